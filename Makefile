@@ -52,8 +52,9 @@ test test-docs test-slow: export OMP_NUM_THREADS := 1
 test: check $(VENV)/.native  ## every check and every test but the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
-test-docs: $(VENV)/.native  ## run the pages that take long, with training in them, as printed; four first days
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_docs_run.py tests/project/first_day
+test-docs: $(VENV)/.native  ## run the pages that take long as printed, four first days, and the action for CI
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_docs_run.py tests/project/test_ci.py \
+	  tests/project/first_day
 
 test-slow: $(VENV)/.native  ## the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
@@ -72,8 +73,10 @@ web/node_modules/.package-lock.json: web/package-lock.json
 test-web: $(VENV)/.installed web/node_modules/.package-lock.json  ## the runtime for browsers and Node, in both
 	cd web && npm test
 
-test-arm: $(VENV)/.installed  ## the runtime on aarch64, emulated where this is not an ARM machine
+test-arm: $(VENV)/.native  ## the runtime on aarch64, the C library there, on armv7, riscv64 and Windows, emulated
 	$(BIN)/python tools/arm.py
+	$(BIN)/python -m pytest -n 2 -m slow tests/native/test_windows.py \
+	  "tests/native/test_safety.py::test_a_program_runs_on_other_boards"
 
 test-thin: $(VENV)/.installed  ## the built wheel, without torch
 	$(BIN)/nox -s thin

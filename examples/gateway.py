@@ -124,7 +124,8 @@ class Gateway:
             for each, rows in zip(tick.values(), results, strict=True):
                 if not each.writer.is_closing():
                     logits = np.atleast_2d(rows)[-1]  # of one output per layer, the top one's
-                    each.hold.take(int(logits.argmax()))
+                    if not np.isnan(logits).any():  # else the stream is behind, and has no frame yet
+                        each.hold.take(int(logits.argmax()))
                     each.writer.write(self._line(each.hold.label, logits).encode())
                 if not each.answered.done():  # canceled when the gateway stops
                     each.answered.set_result(None)

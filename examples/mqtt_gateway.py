@@ -266,10 +266,11 @@ class Gateway:
 
     def _describe(self, values: np.ndarray, ready: list[tuple[str, Device]]) -> list[dict[str, Any]]:
         if not self.task or self.task.kind != "classification":
-            return [{"y": row} for row in values.tolist()]
+            return [{"y": None if np.isnan(row).any() else row.tolist()} for row in values]
         names, answers = self.task.labels or list(map(str, range(values.shape[1]))), []
         for row, (_, device) in zip(softmax(values).tolist(), ready, strict=True):
-            device.hold.take(row.index(max(row)))
+            if not np.isnan(row).any():  # else the stream is behind, and has no frame yet
+                device.hold.take(row.index(max(row)))
             label = device.hold.label
             answers.append({"label": names[label], "p": round(row[label], 6)} if label >= 0 else NO_ANSWER)
         return answers
@@ -291,7 +292,7 @@ class Gateway:
             "hold": np.array([device.hold.saved for device in self.devices.values()], np.int64),
         } | {
             f"state/{spec.input}": np.stack([state[spec.input] for state in states])
-            for spec in self.model.states
+            for spec in self.model.interface.streaming.states
             if states
         }
 
@@ -301,9 +302,10 @@ class Gateway:
         answers = json.loads(arrays["answers"].tobytes())
         count = len(arrays["devices"])  # older files have neither ages nor labels
         ages, holds = arrays.get("age", [0] * count), arrays.get("hold", [NO_LABEL] * count)
+        specs = self.model.interface.streaming.states
         for place, (name, last) in enumerate(zip(arrays["devices"], arrays["last"], strict=True)):
             device = self._device(str(name))
-            state = {spec.input: arrays[f"state/{spec.input}"][place] for spec in self.model.states}
+            state = {spec.input: arrays[f"state/{spec.input}"][place] for spec in specs}
             self.batch.restore(device.source, State(state, self.model.identity, int(ages[place])))
             device.hold.restore(*map(int, holds[place]))
             device.last = int(last)

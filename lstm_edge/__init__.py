@@ -3,10 +3,10 @@
 The names below are imported when they are first used, so that ``import lstm_edge`` needs no torch.
 """
 
-import importlib as _importlib
 import typing as _typing
 
 from lstm_edge_runtime import __version__
+from lstm_edge_runtime.lazy import lazy_names as _lazy_names
 
 if _typing.TYPE_CHECKING:
     from .checkpoint import Run, load, save
@@ -28,26 +28,16 @@ __all__ = [
     "train",
 ]
 
-_HOMES = {
-    "LSTM1": "lstm1",
-    "DataConfig": "data.config",
-    "Run": "checkpoint",
-    "TrainConfig": "training.config",
-    "deployable": "deploy",
-    "load": "checkpoint",
-    "save": "checkpoint",
-    "train": "training.runner",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name's home on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(_importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    """List the public names, imported or not."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = _lazy_names(
+    __name__,
+    {
+        "LSTM1": ".lstm1",
+        "DataConfig": ".data.config",
+        "Run": ".checkpoint",
+        "TrainConfig": ".training.config",
+        "deployable": ".deploy",
+        "load": ".checkpoint",
+        "save": ".checkpoint",
+        "train": ".training.runner",
+    },
+)

@@ -1,8 +1,8 @@
 """Checkpoints: a run folder with all data of a trained network, or a bare ``state_dict`` file.
 
-A run folder holds ``config.json`` and the safetensors file that it names by content, so that replacing the
+A run folder has ``config.json`` and the safetensors file that it names by content, so that replacing the
 one small JSON file swaps both at once: a reader never sees the configuration of one and the weights of
-another. Tensors are read without running code, and tell which LSTM1 they belong to.
+another. Tensors are read without running code, and show which LSTM1 they belong to.
 """
 
 import hashlib
@@ -100,8 +100,8 @@ def is_plain(value: object) -> bool:
 def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
     """Return the constructor arguments of the LSTM1 whose ``state_dict`` has these names and shapes.
 
-    What shapes can't tell takes its default: dropout 0, ``batch_first``, and ``readout="stacked"`` wherever
-    ``fc_1`` is as wide as one hidden state. ``seq_length`` is 1, the window being unknown.
+    Options that shapes don't show have their defaults: dropout 0, ``batch_first``, and ``readout="stacked"``
+    if ``fc_1`` is as wide as one hidden state. ``seq_length`` is 1, because the window is unknown.
 
     Raises:
         FileFormatError: a tensor that every LSTM1 has is missing or is not a matrix.
@@ -208,14 +208,14 @@ class Run:
     """A trained network and its metadata."""
 
     model: LSTM1
-    """In evaluation mode; takes scaled features and returns scaled values, if there are scales."""
+    """In evaluation mode; its inputs and outputs are scaled, if there are scales."""
     task: Task | None = None
-    """None where unknown, as for a bare checkpoint."""
+    """None if unknown, as for a plain checkpoint."""
     signal: Signal = field(default_factory=Signal)
     trained: Trained | None = None
     """None for a bare checkpoint, and in older runs."""
     inputs: Scale | None = None
-    """The scale of the features; None if the model takes raw samples."""
+    """The scale of the features; None if the model has raw samples as inputs."""
     targets: Scale | None = None
     """The scale of the predicted values, for regression."""
     added: tuple[int, ...] = ()
@@ -274,7 +274,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     """Read a run folder, a ``.safetensors`` file, or a ``state_dict`` of the tutorials' LSTM1 class.
 
     A bare file carries no scales, labels or window; its sizes are inferred from the tensors. A weights
-    file inside its run folder stands for that run. No code in a file is ever run.
+    file inside its run folder means that run. No code in a file is ever run.
 
     Raises:
         NotFoundError: nothing there, or a folder without ``config.json``.

@@ -1,4 +1,4 @@
-"""What one time step of a file costs: stored parameters and floating-point operations.
+"""Cost of one time step of a file: stored parameters and floating-point operations.
 
 The counting rule: a multiplication, an addition and an activation are one operation each, so a multiply-add
 is two. Every value's shape at ``N = 1, L = 1`` is taken from a run of the file itself in onnxruntime, with
@@ -52,13 +52,13 @@ _FREE = {
 
 @dataclass(frozen=True)
 class Cost:
-    """What a file stores and computes."""
+    """Parameters and operations of a file."""
 
     parameters: int
     """Elements of every stored floating-point or 8-bit tensor; normalization constants are among them."""
     flops: int | None
-    """Floating-point operations of one call with every dynamic axis at 1: one time step of one stream where
-    the time axis is dynamic. None where the file can't run so."""
+    """Floating-point operations of one call with every dynamic axis at 1: one time step of one stream if
+    the time axis is dynamic. None if the file can't run so."""
     uncounted: tuple[str, ...] = ()
     """Operators that the rule does not know and that count nothing above."""
     reason: str = ""
@@ -66,11 +66,11 @@ class Cost:
 
 
 def measure_cost(content: bytes, file: OnnxFile) -> Cost:
-    """Measure what a file stores and what one call costs; the file is run once, with zeros.
+    """Count a file's parameters and the operations of one call; the file is run once, with zeros.
 
     Args:
         content: the bytes of the ``.onnx`` file.
-        file: what ``read_onnx`` returned for them.
+        file: the result of ``read_onnx``.
     """
     parameters = sum(tensor.size for tensor in file.every_tensor() if tensor.dtype in _WEIGHT_DTYPES)
     try:
@@ -102,7 +102,7 @@ def _run_for_shapes(content: bytes, graph: Graph) -> _Shapes:
 
 
 def _flops(node: Node, shapes: _Shapes) -> int | None:
-    """Count one node; None where the rule does not know its operator."""
+    """Count one node; None for unknown operators."""
     into = [shapes.get(name, ()) for name in node.inputs]
     out = shapes.get(node.outputs[0], ()) if node.outputs else ()
     op = node.op_type.removeprefix("DynamicQuantize")

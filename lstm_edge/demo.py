@@ -108,7 +108,7 @@ class LongStream:
     changes: int
     """How often the activity changed; the first one counts."""
     median: int | None
-    """Steps until a change was recognized, in half of the cases; None where it was not."""
+    """Steps until a change was recognized, in half of the cases; None if it was not."""
     p90: int | None
     """The same in nine of ten cases."""
 
@@ -148,7 +148,7 @@ def train_run(folder: Path, on_epoch: Callable[[Epoch], None]) -> Run:
 
 
 def export_run(run: Run, folder: Path) -> Artifact:
-    """Export and write the file; raises CheckFailedError where it does not compute what PyTorch does."""
+    """Export and write the file; raises CheckFailedError if it does not compute the same as PyTorch."""
     with one_thread():
         artifact = export(*deployable(run))
     artifact.save(folder / MODEL)

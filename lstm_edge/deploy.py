@@ -28,8 +28,8 @@ class Deployed(nn.Module):
     """LSTM1 between its scales, batch first: ``forward(x, h_0, c_0[, lengths]) -> logits, h_n, c_n``.
 
     Args:
-        model: the network; used as it is, not copied.
-        inputs: scale of the features; None leaves ``x`` as it is.
+        model: the network; used without a copy.
+        inputs: scale of the features; None for unscaled ``x``.
         targets: scale of the predicted values; None leaves the logits as they are.
         added: by predicted value, the place of the feature whose last valid value is added to it.
     """
@@ -78,15 +78,15 @@ def _last(x: Tensor, lengths: Tensor | None) -> Tensor:
 
 
 def deployable(run: Run, *, lengths: bool = False) -> tuple[Deployed, tuple[Tensor, ...], ExportConfig]:
-    """Return what the exporter needs to turn ``run`` into an artifact.
+    """Return the arguments of ``export`` for ``run``.
 
     Args:
         run: a trained run or a loaded checkpoint.
-        lengths: whether the file takes ``lengths``, for batches of sequences of different length.
+        lengths: whether the file has the input ``lengths``, for batches of sequences of different length.
 
     Returns:
         The module in evaluation mode; an example ``(x, h_0, c_0[, lengths])`` of 3 sequences of 5 steps in
-        the data's own scale; and the configuration: axes, states, what the output means, the signal and the
+        the data's own scale; and the configuration: axes, states, the task, the signal and the
         checkpoint's hash.
     """
     model, lstm = run.model, run.model.lstm

@@ -30,14 +30,14 @@ _FEATURES = (
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
     "neon", "asimd", "asimdhp", "fphp", "asimddp", "i8mm", "bf16", "sve",
 )  # fmt: skip
-"""What onnxruntime's kernels look for, by the names that Linux gives them."""
+"""Features that onnxruntime's kernels look for, by their names in Linux."""
 _GOVERNOR = Path("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def describe_host() -> dict[str, Any]:
-    """Return what ``describe_cpu`` says, and the processor's features, memory and frequency governor.
+    """Return the result of ``describe_cpu``, and the processor's features, memory and frequency governor.
 
-    Features are empty, memory and governor None where the system does not say.
+    Features are empty, memory and governor None if unknown.
     """
     fields = read_cpuinfo()
     flags = (fields.get("flags") or fields.get("Features") or "").split()
@@ -57,7 +57,7 @@ def describe_host() -> dict[str, Any]:
 
 
 def describe_software() -> dict[str, str | None]:
-    """Return the versions of what runs a model; None for what is not installed."""
+    """Return the versions of packages that run a model; None if not installed."""
     onnxruntime = None
     with contextlib.suppress(MissingDependencyError):
         onnxruntime = str(import_onnxruntime().__version__)
@@ -90,7 +90,7 @@ class ProviderState:
     name: str
     usable: bool
     why: str = ""
-    """What went wrong, where it is not usable."""
+    """The error if it is not usable."""
 
 
 def try_providers() -> list[ProviderState]:

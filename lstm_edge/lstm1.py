@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lstm_edge_runtime.errors import InputError
 
@@ -39,14 +39,14 @@ class LSTM1(nn.Module):
         input_size: features a time step (``I``).
         hidden_size: width of the cell state (``H``).
         num_layers: LSTM layers, one on top of the other.
-        seq_length: time steps of a training window; kept as information, ``forward`` takes any length.
+        seq_length: time steps of a training window; kept as information, ``forward`` works with any length.
         readout: ``"stacked"`` or ``"last"``.
         bias: whether the LSTM's gates have biases (the head always has).
         batch_first: whether ``x`` is ``(N, L, I)`` rather than ``(L, N, I)``; states are unaffected.
         dropout: probability of dropout on the output of every LSTM layer but the last, in training.
         bidirectional: whether a second LSTM reads each layer's input backwards.
         proj_size: width of the projected hidden state; 0 for none.
-        device: where the parameters are made.
+        device: of the parameters.
         dtype: of the parameters.
 
     Raises:
@@ -138,11 +138,11 @@ class LSTM1(nn.Module):
         Args:
             x: ``(N, L, I)`` (``(L, N, I)`` without ``batch_first``), unbatched ``(L, I)``, or a
                 ``PackedSequence``.
-            state: the initial ``(h_0, c_0)``; zeros on x's device and of its dtype where absent.
-            lengths: int64 ``(N,)``, each row's count of valid steps, 1 to ``L``; all ``L`` where absent.
+            state: the initial ``(h_0, c_0)``; by default zeros on x's device and of its dtype.
+            lengths: int64 ``(N,)``, each row's number of valid steps, 1 to ``L``; by default ``L``.
 
         Returns:
-            ``logits`` with ``num_classes`` columns and the rows the read-out gives (unbatched input counts
+            ``logits`` with ``num_classes`` columns and the rows of the read-out (unbatched input counts
             as ``N = 1``), and ``(h_n, c_n)``.
 
         Raises:
@@ -153,32 +153,47 @@ class LSTM1(nn.Module):
         _, (h_n, c_n) = self.lstm(x, state)
         return self.head(self._rows(h_n)), (h_n, c_n)
 
-    def hidden_steps(
-        self, x: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | Sequence[int] | None = None
-    ) -> tuple[Tensor, HiddenAndCell]:
-        """Return the top layer's hidden state after every step, and the state after the last valid one.
+    def hidden_steps(self, x: Tensor, state: HiddenAndCell | None = None) -> tuple[Tensor, HiddenAndCell]:
+        """Return the top layer's hidden state after every step, and the state after the last one.
 
         ``head`` of a step is what a stream of the network returns there: its row of the top layer.
 
         Args:
             x: ``(N, L, I)`` (``(L, N, I)`` without ``batch_first``).
             state: as for ``forward_with_state``.
-            lengths: as for ``forward_with_state``; steps past them are zero.
 
         Returns:
             ``(N, L, H_out)`` (``(L, N, H_out)`` without ``batch_first``), and ``(h_n, c_n)``.
 
         Raises:
-            InputError: the network is bidirectional: it has no output before the last step; or ``lengths``
-                do not fit ``x``.
+            InputError: the network is bidirectional: it has no output before the last step.
         """
         if self.lstm.bidirectional:
             raise InputError("a bidirectional network has no output at each step; run whole windows")
-        steps, state_n = self.lstm(x if lengths is None else self._pack(x, lengths), state)
-        if lengths is not None:
-            batch_first = self.lstm.batch_first
-            steps, _ = pad_packed_sequence(steps, batch_first, total_length=x.shape[1 if batch_first else 0])
-        return steps, state_n
+        hidden, state_n = self.lstm(x, state)
+        return hidden, state_n
+
+    def hidden_at(
+        self, x: Tensor, steps: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | None = None
+    ) -> tuple[Tensor, HiddenAndCell]:
+        """Return the top layer's hidden state ``(N, K, H_out)`` after some steps, and the state at the end.
+
+        Args:
+            x: as for ``hidden_steps``.
+            steps: int64 ``(N, K)``, below each row's length.
+            state: as for ``forward_with_state``.
+            lengths: as for ``forward_with_state``.
+
+        Raises:
+            InputError: as ``hidden_steps``; or ``lengths`` do not fit ``x``.
+        """
+        if lengths is None or self.lstm.bidirectional:
+            hidden, state_n = self.hidden_steps(x, state)
+            rows = torch.arange(len(steps))[:, None]
+            return hidden[rows, steps] if self.lstm.batch_first else hidden[steps, rows], state_n
+        packed, state_n = self.lstm(self._pack(x, lengths), state)
+        first = packed.batch_sizes.cumsum(0) - packed.batch_sizes
+        return packed.data[first[steps] + packed.unsorted_indices.cpu()[:, None]], state_n
 
     def head(self, hidden: Tensor) -> Tensor:
         """Return the outputs ``(..., num_classes)`` of hidden states ``(..., H_out)``."""

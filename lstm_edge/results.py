@@ -11,29 +11,40 @@ if TYPE_CHECKING:
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["class_names", "is_classification", "main_output", "result_names", "top_rows"]
+__all__ = ["class_names", "is_classification", "main_name", "main_output", "result_names", "top_rows"]
 
 
-def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
+def main_output(model: "Model", result: "Array | dict[str, Array] | None") -> Array:
     """Return the output of the task, or the first one, from the results of a run or a step.
 
     Raises:
         ContractError: there is none.
     """
+    if result is None:
+        raise ContractError("the stream is behind and has no frame yet; give it more samples")
     if not isinstance(result, dict):
         return result
+    return result[main_name(model)]
+
+
+def main_name(model: "Model") -> str:
+    """Return the name of the output of the task, or of the first one.
+
+    Raises:
+        ContractError: there is none.
+    """
     task = model.interface.task
     if not (task or model.outputs):
         raise ContractError("the file has no outputs other than its states, so there is nothing to show")
-    return result[task.output if task else model.outputs[0].name]
+    return task.output if task else model.outputs[0].name
 
 
 def top_rows(values: Array, rows: int) -> Array:
     """Return the main output as ``(rows, C)``.
 
     Args:
-        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` of which the top layer's rows are taken.
-        rows: how many series were run.
+        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` to return the top layer's rows of.
+        rows: number of series.
 
     Raises:
         ContractError: any other shape.
@@ -64,7 +75,8 @@ def result_names(task: "Task | None", width: int) -> list[str]:
     """Return a column's name for each of ``width`` outputs: of a probability, or of a value and its unit."""
     if is_classification(task):
         return [f"p_{name}" for name in class_names(task, width)]
-    units = task.units if task and len(task.units) == width else ("",) * width
-    labels = task.labels if task and len(task.labels) == width else ()
-    names = labels or tuple(f"value_{index}" for index in range(width))
+    labels, units = (task.labels, task.units) if task else ((), ())
+    names = labels if len(labels) == width else [f"value_{index}" for index in range(width)]
+    if len(units) != width:
+        return list(names)
     return [name + (f" [{unit}]" if unit else "") for name, unit in zip(names, units, strict=True)]

@@ -24,13 +24,13 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
     """Refuse a folder that can't be used for a new run.
 
     Args:
-        folder: to be made, or there already.
-        resume: whether the run in it is gone on with.
-        overwrite: whether the run in it is replaced.
+        folder: new, or existing.
+        resume: whether to continue the run in it.
+        overwrite: whether to replace the run in it.
 
     Raises:
-        InputError: it holds a run, it is a file, or it can't be written to.
-        NotFoundError: it holds nothing to resume.
+        InputError: it contains a run, is a file, or can't be written to.
+        NotFoundError: it contains nothing to resume.
     """
     resumable = (folder / RESUME).exists()
     holds_run = resumable or (folder / CONFIG).exists()

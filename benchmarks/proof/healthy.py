@@ -124,9 +124,16 @@ class Recurrent(nn.Module):
         return self.tail(ENDS[self.end](self.head(y)) * self.scale + self.center, x)
 
 
-def draw_network(form: str, rng: np.random.Generator) -> Network:
-    """Draw a network of ``form`` (see ``FORMS``)."""
-    torch.manual_seed(int(rng.integers(2**31)))
+def draw_network(form: str, rng: np.random.Generator, weights: np.random.Generator | None = None) -> Network:
+    """Draw a network of ``form`` (see ``FORMS``).
+
+    Args:
+        form: what is particular about it.
+        rng: of its layers.
+        weights: of its weights and example; ``rng`` by default.
+    """
+    weights = weights or rng
+    torch.manual_seed(int(weights.integers(2**31)))
     gated = ("closed gates", "open gates", "leak")
     kinds = {**{each: ["LSTM", "GRU"] for each in gated}, "small RNN": ["RNN"]}
     kind = "LSTM" if form == "projection" else str(rng.choice(kinds.get(form, ["LSTM", "GRU", "RNN"])))
@@ -152,10 +159,12 @@ def draw_network(form: str, rng: np.random.Generator) -> Network:
     module = Recurrent(layer, outputs, end, states=states, packed=packed, form=form).eval()
     with torch.no_grad():
         if form in _ADJUST:
-            _ADJUST[form](module, rng)
+            _ADJUST[form](module, weights)
     if form == "float64":
         module = module.double()
-    return Network(module, _example(module, form, rng), f"{form}: {kind}({inputs}, {width}) {options} {end}")
+    return Network(
+        module, _example(module, form, weights), f"{form}: {kind}({inputs}, {width}) {options} {end}"
+    )
 
 
 def _example(module: Recurrent, form: str, rng: np.random.Generator) -> tuple[Tensor, ...]:

@@ -45,7 +45,7 @@ __all__ = [
 ]
 
 EMPTY = "no step or row is left for "
-"""What the name of a guarding operator begins with; the recurrent node's label follows."""
+"""Prefix of the name of a guarding operator, before the label of the recurrent node."""
 _LARGE = 40
 """Sizes that a window of a usual convolution fits in."""
 _APART = 7
@@ -116,7 +116,7 @@ def two_sizes(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
 def name_axis(rows: tuple[int, int], cases: tuple[Mapping[str, int], Mapping[str, int]]) -> int | str | None:
     """Name an axis that has ``rows`` in two runs at ``two_sizes``: fixed, ``N`` or ``2*N``.
 
-    None where it follows no single dynamic axis.
+    None if it follows no single dynamic axis.
     """
     if rows[0] == rows[1]:
         return rows[0]
@@ -188,7 +188,7 @@ def evaluate(
 def try_evaluate(
     model: ir.Model, values: Sequence[ir.Value], cases: Sequence[Mapping[str, int]]
 ) -> list[dict[ir.Value, Array]] | None:
-    """Compute as ``evaluate`` does; None where onnxruntime does not run it."""
+    """Compute as ``evaluate``; None if onnxruntime can't run it."""
     try:
         return evaluate(model, values, cases)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
@@ -211,7 +211,7 @@ def case_generator(
 
     Args:
         graph: the inputs; one of the name of a state is that state.
-        steps: what lengths may be at most where ``sequence`` has no size.
+        steps: maximum of lengths if ``sequence`` has no size.
         states: the states.
         sequence: the name of the time axis.
         seed: of everything that is drawn.

@@ -55,7 +55,7 @@ def data_inputs(graph: ir.Graph) -> list[ir.Value]:
 
 
 def axes_of(value: ir.Value) -> Axes:
-    """Return a value's axes: an int where fixed, a name where dynamic (``name.1`` for one without a name)."""
+    """Return a value's axes: an int if fixed, a name if dynamic (``name.1`` for one without a name)."""
     return tuple(
         axis if isinstance(axis, int) else axis.value or f"{value.name}.{place}"
         for place, axis in enumerate(value.shape or ())
@@ -149,7 +149,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
     Raises:
         UnsupportedError: the weights do not fit into one file.
-        FileFormatError: the graph has parts that no file can hold.
+        FileFormatError: the graph has parts that no file can contain.
     """
     size = sum(
         tensor.nbytes
@@ -159,7 +159,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     )
     if size > _MAX_WEIGHT_BYTES:
         raise UnsupportedError(
-            f"the weights are {size:,} bytes, one ONNX file holds {_MAX_WEIGHT_BYTES:,}; split the network"
+            f"the weights are {size:,} bytes, a file has at most {_MAX_WEIGHT_BYTES:,}; split the network"
         )
     try:
         return ir.to_proto(model)
@@ -177,7 +177,7 @@ def to_bytes(model: ir.Model) -> bytes:
 
 
 def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """Return the bytes of ``proto`` with ``manifest`` in it, in the place of one that it has."""
+    """Return the bytes of ``proto`` with ``manifest`` in it, instead of any that it has."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.metadata_props[:]
@@ -198,7 +198,7 @@ class UniqueNames:
             self._taken |= {value.name for value in (*node.inputs, *node.outputs) if value is not None}
 
     def unique(self, name: str) -> str:
-        """Return ``name``, or ``name_2``, ``name_3`` ... where it is taken, and take it."""
+        """Return ``name``, or ``name_2``, ``name_3`` ... if it is used, and reserve it."""
         candidate, count = name, 1
         while candidate in self._taken:
             count += 1
@@ -290,7 +290,7 @@ class Builder:
         return self.node("Reshape", [value, self.constant(np.array(shape, np.int64), "shape")])[0]
 
     def replace(self, values: Sequence[ir.Value]) -> None:
-        """Put ``values`` in the place of the node's outputs and remove the node."""
+        """Replace the node's outputs by ``values`` and remove the node."""
         for old, new in zip(self._node.outputs, values, strict=False):
             ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
         self._graph.remove(self._node, safe=True)
@@ -300,7 +300,7 @@ class Builder:
 
 
 def _no_tensors(node: ir.Node, known: set[ir.Value]) -> Iterator[ir.Value]:
-    """Return the outputs of ``node`` that are sequences or optionals, where those before it are ``known``."""
+    """Return the outputs of ``node`` that are sequences or optionals, given the ``known`` ones before it."""
     if node.op_type in _MAKES_NO_TENSOR or (node.op_type == "Identity" and node.inputs[0] in known):
         yield from node.outputs
     for attribute in node.attributes.values():

@@ -1,4 +1,4 @@
-"""onnxruntime in a process of its own, which a foreign file may end, fill or keep.
+"""onnxruntime in a separate process, which a foreign file may end, fill or block.
 
 ``isolated()`` starts one child and keeps it for the next; inside, ``open_isolated`` opens its sessions there.
 Messages are a line of JSON and the arrays' bytes: nothing that a file computes is unpickled.
@@ -91,7 +91,7 @@ def open_isolated(
 
 
 class _Entry(NamedTuple):
-    """What onnxruntime tells of an input or output."""
+    """An input or output, as onnxruntime describes it."""
 
     name: str
     type: str
@@ -240,7 +240,7 @@ def _answer(
         feeds = dict(zip(message["inputs"], arrays, strict=True))
         outputs = list(run_by_name(sessions[number], feeds, message["outputs"]).values())
         if any(array.dtype.hasobject for array in outputs):
-            raise TypeError("an output holds text; only numbers can be compared")
+            raise TypeError("an output contains text; only numbers can be compared")
         return {}, outputs
     providers = [each if isinstance(each, str) else tuple(each) for each in message["options"]["providers"]]
     options = SessionOptions(**message["options"] | {"providers": tuple(providers)})
@@ -264,7 +264,7 @@ def _limit_memory() -> None:
 
 @contextlib.contextmanager
 def _time_limit() -> Iterator[None]:
-    """End the process where what is inside takes too long; a hanging call hears no exception."""
+    """End the process if the block takes too long; a hanging call notices no exception."""
     if not hasattr(signal, "setitimer"):
         yield
         return

@@ -62,10 +62,10 @@ def pair_states(
     Args:
         graph: the graph.
         known: pairs that are certain, input name to the output's place.
-        names: what inputs and outputs are called, the most telling first.
+        names: what inputs and outputs are called, the most specific first.
         positional: inputs without a name of their own, as in a tuple.
-        starts: inputs that are states whatever they are called.
-        plain: inputs that are none.
+        starts: inputs that are states, whatever their names.
+        plain: inputs that are not states.
         sequence: the time axis, which no state has.
     """
     inputs = _possible_states(graph, plain, sequence)
@@ -164,7 +164,7 @@ def _is_small(value: ir.Value) -> bool:
 def _by_name(group: Names, choices: Mapping[str, set[int]], called: Collection[str]) -> dict[str, int]:
     """Pair the inputs and outputs of which each shares the longest stem of its names with the other alone.
 
-    One that is not called like a state is paired where names say before and after: ``past_k`` and ``k``.
+    One that is not called like a state is paired if names say before and after: ``past_k`` and ``k``.
     """
     shared = {
         (name, place): max(
@@ -197,7 +197,7 @@ def _by_same_name(group: Names, choices: Mapping[str, set[int]]) -> dict[str, in
 
 
 def _only_choices(choices: Mapping[str, set[int]]) -> dict[str, int]:
-    """Pair the inputs that have one output left with it, where no two of them have the same."""
+    """Pair the inputs that have one output left with it, if no two of them have the same."""
     single = [next(iter(places)) for places in choices.values() if len(places) == 1]
     return {
         name: next(iter(places))

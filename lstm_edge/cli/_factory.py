@@ -157,7 +157,7 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
 
 
 def _differing(expected: Mapping[str, Any], given: Mapping[str, Tensor]) -> Iterator[str]:
-    """Return what is wrong with each tensor of a file that does not fit, those of another shape first."""
+    """Return the errors of tensors in a file that do not fit, those of another shape first."""
     for name in sorted(expected.keys() & given.keys()):
         if (found := tuple(given[name].shape)) != (wanted := tuple(expected[name].shape)):
             yield f"{name} is {found}, expected {wanted}"
@@ -196,7 +196,7 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
 
 
 def _check_complete(options: Sequence[InputOption], module: nn.Module) -> None:
-    """Raise ``InputError`` if ``forward`` takes what is given and more."""
+    """Raise ``InputError`` if ``forward`` has further required parameters."""
     parameters = inspect.signature(module.forward).parameters
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = {name for name, each in parameters.items() if each.kind in plain and each.default is each.empty}

@@ -77,7 +77,7 @@ def note_resets(every: int | None, consequence: str) -> None:
 
     Args:
         every: number of steps of the window; None if unknown.
-        consequence: what is done, with a placeholder for the number of steps.
+        consequence: the resulting behavior, with a placeholder for the number of steps.
     """
     if every is None:
         note(

@@ -64,7 +64,7 @@ class LinePipe:
         self._chunks: SimpleQueue[bytes | OSError | None] = SimpleQueue()
         self._results: SimpleQueue[bytes] = SimpleQueue()
         self._written: SimpleQueue[OSError | bool | None] = SimpleQueue()
-        stop.wake(self._chunks, self._written)  # type: ignore[arg-type]  # None is among what they hold
+        stop.wake(self._chunks, self._written)  # type: ignore[arg-type]  # their values include None
         self._reader = threading.Thread(target=self._read_on, args=(source,), daemon=True)
         threading.Thread(target=self._write_on, args=(sink,), daemon=True).start()
 

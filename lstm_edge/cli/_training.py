@@ -52,7 +52,8 @@ def epoch_log(folder: Path | None) -> Iterator[Callable[["Epoch"], None]]:
 
 def _describe(epoch: "Epoch") -> str:
     accuracy = "" if epoch.accuracy is None else f"  acc {epoch.accuracy:.3f}"
-    return f"loss {epoch.loss:.4f}  val {epoch.validation_loss:.4f}{accuracy}"
+    trial = "trial from reset  " if epoch.trial else ""
+    return f"{trial}loss {epoch.loss:.4f}  val {epoch.validation_loss:.4f}{accuracy}"
 
 
 def print_summary(summary: dict[str, Any]) -> None:

@@ -305,7 +305,9 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
     )
     for axis, limits in manifest.ranges.items():
         echo(f"sizes of axis {axis}: {limits}")
-    if manifest.unstreamable:
+    if manifest.stream:
+        echo(f"streams: {manifest.pace}")
+    elif manifest.unstreamable:
         echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:
         echo(f"note: {note}")
@@ -334,6 +336,7 @@ def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
         "ir_version": manifest.provenance["ir_version"],
         "ranges": {axis: limits._asdict() for axis, limits in manifest.ranges.items()},
         "equivalence": manifest.equivalence,
-        "unstreamable": manifest.unstreamable,
+        "unstreamable": "" if manifest.stream else manifest.unstreamable,
+        "delays": manifest.delays,
         "notes": list(artifact.notes),
     }

@@ -42,14 +42,15 @@ def command(model: Path, as_json: bool) -> None:
         if as_json:
             echo_json(document)
         else:
-            print_interface(document["file"]["path"], opened.inputs, opened.states, opened.outputs)
+            states = opened.interface.streaming.states
+            print_interface(document["file"]["path"], opened.inputs, states, opened.outputs)
             print_table("properties", ["property", "value"], _facts(document))
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
     """Return all properties of a file as a JSON document."""
     manifest = model.manifest
-    states = [_state(spec) for spec in model.states]
+    states = [_state(spec) for spec in model.interface.streaming.states]
     return {
         "file": {
             "path": str(path),
@@ -70,8 +71,10 @@ def _declared(manifest: "Manifest") -> dict[str, Any]:
     golden = manifest.golden
     return {
         "manifest": True,
-        "streamable": manifest.streamable,
-        "unstreamable": manifest.unstreamable or None,
+        "streamable": manifest.streaming.streamable,
+        "unstreamable": manifest.streaming.unstreamable or None,
+        "pace": manifest.pace if manifest.stream else "",
+        "delays": manifest.delays,
         "ranges": {axis: limits._asdict() for axis, limits in manifest.ranges.items()},
         "lengths": manifest.lengths,
         "precision": manifest.precision,
@@ -128,7 +131,7 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _costs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what the file itself is, and what a call costs."""
+    """Yield facts about the file itself and the cost of a call."""
     file, cost = document["file"], document["cost"]
     yield "file", f"{file['bytes']:,} bytes, sha256 {file['sha256'][:16]}"
     yield "parameters", "unknown" if cost["parameters"] is None else f"{cost['parameters']:,}"
@@ -148,13 +151,14 @@ def _costs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
 
 
 def _contract(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield what the manifest says."""
+    """Yield the facts in the manifest."""
     for axis, limits in document["ranges"].items():
         yield f"sizes of axis {axis}", str(AxisRange(**limits))
     yield "precision", document["precision"]
     yield (
         "streaming",
-        document["unstreamable"] or ("yes" if document["streamable"] else "no: it has no states"),
+        document["unstreamable"]
+        or (document["pace"] or "yes" if document["streamable"] else "no: it has no states"),
     )
     yield "variable lengths", document["lengths"] or "no"
     if task := document["task"]:

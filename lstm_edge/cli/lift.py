@@ -129,7 +129,9 @@ def _print(lifted: "Lifted", output: Path) -> None:
         echo(f"equal within rounding at {'; '.join(report.equality.rounded)}")
     if report.equality.by_rows:
         echo(f"equal row by row, if the original can't run, at {'; '.join(report.equality.by_rows)}")
-    if report.unstreamable:
+    if lifted.manifest.stream:
+        echo(f"streams: {lifted.manifest.pace}")
+    elif report.unstreamable:
         what = "can't be run in chunks" if report.chunks is None else "chunks do not equal the whole"
         echo(f"{what}: {report.unstreamable}")
     elif report.chunks is not None:
@@ -137,7 +139,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
         echo(
             f"{'with weights in float, ' if report.chunks.in_float else ''}"
             f"chunks of {', '.join(map(str, report.chunks.sizes))} steps equal the whole "
-            f"(largest difference {max(each.max_abs for each in report.chunks.comparisons):.3g}, "
+            f"(largest difference {max(each.max_abs for each in report.chunks.records):.3g}, "
             f"{worst.ratio:.0%} of its limit)"
         )
     stream = f"   lstm-edge stream {output}" if _streams(output) else ""
@@ -186,10 +188,11 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
         and {
             "sizes": chunks.sizes,
             "max_abs": {
-                each.name: each.max_abs if np.isfinite(each.max_abs) else None for each in chunks.comparisons
+                each.name: each.max_abs if np.isfinite(each.max_abs) else None for each in chunks.records
             },
             "equal": chunks.worst.ok,
             "in_float": chunks.in_float,
         },
         "unstreamable": report.unstreamable,
+        "delays": lifted.manifest.delays,
     }

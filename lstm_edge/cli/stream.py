@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
-from lstm_edge.results import main_output, top_rows
+from lstm_edge.results import main_name, main_output, top_rows
 from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 from lstm_edge_runtime.hold import Hold
 
@@ -87,6 +87,9 @@ def command(
     The step in each result keeps counting across restarts: after a crash, resend the samples after the step
     printed in "resumed ... at step".
 
+    If the network needs later samples, results come that many steps later, each with the step that it is of;
+    those of the last steps are only available from lstm-edge predict.
+
     \b
     Example:
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
@@ -136,6 +139,8 @@ def serve(
         CheckFailedError: there were lines, but none was a valid sample.
     """
     number, bad, header_due, good = 0, 0, True, False
+    delays = model.interface.stream.delays if model.interface.stream else {}
+    delay = delays.get(main_name(model), 0) if delays else 0
     while (raw := pipe.read(kept.patience())) is not None:
         if raw:
             number += 1
@@ -149,12 +154,16 @@ def serve(
                 echo(f"line {number}: {error}; skipped", err=True)
                 sample, bad = None, bad + 1
             if sample is not None:
-                values = top_rows(np.atleast_1d(main_output(model, stream.step(sample))), 1)[0]
-                good = True
-                if kept.steps % every:
+                result, good = stream.step(sample), True
+                if result is None or kept.steps <= delay:  # before the first frame of a stream that is behind
+                    kept.save_if_due()
+                    continue
+                values = top_rows(np.atleast_1d(main_output(model, result)), 1)[0]
+                step = kept.steps - delay
+                if step % every:
                     lines.take(values)
                 else:
-                    text = lines.line(kept.steps, values)
+                    text = lines.line(step, values)
                     if header_due:
                         text, header_due = lines.header(len(values)) + text, False
                     if not pipe.write(printable(text).encode()):

@@ -64,8 +64,8 @@ __all__ = ["command"]
 @click.option(
     "--carry",
     type=click.Choice(CARRY),
-    help="Carry states from window to window, as a stream does; auto is off only for --bidirectional.  "
-    "[default: auto]",
+    help="Carry states from window to window, as a stream does; auto is off if the output needs the whole "
+    "sample.  [default: auto]",
 )
 @click.option(
     "--epochs",

@@ -22,12 +22,12 @@ _MAX_FLOAT_CLASSES = 20
 def read_array_file(
     path: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None
 ) -> Recordings:
-    """Read ``x (samples, L, I)`` and, beside it, classes or values; see ``read_recordings``.
+    """Read ``x (samples, L, I)`` with classes or values; see ``read_recordings``.
 
     Integers and text in ``y`` are classes ``(samples,)``, floats are values ``(samples[, C])``. Optional
     arrays: ``lengths (samples,)``, ``series (samples,)`` (samples of one series stay in one set), ``split
     (samples,)`` of ``train``, ``validation`` and ``test``, ``features (I,)`` and ``sampling_rate``. An
-    ``.npy`` file holds ``x``, or one series ``(L, I)``.
+    ``.npy`` file contains ``x``, or one series ``(L, I)``.
     """
     arrays = read_arrays(path, "can't be read", "save plain arrays with numpy.savez")
     _check_options(path, arrays, config)

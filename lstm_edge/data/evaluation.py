@@ -57,9 +57,9 @@ def read_for_model(
 
 
 def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[[str], None]) -> "Samples":
-    """Read what ``lstm-edge train`` reads; of a file that names its sets, the test set.
+    """Read data as ``lstm-edge train`` does; the test set if the file defines its sets.
 
-    Series are cut into windows, end to end, where streams of the model start again every window.
+    Series are cut into consecutive windows if streams of the model are reset every window.
 
     Raises:
         NotFoundError, FileFormatError, InputError: as ``read_for_model``.

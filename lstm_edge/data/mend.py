@@ -23,7 +23,7 @@ def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
 
     Args:
         path: for messages.
-        recordings: whose features are NaN where they are missing.
+        recordings: with NaN for missing features.
         mode: ``interpolate`` or ``drop-row``.
 
     Raises:

@@ -34,7 +34,7 @@ def read_recordings(
     """Read a data file in the format that its name ends in, or every table in a folder.
 
     Args:
-        path: the file or folder. Each table of a folder is one series, or several where it has a column for
+        path: the file or folder. Each table of a folder is one series, or several if it has a column for
             them; their class is in a column, or in the file's path.
         config: names of columns or arrays, and the layout of arrays.
         targets: whether classes or values must be in the file, are read if they are there, or are ignored.

@@ -73,7 +73,7 @@ class Recordings:
 
 
 def relabeled(parts: Sequence[Recordings]) -> list[Recordings]:
-    """Return recordings whose classes are numbered alike: by the sorted names of all of them together."""
+    """Return recordings with the same class indices: those of the sorted names of all recordings."""
     labels = tuple(sorted({label for part in parts for label in part.labels}))
     found = []
     for part in parts:

@@ -28,13 +28,13 @@ class SampleInput:
         self.width = width
         """I, number of features per time step."""
         self.batched = batch is not None and isinstance(spec.axes[batch], str)
-        """Whether one call takes any number of rows."""
+        """Whether the number of rows per call is variable."""
         self.one_step = sequence is None or spec.axes[sequence] == 1
-        """Whether one call takes one time step only."""
+        """Whether each call is one time step."""
         self._batch, self._sequence = batch, sequence
 
     def arrange(self, rows: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Return equally long series, ``(L, I)`` each, as the file's input takes them."""
+        """Return equally long series, ``(L, I)`` each, in the layout of the file's input."""
         array = np.stack(rows)  # (N, L, I)
         order = {self._batch: 0, self._sequence: 1}
         if self._sequence is None:
@@ -52,7 +52,7 @@ def sample_input(model: "Model") -> SampleInput:
     """Find the input of a model for samples.
 
     Raises:
-        InputError: it takes several inputs, or not one vector of features per time step.
+        InputError: it has several inputs, or not one vector of features per time step.
     """
     manifest = model.interface
     data = manifest.data_inputs
@@ -80,7 +80,7 @@ def run_series(model: "Model", samples: SampleInput, series: Sequence[npt.NDArra
     """Run series ``(L, I)`` from the reset state, equally long ones together.
 
     Returns:
-        The main output after the last step of each, ``(series, C)``; the top layer's where the file reads out
+        The main output after the last step of each, ``(series, C)``; the top layer's if the file reads out
         every layer.
 
     Raises:

@@ -48,9 +48,8 @@ def split_series(recordings: Recordings, config: DataConfig, seed: int) -> Split
         split = _in_time(series, config)
     else:
         test, validation, train = _at_random(series, [config.test, config.validation], seed)
-        split = Split(train, validation, test, f"{_unit(series)} at random, stratified by class")
-        if not recordings.labels:
-            split = replace(split, description=f"{_unit(series)} at random")
+        stratified = ", stratified by class" if recordings.labels else ""
+        split = Split(train, validation, test, f"{_unit(series)} at random{stratified}")
     if not split.train or not split.validation or (config.test and not split.test and not named):
         raise InputError("too few series for a training, a validation and a test set; provide more data")
     return replace(split, notes=tuple(_check_classes(split, recordings)))
@@ -128,7 +127,7 @@ def _as_named(series: RecordingSet, config: DataConfig, seed: int) -> Split:
 def _at_random(series: RecordingSet, shares: Sequence[float], seed: int) -> list[RecordingSet]:
     """Return a set for each share, and one with the rest; groups stay whole and classes in proportion.
 
-    The rest is served first: a class with fewer groups than sets is in the last sets only.
+    The rest is filled first: a class with fewer groups than sets is in the last sets only.
     """
     counts = _class_counts(series)
     random = np.random.default_rng(seed)
@@ -143,7 +142,7 @@ def _at_random(series: RecordingSet, shares: Sequence[float], seed: int) -> list
 
 
 def _class_counts(series: RecordingSet) -> dict[str, Counts]:
-    """Return by group how many steps it has of each class; without classes, its steps."""
+    """Return the number of steps of each class by group; without classes, the number of steps."""
     classes = 1 + max(
         (int(one.y.max()) for one in series if one.y is not None and one.y.ndim == 1), default=0
     )
@@ -160,7 +159,7 @@ def _stratify(
 ) -> dict[str, int]:
     """Place groups of one class each: every set gets its share of every class, and at least one if it can.
 
-    What a class leaves over by rounding is carried on to the next, so that the sets' sizes are right too.
+    Rounding errors of a class are carried to the next one, so that the sizes of the sets are right too.
     """
     classes: dict[int, list[str]] = {}
     for group in order:
@@ -180,7 +179,7 @@ def _stratify(
 def _balance(
     order: Sequence[str], counts: Mapping[str, Counts], shares: Sequence[float], wanted: Sequence[int]
 ) -> dict[str, int]:
-    """Place groups of several classes, the largest first, where most of what they hold is still missing."""
+    """Place groups of several classes, the largest first, in the set that lacks most of their classes."""
     total = np.sum(list(counts.values()), axis=0)
     scale = np.where(total > 0, total, 1)
     missing = np.outer(shares, total) / scale

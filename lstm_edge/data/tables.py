@@ -236,14 +236,14 @@ def _parse_csv(path: Path) -> "_Table":
 
 
 def _is_data(header: Sequence[str]) -> bool:
-    """Return whether a first row holds numbers that are no names, as a frame's 0, 1, 2 are."""
+    """Return whether a first row has numbers that are not names, as a data frame's 0, 1, 2 are."""
     numbers = [cell for cell in header if np.isfinite(_number(cell.replace(",", ".")))]
     names = numbers == [str(place) for place in range(len(numbers))]
     return not names and (len(numbers) == len(header) or not all(map(str.isdecimal, numbers)))
 
 
 def _separator(line: str) -> str:
-    """Return what separates the cells of a header: a semicolon or tab if that gives more of them."""
+    """Return the separator of a header: a semicolon or tab if that makes more cells."""
     return max(",;\t", key=lambda each: len(next(csv.reader([line], delimiter=each), [])))
 
 
@@ -289,7 +289,7 @@ class _Table:
         return cells
 
     def constant(self, name: str, rows: Array, series: str) -> str:
-        """Return the one value that a column has in these rows; raises InputError where it has several."""
+        """Return the only value of a column in these rows; raises InputError if it has several."""
         cells = list(dict.fromkeys(self.cell(name, row) for row in rows))
         if len(cells) > 1:
             raise InputError(
@@ -334,7 +334,7 @@ class _Table:
         return np.stack([self._numbers(name, gaps, advice) for name in names], axis=1)
 
     def refuse_text(self, names: Sequence[str]) -> None:
-        """Raise ``InputError`` if one of some columns holds no number, with what to do with it."""
+        """Raise ``InputError``, with advice, if one of some columns has no numbers."""
         text = [name for name in names if self._columns[name].dtype == object and self._is_text(name)]
         if text:
             cell, others = self.cell(text[0], 0), [name for name in names if name not in text]
@@ -342,8 +342,8 @@ class _Table:
             order = f"sort by it with --order {text[0]}, or " if what == "times" else ""
             features = f" --features {','.join(others)}" if others else " with numbers"
             raise InputError(
-                f"{self.path}: column {text[0]!r} holds {what}, such as {cell!r}, and a feature is a number; "
-                f"{order}name the features:{features}"
+                f"{self.path}: column {text[0]!r} contains {what}, such as {cell!r}, and a feature is a "
+                f"number; {order}name the features:{features}"
             )
 
     def _is_text(self, name: str) -> bool:

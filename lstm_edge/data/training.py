@@ -21,12 +21,12 @@ class SetWindows:
 
     split: Split
     windows: dict[str, Windows]
-    """By the names of ``SETS``, without ``test`` where no test set was asked for."""
+    """By the names of ``SETS``, without ``test`` if no test set was requested."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """All that a training needs to know of its data."""
+    """The data of a training."""
 
     path: Path
     sha256: str
@@ -38,7 +38,7 @@ class TrainingData:
 
 
 def read_training_data(path: Path, config: DataConfig, *, seed: int, batch_size: int) -> TrainingData:
-    """Read the data file, and those with the validation and the test set where they are separate; split; cut.
+    """Read the data file, and separate validation and test files; split series and cut windows.
 
     Raises:
         NotFoundError, FileFormatError, InputError: as ``read_recordings`` and ``split_series``; or the files

@@ -25,7 +25,7 @@ class Windows:
     y: npt.NDArray[Any]
     """Class indices ``int64 (S,)`` or values ``float32 (S, C)``: those of the last valid step."""
     steady: npt.NDArray[np.bool_]
-    """``(S,)``: whether ``y`` is the same at every step, so that any stretch may stand for the sample."""
+    """``(S,)``: whether ``y`` is the same at every step, so that any part can replace the sample."""
     last: npt.NDArray[np.int64]
     """``(S,)``: the place of each sample's last step in all series of the set, end to end."""
 

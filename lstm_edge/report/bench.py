@@ -11,11 +11,11 @@ from ..timing.measure import STREAMS, describe_costs
 __all__ = ["bench_page"]
 
 _PERCENTILES = ((2.0, "p50"), (10.0, "p90"), (100.0, "p99"))
-"""Where a percentile stands on a logarithmic axis: one call in so many takes longer."""
+"""Position of a percentile on a logarithmic axis: one call in this number takes longer."""
 
 
 def bench_page(document: dict[str, Any], changes: Sequence[str] = ()) -> str:
-    """Return the page for what ``measure`` returned, and for the lines of a comparison with a baseline."""
+    """Return the page for the result of ``measure``, and for the lines of a comparison with a baseline."""
     files = document["files"]
     rate = document["preemptions_per_second"]
     costs = list(map(describe_costs, files))

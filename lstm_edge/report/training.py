@@ -1,4 +1,4 @@
-"""The report of a run, from what training left in its folder: ``report.html`` and ``curves.png``."""
+"""The report of a run, from the files in its folder: ``report.html`` and ``curves.png``."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ def write_report(folder: Path) -> tuple[Path, Path]:
 
     Raises:
         NotFoundError: the folder lacks ``config.json``, ``history.csv`` or ``metrics.json``.
-        FileFormatError: one of them is not what training wrote.
+        FileFormatError: one of them was not written by training.
         InputError: the folder can't be written to.
     """
     missing = [name for name in (CONFIG, HISTORY, METRICS) if not (folder / name).is_file()]
@@ -211,7 +211,7 @@ def _signals(metrics: Mapping[str, Any]) -> list[Plot]:
 
 
 def _origin(each: Mapping[str, Any]) -> str:
-    """Return where a sample comes from; runs of before 0.3 only say its place in the set."""
+    """Return the source of a sample; runs before 0.3 only have its index in the set."""
     if "series" not in each:
         return f"Sample {each['sample']}"
     first, last = each["steps"]

@@ -14,31 +14,31 @@ class ScoreConfig:
     """How to score a data set."""
 
     series: str | None = None
-    """Column that tells series apart; None takes ``series``."""
+    """Column with the series id; None for ``series``."""
     order: str | None = None
-    """Column that a series is sorted by; None takes ``order``."""
+    """Column that each series is sorted by; None for ``order``."""
     features: tuple[str, ...] = ()
-    """Columns in the model's order; empty takes the names in its file."""
+    """Columns in the model's order; empty for the names in its file."""
     by_window: bool = False
     """Each row is a whole window, scored from the reset state."""
     events: bool = False
-    """Write changes of the label beside the rows."""
+    """Also write changes of the label."""
     hold: int | None = None
-    """Steps for which a label must stay the same before it counts; None is the earlier run's, else 1."""
+    """Number of equal labels in a row that confirm a label; None for the earlier run's, or 1."""
     reset_every: int | Literal["never"] | None = None
-    """Steps after which a series starts again from reset; None is the earlier run's, else the training's."""
+    """Steps after which a series is reset; None for the earlier run's value, or that of the training."""
     skip_bad: bool = False
-    """Leave out a file that can't be read, and count it."""
+    """Skip and count files that can't be read."""
     since: Path | None = None
-    """The output of an earlier run: its files are left out, and its states are where series go on."""
+    """Output of an earlier run: its files are skipped, and series continue from its states."""
     engine: Literal["auto", "onnxruntime", "native"] = "auto"
-    """What takes the steps."""
+    """Engine that runs the steps."""
     workers: int | None = None
-    """Processes on this machine; None takes one a core, or one where Ray is not installed."""
+    """Number of processes on this machine; None for one per core, or one if Ray is not installed."""
     address: str | None = None
     """A running Ray cluster to join."""
     rows_in_memory: int | None = None
-    """Rows that a worker holds at once; None takes up to a million, fewer of wide ones."""
+    """Rows in a worker's memory at once; None for a million, fewer of wide ones."""
 
     def __post_init__(self) -> None:
         """Check the options against each other.
@@ -50,10 +50,10 @@ class ScoreConfig:
             other = "--events" if self.events else "--since"
             raise InputError(f"{other} goes with series; rows of --by-window are independent, leave one out")
         if self.hold and not self.events:
-            raise InputError("--hold says which labels are events; give --events too, or leave it out")
+            raise InputError("--hold confirms the labels of events; give --events too, or leave it out")
         if self.by_window and self.reset_every is not None:
-            raise InputError("each row of --by-window starts from reset; leave --reset-every out")
+            raise InputError("each row of --by-window starts from reset; leave out --reset-every")
         if self.address is not None and self.workers is not None:
             raise InputError("a running cluster has its own workers; leave out --workers or --address")
         if any(n is not None and n < 1 for n in (self.rows_in_memory, self.workers, self.hold)):
-            raise InputError("workers, rows_in_memory and hold are whole numbers from 1")
+            raise InputError("expected positive integers for workers, rows_in_memory and hold")

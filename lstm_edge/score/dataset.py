@@ -4,9 +4,9 @@ import glob
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import compute, parquet
 
@@ -19,39 +19,37 @@ from .job import Columns, DataFile, Job, exact_order
 __all__ = ["find_files", "open_parquet", "read_rows", "read_windows", "stored_keys"]
 
 _BATCH, _BATCH_BYTES = 65_536, 2**25
-"""Rows decoded at once, and bytes of them as the file's footer says."""
-_ADVICE = "mend it, or leave such files out by --skip-bad"
+"""Maximum number of rows decoded at once, and of their bytes by the file's footer."""
+_ADVICE = "correct it, or skip such files with --skip-bad"
 
 
 def find_files(dataset: str) -> list[DataFile]:
     """Return the Parquet files of a folder, a glob or a single path, sorted by name.
 
-    Names that begin with ``_`` or ``.`` are passed over, as Parquet's readers do.
+    Names that begin with ``_`` or ``.`` are ignored, as Parquet's readers do.
 
     Raises:
         NotFoundError: there is none.
     """
-    path = Path(dataset)
+    path, advice = Path(dataset), "name a folder, a file, or a glob in quotes"
+    fixed = next((index for index, part in enumerate(path.parts) if glob.has_magic(part)), None)
     if path.is_dir():
-        root, found = path, [each for each in path.rglob("*.parquet") if each.is_file()]
+        root, found = path, list(path.rglob("*.parquet"))
     elif path.is_file():
         root, found = path.parent, [path]
+    elif fixed is None:
+        raise NotFoundError(f"{dataset} does not exist; {advice}")
     else:
-        parts = path.parts
-        fixed = next((place for place, part in enumerate(parts) if glob.has_magic(part)), None)
-        if fixed is None:
-            raise NotFoundError(f"{dataset} is not there; name a folder, a file, or a glob in quotes")
-        root = Path(*parts[:fixed])
+        root = Path(*path.parts[:fixed])
         found = [Path(each) for each in glob.glob(dataset, recursive=True)]  # noqa: PTH207
-        found = [each for each in found if each.is_file()]
     files: list[DataFile] = []
-    for each in sorted(found):
+    for each in sorted(each for each in found if each.is_file()):
         name = each.relative_to(root).as_posix()
         if not any(part.startswith(("_", ".")) for part in name.split("/")):
             about = each.stat()
             files.append(DataFile(len(files), str(each.absolute()), name, about.st_size, about.st_mtime_ns))
     if not files:
-        raise NotFoundError(f"{dataset} has no .parquet file; name a folder, a file, or a glob in quotes")
+        raise NotFoundError(f"{dataset} contains no .parquet file; {advice}")
     return files
 
 
@@ -60,7 +58,7 @@ def open_parquet(source: DataFile, columns: Columns) -> parquet.ParquetFile:
 
     Raises:
         FileFormatError: it can't be read as Parquet.
-        InputError: it lacks a column.
+        InputError: a column is missing or occurs twice.
     """
     with _readable(source):
         file = parquet.ParquetFile(source.path, pre_buffer=False)
@@ -68,10 +66,10 @@ def open_parquet(source: DataFile, columns: Columns) -> parquet.ParquetFile:
     have = [*stored, *_path_columns(source)]
     for option, column in (("--series", columns.series), ("--order", columns.order)):
         if column is not None and column not in have:
-            raise missing_name(Path(source.path), "column", column, have, f"name the right one by {option}")
+            raise missing_name(Path(source.path), "column", column, have, f"name the right one with {option}")
     for column in columns.features:
         if column not in stored:
-            raise missing_name(Path(source.path), "column", column, have, "name the features by --features")
+            raise missing_name(Path(source.path), "column", column, have, "name the features with --features")
     needed = (*stored_keys(source, columns), *columns.features)
     if twice := next((column for column in needed if stored.count(column) > 1), None):
         raise InputError(
@@ -81,13 +79,13 @@ def open_parquet(source: DataFile, columns: Columns) -> parquet.ParquetFile:
 
 
 def stored_keys(source: DataFile, columns: Columns) -> list[str]:
-    """Return which of the columns of series and order are in the file itself, not in its path."""
+    """Return the columns of series and order that are in the file itself, not in its path."""
     given = _path_columns(source)
     return [name for name in (columns.series, columns.order) if name and name not in given]
 
 
 def _path_columns(source: DataFile) -> dict[str, str]:
-    """Return what the folders of a file's name say of its rows: ``day=17`` is a column ``day``."""
+    """Return the columns encoded in the path of a file: ``day=17`` is a column ``day``."""
     pairs = (part.partition("=") for part in source.name.split("/")[:-1])
     return {key: value for key, equals, value in pairs if key and equals}
 
@@ -111,150 +109,152 @@ def read_rows(
         source: the file.
         job: the run.
         groups: its row groups to read.
-        first: the number of the first row in them.
+        first: number of the first row in them.
 
     Raises:
-        FileFormatError, InputError: the file can't be read, lacks a column, or holds a cell that is no use.
+        FileFormatError, InputError: the file can't be read, lacks a column, or contains an invalid cell.
     """
-    columns, given = job.columns, _path_columns(source)
-    if columns.order in given:
+    columns = job.columns
+    if columns.order in _path_columns(source):
         raise InputError(
             f"{source.path}: column {columns.order!r} is in its path, expected one in the file, a number "
             "or time for each row"
         )
-    for batch in _batches(source, job, groups):
-        if columns.series in given:
-            series = pa.array([given[columns.series]] * len(batch), pa.string())
-        else:
-            series = _series(source, _filled(source, batch, str(columns.series), first))
-        order = _order(source, _filled(source, batch, str(columns.order), first), job)
-        file = pa.array(np.full(len(batch), source.number, dtype=np.int32))
-        row = pa.array(np.arange(first, first + len(batch)))
-        features = [_filled(source, batch, name, first) for name in columns.features]
-        yield [series, order, file, row], _features(source, columns.features, features, job, first)
-        first += len(batch)
+    for batch in _batches(source, job, groups, first):
+        size = len(batch.rows)
+        file = pa.array(np.full(size, source.number, dtype=np.int32))
+        row = pa.array(np.arange(batch.first, batch.first + size))
+        keys = [batch.series(), batch.order(), file, row]
+        yield keys, batch.features([batch.column(name) for name in columns.features])
 
 
 def read_windows(source: DataFile, job: Job) -> Iterator[tuple[pa.RecordBatch, Array, Array]]:
     """Yield a file's rows as a batch of the key columns, all steps ``(steps, I)``, and each row's ``(n,)``.
 
-    A feature's column holds a list of L values in each row, or one value; or one column holds L lists of I.
+    A feature's column contains a list of L values in each row, or one value; or one column has L lists of I.
 
     Raises:
         FileFormatError, InputError: as ``read_rows``.
     """
-    first = 0
+    keys = stored_keys(source, job.columns)
     for batch in _batches(source, job):
-        steps, counts = _windows(source, batch, job, first)
-        yield batch.select(stored_keys(source, job.columns)), steps, counts
-        first += len(batch)
+        yield batch.rows.select(keys), *batch.windows()
 
 
-def _batches(source: DataFile, job: Job, groups: Sequence[int] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the columns that a run needs, in batches that memory holds."""
+def _batches(
+    source: DataFile, job: Job, groups: Sequence[int] | None = None, first: int = 0
+) -> Iterator["_Batch"]:
+    """Yield the columns that a run needs, in batches that fit in memory."""
     file = open_parquet(source, job.columns)
     about = file.metadata
     size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
     rows = max(1, min(_BATCH, job.rows, _BATCH_BYTES * about.num_rows // max(size, 1)))
     columns = [*stored_keys(source, job.columns), *job.columns.features]
-    batches = file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False)
     with _readable(source):
-        yield from batches
+        for batch in file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
+            yield _Batch(source, job, batch, first)
+            first += len(batch)
 
 
-def _filled(source: DataFile, batch: pa.RecordBatch, name: str, first: int) -> pa.Array:
-    """Return a column; raise ``InputError`` for an empty cell."""
-    column = batch.column(name)
-    if column.null_count:
-        row = first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-        raise InputError(f"{source.path} row {row + 1}, column {name!r} is empty; {_ADVICE}")
-    return column
+class _Batch(NamedTuple):
+    """Rows of a file, checked when they are taken; raises ``InputError``."""
 
+    source: DataFile
+    job: Job
+    rows: pa.RecordBatch
+    first: int
+    """Number of the first row in the file."""
 
-def _series(source: DataFile, column: pa.Array) -> pa.Array:
-    try:
-        names = column.cast(pa.string())
-        names.validate(full=True)
-    except pa.ArrowException as error:
-        raise InputError(
-            f"{source.path}: the column of series holds no names ({first_line(error)})"
-        ) from error
-    return names
+    def column(self, name: str) -> pa.Array:
+        """Return a column without empty cells."""
+        column = self.rows.column(name)
+        if column.null_count:
+            row = self.first + int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+            raise InputError(f"{self.source.path} row {row + 1}, column {name!r} is empty; {_ADVICE}")
+        return column
 
+    def series(self) -> pa.Array:
+        """Return the names of the series."""
+        name, given = str(self.job.columns.series), _path_columns(self.source)
+        if name in given:
+            return pa.array([given[name]] * len(self.rows), pa.string())
+        column = self.column(name)
+        try:
+            names = column.cast(pa.string())
+            names.validate(full=True)
+        except pa.ArrowException as error:
+            raise InputError(
+                f"{self.source.path}: the series column contains no valid names ({first_line(error)})"
+            ) from error
+        return names
 
-def _order(source: DataFile, column: pa.Array, job: Job) -> pa.Array:
-    kind = column.type
-    exact, own = exact_order(kind), exact_order(job.order_type)
-    if exact is None or own is None or exact.id != own.id:
-        raise InputError(
-            f"{source.path}: column {job.columns.order!r} is {kind}, expected {job.order_type} as in the "
-            "first file"
-        )
-    try:
-        column = column.cast(exact).cast(job.order_storage)
-    except pa.ArrowException as error:
-        raise InputError(f"{source.path}: column {job.columns.order!r}: {first_line(error)}") from error
-    if pa.types.is_floating(kind) and not np.isfinite(column.to_numpy()).all():
-        raise InputError(f"{source.path}: column {job.columns.order!r} holds a number that is not finite")
-    return column
+    def order(self) -> pa.Array:
+        """Return the order as it is stored between stages."""
+        name, path = str(self.job.columns.order), self.source.path
+        column = self.column(name)
+        exact, own = exact_order(column.type), exact_order(self.job.order_type)
+        if exact is None or own is None or exact.id != own.id:
+            raise InputError(
+                f"{path}: column {name!r} is {column.type}, expected {self.job.order_type} as in the first "
+                "file"
+            )
+        try:
+            order = column.cast(exact).cast(self.job.order_storage)
+        except pa.ArrowException as error:
+            raise InputError(f"{path}: column {name!r}: {first_line(error)}") from error
+        if pa.types.is_floating(order.type) and not np.isfinite(order.to_numpy()).all():
+            raise InputError(f"{path}: column {name!r} contains a number that is not finite")
+        return order
 
+    def features(self, columns: Sequence[pa.Array]) -> Array:
+        """Return columns of numbers as ``(n, I)``."""
+        names = self.job.columns.features
+        numbers = [self._numbers(name, column) for name, column in zip(names, columns, strict=True)]
+        return np.stack(numbers, axis=1)
 
-def _features(
-    source: DataFile, names: Sequence[str], columns: Sequence[pa.Array], job: Job, first: int
-) -> Array:
-    """Return columns as ``(n, I)``."""
-    numbers = [
-        _numbers(source, column, name, job.dtype, first) for name, column in zip(names, columns, strict=True)
-    ]
-    return np.stack(numbers, axis=1)
-
-
-def _numbers(source: DataFile, column: pa.Array, name: str, dtype: npt.DTypeLike, first: int) -> Array:
-    """Return a column's cells in ``dtype``; raise ``InputError`` for one that is no finite number."""
-    kind = column.type
-    if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
-        raise InputError(
-            f"{source.path}: column {name!r} is {kind}, expected numbers; --by-window reads lists"
-        )
-    values = column.to_numpy(zero_copy_only=False)
-    wrong = ~usable(values)
-    if not np.issubdtype(dtype, np.floating):
+    def _numbers(self, name: str, column: pa.Array) -> Array:
+        kind, dtype = column.type, self.job.dtype
+        if not (pa.types.is_floating(kind) or pa.types.is_integer(kind)):
+            raise InputError(
+                f"{self.source.path}: column {name!r} is {kind}, expected numbers; --by-window reads lists"
+            )
+        values, whole = column.to_numpy(zero_copy_only=False), not np.issubdtype(dtype, np.floating)
         with np.errstate(invalid="ignore"):
-            wrong |= values != values.astype(dtype)
-    if (places := np.flatnonzero(wrong)).size:
-        cell = values[places[0]]
-        raise InputError(
-            f"{source.path} row {first + int(places[0]) + 1}, column {name!r} is {cell}, expected a finite "
-            f"{'number' if np.issubdtype(dtype, np.floating) else f'{np.dtype(dtype)} number'}; {_ADVICE}"
-        )
-    numbers: Array = values.astype(dtype, copy=False)
-    return numbers
+            numbers: Array = values.astype(dtype, copy=False)
+        wrong = ~usable(values)
+        if whole:
+            wrong |= values != numbers
+        if (places := np.flatnonzero(wrong)).size:
+            row, cell = self.first + int(places[0]), values[places[0]]
+            expected = f"{dtype} number" if whole else "number"
+            raise InputError(
+                f"{self.source.path} row {row + 1}, column {name!r} is {cell}, expected a finite {expected}; "
+                f"{_ADVICE}"
+            )
+        return numbers
 
-
-def _windows(source: DataFile, batch: pa.RecordBatch, job: Job, first: int) -> tuple[Array, Array]:
-    features, counts = job.columns.features, np.ones(len(batch), dtype=np.int64)
-    columns = [_filled(source, batch, name, first) for name in features]
-    nested = {_is_list(column.type) for column in columns}
-    if len(nested) > 1:
-        raise InputError(f"{source.path}: some features are lists and some are numbers, expected all alike")
-    if True in nested:
-        lengths = [_lengths(column) for column in columns]
-        counts = lengths[0].astype(np.int64)
-        if not all(np.array_equal(each, counts) for each in lengths) or (counts < 1).any():
-            raise InputError(f"{source.path}: the lists of a row are empty or differ in length")
-        columns = [column.flatten() for column in columns]
-        if len(features) == 1 and _is_list(columns[0].type):
-            if (_lengths(columns[0]) != job.width).any():
-                raise InputError(
-                    f"{source.path}: column {features[0]!r} has a step that is no list of {job.width}"
-                )
-            values = _numbers(source, columns[0].flatten(), features[0], job.dtype, first)
-            return values.reshape(-1, job.width), counts
-    if len(features) != job.width:
-        raise InputError(f"{source.path}: got {len(features)} features, expected {job.width}")
-    if empty := next((name for name, each in zip(features, columns, strict=True) if each.null_count), None):
-        raise InputError(f"{source.path}: a list in column {empty!r} has an empty cell; {_ADVICE}")
-    return _features(source, features, columns, job, first), counts
+    def windows(self) -> tuple[Array, Array]:
+        """Return all steps ``(steps, I)``, and the number of steps of each row ``(n,)``."""
+        path, width, names = self.source.path, self.job.width, self.job.columns.features
+        columns, counts = [self.column(name) for name in names], np.ones(len(self.rows), dtype=np.int64)
+        nested = {_is_list(column.type) for column in columns}
+        if len(nested) > 1:
+            raise InputError(f"{path}: some features are lists and some are numbers, expected one kind")
+        if True in nested:
+            counts, *others = (_lengths(column) for column in columns)
+            if not all(np.array_equal(each, counts) for each in others) or (counts < 1).any():
+                raise InputError(f"{path}: the lists of a row are empty or differ in length")
+            counts = counts.astype(np.int64)
+            columns = [column.flatten() for column in columns]
+        if len(names) == 1 and _is_list(columns[0].type):
+            if (_lengths(columns[0]) != width).any():
+                raise InputError(f"{path}: column {names[0]!r} has a step that is no list of {width}")
+            return self._numbers(names[0], columns[0].flatten()).reshape(-1, width), counts
+        if len(names) != width:
+            raise InputError(f"{path}: got {len(names)} features, expected {width}")
+        if empty := [name for name, each in zip(names, columns, strict=True) if each.null_count]:
+            raise InputError(f"{path}: a list in column {empty[0]!r} has an empty cell; {_ADVICE}")
+        return self.features(columns), counts
 
 
 def _lengths(column: pa.Array) -> Array:

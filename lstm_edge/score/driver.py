@@ -19,18 +19,18 @@ __all__ = ["serve"]
 _PATIENCE = 10
 """Seconds to wait for a cluster's answer."""
 _OBJECT_STORE = 80 * 2**20
-"""Bytes, near the least that Ray takes: rows go through files, items and their results are small."""
+"""Bytes, near the minimum of Ray: rows go through files, and items and their results are small."""
 
 
 def serve() -> None:
     """Start Ray as the parent asks, and map its items, until it asks for no more or ends.
 
-    Requests come pickled on standard input: workers and address, then stages with their job and items, None
-    last. Answers go to standard output: a count of processors, results, None behind the last of a stage, or
+    Requests are pickled on standard input: workers and address, then stages with their job and items, None
+    last. Answers go to standard output: the number of processors, results, None after the last of a stage, or
     an ``LstmEdgeError``.
     """
     answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # for what Ray prints
+    os.dup2(2, 1)  # for the output of Ray
     requests: SimpleQueue[Any] = SimpleQueue()
 
     def read() -> None:
@@ -57,11 +57,11 @@ def serve() -> None:
         answer(error)
     finally:
         ray.shutdown()
-        os._exit(0)  # the thread may be inside of a read
+        os._exit(0)  # the thread may be reading
 
 
 def _start(workers: int | None, address: str | None) -> int:
-    """Start Ray, or join it at an address; return how many processors it has."""
+    """Start Ray, or join it at an address; return its number of processors."""
     import ray
     import ray.data
 
@@ -73,7 +73,7 @@ def _start(workers: int | None, address: str | None) -> int:
         else:
             _reach(address)
             ray.init(address, **quiet)
-    except Exception as error:  # whatever Ray raises where it can't start
+    except Exception as error:  # Ray raises many classes if it can't start
         what = f"no Ray cluster answers at {address}" if address else "Ray can't start here"
         advice = "ray start --head starts one" if address else "give --workers 1"
         raise InputError(f"{what} ({first_line(error)}); {advice}") from error
@@ -102,7 +102,7 @@ def _map(stage: Stage, job: Job, items: Sequence[Mapping[str, Any]]) -> Iterator
     except Exception as error:  # Ray's own are of many classes, a worker's of any
         cause = getattr(error, "cause", None) or error
         raise LstmEdgeError(
-            f"Ray could not finish the work ({type(cause).__name__}: {first_line(cause)}); see to the "
+            f"Ray could not finish the work ({type(cause).__name__}: {first_line(cause)}); check the "
             "cluster, or give --workers 1"
         ) from error
 

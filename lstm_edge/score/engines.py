@@ -21,7 +21,7 @@ __all__ = ["Engine", "open_engine", "open_ray"]
 
 _DRIVER = "lstm_edge.score.driver"
 _END = 20
-"""Seconds that Ray gets to end in order."""
+"""Seconds that Ray has to shut down."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Engine:
     name: str
     """``one process`` or ``Ray``."""
     workers: int
-    """How many items are in work at once."""
+    """Number of items processed at once."""
     map: Callable[[Stage, Job, Sequence[Mapping[str, Any]], Tell], Iterator[dict[str, Any]]]
-    """Yields each item's result as it is done, in any order; ``Tell`` hears of rows."""
+    """Yields the results of items in any order; calls ``Tell`` with numbers of rows."""
 
 
 @contextmanager
@@ -41,7 +41,7 @@ def open_engine(workers: int | None, address: str | None) -> Iterator[Engine]:
     """Yield the engine for a number of processes on this machine, or for a running cluster.
 
     Args:
-        workers: None takes one a core where Ray is installed, else one.
+        workers: number of processes; None for one per core, or one if Ray is not installed.
         address: of the cluster.
 
     Raises:
@@ -63,9 +63,9 @@ def open_engine(workers: int | None, address: str | None) -> Iterator[Engine]:
 
 @contextmanager
 def open_ray(workers: int | None, address: str | None) -> Iterator[Engine]:
-    """Yield Ray Data: a block of one row for each item, mapped by tasks; arguments as ``open_engine``.
+    """Yield Ray Data: one task per item; arguments as ``open_engine``.
 
-    Ray begins a task again whenever its worker dies. A local Ray listens on loopback only, has no dashboard
+    Ray restarts a task if its worker dies. A local Ray listens on loopback only, has no dashboard
     and sends no usage statistics.
     """
     environment = os.environ | {"RAY_USAGE_STATS_ENABLED": "0"}
@@ -96,7 +96,7 @@ def open_ray(workers: int | None, address: str | None) -> Iterator[Engine]:
 
 
 def _kill(driver: "subprocess.Popen[bytes]") -> None:
-    """End the driver and what it started: where a local Ray's own die, its agents stay for a minute."""
+    """Kill the driver and its processes: the agents of a local Ray would stay for a minute."""
     if hasattr(os, "killpg"):
         with contextlib.suppress(ProcessLookupError):
             os.killpg(driver.pid, signal.SIGKILL)
@@ -112,13 +112,13 @@ def _send(driver: "subprocess.Popen[bytes]", request: object) -> None:
 
 
 def _receive(driver: "subprocess.Popen[bytes]") -> Any:
-    """Return the next answer; raises ``LstmEdgeError``, also where Ray ended its process."""
+    """Return the next answer; raises ``LstmEdgeError``, also if Ray ended the process."""
     assert driver.stdout is not None
     try:
         answer = pickle.load(driver.stdout)  # noqa: S301  from this program
     except (EOFError, OSError, pickle.UnpicklingError) as error:
         raise LstmEdgeError(
-            "Ray ended while it was at work: its head or node is gone; run again, or give --workers 1"
+            "Ray ended while it was at work: its head or node died; run again, or give --workers 1"
         ) from error
     if isinstance(answer, LstmEdgeError):
         raise answer

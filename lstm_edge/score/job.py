@@ -1,4 +1,4 @@
-"""The parameters of a run that every worker gets, and what all workers share."""
+"""Parameters of a run, and helpers that all workers share."""
 
 import contextlib
 import functools
@@ -30,9 +30,9 @@ __all__ = [
 ]
 
 MOST_BUCKETS = 4096
-"""The most parts that series are split into."""
+"""Maximum number of parts that series are split into."""
 Tell = Callable[[int], None]
-"""Called with the number of rows that were done since the last call."""
+"""Called with the number of rows processed since the last call."""
 
 
 class DataFile(NamedTuple):
@@ -49,7 +49,7 @@ class DataFile(NamedTuple):
 
 
 class Columns(NamedTuple):
-    """Names of columns; series and order are None where windows have none."""
+    """Names of columns; series and order may be None for windows."""
 
     series: str | None
     order: str | None
@@ -58,7 +58,7 @@ class Columns(NamedTuple):
 
 @dataclass(frozen=True)
 class Job:
-    """A run, as its workers see it; paths are absolute and the same for all of them."""
+    """Parameters of a run; paths are absolute and the same for all workers."""
 
     model: str
     identity: str
@@ -73,33 +73,33 @@ class Job:
     series_type: Any
     """The series column's Arrow type; None for windows."""
     width: int
-    """I, how many features a sample has."""
+    """I, number of features."""
     dtype: Any
     """The features' numpy dtype."""
     results: tuple[str, ...]
     """Names of the columns with probabilities or values."""
     labels: tuple[str, ...]
-    """Class names; empty where the outputs are values."""
+    """Class names; empty if the outputs are values."""
     buckets: int
     """The number of parts that series are split into by a hash of their names; a power of two."""
     events: bool
     hold: int
-    """Steps for which a label must stay the same before it is an event."""
+    """Number of equal labels in a row that confirm a label."""
     reset_every: int | None
-    """Steps after which a series starts again from reset; None for never."""
+    """Steps after which a series is reset; None for never."""
     number: int
-    """Counts the runs that went on from each other, from 1."""
+    """Number of this run among those that continued each other, from 1."""
     rows: int
-    """Rows held in memory at once."""
+    """Rows in memory at once."""
     memory: int
-    """Bytes that DuckDB may take."""
+    """Memory limit of DuckDB in bytes."""
     previous: str | None = None
     """The folder with an earlier run's states."""
     previous_buckets: int = 0
 
     @property
     def order_storage(self) -> pa.DataType:
-        """What the order is stored as between stages: nanoseconds for times."""
+        """Type of the order between stages: nanoseconds for times."""
         return pa.float64() if pa.types.is_floating(self.order_type) else pa.int64()
 
     def folder(self, name: str) -> Path:
@@ -111,9 +111,9 @@ Stage = Callable[[Job, Mapping[str, Any], Tell], dict[str, Any]]
 
 
 def exact_order(kind: pa.DataType) -> pa.DataType | None:
-    """Return the widest type of an order's kind (numbers, times, durations); None for what is no order.
+    """Return the widest type of an order's kind (numbers, times, durations); None for other types.
 
-    A time of day is none: it starts again at midnight.
+    A time of day is no order: it repeats every day.
     """
     types = pa.types
     if types.is_floating(kind):
@@ -126,16 +126,16 @@ def exact_order(kind: pa.DataType) -> pa.DataType | None:
 
 
 def hash_of(series: str) -> int:
-    """Return 32 bits of a series' name, the same ones in every process: modulo ``buckets`` its bucket."""
+    """Return a 32-bit hash of a series' name, the same in every process; modulo ``buckets`` its bucket."""
     return zlib.crc32(series.encode("utf-8", "surrogatepass"))
 
 
 @functools.lru_cache(maxsize=2)
 def open_job_model(path: str, identity: str, engine: Any) -> "Model":
-    """Open the run's model, once in a process.
+    """Open the run's model, once per process.
 
     Raises:
-        InputError: the file is not the one that the run began with.
+        InputError: the file changed since the run began.
         LstmEdgeError: as ``load``.
     """
     from lstm_edge_runtime import load
@@ -150,8 +150,8 @@ def open_job_model(path: str, identity: str, engine: Any) -> "Model":
 def writing(job: Job, target: Path, *, durable: bool = False) -> Iterator[str]:
     """Yield the path of a temporary file that becomes ``target`` if the block succeeds.
 
-    It is made in a folder of its own, so that what a killed worker leaves is never among the results. A task
-    that runs twice writes the same content twice.
+    It is in a separate folder, so that leftovers of a killed worker are never among the results. A task that
+    runs twice writes the same content twice.
     """
     temporary = job.folder("tmp") / f"{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
     temporary.parent.mkdir(parents=True, exist_ok=True)

@@ -1,18 +1,18 @@
-"""A run's folders: its own while it works, and the output that appears when it is whole."""
+"""Folders of a run: the working folder, and the output, which appears when it is complete."""
 
 import base64
 import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
-from lstm_edge_runtime.files import check_folder
+from lstm_edge_runtime.files import check_folder, put_in_place
 from lstm_edge_runtime.json_reader import malformed_as, read_json, text, text_or_none, texts
 
 from .job import MOST_BUCKETS, Columns
@@ -25,35 +25,42 @@ except ImportError:  # Windows
 __all__ = ["LEDGER", "adopt", "check_output", "publish", "read_ledger", "workspace"]
 
 LEDGER = "_run.json"
-"""The file of an output that says what was scored, and how."""
+"""Name of the file in an output with the scored files and the settings."""
 _SCHEMA = 1
 
 
-def check_output(output: Path, dataset: str) -> None:
+def check_output(output: Path, dataset: str, files: Iterable[str]) -> None:
     """Refuse an output that can't be made, or that would be read as input by the next run.
 
+    Args:
+        output: the folder to make.
+        dataset: the data set.
+        files: paths of its files.
+
     Raises:
-        NotFoundError: the folder it is to stand in does not exist.
-        InputError: it is no output of an earlier run and not empty, or lies in the data set or around it.
+        NotFoundError: the parent folder does not exist.
+        InputError: it is no output of an earlier run and not empty, or is in the data set or contains it.
     """
-    own, data = Path(os.path.realpath(output)), Path(os.path.realpath(dataset))
+    own, data = output.resolve(), Path(dataset).resolve()
     if own == data or data in own.parents or own in data.parents:
-        raise InputError(f"{output} and the data set {dataset} lie in one another; name another output")
+        raise InputError(f"{output} and the data set {dataset} contain each other; name another output")
+    if inside := next((path for path in files if own in Path(path).resolve().parents), None):
+        raise InputError(f"the data set {dataset} includes {output}, as {inside}; name another output")
     if not (output / LEDGER).exists():
         check_folder(output, lambda _: False)
 
 
 def read_ledger(output: Path) -> dict[str, Any]:
-    """Return what an earlier run wrote by ``publish``.
+    """Return the ledger of an earlier run.
 
     Raises:
         NotFoundError: there is none.
-        FileFormatError: it is damaged or of a newer version.
-        InputError: a run is putting its output there.
+        FileFormatError: it is damaged or of another version.
+        InputError: another run is writing this output.
     """
     path = output / LEDGER
     if not output.exists() and (_folder(output) / "old").exists():
-        with workspace(output):  # puts back what a killed run had moved away
+        with workspace(output):  # restores an output that a killed run had moved
             pass
     if not path.exists():
         raise NotFoundError(f"{output} is no output of lstm-edge score; score without --since first")
@@ -67,7 +74,7 @@ def read_ledger(output: Path) -> dict[str, Any]:
 
 
 def _decode(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a run needs of an earlier one's ledger; raise what ``malformed_as`` turns into an error."""
+    """Return the checked values of a ledger; raises exceptions for ``malformed_as``."""
     columns = raw["columns"]
     features = texts(columns["features"])
     keys = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text(raw["keys"]), validate=True)))
@@ -83,7 +90,7 @@ def _decode(raw: Mapping[str, Any]) -> dict[str, Any]:
         "keys": raw["keys"],
         "events": _flag(raw["events"]),
         "by_window": _flag(raw["by_window"]),
-        # files made before have neither
+        # earlier versions wrote neither
         **{
             name: _whole(raw[name], 1, 1 << 31)
             for name in ("hold", "reset_every")
@@ -110,7 +117,7 @@ def _flag(raw: object) -> bool:
 
 
 def _whole(raw: object, least: int, most: int) -> int:
-    """Return a whole number in a range; ``ValueError`` for all else."""
+    """Return an integer in a range; ``ValueError`` for anything else."""
     if type(raw) is not int or not least <= raw <= most:
         raise ValueError(f"{raw!r:.60}, expected a whole number from {least} to {most}")
     return raw
@@ -118,12 +125,12 @@ def _whole(raw: object, least: int, most: int) -> int:
 
 @contextlib.contextmanager
 def workspace(output: Path) -> Iterator[Path]:
-    """Yield an empty folder beside ``output``, which is removed at the end.
+    """Yield an empty folder next to ``output``, which is removed at the end.
 
-    What a killed run left of it, or of its swap of outputs, is put right first.
+    Leftovers of a killed run are removed first, and an output that it had moved is restored.
 
     Raises:
-        InputError: another run is at work on the same output, or the folder can't be made.
+        InputError: another run is writing the same output, or the folder can't be created.
     """
     folder = _folder(output)
     try:
@@ -147,7 +154,7 @@ def workspace(output: Path) -> Iterator[Path]:
         yield folder
     finally:
         if fcntl is None:
-            os.close(lock)  # first: Windows removes no file that is open
+            os.close(lock)  # first: Windows can't remove an open file
             shutil.rmtree(folder, ignore_errors=True)
         else:
             if _is_ours(folder, lock):
@@ -160,9 +167,9 @@ def _folder(output: Path) -> Path:
 
 
 def adopt(previous: Path, new: Path) -> None:
-    """Let the files of an earlier output be part of the new one: linked, or copied where links can't be.
+    """Add the files of an earlier output to the new one, as hard links or, if that fails, as copies.
 
-    States, open events and the ledger, which the new run writes itself, are left out.
+    States, open events and the ledger are left out, because the new run writes its own.
     """
     for path in previous.rglob("*"):
         name = path.relative_to(previous)
@@ -180,7 +187,7 @@ def adopt(previous: Path, new: Path) -> None:
 
 
 def publish(folder: Path, output: Path, ledger: Mapping[str, Any]) -> None:
-    """Let the output in a workspace take the place of ``output``.
+    """Replace ``output`` by the output in a workspace.
 
     Raises:
         InputError: it can't be written.
@@ -190,17 +197,13 @@ def publish(folder: Path, output: Path, ledger: Mapping[str, Any]) -> None:
         new.mkdir(exist_ok=True)
         document = json.dumps({"schema": _SCHEMA, **ledger}, indent=1)
         (new / LEDGER).write_text(document + "\n", encoding="utf-8")
-        if output.exists():
-            output.rename(folder / "old")
-        new.rename(output)
+        put_in_place(new, output, folder / "old")
     except OSError as error:
-        if (folder / "old").exists() and not output.exists():
-            (folder / "old").rename(output)
         raise InputError(f"{output} can't be written: {error.strerror or error}") from error
 
 
 def _is_ours(folder: Path, lock: int) -> bool:
-    """Return whether the lock is held by this process, which then may remove the folder."""
+    """Return whether this process has the lock, and so may remove the folder."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return os.path.samestat(os.fstat(lock), (folder / "lock").stat())

@@ -1,4 +1,4 @@
-"""One scoring run, from the data set to the output."""
+"""A scoring run, from the data set to the output."""
 
 import base64
 import time
@@ -31,20 +31,20 @@ __all__ = ["ScoreReport", "StageReport", "score"]
 
 Show = Callable[[float, str], None]
 _SERIES = 512
-"""Series of one item of the second stage that fill a batch."""
+"""Series per item of the second stage: they fill a batch."""
 _LEAST_BUCKETS = 16
-"""The fewest parts that series are split into."""
+"""Minimum number of parts that series are split into."""
 _ROWS, _BYTES, _KEYS = 1_000_000, 2**27, 48
 """Limits of rows in memory: rows, bytes of features, results and keys, and bytes of keys per row."""
 _LEAST_MEMORY = 2**27
-"""Bytes that DuckDB needs."""
+"""Minimum memory of DuckDB in bytes."""
 _SHOWN = 0.2
-"""Seconds between two reports of progress."""
+"""Seconds between two progress reports."""
 
 
 @dataclass(frozen=True)
 class StageReport:
-    """What one stage did."""
+    """Results of one stage."""
 
     name: str
     rows: int
@@ -54,53 +54,53 @@ class StageReport:
 
 @dataclass(frozen=True)
 class ScoreReport:
-    """What a run did."""
+    """Results of a run."""
 
     rows: int
     series: int | None
-    """How many had new rows; None for windows."""
+    """Number of series with new rows; None for windows."""
     files: int
     known: int
-    """Files that an earlier run had scored."""
+    """Number of files that an earlier run had scored."""
     left_out: Mapping[str, str]
-    """What is wrong with each file that was left out, by name."""
+    """Error of each skipped file, by name."""
     events: int | None
     seconds: float
     rows_per_second: float
     stages: Sequence[StageReport]
     slowest: str
-    """The name of the stage that took longest."""
+    """Name of the stage that took longest."""
     workers: int
     distribution: str
     """``one process`` or ``Ray``."""
     engine: str
     """``native`` or ``onnxruntime``."""
     reset_every: int | None
-    """Steps after which series started again from reset; None for never, and for windows."""
+    """Steps after which series were reset; None for never, and for windows."""
     from_reset: bool
-    """Whether each window of the model's training started from reset, and nobody said ``reset_every``."""
+    """Whether each training window started from reset and ``reset_every`` was not given."""
 
 
 @dataclass
 class _Found:
-    """The files of the data set, as their footers describe them."""
+    """The files of the data set and their footers."""
 
     files: list[DataFile]
     """All of them, by number."""
     known: int = 0
-    """How many an earlier run had scored."""
+    """Number of files that an earlier run had scored."""
     groups: dict[int, list[int]] = field(default_factory=dict)
-    """Rows of each row group, of those that are to be scored, by number."""
+    """Rows of each row group of the files to score, by number."""
     series_types: list[pa.DataType] = field(default_factory=list)
-    """Of the column of series in each of these."""
+    """Type of the series column in each of these."""
     order_types: list[pa.DataType | None] = field(default_factory=list)
-    """Of the column of the order; None where the path has it."""
+    """Type of the order column in each; None if it is in the path."""
     bad: dict[int, str] = field(default_factory=dict)
-    """What is wrong with those that can't be, by number."""
+    """Errors of files that can't be scored, by number."""
 
     @property
     def rows(self) -> int:
-        """How many there are to score."""
+        """Number of rows to score."""
         return sum(map(sum, self.groups.values()))
 
 
@@ -110,9 +110,9 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
     Args:
         dataset: a folder, a file or a glob.
         model: the model file.
-        output: the folder to make, or an earlier output to replace.
-        config: how.
-        show: called with the fraction that is done and what is done now.
+        output: the folder to create, or an earlier output to replace.
+        config: the options.
+        show: called with the fraction done and a description of the current work.
 
     Raises:
         NotFoundError: a path does not exist.
@@ -122,14 +122,13 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
         StateError: the earlier run was of another model.
         MissingDependencyError: Ray is needed and not installed.
     """
-    begun, told = time.monotonic(), config.reset_every is not None
-    check_output(output, dataset)
+    begun, given = time.monotonic(), config.reset_every is not None
+    files = find_files(dataset)
+    check_output(output, dataset, (source.path for source in files))
     earlier = read_ledger(config.since) if config.since else None
     config = _continued(config, earlier) if earlier else config
     opened = load(model, device="cpu", threads=1, engine=config.engine)
     columns = _columns(opened, config)
-    files = find_files(dataset)
-    _check_outside(dataset, files, output)
     found = _look(files, columns, config, earlier)
     width = _width(opened, config)
     with open_engine(config.workers, config.address) as workers, workspace(output) as work:
@@ -145,7 +144,7 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
         left_out = {each.name: _mark(each, 0) | {"why": why} for each, why in bad.items()}
         known = earlier or {"files": {}, "left_out": {}}
         listed = {"files": known["files"] | scored, "left_out": known["left_out"] | left_out}
-        publish(work, output, _settings(model, job, columns, config) | listed)
+        publish(work, output, _settings(model, job, config) | listed)
         rows, seconds = sum(run.rows.values()), time.monotonic() - begun
         return ScoreReport(
             rows=rows,
@@ -162,19 +161,12 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             distribution=workers.name,
             engine=job.engine,
             reset_every=job.reset_every,
-            from_reset=opened.interface.from_reset and not (told or config.by_window),
-        )
-
-
-def _check_outside(dataset: str, files: Sequence[DataFile], output: Path) -> None:
-    if inside := [source for source in files if output.resolve() in Path(source.path).resolve().parents]:
-        raise InputError(
-            f"the data set {dataset} takes in {output}, as {inside[0].path}; name another output"
+            from_reset=opened.interface.from_reset and not (given or config.by_window),
         )
 
 
 def _continued(config: ScoreConfig, earlier: Any) -> ScoreConfig:
-    """Return the options of a run that continues an earlier one: what is not given again stays."""
+    """Return the options of a run that continues an earlier one, with its values for those not given."""
     before: Columns = earlier["columns"]
     return replace(
         config,
@@ -187,12 +179,12 @@ def _continued(config: ScoreConfig, earlier: Any) -> ScoreConfig:
     )
 
 
-def _settings(model: Path, job: Job, columns: Columns, config: ScoreConfig) -> dict[str, Any]:
-    """Return what the ledger records of a run, apart from its files."""
+def _settings(model: Path, job: Job, config: ScoreConfig) -> dict[str, Any]:
+    """Return the ledger of a run, without its files."""
     return {
         "model": {"name": model.name, "identity": job.identity},
         "engine": job.engine,
-        "columns": columns._asdict(),
+        "columns": job.columns._asdict(),
         "keys": _encoded(job),
         "events": config.events,
         "hold": job.hold,
@@ -218,11 +210,11 @@ def _columns(model: "Model", config: ScoreConfig) -> Columns:
     place = sample_input(model)
     features = config.features or model.interface.signal.features
     if not features:
-        raise InputError(f"the model's file names no features; name its {place.width} by --features")
+        raise InputError(f"the model's file names no features; name its {place.width} with --features")
     if len(features) != place.width and not (config.by_window and len(features) == 1):
         raise InputError(
-            f"got {len(features)} features ({', '.join(features)}), the model takes {place.width}; name them "
-            "in the model's order by --features"
+            f"got {len(features)} features ({', '.join(features)}), expected {place.width}; name them in the "
+            "model's order with --features"
         )
     if config.by_window:
         if config.series and config.series == config.order:
@@ -235,7 +227,7 @@ def _columns(model: "Model", config: ScoreConfig) -> Columns:
 
 
 def _width(model: "Model", config: ScoreConfig) -> int:
-    """Return C, how many values a row of the output has."""
+    """Return C, the number of values per row of the output."""
     if config.events and not is_classification(model.interface.task):
         raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
     if not config.by_window:
@@ -246,7 +238,7 @@ def _width(model: "Model", config: ScoreConfig) -> int:
 
 
 def _rate(rows: int, seconds: float) -> float:
-    """Return rows a second; 0 where a coarse clock saw no time pass."""
+    """Return rows per second; 0 if the clock measured no time."""
     return rows / seconds if seconds else 0.0
 
 
@@ -346,7 +338,7 @@ def _reset_every(model: "Model", config: ScoreConfig) -> int | None:
 
 
 def _from_text(kind: pa.DataType) -> bool:
-    """Return whether a series' name can be of this type again in the events."""
+    """Return whether names of series can be converted back to this type."""
     try:
         pa.array([], pa.string()).cast(kind)
     except pa.ArrowException:
@@ -355,7 +347,7 @@ def _from_text(kind: pa.DataType) -> bool:
 
 
 def _check_earlier(earlier: Mapping[str, Any], job: Job, config: ScoreConfig) -> None:
-    """Raise ``InputError`` where the run could not go on as one with the earlier one."""
+    """Raise ``InputError`` if the run and the earlier one could not equal one long run."""
     same = {
         "the model": (earlier["model"]["identity"][:12], job.identity[:12]),
         "the engine": (earlier["engine"], job.engine),
@@ -384,12 +376,12 @@ class _Run:
     def __init__(self, job: Job, workers: Engine, found: _Found, config: ScoreConfig, show: Show) -> None:
         self._job, self._workers, self._found, self._config, self._show = job, workers, found, config, show
         self.rows: dict[int, int] = {}
-        """Of each file that was scored."""
+        """Number of rows of each scored file, by number."""
         self.bad = dict(found.bad)
         self.stages: list[StageReport] = []
 
     def series(self) -> dict[str, int]:
-        """Score series; return how many, and how many events there are."""
+        """Score series; return the numbers of series and of events."""
         buckets, series = np.zeros(self._job.buckets, dtype=np.int64), set[int]()
         self.rows = {number: 0 for number, groups in self._found.groups.items() if not groups}
         for done in self._stage("read", (0, 0.15), read_files, self._read_items()):
@@ -431,7 +423,7 @@ class _Run:
             self.rows[number] = self.rows.get(number, 0) + rows
 
     def _most(self, limit: int) -> int:
-        """Return how many rows an item should have: the limit, or less where workers would be idle."""
+        """Return the maximum number of rows of an item: the limit, or fewer so that no worker is idle."""
         return min(limit, self._found.rows // (2 * self._workers.workers) + 1)
 
     def _read_items(self) -> list[dict[str, Any]]:
@@ -446,7 +438,7 @@ class _Run:
         return [{"part": part, "pieces": group} for part, group in enumerate(items)]
 
     def _tasks(self, rows: "np.ndarray[Any, Any]", series: int) -> list[list[int]]:
-        """Share the buckets out by their rows; an earlier run's are all taken, for their states go on."""
+        """Distribute the buckets by their rows; with an earlier run all of them: their states continue."""
         used = np.arange(self._job.buckets) if self._job.previous else np.flatnonzero(rows)
         workers = self._workers.workers
         wanted = max(2 * workers if workers > 1 else 1, series // _SERIES)
@@ -456,7 +448,7 @@ class _Run:
     def _stage(
         self, name: str, share: tuple[float, float], stage: Any, items: Sequence[Mapping[str, Any]]
     ) -> Iterator[dict[str, Any]]:
-        """Yield the items' results, and report progress meanwhile."""
+        """Yield the results of the items, and report progress."""
         begun = shown = time.monotonic()
         done = rows = 0
         total = max(self._found.rows, 1)
@@ -482,7 +474,7 @@ class _Run:
 
 
 def _grouped(things: Any, sizes: Sequence[int], most: int) -> list[list[Any]]:
-    """Return consecutive things in groups whose sizes sum up to ``most``; a larger one is alone."""
+    """Group consecutive things so that each group has a size of at most ``most``, or one thing."""
     groups: list[list[Any]] = []
     room = 0
     for thing, size in zip(things, sizes, strict=True):

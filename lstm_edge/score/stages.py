@@ -1,17 +1,16 @@
 """The stages of a run, each a function that a worker calls for one item of work.
 
-1. ``read_files`` writes the rows of files as a table that is sorted by the series' buckets.
-2. ``score_series`` takes the series of some buckets through the model in their order.
-3. ``write_files`` puts the results back into the order of the files and writes one output a file.
+1. ``read_files`` writes the rows of files as a table sorted by the buckets of their series.
+2. ``score_series`` runs the series of some buckets through the model in their order.
+3. ``write_files`` writes the results in the order of the files, one output per file.
 
-``score_windows`` does all of it where rows are independent. A stage takes the run, an item of work, and a
-function that it tells how many more rows are done; its result has ``rows``, how many there were. It reads
-what the one before wrote and writes files of its own, whole or not at all, so that an item may be done again
-after its worker died.
+``score_windows`` does all of it for independent rows. A stage has as arguments the run, an item of work, and
+a function to call with numbers of processed rows; its result has ``rows``, their total. It reads the files of
+the previous stage and writes its own files atomically, so that an item can be repeated if its worker dies.
 """
 
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from itertools import groupby
 from operator import itemgetter
 from typing import Any
@@ -22,13 +21,13 @@ from pyarrow import parquet
 
 from lstm_edge.data.sample_input import run_series, sample_input
 from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.prediction import softmax
 
 from .dataset import open_parquet, read_rows, read_windows, stored_keys
-from .events import Span, Spans, event_table, from_storage
 from .job import DataFile, Job, Tell, hash_of, open_job_model, writing
-from .memory import Kept, read_kept, write_kept
+from .series import Series, Span, add_samples, from_storage, read_series, write_events, write_series
 from .stepping import Stepper
 from .tables import GROUP, as_array, as_column, read_table, write_sorted
 
@@ -48,9 +47,9 @@ _KEYS = {
 def read_files(job: Job, item: Item, tell: Tell) -> Done:
     """Read row groups of files.
 
-    The item holds ``part``, the result's number, and ``pieces``, a list of (source, row group, number of its
-    first row); the result the rows ``by_file`` and in ``buckets``, ``bad`` with the message by file, and
-    ``series``, the hashes of their names.
+    The item has ``part``, the number of the result, and ``pieces``, a list of (source, row group, number of
+    its first row); the result has the rows ``by_file`` and in ``buckets``, ``bad`` with the message by file,
+    and ``series``, the hashes of their names.
     """
     by_file: dict[int, int] = {}
     bad: dict[int, str] = {}
@@ -88,125 +87,95 @@ def read_files(job: Job, item: Item, tell: Tell) -> Done:
 
 
 def score_series(job: Job, item: Item, tell: Tell) -> Done:
-    """Take the series of some buckets through the model, all of them together in the order of their rows.
+    """Run the series of some buckets through the model, all of them together in the order of their rows.
 
-    The item holds ``task``, its number, ``buckets``, how many ``rows`` are in them, and ``bad``, the files to
-    leave out; the result how many ``series`` had rows, and how many ``events``.
+    The item has ``task``, its number, ``buckets``, the number of ``rows`` in them, and ``bad``, the files
+    to leave out; the result has the number of ``series`` that had rows, and of ``events``.
 
     Raises:
         InputError: a series has one order twice, or rows before the last one that was scored.
     """
-    scorer = _SeriesScorer(job, item["buckets"], tell)
+    stepper = Stepper(open_job_model(job.model, job.identity, job.engine), job.reset_every)
+    series, seen = read_series(job, item["buckets"], stepper.reset), set[str]()
     closed: list[tuple[str, Span]] = []
+    total = 0
     schema = pa.schema({"file": pa.int32(), "row": pa.int64(), "values": pa.binary(4 * len(job.results))})
     with (
         writing(job, job.folder("results") / f"{item['task']:05d}.parquet") as path,
         parquet.ParquetWriter(path, schema, compression="lz4", use_dictionary=False) as writer,
     ):
         where = f"bucket IN ({', '.join(map(str, item['buckets']))})"
-        for rows in read_table(job, "rows", where, '"order"', item["rows"]):
-            good = rows.filter(pa.array(~np.isin(rows.column("file").to_numpy(), item["bad"])))
-            if len(good):
-                results, ended = scorer.score(good)
-                closed += ended
-                writer.write_table(pa.Table.from_batches([results], schema), row_group_size=GROUP)
-    kept = scorer.kept()
-    write_kept(job, kept)
-    count = 0
-    for kind, spans in (
-        ("closed", closed),
-        ("open", [(name, each.span) for name, each in kept.items() if each.span]),
-    ):
-        if events := [(name, span) for name, span in spans if span.label >= 0]:
-            count += len(events)
-            name = f"{kind}-{job.number:04d}-{item['task']:05d}.parquet"
-            with writing(job, job.folder("new") / "_events" / name, durable=True) as path:
-                parquet.write_table(event_table(job, events, is_open=kind == "open"), path)
-    return {"rows": scorer.rows, "series": len(scorer.last), "events": count}
+        for every in read_table(job, "rows", where, '"order"', item["rows"]):
+            rows = every.filter(pa.array(~np.isin(every.column("file").to_numpy(), item["bad"])))
+            if not len(rows):
+                continue
+            encoded = rows.column("series").dictionary_encode()
+            codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
+            places, counts = np.argsort(codes, kind="stable"), np.bincount(codes)
+            order, file, row = (rows.column(key).to_numpy()[places] for key in ("order", "file", "row"))
+            ends = np.cumsum(counts)
+            own = [series.setdefault(name, Series(stepper.reset, Hold(job.hold))) for name in names]
+            _check_order(job, dict(zip(names, own, strict=True)), codes[places], order, ends - counts, seen)
+            states, x = [one.state for one in own], as_array(rows.column("x"), job.dtype)[places]
+            values, states = stepper.run(states, counts, x, tell)
+            if job.labels:
+                values = softmax(values)
+            if job.events:
+                closed += [(names[code], span) for code, span in add_samples(own, counts, order, values)]
+            for one, state, last in zip(own, states, order[ends - 1].tolist(), strict=True):
+                one.state, one.last = state, last
+            seen.update(names)
+            total += len(values)
+            by_file = np.argsort(file, kind="stable")
+            columns = [pa.array(file[by_file]), pa.array(row[by_file]), as_column(values[by_file])]
+            writer.write_table(pa.table(columns, schema=schema), row_group_size=GROUP)
+    write_series(job, series)
+    opened = [(name, each.span) for name, each in series.items() if each.span]
+    events = 0
+    for kind, spans in (("closed", closed), ("open", opened)):
+        name = f"{kind}-{job.number:04d}-{item['task']:05d}.parquet"
+        events += write_events(job, name, spans, is_open=kind == "open")
+    return {"rows": total, "series": len(seen), "events": events}
 
 
-class _SeriesScorer:
-    """Scores rows of series that may go on from an earlier run."""
+def _check_order(
+    job: Job, series: Mapping[str, Series], codes: Array, order: Array, starts: Array, seen: Collection[str]
+) -> None:
+    """Raise ``InputError`` if sorted rows of series can't follow those before them.
 
-    def __init__(self, job: Job, buckets: Sequence[int], tell: Tell) -> None:
-        """Read what an earlier run kept of the series of some buckets."""
-        self._job, self._tell = job, tell
-        model = open_job_model(job.model, job.identity, job.engine)
-        self._stepper = Stepper(model, job.reset_every)
-        reset = model.stream(reset_every="never").state
-        self._kept: dict[str, Kept] = {}
-        for bucket in buckets:
-            self._kept |= read_kept(job, bucket, reset)
-        self.last: dict[str, int | float] = {}
-        """The last order of each series that had rows."""
-        self._spans = Spans(job.hold)
-        self.rows = 0
+    Args:
+        job: the run.
+        series: by name, in the order of ``codes``.
+        codes: index of each row's series ``(n,)``.
+        order: of the rows ``(n,)``.
+        starts: index of the first row of each series.
+        seen: names of the series that had rows in this run.
+    """
 
-    def score(self, rows: pa.RecordBatch) -> tuple[pa.RecordBatch, list[tuple[str, Span]]]:
-        """Score the next rows in their order; return the results by file, and the spans that ended."""
-        encoded = rows.column("series").dictionary_encode()
-        codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-        places, counts = np.argsort(codes, kind="stable"), np.bincount(codes)
-        order, file, row = (rows.column(key).to_numpy()[places] for key in ("order", "file", "row"))
-        ends = np.cumsum(counts)
-        starts = ends - counts
-        self._check(names, codes[places], order, starts)
-        x = as_array(rows.column("x"), self._job.dtype)[places]
-        values = self._stepper.run(names, counts, x, self._tell)
-        if self._job.labels:
-            values = softmax(values)
-        self.last.update(zip(names, order[ends - 1].tolist(), strict=True))
-        self.rows += len(values)
-        ended = self._spans.take(names, counts, order, values) if self._job.events else []
-        by_file = np.argsort(file, kind="stable")
-        columns = [pa.array(file[by_file]), pa.array(row[by_file]), as_column(values[by_file])]
-        return pa.record_batch(columns, ["file", "row", "values"]), ended
+    def say(value: Any) -> str:
+        return f"{job.columns.order} {from_storage(job, [value])[0]}"
 
-    def _check(self, names: Sequence[str], codes: Array, order: Array, starts: Array) -> None:
-        """Let series go on from an earlier run; raise ``InputError`` where their rows can't follow."""
-        twice = [(codes[place], order[place]) for place in _repeated(codes, order)[:1]]
-        for code, (name, start) in enumerate(zip(names, starts.tolist(), strict=True)):
-            if kept := self._kept.pop(name, None):
-                self._stepper.restore(name, kept.state, kept.age)
-                self._spans.holds[name].restore(*kept.hold)
-                if kept.span is not None:
-                    self._spans.last[name] = kept.span
-                if order[start] <= kept.last:
-                    raise InputError(
-                        f"series {name!r} has {self._say(order[start])}, but was scored up to "
-                        f"{self._say(kept.last)} before; its rows came late, score everything without --since"
-                    )
-            elif self.last.get(name) == order[start]:
-                twice.append((code, order[start]))
-        if twice:
-            code, place = twice[0]
+    names = list(series)
+    same = 1 + np.flatnonzero((codes[1:] == codes[:-1]) & (order[1:] == order[:-1]))
+    twice = [(names[codes[row]], order[row]) for row in same[:1]]
+    for (name, one), start in zip(series.items(), starts.tolist(), strict=True):
+        if one.last is None or one.last < order[start]:
+            continue
+        if name not in seen:
             raise InputError(
-                f"series {names[code]!r} has {self._say(place)} twice; expected a different value in each row"
+                f"series {name!r} has {say(order[start])}, but was scored up to {say(one.last)} before; its "
+                "rows came late, score everything without --since"
             )
-
-    def kept(self) -> dict[str, Kept]:
-        """Return what is to be kept of all series, those without rows included."""
-        kept = dict(self._kept)
-        for name, last in self.last.items():
-            state = self._stepper.state(name)
-            kept[name] = Kept(
-                last, self._spans.last.get(name), state, state.age, self._spans.holds[name].saved
-            )
-        return kept
-
-    def _say(self, order: Any) -> str:
-        return f"{self._job.columns.order} {from_storage(self._job, [order])[0]}"
-
-
-def _repeated(codes: Array, order: Array) -> Array:
-    """Return the places of sorted rows whose series and order are those of the row before."""
-    return 1 + np.flatnonzero((codes[1:] == codes[:-1]) & (order[1:] == order[:-1]))
+        twice.append((name, order[start]))
+    if twice:
+        name, value = twice[0]
+        raise InputError(f"series {name!r} has {say(value)} twice; expected a different value in each row")
 
 
 def write_files(job: Job, item: Item, tell: Tell) -> Done:
     """Write the outputs of some files.
 
-    The item holds ``files``, a list of (source, rows).
+    The item has ``files``, a list of (source, rows).
     """
     values = {source.number: _array(job, rows) for source, rows in item["files"]}
     filled = dict.fromkeys(values, 0)
@@ -220,40 +189,37 @@ def write_files(job: Job, item: Item, tell: Tell) -> Done:
     for source, rows in item["files"]:
         done = filled[source.number]
         assert done == rows, f"{source.name}: {done} of {rows} rows were scored"
-        _write_output(job, source, values[source.number], tell)
+        _write_parquet(job, source, _with_keys(job, source, values[source.number], tell))
     return {"rows": sum(filled.values())}
 
 
 def _array(job: Job, rows: int) -> Array:
-    """Return room for a file's results; on disk where memory may not hold it."""
+    """Return an array for the results of a file; on disk if it may not fit in memory."""
     shape = (rows, len(job.results))
     if rows <= job.rows:
         return np.empty(shape, dtype=np.float32)
-    with tempfile.TemporaryFile(dir=job.folder("tmp")) as file:  # it stays until nothing maps it
+    with tempfile.TemporaryFile(dir=job.folder("tmp")) as file:  # it stays as long as it is mapped
         return np.memmap(file, dtype=np.float32, mode="w+", shape=shape)
 
 
-def _write_output(job: Job, source: DataFile, values: Array, tell: Tell) -> None:
-    done = 0
-
-    def parts() -> Iterator[tuple[pa.RecordBatch, Array]]:
-        nonlocal done
-        keys = stored_keys(source, job.columns)
-        for batch in open_parquet(source, job.columns).iter_batches(columns=keys, use_threads=False):
-            done += len(batch)
-            yield batch, values[done - len(batch) : done]
-            tell(len(batch))
-
-    _write_parquet(job, source, parts())
-    if done != len(values):
+def _with_keys(
+    job: Job, source: DataFile, values: Array, tell: Tell
+) -> Iterator[tuple[pa.RecordBatch, Array]]:
+    """Yield the key columns of a file with its results; raises ``InputError`` if their numbers differ."""
+    file, done = open_parquet(source, job.columns), 0
+    if file.metadata.num_rows != len(values):
         raise InputError(f"{source.path} changed while it was scored; run again")
+    for batch in file.iter_batches(columns=stored_keys(source, job.columns), use_threads=False):
+        done += len(batch)
+        yield batch, values[done - len(batch) : done]
+        tell(len(batch))
 
 
 def score_windows(job: Job, item: Item, tell: Tell) -> Done:
     """Score some files whose rows are windows, and write their outputs.
 
-    The item holds ``files``, a list of sources; the result the rows ``by_file``, and ``bad`` with the message
-    by file.
+    The item has ``files``, a list of sources; the result has the rows ``by_file``, and ``bad`` with the
+    message by file.
     """
     model = open_job_model(job.model, job.identity, job.engine)
     samples = sample_input(model)

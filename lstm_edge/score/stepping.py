@@ -1,142 +1,94 @@
-"""Many series through one model, step by step, each with a state of its own."""
+"""Many series through one model, step by step, each with its own state."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import main_output
-from lstm_edge_runtime import State
-
-from .job import Tell
+from lstm_edge_runtime.manifest import Array
 
 if TYPE_CHECKING:
-    from lstm_edge_runtime import Model, StreamBatch
+    from lstm_edge_runtime import Model, State
     from lstm_edge_runtime.model import ResetEvery
-
-from lstm_edge_runtime.manifest import Array
 
 __all__ = ["Stepper"]
 
 _GROUP = 512
-"""Series in one batch: enough that a tick's fixed cost is small, few enough that states stay in the cache."""
+"""Series per batch: enough that a tick's fixed cost is small, few enough that states fit in the cache."""
 _TELL = 256
-"""Steps of a lone series between two reports."""
+"""Steps of a single series between two reports."""
 
 
 class Stepper:
-    """Takes every series through its samples in order; states stay between two calls.
+    """Runs series from their states.
 
-    A series gets the same bits whatever others are beside it and however its samples are cut: one step a
-    call, and a file whose results depend on batch mates (int8 in onnxruntime) runs one series at a time.
+    The results of a series depend neither on other series nor on how its samples are split: each call is one
+    step, and a file whose results depend on the other rows of the batch (int8 in onnxruntime) runs one series
+    at a time.
     """
 
     def __init__(self, model: "Model", reset_every: int | None) -> None:
-        """Let each series start again after ``reset_every`` steps; None for never.
+        """Reset each series after ``reset_every`` steps; None for never.
 
         Raises:
             ContractError: the file can't be streamed.
             InputError: it takes several inputs.
         """
-        self._model = model
-        self._every: ResetEvery = reset_every or "never"
-        self._stream = model.stream(reset_every=self._every)
+        model.interface.require_no_delay("score")
+        every: ResetEvery = reset_every or "never"
+        self._model, self._stream = model, model.stream(reset_every=every)
+        self.reset = self._stream.state
+        """The state before the first sample of a series."""
         place = sample_input(model)
         mixes = model.interface.precision == "int8" and model.engine == "onnxruntime"
-        self._shared = place.batched and not mixes
-        self._groups: list[StreamBatch] = []
-        self._places: dict[str, tuple[int, int]] = {}
-        """Each series' batch and its id there."""
-        self._states: dict[str, State] = {}
-        """Of series that run one at a time."""
+        self._batch = model.streams(_GROUP, reset_every=every) if place.batched and not mixes else None
+        self._ids = np.array([0] if self._batch is None else [self._batch.add() for _ in range(_GROUP)])
         probe = self._stream.step(np.zeros(place.width, dtype=place.spec.dtype))
-        self._stream.reset()
         self.width = int(_top(np.asarray(main_output(model, probe))[None]).shape[1])
-        """C, how many values one step gives."""
+        """C, number of values per step."""
 
-    def run(self, names: Sequence[str], counts: Array, x: Array, tell: Tell) -> Array:
-        """Take the next samples of some series.
+    def run(
+        self, states: Sequence["State"], counts: Array, x: Array, tell: Callable[[int], None]
+    ) -> tuple[Array, list["State"]]:
+        """Process the next samples of some series.
 
         Args:
-            names: of the series, each once.
-            counts: how many samples each has ``(K,)``, from 1.
-            x: their samples one series after another ``(sum of counts, I)``.
-            tell: called with the number of samples done.
+            states: of the series.
+            counts: number of samples of each ``(K,)``, from 1.
+            x: the samples, one series after another ``(sum of counts, I)``.
+            tell: called with the number of samples processed since the last call.
 
         Returns:
-            The main output after each sample, float32 ``(sum of counts, C)``; of the top layer where the file
-            reads out every layer.
+            The main output after each sample, float32 ``(sum of counts, C)``, the top layer's if the file has
+            one output per layer; and the new states.
         """
-        starts = np.cumsum(counts) - counts
-        out = np.empty((len(x), self.width), dtype=np.float32)
-        if not self._shared:
-            for name, start, count in zip(names, starts.tolist(), counts.tolist(), strict=True):
-                self._run_alone(name, x[start : start + count], out[start : start + count], tell)
-            return out
-        members: dict[int, list[int]] = {}
-        for index, name in enumerate(names):
-            members.setdefault(self._place(name)[0], []).append(index)
-        for group, indices in members.items():
-            chosen = np.array(indices)[np.argsort(-counts[indices], kind="stable")]
-            ids = np.array([self._places[names[index]][1] for index in chosen])
-            self._run_group(self._groups[group], ids, starts[chosen], counts[chosen], x, out, tell)
-        return out
-
-    def state(self, name: str) -> State:
-        """Return a copy of a series' state."""
-        if not self._shared:
-            return self._states[name]
-        group, source = self._place(name)
-        return self._groups[group].state(source)
-
-    def restore(self, name: str, arrays: Mapping[str, Array], age: int) -> None:
-        """Let a series go on from the arrays and the age of what ``state`` gave."""
-        state = State(arrays, self._model.identity, age)
-        if self._shared:
-            group, source = self._place(name)
-            self._groups[group].restore(source, state)
-        else:
-            self._states[name] = state
-
-    def _place(self, name: str) -> tuple[int, int]:
-        if name not in self._places:
-            if not self._groups or len(self._groups[-1]) == _GROUP:
-                self._groups.append(self._model.streams(_GROUP, reset_every=self._every))
-            self._places[name] = len(self._groups) - 1, self._groups[-1].add()
-        return self._places[name]
-
-    def _run_group(
-        self, batch: "StreamBatch", ids: Array, starts: Array, counts: Array, x: Array, out: Array, tell: Tell
-    ) -> None:
-        """Take the samples of series that are sorted by their counts, the most first."""
-        lone = int(counts[1]) if len(counts) > 1 else 0
-        """From here on only the first series is left."""
-        alive = np.searchsorted(-counts, -np.arange(lone), side="left")
-        for step, count in enumerate(alive.tolist()):
-            rows = starts[:count] + step
-            out[rows] = _top(main_output(self._model, batch.step(x[rows], ids[:count])))
-            tell(count)
-        if counts[0] > lone:
-            self._stream.restore(batch.state(ids[0]))
-            begin, end = int(starts[0]) + lone, int(starts[0] + counts[0])
-            self._steps(x[begin:end], out[begin:end], tell)
-            batch.restore(ids[0], self._stream.state)
-
-    def _run_alone(self, name: str, x: Array, out: Array, tell: Tell) -> None:
-        if name in self._states:
-            self._stream.restore(self._states[name])
-        else:
-            self._stream.reset()
-        self._steps(x, out, tell)
-        self._states[name] = self._stream.state
-
-    def _steps(self, x: Array, out: Array, tell: Tell) -> None:
-        for index, sample in enumerate(x):
-            out[index] = _top(main_output(self._model, self._stream.step(sample))[None])
-            if index % _TELL == _TELL - 1:
-                tell(_TELL)
-        tell(len(x) % _TELL)
+        starts, ranked = np.cumsum(counts) - counts, np.argsort(-counts, kind="stable")
+        out, after = np.empty((len(x), self.width), dtype=np.float32), list(states)
+        for begin in range(0, len(ranked), len(self._ids)):
+            own = ranked[begin : begin + len(self._ids)]
+            firsts = starts[own]
+            shared = int(counts[own[1]]) if len(own) > 1 else 0
+            """Steps that more than one series has."""
+            if self._batch is not None and shared:
+                for source, index in zip(self._ids.tolist(), own.tolist(), strict=False):
+                    self._batch.restore(source, after[index])
+                alive = np.searchsorted(-counts[own], -np.arange(shared), side="left")
+                for step, count in enumerate(alive.tolist()):
+                    rows = firsts[:count] + step
+                    out[rows] = _top(main_output(self._model, self._batch.step(x[rows], self._ids[:count])))
+                    tell(count)
+                for source, index in zip(self._ids.tolist(), own.tolist(), strict=False):
+                    after[index] = self._batch.state(source)
+            if alone := range(int(firsts[0]) + shared, int(firsts[0] + counts[own[0]])):
+                self._stream.restore(after[own[0]])
+                for index in alone:
+                    out[index] = _top(main_output(self._model, self._stream.step(x[index]))[None])
+                    if index % _TELL == 0:
+                        tell(_TELL)
+                after[own[0]] = self._stream.state
+        return out, after
 
 
 def _top(values: Array) -> Array:

@@ -1,4 +1,4 @@
-"""Rows on their way between stages: Parquet files, which DuckDB sorts out of core."""
+"""Rows between stages: Parquet files, which DuckDB sorts out of core."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -18,13 +18,13 @@ from .job import Job, writing
 __all__ = ["GROUP", "as_array", "as_column", "read_table", "write_sorted"]
 
 _BATCH = 131_072
-"""Rows that DuckDB gives at once, at most."""
+"""Maximum number of rows in a batch from DuckDB."""
 GROUP = 65_536
-"""Rows of a row group, at most; DuckDB holds one in memory while it writes."""
+"""Maximum number of rows in a row group; DuckDB has one in memory while writing."""
 
 
 def write_sorted(job: Job, target: Path, schema: pa.Schema, rows: Iterable[pa.RecordBatch], by: str) -> None:
-    """Write rows as one Parquet file, sorted by two of its columns, so that row groups can be passed over."""
+    """Write rows as one Parquet file, sorted by two of its columns, so that row groups can be skipped."""
     with writing(job, target) as path, _database(job) as database:
         database.register("rows", pa.RecordBatchReader.from_batches(schema, rows))
         database.execute(
@@ -41,9 +41,9 @@ def read_table(
     Args:
         job: the run.
         folder: of the run.
-        where: which rows, in SQL.
+        where: SQL condition of the rows.
         order: a column of numbers to sort them by.
-        rows: how many there are: they are sorted in ranges of the order that memory holds.
+        rows: their number: they are sorted in ranges of the order that fit in memory.
     """
     files = ", ".join(_text(str(path)) for path in sorted(job.folder(folder).glob("*.parquet")))
     if not files:
@@ -62,14 +62,14 @@ def read_table(
 
 
 def as_column(values: Array) -> pa.Array:
-    """Return an array ``(n, k)`` as one column that holds the bytes of each row."""
+    """Return an array ``(n, k)`` as one column with the bytes of each row."""
     size = values.dtype.itemsize * values.shape[1]
     data = pa.py_buffer(np.ascontiguousarray(values))
     return pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(values), [None, data])
 
 
 def as_array(column: pa.Array, dtype: npt.DTypeLike) -> Array:
-    """Return what DuckDB gives of such a column as the array again ``(n, k)``."""
+    """Return the array ``(n, k)`` of such a column, as DuckDB returns it."""
     _, offsets, data = column.buffers()
     places = np.frombuffer(offsets, np.int32)[column.offset : column.offset + len(column) + 1]
     return np.frombuffer(data, np.uint8)[places[0] : places[-1]].view(dtype).reshape(len(column), -1)
@@ -77,10 +77,10 @@ def as_array(column: pa.Array, dtype: npt.DTypeLike) -> Array:
 
 @contextlib.contextmanager
 def _database(job: Job) -> Iterator[duckdb.DuckDBPyConnection]:
-    """Yield a database in memory that spills into the run's folder and reaches nothing else.
+    """Yield a database in memory that spills into the run's folder and has access to nothing else.
 
     Raises:
-        LstmEdgeError: DuckDB can't go on, because the disk is full, for example.
+        LstmEdgeError: DuckDB fails, for example because the disk is full.
     """
     job.folder("tmp").mkdir(exist_ok=True)
     with TemporaryDirectory(dir=job.folder("tmp")) as folder:
@@ -109,5 +109,5 @@ def _database(job: Job) -> Iterator[duckdb.DuckDBPyConnection]:
 
 
 def _text(value: str) -> str:
-    """Return a text as SQL spells it."""
+    """Return a text as an SQL literal."""
     return "'" + value.replace("'", "''") + "'"

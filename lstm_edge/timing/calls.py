@@ -24,7 +24,7 @@ class TimedModel:
     """One file and its open model."""
 
     name: str
-    """What tells it from the others in a report."""
+    """Its name in a report."""
     path: Path
     model: "Model"
 
@@ -57,14 +57,14 @@ class TimedModel:
 
 
 def step_call(timed_model: TimedModel) -> Call:
-    """Return a call that takes one time step of one stream."""
+    """Return a call for one time step of one stream."""
     stream, samples = timed_model.model.stream(reset_every="never"), timed_model.samples()
     sample = _alone(samples)
     return lambda: stream.step(sample)
 
 
 def chunk_call(timed_model: TimedModel, steps: int) -> Call:
-    """Return a call of ``steps`` time steps, or of a whole sequence where it can't be streamed."""
+    """Return a call of ``steps`` time steps, or of a whole sequence if it can't be streamed."""
     if timed_model.streamable:
         stream, chunk = (
             timed_model.model.stream(reset_every="never"),
@@ -78,7 +78,7 @@ def chunk_call(timed_model: TimedModel, steps: int) -> Call:
 
 
 def streams_call(timed_model: TimedModel, streams: int) -> Call:
-    """Return a call that takes one time step of each of ``streams`` streams together."""
+    """Return a call for one time step of ``streams`` streams together."""
     batch = timed_model.model.streams(streams, reset_every="never")
     ids = np.array([batch.add() for _ in range(streams)])
     samples = _alone(timed_model.samples(streams=streams))

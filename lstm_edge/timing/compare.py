@@ -22,8 +22,8 @@ from .measure import FORMAT
 __all__ = ["ALLOWED", "Change", "compare_with", "read_baseline"]
 
 ALLOWED = 0.10
-"""The growth that counts as none: two processes of the same program differ by several per cent, by where
-their memory happens to lie, and no number of rounds in one process shows that."""
+"""Growth that is ignored: two processes of the same program differ by several percent, depending on their
+memory layout, and no number of rounds in one process shows that."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Change:
 
     @property
     def unclear(self) -> bool:
-        """Whether noise hides if it is slower: the interval holds both no regression and a large one."""
+        """Whether noise hides a regression: the interval includes both none and a large one."""
         return not self.slower and self.interval.high > 1 + 2 * ALLOWED and self.interval.ratio > 1 + ALLOWED
 
     def __str__(self) -> str:
@@ -49,7 +49,7 @@ class Change:
 
 
 def read_baseline(path: Path, names: Sequence[str], chunk: int) -> dict[str, Any]:
-    """Read what ``lstm-edge bench --json`` printed.
+    """Read the output of ``lstm-edge bench --json``.
 
     Args:
         path: where.
@@ -90,7 +90,7 @@ def _check_measures(document: dict[str, Any]) -> None:
 
 
 def compare_with(baseline: dict[str, Any], now: dict[str, Any]) -> list[Change]:
-    """Compare every measure that both have, files by name, or by place where each has one only.
+    """Compare every measure that both have, files by name, or by position if each has only one.
 
     Raises:
         InputError: they have no measure in common.

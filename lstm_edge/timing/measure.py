@@ -19,7 +19,7 @@ __all__ = ["FORMAT", "STREAMS", "Plan", "describe_costs", "measure"]
 FORMAT = "lstm-edge bench"
 _SCHEMA = 1
 STREAMS = "streams "
-"""What the name of a batch's measure starts with; the number of streams follows."""
+"""Prefix of a batch's measure, before the number of streams."""
 _IDLE_SECONDS = 0.5
 _PACED_SECONDS = 1.0
 _LEAST_RATE = 0.2
@@ -32,10 +32,10 @@ _NOISE_LIMIT = 0.25
 
 @dataclass(frozen=True)
 class Plan:
-    """What to measure, and for how long."""
+    """Measurements and their durations."""
 
     seconds: float = 10.0
-    """About how long the timed rounds of each file take."""
+    """Approximate duration of the timed rounds of each file."""
     rounds: int = 15
     """Blocks of each call; the intervals resample them."""
     chunk: int = 256
@@ -58,12 +58,12 @@ def measure(
 
     Args:
         timed_models: the open files; ratios are against the first.
-        plan: what to measure.
-        settings: what ``load`` was given, for the processes that measure loading, and for the record.
-        progress: told what is being done.
+        plan: the measurements.
+        settings: arguments of ``load``, for the processes that measure loading, and for the record.
+        progress: called with the current work.
 
     Raises:
-        CheckFailedError: the machine was too noisy to tell, twice.
+        CheckFailedError: the machine was too noisy, twice.
     """
     calls: dict[tuple[str, str], Call] = {}
     left_out: dict[str, list[str]] = {}
@@ -94,7 +94,7 @@ def measure(
 
 
 def _calls(timed_model: TimedModel, plan: Plan) -> tuple[dict[str, Call], list[str]]:
-    """Return the calls that a file can take, each tried once, and why others are left out."""
+    """Return the calls that a file supports, each tried once, and why others are left out."""
     makers: dict[str, Callable[[], Call]] = {"chunk": partial(chunk_call, timed_model, plan.chunk)}
     skipped = []
     if timed_model.streamable:
@@ -166,7 +166,7 @@ def _file(
 
 
 def describe_costs(file: dict[str, Any]) -> dict[str, str]:
-    """Return what a file costs beside its calls, in words by what it is; ``file`` is of a ``measure``."""
+    """Return the costs of a file other than its calls, as text by name; ``file`` is from ``measure``."""
     load, cpu = file["load"], file["cpu"]
     memory = {"peak memory": load["peak_bytes"], "memory beyond imports": load["beyond_import_bytes"]}
     shares = {
@@ -199,7 +199,7 @@ def _cpu(timed_model: TimedModel, rate: float | None) -> dict[str, float | None]
 
 
 def _settings(timed_model: TimedModel, timed: Iterable[str], plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    """Return what ``compare_settings`` finds for a step, and for the largest batch of streams that runs."""
+    """Return results of ``compare_settings`` for a step and for the largest batch of streams that runs."""
     counts = [int(name.removeprefix(STREAMS)) for name in timed if name.startswith(STREAMS)]
     measures: dict[str, int | None] = {"step": None} if "step" in timed else {}
     measures |= {f"{STREAMS}{max(counts)}": max(counts)} if counts else {}

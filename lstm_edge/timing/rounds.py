@@ -1,4 +1,4 @@
-"""Time several calls side by side, in short blocks in turn, so that what disturbs one disturbs all."""
+"""Time several calls side by side, in short blocks in turn, so that disturbances affect all of them."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -53,11 +53,11 @@ class Rounds(Generic[_K]):
     calibration: Array
     """``(rounds,)`` nanoseconds: the time of the calibration workload in each round."""
     preemptions: float | None
-    """How often per second other work took the core away, which p99 and max include. None where not known."""
+    """Preemptions per second by other work, which p99 and max include. None if unknown."""
 
     @property
     def noise(self) -> float:
-        """How much the time of the calibration workload varied: (p90 - p10) / p50."""
+        """Variation of the calibration workload's time: (p90 - p10) / p50."""
         p10, p50, p90 = np.percentile(self.calibration, [10, 50, 90])
         return float((p90 - p10) / p50)
 
@@ -66,10 +66,9 @@ def interleave(calls: Mapping[_K, Call], seconds: float, rounds: int) -> Rounds[
     """Time each call in ``rounds`` blocks, all calls in every round, in rotating order.
 
     Args:
-        calls: what to time, by name.
-        seconds: about how long the whole may take; a call that is too slow for it is called three times a
-            round all the same.
-        rounds: how many blocks each gets.
+        calls: the calls by name.
+        seconds: approximate total duration; a slower call is still called three times per round.
+        rounds: number of blocks of each.
     """
     share = seconds / rounds / len(calls)
     for call in calls.values():
@@ -96,10 +95,10 @@ def time_calls(call: Call, seconds: float, rate: float | None = None, *, least: 
     """Return the time of each call ``(calls,)`` in nanoseconds.
 
     Args:
-        call: what to time.
-        seconds: how long to go on.
+        call: the call.
+        seconds: minimum duration.
         rate: calls a second, with a pause between them that counts as no time; None for no pause.
-        least: the number of calls that are made however long they take.
+        least: minimum number of calls.
     """
     clock = time.perf_counter_ns
     pause = 1e9 / rate if rate else 0.0
@@ -115,7 +114,7 @@ def time_calls(call: Call, seconds: float, rate: float | None = None, *, least: 
 
 
 def calibration_workload() -> None:
-    """Do the same work each time, about a millisecond of what a step is: small products, Python."""
+    """Do the same work each time, about a millisecond of small products and Python, as a step does."""
     matrix, vector = _MATRIX, _VECTOR
     for _ in range(100):
         vector = np.tanh(matrix @ vector)
@@ -126,7 +125,7 @@ _VECTOR = np.full(128, 0.5, np.float32)
 
 
 def _preemptions() -> int | None:
-    """Return how often this process lost its core while it had work; POSIX systems only."""
+    """Return the number of preemptions of this process; POSIX systems only."""
     try:
         import resource
     except ImportError:

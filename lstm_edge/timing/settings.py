@@ -32,7 +32,7 @@ def compare_settings(
     Args:
         timed_model: the file, opened with the defaults.
         streams: number of streams that share a tick; None times the step of one stream.
-        seconds: about how long the whole takes.
+        seconds: approximate total duration.
         rounds: blocks of each call.
 
     Returns:

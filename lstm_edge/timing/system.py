@@ -1,4 +1,4 @@
-"""What a file costs the machine beside time: loading, memory, and the processor while waiting for samples."""
+"""Costs of a file other than step times: loading, memory, and the processor while waiting for samples."""
 
 import json
 import sys
@@ -46,25 +46,25 @@ for _ in range(int(sys.argv[3])):
     call()
 print(json.dumps([imported - start, loaded - imported, bare, peak_or_none()]))
 """
-"""Run in a process of its own. Linux's VmHWM starts over with it, which ru_maxrss does not."""
+"""Run in a separate process. Linux's VmHWM starts over with it, ru_maxrss does not."""
 
 
 @dataclass(frozen=True)
 class LoadCost:
-    """What starting a process and opening a file in it takes; medians of several processes."""
+    """Cost of starting a process and opening a file in it; medians of several processes."""
 
     import_ms: float
     """Importing numpy, onnxruntime and the runtime."""
     load_ms: float
     """``load`` alone."""
     peak_bytes: int | None
-    """The process's largest resident size after some steps; None where the system does not say."""
+    """The process's largest resident size after some steps; None if unknown."""
     beyond_import_bytes: int | None
     """The part of it that came after the imports."""
 
 
 def measure_load(path: Path, settings: dict[str, Any]) -> LoadCost:
-    """Start processes that open a file and take some steps.
+    """Start processes that open a file and run some steps.
 
     Args:
         path: the file.
@@ -75,7 +75,7 @@ def measure_load(path: Path, settings: dict[str, Any]) -> LoadCost:
     """
     found = []
     for _ in range(_STARTS):
-        with tempfile.TemporaryDirectory() as folder:  # python -c imports from where it runs
+        with tempfile.TemporaryDirectory() as folder:  # python -c imports from its working directory
             ran = run_program(
                 [sys.executable, "-c", _CHILD, str(path.resolve()), json.dumps(settings), str(_STEPS)],
                 folder=Path(folder),
@@ -95,7 +95,7 @@ def measure_load(path: Path, settings: dict[str, Any]) -> LoadCost:
 
 
 def cpu_idle(seconds: float) -> float:
-    """Return the processor time that this process takes while it only waits, as a share of one core."""
+    """Return the processor time of this process while it only waits, as a fraction of one core."""
     return _share(lambda: time.sleep(seconds))
 
 

@@ -34,7 +34,8 @@ class TrainConfig:
     """Whether a second LSTM reads each sample backwards: for whole samples, no stream can run it."""
     carry: str = "auto"
     """Whether states are carried from window to window in training: ``on``, ``off`` (every window starts from
-    reset), or ``auto``: on, but for a bidirectional network, whose output needs the whole sample."""
+    reset), or ``auto``: on, unless the output needs the whole sample. That of a bidirectional network does;
+    else the last third of the epochs trains whole samples from reset, and the validation set decides."""
     epochs: int | None = None
     """Maximum number of passes over the training set; None is enough for 4,000 steps of the optimizer, but at
     least 100."""
@@ -94,11 +95,6 @@ class TrainConfig:
             raise InputError("dropout is applied between layers; use two or more layers, or no dropout")
         if not 0 < self.crop <= 1:
             raise InputError(f"crop is {self.crop}, expected a fraction above 0, up to 1")
-
-    @property
-    def carries(self) -> bool:
-        """Whether this training carries states."""
-        return self.carry != "off" and not self.bidirectional
 
     def resolved(self, samples: int) -> "TrainConfig":
         """Return the same with ``epochs`` and ``patience`` as numbers, for a training set of ``samples``."""

@@ -80,6 +80,13 @@ class Experiment:
     """As in ``Run``."""
     data: DataConfig
     config: TrainConfig
+    reason: str
+    """Why every window starts from reset, if it is the network or the data that ask for it."""
+
+    @property
+    def carries(self) -> bool:
+        """Whether training carries states."""
+        return self.config.carry != "off" and not self.reason
 
     def model(self) -> LSTM1:
         """Return the network with its initial parameters, which the seed determines."""
@@ -100,13 +107,20 @@ class Experiment:
 
     def loop(self) -> Loop:
         """Return the training loop before its first epoch."""
-        series = self.series if self.config.carries else None
-        return Loop(self.model(), self.sets["train"], self.sets["validation"], self.config, series)
+        config, sets = self.config, self.sets
+        series = self.series if self.carries else None
+        trial = config.carry == "auto" and self.data.window is None and config.crop == 1
+        return Loop(self.model(), sets["train"], sets["validation"], config, series, trial=trial)
+
+    def settled(self, loop: Loop) -> "Experiment":
+        """Return the same as the loop's validation set has decided so far."""
+        return replace(self, reason=self.reason or loop.reason)
 
     def run(self, loop: Loop, stopped: str) -> Run:
         """Return the best epoch so far as a run, with its metrics."""
         model = self.model()
-        model.load_state_dict(loop.best)
+        parameters, best_epoch = loop.kept
+        model.load_state_dict(parameters)
         model.eval()
         recordings = self.recordings
         kind = "classification" if recordings.labels else "regression"
@@ -114,21 +128,21 @@ class Experiment:
         summary = {
             "task": kind,
             "epochs": len(loop.epochs),
-            "best_epoch": loop.epochs[-1].best,
+            "best_epoch": best_epoch,
             "stopped": stopped,
             "split": {
                 "description": self.split.description,
                 "notes": self.notes,
                 **{name: len(self.sets[name]) if name in self.sets else 0 for name in SETS},
             },
-            "states": self._states(scores["test"] or scores["validation"] or {}),
+            "states": self._states(scores),
             "baseline": self._against_baselines(scores["test"] or scores["validation"] or {}),
             **scores,
             "config": asdict(self.config),
         }
         size = self.series["train"].size
         whole = int(size[0]) if bool((size == size[0]).all()) else None
-        carries, rows = self.config.carries, self.config.batch_size
+        carries, rows = self.carries, self.config.batch_size
         return Run(
             model=model,
             task=Task(kind, "logits", labels=recordings.labels or recordings.targets, units=self.data.units),
@@ -176,7 +190,7 @@ class Experiment:
             return windows | self._baselines(name, dataset.last)
         run = self.stream(model, name)
         streams = self.stream_metrics(run)
-        if not self.config.carries:
+        if not self.carries:
             return windows | {"streams": streams} | self._baselines(name, dataset.last)
         rows = run.streams.step[run.streams.counted]
         return streams | {"windows": windows} | self._baselines(name, rows)
@@ -225,7 +239,7 @@ class Experiment:
 
     def scored(self, model: LSTM1, name: str) -> tuple[Tensor, Tensor]:
         """Return the values that the score of a set is of, predicted and true, in their own units."""
-        if self.config.carries:
+        if self.carries:
             run = self.stream(model, name)
             counted = run.streams.counted[run.streams.valid]
             outputs, y, rows = run.outputs[counted], run.y[counted], run.streams.step[run.streams.counted]
@@ -281,14 +295,19 @@ class Experiment:
         return regression_metrics(self.unscaled(outputs), self.unscaled(y), self.recordings.targets)
 
     def _states(self, scores: Mapping[str, Any]) -> str:
-        """Return how training treated states, and where it makes a difference, which and what to do."""
-        if self.config.bidirectional:
-            return "windows from reset; a bidirectional network reads the whole sample, no stream can run it"
-        carries = self.config.carries
-        said = "carried from window to window" if carries else "windows from reset"
-        other = scores["windows" if carries else "streams"]
-        what, better, apart = self._difference(*((scores, other) if carries else (other, scores)))
-        return f"{said}; {what}: {_ADVICE[carries, better]}" if apart else said
+        """Return how training treated states, and where a set's scores differ by it, which and what to do."""
+        if self.reason:
+            return f"windows from reset; {self.reason}"
+        said = "carried from window to window" if self.carries else "windows from reset"
+        for name in reversed(SETS[1:]):
+            own = scores[name] or {}
+            other = own.get("windows" if self.carries else "streams")
+            if other is not None:
+                streams, windows = (own, other) if self.carries else (other, own)
+                what, better, apart = self._difference(streams, windows)
+                if apart:
+                    return f"{said}; {what} in the {name} set: {_ADVICE[self.carries, better]}"
+        return said
 
     def best_baselines(self, scores: Mapping[str, Any]) -> dict[str, tuple[float, str]]:
         """Return the score and the name of a set's best baseline: the accuracy, or by target the RMSE.
@@ -359,7 +378,8 @@ def make_experiment(
         name: SeriesSet.of(getattr(sets.split, name), inputs, targets, data.window, joined=joined)
         for name in scaled
     }
-    return Experiment(recordings, sets.split, scaled, series, inputs, targets, added, data, config)
+    reason = "a bidirectional network reads the whole sample, no stream can run it" * config.bidirectional
+    return Experiment(recordings, sets.split, scaled, series, inputs, targets, added, data, config, reason)
 
 
 def _as_differences(

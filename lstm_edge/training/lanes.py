@@ -112,10 +112,12 @@ class Lanes:
             h, c = (torch.where(carried, each, 0.0) for each in state)
             state = (h, c)
         ragged = torch.from_numpy(lengths) if (lengths != lengths[0]).any() else None
-        hidden, state = model.hidden_steps(series.x[torch.from_numpy(window)], state, ragged)
+        hidden, state = model.hidden_at(
+            series.x[torch.from_numpy(window)], torch.from_numpy(there), state, ragged
+        )
         h, c = state
         self._state = (h.detach(), c.detach())
-        outputs = model.head(hidden[torch.arange(rows)[:, None], torch.from_numpy(there)])
+        outputs = model.head(hidden)
         y = series.y[torch.from_numpy(start[:, None] + there)]
         losses = criterion(outputs.flatten(0, 1), y.flatten(0, 1)).reshape(rows, self._steps + 1, -1)
         loss: Tensor = self._last * losses[:, -1].mean() + (1 - self._last) * losses[:, :-1].mean()

@@ -17,12 +17,17 @@ from .dataset import Dataset, crop
 from .lanes import Lanes
 from .series import SeriesSet, cut_streams, stream_outputs
 
-__all__ = ["Epoch", "Loop", "predict"]
+__all__ = ["Epoch", "Loop", "predict", "surely_lower"]
 
 _PREDICTION_BATCH = 256
 _STREAMED = (2, 10)
 """Least and most windows of a stream that validation runs; between them as many as an epoch has steps of the
 optimizer, so that validation takes a small part of an epoch's time."""
+_SHARE = 3
+"""Of the epochs, one in so many is left for a trial from reset."""
+_ERRORS, _LOSS = 2.0, 0.1
+"""By how much the validation loss of windows must be lower, so that the network of the trial is kept: by two
+standard errors of the mean difference, and by what matters."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +43,9 @@ class Epoch:
     accuracy: float | None
     """On the validation set, of streams if states are carried; None for values."""
     best: int
-    """The epoch with the lowest validation loss so far."""
+    """The epoch with the lowest validation loss so far; in a trial from reset, of the trial."""
+    trial: bool = False
+    """Whether it is part of the trial from reset that follows on training with carried states."""
 
 
 class Loop:
@@ -50,6 +57,8 @@ class Loop:
         validation: scaled samples to stop by.
         config: how to train, resolved.
         series: those of the two sets, ``train`` and ``validation``, if states are carried.
+        trial: train the network again from the start, on windows from reset, in the last third of the epochs
+            or after the patience, unless it is right on all validation windows by then.
     """
 
     def __init__(
@@ -59,6 +68,8 @@ class Loop:
         validation: Dataset,
         config: TrainConfig,
         series: Mapping[str, SeriesSet] | None = None,
+        *,
+        trial: bool = False,
     ) -> None:
         self.epochs: list[Epoch] = []
         self._model = model.to(config.device)
@@ -68,10 +79,8 @@ class Loop:
         assert config.patience is not None
         self._most, self._patience = config.epochs, config.patience
         self._loss = self._criterion("mean")
-        self._optimizer = torch.optim.AdamW(
-            model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
-        )
-        self._order = torch.Generator().manual_seed(config.seed)
+        self._initial = copy.deepcopy(model.state_dict())
+        self._start()
         self._updates = math.ceil(len(train) / config.batch_size)
         self._lanes: Lanes | None = None
         self._validate: Callable[[LSTM1], tuple[float, float | None]] = self._validate_windows
@@ -79,13 +88,24 @@ class Loop:
             walked, streamed = (series[name].to(config.device) for name in ("train", "validation"))
             self._lanes = Lanes(walked, config.batch_size, config.crop, self._order)
             self._validate = _StreamValidation(streamed, self._updates, self._loss)
+        self._snapshot: dict[str, Any] = {}
+        self._trial = trial and series is not None
+        self._carried: dict[str, Any] = {}
+        """The state that training with carried states goes on from, once the trial from reset has begun."""
+
+    def _start(self) -> None:
+        config = self._config
+        self._model.load_state_dict(self._initial)
+        self._optimizer = torch.optim.AdamW(
+            self._model.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self._order = torch.Generator().manual_seed(config.seed)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self._dropout = torch.get_rng_state()
-        self._best_loss = math.inf
         self.best: dict[str, Tensor] = {}
         """The parameters with the lowest validation loss so far; empty before the first epoch."""
-        self._snapshot: dict[str, Any] = {}
+        self._best_loss = math.inf
 
     def _criterion(self, reduction: str) -> nn.Module:
         y, config = self._train.y, self._config
@@ -100,12 +120,57 @@ class Loop:
     @property
     def stopped(self) -> str:
         """Why there is no next epoch: ``epochs`` or ``patience``; empty while there is one."""
-        if self.epochs:
+        if self.epochs and not self._trial_is_due:
             if len(self.epochs) - self.epochs[-1].best >= self._patience:
                 return "patience"
-            if len(self.epochs) >= self._most:
+            if len(self.epochs) >= self._most or (
+                self._carried and len(self.epochs) >= len(self._carried["epochs"]) + self._most // _SHARE
+            ):
                 return "epochs"
         return ""
+
+    @property
+    def _trial_is_due(self) -> bool:
+        """Whether the next epoch is the first one of the trial from reset."""
+        done = len(self.epochs)
+        if not self._trial or self._carried or not 0 < done < self._most:
+            return False
+        over = done - self.epochs[-1].best >= self._patience or done >= self._most - self._most // _SHARE
+        return over and self._windows(self.best)[1] != 1
+
+    def _begin_trial(self) -> None:
+        self._carried = self.state_dict()
+        self._lanes, self._validate = None, self._validate_windows
+        self._start()
+
+    def _windows(self, parameters: dict[str, Tensor]) -> tuple[Tensor, float | None]:
+        """Return the loss ``(S,)`` of each validation window from reset, and their accuracy."""
+        model = copy.deepcopy(self._model)
+        model.load_state_dict(parameters)
+        outputs, y = predict(model, self._validation), self._validation.y
+        losses = self._criterion("none")(outputs, y).reshape(len(y), -1)
+        return losses.mean(dim=1), _accuracy(outputs, y)
+
+    @property
+    def reason(self) -> str:
+        """Why the network of the trial from reset is the one to keep; empty where it is not."""
+        if not (self._carried and self.best):
+            return ""
+        (carried, accuracy), (reset, _) = self._windows(self._carried["best"]), self._windows(self.best)
+        if accuracy == 1 or not surely_lower(reset, carried):
+            return ""
+        return (
+            "the output needs the whole sample (carried states raised the validation loss of windows from "
+            f"{float(reset.mean()):.2f} to {float(carried.mean()):.2f}), so restart streams at every sample; "
+            "--carry on carries states all the same"
+        )
+
+    @property
+    def kept(self) -> tuple[dict[str, Tensor], int]:
+        """The parameters to keep so far, and their epoch."""
+        if self._carried and not self.reason:
+            return self._carried["best"], self._carried["epochs"][-1]["best"]
+        return self.best, self.epochs[-1].best
 
     def run_epoch(self) -> Epoch:
         """Train on every sample once and validate.
@@ -113,6 +178,8 @@ class Loop:
         Raises:
             InputError: the loss is no longer finite.
         """
+        if self._trial_is_due:
+            self._begin_trial()
         with torch.random.fork_rng():
             torch.set_rng_state(self._dropout)
             loss = self._train_once()
@@ -133,7 +200,7 @@ class Loop:
             best = number
         else:
             best = self.epochs[-1].best
-        self.epochs.append(Epoch(number, loss, validation_loss, accuracy, best))
+        self.epochs.append(Epoch(number, loss, validation_loss, accuracy, best, bool(self._carried)))
         self._snapshot = self._state()
         return self.epochs[-1]
 
@@ -148,6 +215,16 @@ class Loop:
             ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError: ``state`` is
                 something else.
         """
+        if state["carried"]:
+            self._load(state["carried"])
+            if not self._trial_is_due:  # there are more epochs now
+                return
+            self._begin_trial()
+            if len(state["epochs"]) <= len(self.epochs):
+                raise ValueError(f"{len(state['epochs'])} epochs with a trial from reset")
+        self._load(state)
+
+    def _load(self, state: dict[str, Any]) -> None:
         self._model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._order.set_state(state["order"])
@@ -181,6 +258,7 @@ class Loop:
             "dropout": self._dropout,
             "best_loss": self._best_loss,
             "best": self.best,
+            "carried": self._carried,
             **({} if self._lanes is None else {"lanes": self._lanes.state_dict()}),
         }
 
@@ -215,6 +293,13 @@ class Loop:
             yield self._loss(self._model(batch.x, lengths=batch.ragged), batch.y), len(rows)
 
 
+def surely_lower(losses: Tensor, others: Tensor) -> bool:
+    """Return whether losses ``(S,)`` are lower on average, by more than ``_ERRORS`` and ``_LOSS``."""
+    gain = others - losses
+    error = float(gain.std(correction=0)) / math.sqrt(max(len(gain) - 1, 1))
+    return len(gain) > 1 and float(gain.mean()) > max(_LOSS, _ERRORS * error)
+
+
 class _StreamValidation:
     """Loss and accuracy of streams that carry their states."""
 
@@ -241,7 +326,7 @@ def _epoch(number: int, values: dict[str, Any]) -> Epoch:
     losses = (epoch.loss, epoch.validation_loss, 0.0 if epoch.accuracy is None else epoch.accuracy)
     if epoch.number != number or type(epoch.best) is not int or not 1 <= epoch.best <= number:
         raise ValueError(f"epoch {number} is {epoch}")
-    if not all(type(value) is float for value in losses):
+    if not all(type(value) is float for value in losses) or type(epoch.trial) is not bool:
         raise TypeError(f"epoch {number} is {epoch}")
     return epoch
 

@@ -108,15 +108,17 @@ def train_on(
             ) from error
 
     def keep(stopped: str) -> Run:
-        run = save(experiment.run(loop, stopped), folder)
+        run = save(experiment.settled(loop).run(loop, stopped), folder)
         write_history(folder, loop.epochs)
         write_state(folder, loop.state_dict(), data.sha256, data_config, config)
         return run
 
     with one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext():
         run = _run(loop, keep, on_epoch)
+        experiment = experiment.settled(loop)
         if data.folds and run.summary["stopped"] != "interrupted":
-            folds = [make_experiment(data.recordings, fold, data_config, config) for fold in data.folds]
+            same = replace(config, carry="on" if experiment.carries else "off")
+            folds = [make_experiment(data.recordings, fold, data_config, same) for fold in data.folds]
             scores = _cross_validate(folds, on_fold)
             run = save(replace(run, summary=run.summary | {"cross_validation": scores}), folder)
         write_metrics(folder, run, experiment, data.path.name)
@@ -134,7 +136,7 @@ def _run(loop: Loop, keep: Callable[[str], Run], on_epoch: Callable[[Epoch], Non
                 keep("running")
                 saved = time.monotonic()
     except KeyboardInterrupt:
-        if not loop.best:
+        if not loop.epochs:
             raise KeyboardInterrupt("before the first epoch was done; nothing was written") from None
         return keep("interrupted")
     return keep(loop.stopped)

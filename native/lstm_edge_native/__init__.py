@@ -5,5 +5,6 @@ from pathlib import Path
 
 __all__ = ["LIBRARY"]
 
-LIBRARY = Path(__file__).with_name("liblstm_edge.dylib" if sys.platform == "darwin" else "liblstm_edge.so")
+_SUFFIX = {"darwin": "dylib", "win32": "dll"}.get(sys.platform, "so")
+LIBRARY = Path(__file__).with_name(f"liblstm_edge.{_SUFFIX}")
 """The shared library, whose functions ``include/lstm_edge.h`` beside it documents."""

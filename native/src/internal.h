@@ -11,6 +11,15 @@
 #include "lstm_edge_format.h"
 
 #define LE_ALIGN 64u
+#ifdef _WIN32 /* has no aligned_alloc, and memory that is aligned otherwise is not for free */
+#include <malloc.h>
+#define aligned_alloc(align, bytes) _aligned_malloc(bytes, align)
+#define calloc(count, size) le_zeros(count, size)
+#define free _aligned_free
+#define LE_PRINTF gnu_printf
+#else
+#define LE_PRINTF printf
+#endif
 /* Rows (a step of a source each) that an operation takes at a time, so that they stay in the cache. */
 #define LE_BLOCK 48u
 /* Weights of a program from which on they lie in large pages of their own and are asked for ahead, as they do not
@@ -177,7 +186,7 @@ static inline void le_set_mode(le_mode mode) { (void)mode; }
 const le_kernels *le_choose(void);
 
 /* Note why a call fails, and return `status`. */
-lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...) __attribute__((format(printf, 2, 3)));
+lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...) __attribute__((format(LE_PRINTF, 2, 3)));
 
 /* Return the bytes of an element of an lstm_edge_type, 0 for an unknown one. */
 size_t le_size_of(uint32_t type);

@@ -1,7 +1,9 @@
 /* Zeroed memory, the weights of a program, and the working memory of calls. */
 #include <stdlib.h>
 #include <string.h>
+#ifndef _WIN32
 #include <sys/mman.h>
+#endif
 
 #include "internal.h"
 
@@ -18,6 +20,7 @@ static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
     le_slab *slab = calloc(1, sizeof *slab);
     if (slab == NULL) return NULL;
     slab->size = (wanted + align - 1) / align * align;
+#ifndef _WIN32
     if (p->far) {
         void *mapped = mmap(NULL, slab->size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (mapped != MAP_FAILED) {
@@ -27,9 +30,9 @@ static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
             madvise(slab->start, slab->size, MADV_HUGEPAGE); /* refused: slower, and else the same */
 #endif
         }
-    } else {
-        slab->start = aligned_alloc(align, slab->size);
     }
+#endif
+    if (slab->start == NULL) slab->start = aligned_alloc(align, slab->size);
     if (slab->start == NULL) {
         free(slab);
         return NULL;
@@ -54,8 +57,10 @@ void le_free_weights(lstm_edge_program *p) {
     while (p->slabs != NULL) {
         le_slab *slab = p->slabs;
         p->slabs = slab->next;
+#ifndef _WIN32
         if (slab->mapped != NULL) munmap(slab->mapped, slab->size + LE_LARGE_PAGE);
-        else free(slab->start);
+#endif
+        if (slab->mapped == NULL) free(slab->start);
         free(slab);
     }
 }

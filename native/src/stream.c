@@ -1,11 +1,14 @@
 /* Running a program: many rows, one stream, the golden case; and the rest of the public functions. */
 #include <fcntl.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#ifndef _WIN32
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#endif
 
 #include "internal.h"
 
@@ -225,11 +228,21 @@ lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, si
 
 /* --- Programs --------------------------------------------------------------------------------------- */
 
-lstm_edge_program *lstm_edge_open(const char *path) {
-    if (path == NULL) {
-        le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
-        return NULL;
-    }
+#ifdef _WIN32
+static lstm_edge_program *open_file(const char *path) {
+    FILE *file = fopen(path, "rb");
+    const bool sized = file != NULL && fseek(file, 0, SEEK_END) == 0;
+    const long size = sized ? ftell(file) : -1;
+    void *data = size > 0 && fseek(file, 0, SEEK_SET) == 0 ? le_zeros((size_t)size, 1) : NULL;
+    const bool all = data != NULL && fread(data, 1, (size_t)size, file) == (size_t)size;
+    if (file != NULL) fclose(file);
+    lstm_edge_program *program = all ? lstm_edge_load(data, (size_t)size) : NULL;
+    if (!all) le_fail(LSTM_EDGE_BAD_FILE, "%s: empty, or can't be read, expected a program file", path);
+    free(data);
+    return program;
+}
+#else
+static lstm_edge_program *open_file(const char *path) {
     const int file = open(path, O_RDONLY | O_CLOEXEC);
     struct stat facts;
     if (file < 0 || fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) {
@@ -247,6 +260,15 @@ lstm_edge_program *lstm_edge_open(const char *path) {
     lstm_edge_program *program = lstm_edge_load(data, size);
     munmap(data, size);
     return program;
+}
+#endif
+
+lstm_edge_program *lstm_edge_open(const char *path) {
+    if (path == NULL) {
+        le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+        return NULL;
+    }
+    return open_file(path);
 }
 
 void lstm_edge_free(lstm_edge_program *program) {
@@ -432,7 +454,7 @@ static double compare(const le_io *io, const float *got, size_t count, double wo
     for (size_t i = 0; i < count && io->tolerance != NULL; i++) {
         const double difference = fabs((double)got[i] - expected[i]);
         const double share = difference == 0 ? 0 : difference / io->tolerance[i];
-        if (!(share <= worst)) worst = isnan(share) ? INFINITY : share;
+        if (!(share <= worst)) worst = share != share ? INFINITY : share;
     }
     return worst;
 }

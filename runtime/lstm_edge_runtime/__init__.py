@@ -4,9 +4,10 @@ The names below are imported on first use, so that importing and loading take li
 onnxruntime alone.
 """
 
-import importlib as _importlib
 import os as _os
 import typing as _typing
+
+from .lazy import lazy_names as _lazy_names
 
 __version__ = "0.2.0"
 _os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -23,25 +24,15 @@ if _typing.TYPE_CHECKING:
 
 __all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "StreamBatch", "__version__", "load"]
 
-_HOMES = {
-    "LstmEdgeError": "errors",
-    "Model": "model",
-    "Prediction": "prediction",
-    "State": "state",
-    "Stream": "stream",
-    "StreamBatch": "stream_batch",
-    "load": "model",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name's home on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(_importlib.import_module(f".{_HOMES[name]}", __name__), name)
-    return value
-
-
-def __dir__() -> list[str]:
-    """List the public names, imported or not."""
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__ = _lazy_names(
+    __name__,
+    {
+        "LstmEdgeError": ".errors",
+        "Model": ".model",
+        "Prediction": ".prediction",
+        "State": ".state",
+        "Stream": ".stream",
+        "StreamBatch": ".stream_batch",
+        "load": ".model",
+    },
+)

@@ -127,7 +127,7 @@ class Identity:
 
 _opening = RLock()
 """Held while an engine is created: ``cached_property`` has no lock since Python 3.12."""
-if hasattr(os, "register_at_fork"):  # the thread that holds it is not there in a child
+if hasattr(os, "register_at_fork"):  # the thread that has it does not exist in a child
     os.register_at_fork(after_in_child=_opening._at_fork_reinit)  # type: ignore[attr-defined]
 
 
@@ -150,7 +150,7 @@ class Core:
         Args:
             session: onnxruntime's; None for a native program.
             manifest: the file's, or an inferred one.
-            source: gives the file's identity.
+            source: returns the file's identity.
             has_manifest: whether the manifest is the file's own.
             check: whether samples are searched for NaN and infinity.
             open_native: makes the engine of streams, None where onnxruntime takes their steps; called once,
@@ -175,7 +175,7 @@ class Core:
             with _opening:
                 if self._open_native is not None:
                     self._native = self._open_native()
-                    self._open_native = None  # it holds the file's bytes
+                    self._open_native = None  # it refers to the file's bytes
         return self._native
 
     @cached_property
@@ -192,7 +192,7 @@ class Core:
         """Raise ``ContractError`` if there are no states, or chunks would not equal the whole sequence."""
         if reason := self.manifest.unstreamable:
             raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-        if not self.manifest.states:
+        if not self.manifest.states and self.manifest.stream is None:
             raise ContractError("this file carries no states; export it with them, or use run()")
 
     def steps_to_reset(self, every: "int | str | None") -> int | None:
@@ -325,7 +325,7 @@ class Core:
 class ExclusiveUse:
     """A context for one thread at a time; a second one is refused immediately and never waits.
 
-    ``slot`` holds one item while nobody is inside. ``list.pop`` is atomic and takes half the time of a lock,
+    ``slot`` has one item while nobody is inside. ``list.pop`` is atomic and takes half the time of a lock,
     so a hot path may pop the item and append it again by hand.
     """
 

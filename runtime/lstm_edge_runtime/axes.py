@@ -82,7 +82,7 @@ def learn_sizes(
     sizes: dict[str, int],
     ranges: Mapping[str, AxisRange] = _ANY,
 ) -> None:
-    """Check ``shape`` against ``axes`` and add to ``sizes`` what the named axes turned out to be.
+    """Check ``shape`` against ``axes`` and add the sizes of named axes to ``sizes``.
 
     Raises:
         InputError: another rank, a fixed axis of another size, an empty axis, a name with two sizes, or a
@@ -110,7 +110,7 @@ def learn_sizes(
 
 
 def check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
-    """Check an array's dtype and shape and add to ``sizes`` what the named axes turned out to be.
+    """Check an array's dtype and shape and add the sizes of named axes to ``sizes``.
 
     Raises:
         InputError: another dtype, or as ``learn_sizes``.
@@ -137,7 +137,7 @@ def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[s
 
 
 def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
-    """Return the size of every name that ``shape`` newly tells; None where a multiple does not come out."""
+    """Return the sizes of names that follow from ``shape``; None if a multiple is not whole."""
     found: dict[str, int] = {}
     for axis, size in zip(axes, shape, strict=True):
         if isinstance(axis, int) or axis in sizes:
@@ -146,16 +146,10 @@ def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict
         known = {**sizes, **found}
         unknown = [each for each in factors if each not in known]
         rest = size - constant - sum(factors[each] * known[each] for each in factors if each in known)
-        if len(unknown) > 1:
-            continue
-        if not unknown:
-            if rest:
-                return None
-            continue
-        value, left = divmod(rest, factors[unknown[0]])
-        if left or value < 1:
+        if len(unknown) == 1:
+            found[unknown[0]], rest = divmod(rest, factors[unknown[0]])
+        if len(unknown) < 2 and (rest or (unknown and found[unknown[0]] < 1)):
             return None
-        found[unknown[0]] = value
     return found
 
 
@@ -168,12 +162,12 @@ def _advice(allowed: AxisRange, size: int) -> str:
 
 
 def describe(axes: Axes) -> str:
-    """Return ``axes`` as people write a shape: ``(N, L, 6)``."""
+    """Return ``axes`` in the form ``(N, L, 6)``."""
     return f"({', '.join(map(str, axes))}{',' if len(axes) == 1 else ''})"
 
 
 def row_factor(axis: int | str, batch: str | None) -> int | None:
-    """Return how many rows a source has on ``axis``: 0 for the batch axis, k for ``"k*N"``, else None."""
+    """Return the number of rows per source on ``axis``: 0 for the batch axis, k for ``"k*N"``, or None."""
     if axis == batch:
         return 0
     factors, constant = (parse_sum(axis) if isinstance(axis, str) else None) or ({}, 0)

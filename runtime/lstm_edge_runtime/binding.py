@@ -78,11 +78,11 @@ class BoundCall:
     ) -> None:
         """Allocate the buffers of the data inputs, as copies of ``inputs``, and of the outputs.
 
-        ``feeds`` holds the inputs that never change (``lengths``). Where the outputs' shapes are not known,
+        ``feeds`` has the inputs that never change (``lengths``). Where the outputs' shapes are not known,
         the file is run once to learn them: on ``inputs``, as it may take another branch or fail on zeros.
 
         Raises:
-            ContractError: onnxruntime rejects that run, or gives an output of another shape than declared.
+            ContractError: onnxruntime rejects that run, or returns an output of another shape than declared.
         """
         self._session, self._manifest, self.states = session, manifest, states
         self.inputs = {name: np.array(array, order="C") for name, array in inputs.items()}
@@ -105,7 +105,7 @@ class BoundCall:
         states.front = 1 - states.front
 
     def refusal(self) -> ContractError:
-        """Return the exception for a run that gave a status: onnxruntime gives none, it raises."""
+        """Return the exception for a run that returned a status: onnxruntime returns none, it raises."""
         return ContractError("onnxruntime refused a step")
 
     def _output_buffers(self, sizes: Mapping[str, int]) -> dict[str, Array]:

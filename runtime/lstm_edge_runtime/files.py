@@ -21,7 +21,15 @@ except ImportError:  # Windows
 
 from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
 
-__all__ = ["check_folder", "check_target", "read_arrays", "replacing", "write_bytes", "write_folder"]
+__all__ = [
+    "check_folder",
+    "check_target",
+    "put_in_place",
+    "read_arrays",
+    "replacing",
+    "write_bytes",
+    "write_folder",
+]
 
 _CURRENT, _RENAME_EXCHANGE = -100, 2
 """AT_FDCWD and a flag of Linux's renameat2."""
@@ -48,9 +56,9 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``target`` and rename it to ``target`` if the block succeeds.
 
     An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target.
-    A link stays one: the file that it leads to is replaced, and the new file has its permissions. What a
-    killed writer of the same target left is removed: the lock on its temporary file ended with it (not on
-    Windows, which has no such locks).
+    A link remains a link: its target is replaced, and the new file has the permissions of the old one.
+    Leftovers of a killed writer of the same target are removed: the lock on its temporary file ended with it
+    (not on Windows, which has no such locks).
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -69,7 +77,7 @@ def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _temporary(target: Path, *, is_folder: bool = False) -> Iterator[Path]:
-    """Yield a new file or folder beside ``target`` that goes away at the end, if it is still there then."""
+    """Yield a new file or folder next to ``target`` that is removed at the end if it still exists."""
     _remove_leftovers(target)
     try:
         temporary, lock = _create_temporary(target, is_folder=is_folder)
@@ -91,7 +99,7 @@ def _temporary(target: Path, *, is_folder: bool = False) -> Iterator[Path]:
 
 
 def _create_temporary(target: Path, *, is_folder: bool) -> tuple[Path, int | None]:
-    """Return a new file or folder beside ``target``, and the descriptor that locks it while it is written.
+    """Return a new file or folder next to ``target``, and the descriptor that locks it while it is written.
 
     Nobody else may read what is to replace something; its permissions come last.
     """
@@ -153,7 +161,7 @@ def _sync_folder(folder: Path) -> None:
 
 
 def _remove_leftovers(target: Path) -> None:
-    """Remove temporary files and folders of ``target`` that no writer holds locked."""
+    """Remove temporary files and folders of ``target`` that no writer has locked."""
     if fcntl is None:
         return
     name = re.compile(rf"\.{re.escape(target.name)}\.[0-9a-f]{{8}}\.tmp")
@@ -189,7 +197,7 @@ def read_arrays(
         path: the file.
         wrong: what to call one that can't be read: ``can't be read``.
         advice: what to do then, and if it does not exist.
-        needed: names that the file must hold.
+        needed: names that the file must contain.
 
     Raises:
         NotFoundError: no such file.
@@ -226,12 +234,12 @@ def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]
     """Refuse a folder that ``write_folder`` can't make, or whose files would be lost.
 
     Args:
-        target: the folder, there or not.
-        replaced: whether a file, by its path in the folder, is one that is written again.
+        target: the folder, which need not exist.
+        replaced: whether a file, by its path in the folder, will be written again.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` is no folder, or holds another file.
+        InputError: ``target`` is no folder, or contains another file.
     """
     target = Path(os.path.realpath(target))
     if not target.parent.is_dir():
@@ -257,15 +265,15 @@ def write_folder(
 ) -> Path:
     """Write a folder with ``contents`` atomically; an existing one is replaced.
 
-    The new folder is written beside, with the permissions of what it replaces, and, on Linux, exchanged with
-    the old one; elsewhere, and on file systems that can't exchange, the old one is renamed first; where the
-    writer is killed between the two renames, it is beside as ``.NAME.xxxxxxxx.old``, and the next write puts
-    it back. What else a killed writer left is removed, as by ``replacing``.
+    The new folder is written next to the old one, with its permissions, and, on Linux, exchanged with it;
+    elsewhere, and on file systems that can't exchange, the old one is renamed first; if the writer is killed
+    between the two renames, it is kept next to the target as ``.NAME.xxxxxxxx.old``, and the next write
+    restores it. Other leftovers of a killed writer are removed, as by ``replacing``.
 
     Args:
         target: the folder.
         contents: each file's content by its path in the folder.
-        replaced: as of ``check_folder``; those in ``contents`` where it is not given.
+        replaced: as of ``check_folder``; those in ``contents`` if it is None.
 
     Raises:
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
@@ -287,19 +295,21 @@ def write_folder(
             if path.is_dir():
                 _sync_folder(path)
             _keep_permissions(folder / path.relative_to(fresh), path)
-        _put_in_place(fresh, folder)
+        put_in_place(fresh, folder, fresh.with_suffix(".old"))
         _sync_folder(folder.parent)
     return folder
 
 
-def _put_in_place(fresh: Path, folder: Path) -> None:
-    """Rename ``fresh`` to ``folder``; what was there is then ``fresh``, or gone."""
+def put_in_place(fresh: Path, folder: Path, stale: Path) -> None:
+    """Rename ``fresh`` to ``folder``; an old folder is then at ``fresh``, or removed.
+
+    If the file system can't exchange two names, the old folder is at ``stale`` between two renames.
+    """
     if not folder.exists():
         fresh.rename(folder)
         return
     if _exchange(fresh, folder):
         return
-    stale = fresh.with_suffix(".old")
     folder.rename(stale)
     try:
         fresh.rename(folder)

@@ -37,7 +37,7 @@ __all__ = [
 INDEX, ARRAYS = "index.json", "data.npz"
 """The file that describes the folder, and the file with one set's arrays."""
 INPUT, OUTPUT = "input/", "output/"
-"""What an array's name in ``data.npz`` starts with; the graph's own name follows."""
+"""Prefixes of array names in ``data.npz``, before the names in the graph."""
 FORMAT, SCHEMA = "lstm-edge golden vectors", 1
 """What the index calls itself, and the schema version that this package reads."""
 
@@ -49,10 +49,10 @@ class GoldenSet:
     name: str
     """The set's folder: ``test_data_set_0``."""
     about: str
-    """What the case is, in words."""
+    """Description of the case."""
     golden: Golden
     continues: str | None = None
-    """The set whose last states this one starts from; None where it stands alone."""
+    """The set whose last states this one starts from; None if it starts from its own."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class GoldenFolder:
 
 @dataclass(frozen=True)
 class Replayed:
-    """One output of one set beside what was recorded."""
+    """One output of one set compared with the recorded one."""
 
     set_name: str
     carried: bool

@@ -1,7 +1,7 @@
 """A session's manifest: read and checked against the graph, or inferred from it where there is none."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from math import prod
 from types import MappingProxyType
 from typing import Any
@@ -18,6 +18,7 @@ __all__ = [
     "QUANTIZED",
     "check_contract",
     "check_manifest",
+    "check_stream",
     "could_continue",
     "graph_specs",
     "infer_manifest",
@@ -33,7 +34,7 @@ __all__ = [
 OPERATORS = ("LSTM", "GRU", "RNN")
 """The standard recurrent operators."""
 QUANTIZED = "DynamicQuantizeLSTM"
-"""What onnxruntime's dynamic quantizer makes of an LSTM; states and X are at the same places."""
+"""The operator that onnxruntime's dynamic quantizer replaces LSTM by; states and X have the same indices."""
 _MOST_VALUES = 1 << 27
 """Values of one stream's state, half a GB; a manifest with more would only fill the memory."""
 _DTYPES = {
@@ -120,6 +121,23 @@ def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
         raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
 
 
+def check_stream(manifest: Manifest) -> None:
+    """Check what a manifest says of the graph that streams.
+
+    Raises:
+        ContractError, ManifestError: as ``check_contract``.
+        ManifestError: it has no time axis, other outputs than the file, or states start beyond all use.
+    """
+    stream = manifest.stream
+    assert stream is not None
+    own, other = ({(spec.name, spec.dtype) for spec in each.outputs} for each in (manifest, stream))
+    if manifest.sequence is None or manifest.lengths is not None or own != other:
+        raise ManifestError(
+            "the stream has other outputs than the file, no time axis, or lengths; export the model again"
+        )
+    check_contract(manifest.streaming)
+
+
 def check_contract(manifest: Manifest) -> None:
     """Check what a manifest says of itself, whatever it is the manifest of.
 
@@ -173,21 +191,24 @@ def infer_manifest(
         StateSpec(entering.name, leaving.name, entering.dtype, entering.axes) for entering, leaving in pairs
     )
     data = tuple(spec for spec in inputs if spec.name not in {state.input for state in specs})
-    shared = set.intersection(*({a for a in s.axes if _named(a)} for s in specs)) if specs else set()
     in_data = {axis for spec in data for axis in spec.axes if _named(axis)}
-    batch = next(iter(shared & in_data)) if len(shared & in_data) == 1 else None
-    others = in_data - {batch}
+    batch = _only(in_data.intersection(*(state.axes for state in specs)) if specs else ())
     return refuse_windows(
         Manifest(
             inputs=data,
             outputs=tuple(spec for spec in outputs if spec.name not in {state.output for state in specs}),
             states=specs,
-            batch=str(batch) if batch is not None else None,
-            sequence=str(others.pop()) if len(others) == 1 else None,
+            batch=batch,
+            sequence=_only(in_data - {batch}),
             unstreamable="" if file is None else _why_backwards(file),
         ),
         file,
     )
+
+
+def _only(axes: Collection[int | str]) -> str | None:
+    """Return the name of the only axis; None if there are several or none."""
+    return str(next(iter(axes))) if len(axes) == 1 else None
 
 
 def refuse_windows(manifest: Manifest, file: OnnxFile | None) -> Manifest:

@@ -29,10 +29,10 @@ _KINDS = "fiub"
 
 
 def read_json(content: str | bytes) -> Any:
-    """Return what a JSON text holds.
+    """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, holds NaN, infinity or an unpaired surrogate, or is nested beyond all use.
+        ValueError: it is not JSON, contains NaN, infinity or an unpaired surrogate, or is nested too deeply.
     """
     import json
 
@@ -92,7 +92,7 @@ def texts(raw: Any) -> tuple[str, ...]:
 
 
 def number(raw: Any) -> float:
-    """Return a number as a float; ``TypeError`` for all else, ``OverflowError`` if a float can't hold it."""
+    """Return a number as a float; ``TypeError`` for other types, ``OverflowError`` beyond float's range."""
     if isinstance(raw, bool) or not isinstance(raw, int | float):
         raise TypeError(f"{raw!r:.60}, expected a number")
     return float(raw)
@@ -130,7 +130,7 @@ def decode_array(raw: Mapping[str, Any]) -> npt.NDArray[Any]:
 
 
 def _finite(digits: str) -> float:
-    """Return the number that JSON writes so; ``ValueError`` for NaN, infinity and what a float can't hold."""
+    """Return the value of a JSON number; ``ValueError`` for NaN, infinity and anything beyond a float."""
     if not math.isfinite(value := float(digits)):
         raise ValueError(f"{digits:.60} is not a finite number")
     return value

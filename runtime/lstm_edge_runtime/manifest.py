@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError, ManifestError, counted
+from .errors import InputError, ManifestError, UnsupportedError, counted
 from .json_reader import (
     decode_array,
     encode_array,
@@ -36,6 +36,7 @@ __all__ = [
     "Manifest",
     "Signal",
     "StateSpec",
+    "Streamed",
     "Task",
     "TensorSpec",
     "Trained",
@@ -43,8 +44,9 @@ __all__ = [
 
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
-SCHEMA = 1
-"""The schema version that this package writes; a reader refuses a newer one."""
+SCHEMA = 2
+"""The newest schema version; a reader refuses a newer one. Written are 2 for files with a ``stream``, which
+readers of 1 would pass over, and 1 for all others."""
 
 LONGEST = "longest"
 """The axis of an output that ends with the longest row: the time axis where one row is full."""
@@ -115,6 +117,9 @@ class StateSpec(NamedTuple):
     """For LSTM1 ``(layers*D, "N", H)``; the batch axis is the one named as ``batch``."""
     reset: float | Array = 0.0
     """One number for all elements, or an array of the axes' shape with size 1 for the batch axis."""
+    start: int = 0
+    """Number of steps for which it is held at its reset value, as what it is computed from begins so much
+    later."""
 
 
 class Task(NamedTuple):
@@ -187,6 +192,24 @@ class Golden(NamedTuple):
     """Further cases, of other sizes."""
 
 
+class Streamed(NamedTuple):
+    """The form in which a network streams whose frames need later steps: another graph with the same weights.
+
+    The file's own graph is the whole network, which ``run`` calls.
+    """
+
+    graph: bytes
+    """An ONNX file without the initializers that are the same in the file's own graph."""
+    outputs: tuple[TensorSpec, ...]
+    """The outputs by the same names, with the time axis of chunks."""
+    states: tuple[StateSpec, ...]
+    """All states: those of the file's own graph too, where it has any."""
+    delays: Mapping[str, int]
+    """Of each output, the frames that it is behind; of one without a time axis, the steps."""
+    golden: Golden | None = None
+    """A case from the reset states, and the frames of the whole network that a stream gives of it."""
+
+
 class Manifest(NamedTuple):
     """The complete description of one artifact."""
 
@@ -224,6 +247,8 @@ class Manifest(NamedTuple):
     identity: str = ""
     """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
     them."""
+    stream: Streamed | None = None
+    """How it streams, if frames need later steps."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
@@ -287,6 +312,42 @@ class Manifest(NamedTuple):
         return bool(self.states) and not self.unstreamable
 
     @property
+    def delays(self) -> dict[str, int]:
+        """Of each output, the frames that a stream is behind; empty where it is not."""
+        return dict(self.stream.delays) if self.stream else {}
+
+    @property
+    def pace(self) -> str:
+        """How frames come out of a stream, in words: ``one frame a step, 2 frames (20 ms) behind``."""
+        delay = max(self.stream.delays.values(), default=0) if self.stream else 0
+        rate = self.signal.sampling_rate
+        time = f" ({1000 * delay / rate:.3g} ms)" if rate else ""
+        return "one frame a step" + (f", {counted(delay, 'frame')}{time} behind" if delay else "")
+
+    def require_no_delay(self, what: str) -> None:
+        """Raise ``UnsupportedError`` where frames need later steps, which ``what`` does not support."""
+        if self.stream is not None:
+            behind = counted(max(self.stream.delays.values()), "step")
+            raise UnsupportedError(
+                f"a stream of this file is {behind} behind, which {what} does not support; use stream() or "
+                "streams() of lstm_edge_runtime, or run() on whole sequences"
+            )
+
+    @property
+    def streaming(self) -> "Manifest":
+        """The manifest of the graph that streams: this one, unless frames need later steps."""
+        if self.stream is None:
+            return self
+        ranges = {name: sizes for name, sizes in self.ranges.items() if name != self.sequence}
+        return self._replace(
+            outputs=self.stream.outputs,
+            states=self.stream.states,
+            ranges=ranges,
+            unstreamable="",
+            golden=None,
+        )
+
+    @property
     def window(self) -> int | None:
         """Time steps of a window in training; None where unknown, or where samples were taken whole."""
         return self.signal.window if self.trained is None else self.trained.window
@@ -347,19 +408,10 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
     if not manifest.signal.missing:
         del signal["missing"]
     return {
-        "schema": SCHEMA,
+        "schema": 1 if manifest.stream is None else SCHEMA,
         "inputs": [spec._asdict() for spec in manifest.inputs],
         "outputs": [spec._asdict() for spec in manifest.outputs],
-        "states": [
-            {
-                **state._asdict(),
-                "batch_axis": manifest.batch_axis(state.axes),
-                "reset": encode_array(state.reset)
-                if isinstance(state.reset, np.ndarray)
-                else float(state.reset),
-            }
-            for state in manifest.states
-        ],
+        "states": [_encode_state(state, manifest) for state in manifest.states],
         "axes": {
             "batch": manifest.batch,
             "sequence": manifest.sequence,
@@ -370,6 +422,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         **({"counts": list(manifest.counts)} if manifest.counts else {}),
         **({"identity": manifest.identity} if manifest.identity else {}),
         "unstreamable": manifest.unstreamable,
+        **({"stream": _encode_stream(manifest.stream, manifest)} if manifest.stream else {}),
         "task": manifest.task and manifest.task._asdict(),
         "signal": signal,
         **({"trained": manifest.trained._asdict()} if manifest.trained else {}),
@@ -382,6 +435,54 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
             **({"more": [_encode_golden(each) for each in golden.more]} if golden.more else {}),
         },
     }
+
+
+def _encode_state(state: StateSpec, manifest: Manifest) -> dict[str, Any]:
+    reset = encode_array(state.reset) if isinstance(state.reset, np.ndarray) else float(state.reset)
+    fields = {**state._asdict(), "batch_axis": manifest.batch_axis(state.axes), "reset": reset}
+    if not state.start:
+        del fields["start"]
+    return fields
+
+
+def _encode_stream(stream: Streamed, manifest: Manifest) -> dict[str, Any]:
+    import base64
+
+    return {
+        "graph": base64.b64encode(stream.graph).decode(),
+        "outputs": [spec._asdict() | {"delay": stream.delays[spec.name]} for spec in stream.outputs],
+        "states": [_encode_state(state, manifest) for state in stream.states],
+        "golden": stream.golden and _encode_golden(stream.golden),
+    }
+
+
+def _decode_state(raw: Mapping[str, Any]) -> StateSpec:
+    return StateSpec(
+        input=text(raw["input"]),
+        output=text(raw["output"]),
+        dtype=_dtype(text(raw["dtype"])),
+        axes=_axes(raw["axes"]),
+        reset=decode_array(raw["reset"]) if isinstance(raw["reset"], dict) else number(raw["reset"]),
+        start=_count(raw.get("start", 0)),
+    )
+
+
+def _decode_stream(raw: Mapping[str, Any]) -> Streamed:
+    import base64
+
+    return Streamed(
+        graph=base64.b64decode(text(raw["graph"]), validate=True),
+        outputs=tuple(map(_decode_tensor, raw["outputs"])),
+        states=tuple(map(_decode_state, raw["states"])),
+        delays={text(spec["name"]): _count(spec["delay"]) for spec in raw["outputs"]},
+        golden=None if raw["golden"] is None else _decode_golden(raw["golden"]),
+    )
+
+
+def _count(raw: Any) -> int:
+    if type(raw) is not int or not 0 <= raw < 1 << 31:
+        raise TypeError(f"{raw!r:.60}, expected a whole number from 0")
+    return raw
 
 
 def _encode_golden(golden: Golden) -> dict[str, Any]:
@@ -420,18 +521,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
     return Manifest(
         inputs=tuple(_decode_tensor(spec) for spec in raw["inputs"]),
         outputs=tuple(_decode_tensor(spec) for spec in raw["outputs"]),
-        states=tuple(
-            StateSpec(
-                input=text(state["input"]),
-                output=text(state["output"]),
-                dtype=_dtype(text(state["dtype"])),
-                axes=_axes(state["axes"]),
-                reset=decode_array(state["reset"])
-                if isinstance(state["reset"], dict)
-                else number(state["reset"]),
-            )
-            for state in raw["states"]
-        ),
+        states=tuple(map(_decode_state, raw["states"])),
         batch=text_or_none(axes["batch"]),
         sequence=text_or_none(axes["sequence"]),
         ranges={name: _decode_range(each) for name, each in axes.get("ranges", {}).items()},
@@ -439,6 +529,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         padded_states=raw.get("padded_states", True) is True,
         counts=texts(raw.get("counts", [])),
         unstreamable=text(raw["unstreamable"]),
+        stream=_decode_stream(raw["stream"]) if "stream" in raw else None,
         task=None
         if task is None
         else Task(

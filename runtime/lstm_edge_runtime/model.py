@@ -16,8 +16,10 @@ import numpy.typing as npt
 
 from ._core import Core, FileStamp, Identity, InputArrays
 from .axes import describe
+from .chunks import Runner
 from .errors import (
     CheckFailedError,
+    ContractError,
     FileFormatError,
     InputError,
     MissingDependencyError,
@@ -27,11 +29,18 @@ from .errors import (
     UnsupportedError,
     counted,
 )
-from .graph_check import check_manifest, graph_specs, infer_manifest, read_manifest, refuse_windows
-from .manifest import Manifest, StateSpec, TensorSpec
-from .onnx_reader import OnnxFile, is_ort_format, read_onnx
+from .graph_check import (
+    check_manifest,
+    check_stream,
+    graph_specs,
+    infer_manifest,
+    read_manifest,
+    refuse_windows,
+)
+from .manifest import Manifest, StateSpec, Streamed, TensorSpec
+from .onnx_reader import OnnxFile, add_initializers, is_ort_format, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
-from .state import Runner, State
+from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
@@ -128,7 +137,11 @@ def load(
         open_native=_native(engine, session, file, interface, options.threads),
         native_calls=engine == "native",
     )
-    return Model(core, options)
+    open_stream = None
+    if manifest is not None and manifest.stream is not None:
+        check_stream(manifest)
+        open_stream = partial(_open_stream, name, data, file, options, core, manifest.stream)
+    return Model(core, options, open_stream)
 
 
 def _check_arguments(threads: object, engine: object) -> None:
@@ -164,9 +177,19 @@ class Model:
     It is immutable, so any number of threads may share it.
     """
 
-    def __init__(self, core: Core, options: SessionOptions) -> None:
-        """Take what ``load`` opened and checked, and the options of its session."""
+    def __init__(
+        self, core: Core, options: SessionOptions, open_stream: Callable[[], Core] | None = None
+    ) -> None:
+        """Take what ``load`` opened and checked, and the options of its session.
+
+        Args:
+            core: of the file's graph.
+            options: of its session.
+            open_stream: opens the graph of the stream, if that is another one; called with the first stream.
+        """
         self._core: Core | None = core
+        self._open_stream = open_stream
+        self._stream_core: Core | None = None
         self._interface = core.manifest
         self._has_manifest = core.has_manifest
         self._source = core.source
@@ -279,9 +302,14 @@ class Model:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
             InputError: ``reset_every`` is none of these, or the window is not known.
         """
-        from .stream import Stream
+        if self._open_stream is None:
+            from .stream import Stream
 
-        stream = Stream(self._open(), reset_every)
+            stream = Stream(self._open(), reset_every)
+        else:
+            from .delayed import DelayedStream
+
+            stream = DelayedStream(self._streaming(self._open_stream), reset_every)
         if reset_every is None:
             self._warn("stream(")
         return stream
@@ -297,9 +325,14 @@ class Model:
             ContractError: as ``stream``; or the file has no batch axis.
             InputError: ``capacity`` is not a whole number from 1; as ``stream``.
         """
-        from .stream_batch import StreamBatch
+        if self._open_stream is None:
+            from .stream_batch import StreamBatch
 
-        batch = StreamBatch(self._open(), capacity, reset_every)
+            batch = StreamBatch(self._open(), capacity, reset_every)
+        else:
+            from .delayed import DelayedBatch
+
+            batch = DelayedBatch(self._streaming(self._open_stream), capacity, reset_every)
         if reset_every is None:
             self._warn(f"streams({capacity}, ")
         return batch
@@ -327,22 +360,22 @@ class Model:
         """
         from .selftest import selftest
 
-        return selftest(self._open())
+        return selftest(self._open(), self._open_stream and self._streaming(self._open_stream))
 
     def warm_up(self) -> None:
         """Run zeros from the reset state and open a stream, so that the first real ones are not the slowest.
 
         A stream that is opened compiles the native engine and tries it, where that takes the steps. It leaves
-        no trace: the model holds no state.
+        no trace: the model has no state.
         """
         core = self._open()
         core.run(core.zero_inputs())
-        if core.manifest.streamable:
+        if core.manifest.streamable or core.manifest.stream is not None:
             self.stream(reset_every="never")
 
     def close(self) -> None:
         """Release the session; open streams keep it until they are deleted."""
-        self._core = None
+        self._core = self._stream_core = None
 
     def __enter__(self) -> "Model":  # noqa: PYI034
         return self
@@ -351,6 +384,12 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _streaming(self, open_stream: Callable[[], Core]) -> Core:
+        self._open()
+        if self._stream_core is None:
+            self._stream_core = open_stream()
+        return self._stream_core
 
     def _open(self) -> Core:
         if self._core is None:
@@ -363,7 +402,7 @@ class Model:
 
 
 def runner(model: Model) -> Runner:
-    """Return a function that runs ``model`` on inputs by name and gives every output of the graph.
+    """Return a function that runs ``model`` on inputs by name and returns every output of the graph.
 
     States that are left out are at reset, rows without lengths full.
     """
@@ -417,6 +456,28 @@ def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     return file
+
+
+def _open_stream(
+    name: str, data: bytes, file: OnnxFile | None, options: SessionOptions, core: Core, stream: Streamed
+) -> Core:
+    """Open the graph of the stream, which has the weights of the file's own.
+
+    Raises:
+        ContractError: it does not keep its contract, or the file's weights can't be read.
+        FileFormatError: it is not ONNX.
+    """
+    if file is None or file.external_paths():
+        raise ContractError(
+            f"{name} streams by another graph, whose weights are not in this file; load the .onnx file that "
+            "export or lift wrote"
+        )
+    content = add_initializers(stream.graph, data)
+    _parse(f"the stream of {name}", content, content)
+    session = open_session(content, options, name=f"the stream of {name}")
+    manifest = core.manifest.streaming
+    check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
+    return Core(session, manifest, core.source, has_manifest=True, check=core.check)
 
 
 def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, onnxruntime: bool) -> Model:

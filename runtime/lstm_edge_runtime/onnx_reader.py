@@ -1,7 +1,7 @@
 """Read ONNX files with numpy alone: nodes, attributes, stored tensors, metadata.
 
-``read_onnx`` gives an ``OnnxFile``; nothing is copied, a tensor's values are views of the file's bytes. It is
-safe on files from anywhere: whatever is damaged raises ``FileFormatError``, and external data is read from
+``read_onnx`` returns an ``OnnxFile``; nothing is copied, a tensor's values are views of the file's bytes. It
+is safe on files from anywhere: whatever is damaged raises ``FileFormatError``, and external data is read from
 the file's own folder only.
 
 Sources: the field numbers are those of ``onnx.proto`` (https://github.com/onnx/onnx/blob/main/onnx/onnx.proto),
@@ -30,6 +30,7 @@ __all__ = [
     "SparseTensor",
     "Tensor",
     "ValueInfo",
+    "add_initializers",
     "add_metadata",
     "add_outputs",
     "is_ort_format",
@@ -160,7 +161,7 @@ class Tensor(NamedTuple):
             ) from error
 
     def check(self) -> None:
-        """Raise ``FileFormatError`` where the file can't hold as many values as the shape says."""
+        """Raise ``FileFormatError`` if the file is too small for the values of the shape."""
         if self.dtype == "string" or self.external is not None:
             return
         if 9 in self.fields:
@@ -296,7 +297,7 @@ class Graph(NamedTuple):
     """Those that are not initializers."""
     outputs: tuple[ValueInfo, ...]
     described: tuple[memoryview, ...] = ()
-    """What the file says about the values between nodes, as it stands there."""
+    """Declared types and shapes of the values between nodes."""
 
     def axes(self) -> dict[str, tuple[int | str | None, ...]]:
         """Return the axes of every value that the file describes, by name."""
@@ -425,6 +426,21 @@ def add_metadata(content: bytes, key: str, value: str) -> bytes:
     return content + _encode(14, _encode(1, key.encode()) + _encode(2, value.encode()))
 
 
+def add_initializers(content: bytes, source: bytes) -> bytes:
+    """Return an ONNX file with the initializers that its graph reads and only another file has.
+
+    Args:
+        content: the bytes of the ``.onnx`` file.
+        source: the other file's.
+    """
+    file = read_onnx(content)
+    wanted = {name for node in file.every_node() for name in node.inputs} - set(file.graph.initializers)
+    graph = _split(_message(_split(memoryview(source)), 7))
+    stored = [_bytes(value) for value in graph.get(5, [])]
+    added = [_encode(5, bytes(each)) for each in stored if _text(_split(each), 8) in wanted]
+    return content + _encode(7, b"".join(added))
+
+
 def _model(fields: _Fields, folder: str | None) -> OnnxFile:
     if 7 not in fields:
         raise FileFormatError("it contains no ONNX graph; export or copy it again")
@@ -501,18 +517,7 @@ def _attribute(fields: _Fields, folder: str | None) -> Attribute:
         if number in (5, 6, 22):
             return read(_split(_message(fields, number)), folder)
         return tuple(read(_split(_bytes(value)), folder) for value in fields.get(number, []))
-    if number == 2:
-        floats = _floats(fields, 2, "<f4")
-        return float(floats[-1]) if floats.size else 0.0
-    if number == 3:
-        return _signed(_integer(fields, 3))
-    if number == 4:
-        return _text_or_bytes(_last(fields, 4))
-    if number == 7:
-        return tuple(_floats(fields, 7, "<f4").tolist())
-    if number == 8:
-        return _integers(fields, 8)
-    return tuple(_text_or_bytes(_bytes(value)) for value in fields.get(9, [])) if number == 9 else None
+    return _SIMPLE[number](fields) if number in _SIMPLE else None
 
 
 def _tensor(fields: _Fields, folder: str | None) -> Tensor:
@@ -578,7 +583,16 @@ _FIELDS_BY_KIND = {kind: number for number, kind in _KINDS.items()}
 _NESTED: dict[int, Callable[[_Fields, str | None], Tensor | SparseTensor | Graph]] = {
     5: _tensor, 6: _graph, 10: _tensor, 11: _graph, 22: _sparse, 23: _sparse
 }  # fmt: skip
-"""The fields of values that hold tensors, and how one is read."""
+"""Readers by field, of values with tensors."""
+_SIMPLE: dict[int, Callable[[_Fields], Attribute]] = {
+    2: lambda fields: float(floats[-1]) if (floats := _floats(fields, 2, "<f4")).size else 0.0,
+    3: lambda fields: _signed(_integer(fields, 3)),
+    4: lambda fields: _text_or_bytes(_last(fields, 4)),
+    7: lambda fields: tuple(_floats(fields, 7, "<f4").tolist()),
+    8: lambda fields: _integers(fields, 8),
+    9: lambda fields: tuple(_text_or_bytes(_bytes(value)) for value in fields.get(9, [])),
+}
+"""Readers by field, of other values."""
 
 
 # the wire format
@@ -588,7 +602,7 @@ def _split(message: memoryview) -> _Fields:
     """Return a message's fields by number: an int for a varint, the bytes for all else.
 
     Raises:
-        FileFormatError: the bytes end inside a field or hold an unknown wire type.
+        FileFormatError: the bytes end inside a field or have an unknown wire type.
     """
     fields: dict[int, list[_Value]] = {}
     position, end = 0, len(message)

@@ -7,9 +7,9 @@ import numpy as np
 
 from ._core import Core, as_lengths
 from .axes import check_array, learn_sizes
+from .chunks import Runner, join_chunks, run_chunks
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
 from .manifest import Array, Golden, Manifest, TensorSpec
-from .state import Runner, join_chunks, run_chunks
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
 __all__ = [
@@ -28,7 +28,8 @@ class Replay:
     """One way in which one golden case was run."""
 
     how: str
-    """``whole``, ``in two chunks`` or ``step by step``."""
+    """``whole``, ``in two chunks`` or ``step by step``; of the graph of a stream that is behind ``stream``,
+    ``stream in two chunks`` or ``stream step by step``."""
     sizes: tuple[int, ...]
     """Steps of each chunk; empty for the whole."""
     case: int
@@ -80,10 +81,47 @@ class SelfTest:
                 raise CheckFailedError(f"the golden case fails on this device ({how}): {worst}")
 
 
-def selftest(core: Core) -> SelfTest:
-    """Replay the golden cases; see ``Model.selftest``."""
+def selftest(core: Core, stream: Core | None = None) -> SelfTest:
+    """Replay the golden cases, of the file and of the graph that streams; see ``Model.selftest``."""
     run = replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
-    return SelfTest(tuple(run))
+    return SelfTest((*run, *(() if stream is None else _replay_stream(stream))))
+
+
+def _replay_stream(core: Core) -> Iterator[Replay]:
+    """Run the golden case of a stream that is behind, in chunks, and compare.
+
+    Raises:
+        ManifestError: it leaves an input or an output out.
+        CheckFailedError: the graph does not run on it.
+    """
+    from .delayed import run_delayed
+
+    manifest, golden = core.manifest, core.manifest.stream and core.manifest.stream.golden
+    if golden is None:
+        raise InputError("this file has no golden case of its stream; export it again")
+    names = {spec.name for spec in manifest.inputs}, {spec.name for spec in manifest.outputs}
+    if (set(golden.inputs), set(golden.outputs)) != names:
+        raise ManifestError("the stream's golden case has other inputs or outputs; export again")
+    sizes: dict[str, int] = {}
+    try:
+        for spec in manifest.inputs:
+            check_array(spec, golden.inputs[spec.name], sizes)
+    except InputError as error:
+        raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
+    feeds = {**golden.inputs, **core.initial_states(sizes)}
+    steps = manifest.steps(feeds)
+    for how, chunks in (
+        ("stream", (steps,)),
+        ("stream in two chunks", (steps // 2, steps - steps // 2)),
+        ("stream step by step", (1,) * steps),
+    ):
+        try:
+            outputs = run_delayed(
+                lambda given: manifest.all_outputs(*core.call(given)), manifest, feeds, chunks
+            )
+        except ContractError as error:
+            raise CheckFailedError(f"the golden case does not run {how}: {first_line(error)}") from error
+        yield Replay(how, chunks, 0, compare_golden(golden, outputs))
 
 
 def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:

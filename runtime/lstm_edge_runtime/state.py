@@ -1,30 +1,15 @@
-"""States: those of one stream or batch between two calls, and carried from chunk to chunk of a case.
-
-``State`` holds plain arrays that know which model they belong to. ``run_chunks`` is the one way to run a case
-in chunks, for every check that does so.
-"""
+"""The states of one stream or batch between two calls: plain arrays, and the identity of their model."""
 
 import os
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from .errors import FileFormatError
-from .manifest import Array, Axes, Manifest
+from .manifest import Array
 
-__all__ = [
-    "IDENTITY",
-    "Runner",
-    "State",
-    "even_sizes",
-    "from_arrays",
-    "join_chunks",
-    "run_chunks",
-    "take_steps",
-    "to_arrays",
-]
+__all__ = ["IDENTITY", "State", "from_arrays", "to_arrays"]
 
 IDENTITY, _AGE, _PREFIX = "identity", "age", "state/"
 """In a file: the names of the identity and the age, and what a state's name starts with."""
@@ -119,72 +104,3 @@ def from_arrays(arrays: Mapping[str, Array]) -> State:
         )
     own = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
     return State(own, str(arrays[IDENTITY]), int(age))
-
-
-Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-"""Every input by name in, every output by name out, states among both."""
-
-
-def even_sizes(total: int, size: int) -> list[int]:
-    """Return the sizes of chunks of ``size`` steps that make ``total``; the last may be shorter."""
-    return [min(size, total - start) for start in range(0, total, size)]
-
-
-def run_chunks(
-    run: Runner, manifest: Manifest, feeds: Mapping[str, Array], sizes: Sequence[int]
-) -> Iterator[Mapping[str, Array]]:
-    """Return every chunk's outputs, each run from the states that the one before left.
-
-    Args:
-        run: runs the file, or its reference.
-        manifest: which inputs have the time axis, and the states.
-        feeds: the whole case. Rows may end only in the last chunk. Lengths that are left
-            out are those that ``run`` takes then.
-        sizes: steps of each chunk.
-    """
-    states: dict[str, Array] = {}
-    start = 0
-    for size in sizes:
-        chunk = {**take_steps(manifest, feeds, start, start + size), **states}
-        if manifest.lengths is not None and manifest.lengths in feeds:
-            chunk[manifest.lengths] = np.minimum(feeds[manifest.lengths] - start, size).astype(
-                feeds[manifest.lengths].dtype
-            )
-        outputs = run(chunk)
-        states = manifest.states_out(outputs)
-        start += size
-        yield outputs
-
-
-def take_steps(manifest: Manifest, feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-    """Return a case's steps from ``start`` to ``stop``; what has no time axis stays as it is."""
-    axes = manifest.time_axes
-    return {
-        name: array.take(range(start, stop), axis=axes[name]) if name in axes else array
-        for name, array in feeds.items()
-    }
-
-
-def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
-    """Return the outputs that one call on the whole gives.
-
-    Outputs with a time axis are put together, counts of steps add up, the others are those of the last chunk;
-    what folds time into another axis (``N*L``, ``L//2``) is left out.
-    """
-    joined, time = dict(chunks[-1]), manifest.time_axes
-    for name in manifest.counts:
-        joined[name] = np.sum([chunk[name] for chunk in chunks], axis=0, dtype=joined[name].dtype)
-    for spec in manifest.outputs:
-        if _folds_time(spec.axes, manifest.sequence):
-            del joined[spec.name]
-        elif spec.name in time:
-            joined[spec.name] = np.concatenate([chunk[spec.name] for chunk in chunks], axis=time[spec.name])
-    return joined
-
-
-def _folds_time(axes: Axes, sequence: str | None) -> bool:
-    """Return whether an axis is an expression of the time axis."""
-    word = re.compile(rf"\b{re.escape(sequence)}\b") if sequence else None
-    return word is not None and any(
-        isinstance(axis, str) and axis != sequence and word.search(axis) for axis in axes
-    )

@@ -12,9 +12,10 @@ from numpy import ndarray
 from ._core import Core, ExclusiveUse, InputArrays, as_array, refuse_not_finite
 from .axes import learn_sizes, resolve
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
+from .chunks import take_steps
 from .errors import InputError
 from .manifest import LONGEST, Axes
-from .state import State, take_steps
+from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeCall, NativeEngine, NativeStates
@@ -26,7 +27,7 @@ __all__ = ["Result", "Stream"]
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
 _WRONG_SAMPLE = (TypeError, ValueError, BufferError)
-"""What a memory view raises for an object of another shape or dtype, or that is not an array."""
+"""Exceptions of a memory view for an object of another shape or dtype, or that is not an array."""
 Result = Array | dict[str, Array]
 """The only output that is not a state; a mapping by name where there are several."""
 
@@ -78,6 +79,11 @@ class Stream:
         return self._steps
 
     @property
+    def delay(self) -> int:
+        """How many steps the results are behind the samples; 0 unless frames need later steps."""
+        return 0
+
+    @property
     def reset_every(self) -> int | None:
         """Number of steps after which it is reset automatically; None for never."""
         return self._every
@@ -88,14 +94,15 @@ class Stream:
         with self._use:
             return State(self._sets.read(), self._identity, self._age)
 
-    def step(self, sample: InputArrays) -> Result:
+    def step(self, sample: InputArrays) -> Result | None:
         """Take one time step.
 
         Args:
             sample: ``(I,)``, or a mapping by name where there are several inputs.
 
         Returns:
-            The output ``(C,)``; its batch and sequence axes of size 1 are gone, ``k*N`` rows stay.
+            The output ``(C,)``; its batch and sequence axes of size 1 are gone, ``k*N`` rows stay. None where
+            the stream is behind (``delay``) and has no frame yet.
 
         Raises:
             InputError: wrong rank, width or dtype; NaN or infinity where the model checks.
@@ -121,7 +128,7 @@ class Stream:
         finally:
             self._slot.append(inside)
 
-    def process(self, chunk: InputArrays) -> Result:
+    def process(self, chunk: InputArrays) -> Result | None:
         """Take many time steps in one call.
 
         Args:
@@ -129,6 +136,7 @@ class Stream:
 
         Returns:
             The output after the last step ``(C,)``; an output with a sequence axis keeps it, ``(L, C)``.
+            Where the stream is behind (``delay``), these are the complete frames, ``(0, C)`` if none.
             A file that takes one step a call (no sequence axis) is called once a step, and one that starts
             again on the way (``reset_every``) once for each piece between.
 
@@ -269,7 +277,7 @@ class Stream:
         return results[0] if len(results) == 1 else self._join(results)
 
     def _join(self, results: Sequence[Result]) -> Result:
-        """Return what one call would give for the pieces that gave ``results``."""
+        """Return the result of one call on all chunks, from the ``results`` of each."""
         joined: dict[str, Array] = {}
         for spec in self._manifest.outputs:
             parts = [each[spec.name] if isinstance(each, dict) else each for each in results]

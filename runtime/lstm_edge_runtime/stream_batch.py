@@ -11,16 +11,17 @@ import numpy.typing as npt
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name
 from .axes import check_output, describe, learn_sizes, resolve, row_factor, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
+from .chunks import take_steps
 from .errors import ContractError, InputError, StateError
 from .manifest import Axes, Manifest
-from .state import State, take_steps
+from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativePool, NativeTick
 
 from .manifest import Array
 
-__all__ = ["StreamBatch"]
+__all__ = ["StatePool", "StreamBatch", "stack_chunks", "stack_rows", "time_axis", "to_graph"]
 
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
@@ -29,7 +30,7 @@ Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
 
 
 class StreamBatch:
-    """Many sources, each with an identity and a state of its own; ``Model.streams`` makes it.
+    """Many sources, each with its own id and state; ``Model.streams`` creates it.
 
     Sources come and go while it runs. A tick takes any of them, in any order, and touches only their states.
     Like a stream it belongs to one thread at a time, and an exception leaves every state as it was.
@@ -50,7 +51,7 @@ class StreamBatch:
         self._use = ExclusiveUse("batch")
         axes, states = _batch_axes(manifest), core.initial_states({self._batch: capacity})
         self._native = None if core.native is None else core.native.pool(states)
-        self._pool: NativePool | _StatePool = self._native or _StatePool(core, capacity, axes, states)
+        self._pool: NativePool | StatePool = self._native or StatePool(core, capacity, axes, states)
         retain_heap(WORKSPACE * self._pool.nbytes)
         self._at_reset = core.initial_states({self._batch: 1})
         self._owner = np.full(capacity, -1, dtype=np.int64)
@@ -67,6 +68,11 @@ class StreamBatch:
     def capacity(self) -> int:
         """Maximum number of sources."""
         return len(self._owner)
+
+    @property
+    def delay(self) -> int:
+        """How many steps the results are behind the samples; 0 unless frames need later steps."""
+        return 0
 
     @property
     def reset_every(self) -> int | None:
@@ -142,7 +148,8 @@ class StreamBatch:
 
         Returns:
             With ``ids``, the outputs ``(K, C)``, by name where there are several; else ``{id: output}``.
-            Each source's output is what its own ``Stream.step`` would give.
+            Each source's output equals that of its own ``Stream.step``. Where that is None, its row is
+            NaN, and ``{id: output}`` is without it.
 
         Raises:
             InputError: wrong rank, width or dtype; no source; NaN or infinity where the model checks, or for
@@ -188,13 +195,12 @@ class StreamBatch:
         ids = list(given)
         if not chunks:
             with self._use:
-                rows = self._tick(_stack_rows(self._core, list(given.values())), ids, None, step=True)
+                rows = self._tick(stack_rows(self._core, list(given.values())), ids, None, step=True)
             if len(rows) == 1:
                 return dict(zip(ids, next(iter(rows.values())), strict=True))
             each = (dict(zip(rows, row, strict=True)) for row in zip(*rows.values(), strict=True))
             return dict(zip(ids, each, strict=True))
-        parts = [by_name(value, self._core.data) for value in given.values()]
-        stacked, lengths = _stack(self._core, parts)
+        stacked, lengths = stack_chunks(self._core, list(given.values()))
         with self._use:
             rows = self._tick(stacked, ids, lengths if self._manifest.lengths else None, step=False)
         each = (_cut(self._manifest, rows, place, end) for place, end in enumerate(lengths.tolist()))
@@ -212,7 +218,7 @@ class StreamBatch:
                 rows = self._step(samples, slots)
             self._age[slots] += 1
             return rows
-        feeds, sizes = _to_graph(self._core, samples, len(slots), step=step)
+        feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
         valid = self._core.convert_lengths(lengths, sizes)
         steps = sizes.get(self._manifest.sequence or "", 1)
         self._check_padding(valid, steps)
@@ -228,7 +234,7 @@ class StreamBatch:
     def _step(self, samples: InputArrays, slots: Array) -> dict[str, Array]:
         if self._native is not None:
             return self._native_step(self._native, samples, slots)
-        feeds, sizes = _to_graph(self._core, samples, len(slots), step=True)
+        feeds, sizes = to_graph(self._core, samples, len(slots), step=True)
         if len(slots) == self.capacity <= _BLOCK:
             return self._tick_all(slots, feeds, sizes)
         return self._run_blocks(slots, feeds | self._core.convert_lengths(None, sizes), step=True)
@@ -247,7 +253,7 @@ class StreamBatch:
         Args:
             slots: of the sources.
             feeds: their chunks in the file's layout, ``steps`` long.
-            ends: how many of the steps are valid ``(K,)``.
+            ends: number of valid steps ``(K,)``.
             steps: the chunks' length.
         """
         rows: dict[str, Array] = {}
@@ -280,7 +286,7 @@ class StreamBatch:
     ) -> None:
         """Write a piece of some sources into the outputs of whole chunks; the first makes room."""
         for spec in self._manifest.outputs:
-            part, along = piece[spec.name], _time_axis(spec.axes, self._manifest)
+            part, along = piece[spec.name], time_axis(spec.axes, self._manifest)
             if spec.name not in rows:
                 shape = [steps if axis - 1 == along else size for axis, size in enumerate(part.shape)]
                 rows[spec.name] = np.zeros(shape, part.dtype)
@@ -346,7 +352,7 @@ class StreamBatch:
         return {name: np.concatenate([each[name] for each in rows]) for name in rows[0]}
 
     def _check_padding(self, valid: Mapping[str, Array], steps: int) -> None:
-        """Refuse short rows where their states would run over what stands behind them."""
+        """Refuse short rows if padding would change their states."""
         shortest = min((int(array.min()) for array in valid.values()), default=steps)
         if shortest < steps and not self._manifest.padded_states:
             raise InputError(
@@ -358,7 +364,7 @@ class StreamBatch:
         self, slots: Array, feeds: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> dict[str, Array]:
         """Take one step of every source in place: samples move to the states, not states to the samples."""
-        assert isinstance(self._pool, _StatePool)
+        assert isinstance(self._pool, StatePool)
         call = self._pool.bound_step(feeds, sizes)
         where: Any = slice(None) if slots is self._all else slots
         for spec in self._core.data:
@@ -402,16 +408,16 @@ def _only(rows: dict[str, Array]) -> Any:
     return next(iter(rows.values())) if len(rows) == 1 else rows
 
 
-class _StatePool:
+class StatePool:
     """Blocks of ``capacity`` slots along each state's batch axis, all at the reset value.
 
-    An axis of ``k*N`` rows holds k blocks of N, as the rows of a stacked output do.
+    An axis of ``k*N`` rows has k blocks of N, as the rows of a stacked output do.
     """
 
     def __init__(
         self, core: Core, capacity: int, axes: Mapping[str, tuple[int, int]], states: dict[str, Array]
     ) -> None:
-        """Take the blocks; ``ContractError`` where a state's rows can't be told apart by source."""
+        """Take the blocks; ``ContractError`` if a state has no rows per source."""
         self._core, self._capacity, self._axes, self._blocks = core, capacity, axes, states
         if any(factor for _, factor in axes.values()):
             self._check_order()
@@ -447,6 +453,15 @@ class _StatePool:
             rows[(slice(None),) * axis + (slots,)] = self._by_slot(name, states[name])[1]
         if self._sets is not None and self._sets.device != "cpu":
             self._sets.write(blocks)
+
+    def put_back(self, slots: Array, before: Mapping[str, Array], held: Mapping[str, Array]) -> None:
+        """Put states back to ``before``, each in those of the slots that ``held`` marks."""
+        after = self.gather(slots)
+        for name, mask in held.items():
+            axis, rows = self._by_slot(name, after[name])
+            where = (slice(None),) * axis + (mask,)
+            rows[where] = self._by_slot(name, before[name])[1][where]
+        self.scatter(slots, after)
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -522,7 +537,7 @@ def _check_rows(manifest: Manifest) -> None:
             )
 
 
-def _to_graph(
+def to_graph(
     core: Core, samples: InputArrays, rows: int, *, step: bool
 ) -> tuple[dict[str, Array], dict[str, int]]:
     """Return the data inputs in the file's layout, and the sizes of its named axes.
@@ -551,7 +566,7 @@ def _to_graph(
 
 
 def _to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
-    """Return each output with a row a source in front; ``k*N`` rows become ``(N, k)``."""
+    """Return each output with one row per source first; ``k*N`` rows become ``(N, k)``."""
     rows = {}
     for spec in manifest.outputs:
         array, axes = outputs[spec.name], spec.axes
@@ -566,8 +581,8 @@ def _to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool)
     return rows
 
 
-def _stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
-    """Return the samples of some sources as one array an input, or as a list where they differ in kind."""
+def stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
+    """Return the samples of some sources as one array per input, or as a list if they differ in type."""
     if len(core.data) > 1:
         parts = [by_name(sample, core.data) for sample in samples]
         return {spec.name: [part[spec.name] for part in parts] for spec in core.data}  # type: ignore[misc]
@@ -582,20 +597,21 @@ def _stack_rows(core: Core, samples: Sequence[Any]) -> InputArrays:
     return [by_name(sample, core.data)[spec.name] for sample in samples]  # type: ignore[return-value]
 
 
-def _stack(core: Core, parts: Sequence[Mapping[str, npt.ArrayLike]]) -> tuple[dict[str, list[Any]], Array]:
+def stack_chunks(core: Core, chunks: Sequence[Any]) -> tuple[dict[str, list[Any]], Array]:
     """Return each input's chunks as a list over sources, and their lengths.
 
-    They come back at the longest one's length, with zeros at their end.
+    They are padded with zeros to the longest one.
 
     Raises:
         InputError: unequal chunks for a file without ``lengths``; inputs of one source that disagree; a chunk
             that is ragged or of another dtype.
     """
+    parts = [by_name(chunk, core.data) for chunk in chunks]
     lists: dict[str, list[Any]] = {spec.name: [part[spec.name] for part in parts] for spec in core.data}
     for spec in core.data:
         lists[spec.name] = [as_array(spec.name, part, spec.dtype) for part in lists[spec.name]]
     places = {
-        spec.name: place for spec in core.data if (place := _time_axis(spec.axes, core.manifest)) is not None
+        spec.name: place for spec in core.data if (place := time_axis(spec.axes, core.manifest)) is not None
     }
     found = [
         [part.shape[place] if part.ndim > place else 0 for part in lists[name]]
@@ -621,14 +637,14 @@ def _cut(manifest: Manifest, rows: Mapping[str, Array], place: int, end: int | N
     """Return the outputs of the source in ``place``, those with a time axis up to ``end``."""
     own = {}
     for spec in manifest.outputs:
-        array, axis = rows[spec.name][place], _time_axis(spec.axes, manifest)
+        array, axis = rows[spec.name][place], time_axis(spec.axes, manifest)
         own[spec.name] = (
             array if end is None or axis is None else array[(slice(None),) * axis + (slice(end),)]
         )
     return own
 
 
-def _time_axis(axes: Axes, manifest: Manifest) -> int | None:
+def time_axis(axes: Axes, manifest: Manifest) -> int | None:
     """Return the place of the time axis once the batch axis is gone."""
     return manifest.time_axis(tuple(axis for axis in axes if axis != manifest.batch))
 

@@ -59,7 +59,7 @@ class Comparison:
     scale: float = 0.0
     """The largest absolute reference value of its channel."""
     axes: tuple[int, ...] = ()
-    """The axes that channels lie on; none where the output has one limit."""
+    """Axes of channels; none if the output has one limit."""
 
     @property
     def ok(self) -> bool:

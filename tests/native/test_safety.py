@@ -312,6 +312,7 @@ CROSS = {
 FLAGS = {"arm-linux-gnueabihf": "-mfpu=neon-vfpv4 -mcpu=cortex-a7"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", list(CROSS))
 def test_a_program_runs_on_other_boards(
     target: str, build: Callable[..., Path], best: C.CDLL, tmp_path: Path

@@ -101,6 +101,7 @@ def _fill(text: str, values: dict[str, str]) -> str:
     return filled
 
 
+@pytest.mark.slow
 def test_the_action_exports_proves_and_reports_and_fails_on_another_network(root, tmp_path):
     workflow = _read(root / ".github/workflows/ci.yml")
     (given,) = [

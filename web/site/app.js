@@ -8,11 +8,11 @@ import { best, lanesOf, Plot, svg } from "./plot.js";
 /** @import { Model, TypedArray } from "./lstm-edge/index.js" */
 /** @typedef {{name: string, x: Float32Array, label: string | null}} Recording x is `(L, I)` */
 /**
- * What `lstm-edge convert --to web` wrote beside this page.
+ * The files that `lstm-edge convert --to web` wrote next to this page.
  *
  * @typedef {object} Site
  * @property {string} model the file that this page opens
- * @property {string} name what it was called before it came here
+ * @property {string} name its original name
  * @property {{label: string, features: string[], x: string}[]} recordings x is float32 `(L, I)` in base64
  */
 
@@ -38,7 +38,7 @@ const bytes = (/** @type {number} */ count) => (count < 1e6 ? `${(count / 1000).
 
 const small = (/** @type {number} */ value) => (value > 0 && value < 1e-3 ? value.toExponential(1) : value.toPrecision(2));
 
-/** What is open: the model, and what plays it. */
+/** The open model, and its player. */
 class Session {
   model;
   features;
@@ -165,7 +165,7 @@ function mainOutput({ manifest }, result) {
   return Array.from(values ?? [], Number).slice(typeof width === "number" ? -width : 0);
 }
 
-/** The names of what comes out where no class does. @param {Model} model */
+/** Names of the outputs of a file without classes. @param {Model} model */
 function outputsOf({ manifest, units, labels }) {
   if (labels.length) return [];
   const spec = manifest.outputs.find(({ name }) => name === (manifest.task?.output ?? manifest.outputs[0]?.name));
@@ -237,10 +237,10 @@ function showBars(bars, model, values) {
   bars.querySelectorAll("i").forEach((bar, place) => { bar.style.width = `${(probabilities?.[place] ?? 0) * 100}%`; });
 }
 
-// what the page says at first is what it says of a file that has nothing special
+// the initial texts are those for a file without special features
 const [REPLAY_WORDS, LIVE_WORDS] = ["replay-words", "live-words"].map((id) => byId(id).textContent ?? "");
 
-/** What the file takes, in words. @param {Model} model */
+/** Describe the inputs of the file. @param {Model} model */
 const inputsOf = ({ manifest: { inputs } }) => inputs.map(({ name, dtype, axes }) => `${name} ${dtype} (${axes.join(", ")})`).join(" and ");
 
 /** @param {Session} session */
@@ -261,9 +261,9 @@ function showReplay(session) {
   button.textContent = whole ? "Run the whole recording" : "Play";
   byId("replay-figure").hidden = !recordings.length;
   say("replay-words", !recordings.length
-    ? `This page replays recordings of sensors: one float32 input (N, L, features). It has none for this file, which takes ${inputsOf(model)}.`
+    ? `This page replays recordings of sensors: one float32 input (N, L, features). It has none for this file, whose inputs are ${inputsOf(model)}.`
     : whole
-      ? `This file can't be streamed: ${whole}. It takes whole sequences.`
+      ? `This file can't be streamed: ${whole}. Each call is a whole sequence.`
       : REPLAY_WORDS ?? "");
   preview();
   choice.onchange = preview;
@@ -326,7 +326,7 @@ function conclude(view, words) {
   view.describe(`The signal and the predictions. ${words}`);
 }
 
-/** Times steps, and says where they are too slow. */
+/** Times steps, and shows if they are too slow. */
 class Timer {
   #spent = 0;
   #count = 0;

@@ -7,7 +7,7 @@ const GRAVITY = 9.80665;
 const ANGLES = /** @type {const} */ ({ x: "beta", y: "gamma", z: "alpha" });
 
 /**
- * Return which reading each feature is, or null where a name is none.
+ * Return the reading of each feature, or null if a name is not one.
  *
  * @param {readonly string[]} features for example `acc_x`, `gyr_z`, `ax`
  */
@@ -36,7 +36,7 @@ export class Sampler {
     this.#sums = wanted.map(() => 0);
   }
 
-  /** @param {DeviceMotionEvent} event @returns {boolean} whether it holds every reading that is wanted */
+  /** @param {DeviceMotionEvent} event @returns {boolean} whether it has every required reading */
   add(event) {
     const { acceleration, rotation } = this.#units;
     const force = acceleration === "linear" ? event.acceleration : event.accelerationIncludingGravity;
@@ -51,7 +51,7 @@ export class Sampler {
     return true;
   }
 
-  /** Return the mean since the last call, the last one where nothing came; null before the first reading. */
+  /** Return the mean since the last call, the last one if there is none since; null before the first reading. */
   take() {
     if (this.#count) this.#latest = Float32Array.from(this.#sums, (sum) => sum / this.#count);
     this.#sums.fill(0);

@@ -1,4 +1,4 @@
-/** A signal and, below it, what was recognized at each moment. */
+/** A signal and, below it, the recognized class at each moment. */
 
 const LANE = 84, BAND = 36, TOP = 18;
 

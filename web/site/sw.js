@@ -5,7 +5,7 @@
 const worker = /** @type {ServiceWorkerGlobalScope & {SITE: Site}} */ (/** @type {unknown} */ (self));
 worker.importScripts("site.js");
 
-// one origin may hold several sites, each in a folder of its own
+// one origin may have several sites, each in its own folder
 const OWN = `lstm-edge ${worker.registration.scope} `;
 const CACHE = OWN + worker.SITE.version;
 

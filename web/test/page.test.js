@@ -262,7 +262,7 @@ describe("the page", { skip }, () => {
     assert.match(await text("facts"), /Units\s+m, m, m/);
     await page.goto(`${server.url}?model=gru.onnx`);
     await settled();
-    assert.match(await text("replay-words"), /one float32 input.*It has none for this file, which takes \w+ \w+ \(.*\) and /);
+    assert.match(await text("replay-words"), /one float32 input.*It has none for this file, whose inputs are \w+ \w+ \(.*\) and /);
     assert.ok(await page.locator("#live").isHidden(), "no motion sensor has what this file needs");
     assert.ok(await page.locator("#replay-figure").isHidden());
     assert.deepEqual(complaints, []);

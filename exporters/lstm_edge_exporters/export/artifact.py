@@ -2,23 +2,24 @@
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.state import Runner
 
-from ..numerics.cases import closed_loop
-from ..numerics.floors import noise_floors
+from ..numerics.cases import Feeds, closed_loop
+from ..numerics.floors import expected, noise_floors
 from ..numerics.function import Function, GraphError, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.verify import (
@@ -102,12 +103,16 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(made, file, engine)
-    show(0.8, "recording golden cases")
-    manifest = manifest._replace(
-        equivalence=equivalence.to_dict(),
-        golden=record_golden(file.graph, manifest, replace(made.cases, held=frozenset()), equivalence.cases),
+    manifest = _try_chunks(
+        made,
+        file,
+        engine,
+        lambda each: serialize(each, made.manifest, config.opset, config.ir_version),
     )
+    show(0.8, "recording golden cases")
+    expect = partial(expected, file.graph, fixed=file.fixed)
+    golden = record_golden(expect, manifest, replace(made.cases, held=frozenset()), equivalence.cases)
+    manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
@@ -134,10 +139,33 @@ def _check_loop(made: File, file: Function) -> None:
         raise CheckFailedError(f"called again and again from its own states: {found.worst}")
 
 
-def _try_chunks(made: File, function: Function, engine: Runner) -> Manifest:
+def _make_late(made: File, to_bytes: Callable[[ir.Model], bytes]) -> Manifest:
+    """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
+    from ..streaming.facts import NotStreamableError
+    from ..streaming.late import make_late_stream, why_late
+
+    manifest = made.manifest
+
+    def draw(rows: int, steps: int, at_reset: bool) -> Feeds:
+        return made.cases.case(rows, steps, at_reset=at_reset, full=True).feeds
+
+    if made.roles.bidirectional:
+        return manifest._replace(unstreamable=_why_whole(made))
+    try:
+        stream = make_late_stream(made.model, manifest, draw, to_bytes)
+    except (NotStreamableError, CheckFailedError) as error:
+        return manifest._replace(unstreamable=str(error))
+    return manifest._replace(stream=stream, unstreamable=why_late(stream))
+
+
+def _try_chunks(
+    made: File, function: Function, engine: Runner, to_bytes: Callable[[ir.Model], bytes]
+) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     refused = made.lifted.refused
+    if made.lifted.late and not manifest.unstreamable:
+        return _make_late(made, to_bytes)
     blocked = "" if refused is None or refused.gathers else str(refused)
     if reason := manifest.unstreamable or _why_whole(made):
         more = f": {blocked}" if blocked and not made.roles.bidirectional else ""

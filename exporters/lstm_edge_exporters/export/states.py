@@ -38,6 +38,8 @@ class Lifted(NamedTuple):
     """How many steps these hold together."""
     refused: "NotStreamableError | None" = None
     """Why operators along time keep no past in states."""
+    late: bool = False
+    """Whether frames need later steps: then another graph streams."""
 
 
 def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
@@ -78,6 +80,8 @@ def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:
         return lifted._replace(refused=error)
     if found is None:
         return lifted
+    if found.late:
+        return lifted._replace(late=True)
     return lifted._replace(model=found.model, past=found.states, reach=found.reach)
 
 

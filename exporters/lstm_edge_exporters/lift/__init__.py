@@ -3,6 +3,8 @@
 import os
 from typing import TYPE_CHECKING
 
+from lstm_edge_runtime.lazy import lazy_names
+
 if TYPE_CHECKING:
     from ..progress import Progress
     from .config import LiftConfig
@@ -43,10 +45,4 @@ def lift(
     return lift_verified(onnx_file, config or LiftConfig(), on_progress or ignore)
 
 
-def __getattr__(name: str) -> object:
-    """Import ``LiftConfig`` on first use (PEP 562): ``export`` uses the passes without options."""
-    if name != "LiftConfig":
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from .config import LiftConfig
-
-    return LiftConfig
+__getattr__, __dir__ = lazy_names(__name__, {"LiftConfig": ".config"})  # ``export`` uses no options

@@ -24,16 +24,16 @@ _UNKNOWN = r"unk__\d+"
 
 @dataclass(frozen=True)
 class AxisNames:
-    """What the batch axis and the time axis of a graph are called; None where it has no dynamic one."""
+    """Names of a graph's batch and time axes; None if it has no dynamic one."""
 
     batch: str | None
     sequence: str | None
 
 
 def fixed_roles(model: ir.Model) -> dict[str, int]:
-    """Return the sizes of ``batch`` and ``sequence`` where the inputs declare them fixed, and alike.
+    """Return the sizes of ``batch`` and ``sequence`` if all inputs declare the same fixed ones.
 
-    Empty where a constant ``sequence_lens`` fixes both.
+    Empty if a constant ``sequence_lens`` fixes both.
     """
     if any(
         len(node.inputs) > LENGTHS and constant(node.inputs[LENGTHS]) is not None
@@ -52,14 +52,14 @@ def fixed_roles(model: ir.Model) -> dict[str, int]:
 def name_axes(model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozenset[str]) -> AxisNames:
     """Name every dynamic axis of the inputs, in place.
 
-    Names that the file has are kept. An axis without one is ``N`` or ``L`` where a recurrent node tells that
+    Names in the file are kept. An axis without one is ``N`` or ``L`` if a recurrent node shows that
     it is the batch or the time, else by its place: the first is the batch, the second of three or more the
     time. Where the file's own names are left and the graph does not tell, running it does.
 
     Args:
         model: the graph.
-        given: axes by input name that take the place of those declared.
-        make_dynamic: which of ``batch`` and ``sequence`` to make dynamic where the inputs declare them
+        given: axes by input name that replace those declared.
+        make_dynamic: which of ``batch`` and ``sequence`` to make dynamic if the inputs declare them
             fixed.
 
     Raises:
@@ -125,9 +125,9 @@ def generalize_reshapes(model: ir.Model) -> None:
 
 
 def transpose_reshapes(model: ir.Model) -> None:
-    """Put a Transpose in the place of a Reshape that only swaps the first two of three axes, in place.
+    """Replace a Reshape that only swaps the first two of three axes by a Transpose, in place.
 
-    tf2onnx writes one where batch or time is 1 and every size is declared; a Transpose serves at every size.
+    tf2onnx writes one if batch or time is 1 and every size is declared; a Transpose works at every size.
     """
     for node in [node for node in model.graph if node.op_type == "Reshape" and node.domain == ""]:
         source, target = node.inputs[0], constant(node.inputs[1])
@@ -165,7 +165,7 @@ def _tell_apart(roles: Mapping[ir.Value, Mapping[int, str]]) -> None:
 
 
 def _corrected(model: ir.Model, names: dict[str, str], probed: Mapping[str, str]) -> dict[str, str]:
-    """Take the names that running the graph tells; swap N and L where the guess was the reverse."""
+    """Use the names found by running the graph; swap N and L if the guess was the reverse."""
     if names == {BATCH: "N", SEQUENCE: "L"} and probed == {BATCH: "L", SEQUENCE: "N"}:
         for value in data_inputs(model.graph):
             for axis, name in enumerate(axes_of(value)):

@@ -13,7 +13,7 @@ __all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "probe_roles", "r
 BATCH, SEQUENCE = "batch", "sequence"
 
 _LONGER = 3
-"""Steps or rows that an axis is made longer by, to see what grows with it."""
+"""Number of steps or rows added to an axis, to see what grows with it."""
 
 # fmt: off
 _KEEPING = (
@@ -23,18 +23,18 @@ _KEEPING = (
     "Reciprocal", "Relu", "ReverseSequence", "Round", "Selu", "Sigmoid", "Sign", "Slice", "Softmax",
     "Softplus", "Split", "Sqrt", "Tanh", "ThresholdedRelu",
 )
-"""Operators whose first operand has the batch and time where the result has them."""
+"""Operators whose first operand has the batch and time axes of the result."""
 _COMBINING = (
     "Add", "Concat", "Div", "Equal", "Greater", "Less", "Max", "Min", "Mul", "Pow", "Sub", "Sum", "Where",
 )
 # fmt: on
-"""Operators of which every operand of the result's rank does."""
+"""Operators of which every operand of the result's rank has them."""
 _WINDOWED = ("AveragePool", "Conv", "LpPool", "MaxPool")
 """Operators that keep the batch at 0 and keep each further axis in its place."""
 
 
 def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str]]:
-    """Map graph inputs to the roles of their axes, as far as the graph tells.
+    """Map graph inputs to the roles of their axes, as far as they follow from the graph.
 
     Followed back from X, ``sequence_lens`` and the initial states of every recurrent node.
     """
@@ -52,7 +52,7 @@ def axis_roles(graph: ir.Graph, model: ir.Model) -> dict[ir.Value, dict[int, str
 
 
 def follows_input(each: SequenceInput, graph: ir.Graph) -> bool:
-    """Return whether the steps that are read are an axis of an input, as far as the graph tells."""
+    """Return whether the steps that are read are an axis of an input, by the graph alone."""
     return any(
         source in graph.inputs and roles for source, roles in _origins(each.value, {each.time: SEQUENCE})
     )
@@ -86,15 +86,15 @@ def _gathers(node: ir.Node, axis: int) -> bool:
 def probe_roles(model: ir.Model) -> dict[str, str]:
     """Return the name of the one dynamic axis that a recurrent node's batch, and time, grow with.
 
-    Each axis is made longer by itself. One that both grow with is neither, nor is any where several axes
-    lengthen the same one, as where rows are merged into time.
+    Each axis is lengthened alone. One that both grow with is neither, nor is any if several axes lengthen
+    the same one, for example if rows are merged into time.
     """
     base, _ = two_sizes(model.graph)
     cases = [base, *(base | {name: size + _LONGER} for name, size in base.items())]
     found: dict[str, str] = {}
     for each in (each for node in recurrences(model) for each in sequences(node)):
         if (runs := try_evaluate(model, [each.value], cases)) is None:
-            continue  # then nothing is told
+            continue  # nothing is known then
         first, *longer = (arrays[each.value].shape for arrays in runs)
         moved = {
             name: {axis for axis in (each.time, each.batch) if shape[axis] != first[axis]}
@@ -123,7 +123,7 @@ def _told_by(node: ir.Node) -> Iterator[tuple[ir.Value, dict[int, str]]]:
 
 
 def _origins(value: ir.Value, roles: dict[int, str]) -> Iterator[tuple[ir.Value, dict[int, str]]]:
-    """Follow a value back to where nothing more can be told."""
+    """Follow a value back as far as the roles of its axes are known."""
     waiting, seen = [(value, roles)], {value}
     while waiting:
         value, roles = waiting.pop()

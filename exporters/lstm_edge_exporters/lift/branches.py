@@ -1,4 +1,4 @@
-"""Files with ``If``: constants in the place of inputs that choose a branch, and the branches they choose."""
+"""Files with ``If``: replace inputs that choose a branch by constants, and keep the branches they choose."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -18,7 +18,7 @@ from ..graph import data_inputs, forget_shapes, infer_shapes, operands, walk
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
 
 _Sizes = tuple[int | None, ...]
-"""Sizes, None where dynamic."""
+"""Sizes, None if dynamic."""
 
 # fmt: off
 _FOLDED = (
@@ -27,14 +27,14 @@ _FOLDED = (
     "Unsqueeze", "Where", "Xor",
 )
 # fmt: on
-"""What stands between a constant or a fixed size and the condition of an ``If``."""
+"""Operators between a constant or a fixed size and the condition of an ``If``."""
 
 
 def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
     """Return the constants as arrays of their inputs' dtypes and shapes.
 
     Raises:
-        InputError: no such input, one of several elements, or a number that its dtype does not hold.
+        InputError: no such input, one of several elements, or a number outside its dtype.
     """
     inputs = {str(value.name): value for value in data_inputs(model.graph)}
     arrays = {}
@@ -50,13 +50,13 @@ def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str
             )
         array = np.full(shape, number).astype(dtype)
         if (array != number).any():
-            raise InputError(f"input {name} is {dtype.name}, which does not hold {number:g}")
+            raise InputError(f"input {name} is {dtype.name}, which can't represent {number:g}")
         arrays[name] = array
     return arrays
 
 
 def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
-    """Put constants in the place of inputs, in place."""
+    """Replace inputs by constants, in place."""
     graph = model.graph
     for value in [value for value in data_inputs(graph) if value.name in arrays]:
         graph.inputs.remove(value)
@@ -66,7 +66,7 @@ def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
 
 
 def take_branches(model: ir.Model) -> bool:
-    """Put the taken branch in the place of each ``If`` that constants and fixed sizes decide, in place.
+    """Replace each ``If`` that constants and fixed sizes decide by its branch, in place.
 
     An ``If`` inside the branch taken is looked at too; one inside a loop's body is not. Inputs that only the
     other branches read are removed.
@@ -105,7 +105,7 @@ def take_branches(model: ir.Model) -> bool:
 
 
 def choosing_input(model: ir.Model) -> str | None:
-    """Return the input of one number that a condition of an ``If`` compares, None where there is none."""
+    """Return the input of one number that a condition of an ``If`` compares, or None."""
     inputs = set(data_inputs(model.graph))
     for node in model.graph:
         for above in _above(node.inputs[0]) if node.op_type == "If" else ():
@@ -118,7 +118,7 @@ def choosing_input(model: ir.Model) -> str | None:
 
 
 def _name_apart(main: ir.Graph) -> None:
-    """Rename values and nodes in branches to what nothing else is called; apart they may share them."""
+    """Give values and nodes in branches unique names; separate branches may share them."""
     taken: set[str | None] = set()
     for graph in (main, *main.subgraphs()):
         for value in list(graph.initializers.values()):
@@ -161,7 +161,7 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
             (result,) = copy.outputs
             result.name, result.type, old.name = old.name, old.type, f"{old.name}.branch"
         ir.convenience.replace_all_uses_with(old, result, replace_graph_outputs=True)
-    for dead in node.attributes.values():  # what only they read has no more use
+    for dead in node.attributes.values():  # so that values which only they read are removed
         for inner in ir.traversal.RecursiveGraphIterator(dead.as_graph()):
             for place in range(len(inner.inputs)):
                 inner.replace_input_with(place, None)
@@ -169,7 +169,7 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
 
 
 def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, _Sizes]:
-    """Return the shapes that a condition reads, found by running the graph: None where a size is dynamic."""
+    """Return the shapes that a condition reads, found by running the graph: None if a size is dynamic."""
     read = list(
         dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size"))
     )

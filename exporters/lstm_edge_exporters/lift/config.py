@@ -14,12 +14,12 @@ class LiftConfig:
     """Options of one lift; the defaults serve a file whose inputs are ``(N, L, I)`` or ``(L, N, I)``."""
 
     inputs: Mapping[str, Axes] = field(default_factory=dict)
-    """Axes by input name in the place of those declared, an int where fixed and a name where dynamic:
+    """Axes by input name that replace those declared, an int if fixed and a name if dynamic:
     ``{"x": ("N", "L", 8)}``."""
     states: Mapping[str, str] = field(default_factory=dict)
-    """Input name to output name of states that the file already has and that names do not tell."""
+    """Input name to output name of states that the file already has and that names do not show."""
     constants: Mapping[str, float] = field(default_factory=dict)
-    """Numbers by input name that take the place of inputs, such as the one that chooses a branch:
+    """Numbers by input name that replace inputs, such as the one that chooses a branch:
     ``{"sr": 16000}``."""
     skip_reverse: bool = False
     """Leave nodes that read time backwards as they are and lift the rest, instead of refusing the file."""

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
+from lstm_edge_runtime.chunks import run_chunks
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.state import run_chunks
 
 from ..evaluate import EMPTY, inputs_above, is_data_free
 from ..graph import operands, values_read, walk

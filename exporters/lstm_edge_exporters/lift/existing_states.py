@@ -34,7 +34,7 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
     """Pair the state inputs of a graph with the outputs that continue them.
 
     First as ``named``; then by the graph: an input that recurrent nodes start from and the one output that
-    their last states lead to; then as ``pairing`` has it, where no axis is time (``sequence``).
+    their last states lead to; then as in ``pairing``, if no axis is time (``sequence``).
 
     Raises:
         InputError: ``named`` names what the graph does not have, one output twice, or a pair whose dtypes or
@@ -84,11 +84,11 @@ def _check_named(
                 f"{leaving} {after.dtype} {describe(after.axes)}; a state leaves as it enters"
             )
         if list(named.values()).count(leaving) > 1:
-            raise InputError(f"states pair several inputs with {leaving!r}; give each an output of its own")
+            raise InputError(f"states pair several inputs with {leaving!r}; give each its own output")
 
 
 def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
-    """Pair inputs with outputs where the graph itself leads from the one to the other."""
+    """Pair inputs with outputs if the graph leads from one to the other."""
     inputs = set(data_inputs(model.graph))
     continued: dict[ir.Value, set[ir.Value]] = {}
     for node in recurrences(model):

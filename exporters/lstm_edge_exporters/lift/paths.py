@@ -1,14 +1,14 @@
-"""Tensors that hold the states of several nodes: found, and written as one input and one output.
+"""Tensors with the states of several nodes: found, and written as one input and one output.
 
 A path leads from a recurrent node's initial state back to the tensor that it is a part of.
 
 PyTorch makes one zeros ``(layers*D, N, H)`` and hands each layer its rows; a file that carries that tensor
-has one state, not one a layer. A path is the chain of layout operators between the whole tensor and a
+has one state, not one per layer. A path is the chain of layout operators between the whole tensor and a
 node, each of which can be undone, so that the last states can be put together the same way.
 
 With ``proj_size`` the state h (P) enters a node of width H as ``h @ M`` and leaves as ``Y_h @ K``, with
 ``M = pinv(W_hr).T`` and ``K = W_hr.T``. K serves as the left inverse of M's step when it undoes M
-(``M @ K = 1``) and when what it drops is nothing that the recurrence reads (``K @ M @ R.T = R.T``).
+(``M @ K = 1``) and if it drops nothing that the recurrence reads (``K @ M @ R.T = R.T``).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,7 +39,7 @@ __all__ = [
 ]
 
 LEFT_INVERSE = "lstm_edge.left_inverse"
-"""In the ``metadata_props`` of M: the name of the initializer K, where M's maker knows it."""
+"""In the ``metadata_props`` of M: the name of the initializer K, if the exporter of M knows it."""
 
 _OPERATORS = ("Gather", "Identity", "MatMul", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
 _KEEPING_NUMBERS = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -57,7 +57,7 @@ class Step:
     undo: tuple[str, Any]
     """How to undo it: an operator and its argument."""
     span: tuple[int, int, int] | None = None
-    """``(axis, start, stop)`` of the rows that it selects, None where it takes all."""
+    """``(axis, start, stop)`` of the rows that it selects, None for all."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Path:
 
     @property
     def span(self) -> tuple[int, int, int] | None:
-        """``(axis, start, stop)`` of the slot's rows in ``whole``, None where it is all of it."""
+        """``(axis, start, stop)`` of the slot's rows in ``whole``, None for all."""
         return next((step.span for step in self.steps if step.span), None)
 
 
@@ -89,7 +89,7 @@ def operators_above(value: ir.Value) -> list[ir.Node]:
 
 
 def top_of(value: ir.Value) -> ir.Value:
-    """Return what the topmost layout operator above ``value`` reads; ``value`` itself where there is none."""
+    """Return what the topmost layout operator above ``value`` reads; ``value`` itself if there is none."""
     above = operators_above(value)
     return (above[-1].inputs[0] if above else None) or value
 
@@ -106,7 +106,7 @@ def find_path(
         arrays: a value for each operand of ``operators_above(slot)``.
 
     Returns:
-        The path, or None where there is nothing to follow: the slot is the whole state.
+        The path, or None if the slot is the whole state.
     """
     steps: list[Step] = []
     best: Path | None = None
@@ -214,7 +214,7 @@ def is_order(indices: Array, rows: int) -> bool:
 
 
 def _numbers(node: ir.Node, place: int, name: str, arrays: Mapping[ir.Value, Array]) -> list[int]:
-    """Return an argument that newer opsets take as an input and older ones as an attribute."""
+    """Return an argument that is an input in newer opsets and an attribute in older ones."""
     if name in node.attributes:
         return list(node.attributes[name].as_ints())
     value = node.inputs[place] if len(node.inputs) > place else None
@@ -263,15 +263,15 @@ class Member:
 
     place: Place
     batch_axis: int | None
-    """The batch axis of what its node starts from, None where that has none."""
+    """The batch axis of the node's initial state, None if it has none."""
     path: Path | None
-    """How its rows sit in the state, None where they are all of it."""
+    """Path of its rows in the state, None for all rows."""
     orders: tuple[ir.Value, ...]
     """The indices that its node's rows are put in order by, one after the other."""
 
     @property
     def span(self) -> tuple[int, int, int] | None:
-        """``(axis, start, stop)`` of its rows in the state, None where they are all of it."""
+        """``(axis, start, stop)`` of its rows in the state, None for all rows."""
         return self.path.span if self.path else None
 
 
@@ -288,7 +288,7 @@ class StateGroup:
 
     @property
     def kind(self) -> str:
-        """``h``, ``c``, or ``state`` where both are rows of one tensor."""
+        """``h``, ``c``, or ``state`` if both are rows of one tensor."""
         kinds = {member.place.slot.kind for member in self.members}
         return kinds.pop() if len(kinds) == 1 else "state"
 

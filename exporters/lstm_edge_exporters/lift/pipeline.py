@@ -21,13 +21,22 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
 from ..evaluate import Session, constant, length_inputs, name_axis, try_evaluate, two_sizes
-from ..graph import axes_of, data_inputs, forget_shapes, to_proto, with_manifest
+from ..graph import (
+    axes_of,
+    data_inputs,
+    dynamic_axes,
+    forget_shapes,
+    to_bytes,
+    to_proto,
+    with_manifest,
+)
 from ..isolation import isolated
 from ..numerics.verify import ChunkRun
 from ..pairing import spec_of
 from ..progress import Progress, ignore
 from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
+from ..streaming.late import make_late_stream, why_late
 from ..streaming.streamable import Streamable, make_streamable
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
@@ -212,10 +221,13 @@ def _lift(
         sequence=names.sequence,
     )
     kept, refused = _keep_past(result.model, names) if past else (None, "")
+    late = kept is not None and kept.late
+    kept = None if late else kept
     left = tuple(entry for entry in result.left if not entry.sources & {state.input for state in known})
     added = () if kept is None else kept.states
-    _refuse(original, (*known, *result.states, *added), left, config, names.sequence, refused)
-    if make_dynamic and not result.states and not added:
+    if not late:
+        _refuse(original, (*known, *result.states, *added), left, config, names.sequence, refused)
+    if make_dynamic and not result.states and not added and not late:
         raise ContractError("a file that has its states already is not changed")
     lengths = length_inputs(original.graph)
     manifest = _build_manifest(original, proto, names, (*known, *result.states, *added), lengths)
@@ -228,6 +240,7 @@ def _lift(
         lifts=bool(result.states),
         reach=0 if kept is None else kept.reach,
         refused=refused,
+        late=late,
         fixed_batch=max(_fixed_batch(original, names), result.fixed_batch or 1),
         declared=declared,
         lengths=lengths,
@@ -240,7 +253,13 @@ def _lift(
         equivalence=verified.figures(),
         golden=verified.golden,
     )
-    proto = to_proto(graph.lifted) if result.states or added or constants else proto
+    if late:
+        manifest = _make_late(replace(graph, manifest=manifest), config.seed)
+        added = manifest.stream.states[len(manifest.states) :] if manifest.stream else ()
+        _refuse(
+            original, (*known, *result.states, *added), left, config, names.sequence, manifest.unstreamable
+        )
+    proto = to_proto(graph.lifted) if result.states or late or added or constants else proto
     with load(with_manifest(proto, manifest), device="cpu") as opened:
         manifest = manifest._replace(unstreamable=opened.interface.unstreamable)  # a call may be a window
     report = LiftReport(
@@ -251,7 +270,7 @@ def _lift(
         made_dynamic=tuple(sorted(make_dynamic)),
         equality=verified.equality,
         chunks=verified.chunks,
-        unstreamable=manifest.unstreamable,
+        unstreamable="" if manifest.stream else manifest.unstreamable,
     )
     content = with_manifest(proto, manifest)
     return Lifted(content, manifest, report)
@@ -263,6 +282,22 @@ def _keep_past(model: ir.Model, names: AxisNames) -> tuple[Streamable | None, st
         return make_streamable(model, names.batch, names.sequence), ""
     except NotStreamableError as error:
         return None, "" if error.gathers else str(error)
+
+
+def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
+    """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
+
+    def draw(rows: int, steps: int, at_reset: bool) -> Mapping[str, Array]:
+        named = {graph.manifest.batch: rows * graph.fixed_batch, graph.manifest.sequence: steps}
+        names = dynamic_axes(graph.original.graph)
+        sizes = {name: named.get(name, 2 + place) for place, name in enumerate(names)}
+        return case_at(graph, sizes, seed, offset=int(at_reset)).feeds
+
+    try:
+        stream = make_late_stream(graph.lifted, graph.manifest, draw, to_bytes)
+    except (NotStreamableError, CheckFailedError) as error:
+        return graph.manifest._replace(unstreamable=str(error))
+    return graph.manifest._replace(stream=stream, unstreamable=why_late(stream))
 
 
 def _refuse(
@@ -454,7 +489,7 @@ def _build_manifest(
         if spec.name in lengths and spec.dtype in ("int32", "int64") and spec.axes == (names.batch,)
     )
     opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    floats = {state.dtype for state in states}
+    floats = {state.dtype for state in states} or {"float32"}
     precision = {"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32")
     return Manifest(
         inputs=inputs,

@@ -29,12 +29,12 @@ _W, _R, _W_SCALE, _R_SCALE = 1, 2, 8, 10
 
 
 def is_quantized(model: ir.Model) -> bool:
-    """Return whether the graph quantizes what it computes with."""
+    """Return whether the graph has quantized operators."""
     return any(node.op_type in _OPERATORS for node in ir.traversal.RecursiveGraphIterator(model.graph))
 
 
 def float_twin(model: ir.Model) -> ir.Model | None:
-    """Return the same network in float; None where a quantized operator has no constant weights."""
+    """Return the same network in float; None if a quantized operator has no constant weights."""
     copy = model.clone()
     names = UniqueNames(copy.graph)
     for node in [node for node in copy.graph if node.op_type in _OPERATORS]:
@@ -58,7 +58,7 @@ def float_twin(model: ir.Model) -> ir.Model | None:
 
 
 def _in_float(graph: ir.Graph, node: ir.Node, names: UniqueNames) -> Sequence[ir.Value] | None:
-    """Add what stands in the place of a quantized node's outputs."""
+    """Add nodes that replace a quantized node's outputs."""
 
     def weight(array: Array, step: Array | None = None, source: ir.Value | None = None) -> ir.Value:
         title = names.unique(f"{node.name if source is None else source.name}.float")

@@ -23,7 +23,7 @@ from ..recurrent import to_layout_0
 __all__ = ["check_keeps_weights", "read_graph"]
 
 _OLDEST_OPSET = 7
-"""From here on LSTM, GRU and RNN take the inputs and attributes that they have today."""
+"""From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
 
 
 def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.ModelProto]:
@@ -34,7 +34,7 @@ def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.M
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, of an opset below 7, with external data that is missing, too
-            short, or outside the file's own folder; or a graph that onnxruntime does not take.
+            short, or outside the file's own folder; or a graph that onnxruntime rejects.
         InputError: the file is one of this project's own artifacts already.
     """
     proto = _read(source)
@@ -45,7 +45,7 @@ def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.M
     batchwise = any(
         entry.name == "layout" and entry.i for node in proto.graph.node for entry in node.attribute
     )
-    if not batchwise:  # onnxruntime does not open it as it is
+    if not batchwise:  # onnxruntime can't open it unchanged
         open_isolated(content, name="the file")
     try:
         model = ir.from_proto(proto)
@@ -65,17 +65,17 @@ def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.M
 
 
 def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
-    """Refuse to write over a file that holds weights of ``source``; ``source`` itself may be replaced.
+    """Refuse to write over a file with weights of ``source``; ``source`` itself may be replaced.
 
     Raises:
         InputError: ``output`` is such a file, or a link to one.
-        FileFormatError: ``source`` is truncated or foreign, or its external data is not beside it.
+        FileFormatError: ``source`` is truncated or foreign, or its external data is not in its folder.
     """
     if not Path(source).is_file():
         return
     _, file = read_model(source)
     if file is not None and os.path.realpath(output) in file.external_paths():
-        raise InputError(f"{output} holds weights of {source} and would be replaced; name another file")
+        raise InputError(f"{output} has weights of {source} and would be replaced; name another file")
 
 
 def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
@@ -84,7 +84,7 @@ def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     if file is None:
         raise FileFormatError(f"{name} is in ORT format; lift the .onnx file that it was made from")
     if not file.graph.nodes or not file.opset:
-        raise FileFormatError(f"{name} holds no ONNX graph; export or copy it again")
+        raise FileFormatError(f"{name} contains no ONNX graph; export or copy it again")
     if file.opset < _OLDEST_OPSET:
         raise FileFormatError(
             f"{name} has opset {file.opset}, expected {_OLDEST_OPSET} or later; "

@@ -35,7 +35,7 @@ def name_after_nodes(groups: Sequence["StateGroup"]) -> list[tuple[str, str]]:
 def name_after_modules(
     group: "StateGroup", layers: Sequence[tuple[str, int]], *, single: bool
 ) -> tuple[str, str]:
-    """Name a state after the part of the path that its layers share; ``h_0/h_n`` where there is one layer.
+    """Name a state after the part of the path that its layers share; ``h_0/h_n`` if there is one layer.
 
     Args:
         group: the state.
@@ -66,7 +66,7 @@ def _pair(group: "StateGroup", prefix: str = "") -> tuple[str, str]:
 def _layer_of(node: str) -> str:
     """Return the part of a node's name that names its layer.
 
-    ``/encoder/lstm/LSTM`` gives ``lstm``; ``model/lstm_1/PartitionedCall/LSTM__32`` gives ``lstm_1``.
+    ``/encoder/lstm/LSTM`` is ``lstm``; ``model/lstm_1/PartitionedCall/LSTM__32`` is ``lstm_1``.
     """
     parts = [
         part

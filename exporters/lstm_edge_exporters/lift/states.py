@@ -41,7 +41,7 @@ class LeftAlone:
     """``given`` (an input feeds it already), ``data`` (it is computed from data), ``reversed`` (the node
     reads time backwards) or ``subgraph`` (a loop around the node starts it again)."""
     sources: frozenset[str] = frozenset()
-    """The inputs that it depends on, where ``given`` or ``data``."""
+    """The inputs that it depends on, if ``given`` or ``data``."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class _State:
     axes: Axes
     reset: float | Array
     given: ir.Value | None = None
-    """The input that the nodes start from already, None where one is to be made."""
+    """The input that the nodes start from already, None to create one."""
 
 
 def lift_states(
@@ -85,19 +85,19 @@ def lift_states(
     constants and shapes count as constant; a batch size that such a chain had fixed becomes dynamic.
 
     Args:
-        model: a graph without model-local functions around its recurrent nodes; left as it is.
-        batch: the name of the batch axis; None where the graph has none and N is 1.
+        model: a graph without model-local functions around its recurrent nodes; not changed.
+        batch: the name of the batch axis; None if the graph has none and N is 1.
         reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
-        carry: inputs that no output continues; where nodes start from one, it gets its output.
+        carry: inputs that no output continues; one that nodes start from gets an output.
         declared: the size that the batch axis had before it was made dynamic; states that can only be
-            computed at it, as a constant of so many rows that is expanded, are computed at it.
-        loops: lift what a ``Loop`` or ``Scan`` carries too, where it is floating point, and leave alone what
-            runs over another axis than time.
-        sequence: the name of the time axis, None where it has a fixed size; only needed with ``loops``.
+            computed at it, such as a constant with that number of rows, are computed at it.
+        loops: also lift floating-point values that a ``Loop`` or ``Scan`` carries, except for those that
+            run over another axis than time.
+        sequence: the name of the time axis, None if it has a fixed size; only needed with ``loops``.
         naming: names the states; called once with the groups in graph order.
 
     Returns:
-        The copy, the states in graph order, and what was left alone and why.
+        The copy, the states in graph order, and what was not lifted and why.
     """
     model = model.clone()
     nodes = list(recurrent_nodes(model))
@@ -120,11 +120,11 @@ def lift_states(
 def _over_time(
     model: ir.Model, nodes: Sequence[ir.Node], batch: str | None, sequence: str | None
 ) -> list[ir.Node]:
-    """Return the nodes whose steps are time: where running them does not tell otherwise, they are.
+    """Return the nodes whose steps are time: all unless running them shows otherwise.
 
-    They are not where their number is the same for every length of the sequence, as in a layer that runs over
-    frequencies; nor in a loop over the rows of a batch. Where the length is fixed, a layer that reads
-    backwards what is no axis of an input is taken for such a layer.
+    They are not if their number is the same for every length of the sequence, as in a layer that runs over
+    frequencies; nor in a loop over the rows of a batch. If the length is fixed, a layer that reads
+    backwards along something that is no axis of an input counts as such a layer.
     """
     read = {node: list(sequences(node)) for node in nodes}
     nodes = [node for node in nodes if read[node]]
@@ -176,7 +176,7 @@ def _partition(
                 top = top_of(place.initial)
                 source = str(top.name) if top in main_inputs else ""
                 if source in carry or is_data_free(top):
-                    places.append(place)  # what lies between may put rows in another order
+                    places.append(place)  # operators between may reorder rows
                 elif source:
                     reason = f"it comes from input {source!r}"
                     left.append(LeftAlone(label(node), slot.kind, reason, "given", frozenset({source})))
@@ -190,7 +190,7 @@ def _partition(
 class _Planner:
     """Groups places into states, and finds each one's dtype, axes and reset value.
 
-    What the nodes start from is run at two sets of sizes.
+    The initial states of nodes are run at two sets of sizes.
     """
 
     def __init__(self, model: ir.Model, batch: str | None, pinned: dict[str, int]) -> None:
@@ -198,7 +198,7 @@ class _Planner:
         self._sizes = two_sizes(model.graph)
         self._arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]] = ({}, {})
         self.fixed_batch: int | None = None
-        """The ``pinned`` batch size, where a state could be computed at it alone."""
+        """The ``pinned`` batch size, if a state could be computed at it alone."""
         self.failed: list[LeftAlone] = []
 
     def plan(self, places: Sequence[Place]) -> list[_State]:
@@ -218,7 +218,7 @@ class _Planner:
         self.failed.append(LeftAlone(label(place.slot.node), place.slot.kind, reason, "data"))
 
     def _compute(self, place: Place) -> bool:
-        """Run what the place starts from, at the ``pinned`` batch size where others do not do."""
+        """Run the initial state of the place, at the ``pinned`` batch size if others fail."""
         values, reason = [*_operands(place), *_last(place)], ""
         for pinned in [{}, self._pinned] if self._pinned else [{}]:
             try:
@@ -240,7 +240,7 @@ class _Planner:
         return Member(place, batch_axis, path, self._row_orders(place, path))
 
     def _batch_axis(self, place: Place) -> int | None:
-        """Return a state's batch axis; None where a loop carries one that does not grow with the batch."""
+        """Return a state's batch axis; None if a loop carries one that does not grow with the batch."""
         if is_recurrent(place.slot.node):
             return state_shape(place.slot.node)[2]
         if place.initial is None or place.initial not in self._arrays[0]:
@@ -253,7 +253,7 @@ class _Planner:
         )
 
     def _row_orders(self, place: Place, path: Path | None) -> tuple[ir.Value, ...]:
-        """Return the indices that put the rows of the place's node in order, where its state is not yet.
+        """Return the indices that reorder the rows of the place's node, if its state is not in that order.
 
         Rows that are picked or repeated are in no order of that kind, and no state follows them.
         """
@@ -325,7 +325,7 @@ class _Planner:
         return _State(group, dtype, (*shape[:axis], name, *shape[axis + 1 :]), reset)
 
     def _batch_rows(self, node: ir.Node) -> tuple[int, int] | None:
-        """Return the batch sizes that the node's X has at both sizes, None where it can't be told."""
+        """Return the batch sizes of the node's X at both sizes, None if unknown."""
         x, axis = node.inputs[0], state_shape(node)[2]
         if x is None:
             return None
@@ -333,7 +333,7 @@ class _Planner:
         small, large = self._sizes
         if isinstance(declared, str) and declared in small:
             return small[declared], large[declared]
-        runs = try_evaluate(self._model, [x], self._sizes)  # None where the graph needs its sizes
+        runs = try_evaluate(self._model, [x], self._sizes)  # None if the graph needs its sizes
         return None if runs is None else (runs[0][x].shape[axis], runs[1][x].shape[axis])
 
 
@@ -346,7 +346,7 @@ def _operands(place: Place) -> list[ir.Value]:
 
 
 def _last(place: Place) -> list[ir.Value]:
-    """Return the value that a loop leaves a state of its own as; its shape must be the initial one."""
+    """Return the last value of a loop's own state; its shape must be the initial one."""
     return [] if is_recurrent(place.slot.node) else [place.owner.outputs[place.output]]
 
 
@@ -354,7 +354,7 @@ def _group(members: Sequence[Member], arrays: Mapping[ir.Value, Array]) -> list[
     """Put together the members whose rows make up one larger tensor exactly.
 
     h and c that read one zeros tensor are two states; so are two layers that read the same rows. Rows that
-    do not add up to the whole stay states of their own.
+    do not add up to the whole remain separate states.
     """
     order = {member.place: position for position, member in enumerate(members)}
     wholes: dict[ir.Value, list[Member]] = {}
@@ -377,7 +377,7 @@ def _group(members: Sequence[Member], arrays: Mapping[ir.Value, Array]) -> list[
 
 
 def _pack(members: Sequence[Member], shape: tuple[int, ...]) -> list[tuple[Member, ...]] | None:
-    """Split ``members`` into sets that each cover ``shape`` once, in graph order; None where they don't."""
+    """Split ``members`` into sets that each cover ``shape`` once, in graph order; None if they don't."""
     axes = {member.span[0] for member in members if member.span}
     if len(axes) > 1:
         return None

@@ -1,4 +1,4 @@
-"""What runs inside the bodies of ``If``, ``Loop`` and ``Scan``, and how its states reach the main graph.
+"""Nodes in the bodies of ``If``, ``Loop`` and ``Scan``, and how their states reach the main graph.
 
 A recurrence may be written out in plain operators: a ``Loop`` or ``Scan`` that carries its states, and has
 already an input and an output for each. An ``If`` hands a state in by capture and out by one more output; the
@@ -61,12 +61,12 @@ class SequenceInput:
 
 
 def _carried_values(node: ir.Node) -> Iterator[_Carried]:
-    """Return what a ``Loop`` or ``Scan`` carries; nothing for other operators."""
+    """Return the values that a ``Loop`` or ``Scan`` carries; nothing for other operators."""
     if node.domain != "" or node.op_type not in ("Loop", "Scan"):
         return
     body = node.attributes["body"].as_graph()
     entering, leaving = list(body.inputs), list(body.outputs)
-    if len(entering) != len(node.inputs):  # a Scan of opset 8 takes sequence_lens too
+    if len(entering) != len(node.inputs):  # a Scan of opset 8 also has sequence_lens
         return
     loop = node.op_type == "Loop"
     first = _LOOP_HEADER if loop else 0
@@ -77,7 +77,7 @@ def _carried_values(node: ir.Node) -> Iterator[_Carried]:
 
 
 def slots_of(node: ir.Node) -> tuple[Slot, ...]:
-    """Return a recurrent node's states, or what a ``Loop`` or ``Scan`` carries and computes from data."""
+    """Return a recurrent node's states, or values from data that a ``Loop`` or ``Scan`` carries."""
     if is_recurrent(node):
         return slots(node)
     found = [
@@ -97,7 +97,7 @@ def recurrences(model: ir.Model) -> Iterator[ir.Node]:
 
 
 def sequences(node: ir.Node) -> Iterator[SequenceInput]:
-    """Return what a recurrent node, a ``Loop`` or a ``Scan`` reads step by step."""
+    """Return the values that a recurrent node, a ``Loop`` or a ``Scan`` reads step by step."""
     if is_recurrent(node):
         layout = node.attributes.get_int("layout", 0) or 0
         if node.inputs[0] is not None:
@@ -148,7 +148,7 @@ def generalize_loops(model: ir.Model) -> None:
 
 
 def _from_outside(value: ir.Value | None, node: ir.Node, body: ir.Graph) -> ir.Value | None:
-    """Return the value outside of a loop that ``value`` is in every pass; None where it changes."""
+    """Return the value outside of a loop that ``value`` is in every pass; None if it changes."""
     if value is None or value.graph is not body:
         return value
     unchanged = {each.entering: each.input for each in _carried_values(node) if each.entering is each.leaving}
@@ -223,7 +223,7 @@ def _is_state(node: ir.Node, each: _Carried) -> bool:
 
 @dataclass(frozen=True)
 class Place:
-    """Where one slot's state is read and written, as near to the main graph as it goes by itself."""
+    """Where one slot's state is read and written, as near to the main graph as possible."""
 
     slot: Slot
     owner: ir.Node
@@ -235,7 +235,7 @@ class Place:
 
     @property
     def initial(self) -> ir.Value | None:
-        """The value that the state starts from, None where it starts from nothing."""
+        """The initial value of the state, or None."""
         return self.owner.inputs[self.input] if len(self.owner.inputs) > self.input else None
 
     def start_from(self, value: ir.Value) -> None:
@@ -246,7 +246,7 @@ class Place:
 
 
 def parents_of(model: ir.Model) -> dict[ir.Graph, ir.Node]:
-    """Map every subgraph to the node that holds it."""
+    """Map every subgraph to its node."""
     return {
         graph: node
         for node in ir.traversal.RecursiveGraphIterator(model.graph)
@@ -278,7 +278,7 @@ def carry_out(place: Place, state: ir.Value, name: Callable[[str], str]) -> ir.V
 
     Args:
         place: where the state is.
-        state: what the state starts from now; branches not taken give it back.
+        state: the new initial state; branches not taken return it.
         name: makes a value name unique.
     """
     owner = place.owner
@@ -329,7 +329,7 @@ def _leaving(place: Place) -> set[ir.Value]:
 
 
 def _why_not(place: Place, body: ir.Graph, parent: ir.Node) -> str:
-    """Return what keeps a state from being carried from pass to pass; it may pass through other operators."""
+    """Return why a state can't be carried from pass to pass; it may pass through other operators."""
     passes = f"pass to pass of {parent.op_type} {parent.name!r}"
     if any(value in body.inputs for value in walk([place.initial] if place.initial else [], operands)):
         return f"its state is not handed straight on from {passes}"

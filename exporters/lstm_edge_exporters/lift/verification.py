@@ -62,6 +62,8 @@ class LiftedGraph:
     """How many steps the states of operators along time hold together."""
     refused: str
     """Why such operators have no states; empty where they need none, or take all steps together."""
+    late: bool
+    """Whether frames need later steps: then another graph streams, which is verified by itself."""
     fixed_batch: int
     """The batch size that initial states fix the original at; 1 where they don't."""
     declared: Mapping[str, int]
@@ -258,7 +260,7 @@ class _Verifier:
             The worst of the runs; why chunks do not equal the whole; whether states stop at lengths.
         """
         graph, manifest, lifted, function = self._graph, self._manifest, self._lifted, self._function
-        if not manifest.states:
+        if not manifest.states or graph.late:
             return None, "", True
         if not manifest.time_axes:
             fixed = _steps_of_a_call(graph)

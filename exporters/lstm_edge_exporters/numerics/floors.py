@@ -9,7 +9,6 @@ for the float32 that the result is stored in. The limit is ``tolerance.MULTIPLE`
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole
 from .function import Compared, largest, reduce_free
+from .graph64 import Graph64, MeasuredGraph
 from .noise import TINY, UNIT, Rounding
 
 __all__ = [
@@ -27,7 +27,6 @@ __all__ = [
     "WEAK",
     "Expected",
     "Measured",
-    "Perturbable",
     "Strength",
     "compare_outputs",
     "expected",
@@ -45,16 +44,6 @@ WEAK = 0.1
 """Largest limit, as a fraction of a channel's largest value, at which a comparison verifies the channel."""
 
 
-class Perturbable(Protocol):
-    """A graph that can be evaluated exactly, and as float32 may round."""
-
-    def run64(self, feeds: Feeds) -> Mapping[str, Array]:
-        """Return every output in float64."""
-
-    def perturbed(self, feeds: Feeds, rounding: Rounding) -> Mapping[str, Array]:
-        """Return every output as a correct float32 implementation may give it."""
-
-
 @dataclass(frozen=True)
 class Expected:
     """What an engine should give on one case."""
@@ -66,7 +55,7 @@ class Expected:
 
 
 def expected(
-    graph: Perturbable,
+    graph: Graph64 | MeasuredGraph,
     feeds: Feeds,
     fixed: Mapping[str, tuple[int, ...]],
     procedure: Procedure = whole,
@@ -77,7 +66,7 @@ def expected(
 
 
 def noise_floors(
-    graph: Perturbable,
+    graph: Graph64 | MeasuredGraph,
     feeds: Feeds,
     fixed: Mapping[str, tuple[int, ...]],
     procedure: Procedure = whole,

@@ -19,8 +19,8 @@ from typing import Protocol
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole

@@ -8,10 +8,10 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.state import Runner
 
 from .cases import Feeds, remember
 from .noise import EXACT, Exact, Rounding, Weights
@@ -154,16 +154,17 @@ class Graph64:
         return Graph64(wide, self._name, self._exact)
 
     def _evaluate(self, feeds: Feeds) -> dict[str, Any]:
-        wide = {
-            name: array.astype(np.float64) if array.dtype.kind == "f" else array
-            for name, array in feeds.items()
-        }
+        wide = {name: _wide(array) for name, array in feeds.items()}
         self._rounding.go_back(0)
         try:
             with np.errstate(all="ignore"):
                 return dict(self._evaluator.run(None, wide, intermediate=True))
         except Exception as error:
             raise RuntimeError(first_line(error)) from error
+
+
+def _wide(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def describe_node(node: onnx.NodeProto) -> str:
@@ -185,18 +186,17 @@ def _double_values(model: onnx.ModelProto) -> set[str]:
 
 def _foreign(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
     own = {(function.domain, function.name) for function in model.functions}
-    for node in (node for each in model.graph.node for node in _nodes(each)):
+    for node in (node for graph in _graphs(model.graph) for node in graph.node):
         if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in own:
             yield node
 
 
-def _nodes(node: onnx.NodeProto) -> Iterator[onnx.NodeProto]:
-    """Yield a node and those of the bodies in it."""
-    yield node
-    for attribute in node.attribute:
+def _graphs(graph: Any) -> Iterator[Any]:
+    """Yield a graph or a function, and the bodies in it."""
+    yield graph
+    for attribute in (each for node in graph.node for each in node.attribute):
         for inner in (attribute.g, *attribute.graphs):
-            for each in inner.node:
-                yield from _nodes(each)
+            yield from _graphs(inner)
 
 
 def _beyond(value: Any) -> bool:
@@ -333,24 +333,22 @@ def _is_short(values: Array) -> Array:
         return np.asarray((parts == np.round(parts)) | ~np.isfinite(values))
 
 
-def _constants(
-    graph: onnx.GraphProto,
-) -> Iterator[tuple[str, Array, Callable[[Array], None]]]:
+def _constants(graph: onnx.GraphProto) -> Iterator[tuple[str, Array, Callable[[Array], None]]]:
     """Return the name, the values and what replaces the values of every float constant of a graph."""
-    for tensor in graph.initializer:
-        if tensor.data_type == onnx.TensorProto.FLOAT:
-            yield tensor.name, onnx.numpy_helper.to_array(tensor), partial(_replace, tensor)
-    for node in graph.node:
+    nodes: list[onnx.NodeProto] = []
+    tensors: list[tuple[str, onnx.TensorProto]] = []
+    for each in _graphs(graph):
+        tensors += ((tensor.name, tensor) for tensor in each.initializer)
+        nodes += each.node
+    for node in nodes:
         for attribute in node.attribute:
-            name = (
-                node.output[0] if node.op_type == "Constant" else f"{attribute.name} of {describe_node(node)}"
-            )
+            name = f"{attribute.name} of {describe_node(node)}"
             if attribute.type == onnx.AttributeProto.FLOAT:
                 yield name, np.array([attribute.f], np.float32), partial(_set_float, attribute)
-            elif attribute.type == onnx.AttributeProto.TENSOR and attribute.t.data_type == 1:
-                yield name, onnx.numpy_helper.to_array(attribute.t), partial(_replace, attribute.t)
-            for inner in (attribute.g, *attribute.graphs):
-                yield from _constants(inner)
+            tensors.append((node.output[0] if node.op_type == "Constant" else name, attribute.t))
+    for name, tensor in tensors:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            yield name, onnx.numpy_helper.to_array(tensor), partial(_replace, tensor)
 
 
 def _set_float(attribute: onnx.AttributeProto, array: Array) -> None:
@@ -412,18 +410,14 @@ def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
         kind = value.type.tensor_type
         if kind.elem_type in _FLOATS:
             kind.elem_type = onnx.TensorProto.DOUBLE
-    tops = [*wide.graph.node, *(node for function in wide.functions for node in function.node)]
-    nodes = [node for top in tops for node in _nodes(top)]
+    graphs = [graph for top in (wide.graph, *wide.functions) for graph in _graphs(top)]
+    nodes = [node for graph in graphs for node in graph.node]
     for number, node in enumerate(nodes):
         for place, name in enumerate(node.output):
             node.output[place] = name or f"unnamed {number} {place}"
     attributes = [each for node in nodes for each in node.attribute]
-    graphs = [wide.graph, *(graph for each in attributes for graph in (each.g, *each.graphs))]
-    tensors = [
-        *(tensor for graph in graphs for tensor in graph.initializer),
-        *(each.t for each in attributes),
-    ]
-    for tensor in tensors:
+    held = [tensor for graph in graphs for tensor in getattr(graph, "initializer", ())]
+    for tensor in (*held, *(each.t for each in attributes)):
         if tensor.data_type in _FLOATS:
             _replace(tensor, onnx.numpy_helper.to_array(tensor).astype(np.float64))
     for attribute in attributes:

@@ -153,9 +153,9 @@ class Rounding(Exact):
     def running(self, value: Array, axis: int) -> Array:
         """Return the partial sums along ``axis``, each off by 2^-24 of all before it."""
         result = np.cumsum(value, axis)
-        signs = self.signs(result.shape)
+        signs = np.broadcast_to(self.signs(result.shape), result.shape)
         if self._keep:
-            signs = np.broadcast_to(signs.take([0], axis), result.shape)
+            signs = signs.take([0], axis)
         return np.asarray(result + self._unit * np.cumsum(np.abs(result) * signs, axis))
 
     def _take(self, pool: Array, shape: tuple[int, ...]) -> Array:
@@ -168,7 +168,7 @@ class Rounding(Exact):
                 self._next = 0 if self._keep else int(self._rng.integers(_POOL // 2))
             start, self._next = self._next, self._next + count
             found = pool[start : start + count].reshape(taken)
-        return np.broadcast_to(found, shape) if self._keep and shape else found.reshape(shape)
+        return found if self._keep and shape else found.reshape(shape)
 
 
 @lru_cache(8)

@@ -15,7 +15,7 @@ from onnx.reference.ops.op_max_pool import MaxPool
 
 from lstm_edge_runtime.manifest import Array
 
-from ..recurrent import gru, lstm, rnn
+from .cells import gru, lstm, rnn
 from .noise import Exact, Rounding
 
 __all__ = ["Rounds", "operators", "round_results"]
@@ -139,18 +139,11 @@ def operators(graph: Rounds) -> list[type[OpRun]]:
 
 
 def _recurrent(compute: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
-    def run(
-        rounding: Exact,
-        *inputs: Array | None,
-        layout: int = 0,
-        input_forget: int = 0,
-        hidden_size: int | None = None,  # noqa: ARG001  W and R say it
-        activation_alpha: Any = None,  # noqa: ARG001
-        activation_beta: Any = None,  # noqa: ARG001
-        **options: Any,
-    ) -> tuple[Array, ...]:
-        if layout or input_forget:
+    def run(rounding: Exact, *inputs: Array | None, **options: Any) -> tuple[Array, ...]:
+        if options.pop("layout", 0) or options.pop("input_forget", 0):
             raise NotImplementedError("layout=1 and input_forget=1")
+        for name in ("hidden_size", "activation_alpha", "activation_beta", "input_forget"):
+            options.pop(name, None)  # the first is that of W and R
         return compute(*inputs, **options, rounding=rounding)
 
     return run
@@ -193,13 +186,7 @@ def _centered(r: Exact, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, 
 
 
 def _layer_norm(
-    r: Exact,
-    x: Array,
-    scale: Array,
-    bias: Array | None = None,
-    axis: int = -1,
-    epsilon: float = 1e-5,
-    stash_type: int = 1,  # noqa: ARG001  everything is float64 here
+    r: Exact, x: Array, scale: Array, bias: Any = None, axis: int = -1, epsilon: float = 1e-5, **_: Any
 ) -> tuple[Array, ...]:
     mean, apart, variance = _centered(r, x, tuple(range(axis % x.ndim, x.ndim)))
     deviation = r.relative(1 / r.relative(np.sqrt(r.relative(variance + epsilon))))
@@ -207,25 +194,16 @@ def _layer_norm(
     return (y if bias is None else r.relative(y + bias), mean, deviation)
 
 
-def _rms_norm(
-    r: Exact,
-    x: Array,
-    scale: Array,
-    axis: int = -1,
-    epsilon: float = 1e-5,
-    stash_type: int = 1,  # noqa: ARG001
-) -> Array:
+def _rms_norm(r: Exact, x: Array, scale: Array, axis: int = -1, epsilon: float = 1e-5, **_: Any) -> Array:
     axes = tuple(range(axis % x.ndim, x.ndim))
     square = r.relative(r.total(r.relative(x * x), axes) / math.prod(x.shape[each] for each in axes))
     return r.relative(r.relative(x / r.relative(np.sqrt(r.relative(square + epsilon)))) * scale)
 
 
-def _affine(
-    r: Exact, x: Array, scale: Array, bias: Array, mean: Array, variance: Array, epsilon: float
-) -> Array:
+def _affine(r: Exact, x: Array, parameters: Sequence[Array], epsilon: float) -> Array:
     """Return ``x * factor + shift``, as kernels do: they cancel where ``x`` varies little around a mean."""
     shape = (-1, *[1] * (x.ndim - 2))
-    scale, bias = scale.reshape(shape), bias.reshape(shape)
+    scale, bias, mean, variance = (each.reshape(shape) if each.ndim == 1 else each for each in parameters)
     if type(r) is Exact:  # the same without cancellation
         return (x - mean) / np.sqrt(variance + epsilon) * scale + bias
     factor = r.relative(scale / r.relative(np.sqrt(variance + epsilon)))
@@ -235,24 +213,15 @@ def _affine(
 
 def _instance_norm(r: Exact, x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
     mean, _, variance = _centered(r, x, tuple(range(2, x.ndim)))
-    return _affine(r, x, scale, bias, mean, variance, epsilon)
+    return _affine(r, x, (scale, bias, mean, variance), epsilon)
 
 
 def _batch_norm(
-    r: Exact,
-    x: Array,
-    scale: Array,
-    bias: Array,
-    mean: Array,
-    variance: Array,
-    epsilon: float = 1e-5,
-    training_mode: int = 0,
-    **_: Any,
+    r: Exact, x: Array, *parameters: Array, epsilon: float = 1e-5, training_mode: int = 0, **_: Any
 ) -> Array:
     if training_mode:
         raise NotImplementedError("training_mode=1")
-    shape = (-1, *[1] * (x.ndim - 2))
-    return _affine(r, x, scale, bias, mean.reshape(shape), variance.reshape(shape), epsilon)
+    return _affine(r, x, parameters, epsilon)
 
 
 _erf = np.vectorize(math.erf, otypes=[np.float64])
@@ -321,12 +290,7 @@ class _Loop(OpRun):
         return True
 
     def _run(
-        self,
-        count: Array | None,
-        condition: Array | None,
-        *states: Any,
-        context: Mapping[str, Any],
-        **_: Any,
+        self, count: Array | None, condition: Array | None, *states: Any, context: Mapping[str, Any], **_: Any
     ) -> tuple[Any, ...]:
         names, wanted = self.body.input_names, len(states)
         steps = None if count is None else int(count.item())

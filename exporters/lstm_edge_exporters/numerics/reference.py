@@ -380,10 +380,7 @@ class TorchReference:
                 yield getattr(layer, name).detach().numpy()
 
     def _run(
-        self,
-        dtype: torch.dtype,
-        feeds: Mapping[str, Array],
-        injections: Sequence[Injection] | None = None,
+        self, dtype: torch.dtype, feeds: Mapping[str, Array], injections: Sequence[Injection] | None = None
     ) -> dict[str, Array]:
         given = self._injections if injections is None else injections
         module = self._float32 if dtype == torch.float32 else self._float64

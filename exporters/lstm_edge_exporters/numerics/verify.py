@@ -6,32 +6,29 @@ chunks, states carried, with the whole.
 """
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner, run_chunks, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.state import Runner, run_chunks, take_steps
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole
 from .floors import (
-    DRAWS,
     FEW_DRAWS,
     MANY_DRAWS,
     Expected,
     Measured,
-    Perturbable,
     Strength,
-    expected,
     measure,
     noise_floors,
 )
-from .function import Agreement, Equality, Function, GraphError, fixed_axes, largest, reduce_free
+from .function import Agreement, Compared, Equality, Function, GraphError, fixed_axes, largest, reduce_free
 
 __all__ = [
     "ChunkRun",
@@ -59,15 +56,14 @@ class StatesRefusedError(CheckFailedError):
 
 
 @dataclass(frozen=True)
-class Equivalence:
-    """What a verification found."""
+class Equivalence(Compared):
+    """What a verification found; its records are those of the engine beside the graph in float64."""
 
+    records: tuple[Comparison, ...]
     cases: tuple[Case, ...]
     """Every case that was compared."""
     equality: Equality
     """The graph compared with its reference, both in float64."""
-    comparisons: tuple[tuple[Case, Comparison], ...]
-    """The engine in float32 compared with the graph in float64."""
     skipped: tuple[tuple[Case, str], ...]
     """Cases that the reference itself refuses, or where it gives NaN, with the reason."""
     unverified: Mapping[str, float]
@@ -75,14 +71,9 @@ class Equivalence:
     verified tighter than 4e-7."""
 
     @property
-    def worst(self) -> Comparison:
-        """The comparison of the engine nearest to its limit."""
-        return max((each for _, each in self.comparisons), key=lambda each: each.ratio)
-
-    @property
     def max_abs(self) -> float:
         """The engine's largest absolute difference from float64."""
-        return max(each.max_abs for _, each in self.comparisons)
+        return max(each.max_abs for each in self.records)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the figures for the manifest."""
@@ -92,8 +83,8 @@ class Equivalence:
             "float64": self.equality.largest,
             "constants": list(self.equality.constants),
             "max_abs": self.max_abs,
-            "max_rel": max(each.max_rel for _, each in self.comparisons),
-            "floor": max(each.floor for _, each in self.comparisons),
+            "max_rel": max(each.max_rel for each in self.records),
+            "floor": max(each.floor for each in self.records),
             "ratio": self.worst.ratio,
             "worst": str(self.worst),
             "unverified": dict(self.unverified),
@@ -117,7 +108,7 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
     """
     agreed: list[Case] = []
     equality, strength = Equality(), Strength()
-    rounded: list[tuple[Case, Measured]] = []
+    rounded: list[Measured] = []
     skipped: list[tuple[Case, str]] = []
     for case in cases:
         found = _agree(file, engine, case, plain)
@@ -131,19 +122,19 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
             if got[name].shape != array.shape:
                 raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
         if _extent(case) <= _ROUNDED:
-            rounded.append((case, _measure(file, case, got)))
+            rounded.append(_measure(file, case, got))
     if agreed and not rounded:  # the file takes no small ones
         case = min(agreed, key=_extent)
-        rounded.append((case, _measure(file, case, _run(engine, case))))
+        rounded.append(_measure(file, case, _run(engine, case)))
     if not rounded:
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
-    for _, measured in rounded:
+    for measured in rounded:
         for name, array in measured.known.ref64.items():
             if array.dtype.kind == "f":
                 strength.add(name, measured.limits[name], reduce_free(array, file.fixed.get(name, ())))
-    comparisons = tuple((case, each) for case, measured in rounded for each in measured.records)
-    return Equivalence(tuple(agreed), equality, comparisons, tuple(skipped), strength.unverified)
+    records = tuple(each for measured in rounded for each in measured.records)
+    return Equivalence(records, tuple(agreed), equality, tuple(skipped), strength.unverified)
 
 
 def _agree(file: Function, engine: Runner, case: Case, plain: Runner | None) -> Agreement | str:
@@ -203,27 +194,35 @@ clipped or saturates wrongly, it is seen there."""
 
 
 def record_golden(
-    graph: Perturbable, manifest: Manifest, cases: CaseGenerator, verified: Sequence[Case] = ()
+    expect: Callable[[Feeds], Expected],
+    manifest: Manifest,
+    cases: CaseGenerator,
+    verified: Sequence[Case] = (),
 ) -> Golden:
     """Record two cases of different sizes, with states and lengths that are not trivial.
 
     Args:
-        graph: gives the outputs.
+        expect: gives the outputs and their noise floors.
         manifest: the file's.
         cases: generates the inputs.
-        verified: cases that the graph runs; the smallest of several steps is taken where it refuses the
+        verified: cases that ``expect`` takes; the smallest of several steps is taken where it refuses the
             usual sizes.
 
     Raises:
-        CheckFailedError: the graph gives numbers for no case.
+        CheckFailedError: there are numbers for no case.
     """
     usable = {case.sizes.get(str(cases.sequence), 2): case for case in verified}
     least = [usable[length] for length in sorted(usable) if length > 1] or list(usable.values())
-    first = _choose(graph, manifest, (*_cases(cases, 0), *least[:1]), _BYTES[0])
+    first = _choose(expect, manifest, (*_cases(cases, 0), *least[:1]), _BYTES[0])
     if first is None:
         raise CheckFailedError("the reference gives numbers for no golden case; none can be recorded")
-    more = [case for case in _cases(cases, 1) if _shapes(case.feeds) != _shapes(first.inputs)]
-    second = _choose(graph, manifest, [_amplify(case, cases) for case in more], _BYTES[1])
+    shapes = {name: array.shape for name, array in first.inputs.items()}
+    more = (
+        _amplify(case, cases)
+        for case in _cases(cases, 1)
+        if any(array.shape != shapes[name] for name, array in case.feeds.items())
+    )
+    second = _choose(expect, manifest, more, _BYTES[1])
     return first._replace(more=() if second is None else (second,))
 
 
@@ -250,26 +249,22 @@ def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:
         yield cases.case(n, length, at_reset=False, offset=97 + place, full=True)
 
 
-def _choose(graph: Perturbable, manifest: Manifest, cases: Iterable[Case], limit: int) -> Golden | None:
+def _choose(
+    expect: Callable[[Feeds], Expected], manifest: Manifest, cases: Iterable[Case], limit: int
+) -> Golden | None:
     """Return the first recorded case of at most ``limit`` bytes, else the last."""
-    larger: list[Case] = []
+    golden = None
     for case in cases:
-        draft = _record(graph, manifest, case, draws=0)
-        if draft is not None and _size(draft) > limit:
-            larger.append(case)
-        elif draft is not None and (golden := _record(graph, manifest, case)) is not None:
-            return golden
-    return next(filter(None, (_record(graph, manifest, case) for case in reversed(larger))), None)
-
-
-def _record(graph: Perturbable, manifest: Manifest, case: Case, draws: int = DRAWS) -> Golden | None:
-    try:
-        known = expected(graph, case.feeds, fixed_axes(manifest), draws=draws)
-        golden = golden_case(manifest, case.feeds, known)
-    except (RuntimeError, ValueError, IndexError):
-        return None
-    usable = not any(np.isnan(array).any() for array in golden.outputs.values())
-    return golden if usable and all(np.isfinite(array).all() for array in golden.limits.values()) else None
+        try:
+            found = golden_case(manifest, case.feeds, expect(case.feeds))
+        except (RuntimeError, ValueError, IndexError):
+            continue
+        numbers = not any(np.isnan(array).any() for array in found.outputs.values())
+        if numbers and all(np.isfinite(array).all() for array in found.limits.values()):
+            golden = found
+            if sum(array.nbytes for array in (*found.inputs.values(), *found.outputs.values())) <= limit:
+                break
+    return golden
 
 
 def _amplify(case: Case, cases: CaseGenerator) -> Case:
@@ -282,14 +277,6 @@ def _amplify(case: Case, cases: CaseGenerator) -> Case:
     return replace(case, feeds=feeds)
 
 
-def _shapes(feeds: Mapping[str, Array]) -> dict[str, tuple[int, ...]]:
-    return {name: array.shape for name, array in feeds.items()}
-
-
-def _size(golden: Golden) -> int:
-    return sum(array.nbytes for array in (*golden.inputs.values(), *golden.outputs.values()))
-
-
 _SHORT = 7
 """Steps of the rows that are compared with and without padding behind them."""
 _PLANS = 3
@@ -297,11 +284,11 @@ _PLANS = 3
 
 
 @dataclass(frozen=True)
-class ChunkRun:
+class ChunkRun(Compared):
     """How a file fed in chunks compares with the whole."""
 
     sizes: tuple[int, ...]
-    comparisons: tuple[Comparison, ...] = ()
+    records: tuple[Comparison, ...] = ()
     error: Exception | None = None
     """What a chunk ended in; nothing is compared then."""
     in_float: bool = False
@@ -310,12 +297,7 @@ class ChunkRun:
     @property
     def ok(self) -> bool:
         """Whether chunks equal the whole."""
-        return self.error is None and self.worst.ok
-
-    @property
-    def worst(self) -> Comparison:
-        """The output that is nearest to its limit, or farthest past it."""
-        return max(self.comparisons, key=lambda each: each.ratio)
+        return self.error is None and super().ok
 
 
 @dataclass(frozen=True)
@@ -357,10 +339,7 @@ class ChunkedFile:
 
 
 def run_in_chunks(
-    file: ChunkedFile,
-    feeds: Mapping[str, Array],
-    rng: np.random.Generator,
-    function: Function | None = None,
+    file: ChunkedFile, feeds: Mapping[str, Array], rng: np.random.Generator, function: Function | None = None
 ) -> ChunkRun:
     """Compare chunks of several random sizes with the whole sequence, and return the run farthest from it.
 

@@ -3,8 +3,9 @@
 The names below are imported when they are first used: most need onnx.
 """
 
-import importlib as _importlib
 import typing as _typing
+
+from lstm_edge_runtime.lazy import lazy_names as _lazy_names
 
 if _typing.TYPE_CHECKING:
     from ..numerics.samples import Samples
@@ -13,18 +14,13 @@ if _typing.TYPE_CHECKING:
 
 __all__ = ["Budget", "QuantizeConfig", "Quantized", "Samples", "quantize"]
 
-_HOMES = {
-    "Budget": ".config",
-    "QuantizeConfig": ".config",
-    "Quantized": ".pipeline",
-    "Samples": "..numerics.samples",
-    "quantize": ".pipeline",
-}
-
-
-def __getattr__(name: str) -> object:
-    """Import a public name's home on first use (PEP 562)."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value: object = getattr(_importlib.import_module(_HOMES[name], __name__), name)
-    return value
+__getattr__, __dir__ = _lazy_names(
+    __name__,
+    {
+        "Budget": ".config",
+        "QuantizeConfig": ".config",
+        "Quantized": ".pipeline",
+        "Samples": "..numerics.samples",
+        "quantize": ".pipeline",
+    },
+)

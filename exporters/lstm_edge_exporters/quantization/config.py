@@ -1,4 +1,4 @@
-"""What to make of a float file, for which device, and how much accuracy it may cost."""
+"""Quantization options: the target device, and the accuracy that it may cost."""
 
 import math
 from dataclasses import asdict, dataclass, field
@@ -15,7 +15,7 @@ STEPS = 1000
 
 @dataclass(frozen=True)
 class Budget:
-    """What a smaller file may lose against the float file.
+    """Accuracy that a smaller file may lose compared with the float file.
 
     Raises:
         InputError: a figure that is negative or not finite.
@@ -24,7 +24,7 @@ class Budget:
     agreement: float = 0.975
     """The least share of judged samples that keep their label, for classification."""
     samples: int = 1
-    """How many more samples may be labeled wrongly than by the float file, where the truth is given."""
+    """Maximum number of additional wrongly labeled samples, if the truth is given."""
     drift: float = 0.1
     """The root mean square of a state's difference in a 1,000-step run, as a share of the state's own."""
     change: float = 0.25

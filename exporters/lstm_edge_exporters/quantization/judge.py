@@ -1,4 +1,4 @@
-"""What a smaller file loses: labels that flip, outputs that change, states that drift over a long run."""
+"""Compare a smaller file with the float file: labels, outputs, and drift of states over a long run."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import run_chunks
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.model import Model, runner
-from lstm_edge_runtime.state import run_chunks
 from lstm_edge_runtime.tolerance import Comparison, limit_for
 
 from ..numerics.cases import Feeds
@@ -21,9 +21,9 @@ __all__ = ["Budgets", "Changed", "Drifted", "Judgement", "device_limits", "judge
 _LATE = STEPS // 10
 _TIE = 0.05
 _SNAPSHOT = 4.0
-"""How many times the drift of a whole run the states of a single case may be away: it may end at a switch."""
+"""Allowed drift of states in a single case, as a multiple of that over a run: it may end at a switch."""
 _MARGIN = 4.0
-"""How many times the largest measured difference another device may be away: rounding differs there, while
+"""Limit on another device, as a multiple of the largest measured difference: rounding differs there, while
 saturation (8 times and more, measured on x86 without VNNI) is still caught."""
 
 Pair = tuple[Array, Array]
@@ -35,7 +35,7 @@ class Changed:
     """How far an output that is not a state is from the float file's, over samples and the long run."""
 
     largest: float
-    """The largest absolute difference; infinity where one of the two is not finite."""
+    """The largest absolute difference; infinity if one of the two is not finite."""
     span: float
     """The output's range in the float file: the largest value less the smallest."""
 
@@ -52,7 +52,7 @@ class Drifted:
     share: float
     """Root mean square of the difference over the run, as a share of the state's own."""
     late: float
-    """The same over the last 100 steps: near ``share`` where the drift does not grow."""
+    """The same over the last 100 steps: near ``share`` if the drift does not grow."""
     largest: float
     """The largest absolute difference; a unit that switches a step early makes it large for that step."""
     step: int
@@ -61,13 +61,13 @@ class Drifted:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The figures that the budget is held against."""
+    """The figures that are compared with the budget."""
 
     cases: int
     agreement: float | None
-    """The share of rows that keep their label; None where the file does not classify."""
+    """Fraction of rows that keep their label; None if the file does not classify."""
     accuracy: tuple[float, float] | None
-    """Before and after: the share of right labels at the end of each sample, as a device runs them: states
+    """Before and after: the fraction of right labels at the end of each sample, as a device runs them: states
     carried from sample to sample, unless the file restarts them; None without the truth."""
     rmse: tuple[float, float] | None
     """Before and after: root mean square error of the predicted values, likewise; None without the truth."""
@@ -126,7 +126,7 @@ def judge(
 
 
 def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
-    """Return in which points, with figures, ``judgement`` is outside ``budget``."""
+    """Return the figures of ``judgement`` that exceed ``budget``."""
     said = []
     if judgement.agreement is not None and judgement.agreement < budget.agreement:
         said.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")
@@ -145,7 +145,7 @@ def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
 
 
 class Budgets:
-    """What a smaller file may be away in a single case, which need not come from data.
+    """Allowed differences of a smaller file in a single case, which need not come from data.
 
     Differences count by their root mean square: a unit that switches one step early is off by its whole range
     for that step, and right before and after.
@@ -157,7 +157,7 @@ class Budgets:
         """Take the shares, ``quantize``'s by default, the states' outputs, and outputs that are usual."""
         self._budget, self._states = budget or Budget(), states
         self._usual: dict[str, float] = {}
-        """What a share is of: a state's root mean square, the range of another output."""
+        """Reference of each share: a state's root mean square, the range of another output."""
         for outputs in usual:
             for name, array in outputs.items():
                 size = _rms(array) if name in states else float(np.ptp(array.astype(np.float64)))
@@ -178,11 +178,11 @@ class Budgets:
         return self._budget.agreement
 
     def allowed(self, name: str, expected: Array, *, over_a_run: bool = False) -> float:
-        """Return what the root mean square of the difference from ``expected`` may be.
+        """Return the limit of the root mean square difference from ``expected``.
 
         Args:
             name: the output's.
-            expected: what the reference gave.
+            expected: the output of the reference.
             over_a_run: whether that is a whole run of real data, on which ``judge`` measures states.
         """
         usual = self._usual.get(name, 0.0)
@@ -191,9 +191,9 @@ class Budgets:
         return self._budget.change * max(float(np.max(np.abs(expected), initial=0.0)), usual)
 
     def limit(self, name: str, got: Array, expected: Array, *, over_a_run: bool = False) -> float:
-        """Return what the largest difference passes where the root mean square is too large.
+        """Return the limit that the largest difference exceeds if the root mean square is too large.
 
-        Args as of ``allowed``; ``got`` is what the file gave.
+        Args as of ``allowed``; ``got`` is the output of the file.
         """
         allowed, largest = self.allowed(name, expected, over_a_run=over_a_run), _difference(expected, got)
         if not 0 < largest < np.inf:
@@ -202,10 +202,10 @@ class Budgets:
 
 
 def device_limits(found: Iterable[Comparison], golden: Mapping[str, Array]) -> dict[str, float]:
-    """Return, per output, the absolute limit that a self-test holds a device to.
+    """Return the absolute limit of each output in a self-test on a device.
 
     Args:
-        found: how far each output of the golden case is away here, run in every way.
+        found: differences of each output of the golden case here, run in every way.
         golden: the golden outputs.
     """
     limits = {name: limit_for(array, 0.0) for name, array in golden.items()}
@@ -220,7 +220,7 @@ def _one_by_one(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
 
 
 def _one_after_another(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
-    """Return every case's outputs, each from the states that the one before left."""
+    """Return every case's outputs, each from the last states of the previous one."""
     run, states = runner(model), dict[str, Array]()
     for case in cases:
         outputs = run({**case, **states})
@@ -231,7 +231,7 @@ def _one_after_another(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
 def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     """Return every call's outputs on the samples one after another, from the first one's state.
 
-    A call is a step, or all steps where a file can't carry states.
+    A call is a step, or all steps if a file can't carry states.
     """
     interface, run = model.interface, runner(model)
     if interface.sequence is None:

@@ -60,9 +60,9 @@ class Quantized:
     picked: str
     """The arithmetic that was chosen, in words."""
     judged_on: str
-    """What the judgement was made on."""
+    """Data that the judgement is based on."""
     counts: Count
-    """What is smaller, to how many nodes."""
+    """Number of nodes by kind of reduction."""
     bytes_before: int
     judgement: Judgement
     timings: tuple[Timing, ...]
@@ -70,7 +70,7 @@ class Quantized:
 
     @property
     def slower(self) -> str:
-        """Return where the file is slower here than the float file; empty where it is not."""
+        """Return in which calls the file is slower here than the float file; empty if in none."""
         return ", ".join(
             f"a {timing.what} takes {timing.ratio:.2f} times as long"
             for timing in self.timings
@@ -118,6 +118,7 @@ def quantize(
     before = load(source, device="cpu", threads=1, engine="onnxruntime")
     if before.manifest is None:
         raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
+    before.manifest.require_no_delay("a smaller file")
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets = _evidence(before.manifest, samples)
@@ -150,7 +151,7 @@ def quantize(
             raise CheckFailedError(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
-        on_progress(0.7, "timing it beside the float file")
+        on_progress(0.7, "timing it against the float file")
         usual, smaller_usual = (load(each, device="cpu", threads=1) for each in (source, content))
         timings = tuple(time_both(usual, smaller_usual, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
@@ -191,7 +192,7 @@ def _with_judgement(
         judgement: the figures.
         config: whose budget was kept to.
         words: the arithmetic that was chosen.
-        feeds: what to record a golden case from where the float file has none.
+        feeds: inputs of the golden case, if the float file has none.
     """
     golden = manifest.golden or _record(before, feeds)
     dtypes = {spec.name: spec.dtype for spec in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
@@ -264,7 +265,7 @@ def _ways(
 
 
 def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds], Array | None]:
-    """Return the cases to judge on, and what is true of them where that is known."""
+    """Return the cases to judge on, and the truth if it is known."""
     if samples is None:
         if manifest.golden is None:
             raise InputError("got no data, and the file has no golden case; give samples to judge on")
@@ -308,7 +309,7 @@ def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
 
 
 def _on_native(content: bytes) -> Model | None:
-    """Open a file on the native engine, which takes the steps where it is installed; None where it can't."""
+    """Open a file on the native engine, which runs the steps if it is installed; None if it can't."""
     try:
         return load(content, device="cpu", threads=1, engine="native")
     except LstmEdgeError:

@@ -48,7 +48,7 @@ __all__ = [
 
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _MARKS = (_PREPARED[0], "onnx.infer")
-"""Metadata that the quantizer reads and leaves behind."""
+"""Metadata that the quantizer reads and does not remove."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ SCHEMES = {
     "x86": (Scheme(False, True), Scheme(True, True)),
     "arm": (Scheme(False, False), Scheme(True, False)),
 }
-"""Per target, the fastest first; the next is tried where one does not keep to its budget."""
+"""Per target, the fastest first; the next is tried if one exceeds its budget."""
 
 
 def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
-    """Return ``model`` (prepared, float32; changed in place) with int8 arithmetic where there is a kernel.
+    """Return ``model`` (prepared, float32; changed in place) with int8 arithmetic if there is a kernel.
 
     Raises:
         InputError: the folder for temporary files can't be written.
@@ -155,7 +155,7 @@ _ROWS: Mapping[str, Mapping[int, int]] = {
 
 
 def store_int8(model: ir.Model, operators: set[str]) -> int:
-    """Store the weights of ``operators`` as int8 with a scale per row, in place; gives how many nodes' were.
+    """Store the weights of ``operators`` as int8 with a scale per row, in place; return the number of nodes.
 
     ``Gather`` counts with its table (an embedding), ``Gemm`` and ``MatMul`` with their second input.
     """
@@ -175,9 +175,9 @@ def store_int8(model: ir.Model, operators: set[str]) -> int:
 
 
 def store_fp16(model: ir.Model) -> int:
-    """Store every large float32 initializer as float16, in place; gives how many were.
+    """Store every large float32 initializer as float16, in place; return their number.
 
-    One that holds a value beyond float16's range stays as it is.
+    One with a value beyond float16's range is unchanged.
     """
     values = [value for value in model.graph.initializers.values() if _is_large(value) and _fits(value)]
     _replace(model.graph, values, _decode_fp16)
@@ -251,7 +251,7 @@ _ARITHMETIC = {QUANTIZED: "LSTM", "MatMulInteger": "Linear"}
 _STORED = (ir.DataType.INT8, ir.DataType.FLOAT16)
 
 Count = dict[str, int]
-"""What was made smaller, to how many nodes: ``{"LSTM int8": 2, "GRU stored": 1}``."""
+"""Number of nodes by kind of reduction: ``{"LSTM int8": 2, "GRU stored": 1}``."""
 
 
 def count_quantized(model: onnx.ModelProto, what: str) -> Count:

@@ -1,4 +1,4 @@
-"""How fast a smaller file is beside the float file, on this machine, measured alternately."""
+"""Time a smaller file and the float file on this machine, alternately."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -23,7 +23,7 @@ _ROUNDS, _FEWEST_ROUNDS = 40, 7
 _BLOCK = 1e-3
 """Seconds; calls are repeated until a block takes this long, so that the clock does not matter."""
 _CLOCK = time.thread_time if time.get_clock_info("thread_time").resolution <= 1e-6 else time.perf_counter
-"""CPU time of this thread, which other programs disturb less; wall time where that clock is too coarse."""
+"""CPU time of this thread, which other programs disturb less; wall time if that clock is too coarse."""
 _BUDGET = 3.0
 """Seconds a case may take before its rounds are cut short."""
 

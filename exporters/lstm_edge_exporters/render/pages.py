@@ -14,9 +14,9 @@ def render_page(package: str, template: str, **values: Any) -> str:
     """Return a page from a template that extends ``base.html.j2``; every value is escaped.
 
     Args:
-        package: the package beside whose modules the template lies, as ``__package__``.
+        package: the package with the template, as ``__package__``.
         template: its file name.
-        values: what it shows. The filter ``figure`` prints a number with two digits, and ``draw`` a ``Plot``
+        values: its variables. The filter ``figure`` prints a number with two digits, and ``draw`` a ``Plot``
             as inline SVG; ``parts.html.j2`` has macros for figures and tables.
     """
     environment = Environment(

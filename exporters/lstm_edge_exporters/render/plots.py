@@ -16,7 +16,7 @@ __all__ = ["PALETTE", "SERIES", "Axis", "Plot", "Series", "draw_plot", "draw_png
 
 @contextlib.contextmanager
 def _folder_of_its_own() -> Iterator[None]:
-    """Let matplotlib write its list of fonts, as it does when imported, into a folder that goes away."""
+    """Let matplotlib write its list of fonts, as it does when imported, into a temporary folder."""
     if "MPLCONFIGDIR" in os.environ:
         yield
         return
@@ -91,7 +91,7 @@ class Axis:
     label: str = ""
     scale: Literal["linear", "log"] = "linear"
     ticks: tuple[tuple[float, str], ...] = ()
-    """Places and what is written there; left out, ticks are chosen."""
+    """Positions and labels; by default, ticks are chosen."""
     rows: tuple[str, ...] = ()
     """Names of the rows 0, 1, ... from the top; for a y axis, in place of ``ticks``."""
 
@@ -141,10 +141,10 @@ def style_variables() -> str:
 def draw_plot(plot: Plot, *, standalone: bool = False) -> str:
     """Return ``plot`` as SVG.
 
-    A value that a logarithmic axis cannot show (0, infinity, NaN) stands at the axis's end.
+    A value that a logarithmic axis cannot show (0, infinity, NaN) is drawn at the axis's end.
 
     Args:
-        plot: what to draw.
+        plot: the plot.
         standalone: return a file of its own, with title and legend and its own colors, instead of an element
             for a page of ``render_page``.
     """
@@ -167,7 +167,7 @@ def draw_png(plots: Sequence[Plot], *, stacked: bool = False) -> bytes:
     """Return plots as one PNG on the light page's background.
 
     Args:
-        plots: what to draw.
+        plots: the plots.
         stacked: one above the other, for narrow screens, instead of side by side.
     """
     heights = [_height(plot, _LOW) for plot in plots] if stacked else [_HEIGHT]
@@ -201,7 +201,7 @@ def _fill(axes: Axes, plot: Plot, *, titled: bool) -> None:
         axes.set_title(
             plot.title, loc="left", fontsize=_FONT, color=PALETTE["text"][0], pad=26 if several else None
         )
-        if several:  # between title and plot, where it covers nothing
+        if several:  # between title and plot, so that it covers nothing
             place: Any = {"loc": "lower left", "bbox_to_anchor": (0, 1), "borderaxespad": 0}
             legend = axes.legend(ncols=len(plot.series), handlelength=1.2, columnspacing=1.2, **place)
             legend.set_in_layout(False)  # a long one would leave no room for the plot
@@ -215,7 +215,7 @@ def _colored(series: Sequence[Series]) -> list[tuple[Series, str]]:
 
 
 def _limits(plot: Plot) -> tuple[_Limits | None, _Limits | None]:
-    """Return whole decades for logarithmic axes; None where matplotlib may choose."""
+    """Return whole decades for logarithmic axes; None if matplotlib may choose."""
     found: list[_Limits | None] = []
     for axis, side in ((plot.x, "x"), (plot.y, "y")):
         if axis.scale == "linear":

@@ -49,8 +49,9 @@ class Fact:
     axis: int
     """Where time is."""
     delay: int = 0
-    """Frame j of the whole is at step j + delay. If negative, the whole begins with that number of frames of
-    ``fill``, which are not in the graph yet."""
+    """Frame j of the whole is at step j + delay."""
+    pad: int = 0
+    """The whole begins with that number of frames of ``fill``, which are not in the graph yet."""
     fill: float = 0.0
     merged: bool = False
     """Whether rows of another axis are merged with time."""
@@ -58,6 +59,11 @@ class Fact:
     """Whether all frames are the same and depend on no data."""
     ahead: str = ""
     """The first node above that looks ahead."""
+
+    @property
+    def start(self) -> int:
+        """The step of the first frame that the graph gives; what is before it means nothing."""
+        return self.delay + self.pad
 
 
 @dataclass(frozen=True)

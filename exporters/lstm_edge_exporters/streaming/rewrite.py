@@ -2,7 +2,8 @@
 
 Each value that grows with time has a ``Fact``, and each node that looks along time has a rule in ``rules``;
 all others compute a frame from that frame of their operands. Where branches of different delay meet, the
-earlier one waits in a state.
+earlier one waits in a state. What stands behind a delay begins with its first real frame: its states are held
+at their reset values until then (their ``start``).
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -12,10 +13,9 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
-from ..evaluate import constant
+from ..evaluate import constant, inputs_above
 from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
 from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, name_node
 
@@ -39,6 +39,8 @@ _BROADCASTING = (
     "Pow",
     "Sub",
 )
+_CARRYING = ("Loop", "Scan")
+"""What may carry states of its own, which begin with its first step."""
 _READS_SHAPE = ("Shape", "Size")
 _GATHERING = {
     "Softmax": "a softmax over time",
@@ -66,15 +68,23 @@ class Rewriter:
             if sequence in axes_of(value)
         }
         self.states: list[StateSpec] = []
+        self.starts: dict[str, int] = {}
+        """Steps for which the states that were inputs already are held, where any."""
+        self.delays: dict[str, int] = {}
+        """Of each output, the frames that it is behind; of one of the last step, those of that step."""
+        self.surpluses: dict[str, int] = {}
+        """Of each output, how many frames more than steps it has in the whole."""
+        self.early: dict[str, int] = {}
+        """Of each value of the last step alone, how many frames after its frame the whole has."""
         self.reach = 0
-        self._model = model
+        self._model, self._sequence = model, sequence
         self._from_data = set(data_inputs(self.graph))
         self._last: dict[ir.Value, tuple[Fact, int]] = {}
         """Values of the last frame alone: the fact of what it is of, and that value's surplus."""
-        self._joined: dict[tuple[ir.Value, int, float], ir.Value] = {}
+        self._joined: dict[tuple[ir.Value, int, float, int], ir.Value] = {}
         """Values with their past in front, which several nodes may read."""
-        self._counts: dict[tuple[ir.Value, Axes], ir.Value] = {}
-        """What counts steps, counting on; by that value and the axes of its state."""
+        self._counts: dict[tuple[ir.Value, Axes, int], ir.Value] = {}
+        """What counts steps, counting on; by that value, and the axes and the start of its state."""
         self._refused: dict[ir.Value, str] = {}
         """Values that no stream can give, and why; their shape may be read."""
         self._handed_on: list[ir.Node] = []
@@ -114,23 +124,26 @@ class Rewriter:
 
     def _same_step(self, node: ir.Node, moving: Iterable[ir.Value]) -> None:
         """Take a node whose results of a step depend on that step alone; operands wait for one another."""
+        facts = {value: self.facts[value] for value in moving}
+        first = next(iter(facts.values()))
+        delay = max(fact.start for fact in facts.values())
+        if delay and (node.domain or node.op_type in _CARRYING):
+            raise NotStreamableError(f"{name_node(node)} would start late: {first.ahead} looks ahead")
         for place, operand in enumerate(node.inputs):
             known = operand is None or operand in self.facts or operand in self._from_data
             if operand is not None and not known and self.shapes.growth(operand) is not None:
-                node.replace_input_with(place, self._count_on(node, operand, next(iter(moving))))
-        facts = {value: self.facts[value] for value in moving}
-        first = next(iter(facts.values()))
-        delay = max(0, *(fact.delay for fact in facts.values()))
-        if first.delay < 0 and len(facts) == 1 and node.op_type in _LAYOUT:
+                node.replace_input_with(place, self._count_on(node, operand, next(iter(moving)), delay))
+        if first.pad and len(facts) == 1 and node.op_type in _LAYOUT:
             found = self.shapes.growth(node.outputs[0])
             if found is not None and not found[1]:
-                delay = first.delay
+                self.set_fact(node, node.outputs[0], first)
+                return
         for place, operand in enumerate(node.inputs):
             if operand is not None and operand in facts:
                 node.replace_input_with(place, self.wait(node, operand, facts[operand], delay))
         ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
         for value in node.outputs:
-            self.set_fact(node, value, replace(first, delay=delay, ahead=ahead))
+            self.set_fact(node, value, replace(first, delay=delay, pad=0, ahead=ahead))
 
     def set_fact(self, node: ir.Node, value: ir.Value, fact: Fact) -> None:
         """Record the fact of a node's output; its axis is found.
@@ -146,10 +159,10 @@ class Rewriter:
         ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
         self.facts[value] = replace(fact, axis=found[0], merged=found[1], ahead=ahead)
 
-    def set_last(self, value: ir.Value, source: ir.Value) -> None:
-        """Record that a value is that of the last frame of ``source``."""
-        fact = self.facts[source]
-        self._last[value] = fact, self.shapes.surplus(source, fact)
+    def set_last(self, value: ir.Value, source: ir.Value, fact: Fact) -> None:
+        """Record that a value is of the last frame of ``source``, as it is with this fact."""
+        self._last[value] = fact, (surplus := self.shapes.surplus(source, fact))
+        self.early[str(value.name)] = fact.delay + surplus
 
     def refuse_readers(self, node: ir.Node, reason: str) -> None:
         """Refuse whatever reads more than the shape of a node's results."""
@@ -173,34 +186,37 @@ class Rewriter:
         """Return ``value`` with its last ``frames`` of earlier calls in front; nodes go before ``node``."""
         if not frames:
             return value
-        value, reset = behind_identity(value), fact.fill if fact.delay < 0 else 0.0
-        if (value, frames, reset) in self._joined:
-            return self._joined[value, frames, reset]
+        value = behind_identity(value)
+        reset, start = (fact.fill, fact.start) if fact.pad else (0.0, 0)
+        if (value, frames, reset, start) in self._joined:
+            return self._joined[value, frames, reset, start]
         if fact.merged:
             raise NotStreamableError(f"{name_node(node)} would keep rows that are merged with time")
         if frames > _MOST_FRAMES:
             raise NotStreamableError(f"{name_node(node)} looks back {frames} steps")
-        state, build = self.frames_of(value, fact.axis, frames, reset, kind), Builder(node, kind)
+        state, build = self.frames_of(value, fact.axis, frames, reset, kind, start), Builder(node, kind)
         joined = build.concat([state, value], fact.axis)
         self.end_state(slice_of(build, joined, fact.axis, -frames, END))
-        self._joined[value, frames, reset] = joined
+        self._joined[value, frames, reset, start] = joined
         return joined
 
-    def state(self, axes: Axes, dtype: str, reset: float, kind: str) -> ir.Value:
+    def state(self, axes: Axes, dtype: str, reset: float, kind: str, start: int) -> ir.Value:
         """Add a state's input; ``end_state`` adds its output."""
         names = UniqueNames(self.graph)
         count = sum(state.input.startswith(f"{kind}_") for state in self.states)
         added = ir.val(names.unique(f"{kind}_{count}"), ir.DataType.from_numpy(np.dtype(dtype)), axes)
         self.graph.inputs.append(added)
         output = names.unique(f"{added.name}_n")
-        self.states.append(StateSpec(str(added.name), output, dtype, axes, reset))
+        self.states.append(StateSpec(str(added.name), output, dtype, axes, reset, start))
         return added
 
-    def frames_of(self, value: ir.Value, axis: int, frames: int, reset: float, kind: str) -> ir.Value:
+    def frames_of(
+        self, value: ir.Value, axis: int, frames: int, reset: float, kind: str, start: int
+    ) -> ir.Value:
         """Add a state of ``frames`` of ``value``."""
         axes = tuple(frames if place == axis else each for place, each in enumerate(self.shapes.axes(value)))
         self.reach += frames
-        return self.state(axes, self.shapes.dtypes[value], reset, kind)
+        return self.state(axes, self.shapes.dtypes[value], reset, kind, start)
 
     def end_state(self, value: ir.Value) -> None:
         """Make ``value`` the output of the state that was added last."""
@@ -209,7 +225,7 @@ class Rewriter:
         value.dtype = ir.DataType.from_numpy(np.dtype(state.dtype))
         self.graph.outputs.append(value)
 
-    def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value) -> ir.Value:
+    def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
         """Return ``value``, which counts steps from the start of a call, counting on from call to call.
 
         Each row has a count of its own, on the batch axis of ``beside``, which is read with it.
@@ -225,11 +241,11 @@ class Rewriter:
         axes: list[int | str] = [row if isinstance(row, str) else size for row, size in pairs]
         time = found[0] + missing
         axes[time] = 1
-        key = (value, tuple(axes))
+        key = (value, tuple(axes), start)
         if key in self._counts:
             return self._counts[key]
         build = Builder(node, "count")
-        state = self.state(tuple(axes), dtype, 0.0, "count")
+        state = self.state(tuple(axes), dtype, 0.0, "count", start)
         (total,) = build.node("Add", [value, state])
         self._counts[key] = total
         last, first = slice_of(build, total, time, -1, END), slice_of(build, value, found[0], 0, 1)
@@ -254,26 +270,53 @@ class Rewriter:
         self.set_fact(node, node.outputs[0], fact)
 
     def check_outputs(self) -> None:
-        """Refuse outputs that are behind, or that go on where the input has ended."""
+        """Find how far behind each output is, and let it wait for frames that the whole does not have."""
         states = {state.output for state in self.states}
         self._refuse(self.graph.outputs)
         for value in [value for value in self.graph.outputs if value.name not in states]:
-            node = value.producer()
+            node, fact = value.producer(), self.facts.get(value)
+            self.delays[str(value.name)] = 0
             if value in self._last:
-                self._refuse_late(value, *self._last[value])
-            elif (fact := self.facts.get(value)) is not None and node is not None:
-                source = node.inputs[0]
-                if fact.delay < 0 and source is not None:  # then the node hands on
-                    node.replace_input_with(0, self.wait(node, source, fact, 0))
-                    fact = replace(fact, delay=0)
-                self._refuse_late(value, fact, self.shapes.surplus(value, fact))
+                fact, surplus = self._last[value]
+                if fact.pad or fact.delay + surplus < 0:
+                    raise NotStreamableError(f"{value.name} is of another step than the last")
+                self.delays[str(value.name)] = fact.delay
+                self.surpluses[str(value.name)] = surplus
+            elif fact is not None and node is not None:
+                surplus = self.shapes.surplus(value, fact)
+                delay = max(fact.start, -surplus)
+                if delay > fact.delay:
+                    node = node if node in self._handed_on else self._behind(value)
+                    value = node.outputs[0]
+                    source = node.inputs[0]
+                    assert source is not None
+                    node.replace_input_with(0, self.wait(node, source, fact, delay))
+                self.delays[str(value.name)] = delay
+                self.surpluses[str(value.name)] = surplus
+                value.shape = ir.Shape(
+                    self._sequence if place == fact.axis else axis
+                    for place, axis in enumerate(axes_of(value))
+                )
 
-    def _refuse_late(self, value: ir.Value, fact: Fact, surplus: int) -> None:
-        if fact.delay > 0:
-            late = counted(fact.delay, "step")
-            raise NotStreamableError(f"{fact.ahead} looks ahead, or is not padded in front: {late} of delay")
-        if surplus:
-            raise NotStreamableError(f"{value.name} has {surplus:+} frames beside one for each step")
+    def _behind(self, value: ir.Value) -> ir.Node:
+        """Return a node that hands ``value`` on as the output in its place."""
+        made = ir.node("Identity", [value])
+        output = made.outputs[0]
+        output.name, value.name = value.name, UniqueNames(self.graph).unique(f"{value.name}_early")
+        output.shape, output.type = value.shape, value.type
+        self.graph.append(made)
+        self.graph.outputs[list(self.graph.outputs).index(value)] = output
+        return made
+
+    def hold(self, node: ir.Node, value: ir.Value | None, start: int) -> None:
+        """Hold the states that ``value``, a recurrent node's initial state, is read from until ``start``."""
+        if value is None or not start:
+            return
+        if not (names := inputs_above(value)):
+            raise NotStreamableError(f"{name_node(node)} would start late, and its state is not an input")
+        for name in names:
+            if self.starts.setdefault(name, start) != start:
+                raise NotStreamableError(f"layers at two delays start from one state, {name}")
 
     def finish(self) -> None:
         """Tidy the graph."""

@@ -49,8 +49,8 @@ def _window(
 ) -> bool:
     """Take an operator with a kernel.
 
-    With K taps, dilation D and padding P it keeps (K-1) D frames and is (K-1) D - P frames behind; more
-    padding than that waits in front of it.
+    With K taps, dilation D and padding P it keeps (K-1) D frames and is (K-1) D - P frames behind what it
+    reads; more padding than that waits in front of it.
 
     Args:
         work: the graph.
@@ -77,7 +77,7 @@ def _window(
         )
     if front and padding is not None:
         fact = _padded(node, fact, front, padding)
-    early = max(0, -fact.delay - reach)
+    early = max(0, fact.pad - reach)
     joined = work.past(node, value, fact, reach + early, _KINDS[node.op_type])
     if early:
         joined = slice_of(Builder(node, "early"), joined, fact.axis, 0, -early)
@@ -86,19 +86,22 @@ def _window(
     for name in ("auto_pad", "ceil_mode"):
         node.attributes.pop(name, None)
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-    work.set_fact(node, node.outputs[0], replace(fact, delay=fact.delay + reach + early))
+    work.set_fact(node, node.outputs[0], replace(fact, delay=fact.delay + reach + early, pad=0))
     return True
 
 
 def _padded(node: ir.Node, fact: Fact, front: int, fill: float) -> Fact:
     """Return the fact of a value with ``front`` frames of ``fill`` before it."""
-    if fact.delay > 0:
-        raise NotStreamableError(
-            f"{fact.ahead} looks ahead, or is not padded; {name_node(node)} pads its result"
-        )
-    if fact.delay < 0 and fact.fill != fill:
+    if fact.pad and fact.fill != fill:
         raise NotStreamableError(f"{name_node(node)} pads by {fill:g} what is padded by {fact.fill:g}")
-    return replace(fact, delay=fact.delay - front, fill=fill)
+    return replace(fact, delay=fact.delay - front, pad=fact.pad + front, fill=fill)
+
+
+def _cut(node: ir.Node, fact: Fact, count: int) -> Fact:
+    """Return the fact of a value without its first ``count`` frames."""
+    pad, delay = max(0, fact.pad - count), fact.delay + count
+    ahead = fact.ahead or (name_node(node) if delay > 0 else "")
+    return replace(fact, delay=delay, pad=pad, ahead=ahead)
 
 
 def _pads(work: Rewriter, node: ir.Node, value: ir.Value, kernel: Sequence[int]) -> list[int]:
@@ -141,7 +144,7 @@ def _pad(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     if front > 0:
         work.hand_on(node, _padded(node, fact, front, fill))
     else:
-        work.hand_on(node, replace(fact, delay=fact.delay - front))
+        work.hand_on(node, _cut(node, fact, -front))
     return True
 
 
@@ -168,12 +171,11 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         build = Builder(node, "last")  # the value may have other steps than in the whole
         node.replace_input_with(1, build.constant(np.array([-1]), "start"))
         node.replace_input_with(2, build.constant(np.array([END]), "end"))
-        work.set_last(result, value)
+        work.set_last(result, value, fact)
         return True
     if start is None:
         raise GathersTimeError(f"a choice of steps, {name_node(node)}")
-    ahead = fact.ahead or (name_node(node) if fact.delay + start > 0 else "")
-    work.hand_on(node, replace(fact, delay=fact.delay + start, ahead=ahead))
+    work.hand_on(node, _cut(node, fact, start))
     return True
 
 
@@ -186,7 +188,7 @@ def _gather(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         work.refuse_readers(node, "a choice of steps")
         return True
     node.replace_input_with(1, Builder(node, "last").constant(np.full(shape, -1), "index"))
-    work.set_last(node.outputs[0], value)
+    work.set_last(node.outputs[0], value, fact)
     return True
 
 
@@ -212,12 +214,12 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
         return False
     if node.attributes.get_int("reverse", 0):
         raise GathersTimeError(f"a sum from the end, {name_node(node)}")
-    if fact.delay > 0 or fact.merged:
-        raise NotStreamableError(f"{name_node(node)} sums what {fact.ahead or 'merged rows'} gives late")
+    if fact.merged:
+        raise NotStreamableError(f"{name_node(node)} sums merged rows")
     exclusive = node.attributes.get_int("exclusive", 0) or 0
     build = Builder(node, "total")
-    summed = work.wait(node, value, fact, 0)
-    state = work.frames_of(value, fact.axis, 1, 0.0, "total")
+    summed = work.wait(node, value, fact, fact.start)
+    state = work.frames_of(value, fact.axis, 1, 0.0, "total", fact.start)
     (own,) = build.node("CumSum", [summed, node.inputs[1]], {"exclusive": exclusive})
     (total,) = build.node("Add", [own, state])
     last = slice_of(build, total, fact.axis, -1, END)
@@ -225,8 +227,27 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
         (last,) = build.node("Add", [last, slice_of(build, summed, fact.axis, -1, END)])
     work.end_state(last)
     node.replace_input_with(0, total)
-    work.hand_on(node, replace(fact, delay=0))
+    work.hand_on(node, replace(fact, delay=fact.start, pad=0))
     return True
+
+
+def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    """Let the frames of the result follow from the data where they are counted as those of the whole."""
+    result, sizes = node.outputs[0], node.inputs[1]
+    found = work.shapes.growth(result)
+    if found is None or sizes is None or not work.shapes.surplus(value, fact):
+        return False
+    build, axes = Builder(node, "shape"), work.shapes.axes(result)
+    entries = []
+    for place, size in enumerate(axes):
+        if place == found[0]:
+            entries.append(build.constant(np.array([-1]), "frames"))
+        elif isinstance(size, int):
+            entries.append(build.constant(np.array([size]), "size"))
+        else:
+            entries.append(slice_of(build, sizes, 0, place, place + 1))
+    node.replace_input_with(1, build.concat(entries, 0))
+    return False
 
 
 def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
@@ -234,16 +255,20 @@ def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bo
         return False  # it runs over another axis
     if is_reversed(node):
         raise GathersTimeError(f"{name_node(node)} reads time backwards")
-    if fact.delay > 0:
+    if fact.start and any(each is not None for each in node.inputs[4:5]):
         raise NotStreamableError(
-            f"{name_node(node)} would start late: {fact.ahead} looks ahead, or is not padded"
+            f"{name_node(node)} would start late: {fact.ahead} looks ahead, or is not padded, and rows have "
+            "lengths"
         )
-    node.replace_input_with(0, work.wait(node, value, fact, 0))
+    node.replace_input_with(0, work.wait(node, value, fact, fact.start))
+    for each in node.inputs[5:7]:
+        work.hold(node, each, fact.start)
+    fact = replace(fact, delay=fact.start, pad=0)
     for place, result in enumerate(node.outputs):
         if place:
-            work.set_last(result, value)
+            work.set_last(result, value, fact)
         else:
-            work.set_fact(node, result, replace(fact, delay=0))
+            work.set_fact(node, result, fact)
     return True
 
 
@@ -284,6 +309,7 @@ RULES: Mapping[str, Rule] = {
     "MaxPool": _max_pool,
     "Pad": _pad,
     "RNN": _recurrent,
+    "Reshape": _reshape,
     "Slice": _slice,
     "Softmax": _refuse_over_time,
 }

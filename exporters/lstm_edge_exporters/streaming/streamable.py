@@ -1,17 +1,19 @@
-"""Graphs that look back along time, made to stream: what they look back at becomes a state."""
+"""Graphs that look along time, made to stream: what they look back at becomes a state."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.manifest import StateSpec
+from lstm_edge_runtime.manifest import Axes, StateSpec
 
-from ..graph import axes_of, data_inputs
+from ..graph import Builder, axes_of, data_inputs
 from .facts import NotStreamableError, find_shapes
-from .rewrite import Rewriter
+from .rewrite import END, Rewriter
 from .rules import RULES
 
-__all__ = ["Streamable", "make_streamable"]
+__all__ = ["Streamable", "make_streamable", "take_early"]
 
 _OPSET = 11
 """The first in which Pad and Slice take their numbers as inputs."""
@@ -19,19 +21,30 @@ _OPSET = 11
 
 @dataclass(frozen=True)
 class Streamable:
-    """A graph that gives the same in chunks as in one call."""
+    """A graph that gives in chunks what another gives in one call."""
 
     model: ir.Model
     states: tuple[StateSpec, ...]
     """Those that were added: frames of the past, and sums."""
     reach: int
     """Upper bound of the number of past steps that an output depends on through them."""
+    starts: Mapping[str, int]
+    """Steps for which states that were inputs already are held at their reset values, where any."""
+    delays: Mapping[str, int]
+    """Of each output, the frames that it is behind."""
+    axes: Mapping[str, Axes]
+    """Of each output."""
+    early: Mapping[str, int]
+    """Of each value of the last step alone, how many frames after its frame the whole has."""
+    late: bool
+    """Whether outputs are behind, or have another number of frames than the whole: then the graph can't take
+    the place of the other one."""
 
 
 def make_streamable(model: ir.Model, batch: str | None, sequence: str | None) -> Streamable | None:
     """Return a copy of ``model`` whose operators along time keep their past in states.
 
-    Called with these at reset it gives what ``model`` gives on the whole sequence.
+    Called with these at reset it gives what ``model`` gives on the whole sequence, ``delays`` frames later.
 
     Args:
         model: a graph whose recurrent states are inputs and outputs; left as it is.
@@ -57,4 +70,47 @@ def make_streamable(model: ir.Model, batch: str | None, sequence: str | None) ->
         work.visit(node, RULES)
     work.check_outputs()
     work.finish()
-    return Streamable(model, tuple(work.states), work.reach) if work.states else None
+    axes = {str(value.name): axes_of(value) for value in model.graph.outputs}
+    late = any(work.delays.values()) or any(work.surpluses.values())
+    if not work.states and not late:
+        return None
+    return Streamable(model, tuple(work.states), work.reach, work.starts, work.delays, axes, work.early, late)
+
+
+def take_early(model: ir.Model, early: Mapping[str, int]) -> ir.Model:
+    """Return a copy of ``model`` in which what is taken of the last step is taken of an earlier one.
+
+    A stream that is behind is compared with it: where frames are computed from later ones, the last frame of
+    a stream is the last one of no whole sequence.
+
+    Args:
+        model: the graph of the whole.
+        early: by value, how many frames before the last one to take it of.
+    """
+    model = model.clone()
+    found = {value.name: node for node in model.graph for value in node.outputs}
+    for name, frames in early.items():
+        node = found[name]
+        build = Builder(node, "early")
+        if node.op_type == "Slice":
+            node.replace_input_with(1, build.constant(np.array([-1 - frames]), "start"))
+            node.replace_input_with(2, build.constant(np.array([-frames or END]), "end"))
+        elif node.op_type == "Gather":
+            less = build.constant(np.array(frames, "int64"), "frames")
+            node.replace_input_with(1, build.node("Sub", [node.inputs[1], less])[0])
+        elif frames and name == node.outputs[1].name:
+            sequence = node.outputs[0]
+            sequence.name = sequence.name or f"{name}_sequence"
+            build = Builder(_next(node), "early")
+            index = build.constant(np.array(-1 - frames), "index")
+            axis = 1 if node.attributes.get_int("layout", 0) else 0
+            (value,) = build.node("Gather", [sequence, index], {"axis": axis})
+            ir.convenience.replace_all_uses_with(node.outputs[1], value, replace_graph_outputs=True)
+    return model
+
+
+def _next(node: ir.Node) -> ir.Node:
+    graph = node.graph
+    assert graph is not None
+    nodes = list(graph)
+    return nodes[nodes.index(node) + 1]

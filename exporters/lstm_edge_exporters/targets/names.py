@@ -1,6 +1,6 @@
-"""Names that come from a model, as they are written: in a file's name, and in each language of a target.
+"""Names from a model, as they are written in file names and in each language of a target.
 
-An ONNX file may call anything anything. HTML is escaped where pages are made (``render``), XML in JUnit's
+Names in an ONNX file may be any text. HTML is escaped where pages are made (``render``), XML in JUnit's
 report, and a terminal's lines in ``errors.printable``.
 """
 
@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 _LONGEST = 200
-"""Bytes of a file's name; most file systems take 255."""
+"""Bytes of a file's name; most file systems allow 255."""
 _KEYWORDS = """
 alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class
 co_await co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype
@@ -105,8 +105,8 @@ def c_string(text: str) -> str:
 def c_identifiers(texts: Iterable[str]) -> Iterator[str]:
     """Yield an ending of an identifier for each text, all different.
 
-    Accents are dropped and what else C can't take becomes ``_``; the place of the text is appended where
-    nothing is left or another text has become the same.
+    Accents are dropped and other characters that C doesn't allow become ``_``; the index of the text is
+    appended if nothing is left or two texts have become the same.
     """
     used: set[str] = set()
     for place, text in enumerate(texts):
@@ -121,10 +121,10 @@ def c_identifiers(texts: Iterable[str]) -> Iterator[str]:
 
 
 def c_identifier(name: str, what: str, advice: str) -> str:
-    """Return ``name`` if C and C++ take it as an identifier.
+    """Return ``name`` if it is an identifier of C and C++.
 
     Raises:
-        InputError: it is none, or a keyword.
+        InputError: it is not, or a keyword.
     """
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII):
         raise InputError(
@@ -145,4 +145,4 @@ def check_project_name(name: str, advice: str) -> None:
     if name.lower() in _HEADERS.split():
         raise InputError(f"the model's name is {name!r}, and {name}.h is taken; {advice}")
     if name.lower() in _CMAKE_TARGETS.split():
-        raise InputError(f"the model's name is {name!r}, which CMake keeps for a target of its own; {advice}")
+        raise InputError(f"the model's name is {name!r}, which CMake reserves for its own target; {advice}")

@@ -1,6 +1,6 @@
 """The ORT format: a file that a minimal build of onnxruntime reads, and the list of operators it needs.
 
-onnxruntime's own tool makes both. It runs in a process of its own, because it imports much, prints, and sets
+onnxruntime's own tool makes both. It runs in a separate process, because it imports much, prints, and sets
 up logging for the whole process that imports it. It optimizes the graph while it converts, folding constants:
 weights that are stored small and computed in float (fp16, and int8 of GRU and RNN) come out in float32.
 """
@@ -30,7 +30,7 @@ _CONFIG = "required_operators_and_types.config"
 
 @dataclass(frozen=True)
 class OrtFile:
-    """A file in ORT format and what a reduced build needs to run it."""
+    """A file in ORT format and the configuration of a reduced build for it."""
 
     model: bytes
     """The file; the manifest is in its metadata, as in the ``.onnx``, with the identity of that."""
@@ -40,7 +40,7 @@ class OrtFile:
     """Size of the ``.onnx``."""
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Write the file, and the operators' configuration beside it; gives the latter's path.
+        """Write the file, and the configuration of operators next to it; return the path of the latter.
 
         Raises:
             NotFoundError: the folder is not there.
@@ -57,7 +57,7 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
     """Convert an ``.onnx`` file to ORT format and check that it computes the same.
 
     Args:
-        source: any ``.onnx`` file that the runtime loads, or its bytes; its golden case, where it has one,
+        source: any ``.onnx`` file that the runtime loads, or its bytes; its golden case, if it has one,
             is the check.
 
     Raises:
@@ -69,6 +69,7 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
     if file is None:
         raise InputError("the file is in ORT format already; give the .onnx file")
     before = load(source if file.external_paths() else given, device="cpu", threads=1)
+    before.interface.require_no_delay("a file in ORT format")
     manifest = before.manifest and before.manifest._replace(identity=before.identity).to_json()
     content, operators = _convert(
         given if manifest is None else add_metadata(given, KEY, manifest),
@@ -107,7 +108,7 @@ def _convert(content: bytes, external: Mapping[str, str]) -> tuple[bytes, str]:
             command = [sys.executable, "-m", _TOOL, str(path), "--output_dir", folder]
             ran = run_program(
                 [*command, "--optimization_style", "Fixed", "--enable_type_reduction"],
-                folder=Path(folder),  # python -m imports from where it runs: a random.py there would be taken
+                folder=Path(folder),  # python -m imports from there first: it may have a random.py
                 environment={**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
             )
             files = {made.suffix: made for made in Path(folder).iterdir()}

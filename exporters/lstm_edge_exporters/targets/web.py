@@ -27,7 +27,7 @@ __all__ = ["PageSignal", "Site", "find_runtime", "to_site"]
 _PACKAGE = "onnxruntime-web"
 _RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 _CONTENTS = "site.js"
-"""Says what is in a site."""
+"""The contents of a site."""
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ class PageSignal:
     """A signal that the page replays."""
 
     label: str
-    """What it is of; empty where unknown."""
+    """Its title; empty if unknown."""
     x: npt.NDArray[np.float32]
     """``(L, I)``, in the file's units."""
 
@@ -51,7 +51,7 @@ class Site:
 
         Raises:
             NotFoundError: the folder above it is not there.
-            InputError: it holds something else, or can't be written.
+            InputError: it contains something else, or can't be written.
         """
         return write_folder(folder, self.files)
 
@@ -75,9 +75,9 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
     """Make the site of a file.
 
     Args:
-        model: an ``.onnx`` or ``.ort`` file with a manifest; its golden case, where it has one, is replayed.
+        model: an ``.onnx`` or ``.ort`` file with a manifest; its golden case, if any, is replayed.
         runtime: the folder of onnxruntime-web, or its ``dist``.
-        recordings: what the page replays; it replays the golden case too.
+        recordings: replayed by the page, in addition to the golden case.
 
     Raises:
         NotFoundError, FileFormatError, ContractError: the file is not there, or is no usable model.
@@ -91,6 +91,7 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
             raise ManifestError(
                 f"{model} carries no manifest, which the page reads; lift it first: lstm-edge lift"
             )
+        manifest.require_no_delay("the page")
         if manifest.golden is not None:
             opened.selftest().require()
         content = content_of(opened, model)

@@ -59,15 +59,7 @@ class ValidateConfig:
         """Whether ``rtol`` or ``atol`` replaces the policy."""
         return self.rtol is not None or self.atol is not None
 
-    def limit_at(self, scale: float) -> float:
-        """Return the override's limit for outputs whose largest value is ``scale``."""
+    def own_limit(self, expected: npt.NDArray[Any] | float) -> float:
+        """Return the override's limit for outputs like ``expected``, or of that size."""
+        scale = float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected)))
         return (self.atol or 0.0) + (self.rtol or 0.0) * scale
-
-    def own_limit(self, expected: npt.NDArray[Any]) -> float:
-        """Return the override's limit for outputs like ``expected``."""
-        return self.limit_at(float(np.max(np.abs(expected), initial=0.0, where=np.isfinite(expected))))
-
-    @property
-    def long_steps(self) -> int:
-        """Time steps of the long run as it is really done."""
-        return max(1, self.steps // 10) if self.quick else self.steps

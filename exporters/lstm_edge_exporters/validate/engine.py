@@ -2,28 +2,20 @@
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Manifest
 
 from ..isolation import isolated
 from ..progress import Progress, ignore
 from ..versions import versions
 from .checks import comparisons
-from .checks.claims import (
-    CHECKPOINT,
-    check_claims,
-    check_file,
-    comparable,
-    compare_facts,
-    interface_of,
-)
+from .checks.claims import CHECKPOINT, check_claims, check_file, comparable, compare_facts, interface_of
 from .checks.decisions import check_decisions
 from .checks.golden import check_golden, check_recorded, other_weights
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel, against_itself, open_file
-from .report import Channel, Check, Coverage, Fact, Figures, Group, Report
+from .report import Check, Coverage, Fact, Figures, Group, Report
 from .subject import Subject
 
 __all__ = ["GROUPS", "Validation", "validate"]
@@ -114,7 +106,7 @@ class Validation:
             facts=self.facts,
             equality=judge.equality if judge else None,
             coverage=judge.coverage if judge else Coverage(),
-            channels=_named(judge.channels, subject.manifest) if subject and judge else (),
+            channels=judge.channels if judge else (),
             notes=tuple(self._notes()),
             versions=versions(*_VERSIONS),
         )
@@ -197,18 +189,3 @@ def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator
     for name, (used, known) in coverage.tokens.items():
         if known and used < known:
             yield f"{used:,} of {known:,} values of {name} were drawn; the others are not verified"
-
-
-def _named(channels: tuple[Channel, ...], manifest: Manifest) -> tuple[Channel, ...]:
-    """Add label and unit to the channels of the task's output."""
-    task = manifest.task
-    if task is None:
-        return channels
-
-    def name(each: Channel) -> Channel:
-        if each.output != task.output or not each.index:
-            return each
-        label, unit = ("".join(known[each.index[-1] :][:1]) for known in (task.labels, task.units))
-        return replace(each, label=label, unit=unit)
-
-    return tuple(map(name, channels))

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.state import Runner
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY
 
 from ..numerics.cases import Feeds, Procedure, case_size, remember, whole
@@ -114,8 +114,20 @@ class Judge:
 
     @property
     def channels(self) -> tuple[Channel, ...]:
-        """The worst of every channel, over every comparison so far, in the order of the outputs."""
-        return tuple(self._channels.values())
+        """The worst of every channel so far, in the order of the outputs, with what the task calls them."""
+        task = self._manifest.task
+        if task is None:
+            return tuple(self._channels.values())
+        return tuple(
+            replace(
+                each,
+                label="".join(task.labels[each.index[-1] :][:1]),
+                unit="".join(task.units[each.index[-1] :][:1]),
+            )
+            if each.output == task.output and each.index
+            else each
+            for each in self._channels.values()
+        )
 
     @property
     def coverage(self) -> Coverage:
@@ -150,7 +162,7 @@ class Judge:
             raise RefusedError(error) from error
         if self._config.overridden:
             records = [
-                replace(each, limit=self._config.limit_at(each.scale), error=each.max_abs)
+                replace(each, limit=self._config.own_limit(each.scale), error=each.max_abs)
                 for each in found.records
             ]
             found = replace(found, records=tuple(records))

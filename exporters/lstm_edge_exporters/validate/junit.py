@@ -72,11 +72,7 @@ def _suite(report: Report, group: Group, number: int) -> Element:
     facts = {"model": report.model, "sha256": report.sha256, "reference": report.reference}
     facts |= {"seed": str(report.seed), "policy": report.policy}
     if worst := group.worst:
-        facts |= {
-            "floor": f"{worst.floor:.3g}",
-            "error": f"{worst.error:.3g}",
-            "ratio": f"{worst.ratio:.3g}",
-        }
+        facts |= {"floor": f"{worst.floor:.3g}", "error": f"{worst.error:.3g}", "ratio": f"{worst.ratio:.3g}"}
     for name, value in facts.items():
         SubElement(properties, "property", {"name": name, "value": _clean(value)})
     for check in group.checks:
@@ -89,11 +85,7 @@ def _suite(report: Report, group: Group, number: int) -> Element:
 def _case(group: Group, check: Check) -> Element:
     case = Element(
         "testcase",
-        {
-            "classname": f"lstm-edge.{group.key}",
-            "name": _clean(check.name),
-            "time": f"{check.seconds:.3f}",
-        },
+        {"classname": f"lstm-edge.{group.key}", "name": _clean(check.name), "time": f"{check.seconds:.3f}"},
     )
     if check.status == "failed":
         failure = SubElement(case, "failure", {"message": _clean(check.message), "type": "CheckFailedError"})

@@ -121,11 +121,7 @@ def _check_example(signature: Signature, file: ModelFile) -> None:
 
 
 def _trace_manifest(
-    module: nn.Module,
-    signature: Signature,
-    example: Any,
-    file: ModelFile,
-    config: ExportConfig | None,
+    module: nn.Module, signature: Signature, example: Any, file: ModelFile, config: ExportConfig | None
 ) -> tuple[Reference, Manifest, ir.Model | None]:
     """Trace the module as ``export`` does, with the names and the fixed sizes that the file's graph has."""
     from ..export.ranges import settle_ranges  # as long to import as a quick validation takes

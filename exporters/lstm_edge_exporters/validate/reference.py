@@ -14,28 +14,23 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
 from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.onnx_reader import OnnxFile
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
-from lstm_edge_runtime.state import Runner
 
 from ..isolation import open_isolated
 from ..numerics.function import Reference
 from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
 
-__all__ = [
-    "ModelFile",
-    "ReferenceModel",
-    "against_file",
-    "against_itself",
-    "open_file",
-]
+__all__ = ["ModelFile", "ReferenceModel", "against_file", "against_itself", "open_file"]
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
@@ -77,22 +72,23 @@ class ModelFile:
     def graph_axes(self) -> dict[str, Axes]:
         """The axes of every input and output as the graph declares them; ``?`` where it gives no name."""
         graph = self.content.graph
-        return {
-            value.name: tuple("?" if axis is None else axis for axis in value.axes)
-            for value in (*graph.inputs, *graph.outputs)
-        }
+        values = (*graph.inputs, *graph.outputs)
+        return {each.name: tuple("?" if axis is None else axis for axis in each.axes) for each in values}
 
-    @property
+    @cached_property
     def precision(self) -> str:
         """What the outputs are computed in: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
-        graph = self.content.graph
-        operators, stored = _needed(self.content)
-        passed = {value.dtype for value in (*graph.inputs, *graph.outputs)}
-        if stored & {"int8", "uint8"} or operators & _INT8:
+        model = ir.from_proto(self.proto)
+        ir.passes.Sequential(InlinePass(), RemoveUnusedNodesPass())(model)
+        operators = {node.op_type for node in model.graph.all_nodes()}
+        graphs = (model.graph, *model.graph.subgraphs())
+        stored = {value.dtype for graph in graphs for value in graph.initializers.values()}
+        passed = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
+        if stored & {ir.DataType.INT8, ir.DataType.UINT8} or operators & _INT8:
             return "int8"
-        if "float16" in stored | passed:
+        if ir.DataType.FLOAT16 in stored | passed:
             return "fp16"
-        return "fp64" if "float64" in passed else "fp32"
+        return "fp64" if ir.DataType.DOUBLE in passed else "fp32"
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
@@ -115,11 +111,8 @@ class ModelFile:
             FileFormatError: onnxruntime can't read the file.
         """
         session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
-        floats = {
-            spec.name: spec.dtype
-            for spec in graph_specs(session.get_inputs())
-            if spec.dtype.startswith("float")
-        }
+        specs = graph_specs(session.get_inputs())
+        floats = {spec.name: spec.dtype for spec in specs if spec.dtype.startswith("float")}
 
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
             """Run on floats that may be wider or narrower than the file's."""
@@ -139,33 +132,6 @@ class ModelFile:
 
         native = compile_engine(self.content, self.manifest._replace(golden=None), 1)
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
-
-
-def _needed(file: OnnxFile) -> tuple[set[str], set[str]]:
-    """Return the operators that an output depends on, and the dtypes of the weights that they read."""
-    graph, functions = file.graph, {function.name: function.nodes for function in file.functions}
-    makers = {name: node for node in graph.nodes for name in node.outputs}
-    names, seen = [value.name for value in graph.outputs], set[str]()
-    operators, stored = set[str](), set[str]()
-    while names:
-        name = names.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        if name in graph.initializers:
-            stored.add(graph.initializers[name].dtype)
-        if name not in makers:
-            continue
-        inside = [makers[name]]
-        for node in inside:  # grows by the nodes of bodies and of functions
-            operators.add(node.op_type)
-            names += node.inputs
-            inside += functions.pop(node.op_type, ())
-            for body in node.graphs():
-                inside += body.nodes
-                names += [value.name for value in body.outputs]
-                stored |= {tensor.dtype for tensor in body.initializers.values()}
-    return operators, stored
 
 
 def open_file(path: str | os.PathLike[str]) -> ModelFile:

@@ -9,28 +9,15 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
-from lstm_edge_runtime.state import Runner, take_steps
 
-from ..numerics.cases import (
-    CaseGenerator,
-    Feeds,
-    Procedure,
-    case_size,
-    full_length,
-    row_by_row,
-    whole,
-)
+from ..numerics.cases import CaseGenerator, Feeds, Procedure, case_size, full_length, row_by_row, whole
 from ..numerics.floors import Measured
 from ..numerics.function import EQUAL, Function, fixed_axes
 from ..numerics.graph64 import Graph64, MeasuredGraph
-from ..numerics.verify import (
-    ChunkedFile,
-    find_counts,
-    run_in_chunks,
-    states_stop_at_lengths,
-)
+from ..numerics.verify import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from .config import ValidateConfig
 from .judge import REFUSALS, FileFailedError, Judge, RefusedError
 from .reference import ModelFile, ReferenceModel
@@ -55,10 +42,7 @@ class Subject:
 
     def __init__(self, file: ModelFile, reference: ReferenceModel, config: ValidateConfig) -> None:
         self.file = file
-        self.manifest = reference.manifest._replace(
-            golden=file.manifest.golden,
-            precision=file.precision,
-        )
+        self.manifest = reference.manifest._replace(golden=file.manifest.golden, precision=file.precision)
         """The reference's: what the file claims decides nothing."""
         self.reference = reference
         self.config = config

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import onnx
 
+from lstm_edge_runtime.chunks import run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.golden import (
@@ -25,7 +26,6 @@ from lstm_edge_runtime.golden import (
     replay,
 )
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.state import run_chunks
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..numerics.verify import golden_case

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..axes import resolve, with_ones
+from ..chunks import Runner
 from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
 from ..selftest import SelfTest, check_golden_case, compare_golden, replay_golden
-from ..state import Runner
 from .library import installed
 
 if TYPE_CHECKING:
@@ -126,6 +126,7 @@ def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:
 
     if file is None:
         raise UnsupportedError("a file in onnxruntime's own format")
+    manifest.require_no_delay("the native engine")
     if not manifest.streamable:
         raise UnsupportedError(manifest.unstreamable or "it has no states")
     return compile_program(file, manifest).writer.to_bytes()

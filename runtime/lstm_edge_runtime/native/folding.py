@@ -1,4 +1,4 @@
-"""What of a graph follows from shapes and stored tensors alone, computed by numpy."""
+"""Constant folding with numpy: values that follow from shapes and stored tensors alone."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
@@ -21,7 +21,7 @@ CASTS = {
 
 
 def shape_after(node: Node, shape: tuple[int, ...], inputs: Sequence[Any]) -> tuple[int, ...]:
-    """Return the shape that a node which changes nothing else gives a value of ``shape``."""
+    """Return the shape that a node which changes only the shape turns ``shape`` into."""
     rank, attributes = len(shape), node.attributes
     if node.op_type == "Reshape":
         wanted = _ints(inputs[0]) if inputs else list(attributes["shape"])

@@ -14,9 +14,9 @@ from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.floats import AllFloats, copy_as
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output, injected
 from lstm_edge_runtime import load
+from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.manifest import AxisRange
 from lstm_edge_runtime.onnx_reader import read_onnx
-from lstm_edge_runtime.state import take_steps
 
 __all__ = ["export_beside"]
 

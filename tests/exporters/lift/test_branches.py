@@ -102,7 +102,7 @@ def test_the_input_that_chooses_is_named_where_a_file_does_not_lift(network):
     ("constants", "message"),
     [
         ({"rate": 1}, "no input 'rate'; the inputs are input, state, sr"),
-        ({"sr": 0.5}, "input sr is int64, which does not hold 0.5"),
+        ({"sr": 0.5}, "input sr is int64, which can't represent 0.5"),
         ({"state": 1}, "expected one number"),
     ],
 )

@@ -133,7 +133,7 @@ def test_the_files_that_hold_the_inputs_weights_are_never_the_target(gru, tmp_pa
     (tmp_path / "link.onnx").symlink_to("weights.onnx")
     before = (tmp_path / "weights.onnx").read_bytes()
     result = run(path, "-o", tmp_path / target)
-    assert "holds weights of" in str(result.exception)
+    assert "has weights of" in str(result.exception)
     assert (tmp_path / "weights.onnx").read_bytes() == before
 
 

@@ -724,6 +724,19 @@ def test_series_may_be_named_by_folders_and_numbers(har, tmp_path):
         np.testing.assert_array_equal(numbers(own), numbers(written)[names == f"dev {one}"])
 
 
+@pytest.mark.parametrize("length", [20, 40])
+def test_a_file_that_changes_while_it_is_scored_ends_the_run(har, tmp_path, length):
+    path = write(samples(np.random.default_rng(35), [30]), tmp_path / "in" / "0.parquet")
+
+    def replace(_, said):
+        if said.startswith("write: 1 item"):
+            write(samples(np.random.default_rng(35), [length]), path)
+
+    with pytest.raises(LstmEdgeError, match=r"0\.parquet changed while it was scored; run again"):
+        score(str(tmp_path / "in"), har.path, tmp_path / "out", ScoreConfig(workers=1), replace)
+    assert [each.name for each in tmp_path.iterdir()] == ["in"]
+
+
 def test_empty_files_and_files_without_new_series_are_no_error(har, tmp_path):
     table = samples(np.random.default_rng(21), [30])
     write(table, tmp_path / "in" / "a.parquet")

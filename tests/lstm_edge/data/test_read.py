@@ -325,9 +325,9 @@ def test_without_series_and_order_the_file_is_one_series_as_it_stands(table):
         (
             "timestamp,ax,label\n2026-01-01T00:00:00,1,a\n2026-01-01T00:00:01,1,a\n",
             {},
-            r"column 'timestamp' holds times, .*; sort by it with --order timestamp, or .*: --features ax",
+            r"column 'timestamp' contains times, .*; sort by it with --order timestamp, or .*: --features ax",
         ),
-        ("who,ax,label\nann,1,a\nbob,1,a\n", {}, r"'who' holds text, such as 'ann'.*: --features ax"),
+        ("who,ax,label\nann,1,a\nbob,1,a\n", {}, r"'who' contains text, such as 'ann'.*: --features ax"),
         ("ax,kind\n1,a\n", {}, "name the class column with --label, or the value columns"),
         (
             "series,who,ax,label\n1,a,1,x\n1,b,1,y\n",

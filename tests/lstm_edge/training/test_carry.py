@@ -15,6 +15,7 @@ from lstm_edge import LSTM1, DataConfig, TrainConfig, deployable, load, train
 from lstm_edge.results import top_rows
 from lstm_edge.run_files import METRICS, RESUME
 from lstm_edge.training.lanes import Lanes
+from lstm_edge.training.loop import surely_lower
 from lstm_edge.training.metrics import recognition_metrics
 from lstm_edge.training.series import SeriesSet, cut_streams
 from lstm_edge_exporters import export
@@ -209,18 +210,80 @@ def test_a_bidirectional_network_stays_with_windows_from_reset_and_says_so(made,
         replace(config, carry="on")
 
 
+@pytest.fixture(scope="module")
+def gestures(tmp_path_factory):
+    """Return a data file: a pulse comes at one of four steps after the start of a sample of any length."""
+    random, y = np.random.default_rng(7), np.arange(120) % 4
+    x = random.normal(0, 0.2, (120, 24, 1))
+    x[np.arange(120), 1 + 3 * y] += 2
+    path = tmp_path_factory.mktemp("gestures") / "gestures.npz"
+    np.savez(path, x=x.astype(np.float32), y=y, lengths=random.integers(12, 25, 120))
+    return path
+
+
+SHORT = TrainConfig(hidden_size=16, epochs=45, learning_rate=0.02)
+
+
+def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(gestures, tmp_path):
+    seen = []
+
+    def interrupt(epoch):
+        seen.append((epoch.number, epoch.trial))
+        if epoch.number == 38:
+            raise KeyboardInterrupt
+
+    whole = train(gestures, tmp_path / "whole", config=SHORT)
+    assert whole.trained == Trained(carry=False, window=None, reset=1.0)
+    assert whole.summary["states"].startswith("windows from reset; the output needs the whole sample")
+    assert "--carry on" in whole.summary["states"]
+    assert whole.summary["test"]["accuracy"] > whole.summary["test"]["streams"]["accuracy"]
+    train(gestures, tmp_path / "run", config=replace(SHORT, epochs=30, patience=14), on_epoch=interrupt)
+    train(gestures, tmp_path / "run", config=SHORT, resume=True, on_epoch=interrupt)
+    resumed = train(gestures, tmp_path / "run", config=SHORT, resume=True)
+    assert [number for number, _ in seen] == [*range(1, 31), *range(21, 39)]  # the trial is repeated
+    assert [number for number, trial in seen if trial] == [*range(21, 31), *range(31, 39)]
+    assert (resumed.sha256, resumed.summary) == (whole.sha256, whole.summary)
+    alone = train(gestures, tmp_path / "off", config=replace(SHORT, carry="off", epochs=15, patience=14))
+    assert alone.sha256 == whole.sha256
+    carried = train(gestures, tmp_path / "on", config=replace(SHORT, carry="on", epochs=2))
+    assert carried.trained == Trained(carry=True, window=None, reset=0.5)
+
+
+def test_a_difference_in_the_validation_set_alone_is_said(gestures, tmp_path):
+    split = ["train"] * 80 + ["validation"] * 39 + ["test"]  # a stream of one sample is a window
+    np.savez(tmp_path / "d.npz", **np.load(gestures), split=split)
+    run = train(tmp_path / "d.npz", tmp_path / "run", config=replace(SHORT, carry="off", epochs=15))
+    streams = run.summary["validation"]["streams"]["accuracy"]
+    assert f"accuracy {streams:.3f} with carried states" in run.summary["states"]
+    assert "in the validation set: training saw no state older than a window" in run.summary["states"]
+
+
+@pytest.mark.parametrize(
+    ("carried", "reset", "lower"),
+    [
+        ([1.0, 1.3, 0.9, 1.2], [0.2, 0.3, 0.2, 0.1], True),
+        ([0.2, 0.3, 0.2, 0.1], [1.0, 1.3, 0.9, 1.2], False),
+        ([0.3, 0.4, 0.3, 0.2], [0.25, 0.35, 0.25, 0.15], False),  # surely, by too little
+        ([3.0, 0.2, 0.1, 0.3], [0.1, 0.3, 0.2, 0.2], False),  # by one sample
+        ([3.0], [0.1], False),
+    ],
+)
+def test_the_trial_from_reset_is_kept_for_a_loss_that_is_surely_lower(carried, reset, lower):
+    assert surely_lower(torch.tensor(reset), torch.tensor(carried)) is lower
+
+
 class Memory:
     """Stands for a network: its state is the last sample, its output whether the samples follow on that."""
 
     def __init__(self, rows):
         self.lstm, self.steps, self.rows = SimpleNamespace(), [], rows
 
-    def hidden_steps(self, x, state, lengths):
+    def hidden_at(self, x, steps, state, lengths):
         lengths = torch.full((len(x),), x.shape[1]) if lengths is None else lengths
         before = torch.zeros(len(x)) if state is None else state[0][0, :, 0]
         last = x[torch.arange(len(x)), lengths - 1, 0]
         self.steps.append((before, x[:, 0, 0], last, lengths))
-        return x, (last[None, :, None], last[None, :, None])
+        return x[torch.arange(len(x))[:, None], steps], (last[None, :, None], last[None, :, None])
 
     def head(self, hidden):
         return hidden
@@ -324,8 +387,12 @@ def test_an_output_at_each_step_is_what_a_stream_returns(readout, batch_first):
     x, lengths = torch.randn(3, 6, 2), torch.tensor([6, 2, 4])
     turned = x if batch_first else x.transpose(0, 1)
     with torch.no_grad():
-        hidden, (h_n, c_n) = model.hidden_steps(turned, None, lengths)
+        hidden, _ = model.hidden_steps(turned)
         outputs = model.head(hidden if batch_first else hidden.transpose(0, 1))
+        steps = torch.stack([lengths - 1, torch.zeros_like(lengths)], dim=1)
+        some, (h_n, c_n) = model.hidden_at(turned, steps, None, lengths)
+        assert torch.allclose(model.head(some), outputs[torch.arange(3)[:, None], steps], atol=1e-6)
+        assert torch.allclose(some, model.hidden_at(turned, steps)[0], atol=1e-6)
         for row, length in enumerate(lengths):
             state = (torch.zeros(2, 1, 4), torch.zeros(2, 1, 4))
             for step in range(length):

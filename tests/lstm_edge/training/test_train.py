@@ -143,15 +143,14 @@ def test_training_stops_when_the_validation_loss_no_longer_falls_and_keeps_the_b
     run = train(
         data,
         tmp_path / "run",
-        config=replace(QUICK, epochs=500, patience=3, learning_rate=0.1),
+        config=replace(QUICK, carry="on", epochs=500, patience=3, learning_rate=0.1),
         on_epoch=lambda epoch: losses.append(epoch.validation_loss),
     )
     assert run.summary["stopped"] == "patience"
     assert run.summary["epochs"] == len(losses) == run.summary["best_epoch"] + 3
     assert losses[run.summary["best_epoch"] - 1] == min(losses)
-    short = train(
-        data, tmp_path / "short", config=replace(QUICK, epochs=run.summary["best_epoch"], learning_rate=0.1)
-    )
+    config = replace(QUICK, carry="on", epochs=run.summary["best_epoch"], learning_rate=0.1)
+    short = train(data, tmp_path / "short", config=config)
     assert short.sha256 == run.sha256
 
 
@@ -272,6 +271,8 @@ def test_a_run_without_a_resume_file_is_not_sent_from_one_option_to_the_other(da
         lambda content: content["loop"]["epochs"][0].update(best="first"),
         lambda content: content["loop"]["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)),
         lambda content: content["loop"].update(dropout=torch.ones(3)),
+        lambda content: content["loop"].update(carried={"best": content["loop"]["best"]}),
+        lambda content: content["loop"].update(carried=[1]),
     ],
 )
 def test_wrong_values_in_a_resume_file_are_one_line(data, tmp_path, spoil):

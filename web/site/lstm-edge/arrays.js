@@ -10,7 +10,7 @@ import { LstmEdgeError } from "./errors.js";
  */
 /** @typedef {{dtype: string, dims: readonly number[], data: TypedArray}} NamedArray */
 /** @typedef {{name: string, dtype: string, axes: readonly (number | string)[]}} TensorSpec */
-/** @typedef {Map<string, number>} Sizes what the named axes are in one call */
+/** @typedef {Map<string, number>} Sizes sizes of the named axes in one call */
 /** @typedef {{least: number, most: number | null, multiple: number}} AxisRange the sizes that an axis may have; `most` is null without an upper end */
 
 /** @type {Record<string, any>} */
@@ -66,7 +66,7 @@ export function toArray(name, value, dtype) {
 }
 
 /**
- * Return the array that the manifest holds as base64.
+ * Return an array from base64 in the manifest.
  *
  * @param {any} raw
  * @returns {NamedArray}
@@ -214,7 +214,7 @@ export function broadcast({ shape, values }, dims) {
 }
 
 /**
- * Return a reset value's array repeated `count` times along `axis`, where it has size 1.
+ * Return a reset value's array repeated `count` times along `axis`, which has size 1.
  *
  * @param {NamedArray} array
  * @param {number} axis

@@ -9,7 +9,7 @@
 export class LstmEdgeError extends Error {
   /**
    * @param {Cause} name
-   * @param {string} message what came, what was expected, what to do
+   * @param {string} message the value, the expected one, and advice
    * @param {ErrorOptions} [options]
    */
   constructor(name, message, options) {

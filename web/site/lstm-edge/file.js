@@ -1,4 +1,4 @@
-/** Reading the manifest from a model file's bytes: onnxruntime-web gives no metadata. */
+/** Reading the manifest from a model file's bytes: onnxruntime-web has no access to metadata. */
 
 import { LstmEdgeError } from "./errors.js";
 
@@ -18,7 +18,7 @@ export const isOrtFormat = (bytes) => utf8.decode(bytes.subarray(4, 8)) === "ORT
  * Return the JSON text of the manifest in an `.onnx` or `.ort` file.
  *
  * @param {Uint8Array} bytes
- * @returns {string | undefined} undefined where the file has none
+ * @returns {string | undefined} undefined if the file has none
  * @throws {LstmEdgeError} FileFormatError: truncated, or another format
  * @internal
  */

@@ -26,7 +26,7 @@ import { inTurn } from "./turns.js";
  * @property {Ort} [ort] the module of onnxruntime-web or onnxruntime-node; by default the one that is installed
  * @property {"cpu" | "webgpu"} [device] `cpu` is WebAssembly in a browser; `webgpu` needs `onnxruntime-web/webgpu`
  * @property {number} [threads] of one operator; 1 for files below 8 MiB and int8, else up to 4. onnxruntime-web
- *   takes the number that the first file in a page was loaded with, and 1 in a page that is not cross-origin isolated
+ *   uses the number of the first file in a page, and 1 in a page that is not cross-origin isolated
  */
 
 export { LstmEdgeError, Model, Stream };
@@ -100,7 +100,7 @@ async function read(source) {
 
 /** Import the onnxruntime that package.json's imports name. @returns {Promise<Ort>} */
 async function installed() {
-  // onnxruntime's Linux builds send telemetry unless told not to
+  // onnxruntime's Linux builds send telemetry unless this is set
   if (globalThis.process?.env) process.env.ORT_DISABLE_TELEMETRY ??= "1";
   try {
     return await import("#ort");

@@ -97,7 +97,7 @@ const CHECKS = {
  * @param {Uint8Array} bytes
  * @returns {Manifest}
  * @throws {LstmEdgeError} FileFormatError: no model file; ManifestError: no manifest, a newer or a malformed
- *   one; ProviderError: it holds numbers that this engine has no array for
+ *   one; ProviderError: it has numbers that this engine has no array for
  * @internal
  */
 export function readManifest(bytes) {
@@ -123,7 +123,7 @@ export function readManifest(bytes) {
   if (missing) {
     throw new LstmEdgeError(
       "ProviderError",
-      `the file takes ${missing.dtype}, which this JavaScript engine has no array for; ` +
+      `the file has ${missing.dtype} inputs, which this JavaScript engine has no array for; ` +
         "use the float32 file, or make one with float32 inputs: lstm-edge quantize FILE --precision fp16 --keep-io -o NEW.onnx",
     );
   }

@@ -31,7 +31,7 @@ import { inTurn } from "./turns.js";
 /** @typedef {TypedArray | Record<string, TypedArray>} Result of the only output, or of each output by its name */
 /**
  * @typedef {object} Interpretation
- * @property {string} [label] the likeliest class; none where a logit is NaN
+ * @property {string} [label] the most likely class; undefined if a logit is NaN
  * @property {Float64Array} [probabilities] softmax of the logits, for classification
  * @property {readonly string[]} [units] of the values, for regression
  */
@@ -42,7 +42,7 @@ export class Model {
   /** sha256 in hex of the .onnx file, or of the one that an .ort file was made from: a state belongs to its network. @readonly @type {string} */ identity;
   /** Size of the file. @readonly @type {number} */ bytes;
   /** The inputs that are neither states nor lengths. @internal @readonly @type {TensorSpec[]} */ _data;
-  /** The input that takes lengths. @internal @readonly @type {TensorSpec | undefined} */ _valid;
+  /** The input for lengths. @internal @readonly @type {TensorSpec | undefined} */ _valid;
   #ort;
   #session;
   #device;
@@ -71,12 +71,12 @@ export class Model {
     Object.freeze(this);
   }
 
-  /** Class names in the order of the logits; empty where the file names none. */
+  /** Class names in the order of the logits; empty if the file has none. */
   get labels() {
     return this.manifest.task?.labels ?? [];
   }
 
-  /** The unit of each predicted value; empty where unknown. */
+  /** The unit of each predicted value; empty if unknown. */
   get units() {
     return this.manifest.task?.units ?? [];
   }
@@ -86,23 +86,23 @@ export class Model {
     return this.manifest.signal.features;
   }
 
-  /** Hertz; null where unknown. */
+  /** Hertz; null if unknown. */
   get samplingRate() {
     return this.manifest.signal.sampling_rate;
   }
 
-  /** Why the file can't be streamed; empty where it can. */
+  /** Why the file can't be streamed; empty if it can. */
   get unstreamable() {
     return this.manifest.unstreamable || (this.manifest.states.length ? "" : "it carries no states");
   }
 
-  /** Steps after which a stream should start again, as each window of the training did; null where it should not. */
+  /** Steps after which a stream is reset, as in training; null for never. */
   get resetEvery() {
     const { trained, states } = this.manifest;
     return states.length && !trained?.carry ? this.#window : null;
   }
 
-  /** Time steps of a window in training; null where unknown. */
+  /** Time steps of a training window; null if unknown. */
   get #window() {
     const { trained, signal } = this.manifest;
     return trained ? trained.window : signal.window;
@@ -113,7 +113,7 @@ export class Model {
    *
    * @param {{resetEvery?: number | "window" | "never"}} [options] steps after which it starts again from the reset state:
    *   a number; `"window"`, the window that the network was trained on; or `"never"`, which is the default, with a
-   *   warning on the console, once, where each window of the training started from reset
+   *   warning on the console, once, if each training window started from reset
    * @throws {LstmEdgeError} ContractError: the file can't be streamed; the message says why. InputError: `resetEvery` is none
    *   of these, or the window is not known
    */
@@ -155,7 +155,7 @@ export class Model {
    */
   async run(x, { batch = 1, state, lengths } = {}) {
     if (!(Number.isInteger(batch) && batch > 0)) throw new LstmEdgeError("InputError", `batch is ${batch}, expected a positive integer`);
-    if (batch > 1 && this.manifest.axes.batch === null) throw new LstmEdgeError("InputError", `batch is ${batch}, but this file takes one sequence per call`);
+    if (batch > 1 && this.manifest.axes.batch === null) throw new LstmEdgeError("InputError", `batch is ${batch}, but this file has one sequence per call`);
     const sizes = this._sizes({ batch }), feeds = this._feeds(x, sizes, lengths);
     const start = state ? this._admit(state, sizes) : this._start(sizes);
     const { outputs, states } = await inTurn(() => this._call({ ...feeds, ...start }));
@@ -164,7 +164,7 @@ export class Model {
   }
 
   /**
-   * Return what the main output means.
+   * Interpret the main output.
    *
    * @param {TypedArray} values logits, or predicted values, of one row
    * @returns {Interpretation}
@@ -202,7 +202,7 @@ export class Model {
     return sizes;
   }
 
-  /** @internal @param {Feeds} feeds @returns {number} the time steps of a call; 1 where no input has a time axis */
+  /** @internal @param {Feeds} feeds @returns {number} the time steps of a call; 1 if no input has a time axis */
   _steps(feeds) {
     for (const { name, axes } of this._data) {
       const axis = axes.indexOf(this.manifest.axes.sequence ?? "");
@@ -224,7 +224,7 @@ export class Model {
   }
 
   /**
-   * Check and copy what a caller gave, and add to `sizes` what it decides.
+   * Check and copy a caller's arrays, and add the sizes of their named axes to `sizes`.
    *
    * @internal
    * @param {Samples} x

@@ -7,7 +7,7 @@ import { inTurn } from "./turns.js";
 /** @import { TensorSpec, TypedArray } from "./arrays.js" */
 /** @import { Feeds, Model, Numbers, OrtTensor, Result, Samples, State } from "./model.js" */
 
-/** One source of samples; `Model.stream` makes it. Calls take effect in the order in which they were made. */
+/** One source of samples; `Model.stream` creates it. Calls take effect in their order. */
 export class Stream {
   #model;
   #states;
@@ -35,7 +35,7 @@ export class Stream {
   }
 
   /**
-   * Take many time steps in one call into onnxruntime; in several where the stream starts again on the way.
+   * Process many time steps in one call into onnxruntime; in several if the stream is reset between them.
    *
    * @param {Samples} chunk `(L, I)`, row-major
    * @returns {Promise<Result>} after the last step; an output with a time axis keeps it
@@ -73,7 +73,7 @@ export class Stream {
     await inTurn(() => { this.#states = start; this.#age = state.age ?? 0; });
   }
 
-  /** Make calls one after the other, in pieces that end where the stream starts again. @param {Feeds[]} calls @returns {Promise<Result>} */
+  /** Make calls one after the other, in chunks that end where the stream is reset. @param {Feeds[]} calls @returns {Promise<Result>} */
   async #advance(calls) {
     const model = this.#model;
     let states = this.#states, age = this.#age;
@@ -106,7 +106,7 @@ export class Stream {
     return model._valid ? { ...pieces, [model._valid.name]: model._lengths(model._valid, model._sizes({ steps: to - from })) } : pieces;
   }
 
-  /** Return an output of a whole chunk: its pieces along time, else what is there after the last. @param {OrtTensor[]} pieces @param {TensorSpec["axes"]} axes */
+  /** Return an output of a whole chunk: its chunks along time, or the output after the last. @param {OrtTensor[]} pieces @param {TensorSpec["axes"]} axes */
   #join(pieces, axes) {
     const axis = axes.indexOf(this.#model.manifest.axes.sequence ?? ""), last = /** @type {OrtTensor} */ (pieces.at(-1));
     if (axis < 0 || pieces.length === 1) return last.data;
@@ -114,7 +114,7 @@ export class Stream {
     return joined(pieces.map(toNamed), axis, last.dims.map((size, place) => (place === axis ? steps : size))).data;
   }
 
-  /** Cut a chunk for a file that takes one step a call. @param {Samples} chunk @returns {Feeds[]} */
+  /** Cut a chunk for a file with one step per call. @param {Samples} chunk @returns {Feeds[]} */
   #bySteps(chunk) {
     const model = this.#model, named = model._named(chunk);
     const arrays = mapValues(named, (value, name) => {

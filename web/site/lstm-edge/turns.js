@@ -1,4 +1,4 @@
-/** One call into onnxruntime at a time: onnxruntime-web takes no second one, whatever the session. */
+/** One call into onnxruntime at a time: onnxruntime-web rejects a second one, even of another session. */
 
 let last = Promise.resolve();
 

@@ -96,6 +96,7 @@ def to_c(
     if chunk < 1:
         raise InputError(f"the chunk is {chunk}; expected 1 time step or more")
     with load(source, device="cpu", threads=1, engine="onnxruntime") as model:
+        model.interface.require_no_delay("C code")
         model.stream(reset_every="never")  # refuses a file without states, or whose chunks are not the whole
         if model.manifest is None:
             raise ManifestError(

@@ -2,8 +2,8 @@
 
 A sequence begins with a request that has sequence_start, ends with sequence_end, and is dropped when it was
 idle for longer than the configuration's max_sequence_idle_microseconds. It starts again from the reset state
-after as many steps as the configuration's parameter reset_every says, where that is a number. Requests of
-several sequences that come together and are of one length are computed in one call.
+after the number of steps in the configuration's parameter reset_every, if it is a number. Requests of
+several sequences that arrive together and have the same length are computed in one call.
 """
 
 import json
@@ -21,10 +21,10 @@ __all__ = ["TritonPythonModel"]
 
 
 class TritonPythonModel:
-    """What the Python backend calls."""
+    """The class that the Python backend uses."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Load the file beside this one, and reserve states for as many sequences as may be open."""
+        """Load the file in the same folder, and reserve states for the maximum number of open sequences."""
         config = json.loads(args["model_config"])
         batching = config["sequence_batching"]
         folder = Path(args["model_repository"]) / args["model_version"]
@@ -42,7 +42,7 @@ class TritonPythonModel:
         self._used: dict[int, float] = {}
 
     def execute(self, requests: list[Any]) -> list[Any]:
-        """Answer one request of each sequence; a request that can't be answered gets an error of its own."""
+        """Answer one request of each sequence; a request that can't be answered gets its own error."""
         responses: list[Any] = [None] * len(requests)
         calls: dict[tuple[tuple[int, ...], ...], list[int]] = {}
         feeds, sources = [], []
@@ -84,7 +84,7 @@ class TritonPythonModel:
             responses[place] = pb_utils.InferenceResponse(output_tensors=tensors)
 
     def _source(self, sequence: int, start: bool) -> int:
-        """Return the state of a sequence, a new one where it starts."""
+        """Return the state of a sequence, a new one at its start."""
         now = time.monotonic()
         for idle in [each for each, used in self._used.items() if now - used > self._idle]:
             self._drop(idle)

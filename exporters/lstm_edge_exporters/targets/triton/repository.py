@@ -29,7 +29,7 @@ IDLE_SECONDS = 60
 SEQUENCES = 1024
 """How many sequences may be open at once."""
 MAX_ROWS = 64
-"""How many sequences one call takes at most."""
+"""Maximum number of sequences per call."""
 
 _DTYPES = {
     "bool": "BOOL",
@@ -45,18 +45,18 @@ class Repository:
     """One model's folder, ready to be written."""
 
     name: str
-    """What clients call the model."""
+    """The model's name for clients."""
     contents: dict[str, bytes]
     """Each file by its path in the model's folder."""
     reset_every: int | None
-    """Steps after which a sequence should start again, as in training; None where it should not."""
+    """Steps after which a sequence is reset, as in training; None for never."""
 
     def save(self, root: str | os.PathLike[str]) -> Path:
         """Write the model's folder into the repository ``root``, whole or not at all; return its path.
 
         Raises:
             NotFoundError: the folder of ``root`` does not exist.
-            InputError: it can't be written, or holds something else under the model's name.
+            InputError: it can't be written, or contains something else with the model's name.
         """
         folder = Path(root) / self.name
         check_folder(root if not Path(root).exists() else folder, self.contents.__contains__)
@@ -75,7 +75,7 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
     Raises:
         NotFoundError, FileFormatError: the file is not there, or is no usable model.
         ContractError: it can't be streamed, or has no batch axis.
-        InputError: its name is no name for a model, or ``backend`` is none of ``BACKENDS``.
+        InputError: its name can't be a model's name, or ``backend`` is none of ``BACKENDS``.
     """
     if backend not in BACKENDS:
         raise InputError(f"got backend {backend!r}, expected one of {', '.join(BACKENDS)}")
@@ -86,10 +86,11 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
         )
     with load(path, device="cpu") as model:
         interface = model.interface
-        model.streams(1, reset_every="never")  # refuses what can't be streamed by rows
+        interface.require_no_delay("a model of Triton")
+        model.streams(1, reset_every="never")  # refuses files that can't be streamed by rows
         content = content_of(model, path)
     if backend == "onnxruntime" and interface.sequence is None:
-        raise ContractError("this file takes one step a call; use the python backend")
+        raise ContractError("this file has one step per call; use the python backend")
     contents = {"1/model.onnx": content}
     labels = interface.task.labels if interface.task else ()
     if labels:

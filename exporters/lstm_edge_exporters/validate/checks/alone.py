@@ -6,17 +6,22 @@ All but the last check run the file's graph in float64 where it can be.
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner, even_sizes
+from lstm_edge_runtime.delayed import run_delayed
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.onnx_reader import add_initializers
+from lstm_edge_runtime.ort import run_by_name
 from lstm_edge_runtime.selftest import compare_golden
-from lstm_edge_runtime.state import Runner, even_sizes
 from lstm_edge_runtime.tolerance import compare
 
+from ...isolation import open_isolated
 from ...numerics.cases import (
     CaseGenerator,
     Feeds,
@@ -24,8 +29,11 @@ from ...numerics.cases import (
     in_chunks,
     join_rows,
     misshapen,
+    random_sizes,
     take_rows,
 )
+from ...numerics.graph64 import open_graph
+from ...streaming.late import frames_of, settled_after, with_past
 from ..reference import ModelFile
 from ..report import Check, answered
 
@@ -59,6 +67,10 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
         yield from _dependence(manifest, run, cases, length, apart=unit * _SAME[1] if exact else np.inf)
     if exact and manifest.sequence is not None and manifest.streamable:
         yield _ask(f"{_LONG} steps equal their chunks", lambda: _long(manifest, run, cases, unit * _SAME[0]))
+    if manifest.stream is not None:
+        yield _ask(
+            "a stream gives the frames of the whole", lambda: _stream(file, run, cases, unit * _SAME[0])
+        )
     if golden is not None and manifest.batch is not None:
         yield _ask("rows of the golden case repeated", lambda: _repeated(manifest, file.runner(), golden))
 
@@ -179,6 +191,28 @@ def _long(manifest: Manifest, run: Runner, cases: CaseGenerator, same: float) ->
         found = compare(name, whole[name], array, floor=0.0, limit=limit)
         if not found.ok:
             return f"the whole and chunks with states carried: {found}"
+    return ""
+
+
+def _stream(file: ModelFile, run: Runner, cases: CaseGenerator, same: float) -> str:
+    """What a stream that is behind gives in chunks is the whole's, and of the last step that of one chunk."""
+    manifest, streaming = file.manifest, file.manifest.streaming
+    assert manifest.stream is not None
+    content = add_initializers(manifest.stream.graph, file.path.read_bytes())
+    graph = open_graph(content, partial(run_by_name, open_isolated(content)))
+    steps = 3 * settled_after(streaming) + 24
+    feeds = with_past(streaming, cases.case(2, steps, at_reset=True, offset=_OFFSET + 3).feeds)
+    whole = frames_of(streaming, manifest)(run, feeds)
+    one, chunks = (
+        run_delayed(graph.run64, streaming, feeds, sizes)
+        for sizes in ([steps], random_sizes(steps, np.random.default_rng(cases.seed)))
+    )
+    for name, array in chunks.items():
+        expected = whole[name] if name in streaming.time_axes else one[name]
+        limit = same * np.abs(expected.astype(np.float64)).max(initial=0.0)
+        found = compare(name, array, expected, floor=0.0, limit=limit)
+        if not found.ok:
+            return f"the whole and the stream: {found}"
     return ""
 
 

@@ -1,20 +1,21 @@
 """The golden cases: they must be those that the reference gives, and the file must pass them."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 
 import numpy as np
 
+from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, ManifestError, counted, first_line
+from lstm_edge_runtime.golden import GoldenFolder, read_golden, replay
 from lstm_edge_runtime.manifest import Golden
 from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_golden
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...numerics.cases import Feeds, case_size
-from ...numerics.floors import DRAWS, Measured
-from ...numerics.function import Reference
-from ...numerics.noise import Rounding
+from ...numerics.floors import DRAWS, Expected, Measured
 from ...numerics.verify import record_golden
 from ..config import ValidateConfig
 from ..reference import ModelFile, ReferenceModel
@@ -86,21 +87,17 @@ def _regenerated(subject: Subject) -> tuple[Golden, ...]:
     golden = subject.reference.manifest.golden
     if golden is None and subject.reference.regenerates:
         try:
-            graph = _Unperturbed(subject.reference.computation)
-            golden = record_golden(graph, subject.manifest, subject.cases, [*subject.cases.cases()])
+            cases = [*subject.cases.cases()]
+            golden = record_golden(partial(_exact, subject), subject.manifest, subject.cases, cases)
         except CheckFailedError:
             return ()
     return () if golden is None else (golden, *golden.more)
 
 
-class _Unperturbed:
-    """A reference as what records golden cases; limits are not asked of it."""
-
-    def __init__(self, reference: Reference) -> None:
-        self.run64 = reference.run64
-
-    def perturbed(self, feeds: Feeds, rounding: Rounding) -> Feeds:  # noqa: ARG002
-        return self.run64(feeds)
+def _exact(subject: Subject, feeds: Feeds) -> Expected:
+    """Return what the reference gives; of a case that is only expected the noise floors are not asked."""
+    outputs = subject.reference.computation.run64(feeds)
+    return Expected(outputs, {name: np.zeros([1] * array.ndim) for name, array in outputs.items()})
 
 
 def _lacks(subject: Subject, golden: Golden, expected: Golden | None) -> Iterator[str]:
@@ -175,50 +172,39 @@ def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
     if file.manifest.golden is None and config.golden is None:
         yield Check("golden", "skipped", "the file carries no golden case, and no folder was given")
     if file.manifest.golden is not None:
-        yield from _own_case(file, config)
+        yield from _own_case(file.model, file.manifest.golden, config)
     if config.golden is not None:
-        yield from _folder(file, config)
+        yield from _folder(file.model, read_golden(config.golden), config)
 
 
-def _own_case(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
-    assert file.model is not None
-    assert file.manifest.golden is not None
+def _own_case(model: Model, golden: Golden, config: ValidateConfig) -> Iterator[Check]:
     try:
-        found = file.model.selftest()
+        found = model.selftest()
     except LstmEdgeError as error:
         yield Check("the file's own case", "failed", first_line(error))
         return
     for how, records in (("", found.whole), (" in chunks, states carried", found.chunked)):
         if records:
-            limits = _own_limits(config, file.manifest.golden)
-            yield _judged(f"the file's own case{how}", records, limits)
+            yield _judged(f"the file's own case{how}", records, golden, config)
 
 
-def _folder(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
-    assert file.model is not None
-    assert config.golden is not None
-    from lstm_edge_runtime.golden import read_golden, replay
-
-    folder = read_golden(config.golden)
+def _folder(model: Model, folder: GoldenFolder, config: ValidateConfig) -> Iterator[Check]:
     try:
-        records = replay(file.model, folder)
+        records = replay(model, folder)
     except LstmEdgeError as error:
         yield Check(folder.sets[0].name, "failed", first_line(error))
         return
-    limits = {each.name: _own_limits(config, each.golden) for each in folder.sets}
+    cases = {each.name: each.golden for each in folder.sets}
     for name, carried in dict.fromkeys((each.set_name, each.carried) for each in records):
         found = [each.comparison for each in records if (each.set_name, each.carried) == (name, carried)]
         about = f"{name}, states carried from the set before" if carried else name
-        yield _judged(about, found, limits[name])
+        yield _judged(about, found, cases[name], config)
 
 
-def _own_limits(config: ValidateConfig, golden: Golden) -> dict[str, float]:
-    """Return what replaces the limits of a case; empty where nothing does."""
-    outputs = golden.outputs if config.overridden else {}
-    return {name: config.own_limit(array) for name, array in outputs.items()}
-
-
-def _judged(name: str, records: Sequence[Comparison], limits: Mapping[str, float]) -> Check:
-    if limits:
-        records = [replace(each, limit=limits[each.name], error=each.max_abs) for each in records]
+def _judged(name: str, records: Sequence[Comparison], golden: Golden, config: ValidateConfig) -> Check:
+    if config.overridden:
+        records = [
+            replace(each, limit=config.own_limit(golden.outputs[each.name]), error=each.max_abs)
+            for each in records
+        ]
     return judged(name, records)

@@ -16,9 +16,9 @@ import onnx
 import onnx_ir as ir
 from onnx import numpy_helper
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.state import Runner
 
 from ...graph import to_proto
 from ...lift.quantized import STEP, float_twin, is_quantized

@@ -1,0 +1,202 @@
+"""Networks whose frames need later steps: the graph that streams, beside the whole one, and its verification.
+
+In float64, chunks of it give the frames of the whole, from random states too; in float32 they are within the
+whole's noise floors.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from lstm_edge_runtime.axes import resolve
+from lstm_edge_runtime.chunks import Runner, even_sizes
+from lstm_edge_runtime.delayed import run_delayed
+from lstm_edge_runtime.errors import CheckFailedError, counted, first_line
+from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Streamed
+from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.tolerance import MULTIPLE, compare
+
+from ..numerics.cases import Feeds, Procedure, random_sizes
+from ..numerics.floors import FEW_DRAWS, MANY_DRAWS, expected, noise_floors
+from ..numerics.function import Function, GraphError, fixed_axes
+from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
+from ..numerics.verify import golden_case
+from .facts import NotStreamableError
+from .streamable import Streamable, make_streamable, take_early
+
+__all__ = ["frames_of", "make_late_stream", "settled_after", "why_late", "with_past"]
+
+_STEPS = 24
+"""Steps that are compared, beside those before the first frame and ``_REACHES`` times the reach."""
+_REACHES = 9
+_MOST_STEPS = 256
+_SINGLE = 64
+"""Single steps at the most, of the larger of two numbers of steps."""
+_GOLDEN = 6
+"""Frames of the golden case."""
+_BYTES = 12_000
+"""Of a golden case of two rows; a larger one has one."""
+
+Draw = Callable[[int, int, bool], Feeds]
+"""Gives the inputs of the whole for a number of rows and steps, states at reset or random."""
+
+
+def why_late(stream: Streamed) -> str:
+    """Return why the file's own graph can't be fed in chunks."""
+    steps = max(stream.delays.values(), default=0)
+    need = f"frames need {counted(steps, 'later step')}" if steps else "the last frames need the end"
+    return f"{need}, so that another graph streams, which stream() and streams() run"
+
+
+def make_late_stream(
+    model: ir.Model, manifest: Manifest, draw: Draw, to_bytes: Callable[[ir.Model], bytes]
+) -> Streamed:
+    """Return the form in which a network streams, verified.
+
+    Args:
+        model: the graph of the whole.
+        manifest: the whole's.
+        draw: gives inputs.
+        to_bytes: gives a graph as an ONNX file.
+
+    Raises:
+        NotStreamableError: a part of the graph can't be fed in chunks.
+        CheckFailedError: chunks are not the whole.
+    """
+    found = make_streamable(model, manifest.batch, manifest.sequence)
+    if found is None or manifest.lengths is not None:
+        raise NotStreamableError("its frames need later steps, and rows have lengths of their own")
+    content = to_bytes(found.model)
+    stream = Streamed(
+        _without_weights(content, to_bytes(model)),
+        tuple(spec._replace(axes=found.axes[spec.name]) for spec in manifest.outputs),
+        _states(manifest, found),
+        {spec.name: found.delays[spec.name] for spec in manifest.outputs},
+    )
+    streaming = manifest._replace(stream=stream).streaming
+    early = to_bytes(take_early(model, found.early))
+    return stream._replace(golden=_verify(streaming, manifest, content, early, found.reach, draw))
+
+
+def _states(manifest: Manifest, found: Streamable) -> tuple[StateSpec, ...]:
+    known = {state.input for state in manifest.states}
+    if unknown := sorted(set(found.starts) - known):
+        raise NotStreamableError(f"a layer would start late, from a state that is computed from {unknown[0]}")
+    own = (state._replace(start=found.starts.get(state.input, 0)) for state in manifest.states)
+    return (*own, *found.states)
+
+
+def _without_weights(content: bytes, whole: bytes) -> bytes:
+    """Return an ONNX file without the initializers that are the same in another one, and without metadata."""
+    proto = onnx.load_from_string(content)
+    stored = {each.name: each for each in onnx.load_from_string(whole).graph.initializer}
+    own = [each for each in proto.graph.initializer if stored.get(each.name) != each]
+    del proto.graph.initializer[:], proto.metadata_props[:]
+    proto.graph.initializer.extend(own)
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+def _verify(
+    streaming: Manifest, manifest: Manifest, content: bytes, early: bytes, reach: int, draw: Draw
+) -> Golden:
+    settled = settled_after(streaming)
+    steps = settled + _STEPS + min(_REACHES * reach, _MOST_STEPS)
+    engines = [partial(run_by_name, open_session(each)) for each in (content, early)]
+    fixed = fixed_axes(streaming)
+    graph, whole = (open_graph(each, run) for each, run in zip((content, early), engines, strict=True))
+    function = Function(graph, whole, fixed)
+    rng = np.random.default_rng(0)
+    for place, sizes in enumerate(_plans(steps, settled, rng)):
+        feeds = with_past(streaming, draw(2, steps, place == 0))
+        against = frames_of(streaming, manifest)
+        try:
+            if function.in_float64:
+                agreed = function.compare(feeds, _in_chunks(streaming, sizes), against)
+                if agreed.undefined or not agreed.ok:
+                    raise CheckFailedError(f"in chunks, in float64: {agreed.undefined or agreed.worst}")
+            if place < 2:
+                _compare_rounded(streaming, engines[0], whole, feeds, sizes, against)
+        except (RuntimeError, ValueError, IndexError, KeyError, GraphError) as error:
+            if isinstance(error, CheckFailedError):
+                raise
+            raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
+    rows = 1 if sum(array.nbytes for array in draw(2, settled + _GOLDEN, True).values()) > _BYTES else 2
+    feeds = draw(rows, settled + _GOLDEN, True)
+    known = expected(whole, feeds, fixed, frames_of(streaming, manifest))
+    data = {spec.name: feeds[spec.name] for spec in manifest.inputs}
+    return golden_case(streaming._replace(states=()), data, known)
+
+
+def _plans(steps: int, settled: int, rng: np.random.Generator) -> list[Sequence[int]]:
+    """Return how the sequence is cut: not at all, at random, in single steps at first, at random."""
+    single = min(steps, max(_SINGLE, settled + 2))
+    cuts = (random_sizes(steps, rng) for _ in range(2))
+    return [[steps], next(cuts), [*[1] * single, *even_sizes(steps - single, 7)], next(cuts)]
+
+
+def settled_after(streaming: Manifest) -> int:
+    """Return the number of steps after which every state has started and every output has a frame."""
+    starts = (state.start for state in streaming.states)
+    return max([*starts, *streaming.delays.values()])
+
+
+def with_past(streaming: Manifest, feeds: Feeds) -> Feeds:
+    """Return the inputs of the whole with the states of the stream at reset besides."""
+    rows = {
+        streaming.batch or "": next(
+            feeds[name].shape[axis] for name, axis in streaming.batch_axes.items() if name in feeds
+        )
+    }
+    return {
+        **{
+            state.input: np.broadcast_to(
+                np.asarray(state.reset, state.dtype), resolve(state.axes, rows) or ()
+            )
+            for state in streaming.states
+        },
+        **feeds,
+    }
+
+
+def _in_chunks(streaming: Manifest, sizes: Sequence[int]) -> Procedure:
+    return lambda run, feeds: run_delayed(run, streaming, feeds, sizes)
+
+
+def frames_of(streaming: Manifest, manifest: Manifest) -> Procedure:
+    """Run the whole; give the frames that a stream gives of it."""
+    delays, time = streaming.delays, streaming.time_axes
+
+    def procedure(run: Runner, feeds: Feeds) -> Feeds:
+        outputs = run({name: feeds[name] for name in manifest.input_names})
+        steps = manifest.steps(feeds)
+        return {
+            spec.name: outputs[spec.name].take(range(steps - delays[spec.name]), time[spec.name])
+            if spec.name in time
+            else outputs[spec.name]
+            for spec in streaming.outputs
+        }
+
+    return procedure
+
+
+def _compare_rounded(
+    streaming: Manifest,
+    engine: Runner,
+    whole: Graph64 | MeasuredGraph,
+    feeds: Feeds,
+    sizes: Sequence[int],
+    against: Procedure,
+) -> None:
+    got, exact = run_delayed(engine, streaming, feeds, sizes), against(whole.run64, feeds)
+    for draws in (FEW_DRAWS, MANY_DRAWS):
+        floors = noise_floors(whole, feeds, fixed_axes(streaming), against, draws)
+        records = [
+            compare(name, got[name], exact[name], floor=floors[name], limit=MULTIPLE * floors[name])
+            for name in exact
+        ]
+        if all(each.ok for each in records):
+            return
+    raise CheckFailedError(f"in chunks: {next(each for each in records if not each.ok)}")

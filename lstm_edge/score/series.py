@@ -1,0 +1,183 @@
+"""A series after its last sample: its state and the span of its label, kept for the next run; and events."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
+
+from lstm_edge_runtime import State
+from lstm_edge_runtime.errors import FileFormatError, first_line
+from lstm_edge_runtime.hold import NO_LABEL, Hold
+
+from .job import Job, exact_order, hash_of, writing
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime.manifest import Array
+
+__all__ = ["Series", "Span", "add_samples", "from_storage", "read_series", "write_events", "write_series"]
+
+_FOLDER = "_state"
+
+
+class Span(NamedTuple):
+    """Consecutive samples of one series that have one label."""
+
+    label: int
+    """Index of the class; -1 before the first confirmed label."""
+    start: int | float
+    """Order of the first sample."""
+    end: int | float
+    """Order of the last sample."""
+    total: float
+    """Sum of the label's probabilities."""
+    samples: int
+
+
+@dataclass
+class Series:
+    """One series after its last sample."""
+
+    state: State
+    hold: Hold
+    last: int | float | None = None
+    """Order of the last sample; None before the first."""
+    span: Span | None = None
+    """The span of the last sample; None without events."""
+
+
+def add_samples(
+    series: Sequence[Series], counts: "Array", order: "Array", values: "Array"
+) -> Iterator[tuple[int, Span]]:
+    """Extend the spans of series by their next samples; yield the spans that end, with the series' index.
+
+    Args:
+        series: the series.
+        counts: number of samples of each ``(K,)``, from 1.
+        order: of the samples, one series after another ``(n,)``.
+        values: probabilities of the classes ``(n, C)``.
+    """
+    labels, owners = values.argmax(axis=1), np.repeat(np.arange(len(counts)), counts)
+    first = np.flatnonzero((np.diff(owners, prepend=-1) != 0) | (np.diff(labels, prepend=-1) != 0))
+    for begin, end in pairwise([*first.tolist(), len(labels)]):
+        owner = int(owners[begin])
+        one, before = series[owner], series[owner].hold.label
+        confirmed = begin + one.hold.take(int(labels[begin]), end - begin)
+        for label, low, high in ((before, begin, confirmed), (one.hold.label, confirmed, end)):
+            if low == high:
+                continue
+            if one.span is not None and one.span.label != label:
+                yield owner, one.span
+                one.span = None
+            old = one.span or Span(label, order[low].item(), 0, 0.0, 0)
+            # in order, so that the sum does not depend on how the samples are split
+            shares = np.append(old.total, values[low:high, label].astype(np.float64))
+            total, samples = float(np.cumsum(shares)[-1]), old.samples + high - low
+            one.span = Span(label, old.start, order[high - 1].item(), total, samples)
+
+
+def write_events(job: Job, name: str, found: Iterable[tuple[str, Span]], *, is_open: bool) -> int:
+    """Write events with the names of their series, sorted by series and start; return their number.
+
+    Args:
+        job: the run.
+        name: of the file, which is not written without events.
+        found: spans and the names of their series; those without a label are left out.
+        is_open: whether later samples may extend them.
+    """
+    rows = [
+        (series, start, end, job.labels[label], samples, total / samples, is_open)
+        for series, (label, start, end, total, samples) in sorted(
+            found, key=lambda each: (each[0], each[1].start)
+        )
+        if label >= 0
+    ]
+    if rows:
+        series, start, end, *others = zip(*rows, strict=True)
+        columns = [pa.array(series).cast(job.series_type), from_storage(job, start), from_storage(job, end)]
+        titles = [str(job.columns.series), "start", "end", "label", "samples", "mean_probability", "open"]
+        with writing(job, job.folder("new") / "_events" / name, durable=True) as path:
+            parquet.write_table(pa.table([*columns, *map(pa.array, others)], titles), path)
+    return len(rows)
+
+
+def from_storage(job: Job, values: Sequence[int | float]) -> pa.Array:
+    """Return orders in the type of the data set."""
+    return pa.array(values, job.order_storage).cast(exact_order(job.order_type)).cast(job.order_type)
+
+
+def write_series(job: Job, series: Mapping[str, Series]) -> None:
+    """Write series for the next run, one file per bucket."""
+    buckets: dict[int, list[dict[str, Any]]] = {}
+    for name, each in series.items():
+        row: dict[str, Any] = {
+            "series": name,
+            "last": each.last,
+            "age": each.state.age,
+            "hold": list(each.hold.saved),
+        }
+        row |= each.span._asdict() if each.span else {}
+        row |= {f"state/{key}": array.tobytes() for key, array in each.state.items()}
+        buckets.setdefault(hash_of(name) % job.buckets, []).append(row)
+    for bucket, rows in buckets.items():
+        schema = {
+            "series": pa.string(),
+            "last": job.order_storage,
+            "label": pa.int32(),
+            "start": job.order_storage,
+            "total": pa.float64(),
+            "samples": pa.int64(),
+            "age": pa.int64(),
+            "hold": pa.list_(pa.int64(), 3),
+            **{key: pa.binary() for key in rows[0] if key.startswith("state/")},
+        }
+        with writing(job, job.folder("new") / _FOLDER / _name(bucket, job.buckets), durable=True) as path:
+            parquet.write_table(pa.Table.from_pylist(rows, pa.schema(schema)), path)
+
+
+def read_series(job: Job, buckets: Sequence[int], reset: State) -> dict[str, Series]:
+    """Return the series of some buckets as an earlier run, with any number of buckets, left them.
+
+    Args:
+        job: the run.
+        buckets: of this run.
+        reset: the reset state.
+
+    Raises:
+        FileFormatError: a file of the earlier run can't be read.
+    """
+    found: dict[str, Series] = {}
+    common = min(job.buckets, job.previous_buckets)
+    for bucket in buckets if job.previous else ():
+        for each in range(bucket % common, job.previous_buckets, common):
+            path = Path(str(job.previous)) / _FOLDER / _name(each, job.previous_buckets)
+            if not path.exists():
+                continue
+            try:
+                for row in parquet.read_table(path, use_threads=False).to_pylist():
+                    if hash_of(row["series"]) % job.buckets == bucket:
+                        found[row["series"]] = _decode(row, job, reset)
+            except (pa.ArrowException, OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+                raise FileFormatError(
+                    f"{path} is not the state of an earlier run ({first_line(error)}); score without --since"
+                ) from error
+    return found
+
+
+def _decode(row: Mapping[str, Any], job: Job, reset: State) -> Series:
+    hold = Hold(job.hold)
+    hold.restore(*row.get("hold", NO_LABEL))  # outputs of earlier versions have neither hold nor age
+    arrays = {
+        key: np.frombuffer(row[f"state/{key}"], like.dtype).reshape(like.shape) for key, like in reset.items()
+    }
+    values = [row["last" if name == "end" else name] for name in Span._fields]
+    span = None if row["label"] is None else Span(*values)
+    return Series(State(arrays, reset.identity, int(row.get("age", 0))), hold, row["last"], span)
+
+
+def _name(bucket: int, buckets: int) -> str:
+    return f"{bucket:05d}-of-{buckets:05d}.parquet"

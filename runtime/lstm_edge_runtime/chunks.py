@@ -1,0 +1,77 @@
+"""Run a case in chunks, with states carried from each chunk to the next."""
+
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import numpy as np
+
+from .manifest import Array, Axes, Manifest
+
+__all__ = ["Runner", "even_sizes", "join_chunks", "run_chunks", "take_steps"]
+
+Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Function from every input by name to every output by name, including states."""
+
+
+def even_sizes(total: int, size: int) -> list[int]:
+    """Return the sizes of chunks of ``size`` steps that make ``total``; the last may be shorter."""
+    return [min(size, total - start) for start in range(0, total, size)]
+
+
+def run_chunks(
+    run: Runner, manifest: Manifest, feeds: Mapping[str, Array], sizes: Sequence[int]
+) -> Iterator[Mapping[str, Array]]:
+    """Yield every chunk's outputs, each run from the last states of the previous one.
+
+    Args:
+        run: runs the file, or its reference.
+        manifest: the contract.
+        feeds: the whole case. Rows may end only in the last chunk. Without lengths, ``run`` uses its own.
+        sizes: steps of each chunk.
+    """
+    states: dict[str, Array] = {}
+    start = 0
+    for size in sizes:
+        chunk = {**take_steps(manifest, feeds, start, start + size), **states}
+        if manifest.lengths is not None and manifest.lengths in feeds:
+            chunk[manifest.lengths] = np.minimum(feeds[manifest.lengths] - start, size).astype(
+                feeds[manifest.lengths].dtype
+            )
+        outputs = run(chunk)
+        states = manifest.states_out(outputs)
+        start += size
+        yield outputs
+
+
+def take_steps(manifest: Manifest, feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+    """Return a case's steps from ``start`` to ``stop``; inputs without a time axis are unchanged."""
+    axes = manifest.time_axes
+    return {
+        name: array.take(range(start, stop), axis=axes[name]) if name in axes else array
+        for name, array in feeds.items()
+    }
+
+
+def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
+    """Return the outputs of one call on the whole.
+
+    Outputs with a time axis are concatenated, counts of steps are added, the others are those of the last
+    chunk; outputs that fold time into another axis (``N*L``, ``L//2``) are left out.
+    """
+    joined, time = dict(chunks[-1]), manifest.time_axes
+    for name in manifest.counts:
+        joined[name] = np.sum([chunk[name] for chunk in chunks], axis=0, dtype=joined[name].dtype)
+    for spec in manifest.outputs:
+        if _folds_time(spec.axes, manifest.sequence):
+            del joined[spec.name]
+        elif spec.name in time:
+            joined[spec.name] = np.concatenate([chunk[spec.name] for chunk in chunks], axis=time[spec.name])
+    return joined
+
+
+def _folds_time(axes: Axes, sequence: str | None) -> bool:
+    """Return whether an axis is an expression of the time axis."""
+    word = re.compile(rf"\b{re.escape(sequence)}\b") if sequence else None
+    return word is not None and any(
+        isinstance(axis, str) and axis != sequence and word.search(axis) for axis in axes
+    )
