@@ -130,7 +130,7 @@ class _Compiler:
         _check_axes(manifest)
         for spec in manifest.inputs:
             self._values[spec.name] = self._open_input(spec)
-        pasts = find_pasts(self._file, manifest)
+        pasts = _find_pasts(self._file, manifest)
         for state in manifest.states:
             opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
             self._values[state.input] = opened or self._open_state(state)
@@ -937,7 +937,7 @@ class _Compiler:
         return self._linear(source, _shift(raw, zero).T, bias, (*source.shape[:-1], raw.shape[1]), scales)
 
 
-def find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
+def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
     """Return the states that are nothing but the last frames of a value, with their axis of frames.
 
     Such a state is read by one Concat, which puts this step's frame behind it, and a Slice of the result
