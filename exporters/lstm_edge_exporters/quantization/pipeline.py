@@ -118,7 +118,7 @@ def quantize(
     before = load(source, device="cpu", threads=1, engine="onnxruntime")
     if before.manifest is None:
         raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
-    before.manifest.require_no_delay("a smaller file")
+    before.manifest.require_no_delay("quantization")
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets = _evidence(before.manifest, samples)

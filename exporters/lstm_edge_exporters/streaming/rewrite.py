@@ -79,8 +79,8 @@ class Rewriter:
         self.reach = 0
         self._model, self._sequence = model, sequence
         self._from_data = set(data_inputs(self.graph))
-        self._last: dict[ir.Value, tuple[Fact, int]] = {}
-        """Values of the last frame alone: the fact of what it is of, and that value's surplus."""
+        self._last: dict[ir.Value, tuple[Fact, int, int]] = {}
+        """Values of the last frames alone: the fact of what they are of, that value's surplus, how many."""
         self._joined: dict[tuple[ir.Value, int, float, int], ir.Value] = {}
         """Values with their past in front, which several nodes may read."""
         self._counts: dict[tuple[ir.Value, Axes, int], ir.Value] = {}
@@ -111,7 +111,8 @@ class Rewriter:
         """Take a node that reads no step, or only the last one."""
         if any(value in self._from_data for value in read):
             self._from_data.update(node.outputs)
-        last = next((self._last[value] for value in read if value in self._last), None)
+        lasts = (self._last[value] for value in read if value in self._last)
+        last = max(lasts, key=lambda each: each[0].delay + each[2], default=None)
         for value in node.outputs:
             if (found := self.shapes.growth(value)) is None:
                 self._last.update({} if last is None else {value: last})
@@ -159,9 +160,9 @@ class Rewriter:
         ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
         self.facts[value] = replace(fact, axis=found[0], merged=found[1], ahead=ahead)
 
-    def set_last(self, value: ir.Value, source: ir.Value, fact: Fact) -> None:
-        """Record that a value is of the last frame of ``source``, as it is with this fact."""
-        self._last[value] = fact, (surplus := self.shapes.surplus(source, fact))
+    def set_last(self, value: ir.Value, source: ir.Value, fact: Fact, frames: int = 1) -> None:
+        """Record that a value is of the last frames of ``source``, as it is with this fact."""
+        self._last[value] = fact, (surplus := self.shapes.surplus(source, fact)), frames
         self.early[str(value.name)] = fact.delay + surplus
 
     def refuse_readers(self, node: ir.Node, reason: str) -> None:
@@ -277,10 +278,10 @@ class Rewriter:
             node, fact = value.producer(), self.facts.get(value)
             self.delays[str(value.name)] = 0
             if value in self._last:
-                fact, surplus = self._last[value]
+                fact, surplus, frames = self._last[value]
                 if fact.pad or fact.delay + surplus < 0:
                     raise NotStreamableError(f"{value.name} is of another step than the last")
-                self.delays[str(value.name)] = fact.delay
+                self.delays[str(value.name)] = fact.delay + frames - 1
                 self.surpluses[str(value.name)] = surplus
             elif fact is not None and node is not None:
                 surplus = self.shapes.surplus(value, fact)

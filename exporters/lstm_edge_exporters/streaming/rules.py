@@ -155,7 +155,7 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     axes = [*range(count)] if given[3] is None else [each % rank for each in _numbers(node, given[3])]
     if fact.axis not in axes:
         return False
-    place, result = axes.index(fact.axis), node.outputs[0]
+    place, result, node_value = axes.index(fact.axis), node.outputs[0], value
     step = 1 if given[4] is None else work.shapes.number(given[4], place)
     lengths = work.shapes.lengths(value, fact.axis)
     start = work.shapes.number(starts, place, lengths)
@@ -165,13 +165,17 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         raise GathersTimeError(f"a choice of steps, {name_node(node)}")
     if work.shapes.growth(result) is None:
         ends = work.shapes.number(starts, place, lengths, from_end=True)
-        if ends != -1 or work.shapes.shape(result)[fact.axis] != 1:
+        frames = work.shapes.shape(result)[fact.axis]
+        if ends != -frames:
             work.refuse_readers(node, "a choice of steps")
             return True
+        if frames > 1:
+            value, fact = work.wait(node, value, fact, fact.start), replace(fact, delay=fact.start, pad=0)
+            node.replace_input_with(0, work.past(node, value, fact, frames - 1, "last"))
         build = Builder(node, "last")  # the value may have other steps than in the whole
-        node.replace_input_with(1, build.constant(np.array([-1]), "start"))
+        node.replace_input_with(1, build.constant(np.array([-frames]), "start"))
         node.replace_input_with(2, build.constant(np.array([END]), "end"))
-        work.set_last(result, value, fact)
+        work.set_last(result, node_value, fact, frames)
         return True
     if start is None:
         raise GathersTimeError(f"a choice of steps, {name_node(node)}")

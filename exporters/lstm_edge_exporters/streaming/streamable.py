@@ -93,11 +93,14 @@ def take_early(model: ir.Model, early: Mapping[str, int]) -> ir.Model:
         node = found[name]
         build = Builder(node, "early")
         if node.op_type == "Slice":
-            node.replace_input_with(1, build.constant(np.array([-1 - frames]), "start"))
+            start = node.inputs[1]
+            assert start is not None
+            less = np.array([frames], start.dtype.numpy() if start.dtype else np.int64)
+            node.replace_input_with(1, build.node("Sub", [start, build.constant(less, "frames")])[0])
             node.replace_input_with(2, build.constant(np.array([-frames or END]), "end"))
         elif node.op_type == "Gather":
-            less = build.constant(np.array(frames, "int64"), "frames")
-            node.replace_input_with(1, build.node("Sub", [node.inputs[1], less])[0])
+            frame = build.constant(np.array(frames, np.int64), "frames")
+            node.replace_input_with(1, build.node("Sub", [node.inputs[1], frame])[0])
         elif frames and name == node.outputs[1].name:
             sequence = node.outputs[0]
             sequence.name = sequence.name or f"{name}_sequence"

@@ -9,8 +9,9 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
 
+from ..numerics.samples import Samples
+
 if TYPE_CHECKING:
-    from ..numerics.samples import Samples
     from ..quantization.config import Budget
 
 __all__ = ["ValidateConfig"]
@@ -30,7 +31,7 @@ class ValidateConfig:
     """See ``rtol``; either alone counts the other as 0."""
     steps: int = 10_000
     """Time steps of the long run."""
-    data: "Samples | None" = None
+    data: Samples | None = None
     """Real samples, and their labels or values where known."""
     golden: Path | None = None
     """A folder of golden vectors to replay besides the case in the file itself."""

@@ -17,6 +17,7 @@ from ..numerics.cases import CaseGenerator, Feeds, Procedure, case_size, full_le
 from ..numerics.floors import Measured
 from ..numerics.function import EQUAL, Function, fixed_axes
 from ..numerics.graph64 import Graph64, MeasuredGraph
+from ..numerics.samples import Samples, check_samples, join_samples, sample_batch, selected
 from ..numerics.verify import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from .config import ValidateConfig
 from .judge import REFUSALS, FileFailedError, Judge, RefusedError
@@ -24,7 +25,6 @@ from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures, judged
 
 if TYPE_CHECKING:
-    from ..numerics.samples import Samples
     from ..quantization.judge import Budgets
 
 __all__ = ["Subject"]
@@ -221,8 +221,6 @@ class Subject:
         Raises:
             InputError: the data does not fit the file.
         """
-        from ..numerics.samples import check_samples, selected
-
         data = self.config.data
         assert data is not None
         check_samples(data, self.manifest)
@@ -238,14 +236,10 @@ class Subject:
 
     def timeline(self, steps: int) -> dict[str, Array]:
         """Return one row of ``steps`` time steps of the data, samples one after another, from reset."""
-        from ..numerics.samples import join_samples
-
         samples = [self._valid(feeds) for _, feeds in self.sample_batches(steps, 1)]
         return self.full(join_samples(samples, self.manifest, steps))
 
-    def _samples(self, data: "Samples", indices: Sequence[int], length: int) -> dict[str, Array]:
-        from ..numerics.samples import sample_batch
-
+    def _samples(self, data: Samples, indices: Sequence[int], length: int) -> dict[str, Array]:
         feeds = self.draw(len(indices), 1, _OFFSET, at_reset=True)
         feeds |= sample_batch(data, self.manifest, indices, length)
         name = self.manifest.lengths

@@ -66,7 +66,11 @@ def save_vectors(
         InputError: the folder can't be written, or holds something else already.
     """
     root = Path(folder)
-    _check_room(root)
+    try:
+        root.absolute().parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{root} can't be made: {error.strerror or error}") from error
+    check_folder(root, _is_ours)
     subject = Subject(file, reference, config)
     model = onnx.load(str(file.path))
     entering = [value.name for value in model.graph.input]
@@ -155,11 +159,3 @@ def _encode_set(golden: Golden, entering: list[str], leaving: list[str]) -> Iter
 
 def _is_ours(name: str) -> bool:
     return _OURS.fullmatch(name) is not None
-
-
-def _check_room(root: Path) -> None:
-    try:
-        root.absolute().parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{root} can't be made: {error.strerror or error}") from error
-    check_folder(root, _is_ours)

@@ -151,6 +151,18 @@ class FullPadding(nn.Module):
         return self.conv(x.transpose(1, 2)).transpose(1, 2)
 
 
+class LastSteps(nn.Module):
+    """A head on the last five frames, and their mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(WIDTH, 3, 3), nn.Linear(15, 4)
+
+    def forward(self, x):
+        y = torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2)[:, -5:]
+        return self.head(y.flatten(1)) + y.mean((1, 2))[:, None]
+
+
 DELAYS = {
     Wearable: 3,
     Frames: 3,
@@ -163,8 +175,9 @@ DELAYS = {
     FarPadding: 1,
     Ahead: 2,
     FullPadding: 0,
+    LastSteps: 6,
 }
-QUICK = (Wearable, TwoDelays, DeepConvLSTM)
+QUICK = (Wearable, TwoDelays, LastSteps)
 KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in DELAYS]
 CONFIG = ExportConfig(inputs={"x": ("N", "L", WIDTH)})
 X = np.random.default_rng(0).standard_normal((3, 40, WIDTH)).astype(np.float32)
@@ -191,7 +204,7 @@ def frames_of(module, x):
     delay = DELAYS[type(module)]
     with torch.no_grad():
         whole = module.frames if type(module) is Wearable else module
-        if type(module) in (Hidden, DeepConvLSTM):  # of the last step alone
+        if type(module) in (Hidden, DeepConvLSTM, LastSteps):  # of the last step alone
             more = DELAYS[type(module)] if type(module) is Hidden else 0
             found = [None] * delay
             for end in range(delay + 1, len(x) + 1):

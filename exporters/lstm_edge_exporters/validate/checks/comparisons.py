@@ -185,7 +185,14 @@ def _reached(subject: Subject, feeds: Feeds) -> dict[str, Array]:
 
 def check_streaming(subject: Subject) -> Iterator[Check]:
     """Cut sequences with states carried, step by step and at random; then run for long."""
-    if reason := _not_applicable(subject):
+    reason = ""
+    if not subject.manifest.states:
+        reason = "neither the file nor its reference carries states"
+    elif subject.manifest.sequence is None:
+        reason = "the file takes one step, or one fixed number of steps, a call"
+    elif subject.unstreamable:
+        reason = f"the reference can't be streamed: {subject.unstreamable}"
+    if reason:
         yield Check("streaming", "skipped", reason)
         return
     rows, steps = 3, 61
@@ -207,14 +214,6 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
         procedure = last_steps(subject.manifest, even_sizes(STEPS, 1))
         name, feeds = f"{STEPS} single steps of the data", subject.timeline(STEPS)
         yield subject.check_engine(name, feeds, procedure=procedure, over_a_run=True)
-
-
-def _not_applicable(subject: Subject) -> str:
-    if not subject.manifest.states:
-        return "neither the file nor its reference carries states"
-    if subject.manifest.sequence is None:
-        return "the file takes one step, or one fixed number of steps, a call"
-    return subject.unstreamable and f"the reference can't be streamed: {subject.unstreamable}"
 
 
 def _long_run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> Check:
