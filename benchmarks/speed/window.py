@@ -76,10 +76,12 @@ def main() -> None:
     rows = []
     for module, window in ((CnnLstm(), 128), (Tcn(), 255)):
         config = ExportConfig(inputs={"x": ("N", "L", FEATURES)})
-        model = load(export(module, torch.randn(2, 20, FEATURES), config).model, threads=1)
-        one, whole, times = measure(model, window, repeats)
-        name = type(module).__name__
-        rows.append((name, model.engine, f"{one:.0f}", window, f"{whole:.0f}", f"{times:.1f}"))
+        content = export(module, torch.randn(2, 20, FEATURES), config).model
+        for engine in ("onnxruntime", "native"):
+            model = load(content, threads=1, engine=engine)
+            one, whole, times = measure(model, window, repeats)
+            name = type(module).__name__
+            rows.append((name, engine, f"{one:.1f}", window, f"{whole:.0f}", f"{times:.1f}"))
     print(
         table(("network", "engine", "a step, us", "steps of a window", "a window, us", "times a step"), rows)
     )

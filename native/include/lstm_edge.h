@@ -81,6 +81,8 @@ typedef struct {
     size_t width;        /* elements of one row at one time step */
     lstm_edge_type type; /* of an element */
     int every_step;      /* for an output: 1 if a chunk returns it for each step, 0 if for the last */
+    size_t frames;       /* for a state that is a ring of the last frames of a value: how many; otherwise 0 */
+    size_t groups;       /* of such a state: in the ONNX file it is (groups, frames, the rest of a frame) */
 } lstm_edge_port;
 
 /* --- The library ------------------------------------------------------------------------------------ */
@@ -152,7 +154,11 @@ LSTM_EDGE_API void *lstm_edge_input(lstm_edge_stream *stream, size_t index);
 /* Return the buffer to which lstm_edge_step writes an output, one row of float32; NULL for a bad index. */
 LSTM_EDGE_API float *lstm_edge_output(lstm_edge_stream *stream, size_t index);
 
-/* Return the buffer of a state, one row of float32, to read or write between calls; NULL for a bad index. */
+/*
+ * Return the buffer of a state, one row of float32, to read or write between calls; NULL for a bad index. A ring of
+ * frames (see lstm_edge_port) is the frames one after another, then the place of the oldest one, from which they go
+ * on to the last place and then from the first.
+ */
 LSTM_EDGE_API float *lstm_edge_state(lstm_edge_stream *stream, size_t index);
 
 /* Run one time step, from the input buffers to the output buffers. */

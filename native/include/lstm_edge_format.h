@@ -16,6 +16,10 @@
  * A buffer is written before it is read: an input or a state's `buffer` is written when the step starts,
  * any other by one operation (or several COPY operations, each a part). Where a field names a constant or a
  * buffer that is not there, it holds LE_NONE. Fields and bits that are not described are 0.
+ *
+ * A state whose `next` is its own `buffer` is a past: the last frames of a value, in a ring. Its row is `frames`
+ * frames, each as wide as the value, and the number of the oldest one. WINDOW operations read it, then one PUSH
+ * operation puts the step's frame in the place of the oldest; nothing else touches it.
  */
 #ifndef LSTM_EDGE_FORMAT_H
 #define LSTM_EDGE_FORMAT_H
@@ -59,7 +63,8 @@ typedef struct {
 typedef struct {
     uint32_t name;   /* a UINT8 constant, UTF-8 without NUL */
     uint32_t buffer; /* of a state: where its old value stands when the step starts */
-    uint32_t next;   /* of a state: the buffer in which an operation leaves its new value; else LE_NONE */
+    uint32_t next;   /* of a state: the buffer in which an operation leaves its new value, `buffer` for a past;
+                        else LE_NONE */
     uint32_t option; /* of a state: the constant with its reset value, LE_NONE for zeros;
                         of an output: 1 where a chunk gives it for every step; of an input: 0 */
     uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step
@@ -104,7 +109,17 @@ typedef enum {
     /* 0 const (1, width), 1 out. */
     LE_CONSTANT = 12,
     /* 0 condition, 1 a, 2 b, 3 out, all of one width: a where the condition is not 0, else b. */
-    LE_WHERE = 13
+    LE_WHERE = 13,
+    /* 0 x, 1 past, 2 out, 3 first, 4 dilation, 5 count: out is `count` frames of x, one after another, from number
+       `first`, each `dilation` after the one before. Frame 0 is the oldest of the past, and the one behind its last
+       is x itself. */
+    LE_WINDOW = 14,
+    /* 0 x or NONE, 1 past, 2 frames, 3 groups: the past takes in x; with NONE it stays. In the ONNX file the state is
+       (groups, frames, the rest of a frame). */
+    LE_PUSH = 15,
+    /* 0 in, 1 out, 2 const weights (K, M) or NONE, 3 const bias (M) or NONE: the numbers of K stretches of M,
+       added up with their weights; without weights the largest of them. */
+    LE_DEPTHWISE = 16
 } le_code;
 
 typedef enum {

@@ -65,8 +65,9 @@ typedef struct {
 
 typedef struct {
     size_t width, bytes; /* of one row; bytes is a multiple of LE_ALIGN */
-    size_t offset;       /* in working memory of one row */
+    size_t offset;       /* in working memory of one row; of a past, in a stream's memory for them */
     lstm_edge_type type;
+    uint32_t past;       /* of a past: one more than its number; 0 for all other buffers */
 } le_place;
 
 typedef struct {
@@ -78,6 +79,7 @@ typedef struct {
     void *golden;
     float *tolerance;
     size_t table;        /* of an input: rows of the smallest table that it is looked up in, 0 for none */
+    size_t frames, groups; /* of a past */
 } le_io;
 
 /*
@@ -94,6 +96,7 @@ typedef struct {
     bool far; /* whether each matrix is read once, and has to be asked for ahead if the program is large */
     char *base;
     char **buffer;
+    float **past;  /* the row of each past, by its number and its row among `capacity`: the caller's memory */
     float *gates, *more_gates, *hidden, *ahead;
     int16_t *quantized;
     float *row_scale;
@@ -139,7 +142,8 @@ struct lstm_edge_program {
     bool far;          /* whether it is as large as LE_FAR */
     bool indexed;      /* whether an input is looked up in a table */
     bool chunked;      /* whether an operation may take many steps before the next operation runs */
-    size_t row_bytes;  /* of all buffers */
+    size_t row_bytes;  /* of all buffers that are no past */
+    size_t pasts, past_bytes; /* how many there are, and their bytes */
     size_t gates, more_gates, hidden, quantized; /* numbers a row of each scratch area */
     le_pool *pool;
     _Atomic(le_workspace *) spare[2][LE_SPARES];
@@ -195,7 +199,8 @@ void *le_zeros(size_t count, size_t size);
 void *le_weights(lstm_edge_program *program, size_t count, size_t size);
 void le_free_weights(lstm_edge_program *program);
 
-le_workspace *le_workspace_new(const lstm_edge_program *program, size_t capacity);
+/* `own`: with memory for the pasts, of one row. */
+le_workspace *le_workspace_new(const lstm_edge_program *program, size_t capacity, bool own);
 le_workspace *le_take(const lstm_edge_program *program, bool single);
 void le_give(const lstm_edge_program *program, le_workspace *workspace);
 void le_drop(le_workspace *workspace);

@@ -715,6 +715,71 @@ static void normalize(const le_op *op, const float *x, float *y, size_t length) 
     }
 }
 
+/* The place of a past's oldest frame, which the caller keeps. */
+INLINE size_t oldest(const float *past, size_t frames, size_t width) {
+    float place;
+    memcpy(&place, past + frames * width, sizeof place);
+    return place >= 0.f && place < (float)frames ? (size_t)place : 0;
+}
+
+/* A past stands as it was before the first of the steps that run at once: later ones find their frames in x. */
+static __attribute__((noinline)) void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                                             size_t first, size_t rows, size_t steps) {
+    const size_t width = program->places[op->in].width, frames = op->size[1], count = op->size[4];
+    float *const *past = ws->past + op->size[0] * ws->capacity;
+    for (size_t s = 0; s < steps; s++) {
+        for (size_t r = 0; r < rows; r++) {
+            float *y = rows_from(program, ws, op->out, first + s * rows + r);
+            const size_t start = oldest(past[r], frames, width);
+            size_t at = op->size[2] + first / rows + s;
+            for (size_t i = 0; i < count; i++, at += op->size[3], y += width) {
+                const size_t place = start + at < frames ? start + at : start + at - frames;
+                const float *from =
+                    at < frames ? past[r] + place * width : rows_from(program, ws, op->in, (at - frames) * rows + r);
+                memcpy(y, from, width * sizeof(float));
+            }
+        }
+    }
+}
+
+static __attribute__((noinline)) void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                                           size_t rows, size_t steps) {
+    if (op->in == op->out) return;
+    const size_t width = program->places[op->in].width, frames = op->size[1];
+    for (size_t r = 0; r < rows; r++) {
+        float *past = ws->past[op->size[0] * ws->capacity + r];
+        size_t place = oldest(past, frames, width), step = 0;
+        if (steps > frames) {
+            step = steps - frames;
+            place = (place + step) % frames;
+        }
+        for (; step < steps; step++) {
+            memcpy(past + place * width, rows_from(program, ws, op->in, step * rows + r), width * sizeof(float));
+            if (++place == frames) place = 0;
+        }
+        const float now = (float)place;
+        memcpy(past + frames * width, &now, sizeof now);
+    }
+}
+
+static __attribute__((noinline)) void depthwise(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                                                size_t first, size_t rows) {
+    const size_t m = program->places[op->out].width, padded = (m + L - 1) / L * L;
+    for (size_t r = first; r < first + rows; r++) {
+        const float *x = rows_from(program, ws, op->in, r);
+        float *y = rows_from(program, ws, op->out, r);
+        for (size_t i = 0; i < m; i += L) {
+            vf v = op->first == NULL ? load(x + i) : op->second == NULL ? (vf){0} : load(op->second + i);
+            for (size_t k = 0; k < op->size[0]; k++) {
+                const vf next = load(x + k * m + i);
+                if (op->first == NULL) v = combine(LE_MAXIMUM, v, next);
+                else v = madd(next, load(op->first + k * padded + i), v);
+            }
+            store(y + i, v);
+        }
+    }
+}
+
 static int64_t whole_number(const char *p, lstm_edge_type type, size_t i) {
     switch (type) {
     case LSTM_EDGE_INT64: return ((const int64_t *)p)[i];
@@ -764,6 +829,18 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
         float *y = rows_from(program, ws, op->out, first);
         const size_t count = all * stride_of(program, op->out);
         for (size_t i = 0; i < count; i += L) store(y + i, blend(load(condition + i) != (vf){0}, load(a + i), load(b + i)));
+        return;
+    }
+    if (op->code == LE_WINDOW) {
+        window(program, op, ws, first, rows, steps);
+        return;
+    }
+    if (op->code == LE_PUSH) {
+        push(program, op, ws, rows, steps);
+        return;
+    }
+    if (op->code == LE_DEPTHWISE) {
+        depthwise(program, op, ws, first, all);
         return;
     }
     for (size_t r = first; r < first + all; r++) {

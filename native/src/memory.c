@@ -71,6 +71,7 @@ void le_drop(le_workspace *w) {
     if (w == NULL) return;
     free(w->base);
     free(w->buffer);
+    free(w->past);
     free(w->gates);
     free(w->more_gates);
     free(w->hidden);
@@ -81,12 +82,14 @@ void le_drop(le_workspace *w) {
     free(w);
 }
 
-le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity) {
+le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool own) {
     le_workspace *w = calloc(1, sizeof *w);
     if (w == NULL) return NULL;
     w->capacity = capacity;
-    w->base = le_zeros(capacity, p->row_bytes);
+    const size_t rows = capacity * p->row_bytes;
+    w->base = le_zeros(1, rows + (own ? p->past_bytes : 0));
     w->buffer = calloc(p->buffers + 1, sizeof *w->buffer);
+    w->past = calloc(capacity * p->pasts + 1, sizeof *w->past);
     w->gates = le_zeros(capacity * p->gates, sizeof(float));
     w->more_gates = le_zeros(capacity * p->more_gates, sizeof(float));
     w->hidden = le_zeros(capacity * p->hidden, sizeof(float));
@@ -94,13 +97,17 @@ le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity) {
     w->quantized = le_zeros(capacity * p->quantized + LE_ALIGN, sizeof(int16_t));
     w->row_scale = le_zeros(capacity, sizeof(float));
     w->row_zero = le_zeros(capacity, sizeof(int32_t));
-    if (w->base == NULL || w->buffer == NULL || w->gates == NULL || w->more_gates == NULL || w->hidden == NULL ||
+    if (w->base == NULL || w->buffer == NULL || w->past == NULL || w->gates == NULL || w->more_gates == NULL || w->hidden == NULL ||
         w->quantized == NULL || w->row_scale == NULL || w->row_zero == NULL ||
         (capacity == 1 && p->last_recurrent != NULL && w->ahead == NULL)) {
         le_drop(w);
         return NULL;
     }
-    for (size_t i = 0; i < p->buffers; i++) w->buffer[i] = w->base + p->places[i].offset * capacity;
+    for (size_t i = 0; i < p->buffers; i++) {
+        const le_place *place = &p->places[i];
+        if (place->past == 0) w->buffer[i] = w->base + place->offset * capacity;
+        else if (own) w->past[place->past - 1] = (float *)(w->buffer[i] = w->base + rows + place->offset);
+    }
     return w;
 }
 
@@ -110,7 +117,7 @@ le_workspace *le_take(const lstm_edge_program *program, bool single) {
         le_workspace *w = atomic_exchange(&p->spare[single][i], NULL);
         if (w != NULL) return w;
     }
-    return le_workspace_new(program, single ? 1 : LE_BLOCK);
+    return le_workspace_new(program, single ? 1 : LE_BLOCK, false);
 }
 
 void le_give(const lstm_edge_program *program, le_workspace *workspace) {

@@ -143,6 +143,7 @@ static bool is_buffer(const reader *r, uint32_t buffer, bool any) {
 
 static bool reads(const reader *r, uint32_t buffer, bool any) {
     if (!is_buffer(r, buffer, any)) return false;
+    if (r->program->places[buffer].past != 0) return REFUSE_OPERATION(r, "a past that is read as a row of numbers");
     const size_t start = r->start[buffer];
     if (memchr(r->written + start, 0, width(r, buffer)) != NULL) {
         return REFUSE_OPERATION(r, "a buffer that is read before it is written");
@@ -333,6 +334,63 @@ static bool read_gather(reader *r, const uint32_t *arg, le_op *op) {
     return op->first != NULL;
 }
 
+/* Return the state that is a past in this buffer and that nothing has been pushed to, or NULL. */
+static le_io *open_past(const reader *r, uint32_t buffer) {
+    const lstm_edge_program *p = r->program;
+    if (buffer >= p->buffers || p->places[buffer].past == 0) {
+        (void)REFUSE_OPERATION(r, "a past that is not there");
+        return NULL;
+    }
+    le_io *io = p->io[LSTM_EDGE_STATE];
+    while (io->buffer != buffer) io++;
+    if (io->frames == 0) return io;
+    (void)REFUSE_OPERATION(r, "a past that is used after its PUSH");
+    return NULL;
+}
+
+static bool read_window(reader *r, const uint32_t *arg, le_op *op) {
+    op->in = arg[0];
+    op->out = arg[2];
+    if (!reads(r, op->in, false) || open_past(r, arg[1]) == NULL || !writes(r, op->out)) return false;
+    const size_t each = width(r, op->in), numbers = width(r, arg[1]) - 1, frames = numbers / each, count = arg[5];
+    if (frames == 0 || numbers % each != 0 || count == 0 || arg[3] > frames || width(r, op->out) % each != 0 || width(r, op->out) / each != count ||
+        arg[3] + (uint64_t)(count - 1) * arg[4] > frames) {
+        return REFUSE_OPERATION(r, "frames that are not there, or that do not fit its output");
+    }
+    op->size[0] = r->program->places[arg[1]].past - 1;
+    op->size[1] = frames;
+    for (size_t i = 0; i < 3; i++) op->size[2 + i] = arg[3 + i];
+    return true;
+}
+
+static bool read_push(reader *r, const uint32_t *arg, le_op *op) {
+    const bool kept = arg[0] == LE_NONE;
+    op->out = arg[1];
+    op->in = kept ? op->out : arg[0];
+    le_io *io = open_past(r, op->out);
+    if (io == NULL || (!kept && !reads(r, op->in, false))) return false;
+    const size_t numbers = width(r, arg[1]) - 1, frames = arg[2], groups = arg[3];
+    if (frames == 0 || groups == 0 || numbers == 0 || numbers % frames != 0 || numbers / frames % groups != 0 ||
+        (!kept && numbers / frames != width(r, op->in))) {
+        return REFUSE_OPERATION(r, "frames that do not fit a past");
+    }
+    op->size[0] = r->program->places[arg[1]].past - 1;
+    op->size[1] = frames;
+    io->frames = frames;
+    io->groups = groups;
+    return true;
+}
+
+static bool read_depthwise(reader *r, const uint32_t *arg, le_op *op) {
+    op->in = arg[0];
+    op->out = arg[1];
+    if (!reads(r, op->in, false) || !writes(r, op->out)) return false;
+    const size_t m = width(r, op->out), k = width(r, op->in) / m;
+    if (k == 0 || width(r, op->in) % m != 0) return REFUSE_OPERATION(r, "stretches that do not fit its output");
+    op->size[0] = k;
+    return vector(r, arg[2], k, m, &op->first) && vector(r, arg[3], 1, m, &op->second);
+}
+
 /* Operations with one input and one output of the same width, and what goes with it. */
 static bool read_simple(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
@@ -355,7 +413,7 @@ static bool read_simple(reader *r, const uint32_t *arg, le_op *op) {
 static bool read_operation(reader *r, le_op *op) {
     le_operation raw;
     memcpy(&raw, r->operations + r->at * sizeof raw, sizeof raw);
-    if (raw.code < LE_LINEAR || raw.code > LE_WHERE) return REFUSE_OPERATION(r, "an unknown code");
+    if (raw.code < LE_LINEAR || raw.code > LE_DEPTHWISE) return REFUSE_OPERATION(r, "an unknown code");
     op->code = (le_code)raw.code;
     op->h = op->c = op->next_c = LE_NONE;
     switch (op->code) {
@@ -368,6 +426,9 @@ static bool read_operation(reader *r, le_op *op) {
     case LE_COPY: return read_copy(r, raw.arg, op);
     case LE_CONSTANT: return read_constant(r, raw.arg, op);
     case LE_WHERE: return read_where(r, raw.arg, op);
+    case LE_WINDOW: return read_window(r, raw.arg, op);
+    case LE_PUSH: return read_push(r, raw.arg, op);
+    case LE_DEPTHWISE: return read_depthwise(r, raw.arg, op);
     default: return read_simple(r, raw.arg, op);
     }
 }
@@ -418,11 +479,16 @@ static bool read_ports(reader *r) {
                     return REFUSE("%s: a new value that is not there, or of another width", io->name);
                 }
                 if (!vector(r, port.option, 1, width(r, io->buffer), &io->reset)) return false;
+                if (io->next == io->buffer) p->places[io->buffer].past = (uint32_t)++p->pasts;
             }
             if (!read_golden(r, (lstm_edge_kind)kind, &port, io)) return false;
         }
     }
     for (size_t b = 0; b < p->buffers; b++) {
+        le_place *place = &p->places[b];
+        size_t *bytes = place->past != 0 ? &p->past_bytes : &p->row_bytes;
+        place->offset = *bytes;
+        *bytes += place->bytes;
         if (p->places[b].type != LSTM_EDGE_FLOAT32 && r->written[r->start[b]] == 0) {
             return REFUSE("buffer %zu: whole numbers in a buffer that is no input", b);
         }
@@ -455,6 +521,9 @@ static bool finish(reader *r) {
             const uint32_t end = kind == LSTM_EDGE_STATE ? io->next : io->buffer;
             if (memchr(r->written + r->start[end], 0, width(r, end)) != NULL) {
                 done = REFUSE("%s: no operation writes it", io->name);
+            } else if (p->places[end].past != 0) {
+                if (kind == LSTM_EDGE_OUTPUT) done = REFUSE("%s: a past can't be an output", io->name);
+                else if (io->frames == 0) done = REFUSE("%s: a past without a PUSH", io->name);
             } else if (kind == LSTM_EDGE_STATE && given(p, end)) {
                 done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
             } else {
@@ -466,7 +535,7 @@ static bool finish(reader *r) {
     }
     for (size_t i = p->ops; done && i-- > 0;) {
         le_op *op = &p->op[i];
-        op->last_only = !recurs(op) && !needed[op->out];
+        op->last_only = !recurs(op) && op->code != LE_PUSH && !needed[op->out];
         const uint32_t read[] = {op->in, op->h, op->c};
         for (size_t j = 0; j < 3; j++) {
             if (read[j] == LE_NONE) continue;
@@ -474,10 +543,11 @@ static bool finish(reader *r) {
             needed[read[j]] = needed[read[j]] || !op->last_only;
         }
     }
-    /* Many steps of an operation at a time where every state is a recurrent operation's own. */
+    /* Many steps of an operation at a time where every state is a past or a recurrent operation's own. */
     p->chunked = true;
     for (size_t i = 0; done && i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *io = &p->io[LSTM_EDGE_STATE][i];
+        if (io->frames != 0) continue;
         bool own = false;
         for (size_t j = 0; j < p->ops; j++) {
             const le_op *op = &p->op[j];
@@ -545,8 +615,7 @@ static bool read_buffers(reader *r) {
         r->start[i] = elements;
         elements += b.width;
         const size_t bytes = (b.width * each + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
-        p->places[i] = (le_place){b.width, bytes, p->row_bytes, (lstm_edge_type)b.type};
-        p->row_bytes += bytes;
+        p->places[i] = (le_place){.width = b.width, .bytes = bytes, .type = (lstm_edge_type)b.type};
     }
     r->written = calloc(elements + 1, 1);
     return r->written != NULL || no_memory();

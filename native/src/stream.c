@@ -70,7 +70,14 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
     const le_io *inputs = p->io[LSTM_EDGE_INPUT], *outputs = p->io[LSTM_EDGE_OUTPUT], *states = p->io[LSTM_EDGE_STATE];
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_place *place = &p->places[states[i].buffer];
-        copy_rows(c, place, place->width * 4, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows, false);
+        if (place->past == 0) {
+            copy_rows(c, place, place->width * 4, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows, false);
+            continue;
+        }
+        for (size_t r = 0; r < rows; r++) {
+            const size_t slot = c->slots != NULL ? c->slots[first + r] : first + r;
+            w->past[(place->past - 1) * w->capacity + r] = (float *)(void *)row_at(&c->states[i], slot, 0);
+        }
     }
     for (size_t step = 0, now; step < c->steps; step += now) {
         now = c->steps - step < most ? c->steps - step : most;
@@ -95,6 +102,7 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
         }
         for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
             const le_place *place = &p->places[states[i].next];
+            if (place->past != 0) continue;
             char *from = w->buffer[states[i].next] + (now - 1) * rows * place->bytes;
             if (last) copy_rows(c, place, place->width * 4, from, &c->states[i], true, first, 0, rows, true);
             else memcpy(w->buffer[states[i].buffer], from, rows * place->bytes);
@@ -289,7 +297,7 @@ lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_
     }
     const le_io *io = &program->io[kind][index];
     const le_place *place = &program->places[io->buffer];
-    *port = (lstm_edge_port){io->name, place->width, place->type, io->every_step};
+    *port = (lstm_edge_port){io->name, place->width, place->type, io->every_step, io->frames, io->groups};
     return LSTM_EDGE_OK;
 }
 
@@ -329,7 +337,7 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
     const size_t chunk = program->count[LSTM_EDGE_INPUT] + program->count[LSTM_EDGE_OUTPUT];
     const size_t views = (ports + chunk) * sizeof(lstm_edge_rows);
     lstm_edge_stream *stream = calloc(1, sizeof *stream + views + bytes);
-    if (stream == NULL || (stream->step = le_workspace_new(program, 1)) == NULL) {
+    if (stream == NULL || (stream->step = le_workspace_new(program, 1, true)) == NULL) {
         le_fail(LSTM_EDGE_NO_MEMORY, "no memory for a stream");
         free(stream);
         return NULL;
@@ -367,7 +375,7 @@ lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps) {
     if (stream == NULL || max_steps == 0) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no stream, or no steps");
     const size_t most = stream->program->chunked ? LE_BLOCK : 1, capacity = max_steps < most ? max_steps : most;
     if (stream->many != NULL && stream->many->capacity >= capacity) return LSTM_EDGE_OK;
-    le_workspace *many = le_workspace_new(stream->program, capacity);
+    le_workspace *many = le_workspace_new(stream->program, capacity, false);
     if (many == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for chunks of %zu steps", max_steps);
     le_drop(stream->many);
     stream->many = many;
@@ -401,6 +409,7 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     }
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
+        if (state->next == state->buffer) continue;
         memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
     }
     le_set_mode(mode);

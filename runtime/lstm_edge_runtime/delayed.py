@@ -15,7 +15,7 @@ from .chunks import Runner, take_steps
 from .errors import InputError
 from .manifest import Array, Manifest, StateSpec
 from .stream import Result, Stream
-from .stream_batch import StreamBatch, stack_chunks, stack_rows, time_axis, to_graph
+from .stream_batch import StatePool, StreamBatch, stack_chunks, stack_rows, time_axis, to_graph
 
 __all__ = ["DelayedBatch", "DelayedStream", "run_delayed"]
 
@@ -265,6 +265,7 @@ class DelayedBatch(StreamBatch):
         before = self._pool.gather(slots[young]) if young.size else {}
         outputs = self._run_blocks(slots, feeds, step=False)
         if young.size:
+            assert isinstance(self._pool, StatePool)  # only onnxruntime runs files with a delay
             ends = ages[young] + size
             held = {state.input: ends <= state.start for state in self._manifest.states}
             self._pool.put_back(slots[young], before, held)

@@ -126,21 +126,19 @@ def load(
     for each in (stamp, *beside) if beside and stamp else ():
         each.check()
     interface = _read_interface(session, manifest, states, file, name if stamp else None)
-    if engine == "auto" and providers is not None:
-        engine = "onnxruntime"
     core = Core(
         session,
         interface,
         Identity(data, beside, interface.identity if file is None else ""),
         has_manifest=manifest is not None,
         check=check,
-        open_native=_native(engine, session, file, interface, options.threads),
+        open_native=_native(engine, session, file, interface, options.threads, given=providers is not None),
         native_calls=engine == "native",
     )
     open_stream = None
-    if manifest is not None and manifest.stream is not None:
-        check_stream(manifest)
-        open_stream = partial(_open_stream, name, data, file, options, core, manifest.stream)
+    if interface.stream is not None:
+        check_stream(interface)
+        open_stream = partial(_open_stream, name, data, file, options, core, interface.stream)
     return Model(core, options, open_stream)
 
 
@@ -504,9 +502,12 @@ def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, on
 
 
 def _native(
-    engine: str, session: Any, file: OnnxFile | None, manifest: Manifest, threads: int
+    engine: str, session: Any, file: OnnxFile | None, manifest: Manifest, threads: int, *, given: bool
 ) -> "Callable[[], NativeEngine | None]":
-    """Return what makes the native engine, now where it was asked for, else when a stream is opened."""
+    """Return a function for the native engine, which exists already if it is required.
+
+    With ``given`` providers, it is only used if it is required.
+    """
     on_cpu = session.get_providers()[0] == CPU
     if engine == "native":
         if not on_cpu:
@@ -515,7 +516,7 @@ def _native(
 
         native = compile_engine(file, manifest, threads, session)
         return lambda: native
-    if engine == "onnxruntime" or not on_cpu:
+    if engine == "onnxruntime" or given or not on_cpu:
         return lambda: None
     from .native.library import installed
 

@@ -17,11 +17,11 @@ from .manifest import Axes, Manifest
 from .state import State
 
 if TYPE_CHECKING:
-    from .native.engine import NativeEngine, NativeTick
+    from .native.engine import NativePool, NativeTick
 
 from .manifest import Array
 
-__all__ = ["StreamBatch", "stack_chunks", "stack_rows", "time_axis", "to_graph"]
+__all__ = ["StatePool", "StreamBatch", "stack_chunks", "stack_rows", "time_axis", "to_graph"]
 
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
@@ -49,7 +49,11 @@ class StreamBatch:
         self._core, self._manifest, self._batch = core, manifest, manifest.batch
         self._identity = core.identity
         self._use = ExclusiveUse("batch")
-        self._pool = _StatePool(core, capacity)
+        axes, states = _batch_axes(manifest), core.initial_states({self._batch: capacity})
+        self._native = None if core.native is None else core.native.pool(states)
+        self._pool: NativePool | StatePool = self._native or StatePool(core, capacity, axes, states)
+        retain_heap(WORKSPACE * self._pool.nbytes)
+        self._at_reset = core.initial_states({self._batch: 1})
         self._owner = np.full(capacity, -1, dtype=np.int64)
         """The id in each slot, -1 where it is free; an id is its slot plus a multiple of the capacity."""
         self._next = np.arange(capacity, dtype=np.int64)
@@ -228,16 +232,16 @@ class StreamBatch:
         return rows
 
     def _step(self, samples: InputArrays, slots: Array) -> dict[str, Array]:
-        if self._core.native is not None:
-            return self._native_step(self._core.native, samples, slots)
+        if self._native is not None:
+            return self._native_step(self._native, samples, slots)
         feeds, sizes = to_graph(self._core, samples, len(slots), step=True)
         if len(slots) == self.capacity <= _BLOCK:
             return self._tick_all(slots, feeds, sizes)
         return self._run_blocks(slots, feeds | self._core.convert_lengths(None, sizes), step=True)
 
     def _chunk(self, slots: Array, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        if self._core.native is not None:
-            outputs = self._core.native.tick(feeds, self._pool.arrays, slots)
+        if self._native is not None:
+            outputs = self._native.engine.tick(feeds, self._native, slots)
             return _to_sources(self._manifest, outputs, step=False)
         return self._run_blocks(slots, feeds, step=False)
 
@@ -294,7 +298,7 @@ class StreamBatch:
                 np.moveaxis(rows[spec.name], 1 + along, 1)[live, time] = np.moveaxis(part, 1 + along, 1)
 
     def _reset(self, slots: Array) -> None:
-        self._pool.reset(slots)
+        self._pool.scatter(slots, self._at_reset)
         self._age[slots] = 0
 
     def _due(self, slots: Array) -> Array:
@@ -312,7 +316,7 @@ class StreamBatch:
             self._age[slots] = age
             raise
 
-    def _native_step(self, native: "NativeEngine", samples: InputArrays, slots: Array) -> dict[str, Array]:
+    def _native_step(self, pool: "NativePool", samples: InputArrays, slots: Array) -> dict[str, Array]:
         rows, arrays = len(slots), []
         for spec, array in self._core.convert_inputs(samples):
             axes = [axis for axis in spec.axes if axis not in (self._batch, self._manifest.sequence)]
@@ -320,7 +324,7 @@ class StreamBatch:
                 learn_sizes(spec.name, (self._batch, *axes), array.shape, {self._batch: rows})
             arrays.append(array)
         if self._tick_of is None:
-            self._tick_of = native.tick_of(self._pool.arrays, self.capacity)
+            self._tick_of = pool.single_step()
         return self._tick_of.run(arrays, None if slots is self._all else slots, rows)
 
     def _run_blocks(self, slots: Array, feeds: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
@@ -360,6 +364,7 @@ class StreamBatch:
         self, slots: Array, feeds: Mapping[str, Array], sizes: Mapping[str, int]
     ) -> dict[str, Array]:
         """Take one step of every source in place: samples move to the states, not states to the samples."""
+        assert isinstance(self._pool, StatePool)
         call = self._pool.bound_step(feeds, sizes)
         where: Any = slice(None) if slots is self._all else slots
         for spec in self._core.data:
@@ -403,34 +408,22 @@ def _only(rows: dict[str, Array]) -> Any:
     return next(iter(rows.values())) if len(rows) == 1 else rows
 
 
-class _StatePool:
+class StatePool:
     """Blocks of ``capacity`` slots along each state's batch axis, all at the reset value.
 
     An axis of ``k*N`` rows has k blocks of N, as the rows of a stacked output do.
     """
 
-    def __init__(self, core: Core, capacity: int) -> None:
-        """Allocate the blocks; ``ContractError`` if a state has no rows per source."""
-        batch = core.manifest.batch or ""
-        self._core, self._capacity = core, capacity
-        self._axes: dict[str, tuple[int, int]] = {}
-        """Each state's batch axis and its k; 0 for an axis of N rows."""
-        for spec in core.manifest.states:
-            rows = [(place, row_factor(axis, batch)) for place, axis in enumerate(spec.axes)]
-            found = [(place, factor) for place, factor in rows if factor is not None]
-            if len(found) != 1:
-                raise ContractError(
-                    f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
-                )
-            self._axes[spec.input] = found[0]
-        if any(factor for _, factor in self._axes.values()):
+    def __init__(
+        self, core: Core, capacity: int, axes: Mapping[str, tuple[int, int]], states: dict[str, Array]
+    ) -> None:
+        """Take the blocks; ``ContractError`` if a state has no rows per source."""
+        self._core, self._capacity, self._axes, self._blocks = core, capacity, axes, states
+        if any(factor for _, factor in axes.values()):
             self._check_order()
-        self._blocks = core.initial_states({batch: capacity})
-        self._reset = core.initial_states({batch: 1})
         self._sets: StateSets | None = None
         self._call: BoundCall | None = None
         self.nbytes = sum(block.nbytes for block in self._blocks.values())
-        retain_heap(WORKSPACE * self.nbytes)
 
     def bound_step(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> BoundCall:
         """Return the bound call of one step of every slot, for inputs like ``feeds``.
@@ -469,10 +462,6 @@ class _StatePool:
             where = (slice(None),) * axis + (mask,)
             rows[where] = self._by_slot(name, before[name])[1][where]
         self.scatter(slots, after)
-
-    def reset(self, slots: Array) -> None:
-        """Set slots to the reset values."""
-        self.scatter(slots, self._reset)
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -519,6 +508,24 @@ class _StatePool:
                         f"the rows of state {spec.input} {describe(spec.axes)} are not in blocks of {batch}; "
                         "open one stream() a source instead"
                     )
+
+
+def _batch_axes(manifest: Manifest) -> dict[str, tuple[int, int]]:
+    """Return each state's batch axis and its k, 0 for an axis of N rows.
+
+    Raises:
+        ContractError: a state has no batch axis.
+    """
+    batch, axes = manifest.batch or "", {}
+    for spec in manifest.states:
+        rows = [(place, row_factor(axis, batch)) for place, axis in enumerate(spec.axes)]
+        found = [(place, factor) for place, factor in rows if factor is not None]
+        if len(found) != 1:
+            raise ContractError(
+                f"state {spec.input} has no batch axis {batch}; open one stream() a source instead"
+            )
+        axes[spec.input] = found[0]
+    return axes
 
 
 def _check_rows(manifest: Manifest) -> None:

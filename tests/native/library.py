@@ -13,7 +13,14 @@ class Rows(C.Structure):
 
 
 class Port(C.Structure):
-    _fields_ = (("name", C.c_char_p), ("width", SIZE), ("type", C.c_int), ("every_step", C.c_int))
+    _fields_ = (
+        ("name", C.c_char_p),
+        ("width", SIZE),
+        ("type", C.c_int),
+        ("every_step", C.c_int),
+        ("frames", SIZE),
+        ("groups", SIZE),
+    )
 
 
 def open_library(path: "str | PathLike[str]") -> C.CDLL:

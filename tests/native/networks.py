@@ -6,6 +6,7 @@ import numpy as np
 from hypothesis import strategies as st
 from reference import Layer
 
+from lstm_edge_runtime.native.past import Past
 from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
 
 Array = Any
@@ -124,6 +125,56 @@ def make_network(
         writer.golden({"x": golden}, expected | {f"s{i}": (state, limit) for i, state in enumerate(states)})
     network.program = writer.to_bytes()
     return network
+
+
+def make_convolutions(rng: np.random.Generator, inputs: int, *, golden_steps: int = 0) -> ProgramWriter:
+    """Return a causal convolution, a depthwise one and the largest of three frames, one after another."""
+    writer, width = ProgramWriter(), 7
+    value = writer.input("x", inputs)
+    weights = rng.standard_normal((width, 3 * inputs)).astype("float32") / np.sqrt(inputs)
+    taps, bias = (rng.standard_normal(size).astype("float32") for size in ((4, width), width))
+    rings = [Past(1, 4, inputs), Past(1, 3, width), Past(1, 2, width)]
+    values, pasts = (
+        [],
+        [
+            writer.past(f"s{place}", each, np.zeros((1, each.frames, each.inner), "float32"))
+            for place, each in enumerate(rings)
+        ],
+    )
+    for place, dilation in enumerate((2, 1, 1)):
+        count = rings[place].frames // dilation + 1
+        read = writer.window(value, pasts[place], 0, dilation, count)
+        values.append(value)
+        if place == 0:
+            value = writer.unary(writer.linear(read, weights, bias), Function.TANH)
+        else:
+            value = writer.depthwise(read, width, taps if place == 1 else None, bias if place == 1 else None)
+    for each in zip(values, pasts, rings, strict=True):
+        writer.push(*each)
+    writer.output("y", value, every_step=True)
+    if golden_steps:
+        x = rng.standard_normal((golden_steps, inputs)).astype("float32")
+        steps: list[Array] = [x.astype("float64")]
+        for place, (dilation, ring) in enumerate(zip((2, 1, 1), rings, strict=True)):
+            before = np.concatenate([np.zeros((ring.frames, ring.inner)), steps[-1]])
+            read = np.array([before[at : at + ring.frames + 1 : dilation] for at in range(golden_steps)])
+            if place == 0:
+                made = np.tanh(read.reshape(golden_steps, -1) @ weights.T + bias)
+            else:
+                made = (read * taps).sum(1) + bias if place == 1 else read.max(1)
+            steps.append(made)
+        expected = {
+            f"s{place}": (
+                ring.to_rows(
+                    np.concatenate([np.zeros((ring.frames, ring.inner)), steps[place]])[-ring.frames :],
+                    golden_steps,
+                )[0],
+                1e-5,
+            )
+            for place, ring in enumerate(rings)
+        }
+        writer.golden({"x": x}, {"y": (steps[-1], 1e-5), **expected})
+    return writer
 
 
 SIZES = st.one_of(st.sampled_from([1, 3, 4, 8, 15, 16, 17, 32, 64]), st.integers(1, 70))

@@ -13,6 +13,7 @@ from in_c import c_of, run_in_c
 from networks import IN_CELLS, Network, make_network, networks
 
 from conftest import open_for
+from lstm_edge_runtime.native.past import Past
 from lstm_edge_runtime.native.program import Binary, Function, ProgramWriter
 
 Array = Any
@@ -42,7 +43,7 @@ quick = settings(
 
 
 def in_engine(library: Any, writer: ProgramWriter, x: Array) -> Array:
-    """All outputs and states after each sample."""
+    """All outputs and states after each sample, from zeros."""
     program = Program(library, writer.to_bytes())
     states, rows = program.zeros(1), []
     for sample in x:
@@ -151,6 +152,12 @@ def test_every_function_and_operation_is_that_of_the_engine(
     writer.copy(window, shifted, source_offset=12, length=12)
     writer.copy(x, shifted, out_offset=12, length=12)
     writer.next_state(window, shifted)
+    past = Past(1, 5, 12)
+    ring = writer.past("past", past, stored.reshape(1, 1, 12) * np.ones((1, 5, 1), "float32"))
+    read = writer.window(x, ring, 1, 2, 3)
+    results += [read, writer.depthwise(read, 12, rng.standard_normal((3, 12)).astype("float32"), stored)]
+    results += [writer.depthwise(read, 18, None), writer.depthwise(read, 36, stored[None, [0] * 36])]
+    writer.push(x, ring, past)
     for place, result in enumerate((*results, copied, shifted)):
         writer.output(f"y{place}", result, every_step=True)
     inputs = samples(6, 20, 12) * np.geomspace(1e-3, 50, 20, dtype="float32")[:, None]

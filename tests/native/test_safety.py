@@ -15,9 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine import LibraryError, Program, Stream
-from networks import make_network
+from networks import make_convolutions, make_network
 
 from lstm_edge_runtime.native.library import Rows, open_library
+from lstm_edge_runtime.native.past import Past
 from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
 
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
@@ -55,6 +56,12 @@ def every_operation() -> bytes:
             for pair in zip(old, new, strict=True):
                 writer.next_state(*pair)
             value = new[0]
+    ring = Past(1, 3, 5)
+    past = writer.past("past", ring, np.ones((1, 3, 5)))
+    read = writer.window(value, past, 0, 1, 4)
+    read = writer.depthwise(read, 10, rng.standard_normal((2, 10)), rng.standard_normal(10))
+    writer.push(value, past, ring)
+    value = writer.depthwise(read, 5, None)
     value = writer.linear(value, rng.standard_normal((7, 5)), rng.standard_normal(7))
     value = writer.unary(writer.softmax(value, 7), Function.ELU, 0.5)
     condition = writer.binary(Binary.LESS, value, np.zeros(1))
@@ -74,6 +81,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         every_operation(),
         make_network(rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False, golden_steps=2).program,
         make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
+        make_convolutions(rng, 3, golden_steps=2).to_bytes(),
     ]
     paths = [folder / f"{index}.lep" for index in range(len(contents))]
     for path, content in zip(paths, contents, strict=True):
@@ -322,11 +330,13 @@ def test_a_program_runs_on_other_boards(
     )
     rng = np.random.default_rng(10)
     x = rng.standard_normal((12, 5)).astype("float32")
-    for int8 in (False, True):
-        network = make_network(rng, ["LSTM", "GRU", "RNN"], 5, 37, int8=int8, golden_steps=5)
-        path = tmp_path / f"{int8}.lep"
-        path.write_bytes(network.program)
-        expected = Stream(Program(best, network.program)).chunk(x)
+    kinds = ["LSTM", "GRU", "RNN"]
+    programs = [make_network(rng, kinds, 5, 37, int8=int8, golden_steps=5).program for int8 in (False, True)]
+    programs.append(make_convolutions(rng, 5, golden_steps=5).to_bytes())
+    for int8, content in zip((False, True, False), programs, strict=True):
+        path = tmp_path / "program.lep"
+        path.write_bytes(content)
+        expected = Stream(Program(best, content)).chunk(x)
         text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
         for emulator, cpu, isa in CROSS[target]:
             command = [

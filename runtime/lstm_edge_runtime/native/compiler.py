@@ -8,7 +8,7 @@ order: layers of a state that are split, and joined again, are never copied.
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import pairwise
+from itertools import islice, pairwise
 from math import prod
 from typing import Any, NamedTuple
 
@@ -19,12 +19,14 @@ from ..errors import UnsupportedError
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from ..onnx_reader import Node, OnnxFile
 from . import folding
+from .past import Past
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter
+from .windows import PADDING, stretches, windows_of
 
 __all__ = ["Compiled", "StatePart", "compile_program"]
 
 _MICROSOFT = "com.microsoft"
-_MOST_STRETCHES = 256
+_MOST_STRETCHES = 1024
 """Copies that one rearrangement may take."""
 _MOST_NUMBERS = 1 << 24
 """Elements that a row of an input or a state may have."""
@@ -36,6 +38,8 @@ class StatePart(NamedTuple):
     state: StateSpec
     layer: int | None
     """Its place along the state's first axis; None where it is the whole state."""
+    past: Past | None = None
+    """How it is a ring; None where it is a row of numbers."""
 
 
 class Compiled(NamedTuple):
@@ -67,7 +71,20 @@ class _Quantized(NamedTuple):
     shape: tuple[int, ...] = ()
 
 
-_Any = _Value | _Quantized | Array
+class _Frames(NamedTuple):
+    """Frames of a past and, behind its last one, that of this step."""
+
+    shape: tuple[int, ...]
+    part: StatePart
+    buffer: int
+    axis: int
+    """Of the frames."""
+    first: int = 0
+    source: _Value | None = None
+    """This step's frame; None for the past alone."""
+
+
+_Any = _Value | _Quantized | _Frames | Array
 """Value of a name in the graph: an array if it is known at compile time."""
 
 
@@ -97,10 +114,14 @@ class _Compiler:
         self._uses = Counter(name for node in file.graph.nodes for name in node.inputs)
         self._uses.update(manifest.output_names)
         self._parts: list[tuple[StatePart, int]] = []
+        self._windows: dict[tuple[int, ...], int] = {}
+        """What WINDOW operations made, by their arguments."""
         self._fresh: set[str] = set()
         """Values in buffers that their own node made: no other name stands for these buffers."""
         self._sizes: set[str] = set()
         """Values that follow from shapes, of which those of rows and steps are 1 here alone."""
+        self._counters: set[str] = set()
+        """Values that count steps from a first number on."""
 
     def compile(self) -> Compiled:
         manifest, graph = self._manifest, self._file.graph
@@ -109,15 +130,17 @@ class _Compiler:
         _check_axes(manifest)
         for spec in manifest.inputs:
             self._values[spec.name] = self._open_input(spec)
+        pasts = _find_pasts(self._file, manifest)
         for state in manifest.states:
-            self._values[state.input] = self._open_state(state)
+            opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
+            self._values[state.input] = opened or self._open_state(state)
         for node in graph.nodes:
             self._node(node)
         for output in manifest.outputs:
             value = self._row(self._get(output.name))
             self._writer.output(output.name, value, every_step=manifest.sequence in output.axes)
-        for state in manifest.states:
-            self._close_state(state)
+        for state in sorted(manifest.states, key=lambda state: state.input in pasts):
+            self._close_state(state)  # a past at the end: nothing reads it after its PUSH
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> _Any:
@@ -146,8 +169,27 @@ class _Compiler:
             self._parts.append((part, buffers[-1]))
         return _Value(shape, tuple(buffers))
 
+    def _open_past(self, state: StateSpec, axis: int) -> _Frames:
+        """Make a ring of a state that holds the last frames of a value along ``axis``."""
+        shape = _row_shape(state.input, state.axes)
+        past = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape)
+        part = StatePart(state, None, past)
+        self._parts.append((part, self._writer.past(state.input, past, reset)))
+        return _Frames(shape, part, self._parts[-1][1], axis)
+
+    def _close_past(self, state: StateSpec, old: _Frames, *, kept: bool) -> None:
+        new, past = self._get(state.output), old.part.past
+        assert past is not None
+        assert isinstance(new, _Frames)
+        assert new.source is not None
+        self._writer.push(None if kept else self._row(new.source), old.buffer, past)
+
     def _close_state(self, state: StateSpec) -> None:
         kept = self._padding and self._manifest.padded_states
+        if isinstance(old := self._values[state.input], _Frames):
+            self._close_past(state, old, kept=kept)
+            return
         value = self._get(state.input if kept else state.output)
         olds = [buffer for part, buffer in self._parts if part.state.input == state.input]
         if not isinstance(value, _Value):
@@ -157,8 +199,9 @@ class _Compiler:
         if widths != [self._writer.width(buffer) for buffer in olds]:
             news = self._cut(self._row(value), [self._writer.width(buffer) for buffer in olds])
         given = self._writer.given
-        for old, new in zip(olds, news, strict=True):
-            self._writer.next_state(old, self._writer.unary(new, Function.IDENTITY) if new in given else new)
+        for buffer, new in zip(olds, news, strict=True):
+            ended = self._writer.unary(new, Function.IDENTITY) if new in given else new
+            self._writer.next_state(buffer, ended)
 
     # values
 
@@ -175,6 +218,8 @@ class _Compiler:
 
     def _row(self, value: _Any) -> int:
         """Return one buffer that holds all of a value's numbers."""
+        if isinstance(value, _Frames):
+            value = self._frames(value)
         if not isinstance(value, _Value):
             raise UnsupportedError("expected a runtime value, got a constant or a quantized value")
         if len(value.buffers) == 1:
@@ -215,17 +260,39 @@ class _Compiler:
             raise UnsupportedError(f"{what} that is not stored in the file")
         return value
 
-    def _arrange(self, value: _Value, places: Array) -> _Value:
+    def _arrange(self, value: _Value, places: Array, padding: float = 0.0) -> _Value:
         """Return the numbers of a value at some places, in their shape."""
         flat = places.reshape(-1)
-        ends = [*(np.flatnonzero(np.diff(flat) != 1) + 1).tolist(), flat.size]
-        if value.dtype not in ("float32", "bool") or not flat.size or len(ends) > _MOST_STRETCHES:
+        if np.array_equal(flat, np.arange(prod(value.shape))):
+            return value._replace(shape=places.shape)
+        copies = list(islice(stretches(flat), _MOST_STRETCHES + 1))
+        if value.dtype not in ("float32", "bool") or not flat.size or len(copies) > _MOST_STRETCHES:
             raise UnsupportedError(f"{flat.size} places of {value.dtype} {value.shape}")
-        row, out, start = self._row(value), self._writer.buffer(flat.size), 0
-        for end in ends:
-            self._writer.copy(row, out, source_offset=int(flat[start]), out_offset=start, length=end - start)
-            start = end
+        row, out = self._row(value), self._writer.buffer(flat.size)
+        empty = max((each.length for each in copies if each.source == PADDING), default=0)
+        filled = self._writer.filled(np.full(empty, padding, "float32")) if empty else row
+        for source, at, length, count, source_stride, out_stride in copies:
+            places_of = {"out_offset": at, "length": length, "count": count, "out_stride": out_stride}
+            if source == PADDING:
+                self._writer.copy(filled, out, **places_of)
+            else:
+                self._writer.copy(row, out, source_offset=source, source_stride=source_stride, **places_of)
         return _Value(places.shape, (out,), value.dtype)
+
+    def _window(self, frames: _Frames, dilation: int, count: int) -> _Value:
+        """Return ``count`` of some frames, one after another, each in one stretch."""
+        assert frames.source is not None
+        key = (frames.buffer, frames.first, dilation, count)
+        if key not in self._windows:
+            self._windows[key] = self._writer.window(self._row(frames.source), *key)
+        shape = (count, *frames.shape[: frames.axis], *frames.shape[frames.axis + 1 :])
+        return self._single(shape, self._windows[key])
+
+    def _frames(self, frames: _Frames) -> _Value:
+        """Return frames as a value in the file's layout."""
+        value = self._window(frames, 1, frames.shape[frames.axis])
+        places = np.arange(prod(value.shape)).reshape(value.shape)
+        return self._arrange(value, np.moveaxis(places, 0, frames.axis))
 
     def _broadcast(self, value: _Value, shape: tuple[int, ...]) -> _Value:
         """Return a value in a shape that it broadcasts to."""
@@ -252,13 +319,18 @@ class _Compiler:
         if any(True for _ in node.graphs()):
             raise UnsupportedError("it has a subgraph")
         inputs = self._inputs(node)
+        if node.op_type not in _LOOKS_BACK:
+            inputs = [self._frames(each) if isinstance(each, _Frames) else each for each in inputs]
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         results: Sequence[_Any]
         if node.op_type in ("Shape", "Size") or not self._sizes.isdisjoint(node.inputs):
             self._sizes.update(node.outputs)
         if node.domain in ("", "ai.onnx") and len(known) == len(inputs):
             results = folding.fold(node, known)
-            counted = node.op_type == "Cast" and results[0].dtype.kind == "f"
+            counting = node.op_type in _COUNTING and not self._counters.isdisjoint(node.inputs)
+            if node.op_type == "Range" or counting:
+                self._counters.update(node.outputs)
+            counted = node.op_type == "Cast" and results[0].dtype.kind == "f" and not counting
             if counted and node.outputs[0] in self._sizes and (results[0] == 1).any():
                 raise UnsupportedError("a number of rows or steps that is computed with")
         else:
@@ -536,11 +608,24 @@ class _Compiler:
 
     # parts of values
 
-    def _concat(self, node: Node, inputs: list[_Any | None]) -> _Value:
+    def _join(self, past: _Frames, source: _Value) -> _Frames:
+        """Return a past with this step's frame behind it."""
+        axis, size = past.axis, past.shape[past.axis]
+        frame = tuple(1 if place == axis else each for place, each in enumerate(past.shape))
+        if source.shape != frame:
+            raise UnsupportedError(f"a past of {past.shape} takes in {source.shape}")
+        shape = (*frame[:axis], size + 1, *frame[axis + 1 :])
+        return past._replace(shape=shape, source=source)
+
+    def _concat(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Frames":
+        if isinstance(past := inputs[0], _Frames) and past.source is None:
+            return self._join(past, self._floats(inputs[1]))
         values: list[_Value] = []
         for given in inputs:
             if isinstance(given, np.ndarray) and given.size == 0:
                 continue
+            if isinstance(given, _Frames):
+                given = self._frames(given)
             values.append(self._filled(given))
         axis = node.attributes["axis"] % len(values[0].shape)
         total = sum(value.shape[axis] for value in values)
@@ -598,8 +683,15 @@ class _Compiler:
         starts = np.cumsum([0, *sizes]).tolist()
         return [self._pick(value, axis, range(start, stop)) for start, stop in pairwise(starts)]
 
-    def _slice(self, node: Node, inputs: list[_Any | None]) -> _Value:
+    def _slice(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Frames":
         value = inputs[0]
+        if isinstance(value, _Frames):
+            cuts = list(folding.slices(node, value.shape, inputs[1:]))
+            picked = [range(value.shape[axis])[cut] for axis, cut in cuts if axis == value.axis]
+            if len(cuts) == len(picked) == 1 and len(picked[0]) and picked[0].step == 1:
+                shape = (*value.shape[: value.axis], len(picked[0]), *value.shape[value.axis + 1 :])
+                return value._replace(shape=shape, first=value.first + picked[0].start)
+            value = self._frames(value)
         if not isinstance(value, _Value):
             raise UnsupportedError("a quantized input")
         for axis, places in folding.slices(node, value.shape, inputs[1:]):
@@ -620,6 +712,129 @@ class _Compiler:
         picked = (places.reshape(-1) % data.shape[axis]).tolist()
         found = self._pick(data, axis, picked)
         return found._replace(shape=(*data.shape[:axis], *places.shape, *data.shape[axis + 1 :]))
+
+    # convolutions
+
+    def _taps(
+        self, node: Node, source: _Any | None, kernel: Sequence[int], padding: float = 0.0
+    ) -> tuple[_Value, Array, int | None]:
+        """Return what the outputs of a kernel read.
+
+        A value, the places in its row ``(N, C, *outputs, *kernel)``, and the axis of the kernel along frames,
+        if any.
+        """
+        time = None
+        if isinstance(source, _Frames):
+            time, shape = source.axis - 2, list(source.shape)
+            dilation = windows_of(node, shape[2:], kernel).dilations[max(0, time)]
+            if time < 0 or (kernel[time] - 1) * dilation + 1 != shape[source.axis]:
+                source, time = self._frames(source), None
+        if not isinstance(source, _Frames):
+            value = self._floats(source)
+            windows = windows_of(node, value.shape[2:], kernel)
+            return value, windows.places(np.arange(prod(value.shape)).reshape(value.shape)), None
+        assert time is not None
+        windows = windows_of(node, shape[2:], kernel)
+        if windows.pads[time] != (0, 0):
+            raise UnsupportedError("padding of a past")
+        value = self._window(source, dilation, kernel[time])
+        places = np.moveaxis(np.arange(prod(value.shape)).reshape(value.shape), 0, source.axis)
+        single = tuple(1 if axis == time else each for axis, each in enumerate(windows.dilations))
+        return value, windows._replace(dilations=single).places(places), time
+
+    def _conv(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        weights = self._known(inputs[1], "weights").astype("float32")
+        bias = None if len(inputs) < 3 or inputs[2] is None else self._known(inputs[2], "a bias").reshape(-1)
+        rank, groups = weights.ndim - 2, node.attributes.get("group", 1)
+        value, places, time = self._taps(node, inputs[0], weights.shape[2:])
+        rows, channels, outputs = places.shape[0], places.shape[1], places.shape[2 : 2 + rank]
+        each, made = channels // groups, weights.shape[0] // groups
+        if weights.shape[1] != each or channels != each * groups or weights.shape[0] != made * groups:
+            raise ValueError(f"weights {weights.shape} for {channels} channels in {groups} groups")
+        shape = (rows, weights.shape[0], *outputs)
+        if each == 1 and groups > 1:
+            return self._depthwise(value, places, weights, bias)._replace(shape=shape)
+        # what an output reads in the order in which it lies: the taps along time, channels, the other taps
+        taps = [2 + rank + axis for axis in range(rank) if axis != time]
+        first = [] if time is None else [2 + rank + time]
+        laid = places.transpose(0, *range(2, 2 + rank), *first, 1, *taps)
+        at = 1 + rank + len(first)
+        laid = laid.reshape(*laid.shape[:at], groups, each, *laid.shape[at + 1 :])
+        matrix = weights.transpose(0, *(axis - rank for axis in first), 1, *(axis - rank for axis in taps))
+        buffers = []
+        for group in range(groups):
+            own = slice(group * made, (group + 1) * made)
+            read = self._arrange(value, laid.take(group, axis=at))
+            flat, start = matrix[own].reshape(made, -1), None if bias is None else bias[own]
+            buffers.append(self._writer.linear(self._row(read), flat, start))
+        result = _Value((groups, rows, prod(outputs), made), tuple(buffers))
+        if rows * prod(outputs) == 1:
+            return result._replace(shape=shape)
+        order = np.arange(prod(shape)).reshape(result.shape).transpose(1, 0, 3, 2)
+        return self._arrange(result, order)._replace(shape=shape)
+
+    def _depthwise(self, value: _Value, places: Array, weights: Array, bias: Array | None) -> _Value:
+        """Return a convolution in which each output reads one channel."""
+        rank, channels = weights.ndim - 2, places.shape[1]
+        taps, outputs = prod(weights.shape[2:]), places.shape[2 : 2 + rank]
+        read = self._arrange(value, _taps_first(places, rank))
+        full = weights.reshape(channels, -1, taps).transpose(1, 2, 0)  # (multiplier, K, C)
+        starts = None if bias is None else bias.reshape(channels, -1).T
+        shape = (places.shape[0], channels, prod(outputs))
+        buffers = []
+        for place, each in enumerate(full):
+            spread = np.broadcast_to(each[:, None, :, None], (taps, *shape)).reshape(taps, -1)
+            start = None if starts is None else np.broadcast_to(starts[place][:, None], shape).reshape(-1)
+            buffers.append(self._writer.depthwise(self._row(read), prod(shape), spread, start))
+        result = _Value((len(full), *shape), tuple(buffers))
+        if len(full) == 1:
+            return result
+        order = np.arange(prod(result.shape)).reshape(result.shape)
+        return self._arrange(result, order.transpose(1, 2, 0, 3))
+
+    def _pool(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        kernel, largest = node.attributes["kernel_shape"], node.op_type == "MaxPool"
+        if len(node.outputs) > 1 and self._uses[node.outputs[1]]:
+            raise UnsupportedError("places of maxima")
+        value, places, _ = self._taps(node, inputs[0], kernel)
+        rank = len(kernel)
+        laid = _taps_first(places, rank)
+        shape, taps = places.shape[: 2 + rank], prod(kernel)
+        read = self._arrange(value, laid, -np.inf if largest else 0.0)
+        weights = None
+        if not largest:
+            all_of_them = node.attributes.get("count_include_pad", 0)
+            counted = (np.ones(laid.shape) if all_of_them else laid != PADDING).reshape(taps, -1)
+            weights = (counted / counted.sum(0)).astype("float32")
+        return self._single(shape, self._writer.depthwise(self._row(read), prod(shape), weights))
+
+    def _pad(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        value = self._floats(inputs[0])
+        if (mode := node.attributes.get("mode", "constant")) != "constant":
+            raise UnsupportedError(f"mode {mode}")
+        given = [*inputs, None, None, None]
+        pads = self._known(given[1], "pads").reshape(-1).tolist()
+        fill = 0.0 if given[2] is None else float(self._known(given[2], "a value").item())
+        rank = len(value.shape)
+        axes = range(rank) if given[3] is None else self._known(given[3], "axes").reshape(-1).tolist()
+        widths = [(0, 0)] * rank
+        for place, axis in enumerate(axes):
+            widths[axis % rank] = (pads[place], pads[place + len(pads) // 2])
+        if min(min(each) for each in widths) < 0 or any(
+            size == 1 and any(each) for size, each in zip(value.shape, widths, strict=True)
+        ):
+            raise UnsupportedError(f"pads of {widths} around {value.shape}")
+        places = np.arange(prod(value.shape)).reshape(value.shape)
+        return self._arrange(value, np.pad(places, widths, constant_values=PADDING), fill)
+
+    def _cumulative_sum(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        value = self._floats(inputs[0])
+        axis = self._known(inputs[1], "an axis").item()
+        if value.shape[axis] != 1:
+            raise UnsupportedError(f"axis {axis} of {value.shape}, expected that of time")
+        if node.attributes.get("exclusive", 0):
+            return self._single(value.shape, self._writer.filled(np.zeros(value.shape, "float32")))
+        return value
 
     # recurrent layers
 
@@ -720,6 +935,50 @@ class _Compiler:
         bias = None if padded[4] is None else self._known(padded[4], "a bias").reshape(-1)
         scales = _vector(self._known(padded[2], "a scale"), raw.shape[1])
         return self._linear(source, _shift(raw, zero).T, bias, (*source.shape[:-1], raw.shape[1]), scales)
+
+
+def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
+    """Return the states that are nothing but the last frames of a value, with their axis of frames.
+
+    Such a state is read by one Concat, which puts this step's frame behind it, and a Slice of the result
+    without the oldest frame is its new value.
+    """
+    nodes, stored = file.graph.nodes, file.graph.initializers
+    readers: dict[str, list[Node]] = {}
+    for node in nodes:
+        for name in node.inputs:
+            readers.setdefault(name, []).append(node)
+    made = {name: node for node in nodes for name in node.outputs}
+    found = {}
+    for state in manifest.states:
+        reading, slicing = readers.get(state.input, []), made.get(state.output)
+        shape = tuple(axis if isinstance(axis, int) else 1 for axis in state.axes)
+        if len(reading) != 1 or reading[0].op_type != "Concat" or len(reading[0].inputs) != 2:
+            continue
+        axis = reading[0].attributes["axis"] % max(1, len(shape))
+        joined = (*shape[:axis], shape[axis] + 1, *shape[axis + 1 :])
+        if (
+            reading[0].inputs[0] != state.input
+            or state.input in manifest.output_names
+            or state.dtype != "float32"
+            or not isinstance(state.axes[axis], int)
+            or slicing is None
+            or slicing.op_type != "Slice"
+            or slicing.inputs[0] != reading[0].outputs[0]
+            or not all(name in stored for name in slicing.inputs[1:] if name)
+        ):
+            continue
+        given = [stored[name].array() if name else None for name in slicing.inputs[1:]]
+        cuts = [(at, range(joined[at])[cut]) for at, cut in folding.slices(slicing, joined, given)]
+        if cuts == [(axis, range(1, joined[axis]))]:
+            found[state.input] = axis
+    return found
+
+
+def _taps_first(places: Array, rank: int) -> Array:
+    """Return places ``(N, C, *outputs, *kernel)`` as ``(*kernel, N, C, *outputs)``."""
+    moved: Array = places.transpose(*range(2 + rank, 2 + 2 * rank), *range(2 + rank))
+    return moved
 
 
 def _matrix(weights: Array) -> Array:
@@ -862,8 +1121,12 @@ _BINARY = {
     "And": Binary.MULTIPLY,
     "Or": Binary.MAXIMUM,
 }
+_COUNTING = ("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""What may be done to a count of steps whose first one is known."""
 _COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
 _REDUCE = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+_LOOKS_BACK = ("Concat", "Slice", "Conv", "MaxPool", "AveragePool")
+"""Operators that take frames of a past as they are."""
 _RENAME = ("Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _Lower = Callable[[_Compiler, Node, list[_Any | None]], Any]
 _LOWER: dict[tuple[str, str], _Lower] = {
@@ -888,6 +1151,10 @@ _LOWER: dict[tuple[str, str], _Lower] = {
     ("", "BatchNormalization"): _Compiler._batch_norm,
     ("", "Cast"): _Compiler._cast,
     ("", "Concat"): _Compiler._concat,
+    ("", "Conv"): _Compiler._conv,
+    **{("", name): _Compiler._pool for name in ("MaxPool", "AveragePool")},
+    ("", "Pad"): _Compiler._pad,
+    ("", "CumSum"): _Compiler._cumulative_sum,
     ("", "Split"): _Compiler._split,
     ("", "Slice"): _Compiler._slice,
     ("", "Gather"): _Compiler._gather,

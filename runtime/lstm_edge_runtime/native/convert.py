@@ -68,6 +68,11 @@ def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
         name = part.state.input
         if part.layer is not None:
             array, limits, name = array[part.layer], limits[part.layer], f"{name}[{part.layer}]"
+        if part.past is not None:
+            steps = manifest.steps(feeds)
+            limits = part.past.to_rows(limits[None], steps)
+            limits[:, -1] = 0
+            array = part.past.to_rows(array[None], steps)
         expected[name] = array.reshape(-1), limits.reshape(-1)
     time = manifest.time_axes
     in_order = {

@@ -15,9 +15,10 @@ from ..errors import ContractError, FileFormatError, InputError, ManifestError, 
 from ..graph_check import check_contract
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
+from .past import Past
 from .program import INPUT_TYPES, padding_of
 
-__all__ = ["NativeCall", "NativeEngine", "NativeStates", "NativeTick"]
+__all__ = ["NativeCall", "NativeEngine", "NativePool", "NativeStates", "NativeTick"]
 
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
@@ -30,6 +31,8 @@ class _Port(NamedTuple):
     width: int
     dtype: str
     every_step: bool
+    frames: int = 0
+    groups: int = 0
 
 
 class _Part(NamedTuple):
@@ -38,6 +41,7 @@ class _Part(NamedTuple):
     spec: StateSpec
     layer: int | None
     width: int
+    past: Past | None = None
 
 
 class NativeEngine:
@@ -98,7 +102,7 @@ class NativeEngine:
         for index in range(self.library.lstm_edge_count(handle, kind)):
             self._check(self.library.lstm_edge_describe(handle, kind, index, C.byref(port)))
             name, dtype = port.name.decode(errors="replace"), INPUT_TYPES[port.type]
-            ports.append(_Port(name, port.width, dtype, bool(port.every_step)))
+            ports.append(_Port(name, port.width, dtype, bool(port.every_step), port.frames, port.groups))
         return ports
 
     def _check_ports(self) -> None:
@@ -151,10 +155,11 @@ class NativeEngine:
     def _match_states(self) -> tuple[_Part, ...]:
         specs = {spec.input: spec for spec in self.manifest.states}
         parts = []
-        for name, width, *_ in self._ports(STATE):
+        for name, width, _, _, frames, groups in self._ports(STATE):
             match = re.fullmatch(r"(.*)\[(\d+)\]", name)
             if name in specs:
-                parts.append(_Part(specs[name], None, width))
+                past = Past(groups, frames, (width - 1) // frames // groups) if frames else None
+                parts.append(_Part(specs[name], None, width, past))
             elif match is not None and match[1] in specs:
                 parts.append(_Part(specs[match[1]], int(match[2]), width))
             else:
@@ -167,18 +172,16 @@ class NativeEngine:
 
     def _check_state(self, spec: StateSpec, parts: Sequence[_Part]) -> None:
         """Raise if a state is not whole in its parts: one, or one for each layer."""
-        layers, batch = [part.layer for part in parts], self.manifest.batch
+        layers = [part.layer for part in parts]
         layered = layers == [*range(len(parts))] and spec.axes[:1] == (len(parts),)
         inner = spec.axes[1:] if layered else spec.axes
         width = prod(self._shape(inner))
-        whole = (layered or layers == [None]) and all(part.width == width for part in parts)
+        whole = (layered or layers == [None]) and all(part.width - bool(part.past) == width for part in parts)
         if not whole or spec.dtype != "float32":
             raise FileFormatError(
                 f"the native program does not hold all of state {spec.input} {spec.dtype} "
                 f"{describe(spec.axes)} in float32; convert the model again"
             )
-        if batch in inner and any(axis != 1 for axis in inner[: inner.index(batch)]):
-            raise UnsupportedError(f"state {spec.input} {spec.axes}: the numbers of a row are not contiguous")
 
     @staticmethod
     def _shape(axes: Axes) -> tuple[int, ...]:
@@ -234,9 +237,9 @@ class NativeEngine:
         """Open a stream of the library at the reset state."""
         return NativeStates(self)
 
-    def tick_of(self, pool: Mapping[str, Array], capacity: int) -> "NativeTick":
-        """Return what takes single steps of the rows of a pool."""
-        return NativeTick(self, pool, capacity)
+    def pool(self, states: Mapping[str, Array]) -> "NativePool":
+        """Return a pool of the sources whose states are given in the file's layout, which are copied."""
+        return NativePool(self, states)
 
     def call(self, feeds: Mapping[str, Array]) -> tuple[dict[str, Array], dict[str, Array]]:
         """Run whole sequences from every input and state in the file's layout; raises as ``tick``.
@@ -244,37 +247,24 @@ class NativeEngine:
         Returns:
             The outputs by name, and the new states by input name.
         """
-        states = {spec.input: np.array(feeds[spec.input], order="C") for spec in self.manifest.states}
+        pool = self.pool({spec.input: feeds[spec.input] for spec in self.manifest.states})
         sizes: dict[str, int] = {}
         self._check_inputs(feeds, sizes)
-        outputs = self.tick(feeds, states, np.arange(sizes.get(self.manifest.batch or "", 1)))
-        return outputs, states
+        slots = np.arange(sizes.get(self.manifest.batch or "", 1))
+        outputs = self.tick(feeds, pool, slots)
+        return outputs, pool.gather()
 
     def _check_inputs(self, feeds: Mapping[str, Array], sizes: dict[str, int]) -> None:
         """Check what is read of the inputs; add to ``sizes`` what the named axes turn out to be."""
         for spec in self.manifest.data_inputs:
             check_array(spec, feeds[spec.name], sizes)
 
-    def _check_pool(self, states: Mapping[str, Array], slots: Array) -> None:
-        """Check what is read and written of the states of ``slots``."""
-        sizes: dict[str, int] = {}
-        for spec in self.manifest.states:
-            array = states[spec.input]
-            check_array(TensorSpec(f"state {spec.input}", spec.dtype, spec.axes), array, sizes)
-            if not (array.flags.c_contiguous and array.flags.writeable):
-                raise InputError(f"state {spec.input} can't be written in C order; give a copy of it")
-        fewest = min((len(self._state_rows(states[p.spec.input], p)) for p in self.parts), default=len(slots))
-        if fewest < len(slots):
-            raise ContractError(f"got {counted(len(slots), 'row')} and a state of {fewest}")
-        if len(np.unique(slots)) < len(slots) or slots.min(initial=0) < 0 or slots.max(initial=0) >= fewest:
-            raise InputError(f"got slots {slots.tolist()!s:.60}, expected 0..{fewest - 1}, each once")
-
-    def tick(self, feeds: Mapping[str, Array], states: Mapping[str, Array], slots: Array) -> dict[str, Array]:
+    def tick(self, feeds: Mapping[str, Array], pool: "NativePool", slots: Array) -> dict[str, Array]:
         """Run some rows of a pool of states, which are updated in place; return the outputs.
 
         Args:
             feeds: the data inputs in the file's layout, and ``lengths`` where the file takes it.
-            states: the pool, each state in the file's layout and C order.
+            pool: the states of each place.
             slots: the place in the pool of each row, ``(N,)``.
 
         Raises:
@@ -285,25 +275,24 @@ class NativeEngine:
         manifest, rows = self.manifest, len(slots)
         sizes = {manifest.batch or "": rows}
         self._check_inputs(feeds, sizes)
-        self._check_pool(states, slots)
+        pool.check(slots)
         inputs = [self._in_order(spec, feeds[spec.name]) for spec in manifest.data_inputs]
         steps = sizes.get(manifest.sequence or "", 1)
         inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
-        pool = [self._state_rows(states[part.spec.input], part) for part in self.parts]
         lengths = feeds.get(manifest.lengths or "")
         if lengths is not None:
             assert manifest.lengths_input is not None
             check_array(manifest.lengths_input, lengths, sizes)
             check_lengths(manifest.lengths_input.name, lengths, steps)
         if lengths is None or (lengths == steps).all():
-            self._run(self._handle, slots, steps, inputs, pool, outputs)
+            self._run(self._handle, slots, steps, inputs, pool.rows, outputs)
         else:
-            before = [array[slots] for array in pool]
+            before = [array[slots] for array in pool.rows]
             try:
-                self._run_unequal(slots, lengths, inputs, pool, outputs)
+                self._run_unequal(slots, lengths, inputs, pool.rows, outputs)
             except InputError:
-                for array, old in zip(pool, before, strict=True):
+                for array, old in zip(pool.rows, before, strict=True):
                     array[slots] = old
                 raise
         return {
@@ -409,30 +398,82 @@ class NativeEngine:
         ordered: Array = full.transpose(order).reshape(shape)
         return ordered
 
-    def _state_rows(self, block: Array, part: _Part) -> Array:
-        """Return a view ``(capacity, width)`` of a part of a pool."""
-        axes = part.spec.axes
+    def to_rows(self, part: _Part, states: Mapping[str, Array]) -> Array:
+        """Return the rows ``(N, width)`` of a part of states in the file's layout."""
+        array, axes = states[part.spec.input], part.spec.axes
         if part.layer is not None:
-            block, axes = block[part.layer], axes[1:]
-        if self.manifest.batch in axes:
-            place = axes.index(self.manifest.batch)
-            block = block.reshape(block.shape[place], part.width)
-        else:
-            block = block.reshape(1, part.width)
-        return block
+            array, axes = array[part.layer], axes[1:]
+        batch = self.manifest.batch
+        array = np.moveaxis(array, axes.index(batch), 0) if batch in axes else array[None]
+        return array.reshape(len(array), -1) if part.past is None else part.past.to_rows(array)
+
+    def from_rows(self, rows: Sequence[Array]) -> dict[str, Array]:
+        """Return the states of all parts' rows in the file's layout, by input name."""
+        found: dict[str, list[Array]] = {spec.input: [] for spec in self.manifest.states}
+        for part, each in zip(self.parts, rows, strict=True):
+            axes = part.spec.axes if part.layer is None else part.spec.axes[1:]
+            inner = self._shape(tuple(axis for axis in axes if axis != self.manifest.batch))
+            array = each if part.past is None else part.past.from_rows(each)
+            array = array.reshape(len(array), *inner)
+            if self.manifest.batch in axes:
+                array = np.moveaxis(array, 0, axes.index(self.manifest.batch))
+            else:
+                array = array[0]
+            found[part.spec.input].append(array if part.layer is None else array[None])
+        return {name: np.concatenate(arrays) for name, arrays in found.items()}
+
+
+class NativePool:
+    """The states of many sources, a row a source."""
+
+    def __init__(self, engine: NativeEngine, states: Mapping[str, Array]) -> None:
+        """Take states in the file's layout, which are copied.
+
+        Raises:
+            ContractError: they are of another shape.
+            InputError: they are of another dtype.
+        """
+        self.engine = engine
+        self.rows = [np.array(rows, np.float32, order="C") for rows in self._convert(states)]
+        """Of each part of the program, ``(capacity, width)``."""
+        self.nbytes = sum(rows.nbytes for rows in self.rows)
+
+    def _convert(self, states: Mapping[str, Array]) -> list[Array]:
+        sizes: dict[str, int] = {}
+        for spec in self.engine.manifest.states:
+            check_array(TensorSpec(f"state {spec.input}", spec.dtype, spec.axes), states[spec.input], sizes)
+        return [self.engine.to_rows(part, states) for part in self.engine.parts]
+
+    def gather(self, slots: Any = slice(None)) -> dict[str, Array]:
+        """Return the states of ``slots`` in their order, in the file's layout."""
+        return self.engine.from_rows([rows[slots] for rows in self.rows])
+
+    def single_step(self) -> "NativeTick":
+        """Return what takes single steps of its rows."""
+        return NativeTick(self)
+
+    def scatter(self, slots: Array, states: Mapping[str, Array]) -> None:
+        """Write ``states`` to ``slots``."""
+        for rows, given in zip(self.rows, self._convert(states), strict=True):
+            rows[slots] = given
+
+    def check(self, slots: Array) -> None:
+        """Raise where ``slots`` are not places of the pool, each once."""
+        fewest = min(map(len, self.rows), default=len(slots))
+        if fewest < len(slots):
+            raise ContractError(f"got {counted(len(slots), 'row')} and a state of {fewest}")
+        if len(np.unique(slots)) < len(slots) or slots.min(initial=0) < 0 or slots.max(initial=0) >= fewest:
+            raise InputError(f"got slots {slots.tolist()!s:.60}, expected 0..{fewest - 1}, each once")
 
 
 class NativeTick:
     """One step of some rows of a pool, samples and outputs a row a source. Not for two threads at once."""
 
-    def __init__(self, engine: NativeEngine, pool: Mapping[str, Array], capacity: int) -> None:
-        """Take a pool of ``capacity`` rows, each state in the file's layout and C order.
-
-        It is updated in place.
-        """
+    def __init__(self, pool: NativePool) -> None:
+        """Take a pool, which is updated in place."""
+        engine = pool.engine
         manifest = engine.manifest
-        engine._check_pool(pool, np.arange(capacity))
-        self._engine, self._kept = engine, [engine._state_rows(pool[p.spec.input], p) for p in engine.parts]
+        self._engine, self._kept = engine, pool.rows
         self._states = (Rows * len(self._kept))(*map(_view, self._kept))
         self._inputs = (Rows * len(manifest.data_inputs))()
         self._outputs = (Rows * len(manifest.outputs))()
@@ -539,19 +580,12 @@ class NativeStates:
 
     def read(self) -> dict[str, Array]:
         """Return the states by input name, as copies."""
-        found: dict[str, list[Array]] = {}
-        for part, view in zip(self.engine.parts, self._states(), strict=True):
-            found.setdefault(part.spec.input, []).append(view)
-        return {
-            spec.input: np.concatenate(found[spec.input]).reshape(self.engine._shape(spec.axes))
-            for spec in self.engine.manifest.states
-        }
+        return self.engine.from_rows([view[None] for view in self._states()])
 
     def write(self, arrays: Mapping[str, Array]) -> None:
         """Make ``arrays`` the states."""
         for part, view in zip(self.engine.parts, self._states(), strict=True):
-            array = np.asarray(arrays[part.spec.input])
-            view[:] = (array if part.layer is None else array[part.layer]).reshape(-1)
+            view[:] = self.engine.to_rows(part, arrays)[0]
 
 
 class NativeCall:

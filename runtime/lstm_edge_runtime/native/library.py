@@ -34,7 +34,14 @@ class Rows(C.Structure):
 class Port(C.Structure):
     """``lstm_edge_port``: one input, output or state."""
 
-    _fields_ = (("name", C.c_char_p), ("width", SIZE), ("type", C.c_int), ("every_step", C.c_int))
+    _fields_ = (
+        ("name", C.c_char_p),
+        ("width", SIZE),
+        ("type", C.c_int),
+        ("every_step", C.c_int),
+        ("frames", SIZE),
+        ("groups", SIZE),
+    )
 
 
 _P = C.c_void_p

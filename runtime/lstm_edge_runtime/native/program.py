@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from ..errors import FileFormatError, UnsupportedError
 from ..manifest import Array
+from .past import Past
 
 __all__ = [
     "INPUT_TYPES", "NONE", "Binary", "Code", "Function", "Operation", "Port", "ProgramWriter", "padding_of",
@@ -43,6 +44,9 @@ class Code(IntEnum):
     CAST = 11
     CONSTANT = 12
     WHERE = 13
+    WINDOW = 14
+    PUSH = 15
+    DEPTHWISE = 16
 
 
 class Function(IntEnum):
@@ -376,6 +380,28 @@ class ProgramWriter:
         """Add copies of ``count`` stretches of ``length`` numbers into a part of ``out``."""
         places = (source_offset, out_offset, length, count, source_stride, out_stride)
         self.operation(Code.COPY, source, out, *places)
+
+    def past(self, name: str, past: Past, reset: Array) -> int:
+        """Add a state that is a ring, with its reset value as the file has it; return its buffer."""
+        buffer = self.state(name, past.width, past.to_rows(reset)[0])
+        self.next_state(buffer, buffer)
+        return buffer
+
+    def window(self, source: int, past: int, first: int, dilation: int, count: int) -> int:
+        """Add ``count`` frames, ``dilation`` apart, of a past with ``source`` behind; return the result."""
+        out = self.buffer(self.width(source) * count)
+        self.operation(Code.WINDOW, source, past, out, first, dilation, count)
+        return out
+
+    def push(self, source: int | None, past: int, ring: Past) -> None:
+        """Let a past take in a frame; with None it stays as it is. Nothing reads it afterwards."""
+        self.operation(Code.PUSH, NONE if source is None else source, past, ring.frames, ring.groups)
+
+    def depthwise(self, source: int, out: int, weights: Array | None, bias: Array | None = None) -> int:
+        """Add the sum of K stretches of ``out`` numbers times ``weights (K, out)``, or the largest."""
+        made = self.buffer(out)
+        self.operation(Code.DEPTHWISE, source, made, self._optional(weights), self._optional(bias))
+        return made
 
     def cast(self, source: int) -> int:
         """Add a conversion to float32; return the result."""

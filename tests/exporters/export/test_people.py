@@ -15,7 +15,6 @@ from lstm_edge_runtime.onnx_reader import read_onnx
 NOT_NATIVE = {
     "Seq2SeqTeacherForced": "('N', 'L2', 3) has a dynamic axis other than batch and time",
     "WordLanguageModel": "('N*L', 60) has a dynamic axis other than batch and time",
-    "VideoClassifier": "(Conv): an operator that is not covered",
     "EncoderWithLengths": "(GatherND): an operator of stored tensors that is not covered",
 }
 """Modules that stream and whose steps the native engine does not take, with its reason."""

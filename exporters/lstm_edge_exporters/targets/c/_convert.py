@@ -15,7 +15,7 @@ from lstm_edge_runtime.onnx_reader import is_ort_format
 from lstm_edge_runtime.tolerance import Comparison
 
 from ._calls import golden_case, run_calls
-from ._generate import generate
+from ._generate import compile_to_c, write_step
 from ._interface import build_interface, model_name
 from ._render import HARNESS, paths, render
 from ._verify import Sizes, find_compiler, measure, verify_c
@@ -114,11 +114,13 @@ def to_c(
                 f"{min(ranged)} quantizes to the range of a whole chunk, so that a chunk differs from single "
                 "steps; leave --chunk out, or convert the float file"
             )
-        interface = build_interface(model.manifest, prefix, chunk)
-        compiler = find_compiler()
         file = read_model(source)[1]
         assert file is not None
-        step = generate(file, interface)
+        build_interface(model.manifest, prefix, chunk)  # refuses names and axes before operators
+        compiled = compile_to_c(file, model.manifest)
+        interface = build_interface(model.manifest, prefix, chunk, compiled.parts)
+        compiler = find_compiler()
+        step = write_step(compiled, interface)
         golden = golden_case(model, graph, interface)
         files = render(interface, step, golden, model.sha256)
         sizes = measure(files, interface, compiler, step.flash, step.work)

@@ -9,7 +9,7 @@ from math import prod
 import numpy as np
 
 from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.native.compiler import Compiled, compile_program
 from lstm_edge_runtime.native.program import NONE, Binary, Code, Function, Operation
 from lstm_edge_runtime.onnx_reader import OnnxFile
@@ -17,16 +17,24 @@ from lstm_edge_runtime.onnx_reader import OnnxFile
 from ._interface import Interface, StepArray
 from ._literals import array_literal, literal
 
-__all__ = ["Step", "generate", "write_step"]
+__all__ = ["Step", "compile_to_c", "write_step"]
 
 _RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
 _READS = {
     Code.BINARY: (0, 1),
     Code.WHERE: (0, 1, 2),
     Code.CONSTANT: (),
+    Code.WINDOW: (0, 1),
+    Code.PUSH: (0, 1),
     **dict.fromkeys(_RECURRENT, (0, 1, 2)),
 }
-_WRITES = {Code.BINARY: (3,), Code.WHERE: (3,), **dict.fromkeys(_RECURRENT, (3, 4))}
+_WRITES = {
+    Code.BINARY: (3,),
+    Code.WHERE: (3,),
+    Code.WINDOW: (2,),
+    Code.PUSH: (),
+    **dict.fromkeys(_RECURRENT, (3, 4)),
+}
 """Which arguments of an operation are buffers that it reads or writes, where not 0 and 1."""
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
 """Operations whose result may take the place of an input."""
@@ -59,18 +67,17 @@ class Step:
         return 4 * self.memory + 2 * self.quantized
 
 
-def generate(file: OnnxFile, interface: Interface) -> Step:
-    """Return the C of one call.
+def compile_to_c(file: OnnxFile, manifest: Manifest) -> Compiled:
+    """Return the native program of a file, which ``write_step`` takes.
 
     Raises:
         UnsupportedError: the native engine lacks a node.
         FileFormatError: a stored tensor that can't be read.
     """
     try:
-        compiled = compile_program(file, interface.manifest)
+        return compile_program(file, manifest)
     except UnsupportedError as error:
         raise UnsupportedError(f"the file can't be translated to C: {error}; use onnxruntime") from error
-    return write_step(compiled, interface)
 
 
 def write_step(compiled: Compiled, interface: Interface) -> Step:
@@ -219,6 +226,8 @@ class _Generator:
             symbol = f"state->{states[part.state.input].symbol}"
             place = symbol if not part.layer else f"({symbol} + {part.layer * width})"
             self._places[port.buffer] = place
+            if port.next == port.buffer:
+                continue
             writer = next(
                 (i for i, each in enumerate(self._operations) if port.next in self._writes(each)), None
             )
@@ -331,7 +340,7 @@ class _Generator:
         often = [False] * self._end
         for at in range(self._end - 1, -1, -1):
             each = self._operations[at]
-            if each.code in _RECURRENT or needed.intersection(self._writes(each)):
+            if each.code in (*_RECURRENT, Code.PUSH) or needed.intersection(self._writes(each)):
                 often[at] = True
                 needed.update(self._reads(each))
         return often
@@ -547,6 +556,29 @@ class _Generator:
             f"    memcpy({to} + i * {out_stride}, {x} + i * {source_stride}, {length} * sizeof(float));"
         )
         self._emit("}")
+
+    def _window(self, arguments: Sequence[int]) -> None:
+        source, past, out, first, dilation, count = arguments[:6]
+        width = self._writer.width(source)
+        frames = (self._writer.width(past) - 1) // width
+        places = f"{self._place(source)}, {self._place(past)}, {frames}, {width}"
+        self._emit(f"le_window({places}, {first}, {dilation}, {count}, {self._place(out)});")
+
+    def _push(self, arguments: Sequence[int]) -> None:
+        source, past, frames = arguments[:3]
+        places = f"{self._place(source)}, {self._place(past)}"
+        self._emit(f"le_push({places}, {frames}, {self._writer.width(source)});")
+
+    def _depthwise(self, arguments: Sequence[int]) -> None:
+        source, out, weights, bias = arguments[:4]
+        parameters = [
+            self._vector(number, f"le_{self._at}_{name}")
+            for number, name in ((weights, "weights"), (bias, "bias"))
+        ]
+        width = self._writer.width(out)
+        taps = self._writer.width(source) // width
+        places = f"{self._place(source)}, {', '.join(parameters)}"
+        self._emit(f"le_depthwise({places}, {taps}, {width}, {self._place(out)});")
 
     def _constant(self, arguments: Sequence[int]) -> None:
         """Nothing: whoever reads the buffer reads the constant, unless it is an output."""

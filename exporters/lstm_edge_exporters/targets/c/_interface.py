@@ -1,7 +1,7 @@
 """What a model is in C: the arrays that a step takes and gives, the states, and their names."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,6 +9,8 @@ import numpy as np
 from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.native.compiler import StatePart
+from lstm_edge_runtime.native.past import Past
 
 from ..names import c_identifier, check_project_name
 
@@ -49,6 +51,11 @@ class StepArray:
         """An element's type in C."""
         return _C_TYPES[self.dtype]
 
+    def from_c(self, flat: Array) -> Array:
+        """Return an array of C, of ``shape``."""
+        array: Array = flat.reshape(self.shape)
+        return array
+
 
 @dataclass(frozen=True)
 class StateArray(StepArray):
@@ -58,6 +65,34 @@ class StateArray(StepArray):
     """The graph output that it leaves by."""
     reset: Array
     """Its value at reset, of ``shape``."""
+    past: Past | None = None
+    """How it is a ring of frames in C."""
+
+    @property
+    def size(self) -> int:
+        """The number of elements in C."""
+        return super().size if self.past is None else self.past.width
+
+    @property
+    def start(self) -> Array:
+        """Its value at reset in C, ``(size,)``."""
+        row: Array = self.to_c(self.reset)[0]
+        return row
+
+    def to_c(self, states: Array, steps: int = 0) -> Array:
+        """Return states ``(N, ...)`` or ``shape`` of the file as C has them, ``(N, size)``.
+
+        Args:
+            states: their values.
+            steps: how many there have been since the reset.
+        """
+        if self.past is not None:
+            return self.past.to_rows(states, steps)
+        return states.reshape(-1, self.size)
+
+    def from_c(self, flat: Array) -> Array:
+        """Return a state of C, of ``shape``."""
+        return super().from_c(flat if self.past is None else self.past.from_rows(flat[None]))
 
 
 @dataclass(frozen=True)
@@ -104,13 +139,14 @@ def model_name(given: str) -> str:
     return name
 
 
-def build_interface(manifest: Manifest, name: str, chunk: int) -> Interface:
+def build_interface(manifest: Manifest, name: str, chunk: int, parts: Sequence[StatePart] = ()) -> Interface:
     """Work out the interface of a file.
 
     Args:
         manifest: the file's contract.
         name: the prefix, which ``model_name`` gave.
         chunk: time steps in one call.
+        parts: the states of the native program.
 
     Raises:
         InputError: a state's name that C can't take, or a chunk without a time axis.
@@ -121,12 +157,13 @@ def build_interface(manifest: Manifest, name: str, chunk: int) -> Interface:
     data = list(manifest.data_inputs)
     lengths = [manifest.lengths_input] if manifest.lengths_input else []
     ports = _Ports(manifest, _sizes(manifest, chunk))
+    pasts = {part.state.input: part.past for part in parts}
     return Interface(
         name=name,
         chunk=chunk,
         inputs=ports.open(data, "x"),
         outputs=ports.open(manifest.outputs, "y"),
-        states=tuple(ports.state(spec) for spec in manifest.states),
+        states=tuple(ports.state(spec, pasts.get(spec.input)) for spec in manifest.states),
         lengths=ports.port(lengths[0], "lengths") if lengths else None,
         manifest=manifest,
     )
@@ -153,12 +190,12 @@ class _Ports:
     def port(self, spec: TensorSpec, symbol: str) -> StepArray:
         return StepArray(spec.name, symbol, *self._array(spec.name, spec.dtype, spec.axes))
 
-    def state(self, spec: StateSpec) -> StateArray:
+    def state(self, spec: StateSpec, past: Past | None) -> StateArray:
         dtype, shape, time_axis = self._array(spec.input, spec.dtype, spec.axes)
         reset = np.empty(shape, dtype)
         reset[...] = spec.reset
         symbol = self._symbol(spec.input)
-        return StateArray(spec.input, symbol, dtype, shape, time_axis, spec.output, reset)
+        return StateArray(spec.input, symbol, dtype, shape, time_axis, spec.output, reset, past)
 
     def _array(self, name: str, dtype: str, axes: Axes) -> tuple[str, tuple[int, ...], int | None]:
         if dtype not in _C_TYPES:

@@ -14,7 +14,7 @@ from ...versions import versions
 from ..names import c_identifiers, c_string
 from ._calls import GoldenCase
 from ._generate import Step
-from ._interface import Interface, StepArray
+from ._interface import Interface, StateArray, StepArray
 from ._literals import array_literal
 from ._verify import Sizes
 
@@ -171,17 +171,22 @@ def _golden(interface: Interface, golden: GoldenCase) -> dict[str, Any]:
         )
         return symbol
 
-    for port in (*interface.inputs, *interface.states):
-        add("given" if port in interface.inputs else "start", port, golden.feeds[port.name])
+    for port in interface.inputs:
+        add("given", port, golden.feeds[port.name])
+    for state in interface.states:
+        add("start", state, state.to_c(golden.feeds[state.name]))
     results = [(port, port.name, port.symbol) for port in interface.outputs]
     results += [(state, state.output, f"state.{state.symbol}") for state in interface.states]
     for port, name, got in results:
-        limits = golden.limits[name][None].astype(np.float32)
+        expected, limits = golden.outputs[name], golden.limits[name][None].astype(np.float32)
+        if isinstance(port, StateArray):
+            steps = golden.calls * interface.chunk
+            expected, limits = port.to_c(expected, steps), port.to_c(limits)  # the place differs by 0
         checks.append(
             {
                 "c_type": port.c_type,
                 "got": got,
-                "expected": add("expected", port, golden.outputs[name]),
+                "expected": add("expected", port, expected),
                 "size": port.size,
                 "limits": add("limits", replace(port, dtype="float32"), limits),
                 "every_call": len(golden.outputs[name]) == golden.calls > 1,

@@ -114,7 +114,7 @@ def measure(
             code = sections and int(sections[1]) + int(sections[2]) - constants
         usage = made.with_suffix(".su")
         frames = _frames(usage.read_text(encoding="utf-8"), name) if usage.exists() else _FRAMES + work
-    state = sum(each.reset.nbytes for each in interface.states)
+    state = sum(each.start.nbytes for each in interface.states)
     return Sizes(constants, code, state, work, frames)
 
 
@@ -145,7 +145,14 @@ def verify_c(
         _execute(
             [*compiler, *_C99, "-O1", f"-I{folder / 'src'}", *sources, "-o", str(program), "-lm"], compiler[0]
         )
-        arrays = [call.feeds[port.name] for call in calls for port in (*interface.inputs, *interface.states)]
+        arrays = [
+            array
+            for call in calls
+            for array in (
+                *(call.feeds[port.name] for port in interface.inputs),
+                *(state.to_c(call.feeds[state.name]) for state in interface.states),
+            )
+        ]
         answer = _execute([str(program)], "the program in C", b"".join(array.tobytes() for array in arrays))
     reader = _Reader(answer)
     for state in interface.states:
@@ -179,8 +186,7 @@ class _Reader:
         self._place = 0
 
     def take(self, port: StepArray) -> Array:
-        array = self._next(np.dtype(port.dtype), port.size)
-        return array.reshape(port.shape)
+        return port.from_c(self._next(np.dtype(port.dtype), port.size))
 
     def number(self, dtype: type[np.generic]) -> Any:
         return self._next(np.dtype(dtype), 1)[0]

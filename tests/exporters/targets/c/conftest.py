@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
@@ -58,6 +59,20 @@ class Tagger(nn.Module):
         return output, h_n[-1]
 
 
+class Wearable(nn.Module):
+    """Causal convolutions, one of them dilated and one depthwise, and a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.dilated = nn.Conv1d(3, 12, 5), nn.Conv1d(12, 10, 3, dilation=4)
+        self.depthwise, self.gru = nn.Conv1d(10, 10, 3, groups=10), nn.GRU(10, 8, batch_first=True)
+
+    def forward(self, x):
+        y = torch.relu(self.conv(F.pad(x.transpose(1, 2), (4, 0))))
+        y = torch.relu(self.dilated(F.pad(y, (8, 0))))
+        return self.gru(self.depthwise(F.pad(y, (2, 0))).transpose(1, 2))[0]
+
+
 def slow(*parameters):
     """Parameters that only the slow tests run."""
     return [pytest.param(each, marks=pytest.mark.slow) for each in parameters]
@@ -81,7 +96,11 @@ def _tagger():
     return _export(Tagger(), torch.randint(0, 30, (2, 5)), outputs=("next", "last"))
 
 
-BUILT = {"demo": _demo, "projected": _projected, "tagger": _tagger}
+def _wearable():
+    return _export(Wearable(), torch.randn(2, 20, 3), inputs={"x": ("N", "L", 3)})
+
+
+BUILT = {"demo": _demo, "projected": _projected, "tagger": _tagger, "wearable": _wearable}
 STORED = {"int8": "motions-int8", "gru": "gru", "unbatched": "unbatched", "layers": "lstm"}
 NETWORKS = [*BUILT, *STORED]
 

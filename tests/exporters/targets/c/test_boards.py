@@ -24,7 +24,7 @@ SAID = re.compile(
 )
 
 
-@pytest.mark.parametrize("name", ["demo", "int8", *slow("tagger", "projected")])
+@pytest.mark.parametrize("name", ["demo", "int8", *slow("tagger", "projected", "wearable")])
 @pytest.mark.parametrize(
     ("compiler", "emulator"),
     [("arm-linux-gnueabihf-gcc", "qemu-arm"), ("riscv64-linux-gnu-gcc", "qemu-riscv64")],
@@ -97,6 +97,12 @@ def test_the_demos_network_passes_its_golden_case_in_64_kB_of_flash_and_8_kB_of_
 def test_int8_passes_its_golden_case_on_a_board_in_less_flash(har, demo, on_board):
     int8, fp32 = on_board("m4f", har("int8")), on_board("m4f", demo)
     assert int8["flash"] < fp32["flash"] / 2
+
+
+@pytest.mark.parametrize("board", ["m4f", *slow("m3", "m55")])
+def test_convolutions_pass_their_golden_case_on_a_board(har, on_board, board):
+    """The golden case starts from a recorded past."""
+    assert on_board(board, har("wearable"))["ram"] <= 8 * 1024
 
 
 BITS = """

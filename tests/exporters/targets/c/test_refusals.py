@@ -187,16 +187,16 @@ def test_no_compiler_or_one_that_is_not_there(monkeypatch):
 def generated(monkeypatch, find_program):
     """A function that replaces something in the generated code of the next conversion."""
     find_program("cc", "gcc", "clang")
-    generate = _convert.generate
+    write = _convert.write_step
 
     def err(part, old, new):
         def wrong(*given):
-            step = generate(*given)
+            step = write(*given)
             changed, count = re.subn(old, new, getattr(step, part), count=1)
             assert count
             return replace(step, **{part: changed})
 
-        monkeypatch.setattr(_convert, "generate", wrong)
+        monkeypatch.setattr(_convert, "write_step", wrong)
 
     return err
 

@@ -313,6 +313,44 @@ LE_KERNEL void le_row_stored(const int8_t *table, const float *scales, int row, 
     for (int i = 0; i < n; i++) y[i] = (float)table[row * n + i] * scales[row];
 }
 
+/* --- The last frames of a value: a ring, and behind it the place of the oldest frame ------------------- */
+
+LE_INLINE int le_oldest(const float *past, int frames, int n) {
+    const float place = past[frames * n];
+    return place > 0.0f && place < (float)frames ? (int)place : 0;
+}
+
+/* y = `count` frames of n numbers, `dilation` apart from number `first` on: 0 is the oldest, `frames` is x. */
+LE_KERNEL void le_window(const float *x, const float *past, int frames, int n, int first, int dilation, int count,
+                         float *y) {
+    const int oldest = le_oldest(past, frames, n);
+    for (; count > 0; count--, first += dilation, y += n) {
+        const int place = oldest + first < frames ? oldest + first : oldest + first - frames;
+        memcpy(y, first < frames ? past + place * n : x, (size_t)n * sizeof *y);
+    }
+}
+
+/* Put x in the place of the oldest frame. */
+LE_KERNEL void le_push(const float *x, float *past, int frames, int n) {
+    const int oldest = le_oldest(past, frames, n);
+    memcpy(past + oldest * n, x, (size_t)n * sizeof *x);
+    past[frames * n] = oldest + 1 < frames ? (float)(oldest + 1) : 0.0f;
+}
+
+/* y = start + the sum of k stretches of n numbers times their weights; without weights the largest numbers. */
+LE_KERNEL void le_depthwise(const float *x, const float *w, const float *start, int k, int n, float *y) {
+    LE_EACH(i, n) {
+        const int left = n - i;
+        le_vf v = !w ? le_load(x + i, left) : start ? le_load(start + i, left) : le_set(0.0f);
+        for (int j = 0; j < k; j++) {
+            const le_vf next = le_load(x + j * n + i, left);
+            if (!w) v = le_combine(LE_MAXIMUM, v, next);
+            else v = LE_FMA(next, le_load(w + j * n + i, left), v);
+        }
+        le_store(y + i, v, left);
+    }
+}
+
 /* --- Products of float32 ----------------------------------------------------------------------------- */
 
 /* 16 outputs in registers. */

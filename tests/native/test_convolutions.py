@@ -1,0 +1,308 @@
+"""Convolutions, pooling and the last frames of a value: onnxruntime's numbers, and numpy's in float64."""
+
+import ctypes as C
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from engine import LibraryError, Program, Stream
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.native.compiler import compile_program
+from lstm_edge_runtime.native.engine import NativeEngine
+from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native.program import Code, ProgramWriter
+from lstm_edge_runtime.native.windows import PADDING, stretches
+from lstm_edge_runtime.onnx_reader import read_onnx
+
+Array = Any
+quick = settings(
+    max_examples=25,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+WIDE = 9
+"""Features that a kernel goes over."""
+
+
+def over_time(
+    node: str, channels: int, weights: list[Array], kernel: list[int], dilation: int, **attributes: Any
+) -> tuple[bytes, Manifest]:
+    """A node over time and features of x (N, channels, L, WIDE), its past of (K - 1) D frames a state."""
+    frames = (kernel[0] - 1) * dilation
+    stored = {f"w{place}": each for place, each in enumerate(weights)}
+    if frames:
+        stored |= {"start": np.array([-frames]), "end": np.array([2**62]), "axis": np.array([2])}
+    read = "joined" if frames else "x"
+    nodes = [
+        helper.make_node("Concat", ["past", "x"], ["joined"], axis=2),
+        helper.make_node("Slice", ["joined", "start", "end", "axis"], ["past_n"]),
+    ][: 2 * bool(frames)]
+    nodes.append(helper.make_node(node, [read, *list(stored)[: len(weights)]], ["y"], **attributes))
+    ends = {"x": "L", "past": frames, "y": "L", "past_n": frames}
+    values = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None, end, None])
+        for name, end in ends.items()
+    }
+    ins, outs = (["x", "past"], ["y", "past_n"]) if frames else (["x"], ["y"])
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [values[name] for name in ins],
+        [values[name] for name in outs],
+        [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    content = model.SerializeToString()
+    session = onnxruntime.InferenceSession(content)
+    x = np.zeros((1, channels, 1, WIDE), "float32")
+    feeds = {"x": x, "past": np.zeros((1, channels, frames, WIDE), "float32")}
+    shape = session.run(["y"], {name: feeds[name] for name in ins})[0].shape
+    state = StateSpec("past", "past_n", "float32", ("N", channels, frames, WIDE))
+    manifest = Manifest(
+        (TensorSpec("x", "float32", ("N", channels, "L", WIDE)),),
+        (TensorSpec("y", "float32", ("N", shape[1], "L", shape[3])),),
+        (state,) * bool(frames),
+    )
+    return content, manifest
+
+
+def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 2e-5) -> None:
+    """Whole sequences of three rows and their single steps, from a state that is not at reset."""
+    native = NativeEngine(compile_program(read_onnx(content), manifest).writer.to_bytes(), manifest, 1)
+    rng, session = np.random.default_rng(seed), onnxruntime.InferenceSession(content)
+    specs = {spec.name: spec.axes for spec in manifest.inputs}
+    specs |= {state.input: state.axes for state in manifest.states}
+    feeds = {
+        name: rng.standard_normal([{"N": 3, "L": 5}.get(axis, axis) for axis in axes]).astype("float32")
+        for name, axes in specs.items()
+    }
+    names = [output.name for output in session.get_outputs()]
+    expected = dict(zip(names, session.run(names, feeds), strict=True))
+    outputs, states = native.call(feeds)
+    got = outputs | {f"{name}_n": array for name, array in states.items()}
+    for name, array in expected.items():
+        np.testing.assert_allclose(got[name], array, rtol=1e-5, atol=limit, err_msg=name)
+    pool = native.pool({state.input: feeds[state.input] for state in manifest.states})
+    for step in range(5):
+        made = native.tick({"x": feeds["x"][:, :, step : step + 1]}, pool, np.arange(3))
+        assert np.array_equal(made["y"], outputs["y"][:, :, step : step + 1])
+    for name, array in pool.gather().items():
+        assert np.array_equal(array, states[name])
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+@quick
+@given(
+    channels=st.sampled_from([1, 2, 4, 6]),
+    made=st.integers(1, 3),
+    grouped=st.sampled_from(["one", "two", "depthwise"]),
+    kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    dilations=st.tuples(st.integers(1, 3), st.integers(1, 2)),
+    stride=st.integers(1, 2),
+    pads=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    bias=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_a_convolution_over_time_and_features_is_that_of_onnxruntime(
+    channels: int,
+    made: int,
+    grouped: str,
+    kernel: tuple[int, int],
+    dilations: tuple[int, int],
+    stride: int,
+    pads: tuple[int, int],
+    bias: bool,
+    seed: int,
+) -> None:
+    groups = {"one": 1, "two": 2, "depthwise": channels}[grouped]
+    assume(channels % groups == 0)
+    rng = np.random.default_rng(seed)
+    weights = [rng.standard_normal((made * groups, channels // groups, *kernel)).astype("float32")]
+    weights += [rng.standard_normal(made * groups).astype("float32")] * bias
+    file = over_time(
+        "Conv", channels, weights, [*kernel], dilations[0],
+        dilations=dilations, strides=[1, stride], pads=[0, pads[0], 0, pads[1]], group=groups,
+    )  # fmt: skip
+    assert_agrees(*file, seed)
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+@quick
+@given(
+    node=st.sampled_from(["MaxPool", "AveragePool"]),
+    counted=st.integers(0, 1),
+    kernel=st.tuples(st.integers(1, 4), st.integers(2, 3)),
+    stride=st.integers(1, 2),
+    pads=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    seed=st.integers(0, 99),
+)
+def test_pooling_over_time_and_features_is_that_of_onnxruntime(
+    node: str, counted: int, kernel: tuple[int, int], stride: int, pads: tuple[int, int], seed: int
+) -> None:
+    more = {"count_include_pad": counted} if node == "AveragePool" else {}
+    options = {"strides": [1, stride], "pads": [0, pads[0], 0, pads[1]], "kernel_shape": kernel}
+    assert_agrees(*over_time(node, 3, [], [*kernel], 1, **options, **more), seed)
+
+
+@quick
+@given(
+    places=st.lists(st.integers(PADDING, 20), min_size=1, max_size=60).map(np.array),
+    shape=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4)),
+)
+def test_copies_bring_any_numbers_of_a_row_side_by_side(places: Array, shape: tuple[int, int, int]) -> None:
+    regular = np.arange(np.prod(shape)).reshape(shape).transpose(1, 0, 2).reshape(-1)
+    for wanted in (places, regular):
+        out = np.full(wanted.size, 99)
+        for source, at, length, number, source_stride, out_stride in stretches(wanted):
+            for each in range(number):
+                to = at + each * out_stride + np.arange(length)
+                assert (out[to] == 99).all()
+                start = source + each * source_stride
+                out[to] = PADDING if source == PADDING else start + np.arange(length)
+        assert np.array_equal(out, wanted)
+    assert len(list(stretches(regular))) <= shape[1]
+
+
+class Reads:
+    """A program that keeps ``frames`` of what a layer gives, and reads some of them in three ways."""
+
+    def __init__(self, rng: np.random.Generator, frames: int, every_step: bool) -> None:
+        self.width = int(rng.integers(1, 20))
+        self.first, self.dilation = int(rng.integers(0, frames + 1)), int(rng.integers(1, 4))
+        self.count = (frames - self.first) // self.dilation + 1
+        self.weights = rng.standard_normal((self.width, 3)).astype("float32")
+        self.taps = rng.standard_normal((self.count, self.width)).astype("float32")
+        self.past = Past(1, frames, self.width)
+        self.reset = rng.standard_normal((1, frames, self.width)).astype("float32")
+        writer = self.writer = ProgramWriter()
+        value = writer.linear(writer.input("x", 3), self.weights)
+        ring = writer.past("past", self.past, self.reset)
+        read = writer.window(value, ring, self.first, self.dilation, self.count)
+        results = [
+            read,
+            writer.depthwise(read, self.width, self.taps, self.taps[0]),
+            writer.depthwise(read, self.width, None),
+        ]
+        writer.push(value, ring, self.past)
+        joined = writer.buffer(sum(map(writer.width, results)))
+        at = 0
+        for each in results:
+            writer.copy(each, joined, out_offset=at, length=writer.width(each))
+            at += writer.width(each)
+        writer.output("y", joined, every_step=every_step)
+
+    def run(self, x: Array) -> Array:
+        """Return what each of the steps ``x (L, 3)`` after the reset gives, in float64."""
+        values = np.concatenate([self.reset[0], x.astype("float64") @ self.weights.T])
+        rows = []
+        for step in range(len(x)):
+            read = values[step + self.first :: self.dilation][: self.count]
+            total = (read * self.taps).sum(0) + self.taps[0]
+            rows.append(np.concatenate([read.ravel(), total, read.max(0)]))
+        return np.array(rows)
+
+
+@quick
+@given(
+    seed=st.integers(0, 9999),
+    frames=st.integers(1, 70),
+    cuts=st.lists(st.integers(1, 60), min_size=1, max_size=4),
+    every_step=st.booleans(),
+)
+def test_steps_chunks_and_the_whole_read_the_same_frames(
+    library: C.CDLL, seed: int, frames: int, cuts: list[int], every_step: bool
+) -> None:
+    rng = np.random.default_rng(seed)
+    net = Reads(rng, frames, every_step)
+    x = rng.standard_normal((sum(cuts), 3)).astype("float32")
+    expected = net.run(x)
+    program = Program(library, net.writer.to_bytes())
+    chunks, steps = Stream(program), Stream(program)
+    at, got = 0, []
+    for cut in cuts:
+        got.append(chunks.chunk(x[at : at + cut]))
+        at += cut
+    singles = np.array([steps.step(sample) for sample in x])
+    assert np.abs(singles - expected).max() <= 1e-4
+    assert np.array_equal(
+        np.concatenate(got) if every_step else got[-1], singles if every_step else singles[-1]
+    )
+    assert np.array_equal(chunks.states[0], steps.states[0])
+    last = np.concatenate([net.reset[0], x.astype("float64") @ net.weights.T])[-frames:]
+    assert np.abs(net.past.from_rows(steps.states[0][None])[0, 0] - last).max() <= 1e-4
+
+
+@quick
+@given(seed=st.integers(0, 9999), rows=st.integers(2, 60), threads=st.sampled_from([1, 2]))
+def test_rows_of_different_age_share_a_call(library: C.CDLL, seed: int, rows: int, threads: int) -> None:
+    rng = np.random.default_rng(seed)
+    net = Reads(rng, int(rng.integers(1, 12)), every_step=True)
+    program = Program(library, net.writer.to_bytes(), threads)
+    ages = rng.integers(0, 15, rows)
+    x = rng.standard_normal((rows, 20, 3)).astype("float32")
+    pool = [np.repeat(net.past.to_rows(net.reset), rows, 0)]
+    for row, age in enumerate(ages):
+        if age:
+            own = [pool[0][row : row + 1]]
+            program.run(x[row : row + 1, :age], own)
+    slots = rng.permutation(rows)
+    new = np.stack([x[row, ages[row] : ages[row] + 5] for row in slots])
+    (y,) = program.run(new, pool, slots)
+    for place in {0, rows // 2, rows - 1}:
+        row = slots[place]
+        assert np.abs(y[place] - net.run(x[row, : ages[row] + 5])[-5:]).max() <= 1e-4
+
+
+def test_a_place_that_is_none_is_the_first(library: C.CDLL) -> None:
+    """What a caller writes into a state is read as it is: no number of it reads other memory."""
+    net = Reads(np.random.default_rng(3), 5, every_step=True)
+    program, x = Program(library, net.writer.to_bytes()), np.ones((1, 7, 3), "float32")
+    expected = program.run(x, [net.past.to_rows(net.reset)])[0]
+    for place in (-1.0, 5.0, 1e30, np.inf, np.nan):
+        rows = net.past.to_rows(net.reset)
+        rows[0, -1] = place
+        assert np.array_equal(program.run(x, [rows])[0], expected)
+        assert rows[0, -1] == 2
+
+
+def ring(writer: ProgramWriter, frames: int = 4) -> tuple[int, int]:
+    """Add an input of 3 numbers and a past of it."""
+    return writer.input("x", 3), writer.past("past", Past(1, frames, 3), np.zeros((1, frames, 3), "float32"))
+
+
+@pytest.mark.parametrize(
+    ("operations", "message"),
+    [
+        (lambda w, x, past: w.window(x, past, 0, 1, 6), "frames that are not there"),
+        (lambda w, x, past: w.window(x, past, 5, 0, 1), "frames that are not there"),
+        (lambda w, x, past: w.window(x, past, 1, 2**31, 3), "frames that are not there"),
+        (lambda w, x, past: w.operation(Code.WINDOW, x, x, w.buffer(3), 0, 1, 1), "a past that is not there"),
+        (lambda w, x, past: w.operation(Code.WINDOW, x, past, w.buffer(4), 0, 1, 1), "do not fit its output"),
+        (lambda w, x, past: w.unary(past, 0), "a past that is read as a row of numbers"),
+        (lambda w, x, past: w.operation(Code.COPY, x, past, 0, 0, 3, 1, 0, 0), "written twice"),
+        (lambda w, x, past: w.output("z", past, every_step=True), "a past can't be an output"),
+        (lambda w, x, past: w.push(x, past, Past(1, 3, 4)), "frames that do not fit a past"),
+        (lambda w, x, past: w.push(x, past, Past(2, 4, 3)), "frames that do not fit a past"),
+        (lambda w, x, past: w.push(x, past, Past(1, 4, 3)) or w.window(x, past, 0, 1, 1), "after its PUSH"),
+        (lambda w, x, past: None, "a past without a PUSH"),
+        (lambda w, x, past: w.depthwise(x, 2, None), "stretches that do not fit its output"),
+        (lambda w, x, past: w.depthwise(x, 3, np.ones((2, 3))), "a vector: constant"),
+    ],
+)
+def test_a_program_that_would_read_other_frames_is_refused(
+    best: C.CDLL, operations: Any, message: str
+) -> None:
+    writer = ProgramWriter()
+    x, past = ring(writer)
+    writer.output("y", writer.window(x, past, 0, 2, 3), every_step=True)
+    operations(writer, x, past)
+    if "without" not in message and "PUSH" not in message:
+        writer.push(x, past, Past(1, 4, 3))
+    with pytest.raises(LibraryError, match=message):
+        Program(best, writer.to_bytes())
