@@ -13,15 +13,11 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime.chunks import Runner, even_sizes
-from lstm_edge_runtime.delayed import run_delayed
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
-from lstm_edge_runtime.onnx_reader import add_initializers
-from lstm_edge_runtime.ort import run_by_name
 from lstm_edge_runtime.selftest import compare_golden
 from lstm_edge_runtime.tolerance import compare
 
-from ...isolation import open_isolated
 from ...numerics.cases import (
     CaseGenerator,
     Feeds,
@@ -32,8 +28,6 @@ from ...numerics.cases import (
     random_sizes,
     take_rows,
 )
-from ...numerics.graph64 import open_graph
-from ...streaming.late import frames_of, settled_after, with_past
 from ..reference import ModelFile
 from ..report import Check, answered
 
@@ -196,6 +190,14 @@ def _long(manifest: Manifest, run: Runner, cases: CaseGenerator, same: float) ->
 
 def _stream(file: ModelFile, run: Runner, cases: CaseGenerator, same: float) -> str:
     """What a stream that is behind gives in chunks is the whole's, and of the last step that of one chunk."""
+    from lstm_edge_runtime.delayed import run_delayed
+    from lstm_edge_runtime.onnx_reader import add_initializers
+    from lstm_edge_runtime.ort import run_by_name
+
+    from ...isolation import open_isolated
+    from ...numerics.graph64 import open_graph
+    from ...streaming.late import frames_of, settled_after, with_past
+
     manifest, streaming = file.manifest, file.manifest.streaming
     assert manifest.stream is not None
     content = add_initializers(manifest.stream.graph, file.path.read_bytes())
