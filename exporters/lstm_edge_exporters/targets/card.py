@@ -105,6 +105,12 @@ def to_card(
     return Card({"onnx/model.onnx": model} | {path: text.encode() for path, text in contents.items()})
 
 
+def _streaming(manifest: Manifest) -> list[str]:
+    if manifest.stream is not None:
+        return [f"It streams: {manifest.pace}.", ""]
+    return [f"It can't be streamed: {markdown(manifest.unstreamable)}.", ""] if manifest.unstreamable else []
+
+
 def _readme(name: str, manifest: Manifest, data: str, scores: Sequence[Score]) -> str:
     signal = manifest.signal
     inputs = [markdown(feature) for feature in signal.features]
@@ -117,7 +123,7 @@ def _readme(name: str, manifest: Manifest, data: str, scores: Sequence[Score]) -
         f"verified by lstm-edge {__version__}.",
         *([f"It takes raw values of {', '.join(inputs)}{rate}."] if inputs else []),
         "",
-        *([f"It can't be streamed: {markdown(manifest.unstreamable)}.", ""] if manifest.unstreamable else []),
+        *_streaming(manifest),
         "```python",
         "from lstm_edge_runtime import load",
         "",

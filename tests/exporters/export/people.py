@@ -610,7 +610,7 @@ PEOPLE = [
         notes="at L=35 forward refuses its inputs",
         ranges={"L": "36.."},
     ),
-    Person(SqueezingCRDNN, _floats(3, 6, 4), {"GRU": 1}, ("h_0",), "looks ahead"),
+    Person(SqueezingCRDNN, _floats(3, 6, 4), {"GRU": 1}, ("h_0",), "need 1 later step"),
     Person(EncoderWithLengths, (_floats(3, 6, 5), torch.tensor([2, 6, 4])), {"LSTM": 1}, ("h_0", "c_0")),
     Person(
         RelativeLengths, (_floats(3, 6, 5), torch.tensor([0.5, 1.0, 0.7])), {"GRU": 1}, ("h_0",), "fractions"

@@ -104,7 +104,9 @@ def test_an_axis_takes_the_sizes_at_which_the_file_computes_what_the_module_does
                 model.run(np.zeros((1, size, 4), np.float32))
     model.warm_up()
     assert model.selftest().ok
-    if allowed.nearest(1) > 1:
+    if artifact.manifest.stream:  # a chunk of a stream may be shorter
+        assert model.stream().step(np.zeros(4)) is None
+    elif allowed.nearest(1) > 1:
         assert f"a call takes {limits} steps" in artifact.manifest.unstreamable
         with pytest.raises(ContractError, match="can't be streamed"):
             model.stream()

@@ -22,8 +22,6 @@ def after(network, operator, **attributes):
 @pytest.mark.parametrize(
     ("operator", "attributes", "kind"),
     [
-        ("Conv", {"pads": [1, 1]}, "Conv 'wide' looks ahead, or is not padded"),
-        ("MaxPool", {"kernel_shape": [3], "pads": [1, 1]}, "MaxPool 'wide' looks ahead, or is not padded"),
         ("Conv", {"pads": [1, 1], "strides": [2]}, "Conv 'wide' has a stride of 2 steps"),
         ("Softmax", {"axis": 2}, "a softmax over time, Softmax 'wide' sees more than its chunk"),
     ],
@@ -36,6 +34,21 @@ def test_an_operator_that_sees_past_its_chunk_is_named(network, operator, attrib
     assert lifted.manifest.unstreamable == lifted.report.unstreamable
     with pytest.raises(ContractError, match="wide"):
         load(lifted.model).stream()
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes"),
+    [("Conv", {"pads": [1, 1]}), ("MaxPool", {"kernel_shape": [3], "pads": [1, 1]})],
+)
+def test_an_operator_that_looks_ahead_streams_a_step_behind(network, operator, attributes):
+    content = after(network, operator, **attributes).SerializeToString()
+    lifted, x = lift(content), np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+    assert not lifted.report.unstreamable
+    assert [state.axes for state in lifted.report.past] == [("N", 3, 2)]
+    whole, stream = load(content).run(x[None])[0]["y"][:, 0, 0], load(lifted.model).stream()
+    first, *others = [stream.step(each) for each in x]
+    assert first is None
+    np.testing.assert_allclose([each.ravel() for each in others], whole[:-1], atol=1e-6)
 
 
 @pytest.mark.parametrize("seed", range(6))
@@ -87,18 +100,20 @@ def test_an_operator_of_one_step_is_not_blamed(network):
 
 
 def test_a_chunk_too_short_for_a_convolution_is_reported(network):
-    lifted = lift(after(network, "Conv", pads=[0, 0]).SerializeToString())
+    lifted = lift(after(network, "Conv", pads=[0, 0], strides=[2]).SerializeToString())
     assert lifted.report.unstreamable != ""
 
 
-def test_a_chunk_that_leaves_a_gru_no_step_is_reported(network):
+def test_a_first_step_that_leaves_a_gru_none_is_no_call_of_it(network):
     """onnxruntime ends the process at an empty sequence (GRU) or batch (GRU, LSTM)."""
     net = network()
     pairs = net.add("Sub", [net.slice("x", 1, 2**40, 0), net.slice("x", 0, -1, 0)])
     net.recurrent("GRU", pairs, 3, 4, outputs=("Y",), name="gru")
     net.add("Identity", [net.nodes[-1].output[0]], ["y"])
     lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
-    assert lifted.report.unstreamable.startswith("GRU 'gru' would start late: Slice ")
+    stream = load(lifted.model).stream()
+    assert stream.step(np.ones(3)) is None
+    assert stream.step(np.ones(3)).shape == (1, 4)
     assert "L=1, N=1" not in lifted.report.equality.exact
 
 
