@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import zip_longest
 from typing import Any
 
@@ -195,12 +196,12 @@ def _suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
         and tensor.is_floating_point()
         and any(tensor.shape == each.shape for each in outputs)
     ]
-    if not states and (states := _absent_states(module, signature.names)):
-        inputs |= dict(
-            zip(states, outputs[-len(states) :] if len(outputs) > len(states) else (), strict=False)
-        )
-    if not states or not inputs.keys() >= {*states}:
-        return advice
+    if not states:
+        absent = _absent_states(module, signature.names)
+        found = dict(zip(absent, outputs[-len(absent) :], strict=False)) if absent else {}
+        if not absent or len(found) < len(absent) or not runs(partial(module, **found), one):  # type: ignore[arg-type]
+            return advice
+        states, inputs = absent, inputs | found
     options = " ".join(
         f"--input {name}={_axes_of_step(tensor, cut.get(name), name in states)}"
         for name, tensor in inputs.items()

@@ -205,12 +205,17 @@ class TakesApart(LoopsOverTime):
 @pytest.mark.parametrize(
     ("module", "example", "line", "way_out"),
     [
-        (LoopsOverTime(), (floats(2, 4, 5),), "for t in range(x.size(1)):", "for which forward has hx"),
+        (
+            LoopsOverTime(),
+            (floats(2, 4, 5),),
+            "for t in range(x.size(1)):",
+            "--step --input x=N,L,5 --input hx=N,6",
+        ),
         (
             TakesApart(),
             (floats(2, 4, 5), floats(2, 6)),
             "steps = x.unbind(1)",
-            "--input x=N,1,5 --input hx=N,6",
+            "--step --input x=N,L,5 --input hx=N,6",
         ),
     ],
 )
