@@ -1,7 +1,6 @@
 """``lstm-edge export``: a trained network becomes one verified ONNX file."""
 
 import contextlib
-import json
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -13,6 +12,7 @@ import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, counted, first_line
 from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.json_reader import read_json
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ..run_files import METRICS
@@ -130,9 +130,10 @@ def command(
         from lstm_edge_exporters import export
 
         if card is not None:
-            from lstm_edge_exporters.targets.card import check_card
+            from lstm_edge_exporters.targets.card import check_card, to_card
 
             check_card(card)
+            scored = _read_scores(Path(source))
         if not Path(source).exists():
             from ._factory import is_factory
 
@@ -167,7 +168,7 @@ def command(
     else:
         artifact.save(output)
     if card is not None:
-        _write_card(card, artifact, Path(source))
+        to_card(card.absolute().name, artifact.model, artifact.manifest, *scored).save(card)
     if as_json:
         document = _document(artifact, output) | {"card": card and str(card)}
         if converted:
@@ -259,15 +260,16 @@ def _read_labels(given: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _write_card(folder: Path, artifact: "Artifact", source: Path) -> None:
-    """Write a registry's folder, which names the model, with the scores of a run if ``source`` is one."""
-    from lstm_edge_exporters.targets.card import to_card
-
+def _read_scores(source: Path) -> "tuple[str, list[Score]]":
+    """Return the name of a run's data and its scores; nothing if ``source`` is no run."""
     metrics = source / METRICS
-    document = json.loads(metrics.read_text()) if metrics.is_file() else {}
-    data = document.get("data", {}).get("file", "")
-    card = to_card(folder.absolute().name, artifact.model, artifact.manifest, data, _scores(document))
-    card.save(folder)
+    if not metrics.is_file():
+        return "", []
+    try:
+        document = read_json(metrics.read_bytes())
+        return str(document["data"]["file"]), _scores(document)
+    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
+        raise FileFormatError(f"{metrics} is invalid ({first_line(error)}); train again") from error
 
 
 def _scores(document: Mapping[str, Any]) -> "list[Score]":

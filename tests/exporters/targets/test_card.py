@@ -124,6 +124,24 @@ def test_the_same_run_gives_the_same_bytes_and_other_files_are_not_lost(exported
     smaller.unlink()
 
 
+@pytest.mark.parametrize("content", ["{", "[1]", '{"data": 3}', '{"data": {"file": "x"}, "test": [1]}'])
+def test_damaged_scores_are_one_line_before_any_work(tmp_path, content, capsys):
+    save(Run(LSTM1(2, 3, 4, 1, 10)), tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").write_text(content)
+    words = [
+        "export",
+        str(tmp_path / "run"),
+        "-o",
+        str(tmp_path / "m.onnx"),
+        "--card",
+        str(tmp_path / "card"),
+    ]
+    assert run(cli, words) == 2
+    error = capsys.readouterr().err
+    assert re.fullmatch(r"error: .*metrics\.json is invalid \(.*\); train again\n", error), error
+    assert not (tmp_path / "m.onnx").exists()
+
+
 class Tags(HTMLParser):
     def __init__(self):
         super().__init__()
