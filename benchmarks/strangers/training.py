@@ -129,7 +129,7 @@ def main() -> None:
 
 
 def show_times(options: Any, more: list[str]) -> None:
-    """Print what an epoch takes of the processor with states from reset and carried, in turns."""
+    """Print the processor time of an epoch with states from reset and carried, interleaved."""
     rows = []
     for name in options.sets:
         data = read(name)

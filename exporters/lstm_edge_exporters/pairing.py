@@ -91,8 +91,8 @@ def pair_states(
 
 
 def _is_called_like_a_state(name: str, names: Sequence[Names], positional: Collection[str]) -> bool:
-    told = {name, *(names[0].inputs.get(name, ()) if name in positional else ())}
-    return any(map(is_called_like_a_state, told))
+    called = {name, *(names[0].inputs.get(name, ()) if name in positional else ())}
+    return any(map(is_called_like_a_state, called))
 
 
 def _settle(

@@ -24,7 +24,7 @@ _STREAMED = (2, 10)
 """Least and most windows of a stream that validation runs; between them as many as an epoch has steps of the
 optimizer, so that validation takes a small part of an epoch's time."""
 _SHARE = 3
-"""Of the epochs, one in so many is left for a trial from reset."""
+"""The trial from reset gets the last ``1 / _SHARE`` of the epochs."""
 _ERRORS, _LOSS = 2.0, 0.1
 """By how much the validation loss of windows must be lower, so that the network of the trial is kept: by two
 standard errors of the mean difference, and by what matters."""

@@ -19,7 +19,7 @@
  *
  * A state whose `next` is its own `buffer` is a past: the last frames of a value, in a ring. Its row is `frames`
  * frames, each as wide as the value, and the number of the oldest one. WINDOW operations read it, then one PUSH
- * operation puts the step's frame in the place of the oldest; nothing else touches it.
+ * operation replaces the oldest frame by the step's; nothing else writes it.
  */
 #ifndef LSTM_EDGE_FORMAT_H
 #define LSTM_EDGE_FORMAT_H

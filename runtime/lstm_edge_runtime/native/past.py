@@ -27,7 +27,7 @@ class Past(NamedTuple):
         return self.frames * self.frame + 1
 
     def to_rows(self, array: Array, steps: int = 0) -> Array:
-        """Return rows ``(N, width)`` of states ``(N, ...)``, as they are so many steps after the reset."""
+        """Return rows ``(N, width)`` of states ``(N, ...)`` whose age is given in steps since the reset."""
         frames = array.reshape(-1, self.groups, self.frames, self.inner).transpose(0, 2, 1, 3)
         place = steps % self.frames
         rows = np.empty((len(frames), self.width), np.float32)

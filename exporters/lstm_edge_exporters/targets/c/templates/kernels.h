@@ -330,7 +330,7 @@ LE_KERNEL void le_window(const float *x, const float *past, int frames, int n, i
     }
 }
 
-/* Put x in the place of the oldest frame. */
+/* Replace the oldest frame by x. */
 LE_KERNEL void le_push(const float *x, float *past, int frames, int n) {
     const int oldest = le_oldest(past, frames, n);
     memcpy(past + oldest * n, x, (size_t)n * sizeof *x);
