@@ -110,15 +110,15 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         engine,
         lambda each: serialize(each, made.manifest, config.opset, config.ir_version),
     )
-    cases, notes = replace(made.cases, held=frozenset()), (*made.notes, *narrowed)
+    drawn, notes = replace(made.cases, held=frozenset()), (*made.notes, *narrowed)
     if config.rest:
         show(0.75, "waiting for the states to settle on silence")
         rest = find_rest(manifest, file.exact)
-        manifest, cases = with_reset(manifest, rest.states), cases.from_reset(rest.states)
+        manifest, drawn = with_reset(manifest, rest.states), drawn.from_reset(rest.states)
         notes += (f"every state was at rest after {rest.steps:,} steps of silence, and starts there",)
     show(0.8, "recording golden cases")
     expect = partial(expected, file.graph, fixed=file.fixed)
-    golden = record_golden(expect, manifest, cases, equivalence.cases)
+    golden = record_golden(expect, manifest, drawn, equivalence.cases)
     manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()

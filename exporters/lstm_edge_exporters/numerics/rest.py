@@ -134,13 +134,13 @@ class _Silence:
         silent = {spec.name: np.zeros_like(drawn[spec.name]) for spec in self._manifest.data_inputs}
         return full_length(self._manifest, {**drawn, **silent})
 
-    def follow(self, states: Mapping[str, Array], steps: int) -> Mapping[str, Array]:
+    def follow(self, states: Mapping[str, Array], steps: int) -> dict[str, Array]:
         """Return the states after ``steps`` steps of silence."""
         call = min(steps, _CALL) if self._manifest.time_axes else 1
         feeds = self._feeds(call)
         for _ in range(steps // call):
             states = self._manifest.states_out(self._run({**feeds, **states}))
-        return states
+        return dict(states)
 
 
 def _wide(array: Array) -> Array:
