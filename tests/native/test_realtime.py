@@ -106,3 +106,48 @@ def test_cpp_blocks_of_any_size_give_what_one_chunk_gives(
     ran = subprocess.run([blocks, path, "50"], input=x.tobytes(), capture_output=True, check=False)
     assert ran.returncode == 3
     assert b"truncated" in ran.stderr
+
+
+def test_a_crossfade_changes_models_without_a_step(
+    compiled: Callable[..., Path], best: C.CDLL, tmp_path: Path
+) -> None:
+    """The example plays one model outside of a change, and in one no more than a line between both."""
+    program = compiled("crossfade.cpp", shutil.which("g++"), "-std=c++17")
+    rng, fade, frames = np.random.default_rng(7), 300, 4000
+    models = [make_network(rng, kinds, 1, 16, outputs=1).program for kinds in (["LSTM"], ["GRU"])]
+    for name, content in zip("ab", models, strict=True):
+        (tmp_path / name).write_bytes(content)
+    x = (np.sin(np.arange(frames) / 20) + 0.1 * rng.standard_normal(frames)).astype("float32")[:, None]
+
+    def alone(model: int, start: int) -> np.ndarray:
+        """Return what a model plays that is reset at ``start``, for all samples."""
+        stream = Stream(Program(best, models[model]))
+        return np.concatenate([np.zeros((start, 1), "float32"), stream.chunk(x[start:])])[:, 0]
+
+    def played(*changes: int) -> np.ndarray:
+        words = [program, tmp_path / "a", tmp_path / "b", fade, frames, *changes]
+        ran = subprocess.run([*map(str, words)], input=x.tobytes(), capture_output=True, check=False)
+        assert ran.returncode == 0, ran.stderr
+        return np.frombuffer(ran.stdout, "float32")
+
+    first, second, third, i = alone(0, 0), alone(1, 1000), alone(0, 2500), np.arange(frames)
+    share = np.clip((i - 999) / fade, 0, 1) - np.clip((i - 2499) / fade, 0, 1)
+    old = np.where(i < 2500, first, third)
+    found = played(1000, 1, 2500, 0)
+    np.testing.assert_allclose(found, old + share * (second - old), rtol=0, atol=1e-5)
+    np.testing.assert_array_equal(found[:1000], first[:1000])
+    assert np.abs(first - second)[1000] > 20 * np.abs(found[1000] - first[1000])  # a switch would click
+    one, other = np.abs(np.diff(old)), np.abs(np.diff(second))
+    one[2499] = other[999] = 0  # they start there
+    assert (np.abs(np.diff(found)) <= np.maximum(one, other) + np.abs(second - old)[1:] / fade + 1e-5).all()
+
+    found = played(1000, 1, 1100, 0)  # back before it is through
+    share = np.clip(np.minimum(i - 999, 1199 - i) / fade, 0, 1)
+    np.testing.assert_allclose(found, first + share * (second - first), rtol=0, atol=1e-5)
+
+    (tmp_path / "a").write_bytes(make_network(rng, ["LSTM"], 2, 4).program)
+    ran = subprocess.run(
+        [program, tmp_path / "a", tmp_path / "b", "9", "9"], capture_output=True, check=False
+    )
+    assert ran.returncode == 3
+    assert b"expected a model with one input" in ran.stderr

@@ -7,7 +7,8 @@ reader does not see stands in HTML comments of the page:
 - ``<!-- file: NAME -->``: the next block is that file;
 - ``<!-- not run: REASON -->``: the next block can't run here;
 - ``<!-- figures: COMMAND -->``: where the figures come from;
-- ``<!-- page: slow -->``; ``<!-- page needs: NAME -->``: a module or program, or the page is skipped.
+- ``<!-- page: slow -->``; ``<!-- page needs: NAME -->``: a module or program, or the page is skipped;
+  it fails where ``LSTM_EDGE_REQUIRE`` names it.
 
 Of the output that is shown the words count; a line ``...`` stands for any lines and ``...`` in a line for any
 words. Numbers and how wide a table is differ from machine to machine and are left out. Lines that install
@@ -109,7 +110,8 @@ def world(tmp_path_factory) -> Path:
     (folder / "log.csv").write_text("\n".join(rows) + "\n")
     load = 50 + 10 * np.sin(np.arange(600) / 8) + rng.normal(0, 1, 600)
     (folder / "load.csv").write_text("megawatt\n" + "".join(f"{value:.2f}\n" for value in load))
-    shutil.copytree(ROOT / "examples", folder / "examples")
+    for part in ("examples", "native"):
+        shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("build", "__pycache__"))
     (folder / "bin").mkdir()
     sensor = folder / "bin" / "read-sensor"
     sensor.write_text("#!/bin/sh\n" + "".join(f"echo {','.join(map(str, sample))}\n" for sample in x[0][:20]))
@@ -122,7 +124,8 @@ def test_a_page_runs_as_printed(page, world, tmp_path, monkeypatch):
     parts, marks = _parts(page)
     for name in (mark.removeprefix("page needs: ") for mark in marks if mark.startswith("page needs: ")):
         if shutil.which(name) is None and find_spec(name) is None:
-            pytest.skip(f"{name} is not installed")
+            stop = pytest.fail if name in os.environ.get("LSTM_EDGE_REQUIRE", "").split() else pytest.skip
+            stop(f"{name} is not installed")
     folder = tmp_path / "work"
     shutil.copytree(world, folder)
     monkeypatch.chdir(folder)
