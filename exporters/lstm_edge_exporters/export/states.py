@@ -64,7 +64,7 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
         for left in lifted.left
         if left.cause == "data"
     )
-    return Lifted(lifted.model, lifted.states, injections, notes)
+    return Lifted(lowered.model, lifted.states, injections, notes)
 
 
 def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:

@@ -98,7 +98,7 @@ def test_a_backward_case_is_refused_by_name_and_right_with_states_lifted_anyway(
         lift(case.model.SerializeToString())
     feeds, expected = _expected(case)
     lifted = lift_states(model, batch=None, reverse=True)
-    session = onnxruntime.InferenceSession(ir.to_proto(lifted.model).SerializeToString())
+    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
     start = {
         entry.name: np.zeros(entry.shape, np.float32)
         for entry in session.get_inputs()
