@@ -45,7 +45,7 @@ from .config import LiftConfig
 from .existing_states import recognize
 from .quantized import is_quantized
 from .read import read_graph
-from .states import LeftAlone, lift_states
+from .states import LeftAlone, lift_states, nodes_over_time
 from .subgraphs import generalize_loops, recurrences, sequences
 from .table import Table
 from .verification import Equality, LiftedGraph, case_at, verify_lifted
@@ -215,12 +215,11 @@ def _lift(
     original, lengths = lifted.clone(), length_inputs(lifted.graph)
     found = lift_states(
         lifted,
+        nodes_over_time(lifted, table, names.batch, names.sequence),
         table,
         batch=names.batch,
         carry={str(value.name) for value in data_inputs(original.graph)} - carried,
         declared=declared.get(BATCH),
-        loops=True,
-        sequence=names.sequence,
     )
     return LiftedGraph(
         source=_with_axes_of(model, original) if branched or constants else original,

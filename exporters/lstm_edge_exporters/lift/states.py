@@ -16,14 +16,14 @@ from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 
 from ..evaluate import inputs_above, is_data_free, name_axis
 from ..graph import UniqueNames, axes_of, data_inputs
-from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, state_shape
+from ..recurrent import is_recurrent, is_reversed, label, state_shape
 from .axis_roles import follows_input, row_orders
 from .paths import Member, Path, StateGroup, find_path, is_order, top_of, wire
 from .state_names import Naming, name_after_nodes
 from .subgraphs import Place, SequenceInput, locate, parents_of, recurrences, sequences, slots_of
 from .table import Table, values_of
 
-__all__ = ["LeftAlone", "LiftedStates", "lift_states"]
+__all__ = ["LeftAlone", "LiftedStates", "lift_states", "nodes_over_time"]
 
 _SORTS_UPWARDS = 11
 """The opset from which TopK can be asked for the smallest."""
@@ -67,62 +67,8 @@ class _State:
     """The input that the nodes start from already, None to create one."""
 
 
-def lift_states(
-    model: ir.Model,
-    table: Table | None = None,
-    *,
-    batch: str | None = "N",
-    reverse: bool = False,
-    carry: Collection[str] = (),
-    declared: int | None = None,
-    loops: bool = False,
-    sequence: str | None = None,
-    naming: Naming = name_after_nodes,
-) -> LiftedStates:
-    """Make an input of every state that is constant in all but the batch size, in place.
-
-    A state is lifted at its root: nodes that read rows of one tensor share one state, whose output is their
-    last states put together in the same order. Absent states, initializers and any chain of operators over
-    constants and shapes count as constant; a batch size that such a chain had fixed becomes dynamic.
-
-    Args:
-        model: a graph without model-local functions around its recurrent nodes.
-        table: its values as far as they are known.
-        batch: the name of the batch axis; None if the graph has none and N is 1.
-        reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
-        carry: inputs that no output continues; one that nodes start from gets an output.
-        declared: the size that the batch axis had before it was made dynamic; states that can only be
-            computed at it, such as a constant with that number of rows, are computed at it.
-        loops: also lift floating-point values that a ``Loop`` or ``Scan`` carries, except for those that
-            run over another axis than time.
-        sequence: the name of the time axis, None if it has a fixed size; only needed with ``loops``.
-        naming: names the states; called once with the groups in graph order.
-
-    Returns:
-        The states in graph order, and what was not lifted and why.
-    """
-    table = table or Table(model)
-    nodes = list(recurrent_nodes(model))
-    if loops:
-        nodes += [node for node in recurrences(model) if not is_recurrent(node)]
-        nodes = _over_time(model, nodes, table, batch, sequence)
-    places, left = _partition(model, nodes, reverse, carry)
-    pinned = {batch: declared} if batch is not None and declared is not None else {}
-    planner = _Planner(model, table, batch, pinned)
-    states = planner.plan(places)
-    names = UniqueNames(model.graph)
-    chosen = naming([state.group for state in states])
-    written = [_write(model.graph, state, pair, names) for state, pair in zip(states, chosen, strict=True)]
-    RemoveUnusedNodesPass()(model)
-    _drop_unused_defaults(model.graph)
-    model.graph.sort()
-    return LiftedStates(tuple(written), (*left, *planner.failed), planner.fixed_batch)
-
-
-def _over_time(
-    model: ir.Model, nodes: Sequence[ir.Node], table: Table, batch: str | None, sequence: str | None
-) -> list[ir.Node]:
-    """Return the nodes whose steps are time: all unless running them shows otherwise.
+def nodes_over_time(model: ir.Model, table: Table, batch: str | None, sequence: str | None) -> list[ir.Node]:
+    """Return the recurrent nodes, then loops, whose steps are time: all unless running them shows otherwise.
 
     They are not if their number is the same for every length of the sequence, as in a layer that runs over
     frequencies; nor in a loop over the rows of a batch. If the length is fixed, a layer that reads
@@ -137,7 +83,52 @@ def _over_time(
         steps = (name_axis(table.lengths(each.value, each.time), table.sizes) for each in read)
         return any(not isinstance(each, int) and (is_recurrent(node) or each != batch) for each in steps)
 
+    nodes = sorted(recurrences(model), key=lambda node: not is_recurrent(node))
     return [node for node in nodes if (read := list(sequences(node))) and over_time(node, read)]
+
+
+def lift_states(
+    model: ir.Model,
+    nodes: Sequence[ir.Node],
+    table: Table,
+    *,
+    batch: str | None,
+    reverse: bool = False,
+    carry: Collection[str] = (),
+    declared: int | None = None,
+    naming: Naming = name_after_nodes,
+) -> LiftedStates:
+    """Make an input of every state of ``nodes`` that is constant in all but the batch size, in place.
+
+    A state is lifted at its root: nodes that read rows of one tensor share one state, whose output is their
+    last states put together in the same order. Absent states, initializers and any chain of operators over
+    constants and shapes count as constant; a batch size that such a chain had fixed becomes dynamic.
+
+    Args:
+        model: a graph without model-local functions around its recurrent nodes.
+        nodes: recurrent ones, or loops (``Loop``, ``Scan``) of which the values that they carry are states.
+        table: the graph's values as far as they are known.
+        batch: the name of the batch axis; None if the graph has none and N is 1.
+        reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
+        carry: inputs that no output continues; one that nodes start from gets an output.
+        declared: the size that the batch axis had before it was made dynamic; states that can only be
+            computed at it, such as a constant with that number of rows, are computed at it.
+        naming: names the states; called once with the groups in graph order.
+
+    Returns:
+        The states in graph order, and what was not lifted and why.
+    """
+    places, left = _partition(model, nodes, reverse, carry)
+    pinned = {batch: declared} if batch is not None and declared is not None else {}
+    planner = _Planner(model, table, batch, pinned)
+    states = planner.plan(places)
+    names = UniqueNames(model.graph)
+    chosen = naming([state.group for state in states])
+    written = [_write(model.graph, state, pair, names) for state, pair in zip(states, chosen, strict=True)]
+    RemoveUnusedNodesPass()(model)
+    _drop_unused_defaults(model.graph)
+    model.graph.sort()
+    return LiftedStates(tuple(written), (*left, *planner.failed), planner.fixed_batch)
 
 
 def _partition(
