@@ -33,7 +33,7 @@ from ..graph import (
 from ..isolation import isolated
 from ..numerics.verify import ChunkRun
 from ..pairing import spec_of
-from ..progress import Progress, ignore
+from ..progress import Progress
 from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
 from ..streaming.late import make_late_stream, why_late
@@ -100,9 +100,7 @@ class Lifted:
 
 
 @isolated()
-def lift_verified(
-    onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress = ignore
-) -> Lifted:
+def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress) -> Lifted:
     """Read, lift, verify; see ``lift``."""
     show(0.0, "reading")
     model, proto = read_graph(onnx_file)
