@@ -137,7 +137,7 @@ class Rewriter:
         if delay and (node.domain or node.op_type in _CARRYING):
             raise NotStreamableError(f"{name_node(node)} would start late: {first.ahead} looks ahead")
         if counted:
-            self._count_operands_on(node, next(iter(facts)), int(delay / first.rate))
+            self._continue_counts(node, next(iter(facts)), int(delay / first.rate))
         if first.pad and len(facts) == 1 and node.op_type in _LAYOUT:
             found = self.shapes.growth(node.outputs[0])
             if found is not None and not found.merged:
@@ -149,6 +149,12 @@ class Rewriter:
         ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
         for value in node.outputs:
             self.set_fact(node, value, replace(first, delay=delay, pad=0, ahead=ahead))
+
+    def _continue_counts(self, node: ir.Node, moving: ir.Value, start: int) -> None:
+        """Let the operands that count from the start of a call count on from the calls before."""
+        for place, operand in enumerate(node.inputs):
+            if operand is not None and self._counts_on(operand):
+                node.replace_input_with(place, self._count_on(node, operand, moving, start))
 
     def set_fact(self, node: ir.Node, value: ir.Value, fact: Fact) -> None:
         """Record the fact of a node's output; its axis is found.
@@ -257,11 +263,6 @@ class Rewriter:
         """Return whether a value counts steps: it grows with time, and depends on no data."""
         known = value is None or value in self.facts or value in self._from_data
         return value is not None and not known and self.shapes.growth(value) is not None
-
-    def _count_operands_on(self, node: ir.Node, beside: ir.Value, start: int) -> None:
-        for place, operand in enumerate(node.inputs):
-            if operand is not None and self._counts_on(operand):
-                node.replace_input_with(place, self._count_on(node, operand, beside, start))
 
     def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
         """Return ``value``, which counts steps from the start of a call, counting on from call to call.
