@@ -17,7 +17,7 @@ from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import InputError, counted, printable
 
 if TYPE_CHECKING:
-    from lstm_edge_runtime.manifest import StateSpec, TensorSpec
+    from lstm_edge_runtime.manifest import Manifest, StateSpec
 
 __all__ = [
     "Screen",
@@ -101,22 +101,21 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
     Screen().print(table)
 
 
-def print_interface(
-    title: str, inputs: "Iterable[TensorSpec]", states: "Iterable[StateSpec]", outputs: "Iterable[TensorSpec]"
-) -> None:
+def print_interface(title: str, manifest: "Manifest", states: "Iterable[StateSpec]") -> None:
     """Print a table of a file's inputs, states and outputs."""
-    rows = [("input", spec.name, spec.dtype, describe(spec.axes), "") for spec in inputs]
+    array = "at rest" if manifest.provenance.get("rest") else "learned"
+    rows = [("input", spec.name, spec.dtype, describe(spec.axes), "") for spec in manifest.inputs]
     rows += [
         (
             "state",
             f"{spec.input} -> {spec.output}",
             spec.dtype,
             describe(spec.axes),
-            f"{spec.reset:g}" if isinstance(spec.reset, float) else "learned",
+            f"{spec.reset:g}" if isinstance(spec.reset, float) else array,
         )
         for spec in states
     ]
-    rows += [("output", spec.name, spec.dtype, describe(spec.axes), "") for spec in outputs]
+    rows += [("output", spec.name, spec.dtype, describe(spec.axes), "") for spec in manifest.outputs]
     print_table(title, ("", "name", "dtype", "axes", "reset"), rows)
 
 

@@ -84,6 +84,12 @@ __all__ = ["command"]
 @click.option(
     "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
 )
+@click.option(
+    "--rest",
+    is_flag=True,
+    help="Start at the states that the network settles into on silence (zero inputs): no transient at start "
+    "and reset.",
+)
 @click.option("--opset", type=int, default=18, help="The ONNX opset.")
 @click.option("--ir-version", type=int, default=8, help="The ONNX IR version.")
 @seed_option
@@ -94,6 +100,7 @@ def command(
     form: str,
     lengths: bool,
     stateless: bool,
+    rest: bool,
     opset: int,
     ir_version: int,
     seed: int,
@@ -114,6 +121,7 @@ def command(
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
       lstm-edge export runs/har -o har.onnx --card har
+      lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx --rest
       lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
@@ -156,7 +164,9 @@ def command(
             from lstm_edge.deploy import deployable
 
             module, example, config = deployable(load(source), lengths=lengths)
-        config = replace(config, stateless=stateless, opset=opset, ir_version=ir_version, seed=seed)
+        config = replace(
+            config, stateless=stateless, rest=rest, opset=opset, ir_version=ir_version, seed=seed
+        )
         with progress(quiet=as_json) as show:
             artifact = export(module, example, config, on_progress=show)
     converted = operators = None
@@ -295,7 +305,7 @@ def _scores(document: Mapping[str, Any]) -> "list[Score]":
 
 def _print(artifact: "Artifact", source: str, output: Path) -> None:
     manifest = artifact.manifest
-    print_interface(str(output), manifest.inputs, manifest.states, manifest.outputs)
+    print_interface(str(output), manifest, manifest.states)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
     echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
     echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")

@@ -43,7 +43,7 @@ def command(model: Path, as_json: bool) -> None:
             echo_json(document)
         else:
             states = opened.interface.streaming.states
-            print_interface(document["file"]["path"], opened.inputs, states, opened.outputs)
+            print_interface(document["file"]["path"], opened.interface, states)
             print_table("properties", ["property", "value"], _facts(document))
 
 

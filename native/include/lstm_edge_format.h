@@ -81,13 +81,15 @@ typedef struct {
 typedef enum {
     /* 0 in, 1 out, 2 const weights (M, K), 3 const bias (M) or NONE, 4 const scales (M) or NONE.
        out = in @ weights.T + bias, for each K elements of in in turn. With scales the weights are INT8:
-       in is quantized to 8 bits, a row at a time, as DynamicQuantizeLinear does; the product is exact. */
+       in is quantized to 8 bits, a row at a time, as DynamicQuantizeLinear does; the product is exact.
+       5 one more than const scales (M), 0 for none: with them the weights are INT8 times their scale, and in stays
+       as it is. */
     LE_LINEAR = 1,
     /* 0 x, 1 h, 2 c (NONE but for LSTM), 3 new h, 4 new c (NONE but for LSTM), 5 const W, 6 const R,
        7 const bias or NONE, 8 const peepholes or NONE, 9 const W scales or NONE, 10 const R scales or NONE,
        11 f clip (0 for none), 12 flags, then for each activation 13 + 3i kind, 14 + 3i f alpha, 15 + 3i f beta.
        Gates and peepholes are in ONNX's order. The bias of LSTM and RNN is Wb + Rb, that of GRU Wb, Rb.
-       Flags: 1 input_forget (LSTM), 2 linear_before_reset (GRU). */
+       Flags: 1 input_forget (LSTM), 2 linear_before_reset (GRU). 22 and 23 for W and R as 5 of LINEAR. */
     LE_LSTM = 2,
     LE_GRU = 3,
     LE_RNN = 4,
@@ -100,7 +102,7 @@ typedef enum {
     LE_SOFTMAX = 7,
     /* 0 in, 1 out, 2 axis length, 3 f epsilon, 4 const scale or NONE, 5 const bias or NONE. */
     LE_NORMALIZE = 8,
-    /* 0 in (INT64), 1 out, 2 const table (V, E). Negative indices count from the end. */
+    /* 0 in (INT64), 1 out, 2 const table (V, E), 3 as 5 of LINEAR, scales (V). Negative indices count from the end. */
     LE_GATHER = 9,
     /* 0 in, 1 out, 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride, 7 out stride. */
     LE_COPY = 10,

@@ -34,7 +34,7 @@
 /* Weights as one instruction set wants them; kernels.c says how they lie. */
 typedef struct {
     size_t k, m;     /* inputs and outputs */
-    size_t units;    /* k, in the unit of one multiply-add: 1 for float32, 4 inputs for int8 */
+    size_t units;    /* k, in the unit of one multiply-add: 4 inputs where they are quantized, else 1 */
     size_t vectors;  /* outputs, in whole vectors */
     size_t group;    /* vectors that lie side by side, at most 4 */
     size_t groups;   /* how many such groups there are */
@@ -43,7 +43,7 @@ typedef struct {
     void *weights;
     float *bias;     /* padded */
     float *scales;   /* padded; NULL for float32 */
-    int32_t *sums;   /* padded: the sum of each output's int8 weights */
+    int32_t *sums;   /* padded: the sum of each output's int8 weights; NULL where the inputs are not quantized */
 } le_matrix;
 
 typedef struct {
@@ -117,9 +117,9 @@ typedef struct {
     const char *name;
     size_t lanes;
     /* Lay out (m, k) weights, `gates` matrices of m / gates outputs one below the other; scales NULL for
-       float32. False where there is no memory. */
+       float32, `quantized` whether the inputs will be. False where there is no memory. */
     bool (*pack)(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
-                 const float *bias, const float *scales);
+                 const float *bias, const float *scales, bool quantized);
     /* Begin a backward step of one row. */
     void (*look_ahead)(const lstm_edge_program *program, const le_workspace *workspace);
     /* Run one operation for `steps` times `rows` rows from row `first` of the working memory. */

@@ -6,7 +6,8 @@
  * registers while k runs; a single row takes several groups at once, so that about eight sums hide the
  * latency of an addition. However many rows a tile has, each output starts from its bias (or from the sum so
  * far) and adds its products in the order of k; where a matrix is so small that one group is all, `split`
- * partial sums take every split-th k and are added at the end, for any number of rows. Hence the same bits
+ * partial sums take every split-th k and are added at the end, for any number of rows. int8 weights of inputs in
+ * float32 are widened in registers, if floats would not fit the cache, and their sum is multiplied by the scale at the end. Hence the same bits
  * on every path. Products are contracted to fused multiply-adds in madd() and nowhere else.
  */
 #include <math.h>
@@ -36,6 +37,31 @@ typedef int8_t vi8 __attribute__((vector_size(LE_LANES), aligned(1), may_alias))
 INLINE vf set1(float x) { return x - (vf){0}; }
 INLINE vf load(const float *p) { return *(const vf_loose *)p; }
 INLINE void store(float *p, vf v) { *(vf_loose *)p = v; }
+
+/* Whether weights may stay in int8 where their inputs do not: not where it takes longer to widen than to read them. */
+#if defined(__SSE2__) && LE_LANES == 4
+#define KEEPS_INT8 false
+#else
+#define KEEPS_INT8 true
+#endif
+
+/* Load int8 numbers as floats. */
+INLINE vf widen(const int8_t *p) {
+#if LE_LANES == 16
+    return (vf)_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_loadu_si128((const __m128i *)p)));
+#elif LE_LANES == 8
+    return (vf)_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i *)p)));
+#elif defined(__ARM_NEON)
+    int32_t four;
+    memcpy(&four, p, 4);
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_s32(vdup_n_s32(four)));
+    return (vf)vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+#else
+    vf v;
+    for (size_t i = 0; i < L; i++) v[i] = (float)p[i];
+    return v;
+#endif
+}
 INLINE vf blend(vi mask, vf a, vf b) { return (vf)(((vi)a & mask) | ((vi)b & ~mask)); }
 
 /* a * b + c. largest and smallest return x where one of the two is NaN. */
@@ -317,26 +343,33 @@ INLINE void ask(const void *w, const size_t bytes) {
     UNROLL for (size_t i = 0; i < bytes; i += LE_ALIGN) __builtin_prefetch((const char *)w + LE_AHEAD + i);
 }
 
-/* One tile: R rows, J groups of G vectors, S partial sums of each; `far` weights are asked for ahead. All five
-   are constants where it is called. */
+/* Load a vector of weights from number `at` on, `each` bytes a number. */
+INLINE vf weights_at(const char *w, size_t at, const size_t each) {
+    return each == 1 ? widen((const int8_t *)w + at) : load((const float *)w + at);
+}
+
+/* One tile: R rows, J groups of G vectors, S partial sums of each, weights of `each` bytes; `far` ones are asked for
+   ahead. All six are constants where it is called. */
 INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group, const size_t R, const size_t J,
-                 const size_t G, const size_t S, const bool far) {
+                 const size_t G, const size_t S, const size_t each, const bool far) {
     vf a[MOST];
     const float *x[LE_ROWS];
-    const float *w = (const float *)m->weights + group * m->k * G * L;
     const size_t next = m->k * G * L;
+    const char *w = (const char *)m->weights + group * next * each;
     EACH(r, R) {
         const float *start = p->start + (row + r) * p->start_stride + group * G * L;
         x[r] = p->x + (row + r) * p->stride;
-        EACH(j, J) EACH(i, G) EACH(s, S) a[AT(r, j, s, i)] = s == 0 ? load(start + (j * G + i) * L) : (vf){0};
+        EACH(j, J) EACH(i, G) EACH(s, S) {
+            a[AT(r, j, s, i)] = s == 0 && each > 1 ? load(start + (j * G + i) * L) : (vf){0};
+        }
     }
     size_t k = 0;
-    for (; k + S <= m->k; k += S, w += S * G * L) {
-        if (far) EACH(j, J) ask(w + j * next, G * L * sizeof(float));
+    for (; k + S <= m->k; k += S, w += S * G * L * each) {
+        if (far) EACH(j, J) ask(w + j * next * each, G * L * each);
         EACH(s, S) EACH(r, R) {
             const vf v = set1(x[r][k + s]);
             EACH(j, J) EACH(i, G) {
-                a[AT(r, j, s, i)] = madd(v, load(w + j * next + (s * G + i) * L), a[AT(r, j, s, i)]);
+                a[AT(r, j, s, i)] = madd(v, weights_at(w, j * next + (s * G + i) * L, each), a[AT(r, j, s, i)]);
             }
         }
     }
@@ -344,7 +377,7 @@ INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group,
         EACH(s, S - 1) {
             if (k + s >= m->k) break;
             EACH(r, R) EACH(i, G) {
-                a[AT(r, 0, s, i)] = madd(set1(x[r][k + s]), load(w + (s * G + i) * L), a[AT(r, 0, s, i)]);
+                a[AT(r, 0, s, i)] = madd(set1(x[r][k + s]), weights_at(w, (s * G + i) * L, each), a[AT(r, 0, s, i)]);
             }
         }
     }
@@ -353,11 +386,14 @@ INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group,
         if (S >= 4) EACH(s, 2) a[AT(r, j, s, i)] += a[AT(r, j, s + 2, i)];
         if (S >= 2) a[AT(r, j, 0, i)] += a[AT(r, j, 1, i)];
         const size_t vector = (group + j) * G + i;
-        if (vector < m->vectors) store(p->y + (row + r) * p->y_stride + vector * L, a[AT(r, j, 0, i)]);
+        if (vector >= m->vectors) continue;
+        vf v = a[AT(r, j, 0, i)];
+        if (each == 1) v = madd(load(m->scales + vector * L), v, load(p->start + (row + r) * p->start_stride + vector * L));
+        store(p->y + (row + r) * p->y_stride + vector * L, v);
     }
 }
 
-/* The same for int8. An int32 sum is exact in any order, so that it needs no partial sums. */
+/* The same for int8 weights and quantized inputs. An int32 sum is exact in any order, so that it needs no partial sums. */
 INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t row, size_t group,
                   const size_t R, const size_t J, const size_t G, const bool far) {
     const size_t S = 1;
@@ -383,17 +419,18 @@ INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, 
     }
 }
 
-INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const bool int8,
+/* `each`: bytes of a weight whose inputs are floats, 0 where they are quantized. */
+INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const size_t each,
                        const size_t G) {
     const size_t J = 8 / G, S = G == 3 ? 2 : 8 / G;
     const bool backward = ws->backward;
-    const bool far = G >= 3 && (ws->far || m->padded * m->units * sizeof(float) > LE_FAR);
+    const bool far = G >= 3 && (ws->far || m->padded * m->units * (each == 1 ? 1 : 4) > LE_FAR);
 #define TILE(row, group, R, J, far) \
-    (int8 ? tile8(m, p, ws, row, group, R, J, G, far) : tile(m, p, row, group, R, J, G, 1, far))
+    (each == 0 ? tile8(m, p, ws, row, group, R, J, G, far) : tile(m, p, row, group, R, J, G, 1, each, far))
     if (m->split > 1) {
         for (size_t row = 0; row < rows; row++) {
-            if (int8) tile8(m, p, ws, row, 0, 1, 1, G, false);
-            else tile(m, p, row, 0, 1, 1, G, S, false);
+            if (each == 0) tile8(m, p, ws, row, 0, 1, 1, G, false);
+            else tile(m, p, row, 0, 1, 1, G, S, each, false);
         }
         return;
     }
@@ -422,22 +459,24 @@ INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace 
 #undef TILE
 }
 
+INLINE void product_by(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const size_t each) {
+    switch (m->group) {
+    case 1: product_of(m, p, ws, rows, each, 1); return;
+    case 2: product_of(m, p, ws, rows, each, 2); return;
+    case 3: product_of(m, p, ws, rows, each, 3); return;
+    default: product_of(m, p, ws, rows, each, 4); return;
+    }
+}
+
 static __attribute__((noinline)) void product(const le_matrix *m, const rows_of *p, const le_workspace *ws,
                                               size_t rows) {
-    if (m->scales != NULL) {
+    if (m->scales == NULL) {
+        product_by(m, p, ws, rows, sizeof(float));
+    } else if (m->sums == NULL) {
+        product_by(m, p, ws, rows, 1);
+    } else {
         quantize(m, p->x, p->stride, rows, ws);
-        switch (m->group) {
-        case 1: product_of(m, p, ws, rows, true, 1); return;
-        case 2: product_of(m, p, ws, rows, true, 2); return;
-        case 3: product_of(m, p, ws, rows, true, 3); return;
-        default: product_of(m, p, ws, rows, true, 4); return;
-        }
-    }
-    switch (m->group) {
-    case 1: product_of(m, p, ws, rows, false, 1); return;
-    case 2: product_of(m, p, ws, rows, false, 2); return;
-    case 3: product_of(m, p, ws, rows, false, 3); return;
-    default: product_of(m, p, ws, rows, false, 4); return;
+        product_by(m, p, ws, rows, 0);
     }
 }
 
@@ -448,7 +487,7 @@ static size_t position(size_t j, size_t m, size_t gates) {
 }
 
 static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
-                 const float *bias, const float *scales) {
+                 const float *bias, const float *scales, bool quantized) {
     const size_t vectors = gates * ((m / gates + L - 1) / L);
     size_t group = gates;
     if (gates == 1) {
@@ -457,30 +496,37 @@ static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weig
             if ((vectors + g - 1) / g * g < (vectors + group - 1) / group * group) group = g;
         }
     }
-    const size_t groups = (vectors + group - 1) / group, units = scales == NULL ? k : (k + 3) / 4;
+    const size_t groups = (vectors + group - 1) / group, units = quantized ? (k + 3) / 4 : k;
     *matrix = (le_matrix){.k = k, .m = m, .units = units, .vectors = vectors, .group = group, .groups = groups};
     matrix->padded = groups * group * L;
     matrix->split = groups == 1 ? 8 / group : 1;
-    matrix->weights = le_weights(program, matrix->padded * units, sizeof(float));
+    const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && program->size >= LE_FAR / 4;
+    const bool scaled = narrow || quantized;
+    matrix->weights = le_weights(program, matrix->padded * units, narrow ? 1 : sizeof(float));
     matrix->bias = le_zeros(matrix->padded, sizeof(float));
-    matrix->scales = scales == NULL ? NULL : le_zeros(matrix->padded, sizeof(float));
-    matrix->sums = scales == NULL ? NULL : le_zeros(matrix->padded, sizeof(int32_t));
+    matrix->scales = scaled ? le_zeros(matrix->padded, sizeof(float)) : NULL;
+    matrix->sums = quantized ? le_zeros(matrix->padded, sizeof(int32_t)) : NULL;
     if (matrix->weights == NULL || matrix->bias == NULL) return false;
-    if (scales != NULL && (matrix->scales == NULL || matrix->sums == NULL)) return false;
+    if ((scaled && matrix->scales == NULL) || (quantized && matrix->sums == NULL)) return false;
+    float *floats = matrix->weights;
+    int8_t *bytes = matrix->weights;
     for (size_t j = 0; j < m; j++) {
         const size_t at = position(j, m, gates), vector = at / L, lane = at % L;
         const size_t start = (vector / group * units * group + vector % group) * L;
+        const int8_t *from = (const int8_t *)weights + j * k;
         if (bias != NULL) matrix->bias[at] = bias[j];
-        if (scales == NULL) {
-            float *to = (float *)matrix->weights + start + lane;
-            for (size_t i = 0; i < k; i++) memcpy(to + i * group * L, weights + (j * k + i) * sizeof(float), sizeof(float));
-        } else {
-            int8_t *to = (int8_t *)matrix->weights + start * 4;
-            const int8_t *from = (const int8_t *)weights + j * k;
-            matrix->scales[at] = scales[j];
-            for (size_t i = 0; i < k; i++) {
-                to[i / 4 * group * L * 4 + int8_place(lane, i % 4)] = from[i];
+        if (scaled) matrix->scales[at] = scales[j];
+        for (size_t i = 0; i < k; i++) {
+            const size_t to = start + i * group * L + lane;
+            if (scales == NULL) {
+                memcpy(floats + to, weights + (j * k + i) * sizeof(float), sizeof(float));
+            } else if (quantized) {
+                bytes[start * 4 + i / 4 * group * L * 4 + int8_place(lane, i % 4)] = from[i];
                 matrix->sums[at] += from[i];
+            } else if (narrow) {
+                bytes[to] = from[i];
+            } else {
+                floats[to] = (float)from[i] * scales[j];
             }
         }
     }
@@ -858,8 +904,10 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
         case LE_GATHER:
             for (size_t i = 0; i < in->width; i++) {
                 const int64_t index = whole_number(from, in->type, i);
-                const size_t row = index < 0 ? length - (size_t)(-index) : (size_t)index;
-                memcpy(y + i * op->size[1], op->first + row * op->size[1], op->size[1] * sizeof(float));
+                const size_t row = index < 0 ? length - (size_t)(-index) : (size_t)index, at = row * op->size[1];
+                float *to = y + i * op->size[1];
+                if (op->second == NULL) memcpy(to, op->first + at, op->size[1] * sizeof(float));
+                else for (size_t j = 0; j < op->size[1]; j++) to[j] = ((const int8_t *)op->first)[at + j] * op->second[row];
             }
             break;
         case LE_COPY:

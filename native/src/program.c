@@ -110,22 +110,37 @@ static void free_matrix(le_matrix *m) {
     free(m->sums);
 }
 
-/* Pack rows `first` to `first + m` of the (whole, k) weights in a constant. */
-static bool pack(reader *r, le_matrix *to, uint32_t index, uint32_t scales, const float *bias, size_t whole, size_t first,
-                 size_t m, size_t k, size_t gates) {
-    const bool int8 = scales != LE_NONE;
-    if (!expect(r, index, int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, whole, k, "weights")) return false;
-    if (int8 && k > LE_MAX_INT8_ROWS) return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
+/* Weights of an operation: constants, LE_NONE where there is none. */
+typedef struct {
+    uint32_t index, scales;
+    bool quantized, int8; /* whether its input is; whether they are */
+} weights_of;
+
+/* `scales`: of quantized inputs; `stored`: one more than that of others. */
+static bool read_weights(const reader *r, uint32_t index, uint32_t scales, uint32_t stored, weights_of *to) {
+    const bool quantized = scales != LE_NONE;
+    if (quantized && stored != 0) return REFUSE_OPERATION(r, "two scales of the same weights");
+    *to = (weights_of){index, quantized ? scales : stored - 1, quantized, quantized || stored != 0};
+    return true;
+}
+
+/* Pack rows `first` to `first + m` of (whole, k) weights. */
+static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bias, size_t whole, size_t first, size_t m,
+                 size_t k, size_t gates) {
+    const uint32_t index = w->index;
+    if (!expect(r, index, w->int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, whole, k, "weights")) return false;
+    if (w->quantized && k > LE_MAX_INT8_ROWS) return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
     if (r->packed[index] && first == 0) return REFUSE("constant %u: two operations take the same weights", (unsigned)index);
     r->packed[index] = true;
     float *scale = NULL;
-    if (int8) {
-        if (!expect(r, scales, LSTM_EDGE_FLOAT32, 1, whole, "scales")) return false;
-        scale = copy(r, scales, 0);
+    if (w->int8) {
+        if (!expect(r, w->scales, LSTM_EDGE_FLOAT32, 1, whole, "scales")) return false;
+        scale = copy(r, w->scales, 0);
         if (scale == NULL) return false;
     }
-    const char *from = r->data + constant(r, index).offset + first * k * (int8 ? 1 : 4);
-    const bool done = r->program->kernels->pack(r->program, to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first);
+    const char *from = r->data + constant(r, index).offset + first * k * (w->int8 ? 1 : 4);
+    const bool done = r->program->kernels->pack(r->program, to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first,
+                                                w->quantized);
     free(scale);
     return done || no_memory();
 }
@@ -169,7 +184,7 @@ static void at_least(size_t *most, size_t value) {
 /* Note the working memory that a product takes. */
 static void needs(lstm_edge_program *p, const le_matrix *m, size_t *area) {
     at_least(area, m->padded);
-    if (m->scales != NULL) at_least(&p->quantized, m->units * 4);
+    if (m->sums != NULL) at_least(&p->quantized, m->units * 4);
 }
 
 static bool read_activations(const reader *r, const uint32_t *arg, size_t count, le_op *op) {
@@ -184,17 +199,18 @@ static bool read_linear(reader *r, const uint32_t *arg, le_op *op) {
     lstm_edge_program *p = r->program;
     op->in = arg[0];
     op->out = arg[1];
-    if (!reads(r, op->in, false) || !writes(r, op->out)) return false;
-    if (!expect(r, arg[2], arg[4] == LE_NONE ? LSTM_EDGE_FLOAT32 : LSTM_EDGE_INT8, 0, 0, "weights")) return false;
-    const le_constant weights = constant(r, arg[2]);
-    const size_t m = weights.rows, k = weights.columns, repeat = width(r, op->in) / k;
+    weights_of weights;
+    if (!reads(r, op->in, false) || !writes(r, op->out) || !read_weights(r, arg[2], arg[4], arg[5], &weights)) return false;
+    if (!expect(r, arg[2], weights.int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, 0, 0, "weights")) return false;
+    const le_constant matrix = constant(r, arg[2]);
+    const size_t m = matrix.rows, k = matrix.columns, repeat = width(r, op->in) / k;
     if (repeat == 0 || width(r, op->in) % k != 0 || width(r, op->out) % m != 0 || width(r, op->out) / m != repeat) {
         return REFUSE_OPERATION(r, "weights that fit neither its input nor its output");
     }
     op->size[0] = repeat;
     float *bias;
     if (!vector(r, arg[3], 1, m, &bias)) return false;
-    const bool done = pack(r, &op->w, arg[2], arg[4], bias, m, 0, m, k, 1);
+    const bool done = pack(r, &op->w, &weights, bias, m, 0, m, k, 1);
     free(bias);
     if (done) needs(p, &op->w, &p->gates);
     return done;
@@ -224,15 +240,17 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     if (!vector(r, arg[8], 3, h, &op->first)) return false;
     if (op->first != NULL && !lstm) return REFUSE_OPERATION(r, "peepholes, which an LSTM alone has");
     if (!read_activations(r, arg + 13, functions, op)) return false;
+    weights_of w, recurrent;
+    if (!read_weights(r, arg[5], arg[9], arg[22], &w) || !read_weights(r, arg[6], arg[10], arg[23], &recurrent)) return false;
     float *bias;
     if (!vector(r, arg[7], 1, gru ? 2 * rows : rows, &bias)) return false;
     const float *recurrent_bias = gru && bias != NULL ? bias + rows : NULL;
-    bool done = pack(r, &op->w, arg[5], arg[9], bias, rows, 0, rows, k, gates);
+    bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k, gates);
     if (gru && !(op->flags & 2)) {
-        done = done && pack(r, &op->r, arg[6], arg[10], recurrent_bias, rows, 0, 2 * h, h, 2) &&
-               pack(r, &op->n, arg[6], arg[10], recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h, 1);
+        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, 2 * h, h, 2) &&
+               pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h, 1);
     } else {
-        done = done && pack(r, &op->r, arg[6], arg[10], recurrent_bias, rows, 0, rows, h, gates);
+        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, rows, h, gates);
     }
     free(bias);
     if (!done) return false;
@@ -318,13 +336,15 @@ static bool read_gather(reader *r, const uint32_t *arg, le_op *op) {
     op->out = arg[1];
     if (!reads(r, op->in, true) || !writes(r, op->out)) return false;
     if (r->program->places[op->in].type == LSTM_EDGE_FLOAT32) return REFUSE_OPERATION(r, "an index in float32");
-    if (!expect(r, arg[2], LSTM_EDGE_FLOAT32, 0, 0, "a table")) return false;
+    const bool stored = arg[3] != 0;
+    if (!expect(r, arg[2], stored ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, 0, 0, "a table")) return false;
     const le_constant table = constant(r, arg[2]);
     if (width(r, op->out) % table.columns != 0 || width(r, op->out) / table.columns != width(r, op->in)) {
         return REFUSE_OPERATION(r, "a table that does not fit its output");
     }
     op->size[0] = table.rows;
     op->size[1] = table.columns;
+    if (stored && !vector(r, arg[3] - 1, 1, table.rows, &op->second)) return false;
     op->first = copy(r, arg[2], 0);
     for (size_t i = 0; i < r->program->count[LSTM_EDGE_INPUT]; i++) {
         le_io *input = &r->program->io[LSTM_EDGE_INPUT][i];

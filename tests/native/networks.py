@@ -77,11 +77,15 @@ def make_network(
     *,
     outputs: int = 5,
     int8: bool = False,
+    stored: bool = False,
     plain: bool = True,
     every_step: bool = True,
     golden_steps: int = 0,
 ) -> Network:
-    """Return a random network; not ``plain`` means other functions, clip, peepholes and flags."""
+    """Return a random network; not ``plain`` means other functions, clip, peepholes and flags.
+
+    ``stored``: the weights of a large program are int8 times a scale and its inputs float32.
+    """
     network = Network(inputs, hidden, every_step=every_step)
     writer, width, k = network.writer, inputs, 1 / np.sqrt(hidden)
     golden = rng.standard_normal((golden_steps, inputs)).astype("float32") if golden_steps else None
@@ -92,9 +96,13 @@ def make_network(
         W, R = (rng.uniform(-k, k, (rows, n)).astype("float32") for n in (width, hidden))
         bias = rng.uniform(-k, k, rows * (2 if kind == "GRU" else 1)).astype("float32")
         scales = None
-        if int8:
+        if int8 or stored:
             scales = [np.abs(w).max(1).astype("float32") / 127 for w in (W, R)]
             W, R = (np.rint(w / scale[:, None]) for w, scale in zip((W, R), scales, strict=True))
+        if stored:
+            W, R = (w.astype("float32") * scale[:, None] for w, scale in zip((W, R), scales, strict=True))
+            scales = None
+            writer.manifest(" " * (1 << 18))
         odd = not plain
         drawn = [IN_CELLS[int(rng.integers(len(IN_CELLS)))] for _ in USUAL[kind]]
         peepholes = rng.uniform(-k, k, 3 * hidden).astype("float32") if odd and kind == "LSTM" else None
@@ -185,13 +193,15 @@ def networks(draw: st.DrawFn, *, int8: bool | None = None, plain: bool | None = 
     """Draw a network of one to three layers, I and H of 1 to 70."""
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     kinds = draw(st.lists(st.sampled_from(list(GATES)), min_size=1, max_size=3))
+    int8 = draw(st.booleans()) if int8 is None else int8
     return make_network(
         rng,
         kinds,
         draw(SIZES),
         draw(SIZES),
         outputs=draw(SIZES),
-        int8=draw(st.booleans()) if int8 is None else int8,
+        int8=int8,
+        stored=not int8 and draw(st.booleans()),
         plain=draw(st.booleans()) if plain is None else plain,
         every_step=draw(st.booleans()),
     )

@@ -84,6 +84,7 @@ def test_weights_and_tables_that_are_int8_times_a_scale_keep_their_values(
     writer.output("y", writer.linear(rows, stored * scales, None), every_step=True)
     assert "le_row_stored" in (code := c_of(writer))
     assert "le_product_stored" in code
+    assert len(writer.to_bytes()) < 1.3 * (2 * stored.size + 4 * 2 * len(stored)) + 1024
     x = rng.integers(-40, 40, (9, 2)).astype("int32")
     got, expected = run_in_c(writer, x, tmp_path, GCC), in_engine(best, writer, x)
     assert np.array_equal(got[:, :14], expected[:, :14])

@@ -37,6 +37,10 @@ def every_operation() -> bytes:
     value = writer.normalize(joined, 8, 1e-5, rng.standard_normal(8), rng.standard_normal(8))
     value = writer.binary(Binary.MULTIPLY, value, rng.standard_normal(16))
     functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
+    stored = rng.integers(-126, 127, (40, 7)).astype("float32")
+    stored[:, 2] = 127
+    looked_up = writer.linear(writer.gather(ids, stored), stored * np.float32(0.01))
+    writer.output("stored", looked_up, every_step=True)
     for code, gates, count, flags in (
         (Code.LSTM, 4, 2, 0),
         (Code.GRU, 3, 1, 2),

@@ -6,12 +6,19 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from lstm_edge_runtime import load
+from lstm_edge_runtime.manifest import Manifest
 
 ROOT = Path(__file__).parents[2]
-FILES = {"lstm.onnx": {"x": 3}, "motions-int8.onnx": {"x": 6}, "gru.onnx": {"x": 3, "gain": 1}}
+FILES = {
+    "lstm.onnx": {"x": 3},
+    "reset.onnx": {"x": 3},
+    "motions-int8.onnx": {"x": 6},
+    "gru.onnx": {"x": 3, "gain": 1},
+}
 """Each file's inputs and their widths; gru.onnx has its time axis first, and lengths."""
 
 
@@ -52,12 +59,27 @@ def _calls(name, model):
         yield {"kind": kind, "x": flat}, _by_name(outputs), stream.state
 
 
-def test_node_computes_what_python_does_and_judges_by_the_same_limits(node, data):
+def _with_reset_values(data, folder):
+    """Write lstm.onnx with reset values other than 0, one for each unit."""
+    content = onnx.load(data / "lstm.onnx")
+    (entry,) = content.metadata_props
+    manifest, rng = Manifest.from_json(entry.value), np.random.default_rng(3)
+    states = []
+    for state in manifest.states:
+        shape = [axis if isinstance(axis, int) else 1 for axis in state.axes]
+        states.append(state._replace(reset=rng.uniform(-1, 1, shape).astype(np.float32)))
+    entry.value = manifest._replace(states=tuple(states)).to_json()
+    onnx.save(content, folder / "reset.onnx")
+    return folder / "reset.onnx"
+
+
+def test_node_computes_what_python_does_and_judges_by_the_same_limits(node, data, tmp_path):
     asked, expected, limits = [], [], []
-    for name in FILES:
-        with load(data / name, device="cpu", threads=1, engine="onnxruntime") as model:
+    paths = {name: data / name for name in FILES} | {"reset.onnx": _with_reset_values(data, tmp_path)}
+    for name, path in paths.items():
+        with load(path, device="cpu", threads=1, engine="onnxruntime") as model:
             calls = list(_calls(name, model))
-            asked.append({"file": str(data / name), "calls": [call for call, _, _ in calls]})
+            asked.append({"file": str(path), "calls": [call for call, _, _ in calls]})
             expected.append([(outputs, dict(state)) for _, outputs, state in calls])
             test = model.selftest() if model.manifest.golden else None
             limits.append([[one.name, one.limit] for one in test.whole + test.chunked] if test else [])

@@ -21,6 +21,7 @@ from lstm_edge_runtime.ort import open_session, run_by_name
 from ..numerics.cases import Feeds, closed_loop
 from ..numerics.compare import Function, GraphError, RefusedError, expected, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
+from ..numerics.rest import find_rest, with_reset
 from ..numerics.verify import (
     ChunkedFile,
     Equivalence,
@@ -68,8 +69,8 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     """Find the sizes that ``made`` takes, compare it with the module, and record both in its manifest.
 
     Raises:
-        CheckFailedError: the file does not compute what the module does.
-        UnsupportedError, InputError: see ``settle_ranges``.
+        CheckFailedError: the file does not compute what the module does, or has no rest (see ``find_rest``).
+        UnsupportedError, InputError: see ``settle_ranges`` and ``find_rest``.
     """
     model = made.model
     bare = serialize(model, made.manifest, config.opset, config.ir_version)
@@ -104,15 +105,21 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         engine,
         lambda each: serialize(each, made.manifest, config.opset, config.ir_version),
     )
+    drawn, notes = replace(made.cases, held=frozenset()), (*made.notes, *narrowed)
+    if config.rest:
+        show(0.75, "waiting for the states to settle on silence")
+        rest = find_rest(manifest, file.exact)
+        manifest, drawn = with_reset(manifest, rest.states), drawn.from_reset(rest.states)
+        notes += (f"every state was at rest after {rest.steps:,} steps of silence, and starts there",)
     show(0.8, "recording golden cases")
     expect = partial(expected, file.graph, fixed=file.fixed)
-    golden = record_golden(expect, manifest, replace(made.cases, held=frozenset()), equivalence.cases)
+    golden = record_golden(expect, manifest, drawn, equivalence.cases)
     manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
     content = serialize(model, manifest, config.opset, config.ir_version)
     load(content, device="cpu", engine="onnxruntime").close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     nodes = dict(Counter(node.op_type for node in model.graph))
-    return Artifact(content, manifest, equivalence, nodes, (*made.notes, *narrowed, *skipped))
+    return Artifact(content, manifest, equivalence, nodes, (*notes, *skipped))
 
 
 def _check_loop(made: File, file: Function) -> None:

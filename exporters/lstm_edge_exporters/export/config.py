@@ -36,6 +36,8 @@ class ExportConfig:
     and by names."""
     reset: Mapping[str, float | npt.NDArray[Any]] = field(default_factory=dict)
     """What a state input is at the start of a stream, by input name; 0 where left out."""
+    rest: bool = False
+    """Replace all reset values by the states that the network settles into on silence (zero inputs)."""
     lengths: str | None = None
     """The input with each row's count of valid steps; None takes the one that packing uses."""
     batch: str = "N"

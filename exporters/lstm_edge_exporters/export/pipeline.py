@@ -32,9 +32,7 @@ from .trace import TURNS, trace
 __all__ = ["convert", "export_verified"]
 
 
-def export_verified(
-    module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
-) -> Artifact:
+def export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
     """Trace, lower, verify and finalize; see ``export``. Threads take turns."""
     with TURNS:
         show(0.0, "tracing the module")
@@ -68,6 +66,11 @@ def _export_nearby(
 def _convert_verified(request: Request, show: Progress) -> Artifact:
     """Convert and verify; without states of the past where a file with them is not the module in chunks."""
     file = convert(request)
+    if request.config.rest and file.lifted.past:
+        raise UnsupportedError(
+            f"state {file.lifted.past[0].input} holds past steps, and a module can't be started from others "
+            "than its padding, so that a rest can't be verified; export without rest"
+        )
     try:
         return verify_file(file, request.config, show)
     except StatesRefusedError:

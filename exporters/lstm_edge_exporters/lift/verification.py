@@ -11,9 +11,9 @@ import onnx_ir as ir
 from lstm_edge_runtime.axes import with_ones
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Array, Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest, StateSpec
 
-from ..evaluate import Session, case_generator, try_evaluate, two_sizes
+from ..evaluate import Session, case_generator
 from ..graph import axes_of, dynamic_axes, to_proto
 from ..numerics.cases import GRID, Case, case_size, row_by_row
 from ..numerics.compare import (
@@ -42,7 +42,7 @@ from ..numerics.verify import (
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .divergence import explain_divergence
 from .quantized import float_twin, is_quantized
-from .subgraphs import recurrences, sequences
+from .states import LiftedStates
 
 __all__ = ["LiftedGraph", "Verification", "case_at", "case_of", "verify_lifted"]
 
@@ -63,20 +63,24 @@ class LiftedGraph:
     lifted: ir.Model
     manifest: Manifest
     """The lifted file's."""
-    lifts: bool
-    """Whether any of the states was lifted, and not an input before."""
-    reach: int
-    """How many steps the states of operators along time hold together."""
-    refused: str
-    """Why such operators have no states; empty where they need none, or take all steps together."""
-    late: bool
-    """Whether frames need later steps: then another graph streams, which is verified by itself."""
+    known: tuple[StateSpec, ...]
+    """States that were inputs and outputs already."""
+    found: LiftedStates
+    """Those that were lifted, and those that were not."""
     fixed_batch: int
     """The batch size that initial states fix the original at; 1 where they don't."""
     declared: Mapping[str, int]
     """The sizes that ``batch`` and ``sequence`` were declared with, of those that were made dynamic."""
     lengths: tuple[str, ...]
     """Inputs with each row's count of valid steps."""
+    steps: int
+    """The steps that lifted layers take in every call where the inputs fix them; else 1."""
+    reach: int = 0
+    """How many steps the states of operators along time hold together."""
+    refused: str = ""
+    """Why such operators have no states; empty where they need none, or take all steps together."""
+    late: bool = False
+    """Whether frames need later steps: then another graph streams, which is verified by itself."""
 
 
 @dataclass(frozen=True)
@@ -106,14 +110,14 @@ class Verification:
         return figures
 
 
-def verify_lifted(graph: LiftedGraph, seed: int) -> Verification:
+def verify_lifted(graph: LiftedGraph, lifted: Session, seed: int) -> Verification:
     """Verify that the lifted graph computes what the original does, and whether it can be fed in chunks.
 
     Raises:
         CheckFailedError: it does not, or an axis that was made dynamic does not work at other sizes.
         FileFormatError: onnxruntime does not run the original.
     """
-    original, lifted, cases = _Original(graph), Session(graph.lifted, "the lifted file"), _cases(graph, seed)
+    original, cases = _Original(graph), _cases(graph, seed)
     refused = {case.sizes_text: reason for case in cases if (reason := original.refuses(case.feeds))}
     if len(refused) == len(cases):
         reason = refused[cases[-1].sizes_text]
@@ -249,7 +253,7 @@ def _run_in_chunks(
     if not manifest.states or graph.late:
         return None, "", True
     if not manifest.time_axes:
-        fixed = _steps_of_a_call(graph)
+        fixed = graph.steps
         return None, f"chunks were not tried: every call takes {fixed} steps" if fixed > 1 else "", True
     steps = chunked_steps(graph.reach)
     feeds = case_of(graph, _ROWS * graph.fixed_batch, steps, seed).feeds
@@ -270,16 +274,6 @@ def _run_in_chunks(
             "a row gets another's state where the order changes from chunk to chunk"
         )
     return chunks, reason, True
-
-
-def _steps_of_a_call(graph: LiftedGraph) -> int:
-    """Return the steps that lifted layers take in every call; 1 where all states were inputs before."""
-    if not graph.lifts:
-        return 1
-    read = [each for node in recurrences(graph.original) for each in sequences(node)]
-    sizes, _ = two_sizes(graph.original.graph)
-    runs = try_evaluate(graph.original, [each.value for each in read], [sizes])
-    return max((runs[0][each.value].shape[each.time] for each in read), default=1) if runs else 1
 
 
 def _function(model: ir.Model, manifest: Manifest, session: Session, reference: Reference) -> Function:

@@ -130,10 +130,7 @@ class Rewriter:
         delay = max(fact.start for fact in facts.values())
         if delay and (node.domain or node.op_type in _CARRYING):
             raise NotStreamableError(f"{name_node(node)} would start late: {first.ahead} looks ahead")
-        for place, operand in enumerate(node.inputs):
-            known = operand is None or operand in self.facts or operand in self._from_data
-            if operand is not None and not known and self.shapes.growth(operand) is not None:
-                node.replace_input_with(place, self._count_on(node, operand, next(iter(moving)), delay))
+        self._continue_counts(node, next(iter(facts)), delay)
         if first.pad and len(facts) == 1 and node.op_type in _LAYOUT:
             found = self.shapes.growth(node.outputs[0])
             if found is not None and not found[1]:
@@ -145,6 +142,14 @@ class Rewriter:
         ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
         for value in node.outputs:
             self.set_fact(node, value, replace(first, delay=delay, pad=0, ahead=ahead))
+
+    def _continue_counts(self, node: ir.Node, moving: ir.Value, delay: int) -> None:
+        """Let the operands that count from the start of a call count on from the calls before."""
+        for place, operand in enumerate(node.inputs):
+            if operand is None or operand in self.facts or operand in self._from_data:
+                continue
+            if self.shapes.growth(operand) is not None:
+                node.replace_input_with(place, self._count_on(node, operand, moving, delay))
 
     def set_fact(self, node: ir.Node, value: ir.Value, fact: Fact) -> None:
         """Record the fact of a node's output; its axis is found.

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from lstm_edge_runtime.errors import InputError
 
 from ..isolation import isolated
+from ..numerics.rest import REST
 from ..progress import Progress, ignore
 from ..versions import versions
 from .checks import comparisons
@@ -14,8 +15,8 @@ from .checks.claims import CHECKPOINT, check_claims, check_file, comparable, com
 from .checks.decisions import check_decisions
 from .checks.golden import check_golden, check_recorded, other_weights
 from .config import ValidateConfig
-from .reference import ModelFile, ReferenceModel, against_itself, open_file
-from .report import Check, Coverage, Fact, Figures, Group, Report
+from .reference import ModelFile, ReferenceModel, against_itself, at_rest, open_file
+from .report import Check, Coverage, Fact, Figures, Group, Report, answered
 from .subject import Subject
 
 __all__ = ["GROUPS", "Validation", "validate"]
@@ -85,6 +86,8 @@ class Validation:
     _told: int = field(default=0, init=False)
     _why_not: str = field(default="", init=False)
     """Why file and reference were not run on the same inputs."""
+    _not_at_rest: str = field(default="", init=False)
+    """Why the reset values are not the states at rest, where the file says so."""
 
     def report(self) -> Report:
         """Return the report of every group."""
@@ -129,6 +132,7 @@ class Validation:
 
     def _claims(self) -> Iterator[Check]:
         if self.file.model is not None:
+            self.against = self._at_rest(self.against)
             self.facts = tuple(compare_facts(self.file, self.against))
             factory = self.against if self.against and not self.against.sha256 else None
             if factory and (differ := other_weights(self.file, factory, self.config)):
@@ -139,7 +143,7 @@ class Validation:
         if self.file.model is None:
             self._why_not = "the manifest contradicts the graph"
             return
-        reference = self.against or against_itself(self.file)
+        reference = self.against or self._at_rest(against_itself(self.file))
         if reference is None:
             self._why_not = "no reference was given, and the file has no float64 run of its own"
         elif not comparable(self.file, reference):
@@ -149,6 +153,8 @@ class Validation:
             yield Check("inputs and outputs are the reference's", "failed", about)
         else:
             self.subject = Subject(self.file, reference, self.config)
+            if self.file.manifest.provenance.get(REST):
+                yield answered("reset values are the states at rest", self._not_at_rest)
             yield from check_claims(self.subject)
             if self.file.has_manifest:
                 yield from check_recorded(self.subject)
@@ -156,6 +162,17 @@ class Validation:
                 from .checks.quantized import check_weights
 
                 yield from check_weights(self.subject)
+
+    def _at_rest(self, reference: ReferenceModel | None) -> ReferenceModel | None:
+        """Return the reference; starting at rest where the file says that it does."""
+        if (
+            reference is None
+            or not self.file.manifest.provenance.get(REST)
+            or not comparable(self.file, reference)
+        ):
+            return reference
+        reference, self._not_at_rest = at_rest(reference, self.file)
+        return reference
 
     def _notes(self) -> Iterator[str]:
         """What a reader of a failure should know first, and what was not verified."""

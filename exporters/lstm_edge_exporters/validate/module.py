@@ -90,6 +90,7 @@ def against_module(
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
         weights=weights_sha256(module),
         asks_ranges=config is not None,
+        past=reference.past if isinstance(reference, _WithPast) else (),
     )
 
 
@@ -182,6 +183,7 @@ class _WithPast:
 
     def __init__(self, module: TorchReference, graph: Graph64, past: Sequence[StateSpec]) -> None:
         self._module, self._graph, self._past, self.tensors = module, graph, past, module.tensors
+        self.past = tuple(state.input for state in past)
 
     def run64(self, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         found = self._graph.run64(feeds)

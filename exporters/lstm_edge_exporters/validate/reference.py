@@ -18,7 +18,13 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.chunks import Runner
-from lstm_edge_runtime.errors import ContractError, InputError, ManifestError, UnsupportedError
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    InputError,
+    ManifestError,
+    UnsupportedError,
+)
 from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import read_model
@@ -29,8 +35,9 @@ from ..isolation import open_isolated
 from ..numerics.compare import Reference
 from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
+from ..numerics.rest import find_rest, is_at_rest, with_reset
 
-__all__ = ["ModelFile", "ReferenceModel", "against_file", "against_itself", "open_file"]
+__all__ = ["ModelFile", "ReferenceModel", "against_file", "against_itself", "at_rest", "open_file"]
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
@@ -175,6 +182,8 @@ class ReferenceModel:
     """``weights_sha256`` of a module."""
     stateless: bool = False
     """Whether it takes none of the file's states, as what was lifted does not: at reset alone it is asked."""
+    past: tuple[str, ...] = ()
+    """States of past steps, from which a module can't be started."""
     graph: Callable[[], Graph64 | None] = lambda: None
     """Gives the graph that the file should hold, where there is one: at the cost of a trace."""
     asks_ranges: bool = True
@@ -252,6 +261,33 @@ def _freed(lifted: Manifest, original: Manifest) -> Manifest:
         for specs in (original.inputs, original.outputs)
     )
     return lifted._replace(golden=original.golden, ranges=original.ranges, inputs=inputs, outputs=outputs)
+
+
+def at_rest(reference: ReferenceModel, file: ModelFile) -> tuple[ReferenceModel, str]:
+    """Return the reference with its states at rest as reset values, and why the file's are not these.
+
+    Reset values of the file that are equal but for rounding are kept.
+
+    Raises:
+        InputError: the reference can't be started there.
+    """
+    if reference.stateless or reference.past:
+        raise InputError(
+            f"{file.path.name} starts at rest, where {reference.about} can't be started; compare it with the "
+            "module that it was made from, or with a file that has the same states"
+        )
+    try:
+        rest = find_rest(reference.manifest, reference.computation.run64)
+    except (CheckFailedError, UnsupportedError) as error:
+        return reference, str(error)
+    mine = {state.input: state for state in file.manifest.states}
+    states, wrong = dict(rest.states), ""
+    for name, array in rest.states.items():
+        if is_at_rest(mine[name], array):
+            states[name] = np.broadcast_to(mine[name].reset, array.shape)
+        else:
+            wrong = f"{name} is at rest at other values"
+    return replace(reference, manifest=with_reset(reference.manifest, states)), wrong
 
 
 class _AtReset:

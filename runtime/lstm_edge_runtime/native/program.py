@@ -14,7 +14,8 @@ from ..manifest import Array
 from .past import Past
 
 __all__ = [
-    "INPUT_TYPES", "NONE", "Binary", "Code", "Function", "Operation", "Port", "ProgramWriter", "padding_of",
+    "INPUT_TYPES", "NONE", "Binary", "Code", "Function", "Operation", "Port", "ProgramWriter", "Weights",
+    "padding_of",
 ]  # fmt: skip
 
 NONE = 0xFFFFFFFF
@@ -26,6 +27,8 @@ _HEADER = struct.Struct("<8sIIQ10I")
 _CONSTANT = struct.Struct("<Q4I")
 _PORT = struct.Struct("<6I")
 _ARGUMENTS = 31
+_SMALLEST = 256
+"""Elements of weights that are kept in int8; fewer are faster in float32."""
 
 
 class Code(IntEnum):
@@ -115,6 +118,22 @@ class Port(NamedTuple):
     tolerance: int
 
 
+class Weights(NamedTuple):
+    """What a product multiplies its input by, or a table of rows."""
+
+    numbers: Array
+    """``(M, K)``, float32 or int8."""
+    scales: Array | None
+    """Of int8: ``(M,)``."""
+    quantized: bool
+    """Whether the input is quantized too."""
+
+    def rows(self, rows: slice) -> "Weights":
+        """Return a part of the outputs."""
+        scales = None if self.scales is None else self.scales[rows]
+        return self._replace(numbers=self.numbers[rows], scales=scales)
+
+
 class ProgramWriter:
     """Collects a program and gives the bytes of its file."""
 
@@ -153,6 +172,13 @@ class ProgramWriter:
         """The operations, in order."""
         words = (struct.unpack(f"<{1 + _ARGUMENTS}I", raw) for raw in self._operations)
         return [Operation(Code(code), tuple(arguments)) for code, *arguments in words]
+
+    def weights(self, numbers: int, scales: int, stored: int) -> Weights:
+        """Return the weights that three arguments name: numbers, scales, one more than scales."""
+        own = stored - 1 if scales == NONE else scales
+        return Weights(
+            self._constants[numbers], None if own < 0 else self._constants[own].reshape(-1), scales != NONE
+        )
 
     def ports(self, kind: str) -> list[Port]:
         """Return the ``inputs``, ``outputs`` or ``states``."""
@@ -254,20 +280,14 @@ class ProgramWriter:
             source: the buffer whose numbers, K at a time, are multiplied.
             weights: ``(M, K)``; int8 where they have scales.
             bias: ``(M,)``.
-            scales: ``(M,)``.
+            scales: ``(M,)``; with them the inputs are quantized.
         """
         rows, columns = weights.shape
         if columns == 0 or self.width(source) % columns:
             raise UnsupportedError(f"weights {weights.shape} for rows of {self.width(source)} numbers")
         out = self.buffer(self.width(source) // columns * rows)
-        self.operation(
-            Code.LINEAR,
-            source,
-            out,
-            self.constant(np.asarray(weights, "float32" if scales is None else "int8")),
-            self._optional(bias),
-            self._optional(scales),
-        )
+        number, own, stored = self._weights(weights, scales)
+        self.operation(Code.LINEAR, source, out, number, self._optional(bias), own, stored)
         if bias is None:
             self._linear[out] = (len(self._operations) - 1, rows)
         return out
@@ -295,25 +315,29 @@ class ProgramWriter:
             weights: W ``(gates * H, I)`` and R ``(gates * H, H)``.
             bias: Wb + Rb; for a GRU both, one behind the other.
             peepholes: input, output, forget, ``(3 * H,)``.
-            scales: of the outputs of W and R where they are int8.
+            scales: of the outputs of W and R where they are int8, and the inputs are quantized.
             clip: the limit of what goes into the functions, 0 for none.
             flags: 1 input_forget, 2 linear_before_reset.
             functions: each with alpha and beta.
         """
         new = [self.buffer(self.width(state)) for state in states]
-        dtype = "float32" if scales is None else "int8"
+        numbers, own, stored = zip(
+            *map(self._weights, weights, (None, None) if scales is None else scales), strict=True
+        )
         self.operation(
             code,
             x,
             *self._pair(states),
             *self._pair(new),
-            *(self.constant(np.asarray(weight, dtype)) for weight in weights),
+            *numbers,
             self._optional(bias),
             self._optional(peepholes),
-            *([NONE, NONE] if scales is None else map(self._floats, scales)),
+            *own,
             float(clip),
             flags,
             *(value for kind, alpha, beta in functions for value in (int(kind), float(alpha), float(beta))),
+            *[0] * (9 - 3 * len(functions)),
+            *stored,
         )
         return new
 
@@ -362,7 +386,8 @@ class ProgramWriter:
     def gather(self, index: int, table: Array) -> int:
         """Add a look-up of rows of ``table (V, E)``; return the result."""
         out = self.buffer(self.width(index) * table.shape[1])
-        self.operation(Code.GATHER, index, out, self.constant(np.asarray(table, "float32")))
+        number, _, stored = self._weights(table, None)
+        self.operation(Code.GATHER, index, out, number, stored)
         return out
 
     def copy(
@@ -459,6 +484,14 @@ class ProgramWriter:
     def _floats(self, array: npt.ArrayLike) -> int:
         return self.constant(np.asarray(array, "float32").reshape(1, -1))
 
+    def _weights(self, numbers: Array, scales: Array | None) -> tuple[int, int, int]:
+        """Add weights; return the arguments that ``weights`` takes."""
+        if scales is not None:
+            return self.constant(np.asarray(numbers, "int8")), self._floats(scales), 0
+        if (found := _in_int8(numbers := np.asarray(numbers, "float32"))) is None:
+            return self.constant(numbers), NONE, 0
+        return self.constant(found[0]), NONE, 1 + self._floats(found[1])
+
     def _optional(self, array: Array | None) -> int:
         return NONE if array is None else self._floats(array)
 
@@ -469,6 +502,25 @@ class ProgramWriter:
     @staticmethod
     def _pair(buffers: Sequence[int]) -> tuple[int, int]:
         return (buffers[0], buffers[1] if len(buffers) > 1 else NONE)
+
+
+def _in_int8(weights: Array) -> tuple[Array, Array] | None:
+    """Return int8 ``(M, K)`` and scales ``(M,)`` whose products are ``weights`` to the bit, in less memory.
+
+    There are such where a file stores int8 and a scale for each row: a row's largest is 127 times its scale.
+    """
+    if weights.size < _SMALLEST or weights.shape[1] < 3:
+        return None
+    peaks = np.abs(weights).max(1, keepdims=True)
+    guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
+    found, scales = np.zeros(weights.shape, np.int8), np.zeros(len(weights), np.float32)
+    open_rows = np.ones(len(weights), bool)
+    for scale in (guess, np.nextafter(guess, np.float32(0)), np.nextafter(guess, np.float32(np.inf))):
+        whole = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
+        fits = open_rows & (whole.astype(np.float32) * scale == weights).all(1)
+        found[fits], scales[fits] = whole[fits], scale[fits, 0]
+        open_rows &= ~fits
+    return None if open_rows.any() else (found, scales)
 
 
 def padding_of(content: bytes) -> bytes | None:

@@ -11,7 +11,7 @@ import numpy as np
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.native.compiler import Compiled, compile_program
-from lstm_edge_runtime.native.program import NONE, Binary, Code, Function, Operation
+from lstm_edge_runtime.native.program import NONE, Binary, Code, Function, Operation, Weights
 from lstm_edge_runtime.onnx_reader import OnnxFile
 
 from ._interface import Interface, StepArray
@@ -38,8 +38,6 @@ _WRITES = {
 """Which arguments of an operation are buffers that it reads or writes, where not 0 and 1."""
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
 """Operations whose result may take the place of an input."""
-_SMALLEST = 256
-"""Elements of weights that are kept in int8; fewer are faster in float32."""
 _USUAL = (Function.SIGMOID, Function.TANH, Function.TANH)
 """The functions of the LSTM cell that has a kernel of its own."""
 
@@ -354,27 +352,27 @@ class _Generator:
     def _product(
         self,
         name: str,
-        weights: Array,
-        scales: Array | None,
+        weights: Weights,
         start: str,
         source: str,
         to: str,
     ) -> None:
         """Emit ``to = start + weights * source``."""
-        rows, columns = weights.shape
-        if scales is None and (stored := _in_int8(weights)) is not None:
-            small = self._code.constant(f"{name}_weights", stored[0])
-            own = self._code.constant(f"{name}_scales", stored[1])
+        numbers, scales, quantized = weights
+        rows, columns = numbers.shape
+        if scales is not None and not quantized:
+            small = self._code.constant(f"{name}_weights", numbers)
+            own = self._code.constant(f"{name}_scales", scales)
             self._emit(f"le_product_stored({small}, {own}, {start}, {source}, {columns}, {rows}, {to});")
             return
         if scales is None:
-            packed = self._code.constant(f"{name}_weights", _packed(weights))
+            packed = self._code.constant(f"{name}_weights", _packed(numbers))
             self._emit(f"le_product({packed}, {start}, {source}, {columns}, {rows}, {to});")
             return
         each = -(-columns // 4) * 4
         self._quantized = max(self._quantized, each)
         padded = np.zeros((rows, each), np.int8)
-        padded[:, :columns] = weights
+        padded[:, :columns] = numbers
         packed = self._code.constant(f"{name}_weights", padded)
         many = bool((scales != scales[0]).any())
         own = self._code.constant(f"{name}_scales", scales if many else scales[:1])
@@ -384,17 +382,16 @@ class _Generator:
         )
 
     def _linear(self, arguments: Sequence[int]) -> None:
-        source, out, weights, bias, scales = arguments[:5]
-        matrix = self._writer.constants[weights]
-        rows, columns = matrix.shape
+        source, out, number, bias = arguments[:4]
+        weights = self._writer.weights(number, *arguments[4:6])
+        rows, columns = weights.numbers.shape
         parts = self._writer.width(source) // columns
         start = self._vector(bias, f"le_{self._at}_bias")
-        own = None if scales == NONE else self._writer.constants[scales].reshape(-1)
         x, y = self._place(source), self._place(out)
         if parts > 1:
             self._emit(f"for (int i = 0; i < {parts}; i++) {{")
             x, y = f"{x} + i * {columns}", f"{y} + i * {rows}"
-        self._product(f"le_{self._at}", matrix, own, start, x, y)
+        self._product(f"le_{self._at}", weights, start, x, y)
         if parts > 1:
             self._code.lines[-1] = f"    {self._code.lines[-1]}"
             self._emit("}")
@@ -408,19 +405,17 @@ class _Generator:
         self._emit(f"static const le_function le_{self._at}_functions[{count}] = {{{names}}};")
         return f"le_{self._at}_functions, {literal(_float(arguments[11]))}"
 
-    def _layer(self, arguments: Sequence[int]) -> tuple[list[Array], list[Array | None], list[str]]:
-        """Return weights and scales of W and R, and the places of x, h, c, new h and new c."""
-        constants = self._writer.constants
-        weights = [constants[number] for number in arguments[5:7]]
-        scales = [None if number == NONE else constants[number].reshape(-1) for number in arguments[9:11]]
-        return weights, scales, ["" if buffer == NONE else self._place(buffer) for buffer in arguments[:5]]
+    def _layer(self, arguments: Sequence[int]) -> tuple[list[Weights], list[str]]:
+        """Return W and R, and the places of x, h, c, new h and new c."""
+        weights = [self._writer.weights(*(arguments[place + i] for place in (5, 9, 22))) for i in (0, 1)]
+        return weights, ["" if buffer == NONE else self._place(buffer) for buffer in arguments[:5]]
 
     def _lstm(self, arguments: Sequence[int]) -> None:
-        (w, r), (w_scales, r_scales), (x, h, c, new_h, new_c) = self._layer(arguments)
-        gates, hidden = f"(work->memory + {self._scratch[self._at].at})", r.shape[1]
+        (w, r), (x, h, c, new_h, new_c) = self._layer(arguments)
+        gates, hidden = f"(work->memory + {self._scratch[self._at].at})", r.numbers.shape[1]
         bias = self._vector(arguments[7], f"le_{self._at}_bias")
-        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
-        self._product(f"le_{self._at}_hidden", r, r_scales, gates, h, gates)
+        self._product(f"le_{self._at}_input", w, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r, gates, h, gates)
         places = f"{gates}, {c}, {new_h}, {new_c}, {hidden}"
         if (
             tuple(arguments[13:22:3]) == _USUAL
@@ -434,8 +429,8 @@ class _Generator:
         self._emit(f"le_lstm_cell({functions}, {arguments[12] & 1}, {peepholes}, {places});")
 
     def _gru(self, arguments: Sequence[int]) -> None:
-        (w, r), (w_scales, r_scales), (x, h, _, new_h, _) = self._layer(arguments)
-        hidden, scratch = r.shape[1], self._scratch[self._at].at
+        (w, r), (x, h, _, new_h, _) = self._layer(arguments)
+        hidden, scratch = r.numbers.shape[1], self._scratch[self._at].at
         gates, fresh, extra = (f"(work->memory + {scratch + place * hidden})" for place in (0, 2, 3))
         functions = self._functions(arguments, 2)
         before = bool(arguments[12] & 2)
@@ -447,27 +442,26 @@ class _Generator:
                 joined[2 * hidden :] = both[0, 2 * hidden :]
                 fresh_bias = self._code.constant(f"le_{self._at}_fresh_bias", both[1, 2 * hidden :])
             bias = self._code.constant(f"le_{self._at}_bias", joined)
-        (r_gates, r_fresh), two = np.split(r, [2 * hidden]), 2 * hidden
-        gate_scales, fresh_scales = (None, None) if r_scales is None else np.split(r_scales, [two])
-        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
-        self._product(f"le_{self._at}_hidden", r_gates, gate_scales, gates, h, gates)
+        fresh_weights = r.rows(slice(2 * hidden, None))
+        self._product(f"le_{self._at}_input", w, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r.rows(slice(2 * hidden)), gates, h, gates)
         if before:
-            self._product(f"le_{self._at}_fresh", r_fresh, fresh_scales, fresh_bias, h, extra)
+            self._product(f"le_{self._at}_fresh", fresh_weights, fresh_bias, h, extra)
         self._emit(f"le_gru_gates({functions}, {int(before)}, {gates}, {h}, {extra}, {hidden});")
         if not before:
-            self._product(f"le_{self._at}_fresh", r_fresh, fresh_scales, fresh, extra, fresh)
+            self._product(f"le_{self._at}_fresh", fresh_weights, fresh, extra, fresh)
         self._emit(
             f"le_gru_cell({functions}, {gates}, {extra if before else 'NULL'}, {h}, {new_h}, {hidden});"
         )
 
     def _rnn(self, arguments: Sequence[int]) -> None:
-        (w, r), (w_scales, r_scales), (x, h, _, new_h, _) = self._layer(arguments)
+        (w, r), (x, h, _, new_h, _) = self._layer(arguments)
         gates = f"(work->memory + {self._scratch[self._at].at})"
         functions = self._functions(arguments, 1)
         bias = self._vector(arguments[7], f"le_{self._at}_bias")
-        self._product(f"le_{self._at}_input", w, w_scales, bias, x, gates)
-        self._product(f"le_{self._at}_hidden", r, r_scales, gates, h, gates)
-        self._emit(f"le_rnn_cell({functions}, {gates}, {new_h}, {r.shape[1]});")
+        self._product(f"le_{self._at}_input", w, bias, x, gates)
+        self._product(f"le_{self._at}_hidden", r, gates, h, gates)
+        self._emit(f"le_rnn_cell({functions}, {gates}, {new_h}, {r.numbers.shape[1]});")
 
     def _unary(self, arguments: Sequence[int]) -> None:
         source, out, kind, alpha, beta = arguments[:5]
@@ -525,16 +519,15 @@ class _Generator:
         return f"{self._place(buffer)}[i]"
 
     def _gather(self, arguments: Sequence[int]) -> None:
-        index, out, number = arguments[:3]
-        table = self._writer.constants[number]
+        index, out, number, stored = arguments[:4]
+        table, own, _ = self._writer.weights(number, NONE, stored)
         rows, columns = table.shape
         row, to = f"le_row({self._element(index)}, {rows})", f"{self._place(out)} + i * {columns}"
-        stored = _in_int8(table)
-        name = self._code.constant(f"le_{self._at}_table", table if stored is None else stored[0])
-        if stored is None:
+        name = self._code.constant(f"le_{self._at}_table", table)
+        if own is None:
             call = f"memcpy({to}, {name} + {row} * {columns}, {columns} * sizeof(float))"
         else:
-            scales = self._code.constant(f"le_{self._at}_scales", stored[1])
+            scales = self._code.constant(f"le_{self._at}_scales", own)
             call = f"le_row_stored({name}, {scales}, {row}, {columns}, {to})"
         self._emit(f"for (int i = 0; i < {self._writer.width(index)}; i++) {call};")
 
@@ -593,25 +586,6 @@ def _around_time(array: StepArray) -> tuple[int, int]:
 
 def _float(bits: int) -> np.float32:
     return np.frombuffer(bits.to_bytes(4, "little"), "<f4")[0]  # type: ignore[no-any-return]
-
-
-def _in_int8(weights: Array) -> tuple[Array, Array] | None:
-    """Return int8 ``(M, K)`` and scales ``(M,)`` whose products are ``weights`` to the bit, in less memory.
-
-    There are such where a file stores int8 and a scale for each row: a row's largest is 127 times its scale.
-    """
-    if weights.size < _SMALLEST or weights.shape[1] < 3:
-        return None
-    peaks = np.abs(weights).max(1, keepdims=True)
-    guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
-    found, scales = np.zeros(weights.shape, np.int8), np.zeros(len(weights), np.float32)
-    open_rows = np.ones(len(weights), bool)
-    for scale in (guess, np.nextafter(guess, np.float32(0)), np.nextafter(guess, np.float32(np.inf))):
-        whole = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
-        fits = open_rows & (whole.astype(np.float32) * scale == weights).all(1)
-        found[fits], scales[fits] = whole[fits], scale[fits, 0]
-        open_rows &= ~fits
-    return None if open_rows.any() else (found, scales)
 
 
 def _packed(weights: Array) -> Array:

@@ -53,7 +53,7 @@ FIELDS = {
         states.reset batch sequence ranges.least ranges.most ranges.multiple lengths padded_states
         counts unstreamable task.kind task.output task.labels task.units signal.features
         signal.sampling_rate signal.window trained.carry trained.window trained.reset
-        provenance.checkpoint_sha256 golden.inputs golden.outputs golden.floor golden.limit
+        provenance.checkpoint_sha256 provenance.rest golden.inputs golden.outputs golden.floor golden.limit
         golden.limits golden.more""".split(),  # noqa: SIM905
         Evidence.REFERENCE,
     ),

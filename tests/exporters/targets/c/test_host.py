@@ -16,6 +16,8 @@ from ruamel.yaml import YAML
 from lstm_edge_exporters import QuantizeConfig, export, quantize
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
+from lstm_edge_runtime.native.convert import to_native
+from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.tolerance import limit_for
 
 from .conftest import LABELS, NETWORKS
@@ -245,6 +247,8 @@ def test_weights_that_are_stored_in_int8_stay_so_in_flash(kind, weights_only, fi
     made, weights = to_c(tmp_path / "small.onnx"), 32 * 40 * (3 if kind == "GRU" else 4)
     assert weights < made.sizes.constants < 1.4 * weights
     assert made.sizes.stack < 2048
+    if installed():
+        assert len(to_native(tmp_path / "small.onnx")) < (tmp_path / "small.onnx").stat().st_size + weights
 
 
 TOKENS = """
