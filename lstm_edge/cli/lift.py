@@ -193,4 +193,5 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
         },
         "unstreamable": report.unstreamable,
         "delays": lifted.manifest.delays,
+        "unit": lifted.manifest.unit,
     }

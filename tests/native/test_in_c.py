@@ -16,6 +16,8 @@ from conftest import open_for
 from lstm_edge_runtime.native.past import Past
 from lstm_edge_runtime.native.program import Binary, Function, ProgramWriter
 
+pytestmark = pytest.mark.system
+
 Array = Any
 GCC = ("gcc", "-std=c99", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 STATIC = "-static"

@@ -1,4 +1,4 @@
-"""Networks whose frames need later steps: the graph that streams, beside the whole one, and its verification.
+"""Networks with a delay or a unit: the graph that streams, beside the whole one, and its verification.
 
 In float64, chunks of it give the frames of the whole, from random states too; in float32 they are within the
 whole's noise floors.
@@ -42,8 +42,11 @@ _REACHES = 9
 _MOST_STEPS = 256
 _SINGLE = 64
 """Single steps at the most, of the larger of two numbers of steps."""
+_UNITS = 12
+"""Units that are compared at least."""
 _GOLDEN = 6
-"""Frames of the golden case."""
+"""Steps of the golden case, beside those before the first frame."""
+_GOLDEN_UNITS = 3
 _BYTES = 12_000
 """Of a golden case of two rows; a larger one has one."""
 
@@ -53,8 +56,11 @@ Draw = Callable[[int, int, bool], Feeds]
 
 def why_late(stream: Streamed) -> str:
     """Return why the file's own graph can't be fed in chunks."""
-    steps = max(stream.delays.values(), default=0)
-    need = f"frames need {counted(steps, 'later step')}" if steps else "the last frames need the end"
+    delay = max(stream.delays.values(), default=0)
+    if stream.unit > 1:
+        need = f"a call takes a multiple of {stream.unit} steps"
+    else:
+        need = f"frames need {counted(delay, 'later step')}" if delay else "the last frames need the end"
     return f"{need}, so that another graph streams, which stream() and streams() run"
 
 
@@ -82,6 +88,7 @@ def make_late_stream(
         tuple(spec._replace(axes=found.axes[spec.name]) for spec in manifest.outputs),
         _states(manifest, found),
         {spec.name: found.delays[spec.name] for spec in manifest.outputs},
+        unit=found.unit,
     )
     streaming = manifest._replace(stream=stream).streaming
     early = to_bytes(take_early(model, found.early))
@@ -109,8 +116,9 @@ def _without_weights(content: bytes, whole: bytes) -> bytes:
 def _verify(
     streaming: Manifest, manifest: Manifest, content: bytes, early: bytes, reach: int, draw: Draw
 ) -> Golden:
-    settled = settled_after(streaming)
-    steps = settled + _STEPS + min(_REACHES * reach, _MOST_STEPS)
+    unit, settled = streaming.unit, settled_after(streaming)
+    steps = settled + max(_STEPS, _UNITS * unit) + min(_REACHES * reach, max(_MOST_STEPS, _UNITS * unit))
+    steps -= steps % unit
     engines = [partial(run_by_name, open_session(each)) for each in (content, early)]
     fixed = fixed_axes(streaming)
     graph, whole = (open_graph(each, run) for each, run in zip((content, early), engines, strict=True))
@@ -130,8 +138,9 @@ def _verify(
             if isinstance(error, CheckFailedError):
                 raise
             raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
-    rows = 1 if sum(array.nbytes for array in draw(2, settled + _GOLDEN, True).values()) > _BYTES else 2
-    feeds = draw(rows, settled + _GOLDEN, True)
+    steps = settled + max(-(-_GOLDEN // unit), _GOLDEN_UNITS) * unit if unit > 1 else settled + _GOLDEN
+    rows = 1 if sum(array.nbytes for array in draw(2, steps, True).values()) > _BYTES else 2
+    feeds = draw(rows, steps, True)
     known = expected(whole, feeds, fixed, frames_of(streaming, manifest))
     data = {spec.name: feeds[spec.name] for spec in manifest.inputs}
     return golden_case(streaming._replace(states=()), data, known)
@@ -146,8 +155,8 @@ def _plans(steps: int, settled: int, rng: np.random.Generator) -> list[Sequence[
 
 def settled_after(streaming: Manifest) -> int:
     """Return the number of steps after which every state has started and every output has a frame."""
-    starts = (state.start for state in streaming.states)
-    return max([*starts, *streaming.delays.values()])
+    starts, unit = (state.start for state in streaming.states), streaming.unit
+    return -(-max([*starts, streaming.delay_steps]) // unit) * unit
 
 
 def with_past(streaming: Manifest, feeds: Feeds) -> Feeds:
@@ -178,9 +187,11 @@ def frames_of(streaming: Manifest, manifest: Manifest) -> Procedure:
 
     def procedure(run: Runner, feeds: Feeds) -> Feeds:
         outputs = run({name: feeds[name] for name in manifest.input_names})
-        steps = manifest.steps(feeds)
+        units, frames = manifest.steps(feeds) // streaming.unit, streaming.frames_a_unit
         return {
-            spec.name: outputs[spec.name].take(range(steps - delays[spec.name]), time[spec.name])
+            spec.name: outputs[spec.name].take(
+                range(units * frames[spec.name] - delays[spec.name]), time[spec.name]
+            )
             if spec.name in time
             else outputs[spec.name]
             for spec in streaming.outputs

@@ -379,11 +379,10 @@ class Positions(nn.Module):
     ("module", "reason"),
     [
         (Same(padding=1, padding_mode="reflect"), "padding='reflect' before the first step"),
-        (Same(stride=2), "Conv 'conv' has a stride of 2 steps"),
         (Attends(), "attention over the whole sequence"),
         (Positions(), "positions that restart with every call"),
     ],
-    ids=["reflect", "stride", "attention", "positions"],
+    ids=["reflect", "attention", "positions"],
 )
 def test_what_no_state_can_keep_is_named(module, reason):
     artifact = export(module, torch.randn(2, 9, WIDTH), ExportConfig(inputs={"x": ("N", "L", WIDTH)}))

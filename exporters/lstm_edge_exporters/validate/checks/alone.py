@@ -175,7 +175,7 @@ def _stream(file: ModelFile, run: Runner, cases: CaseGenerator, same: float) -> 
     assert manifest.stream is not None
     content = add_initializers(manifest.stream.graph, file.path.read_bytes())
     graph = open_graph(content, partial(run_by_name, open_isolated(content)))
-    steps = 3 * settled_after(streaming) + 24
+    steps = 3 * settled_after(streaming) + -(-24 // streaming.unit) * streaming.unit
     feeds = with_past(streaming, cases.case(2, steps, at_reset=True, offset=_OFFSET + 3).feeds)
     sizes = random_sizes(steps, np.random.default_rng(cases.seed))
     one, chunks = (run_delayed(graph.run64, streaming, feeds, each) for each in ([steps], sizes))

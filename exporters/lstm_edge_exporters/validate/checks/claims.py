@@ -61,8 +61,8 @@ FIELDS = {
         """inputs.dtype outputs.dtype states.dtype states.start precision provenance.opset stream.graph
         stream.outputs.name stream.outputs.dtype stream.outputs.axes stream.states.input
         stream.states.output stream.states.dtype stream.states.axes stream.states.reset
-        stream.states.start stream.delays stream.golden.inputs stream.golden.outputs stream.golden.floor
-        stream.golden.limit stream.golden.limits stream.golden.more""".split(),  # noqa: SIM905
+        stream.states.start stream.delays stream.unit stream.golden.inputs stream.golden.outputs
+        stream.golden.floor stream.golden.limit stream.golden.limits stream.golden.more""".split(),  # noqa: SIM905
         Evidence.GRAPH,
     ),
     **dict.fromkeys("signal.missing provenance equivalence identity".split(), Evidence.FILE),  # noqa: SIM905

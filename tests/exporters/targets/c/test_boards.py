@@ -14,6 +14,8 @@ from lstm_edge_runtime.tolerance import limit_for
 from .conftest import slow
 from .test_host import as_text, drawn, numbers, sources, streamed
 
+pytestmark = pytest.mark.system
+
 BOARDS = ("m3", "m4f", "m7", "m33", "m55")
 EXAMPLE = Path(__file__).parents[4] / "examples" / "cortex_m"
 SAID = re.compile(

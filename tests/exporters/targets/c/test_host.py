@@ -22,6 +22,8 @@ from lstm_edge_runtime.tolerance import limit_for
 
 from .conftest import LABELS, NETWORKS
 
+pytestmark = pytest.mark.system
+
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 STRICT = ("-std=c99", *WARNINGS, "-O1", "-g")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
