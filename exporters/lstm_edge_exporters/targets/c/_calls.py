@@ -15,8 +15,7 @@ from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.tolerance import MULTIPLE
 
 from ...numerics.cases import CaseGenerator, InputSpec, case_size
-from ...numerics.floors import MANY_DRAWS, expected
-from ...numerics.function import fixed_axes
+from ...numerics.compare import MANY_DRAWS, expected, fixed_axes
 from ...numerics.graph64 import Graph64
 from ...numerics.indices import index_values
 from ._interface import Interface
