@@ -23,8 +23,12 @@ from lstm_edge_runtime import Stream, load
 
 EXAMPLE = ROOT / "examples" / "cortex_m"
 BOARDS = {
-    "m0": "Cortex-M0+", "m3": "Cortex-M3, no FPU", "m4f": "Cortex-M4F", "m33": "Cortex-M33", "m55": "Cortex-M55",
-}  # fmt: skip
+    "m0": "Cortex-M0+",
+    "m3": "Cortex-M3, no FPU",
+    "m4f": "Cortex-M4F",
+    "m33": "Cortex-M33",
+    "m55": "Cortex-M55",
+}
 ROUNDS, STEPS = 200, 200
 TIMER = """
 #define _POSIX_C_SOURCE 199309L

@@ -90,7 +90,8 @@ def test_the_demos_network_passes_its_golden_case_in_64_kB_of_flash_and_8_kB_of_
         "m33": "Cortex-M33",
         "m55": "Cortex-M55",
     }[board]
-    stated = re.search(rf"\| {re.escape(core)} \| ([\d,]+) \| ([\d,]+), ([\d,]+) \|", (demo / "README.md").read_text())
+    row = rf"\| {re.escape(core)} \| ([\d,]+) \| ([\d,]+), ([\d,]+) \|"
+    stated = re.search(row, (demo / "README.md").read_text())
     flash, ram, stack = (int(number.replace(",", "")) for number in stated.groups())
     assert (flash, ram, stack) == pytest.approx(
         (measured["flash"], measured["ram"], measured["stack"]), rel=0.05
