@@ -17,11 +17,18 @@ from lstm_edge_runtime.delayed import run_delayed
 from lstm_edge_runtime.errors import CheckFailedError, counted, first_line
 from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Streamed
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.tolerance import MULTIPLE, compare
 
 from ..numerics.cases import Feeds, Procedure, random_sizes
-from ..numerics.floors import FEW_DRAWS, MANY_DRAWS, expected, noise_floors
-from ..numerics.function import Function, GraphError, fixed_axes
+from ..numerics.compare import (
+    REFUSALS,
+    Function,
+    GraphError,
+    RefusedError,
+    expected,
+    fixed_axes,
+    floors_of,
+    measure,
+)
 from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
 from ..numerics.verify import golden_case
 from .facts import NotStreamableError
@@ -127,7 +134,7 @@ def _verify(
                     raise CheckFailedError(f"in chunks, in float64: {agreed.undefined or agreed.worst}")
             if place < 2:
                 _compare_rounded(streaming, engines[0], whole, feeds, sizes, against)
-        except (RuntimeError, ValueError, IndexError, KeyError, GraphError) as error:
+        except (*REFUSALS, KeyError, GraphError, RefusedError) as error:
             if isinstance(error, CheckFailedError):
                 raise
             raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
@@ -202,12 +209,6 @@ def _compare_rounded(
     against: Procedure,
 ) -> None:
     got, exact = run_delayed(engine, streaming, feeds, sizes), against(whole.run64, feeds)
-    for draws in (FEW_DRAWS, MANY_DRAWS):
-        floors = noise_floors(whole, feeds, fixed_axes(streaming), against, draws)
-        records = [
-            compare(name, got[name], exact[name], floor=floors[name], limit=MULTIPLE * floors[name])
-            for name in exact
-        ]
-        if all(each.ok for each in records):
-            return
-    raise CheckFailedError(f"in chunks: {next(each for each in records if not each.ok)}")
+    found = measure(got, exact, floors_of(whole, feeds, fixed_axes(streaming), against))
+    if not found.ok:
+        raise CheckFailedError(f"in chunks: {next(each for each in found.records if not each.ok)}")
