@@ -9,11 +9,12 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array
 
 from ..evaluate import constant
-from ..graph import data_inputs, forget_shapes, infer_shapes, operands, walk
+from ..graph import axes_of, data_inputs, forget_shapes, infer_shapes, operands, walk
 from .table import Table
 
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
@@ -43,7 +44,7 @@ def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str
         if name not in inputs:
             raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
         value = inputs[name]
-        shape = [1 if axis is None or not isinstance(axis, int) else axis for axis in value.shape or ()]
+        shape = all_ones(axes_of(value))
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
         if any(axis != 1 for axis in shape):
             raise InputError(

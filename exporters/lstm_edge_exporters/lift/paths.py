@@ -379,11 +379,13 @@ def _op(
 
 
 def _same(node: ir.Node, inputs: Sequence[ir.Value], attributes: dict[str, Any]) -> bool:
-    if len(node.inputs) != len(inputs) or set(node.attributes) - {"allowzero"} != set(attributes):
-        return False
-    if any(list(_plain(node.attributes[name])) != list(_flat(value)) for name, value in attributes.items()):
-        return False
-    return all(_equal(mine, theirs) for mine, theirs in zip(node.inputs, inputs, strict=True))
+    own = {name: each.value for name, each in node.attributes.items() if name != "allowzero"}
+    return (
+        {name: np.ravel(value).tolist() for name, value in own.items()}
+        == {name: np.ravel(value).tolist() for name, value in attributes.items()}
+        and len(node.inputs) == len(inputs)
+        and all(map(_equal, node.inputs, inputs))
+    )
 
 
 def _equal(mine: ir.Value | None, theirs: ir.Value) -> bool:
@@ -396,14 +398,6 @@ def _equal(mine: ir.Value | None, theirs: ir.Value) -> bool:
         and left.dtype == right.dtype == ir.DataType.INT64
         and left.numpy().tolist() == right.numpy().tolist()
     )
-
-
-def _plain(attribute: ir.Attr) -> Sequence[int]:
-    return attribute.as_ints() if attribute.type is ir.AttributeType.INTS else [attribute.as_int()]
-
-
-def _flat(value: Any) -> Sequence[int]:
-    return value if isinstance(value, list) else [value]
 
 
 def _integers(graph: ir.Graph, numbers: list[int], names: UniqueNames) -> ir.Value:

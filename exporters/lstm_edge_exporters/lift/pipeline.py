@@ -15,6 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
+from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.conventions import declared_states
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, first_line
 from lstm_edge_runtime.files import write_bytes
@@ -365,11 +366,10 @@ def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
 def _unread(model: ir.Model, original: ir.Model, constants: Mapping[str, Array]) -> dict[str, Array]:
     """Return zeros for the inputs of ``model`` that ``original`` has no more."""
     kept = {*constants, *(value.name for value in original.graph.inputs)}
-    gone = [value for value in data_inputs(model.graph) if value.name not in kept and value.dtype is not None]
-    shapes = [[axis if isinstance(axis, int) else 1 for axis in axes_of(value)] for value in gone]
     return {
-        str(value.name): np.zeros(shape, value.dtype.numpy() if value.dtype else None)
-        for value, shape in zip(gone, shapes, strict=True)
+        str(value.name): np.zeros(all_ones(axes_of(value)), value.dtype.numpy())
+        for value in data_inputs(model.graph)
+        if value.name not in kept and value.dtype is not None
     }
 
 
