@@ -148,21 +148,14 @@ def _check_loop(made: File, file: Function) -> None:
 
 def _make_late(made: File, to_bytes: Callable[[ir.Model], bytes]) -> Manifest:
     """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
-    from ..streaming.facts import NotStreamableError
-    from ..streaming.late import make_late_stream, why_late
-
-    manifest = made.manifest
+    from ..streaming.late import add_late_stream
 
     def draw(rows: int, steps: int, at_reset: bool) -> Feeds:
         return made.cases.case(rows, steps, at_reset=at_reset, full=True).feeds
 
     if made.roles.bidirectional:
-        return manifest._replace(unstreamable=_why_whole(made))
-    try:
-        stream = make_late_stream(made.model, manifest, draw, to_bytes)
-    except (NotStreamableError, CheckFailedError) as error:
-        return manifest._replace(unstreamable=str(error))
-    return manifest._replace(stream=stream, unstreamable=why_late(stream))
+        return made.manifest._replace(unstreamable=_why_whole(made))
+    return add_late_stream(made.model, made.manifest, draw, to_bytes)
 
 
 def _try_chunks(

@@ -37,7 +37,7 @@ from ..pairing import spec_of
 from ..progress import Progress
 from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
-from ..streaming.late import make_late_stream, why_late
+from ..streaming.late import add_late_stream
 from ..streaming.streamable import make_streamable
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
@@ -301,11 +301,7 @@ def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
         sizes = {name: named.get(name, 2 + place) for place, name in enumerate(names)}
         return case_at(graph, sizes, seed, offset=int(at_reset)).feeds
 
-    try:
-        stream = make_late_stream(graph.lifted, graph.manifest, draw, to_bytes)
-    except (NotStreamableError, CheckFailedError) as error:
-        return graph.manifest._replace(unstreamable=str(error))
-    return graph.manifest._replace(stream=stream, unstreamable=why_late(stream))
+    return add_late_stream(graph.lifted, graph.manifest, draw, to_bytes)
 
 
 def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
