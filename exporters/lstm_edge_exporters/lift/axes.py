@@ -197,16 +197,8 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
     inputs = {str(value.name): value for value in data_inputs(graph)}
     renamed: dict[str, int | str] = {}
     for name, axes in given.items():
-        if name not in inputs:
-            raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
+        _check_given(name, axes, inputs)
         old = axes_of(inputs[name])
-        if inputs[name].shape is not None and len(old) != len(axes):
-            raise InputError(f"input {name} has {len(old)} axes, {len(axes)} were given: {axes}")
-        for axis in axes:
-            if (isinstance(axis, str) and axes.count(axis) > 1) or (isinstance(axis, int) and axis < 1):
-                raise InputError(
-                    f"input {name} was given the axes {axes}: sizes are from 1, and no two names are the same"
-                )
         renamed |= {was: axis for was, axis in zip(old, axes, strict=False) if isinstance(was, str)}
         inputs[name].shape = ir.Shape(axes)
     for name, value in inputs.items():
@@ -214,6 +206,19 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
             for place, axis in enumerate(axes_of(value)):
                 if axis in renamed:
                     value.shape[place] = renamed[str(axis)]
+
+
+def _check_given(name: str, axes: Axes, inputs: Mapping[str, ir.Value]) -> None:
+    if name not in inputs:
+        raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
+    declared = axes_of(inputs[name])
+    if inputs[name].shape is not None and len(declared) != len(axes):
+        raise InputError(f"input {name} has {len(declared)} axes, {len(axes)} were given: {axes}")
+    for axis in axes:
+        if (isinstance(axis, str) and axes.count(axis) > 1) or (isinstance(axis, int) and axis < 1):
+            raise InputError(
+                f"input {name} was given the axes {axes}: sizes are from 1, and no two names are the same"
+            )
 
 
 def _known(roles: Mapping[ir.Value, Mapping[int, str]], role: str) -> str | None:
