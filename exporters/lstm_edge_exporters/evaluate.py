@@ -40,6 +40,7 @@ __all__ = [
     "is_data_free",
     "length_inputs",
     "name_axis",
+    "numbers_of",
     "sizes_apart",
 ]
 
@@ -133,6 +134,15 @@ def constant(value: ir.Value | None) -> Array | None:
     """Return the array of an initializer or a ``Constant`` node, None for any other value."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def numbers_of(node: ir.Node, place: int, name: str, known: Mapping[ir.Value, Array]) -> list[int]:
+    """Return an argument that is a constant or ``known`` input, or an attribute in older opsets."""
+    if name in node.attributes:
+        return list(node.attributes[name].as_ints())
+    value = node.inputs[place] if len(node.inputs) > place else None
+    array = constant(value) if value is None or value not in known else known[value]
+    return [] if array is None else [int(number) for number in array.ravel()]
 
 
 def is_data_free(value: ir.Value) -> bool:

@@ -217,9 +217,7 @@ class _Planner:
         """Return a state's batch axis; None if a loop carries one that does not grow with the batch."""
         if is_recurrent(place.slot.node):
             return state_shape(place.slot.node)[2]
-        if place.initial is None or place.initial not in self._table.runs[0]:
-            return None
-        axes = self._table.axes(place.initial) or ()
+        axes = () if place.initial is None else self._table.axes(place.initial) or ()
         return next((axis for axis, name in enumerate(axes) if str(name).split("*")[-1] == self._batch), None)
 
     def _row_orders(self, place: Place, path: Path | None) -> tuple[ir.Value, ...]:
@@ -270,11 +268,10 @@ class _Planner:
         arrays = [run[root] for run in self._table.runs]
         dtype = ir.DataType.from_numpy(arrays[0].dtype)
         firsts = [array if axis is None else array.take([0], axis) for array in arrays]
-        if any(not np.array_equal(first, firsts[0]) for first in firsts) or any(
-            (array != firsts[0]).any() for array in arrays
-        ):
-            return "its value is not the same for every batch member and sequence length"
         reset = firsts[0]
+        pairs = zip(arrays, firsts, strict=True)
+        if any(first.shape != reset.shape or (array != reset).any() for array, first in pairs):
+            return "its value is not the same for every batch member and sequence length"
         value = float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
         if axis is None:
             return _State(group, dtype, reset.shape, value)
