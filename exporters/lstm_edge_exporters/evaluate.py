@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Array, StateSpec
+from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 from lstm_edge_runtime.ort import run_by_name
 
 from .graph import (
@@ -33,6 +33,7 @@ from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 __all__ = [
     "EMPTY",
     "Session",
+    "axes_in",
     "case_generator",
     "constant",
     "evaluate",
@@ -128,6 +129,17 @@ def name_axis(rows: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int | 
         ):
             return name if times == 1 else f"{times}*{name}"
     return None
+
+
+def axes_in(name: str, shapes: Sequence[tuple[int, ...]], cases: Sequence[Mapping[str, int]]) -> Axes | None:
+    """Name a value's axes by its shape at each of ``cases``; None if their number is not always the same.
+
+    One that follows no single dynamic axis is called ``name.1`` by its place.
+    """
+    if len(set(map(len, shapes))) > 1:
+        return None
+    known = (name_axis(lengths, cases) for lengths in zip(*shapes, strict=True))
+    return tuple(f"{name}.{place}" if axis is None else axis for place, axis in enumerate(known))
 
 
 def constant(value: ir.Value | None) -> Array | None:
