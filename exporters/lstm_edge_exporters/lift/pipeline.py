@@ -25,14 +25,13 @@ from ..evaluate import Session, axes_in, constant, length_inputs, sizes_apart
 from ..graph import (
     axes_of,
     data_inputs,
-    dynamic_axes,
     forget_shapes,
     to_bytes,
     to_proto,
     with_manifest,
 )
 from ..isolation import isolated
-from ..numerics.verify import ChunkRun
+from ..numerics.verify import ChunkRun, Equivalence
 from ..pairing import spec_of
 from ..progress import Progress
 from ..recurrent import recurrent_nodes, slots, state_shape
@@ -49,7 +48,7 @@ from .read import read_graph
 from .states import LeftAlone, lift_states, nodes_over_time
 from .subgraphs import generalize_loops, recurrences, sequences
 from .table import Table
-from .verification import Equality, LiftedGraph, case_at, verify_lifted
+from .verification import LiftedGraph, case_at, case_of, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
 
@@ -71,8 +70,12 @@ class LiftReport:
     """States left in the graph, and why."""
     made_dynamic: tuple[str, ...]
     """Axes (``batch``, ``sequence``) that were fixed and are dynamic now."""
-    equality: Equality
-    """Where the lifted file with its states at reset is the original."""
+    equivalence: Equivalence
+    """The lifted file with its states at reset, beside the original."""
+    sizes: tuple[str, ...]
+    """Sizes at which both were run."""
+    by_rows: tuple[str, ...]
+    """Sizes that the original can't run, at which it was run row by row."""
     chunks: ChunkRun | None
     """How chunks with the states carried compare with the whole; None where none were run."""
     unstreamable: str
@@ -279,7 +282,9 @@ def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> L
         recognized=graph.known,
         left=graph.found.left,
         made_dynamic=tuple(sorted(graph.declared)),
-        equality=verified.equality,
+        equivalence=verified.equivalence,
+        sizes=verified.sizes,
+        by_rows=verified.by_rows,
         chunks=verified.chunks,
         unstreamable="" if manifest.stream else manifest.unstreamable,
     )
@@ -296,10 +301,7 @@ def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
     """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
 
     def draw(rows: int, steps: int, at_reset: bool) -> Mapping[str, Array]:
-        named = {graph.manifest.batch: rows * graph.fixed_batch, graph.manifest.sequence: steps}
-        names = dynamic_axes(graph.original.graph)
-        sizes = {name: named.get(name, 2 + place) for place, name in enumerate(names)}
-        return case_at(graph, sizes, seed, offset=int(at_reset)).feeds
+        return case_of(graph, rows * graph.fixed_batch, steps, seed, offset=int(at_reset)).feeds
 
     return add_late_stream(graph.lifted, graph.manifest, draw, to_bytes)
 
