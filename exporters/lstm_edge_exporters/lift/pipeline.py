@@ -208,6 +208,7 @@ def _lift(
         generalize_reshapes(lifted)
     if SEQUENCE in make_dynamic:
         generalize_loops(lifted)
+    lifted = lifted.clone()  # in a copy, nodes without a name are numbered from 0
     batch, sequence, table = name_axes(lifted, config.inputs, make_dynamic)
     _declare_outputs(lifted, table)
     known = recognize(lifted, config.states, sequence)
