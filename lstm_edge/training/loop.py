@@ -39,7 +39,8 @@ class Epoch:
     loss: float
     """Mean over the training set, while training: cross entropy, or squared error of scaled values."""
     validation_loss: float
-    """The same over the validation set, after the epoch."""
+    """The same over the validation set, after the epoch: of streams if states are carried, or of whole samples
+    from reset if that is higher."""
     accuracy: float | None
     """On the validation set, of streams if states are carried; None for values."""
     best: int
@@ -87,7 +88,7 @@ class Loop:
         if series is not None:
             walked, streamed = (series[name].to(config.device) for name in ("train", "validation"))
             self._lanes = Lanes(walked, config.batch_size, config.crop, self._order)
-            self._validate = _StreamValidation(streamed, self._updates, self._loss)
+            self._validate = _StreamValidation(streamed, self._validation, self._updates, self._loss)
         self._snapshot: dict[str, Any] = {}
         self._trial = trial and series is not None
         self._carried: dict[str, Any] = {}
@@ -301,19 +302,23 @@ def surely_lower(losses: Tensor, others: Tensor) -> bool:
 
 
 class _StreamValidation:
-    """Loss and accuracy of streams that carry their states."""
+    """Loss and accuracy of streams that carry their states; of whole samples, the loss from reset if it is higher."""
 
-    def __init__(self, series: SeriesSet, windows: int, criterion: nn.Module) -> None:
+    def __init__(self, series: SeriesSet, samples: Dataset, windows: int, criterion: nn.Module) -> None:
         """Take the validation set, the windows of a stream, brought into range, and the loss of training."""
         least, most = _STREAMED
         self._series, self._criterion = series, criterion
+        self._samples = samples if series.window is None else None
         self._streams = cut_streams(series, min(max(windows, least), most), cut=True)
         self._where = self._streams.picked
         self._y = series.y[self._streams.step[self._where]]
 
     def __call__(self, model: LSTM1) -> tuple[float, float | None]:
         outputs = stream_outputs(model, self._series, self._streams, self._where)
-        return float(self._criterion(outputs, self._y)), _accuracy(outputs, self._y)
+        loss = float(self._criterion(outputs, self._y))
+        if self._samples is not None:
+            loss = max(loss, float(self._criterion(predict(model, self._samples), self._samples.y)))
+        return loss, _accuracy(outputs, self._y)
 
 
 def _accuracy(outputs: Tensor, y: Tensor) -> float | None:
