@@ -39,8 +39,8 @@ class Epoch:
     loss: float
     """Mean over the training set, while training: cross entropy, or squared error of scaled values."""
     validation_loss: float
-    """The same over the validation set, after the epoch: of streams if states are carried, or of whole samples
-    from reset if that is higher."""
+    """The same over the validation set, after the epoch: of streams if states are carried; where no epoch
+    before was as low, of whole samples from reset if that is higher."""
     accuracy: float | None
     """On the validation set, of streams if states are carried; None for values."""
     best: int
@@ -84,7 +84,7 @@ class Loop:
         self._start()
         self._updates = math.ceil(len(train) / config.batch_size)
         self._lanes: Lanes | None = None
-        self._validate: Callable[[LSTM1], tuple[float, float | None]] = self._validate_windows
+        self._validate: Callable[[LSTM1, float], tuple[float, float | None]] = self._validate_windows
         if series is not None:
             walked, streamed = (series[name].to(config.device) for name in ("train", "validation"))
             self._lanes = Lanes(walked, config.batch_size, config.crop, self._order)
@@ -185,7 +185,7 @@ class Loop:
             torch.set_rng_state(self._dropout)
             loss = self._train_once()
             dropout = torch.get_rng_state()
-        validation_loss, accuracy = self._validate(self._model)
+        validation_loss, accuracy = self._validate(self._model, self._best_loss)
         if not (math.isfinite(loss) and math.isfinite(validation_loss)):
             raise InputError(
                 f"the loss is {loss} in epoch {len(self.epochs) + 1}; give a lower --learning-rate than "
@@ -243,7 +243,7 @@ class Loop:
         """Use a copy of what was loaded, so that what does not fit shows before training goes on."""
         best = copy.deepcopy(self._model)
         best.load_state_dict(self.best)
-        loss, _ = self._validate(best)
+        loss, _ = self._validate(best, math.inf)
         if not abs(loss - self._best_loss) <= 1e-3 * max(1.0, loss):
             raise ValueError(f"the loss of its best epoch is {loss}, expected {self._best_loss}")
         model, optimizer = copy.deepcopy((self._model, self._optimizer))
@@ -263,7 +263,7 @@ class Loop:
             **({} if self._lanes is None else {"lanes": self._lanes.state_dict()}),
         }
 
-    def _validate_windows(self, model: LSTM1) -> tuple[float, float | None]:
+    def _validate_windows(self, model: LSTM1, best: float) -> tuple[float, float | None]:
         outputs, y = predict(model, self._validation), self._validation.y
         return float(self._loss(outputs, y)), _accuracy(outputs, y)
 
@@ -302,7 +302,10 @@ def surely_lower(losses: Tensor, others: Tensor) -> bool:
 
 
 class _StreamValidation:
-    """Loss and accuracy of streams that carry their states; of whole samples, the loss from reset if it is higher."""
+    """Loss and accuracy of streams that carry their states.
+
+    Of whole samples, the higher one of this loss and that from reset, if both can be lower than the best.
+    """
 
     def __init__(self, series: SeriesSet, samples: Dataset, windows: int, criterion: nn.Module) -> None:
         """Take the validation set, the windows of a stream, brought into range, and the loss of training."""
@@ -313,10 +316,10 @@ class _StreamValidation:
         self._where = self._streams.picked
         self._y = series.y[self._streams.step[self._where]]
 
-    def __call__(self, model: LSTM1) -> tuple[float, float | None]:
+    def __call__(self, model: LSTM1, best: float) -> tuple[float, float | None]:
         outputs = stream_outputs(model, self._series, self._streams, self._where)
         loss = float(self._criterion(outputs, self._y))
-        if self._samples is not None:
+        if self._samples is not None and loss < best:
             loss = max(loss, float(self._criterion(predict(model, self._samples), self._samples.y)))
         return loss, _accuracy(outputs, self._y)
 
