@@ -126,7 +126,8 @@ class Lanes:
         y = series.y[torch.from_numpy(start[:, None] + there)]
         losses = criterion(outputs.flatten(0, 1), y.flatten(0, 1)).reshape(rows, self._steps + 1, -1)
         last = self._last.to(losses)
-        return (last * losses[:, -1:] + (1 - last) * losses[:, :-1]).mean()
+        loss: Tensor = (last * losses[:, -1:] + (1 - last) * losses[:, :-1]).mean()
+        return loss
 
     def _advance(self) -> tuple[Array, Array, Array]:
         """Return each lane's next window: its row in ``x``, its steps, and whether it starts from reset."""

@@ -263,7 +263,7 @@ class Loop:
             **({} if self._lanes is None else {"lanes": self._lanes.state_dict()}),
         }
 
-    def _validate_windows(self, model: LSTM1, best: float) -> tuple[float, float | None]:
+    def _validate_windows(self, model: LSTM1, _best: float) -> tuple[float, float | None]:
         outputs, y = predict(model, self._validation), self._validation.y
         return float(self._loss(outputs, y)), _accuracy(outputs, y)
 
