@@ -246,6 +246,9 @@ class Manifest(NamedTuple):
     """None where unknown, and in files made before."""
     precision: str = "fp32"
     """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
+    int8_activations: bool = False
+    """Whether engines may quantize what goes into GRU and RNN layers with int8 weights, each row and step by
+    itself, as in an int8 LSTM; onnxruntime has no such layers."""
     provenance: Mapping[str, Any] = _NOTHING
     """``checkpoint_sha256``, ``versions`` (package to version), ``opset``, notes of the exporter."""
     equivalence: Mapping[str, Any] = _NOTHING
@@ -468,6 +471,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "signal": signal,
         **({"trained": manifest.trained._asdict()} if manifest.trained else {}),
         "precision": manifest.precision,
+        **({"int8_activations": True} if manifest.int8_activations else {}),
         "provenance": manifest.provenance,
         "equivalence": manifest.equivalence,
         "golden": golden
@@ -601,6 +605,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         ),
         trained=Trained.decode(raw["trained"]) if "trained" in raw else None,
         precision=text(raw["precision"]),
+        int8_activations=raw.get("int8_activations", False) is True,
         provenance=dict(raw["provenance"]),
         equivalence=dict(raw["equivalence"]),
         golden=None
