@@ -6,7 +6,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo native dist test test-slow test-docs fuzz torture test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
+.PHONY: help demo native dist test test-system test-slow test-docs fuzz torture test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -47,10 +47,13 @@ docs: $(VENV)/.installed  ## build the documentation's site into site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Two workers on two cores: a second torch thread in each would only wait.
-test test-docs test-slow: export OMP_NUM_THREADS := 1
+test test-system test-docs test-slow: export OMP_NUM_THREADS := 1
 
-test: check $(VENV)/.native  ## every check and every test but the full matrices
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+test: check $(VENV)/.native  ## every check, and the tests of every function
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not system"
+
+test-system: $(VENV)/.native  ## the tests that run whole programs, compilers, boards, brokers and clusters
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "system and not slow"
 
 test-docs: $(VENV)/.native  ## run the pages that take long as printed, four first days, and the action for CI
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_docs_run.py tests/project/test_ci.py \

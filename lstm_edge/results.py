@@ -1,7 +1,9 @@
 """Interpret the rows of a file's main output, according to its task."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from lstm_edge_runtime.errors import ContractError
 
@@ -11,7 +13,15 @@ if TYPE_CHECKING:
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["class_names", "is_classification", "main_name", "main_output", "result_names", "top_rows"]
+__all__ = [
+    "MainFrames",
+    "class_names",
+    "is_classification",
+    "main_name",
+    "main_output",
+    "result_names",
+    "top_rows",
+]
 
 
 def main_output(model: "Model", result: "Array | dict[str, Array] | None") -> Array:
@@ -25,6 +35,31 @@ def main_output(model: "Model", result: "Array | dict[str, Array] | None") -> Ar
     if not isinstance(result, dict):
         return result
     return result[main_name(model)]
+
+
+class MainFrames:
+    """The frames of the main output in what a stream's steps return, and which steps they are of."""
+
+    def __init__(self, model: "Model") -> None:
+        """Take the unit of the model's stream, and the delay of its main output."""
+        manifest, self._name, self._model = model.interface, main_name(model), model
+        self._per_unit, self._unit = manifest.frames_a_unit.get(self._name, 1), manifest.unit
+        self._delay = manifest.delays.get(self._name, 0)
+
+    def of(self, result: "Array | dict[str, Array] | None", steps: int) -> Iterator[tuple[int, int, Array]]:
+        """Return the number of each frame, the step that it ends with, both from 1, and its values ``(C,)``.
+
+        Args:
+            result: of the last step.
+            steps: taken so far.
+        """
+        if result is None or (isinstance(result, dict) and self._name not in result):
+            return
+        values = main_output(self._model, result)
+        rows = [values] if self._per_unit == 1 else list(values)
+        for later, row in zip(reversed(range(len(rows))), rows, strict=True):
+            step = steps - (self._delay + later) * self._unit // self._per_unit
+            yield step * self._per_unit // self._unit, step, top_rows(np.atleast_1d(row), 1)[0]
 
 
 def main_name(model: "Model") -> str:

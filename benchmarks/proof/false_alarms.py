@@ -38,8 +38,7 @@ from lstm_edge_exporters.export.file import File
 from lstm_edge_exporters.export.request import Request
 from lstm_edge_exporters.export.trace import Traced, trace
 from lstm_edge_exporters.numerics.cases import CaseGenerator
-from lstm_edge_exporters.numerics.floors import MANY_DRAWS, compare_outputs, expected
-from lstm_edge_exporters.numerics.function import fixed_axes
+from lstm_edge_exporters.numerics.compare import MANY_DRAWS, compare_outputs, expected, fixed_axes
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module

@@ -41,8 +41,7 @@ from benchmarks.proof.mutation_kinds import KINDS, Draft, Kind, NotApplicableErr
 from benchmarks.proof.mutation_networks import NETWORKS
 from lstm_edge_exporters import export
 from lstm_edge_exporters.numerics.cases import CaseGenerator, Procedure, in_chunks, whole
-from lstm_edge_exporters.numerics.floors import Expected, expected
-from lstm_edge_exporters.numerics.function import fixed_axes
+from lstm_edge_exporters.numerics.compare import Expected, expected, fixed_axes
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
 from lstm_edge_exporters.validate.checks.claims import comparable

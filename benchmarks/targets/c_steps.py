@@ -22,7 +22,13 @@ from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import Stream, load
 
 EXAMPLE = ROOT / "examples" / "cortex_m"
-BOARDS = {"m3": "Cortex-M3, no FPU", "m4f": "Cortex-M4F", "m33": "Cortex-M33", "m55": "Cortex-M55"}
+BOARDS = {
+    "m0": "Cortex-M0+",
+    "m3": "Cortex-M3, no FPU",
+    "m4f": "Cortex-M4F",
+    "m33": "Cortex-M33",
+    "m55": "Cortex-M55",
+}
 ROUNDS, STEPS = 200, 200
 TIMER = """
 #define _POSIX_C_SOURCE 199309L

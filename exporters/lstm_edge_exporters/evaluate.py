@@ -40,8 +40,7 @@ __all__ = [
     "is_data_free",
     "length_inputs",
     "name_axis",
-    "try_evaluate",
-    "two_sizes",
+    "sizes_apart",
 ]
 
 EMPTY = "no step or row is left for "
@@ -101,28 +100,31 @@ class Session:
         return run_by_name(self._session, given)
 
 
-def two_sizes(graph: ir.Graph) -> tuple[dict[str, int], dict[str, int]]:
-    """Return two sets of sizes of the inputs' dynamic axes.
+def sizes_apart(graph: ir.Graph) -> tuple[dict[str, int], ...]:
+    """Return sets of sizes of the inputs' dynamic axes: one, and for each axis that one with it longer.
 
     No two numbers are the same, and axes grow by amounts of their own, so that ``L - 1`` is no ``N``.
     """
     names = dynamic_axes(graph)
-    small = {name: _LARGE + _APART * place for place, name in enumerate(names)}
-    return small, {
-        name: size + _APART * len(names) + place for place, (name, size) in enumerate(small.items())
-    }
+    base = {name: _LARGE + _APART * place for place, name in enumerate(names)}
+    longer = ({name: base[name] + _APART * len(names) + place} for place, name in enumerate(names))
+    return base, *(base | each for each in longer)
 
 
-def name_axis(rows: tuple[int, int], cases: tuple[Mapping[str, int], Mapping[str, int]]) -> int | str | None:
-    """Name an axis that has ``rows`` in two runs at ``two_sizes``: fixed, ``N`` or ``2*N``.
+def name_axis(rows: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int | str | None:
+    """Name an axis by its length at each of ``cases``, the sizes of dynamic axes: fixed, ``N`` or ``2*N``.
 
     None if it follows no single dynamic axis.
     """
-    if rows[0] == rows[1]:
+    if len(set(rows)) == 1:
         return rows[0]
     for name, size in cases[0].items():
         times, rest = divmod(rows[0], size)
-        if rest == 0 and times and rows[1] == times * cases[1][name]:
+        if (
+            times
+            and not rest
+            and all(row == times * case[name] for row, case in zip(rows, cases, strict=True))
+        ):
             return name if times == 1 else f"{times}*{name}"
     return None
 
@@ -183,16 +185,6 @@ def evaluate(
             fixed | {value: results[str(twin.name)] for value, twin in zip(wanted, asked, strict=True)}
         )
     return found
-
-
-def try_evaluate(
-    model: ir.Model, values: Sequence[ir.Value], cases: Sequence[Mapping[str, int]]
-) -> list[dict[ir.Value, Array]] | None:
-    """Compute as ``evaluate``; None if onnxruntime can't run it."""
-    try:
-        return evaluate(model, values, cases)
-    except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
-        return None
 
 
 def case_generator(

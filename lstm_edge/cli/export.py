@@ -350,5 +350,6 @@ def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
         "equivalence": manifest.equivalence,
         "unstreamable": "" if manifest.stream else manifest.unstreamable,
         "delays": manifest.delays,
+        "unit": manifest.unit,
         "notes": list(artifact.notes),
     }

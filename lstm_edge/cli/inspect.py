@@ -75,6 +75,7 @@ def _declared(manifest: "Manifest") -> dict[str, Any]:
         "unstreamable": manifest.streaming.unstreamable or None,
         "pace": manifest.pace if manifest.stream else "",
         "delays": manifest.delays,
+        "unit": manifest.unit,
         "ranges": {axis: limits._asdict() for axis, limits in manifest.ranges.items()},
         "lengths": manifest.lengths,
         "precision": manifest.precision,

@@ -64,7 +64,7 @@ def command(
     """Turn the hidden states of MODEL, an .onnx file of any framework, into inputs and outputs.
 
     The result can be run in chunks. It is only written after it has been verified: with its states at reset
-    it computes the same as MODEL, bit for bit. Chunks are also compared with the whole sequence; if they
+    it computes the same as MODEL. Chunks are also compared with the whole sequence; if they
     differ, the report names the first operator that differs.
 
     \b
@@ -123,12 +123,9 @@ def _print(lifted: "Lifted", output: Path) -> None:
         echo(f"not lifted: {entry.state} of {entry.node}: {entry.reason}")
     if report.made_dynamic:
         echo(f"made dynamic: the {' and the '.join(report.made_dynamic)} axis, fixed before")
-    if report.equality.exact:
-        echo(f"equal bit for bit to the original at {'; '.join(report.equality.exact)}")
-    if report.equality.rounded:
-        echo(f"equal within rounding at {'; '.join(report.equality.rounded)}")
-    if report.equality.by_rows:
-        echo(f"equal row by row, if the original can't run, at {'; '.join(report.equality.by_rows)}")
+    echo(f"equal to the original {report.equivalence.equality} at {'; '.join(report.sizes)}")
+    if report.by_rows:
+        echo(f"equal row by row, if the original can't run, at {'; '.join(report.by_rows)}")
     if lifted.manifest.stream:
         echo(f"streams: {lifted.manifest.pace}")
     elif report.unstreamable:
@@ -180,9 +177,10 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
         "left": [{"node": entry.node, "state": entry.state, "reason": entry.reason} for entry in report.left],
         "made_dynamic": report.made_dynamic,
         "equal": {
-            "exact": report.equality.exact,
-            "by_rows": report.equality.by_rows,
-            "rounded": report.equality.rounded,
+            "sizes": report.sizes,
+            "by_rows": report.by_rows,
+            "float64": report.equivalence.equality.largest,
+            "float32": report.equivalence.worst.ratio,
         },
         "chunks": chunks
         and {
@@ -195,4 +193,5 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
         },
         "unstreamable": report.unstreamable,
         "delays": lifted.manifest.delays,
+        "unit": lifted.manifest.unit,
     }

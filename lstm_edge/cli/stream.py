@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
-from lstm_edge.results import main_name, main_output, top_rows
+from lstm_edge.results import MainFrames
 from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 from lstm_edge_runtime.hold import Hold
 
@@ -139,8 +139,7 @@ def serve(
         CheckFailedError: there were lines, but none was a valid sample.
     """
     number, bad, header_due, good = 0, 0, True, False
-    delays = model.interface.stream.delays if model.interface.stream else {}
-    delay = delays.get(main_name(model), 0) if delays else 0
+    frames = MainFrames(model)
     while (raw := pipe.read(kept.patience())) is not None:
         if raw:
             number += 1
@@ -155,14 +154,10 @@ def serve(
                 sample, bad = None, bad + 1
             if sample is not None:
                 result, good = stream.step(sample), True
-                if result is None or kept.steps <= delay:  # before the first frame of a stream that is behind
-                    kept.save_if_due()
-                    continue
-                values = top_rows(np.atleast_1d(main_output(model, result)), 1)[0]
-                step = kept.steps - delay
-                if step % every:
-                    lines.take(values)
-                else:
+                for frame, step, values in frames.of(result, kept.steps):
+                    if frame % every:
+                        lines.take(values)
+                        continue
                     text = lines.line(step, values)
                     if header_due:
                         text, header_due = lines.header(len(values)) + text, False

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.host import describe_host
-from lstm_edge_exporters.numerics.bootstrap import Interval, ratio_interval
+from lstm_edge_exporters.bootstrap import Interval, ratio_interval
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.json_reader import malformed_as, read_json
 

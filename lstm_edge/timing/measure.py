@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from lstm_edge.host import describe_host, describe_software
-from lstm_edge_exporters.numerics.bootstrap import ratio_interval
+from lstm_edge_exporters.bootstrap import ratio_interval
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
 
 from .calls import TimedModel, chunk_call, step_call, streams_call

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from itertools import product
 from typing import Any, Literal
 
-from lstm_edge_exporters.numerics.bootstrap import ratio_interval
+from lstm_edge_exporters.bootstrap import ratio_interval
 from lstm_edge_runtime import load
 from lstm_edge_runtime.cpu import describe_cpu
 from lstm_edge_runtime.errors import LstmEdgeError, counted

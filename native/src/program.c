@@ -244,6 +244,11 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     if (!read_weights(r, arg[5], arg[9], arg[22], &w) || !read_weights(r, arg[6], arg[10], arg[23], &recurrent)) return false;
     float *bias;
     if (!vector(r, arg[7], 1, gru ? 2 * rows : rows, &bias)) return false;
+    /* What is added to two sums is added once, as in C; but the new gate's may have to wait for the reset gate. */
+    for (size_t i = 0; gru && bias != NULL && i < (op->flags & 2 ? 2 * h : rows); i++) {
+        bias[i] += bias[rows + i];
+        bias[rows + i] = 0.f;
+    }
     const float *recurrent_bias = gru && bias != NULL ? bias + rows : NULL;
     bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k, gates);
     if (gru && !(op->flags & 2)) {

@@ -311,6 +311,10 @@ class Core:
                 f"got a state of model {state.identity[:12]}, expected one of model {self.identity[:12]}; "
                 "start from state=None"
             )
+        if others := sorted(set(state) - {spec.input for spec in self.manifest.states}):
+            raise StateError(
+                f"got a state of a stream, with {others[0]}, which run() on whole sequences does not continue"
+            )
         for spec in self.manifest.states:
             array, known = state.get(spec.input), dict(sizes)
             if array is None or array.dtype != spec.dtype:

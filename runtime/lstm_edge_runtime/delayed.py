@@ -1,21 +1,34 @@
-"""Streams of networks whose frames need later steps: their results are a fixed number of steps behind.
+"""Streams of networks whose frames need later steps, or are fewer or more than steps.
 
-Such a network streams by a graph of its own (``Manifest.stream``). A state behind a delay is held at its
-reset value for its first ``start`` steps, so a call ends there. Frames before the first real one are left
-out.
+Such a network streams by a graph of its own (``Manifest.stream``). Its results are a fixed number of steps
+behind, and a call takes a multiple of its unit: the steps that don't fill one are kept for the next. A state
+behind a delay is held at its reset value for its first ``start`` steps, so a call ends there. Frames before
+the first real one are left out.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 
 from ._core import Core, InputArrays
+from .axes import check_array, resolve, with_ones
 from .chunks import Runner, take_steps
-from .errors import InputError
-from .manifest import Array, Manifest, StateSpec
+from .errors import InputError, StateError
+from .manifest import Array, Manifest, StateSpec, TensorSpec
+from .state import State
 from .stream import Result, Stream
-from .stream_batch import StatePool, StreamBatch, stack_chunks, stack_rows, time_axis, to_graph
+from .stream_batch import (
+    Ids,
+    StatePool,
+    StreamBatch,
+    stack_chunks,
+    stack_rows,
+    time_axis,
+    to_graph,
+    to_sources,
+)
 
 __all__ = ["DelayedBatch", "DelayedStream", "run_delayed"]
 
@@ -23,7 +36,7 @@ __all__ = ["DelayedBatch", "DelayedStream", "run_delayed"]
 def _room(states: Iterable[StateSpec], ages: Iterable[int], steps: int) -> int:
     """Return how many of ``steps`` a call may take, so that no state of these ages starts inside of it."""
     starts = {state.start for state in states}
-    return min([start - age for age in set(ages) for start in starts if start > age], default=steps)
+    return min([steps, *(start - age for age in set(ages) for start in starts if start > age)])
 
 
 def run_delayed(
@@ -39,14 +52,14 @@ def run_delayed(
         feeds: the whole case, states at reset.
         sizes: steps of each chunk.
     """
-    assert manifest.stream is not None
-    states, age = manifest.states_in(feeds), 0
+    states, age, seen, pace = manifest.states_in(feeds), 0, 0, _Pace(manifest)
     frames: dict[str, list[Array]] = {}
     outputs: Mapping[str, Array] = {}
     for size in sizes:
-        end = age + size
+        seen += size
+        end = seen - seen % manifest.unit
         while age < end:
-            stop = age + min(end - age, _room(manifest.states, [age], end - age))
+            stop = age + _room(manifest.states, [age], end - age)
             outputs = run({**take_steps(manifest, feeds, age, stop), **states})
             new = manifest.states_out(outputs)
             states = {
@@ -54,28 +67,41 @@ def run_delayed(
                 for state in manifest.states
             }
             for name, axis in manifest.time_axes.items():
-                if name in manifest.stream.delays:
-                    early = max(0, manifest.stream.delays[name] - age)
-                    frames.setdefault(name, []).append(_behind(outputs[name], axis, early))
+                if name in pace.delays:
+                    frames.setdefault(name, []).append(_behind(outputs[name], axis, pace.early(name, age)))
             age = stop
     joined = {spec.name: outputs[spec.name] for spec in manifest.outputs}
     return joined | {name: np.concatenate(parts, manifest.time_axes[name]) for name, parts in frames.items()}
 
 
 class DelayedStream(Stream):
-    """A stream whose results are behind; see ``Stream``."""
+    """A stream whose results are behind, or come once a unit; see ``Stream``."""
 
-    __slots__ = ("_delays", "_settled")
+    __slots__ = ("_kept_steps", "_pace", "_settled")
 
     def __init__(self, core: Core, reset_every: "int | str | None" = None) -> None:
         """Open a stream on the graph of the stream."""
-        self._delays = _delays(core.manifest)
+        self._pace, self._kept_steps = _Pace(core.manifest), _room_for_rest(core, 1)
         super().__init__(core, reset_every)
 
     @property
     def delay(self) -> int:
         """How many steps the results are behind the samples."""
-        return max(self._delays.values())
+        return self._manifest.delay_steps
+
+    @property
+    def state(self) -> State:
+        """A copy of the state, with the samples that don't fill a unit yet."""
+        with self._use:
+            count = self._age % self._pace.unit
+            rest = take_steps(self._manifest, self._kept_steps, 0, count) if count else {}
+            return State(self._sets.read(), self._identity, self._age, rest)
+
+    def restore(self, state: State) -> None:
+        """Continue from ``state``; see ``Stream.restore``."""
+        rest = _check_rest(self._core, state)
+        super().restore(state)
+        self._keep(rest, 0)
 
     def step(self, sample: InputArrays) -> Result | None:
         """Take one time step.
@@ -84,12 +110,15 @@ class DelayedStream(Stream):
             sample: as ``Stream.step`` takes it.
 
         Returns:
-            The output of the frame ``delay`` steps before; None if that is before the first. Where there are
-            several outputs, a mapping by name with those that have a frame; None if none has.
+            The output of the frame that this step completes; None if it completes none. Where a unit has
+            several frames, these ``(frames, C)``. Where there are several outputs, a mapping by name with
+            those that have a frame; None if none has.
 
         Raises:
             InputError, StateError: as ``Stream.step``.
         """
+        if not self._pace.even:
+            return self._step_of_unit(sample)
         if self._settled <= self._steps < self._due:
             return super().step(sample)
         with self._use:
@@ -97,52 +126,116 @@ class DelayedStream(Stream):
             with self._kept():
                 self._start_again()
                 age = self._age
-                self._hold(1, call.take)
+                self._hold(age, 1, call.take)
                 self._steps += 1
-            return self._given(call.result(), age)
+            result = call.result()
+            rows = self._by_name(result).items()
+            given = {name: array for name, array in rows if age >= self._pace.delays[name]}
+            return None if not given else given if isinstance(result, dict) else next(iter(given.values()))
 
     def process(self, chunk: InputArrays) -> Result | None:
         """Take many time steps.
 
         Args:
-            chunk: as ``Stream.process`` takes it.
+            chunk: as ``Stream.process`` takes it; of any length, the steps that don't fill a unit are kept.
 
         Returns:
             The frames that are complete ``(frames, C)``, ``(0, C)`` if none is; of an output without a time
-            axis ``(C,)`` that of the last step, None before the first. By name where there are several.
+            axis the last result ``(C,)``, None if there is none. By name where there are several.
 
         Raises:
             InputError, StateError: as ``Stream.process``.
         """
         with self._use:
             sizes, arrays = self._to_graph(chunk, {})
-            sequence, parts = self._manifest.sequence or "", []
-            place, steps = 0, sizes[sequence]
-            with self._kept():
-                while place < steps:
-                    self._start_again()
-                    left = min(steps - place, self._due - self._steps)
-                    size = min(left, _room(self._manifest.states, [self._age], left))
-                    piece = take_steps(self._manifest, arrays, place, place + size)
-                    call = self._chunk_call = self._call_of(
-                        {**sizes, sequence: size}, piece, self._chunk_call, drop_sequence=False
-                    )
-                    self._hold(size, call.take)
-                    parts.append((self._by_name(call.result()), self._age))
-                    self._steps += size
-                    place += size
-            return self._joined(parts)
+            found = self._take(sizes, arrays)
+            return next(iter(found.values())) if len(found) == 1 else found
+
+    def _step_of_unit(self, sample: InputArrays) -> Result | None:
+        sequence = self._manifest.sequence or ""
+        with self._use:
+            sizes, arrays = self._to_graph(sample, {sequence: 1})
+            if (count := self._age % self._pace.unit) + 1 < self._pace.unit and self._steps < self._due:
+                self._keep(arrays, count)
+                self._steps += 1
+                return None
+            found = self._take(sizes, arrays)
+        given = {}
+        for spec in self._manifest.outputs:
+            array, axis = found[spec.name], time_axis(spec.axes, self._manifest)
+            if axis is not None and array is not None:
+                array = self._pace.of_step(spec.name, array, axis, array.shape[axis])
+            if array is not None:
+                given[spec.name] = array
+        return None if not given else given if len(found) > 1 else next(iter(given.values()))
+
+    def _take(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """Take steps in the file's layout; return what they complete by output."""
+        place, steps = 0, sizes[self._manifest.sequence or ""]
+        parts: list[_Part] = []
+        with self._kept():
+            while place < steps:
+                self._start_again()
+                size = min(steps - place, self._due - self._steps)
+                piece = take_steps(self._manifest, arrays, place, place + size) if size < steps else arrays
+                parts += self._calls(sizes, piece, size)
+                place += size
+        return {spec.name: self._joined(spec, sizes, parts) for spec in self._manifest.outputs}
+
+    def _calls(self, sizes: Mapping[str, int], arrays: Mapping[str, Array], steps: int) -> Iterator["_Part"]:
+        """Take steps behind those that were kept; keep those that don't fill a unit."""
+        manifest, axes, unit = self._manifest, self._manifest.time_axes, self._pace.unit
+        if count := self._age % unit:
+            kept = take_steps(manifest, self._kept_steps, 0, count)
+            arrays = {
+                name: np.concatenate([kept[name], array], axes[name]) if name in kept else array
+                for name, array in arrays.items()
+            }
+        start, end = self._age - count, self._age + steps
+        age, whole = start, end - end % unit
+        while age < whole:
+            size = _room(manifest.states, [age], whole - age)
+            alone = size == end - start
+            piece = arrays if alone else take_steps(manifest, arrays, age - start, age - start + size)
+            call = self._chunk_call = self._call_of(
+                {**sizes, manifest.sequence or "": size}, piece, self._chunk_call, drop_sequence=False
+            )
+            self._hold(age, size, call.take)
+            yield self._by_name(call.result()), age, size
+            age += size
+        if whole < end:
+            self._keep(take_steps(manifest, arrays, whole - start, end - start), 0)
+        self._steps += steps
+
+    def _keep(self, arrays: Mapping[str, Array], place: int) -> None:
+        """Keep steps that don't fill a unit, behind the first ``place`` of those that are kept already."""
+        for name, kept in self._kept_steps.items():
+            if name in arrays:
+                axis = self._manifest.time_axes[name]
+                part = slice(place, place + arrays[name].shape[axis])
+                kept[(slice(None),) * axis + (part,)] = arrays[name]
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        before = {name: array.copy() for name, array in self._kept_steps.items()}
+        try:
+            with super()._kept():
+                yield
+        except BaseException:
+            self._kept_steps = before
+            raise
 
     def _count_from(self, steps: int, age: int) -> None:
         super()._count_from(steps, age)
-        starts = (state.start for state in self._manifest.states)
-        self._settled = self._start + max([*starts, *self._delays.values()])
+        self._settled = self._start + self._pace.settled
 
-    def _hold(self, steps: int, take: Any) -> None:
+    def _hold(self, age: int, steps: int, take: Any) -> None:
         """Take a call that no state starts inside of; the states that have not started keep what they are."""
-        end, states = self._age + steps, self._sets.read()
+        states = self._sets.read()
         held = {
-            state.input: states[state.input].copy() for state in self._manifest.states if end <= state.start
+            state.input: states[state.input].copy()
+            for state in self._manifest.states
+            if age + steps <= state.start
         }
         take()
         if held:
@@ -151,26 +244,26 @@ class DelayedStream(Stream):
     def _by_name(self, result: Result) -> dict[str, Array]:
         return result if isinstance(result, dict) else {self._manifest.outputs[0].name: result}
 
-    def _given(self, result: Result, age: int) -> Result | None:
-        """Return what a step gave at that age; None where it has no frame."""
-        given = {name: array for name, array in self._by_name(result).items() if age >= self._delays[name]}
-        return None if not given else given if isinstance(result, dict) else next(iter(given.values()))
+    def _joined(self, spec: TensorSpec, sizes: Mapping[str, int], parts: "list[_Part]") -> Array | None:
+        """Return the frames of an output in all calls; of one without a time axis the last result."""
+        manifest, axis, pace = self._manifest, time_axis(spec.axes, self._manifest), self._pace
+        if axis is None:
+            ready = (rows for rows, age, steps in parts if pace.early(spec.name, age) < steps // pace.unit)
+            return next((rows[spec.name] for rows in reversed(list(ready))), None)
+        arrays = [_behind(rows[spec.name], axis, pace.early(spec.name, age)) for rows, age, _ in parts]
+        if not arrays:
+            axes = tuple(each for each in spec.axes if each != manifest.batch)
+            shape = resolve(axes, with_ones(axes, {**sizes, **manifest.time_sizes(0)}))
+            return np.zeros(shape or (), spec.dtype)
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
 
-    def _joined(self, parts: list[tuple[dict[str, Array], int]]) -> Result | None:
-        """Return the frames of calls, each with the age at which it began."""
-        joined: dict[str, Any] = {}
-        for spec in self._manifest.outputs:
-            axis, delay = time_axis(spec.axes, self._manifest), self._delays[spec.name]
-            if axis is None:
-                joined[spec.name] = parts[-1][0][spec.name] if self._age > delay else None
-                continue
-            arrays = [_behind(rows[spec.name], axis, max(0, delay - age)) for rows, age in parts]
-            joined[spec.name] = arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
-        return joined if len(joined) > 1 else next(iter(joined.values()))
+
+_Part = tuple[dict[str, Array], int, int]
+"""What a call gave, the age at which it began, and its steps."""
 
 
 class DelayedBatch(StreamBatch):
-    """A batch whose results are behind: each source has its own age, and no frame before its first.
+    """A batch whose results are behind, or come once a unit: each source has its own age and kept samples.
 
     In ``{id: output}`` the sources without a frame are left out of a step; in an array their rows are NaN.
     """
@@ -178,14 +271,29 @@ class DelayedBatch(StreamBatch):
     def __init__(self, core: Core, capacity: int, reset_every: "int | str | None" = None) -> None:
         """Reserve states on the graph of the stream; see ``Model.streams``."""
         super().__init__(core, capacity, reset_every)
-        self._delays = _delays(core.manifest)
-        starts = (state.start for state in core.manifest.states)
-        self._settled = max([*starts, *self._delays.values()])
+        self._pace, self._kept_steps = _Pace(core.manifest), _room_for_rest(core, capacity)
 
     @property
     def delay(self) -> int:
         """How many steps the results are behind the samples."""
-        return max(self._delays.values())
+        return self._manifest.delay_steps
+
+    def state(self, source: int) -> State:
+        """Return a copy of one source's state, with its samples that don't fill a unit yet."""
+        with self._use:
+            slots = self._slots([source])
+            age = int(self._age[slots[0]])
+            count, kept = age % self._pace.unit, self._rows_of(self._kept_steps, slots)
+            rest = take_steps(self._manifest, kept, 0, count) if count else {}
+            return State(self._pool.gather(slots), self._identity, age, rest)
+
+    def restore(self, source: int, state: State) -> None:
+        """Continue one source from ``state``; see ``StreamBatch.restore``."""
+        rest = _check_rest(self._core, state)
+        super().restore(source, state)
+        for name, array in rest.items():
+            kept = self._by_source(name, self._kept_steps[name])
+            kept[self._slots([source]), : state.age % self._pace.unit] = self._by_source(name, array)
 
     def _by_id(self, given: Any, *, chunks: bool) -> dict[int, Any]:
         if not isinstance(given, Mapping) or not given:
@@ -196,72 +304,101 @@ class DelayedBatch(StreamBatch):
         else:
             samples = stack_rows(self._core, list(given.values()))
         with self._use:
-            rows = self._frames(samples, list(given), step=not chunks)
-            ages = self._age[self._slots(list(given))]
+            found = self._frames(samples, list(given), step=not chunks)
         results: dict[int, Any] = {}
-        for place, (source, age) in enumerate(zip(given, ages.tolist(), strict=True)):
-            own: dict[str, Any] = {}
-            for spec in self._manifest.outputs:
-                array, axis = rows[spec.name][place], time_axis(spec.axes, self._manifest)
-                frames = age - self._delays[spec.name]
-                if chunks and axis is not None:
-                    own[spec.name] = _behind(
-                        array, axis, array.shape[axis] - min(array.shape[axis], max(frames, 0))
-                    )
-                elif frames > 0:
-                    own[spec.name] = array
-                elif chunks:
-                    own[spec.name] = None
-            if own:
-                results[source] = next(iter(own.values())) if len(rows) == 1 else own
+        for place, source in enumerate(given):
+            own = {spec.name: found.row(spec, place, step=not chunks) for spec in self._manifest.outputs}
+            given = own if chunks else {name: array for name, array in own.items() if array is not None}
+            if given:
+                results[source] = next(iter(given.values())) if len(own) == 1 else given
         return results
 
-    def _tick(self, samples: Any, ids: Any, lengths: Any, *, step: bool) -> dict[str, Array]:
+    def _tick(self, samples: Any, ids: Ids, lengths: Any, *, step: bool) -> dict[str, Array]:
         if lengths is not None:
             raise InputError("got lengths, and rows of this file are of one length; leave them out")
         for spec in self._manifest.outputs:
-            if np.dtype(spec.dtype).kind != "f" and self._delays[spec.name]:
+            late = self._manifest.delays[spec.name] or self._pace.unit > 1
+            if np.dtype(spec.dtype).kind != "f" and late:
                 raise InputError(f"{spec.name} is {spec.dtype}, which has no NaN; give {{id: samples}}")
-        rows = self._frames(samples, ids, step=step)
-        ages = self._age[self._slots(ids)]
-        for spec in self._manifest.outputs:
-            array, axis = rows[spec.name], time_axis(spec.axes, self._manifest)
-            frames = ages - self._delays[spec.name]
-            if step or axis is None:
-                array[frames <= 0] = np.nan
-            else:
-                moved = np.moveaxis(array, 1 + axis, 1)
-                moved[np.arange(moved.shape[1]) < (moved.shape[1] - frames)[:, None]] = np.nan
-        return rows
+        found = self._frames(samples, ids, step=step)
+        return {spec.name: found.array(spec, step=step) for spec in self._manifest.outputs}
 
-    def _frames(self, samples: Any, ids: Any, *, step: bool) -> dict[str, Array]:
-        """Take samples; return a row a source, in which frames before its first mean nothing."""
+    def _frames(self, samples: Any, ids: Ids, *, step: bool) -> "_Frames":
+        """Take samples of some sources; return what they complete."""
         slots = self._slots(ids)
         feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
         steps, start = sizes[self._manifest.sequence or ""], 0
-        rows: dict[str, Array] = {}
+        found = _Frames(self._manifest, sizes)
         with self._kept(slots):
             while start < steps:
                 self._reset(self._due(slots))
                 ages = self._age[slots]
-                left = min(steps - start, int((self._every - ages).min()) if self._every else steps)
-                size = min(left, _room(self._manifest.states, ages.tolist(), left))
-                piece = self._hold(slots, ages, take_steps(self._manifest, feeds, start, start + size), size)
-                self._put(rows, piece, np.arange(len(slots)), slice(start, start + size), steps)
+                size = min(steps - start, int((self._every - ages).min()) if self._every else steps)
+                piece = take_steps(self._manifest, feeds, start, start + size) if size < steps else feeds
+                self._take(slots, ages, piece, size, found)
                 self._age[slots] += size
                 start += size
-        if not step:
-            return rows
-        return {
-            spec.name: rows[spec.name]
-            if (axis := time_axis(spec.axes, self._manifest)) is None
-            else rows[spec.name].take(0, 1 + axis)
-            for spec in self._manifest.outputs
-        }
+        return found
+
+    def _take(
+        self, slots: Array, ages: Array, feeds: Mapping[str, Array], steps: int, found: "_Frames"
+    ) -> None:
+        """Take steps behind those that were kept; keep those that don't fill a unit."""
+        unit = self._pace.unit
+        counts = ages % unit
+        if unit > 1:
+            feeds = self._with_kept(slots, counts, feeds, steps)
+        ends, began, at = (counts + steps) // unit * unit, ages - counts, 0
+        while at < ends.max():
+            live = np.flatnonzero(ends > at)
+            left = int(ends[live].min()) - at
+            size = _room(self._manifest.states, (began[live] + at).tolist(), left)
+            piece = feeds if len(live) == len(slots) else self._rows_of(feeds, live)
+            piece = take_steps(self._manifest, piece, at, at + size) if unit > 1 or size < steps else piece
+            found.add(live, began[live] + at, self._hold(slots[live], began[live] + at, piece, size), size)
+            at += size
+        for name, kept in self._kept_steps.items():
+            rows = self._by_source(name, feeds[name])
+            places = ends[:, None] + np.arange(unit)
+            self._by_source(name, kept)[slots] = rows[np.arange(len(slots))[:, None], places]
+
+    def _with_kept(
+        self, slots: Array, counts: Array, feeds: Mapping[str, Array], steps: int
+    ) -> dict[str, Array]:
+        """Return ``feeds`` with the kept steps of each source in front, and room for a unit behind."""
+        joined, rows = dict(feeds), np.arange(len(slots))[:, None]
+        for name, kept in self._kept_steps.items():
+            shape = list(feeds[name].shape)
+            shape[self._manifest.time_axes[name]] = steps + 2 * self._pace.unit
+            joined[name] = np.zeros(shape, feeds[name].dtype)
+            target = self._by_source(name, joined[name])
+            target[:, : self._pace.unit] = self._by_source(name, kept)[slots]
+            target[rows, counts[:, None] + np.arange(steps)] = self._by_source(name, feeds[name])
+        return joined
+
+    def _by_source(self, name: str, array: Array) -> Array:
+        """Return a view of an input with sources first and time second."""
+        manifest = self._manifest
+        return np.moveaxis(array, (manifest.batch_axes[name], manifest.time_axes[name]), (0, 1))
+
+    def _rows_of(self, arrays: Mapping[str, Array], rows: Array) -> dict[str, Array]:
+        axes = self._manifest.batch_axes
+        return {name: array.take(rows, axes[name]) for name, array in arrays.items()}
+
+    @contextmanager
+    def _kept(self, slots: Array) -> Iterator[None]:
+        before = self._rows_of(self._kept_steps, slots)
+        try:
+            with super()._kept(slots):
+                yield
+        except BaseException:
+            for name, array in before.items():
+                self._by_source(name, self._kept_steps[name])[slots] = self._by_source(name, array)
+            raise
 
     def _hold(self, slots: Array, ages: Array, feeds: Mapping[str, Array], size: int) -> dict[str, Array]:
         """Take a call that no state starts inside of; the states that have not started keep what they are."""
-        young = np.flatnonzero(ages + size <= self._settled)
+        young = np.flatnonzero(ages + size <= self._pace.settled)
         before = self._pool.gather(slots[young]) if young.size else {}
         outputs = self._run_blocks(slots, feeds, step=False)
         if young.size:
@@ -272,11 +409,122 @@ class DelayedBatch(StreamBatch):
         return outputs
 
 
-def _delays(manifest: Manifest) -> Mapping[str, int]:
-    assert manifest.stream is not None
-    return manifest.stream.delays
+class _Frames:
+    """What a tick completes: of each source the first so many frames of a row."""
+
+    def __init__(self, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+        """Make room for as many frames as samples of these sizes can complete, with what was kept."""
+        self._manifest = manifest
+        steps = sizes[manifest.sequence or ""]
+        sizes = {**sizes, **manifest.time_sizes(-(-steps // manifest.unit) * manifest.unit)}
+        shapes = {spec.name: resolve(spec.axes, with_ones(spec.axes, sizes)) for spec in manifest.outputs}
+        empty = {spec.name: np.zeros(shapes[spec.name] or (), spec.dtype) for spec in manifest.outputs}
+        self._pace = _Pace(manifest)
+        self._rows = to_sources(manifest, empty, step=False)
+        self._counts = {name: np.zeros(len(rows), np.int64) for name, rows in self._rows.items()}
+
+    def add(self, live: Array, ages: Array, outputs: Mapping[str, Array], steps: int) -> None:
+        """Add what a call of the sources in rows ``live`` gave, which began at these ages."""
+        for spec in self._manifest.outputs:
+            rows, part = (self._in_time(spec, each[spec.name]) for each in (self._rows, outputs))
+            counts, early = self._counts[spec.name], self._pace.early(spec.name, ages)
+            if time_axis(spec.axes, self._manifest) is None:
+                has = early < steps // self._pace.unit
+                rows[live[has]] = part[has]
+                counts[live[has]] = 1
+                continue
+            frames, first = np.arange(part.shape[1]), counts[live] - early
+            real = frames >= early[:, None]
+            row, place = (
+                np.broadcast_to(each, real.shape) for each in (live[:, None], first[:, None] + frames)
+            )
+            rows[row[real], place[real]] = part[real]
+            counts[live] += real.sum(1)
+
+    def row(self, spec: TensorSpec, place: int, *, step: bool) -> Array | None:
+        """Return a source's frames; None where there is no result."""
+        row, count = self._rows[spec.name][place], int(self._counts[spec.name][place])
+        axis = time_axis(spec.axes, self._manifest)
+        if axis is None:
+            return row if count else None
+        return self._pace.of_step(spec.name, row, axis, count) if step else _first(row, axis, count)
+
+    def array(self, spec: TensorSpec, *, step: bool) -> Array:
+        """Return the frames of all sources, NaN in front of a source that has fewer."""
+        rows, counts = self._in_time(spec, self._rows[spec.name]), self._counts[spec.name][:, None]
+        axis, frames = time_axis(spec.axes, self._manifest), np.arange(rows.shape[1])
+        if (counts < len(frames)).any():
+            late = np.full_like(rows, np.nan)
+            late[frames >= len(frames) - counts] = rows[frames < counts]
+            rows = late
+        if axis is None or (step and len(frames) == 1):
+            return rows[:, 0]
+        return np.moveaxis(rows, 1, 1 + axis)
+
+    def _in_time(self, spec: TensorSpec, array: Array) -> Array:
+        """Return a view of an output with sources first and time second."""
+        axis = time_axis(spec.axes, self._manifest)
+        return array[:, None] if axis is None else np.moveaxis(array, 1 + axis, 1)
+
+
+class _Pace:
+    """How many frames there are, and when the first one comes."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        self.unit, self.delays, self.frames = manifest.unit, manifest.delays, manifest.frames_a_unit
+        self.even = {self.unit, *self.frames.values()} == {1}
+        starts = (state.start for state in manifest.states)
+        self.settled = max([*starts, *(self.unit * delay for delay in self.delays.values())])
+        """Steps from which on no state is held, and every output has frames."""
+
+    def early(self, name: str, age: Any) -> Any:
+        """Return how many frames before the first real one a call from ``age`` gives; of several calls."""
+        return np.maximum(self.delays[name] - age * self.frames[name] // self.unit, 0)
+
+    def of_step(self, name: str, array: Array, axis: int, count: int) -> Array | None:
+        """Return the first ``count`` frames of an output, as ``step`` gives them."""
+        if not count:
+            return None
+        return array.take(0, axis) if self.frames[name] == 1 else _first(array, axis, count)
+
+
+def _room_for_rest(core: Core, rows: int) -> dict[str, Array]:
+    """Return room for the steps of a unit of each input with a time axis; none where a unit is one step."""
+    manifest = core.manifest
+    if manifest.unit == 1:
+        return {}
+    sizes = {manifest.batch or "": rows, manifest.sequence or "": manifest.unit}
+    return {
+        spec.name: np.zeros(resolve(spec.axes, with_ones(spec.axes, sizes)) or (), spec.dtype)
+        for spec in core.data
+        if spec.name in manifest.time_axes
+    }
+
+
+def _check_rest(core: Core, state: State) -> Mapping[str, Array]:
+    """Return the samples of a state that don't fill a unit.
+
+    Raises:
+        StateError: they are not as many as its age says, or of another shape.
+    """
+    manifest, rest = core.manifest, getattr(state, "rest", {})
+    count = state.age % manifest.unit if isinstance(state, State) else 0
+    names = set(_room_for_rest(core, 1)) if count else set()
+    try:
+        if set(rest) != names:
+            raise InputError(f"got a state of age {state.age} with other samples than the last {count}")  # noqa: TRY301
+        for spec in core.data:
+            if spec.name in names:
+                check_array(spec, rest[spec.name], {manifest.batch or "": 1, manifest.sequence or "": count})
+    except InputError as error:
+        raise StateError(f"{error}; save the state again, or reset the stream") from error
+    return rest
 
 
 def _behind(array: Array, axis: int, count: int) -> Array:
     """Return ``array`` without its first ``count`` frames."""
     return array[(slice(None),) * axis + (slice(min(count, array.shape[axis]), None),)]
+
+
+def _first(array: Array, axis: int, count: int) -> Array:
+    return array[(slice(None),) * axis + (slice(count),)]

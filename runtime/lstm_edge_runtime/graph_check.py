@@ -36,6 +36,8 @@ OPERATORS = ("LSTM", "GRU", "RNN")
 QUANTIZED = "DynamicQuantizeLSTM"
 """The operator that onnxruntime's dynamic quantizer replaces LSTM by; states and X have the same indices."""
 _MOST_VALUES = 1 << 27
+_MOST_STEPS = 1 << 20
+"""Steps of a unit, which every source keeps."""
 """Values of one stream's state, half a GB; a manifest with more would only fill the memory."""
 _DTYPES = {
     "tensor(float)": "float32",
@@ -126,7 +128,8 @@ def check_stream(manifest: Manifest) -> None:
 
     Raises:
         ContractError, ManifestError: as ``check_contract``.
-        ManifestError: it has no time axis, other outputs than the file, or states start beyond all use.
+        ManifestError: it has no time axis, other outputs than the file, or starts and rates that are no
+            multiples of its unit.
     """
     stream = manifest.stream
     assert stream is not None
@@ -135,6 +138,11 @@ def check_stream(manifest: Manifest) -> None:
         raise ManifestError(
             "the stream has other outputs than the file, no time axis, or lengths; export the model again"
         )
+    unit = stream.unit
+    if not 0 < unit <= _MOST_STEPS or any(state.start % unit for state in stream.states):
+        raise ManifestError(f"the stream's unit is {unit} steps, which its states don't keep; export again")
+    if min(manifest.frames_a_unit.values(), default=1) < 1:
+        raise ManifestError(f"an output of the stream has no frame in {unit} steps; export the model again")
     check_contract(manifest.streaming)
 
 

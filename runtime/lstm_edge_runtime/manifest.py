@@ -6,8 +6,10 @@ readers in other languages. Nothing in it depends on the clock or the machine: t
 same text.
 """
 
+import re
 from collections.abc import Mapping
 from functools import lru_cache
+from math import gcd
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +42,7 @@ __all__ = [
     "Task",
     "TensorSpec",
     "Trained",
+    "rate_name",
 ]
 
 KEY = "lstm_edge"
@@ -193,7 +196,9 @@ class Golden(NamedTuple):
 
 
 class Streamed(NamedTuple):
-    """The form in which a network streams whose frames need later steps: another graph with the same weights.
+    """The form in which a network streams whose frames need later steps, or are fewer or more than steps.
+
+    It is another graph with the same weights.
 
     The file's own graph is the whole network, which ``run`` calls.
     """
@@ -201,13 +206,15 @@ class Streamed(NamedTuple):
     graph: bytes
     """An ONNX file without the initializers that are the same in the file's own graph."""
     outputs: tuple[TensorSpec, ...]
-    """The outputs by the same names, with the time axis of chunks."""
+    """The outputs by the same names, with the time axis of chunks: ``L``, or its frames ``L/8``, ``2*L``."""
     states: tuple[StateSpec, ...]
     """All states: those of the file's own graph too, where it has any."""
     delays: Mapping[str, int]
-    """Of each output, the frames that it is behind; of one without a time axis, the steps."""
+    """Of each output, the frames that it is behind; of one without a time axis, the units."""
     golden: Golden | None = None
     """A case from the reset states, and the frames of the whole network that a stream gives of it."""
+    unit: int = 1
+    """A call takes a multiple of so many steps."""
 
 
 class Manifest(NamedTuple):
@@ -239,6 +246,9 @@ class Manifest(NamedTuple):
     """None where unknown, and in files made before."""
     precision: str = "fp32"
     """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
+    int8_activations: bool = False
+    """Whether engines may quantize what goes into GRU and RNN layers with int8 weights, each row and step by
+    itself, as in an int8 LSTM; onnxruntime has no such layers."""
     provenance: Mapping[str, Any] = _NOTHING
     """``checkpoint_sha256``, ``versions`` (package to version), ``opset``, notes of the exporter."""
     equivalence: Mapping[str, Any] = _NOTHING
@@ -248,7 +258,7 @@ class Manifest(NamedTuple):
     """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
     them."""
     stream: Streamed | None = None
-    """How it streams, if frames need later steps."""
+    """How it streams, if frames need later steps, or there are fewer or more frames than steps."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
@@ -317,25 +327,48 @@ class Manifest(NamedTuple):
         return dict(self.stream.delays) if self.stream else {}
 
     @property
+    def unit(self) -> int:
+        """The number of steps that a call of the graph that streams takes a multiple of."""
+        return self.stream.unit if self.stream else 1
+
+    @property
+    def frames_a_unit(self) -> dict[str, int]:
+        """Of each output of a ``stream``, its frames per unit; 1 for one without a time axis."""
+        outputs = self.stream.outputs if self.stream else ()
+        return {spec.name: max(self._frames(spec.axes, self.unit).values(), default=1) for spec in outputs}
+
+    @property
+    def delay_steps(self) -> int:
+        """How many steps a stream's results are behind the samples, rounded up."""
+        return max(
+            (-(-self.delays[name] * self.unit // n) for name, n in self.frames_a_unit.items()), default=0
+        )
+
+    @property
     def pace(self) -> str:
-        """How frames come out of a stream, in words: ``one frame a step, 2 frames (20 ms) behind``."""
-        delay = max(self.stream.delays.values(), default=0) if self.stream else 0
+        """How a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) behind``."""
+        frames = self.frames_a_unit
+        name = max(frames, key=lambda each: self.delays[each] / frames[each], default="")
+        delay, count, unit = self.delays.get(name, 0), frames.get(name, 1), self.unit
+        each = gcd(count, unit)
+        many = "one frame" if count == each else f"{count // each} frames"
+        pace = f"{many} a step" if unit == each else f"{many} every {unit // each} samples"
+        at_once = f", {count} at a time" if each > 1 else ""
         rate = self.signal.sampling_rate
-        time = f" ({1000 * delay / rate:.3g} ms)" if rate else ""
-        return "one frame a step" + (f", {counted(delay, 'frame')}{time} behind" if delay else "")
+        time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
+        return pace + at_once + (f", {counted(delay, 'frame')}{time} behind" if delay else "")
 
     def require_no_delay(self, what: str) -> None:
-        """Raise ``UnsupportedError`` where frames need later steps, which ``what`` does not support."""
+        """Raise ``UnsupportedError`` for a ``stream`` with a delay or a unit, which ``what`` can't have."""
         if self.stream is not None:
-            behind = counted(max(self.stream.delays.values()), "step")
             raise UnsupportedError(
-                f"a stream of this file is {behind} behind, which {what} does not support; use stream() or "
+                f"this file streams {self.pace}, which {what} does not support; use stream() or "
                 "streams() of lstm_edge_runtime, or run() on whole sequences"
             )
 
     @property
     def streaming(self) -> "Manifest":
-        """The manifest of the graph that streams: this one, unless frames need later steps."""
+        """The manifest of the graph that streams: this one, unless there is a ``stream``."""
         if self.stream is None:
             return self
         ranges = {name: sizes for name, sizes in self.ranges.items() if name != self.sequence}
@@ -372,8 +405,19 @@ class Manifest(NamedTuple):
 
     def time_axis(self, axes: Axes) -> int | None:
         """Return the index of the time axis in ``axes``, or None."""
-        names = (self.sequence, LONGEST if self.lengths else None)
+        names = (self.sequence, LONGEST if self.lengths else None, *self._frames(axes, 1))
         return next((place for place, axis in enumerate(axes) if axis in names), None)
+
+    def time_sizes(self, steps: int) -> dict[str, int]:
+        """Return the frames of ``steps`` by the name of each time axis of the graph that streams."""
+        return {name: size for spec in self.outputs for name, size in self._frames(spec.axes, steps).items()}
+
+    def _frames(self, axes: Axes, steps: int) -> dict[str, int]:
+        """Return the frames of ``steps`` on an axis ``L``, ``L/8`` or ``2*L`` of a file with a ``stream``."""
+        if self.stream is None or self.sequence is None:
+            return {}
+        rates = {axis: _rate_of(axis, self.sequence) for axis in axes if isinstance(axis, str)}
+        return {axis: rate[0] * steps // rate[1] for axis, rate in rates.items() if rate}
 
     @property
     def time_axes(self) -> dict[str, int]:
@@ -427,6 +471,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "signal": signal,
         **({"trained": manifest.trained._asdict()} if manifest.trained else {}),
         "precision": manifest.precision,
+        **({"int8_activations": True} if manifest.int8_activations else {}),
         "provenance": manifest.provenance,
         "equivalence": manifest.equivalence,
         "golden": golden
@@ -453,6 +498,7 @@ def _encode_stream(stream: Streamed, manifest: Manifest) -> dict[str, Any]:
         "outputs": [spec._asdict() | {"delay": stream.delays[spec.name]} for spec in stream.outputs],
         "states": [_encode_state(state, manifest) for state in stream.states],
         "golden": stream.golden and _encode_golden(stream.golden),
+        **({"unit": stream.unit} if stream.unit > 1 else {}),
     }
 
 
@@ -476,7 +522,20 @@ def _decode_stream(raw: Mapping[str, Any]) -> Streamed:
         states=tuple(map(_decode_state, raw["states"])),
         delays={text(spec["name"]): _count(spec["delay"]) for spec in raw["outputs"]},
         golden=None if raw["golden"] is None else _decode_golden(raw["golden"]),
+        unit=_count(raw.get("unit", 1)),
     )
+
+
+def rate_name(sequence: str, frames: int, steps: int) -> str:
+    """Return the name of a time axis with ``frames`` in ``steps``: ``L``, ``L/8``, ``2*L``, ``3*L/2``."""
+    return (f"{frames}*" if frames > 1 else "") + sequence + (f"/{steps}" if steps > 1 else "")
+
+
+@lru_cache(64)
+def _rate_of(axis: str, sequence: str) -> tuple[int, int] | None:
+    """Return the frames and steps that ``rate_name`` made a name of; None for any other name."""
+    found = re.fullmatch(rf"(?:([1-9]\d{{0,8}})\*)?{re.escape(sequence)}(?:/([1-9]\d{{0,8}}))?", axis)
+    return None if found is None else (int(found[1] or 1), int(found[2] or 1))
 
 
 def _count(raw: Any) -> int:
@@ -546,6 +605,7 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         ),
         trained=Trained.decode(raw["trained"]) if "trained" in raw else None,
         precision=text(raw["precision"]),
+        int8_activations=raw.get("int8_activations", False) is True,
         provenance=dict(raw["provenance"]),
         equivalence=dict(raw["equivalence"]),
         golden=None

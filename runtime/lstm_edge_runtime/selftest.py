@@ -110,6 +110,8 @@ def _replay_stream(core: Core) -> Iterator[Replay]:
         raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
     feeds = {**golden.inputs, **core.initial_states(sizes)}
     steps = manifest.steps(feeds)
+    if steps < manifest.unit:
+        raise ManifestError("the stream's golden case is shorter than a unit; export the model again")
     for how, chunks in (
         ("stream", (steps,)),
         ("stream in two chunks", (steps // 2, steps - steps // 2)),

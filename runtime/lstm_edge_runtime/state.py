@@ -11,8 +11,9 @@ from .manifest import Array
 
 __all__ = ["IDENTITY", "State", "from_arrays", "to_arrays"]
 
-IDENTITY, _AGE, _PREFIX = "identity", "age", "state/"
-"""In a file: the names of the identity and the age, and what a state's name starts with."""
+IDENTITY, _AGE, _PREFIX, _REST = "identity", "age", "state/", "rest/"
+"""In a file: the names of the identity and the age, and what names of states and of a rest start with."""
+_NO_REST: Mapping[str, Array] = {}
 
 
 class State(Mapping[str, Array]):
@@ -22,13 +23,17 @@ class State(Mapping[str, Array]):
     came from: a model refuses the state of another one.
     """
 
-    __slots__ = ("_age", "_arrays", "_identity")
+    __slots__ = ("_age", "_arrays", "_identity", "_rest")
 
-    def __init__(self, arrays: Mapping[str, Array], identity: str, age: int = 0) -> None:
-        """Copy ``arrays``; the copies can't be written to."""
+    def __init__(
+        self, arrays: Mapping[str, Array], identity: str, age: int = 0, rest: Mapping[str, Array] = _NO_REST
+    ) -> None:
+        """Copy ``arrays`` and ``rest``; the copies can't be written to."""
         self._age = age
-        self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
-        for array in self._arrays.values():
+        self._arrays, self._rest = (
+            {name: np.array(array, order="C") for name, array in each.items()} for each in (arrays, rest)
+        )
+        for array in (*self._arrays.values(), *self._rest.values()):
             array.flags.writeable = False
         self._identity = identity
 
@@ -42,6 +47,11 @@ class State(Mapping[str, Array]):
         """Time steps since it was at reset, of a batch those of the longest row; 0 where not known."""
         return self._age
 
+    @property
+    def rest(self) -> Mapping[str, Array]:
+        """The last samples by input, which don't fill a unit of the stream yet; empty where none are kept."""
+        return self._rest
+
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
 
@@ -51,8 +61,8 @@ class State(Mapping[str, Array]):
     def __len__(self) -> int:
         return len(self._arrays)
 
-    def __reduce__(self) -> tuple[type["State"], tuple[dict[str, Array], str, int]]:
-        return State, (self._arrays, self._identity, self._age)
+    def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
+        return State, (self._arrays, self._identity, self._age, self._rest)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in self.items())
@@ -88,6 +98,7 @@ class State(Mapping[str, Array]):
 def to_arrays(state: State) -> dict[str, Any]:
     """Return a state as arrays by the names used in a file."""
     arrays = {_PREFIX + name: array for name, array in state.items()}
+    arrays |= {_REST + name: array for name, array in state.rest.items()}
     return {IDENTITY: np.array(state.identity), _AGE: np.array(state.age)} | arrays
 
 
@@ -102,5 +113,8 @@ def from_arrays(arrays: Mapping[str, Array]) -> State:
         raise FileFormatError(
             f"a saved state has age {age!r:.60}, expected a nonnegative integer; save it again"
         )
-    own = {name.removeprefix(_PREFIX): array for name, array in arrays.items() if name.startswith(_PREFIX)}
-    return State(own, str(arrays[IDENTITY]), int(age))
+    own, rest = (
+        {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        for prefix in (_PREFIX, _REST)
+    )
+    return State(own, str(arrays[IDENTITY]), int(age), rest)

@@ -331,7 +331,7 @@ class _ShapedCall:
     ) -> None:
         manifest, core, states = stream._manifest, stream._core, stream._sets
         self.steps = sizes.get(manifest.sequence or "", 1)
-        sizes = {**sizes, LONGEST: self.steps}
+        sizes = {**sizes, LONGEST: self.steps, **manifest.time_sizes(self.steps)}
         if self.steps > 1:
             retain_heap(WORKSPACE * self.steps * states.nbytes)
         call: BoundCall | NativeCall

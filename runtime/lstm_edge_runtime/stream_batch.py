@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["StatePool", "StreamBatch", "stack_chunks", "stack_rows", "time_axis", "to_graph"]
+__all__ = [
+    "Ids",
+    "StatePool",
+    "StreamBatch",
+    "stack_chunks",
+    "stack_rows",
+    "time_axis",
+    "to_graph",
+    "to_sources",
+]
 
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
@@ -242,7 +251,7 @@ class StreamBatch:
     def _chunk(self, slots: Array, feeds: Mapping[str, Array]) -> dict[str, Array]:
         if self._native is not None:
             outputs = self._native.engine.tick(feeds, self._native, slots)
-            return _to_sources(self._manifest, outputs, step=False)
+            return to_sources(self._manifest, outputs, step=False)
         return self._run_blocks(slots, feeds, step=False)
 
     def _by_window(
@@ -341,9 +350,10 @@ class StreamBatch:
             }
             outputs, states = self._core.call(given | self._pool.gather(slots[part]))
             sizes = {self._manifest.sequence or "": steps, self._batch: len(slots[part])}
+            sizes |= self._manifest.time_sizes(steps)
             for spec in self._manifest.outputs:
                 check_output(spec.name, spec.axes, outputs[spec.name].shape, sizes)
-            rows.append(_to_sources(self._manifest, outputs, step=step))
+            rows.append(to_sources(self._manifest, outputs, step=step))
             after.append(states)
         for start, states in zip(range(0, len(slots), _BLOCK), after, strict=True):
             self._pool.scatter(slots[start : start + _BLOCK], states)
@@ -371,7 +381,7 @@ class StreamBatch:
             place = spec.axes.index(self._batch)
             call.inputs[spec.name][(slice(None),) * place + (where,)] = feeds[spec.name]
         call.run()
-        rows = _to_sources(self._manifest, call.outputs, step=True)
+        rows = to_sources(self._manifest, call.outputs, step=True)
         return {name: array[where].copy() for name, array in rows.items()}
 
     def _slots(self, ids: Ids) -> Array:
@@ -404,7 +414,8 @@ class StreamBatch:
         return int(self._slots([source])[0])
 
 
-def _only(rows: dict[str, Array]) -> Any:
+def _only(rows: Mapping[str, Any]) -> Any:
+    """Return the value of a single output; of several, all by name."""
     return next(iter(rows.values())) if len(rows) == 1 else rows
 
 
@@ -565,7 +576,7 @@ def to_graph(
     return arrays, sizes
 
 
-def _to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
+def to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool) -> dict[str, Array]:
     """Return each output with one row per source first; ``k*N`` rows become ``(N, k)``."""
     rows = {}
     for spec in manifest.outputs:

@@ -21,6 +21,8 @@ pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 import paho.mqtt.client as mqtt
 from mqtt_devices import Devices
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 MODEL = ROOT / "tests" / "runtime" / "data" / "lstm.onnx"
 

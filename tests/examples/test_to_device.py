@@ -9,6 +9,8 @@ from PIL import Image
 
 from lstm_edge_runtime import load
 
+pytestmark = pytest.mark.system
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 LITTLE = {"activity": {"epochs": 1, "count": 4}, "voice": {"steps": 3}}
 """One that trains by lstm-edge and one by a loop of its own; `make test-docs` runs each page whole."""

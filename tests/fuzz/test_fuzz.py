@@ -12,6 +12,8 @@ from mutate import damage, damage_json, damage_protobuf
 from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.onnx_reader import read_onnx
 
+pytestmark = pytest.mark.system
+
 HARNESS = Path(__file__).with_name("harness.py")
 LSTM = Path(__file__).parents[1] / "runtime" / "data" / "lstm.onnx"
 

@@ -16,6 +16,8 @@ from conftest import open_for
 from lstm_edge_runtime.native.past import Past
 from lstm_edge_runtime.native.program import Binary, Function, ProgramWriter
 
+pytestmark = pytest.mark.system
+
 Array = Any
 GCC = ("gcc", "-std=c99", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 STATIC = "-static"
@@ -107,7 +109,7 @@ def test_int8_has_the_same_bits_on_every_processor(
 ) -> None:
     command, emulator = (COMPILERS | MORE_COMPILERS)[compiler]
     command, emulator = (find_program(command[0]), *command[1:]), tuple(map(find_program, emulator))
-    network = make_network(np.random.default_rng(3), ["LSTM", "LSTM", "RNN"], 11, 22, int8=True)
+    network = make_network(np.random.default_rng(3), ["LSTM", "GRU", "RNN"], 11, 22, int8=True)
     x = samples(4, 30, network.inputs) * np.geomspace(1e-3, 1e3, 30, dtype="float32")[:, None]
     got = run_in_c(network.writer, x, tmp_path, command, emulator)
     expected = in_engine(unfused, network.writer, x)

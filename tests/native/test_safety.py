@@ -21,6 +21,8 @@ from lstm_edge_runtime.native.library import Rows, open_library
 from lstm_edge_runtime.native.past import Past
 from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
 
+pytestmark = pytest.mark.system
+
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
 
 

@@ -32,6 +32,8 @@ import pytest
 
 from lstm_edge.cli import main
 
+pytestmark = pytest.mark.system
+
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted(p for p in (ROOT / "docs").rglob("*.md") if p.parent.name != "api")]
 _PART = re.compile(

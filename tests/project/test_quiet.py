@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+pytestmark = pytest.mark.system
+
 VERBS = (
     "train data.npz -o run --hidden-size 16 --batch-size 4 --epochs 2",
     "report run",

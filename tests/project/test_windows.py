@@ -9,6 +9,8 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+pytestmark = pytest.mark.system
+
 PROGRAM = """
 import importlib, os, pkgutil, signal, sys
 import click, numpy, onnxruntime, pyarrow.parquet, rich.console, rich.progress  # their own affair

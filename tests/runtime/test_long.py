@@ -45,6 +45,7 @@ def rss() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("count", [60_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
 def test_memory_stays_flat_and_drift_within_the_policy_over_many_steps(model, reference, count):
     exact, plain = reference(np.float64), reference(np.float32)
@@ -75,6 +76,7 @@ def test_memory_stays_flat_and_drift_within_the_policy_over_many_steps(model, re
     assert stream.steps_seen == count
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("ticks", [5_000, pytest.param(100_000, marks=pytest.mark.slow)])
 def test_memory_stays_flat_and_sources_right_over_many_ticks_with_churn(model, ticks):
     batch = model.streams(16)

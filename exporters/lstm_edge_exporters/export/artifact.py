@@ -19,13 +19,13 @@ from lstm_edge_runtime.manifest import AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..numerics.cases import Feeds, closed_loop
-from ..numerics.floors import expected, noise_floors
-from ..numerics.function import Function, GraphError, fixed_axes
+from ..numerics.compare import Function, GraphError, RefusedError, expected, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.rest import find_rest, with_reset
 from ..numerics.verify import (
     ChunkedFile,
     Equivalence,
+    chunked_steps,
     find_counts,
     record_golden,
     run_in_chunks,
@@ -38,11 +38,6 @@ from .file import File, serialize
 from .ranges import settle_ranges
 
 __all__ = ["Artifact", "verify_file"]
-
-_CHUNKED = 24
-"""Steps that are fed in chunks, beside those that the states of operators along time hold."""
-_MOST_REACHED = 256
-"""Of these at the most."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +94,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
         equivalence = verify(file, engine, cases, plain)
     except GraphError as error:
-        show(0.3, f"verifying in float32 alone ({error})")
+        show(0.3, f"verifying in float32 alone ({first_line(error.args[0])})")
         file = replace(file, graph=MeasuredGraph(onnx.load_from_string(bare), engine))
         equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
@@ -140,7 +135,7 @@ def _check_loop(made: File, file: Function) -> None:
     feeds = made.cases.case(2, 3, at_reset=False, offset=51, full=True).feeds
     try:
         found = file.compare(feeds, closed_loop(states))
-    except (RuntimeError, ValueError, IndexError):  # the module refuses the case, as it may any that is drawn
+    except RefusedError:  # the module refuses the case, as it may any that is drawn
         return
     if not found.undefined and not found.ok:
         raise CheckFailedError(f"called again and again from its own states: {found.worst}")
@@ -179,33 +174,28 @@ def _try_chunks(
         return manifest._replace(unstreamable=f"{reason}{more}")
     if not manifest.time_axes or not manifest.states:
         return manifest if refused is None else manifest._replace(unstreamable=str(refused))
-    floors = partial(noise_floors, function.graph, fixed=function.fixed)
     lengths = (manifest.lengths,) if manifest.lengths else ()
-    file = ChunkedFile(manifest, engine, lengths, floors)
-    steps = _CHUNKED + min(made.lifted.reach, _MOST_REACHED)
-    feeds = made.cases.case(2, steps, at_reset=True, full=True).feeds
+    file = ChunkedFile(manifest, engine, lengths, function)
+    feeds = made.cases.case(2, chunked_steps(made.lifted.reach), at_reset=True, full=True).feeds
     feeds = {**feeds, **file.with_lengths(feeds, manifest.steps(feeds))}
     manifest = manifest._replace(counts=find_counts(file, feeds))
     file = replace(file, manifest=manifest)
-    found, reason = run_in_chunks(file, feeds, np.random.default_rng(0), function), ""
-    if made.lifted.past and (not found.ok or not _chunks_continue(made, function, file)):
+    found, reason = run_in_chunks(file, feeds, np.random.default_rng(0)), ""
+    if made.lifted.past and (not found.ok or not _chunks_continue(made, file)):
         raise CheckFailedError("the states of operators along time do not continue a sequence")
     if not found.ok and not (reason := blocked):
         from ..lift.divergence import explain_divergence
 
-        reason = explain_divergence(made.model, function.graph, file, feeds, found)
-    exact = replace(file, run=function.exact, floors=None) if function.in_float64 else file
-    padded = bool(reason) or states_stop_at_lengths(exact, feeds)
+        reason = explain_divergence(made.model, file, feeds, found)
+    padded = bool(reason) or states_stop_at_lengths(file, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 
 
-def _chunks_continue(made: File, function: Function, file: ChunkedFile) -> bool:
+def _chunks_continue(made: File, file: ChunkedFile) -> bool:
     """Return whether chunks equal the whole from states at random, of operators along time too."""
     cases = replace(made.cases, held=frozenset())
-    feeds = cases.case(2, _CHUNKED, at_reset=False, offset=52, full=True).feeds
-    if function.in_float64:
-        file = replace(file, run=function.exact, floors=None)
-    return run_in_chunks(file, feeds, np.random.default_rng(1)).ok
+    feeds = cases.case(2, chunked_steps(0), at_reset=False, offset=52, full=True).feeds
+    return run_in_chunks(file.itself, feeds, np.random.default_rng(1)).ok
 
 
 def _why_whole(made: File) -> str:

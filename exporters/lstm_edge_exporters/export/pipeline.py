@@ -32,9 +32,7 @@ from .trace import TURNS, trace
 __all__ = ["convert", "export_verified"]
 
 
-def export_verified(
-    module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore
-) -> Artifact:
+def export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
     """Trace, lower, verify and finalize; see ``export``. Threads take turns."""
     with TURNS:
         show(0.0, "tracing the module")

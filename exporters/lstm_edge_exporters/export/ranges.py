@@ -201,33 +201,40 @@ def settle_ranges(
     runs = _Runs(file, candidate)
     if runs.status(base) != SAME:
         return dict(asked), []  # the verification says where
-    ranges: dict[str, AxisRange] = {}
-    notes = []
-    for axis, size in ((axis, base[axis]) for axis in traced):
-        guards = [guard for guard in file.traced.guards if axis in guard.code.co_names]
-        found = find_range(
-            size,
-            partial(_holds, guards, traced, axis),
-            lambda each, axis=axis: runs.status({**base, axis: each}),  # type: ignore[misc]
-            coded=partial(_holds, [guard for guard in guards if guard.line], traced, axis),
-            tables=runs.tables(base, axis),
-            most_run=max(2 * size + 2, _MOST_ELEMENTS // (math.prod(base.values()) // size)),
+    found = {axis: _settle_range(file, runs, base, axis, asked.get(axis)) for axis in traced}
+    ranges = {axis: limits for axis, (limits, _) in found.items() if limits != AxisRange()}
+    return ranges, [note for _, notes in found.values() for note in notes]
+
+
+def _settle_range(
+    file: File, runs: "_Runs", base: Mapping[str, int], axis: str, asked: AxisRange | None
+) -> tuple[AxisRange, list[str]]:
+    """Find the range of one axis, and a note for each of its ends; raises as ``settle_ranges``."""
+    size, traced = base[axis], file.traced.sizes
+    guards = [guard for guard in file.traced.guards if axis in guard.code.co_names]
+    found = find_range(
+        size,
+        partial(_holds, guards, traced, axis),
+        lambda each: runs.status({**base, axis: each}),
+        coded=partial(_holds, [guard for guard in guards if guard.line], traced, axis),
+        tables=runs.tables(base, axis),
+        most_run=max(2 * size + 2, _MOST_ELEMENTS // (math.prod(base.values()) // size)),
+    )
+    reasons = list(_why_it_ends(axis, found, guards, traced, base, runs))
+    if found.few and len(found.ends) > 1:
+        error = FewSizesError(
+            f"what is traced at {axis}={size} holds for {axis} {found.range} only: "
+            f"{'; '.join(reasons)}; write it with tensor operations that hold at any size"
         )
-        reasons = list(_why_it_ends(axis, found, guards, traced, base, runs))
-        if found.few and len(found.ends) > 1:
-            error = FewSizesError(
-                f"what is traced at {axis}={size} holds for {axis} {found.range} only: "
-                f"{'; '.join(reasons)}; write it with tensor operations that hold at any size"
-            )
-            nearby = [file.cases.resized({**base, axis: each}) for each in (size - 1, size + 1) if each > 0]
-            error.nearby = tuple(case.feeds for case in nearby if case is not None)
-            raise error
-        ranges[axis] = _within(axis, found, asked.get(axis), reasons)
-        if ranges[axis] == found.range:
-            told = [*zip(found.ends, reasons, strict=True)]
-            told += [(end, _refusal(axis, end, base, runs)) for end in found.refused]
-            notes += [note for end, note in told if end > 1 or axis not in file.traced.squeezed]
-    return {axis: limits for axis, limits in ranges.items() if limits != AxisRange()}, notes
+        nearby = [file.cases.resized({**base, axis: each}) for each in (size - 1, size + 1) if each > 0]
+        error.nearby = tuple(case.feeds for case in nearby if case is not None)
+        raise error
+    limits = _within(axis, found, asked, reasons)
+    if limits != found.range:
+        return limits, []
+    told = [*zip(found.ends, reasons, strict=True)]
+    told += [(end, _refusal(axis, end, base, runs)) for end in found.refused]
+    return limits, [note for end, note in told if end > 1 or axis not in file.traced.squeezed]
 
 
 def _why_it_ends(

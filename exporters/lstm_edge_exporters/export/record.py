@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,6 @@ from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-from ..numerics.floats import RECURRENT_FUNCTIONS, RecurrentFunction
 from ..recurrent import GATES
 from .source import calling_line, value_that_holds
 
@@ -41,6 +40,30 @@ OP = "Recurrent"
 
 LOG_CUM_SUM_EXP = "LogCumSumExp"
 """``x`` to sums of the same shape along ``axis``."""
+
+
+class _Function(NamedTuple):
+    """What a recurrent function of PyTorch computes."""
+
+    op: str
+    """ONNX's operator."""
+    activation: str = ""
+    """Of an RNN."""
+    cell: bool = False
+    """Whether it takes one step."""
+
+
+_FUNCTIONS: dict[Any, _Function] = {
+    torch.lstm: _Function("LSTM"),
+    torch.gru: _Function("GRU"),
+    torch.rnn_tanh: _Function("RNN", "Tanh"),
+    torch.rnn_relu: _Function("RNN", "Relu"),
+    torch.lstm_cell: _Function("LSTM", cell=True),
+    torch.gru_cell: _Function("GRU", cell=True),
+    torch.rnn_tanh_cell: _Function("RNN", "Tanh", cell=True),
+    torch.rnn_relu_cell: _Function("RNN", "Relu", cell=True),
+}
+"""What ``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells call."""
 
 
 class LoopError(UnsupportedError):
@@ -260,7 +283,7 @@ class Recorder(TorchFunctionMode):
             return None
         if func in _LOG_CUM_SUM_EXPS:
             return _log_cum_sum_exp(*args, **kwargs)
-        if (kind := RECURRENT_FUNCTIONS.get(func)) is not None:
+        if (kind := _FUNCTIONS.get(func)) is not None:
             return self._cell(kind, *args) if kind.cell else self._layer(kind, *args)
         answer = self._packing.answer(func, args, depth=2)
         if answer is not NotImplemented:
@@ -281,7 +304,7 @@ class Recorder(TorchFunctionMode):
                 x = torch.squeeze(x, axis)
         return x
 
-    def _layer(self, kind: RecurrentFunction, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    def _layer(self, kind: _Function, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         lengths, packed, batch_first = None, None, False
         if isinstance(rest[0], Tensor) and (packed := self._packing.find(rest[0])):
             _, hx, weights, biased, layers, _, _, bidirectional = rest
@@ -296,7 +319,7 @@ class Recorder(TorchFunctionMode):
             y = y.transpose(0, 1)
         return (y, *states)
 
-    def _cell(self, kind: RecurrentFunction, x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
+    def _cell(self, kind: _Function, x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
         state = tuple(part.unsqueeze(0) for part in (hx if kind.op == "LSTM" else (hx,)))
         present = [weight for weight in weights if weight is not None]
         hidden = state if kind.op == "LSTM" else state[0]
@@ -306,7 +329,7 @@ class Recorder(TorchFunctionMode):
 
     def _node(
         self,
-        kind: RecurrentFunction,
+        kind: _Function,
         x: Tensor,
         hx: Any,
         weights: Sequence[Tensor],

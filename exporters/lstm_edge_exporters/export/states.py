@@ -13,7 +13,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.manifest import StateSpec
 
 from ..numerics.reference import Injection
-from ..recurrent import state_shape
+from ..recurrent import recurrent_nodes, state_shape
 from .lower import Lowered, Origin, origin_of
 
 if TYPE_CHECKING:
@@ -48,6 +48,7 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
         return Lifted(lowered.model)
     from ..lift.state_names import name_after_modules
     from ..lift.states import lift_states
+    from ..lift.table import Table
 
     groups: list[StateGroup] = []
 
@@ -56,7 +57,8 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
         single = len(lowered.calls) == 1
         return [name_after_modules(group, _layers(group), single=single) for group in found]
 
-    lifted = lift_states(lowered.model, batch=lowered.roles.batch, reverse=True, naming=naming)
+    nodes, table = list(recurrent_nodes(lowered.model)), Table(lowered.model)
+    lifted = lift_states(lowered.model, nodes, table, batch=lowered.roles.batch, reverse=True, naming=naming)
     pairs = zip(groups, lifted.states, strict=True)
     injections = tuple(injection for group, state in pairs for injection in _injections(group, state))
     notes = tuple(
@@ -64,7 +66,7 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
         for left in lifted.left
         if left.cause == "data"
     )
-    return Lifted(lifted.model, lifted.states, injections, notes)
+    return Lifted(lowered.model, lifted.states, injections, notes)
 
 
 def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:

@@ -27,7 +27,7 @@ def lift(
         on_progress: called with the fraction of the work that is done, and what is done now.
 
     Returns:
-        The lifted file, which computes the original bit for bit while its states are at reset.
+        The lifted file, which computes the original while its states are at reset.
 
     Raises:
         NotFoundError: no such file.

@@ -13,7 +13,8 @@ from lstm_edge_runtime.manifest import Axes
 from ..evaluate import constant
 from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, forget_shapes, infer_shapes
 from ..recurrent import LENGTHS, recurrent_nodes
-from .axis_roles import BATCH, SEQUENCE, axis_roles, probe_roles
+from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .table import Table, run_graph
 
 __all__ = ["AxisNames", "fixed_roles", "generalize_reshapes", "name_axes", "take_given", "transpose_reshapes"]
 
@@ -49,8 +50,10 @@ def fixed_roles(model: ir.Model) -> dict[str, int]:
     return {role: found.pop() for role, found in sizes.items() if len(found) == 1}
 
 
-def name_axes(model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozenset[str]) -> AxisNames:
-    """Name every dynamic axis of the inputs, in place.
+def name_axes(
+    model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozenset[str]
+) -> tuple[AxisNames, Table]:
+    """Name every dynamic axis of the inputs, in place, and run the graph.
 
     Names in the file are kept. An axis without one is ``N`` or ``L`` if a recurrent node shows that
     it is the batch or the time, else by its place: the first is the batch, the second of three or more the
@@ -89,10 +92,10 @@ def name_axes(model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozense
     if changed or given:
         forget_shapes(model)
     infer_shapes(model)
-    bound = set(dynamic_axes(model.graph))
+    bound, table = set(dynamic_axes(model.graph)), run_graph(model)
     if bound and (guessed or not bound >= set(names.values())):
-        names = _corrected(model, names, probe_roles(model))
-    return AxisNames(*(names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE)))
+        names, table = _corrected(model, names, table)
+    return AxisNames(*(names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE))), table
 
 
 def generalize_reshapes(model: ir.Model) -> None:
@@ -164,18 +167,19 @@ def _tell_apart(roles: Mapping[ir.Value, Mapping[int, str]]) -> None:
                 value.shape[axis] = None
 
 
-def _corrected(model: ir.Model, names: dict[str, str], probed: Mapping[str, str]) -> dict[str, str]:
+def _corrected(model: ir.Model, names: dict[str, str], table: Table) -> tuple[dict[str, str], Table]:
     """Use the names found by running the graph; swap N and L if the guess was the reverse."""
-    if names == {BATCH: "N", SEQUENCE: "L"} and probed == {BATCH: "L", SEQUENCE: "N"}:
+    found = table.roles()
+    if names == {BATCH: "N", SEQUENCE: "L"} and found == {BATCH: "L", SEQUENCE: "N"}:
         for value in data_inputs(model.graph):
             for axis, name in enumerate(axes_of(value)):
                 if value.shape is not None and name in ("N", "L"):
                     value.shape[axis] = "L" if name == "N" else "N"
         forget_shapes(model)
         infer_shapes(model)
-        return names
-    others = set(probed.values())
-    return {role: probed.get(role) or ("" if name in others else name) for role, name in names.items()}
+        return names, run_graph(model)
+    others = set(found.values())
+    return {role: found.get(role) or ("" if name in others else name) for role, name in names.items()}, table
 
 
 def _by_place(axis: int, rank: int) -> str | None:

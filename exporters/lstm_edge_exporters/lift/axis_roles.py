@@ -1,19 +1,16 @@
-"""Which axis of each graph input is the batch and which is time: read off the graph, or found by running."""
+"""Which axis of each graph input is the batch and which is time, read off the graph."""
 
 from collections.abc import Callable, Collection, Iterator
 
 import onnx_ir as ir
 
-from ..evaluate import constant, try_evaluate, two_sizes
+from ..evaluate import constant
 from ..recurrent import LENGTHS, is_recurrent
 from .subgraphs import SequenceInput, recurrences, sequences
 
-__all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "probe_roles", "row_orders"]
+__all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "row_orders"]
 
 BATCH, SEQUENCE = "batch", "sequence"
-
-_LONGER = 3
-"""Number of steps or rows added to an axis, to see what grows with it."""
 
 # fmt: off
 _KEEPING = (
@@ -81,30 +78,6 @@ def _gathers(node: ir.Node, axis: int) -> bool:
     if data is None or indices is None or indices.shape is None or len(indices.shape) != 1:
         return False
     return constant(data) is None and _at(node.attributes.get_int("axis", 0) or 0, data) == axis
-
-
-def probe_roles(model: ir.Model) -> dict[str, str]:
-    """Return the name of the one dynamic axis that a recurrent node's batch, and time, grow with.
-
-    Each axis is lengthened alone. One that both grow with is neither, nor is any if several axes lengthen
-    the same one, for example if rows are merged into time.
-    """
-    base, _ = two_sizes(model.graph)
-    cases = [base, *(base | {name: size + _LONGER} for name, size in base.items())]
-    found: dict[str, str] = {}
-    for each in (each for node in recurrences(model) for each in sequences(node)):
-        if (runs := try_evaluate(model, [each.value], cases)) is None:
-            continue  # nothing is known then
-        first, *longer = (arrays[each.value].shape for arrays in runs)
-        moved = {
-            name: {axis for axis in (each.time, each.batch) if shape[axis] != first[axis]}
-            for name, shape in zip(base, longer, strict=True)
-        }
-        for role, axis in ((SEQUENCE, each.time), (BATCH, each.batch)):
-            driving = [name for name, axes in moved.items() if axis in axes]
-            if len(driving) == 1 and moved[driving[0]] == {axis}:
-                found.setdefault(role, driving[0])
-    return found
 
 
 def _told_by(node: ir.Node) -> Iterator[tuple[ir.Value, dict[int, str]]]:

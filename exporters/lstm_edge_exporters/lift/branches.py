@@ -1,6 +1,6 @@
 """Files with ``If``: replace inputs that choose a branch by constants, and keep the branches they choose."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,13 +12,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array
 
-from ..evaluate import constant, try_evaluate, two_sizes
+from ..evaluate import constant
 from ..graph import data_inputs, forget_shapes, infer_shapes, operands, walk
+from .table import Table
 
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
 
-_Sizes = tuple[int | None, ...]
-"""Sizes, None if dynamic."""
+_Axes = Sequence[int | str | None]
+"""Sizes; no number if dynamic."""
 
 # fmt: off
 _FOLDED = (
@@ -87,7 +88,7 @@ def take_branches(model: ir.Model) -> bool:
         (condition,) = nodes[0].inputs
         known = _known(condition, {})
         if known is None:
-            known = _known(condition, _measured_shapes(model, condition))
+            known = _known(condition, _measured_axes(model, condition))
         if known is None:
             undecided.add(nodes[0])
             continue
@@ -168,23 +169,13 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
     graph.remove(node, safe=True)
 
 
-def _measured_shapes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, _Sizes]:
-    """Return the shapes that a condition reads, found by running the graph: None if a size is dynamic."""
-    read = list(
-        dict.fromkeys(node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size"))
-    )
-    runs = try_evaluate(model, [value for value in read if value is not None], two_sizes(model.graph))
-    if runs is None:
+def _measured_axes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, _Axes]:
+    """Return the axes of the values whose sizes a condition reads, found by running the graph."""
+    read = [node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size")]
+    table, known = Table(model), [value for value in read if value is not None]
+    if not table.has(known):
         return {}
-    small, large = runs
-    return {
-        value: tuple(
-            rows[0] if rows[0] == rows[1] else None
-            for rows in zip(array.shape, large[value].shape, strict=True)
-        )
-        for value, array in small.items()
-        if array.ndim == large[value].ndim
-    }
+    return {value: axes for value in known if (axes := table.axes(value)) is not None}
 
 
 def _above(value: ir.Value | None) -> Iterator[ir.Node]:
@@ -198,7 +189,7 @@ def _above(value: ir.Value | None) -> Iterator[ir.Node]:
     return (node for node in dict.fromkeys(producers) if node is not None)
 
 
-def _known(value: ir.Value | None, shapes: Mapping[ir.Value, _Sizes]) -> Array | None:
+def _known(value: ir.Value | None, shapes: Mapping[ir.Value, _Axes]) -> Array | None:
     """Return a value that constants and fixed sizes decide, None for any other."""
     fixed = constant(value)
     node = None if value is None else value.producer()
@@ -220,7 +211,7 @@ def _shape_above(node: ir.Node) -> ir.Node | None:
     return above if above is not None and above.op_type == "Shape" else None
 
 
-def _sizes(node: ir.Node, shapes: Mapping[ir.Value, _Sizes]) -> Array | None:
+def _sizes(node: ir.Node, shapes: Mapping[ir.Value, _Axes]) -> Array | None:
     """Return the sizes that a node reads, None for a dynamic one; None if the rank or an index is unknown."""
     if above := _shape_above(node):
         whole, picks = _sizes(above, shapes), _known(node.inputs[1], shapes)

@@ -11,7 +11,7 @@ from lstm_edge_runtime.manifest import Array
 
 from ..evaluate import EMPTY, inputs_above, is_data_free
 from ..graph import operands, values_read, walk
-from ..numerics.graph64 import Graph64, MeasuredGraph, differs
+from ..numerics.graph64 import Graph64, differs
 from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
 
@@ -43,21 +43,17 @@ the wrong axis."""
 
 
 def explain_divergence(
-    model: ir.Model,
-    graph: Graph64 | MeasuredGraph,
-    file: ChunkedFile,
-    feeds: Mapping[str, Array],
-    found: ChunkRun,
+    model: ir.Model, file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun
 ) -> str:
-    """Return why chunks do not equal the whole.
+    """Return why chunks do not equal the whole; without a run in float64 no node is named.
 
     Args:
         model: the file's graph.
-        graph: the same in float64; without such a run no node is named.
         file: the file.
         feeds: what ``run_in_chunks`` was given.
         found: what it gave.
     """
+    graph = file.function and file.function.graph
     if found.error is not None:
         return f"a chunk of {min(found.sizes)} step does not run by itself{_where(found.error)}"
     carried = {state.input for state in file.manifest.states}

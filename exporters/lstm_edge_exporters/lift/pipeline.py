@@ -20,24 +20,23 @@ from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormat
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 
-from ..evaluate import Session, constant, length_inputs, name_axis, try_evaluate, two_sizes
+from ..evaluate import Session, constant, length_inputs, name_axis, sizes_apart
 from ..graph import (
     axes_of,
     data_inputs,
-    dynamic_axes,
     forget_shapes,
     to_bytes,
     to_proto,
     with_manifest,
 )
 from ..isolation import isolated
-from ..numerics.verify import ChunkRun
+from ..numerics.verify import ChunkRun, Equivalence
 from ..pairing import spec_of
-from ..progress import Progress, ignore
+from ..progress import Progress
 from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
 from ..streaming.late import make_late_stream, why_late
-from ..streaming.streamable import Streamable, make_streamable
+from ..streaming.streamable import make_streamable
 from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
@@ -45,9 +44,10 @@ from .config import LiftConfig
 from .existing_states import recognize
 from .quantized import is_quantized
 from .read import read_graph
-from .states import LeftAlone, lift_states
-from .subgraphs import generalize_loops, recurrences
-from .verification import Equality, LiftedGraph, case_at, verify_lifted
+from .states import LeftAlone, lift_states, nodes_over_time
+from .subgraphs import generalize_loops, recurrences, sequences
+from .table import Table
+from .verification import LiftedGraph, case_at, case_of, verify_lifted
 
 __all__ = ["LiftReport", "Lifted", "lift_verified"]
 
@@ -69,8 +69,12 @@ class LiftReport:
     """States left in the graph, and why."""
     made_dynamic: tuple[str, ...]
     """Axes (``batch``, ``sequence``) that were fixed and are dynamic now."""
-    equality: Equality
-    """Where the lifted file with its states at reset is the original."""
+    equivalence: Equivalence
+    """The lifted file with its states at reset, beside the original."""
+    sizes: tuple[str, ...]
+    """Sizes at which both were run."""
+    by_rows: tuple[str, ...]
+    """Sizes that the original can't run, at which it was run row by row."""
     chunks: ChunkRun | None
     """How chunks with the states carried compare with the whole; None where none were run."""
     unstreamable: str
@@ -99,9 +103,7 @@ class Lifted:
 
 
 @isolated()
-def lift_verified(
-    onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress = ignore
-) -> Lifted:
+def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress) -> Lifted:
     """Read, lift, verify; see ``lift``."""
     show(0.0, "reading")
     model, proto = read_graph(onnx_file)
@@ -179,119 +181,126 @@ def _lift_past(
     model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
 ) -> Lifted:
     """Lift with states of operators along time; without them where the file does not stream by that."""
+    graph = _lift(model, proto, config, make_dynamic)
+    kept = _keep_past(graph)
     try:
-        lifted = _lift(model, proto, config, make_dynamic)
+        lifted = _verify(kept, proto, config)
         if not lifted.report.past or not lifted.report.unstreamable:
             return lifted
     except CheckFailedError:
-        pass
-    return _lift(model, proto, config, make_dynamic, past=False)
+        if kept is graph:
+            raise
+    return _verify(graph, proto, config)
 
 
 def _lift(
-    model: ir.Model,
-    proto: onnx.ModelProto,
-    config: LiftConfig,
-    make_dynamic: frozenset[str],
-    *,
-    past: bool = True,
-) -> Lifted:
-    original = model.clone()
-    constants = check_constants(original, config.constants)
-    fix_inputs(original, constants)
-    take_given(original.graph, config.inputs)
-    branched = take_branches(original)
-    constants |= _unread(model, original, constants)
+    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
+) -> LiftedGraph:
+    """Name the axes, and make the states of recurrent nodes inputs and outputs."""
+    lifted = model.clone()
+    constants = check_constants(lifted, config.constants)
+    fix_inputs(lifted, constants)
+    take_given(lifted.graph, config.inputs)
+    branched = take_branches(lifted)
+    constants |= _unread(model, lifted, constants)
     if make_dynamic:
-        generalize_reshapes(original)
+        generalize_reshapes(lifted)
     if SEQUENCE in make_dynamic:
-        generalize_loops(original)
-    names = name_axes(original, config.inputs, make_dynamic)
-    source = _with_axes_of(model, original) if branched or constants else original
-    _declare_outputs(original)
-    known = recognize(original, config.states, names.sequence)
-    inputs = {str(value.name) for value in data_inputs(original.graph)}
+        generalize_loops(lifted)
+    names, table = name_axes(lifted, config.inputs, make_dynamic)
+    _declare_outputs(lifted, table)
+    known = recognize(lifted, config.states, names.sequence)
+    carried = {state.input for state in known}
     declared = {role: size for role, size in fixed_roles(model).items() if role in make_dynamic}
-    result = lift_states(
-        original,
+    steps = _steps_of_a_call(lifted, table) if names.sequence is None else 1
+    original, lengths = lifted.clone(), length_inputs(lifted.graph)
+    found = lift_states(
+        lifted,
+        nodes_over_time(lifted, table, names.batch, names.sequence),
+        table,
         batch=names.batch,
-        carry=inputs - {state.input for state in known},
+        carry={str(value.name) for value in data_inputs(original.graph)} - carried,
         declared=declared.get(BATCH),
-        loops=True,
-        sequence=names.sequence,
     )
-    kept, refused = _keep_past(result.model, names) if past else (None, "")
-    late = kept is not None and kept.late
-    kept = None if late else kept
-    left = tuple(entry for entry in result.left if not entry.sources & {state.input for state in known})
-    added = () if kept is None else kept.states
-    if not late:
-        _refuse(original, (*known, *result.states, *added), left, config, names.sequence, refused)
-    if make_dynamic and not result.states and not added and not late:
-        raise ContractError("a file that has its states already is not changed")
-    lengths = length_inputs(original.graph)
-    manifest = _build_manifest(original, proto, names, (*known, *result.states, *added), lengths)
-    graph = LiftedGraph(
-        source=source,
+    return LiftedGraph(
+        source=_with_axes_of(model, original) if branched or constants else original,
         constants=constants,
         original=original,
-        lifted=result.model if kept is None else kept.model,
-        manifest=manifest,
-        lifts=bool(result.states),
-        reach=0 if kept is None else kept.reach,
-        refused=refused,
-        late=late,
-        fixed_batch=max(_fixed_batch(original, names), result.fixed_batch or 1),
+        lifted=lifted,
+        manifest=_build_manifest(original, proto, names, (*known, *found.states), lengths),
+        known=known,
+        found=replace(found, left=tuple(each for each in found.left if not each.sources & carried)),
+        fixed_batch=max(_fixed_batch(original, names), found.fixed_batch or 1),
         declared=declared,
         lengths=lengths,
+        steps=steps if found.states else 1,
     )
-    manifest = manifest._replace(outputs=_describe_outputs(graph, config.seed))
-    verified = verify_lifted(replace(graph, manifest=manifest), config.seed)
+
+
+def _keep_past(graph: LiftedGraph) -> LiftedGraph:
+    """Return the graph with the past of its operators along time in states, or with why it has none."""
+    manifest = graph.manifest
+    try:
+        kept = make_streamable(graph.lifted, manifest.batch, manifest.sequence)
+    except NotStreamableError as error:
+        return graph if error.gathers else replace(graph, refused=str(error))
+    if kept is None or kept.late:
+        return graph if kept is None else replace(graph, late=True)
+    states = (*manifest.states, *kept.states)
+    manifest = manifest._replace(states=states, precision=_precision(graph.original, states))
+    return replace(graph, lifted=kept.model, manifest=manifest, reach=kept.reach)
+
+
+def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> Lifted:
+    """Verify what was lifted, and write it with its manifest."""
+    if not graph.late:
+        _refuse(graph, config)
+    added = graph.manifest.states[len(graph.known) + len(graph.found.states) :]
+    if graph.declared and not graph.found.states and not added and not graph.late:
+        raise ContractError("a file that has its states already is not changed")
+    session = Session(graph.lifted, "the lifted file")
+    manifest = graph.manifest._replace(outputs=_describe_outputs(graph, session, config.seed))
+    verified = verify_lifted(replace(graph, manifest=manifest), session, config.seed)
     manifest = manifest._replace(
         unstreamable=verified.unstreamable,
         padded_states=verified.padded_states,
         equivalence=verified.figures(),
         golden=verified.golden,
     )
-    if late:
+    if graph.late:
         manifest = _make_late(replace(graph, manifest=manifest), config.seed)
         added = manifest.stream.states[len(manifest.states) :] if manifest.stream else ()
-        _refuse(
-            original, (*known, *result.states, *added), left, config, names.sequence, manifest.unstreamable
-        )
-    proto = to_proto(graph.lifted) if result.states or late or added or constants else proto
+        _refuse(replace(graph, manifest=manifest, refused=manifest.unstreamable), config)
+    changed = graph.found.states or graph.late or added or graph.constants
+    proto = to_proto(graph.lifted) if changed else proto
     with load(with_manifest(proto, manifest), device="cpu") as opened:
         manifest = manifest._replace(unstreamable=opened.interface.unstreamable)  # a call may be a window
     report = LiftReport(
-        lifted=result.states,
+        lifted=graph.found.states,
         past=added,
-        recognized=known,
-        left=left,
-        made_dynamic=tuple(sorted(make_dynamic)),
-        equality=verified.equality,
+        recognized=graph.known,
+        left=graph.found.left,
+        made_dynamic=tuple(sorted(graph.declared)),
+        equivalence=verified.equivalence,
+        sizes=verified.sizes,
+        by_rows=verified.by_rows,
         chunks=verified.chunks,
         unstreamable="" if manifest.stream else manifest.unstreamable,
     )
-    content = with_manifest(proto, manifest)
-    return Lifted(content, manifest, report)
+    return Lifted(with_manifest(proto, manifest), manifest, report)
 
 
-def _keep_past(model: ir.Model, names: AxisNames) -> tuple[Streamable | None, str]:
-    """Return the graph with the past of its operators along time in states, or why it has none."""
-    try:
-        return make_streamable(model, names.batch, names.sequence), ""
-    except NotStreamableError as error:
-        return None, "" if error.gathers else str(error)
+def _steps_of_a_call(model: ir.Model, table: Table) -> int:
+    """Return the most steps that a layer takes at the first of the table's sizes."""
+    read = (each for node in recurrences(model) for each in sequences(node) if table.has([each.value]))
+    return max((table.lengths(each.value, each.time)[0] for each in read), default=1)
 
 
 def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
     """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
 
     def draw(rows: int, steps: int, at_reset: bool) -> Mapping[str, Array]:
-        named = {graph.manifest.batch: rows * graph.fixed_batch, graph.manifest.sequence: steps}
-        names = dynamic_axes(graph.original.graph)
-        sizes = {name: named.get(name, 2 + place) for place, name in enumerate(names)}
-        return case_at(graph, sizes, seed, offset=int(at_reset)).feeds
+        return case_of(graph, rows * graph.fixed_batch, steps, seed, offset=int(at_reset)).feeds
 
     try:
         stream = make_late_stream(graph.lifted, graph.manifest, draw, to_bytes)
@@ -300,15 +309,10 @@ def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
     return graph.manifest._replace(stream=stream, unstreamable=why_late(stream))
 
 
-def _refuse(
-    model: ir.Model,
-    states: Sequence[StateSpec],
-    left: Sequence[LeftAlone],
-    config: LiftConfig,
-    sequence: str | None,
-    refused: str,
-) -> None:
+def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
     """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
+    left, sequence = graph.found.left, graph.manifest.sequence
+    states = graph.manifest.stream.states if graph.manifest.stream else graph.manifest.states
     inside = next((entry for entry in left if entry.cause == "subgraph"), None)
     if inside is not None:
         raise ContractError(
@@ -329,9 +333,9 @@ def _refuse(
         return
     if left:
         raise ContractError(f"there is no state to lift: {'; '.join(_reasons(left))}")
-    if refused:
-        raise ContractError(f"there is no state to lift: {refused}")
-    if any(recurrences(model)):
+    if graph.refused:
+        raise ContractError(f"there is no state to lift: {graph.refused}")
+    if any(recurrences(graph.original)):
         raise ContractError(
             "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
             + (
@@ -397,23 +401,20 @@ def _fixed_batch(model: ir.Model, names: AxisNames) -> int:
     return max(sizes, default=1)
 
 
-def _declare_outputs(model: ir.Model) -> None:
+def _declare_outputs(model: ir.Model, table: Table) -> None:
     """Declare the outputs' axes as running the graph tells them, in place; what it does not run stays."""
-    cases = two_sizes(model.graph)
-    runs = try_evaluate(model, list(model.graph.outputs), cases)
-    if runs is None:
-        return
-    small, large = runs
-    for value in model.graph.outputs:
-        if small[value].ndim == large[value].ndim:
-            shapes = small[value].shape, large[value].shape
-            value.shape = ir.Shape(_output_axes(str(value.name), *shapes, cases))
+    for value in model.graph.outputs if table.has(list(model.graph.outputs)) else ():
+        if (axes := table.axes(value)) is not None:
+            value.shape = ir.Shape(_named(str(value.name), axes))
 
 
-def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
-    """Find the outputs' dtypes and axes by running the lifted file at two sets of sizes, and declare them."""
-    session = Session(graph.lifted, "the lifted file")
-    cases = two_sizes(graph.original.graph)
+def _named(output: str, axes: Sequence[int | str | None]) -> Axes:
+    return tuple(f"{output}.{place}" if axis is None else axis for place, axis in enumerate(axes))
+
+
+def _describe_outputs(graph: LiftedGraph, session: Session, seed: int) -> tuple[TensorSpec, ...]:
+    """Find the outputs' dtypes and axes by running the lifted file, and declare them."""
+    cases = sizes_apart(graph.original.graph)
     runs = []
     for place, sizes in enumerate(cases):
         drawn = case_at(graph, sizes, seed, offset=place)
@@ -429,16 +430,13 @@ def _describe_outputs(graph: LiftedGraph, seed: int) -> tuple[TensorSpec, ...]:
                     else "if it runs at certain sizes only, give them with --input NAME=AXES"
                 )
             ) from error
-    small, large = runs
     states = {state.output for state in graph.manifest.states}
     specs = []
-    for value in graph.lifted.graph.outputs:
+    for value in [value for value in graph.lifted.graph.outputs if value.name not in states]:
         name = str(value.name)
-        if name in states:
-            continue
-        axes = _output_axes(name, small[name].shape, large[name].shape, cases)
+        axes = _output_axes(name, [run[name].shape for run in runs], cases)
         value.shape = ir.Shape(axes)
-        specs.append(TensorSpec(name, small[name].dtype.name, axes))
+        specs.append(TensorSpec(name, runs[0][name].dtype.name, axes))
     return tuple(specs)
 
 
@@ -446,27 +444,19 @@ def _is_float64(node: ir.Node) -> bool:
     return node.inputs[0] is not None and node.inputs[0].dtype is ir.DataType.DOUBLE
 
 
-def _output_axes(
-    name: str,
-    small: tuple[int, ...],
-    large: tuple[int, ...],
-    cases: tuple[dict[str, int], dict[str, int]],
-) -> Axes:
-    """Name an output's axes from its shapes at ``two_sizes``.
+def _output_axes(name: str, shapes: Sequence[tuple[int, ...]], cases: Sequence[Mapping[str, int]]) -> Axes:
+    """Name an output's axes from its shapes at ``sizes_apart``.
 
     Raises:
-        FileFormatError: it has more axes in one run than in the other, as branches of an ``If`` may give.
+        FileFormatError: it has more axes in one run than in another, as branches of an ``If`` may give.
     """
-    if len(small) != len(large):
+    ranks = sorted({*map(len, shapes)})
+    if len(ranks) > 1:
         raise FileFormatError(
-            f"output {name!r} has {len(small)} axes in one run and {len(large)} in another; "
+            f"output {name!r} has {ranks[0]} axes in one run and {ranks[1]} in another; "
             "let every branch give the same number of axes"
         )
-    axes: list[int | str] = []
-    for place, sizes in enumerate(zip(small, large, strict=True)):
-        known = name_axis(sizes, cases)
-        axes.append(f"{name}.{place}" if known is None else known)
-    return tuple(axes)
+    return _named(name, [name_axis(lengths, cases) for lengths in zip(*shapes, strict=True)])
 
 
 def _build_manifest(
@@ -489,8 +479,6 @@ def _build_manifest(
         if spec.name in lengths and spec.dtype in ("int32", "int64") and spec.axes == (names.batch,)
     )
     opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
-    floats = {state.dtype for state in states} or {"float32"}
-    precision = {"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32")
     return Manifest(
         inputs=inputs,
         outputs=(),
@@ -498,10 +486,16 @@ def _build_manifest(
         batch=names.batch,
         sequence=names.sequence,
         lengths=next(valid, None),
-        precision="int8" if is_quantized(model) else precision,
+        precision=_precision(model, states),
         provenance={
             "opset": opset,
             "producer": f"{proto.producer_name} {proto.producer_version}".strip(),
             "versions": {"lstm-edge": __version__, "onnx": onnx.__version__, "onnx-ir": ir.__version__},
         },
     )
+
+
+def _precision(model: ir.Model, states: Sequence[StateSpec]) -> str:
+    floats = {state.dtype for state in states} or {"float32"}
+    known = {"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32")
+    return "int8" if is_quantized(model) else known

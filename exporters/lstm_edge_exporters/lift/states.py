@@ -14,15 +14,16 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 
-from ..evaluate import evaluate, inputs_above, is_data_free, name_axis, try_evaluate, two_sizes
+from ..evaluate import inputs_above, is_data_free, name_axis
 from ..graph import UniqueNames, axes_of, data_inputs
-from ..recurrent import is_recurrent, is_reversed, label, recurrent_nodes, state_shape
+from ..recurrent import is_recurrent, is_reversed, label, state_shape
 from .axis_roles import follows_input, row_orders
-from .paths import Member, Path, StateGroup, find_path, is_order, operators_above, top_of, wire
+from .paths import Member, Path, StateGroup, find_path, is_order, top_of, wire
 from .state_names import Naming, name_after_nodes
-from .subgraphs import Place, locate, parents_of, recurrences, sequences, slots_of
+from .subgraphs import Place, SequenceInput, locate, parents_of, recurrences, sequences, slots_of
+from .table import Table, values_of
 
-__all__ = ["LeftAlone", "LiftedStates", "lift_states"]
+__all__ = ["LeftAlone", "LiftedStates", "lift_states", "nodes_over_time"]
 
 _SORTS_UPWARDS = 11
 """The opset from which TopK can be asked for the smallest."""
@@ -46,9 +47,8 @@ class LeftAlone:
 
 @dataclass(frozen=True)
 class LiftedStates:
-    """A graph with its states lifted."""
+    """The states of a graph that were lifted."""
 
-    model: ir.Model
     states: tuple[StateSpec, ...]
     left: tuple[LeftAlone, ...]
     fixed_batch: int | None
@@ -67,46 +67,60 @@ class _State:
     """The input that the nodes start from already, None to create one."""
 
 
+def nodes_over_time(model: ir.Model, table: Table, batch: str | None, sequence: str | None) -> list[ir.Node]:
+    """Return the recurrent nodes, then loops, whose steps are time: all unless running them shows otherwise.
+
+    They are not if their number is the same for every length of the sequence, as in a layer that runs over
+    frequencies; nor in a loop over the rows of a batch. If the length is fixed, a layer that reads
+    backwards along something that is no axis of an input counts as such a layer.
+    """
+
+    def over_time(node: ir.Node, read: Sequence[SequenceInput]) -> bool:
+        if sequence is None:
+            return not is_reversed(node) or any(follows_input(each, model.graph) for each in read)
+        if not table.has([each.value for each in read]):
+            return True  # the chunks decide
+        steps = (name_axis(table.lengths(each.value, each.time), table.sizes) for each in read)
+        return any(not isinstance(each, int) and (is_recurrent(node) or each != batch) for each in steps)
+
+    nodes = sorted(recurrences(model), key=lambda node: not is_recurrent(node))
+    return [node for node in nodes if (read := list(sequences(node))) and over_time(node, read)]
+
+
 def lift_states(
     model: ir.Model,
+    nodes: Sequence[ir.Node],
+    table: Table,
     *,
-    batch: str | None = "N",
+    batch: str | None,
     reverse: bool = False,
     carry: Collection[str] = (),
     declared: int | None = None,
-    loops: bool = False,
-    sequence: str | None = None,
     naming: Naming = name_after_nodes,
 ) -> LiftedStates:
-    """Return a copy of ``model`` in which every state that is constant in all but the batch size is an input.
+    """Make an input of every state of ``nodes`` that is constant in all but the batch size, in place.
 
     A state is lifted at its root: nodes that read rows of one tensor share one state, whose output is their
     last states put together in the same order. Absent states, initializers and any chain of operators over
     constants and shapes count as constant; a batch size that such a chain had fixed becomes dynamic.
 
     Args:
-        model: a graph without model-local functions around its recurrent nodes; not changed.
+        model: a graph without model-local functions around its recurrent nodes.
+        nodes: recurrent ones, or loops (``Loop``, ``Scan``) of which the values that they carry are states.
+        table: the graph's values as far as they are known.
         batch: the name of the batch axis; None if the graph has none and N is 1.
         reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
         carry: inputs that no output continues; one that nodes start from gets an output.
         declared: the size that the batch axis had before it was made dynamic; states that can only be
             computed at it, such as a constant with that number of rows, are computed at it.
-        loops: also lift floating-point values that a ``Loop`` or ``Scan`` carries, except for those that
-            run over another axis than time.
-        sequence: the name of the time axis, None if it has a fixed size; only needed with ``loops``.
         naming: names the states; called once with the groups in graph order.
 
     Returns:
-        The copy, the states in graph order, and what was not lifted and why.
+        The states in graph order, and what was not lifted and why.
     """
-    model = model.clone()
-    nodes = list(recurrent_nodes(model))
-    if loops:
-        nodes += [node for node in recurrences(model) if not is_recurrent(node)]
-        nodes = _over_time(model, nodes, batch, sequence)
     places, left = _partition(model, nodes, reverse, carry)
     pinned = {batch: declared} if batch is not None and declared is not None else {}
-    planner = _Planner(model, batch, pinned)
+    planner = _Planner(model, table, batch, pinned)
     states = planner.plan(places)
     names = UniqueNames(model.graph)
     chosen = naming([state.group for state in states])
@@ -114,41 +128,7 @@ def lift_states(
     RemoveUnusedNodesPass()(model)
     _drop_unused_defaults(model.graph)
     model.graph.sort()
-    return LiftedStates(model, tuple(written), (*left, *planner.failed), planner.fixed_batch)
-
-
-def _over_time(
-    model: ir.Model, nodes: Sequence[ir.Node], batch: str | None, sequence: str | None
-) -> list[ir.Node]:
-    """Return the nodes whose steps are time: all unless running them shows otherwise.
-
-    They are not if their number is the same for every length of the sequence, as in a layer that runs over
-    frequencies; nor in a loop over the rows of a batch. If the length is fixed, a layer that reads
-    backwards along something that is no axis of an input counts as such a layer.
-    """
-    read = {node: list(sequences(node)) for node in nodes}
-    nodes = [node for node in nodes if read[node]]
-    if sequence is None:
-        return [
-            node
-            for node in nodes
-            if not is_reversed(node) or any(follows_input(each, model.graph) for each in read[node])
-        ]
-    cases = two_sizes(model.graph)
-    runs = try_evaluate(model, [each.value for node in nodes for each in read[node]], cases)
-    if runs is None:
-        if len(nodes) > 1:
-            return [node for each in nodes for node in _over_time(model, [each], batch, sequence)]
-        return nodes  # the chunks decide
-
-    def grows(node: ir.Node) -> bool:
-        steps = [tuple(run[each.value].shape[each.time] for run in runs) for each in read[node]]
-        return any(
-            short != long and (is_recurrent(node) or name_axis((short, long), cases) != batch)
-            for short, long in steps
-        )
-
-    return [node for node in nodes if grows(node)]
+    return LiftedStates(tuple(written), (*left, *planner.failed), planner.fixed_batch)
 
 
 def _partition(
@@ -188,24 +168,20 @@ def _partition(
 
 
 class _Planner:
-    """Groups places into states, and finds each one's dtype, axes and reset value.
+    """Groups places into states, and finds each one's dtype, axes and reset value."""
 
-    The initial states of nodes are run at two sets of sizes.
-    """
-
-    def __init__(self, model: ir.Model, batch: str | None, pinned: dict[str, int]) -> None:
-        self._model, self._batch, self._pinned = model, batch, pinned
-        self._sizes = two_sizes(model.graph)
-        self._arrays: tuple[dict[ir.Value, Array], dict[ir.Value, Array]] = ({}, {})
+    def __init__(self, model: ir.Model, table: Table, batch: str | None, pinned: dict[str, int]) -> None:
+        self._model, self._table, self._batch, self._pinned = model, table, batch, pinned
         self.fixed_batch: int | None = None
         """The ``pinned`` batch size, if a state could be computed at it alone."""
         self.failed: list[LeftAlone] = []
 
     def plan(self, places: Sequence[Place]) -> list[_State]:
         """Return the states; ``failed`` has the places that make none."""
+        self._table.has([value for place in places for value in values_of(place)])
         computed = [place for place in places if self._compute(place)]
         states = []
-        for group in _group(list(map(self._member, computed)), self._arrays[0]):
+        for group in _group(list(map(self._member, computed)), self._table.runs[0]):
             state = self._describe(group)
             if isinstance(state, str):
                 for each in group.members:
@@ -218,16 +194,14 @@ class _Planner:
         self.failed.append(LeftAlone(label(place.slot.node), place.slot.kind, reason, "data"))
 
     def _compute(self, place: Place) -> bool:
-        """Run the initial state of the place, at the ``pinned`` batch size if others fail."""
-        values, reason = [*_operands(place), *_last(place)], ""
+        """Find the initial state of the place, at the ``pinned`` batch size if others fail."""
+        reason = ""
         for pinned in [{}, self._pinned] if self._pinned else [{}]:
             try:
-                found = evaluate(self._model, values, [sizes | pinned for sizes in self._sizes])
+                self._table.find(values_of(place), pinned)
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 reason = first_line(error)
                 continue
-            for known, new in zip(self._arrays, found, strict=True):
-                known.update(new)
             self.fixed_batch = max(pinned.values(), default=self.fixed_batch)
             return True
         self._fail(place, f"it can't be computed: {reason}")
@@ -236,21 +210,17 @@ class _Planner:
     def _member(self, place: Place) -> Member:
         batch_axis, path = self._batch_axis(place), None
         if place.initial is not None and not place.branches and batch_axis is not None:
-            path = find_path(place.initial, batch_axis, place.slot.node, self._arrays[0])
+            path = find_path(place.initial, batch_axis, place.slot.node, self._table.runs[0])
         return Member(place, batch_axis, path, self._row_orders(place, path))
 
     def _batch_axis(self, place: Place) -> int | None:
         """Return a state's batch axis; None if a loop carries one that does not grow with the batch."""
         if is_recurrent(place.slot.node):
             return state_shape(place.slot.node)[2]
-        if place.initial is None or place.initial not in self._arrays[0]:
+        if place.initial is None or place.initial not in self._table.runs[0]:
             return None
-        small, large = (sizes | (self._pinned if self.fixed_batch else {}) for sizes in self._sizes)
-        pairs = zip(*(run[place.initial].shape for run in self._arrays), strict=True)
-        names = [name_axis(rows, (small, large)) for rows in pairs]
-        return next(
-            (axis for axis, name in enumerate(names) if str(name).split("*")[-1] == self._batch), None
-        )
+        axes = self._table.axes(place.initial) or ()
+        return next((axis for axis, name in enumerate(axes) if str(name).split("*")[-1] == self._batch), None)
 
     def _row_orders(self, place: Place, path: Path | None) -> tuple[ir.Value, ...]:
         """Return the indices that reorder the rows of the place's node, if its state is not in that order.
@@ -264,17 +234,17 @@ class _Planner:
         if graph.opset_imports[""] < _SORTS_UPWARDS:
             return ()
         orders = row_orders(node)
-        runs = try_evaluate(self._model, orders, self._sizes[:1])
-        return orders if runs and all(is_order(runs[0][each], runs[0][each].size) for each in orders) else ()
+        found = self._table.runs[0]
+        known = self._table.has(orders) and all(is_order(found[each], found[each].size) for each in orders)
+        return orders if known else ()
 
     def _describe(self, group: StateGroup) -> _State | str:
         """Find a group's dtype, axes and reset value, or say why it has none."""
         first = group.members[0]
         place, path = first.place, first.path
         initial = place.initial
-        if initial is not None and any(
-            run[last].shape != run[initial].shape for run in self._arrays for last in _last(place)
-        ):
+        carried = [] if initial is None or is_recurrent(place.slot.node) else [values_of(place)[-1], initial]
+        if any(len({run[value].shape for value in carried}) > 1 for run in self._table.runs):
             return "its shape changes from pass to pass"
         root, axis = (path.whole, path.batch_axis) if path else (initial, first.batch_axis)
         if root is None:
@@ -297,16 +267,19 @@ class _Planner:
 
     def _constant(self, group: StateGroup, root: ir.Value, axis: int | None) -> _State | str:
         """Describe a state whose initial value depends on sizes alone; ``axis`` is its batch axis."""
-        small, large = (run[root] for run in self._arrays)
-        dtype = ir.DataType.from_numpy(small.dtype)
-        reset, again = (run if axis is None else run.take([0], axis) for run in (small, large))
-        if not np.array_equal(reset, again) or (small != reset).any() or (large != reset).any():
+        arrays = [run[root] for run in self._table.runs]
+        dtype = ir.DataType.from_numpy(arrays[0].dtype)
+        firsts = [array if axis is None else array.take([0], axis) for array in arrays]
+        if any(not np.array_equal(first, firsts[0]) for first in firsts) or any(
+            (array != firsts[0]).any() for array in arrays
+        ):
             return "its value is not the same for every batch member and sequence length"
+        reset = firsts[0]
         value = float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
         if axis is None:
-            return _State(group, dtype, small.shape, value)
-        rows = (small.shape[axis], large.shape[axis])
-        grown = rows if rows[0] != rows[1] else self._batch_rows(group.members[0].place.slot.node)
+            return _State(group, dtype, reset.shape, value)
+        rows = self._table.lengths(root, axis)
+        grown = rows if len(set(rows)) > 1 else self._batch_rows(group.members[0].place.slot.node)
         return self._with_batch(group, dtype, list(reset.shape), axis, value, grown)
 
     def _with_batch(
@@ -316,38 +289,23 @@ class _Planner:
         shape: list[int | str],
         axis: int,
         reset: float | Array,
-        rows: tuple[int, int] | None,
+        rows: Sequence[int] | None,
     ) -> _State | str:
-        """Return the state with its batch axis named, by the ``rows`` that it has at the two sizes."""
-        name = (self._batch or 1) if rows is None else name_axis(rows, self._sizes)
+        """Return the state with its batch axis named, by the ``rows`` that it has in each run."""
+        name = (self._batch or 1) if rows is None else name_axis(rows, self._table.sizes)
         if name is None:
             return f"its batch axis has {rows[0] if rows else 0} rows, no multiple of an input's axis"
         return _State(group, dtype, (*shape[:axis], name, *shape[axis + 1 :]), reset)
 
-    def _batch_rows(self, node: ir.Node) -> tuple[int, int] | None:
-        """Return the batch sizes of the node's X at both sizes, None if unknown."""
+    def _batch_rows(self, node: ir.Node) -> list[int] | None:
+        """Return the batch sizes of the node's X in each run, None if unknown."""
         x, axis = node.inputs[0], state_shape(node)[2]
         if x is None:
             return None
         declared = axes_of(x)[axis] if x.shape is not None and len(x.shape) == 3 else None
-        small, large = self._sizes
-        if isinstance(declared, str) and declared in small:
-            return small[declared], large[declared]
-        runs = try_evaluate(self._model, [x], self._sizes)  # None if the graph needs its sizes
-        return None if runs is None else (runs[0][x].shape[axis], runs[1][x].shape[axis])
-
-
-def _operands(place: Place) -> list[ir.Value]:
-    """Return the place's initial value, and what the layout operators above it read."""
-    if place.initial is None:
-        return []
-    above = [] if place.branches else operators_above(place.initial)
-    return [place.initial, *(value for node in above for value in node.inputs if value is not None)]
-
-
-def _last(place: Place) -> list[ir.Value]:
-    """Return the last value of a loop's own state; its shape must be the initial one."""
-    return [] if is_recurrent(place.slot.node) else [place.owner.outputs[place.output]]
+        if declared in self._table.sizes[0]:
+            return [sizes[str(declared)] for sizes in self._table.sizes]
+        return self._table.lengths(x, axis) if self._table.has([x]) else None  # if the graph needs its sizes
 
 
 def _group(members: Sequence[Member], arrays: Mapping[ir.Value, Array]) -> list[StateGroup]:

@@ -1,11 +1,8 @@
 """The cases that a file and its reference are compared on, and the ways to run one on both alike.
 
-A ``CaseGenerator`` generates random inputs of any size for a model's inputs (``InputSpec``): signals at the
-example's own scale, feature by feature; indices over their whole valid range where it is known; states at
-their reset value or at random; lengths at random. The same seed, size and offset give the same case, whatever
-was generated before.
-
-A way to run a case is a ``Procedure``: whole, in chunks with states carried, or row by row.
+A ``CaseGenerator`` draws signals at the example's own scale, feature by feature, indices over their whole
+valid range, states at reset or at random, and lengths. The same seed, size and offset give the same case. A
+way to run a case is a ``Procedure``: whole, in chunks with states carried, or row by row.
 """
 
 import hashlib
@@ -118,23 +115,12 @@ class CaseGenerator:
         values: Mapping[str, int] | None = None,
         seed: int = 0,
     ) -> "CaseGenerator":
-        """Generate cases for the inputs that a manifest names.
-
-        Args:
-            manifest: names, dtypes, axes and reset values.
-            examples: values as they really come, by input name.
-            values: how many values are valid, for inputs that are indices.
-            seed: of everything that is drawn.
-        """
+        """Generate cases for a manifest's inputs; ``examples`` and ``values`` are those of ``InputSpec``."""
         examples, values = examples or {}, values or {}
+        roles = {manifest.lengths: "lengths"}
         data = [
             InputSpec(
-                each.name,
-                each.dtype,
-                each.axes,
-                "lengths" if each.name == manifest.lengths else "signal",
-                examples.get(each.name),
-                values=values.get(each.name),
+                *each, roles.get(each.name, "signal"), examples.get(each.name), values=values.get(each.name)
             )
             for each in manifest.inputs
         ]
@@ -155,10 +141,10 @@ class CaseGenerator:
         if example is not None:
             yield example
         known = example.sizes if example is not None else {}
-        for place, (n, length) in enumerate(GRID):
+        for place, size in enumerate(GRID):
             rows, steps = (
-                size if name is None else self._range(name).least + size - 1
-                for name, size in ((self.batch, n), (self.sequence, length))
+                count if name is None else self._range(name).least + count - 1
+                for name, count in zip((self.batch, self.sequence), size, strict=True)
             )
             rng = np.random.default_rng((self.seed, place))
             others = {
@@ -205,12 +191,7 @@ class CaseGenerator:
         return self._draw(sizes, rng, at_reset=True, full=True)
 
     def resized(self, sizes: Mapping[str, int], first: int = 0) -> Case | None:
-        """Return the example repeated or cut to a size for every named axis; None without an example.
-
-        Args:
-            sizes: the sizes.
-            first: where the part that is taken begins, from the end where negative.
-        """
+        """Return the example repeated or cut to a size for every named axis, from ``first`` on."""
         case = self.example()
         if case is None:
             return None
@@ -256,7 +237,11 @@ class CaseGenerator:
             shape = resolve(each.axes, sizes)
             assert shape is not None
             if each.role == "lengths":
-                feeds[each.name] = self._lengths(each, shape, steps, rng, full)
+                lengths = np.asarray(rng.integers(1, steps + 1, shape))
+                if full:
+                    lengths.flat[rng.integers(lengths.size)] = steps
+                lengths = -np.sort(-lengths) if self.sorted_lengths else lengths
+                feeds[each.name] = lengths.astype(each.dtype)
             elif each.role == "state":
                 feeds[each.name] = _state(each, shape, rng, at_reset or each.name in self.held)
             else:
@@ -277,22 +262,8 @@ class CaseGenerator:
 
     def _fixed_steps(self) -> int:
         """Return what lengths may be at most where the time axis is fixed."""
-        largest = [
-            int(each.example.max())
-            for each in self.inputs
-            if each.role == "lengths" and each.example is not None
-        ]
-        return max(largest, default=1)
-
-    def _lengths(
-        self, spec: InputSpec, shape: tuple[int, ...], steps: int, rng: np.random.Generator, full: bool
-    ) -> Array:
-        lengths = np.asarray(rng.integers(1, steps + 1, shape))
-        if full:
-            lengths.flat[rng.integers(lengths.size)] = steps
-        if self.sorted_lengths:
-            lengths = -np.sort(-lengths)
-        return lengths.astype(spec.dtype)
+        examples = (each.example for each in self.inputs if each.role == "lengths")
+        return max((int(each.max()) for each in examples if each is not None), default=1)
 
 
 def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
@@ -313,18 +284,16 @@ def _signal(
     example = spec.example
     if _is_fraction(spec):
         # A quarter of a step more than whole ones, so that no rounding makes it fewer.
-        return np.asarray(
-            np.ones(shape) if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps),
-            spec.dtype,
-        )
+        drawn = 1.0 if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps)
+        return np.asarray(np.broadcast_to(drawn, shape), spec.dtype)
     if spec.values:
         return _indices(spec.values, shape, rng).astype(spec.dtype)
+    known = example is not None and example.size > 0
     if np.dtype(spec.dtype).kind in "iub":
-        if example is None or example.size == 0:
-            return np.zeros(shape, spec.dtype)
-        return rng.integers(int(example.min()), int(example.max()) + 1, shape).astype(spec.dtype)
+        low, high = (int(example.min()), int(example.max()) + 1) if example is not None and known else (0, 1)
+        return rng.integers(low, high, shape).astype(spec.dtype)
     noise = rng.standard_normal(shape)
-    if example is None or example.size == 0:
+    if example is None or not known:
         return np.asarray(noise, spec.dtype)
     by_feature = example.ndim > 1 and isinstance(spec.axes[-1], int) and example[..., 0].size > 1
     over = tuple(range(example.ndim - 1)) if by_feature else None
@@ -412,20 +381,15 @@ def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 def closed_loop(states: Mapping[str, str]) -> Procedure:
     """Call with the same data again and again, each time from the states that the call before left.
 
-    It gives every output of every call, ``(calls, ...)``.
-
-    Args:
-        states: input name to the name of the output that continues it.
+    It gives every output of every call, ``(calls, ...)``; ``states`` has each input's and its output's name.
     """
 
     def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
-        record: dict[str, list[Array]] = {}
+        calls: list[Feeds] = []
         for _ in range(_LOOP):
-            outputs = run(feeds)
-            feeds = {**feeds, **{name: outputs[output] for name, output in states.items()}}
-            for name, array in outputs.items():
-                record.setdefault(name, []).append(array)
-        return {name: np.stack(arrays) for name, arrays in record.items()}
+            calls.append(run(feeds))
+            feeds = {**feeds, **{name: calls[-1][output] for name, output in states.items()}}
+        return {name: np.stack([each[name] for each in calls]) for name in calls[0]}
 
     return procedure
 
@@ -438,26 +402,21 @@ def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """
 
     def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
-        record: dict[str, list[Array]] = {}
-        time = manifest.time_axes
-        for outputs in run_chunks(run, manifest, feeds, sizes):
-            for name in join_chunks(manifest, [outputs]):
-                array = outputs[name]
-                record.setdefault(name, []).append(array.take([-1], time[name]) if name in time else array)
-        return {name: np.stack(arrays) for name, arrays in record.items()}
+        calls, time = list(run_chunks(run, manifest, feeds, sizes)), manifest.time_axes
+        return {
+            name: np.stack(
+                [each[name].take([-1], time[name]) if name in time else each[name] for each in calls]
+            )
+            for name in join_chunks(manifest, calls[:1])
+        }
 
     return procedure
 
 
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     """Return a case's rows and time steps; 1 where an axis has no name."""
-    sizes: dict[str | None, int] = {manifest.batch: 1, manifest.sequence: 1}
-    axes = manifest.axes
-    for name, array in feeds.items():
-        for axis, size in zip(axes.get(name, ()), array.shape, strict=False):
-            if isinstance(axis, str) and axis in sizes:
-                sizes[axis] = size
-    return sizes[manifest.batch], sizes[manifest.sequence]
+    rows = (feeds[name].shape[axis] for name, axis in manifest.batch_axes.items() if name in feeds)
+    return next(rows, 1), manifest.steps(feeds)
 
 
 def misshapen(manifest: Manifest, outputs: Mapping[str, Array], sizes: Mapping[str, int]) -> Iterator[str]:

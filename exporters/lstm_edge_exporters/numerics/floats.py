@@ -8,7 +8,7 @@ a verification is float64 throughout.
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,43 +16,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-__all__ = [
-    "OTHER_FLOATS",
-    "RECURRENT_FUNCTIONS",
-    "AllFloats",
-    "RecurrentFunction",
-    "copy_as",
-    "copy_module",
-    "one_thread",
-]
+__all__ = ["OTHER_FLOATS", "AllFloats", "copy_as", "copy_module", "one_thread"]
 
 OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
 """The float dtypes that a file does not have."""
-
-
-class RecurrentFunction(NamedTuple):
-    """What a recurrent function of PyTorch computes."""
-
-    op: str
-    """ONNX's operator."""
-    activation: str = ""
-    """Of an RNN."""
-    cell: bool = False
-    """Whether it takes one step."""
-
-
-RECURRENT_FUNCTIONS: dict[Any, RecurrentFunction] = {
-    torch.lstm: RecurrentFunction("LSTM"),
-    torch.gru: RecurrentFunction("GRU"),
-    torch.rnn_tanh: RecurrentFunction("RNN", "Tanh"),
-    torch.rnn_relu: RecurrentFunction("RNN", "Relu"),
-    torch.lstm_cell: RecurrentFunction("LSTM", cell=True),
-    torch.gru_cell: RecurrentFunction("GRU", cell=True),
-    torch.rnn_tanh_cell: RecurrentFunction("RNN", "Tanh", cell=True),
-    torch.rnn_relu_cell: RecurrentFunction("RNN", "Relu", cell=True),
-}
-"""What ``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells call."""
-
 _FLOATS = OTHER_FLOATS | {torch.float32}
 _CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double)
 

@@ -14,7 +14,7 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from .cases import Feeds, remember
-from .noise import EXACT, Exact, Rounding, Weights
+from .noise import EXACT, UNIT, Exact, Rounding, Weights
 from .operators import operators, round_results
 
 __all__ = [
@@ -54,17 +54,12 @@ class Graph64:
     """A graph under evaluation."""
 
     def __init__(self, model: onnx.ModelProto, name: str = "the file", exact: set[str] | None = None) -> None:
-        """Prepare the evaluation.
-
-        Args:
-            model: the graph with its weights.
-            name: of the file, for errors.
-            exact: values that float32 does not round, where they are known already.
+        """Prepare the evaluation; ``exact`` are values that float32 does not round, where they are known.
 
         Raises:
             UnsupportedError: a node that can't be evaluated in float64; it is named.
         """
-        self._model, self._name = model, name
+        self._model, self._name, self.unit = model, name, _unit(model)
         self._rounding: Exact = EXACT
         self._kept = remember(self._evaluate)
         self._weights: Weights = {}
@@ -90,11 +85,7 @@ class Graph64:
         return self._rounding
 
     def run64(self, feeds: Feeds) -> dict[str, Array]:
-        """Return every output in float64.
-
-        Raises:
-            RuntimeError: the graph does not run on ``feeds``.
-        """
+        """Return every output in float64; raises RuntimeError where the graph does not run on ``feeds``."""
         values = self.values(feeds)
         return {name: values[name] for name in self._outputs}
 
@@ -123,13 +114,7 @@ class Graph64:
         return ""
 
     def first_difference(self, feeds: Feeds, other: "Graph64", limit: float) -> str:
-        """Return the first node whose values differ from those of the same names in another graph.
-
-        Args:
-            feeds: a case that both run on.
-            other: a graph whose values may have the same names.
-            limit: largest difference that counts as none, relative to a value's largest element.
-        """
+        """Return the first node whose values ``differs`` from those of the same names in another graph."""
         mine, theirs = self.values(feeds), other.values(feeds)
         for node in self._model.graph.node:
             for name in node.output:
@@ -199,6 +184,12 @@ def _graphs(graph: Any) -> Iterator[Any]:
             yield from _graphs(inner)
 
 
+def _unit(model: onnx.ModelProto) -> float:
+    """Return the unit roundoff of what a file computes in."""
+    half = any(each.data_type == onnx.TensorProto.FLOAT16 for each in model.graph.initializer)
+    return float(np.finfo(np.float16).eps) / 2 if half else UNIT
+
+
 def _beyond(value: Any) -> bool:
     return (
         isinstance(value, np.ndarray) and value.dtype.kind == "f" and bool((np.abs(value) > _LARGEST).any())
@@ -252,10 +243,6 @@ def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> Iterator[s
 
     A tensor that is the reference's but for some elements is a wrong copy, and none that was introduced. One
     that the reference computes from its weights, as weight norm does, is rounded to float32 in the file.
-
-    Args:
-        graph: the file's.
-        tensors: every float tensor of the reference.
     """
     known = _Known(tensors)
     for name, array in graph.constants.items():
@@ -270,10 +257,6 @@ def short_arrays(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
     """Return the constants of several short numbers that are not all the reference's.
 
     The translation may have computed them, and rounded: ``exp`` of ``log(3)`` in float32 is 3 there alone.
-
-    Args:
-        graph: the file's.
-        tensors: every float tensor of the reference.
     """
     known = _Known(tensors)
     for name, array in graph.constants.items():
@@ -285,9 +268,6 @@ def rounded_inverses(graph: Graph64) -> Iterator[str]:
     """Return the constants M that another one, K, undoes to rounding, and those that read what M gives alone.
 
     They surround a projected state, which comes back rounded: chunks differ from the whole by that much.
-
-    Args:
-        graph: the file's.
     """
     matrices = {name: array.astype(np.float64) for name, array in graph.constants.items() if array.ndim >= 2}
     for entering in matrices.values():
@@ -314,10 +294,6 @@ def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
 
     What is computed from weights is new throughout; a copy that is off in some places is wrong. No case may
     show it: a unit behind a ReLU may be off on all of them.
-
-    Args:
-        graph: the file's.
-        tensors: every float tensor of the reference.
     """
     known = _Known(tensors)
     for name, array in graph.constants.items():
@@ -362,7 +338,7 @@ class MeasuredGraph:
 
     def __init__(self, model: onnx.ModelProto, run: Runner) -> None:
         """Take the graph, and what runs it in float32."""
-        self._model, self.run64 = model, run
+        self._model, self.run64, self.unit = model, run, _unit(model)
 
     def perturbed(self, feeds: Feeds, rounding: Rounding) -> dict[str, Array]:
         """Return every output of the moved file; raises as ``Graph64.run64``."""
@@ -407,27 +383,33 @@ def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     wide.CopyFrom(model)
     del wide.graph.value_info[:]
     for value in (*wide.graph.input, *wide.graph.output):
-        kind = value.type.tensor_type
-        if kind.elem_type in _FLOATS:
-            kind.elem_type = onnx.TensorProto.DOUBLE
+        if value.type.tensor_type.elem_type in _FLOATS:
+            value.type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
     graphs = [graph for top in (wide.graph, *wide.functions) for graph in _graphs(top)]
-    nodes = [node for graph in graphs for node in graph.node]
-    for number, node in enumerate(nodes):
-        for place, name in enumerate(node.output):
-            node.output[place] = name or f"unnamed {number} {place}"
-    attributes = [each for node in nodes for each in node.attribute]
-    held = [tensor for graph in graphs for tensor in getattr(graph, "initializer", ())]
-    for tensor in (*held, *(each.t for each in attributes)):
-        if tensor.data_type in _FLOATS:
-            _replace(tensor, onnx.numpy_helper.to_array(tensor).astype(np.float64))
-    for attribute in attributes:
-        if attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
-            attribute.i = onnx.TensorProto.DOUBLE
-        if attribute.name in ("value_float", "value_floats"):
-            floats = attribute.f if attribute.name == "value_float" else list(attribute.floats)
-            values = np.array(floats, np.float64)
-            attribute.CopyFrom(onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(values)))
+    for number, node in enumerate(node for graph in graphs for node in graph.node):
+        node.output[:] = [name or f"unnamed {number} {place}" for place, name in enumerate(node.output)]
+        for attribute in node.attribute:
+            _widen(attribute)
+    for tensor in (tensor for graph in graphs for tensor in getattr(graph, "initializer", ())):
+        _widen_tensor(tensor)
     return wide
+
+
+def _widen(attribute: onnx.AttributeProto) -> None:
+    """Make every float of an attribute float64, in place."""
+    if attribute.name in ("to", "dtype") and attribute.i in _FLOATS:
+        attribute.i = onnx.TensorProto.DOUBLE
+    elif attribute.name in ("value_float", "value_floats"):
+        floats = attribute.f if attribute.name == "value_float" else list(attribute.floats)
+        values = onnx.numpy_helper.from_array(np.array(floats, np.float64))
+        attribute.CopyFrom(onnx.helper.make_attribute("value", values))
+    elif attribute.type == onnx.AttributeProto.TENSOR:
+        _widen_tensor(attribute.t)
+
+
+def _widen_tensor(tensor: onnx.TensorProto) -> None:
+    if tensor.data_type in _FLOATS:
+        _replace(tensor, onnx.numpy_helper.to_array(tensor).astype(np.float64))
 
 
 def _replace(tensor: onnx.TensorProto, array: Array) -> None:

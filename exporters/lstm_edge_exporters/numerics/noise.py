@@ -1,20 +1,7 @@
 """How float32 rounds: the primitives that every operator of a graph is decomposed into, exact and perturbed.
 
 ``Exact`` computes in float64. ``Rounding`` perturbs what it gives as a correct float32 implementation may
-differ, with signs of its own:
-
-* ``relative``: 2^-24 of the value, half a unit in the last place, after an arithmetic operation;
-* ``absolute``: 2^-23 of the function's own range after sigmoid, tanh and functions built on them.
-  onnxruntime's vectorized kernels are accurate absolutely and not relatively: at x = -16 its sigmoid is off
-  by as much as the value itself;
-* ``product``: 2^-24 sqrt(K) (|x| @ |W|) after a sum of K products, in whatever order it is added up;
-* ``total``: the same of a plain sum of K values;
-* ``running``: 2^-24 of every partial sum, added up.
-
-The third is the probabilistic form of the classical bound K u (|x| @ |W|): where rounding errors are
-independent with mean zero, K becomes a small multiple of sqrt(K) (N. J. Higham and T. Mary, "A New Approach
-to Probabilistic Rounding Error Analysis", SIAM J. Sci. Comput. 41(5), 2019; the classical bound is section
-3.1 of Higham's "Accuracy and Stability of Numerical Algorithms", 2002).
+differ, with signs of its own; docs/validate.md has the table, its reasons and sources.
 
 Equal numbers round alike, so what repeats itself over time is off in the same direction at every step, and
 its errors add up as T, not as sqrt(T). A rounding that keeps its signs shows that: its signs depend on the
@@ -81,13 +68,7 @@ class Rounding(Exact):
     """Perturbs float64 values; every call uses signs of its own."""
 
     def __init__(self, seed: int, *, keep: bool = False, unit: float = UNIT) -> None:
-        """Seed the signs.
-
-        Args:
-            seed: another one gives other signs.
-            keep: whether signs are the same at every step; see the module.
-            unit: the unit roundoff, float32's by default.
-        """
+        """Seed the signs, which are the same at every step with ``keep``; ``unit`` is the unit roundoff."""
         self._keep, self._unit = keep, unit
         self._pool, self._factors, state = _signs(seed, unit)
         self._rng = np.random.default_rng()

@@ -293,11 +293,11 @@ class _Loop(OpRun):
         self, count: Array | None, condition: Array | None, *states: Any, context: Mapping[str, Any], **_: Any
     ) -> tuple[Any, ...]:
         names, wanted = self.body.input_names, len(states)
-        steps = None if count is None else int(count.item())
+        steps = math.inf if count is None else int(count.item())
         go, step = condition is None or bool(condition.item()), 0
         rows: list[list[Any]] = []
         mark = self.graph.rounding.mark()
-        while go and (steps is None or step < steps):
+        while go and step < steps:
             self.graph.rounding.go_back(mark)
             given = {**context, names[0]: np.array(step), names[1]: np.array(go)}
             given |= dict(zip(names[2:], states, strict=True))

@@ -1,10 +1,8 @@
 """PyTorch as the reference: a module as a function of named arrays, in float32 and in float64.
 
-``Signature`` reads ``forward``'s parameters and an example; it turns any nesting of arguments into a flat,
-named list of tensors and back, and ``flatten_output`` does the same for what ``forward`` returns.
+``Signature`` turns any nesting of ``forward``'s arguments into a flat, named list of tensors and back, and
 ``injected`` starts recurrent layers from states that ``forward`` does not take. ``TorchReference`` takes and
-gives plain dicts of numpy arrays by the names that the exported file has, so that it and a session are
-interchangeable.
+gives arrays by the names that the exported file has, as a session does.
 """
 
 import dataclasses
@@ -334,14 +332,7 @@ class TorchReference:
         outputs: Sequence[str],
         injections: Sequence[Injection] = (),
     ) -> None:
-        """Copy ``module`` in eval mode.
-
-        Args:
-            module: the module that was exported.
-            signature: how it is called.
-            outputs: a name for each tensor of what ``forward`` returns, in order.
-            injections: the lifted states.
-        """
+        """Copy ``module`` in eval mode; ``outputs`` names each tensor of what ``forward`` returns."""
         self._signature = signature
         self._outputs = tuple(outputs)
         self._injections = tuple(injections)

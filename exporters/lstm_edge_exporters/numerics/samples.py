@@ -43,13 +43,9 @@ def sample_feeds(samples: Samples, manifest: Manifest) -> list[dict[str, Array]]
 def sample_batch(
     samples: Samples, manifest: Manifest, indices: Sequence[int], length: int = 0
 ) -> dict[str, Array]:
-    """Return the data inputs of some samples as one batch; of one, where the file has no batch axis.
+    """Return the data inputs of some samples as one batch, cut to ``length`` steps unless that is 0.
 
-    Args:
-        samples: the data.
-        manifest: the file's.
-        indices: which samples.
-        length: steps to cut them to; 0 for all.
+    Where the file has no batch axis it is one sample.
     """
     feeds = {}
     for spec in manifest.data_inputs:
@@ -92,17 +88,17 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
         InputError: an input that is missing or unknown, not finite, of numbers that its dtype can't hold, or
             with lengths that do not fit; or arrays of unequal counts.
     """
-    row_axes = {spec.name: _row_axes(spec.axes, manifest) for spec in manifest.data_inputs}
-    dtypes = {spec.name: np.dtype(spec.dtype) for spec in manifest.data_inputs}
-    if set(samples.inputs) != set(row_axes):
+    names = {spec.name for spec in manifest.data_inputs}
+    if set(samples.inputs) != names:
         raise InputError(
-            f"the data has {sorted(samples.inputs)}, the file takes {sorted(row_axes)}; name each once"
+            f"the data has {sorted(samples.inputs)}, the file takes {sorted(names)}; name each once"
         )
     others = {"targets": samples.targets, "lengths": samples.lengths}
     counts = {name: len(array) for name, array in {**samples.inputs, **others}.items() if array is not None}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise InputError(f"the data holds {counts} samples; expected one count above 0")
-    for name, axes in row_axes.items():
+    for spec in manifest.data_inputs:
+        name, dtype, axes = spec.name, np.dtype(spec.dtype), _row_axes(spec.axes, manifest)
         array = samples.inputs[name]
         if array.ndim != 1 + len(axes):
             raise InputError(
@@ -110,7 +106,6 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
             )
         if not np.isfinite(array).all():
             raise InputError(f"{name} holds NaN or infinity; clean the data first")
-        dtype = dtypes[name]
         with np.errstate(invalid="ignore"):
             if dtype.kind in "iu" and (array.astype(dtype) != array).any():
                 raise InputError(f"{name} holds {array.min()}..{array.max()}, expected {dtype} numbers")

@@ -1,8 +1,7 @@
 """Verification: a file's graph against its reference in float64, and an engine in float32 against the graph.
 
-``verify`` raises on the first output out of its limit. ``record_golden`` keeps a few kB of inputs and of the
-graph's outputs, which travel in the file. ``run_in_chunks`` compares a file with itself: a sequence fed in
-chunks, states carried, with the whole.
+``record_golden`` keeps a few kB of inputs and of the graph's outputs, which travel in the file.
+``run_in_chunks`` compares a sequence fed in chunks, states carried, with the whole.
 """
 
 import math
@@ -14,27 +13,36 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime.chunks import Runner, run_chunks, take_steps
-from lstm_edge_runtime.errors import CheckFailedError, first_line
+from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
 
 from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole
-from .floors import (
-    FEW_DRAWS,
-    MANY_DRAWS,
+from .compare import (
+    REFUSALS,
+    Agreement,
+    Compared,
+    Equality,
     Expected,
+    Function,
+    GraphError,
     Measured,
+    RefusedError,
     Strength,
+    fixed_axes,
+    floors_of,
+    largest,
     measure,
     noise_floors,
+    reduce_free,
 )
-from .function import Agreement, Compared, Equality, Function, GraphError, fixed_axes, largest, reduce_free
 
 __all__ = [
     "ChunkRun",
     "ChunkedFile",
     "Equivalence",
     "StatesRefusedError",
+    "chunked_steps",
     "find_counts",
     "golden_case",
     "record_golden",
@@ -45,8 +53,8 @@ __all__ = [
 ]
 
 _ROUNDED = 24
-"""Rows times steps up to which an engine's rounding is verified; of larger cases only that they run, unless
-all are larger: then it is verified on the smallest."""
+"""Rows times steps up to which an engine's rounding is verified; of larger cases that float64 compared
+only that they run, unless all are larger: then it is verified on the smallest."""
 _SAME = 1e-9
 """How far apart two float64 evaluations of a graph may be that add in another order."""
 
@@ -121,7 +129,7 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
         for name, array in file.exact(case.feeds).items():
             if got[name].shape != array.shape:
                 raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
-        if _extent(case) <= _ROUNDED:
+        if _extent(case) <= _ROUNDED or not file.in_float64:
             rounded.append(_measure(file, case, got))
     if agreed and not rounded:  # the file takes no small ones
         case = min(agreed, key=_extent)
@@ -144,17 +152,25 @@ def _agree(file: Function, engine: Runner, case: Case, plain: Runner | None) -> 
     except GraphError:
         _run(engine, case)
         raise
-    except (RuntimeError, ValueError, IndexError) as error:
+    except RefusedError as error:
         if plain is not None and _runs(plain, case):
             raise StatesRefusedError(
-                f"at {case}: the module runs, but not from the states of the file ({first_line(error)})"
+                f"at {case}: the module runs, but not from the states of the file ({error.reason})"
             ) from error
-        return first_line(error)
+        return error.reason
     if found.undefined:
         return f"the reference gives NaN in {', '.join(found.undefined)}"
     if not found.ok:
         raise CheckFailedError(f"at {case}: {found.worst}")
     return found
+
+
+def _runs(plain: Runner, case: Case) -> bool:
+    try:
+        plain(case.feeds)
+    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
+        return False
+    return True
 
 
 def _extent(case: Case) -> int:
@@ -165,24 +181,18 @@ def _run(engine: Runner, case: Case) -> Feeds:
     try:
         return engine(case.feeds)
     except Exception as error:
-        raise CheckFailedError(f"at {case}: the file does not run: {first_line(error)}") from error
+        raise CheckFailedError(f"at {case}: {GraphError(error)}") from error
 
 
 def _measure(file: Function, case: Case, got: Feeds) -> Measured:
-    draws = (FEW_DRAWS, MANY_DRAWS)
-    floors = (noise_floors(file.graph, case.feeds, file.fixed, draws=each) for each in draws)
-    found = measure(got, file.exact(case.feeds), floors, overflow=lambda: file.graph.overflow(case.feeds))
-    if not found.ok and not found.overflow:
+    exact = file.exact(case.feeds)
+    equal = not file.in_float64 and all(np.array_equal(got[name], array) for name, array in exact.items())
+    none = {name: np.zeros([1] * array.ndim) for name, array in exact.items()}
+    floors = [none] if equal else floors_of(file.graph, case.feeds, file.fixed)
+    found = measure(got, exact, floors)
+    if not found.ok and not file.graph.overflow(case.feeds):
         raise CheckFailedError(f"at {case}: {next(each for each in found.records if not each.ok)}")
     return found
-
-
-def _runs(plain: Runner, case: Case) -> bool:
-    try:
-        plain(case.feeds)
-    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
-        return False
-    return True
 
 
 _SIZES = (((2, 12), (2, 6), (1, 4), (1, 2)), ((1, 5), (3, 3), (1, 3)))
@@ -205,8 +215,7 @@ def record_golden(
         expect: gives the outputs and their noise floors.
         manifest: the file's.
         cases: generates the inputs.
-        verified: cases that ``expect`` takes; the smallest of several steps is taken where it refuses the
-            usual sizes.
+        verified: cases that ``expect`` takes, for where it refuses the usual sizes.
 
     Raises:
         CheckFailedError: there are numbers for no case.
@@ -257,7 +266,7 @@ def _choose(
     for case in cases:
         try:
             found = golden_case(manifest, case.feeds, expect(case.feeds))
-        except (RuntimeError, ValueError, IndexError):
+        except REFUSALS:
             continue
         numbers = not any(np.isnan(array).any() for array in found.outputs.values())
         if numbers and all(np.isfinite(array).all() for array in found.limits.values()):
@@ -277,6 +286,10 @@ def _amplify(case: Case, cases: CaseGenerator) -> Case:
     return replace(case, feeds=feeds)
 
 
+_STEPS = 24
+"""Steps that are fed in chunks, beside those that the states of operators along time hold."""
+_MOST_REACHED = 256
+"""Of these at the most."""
 _SHORT = 7
 """Steps of the rows that are compared with and without padding behind them."""
 _PLANS = 3
@@ -300,6 +313,11 @@ class ChunkRun(Compared):
         return self.error is None and super().ok
 
 
+def chunked_steps(reach: int) -> int:
+    """Return how many steps are fed in chunks; ``reach`` is what states of operators along time hold."""
+    return _STEPS + min(reach, _MOST_REACHED)
+
+
 @dataclass(frozen=True)
 class ChunkedFile:
     """A file that can be fed in chunks."""
@@ -310,16 +328,27 @@ class ChunkedFile:
     """Runs it."""
     lengths: tuple[str, ...]
     """Inputs that give each row's count of steps."""
-    floors: Runner | None = None
-    """Gives the noise floors of ``run`` on some inputs; None where it runs in float64."""
+    function: Function | None = None
+    """Its graph, and whose whole it is; None where ``run`` is in float64, and gives its own."""
+
+    @property
+    def itself(self) -> "ChunkedFile":
+        """The same, compared with its own whole."""
+        return replace(self, function=self.function and replace(self.function, reference=self.function.graph))
+
+    @property
+    def exact(self) -> Runner:
+        """Runs it in float64 where that can be."""
+        return self.function.graph.run64 if self.function else self.run
 
     def compare(self, one: Feeds, other: Feeds, feeds: Feeds) -> tuple[Comparison, ...]:
-        """Compare two runs on every output of the first; ``feeds`` gave the second."""
-        if self.floors is None:
+        """Compare two runs of ``exact`` on every output of the first; ``feeds`` gave the second."""
+        if self.function and not self.function.in_float64:
+            floors = noise_floors(self.function.graph, feeds, self.function.fixed)
+            limits = {name: MULTIPLE * array for name, array in floors.items()}
+        else:
             fixed = fixed_axes(self.manifest)
             limits = {name: _SAME * reduce_free(other[name], fixed.get(name, ())) for name in one}
-        else:
-            limits = {name: MULTIPLE * array for name, array in self.floors(feeds).items()}
         return tuple(compare(name, one[name], other[name], floor=0.0, limit=limits[name]) for name in one)
 
     def full(self, run: Runner) -> Runner:
@@ -338,16 +367,10 @@ class ChunkedFile:
         }
 
 
-def run_in_chunks(
-    file: ChunkedFile, feeds: Mapping[str, Array], rng: np.random.Generator, function: Function | None = None
-) -> ChunkRun:
+def run_in_chunks(file: ChunkedFile, feeds: Mapping[str, Array], rng: np.random.Generator) -> ChunkRun:
     """Compare chunks of several random sizes with the whole sequence, and return the run farthest from it.
 
-    Args:
-        file: the file.
-        feeds: every input for the whole sequence, states at their reset values.
-        rng: draws the sizes.
-        function: the file's graph and a reference, whose whole it is; the file's own by default.
+    ``feeds`` holds every input for the whole sequence, states at their reset values.
     """
     runs = []
     for _ in range(_PLANS):
@@ -355,8 +378,8 @@ def run_in_chunks(
         chunked = partial(_chunked, file, sizes)
         try:
             chunks = chunked(file.run, feeds)
-            if function is not None and function.in_float64:
-                comparisons = function.compare(feeds, chunked, whole).records
+            if file.function and file.function.in_float64:
+                comparisons = file.function.compare(feeds, chunked, whole).records
             else:
                 comparisons = file.compare(chunks, file.full(file.run)(feeds), feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
@@ -372,9 +395,7 @@ def _chunked(file: ChunkedFile, sizes: Sequence[int], run: Runner, feeds: Feeds)
 def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...]:
     """Return the outputs of whole numbers whose values in two chunks add up to those of the whole.
 
-    Args:
-        file: the file.
-        feeds: every input for the whole sequence, states at their reset values.
+    ``feeds`` holds every input for the whole sequence, states at their reset values.
     """
     time = file.manifest.time_axes
     outputs = {spec.name: np.dtype(spec.dtype) for spec in file.manifest.outputs}
@@ -399,16 +420,14 @@ def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...
 def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> bool:
     """Return whether what stands behind a row's length leaves its last states alone, as packing has it.
 
-    Args:
-        file: the file.
-        feeds: every input for ``2 * _SHORT`` steps or more, states at their reset values.
+    ``feeds`` holds every input for 14 steps or more, states at their reset values.
     """
     if not file.lengths or not file.manifest.states:
         return True
     lengths = file.with_lengths(feeds, _SHORT)
     cut = {**take_steps(file.manifest, feeds, 0, _SHORT), **lengths}
     try:
-        padded, alone = file.run({**feeds, **lengths}), file.run(cut)
+        padded, alone = file.exact({**feeds, **lengths}), file.exact(cut)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
         return False
     return _states_agree(file, padded, alone, cut)
@@ -417,11 +436,8 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> boo
 def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:
     """Return whether a row's state stays its own when rows of unequal length change places from call to call.
 
-    Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves.
-
-    Args:
-        file: the file; padding leaves its states alone, and each of them has a batch axis.
-        feeds: every input for two rows and ``2 * _SHORT`` steps or more, states at their reset values.
+    Two chunks are run in which the rows' lengths rise and fall, and each row's steps by themselves. Padding
+    leaves states alone, and each has a batch axis; ``feeds`` holds two rows of 14 steps or more, from reset.
     """
     manifest = file.manifest
     if not file.lengths or not manifest.states:
@@ -432,7 +448,7 @@ def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:
     for place, lengths in enumerate((rising, rising[::-1])):
         chunk = take_steps(manifest, feeds, place * _SHORT, (place + 1) * _SHORT)
         start = {state.input: ends[state.output] for state in manifest.states if ends}
-        results = file.run({**chunk, **file.with_lengths(feeds, lengths), **start})
+        results = file.exact({**chunk, **file.with_lengths(feeds, lengths), **start})
         ends = {state.output: results[state.output] for state in manifest.states}
     for row in range(rows):
         own = {name: take_rows(manifest, name, array, row, rows) for name, array in feeds.items()}
@@ -441,7 +457,7 @@ def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:
         own |= {name: own[name].take(kept, axis) for name, axis in manifest.time_axes.items() if name in own}
         own |= file.with_lengths(own, len(kept))
         mine = {name: take_rows(manifest, name, array, row, rows) for name, array in ends.items()}
-        if not _states_agree(file, mine, file.run(own), own):
+        if not _states_agree(file, mine, file.exact(own), own):
             return False
     return True
 

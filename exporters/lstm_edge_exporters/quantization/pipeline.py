@@ -1,7 +1,7 @@
 """``quantize``: a verified float file in, a smaller one out that kept to its budget."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -47,6 +47,10 @@ from .prepare import prepare
 from .speed import Timing, time_both
 
 __all__ = ["Quantized", "quantize"]
+
+
+_HIDDEN, _NARROW = "hidden_size", 128
+"""A GRU or RNN with fewer units takes longer in int8, but on a microcontroller."""
 
 
 @dataclass(frozen=True)
@@ -125,14 +129,15 @@ def quantize(
     judged_on = "the golden case" if samples is None else counted(len(cases), "sample")
     proto, size = _read(source)
     refused = []
-    ways = list(_ways(config, {node.op_type for node in proto.graph.node}))
-    for place, (picked_words, build) in enumerate(ways):
+    ways = list(_ways(config, proto.graph.node))
+    for place, (picked_words, build, int8_activations) in enumerate(ways):
         on_progress(0.7 * place / len(ways), f"judging {picked_words}")
         model = ir.from_proto(proto)
         prepare(model)
         smaller = build(model)
         counts = count_quantized(smaller, config.precision)
         manifest = _with_dtypes(before.manifest, smaller, config.precision)
+        manifest = manifest._replace(int8_activations=int8_activations)
         after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
@@ -140,6 +145,9 @@ def quantize(
         if native is not None:
             there = judge(before, native, cases, targets, few=samples is None)
             said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
+            judgement = there if int8_activations else judgement
+        elif int8_activations:
+            continue
         if said:
             refused.append(f"{picked_words}: {'; '.join(said)}")
             continue
@@ -247,21 +255,32 @@ def _record(model: Model, feeds: Feeds) -> Golden:
 
 
 def _ways(
-    config: QuantizeConfig, operators: set[str]
-) -> Iterator[tuple[str, Callable[[ir.Model], onnx.ModelProto]]]:
-    """Return what may be tried, the fastest first."""
+    config: QuantizeConfig, nodes: Collection[onnx.NodeProto]
+) -> Iterator[tuple[str, Callable[[ir.Model], onnx.ModelProto], bool]]:
+    """Return what may be tried, the fastest first, and whether it has activations of GRU and RNN in int8."""
     target = detect_target() if config.target == "auto" else config.target
     where = f"{target}{' (this machine)' if config.target == 'auto' else ''}"
     if config.precision == "fp16" and target == "gpu":
-        yield f"fp16 arithmetic for {where}", partial(fp16_compute, keep_io=config.keep_io)
+        yield f"fp16 arithmetic for {where}", partial(fp16_compute, keep_io=config.keep_io), False
     elif config.precision == "fp16":
-        yield f"fp16 weights, float32 arithmetic, for {where}", fp16_storage
-    elif config.weights_only or ("LSTM" not in operators and operators & {"GRU", "RNN"}):
-        why = "" if config.weights_only else " (onnxruntime has no int8 GRU or RNN)"
-        yield f"int8 weights, a scale a row, float32 arithmetic{why}, for {where}", int8_storage
+        yield f"fp16 weights, float32 arithmetic, for {where}", fp16_storage, False
+    elif config.weights_only:
+        yield f"int8 weights, a scale a row, float32 arithmetic, for {where}", int8_storage, False
     else:
-        for scheme in SCHEMES[target]:
-            yield f"{scheme}, for {where}", partial(int8_dynamic, scheme=scheme)
+        layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
+        narrow = any(each.i < _NARROW for node in layers for each in node.attribute if each.name == _HIDDEN)
+        builds: list[tuple[str, Callable[[ir.Model], onnx.ModelProto]]]
+        if not layers or any(node.op_type == "LSTM" for node in nodes):
+            builds = [
+                (f"{each}, for {where}", partial(int8_dynamic, scheme=each)) for each in SCHEMES[target]
+            ]
+        else:
+            words = "int8 weights, a scale a row, float32 arithmetic (onnxruntime has no int8 GRU or RNN)"
+            builds = [(f"{words}, for {where}", int8_storage)]
+        for words, build in builds:
+            if layers and (target == "arm" or not narrow):
+                yield f"{words}; in int8 on the native engine and in C", build, True
+            yield words, build, False
 
 
 def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds], Array | None]:

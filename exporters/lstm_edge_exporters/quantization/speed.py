@@ -11,7 +11,7 @@ import numpy as np
 from lstm_edge_runtime.manifest import Array, Manifest, TensorSpec
 from lstm_edge_runtime.model import Model
 
-from ..numerics.bootstrap import ratio_interval
+from ..bootstrap import ratio_interval
 
 __all__ = ["CHUNK", "NOTICEABLE", "Timing", "time_both"]
 

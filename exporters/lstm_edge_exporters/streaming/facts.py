@@ -1,8 +1,11 @@
 """What grows with time in a graph, and how far behind it is: found by running the graph at several sizes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
+from math import lcm
+from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -14,15 +17,18 @@ from ..evaluate import constant, evaluate, name_axis
 from ..graph import axes_of, data_inputs, dynamic_axes
 from ..recurrent import label
 
-__all__ = ["Fact", "GathersTimeError", "NotStreamableError", "Shapes", "find_shapes", "name_node"]
+__all__ = ["Fact", "GathersTimeError", "Growth", "NotStreamableError", "Shapes", "find_shapes", "name_node"]
 
 _STEPS = (40, 8, 400, 4000)
 """Steps to run at; of these the first that the graph runs at: windows need many, tables of positions end."""
 _FURTHER = (0, 7, 20)
-"""Further steps at which the graph is run, to see whether a value grows evenly."""
+"""Further steps at which the graph is run, to see whether a value grows evenly; multiples of its strides."""
+_MOST_STRIDES = 1 << 12
+"""The largest product of strides."""
 _ROWS = (2, 3)
 _OTHERS = 5
 """The size of the first axis that is neither batch nor time; the next ones are larger."""
+_STRIDED = ("AveragePool", "Conv", "LpPool", "MaxPool")
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """The key of a node's ``metadata_props`` under which torch.onnx keeps the paths of modules around it."""
 _MOST_KEPT = 8
@@ -44,12 +50,12 @@ class GathersTimeError(NotStreamableError):
 
 @dataclass(frozen=True)
 class Fact:
-    """A value that grows with time, by one frame a step."""
+    """A value that grows with time."""
 
     axis: int
     """Where time is."""
     delay: int = 0
-    """Frame j of the whole is at step j + delay."""
+    """Frame j of the whole is frame j + delay of the stream."""
     pad: int = 0
     """The whole begins with that number of frames of ``fill``, which are not in the graph yet."""
     fill: float = 0.0
@@ -59,11 +65,23 @@ class Fact:
     """Whether all frames are the same and depend on no data."""
     ahead: str = ""
     """The first node above that looks ahead."""
+    rate: Fraction = Fraction(1)
+    """Frames per step."""
 
     @property
     def start(self) -> int:
-        """The step of the first frame that the graph gives; what is before it means nothing."""
+        """The place of the first frame that the graph gives; what is before it means nothing."""
         return self.delay + self.pad
+
+
+class Growth(NamedTuple):
+    """How a value grows with time."""
+
+    axis: int
+    merged: bool
+    """Whether rows are merged with it."""
+    rate: Fraction
+    """Frames per step."""
 
 
 @dataclass(frozen=True)
@@ -83,14 +101,26 @@ class Shapes:
     dtypes: Mapping[ir.Value, str]
     rows: tuple[dict[str, int], dict[str, int]]
     """The sizes of the two runs that differ in rows."""
-    steps: int
-    """Of the first run."""
+    steps: tuple[int, ...]
+    """Of the first three runs."""
 
-    def growth(self, value: ir.Value) -> tuple[int, bool] | None:
-        """Return the axis on which a value grows, and whether rows are merged with it; None if on none.
+    @property
+    def unit(self) -> int:
+        """The least number of steps in which every value that grows evenly has whole frames."""
+        unit = 1
+        for value in self.runs[0]:
+            try:
+                found = self.growth(value)
+            except NotStreamableError:
+                continue
+            unit = lcm(unit, found.rate.denominator if found else 1)
+        return unit
+
+    def growth(self, value: ir.Value) -> Growth | None:
+        """Return how a value grows; None if it does not.
 
         Raises:
-            NotStreamableError: it grows on several axes, or not by one frame a step.
+            NotStreamableError: it grows on several axes, or not evenly.
         """
         if value not in self.runs[0]:
             return None
@@ -105,18 +135,19 @@ class Shapes:
             raise NotStreamableError(f"attention over the whole sequence, {_made_by(value)}")
         (axis,) = axes
         merged = wide[axis] != short[axis]
-        frames = _ROWS[0] if merged else 1
-        if (middle[axis] - short[axis], long[axis] - short[axis]) != (
-            frames * _FURTHER[1],
-            frames * _FURTHER[2],
-        ):
+        first, *later = self.steps
+        rates = [
+            Fraction(run[axis] - short[axis], (_ROWS[0] if merged else 1) * (steps - first))
+            for run, steps in zip((middle, long), later, strict=True)
+        ]
+        if rates[0] != rates[1] or rates[0] < 0:
             raise GathersTimeError(f"{_made_by(value)} gives another number of frames than steps")
-        return axis, merged
+        return Growth(axis, merged, rates[0])
 
     def surplus(self, value: ir.Value, fact: Fact) -> int:
-        """Return how many frames more than steps a value has in the whole."""
+        """Return how many frames more than a stream of its rate a value has in the whole."""
         frames = self.shape(value)[fact.axis]
-        return frames // (_ROWS[0] if fact.merged else 1) - self.steps
+        return frames // (_ROWS[0] if fact.merged else 1) - int(fact.rate * self.steps[0])
 
     def shape(self, value: ir.Value | None) -> tuple[int, ...]:
         """Return a value's shape in the first run."""
@@ -160,23 +191,49 @@ class Shapes:
 
 
 def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | None:
-    """Run a graph at several sizes; None where it runs at none."""
+    """Run a graph at several sizes; None where it runs at none.
+
+    Raises:
+        NotStreamableError: its strides are larger than any are.
+    """
+    strides = _product_of_strides(model.graph)
     names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
     base = {
         **{name: _OTHERS + place for place, name in enumerate(names)},
         **({batch: _ROWS[0]} if batch else {}),
     }
     values = [value for node in model.graph for value in node.outputs if value.name]
-    for steps in _STEPS:
-        cases = [{**base, sequence: steps + more} for more in _FURTHER]
+    for least in dict.fromkeys(-(-steps // strides) * strides for steps in _STEPS):
+        steps = tuple(least + more * strides for more in _FURTHER)
+        cases = [{**base, sequence: each} for each in steps]
         cases.append({**cases[0], **({batch: _ROWS[1]} if batch else {})})
         try:
             runs = evaluate(model, values, cases)
         except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class
             continue
-        break
-    else:
-        return None
+        return _to_shapes(model, runs, cases, steps)
+    return None
+
+
+def _product_of_strides(graph: ir.Graph) -> int:
+    """Return a multiple of the product of the strides along time, of whatever axis they are."""
+    products: dict[ir.Value, int] = {}
+    for node in graph:
+        product = lcm(*(products.get(value, 1) for value in node.inputs if value is not None))
+        if node.op_type in _STRIDED:
+            product *= max(node.attributes.get_ints("strides", [1]), default=1)
+        if product > _MOST_STRIDES:
+            raise NotStreamableError(f"strides of {product} steps together, at {name_node(node)}")
+        products.update(dict.fromkeys(node.outputs, product))
+    return lcm(*products.values())
+
+
+def _to_shapes(
+    model: ir.Model,
+    runs: Sequence[dict[ir.Value, Array]],
+    cases: Sequence[dict[str, int]],
+    steps: tuple[int, ...],
+) -> Shapes:
     computed = list(runs[0])
     for run, case in zip(runs, cases, strict=True):
         for value in data_inputs(model.graph):
@@ -197,7 +254,7 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | N
         },
         dtypes={value: array.dtype.name for value, array in short.items()},
         rows=(cases[0], cases[3]),
-        steps=cases[0][sequence],
+        steps=steps,
     )
 
 

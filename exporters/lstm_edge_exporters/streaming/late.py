@@ -1,4 +1,4 @@
-"""Networks whose frames need later steps: the graph that streams, beside the whole one, and its verification.
+"""Networks with a delay or a unit: the graph that streams, beside the whole one, and its verification.
 
 In float64, chunks of it give the frames of the whole, from random states too; in float32 they are within the
 whole's noise floors.
@@ -17,11 +17,18 @@ from lstm_edge_runtime.delayed import run_delayed
 from lstm_edge_runtime.errors import CheckFailedError, counted, first_line
 from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Streamed
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.tolerance import MULTIPLE, compare
 
 from ..numerics.cases import Feeds, Procedure, random_sizes
-from ..numerics.floors import FEW_DRAWS, MANY_DRAWS, expected, noise_floors
-from ..numerics.function import Function, GraphError, fixed_axes
+from ..numerics.compare import (
+    REFUSALS,
+    Function,
+    GraphError,
+    RefusedError,
+    expected,
+    fixed_axes,
+    floors_of,
+    measure,
+)
 from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
 from ..numerics.verify import golden_case
 from .facts import NotStreamableError
@@ -35,8 +42,11 @@ _REACHES = 9
 _MOST_STEPS = 256
 _SINGLE = 64
 """Single steps at the most, of the larger of two numbers of steps."""
+_UNITS = 12
+"""Units that are compared at least."""
 _GOLDEN = 6
-"""Frames of the golden case."""
+"""Steps of the golden case, beside those before the first frame."""
+_GOLDEN_UNITS = 3
 _BYTES = 12_000
 """Of a golden case of two rows; a larger one has one."""
 
@@ -46,8 +56,11 @@ Draw = Callable[[int, int, bool], Feeds]
 
 def why_late(stream: Streamed) -> str:
     """Return why the file's own graph can't be fed in chunks."""
-    steps = max(stream.delays.values(), default=0)
-    need = f"frames need {counted(steps, 'later step')}" if steps else "the last frames need the end"
+    delay = max(stream.delays.values(), default=0)
+    if stream.unit > 1:
+        need = f"a call takes a multiple of {stream.unit} steps"
+    else:
+        need = f"frames need {counted(delay, 'later step')}" if delay else "the last frames need the end"
     return f"{need}, so that another graph streams, which stream() and streams() run"
 
 
@@ -75,6 +88,7 @@ def make_late_stream(
         tuple(spec._replace(axes=found.axes[spec.name]) for spec in manifest.outputs),
         _states(manifest, found),
         {spec.name: found.delays[spec.name] for spec in manifest.outputs},
+        unit=found.unit,
     )
     streaming = manifest._replace(stream=stream).streaming
     early = to_bytes(take_early(model, found.early))
@@ -102,8 +116,9 @@ def _without_weights(content: bytes, whole: bytes) -> bytes:
 def _verify(
     streaming: Manifest, manifest: Manifest, content: bytes, early: bytes, reach: int, draw: Draw
 ) -> Golden:
-    settled = settled_after(streaming)
-    steps = settled + _STEPS + min(_REACHES * reach, _MOST_STEPS)
+    unit, settled = streaming.unit, settled_after(streaming)
+    steps = settled + max(_STEPS, _UNITS * unit) + min(_REACHES * reach, max(_MOST_STEPS, _UNITS * unit))
+    steps -= steps % unit
     engines = [partial(run_by_name, open_session(each)) for each in (content, early)]
     fixed = fixed_axes(streaming)
     graph, whole = (open_graph(each, run) for each, run in zip((content, early), engines, strict=True))
@@ -119,12 +134,13 @@ def _verify(
                     raise CheckFailedError(f"in chunks, in float64: {agreed.undefined or agreed.worst}")
             if place < 2:
                 _compare_rounded(streaming, engines[0], whole, feeds, sizes, against)
-        except (RuntimeError, ValueError, IndexError, KeyError, GraphError) as error:
+        except (*REFUSALS, KeyError, GraphError, RefusedError) as error:
             if isinstance(error, CheckFailedError):
                 raise
             raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
-    rows = 1 if sum(array.nbytes for array in draw(2, settled + _GOLDEN, True).values()) > _BYTES else 2
-    feeds = draw(rows, settled + _GOLDEN, True)
+    steps = settled + max(-(-_GOLDEN // unit), _GOLDEN_UNITS) * unit if unit > 1 else settled + _GOLDEN
+    rows = 1 if sum(array.nbytes for array in draw(2, steps, True).values()) > _BYTES else 2
+    feeds = draw(rows, steps, True)
     known = expected(whole, feeds, fixed, frames_of(streaming, manifest))
     data = {spec.name: feeds[spec.name] for spec in manifest.inputs}
     return golden_case(streaming._replace(states=()), data, known)
@@ -139,8 +155,8 @@ def _plans(steps: int, settled: int, rng: np.random.Generator) -> list[Sequence[
 
 def settled_after(streaming: Manifest) -> int:
     """Return the number of steps after which every state has started and every output has a frame."""
-    starts = (state.start for state in streaming.states)
-    return max([*starts, *streaming.delays.values()])
+    starts, unit = (state.start for state in streaming.states), streaming.unit
+    return -(-max([*starts, streaming.delay_steps]) // unit) * unit
 
 
 def with_past(streaming: Manifest, feeds: Feeds) -> Feeds:
@@ -171,9 +187,11 @@ def frames_of(streaming: Manifest, manifest: Manifest) -> Procedure:
 
     def procedure(run: Runner, feeds: Feeds) -> Feeds:
         outputs = run({name: feeds[name] for name in manifest.input_names})
-        steps = manifest.steps(feeds)
+        units, frames = manifest.steps(feeds) // streaming.unit, streaming.frames_a_unit
         return {
-            spec.name: outputs[spec.name].take(range(steps - delays[spec.name]), time[spec.name])
+            spec.name: outputs[spec.name].take(
+                range(units * frames[spec.name] - delays[spec.name]), time[spec.name]
+            )
             if spec.name in time
             else outputs[spec.name]
             for spec in streaming.outputs
@@ -191,12 +209,6 @@ def _compare_rounded(
     against: Procedure,
 ) -> None:
     got, exact = run_delayed(engine, streaming, feeds, sizes), against(whole.run64, feeds)
-    for draws in (FEW_DRAWS, MANY_DRAWS):
-        floors = noise_floors(whole, feeds, fixed_axes(streaming), against, draws)
-        records = [
-            compare(name, got[name], exact[name], floor=floors[name], limit=MULTIPLE * floors[name])
-            for name in exact
-        ]
-        if all(each.ok for each in records):
-            return
-    raise CheckFailedError(f"in chunks: {next(each for each in records if not each.ok)}")
+    found = measure(got, exact, floors_of(whole, feeds, fixed_axes(streaming), against))
+    if not found.ok:
+        raise CheckFailedError(f"in chunks: {next(each for each in found.records if not each.ok)}")

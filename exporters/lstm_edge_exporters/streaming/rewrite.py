@@ -8,12 +8,13 @@ at their reset values until then (their ``start``).
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lstm_edge_runtime.manifest import Axes, StateSpec
+from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
 
 from ..evaluate import constant, inputs_above
 from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
@@ -61,7 +62,7 @@ class Rewriter:
     """A graph that is being rewritten, and what is known of its values so far."""
 
     def __init__(self, model: ir.Model, shapes: Shapes, sequence: str) -> None:
-        self.graph, self.shapes = model.graph, shapes
+        self.graph, self.shapes, self.unit = model.graph, shapes, shapes.unit
         self.facts = {
             value: Fact(axes_of(value).index(sequence))
             for value in data_inputs(self.graph)
@@ -71,18 +72,23 @@ class Rewriter:
         self.starts: dict[str, int] = {}
         """Steps for which the states that were inputs already are held, where any."""
         self.delays: dict[str, int] = {}
-        """Of each output, the frames that it is behind; of one of the last step, those of that step."""
+        """Of each output, the frames that it is behind; of one of the last step, units."""
         self.surpluses: dict[str, int] = {}
-        """Of each output, how many frames more than steps it has in the whole."""
+        """Of each output, how many frames more than the stream it has in the whole."""
+        self.paced = self.unit > 1
+        """Whether there are fewer or more frames than steps."""
         self.early: dict[str, int] = {}
         """Of each value of the last step alone, how many frames after its frame the whole has."""
         self.reach = 0
+        """Steps that the states hold together, rounded up for each."""
         self._model, self._sequence = model, sequence
         self._from_data = set(data_inputs(self.graph))
         self._last: dict[ir.Value, tuple[Fact, int, int]] = {}
         """Values of the last frames alone: the fact of what they are of, that value's surplus, how many."""
         self._joined: dict[tuple[ir.Value, int, float, int], ir.Value] = {}
         """Values with their past in front, which several nodes may read."""
+        self._waiting: dict[ir.Value, ir.Value] = {}
+        """Of each value that waits, the one in the whole."""
         self._counts: dict[tuple[ir.Value, Axes, int], ir.Value] = {}
         """What counts steps, counting on; by that value, and the axes and the start of its state."""
         self._refused: dict[ir.Value, str] = {}
@@ -112,31 +118,29 @@ class Rewriter:
         if any(value in self._from_data for value in read):
             self._from_data.update(node.outputs)
         lasts = (self._last[value] for value in read if value in self._last)
-        last = max(lasts, key=lambda each: each[0].delay + each[2], default=None)
+        last = max(lasts, key=lambda each: (each[0].delay + each[2]) / each[0].rate, default=None)
         for value in node.outputs:
             if (found := self.shapes.growth(value)) is None:
                 self._last.update({} if last is None else {value: last})
             elif last is not None:
                 raise NotStreamableError(f"a latent repeated over time, {name_node(node)}")
             elif value in self.shapes.even:
-                axis, merged = found
-                self.facts[value] = Fact(axis, merged=merged, constant=True)
+                self.facts[value] = Fact(**found._asdict(), constant=True)
             # what counts from the start of a call has no fact: see ``_same_step``
 
     def _same_step(self, node: ir.Node, moving: Iterable[ir.Value]) -> None:
         """Take a node whose results of a step depend on that step alone; operands wait for one another."""
         facts = {value: self.facts[value] for value in moving}
         first = next(iter(facts.values()))
-        delay = max(fact.start for fact in facts.values())
+        counted = any(self._counts_on(operand) for operand in node.inputs)
+        delay = max(self.ready(fact, held=counted) for fact in facts.values())
         if delay and (node.domain or node.op_type in _CARRYING):
             raise NotStreamableError(f"{name_node(node)} would start late: {first.ahead} looks ahead")
-        for place, operand in enumerate(node.inputs):
-            known = operand is None or operand in self.facts or operand in self._from_data
-            if operand is not None and not known and self.shapes.growth(operand) is not None:
-                node.replace_input_with(place, self._count_on(node, operand, next(iter(moving)), delay))
+        if counted:
+            self._continue_counts(node, next(iter(facts)), int(delay / first.rate))
         if first.pad and len(facts) == 1 and node.op_type in _LAYOUT:
             found = self.shapes.growth(node.outputs[0])
-            if found is not None and not found[1]:
+            if found is not None and not found.merged:
                 self.set_fact(node, node.outputs[0], first)
                 return
         for place, operand in enumerate(node.inputs):
@@ -145,6 +149,12 @@ class Rewriter:
         ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
         for value in node.outputs:
             self.set_fact(node, value, replace(first, delay=delay, pad=0, ahead=ahead))
+
+    def _continue_counts(self, node: ir.Node, moving: ir.Value, start: int) -> None:
+        """Let the operands that count from the start of a call count on from the calls before."""
+        for place, operand in enumerate(node.inputs):
+            if operand is not None and self._counts_on(operand):
+                node.replace_input_with(place, self._count_on(node, operand, moving, start))
 
     def set_fact(self, node: ir.Node, value: ir.Value, fact: Fact) -> None:
         """Record the fact of a node's output; its axis is found.
@@ -157,8 +167,10 @@ class Rewriter:
         found = self.shapes.growth(value)
         if found is None:
             raise GathersTimeError(describe_gathering(node))
+        if found.rate != fact.rate:
+            raise GathersTimeError(f"{name_node(node)} gives another number of frames than steps")
         ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
-        self.facts[value] = replace(fact, axis=found[0], merged=found[1], ahead=ahead)
+        self.facts[value] = replace(fact, axis=found.axis, merged=found.merged, ahead=ahead)
 
     def set_last(self, value: ir.Value, source: ir.Value, fact: Fact, frames: int = 1) -> None:
         """Record that a value is of the last frames of ``source``, as it is with this fact."""
@@ -183,19 +195,38 @@ class Rewriter:
             return self.shapes.uniform.get(value)
         return float(array.flat[0]) if array.size and (array == array.flat[0]).all() else None
 
+    def ready(self, fact: Fact, *, held: bool = False) -> int:
+        """Return the delay of a value whose padding is in the stream.
+
+        A call takes a multiple of the unit, so what is held until then starts at such a one.
+
+        Args:
+            fact: the value's.
+            held: whether a state is held until then in any case.
+        """
+        if not fact.pad and not held:
+            return fact.start
+        frames = int(self.unit * fact.rate)
+        return -(-fact.start // frames) * frames
+
+    def align(self, node: ir.Node, value: ir.Value, fact: Fact) -> tuple[ir.Value, Fact]:
+        """Return a value that waits until its padding can be put in, and its fact."""
+        late = replace(fact, delay=self.ready(fact) - fact.pad)
+        return self.wait(node, value, replace(fact, pad=0), late.delay), late
+
     def past(self, node: ir.Node, value: ir.Value, fact: Fact, frames: int, kind: str) -> ir.Value:
         """Return ``value`` with its last ``frames`` of earlier calls in front; nodes go before ``node``."""
         if not frames:
             return value
         value = behind_identity(value)
-        reset, start = (fact.fill, fact.start) if fact.pad else (0.0, 0)
+        reset, start = (fact.fill, int(fact.start / fact.rate)) if fact.pad else (0.0, 0)
         if (value, frames, reset, start) in self._joined:
             return self._joined[value, frames, reset, start]
         if fact.merged:
             raise NotStreamableError(f"{name_node(node)} would keep rows that are merged with time")
         if frames > _MOST_FRAMES:
             raise NotStreamableError(f"{name_node(node)} looks back {frames} steps")
-        state, build = self.frames_of(value, fact.axis, frames, reset, kind, start), Builder(node, kind)
+        state, build = self.frames_of(value, fact, frames, reset, kind, start), Builder(node, kind)
         joined = build.concat([state, value], fact.axis)
         self.end_state(slice_of(build, joined, fact.axis, -frames, END))
         self._joined[value, frames, reset, start] = joined
@@ -212,11 +243,13 @@ class Rewriter:
         return added
 
     def frames_of(
-        self, value: ir.Value, axis: int, frames: int, reset: float, kind: str, start: int
+        self, value: ir.Value, fact: Fact, frames: int, reset: float, kind: str, start: int
     ) -> ir.Value:
         """Add a state of ``frames`` of ``value``."""
-        axes = tuple(frames if place == axis else each for place, each in enumerate(self.shapes.axes(value)))
-        self.reach += frames
+        value = self._waiting.get(value, value)
+        sizes = enumerate(self.shapes.axes(value))
+        axes = tuple(frames if place == fact.axis else each for place, each in sizes)
+        self.reach += ceil(frames / fact.rate)
         return self.state(axes, self.shapes.dtypes[value], reset, kind, start)
 
     def end_state(self, value: ir.Value) -> None:
@@ -225,6 +258,11 @@ class Rewriter:
         value.name, value.shape = state.output, ir.Shape(state.axes)
         value.dtype = ir.DataType.from_numpy(np.dtype(state.dtype))
         self.graph.outputs.append(value)
+
+    def _counts_on(self, value: ir.Value | None) -> bool:
+        """Return whether a value counts steps: it grows with time, and depends on no data."""
+        known = value is None or value in self.facts or value in self._from_data
+        return value is not None and not known and self.shapes.growth(value) is not None
 
     def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
         """Return ``value``, which counts steps from the start of a call, counting on from call to call.
@@ -240,7 +278,7 @@ class Rewriter:
         missing = len(rows) - len(own)
         pairs = zip(rows, (*[1] * missing, *own), strict=True)
         axes: list[int | str] = [row if isinstance(row, str) else size for row, size in pairs]
-        time = found[0] + missing
+        time = found.axis + missing
         axes[time] = 1
         key = (value, tuple(axes), start)
         if key in self._counts:
@@ -249,18 +287,22 @@ class Rewriter:
         state = self.state(tuple(axes), dtype, 0.0, "count", start)
         (total,) = build.node("Add", [value, state])
         self._counts[key] = total
-        last, first = slice_of(build, total, time, -1, END), slice_of(build, value, found[0], 0, 1)
+        last, first = slice_of(build, total, time, -1, END), slice_of(build, value, found.axis, 0, 1)
         (since,) = build.node("Sub", [last, first])
         self.end_state(build.node("Add", [since, build.constant(np.array(amount, dtype), "more")])[0])
         return total
 
     def wait(self, node: ir.Node, value: ir.Value, fact: Fact, delay: int) -> ir.Value:
-        """Return ``value`` delayed until it has ``delay``."""
+        """Return ``value`` delayed until it has ``delay``; its padding is in, which ``ready`` says when."""
+        if fact.pad:
+            value, fact = self.align(node, value, fact)
         frames = delay - fact.delay
         if not frames:
             return value
         joined = self.past(node, value, fact, frames, "delay")
-        return slice_of(Builder(node, "delay"), joined, fact.axis, 0, -frames)
+        late = slice_of(Builder(node, "delay"), joined, fact.axis, 0, -frames)
+        self._waiting[late] = self._waiting.get(value, value)
+        return late
 
     def hand_on(self, node: ir.Node, fact: Fact) -> None:
         """Make a node hand on its first operand: ``fact`` says which frame stands where."""
@@ -281,11 +323,11 @@ class Rewriter:
                 fact, surplus, frames = self._last[value]
                 if fact.pad or fact.delay + surplus < 0:
                     raise NotStreamableError(f"{value.name} is of another step than the last")
-                self.delays[str(value.name)] = fact.delay + frames - 1
+                self.delays[str(value.name)] = (fact.delay + frames - 1) // int(self.unit * fact.rate)
                 self.surpluses[str(value.name)] = surplus
             elif fact is not None and node is not None:
                 surplus = self.shapes.surplus(value, fact)
-                delay = max(fact.start, -surplus)
+                delay = max(self.ready(fact), -surplus)
                 if delay > fact.delay:
                     node = node if node in self._handed_on else self._behind(value)
                     value = node.outputs[0]
@@ -294,9 +336,10 @@ class Rewriter:
                     node.replace_input_with(0, self.wait(node, source, fact, delay))
                 self.delays[str(value.name)] = delay
                 self.surpluses[str(value.name)] = surplus
+                self.paced |= fact.rate != 1
+                time = rate_name(self._sequence, fact.rate.numerator, fact.rate.denominator)
                 value.shape = ir.Shape(
-                    self._sequence if place == fact.axis else axis
-                    for place, axis in enumerate(axes_of(value))
+                    time if place == fact.axis else axis for place, axis in enumerate(axes_of(value))
                 )
 
     def _behind(self, value: ir.Value) -> ir.Node:
@@ -309,8 +352,9 @@ class Rewriter:
         self.graph.outputs[list(self.graph.outputs).index(value)] = output
         return made
 
-    def hold(self, node: ir.Node, value: ir.Value | None, start: int) -> None:
-        """Hold the states that ``value``, a recurrent node's initial state, is read from until ``start``."""
+    def hold(self, node: ir.Node, value: ir.Value | None, fact: Fact) -> None:
+        """Hold the states that ``value``, a recurrent node's initial state, is read from until it starts."""
+        start = int(fact.start / fact.rate)
         if value is None or not start:
             return
         if not (names := inputs_above(value)):

@@ -49,8 +49,9 @@ def _window(
 ) -> bool:
     """Take an operator with a kernel.
 
-    With K taps, dilation D and padding P it keeps (K-1) D frames and is (K-1) D - P frames behind what it
-    reads; more padding than that waits in front of it.
+    With K taps, dilation D, stride S and padding P it keeps C = (K-1) D + 1 - S + e frames of what it reads,
+    of delay d, and is (d - P + C) / S frames behind: e is the least number from 0 for which that is whole and
+    the padding is among them. Of e, what is no part of a stride waits; the rest is cut off at the end.
 
     Args:
         work: the graph.
@@ -69,24 +70,29 @@ def _window(
     dilation, stride = (node.attributes.get_ints(name, ones)[place] for name in ("dilations", "strides"))
     pads = _pads(work, node, value, kernel)
     front, reach = pads[place], (kernel[place] - 1) * dilation
-    if stride > 1:
-        raise NotStreamableError(f"{name_node(node)} has a stride of {stride} steps")
     if front and padding is None:
         raise NotStreamableError(
             f"{name_node(node)} does not count its padding; let it count, or pad before it"
         )
     if front and padding is not None:
         fact = _padded(node, fact, front, padding)
-    early = max(0, fact.pad - reach)
-    joined = work.past(node, value, fact, reach + early, _KINDS[node.op_type])
-    if early:
-        joined = slice_of(Builder(node, "early"), joined, fact.axis, 0, -early)
+    if fact.pad:
+        value, fact = work.align(node, value, fact)
+    least = reach + 1 - stride
+    kept = least + -(fact.delay + least) % stride
+    if fact.pad and fact.pad > kept:
+        kept += -(-(fact.pad - kept) // stride) * stride
+    early = (kept - least) // stride * stride
+    joined = work.past(node, value, fact, max(kept, 0), _KINDS[node.op_type])
+    if kept < 0 or early:
+        joined = slice_of(Builder(node, "part"), joined, fact.axis, max(-kept, 0), -early or END)
     node.replace_input_with(0, joined)
     pads[place] = pads[place + rank] = 0
     for name in ("auto_pad", "ceil_mode"):
         node.attributes.pop(name, None)
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-    work.set_fact(node, node.outputs[0], replace(fact, delay=fact.delay + reach + early, pad=0))
+    delay, rate = (fact.delay + kept) // stride, fact.rate / stride
+    work.set_fact(node, node.outputs[0], replace(fact, delay=delay, pad=0, rate=rate))
     return True
 
 
@@ -170,7 +176,8 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
             work.refuse_readers(node, "a choice of steps")
             return True
         if frames > 1:
-            value, fact = work.wait(node, value, fact, fact.start), replace(fact, delay=fact.start, pad=0)
+            ready = work.ready(fact)
+            value, fact = work.wait(node, value, fact, ready), replace(fact, delay=ready, pad=0)
             node.replace_input_with(0, work.past(node, value, fact, frames - 1, "last"))
         build = Builder(node, "last")  # the value may have other steps than in the whole
         node.replace_input_with(1, build.constant(np.array([-frames]), "start"))
@@ -222,8 +229,9 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
         raise NotStreamableError(f"{name_node(node)} sums merged rows")
     exclusive = node.attributes.get_int("exclusive", 0) or 0
     build = Builder(node, "total")
-    summed = work.wait(node, value, fact, fact.start)
-    state = work.frames_of(value, fact.axis, 1, 0.0, "total", fact.start)
+    ready = work.ready(fact, held=True)
+    summed, fact = work.wait(node, value, fact, ready), replace(fact, delay=ready, pad=0)
+    state = work.frames_of(value, fact, 1, 0.0, "total", int(fact.start / fact.rate))
     (own,) = build.node("CumSum", [summed, node.inputs[1]], {"exclusive": exclusive})
     (total,) = build.node("Add", [own, state])
     last = slice_of(build, total, fact.axis, -1, END)
@@ -231,7 +239,7 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
         (last,) = build.node("Add", [last, slice_of(build, summed, fact.axis, -1, END)])
     work.end_state(last)
     node.replace_input_with(0, total)
-    work.hand_on(node, replace(fact, delay=fact.start, pad=0))
+    work.hand_on(node, fact)
     return True
 
 
@@ -244,7 +252,7 @@ def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool
     build, axes = Builder(node, "shape"), work.shapes.axes(result)
     entries = []
     for place, size in enumerate(axes):
-        if place == found[0]:
+        if place == found.axis:
             entries.append(build.constant(np.array([-1]), "frames"))
         elif isinstance(size, int):
             entries.append(build.constant(np.array([size]), "size"))
@@ -264,10 +272,11 @@ def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bo
             f"{name_node(node)} would start late: {fact.ahead} looks ahead, or is not padded, and rows have "
             "lengths"
         )
-    node.replace_input_with(0, work.wait(node, value, fact, fact.start))
+    ready = work.ready(fact, held=True)
+    node.replace_input_with(0, work.wait(node, value, fact, ready))
+    fact = replace(fact, delay=ready, pad=0)
     for each in node.inputs[5:7]:
-        work.hold(node, each, fact.start)
-    fact = replace(fact, delay=fact.start, pad=0)
+        work.hold(node, each, fact)
     for place, result in enumerate(node.outputs):
         if place:
             work.set_last(result, value, fact)

@@ -36,8 +36,10 @@ class Streamable:
     """Of each output."""
     early: Mapping[str, int]
     """Of each value of the last step alone, how many frames after its frame the whole has."""
+    unit: int
+    """The number of steps that a call takes a multiple of."""
     late: bool
-    """Whether outputs are behind, or have another number of frames than the whole: then the graph can't take
+    """Whether outputs are behind, or have another number of frames than steps: then the graph can't take
     the place of the other one."""
 
 
@@ -71,10 +73,12 @@ def make_streamable(model: ir.Model, batch: str | None, sequence: str | None) ->
     work.check_outputs()
     work.finish()
     axes = {str(value.name): axes_of(value) for value in model.graph.outputs}
-    late = any(work.delays.values()) or any(work.surpluses.values())
+    late = any(work.delays.values()) or any(work.surpluses.values()) or work.paced
     if not work.states and not late:
         return None
-    return Streamable(model, tuple(work.states), work.reach, work.starts, work.delays, axes, work.early, late)
+    return Streamable(
+        model, tuple(work.states), work.reach, work.starts, work.delays, axes, work.early, work.unit, late
+    )
 
 
 def take_early(model: ir.Model, early: Mapping[str, int]) -> ir.Model:

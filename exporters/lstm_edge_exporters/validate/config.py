@@ -42,11 +42,7 @@ class ValidateConfig:
     """What an int8 or fp16 file may lose; None for what ``quantize`` allows by default."""
 
     def __post_init__(self) -> None:
-        """Refuse what can't be meant.
-
-        Raises:
-            InputError: a negative seed or tolerance, or a long run of no steps.
-        """
+        """Raise InputError for a negative seed or tolerance, or a long run of no steps."""
         if self.seed < 0:
             raise InputError(f"seed is {self.seed}; expected 0 or more")
         for name, value in (("rtol", self.rtol), ("atol", self.atol)):

@@ -93,23 +93,23 @@ class Validation:
         """Return the report of every group."""
         groups = tuple(self.groups())
         subject = self.subject
-        judge = subject.judge if subject else None
-        if subject and judge:
-            subject.figures.histogram = judge.histogram
+        tally = subject.tally if subject else None
+        if subject and tally:
+            subject.figures.histogram = tally.histogram
         return Report(
             model=self.file.path.name,
             sha256=self.file.sha256,
             reference=self.against.about if self.against else "its golden case and its own float64 run",
             precision=self.file.precision,
-            policy=judge.policy if judge else _GOLDEN_POLICY,
+            policy=subject.policy if subject else _GOLDEN_POLICY,
             seed=self.config.seed,
             quick=self.config.quick,
             groups=groups,
             figures=subject.figures if subject else Figures(),
             facts=self.facts,
-            equality=judge.equality if judge else None,
-            coverage=judge.coverage if judge else Coverage(),
-            channels=judge.channels if judge else (),
+            equality=tally.equality if tally else None,
+            coverage=tally.coverage if tally else Coverage(),
+            channels=tally.channels if tally else (),
             notes=tuple(self._notes()),
             versions=versions(*_VERSIONS),
         )
@@ -158,7 +158,7 @@ class Validation:
             yield from check_claims(self.subject)
             if self.file.has_manifest:
                 yield from check_recorded(self.subject)
-            if self.subject.judge.budgets:
+            if self.subject.budgets:
                 from .checks.quantized import check_weights
 
                 yield from check_weights(self.subject)
@@ -193,7 +193,7 @@ class Validation:
 
 def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator[str]:
     """What float64 showed, and what neither float64 nor float32 did."""
-    equality, coverage = subject.judge.equality, subject.judge.coverage
+    equality, coverage = subject.tally.equality, subject.tally.coverage
     if equality and equality.equal and against:
         yield f"equal to {against.about} {equality}"
     if equality and equality.ill_conditioned:

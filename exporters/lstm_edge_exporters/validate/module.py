@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import onnx_ir as ir
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
 from ..export.config import ExportConfig
 from ..graph import to_proto
-from ..numerics.function import Reference
+from ..numerics.compare import Reference
 from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
 from ..numerics.reference import Signature, TorchReference, flatten_output, weights_sha256
@@ -46,8 +46,7 @@ def against_module(
     Args:
         module: the trained network; copied, never changed.
         file: the file under test.
-        example: what ``forward`` takes, as for ``export``; None takes the file's golden inputs by the names
-            of ``forward``'s parameters.
+        example: what ``forward`` takes, as for ``export``; the file's golden inputs by default.
         config: what the module is exported with, where that is known: labels, units, features, rate, reset
             values other than 0 and axes are then compared as well.
         about: what to call the module in the report.
@@ -65,13 +64,13 @@ def against_module(
     signature = Signature.of(module, example)
     if given and config is None:
         _check_example(signature, file)
-    named = (
+    if (
         config is not None
         and config.states is not None
         and {*signature.names} == {*config.inputs}
         and {state.input for state in file.manifest.states} <= {*config.states}
-    )
-    if config is not None and named and file.manifest.ranges == config.ranges:
+        and file.manifest.ranges == config.ranges
+    ):
         manifest = _declared(file, signature, config)
         reference: Reference = TorchReference(module, signature, config.outputs)
         graph = None
@@ -111,8 +110,8 @@ def _evaluated(graph: ir.Model) -> Graph64:
 
 
 def _check_example(signature: Signature, file: ModelFile) -> None:
-    for name, tensor in zip(signature.names, signature.example, strict=True):
-        axes, shape = file.graph_axes.get(name, ()), tuple(tensor.shape)
+    for name, shape in signature.shapes.items():
+        axes = file.graph_axes.get(name, ())
         fixed = zip(axes, shape, strict=False)
         if axes and (len(axes) != len(shape) or any(isinstance(a, int) and a != s for a, s in fixed)):
             raise InputError(
@@ -133,10 +132,7 @@ def _trace_manifest(
         with torch.no_grad():
             made = flatten_output(signature.call(copy.deepcopy(own), signature.example))
     except (RuntimeError, ValueError, TypeError, IndexError) as error:
-        shapes = ", ".join(
-            f"{name} {list(tensor.shape)}"
-            for name, tensor in zip(signature.names, signature.example, strict=True)
-        )
+        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in signature.shapes.items())
         raise InputError(
             f"{type(module).__name__} does not take what {file.path.name} does ({shapes}): "
             f"{first_line(error)}; compare the file with the module that it was exported from"
@@ -232,10 +228,14 @@ def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Ma
 def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
     golden = file.manifest.golden
     parameters = inspect.signature(module.forward).parameters
-    floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
+    dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
+    own = next(dtypes, torch.float32)  # a file is float32 whatever its module is
+    tensors = {
+        name: torch.from_numpy(np.array(each)) for name, each in (golden.inputs if golden else {}).items()
+    }
     found = {
-        name: _as_own(torch.from_numpy(np.array(array)), floats)
-        for name, array in (golden.inputs.items() if golden else ())
+        name: tensor.to(own) if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
         if name in parameters
     }
     if not found:
@@ -244,8 +244,3 @@ def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
             f"forward ({', '.join(parameters)}); give an example"
         )
     return found
-
-
-def _as_own(tensor: Tensor, floats: list[torch.dtype]) -> Tensor:
-    """Return a float in the dtype of the module's parameters: a file is float32 whatever its module is."""
-    return tensor.to(floats[0]) if floats and tensor.is_floating_point() else tensor

@@ -32,7 +32,7 @@ from lstm_edge_runtime.onnx_reader import OnnxFile
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
 
 from ..isolation import open_isolated
-from ..numerics.function import Reference
+from ..numerics.compare import Reference
 from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
 from ..numerics.rest import find_rest, is_at_rest, with_reset
@@ -118,11 +118,13 @@ class ModelFile:
             FileFormatError: onnxruntime can't read the file.
         """
         session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
-        specs = graph_specs(session.get_inputs())
-        floats = {spec.name: spec.dtype for spec in specs if spec.dtype.startswith("float")}
+        floats = {
+            spec.name: spec.dtype for spec in graph_specs(session.get_inputs()) if "float" in spec.dtype
+        }
 
-        def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
-            """Run on floats that may be wider or narrower than the file's."""
+        def run(
+            feeds: Mapping[str, Array],
+        ) -> dict[str, Array]:  # floats may be wider or narrower than its own
             own = {name: array.astype(floats.get(name, array.dtype)) for name, array in feeds.items()}
             return run_by_name(session, own)
 
@@ -191,12 +193,10 @@ class ReferenceModel:
 
 
 def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) -> ReferenceModel:
-    """Compare with another ONNX file.
+    """Compare ``file`` with another ONNX file.
 
-    Args:
-        path: the reference.
-        file: the file under test; where it has states that the reference lacks, as a lifted file has, they
-            are compared with its own float64 run, and at reset everything else with the reference.
+    States that the reference lacks, as the original of a lifted file does, are compared with the file's own
+    float64 run, and at reset everything else with the reference.
 
     Raises:
         NotFoundError: no such file.
@@ -207,10 +207,12 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
     other = open_file(path)
     if other.model is None:
         raise InputError(f"{path} can't be a reference: {other.broken}")
-    about = f"{other.path.name} (ONNX)"
-    if file is not None and file.model is not None and file.manifest.states and not other.manifest.states:
-        return _before_lifting(other, file, about)
-    return _of_file(other, about)
+    found = _of_file(other, f"{other.path.name} (ONNX)")
+    if file is None or file.model is None or not file.manifest.states or other.manifest.states:
+        return found
+    computation = _AtReset(found.computation, file.manifest)
+    freed = _freed(file.manifest, other.manifest)
+    return replace(found, computation=computation, manifest=freed, stateless=True)
 
 
 def against_itself(file: ModelFile) -> ReferenceModel | None:
@@ -244,16 +246,6 @@ def _of_file(file: ModelFile, about: str) -> ReferenceModel:
     )
 
 
-def _before_lifting(original: ModelFile, lifted: ModelFile, about: str) -> ReferenceModel:
-    found = _of_file(original, about)
-    return replace(
-        found,
-        computation=_AtReset(found.computation, lifted.manifest),
-        manifest=_freed(lifted.manifest, original.manifest),
-        stateless=True,
-    )
-
-
 def _freed(lifted: Manifest, original: Manifest) -> Manifest:
     """Return the lifted file's manifest with the original's names; an axis is free that either has free."""
     axes = lifted.axes
@@ -264,12 +256,11 @@ def _freed(lifted: Manifest, original: Manifest) -> Manifest:
             return theirs
         return tuple(one if isinstance(one, str) else other for one, other in zip(mine, theirs, strict=True))
 
-    return lifted._replace(
-        golden=original.golden,
-        ranges=original.ranges,
-        inputs=tuple(spec._replace(axes=merge(spec.name, spec.axes)) for spec in original.inputs),
-        outputs=tuple(spec._replace(axes=merge(spec.name, spec.axes)) for spec in original.outputs),
+    inputs, outputs = (
+        tuple(spec._replace(axes=merge(spec.name, spec.axes)) for spec in specs)
+        for specs in (original.inputs, original.outputs)
     )
+    return lifted._replace(golden=original.golden, ranges=original.ranges, inputs=inputs, outputs=outputs)
 
 
 def at_rest(reference: ReferenceModel, file: ModelFile) -> tuple[ReferenceModel, str]:

@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 from lstm_edge_runtime.tolerance import Comparison
 
-from ..numerics.function import Equality
+from ..numerics.compare import Equality
 
 __all__ = [
     "MAX_CHECKS",

@@ -1,28 +1,55 @@
-"""What every group works on: the file, its reference, and cases generated for both."""
+"""What every group works on: the file, its reference, and cases generated for both and compared.
+
+A float file's graph is compared with the reference in float64 (``Subject.check``), and each engine with the
+graph (``Subject.measure``). An int8 or fp16 file is held to the budgets that its gate held it to.
+"""
 
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
-from typing import TYPE_CHECKING
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
+from lstm_edge_runtime.tolerance import MULTIPLE, POLICY
 
-from ..numerics.cases import CaseGenerator, Feeds, Procedure, case_size, full_length, row_by_row, whole
-from ..numerics.floors import Measured
-from ..numerics.function import EQUAL, Function, fixed_axes
+from ..numerics.cases import (
+    CaseGenerator,
+    Feeds,
+    Procedure,
+    case_size,
+    full_length,
+    remember,
+    row_by_row,
+    whole,
+)
+from ..numerics.compare import (
+    DRAWS,
+    EQUAL,
+    FEW_DRAWS,
+    MANY_DRAWS,
+    REFUSALS,
+    Expected,
+    Function,
+    GraphError,
+    Measured,
+    RefusedError,
+    fixed_axes,
+    measure,
+    noise_floors,
+)
 from ..numerics.graph64 import Graph64, MeasuredGraph
 from ..numerics.samples import Samples, check_samples, join_samples, sample_batch, selected
 from ..numerics.verify import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from .config import ValidateConfig
-from .judge import REFUSALS, FileFailedError, Judge, RefusedError
 from .reference import ModelFile, ReferenceModel
 from .report import Check, Figures, judged
+from .tally import Tally
 
 if TYPE_CHECKING:
     from ..quantization.judge import Budgets
@@ -64,7 +91,12 @@ class Subject:
             graph or MeasuredGraph(file.proto, self.run), reference.computation, fixed_axes(self.manifest)
         )
         """The file's graph beside the reference; measured where it has no float64 run, or is not float32."""
-        self.judge = Judge(self.function, self.manifest, config, budgets, reference.values)
+        self.budgets = budgets
+        """What an int8 or fp16 file is held to; None for one that must be exact."""
+        self.tally = Tally(self.manifest, reference.values, modeled=not (budgets or config.overridden))
+        self._few = remember(
+            partial(noise_floors, self.function.graph, fixed=self.function.fixed, draws=FEW_DRAWS)
+        )
         self.run_alone = row_by_row(self.manifest, self.run) if budgets else self.run
         """The file with no rows that share a call where that changes results, as ranges in int8 do."""
 
@@ -89,13 +121,7 @@ class Subject:
         """Compare the file's graph with its reference in float64; without a float64 run, the file itself.
 
         A case that the reference itself refuses is skipped with the reason; one that the file can't run has
-        failed.
-
-        Args:
-            name: the check's.
-            feeds: the case.
-            procedure: how the file is run.
-            against: how the reference is run; as the file by default.
+        failed. The reference is run by the procedure ``against``, as the file by default.
         """
         if not self.function.in_float64:
             return self.check_engine(name, feeds, procedure=procedure)
@@ -104,7 +130,14 @@ class Subject:
             return self.check_engine(name, feeds)
 
         def compare() -> Check:
-            found = self.judge.agree(feeds, procedure, whole if itself else against)
+            found = self.function.compare(feeds, procedure, whole if itself else against)
+            own = self.config.own_limit if self.config.overridden else None
+            records = [
+                replace(each, limit=own(each.scale), error=each.max_abs) if own else each
+                for each in found.records
+            ]
+            found = replace(found, records=tuple(records))
+            self.tally.add_agreement(feeds, found)
             made = judged(name, found.records)
             if made.status == "failed" and (node := self._first_difference(feeds)):
                 made = replace(made, message=f"{made.message}; the first node that differs is {node}")
@@ -117,7 +150,7 @@ class Subject:
         began = time.perf_counter()
         try:
             found = question()
-        except (RefusedError, FileFailedError) as error:
+        except (RefusedError, GraphError) as error:
             found = Check(name, "skipped" if isinstance(error, RefusedError) else "failed", str(error))
         size = None if feeds is None else case_size(self.manifest, feeds)
         return replace(found, seconds=time.perf_counter() - began, size=size)
@@ -137,33 +170,97 @@ class Subject:
         run: Runner | None = None,
         procedure: Procedure = whole,
         *,
-        beginning: tuple[Feeds, Procedure] | None = None,
-        over_a_run: bool = False,
         see: Callable[[Measured], None] | None = None,
+        **options: Any,
     ) -> Check:
-        """Compare an engine in float32 with the graph in float64 on one case.
+        """Compare an engine in float32, onnxruntime by default, with the graph in float64 on one case.
 
-        Args:
-            name: the check's.
-            feeds: the case.
-            run: the engine; onnxruntime in one call by default.
-            procedure: how it is run.
-            beginning: see ``Judge.measure``.
-            over_a_run: see ``Judge.measure``.
-            see: given what was measured, where something was.
+        ``see`` is given what was measured, where something was; ``options`` are those of ``measure``.
         """
 
-        def measure() -> Check:
-            measured = self.judge.measure(
-                run or self.run, feeds, procedure, beginning=beginning, over_a_run=over_a_run
-            )
+        def compare() -> Check:
+            measured = self.measure(run or self.run, feeds, procedure, **options)
             if measured.overflow:
                 return Check(name, "skipped", f"float32 overflows at {measured.overflow}")
             if see is not None:
                 see(measured)
             return judged(name, measured.records)
 
-        return self.ask(name, measure, feeds)
+        return self.ask(name, compare, feeds)
+
+    def measure(
+        self,
+        run: Runner,
+        feeds: Feeds,
+        procedure: Procedure = whole,
+        *,
+        beginning: tuple[Feeds, Procedure] | None = None,
+        over_a_run: bool = False,
+        draws: int = FEW_DRAWS,
+    ) -> Measured:
+        """Run one case in an engine and compare every output with what it should be in float64.
+
+        Args:
+            run: the engine.
+            feeds: the case.
+            procedure: how the case is run, on both sides.
+            beginning: the first steps of a long case and how they are run. Their noise floors are at most
+                the whole's; only where the file is not within those are the whole's worked out.
+            over_a_run: whether it is a whole run of real data, for which budgets are tighter.
+            draws: perturbed runs that the floors are found with at first.
+
+        Raises:
+            RefusedError: the reference refuses the case.
+            GraphError: the file can't run the case.
+        """
+        exact = self.exact(feeds, procedure)
+        got = _given(run, feeds, procedure)
+        ways = [(feeds, procedure, draws), (feeds, procedure, MANY_DRAWS)]
+        ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else ways
+
+        def limit(name: str, known: Expected) -> Array:
+            if self.config.overridden:
+                return np.asarray(self.config.own_limit(exact[name]))
+            if self.budgets:
+                return np.asarray(self.budgets.limit(name, got[name], exact[name], over_a_run=over_a_run))
+            return MULTIPLE * known.floors[name]
+
+        known = (self._floors(*way) for way in (ways[:1] if self.budgets else ways))
+        measured = measure(got, exact, known, limit)
+        if not measured.ok:
+            measured = replace(measured, overflow=self.function.graph.overflow(feeds))
+        self.tally.add_measured(feeds, measured)
+        return measured
+
+    def run_both(self, run: Runner, feeds: Feeds) -> tuple[Feeds, Feeds]:
+        """Return what an engine gives, and the reference in float64; raises as ``measure`` does."""
+        exact = _told(self.function.reference.run64, feeds, whole)
+        return _given(run, feeds, whole), exact
+
+    def exact(self, feeds: Feeds, procedure: Procedure = whole) -> Feeds:
+        """Return the graph's outputs in float64, the reference's where it has none; raises as ``measure``."""
+        return _told(self.function.exact, feeds, procedure)
+
+    def expected(self, feeds: Feeds) -> Expected:
+        """Return what an engine should give, with noise floors; raises as ``measure`` does."""
+        return Expected(self.exact(feeds), self._floors(feeds, whole, DRAWS))
+
+    def _floors(self, feeds: Feeds, procedure: Procedure, draws: int) -> Mapping[str, Array]:
+        if self.budgets:
+            axes = self.manifest.axes
+            return {name: np.zeros([1] * len(axes[name])) for name in self.manifest.output_names}
+        if procedure is whole and draws == FEW_DRAWS:
+            return self._few(feeds)
+        return noise_floors(self.function.graph, feeds, self.function.fixed, procedure, draws)
+
+    @property
+    def policy(self) -> str:
+        """The rule that gives the limits, in words."""
+        if self.config.overridden:
+            return f"limit = {self.config.atol or 0:g} + {self.config.rtol or 0:g} x max |reference|"
+        if self.budgets:
+            return str(self.budgets)
+        return f"in float64 {EQUAL:g} of a channel's largest value; in float32 {POLICY}"
 
     @cached_property
     def unstreamable(self) -> str:
@@ -177,10 +274,11 @@ class Subject:
             if self.graph is None or not self.file.manifest.unstreamable:
                 return ""
             asked = self.graph
-        fixed = fixed_axes(self.manifest)
-        function = Function(asked, reference, fixed) if isinstance(asked, Graph64) else None
+        file = self._chunked(asked.run64)
+        if isinstance(asked, Graph64):
+            file = replace(file, function=Function(asked, reference, fixed_axes(self.manifest)))
         feeds = self.full(self.draw(_ROWS, _STEPS, _OFFSET + 3))
-        found = run_in_chunks(self._chunked(asked.run64), feeds, self.rng(9), function)
+        found = run_in_chunks(file, feeds, self.rng(9))
         if found.error is not None:
             return f"it refuses {_STEPS} steps in chunks of {min(found.sizes)} ({first_line(found.error)})"
         worst = found.worst
@@ -264,3 +362,17 @@ class Subject:
             with contextlib.suppress(*REFUSALS):  # a reference of fixed sizes
                 usual.append(self.reference.computation.run64(feeds))
         return Budgets(self.config.budget, {state.output for state in self.manifest.states}, usual)
+
+
+def _told(run: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
+    try:
+        return procedure(run, feeds)
+    except REFUSALS as error:
+        raise RefusedError(error) from error
+
+
+def _given(run: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
+    try:
+        return procedure(run, feeds)
+    except Exception as error:
+        raise GraphError(error) from error

@@ -25,7 +25,7 @@ from lstm_edge_runtime.golden import (
     GoldenSet,
     replay,
 )
-from lstm_edge_runtime.manifest import Array, Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..numerics.verify import golden_case
@@ -53,12 +53,6 @@ def save_vectors(
     inputs and outputs, as onnx's backend tests read them; beside them ``data.npz``; and ``index.json``.
     An earlier folder of golden vectors is replaced whole: an index never stands beside the sets of another.
 
-    Args:
-        folder: made if need be.
-        file: the file that the vectors are for, with a manifest that fits its graph.
-        reference: what computes the outputs, in its own dtype.
-        config: its seed draws the inputs.
-
     Returns:
         The names of the sets.
 
@@ -76,7 +70,7 @@ def save_vectors(
     entering = [value.name for value in model.graph.input]
     leaving = [value.name for value in model.graph.output]
     sets = tuple(_record(subject))
-    held = _limits(file, sets) if subject.judge.budgets else {}
+    held = _limits(file, sets) if subject.budgets else {}
     entries = []
     contents = {"model.onnx": model.SerializeToString()}
     for each in sets:
@@ -110,14 +104,10 @@ def _record(subject: Subject) -> Iterator[GoldenSet]:
     for place, (n, length) in enumerate(_SIZES):
         feeds = subject.draw(n, length, 9100 + place, at_reset=place == 0)
         start = "states at reset" if place == 0 else "random states"
-        golden = _golden(subject, feeds)
-        yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", golden)
+        yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", _golden(subject, feeds))
     manifest = subject.manifest
-    if manifest.states and manifest.sequence is not None and not subject.unstreamable:
-        yield from _stream(subject, manifest)
-
-
-def _stream(subject: Subject, manifest: Manifest) -> Iterator[GoldenSet]:
+    if not manifest.states or manifest.sequence is None or subject.unstreamable:
+        return
     feeds = subject.full(subject.draw(1, _CHUNKS * _CHUNK, 9200, at_reset=True))
     recorded: list[Golden] = []
 
@@ -133,7 +123,7 @@ def _stream(subject: Subject, manifest: Manifest) -> Iterator[GoldenSet]:
 
 
 def _golden(subject: Subject, feeds: dict[str, Array]) -> Golden:
-    return golden_case(subject.file.manifest, feeds, subject.judge.expected(feeds))
+    return golden_case(subject.file.manifest, feeds, subject.expected(feeds))
 
 
 def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:

@@ -88,6 +88,7 @@ def _draw(file: OnnxFile | None, manifest: Manifest, run: Runner) -> Golden | No
     if not all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f"):
         return None
     int8 = file is not None and any("Quantize" in node.op_type for node in file.every_node())
+    int8 = int8 or manifest.int8_activations
     share = 0.1 if int8 else 1e-3
     limit = {name: share * float(np.abs(array).max(initial=1e-3)) for name, array in outputs.items()}
     return Golden(feeds, outputs, floor={}, limit=limit)

@@ -17,10 +17,10 @@ import numpy as np
 from ..axes import row_factor
 from ..errors import UnsupportedError
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
-from ..onnx_reader import Node, OnnxFile
+from ..onnx_reader import Node, OnnxFile, Tensor
 from . import folding
 from .past import Past
-from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter
+from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
 from .windows import PADDING, stretches, windows_of
 
 __all__ = ["Compiled", "StatePart", "compile_program"]
@@ -322,31 +322,33 @@ class _Compiler:
         if node.op_type not in _LOOKS_BACK:
             inputs = [self._frames(each) if isinstance(each, _Frames) else each for each in inputs]
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
-        results: Sequence[_Any]
         if node.op_type in ("Shape", "Size") or not self._sizes.isdisjoint(node.inputs):
             self._sizes.update(node.outputs)
-        if node.domain in ("", "ai.onnx") and len(known) == len(inputs):
-            results = folding.fold(node, known)
-            counting = node.op_type in _COUNTING and not self._counters.isdisjoint(node.inputs)
-            if node.op_type == "Range" or counting:
-                self._counters.update(node.outputs)
-            counted = node.op_type == "Cast" and results[0].dtype.kind == "f" and not counting
-            if counted and node.outputs[0] in self._sizes and (results[0] == 1).any():
-                raise UnsupportedError("a number of rows or steps that is computed with")
-        else:
-            lower = _LOWER.get((node.domain.replace("ai.onnx", ""), node.op_type))
-            if lower is None:
-                raise UnsupportedError("an operator that is not covered")
-            mark = self._writer.buffers
-            lowered = lower(self, node, inputs)
-            results = lowered if isinstance(lowered, list) else [lowered]
-            if isinstance(lowered, _Value) and min(lowered.buffers) >= mark:
-                self._fresh.add(node.outputs[0])
-        for name, result in zip(node.outputs, results, strict=False):
-            if name:
-                self._values[name] = result
+        stored = node.domain in ("", "ai.onnx") and len(known) == len(inputs)
+        results = self._fold(node, known) if stored else self._operate(node, inputs)
+        self._values.update((name, each) for name, each in zip(node.outputs, results, strict=False) if name)
         if any(name and name not in self._values for name in node.outputs if self._uses[name]):
             raise UnsupportedError("an output that is not covered")
+
+    def _fold(self, node: Node, known: list[Array | None]) -> Sequence[_Any]:
+        results = folding.fold(node, known)
+        counting = node.op_type in _COUNTING and not self._counters.isdisjoint(node.inputs)
+        if node.op_type == "Range" or counting:
+            self._counters.update(node.outputs)
+        counted = node.op_type == "Cast" and results[0].dtype.kind == "f" and not counting
+        if counted and node.outputs[0] in self._sizes and (results[0] == 1).any():
+            raise UnsupportedError("a number of rows or steps that is computed with")
+        return results
+
+    def _operate(self, node: Node, inputs: list[_Any | None]) -> Sequence[_Any]:
+        lower = _LOWER.get((node.domain.replace("ai.onnx", ""), node.op_type))
+        if lower is None:
+            raise UnsupportedError("an operator that is not covered")
+        mark = self._writer.buffers
+        lowered = lower(self, node, inputs)
+        if isinstance(lowered, _Value) and min(lowered.buffers) >= mark:
+            self._fresh.add(node.outputs[0])
+        return lowered if isinstance(lowered, list) else [lowered]
 
     def _rename(self, node: Node, inputs: list[_Any | None]) -> _Value:
         """Change the shape alone: Identity, Reshape, Squeeze, Unsqueeze, Flatten, Dropout."""
@@ -841,7 +843,11 @@ class _Compiler:
     def _recurrent(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
         padded = inputs + [None] * (8 - len(inputs))
         weights = [self._known(padded[i], "weights") for i in (1, 2)]
-        return self._layer(node, node.op_type, padded, weights, None)
+        scales: list[Array | None] = [None, None]
+        for place, each in enumerate(weights if self._manifest.int8_activations else ()):
+            if (found := in_int8(each[0])) is not None and node.op_type != "LSTM":
+                weights[place], scales[place] = found[0][None], found[1]
+        return self._layer(node, node.op_type, padded, weights, scales)
 
     def _int8_lstm(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
         weights, scales = [], []
@@ -858,7 +864,7 @@ class _Compiler:
         kind: str,
         inputs: list[_Any | None],
         weights: list[Array],
-        scales: list[Array] | None,
+        scales: Sequence[Array | None],
     ) -> list[_Any]:
         attributes = node.attributes
         _check_layer(attributes, weights[0].shape[0])
@@ -943,7 +949,7 @@ def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
     Such a state is read by one Concat, which puts this step's frame behind it, and a Slice of the result
     without the oldest frame is its new value.
     """
-    nodes, stored = file.graph.nodes, file.graph.initializers
+    nodes = file.graph.nodes
     readers: dict[str, list[Node]] = {}
     for node in nodes:
         for name in node.inputs:
@@ -952,27 +958,31 @@ def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
     found = {}
     for state in manifest.states:
         reading, slicing = readers.get(state.input, []), made.get(state.output)
-        shape = tuple(axis if isinstance(axis, int) else 1 for axis in state.axes)
-        if len(reading) != 1 or reading[0].op_type != "Concat" or len(reading[0].inputs) != 2:
+        if len(reading) != 1 or slicing is None or state.input in manifest.output_names:
             continue
-        axis = reading[0].attributes["axis"] % max(1, len(shape))
-        joined = (*shape[:axis], shape[axis] + 1, *shape[axis + 1 :])
-        if (
-            reading[0].inputs[0] != state.input
-            or state.input in manifest.output_names
-            or state.dtype != "float32"
-            or not isinstance(state.axes[axis], int)
-            or slicing is None
-            or slicing.op_type != "Slice"
-            or slicing.inputs[0] != reading[0].outputs[0]
-            or not all(name in stored for name in slicing.inputs[1:] if name)
-        ):
-            continue
-        given = [stored[name].array() if name else None for name in slicing.inputs[1:]]
-        cuts = [(at, range(joined[at])[cut]) for at, cut in folding.slices(slicing, joined, given)]
-        if cuts == [(axis, range(1, joined[axis]))]:
+        axis = _axis_of_frames(state, reading[0], slicing, file.graph.initializers)
+        if axis is not None:
             found[state.input] = axis
     return found
+
+
+def _axis_of_frames(
+    state: StateSpec, joining: Node, slicing: Node, stored: Mapping[str, Tensor]
+) -> int | None:
+    """Return the axis along which one node puts a frame behind a state and the other drops the oldest."""
+    if joining.op_type != "Concat" or len(joining.inputs) != 2 or joining.inputs[0] != state.input:
+        return None
+    if slicing.op_type != "Slice" or slicing.inputs[0] != joining.outputs[0]:
+        return None
+    shape = tuple(axis if isinstance(axis, int) else 1 for axis in state.axes)
+    axis: int = joining.attributes["axis"] % max(1, len(shape))
+    known = all(name in stored for name in slicing.inputs[1:] if name)
+    if state.dtype != "float32" or not isinstance(state.axes[axis], int) or not known:
+        return None
+    joined = (*shape[:axis], shape[axis] + 1, *shape[axis + 1 :])
+    given = [stored[name].array() if name else None for name in slicing.inputs[1:]]
+    cuts = [(at, range(joined[at])[cut]) for at, cut in folding.slices(slicing, joined, given)]
+    return axis if cuts == [(axis, range(1, joined[axis]))] else None
 
 
 def _taps_first(places: Array, rank: int) -> Array:

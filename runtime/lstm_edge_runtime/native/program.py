@@ -15,7 +15,7 @@ from .past import Past
 
 __all__ = [
     "INPUT_TYPES", "NONE", "Binary", "Code", "Function", "Operation", "Port", "ProgramWriter", "Weights",
-    "padding_of",
+    "in_int8", "padding_of",
 ]  # fmt: skip
 
 NONE = 0xFFFFFFFF
@@ -301,7 +301,7 @@ class ProgramWriter:
         bias: Array | None = None,
         *,
         peepholes: Array | None = None,
-        scales: Sequence[Array] | None = None,
+        scales: Sequence[Array | None] | None = None,
         clip: float = 0.0,
         flags: int = 0,
         functions: Sequence[tuple[Function, float, float]],
@@ -315,7 +315,7 @@ class ProgramWriter:
             weights: W ``(gates * H, I)`` and R ``(gates * H, H)``.
             bias: Wb + Rb; for a GRU both, one behind the other.
             peepholes: input, output, forget, ``(3 * H,)``.
-            scales: of the outputs of W and R where they are int8, and the inputs are quantized.
+            scales: of the outputs of W and R where they are int8, and their inputs are quantized.
             clip: the limit of what goes into the functions, 0 for none.
             flags: 1 input_forget, 2 linear_before_reset.
             functions: each with alpha and beta.
@@ -488,7 +488,7 @@ class ProgramWriter:
         """Add weights; return the arguments that ``weights`` takes."""
         if scales is not None:
             return self.constant(np.asarray(numbers, "int8")), self._floats(scales), 0
-        if (found := _in_int8(numbers := np.asarray(numbers, "float32"))) is None:
+        if (found := in_int8(numbers := np.asarray(numbers, "float32"))) is None:
             return self.constant(numbers), NONE, 0
         return self.constant(found[0]), NONE, 1 + self._floats(found[1])
 
@@ -504,7 +504,7 @@ class ProgramWriter:
         return (buffers[0], buffers[1] if len(buffers) > 1 else NONE)
 
 
-def _in_int8(weights: Array) -> tuple[Array, Array] | None:
+def in_int8(weights: Array) -> tuple[Array, Array] | None:
     """Return int8 ``(M, K)`` and scales ``(M,)`` whose products are ``weights`` to the bit, in less memory.
 
     There are such where a file stores int8 and a scale for each row: a row's largest is 127 times its scale.

@@ -11,7 +11,7 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.cases import CaseGenerator, InputSpec
-from lstm_edge_exporters.numerics.function import EQUAL, Function, fixed_axes
+from lstm_edge_exporters.numerics.compare import EQUAL, Function, fixed_axes
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.reference import Signature, TorchReference
 

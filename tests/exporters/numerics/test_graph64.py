@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
-from lstm_edge_exporters.numerics.floors import compare_outputs, expected
+from lstm_edge_exporters.numerics.compare import compare_outputs, expected
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.noise import Rounding
 

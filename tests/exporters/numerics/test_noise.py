@@ -9,7 +9,7 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.cases import Case
-from lstm_edge_exporters.numerics.floors import MANY_DRAWS, compare_outputs, expected
+from lstm_edge_exporters.numerics.compare import MANY_DRAWS, compare_outputs, expected
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.noise import Rounding
 

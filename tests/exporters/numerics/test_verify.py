@@ -11,7 +11,7 @@ from onnx.parser import parse_model
 from torch import nn
 
 from lstm_edge_exporters.numerics.cases import GRID, Case, CaseGenerator, InputSpec
-from lstm_edge_exporters.numerics.function import Function
+from lstm_edge_exporters.numerics.compare import Function
 from lstm_edge_exporters.numerics.graph64 import Graph64, MeasuredGraph
 from lstm_edge_exporters.numerics.reference import Injection, Signature, TorchReference, flatten_output
 from lstm_edge_exporters.numerics.verify import verify

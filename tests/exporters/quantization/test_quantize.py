@@ -7,10 +7,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, quantize
 from lstm_edge_exporters.quantization.precision import detect_target
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.manifest import TensorSpec
+from lstm_edge_runtime.native.library import installed
 
 LOOSE = Budget(agreement=0, drift=1, change=1)
 
@@ -123,10 +124,36 @@ def test_weights_keep_to_seven_bits_where_the_device_would_saturate(network, wri
 
 @pytest.mark.parametrize("kind", ["GRU", "RNN"])
 def test_gru_and_rnn_are_stored_and_the_choice_says_why(network, write, kind):
-    made = quantize(write(network(kind)), QuantizeConfig(budget=LOOSE))
+    made = quantize(write(network(kind)), QuantizeConfig(target="x86", budget=LOOSE))
     assert "onnxruntime has no int8 GRU or RNN" in made.picked
     assert made.counts == {f"{kind} stored": 1, "Gemm stored": 1}
     assert kind in _operators(made.model)
+    assert not made.manifest.int8_activations
+
+
+@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
+@pytest.mark.parametrize(("kind", "hidden", "target"), [("GRU", 32, "arm"), ("RNN", 128, "x86")])
+def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
+    network, write, kind, hidden, target, monkeypatch
+):
+    source = write(network(kind, hidden=hidden))
+    made = quantize(source, QuantizeConfig(target=target, budget=LOOSE))
+    assert load(made.model).manifest.int8_activations
+    x = np.random.default_rng(4).normal(size=(2, 30, 8)).astype(np.float32)
+    exact = load(made.model, engine="onnxruntime").run(x)[0]["logits"]
+    native = load(made.model, engine="native")
+    got = native.run(x)[0]["logits"]
+    assert 1e-4 < np.abs(got - exact).max() < 0.1 * np.abs(exact).max()
+    assert np.array_equal(got[:1], native.run(x[:1])[0]["logits"])
+    native.selftest().require()
+    stored = [
+        quantize(source, QuantizeConfig(target=target, budget=Budget(agreement=0, drift=0.004, change=1))),
+        quantize(source, QuantizeConfig(target=target, weights_only=True, budget=LOOSE)),
+    ]
+    assert np.abs(load(stored[0].model, engine="native").run(x)[0]["logits"] - exact).max() < 1e-5
+    monkeypatch.setattr(pipeline, "_on_native", lambda content: None)
+    stored.append(quantize(source, QuantizeConfig(target=target, budget=LOOSE)))
+    assert not any(each.manifest.int8_activations for each in stored)
 
 
 @pytest.mark.parametrize("config", [QuantizeConfig(weights_only=True), QuantizeConfig("fp16")], ids=str)

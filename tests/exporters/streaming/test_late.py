@@ -414,7 +414,7 @@ def test_what_does_not_support_a_delay_refuses(wearable, tmp_path):
     path = tmp_path / "har.onnx"
     wearable[1].save(path)
     for convert_to in (quantize, to_c, to_ort, to_triton):
-        with pytest.raises(UnsupportedError, match="3 steps behind"):
+        with pytest.raises(UnsupportedError, match="3 frames behind"):
             convert_to(path)
 
 

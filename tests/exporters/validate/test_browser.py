@@ -15,6 +15,8 @@ from onnx import numpy_helper
 from lstm_edge_exporters.quantization import Samples
 from lstm_edge_exporters.validate.html import to_html
 
+pytestmark = pytest.mark.system
+
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 KEPT = "LSTM_EDGE_SCREENSHOTS"
 """An environment variable: a folder in which the screenshots are kept."""

@@ -164,9 +164,13 @@ FAULTS = {
     "padding leaks": ("plain", leak_padding, "lengths"),
     "fp16 rounding passed off as fp32": ("plain", round_to_half, "sizes"),
 }
+QUICK = ("gate order swapped", "forget gate off by 1e-4", "state output not carried", "wrong direction")
 
 
-@pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.parametrize(
+    "fault",
+    [pytest.param(each, marks=() if each in QUICK else pytest.mark.system) for each in FAULTS],
+)
 def test_a_seeded_fault_is_found(fault, made, examine, copy_of):
     form, spoil, group = FAULTS[fault]
     one = made(form)
@@ -179,6 +183,7 @@ def test_a_seeded_fault_is_found(fault, made, examine, copy_of):
     assert group in {found.key for found in report.groups if found.failed}
 
 
+@pytest.mark.system
 def test_the_check_that_is_made_for_a_fault_names_it(made, examine, copy_of):
     for form, spoil, name in (
         ("stacked", mix_rows, "rows of a batch are independent"),
@@ -248,6 +253,7 @@ def test_what_float32_leaves_uncertain_is_equal_in_float64_and_named(tmp_path):
     assert not validate(file, against_module(module, file, example), ValidateConfig(quick=True, steps=500)).ok
 
 
+@pytest.mark.system
 def test_an_override_replaces_the_policy(made, examine, copy_of):
     one = made("plain")
     path = copy_of(one)

@@ -7,7 +7,7 @@ from torch import nn
 
 from lstm_edge_exporters import export
 from lstm_edge_exporters.numerics.cases import closed_loop
-from lstm_edge_exporters.numerics.function import Function
+from lstm_edge_exporters.numerics.compare import Function
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.reference import Signature, TorchReference
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate

@@ -14,6 +14,8 @@ from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
 from lstm_edge_runtime.errors import CheckFailedError
 
+pytestmark = pytest.mark.system
+
 RECORDINGS = "lstm_edge/data/basic_motions.npz"
 
 

@@ -310,6 +310,7 @@ def test_weights_that_would_run_code_are_refused_in_a_real_process_too(folder):
     assert not (folder / "ran").exists()
 
 
+@pytest.mark.system
 def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
     (folder / "old.onnx").write_bytes(b"old")
     for name in ("old.onnx", "new.onnx"):
@@ -339,6 +340,7 @@ main()
 """
 
 
+@pytest.mark.system
 def test_an_export_killed_while_it_writes_keeps_the_old_file(folder):
     (folder / "old.onnx").write_bytes(b"old")
     words = ["export", "nets:build", "--input", "tokens=N,L:int64", "-o", "old.onnx"]

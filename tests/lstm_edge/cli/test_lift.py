@@ -57,7 +57,7 @@ def test_a_file_is_lifted_and_the_report_says_what_was_proven(gru, tmp_path):
         "h_0",
         "h_n",
         "(1, N, 4)",
-        "equal bit for bit",
+        "equal to the original in float64 to",
         "equal the whole",
         "next: lstm-edge inspect",
     ):

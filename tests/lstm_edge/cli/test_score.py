@@ -164,6 +164,7 @@ def test_the_table_for_people_names_throughput_and_the_slowest_stage(invoke, har
     every=st.sampled_from([10**9, 1, 7]),
     hold=st.integers(1, 4),
 )
+@pytest.mark.system
 def test_results_do_not_depend_on_how_rows_are_split(
     har, tmp_path_factory, seed, lengths, files, group, rows, every, hold
 ):
@@ -369,6 +370,7 @@ def _peak(data, model, output, rows):
     return int(done.stdout) // 1024
 
 
+@pytest.mark.system
 def test_memory_is_flat_however_long_a_series_is(make, tmp_path):
     names = tuple(f"f{place}" for place in range(256))
     made = make("wide", features=256, feature_names=names, golden=False)

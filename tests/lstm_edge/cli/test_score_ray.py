@@ -17,9 +17,13 @@ import pytest
 from pyarrow import parquet
 
 REQUIRED = os.environ.get("LSTM_EDGE_REQUIRE", "").split()
-pytestmark = pytest.mark.skipif(
-    find_spec("ray") is None and "ray" not in REQUIRED, reason='ray is not installed; pip install "ray[data]"'
-)
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(
+        find_spec("ray") is None and "ray" not in REQUIRED,
+        reason='ray is not installed; pip install "ray[data]"',
+    ),
+]
 
 
 def _descendants(root):

@@ -159,6 +159,7 @@ def test_the_help_states_the_defaults_that_hold():
             assert options[name].help.endswith(f"[default: {stated}]")
 
 
+@pytest.mark.system
 def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path):
     arguments = ["train", data, "-o", tmp_path / "run", "--hidden-size", "6", "--batch-size", "4"]
     ran = process(*arguments, "--epochs", "100000", "--patience", "100000")
@@ -191,6 +192,7 @@ def read_all(terminal):
     return shown.decode()
 
 
+@pytest.mark.system
 def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     leader, follower = pty.openpty()
     ran = subprocess.Popen(

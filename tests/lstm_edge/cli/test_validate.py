@@ -146,6 +146,7 @@ def test_reports_are_written_for_a_failure_as_well(job, invoke, tmp_path):
     assert "plot-ratios" in html.read_text()
 
 
+@pytest.mark.system
 def test_golden_vectors_are_saved_and_replayed_without_the_reference(job, invoke, tmp_path):
     golden = tmp_path / "golden"
     code, out, _ = invoke(
@@ -165,6 +166,7 @@ def test_golden_vectors_are_saved_and_replayed_without_the_reference(job, invoke
     assert invoke("selftest", job / "m.onnx", "--golden", job)[0] == 2
 
 
+@pytest.mark.system
 def test_the_golden_case_in_the_file_is_enough_to_tell_right_from_wrong(job, invoke):
     assert invoke("validate", job / "m.onnx")[0] == 0
     assert invoke("validate", job / "wrong.onnx")[0] == 1
@@ -206,6 +208,7 @@ def test_wrong_usage_is_one_line_and_exit_code_2(job, invoke, monkeypatch, argum
     assert err.count("\n") == 1
 
 
+@pytest.mark.system
 def test_a_real_process_exits_with_what_it_found_and_says_on_standard_error_what_it_checks(job):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     for name, code in (("m.onnx", 0), ("wrong.onnx", 1), ("nowhere.onnx", 2)):

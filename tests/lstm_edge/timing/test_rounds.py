@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from lstm_edge.timing.rounds import Rounds, Timed, calibration_workload, interleave
-from lstm_edge_exporters.numerics.bootstrap import ratio_interval
+from lstm_edge_exporters.bootstrap import ratio_interval
 
 
 def test_percentiles_are_in_microseconds():

@@ -3,8 +3,7 @@
 All but the last check run the file's graph in float64 where it can be.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from itertools import product
@@ -38,15 +37,15 @@ _ROWS = 3
 _LONG, _CHUNK = 1000, 100
 _WIDE = 100
 """How often each row of the golden case is repeated."""
-_SAME = 1e-3, 1e-5
-"""How far a long sequence may be from its chunks, and an output may move when another row changes, in float32
-and relative to its largest value; in float64 a millionth of that."""
+_SAME = 1e-3
+"""How far a long sequence may be from its chunks, as a fraction of an output's largest value; in float64 a
+millionth of that."""
 
 
 def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
     """Run at other sizes, change rows and steps one at a time, and repeat the rows of the golden case."""
     manifest, golden, (graph, _) = file.manifest, file.manifest.golden, file.graph64
-    run, unit = (file.runner(), 1.0) if graph is None else (graph.run64, 1e-6)
+    run, same = (file.runner(), _SAME) if graph is None else (graph.run64, 1e-6 * _SAME)
     cases = CaseGenerator.of(manifest, golden.inputs if golden else {}, None, seed)
     # of a length that the file is known to take
     steps = manifest.steps(golden.inputs) if golden and manifest.time_axes else 12
@@ -56,15 +55,12 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
         yield answered("runs at other batch sizes", said)
     if manifest.sequence is not None:
         yield _lengths(manifest, run, cases, steps)
-    exact = file.precision in ("fp32", "fp64")
     for length in (2 * steps + 4, _LONG) if manifest.sequence is not None else (steps,):
-        yield from _dependence(manifest, run, cases, length, apart=unit * _SAME[1] if exact else np.inf)
-    if exact and manifest.sequence is not None and manifest.streamable:
-        yield _ask(f"{_LONG} steps equal their chunks", lambda: _long(manifest, run, cases, unit * _SAME[0]))
+        yield from _dependence(manifest, run, cases, length)
+    if file.precision in ("fp32", "fp64") and manifest.sequence is not None and manifest.streamable:
+        yield _ask(f"{_LONG} steps equal their chunks", lambda: _long(manifest, run, cases, same))
     if manifest.stream is not None:
-        yield _ask(
-            "a stream gives the frames of the whole", lambda: _stream(file, run, cases, unit * _SAME[0])
-        )
+        yield _ask("a stream gives the frames of the whole", lambda: _stream(file, run, cases, same))
     if golden is not None and manifest.batch is not None:
         yield _ask("rows of the golden case repeated", lambda: _repeated(manifest, file.runner(), golden))
 
@@ -96,56 +92,30 @@ def _try(manifest: Manifest, run: Runner, cases: CaseGenerator, n: int, length: 
         return f"at {case} it does not run: {first_line(error)}"
 
 
-Moves = Mapping[tuple[int, str], Sequence[Mapping[str, float]]]
-"""By the row and the span whose inputs changed, how far each row's outputs moved, by name."""
-
-
-def _dependence(
-    manifest: Manifest, run: Runner, cases: CaseGenerator, length: int, *, apart: float
-) -> Iterator[Check]:
-    """Change the first and the last steps of one row: that row must follow, and no other."""
+def _dependence(manifest: Manifest, run: Runner, cases: CaseGenerator, length: int) -> Iterator[Check]:
+    """Change the first and the last steps of one row, which must follow."""
     rows = range(_ROWS) if manifest.batch is not None else range(1)
     feeds = full_length(manifest, cases.case(_ROWS, length, at_reset=True, offset=_OFFSET + 1).feeds)
     rng = np.random.default_rng((cases.seed, _OFFSET))
     other = {name: rng.permutation(array.reshape(-1)).reshape(array.shape) for name, array in feeds.items()}
     spans = {"first": slice(0, length // 4), "last": slice(length - length // 4, length)}
-    moves: dict[tuple[int, str], list[dict[str, float]]] = {}
+    moved: dict[tuple[int, str], set[str]] = {}
     try:
         before = run(feeds)
         for row, about in product(rows, spans):
             after = run(_changed(manifest, feeds, other, row, spans[about]))
-            moves[row, about] = [_moved(manifest, before, after, each) for each in rows]
+            moved[row, about] = set(_moved(manifest, before, after, row))
     except Exception:  # noqa: BLE001 - a length that it does not take; see above
         return
     # what is long ago may be forgotten: in a stream the first steps, otherwise those of either end
     needed = [about for about in spans if length < _LONG or (manifest.streamable and about == "last")]
-    deaf = ", ".join(_deaf(manifest, moves, needed))
-    said = {f"every row and step counts, L={length}": f"no output depends on {deaf}" if deaf else ""}
-    if apart < np.inf and len(rows) > 1:
-        leaking = ", ".join(_leaking(moves, apart))
-        about = f"other rows change with {leaking}" if leaking else ""
-        said[f"rows do not change one another, L={length}"] = about
-    yield from (replace(answered(name, why), size=(len(rows), length)) for name, why in said.items())
-
-
-def _deaf(manifest: Manifest, moves: Moves, needed: Sequence[str]) -> Iterator[str]:
-    """Return the steps and rows that no output of their row depends on, and the outputs that never move."""
-    felt = {(row, about): any(moved[row].values()) for (row, about), moved in moves.items()}
-    unfelt = [key for key, is_felt in felt.items() if not is_felt]
-    yield from (f"the {about} steps of row {row}" for row, about in unfelt if about in needed)
-    yield from (
-        f"any step of row {row}" for row, count in Counter(row for row, _ in unfelt).items() if count > 1
-    )
-    moving = {name for (row, _), moved in moves.items() for name, by in moved[row].items() if by > 0}
-    still = {spec.name for spec in manifest.outputs if _varies(manifest, spec.name)} - moving
-    yield from (f"any step in {name}" for name in sorted(still))
-
-
-def _leaking(moves: Moves, apart: float) -> Iterator[str]:
-    """Return the steps and rows with which other rows change by more than ``apart``."""
-    for (row, about), moved in moves.items():
-        if any(by > apart for each, outputs in enumerate(moved) if each != row for by in outputs.values()):
-            yield f"the {about} steps of row {row}"
+    unfelt = [key for key, names in moved.items() if not names]
+    deaf = [f"the {about} steps of row {row}" for row, about in unfelt if about in needed]
+    deaf += [f"any step of row {row}" for row in rows if all((row, about) in unfelt for about in spans)]
+    varying = {spec.name for spec in manifest.outputs if _varies(manifest, spec.name)}
+    deaf += [f"any step in {name}" for name in sorted(varying.difference(*moved.values()))]
+    said = f"no output depends on {', '.join(deaf)}" if deaf else ""
+    yield replace(answered(f"every row and step counts, L={length}", said), size=(len(rows), length))
 
 
 def _varies(manifest: Manifest, name: str) -> bool:
@@ -166,25 +136,28 @@ def _changed(manifest: Manifest, feeds: Feeds, other: Feeds, row: int, span: sli
     return changed
 
 
-def _moved(manifest: Manifest, before: Feeds, after: Feeds, row: int) -> dict[str, float]:
-    """Return by how much of its largest value what belongs to ``row`` moved, by output."""
-    found = {}
+def _moved(manifest: Manifest, before: Feeds, after: Feeds, row: int) -> Iterator[str]:
+    """Return the outputs of which what belongs to ``row`` moved."""
     for name, array in before.items():
         one, two = (take_rows(manifest, name, each, row, _ROWS) for each in (array, after[name]))
-        scale = float(np.max(np.abs(one), initial=0.0)) or 1.0
-        found[name] = float(np.nan_to_num(np.abs(one.astype(np.float64) - two)).max(initial=0.0)) / scale
-    return found
+        if not np.array_equal(np.nan_to_num(one), np.nan_to_num(two)):
+            yield name
 
 
 def _long(manifest: Manifest, run: Runner, cases: CaseGenerator, same: float) -> str:
     """A long sequence in one call is the same in chunks, whatever the file computes."""
     feeds = full_length(manifest, cases.case(1, _LONG, at_reset=True, offset=_OFFSET + 2).feeds)
-    whole = run(feeds)
-    for name, array in in_chunks(manifest, even_sizes(_LONG, _CHUNK))(run, feeds).items():
+    chunks = in_chunks(manifest, even_sizes(_LONG, _CHUNK))(run, feeds)
+    return _apart("the whole and chunks with states carried", run(feeds), chunks, same)
+
+
+def _apart(about: str, one: Feeds, other: Feeds, same: float) -> str:
+    """Return by how much an output of one run differs from the other's, where that is too much."""
+    for name, array in other.items():
         limit = same * np.abs(array.astype(np.float64)).max(initial=0.0)
-        found = compare(name, whole[name], array, floor=0.0, limit=limit)
+        found = compare(name, one[name], array, floor=0.0, limit=limit)
         if not found.ok:
-            return f"the whole and chunks with states carried: {found}"
+            return f"{about}: {found}"
     return ""
 
 
@@ -202,20 +175,13 @@ def _stream(file: ModelFile, run: Runner, cases: CaseGenerator, same: float) -> 
     assert manifest.stream is not None
     content = add_initializers(manifest.stream.graph, file.path.read_bytes())
     graph = open_graph(content, partial(run_by_name, open_isolated(content)))
-    steps = 3 * settled_after(streaming) + 24
+    steps = 3 * settled_after(streaming) + -(-24 // streaming.unit) * streaming.unit
     feeds = with_past(streaming, cases.case(2, steps, at_reset=True, offset=_OFFSET + 3).feeds)
+    sizes = random_sizes(steps, np.random.default_rng(cases.seed))
+    one, chunks = (run_delayed(graph.run64, streaming, feeds, each) for each in ([steps], sizes))
     whole = frames_of(streaming, manifest)(run, feeds)
-    one, chunks = (
-        run_delayed(graph.run64, streaming, feeds, sizes)
-        for sizes in ([steps], random_sizes(steps, np.random.default_rng(cases.seed)))
-    )
-    for name, array in chunks.items():
-        expected = whole[name] if name in streaming.time_axes else one[name]
-        limit = same * np.abs(expected.astype(np.float64)).max(initial=0.0)
-        found = compare(name, array, expected, floor=0.0, limit=limit)
-        if not found.ok:
-            return f"the whole and the stream: {found}"
-    return ""
+    expected = {name: (whole if name in streaming.time_axes else one)[name] for name in chunks}
+    return _apart("the whole and the stream", chunks, expected, same)
 
 
 def _repeated(manifest: Manifest, run: Runner, golden: Golden) -> str:

@@ -61,8 +61,8 @@ FIELDS = {
         """inputs.dtype outputs.dtype states.dtype states.start precision provenance.opset stream.graph
         stream.outputs.name stream.outputs.dtype stream.outputs.axes stream.states.input
         stream.states.output stream.states.dtype stream.states.axes stream.states.reset
-        stream.states.start stream.delays stream.golden.inputs stream.golden.outputs stream.golden.floor
-        stream.golden.limit stream.golden.limits stream.golden.more""".split(),  # noqa: SIM905
+        stream.states.start stream.delays stream.unit stream.golden.inputs stream.golden.outputs
+        stream.golden.floor stream.golden.limit stream.golden.limits stream.golden.more""".split(),  # noqa: SIM905
         Evidence.GRAPH,
     ),
     **dict.fromkeys("signal.missing provenance equivalence identity".split(), Evidence.FILE),  # noqa: SIM905
@@ -87,8 +87,8 @@ def compare_facts(file: ModelFile, reference: ReferenceModel | None) -> Iterator
     if reference is None:
         return
     theirs = reference.manifest
-    yield from _tensors("input", mine, mine.inputs, theirs, theirs.inputs)
-    yield from _tensors("output", mine, mine.outputs, theirs, theirs.outputs)
+    yield from _tensors("input", mine, theirs)
+    yield from _tensors("output", mine, theirs)
     yield from _states(mine, theirs)
     yield _fact("lengths", mine.lengths, theirs.lengths)
     yield from _ranges(mine, theirs, asked=reference.asks_ranges)
@@ -126,12 +126,9 @@ def _words(value: Any) -> str:
 def _in_the_graph(file: ModelFile) -> Iterator[Fact]:
     """Names must come in the graph's order, and the same axes must be fixed."""
     manifest, content = file.manifest, file.content.graph
-    for role, specs, values in (
-        ("inputs", manifest.inputs, content.inputs),
-        ("outputs", manifest.outputs, content.outputs),
-    ):
-        stated = tuple(spec.name for spec in specs)
-        order = tuple(value.name for value in values if value.name in stated)
+    for role in ("inputs", "outputs"):
+        stated = tuple(spec.name for spec in getattr(manifest, role))
+        order = tuple(value.name for value in getattr(content, role) if value.name in stated)
         if order != stated:
             yield _fact(f"order of {role} in the graph", stated, order)
     graph = file.graph_axes
@@ -141,10 +138,8 @@ def _in_the_graph(file: ModelFile) -> Iterator[Fact]:
             yield Fact(f"axes of {name} in the graph", describe(axes), describe(found), same=False)
 
 
-def _tensors(
-    role: str, mine: Manifest, specs: tuple[TensorSpec, ...], theirs: Manifest, others: tuple[TensorSpec, ...]
-) -> Iterator[Fact]:
-    found, expected = {spec.name: spec for spec in specs}, {spec.name: spec for spec in others}
+def _tensors(role: str, mine: Manifest, theirs: Manifest) -> Iterator[Fact]:
+    found, expected = ({spec.name: spec for spec in getattr(each, f"{role}s")} for each in (mine, theirs))
     yield _fact(f"{role}s", tuple(found), tuple(expected))
     for name in sorted(found.keys() & expected.keys()):
         yield _tensor_fact(f"{role} {name}", found[name], mine, expected[name], theirs)
@@ -159,15 +154,12 @@ def _tensor_fact(
     in a file without a manifest, fits any.
     """
     (one, found), (two, expected) = _kind_and_roles(mine, own), _kind_and_roles(theirs, other)
-    same = _match(
-        found,
-        expected,
-        lambda axis, should: (
-            axis == should or (isinstance(axis, str) and (isinstance(should, int) or should == _FREE))
-        ),
-    )
-    mine_is, theirs_is = f"{one} {describe(found)}", f"{two} {describe(expected)}"
-    return Fact(name, mine_is, theirs_is, same=same and one == two)
+
+    def fits(axis: int | str, should: int | str) -> bool:
+        return axis == should or (isinstance(axis, str) and (isinstance(should, int) or should == _FREE))
+
+    same = one == two and _match(found, expected, fits)
+    return Fact(name, f"{one} {describe(found)}", f"{two} {describe(expected)}", same=same)
 
 
 def _kind_and_roles(spec: TensorSpec | StateSpec, manifest: Manifest) -> tuple[str, Axes]:
@@ -213,7 +205,7 @@ def _meaning(mine: Manifest, theirs: Manifest, reference: ReferenceModel) -> Ite
     for name, (file, known) in pairs.items():
         if known is not None:
             yield _fact(name, file, known)
-        elif file is not None and file != ():
+        elif _words(file):
             yield Fact(name, _words(file), None)
 
 
@@ -241,7 +233,12 @@ _PEEPHOLES = 7
 
 def check_file(file: ModelFile, facts: tuple[Fact, ...]) -> Iterator[Check]:
     """Check form, age, names, axes and what the file states, without running it."""
-    yield answered("onnx.checker", _checker(file))
+    refused = ""
+    try:
+        onnx.checker.check_model(str(file.path), full_check=True)
+    except Exception as error:  # noqa: BLE001 - the checker raises several kinds
+        refused = first_line(error)
+    yield answered("onnx.checker", refused)
     yield answered("manifest and graph agree", file.broken)
     opset, version = file.content.opset, file.content.ir_version
     about, new = f"opset {opset}, IR version {version}", opset > OPSETS[-1] or version > IR_VERSIONS[-1]
@@ -262,12 +259,11 @@ def check_claims(subject: Subject) -> Iterator[Check]:
     """Check by running the reference: whether it can be streamed, padding, counts, and shapes."""
     mine = subject.file.manifest
     if subject.file.has_manifest and subject.manifest.states and subject.manifest.sequence is not None:
-        cautious = bool(mine.unstreamable) and not subject.unstreamable and _reads_backwards(subject.file)
-        yield (
-            Check("streamable", "passed", "the file says no, as it reads time backwards; chunks were equal")
-            if cautious
-            else _same("streamable", not mine.unstreamable, not subject.unstreamable, subject.unstreamable)
-        )
+        if mine.unstreamable and not subject.unstreamable and _reads_backwards(subject.file):
+            about = "the file says no, as it reads time backwards; chunks were equal"
+            yield Check("streamable", "passed", about)
+        else:
+            yield _same("streamable", not mine.unstreamable, not subject.unstreamable, subject.unstreamable)
         if subject.manifest.lengths is not None and not subject.unstreamable:
             yield _same("states stop at lengths", mine.padded_states, subject.padded_states)
     if subject.file.has_manifest and {*mine.counts} != {*subject.manifest.counts}:
@@ -315,14 +311,6 @@ def _same(name: str, file: bool, reference: bool, why: str = "") -> Check:
     words = {True: "yes", False: "no"}
     about = f"the file says {words[file]}, the reference {words[reference]}{f': {why}' if why else ''}"
     return answered(name, "" if file == reference else about)
-
-
-def _checker(file: ModelFile) -> str:
-    try:
-        onnx.checker.check_model(str(file.path), full_check=True)
-    except Exception as error:  # noqa: BLE001 - the checker raises several kinds
-        return first_line(error)
-    return ""
 
 
 def _operators(file: ModelFile) -> Check:
@@ -377,7 +365,7 @@ def _shapes(subject: Subject) -> Check:
         for place, (n, length) in enumerate(((3, 8), (2, 11))):
             feeds = subject.draw(n, length, _SHAPES_OFFSET + place)
             rows, steps = case_size(subject.manifest, feeds)
-            got, _ = subject.judge.run_both(subject.run, feeds)
+            got, _ = subject.run_both(subject.run, feeds)
             sizes = {name: size for name, size in ((mine.batch, rows), (mine.sequence, steps)) if name}
             wrong += (f"{each} at N={rows}, L={steps}" for each in misshapen(mine, got, sizes))
         return answered("shapes of outputs", "; ".join(wrong))

@@ -23,8 +23,7 @@ from ...numerics.cases import (
     whole,
     with_padding,
 )
-from ...numerics.floors import Measured
-from ..judge import REFUSALS
+from ...numerics.compare import REFUSALS, Measured
 from ..report import Check, Curve
 from ..subject import Subject
 
@@ -81,21 +80,18 @@ _PROVIDER_SIZES = (*_QUICK_PROVIDER_SIZES, (8, 64))
 def check_sizes(subject: Subject) -> Iterator[Check]:
     """Compare at each ``(N, L)``, one and primes among them, from reset and from random states in turn."""
     manifest = subject.manifest
-    grid = _QUICK_GRID if subject.config.quick else _GRID
-    seen: set[str] = set()
-    compared = False
-    for place, (n, length) in enumerate(grid):
+    seen: dict[str, str] = {}
+    for place, (n, length) in enumerate(_QUICK_GRID if subject.config.quick else _GRID):
         sizes = {"N": n if manifest.batch else None, "L": length if manifest.sequence else None}
         name = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size) or "fixed sizes"
         if name in seen:
             continue
-        seen.add(name)
         offset, at_reset = _OFFSETS["sizes"] + place, place % 3 == 0
         feeds = subject.draw(n, length, offset, at_reset=at_reset, full=place % 2 == 0 or length >= _LONG)
         one = subject.check(f"{name}{', states at reset' if at_reset else ''}", feeds)
-        compared = compared or one.status != "skipped"
+        seen[name] = one.status
         yield one
-    if not compared:
+    if {*seen.values()} == {"skipped"}:
         yield Check("any size at all", "failed", "the reference refuses all of them")
 
 
@@ -107,7 +103,7 @@ def check_states(subject: Subject) -> Iterator[Check]:
         yield subject.check("at reset", at_reset)
         feeds = subject.draw(rows, steps, offset + 1)
         yield subject.check("random", feeds)
-        if subject.judge.budgets is None:
+        if subject.budgets is None:
             large = {
                 name: state * state.dtype.type(_LARGE) for name, state in manifest.states_in(feeds).items()
             }
@@ -116,7 +112,14 @@ def check_states(subject: Subject) -> Iterator[Check]:
             yield Check("large", "skipped", _BEYOND_BUDGET)
         for name, state in manifest.states_in(feeds).items():
             yield subject.check(f"only {name} away from reset", at_reset | {name: state})
-        yield _after_long_run(subject, feeds, subject.draw(rows, _WARM_STEPS, offset + 2, at_reset=True))
+        long, name = subject.draw(rows, _WARM_STEPS, offset + 2, at_reset=True), f"after {_WARM_STEPS} steps"
+
+        def compare() -> Check:
+            own = subject.exact(long)
+            ends = {state.input: own[state.output].astype(state.dtype) for state in manifest.states}
+            return subject.check(name, feeds | ends)
+
+        yield subject.ask(name, compare, feeds)
     allowed = manifest.ranges.get(manifest.batch or "", AxisRange())
     if allowed.nearest(1) > 1:
         about = f"a call takes {allowed} rows"
@@ -124,22 +127,12 @@ def check_states(subject: Subject) -> Iterator[Check]:
     elif manifest.batch is not None:
         # short rows alone may give short outputs
         feeds = subject.full(subject.draw(rows, steps, offset + 3))
-
-        alone = partial(row_by_row, manifest)
         yield subject.check(
-            "rows of a batch are independent", feeds, lambda run, feeds: alone(run)(feeds), whole
+            "rows of a batch are independent",
+            feeds,
+            lambda run, feeds: row_by_row(manifest, run)(feeds),
+            whole,
         )
-
-
-def _after_long_run(subject: Subject, feeds: dict[str, Array], long: dict[str, Array]) -> Check:
-    name = f"after {_WARM_STEPS} steps"
-
-    def compare() -> Check:
-        own = subject.judge.exact(long)
-        ends = {state.input: own[state.output].astype(state.dtype) for state in subject.manifest.states}
-        return subject.check(name, feeds | ends)
-
-    return subject.ask(name, compare, feeds)
 
 
 def check_lengths(subject: Subject) -> Iterator[Check]:
@@ -207,7 +200,7 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
     long = max(1, subject.config.steps // 10) if subject.config.quick else subject.config.steps
     chunk = _QUICK_CHUNK if subject.config.quick else _CHUNK
     yield _long_run(subject, "drift", f"{long} steps in chunks of {chunk}", long, chunk)
-    if subject.judge.budgets and subject.config.data is not None:
+    if subject.budgets and subject.config.data is not None:
         from ...quantization.config import STEPS
 
         # as the gate of an int8 or fp16 file went through it
@@ -232,17 +225,13 @@ def _long_run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> 
 
 
 def _curve(measured: Measured, steps: list[int]) -> Curve:
-    exact = measured.known.ref64
-    error = np.max([_by_piece(measured.got[name], exact[name]) for name in exact], axis=0)
+    errors = []
+    for name, exact in measured.known.ref64.items():
+        same = measured.got[name].shape == exact.shape
+        away = np.abs(measured.got[name].astype(np.float64) - exact) if same else np.full(exact.shape, np.inf)
+        errors.append(away.reshape(len(exact), -1).max(axis=1, initial=0.0))
     limit = max(record.limit for record in measured.records)
-    return Curve(tuple(steps), tuple(map(float, error)), limit)
-
-
-def _by_piece(one: Array, wide: Array) -> Array:
-    if one.shape != wide.shape:
-        return np.full(len(wide), np.inf)
-    difference = np.abs(one.astype(np.float64) - wide)
-    return np.asarray(difference.reshape(len(wide), -1).max(axis=1, initial=0.0))
+    return Curve(tuple(steps), tuple(map(float, np.max(errors, axis=0))), limit)
 
 
 def check_inputs(subject: Subject) -> Iterator[Check]:
@@ -252,7 +241,7 @@ def check_inputs(subject: Subject) -> Iterator[Check]:
         for part, feeds in subject.sample_batches(most, _BATCH):
             name = f"data, {counted(len(part), 'sample')} from {part[0]}"
             yield subject.check_engine(name, feeds, subject.run_alone)
-            if not subject.judge.budgets:
+            if not subject.budgets:
                 yield subject.check(f"{name}, in float64", feeds)
     rows, steps = 3, 31
     feeds = subject.draw(rows, steps, _OFFSETS["inputs"])
@@ -273,7 +262,7 @@ def check_inputs(subject: Subject) -> Iterator[Check]:
         "one spike": _spike,
     }
     for about, change in kinds.items():
-        if about in _BEYOND and subject.judge.budgets:
+        if about in _BEYOND and subject.budgets:
             yield Check(about, "skipped", _BEYOND_BUDGET)
             continue
         changed = {name: np.asarray(change(feeds[name]), dtype=feeds[name].dtype) for name in names}

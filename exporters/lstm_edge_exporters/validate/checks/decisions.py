@@ -8,7 +8,7 @@ import numpy as np
 from lstm_edge_runtime.manifest import Array, Task
 
 from ...numerics.cases import Feeds, take_rows
-from ...numerics.floors import Measured
+from ...numerics.compare import Measured
 from ..report import Check, Disagreement
 from ..subject import Subject
 
@@ -49,7 +49,7 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
     def measure() -> Measured:
         feeds = batches[0][1].items()
         few = {each: take_rows(subject.manifest, each, array, 0, rows[0], _FEW) for each, array in feeds}
-        return subject.judge.measure(subject.run_alone, few)
+        return subject.measure(subject.run_alone, few)
 
     def compare(carried: str, runs: Iterator[tuple[Feeds, Feeds]]) -> Check:
         measured, found = measure(), list(runs)
@@ -62,7 +62,7 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
     if not classify and truth is None:
         yield Check("values", "skipped", "values are compared in the other groups; give --data with targets")
         return
-    single = (subject.judge.run_both(subject.run_alone, feeds) for _, feeds in batches)
+    single = (subject.run_both(subject.run_alone, feeds) for _, feeds in batches)
     yield subject.ask(name, lambda: compare("", single))
     if data is not None and subject.manifest.streamable and not subject.manifest.from_reset:
         streamed = _one_after_another(subject, batches)
@@ -77,7 +77,7 @@ def _one_after_another(
     for at, (part, feeds) in enumerate(batches):
         if at and len(part) != len(batches[at - 1][0]):
             states = {}
-        both = subject.judge.run_both(subject.run_alone, {**feeds, **states})
+        both = subject.run_both(subject.run_alone, {**feeds, **states})
         states = {
             spec.input: both[1][spec.output].astype(feeds[spec.input].dtype)
             for spec in subject.manifest.states
@@ -126,7 +126,7 @@ def _labels(
     if classes is not None:
         right = [float((labels == classes).mean()) for labels in (theirs, ours)]
         message += f"; accuracy {right[0]:.4f} in the reference, {right[1]:.4f} in the file"
-    budgets = subject.judge.budgets
+    budgets = subject.budgets
     least, allowed = (
         (budgets.agreement, budgets.allowed(task.output, wide)) if budgets else (1.0, worst.limit)
     )

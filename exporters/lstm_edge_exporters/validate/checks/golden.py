@@ -1,8 +1,8 @@
 """The golden cases: they must be those that the reference gives, and the file must pass them."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import partial
 from itertools import zip_longest
 
 import numpy as np
@@ -15,7 +15,7 @@ from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_
 from lstm_edge_runtime.tolerance import Comparison, compare
 
 from ...numerics.cases import Feeds, case_size
-from ...numerics.floors import DRAWS, Expected, Measured
+from ...numerics.compare import DRAWS, Expected, Measured
 from ...numerics.verify import record_golden
 from ..config import ValidateConfig
 from ..reference import ModelFile, ReferenceModel
@@ -45,9 +45,9 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
                 check_golden_case(subject.manifest, golden)
             except (CheckFailedError, ManifestError) as error:
                 return Check(name, "failed", f"it does not fit the file: {error}")
-            measured = subject.judge.measure(lambda _: golden.outputs, golden.inputs, draws=DRAWS)
+            measured = subject.measure(lambda _: golden.outputs, golden.inputs, draws=DRAWS)
             wrong.extend(_wrong_limits(subject, golden, measured))
-            records = _float_records(golden, measured) if subject.judge.budgets else measured.records
+            records = _float_records(golden, measured) if subject.budgets else measured.records
             return judged(name, records)
 
         yield subject.ask(name, compare)
@@ -60,9 +60,12 @@ def other_weights(file: ModelFile, reference: ReferenceModel, config: ValidateCo
     Weights may have other names and give the same.
     """
     exported, golden = file.manifest.provenance.get("weights_sha256"), file.manifest.golden
-    if golden is None or not exported or reference.weights in ("", exported):
-        return ""
-    if not comparable(file, reference):
+    if (
+        golden is None
+        or not exported
+        or reference.weights in ("", exported)
+        or not comparable(file, reference)
+    ):
         return ""
     found = Subject(file, reference, config).check("golden case", golden.inputs)
     return found.message if found.status == "failed" else ""
@@ -85,29 +88,24 @@ def _coverage(subject: Subject, recorded: Sequence[Golden]) -> Check:
 def _regenerated(subject: Subject) -> tuple[Golden, ...]:
     """Return the cases that are to be expected; none for a file made elsewhere."""
     golden = subject.reference.manifest.golden
+
+    def expect(feeds: Feeds) -> Expected:  # the noise floors are not asked
+        outputs = subject.reference.computation.run64(feeds)
+        return Expected(outputs, {name: np.zeros([1] * array.ndim) for name, array in outputs.items()})
+
     if golden is None and subject.reference.regenerates:
-        try:
-            cases = [*subject.cases.cases()]
-            golden = record_golden(partial(_exact, subject), subject.manifest, subject.cases, cases)
-        except CheckFailedError:
-            return ()
+        with contextlib.suppress(CheckFailedError):
+            golden = record_golden(expect, subject.manifest, subject.cases, [*subject.cases.cases()])
     return () if golden is None else (golden, *golden.more)
-
-
-def _exact(subject: Subject, feeds: Feeds) -> Expected:
-    """Return what the reference gives; of a case that is only expected the noise floors are not asked."""
-    outputs = subject.reference.computation.run64(feeds)
-    return Expected(outputs, {name: np.zeros([1] * array.ndim) for name, array in outputs.items()})
 
 
 def _lacks(subject: Subject, golden: Golden, expected: Golden | None) -> Iterator[str]:
     if expected is None or {*golden.inputs} != {*expected.inputs}:  # the cases themselves are compared, too
         return
-    found, wanted = (case_size(subject.manifest, each.inputs) for each in (golden, expected))
-    if found[0] < wanted[0] or found[1] < wanted[1]:
-        (rows, steps), (least, most) = found, wanted
+    (rows, steps), (least, most) = (case_size(subject.manifest, each.inputs) for each in (golden, expected))
+    if rows < least or steps < most:
         yield f"the file has N={rows}, L={steps}, expected N={least}, L={most}"
-    limited = golden.limit if subject.judge.budgets else golden.limits
+    limited = golden.limit if subject.budgets else golden.limits
     for name in expected.limits:
         if name not in limited:
             yield f"{name} has no limits"
@@ -127,18 +125,15 @@ def _float_records(golden: Golden, measured: Measured) -> tuple[Comparison, ...]
     )
 
 
-def _device_limits(subject: Subject, golden: Golden) -> dict[str, float]:
-    """Return the limits of a quantized file's case as ``quantize`` records them."""
-    from ...quantization.judge import device_limits
-
-    alone = subject.file.manifest._replace(golden=golden._replace(more=()))
-    replays = replay_golden(alone, subject.run)
-    return device_limits([each for replay in replays for each in replay.comparisons], golden.outputs)
-
-
 def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Iterator[str]:
     """Compare each channel's limit and each output's floor with what is found here."""
-    budgets = _device_limits(subject, golden) if subject.judge.budgets else {}
+    budgets: dict[str, float] = {}
+    if subject.budgets:
+        from ...quantization.judge import device_limits
+
+        alone = subject.file.manifest._replace(golden=golden._replace(more=()))
+        replays = replay_golden(alone, subject.run)
+        budgets = device_limits([each for replay in replays for each in replay.comparisons], golden.outputs)
     for name, exact in measured.known.ref64.items():
         if exact.dtype.kind != "f":
             continue
@@ -152,12 +147,10 @@ def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Itera
                 limits = limits.max(axis=over, keepdims=True)
         else:  # one an output, as lifted files and those made before have
             limits = golden_limits(golden._replace(floor={name: largest}, limit={}), name)
-        for what, one, other in (
-            ("limit", golden_limits(golden, name), limits),
-            ("floor", np.asarray(golden.floor.get(name, 0.0)), np.asarray(largest)),
-        ):
-            if what == "floor" and subject.judge.budgets:
-                continue
+        found = {"limit": (golden_limits(golden, name), limits)}
+        if not budgets:
+            found["floor"] = np.asarray(golden.floor.get(name, 0.0)), np.asarray(largest)
+        for what, (one, other) in found.items():
             with np.errstate(divide="ignore", invalid="ignore"):
                 ratio = np.nan_to_num(one / other, nan=0.0, posinf=np.inf)  # both may be 0
             worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)

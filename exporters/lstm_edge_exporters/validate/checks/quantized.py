@@ -1,11 +1,9 @@
 """The weights of an int8 or fp16 file: they must be the reference's, but for their rounding.
 
 Each rounded weight, multiplied by its scale, must be within half a step of one of the reference's. Then the
-file's float twin, which has these weights and float arithmetic, is compared with the reference in float64.
-Only the rounding of weights is between the two, and the scales say what that can change: the twin is run
-again with every rounded weight moved by a random part of its step. Each element of the fixed axes may differ
-in mean, and in the spread around it, by a few times what those runs do. The budgets are not as sharp, as they
-have room for quantized activations: a bias of zero or an output scaled by 1.4 may be within them.
+file's float twin is compared with the reference in float64: each element of the fixed axes may differ in
+mean, and in the spread around it, by a few times what moving every rounded weight by a random part of its
+step does. The budgets, which have room for quantized activations, are not as sharp.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +21,8 @@ from lstm_edge_runtime.manifest import Array
 from ...graph import to_proto
 from ...lift.quantized import STEP, float_twin, is_quantized
 from ...numerics.cases import Feeds
+from ...numerics.compare import REFUSALS, RefusedError
 from ...numerics.graph64 import Graph64
-from ..judge import REFUSALS, RefusedError
 from ..report import Check, answered
 from ..subject import Subject
 

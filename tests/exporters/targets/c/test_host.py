@@ -22,6 +22,8 @@ from lstm_edge_runtime.tolerance import limit_for
 
 from .conftest import LABELS, NETWORKS
 
+pytestmark = pytest.mark.system
+
 WARNINGS = ("-Wall", "-Wextra", "-Wconversion", "-pedantic", "-Werror")
 STRICT = ("-std=c99", *WARNINGS, "-O1", "-g")
 SANITIZED = ("-fsanitize=address,undefined", "-fno-sanitize-recover=all")
@@ -243,9 +245,11 @@ def test_weights_that_are_stored_in_int8_stay_so_in_flash(kind, weights_only, fi
     find_program("cc", "gcc", "clang")
     torch.manual_seed(0)
     export(Recurrent(kind).eval(), torch.randn(2, 5, 8)).save(tmp_path / "m.onnx")
-    quantize(tmp_path / "m.onnx", QuantizeConfig(weights_only=weights_only)).save(tmp_path / "small.onnx")
+    small = quantize(tmp_path / "m.onnx", QuantizeConfig(target="arm", weights_only=weights_only))
+    small.save(tmp_path / "small.onnx", force=True)
     made, weights = to_c(tmp_path / "small.onnx"), 32 * 40 * (3 if kind == "GRU" else 4)
     assert weights < made.sizes.constants < 1.4 * weights
+    assert ("le_product8(le" in made.files["src/small.c"]) == (installed() and not weights_only)
     assert made.sizes.stack < 2048
     if installed():
         assert len(to_native(tmp_path / "small.onnx")) < (tmp_path / "small.onnx").stat().st_size + weights

@@ -1,18 +1,20 @@
-"""Stage 1: whether a file's graph is its reference's function. Both are evaluated in float64.
+"""Comparing two functions on a case: a file's graph with its reference, and an engine with the graph.
 
-No rounding of float32 hides anything here: one weight that is off by one unit in the last place is seen. A
-valid file agrees to 1e-12 of a channel's largest value or better, with two exceptions, which are looked for
-only where the limit is passed:
+Stage 1, the function: both are evaluated in float64. A valid file agrees to 1e-12 of a channel's largest
+value or better, with two exceptions, which are looked for only where the limit is passed:
 
-* constants that the translation introduced, and rounded to float32, such as the 1/sqrt(2) of a GELU. They are
-  moved by one unit in the last place, and what that does is allowed;
-* cases on which float64 itself leaves few digits, as a chaotic network that runs for long. The graph is run
-  once more with float64's own rounding modeled (``noise.Rounding``), and what that does is allowed. If it
-  reaches the size of the largest output, the case says nothing about any of them: units that it switches on
-  and off do not move in proportion.
+* constants that the translation introduced, and rounded to float32, are moved by one unit in the last place,
+  and what that does is allowed;
+* on cases on which float64 itself leaves few digits, what its own rounding does (``noise.Rounding``) is
+  allowed. If that reaches the size of the largest output, the case says nothing about any of them: units that
+  it switches on and off do not move in proportion.
+
+Stage 2, rounding: the graph is run several times in float64, perturbed as float32 may round. The *noise
+floor* of an element of the fixed axes is its largest deviation over all draws, rows and steps, plus half a
+unit in the last place. The limit is ``tolerance.MULTIPLE`` floors.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from typing import Protocol
@@ -20,29 +22,52 @@ from typing import Protocol
 import numpy as np
 
 from lstm_edge_runtime.chunks import Runner
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.tolerance import Comparison, compare, distance
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole
 from .graph64 import Graph64, MeasuredGraph, introduced_constants, rounded_inverses, short_arrays
-from .noise import Rounding
+from .noise import TINY, Rounding
 
 __all__ = [
+    "DRAWS",
     "EQUAL",
+    "FEW_DRAWS",
+    "MANY_DRAWS",
+    "REFUSALS",
+    "WEAK",
     "Agreement",
     "Compared",
     "Equality",
+    "Expected",
     "Function",
     "GraphError",
+    "Measured",
     "Reference",
+    "RefusedError",
+    "Strength",
+    "compare_outputs",
+    "expected",
     "fixed_axes",
+    "floors_of",
     "largest",
+    "measure",
+    "noise_floors",
     "reduce_free",
 ]
 
 EQUAL = 1e-11
 """Largest difference between two float64 evaluations of one function, as a fraction of a channel's largest
 value."""
+DRAWS = 8
+"""Perturbed runs of a case."""
+FEW_DRAWS = 4
+"""With these an engine is compared first: what is within few draws' floors is within those of more."""
+MANY_DRAWS = 32
+"""Of a case that is beyond its limit: of a single number the largest of few deviations may be small."""
+WEAK = 0.1
+"""Largest limit, as a fraction of a channel's largest value, at which a comparison verifies the channel."""
 _CONSTANTS = 1.5
 """How many times what moving the introduced constants by a unit in the last place does is allowed."""
 _ROUNDINGS = 64.0
@@ -54,13 +79,34 @@ _FAR = 30.0
 """So many limits away no further draw of rounding helps; one of constants may, whose effects can cancel."""
 _SHOWN = 3
 """Constants that are named in words."""
+REFUSALS = (RuntimeError, ValueError, IndexError)
+"""What a reference raises that refuses a case."""
+
+
+class RefusedError(Exception):
+    """The reference can't tell what is right for a case: it refuses it. Takes what it raised."""
+
+    @property
+    def reason(self) -> str:
+        """Why, in one line."""
+        return first_line(self.args[0])
+
+    def __str__(self) -> str:
+        return f"the reference itself refuses this: {self.reason}"
+
+
+class GraphError(Exception):
+    """The file, or its graph in float64, does not run on a case that its reference runs on."""
+
+    def __str__(self) -> str:
+        return f"the file does not run: {first_line(self.args[0])}"
 
 
 class Reference(Protocol):
     """What a file is compared with."""
 
     def run64(self, feeds: Feeds) -> Mapping[str, Array]:
-        """Return every output in float64; raises RuntimeError, ValueError or IndexError where it refuses."""
+        """Return every output in float64; raises one of ``REFUSALS`` where it refuses."""
 
     @property
     def tensors(self) -> Iterable[Array]:
@@ -117,7 +163,6 @@ class Agreement(Compared):
     """Introduced constants, where the difference is within what they explain and not without."""
     ill_conditioned: bool = False
     """Whether the difference is one that float64's own rounding makes."""
-
     undefined: tuple[str, ...] = ()
     """Outputs in which the reference gives NaN."""
 
@@ -143,17 +188,12 @@ class Equality:
 
     def with_case(self, found: Agreement) -> "Equality":
         """Return the same with one more case; one that has no float64 run does not count."""
-        if not found.records:
-            return self
-        if found.ill_conditioned:
-            return replace(self, cases=self.cases + 1, ill_conditioned=self.ill_conditioned + 1)
-        return Equality(
-            self.cases + 1,
-            max(self.largest, found.largest),
-            tuple(dict.fromkeys((*self.constants, *found.constants))),
-            self.ill_conditioned,
-            self.equal and found.ok,
-        )
+        ill = self.ill_conditioned + found.ill_conditioned
+        if not found.records or found.ill_conditioned:
+            return replace(self, cases=self.cases + bool(found.records), ill_conditioned=ill)
+        constants = tuple(dict.fromkeys((*self.constants, *found.constants)))
+        largest = max(self.largest, found.largest)
+        return Equality(self.cases + 1, largest, constants, ill, self.equal and found.ok)
 
     def __str__(self) -> str:
         """Return how equal in words: ``in float64 to 3e-16``."""
@@ -210,23 +250,23 @@ class Function:
     ) -> Agreement:
         """Compare the graph with the reference on one case; of a measured graph nothing is compared.
 
-        Args:
-            feeds: the case.
-            procedure: how the graph is run.
-            against: how the reference is run; as the graph by default.
+        The graph is run by ``procedure``, the reference by ``against``, or as the graph is.
 
         Raises:
-            RuntimeError, ValueError, IndexError: the reference refuses the case.
+            RefusedError: the reference refuses the case.
             GraphError: the graph does not run on it.
         """
-        expected = (against or procedure)(self.reference.run64, feeds)
+        try:
+            expected = (against or procedure)(self.reference.run64, feeds)
+        except REFUSALS as error:
+            raise RefusedError(error) from error
         undefined = tuple(name for name, array in expected.items() if np.isnan(array).any())
         if not isinstance(self.graph, Graph64):
             return Agreement((), undefined=undefined)
         try:
             got = procedure(self.graph.run64, feeds)
-        except (RuntimeError, ValueError, IndexError) as error:
-            raise GraphError(str(error)) from error
+        except REFUSALS as error:
+            raise GraphError(error) from error
         shared = {name: array for name, array in expected.items() if name in got}
         limits = {name: EQUAL * reduce_free(array, self._fixed(name)) for name, array in shared.items()}
         found = Agreement(_compare(got, expected, limits), undefined=undefined)
@@ -279,10 +319,6 @@ class Function:
         return found, limits
 
 
-class GraphError(Exception):
-    """The graph does not run on a case that its reference runs on."""
-
-
 def _anything(found: Agreement, limits: Mapping[str, Array], got: Feeds, expected: Feeds) -> Agreement:
     """Return ``found`` with limits that allow anything, where not a digit is left of any output."""
     sizes = {name: reduce_free(expected[name], ()) for name in limits}
@@ -297,3 +333,137 @@ def _compare(got: Feeds, expected: Feeds, limits: Mapping[str, Array]) -> tuple[
         compare(name, got[name], expected[name], floor=0.0, limit=limit, dtype="float64")
         for name, limit in limits.items()
     )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an engine should give on one case."""
+
+    ref64: Mapping[str, Array]
+    """The outputs in float64."""
+    floors: Mapping[str, Array]
+    """Noise floors, float64; each broadcasts against its output."""
+
+
+def expected(
+    graph: Graph64 | MeasuredGraph,
+    feeds: Feeds,
+    fixed: Mapping[str, tuple[int, ...]],
+    procedure: Procedure = whole,
+    draws: int = DRAWS,
+) -> Expected:
+    """Run a graph on one case, exactly and perturbed; arguments as of ``noise_floors``."""
+    return Expected(procedure(graph.run64, feeds), noise_floors(graph, feeds, fixed, procedure, draws))
+
+
+def noise_floors(
+    graph: Graph64 | MeasuredGraph,
+    feeds: Feeds,
+    fixed: Mapping[str, tuple[int, ...]],
+    procedure: Procedure = whole,
+    draws: int = DRAWS,
+) -> dict[str, Array]:
+    """Return the noise floors of a case by output name, of as many perturbed runs as ``draws``.
+
+    ``fixed`` are each output's axes of fixed size; see ``fixed_axes``. Raises what the graph raises.
+    """
+    exact = procedure(graph.run64, feeds)
+    floors = {name: np.zeros(()) for name in exact}
+    for draw in range(draws):
+        rounding = Rounding(draw, keep=draw % 2 == 1, unit=graph.unit)
+        outputs = procedure(partial(graph.perturbed, rounding=rounding), feeds)
+        for name, array in exact.items():
+            same = outputs[name].shape == array.shape
+            away = distance(outputs[name], array) if same else np.full(array.shape, np.inf)
+            floors[name] = np.maximum(floors[name], largest(away, fixed.get(name, ())))
+    for name, array in exact.items():
+        if array.dtype.kind == "f":
+            floors[name] = floors[name] + graph.unit * reduce_free(array, fixed.get(name, ())) + TINY
+    return floors
+
+
+def floors_of(
+    graph: Graph64 | MeasuredGraph,
+    feeds: Feeds,
+    fixed: Mapping[str, tuple[int, ...]],
+    procedure: Procedure = whole,
+) -> Iterator[dict[str, Array]]:
+    """Yield the noise floors of few draws, then of many; arguments as of ``noise_floors``."""
+    for draws in (FEW_DRAWS, MANY_DRAWS):
+        yield noise_floors(graph, feeds, fixed, procedure, draws)
+
+
+def compare_outputs(
+    got: Mapping[str, Array], known: Expected, limits: Mapping[str, Array] | None = None
+) -> list[Comparison]:
+    """Return one record an output, in the graph's order; without ``limits`` those of the policy hold."""
+    limits = limits or {name: MULTIPLE * array for name, array in known.floors.items()}
+    return [
+        compare(name, got[name], exact, floor=known.floors[name], limit=limits[name])
+        for name, exact in known.ref64.items()
+    ]
+
+
+@dataclass(frozen=True)
+class Measured(Compared):
+    """One case: what an engine gave, what it should give, and how far apart they are."""
+
+    got: Feeds
+    known: Expected
+    limits: Mapping[str, Array]
+    """They broadcast against the outputs."""
+    records: tuple[Comparison, ...]
+    overflow: str = ""
+    """The node at which a case that is out of its limit is beyond float32's range."""
+
+
+def measure(
+    got: Feeds,
+    exact: Feeds,
+    floors: Iterable[Mapping[str, Array]],
+    limit: Callable[[str, Expected], Array] = lambda name, known: MULTIPLE * known.floors[name],
+) -> Measured:
+    """Compare what an engine gave with the graph in float64, by the first noise floors that it is within.
+
+    ``floors`` are those of few draws, then of more; see ``floors_of``. ``limit`` gives an output's limits.
+    """
+    for each in floors:
+        known = Expected(exact, each)
+        limits = {name: limit(name, known) for name in exact}
+        measured = Measured(got, known, limits, tuple(compare_outputs(got, known, limits)))
+        if measured.ok:
+            break
+    return measured
+
+
+class Strength:
+    """How much comparisons in float32 can show: each channel's largest limit and its largest value."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, tuple[Array, Array]] = {}
+
+    def add(self, name: str, limits: Array, sizes: Array) -> None:
+        """Count one case of an output: arrays of one shape, free axes of size 1."""
+        before = self._seen.get(name, (limits, sizes))
+        self._seen[name] = np.maximum(before[0], limits), np.maximum(before[1], sizes)
+
+    @property
+    def weakest(self) -> dict[str, float]:
+        """By output the largest limit of a verified channel, as a fraction of the channel."""
+        found = {}
+        for name, (limits, sizes) in self._seen.items():
+            verified = limits <= WEAK * sizes
+            if verified.any():
+                shares = np.divide(limits, sizes, out=np.zeros_like(limits), where=verified & (sizes > 0))
+                found[name] = float(shares.max())
+        return found
+
+    @property
+    def unverified(self) -> dict[str, float]:
+        """Channels whose limit is more than ``WEAK`` of them, and the limit."""
+        found = {}
+        for name, (limits, sizes) in self._seen.items():
+            for index in np.argwhere((limits > WEAK * sizes) & (sizes > 0)):
+                kept = ", ".join(str(index[axis]) for axis in range(limits.ndim) if limits.shape[axis] > 1)
+                found[f"{name}[{kept}]" if kept else name] = float(limits[tuple(index)])
+        return found

@@ -1,0 +1,107 @@
+"""The run of a graph that lift's questions read: what grows with which axis, and what states start from."""
+
+from collections.abc import Iterator, Sequence
+
+import onnx_ir as ir
+
+from lstm_edge_runtime.manifest import Array
+
+from ..evaluate import evaluate, name_axis, sizes_apart
+from ..recurrent import is_recurrent
+from .axis_roles import BATCH, SEQUENCE, row_orders
+from .paths import operators_above
+from .subgraphs import Place, locate, parents_of, recurrences, sequences, slots_of
+
+__all__ = ["Table", "run_graph", "values_of"]
+
+
+class Table:
+    """Values of a graph at ``sizes_apart``, run together; what is asked for later is run by itself."""
+
+    def __init__(self, model: ir.Model) -> None:
+        self.sizes = sizes_apart(model.graph)
+        self.runs: tuple[dict[ir.Value, Array], ...] = tuple({} for _ in self.sizes)
+        """The values at each of ``sizes``."""
+        self._model = model
+
+    def find(self, values: Sequence[ir.Value], fixed: dict[str, int] | None = None) -> None:
+        """Compute the values that are not known yet; onnxruntime's exceptions pass through.
+
+        Args:
+            values: data-free, or only their shapes matter.
+            fixed: sizes of axes that do not grow.
+        """
+        missing = [value for value in values if value not in self.runs[0]]
+        found = evaluate(self._model, missing, [sizes | (fixed or {}) for sizes in self.sizes])
+        for run, new in zip(self.runs, found, strict=True):
+            run.update(new)
+
+    def has(self, values: Sequence[ir.Value]) -> bool:
+        """Return whether the values can be computed."""
+        try:
+            self.find(values)
+        except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            return False
+        return True
+
+    def lengths(self, value: ir.Value, axis: int) -> list[int]:
+        """Return the sizes of a known value's axis in all runs."""
+        return [run[value].shape[axis] for run in self.runs]
+
+    def axes(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
+        """Name a known value's axes, see ``name_axis``; None if their number is not always the same."""
+        shapes = [run[value].shape for run in self.runs]
+        if len(set(map(len, shapes))) > 1:
+            return None
+        return tuple(name_axis(lengths, self.sizes) for lengths in zip(*shapes, strict=True))
+
+    def roles(self) -> dict[str, str]:
+        """Return the name of the one dynamic axis that a recurrent node's batch, and time, grow with.
+
+        One that both grow with is neither, nor is any if several axes lengthen the same one, for example if
+        rows are merged into time.
+        """
+        found: dict[str, str] = {}
+        for each in (each for node in recurrences(self._model) for each in sequences(node)):
+            if not self.has([each.value]):
+                continue  # nothing is known then
+            growing = {axis: self._growing_with(each.value, axis) for axis in (each.time, each.batch)}
+            for role, axis, other in ((SEQUENCE, each.time, each.batch), (BATCH, each.batch, each.time)):
+                if len(growing[axis]) == 1 and not growing[axis] & growing[other]:
+                    found.setdefault(role, *growing[axis])
+        return found
+
+    def _growing_with(self, value: ir.Value, axis: int) -> set[str]:
+        first, *longer = (
+            run[value].shape[axis : axis + 1] for run in self.runs
+        )  # a Scan's may have one axis
+        return {name for name, length in zip(self.sizes[0], longer, strict=True) if length != first}
+
+
+def run_graph(model: ir.Model) -> Table:
+    """Run a graph, and keep the values that lift asks for."""
+    table = Table(model)
+    table.has([value for value in _asked(model) if value.graph is model.graph])
+    return table
+
+
+def values_of(place: Place) -> list[ir.Value]:
+    """Return a state's initial value, what the layout operators above it read, and a loop's last value."""
+    if place.initial is None:
+        return []
+    above = [] if place.branches else operators_above(place.initial)
+    read = [value for node in above for value in node.inputs if value is not None]
+    last = [] if is_recurrent(place.slot.node) else [place.owner.outputs[place.output]]
+    return [place.initial, *read, *last]
+
+
+def _asked(model: ir.Model) -> Iterator[ir.Value]:
+    yield from model.graph.outputs
+    parents = parents_of(model)
+    for node in recurrences(model):
+        yield from (each.value for each in sequences(node))
+        yield from row_orders(node) if is_recurrent(node) else ()
+        for slot in slots_of(node):
+            place = locate(slot, parents)
+            if isinstance(place, Place):
+                yield from values_of(place)

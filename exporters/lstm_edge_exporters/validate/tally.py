@@ -1,0 +1,125 @@
+"""What a validation has compared so far, in numbers."""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from lstm_edge_runtime.manifest import Array, Manifest
+
+from ..numerics.cases import Feeds, case_size
+from ..numerics.compare import FEW_DRAWS, Agreement, Equality, Measured, Strength, reduce_free
+from .report import Channel, Coverage, Histogram
+
+__all__ = ["Tally"]
+
+_EDGES = np.arange(-20.0, 4.01, 0.25)
+
+
+class Tally:
+    """Counts cases, channels and errors."""
+
+    def __init__(self, manifest: Manifest, values: Mapping[str, int], *, modeled: bool) -> None:
+        """Take the manifest, how many values an input of indices has, and whether limits are noise floors."""
+        self._manifest, self._values, self._modeled = manifest, values, modeled
+        self._errors, self._exact = np.zeros(len(_EDGES) - 1, np.int64), 0
+        self._channels: dict[tuple[str, tuple[int, ...]], Channel] = {}
+        self._compared: list[tuple[int, int]] = []
+        """Rows and steps of every case."""
+        self._tokens: dict[str, set[int]] = {}
+        self._overflows: Counter[str] = Counter()
+        self._strength = Strength()
+        self._equality = Equality()
+
+    def add_agreement(self, feeds: Feeds, found: Agreement) -> None:
+        """Count one case in float64."""
+        self._count_inputs(feeds)
+        self._equality = self._equality.with_case(found)
+
+    def add_measured(self, feeds: Feeds, measured: Measured) -> None:
+        """Count one case in float32."""
+        self._count_inputs(feeds)
+        if measured.overflow:
+            self._overflows[measured.overflow] += 1
+            return
+        for name, array in measured.known.ref64.items():
+            if measured.got[name].shape == array.shape:
+                self._count_channels(name, measured)
+                self._count_errors(measured.got[name], array)
+
+    @property
+    def equality(self) -> Equality | None:
+        """How equal the graph and its reference are in float64; None where they were not compared."""
+        return self._equality if self._equality.cases else None
+
+    @property
+    def histogram(self) -> Histogram:
+        """The absolute errors of every engine."""
+        return Histogram(tuple(map(float, _EDGES)), tuple(map(int, self._errors)), self._exact)
+
+    @property
+    def channels(self) -> tuple[Channel, ...]:
+        """The worst of every channel, in the order of the outputs, with what the task calls them."""
+        task = self._manifest.task
+        if task is None:
+            return tuple(self._channels.values())
+        return tuple(
+            replace(
+                each,
+                label="".join(task.labels[each.index[-1] :][:1]),
+                unit="".join(task.units[each.index[-1] :][:1]),
+            )
+            if each.output == task.output and each.index
+            else each
+            for each in self._channels.values()
+        )
+
+    @property
+    def coverage(self) -> Coverage:
+        """What was compared."""
+        return Coverage(
+            cases=len(self._compared),
+            draws=FEW_DRAWS,
+            overflows=dict(self._overflows),
+            rows=sum(rows for rows, _ in self._compared),
+            steps=sum(rows * steps for rows, steps in self._compared),
+            sizes=tuple(sorted({*self._compared})),
+            tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
+            channels=dict(Counter(name for name, _ in self._channels)),
+            weakest=self._strength.weakest,
+            unverified=self._strength.unverified,
+        )
+
+    def _count_inputs(self, feeds: Feeds) -> None:
+        self._compared.append(case_size(self._manifest, feeds))
+        for spec in self._manifest.data_inputs:
+            if np.dtype(spec.dtype).kind in "iu":
+                self._tokens.setdefault(spec.name, set()).update(np.unique(feeds[spec.name]).tolist())
+
+    def _count_channels(self, name: str, measured: Measured) -> None:
+        got, exact, floors = measured.got[name], measured.known.ref64[name], measured.known.floors[name]
+        kept = [axis for axis, size in enumerate(floors.shape) if size > 1]
+        fixed = [axis - exact.ndim for axis in kept]
+        with np.errstate(invalid="ignore"):
+            errors = reduce_free(got.astype(np.float64) - exact, fixed)
+        limits, floors = (np.broadcast_to(each, errors.shape) for each in (measured.limits[name], floors))
+        if exact.dtype.kind == "f" and self._modeled:
+            shape = limits.shape[-len(self._manifest.axes[name]) :]  # without the axis of chunks
+            self._strength.add(name, limits.reshape(shape), reduce_free(exact, fixed).reshape(shape))
+        state = any(name == each.output for each in self._manifest.states)
+        for index in np.ndindex(errors.shape):
+            place = tuple(index[axis] for axis in kept)
+            error, floor, limit = (float(each[index]) for each in (errors, floors, limits))
+            key = (name, place[:-1] if state else place)  # of a layer's units the worst
+            known = self._channels.get(key)
+            if known is None or error * known.limit > known.error * limit:
+                self._channels[key] = Channel(name, place, error, floor, limit)
+
+    def _count_errors(self, got: Array, exact: Array) -> None:
+        with np.errstate(invalid="ignore"):
+            errors = np.abs(got.astype(np.float64) - exact)
+        errors = errors[np.isfinite(errors)]
+        seen = errors >= 10.0 ** _EDGES[0]
+        self._exact += int((~seen).sum())
+        self._errors += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]
