@@ -94,7 +94,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
         equivalence = verify(file, engine, cases, plain)
     except GraphError as error:
-        show(0.3, f"verifying in float32 alone ({error})")
+        show(0.3, f"verifying in float32 alone ({first_line(error.args[0])})")
         file = replace(file, graph=MeasuredGraph(onnx.load_from_string(bare), engine))
         equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
