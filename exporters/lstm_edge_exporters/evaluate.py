@@ -12,7 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Array, StateSpec
+from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 from lstm_edge_runtime.ort import run_by_name
 
 from .graph import (
@@ -33,6 +33,7 @@ from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 __all__ = [
     "EMPTY",
     "Session",
+    "axes_in",
     "case_generator",
     "constant",
     "evaluate",
@@ -40,6 +41,7 @@ __all__ = [
     "is_data_free",
     "length_inputs",
     "name_axis",
+    "numbers_of",
     "sizes_apart",
 ]
 
@@ -129,10 +131,30 @@ def name_axis(rows: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int | 
     return None
 
 
+def axes_in(name: str, shapes: Sequence[tuple[int, ...]], cases: Sequence[Mapping[str, int]]) -> Axes | None:
+    """Name a value's axes by its shape at each of ``cases``; None if their number is not always the same.
+
+    One that follows no single dynamic axis is called ``name.1`` by its place.
+    """
+    if len(set(map(len, shapes))) > 1:
+        return None
+    known = (name_axis(lengths, cases) for lengths in zip(*shapes, strict=True))
+    return tuple(f"{name}.{place}" if axis is None else axis for place, axis in enumerate(known))
+
+
 def constant(value: ir.Value | None) -> Array | None:
     """Return the array of an initializer or a ``Constant`` node, None for any other value."""
     tensor = None if value is None else ir.convenience.get_const_tensor(value)
     return None if tensor is None else tensor.numpy()
+
+
+def numbers_of(node: ir.Node, place: int, name: str, known: Mapping[ir.Value, Array]) -> list[int]:
+    """Return an argument that is a constant or ``known`` input, or an attribute in older opsets."""
+    if name in node.attributes:
+        return list(node.attributes[name].as_ints())
+    value = node.inputs[place] if len(node.inputs) > place else None
+    array = constant(value) if value is None or value not in known else known[value]
+    return [] if array is None else [int(number) for number in array.ravel()]
 
 
 def is_data_free(value: ir.Value) -> bool:

@@ -39,7 +39,8 @@ class Epoch:
     loss: float
     """Mean over the training set, while training: cross entropy, or squared error of scaled values."""
     validation_loss: float
-    """The same over the validation set, after the epoch."""
+    """The same over the validation set, after the epoch: of streams if states are carried; where no epoch
+    before was as low, of whole samples from reset if that is higher."""
     accuracy: float | None
     """On the validation set, of streams if states are carried; None for values."""
     best: int
@@ -83,11 +84,11 @@ class Loop:
         self._start()
         self._updates = math.ceil(len(train) / config.batch_size)
         self._lanes: Lanes | None = None
-        self._validate: Callable[[LSTM1], tuple[float, float | None]] = self._validate_windows
+        self._validate: Callable[[LSTM1, float], tuple[float, float | None]] = self._validate_windows
         if series is not None:
             walked, streamed = (series[name].to(config.device) for name in ("train", "validation"))
             self._lanes = Lanes(walked, config.batch_size, config.crop, self._order)
-            self._validate = _StreamValidation(streamed, self._updates, self._loss)
+            self._validate = _StreamValidation(streamed, self._validation, self._updates, self._loss)
         self._snapshot: dict[str, Any] = {}
         self._trial = trial and series is not None
         self._carried: dict[str, Any] = {}
@@ -184,7 +185,7 @@ class Loop:
             torch.set_rng_state(self._dropout)
             loss = self._train_once()
             dropout = torch.get_rng_state()
-        validation_loss, accuracy = self._validate(self._model)
+        validation_loss, accuracy = self._validate(self._model, self._best_loss)
         if not (math.isfinite(loss) and math.isfinite(validation_loss)):
             raise InputError(
                 f"the loss is {loss} in epoch {len(self.epochs) + 1}; give a lower --learning-rate than "
@@ -242,7 +243,7 @@ class Loop:
         """Use a copy of what was loaded, so that what does not fit shows before training goes on."""
         best = copy.deepcopy(self._model)
         best.load_state_dict(self.best)
-        loss, _ = self._validate(best)
+        loss, _ = self._validate(best, math.inf)
         if not abs(loss - self._best_loss) <= 1e-3 * max(1.0, loss):
             raise ValueError(f"the loss of its best epoch is {loss}, expected {self._best_loss}")
         model, optimizer = copy.deepcopy((self._model, self._optimizer))
@@ -262,7 +263,7 @@ class Loop:
             **({} if self._lanes is None else {"lanes": self._lanes.state_dict()}),
         }
 
-    def _validate_windows(self, model: LSTM1) -> tuple[float, float | None]:
+    def _validate_windows(self, model: LSTM1, _best: float) -> tuple[float, float | None]:
         outputs, y = predict(model, self._validation), self._validation.y
         return float(self._loss(outputs, y)), _accuracy(outputs, y)
 
@@ -301,19 +302,26 @@ def surely_lower(losses: Tensor, others: Tensor) -> bool:
 
 
 class _StreamValidation:
-    """Loss and accuracy of streams that carry their states."""
+    """Loss and accuracy of streams that carry their states.
 
-    def __init__(self, series: SeriesSet, windows: int, criterion: nn.Module) -> None:
+    Of whole samples, the higher one of this loss and that from reset, if both can be lower than the best.
+    """
+
+    def __init__(self, series: SeriesSet, samples: Dataset, windows: int, criterion: nn.Module) -> None:
         """Take the validation set, the windows of a stream, brought into range, and the loss of training."""
         least, most = _STREAMED
         self._series, self._criterion = series, criterion
+        self._samples = samples if series.window is None else None
         self._streams = cut_streams(series, min(max(windows, least), most), cut=True)
         self._where = self._streams.picked
         self._y = series.y[self._streams.step[self._where]]
 
-    def __call__(self, model: LSTM1) -> tuple[float, float | None]:
+    def __call__(self, model: LSTM1, best: float) -> tuple[float, float | None]:
         outputs = stream_outputs(model, self._series, self._streams, self._where)
-        return float(self._criterion(outputs, self._y)), _accuracy(outputs, self._y)
+        loss = float(self._criterion(outputs, self._y))
+        if self._samples is not None and loss < best:
+            loss = max(loss, float(self._criterion(predict(model, self._samples), self._samples.y)))
+        return loss, _accuracy(outputs, self._y)
 
 
 def _accuracy(outputs: Tensor, y: Tensor) -> float | None:

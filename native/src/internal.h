@@ -40,6 +40,7 @@ typedef struct {
     size_t groups;   /* how many such groups there are */
     size_t split;    /* partial sums of each output, to hide the latency of an addition */
     size_t padded;   /* numbers in one row of output: groups * group * lanes */
+    bool seven;      /* quantized inputs, in bytes, and weights of at most 64: two products fit 16 bits */
     void *weights;
     float *bias;     /* padded */
     float *scales;   /* padded; NULL for float32 */

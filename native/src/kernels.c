@@ -227,6 +227,11 @@ static __attribute__((noinline)) vf combine(le_binary kind, vf a, vf b) {
 #elif LE_LANES == 16 || LE_LANES == 8 || defined(__SSE2__)
 #define PAIRS 1 /* two by two, activations in 16 bits */
 #endif
+#if defined(PAIRS) && LE_LANES > 4
+#define SEVEN true /* as DOT where weights keep to 7 bits */
+#else
+#define SEVEN false
+#endif
 
 #if defined(__ARM_FEATURE_DOTPROD)
 #define OFFSET 128 /* sdot takes signed bytes */
@@ -234,19 +239,20 @@ static __attribute__((noinline)) vf combine(le_binary kind, vf a, vf b) {
 #define OFFSET 0
 #endif
 
-/* Bytes of a quantized input, and as many of them as there are lanes. */
+typedef uint8_t vu8 __attribute__((vector_size(LE_LANES), aligned(1), may_alias));
+typedef int16_t vi16 __attribute__((vector_size(2 * LE_LANES), aligned(2), may_alias));
+
+/* Bytes of a quantized input. */
 #if defined(DOT)
-#define EACH_INPUT 1u
-typedef uint8_t quantized_vector __attribute__((vector_size(LE_LANES), aligned(1), may_alias));
+#define EACH_INPUT(seven) 1u
 #else
-#define EACH_INPUT 2u
-typedef int16_t quantized_vector __attribute__((vector_size(2 * LE_LANES), aligned(2), may_alias));
+#define EACH_INPUT(seven) ((seven) ? 1u : 2u)
 #endif
 
-INLINE size_t int8_place(size_t lane, size_t k) {
-#if defined(DOT)
-    return lane * 4 + k;
-#elif defined(PAIRS)
+INLINE size_t int8_place(size_t lane, size_t k, bool seven) {
+    (void)seven;
+    if (EACH_INPUT(seven) == 1) return lane * 4 + k;
+#if defined(PAIRS)
     return k / 2 * 2 * L + lane * 2 + k % 2;
 #else
     return k * L + lane;
@@ -254,7 +260,21 @@ INLINE size_t int8_place(size_t lane, size_t k) {
 }
 
 /* Add the products of four quantized inputs and a vector of weights of four each; exact. */
-INLINE vi dot(vi total, const char *x, const int8_t *w) {
+INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
+#if SEVEN
+    if (seven) {
+        int32_t four;
+        memcpy(&four, x, 4);
+#if LE_LANES == 16
+        const __m512i pairs = _mm512_maddubs_epi16(_mm512_set1_epi32(four), _mm512_load_si512(w));
+        return total + (vi)_mm512_madd_epi16(pairs, _mm512_set1_epi16(1));
+#else
+        const __m256i pairs = _mm256_maddubs_epi16(_mm256_set1_epi32(four), _mm256_load_si256((const __m256i *)w));
+        return total + (vi)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+#endif
+    }
+#endif
+    (void)seven;
 #if defined(__AVX512VNNI__)
     int32_t four;
     memcpy(&four, x, 4);
@@ -291,8 +311,9 @@ INLINE vi dot(vi total, const char *x, const int8_t *w) {
 /* Quantize rows of k numbers as DynamicQuantizeLinear does, each by itself. */
 static void quantize(const le_matrix *m, const float *x, size_t stride, size_t rows, const le_workspace *w) {
     const vf magic = set1(12582912.f);
+    const size_t each = EACH_INPUT(m->seven);
     for (size_t row = 0; row < rows; row++, x += stride) {
-        char *to = (char *)w->quantized + row * m->units * 4 * EACH_INPUT;
+        char *to = (char *)w->quantized + row * m->units * 4 * each;
         vf low = {0}, high = {0}, odd = {0};
         for (size_t k = 0; k < m->k; k += L) {
             vf v = load_some(x + k, m->k - k, 0.f);
@@ -308,15 +329,17 @@ static void quantize(const le_matrix *m, const float *x, size_t stride, size_t r
         scale = finite ? scale : NAN;
         const float zero = finite ? rintf(fminf(fmaxf(-least / scale, 0.f), 255.f)) : 0.f;
         w->row_scale[row] = scale;
-        const int32_t shift = EACH_INPUT == 1 ? OFFSET : (int32_t)zero; /* what is taken off right here */
+        const int32_t shift = each == 1 ? OFFSET : (int32_t)zero; /* what is taken off right here */
         w->row_zero[row] = (int32_t)zero - shift;
         for (size_t k = 0; k < m->units * 4; k += L) {
             vf v = load_some(x + k, k < m->k ? m->k - k : 0, 0.f);
             v = smallest(set1(256.f), largest(set1(-256.f), v / scale));
             v = smallest(set1(255.f), largest(set1(0.f), (v + magic) - magic + zero));
             const vi whole = finite ? (vi)(v + magic) - 0x4B400000 - shift : (vi){0};
-            const quantized_vector narrow = __builtin_convertvector(whole, quantized_vector);
-            memcpy(to + k * EACH_INPUT, &narrow, EACH_INPUT * (m->units * 4 - k < L ? m->units * 4 - k : L));
+            const size_t bytes = each * (m->units * 4 - k < L ? m->units * 4 - k : L);
+            const vi16 words = __builtin_convertvector(whole, vi16);
+            const vu8 narrow = __builtin_convertvector(whole, vu8);
+            memcpy(to + k * each, each == 1 ? (const void *)&narrow : (const void *)&words, bytes);
         }
     }
 }
@@ -395,7 +418,7 @@ INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group,
 
 /* The same for int8 weights and quantized inputs. An int32 sum is exact in any order, so that it needs no partial sums. */
 INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t row, size_t group,
-                  const size_t R, const size_t J, const size_t G, const bool far) {
+                  const size_t R, const size_t J, const size_t G, const bool far, const bool seven) {
     const size_t S = 1;
     vi a[MOST];
     const int8_t *w = (const int8_t *)m->weights + group * m->units * G * 4 * L;
@@ -404,8 +427,8 @@ INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, 
     for (size_t k = 0; k < m->units; k++, w += G * 4 * L) {
         if (far) EACH(j, J) ask(w + j * next, G * 4 * L);
         EACH(r, R) {
-            const char *x = (const char *)ws->quantized + ((row + r) * m->units + k) * 4 * EACH_INPUT;
-            EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = dot(a[AT(r, j, 0, i)], x, w + j * next + i * 4 * L);
+            const char *x = (const char *)ws->quantized + ((row + r) * m->units + k) * 4 * EACH_INPUT(seven);
+            EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = dot(a[AT(r, j, 0, i)], x, w + j * next + i * 4 * L, seven);
         }
     }
     EACH(r, R) EACH(j, J) EACH(i, G) {
@@ -419,18 +442,22 @@ INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, 
     }
 }
 
-/* `each`: bytes of a weight whose inputs are floats, 0 where they are quantized. */
-INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const size_t each,
+/* What the weights of a product are: floats; int8 that is widened; int8 of quantized inputs, at most 64 or not. */
+typedef enum { FLOATS, WIDENED, QUANTIZED, SEVEN_BITS } form;
+
+INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const form kind,
                        const size_t G) {
     const size_t J = 8 / G, S = G == 3 ? 2 : 8 / G;
     const bool backward = ws->backward;
-    const bool far = G >= 3 && (ws->far || m->padded * m->units * (each == 1 ? 1 : 4) > LE_FAR);
+    const bool far = G >= 3 && (ws->far || m->padded * m->units * (kind == WIDENED ? 1 : 4) > LE_FAR);
+    const size_t each = kind == WIDENED ? 1 : sizeof(float);
 #define TILE(row, group, R, J, far) \
-    (each == 0 ? tile8(m, p, ws, row, group, R, J, G, far) : tile(m, p, row, group, R, J, G, 1, each, far))
+    (kind < QUANTIZED ? tile(m, p, row, group, R, J, G, 1, each, far) \
+                      : tile8(m, p, ws, row, group, R, J, G, far, kind == SEVEN_BITS))
     if (m->split > 1) {
         for (size_t row = 0; row < rows; row++) {
-            if (each == 0) tile8(m, p, ws, row, 0, 1, 1, G, false);
-            else tile(m, p, row, 0, 1, 1, G, S, each, false);
+            if (kind < QUANTIZED) tile(m, p, row, 0, 1, 1, G, S, each, false);
+            else tile8(m, p, ws, row, 0, 1, 1, G, false, kind == SEVEN_BITS);
         }
         return;
     }
@@ -459,24 +486,25 @@ INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace 
 #undef TILE
 }
 
-INLINE void product_by(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const size_t each) {
+INLINE void product_by(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const form kind) {
     switch (m->group) {
-    case 1: product_of(m, p, ws, rows, each, 1); return;
-    case 2: product_of(m, p, ws, rows, each, 2); return;
-    case 3: product_of(m, p, ws, rows, each, 3); return;
-    default: product_of(m, p, ws, rows, each, 4); return;
+    case 1: product_of(m, p, ws, rows, kind, 1); return;
+    case 2: product_of(m, p, ws, rows, kind, 2); return;
+    case 3: product_of(m, p, ws, rows, kind, 3); return;
+    default: product_of(m, p, ws, rows, kind, 4); return;
     }
 }
 
 static __attribute__((noinline)) void product(const le_matrix *m, const rows_of *p, const le_workspace *ws,
                                               size_t rows) {
     if (m->scales == NULL) {
-        product_by(m, p, ws, rows, sizeof(float));
+        product_by(m, p, ws, rows, FLOATS);
     } else if (m->sums == NULL) {
-        product_by(m, p, ws, rows, 1);
+        product_by(m, p, ws, rows, WIDENED);
     } else {
         quantize(m, p->x, p->stride, rows, ws);
-        product_by(m, p, ws, rows, 0);
+        if (SEVEN && m->seven) product_by(m, p, ws, rows, SEVEN_BITS);
+        else product_by(m, p, ws, rows, QUANTIZED);
     }
 }
 
@@ -508,6 +536,11 @@ static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weig
     matrix->sums = quantized ? le_zeros(matrix->padded, sizeof(int32_t)) : NULL;
     if (matrix->weights == NULL || matrix->bias == NULL) return false;
     if ((scaled && matrix->scales == NULL) || (quantized && matrix->sums == NULL)) return false;
+    matrix->seven = SEVEN && quantized;
+    for (size_t i = 0; i < m * k && matrix->seven; i++) {
+        const int8_t weight = ((const int8_t *)weights)[i];
+        matrix->seven = weight >= -64 && weight <= 64;
+    }
     float *floats = matrix->weights;
     int8_t *bytes = matrix->weights;
     for (size_t j = 0; j < m; j++) {
@@ -521,7 +554,7 @@ static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weig
             if (scales == NULL) {
                 memcpy(floats + to, weights + (j * k + i) * sizeof(float), sizeof(float));
             } else if (quantized) {
-                bytes[start * 4 + i / 4 * group * L * 4 + int8_place(lane, i % 4)] = from[i];
+                bytes[start * 4 + i / 4 * group * L * 4 + int8_place(lane, i % 4, matrix->seven)] = from[i];
                 matrix->sums[at] += from[i];
             } else if (narrow) {
                 bytes[to] = from[i];

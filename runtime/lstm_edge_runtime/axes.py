@@ -8,6 +8,7 @@ from .errors import ContractError, InputError
 from .manifest import Array, Axes, AxisRange, TensorSpec
 
 __all__ = [
+    "all_ones",
     "check_array",
     "check_lengths",
     "check_output",
@@ -73,6 +74,11 @@ def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
             for name in (parse_sum(axis) or ({axis: 1}, 0))[0]:
                 known.setdefault(name, 1)
     return known
+
+
+def all_ones(axes: Axes) -> tuple[int, ...]:
+    """Return the shape of ``axes`` where every dynamic one is 1."""
+    return tuple(axis if isinstance(axis, int) else 1 for axis in axes)
 
 
 def learn_sizes(

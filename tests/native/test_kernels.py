@@ -294,16 +294,17 @@ def test_a_linear_layer_of_any_size_follows_float64(library: C.CDLL, repeat: int
         assert np.abs(y.reshape(9, repeat, m) - expected).max() <= 1e-5 * np.sqrt(k)
 
 
-def test_int8_sums_are_exact_at_their_largest(library: C.CDLL) -> None:
+@pytest.mark.parametrize("weight", [-128, -64, 64, 127])
+def test_int8_sums_are_exact_at_their_largest(library: C.CDLL, weight: int) -> None:
     k = 65536
     writer = ProgramWriter()
-    weights = np.full((2, k), -128)
+    weights = np.full((2, k), weight)
     writer.output(
         "y", writer.linear(writer.input("x", k), weights, None, np.ones(2, "float32")), every_step=True
     )
     program = Program(library, writer.to_bytes())
     (y,) = program.run(np.full((1, 1, k), 255, "float32"), [])
-    assert (y == np.float32(-128.0 * 255 * k)).all()
+    assert (y == np.float32(weight * 255.0 * k)).all()
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32", "int16", "int8", "uint8"])
@@ -397,9 +398,12 @@ def test_the_golden_case_is_replayed_and_a_wrong_one_is_seen(library: C.CDLL) ->
     assert Program(library, bytes(data)).selftest() > 1
 
 
-def test_int8_totals_have_the_same_bits_with_every_instruction_set(library: C.CDLL, best: C.CDLL) -> None:
+@pytest.mark.parametrize("largest", [64, 128])
+def test_int8_totals_have_the_same_bits_with_every_instruction_set(
+    library: C.CDLL, best: C.CDLL, largest: int
+) -> None:
     rng = np.random.default_rng(15)
-    W = rng.integers(-128, 128, (37, 301))
+    W = rng.integers(-largest, largest, (37, 301))
     writer = ProgramWriter()
     writer.output("y", writer.linear(writer.input("x", 301), W, None, np.full(37, 0.01)), every_step=True)
     x = _samples(16, 11, 1, 301)

@@ -94,7 +94,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
         equivalence = verify(file, engine, cases, plain)
     except GraphError as error:
-        show(0.3, f"verifying in float32 alone ({error})")
+        show(0.3, f"verifying in float32 alone ({first_line(error.args[0])})")
         file = replace(file, graph=MeasuredGraph(onnx.load_from_string(bare), engine))
         equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
@@ -143,21 +143,14 @@ def _check_loop(made: File, file: Function) -> None:
 
 def _make_late(made: File, to_bytes: Callable[[ir.Model], bytes]) -> Manifest:
     """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
-    from ..streaming.facts import NotStreamableError
-    from ..streaming.late import make_late_stream, why_late
-
-    manifest = made.manifest
+    from ..streaming.late import add_late_stream
 
     def draw(rows: int, steps: int, at_reset: bool) -> Feeds:
         return made.cases.case(rows, steps, at_reset=at_reset, full=True).feeds
 
     if made.roles.bidirectional:
-        return manifest._replace(unstreamable=_why_whole(made))
-    try:
-        stream = make_late_stream(made.model, manifest, draw, to_bytes)
-    except (NotStreamableError, CheckFailedError) as error:
-        return manifest._replace(unstreamable=str(error))
-    return manifest._replace(stream=stream, unstreamable=why_late(stream))
+        return made.manifest._replace(unstreamable=_why_whole(made))
+    return add_late_stream(made.model, made.manifest, draw, to_bytes)
 
 
 def _try_chunks(

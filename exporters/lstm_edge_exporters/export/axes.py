@@ -19,10 +19,10 @@ from lstm_edge_runtime.manifest import Axes
 from ..numerics.reference import Signature
 from .config import ExportConfig
 from .record import LoopError, Recorder
-from .request import Request
+from .request import Request, runs
 from .sizes import keeping_sizes, size_text, symbols
 from .source import Place
-from .trace import export_program, fixed_places, runs
+from .trace import export_program
 
 __all__ = ["find_axes"]
 
@@ -137,7 +137,7 @@ def _trace_free(module: nn.Module, signature: Signature, config: ExportConfig) -
     )
     single = Counter((call.path, call.line) for call in recorder.calls if size_text(call.shape[0]) == "1")
     loops = {count: line for (_, line), count in single.items() if count > 1}
-    fixed = fixed_places(recorder, signature.names)
+    fixed = recorder.fixed_places(signature.names)
     return _Found(signature, axes, batches, times, loops, bool(recorder.calls), fixed)
 
 

@@ -21,9 +21,9 @@ from ..numerics.reference import Signature, flatten_output
 from .failures import CONTROL_FLOW, TracingError, UnrepeatableError
 from .record import LoopError
 from .repeatability import SAMPLES, why_unrepeatable
-from .request import Request
+from .request import Request, runs
 from .source import calling_line, line_at, own_place, syntax_of
-from .trace import fixed_places, quietly, runs
+from .trace import quietly
 
 __all__ = ["diagnose", "parting_line"]
 
@@ -88,7 +88,7 @@ def _describe(error: TracingError, request: Request) -> str:
     text, line = " ".join(str(cause).split()).partition(" The error above occurred")[0], line_at(path, number)
     at_line = f" ({line})" if line else ""
     where = _specialized(text) + at_line
-    if kind == "size" and (fixed := fixed_places(error.recorder, request.signature.names)):
+    if kind == "size" and (fixed := error.recorder.fixed_places(request.signature.names)):
         (own, axis), place = next(iter(fixed.items()))
         where = f"axis {axis} of {own} is fixed in its code{f' ({place.line})' if place.line else at_line}"
     if isinstance(cause, AttributeError) and isinstance(cause.obj, torch.SymInt):

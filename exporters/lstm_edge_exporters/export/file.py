@@ -15,6 +15,7 @@ from onnx_ir.passes import common
 from torch import nn
 
 from lstm_edge_runtime import __version__
+from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
@@ -206,12 +207,12 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
 
 def _every_row(state: StateSpec) -> float | npt.NDArray[Any]:
     """Return the reset value with each fixed axis in full: one row may be given for a batch of fixed size."""
-    shape = [axis if isinstance(axis, int) else 1 for axis in state.axes]
+    shape = all_ones(state.axes)
     try:
         return np.broadcast_to(state.reset, shape) if isinstance(state.reset, np.ndarray) else state.reset
     except ValueError as error:
         raise InputError(
-            f"reset of {state.input} has shape {list(np.shape(state.reset))}, expected {shape}"
+            f"reset of {state.input} has shape {list(np.shape(state.reset))}, expected {list(shape)}"
         ) from error
 
 

@@ -28,7 +28,8 @@ from torch.utils import _pytree as pytree
 from lstm_edge_runtime.errors import UnsupportedError
 
 from ..recurrent import GATES
-from .source import calling_line, value_that_holds
+from .sizes import size_text
+from .source import Place, calling_line, place_of, value_that_holds
 
 __all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "LoopError", "Recorder", "RecurrentCall", "instrument"]
 
@@ -226,6 +227,18 @@ class Recorder(TorchFunctionMode):
         self.shapes[:] = shapes
         sizes: list[Any] = [size for shape in shapes for size in shape]
         self._free = [size for size in sizes if isinstance(size, torch.SymInt)]
+
+    def fixed_places(self, names: Sequence[str]) -> dict[tuple[str, int], Place]:
+        """Return the axes of the inputs called ``names`` that the module's code fixes, and where."""
+        found: dict[tuple[str, int], Place] = {}
+        for name, shape in zip(names, self.shapes, strict=True):
+            for axis, size in enumerate(shape):
+                if isinstance(size, torch.SymInt) and size_text(size).isdecimal():
+                    symbol = str(size.node._expr)
+                    line = self.unbound.get(symbol)
+                    place = Place(line, loop=True) if line else place_of(size)
+                    found[name, axis] = place or Place(self.fixed.get(symbol, ""), loop=False)
+        return found
 
     def check_calls(self) -> None:
         """Refuse a cell called in an unrolled loop.

@@ -17,7 +17,7 @@ from ..numerics.floats import OTHER_FLOATS, copy_as, copy_module
 from ..numerics.reference import Signature, weights_sha256
 from .config import ExportConfig
 
-__all__ = ["Request", "make_request", "own_copy", "run_example"]
+__all__ = ["Request", "make_request", "own_copy", "run_example", "runs"]
 
 
 @dataclass(frozen=True)
@@ -86,6 +86,15 @@ def run_example(module: nn.Module, signature: Signature) -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         signature.call(module, signature.example)
+
+
+def runs(module: nn.Module, signature: Signature) -> bool:
+    """Return whether ``module`` takes the example of ``signature``."""
+    try:
+        run_example(module, signature)
+    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
+        return False
+    return True
 
 
 def _check_module(module: nn.Module) -> None:

@@ -57,8 +57,15 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
         single = len(lowered.calls) == 1
         return [name_after_modules(group, _layers(group), single=single) for group in found]
 
-    nodes, table = list(recurrent_nodes(lowered.model)), Table(lowered.model)
-    lifted = lift_states(lowered.model, nodes, table, batch=lowered.roles.batch, reverse=True, naming=naming)
+    model = lowered.model.clone()
+    lifted = lift_states(
+        model,
+        list(recurrent_nodes(model)),
+        Table(model),
+        batch=lowered.roles.batch,
+        reverse=True,
+        naming=naming,
+    )
     pairs = zip(groups, lifted.states, strict=True)
     injections = tuple(injection for group, state in pairs for injection in _injections(group, state))
     notes = tuple(
@@ -66,7 +73,7 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
         for left in lifted.left
         if left.cause == "data"
     )
-    return Lifted(lowered.model, lifted.states, injections, notes)
+    return Lifted(model, lifted.states, injections, notes)
 
 
 def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:

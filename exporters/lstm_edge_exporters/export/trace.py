@@ -31,9 +31,9 @@ from ..numerics.floats import AllFloats
 from ..numerics.reference import Signature, flatten_output
 from .failures import TracingError, tracing_error
 from .record import Recorder, RecurrentCall, instrument
-from .request import Request, run_example
+from .request import Request, runs
 from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text
-from .source import Place, line_at, place_of
+from .source import line_at
 
 try:
     from torch.onnx._internal.exporter import _registration
@@ -43,7 +43,7 @@ else:
     _registry = _registration.ONNXRegistry
     _build_registry = staticmethod(functools.cache(_registry.from_torchlib))
 
-__all__ = ["TURNS", "Guard", "Traced", "export_program", "fixed_places", "quietly", "runs", "trace"]
+__all__ = ["TURNS", "Guard", "Traced", "export_program", "quietly", "trace"]
 
 TURNS = threading.RLock()
 """Held while an export runs: PyTorch's tracer, logging, warnings and stderr belong to the whole process."""
@@ -208,15 +208,6 @@ def _other_sizes(
     return None
 
 
-def runs(module: nn.Module, signature: Signature) -> bool:
-    """Return whether ``module`` takes the example of ``signature``."""
-    try:
-        run_example(module, signature)
-    except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
-        return False
-    return True
-
-
 class _Wrapper(nn.Module):
     """Flat tensors in, flat tensors out, recorded."""
 
@@ -259,18 +250,6 @@ def export_program(
             raise tracing_error(error, recorder) from error
     recorder.check_calls()
     return recorder, program
-
-
-def fixed_places(recorder: Recorder, names: Sequence[str]) -> dict[tuple[str, int], Place]:
-    """Return the axes of inputs that the module's code fixes, and where."""
-    found: dict[tuple[str, int], Place] = {}
-    for name, shape in zip(names, recorder.shapes, strict=True):
-        for axis, size in enumerate(shape):
-            if isinstance(size, torch.SymInt) and size_text(size).isdecimal():
-                line = recorder.unbound.get(str(size.node._expr))
-                place = Place(line, loop=True) if line else place_of(size)
-                found[name, axis] = place or Place(recorder.fixed.get(str(size.node._expr), ""), loop=False)
-    return found
 
 
 def _translate(

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 import onnx_ir as ir
@@ -16,19 +15,11 @@ from ..recurrent import LENGTHS, recurrent_nodes
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .table import Table, run_graph
 
-__all__ = ["AxisNames", "fixed_roles", "generalize_reshapes", "name_axes", "take_given", "transpose_reshapes"]
+__all__ = ["fixed_roles", "generalize_reshapes", "name_axes", "take_given", "transpose_reshapes"]
 
 
 _UNKNOWN = r"unk__\d+"
 """How tf2onnx calls an axis that it knows nothing of."""
-
-
-@dataclass(frozen=True)
-class AxisNames:
-    """Names of a graph's batch and time axes; None if it has no dynamic one."""
-
-    batch: str | None
-    sequence: str | None
 
 
 def fixed_roles(model: ir.Model) -> dict[str, int]:
@@ -52,7 +43,7 @@ def fixed_roles(model: ir.Model) -> dict[str, int]:
 
 def name_axes(
     model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozenset[str]
-) -> tuple[AxisNames, Table]:
+) -> tuple[str | None, str | None, Table]:
     """Name every dynamic axis of the inputs, in place, and run the graph.
 
     Names in the file are kept. An axis without one is ``N`` or ``L`` if a recurrent node shows that
@@ -64,6 +55,9 @@ def name_axes(
         given: axes by input name that replace those declared.
         make_dynamic: which of ``batch`` and ``sequence`` to make dynamic if the inputs declare them
             fixed.
+
+    Returns:
+        The names of the batch and time axes, None if no dynamic axis is it; and what running the graph gave.
 
     Raises:
         InputError: ``given`` names an input that is not there, or has another rank.
@@ -95,7 +89,8 @@ def name_axes(
     bound, table = set(dynamic_axes(model.graph)), run_graph(model)
     if bound and (guessed or not bound >= set(names.values())):
         names, table = _corrected(model, names, table)
-    return AxisNames(*(names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE))), table
+    batch, sequence = (names[role] if names[role] in bound else None for role in (BATCH, SEQUENCE))
+    return batch, sequence, table
 
 
 def generalize_reshapes(model: ir.Model) -> None:
@@ -197,16 +192,8 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
     inputs = {str(value.name): value for value in data_inputs(graph)}
     renamed: dict[str, int | str] = {}
     for name, axes in given.items():
-        if name not in inputs:
-            raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
+        _check_given(name, axes, inputs)
         old = axes_of(inputs[name])
-        if inputs[name].shape is not None and len(old) != len(axes):
-            raise InputError(f"input {name} has {len(old)} axes, {len(axes)} were given: {axes}")
-        for axis in axes:
-            if (isinstance(axis, str) and axes.count(axis) > 1) or (isinstance(axis, int) and axis < 1):
-                raise InputError(
-                    f"input {name} was given the axes {axes}: sizes are from 1, and no two names are the same"
-                )
         renamed |= {was: axis for was, axis in zip(old, axes, strict=False) if isinstance(was, str)}
         inputs[name].shape = ir.Shape(axes)
     for name, value in inputs.items():
@@ -214,6 +201,19 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
             for place, axis in enumerate(axes_of(value)):
                 if axis in renamed:
                     value.shape[place] = renamed[str(axis)]
+
+
+def _check_given(name: str, axes: Axes, inputs: Mapping[str, ir.Value]) -> None:
+    if name not in inputs:
+        raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
+    declared = axes_of(inputs[name])
+    if inputs[name].shape is not None and len(declared) != len(axes):
+        raise InputError(f"input {name} has {len(declared)} axes, {len(axes)} were given: {axes}")
+    for axis in axes:
+        if (isinstance(axis, str) and axes.count(axis) > 1) or (isinstance(axis, int) and axis < 1):
+            raise InputError(
+                f"input {name} was given the axes {axes}: sizes are from 1, and no two names are the same"
+            )
 
 
 def _known(roles: Mapping[ir.Value, Mapping[int, str]], role: str) -> str | None:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Iterator
 
 import onnx_ir as ir
 
-from ..evaluate import constant
+from ..evaluate import constant, numbers_of
 from ..recurrent import LENGTHS, is_recurrent
 from .subgraphs import SequenceInput, recurrences, sequences
 
@@ -178,14 +178,8 @@ def _picked(node: ir.Node, _: ir.Value, axes: Collection[int]) -> dict[int, int]
 
 def _resized(node: ir.Node, value: ir.Value, roles: Collection[int]) -> dict[int, int]:
     """Map axes of a Squeeze's or Unsqueeze's result to its operand's."""
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
-    axes = (
-        [int(axis) for axis in given.ravel()]
-        if given is not None
-        else list(node.attributes.get_ints("axes", ()))
-    )
     longer = value if node.op_type == "Unsqueeze" else node.inputs[0]
-    axes = [_at(axis, longer) for axis in axes] if longer is not None else []
+    axes = [_at(axis, longer) for axis in numbers_of(node, 1, "axes", {}) if longer is not None]
     if not axes or min(axes) < 0:
         return {}
     if node.op_type == "Unsqueeze":

@@ -1,6 +1,6 @@
 """Files with ``If``: replace inputs that choose a branch by constants, and keep the branches they choose."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -9,17 +9,15 @@ import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
+from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.manifest import Array, Axes
 
 from ..evaluate import constant
-from ..graph import data_inputs, forget_shapes, infer_shapes, operands, walk
+from ..graph import axes_of, data_inputs, forget_shapes, infer_shapes, operands, walk
 from .table import Table
 
 __all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
-
-_Axes = Sequence[int | str | None]
-"""Sizes; no number if dynamic."""
 
 # fmt: off
 _FOLDED = (
@@ -43,7 +41,7 @@ def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str
         if name not in inputs:
             raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
         value = inputs[name]
-        shape = [1 if axis is None or not isinstance(axis, int) else axis for axis in value.shape or ()]
+        shape = all_ones(axes_of(value))
         dtype = value.dtype.numpy() if value.dtype is not None else np.dtype(np.float32)
         if any(axis != 1 for axis in shape):
             raise InputError(
@@ -169,7 +167,7 @@ def _inline(node: ir.Node, branch: ir.Graph) -> None:
     graph.remove(node, safe=True)
 
 
-def _measured_axes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, _Axes]:
+def _measured_axes(model: ir.Model, condition: ir.Value | None) -> dict[ir.Value, Axes]:
     """Return the axes of the values whose sizes a condition reads, found by running the graph."""
     read = [node.inputs[0] for node in _above(condition) if node.op_type in ("Shape", "Size")]
     table, known = Table(model), [value for value in read if value is not None]
@@ -189,7 +187,7 @@ def _above(value: ir.Value | None) -> Iterator[ir.Node]:
     return (node for node in dict.fromkeys(producers) if node is not None)
 
 
-def _known(value: ir.Value | None, shapes: Mapping[ir.Value, _Axes]) -> Array | None:
+def _known(value: ir.Value | None, shapes: Mapping[ir.Value, Axes]) -> Array | None:
     """Return a value that constants and fixed sizes decide, None for any other."""
     fixed = constant(value)
     node = None if value is None else value.producer()
@@ -211,7 +209,7 @@ def _shape_above(node: ir.Node) -> ir.Node | None:
     return above if above is not None and above.op_type == "Shape" else None
 
 
-def _sizes(node: ir.Node, shapes: Mapping[ir.Value, _Axes]) -> Array | None:
+def _sizes(node: ir.Node, shapes: Mapping[ir.Value, Axes]) -> Array | None:
     """Return the sizes that a node reads, None for a dynamic one; None if the rank or an index is unknown."""
     if above := _shape_above(node):
         whole, picks = _sizes(above, shapes), _known(node.inputs[1], shapes)

@@ -21,6 +21,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Array
 
+from ..evaluate import numbers_of
 from ..graph import UniqueNames, firsts_from, walk
 from ..numerics.graph64 import nearly_equal
 from .subgraphs import Place, carry_out
@@ -147,11 +148,11 @@ def _read(
             order = list(node.attributes.get_ints("perm", ()) or range(rank)[::-1])
             undo, batch = ("Transpose", [order.index(axis) for axis in range(rank)]), order[batch]
         case "Squeeze":
-            axes = sorted(axis % rank for axis in _numbers(node, 1, "axes", arrays))
+            axes = sorted(axis % rank for axis in numbers_of(node, 1, "axes", arrays))
             axes = axes or [axis for axis, size in enumerate(shape) if size == 1]
             undo, batch = ("Unsqueeze", axes), [axis for axis in range(rank) if axis not in axes][batch]
         case "Unsqueeze":
-            added = _numbers(node, 1, "axes", arrays)
+            added = numbers_of(node, 1, "axes", arrays)
             axes = sorted(axis % (rank + len(added)) for axis in added)
             if batch in axes:
                 return None, batch
@@ -175,7 +176,7 @@ def _select(
     undo: tuple[str, Any] = ("Identity", None)
     if node.op_type == "Slice":
         starts, stops, axes, steps = (
-            _numbers(node, place, name, arrays)
+            numbers_of(node, place, name, arrays)
             for place, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps"))
         )
         if len(starts) != 1 or set(steps or [1]) != {1}:
@@ -186,7 +187,7 @@ def _select(
         axis = (node.attributes.get_int("axis", 0) or 0) % rank
         count = len(node.outputs)
         even = -(-shape[axis] // count)
-        parts = _numbers(node, 1, "split", arrays) or [even] * (count - 1) + [
+        parts = numbers_of(node, 1, "split", arrays) or [even] * (count - 1) + [
             shape[axis] - even * (count - 1)
         ]
         start = sum(parts[:output])
@@ -211,14 +212,6 @@ def _select(
 def is_order(indices: Array, rows: int) -> bool:
     """Return whether ``indices`` put ``rows`` rows in another order, each in one place."""
     return indices.ndim == 1 and np.array_equal(np.sort(indices), np.arange(rows))
-
-
-def _numbers(node: ir.Node, place: int, name: str, arrays: Mapping[ir.Value, Array]) -> list[int]:
-    """Return an argument that is an input in newer opsets and an attribute in older ones."""
-    if name in node.attributes:
-        return list(node.attributes[name].as_ints())
-    value = node.inputs[place] if len(node.inputs) > place else None
-    return [] if value is None else [int(number) for number in arrays[value].ravel()]
 
 
 def _left_inverse(weight: ir.Value, recurrent: ir.Node, arrays: Mapping[ir.Value, Array]) -> ir.Value | None:
@@ -379,11 +372,13 @@ def _op(
 
 
 def _same(node: ir.Node, inputs: Sequence[ir.Value], attributes: dict[str, Any]) -> bool:
-    if len(node.inputs) != len(inputs) or set(node.attributes) - {"allowzero"} != set(attributes):
-        return False
-    if any(list(_plain(node.attributes[name])) != list(_flat(value)) for name, value in attributes.items()):
-        return False
-    return all(_equal(mine, theirs) for mine, theirs in zip(node.inputs, inputs, strict=True))
+    own = {name: each.value for name, each in node.attributes.items() if name != "allowzero"}
+    return (
+        {name: np.ravel(value).tolist() for name, value in own.items()}
+        == {name: np.ravel(value).tolist() for name, value in attributes.items()}
+        and len(node.inputs) == len(inputs)
+        and all(map(_equal, node.inputs, inputs))
+    )
 
 
 def _equal(mine: ir.Value | None, theirs: ir.Value) -> bool:
@@ -396,14 +391,6 @@ def _equal(mine: ir.Value | None, theirs: ir.Value) -> bool:
         and left.dtype == right.dtype == ir.DataType.INT64
         and left.numpy().tolist() == right.numpy().tolist()
     )
-
-
-def _plain(attribute: ir.Attr) -> Sequence[int]:
-    return attribute.as_ints() if attribute.type is ir.AttributeType.INTS else [attribute.as_int()]
-
-
-def _flat(value: Any) -> Sequence[int]:
-    return value if isinstance(value, list) else [value]
 
 
 def _integers(graph: ir.Graph, numbers: list[int], names: UniqueNames) -> ir.Value:

@@ -15,12 +15,13 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
+from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.conventions import declared_states
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
-from ..evaluate import Session, constant, length_inputs, name_axis, sizes_apart
+from ..evaluate import Session, axes_in, constant, length_inputs, sizes_apart
 from ..graph import (
     axes_of,
     data_inputs,
@@ -35,9 +36,9 @@ from ..pairing import spec_of
 from ..progress import Progress
 from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
-from ..streaming.late import make_late_stream, why_late
+from ..streaming.late import add_late_stream
 from ..streaming.streamable import make_streamable
-from .axes import AxisNames, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
+from .axes import fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .axis_roles import BATCH, SEQUENCE
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
@@ -207,18 +208,19 @@ def _lift(
         generalize_reshapes(lifted)
     if SEQUENCE in make_dynamic:
         generalize_loops(lifted)
-    names, table = name_axes(lifted, config.inputs, make_dynamic)
+    lifted = lifted.clone()  # in a copy, nodes without a name are numbered from 0
+    batch, sequence, table = name_axes(lifted, config.inputs, make_dynamic)
     _declare_outputs(lifted, table)
-    known = recognize(lifted, config.states, names.sequence)
+    known = recognize(lifted, config.states, sequence)
     carried = {state.input for state in known}
     declared = {role: size for role, size in fixed_roles(model).items() if role in make_dynamic}
-    steps = _steps_of_a_call(lifted, table) if names.sequence is None else 1
+    steps = _steps_of_a_call(lifted, table) if sequence is None else 1
     original, lengths = lifted.clone(), length_inputs(lifted.graph)
     found = lift_states(
         lifted,
-        nodes_over_time(lifted, table, names.batch, names.sequence),
+        nodes_over_time(lifted, table, batch, sequence),
         table,
-        batch=names.batch,
+        batch=batch,
         carry={str(value.name) for value in data_inputs(original.graph)} - carried,
         declared=declared.get(BATCH),
     )
@@ -227,10 +229,10 @@ def _lift(
         constants=constants,
         original=original,
         lifted=lifted,
-        manifest=_build_manifest(original, proto, names, (*known, *found.states), lengths),
+        manifest=_build_manifest(original, proto, batch, sequence, (*known, *found.states), lengths),
         known=known,
         found=replace(found, left=tuple(each for each in found.left if not each.sources & carried)),
-        fixed_batch=max(_fixed_batch(original, names), found.fixed_batch or 1),
+        fixed_batch=max(_fixed_batch(original) if batch else 1, found.fixed_batch or 1),
         declared=declared,
         lengths=lengths,
         steps=steps if found.states else 1,
@@ -302,11 +304,7 @@ def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
     def draw(rows: int, steps: int, at_reset: bool) -> Mapping[str, Array]:
         return case_of(graph, rows * graph.fixed_batch, steps, seed, offset=int(at_reset)).feeds
 
-    try:
-        stream = make_late_stream(graph.lifted, graph.manifest, draw, to_bytes)
-    except (NotStreamableError, CheckFailedError) as error:
-        return graph.manifest._replace(unstreamable=str(error))
-    return graph.manifest._replace(stream=stream, unstreamable=why_late(stream))
+    return add_late_stream(graph.lifted, graph.manifest, draw, to_bytes)
 
 
 def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
@@ -367,11 +365,10 @@ def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
 def _unread(model: ir.Model, original: ir.Model, constants: Mapping[str, Array]) -> dict[str, Array]:
     """Return zeros for the inputs of ``model`` that ``original`` has no more."""
     kept = {*constants, *(value.name for value in original.graph.inputs)}
-    gone = [value for value in data_inputs(model.graph) if value.name not in kept and value.dtype is not None]
-    shapes = [[axis if isinstance(axis, int) else 1 for axis in axes_of(value)] for value in gone]
     return {
-        str(value.name): np.zeros(shape, value.dtype.numpy() if value.dtype else None)
-        for value, shape in zip(gone, shapes, strict=True)
+        str(value.name): np.zeros(all_ones(axes_of(value)), value.dtype.numpy())
+        for value in data_inputs(model.graph)
+        if value.name not in kept and value.dtype is not None
     }
 
 
@@ -388,10 +385,8 @@ def _with_axes_of(model: ir.Model, named: ir.Model) -> ir.Model:
     return copy
 
 
-def _fixed_batch(model: ir.Model, names: AxisNames) -> int:
+def _fixed_batch(model: ir.Model) -> int:
     """Return the batch size that constant initial states fix the graph at, 1 where they don't."""
-    if names.batch is None:
-        return 1
     sizes = {
         array.shape[state_shape(node)[2]]
         for node in recurrent_nodes(model)
@@ -405,11 +400,7 @@ def _declare_outputs(model: ir.Model, table: Table) -> None:
     """Declare the outputs' axes as running the graph tells them, in place; what it does not run stays."""
     for value in model.graph.outputs if table.has(list(model.graph.outputs)) else ():
         if (axes := table.axes(value)) is not None:
-            value.shape = ir.Shape(_named(str(value.name), axes))
-
-
-def _named(output: str, axes: Sequence[int | str | None]) -> Axes:
-    return tuple(f"{output}.{place}" if axis is None else axis for place, axis in enumerate(axes))
+            value.shape = ir.Shape(axes)
 
 
 def _describe_outputs(graph: LiftedGraph, session: Session, seed: int) -> tuple[TensorSpec, ...]:
@@ -434,7 +425,13 @@ def _describe_outputs(graph: LiftedGraph, session: Session, seed: int) -> tuple[
     specs = []
     for value in [value for value in graph.lifted.graph.outputs if value.name not in states]:
         name = str(value.name)
-        axes = _output_axes(name, [run[name].shape for run in runs], cases)
+        shapes = [run[name].shape for run in runs]
+        if (axes := axes_in(name, shapes, cases)) is None:
+            ranks = sorted({*map(len, shapes)})
+            raise FileFormatError(
+                f"output {name!r} has {ranks[0]} axes in one run and {ranks[1]} in another; "
+                "let every branch give the same number of axes"
+            )
         value.shape = ir.Shape(axes)
         specs.append(TensorSpec(name, runs[0][name].dtype.name, axes))
     return tuple(specs)
@@ -444,25 +441,11 @@ def _is_float64(node: ir.Node) -> bool:
     return node.inputs[0] is not None and node.inputs[0].dtype is ir.DataType.DOUBLE
 
 
-def _output_axes(name: str, shapes: Sequence[tuple[int, ...]], cases: Sequence[Mapping[str, int]]) -> Axes:
-    """Name an output's axes from its shapes at ``sizes_apart``.
-
-    Raises:
-        FileFormatError: it has more axes in one run than in another, as branches of an ``If`` may give.
-    """
-    ranks = sorted({*map(len, shapes)})
-    if len(ranks) > 1:
-        raise FileFormatError(
-            f"output {name!r} has {ranks[0]} axes in one run and {ranks[1]} in another; "
-            "let every branch give the same number of axes"
-        )
-    return _named(name, [name_axis(lengths, cases) for lengths in zip(*shapes, strict=True)])
-
-
 def _build_manifest(
     model: ir.Model,
     proto: onnx.ModelProto,
-    names: AxisNames,
+    batch: str | None,
+    sequence: str | None,
     states: tuple[StateSpec, ...],
     lengths: Sequence[str],
 ) -> Manifest:
@@ -476,15 +459,15 @@ def _build_manifest(
     valid = (
         spec.name
         for spec in inputs
-        if spec.name in lengths and spec.dtype in ("int32", "int64") and spec.axes == (names.batch,)
+        if spec.name in lengths and spec.dtype in ("int32", "int64") and spec.axes == (batch,)
     )
     opset = max(entry.version for entry in proto.opset_import if entry.domain in ("", "ai.onnx"))
     return Manifest(
         inputs=inputs,
         outputs=(),
         states=states,
-        batch=names.batch,
-        sequence=names.sequence,
+        batch=batch,
+        sequence=sequence,
         lengths=next(valid, None),
         precision=_precision(model, states),
         provenance={

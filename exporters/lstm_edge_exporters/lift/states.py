@@ -16,7 +16,7 @@ from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 
 from ..evaluate import inputs_above, is_data_free, name_axis
 from ..graph import UniqueNames, axes_of, data_inputs
-from ..recurrent import is_recurrent, is_reversed, label, state_shape
+from ..recurrent import Slot, is_recurrent, is_reversed, label, state_shape
 from .axis_roles import follows_input, row_orders
 from .paths import Member, Path, StateGroup, find_path, is_order, top_of, wire
 from .state_names import Naming, name_after_nodes
@@ -43,6 +43,11 @@ class LeftAlone:
     reads time backwards) or ``subgraph`` (a loop around the node starts it again)."""
     sources: frozenset[str] = frozenset()
     """The inputs that it depends on, if ``given`` or ``data``."""
+
+    @classmethod
+    def of(cls, slot: Slot, reason: str, cause: str, sources: Collection[str] = ()) -> "LeftAlone":
+        """Leave the state of ``slot`` alone."""
+        return cls(label(slot.node), slot.kind, reason, cause, frozenset(sources))
 
 
 @dataclass(frozen=True)
@@ -147,9 +152,9 @@ def _partition(
                 known.add((place.owner, place.input))
             if is_reversed(node) and not reverse:
                 reason = "it reads time backwards, so no chunk can follow another"
-                left.append(LeftAlone(label(node), slot.kind, reason, "reversed"))
+                left.append(LeftAlone.of(slot, reason, "reversed"))
             elif isinstance(place, str):
-                left.append(LeftAlone(label(node), slot.kind, place, "subgraph"))
+                left.append(LeftAlone.of(slot, place, "subgraph"))
             elif place.initial is None or is_data_free(place.initial):
                 places.append(place)
             else:
@@ -158,12 +163,10 @@ def _partition(
                 if source in carry or is_data_free(top):
                     places.append(place)  # operators between may reorder rows
                 elif source:
-                    reason = f"it comes from input {source!r}"
-                    left.append(LeftAlone(label(node), slot.kind, reason, "given", frozenset({source})))
+                    left.append(LeftAlone.of(slot, f"it comes from input {source!r}", "given", {source}))
                 else:
-                    reason = f"it comes from data, {top.name!r}"
                     sources = inputs_above(place.initial)
-                    left.append(LeftAlone(label(node), slot.kind, reason, "data", sources))
+                    left.append(LeftAlone.of(slot, f"it comes from data, {top.name!r}", "data", sources))
     return places, left
 
 
@@ -191,7 +194,7 @@ class _Planner:
         return states
 
     def _fail(self, place: Place, reason: str) -> None:
-        self.failed.append(LeftAlone(label(place.slot.node), place.slot.kind, reason, "data"))
+        self.failed.append(LeftAlone.of(place.slot, reason, "data"))
 
     def _compute(self, place: Place) -> bool:
         """Find the initial state of the place, at the ``pinned`` batch size if others fail."""
@@ -217,9 +220,7 @@ class _Planner:
         """Return a state's batch axis; None if a loop carries one that does not grow with the batch."""
         if is_recurrent(place.slot.node):
             return state_shape(place.slot.node)[2]
-        if place.initial is None or place.initial not in self._table.runs[0]:
-            return None
-        axes = self._table.axes(place.initial) or ()
+        axes = () if place.initial is None else self._table.axes(place.initial) or ()
         return next((axis for axis, name in enumerate(axes) if str(name).split("*")[-1] == self._batch), None)
 
     def _row_orders(self, place: Place, path: Path | None) -> tuple[ir.Value, ...]:
@@ -270,11 +271,10 @@ class _Planner:
         arrays = [run[root] for run in self._table.runs]
         dtype = ir.DataType.from_numpy(arrays[0].dtype)
         firsts = [array if axis is None else array.take([0], axis) for array in arrays]
-        if any(not np.array_equal(first, firsts[0]) for first in firsts) or any(
-            (array != firsts[0]).any() for array in arrays
-        ):
-            return "its value is not the same for every batch member and sequence length"
         reset = firsts[0]
+        pairs = zip(arrays, firsts, strict=True)
+        if any(first.shape != reset.shape or (array != reset).any() for array, first in pairs):
+            return "its value is not the same for every batch member and sequence length"
         value = float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
         if axis is None:
             return _State(group, dtype, reset.shape, value)

@@ -56,8 +56,11 @@ class SequenceInput:
     value: ir.Value
     time: int
     """The axis that the steps are on."""
-    batch: int
-    """The first of its other axes."""
+
+    @property
+    def batch(self) -> int:
+        """The first of its other axes."""
+        return int(self.time == 0)
 
 
 def _carried_values(node: ir.Node) -> Iterator[_Carried]:
@@ -98,23 +101,21 @@ def recurrences(model: ir.Model) -> Iterator[ir.Node]:
 
 def sequences(node: ir.Node) -> Iterator[SequenceInput]:
     """Return the values that a recurrent node, a ``Loop`` or a ``Scan`` reads step by step."""
+    read = _read_by_steps(node)
+    return (SequenceInput(value, axis) for value, axis in read if value and axis is not None and axis >= 0)
+
+
+def _read_by_steps(node: ir.Node) -> Iterator[tuple[ir.Value | None, int | None]]:
     if is_recurrent(node):
-        layout = node.attributes.get_int("layout", 0) or 0
-        if node.inputs[0] is not None:
-            yield SequenceInput(node.inputs[0], layout, 1 - layout)
+        yield node.inputs[0], node.attributes.get_int("layout", 0) or 0
     elif node.op_type == "Scan":
         count = node.attributes["num_scan_inputs"].as_int()
-        axes = list(node.attributes.get_ints("scan_input_axes", ()) or [0] * count)
-        for value, axis in zip(node.inputs[-count:] if count else (), axes, strict=False):
-            if value is not None and axis >= 0:
-                yield SequenceInput(value, axis, int(axis == 0))
+        axes = node.attributes.get_ints("scan_input_axes", ()) or [0] * count
+        yield from zip(node.inputs[len(node.inputs) - count :], axes, strict=False)
     elif node.op_type == "Loop":
         body = node.attributes["body"].as_graph()
-        for inner in body:
-            data = _from_outside(inner.inputs[0], node, body) if inner.inputs else None
-            stepped = _stepped_axis(inner, body)
-            if data is not None and stepped is not None and stepped >= 0:
-                yield SequenceInput(data, stepped, int(stepped == 0))
+        for inner in (inner for inner in body if inner.inputs):
+            yield _from_outside(inner.inputs[0], node, body), _stepped_axis(inner, body)
 
 
 def generalize_loops(model: ir.Model) -> None:

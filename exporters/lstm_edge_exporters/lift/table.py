@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.manifest import Array, Axes
 
-from ..evaluate import evaluate, name_axis, sizes_apart
+from ..evaluate import axes_in, evaluate, sizes_apart
 from ..recurrent import is_recurrent
 from .axis_roles import BATCH, SEQUENCE, row_orders
 from .paths import operators_above
@@ -48,12 +48,9 @@ class Table:
         """Return the sizes of a known value's axis in all runs."""
         return [run[value].shape[axis] for run in self.runs]
 
-    def axes(self, value: ir.Value) -> tuple[int | str | None, ...] | None:
-        """Name a known value's axes, see ``name_axis``; None if their number is not always the same."""
-        shapes = [run[value].shape for run in self.runs]
-        if len(set(map(len, shapes))) > 1:
-            return None
-        return tuple(name_axis(lengths, self.sizes) for lengths in zip(*shapes, strict=True))
+    def axes(self, value: ir.Value) -> Axes | None:
+        """Name a known value's axes, see ``axes_in``."""
+        return axes_in(str(value.name), [run[value].shape for run in self.runs], self.sizes)
 
     def roles(self) -> dict[str, str]:
         """Return the name of the one dynamic axis that a recurrent node's batch, and time, grow with.

@@ -2,7 +2,7 @@
 
 The formulas are those of the operators' specification (https://onnx.ai/onnx/operators/), with
 ``sequence_lens``, both directions, peepholes, clipping and ``linear_before_reset``, which onnx's reference
-evaluator leaves out; and a projection of h, which PyTorch's LSTM has and ONNX's does not.
+evaluator leaves out.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,7 +29,6 @@ def lstm(
     h_0: Array | None = None,
     c_0: Array | None = None,
     P: Array | None = None,
-    projection: Sequence[Array] | None = None,
     activations: Sequence[str] | None = None,
     clip: float | None = None,
     direction: str = "forward",
@@ -40,13 +39,12 @@ def lstm(
     Args:
         x: ``(L, N, I)``.
         W: ``(D, 4*H, I)``.
-        R: ``(D, 4*H, H)``, or as wide as the projected h.
+        R: ``(D, 4*H, H)``.
         B: ``(D, 8*H)``, the biases of W and of R.
         lengths: ``(N,)`` valid steps of each row; None for all.
         h_0: ``(D, N, H)``, zeros where None.
         c_0: ``(D, N, H)``, zeros where None.
         P: ``(D, 3*H)`` peephole weights i o f.
-        projection: a direction's weights ``(P, H)`` that make h narrower.
         activations: three names a direction; None for sigmoid, tanh, tanh.
         clip: bound of what the activations are given.
         direction: ``forward``, ``reverse`` or ``bidirectional``.
@@ -75,16 +73,11 @@ def lstm(
                 i, forget = gate(i, p_i, cell), gate(forget, p_f, cell)
             cell = rounding.relative(rounding.relative(forget * cell) + rounding.relative(i * c))
             o = o if P is None else gate(o, p_o, cell)
-            hidden = rounding.relative(o * h(cell))
-            if projection is not None:
-                hidden = rounding.product(hidden, projection[place].T)
-            return hidden, cell
+            return rounding.relative(o * h(cell)), cell
 
         return step
 
-    y, hidden, cell = _unroll(
-        x, W, B, R.shape[-1], lengths, direction, ((h_0, R.shape[-1]), (c_0, width)), make, rounding
-    )
+    y, hidden, cell = _unroll(x, W, B, width, lengths, direction, (h_0, c_0), make, rounding)
     return y, hidden, cell
 
 
@@ -127,7 +120,7 @@ def gru(
 
         return step
 
-    y, hidden = _unroll(x, W, B, width, lengths, direction, ((h_0, width),), make, rounding)
+    y, hidden = _unroll(x, W, B, width, lengths, direction, (h_0,), make, rounding)
     return y, hidden
 
 
@@ -155,8 +148,7 @@ def rnn(
 
         return step
 
-    width = R.shape[-1]
-    y, hidden = _unroll(x, W, B, width, lengths, direction, ((h_0, width),), make, rounding)
+    y, hidden = _unroll(x, W, B, R.shape[-1], lengths, direction, (h_0,), make, rounding)
     return y, hidden
 
 
@@ -164,14 +156,14 @@ def _unroll(
     x: Array,
     W: Array,
     B: Array | None,
-    out: int,
+    width: int,
     lengths: Array | None,
     direction: str,
-    starts: Sequence[tuple[Array | None, int]],
+    starts: Sequence[Array | None],
     make: Callable[[int], StepFunction],
     rounding: Exact,
 ) -> tuple[Array, ...]:
-    """Return ``Y (L, D, N, out)`` and each last state ``(D, N, width)``; rows stop at their length."""
+    """Return ``Y (L, D, N, H)`` and each last state ``(D, N, H)``; rows stop at their length."""
     steps, rows = x.shape[:2]
     valid = None if lengths is None or (lengths >= steps).all() else np.asarray(lengths)
     backward = {"forward": [False], "reverse": [True], "bidirectional": [False, True]}[direction]
@@ -181,10 +173,8 @@ def _unroll(
         bias = 0.0 if B is None else B[place, : B.shape[1] // 2]
         from_x = rounding.product(x.reshape(steps * rows, -1), W[place].T)
         from_x = rounding.relative(from_x + bias).reshape(steps, rows, -1)
-        states = tuple(
-            np.zeros((rows, width), x.dtype) if start is None else start[place] for start, width in starts
-        )
-        y = np.zeros((steps, rows, out), x.dtype)
+        states = tuple(np.zeros((rows, width), x.dtype) if each is None else each[place] for each in starts)
+        y = np.zeros((steps, rows, width), x.dtype)
         mark = rounding.mark()
         for time in reversed(range(steps)) if back else range(steps):
             rounding.go_back(mark)

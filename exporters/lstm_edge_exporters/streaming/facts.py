@@ -1,7 +1,7 @@
 """What grows with time in a graph, and how far behind it is: found by running the graph at several sizes."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import lcm
@@ -14,7 +14,7 @@ from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import Array, Axes
 
 from ..evaluate import constant, evaluate, name_axis
-from ..graph import axes_of, data_inputs, dynamic_axes
+from ..graph import axes_of, data_inputs, dynamic_axes, operands
 from ..recurrent import label
 
 __all__ = ["Fact", "GathersTimeError", "Growth", "NotStreamableError", "Shapes", "find_shapes", "name_node"]
@@ -203,8 +203,8 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | N
         **({batch: _ROWS[0]} if batch else {}),
     }
     values = [value for node in model.graph for value in node.outputs if value.name]
-    for least in dict.fromkeys(-(-steps // strides) * strides for steps in _STEPS):
-        steps = tuple(least + more * strides for more in _FURTHER)
+    for least, multiple in _lengths(model.graph, strides):
+        steps = tuple(least + more * multiple for more in _FURTHER)
         cases = [{**base, sequence: each} for each in steps]
         cases.append({**cases[0], **({batch: _ROWS[1]} if batch else {})})
         try:
@@ -215,17 +215,41 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | N
     return None
 
 
+def _lengths(graph: ir.Graph, strides: int) -> Iterator[tuple[int, int]]:
+    """Return numbers of steps to try, and a multiple that more steps are: of strides, then of frames."""
+    numbers = (constant(value) for node in graph if node.op_type == "Reshape" for value in _above(node))
+    known = (array for array in numbers if array is not None and array.size <= _MOST_KEPT)
+    sizes = sorted({int(size) for array in known for size in array.flat})
+    frames = (size * strides for size in sizes if size > 1 and size * strides <= _MOST_STRIDES)
+    for multiple in (strides, *frames):
+        yield from dict.fromkeys((-(-steps // multiple) * multiple, multiple) for steps in _STEPS)
+
+
+def _above(node: ir.Node) -> list[ir.Value]:
+    """Return the shape that a Reshape takes, and what it is joined of."""
+    given = node.inputs[1]
+    return [] if given is None else [given, *operands(given)]
+
+
 def _product_of_strides(graph: ir.Graph) -> int:
     """Return a multiple of the product of the strides along time, of whatever axis they are."""
     products: dict[ir.Value, int] = {}
     for node in graph:
         product = lcm(*(products.get(value, 1) for value in node.inputs if value is not None))
-        if node.op_type in _STRIDED:
-            product *= max(node.attributes.get_ints("strides", [1]), default=1)
+        product *= _stride(node)
         if product > _MOST_STRIDES:
             raise NotStreamableError(f"strides of {product} steps together, at {name_node(node)}")
         products.update(dict.fromkeys(node.outputs, product))
     return lcm(*products.values())
+
+
+def _stride(node: ir.Node) -> int:
+    """Return the largest stride of a node on any axis."""
+    if node.op_type in _STRIDED:
+        return max(node.attributes.get_ints("strides", [1]), default=1)
+    place = {"Slice": 4, "STFT": 1}.get(node.op_type)
+    steps = None if place is None or place >= len(node.inputs) else constant(node.inputs[place])
+    return 1 if steps is None else max(1, *(int(step) for step in steps.flat))
 
 
 def _to_shapes(

@@ -34,7 +34,7 @@ from ..numerics.verify import golden_case
 from .facts import NotStreamableError
 from .streamable import Streamable, make_streamable, take_early
 
-__all__ = ["frames_of", "make_late_stream", "settled_after", "why_late", "with_past"]
+__all__ = ["add_late_stream", "frames_of", "make_late_stream", "settled_after", "with_past"]
 
 _STEPS = 24
 """Steps that are compared, beside those before the first frame and ``_REACHES`` times the reach."""
@@ -54,14 +54,21 @@ Draw = Callable[[int, int, bool], Feeds]
 """Gives the inputs of the whole for a number of rows and steps, states at reset or random."""
 
 
-def why_late(stream: Streamed) -> str:
-    """Return why the file's own graph can't be fed in chunks."""
+def add_late_stream(
+    model: ir.Model, manifest: Manifest, draw: Draw, to_bytes: Callable[[ir.Model], bytes]
+) -> Manifest:
+    """Return the manifest with what ``make_late_stream`` gives, or with why there is none."""
+    try:
+        stream = make_late_stream(model, manifest, draw, to_bytes)
+    except (NotStreamableError, CheckFailedError) as error:
+        return manifest._replace(unstreamable=str(error))
     delay = max(stream.delays.values(), default=0)
     if stream.unit > 1:
         need = f"a call takes a multiple of {stream.unit} steps"
     else:
         need = f"frames need {counted(delay, 'later step')}" if delay else "the last frames need the end"
-    return f"{need}, so that another graph streams, which stream() and streams() run"
+    reason = f"{need}, so that another graph streams, which stream() and streams() run"
+    return manifest._replace(stream=stream, unstreamable=reason)
 
 
 def make_late_stream(

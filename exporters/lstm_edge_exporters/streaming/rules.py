@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from math import prod
 
 import numpy as np
 import onnx_ir as ir
@@ -49,10 +50,6 @@ def _window(
 ) -> bool:
     """Take an operator with a kernel.
 
-    With K taps, dilation D, stride S and padding P it keeps C = (K-1) D + 1 - S + e frames of what it reads,
-    of delay d, and is (d - P + C) / S frames behind: e is the least number from 0 for which that is whole and
-    the padding is among them. Of e, what is no part of a stride waits; the rest is cut off at the end.
-
     Args:
         work: the graph.
         node: the operator.
@@ -76,6 +73,25 @@ def _window(
         )
     if front and padding is not None:
         fact = _padded(node, fact, front, padding)
+    joined, fact = _look_back(work, node, value, fact, reach, stride)
+    node.replace_input_with(0, joined)
+    pads[place] = pads[place + rank] = 0
+    for name in ("auto_pad", "ceil_mode"):
+        node.attributes.pop(name, None)
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    work.set_fact(node, node.outputs[0], fact)
+    return True
+
+
+def _look_back(
+    work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact, reach: int, stride: int
+) -> tuple[ir.Value, Fact]:
+    """Return a value behind what windows of ``reach`` + 1 frames look back at, and the fact of these.
+
+    With a reach R, stride S and padding P it keeps C = R + 1 - S + e frames of a value of delay d, and the
+    windows are (d - P + C) / S frames behind: e is the least number from 0 for which that is whole and the
+    padding is among them. Of e, what is no part of a stride waits; the rest is cut off at the end.
+    """
     if fact.pad:
         value, fact = work.align(node, value, fact)
     least = reach + 1 - stride
@@ -83,16 +99,68 @@ def _window(
     if fact.pad and fact.pad > kept:
         kept += -(-(fact.pad - kept) // stride) * stride
     early = (kept - least) // stride * stride
-    joined = work.past(node, value, fact, max(kept, 0), _KINDS[node.op_type])
+    joined = work.past(node, value, fact, max(kept, 0), _KINDS.get(node.op_type, "window"))
     if kept < 0 or early:
         joined = slice_of(Builder(node, "part"), joined, fact.axis, max(-kept, 0), -early or END)
+    return joined, replace(fact, delay=(fact.delay + kept) // stride, pad=0, rate=fact.rate / stride)
+
+
+def _stft(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    given = [*node.inputs, None, None]
+    step = int(_constant(node, given[1]).flat[0])
+    window = int(_constant(node, given[3]).flat[0]) if given[2] is None else work.shapes.shape(given[2])[0]
+    joined, fact = _look_back(work, node, value, fact, window - 1, step)
     node.replace_input_with(0, joined)
-    pads[place] = pads[place + rank] = 0
-    for name in ("auto_pad", "ceil_mode"):
-        node.attributes.pop(name, None)
-    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-    delay, rate = (fact.delay + kept) // stride, fact.rate / stride
-    work.set_fact(node, node.outputs[0], replace(fact, delay=delay, pad=0, rate=rate))
+    work.set_fact(node, node.outputs[0], fact)
+    return True
+
+
+def _transposed(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    """Take a transposed convolution: what its last taps add to later frames is a state.
+
+    With K taps, dilation D and stride S that is (K-1) D + 1 - S frames; where it is negative, as many frames
+    between two are empty. The bias is added behind the sum.
+    """
+    kernel = work.shapes.shape(node.inputs[1])[2:]
+    place, rank, output = fact.axis - 2, len(kernel), node.outputs[0]
+    if place < 0:
+        raise NotStreamableError(f"{name_node(node)} takes time for channels or rows")
+    auto = node.attributes.get("auto_pad")
+    automatic = auto is not None and auto.as_string() not in ("NOTSET", "VALID")
+    if "output_shape" in node.attributes or automatic:
+        raise NotStreamableError(f"{name_node(node)} pads by its length; give it padding")
+    if fact.pad and fact.fill:
+        raise NotStreamableError(f"{name_node(node)} reads padding by {fact.fill:g}")
+    ready = work.ready(fact, held=True)
+    source, fact = work.wait(node, value, fact, ready), replace(fact, delay=ready, pad=0)
+    numbers = {
+        name: list(node.attributes.get_ints(name, [default] * (rank * (2 if name == "pads" else 1))))
+        for name, default in (("dilations", 1), ("output_padding", 0), ("pads", 0), ("strides", 1))
+    }
+    stride, front = numbers["strides"][place], numbers["pads"][place]
+    overlap = (kernel[place] - 1) * numbers["dilations"][place] + 1 - stride
+    numbers["pads"][place] = numbers["pads"][place + rank] = numbers["output_padding"][place] = 0
+    late = replace(fact, delay=fact.delay * stride + front, rate=fact.rate * stride)
+    work.set_fact(node, output, late)
+    build = Builder(node, "overlap")
+    group = node.attributes.get_int("group", 1) or 1
+    (summed,) = build.node("ConvTranspose", [source, node.inputs[1]], {**numbers, "group": group})
+    if overlap > 0:
+        start, found = int(fact.start / fact.rate), work.facts.get(output, late)
+        state = work.frames_of(output, found, overlap, 0.0, "overlap", start)
+        first, rest = (slice_of(build, summed, fact.axis, *ends) for ends in ((0, overlap), (overlap, END)))
+        joined = build.concat([build.node("Add", [first, state])[0], rest], fact.axis)
+        work.end_state(slice_of(build, joined, fact.axis, -overlap, END))
+        summed = slice_of(build, joined, fact.axis, 0, -overlap)
+    elif overlap < 0:
+        pads = [0] * (2 * rank + 4)
+        pads[fact.axis + rank + 2] = -overlap
+        (summed,) = build.node("Pad", [summed, build.constant(np.array(pads), "gap")])
+    if len(node.inputs) > 2 and node.inputs[2] is not None:
+        shape = build.constant(np.array([-1] + [1] * rank), "shape")
+        (summed,) = build.node("Add", [summed, build.node("Reshape", [node.inputs[2], shape])[0]])
+    node.replace_input_with(0, summed)
+    work.hand_on(node, late)
     return True
 
 
@@ -167,7 +235,7 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     start = work.shapes.number(starts, place, lengths)
     if step is not None and step < 0:
         raise GathersTimeError(f"a reversal of time, {name_node(node)}")
-    if step != 1 or count > 1:
+    if step is None or count > 1:
         raise GathersTimeError(f"a choice of steps, {name_node(node)}")
     if work.shapes.growth(result) is None:
         ends = work.shapes.number(starts, place, lengths, from_end=True)
@@ -186,6 +254,14 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         return True
     if start is None:
         raise GathersTimeError(f"a choice of steps, {name_node(node)}")
+    if step > 1:
+        value, fact = _look_back(work, node, value, _cut(node, fact, start), 0, step)
+        build = Builder(node, "every")
+        node.replace_input_with(0, value)
+        node.replace_input_with(1, build.constant(np.array([0]), "start"))
+        node.replace_input_with(2, build.constant(np.array([END]), "end"))
+        work.set_fact(node, result, fact)
+        return True
     work.hand_on(node, _cut(node, fact, start))
     return True
 
@@ -244,11 +320,22 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
 
 
 def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    """Let the frames of the result follow from the data where they are counted as those of the whole."""
+    """Let the frames of the result follow from the data where they are counted as those of the whole.
+
+    Frames that are split or joined, ``(N, L, C)`` to ``(N, L/160, 160*C)``, wait for a whole number of them.
+    """
     result, sizes = node.outputs[0], node.inputs[1]
     found = work.shapes.growth(result)
-    if found is None or sizes is None or not work.shapes.surplus(value, fact):
+    if found is None or sizes is None or not (found.rate != fact.rate or work.shapes.surplus(value, fact)):
         return False
+    ratio = found.rate / fact.rate
+    if ratio != 1:
+        before, after = work.shapes.shape(value)[: fact.axis], work.shapes.shape(result)[: found.axis]
+        if fact.merged or found.merged or prod(before) != prod(after):
+            return False
+        ready = -(-work.ready(fact) // ratio.denominator) * ratio.denominator
+        node.replace_input_with(0, work.wait(node, value, fact, ready))
+        fact = replace(fact, delay=int(ready * ratio), pad=0, rate=found.rate)
     build, axes = Builder(node, "shape"), work.shapes.axes(result)
     entries = []
     for place, size in enumerate(axes):
@@ -259,7 +346,28 @@ def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool
         else:
             entries.append(slice_of(build, sizes, 0, place, place + 1))
     node.replace_input_with(1, build.concat(entries, 0))
-    return False
+    if ratio == 1:
+        return False
+    work.set_fact(node, result, fact)
+    return True
+
+
+def _resize(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    """Repeat frames a whole number of times."""
+    found = work.shapes.growth(node.outputs[0])
+    if found is None or (ratio := found.rate / fact.rate) == 1:
+        return False
+    modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    given = {name: node.attributes.get(name) for name in modes}
+    if ratio.denominator > 1 or any(
+        each is None or each.as_string() != modes[name] for name, each in given.items()
+    ):
+        raise NotStreamableError(f"{name_node(node)} interpolates between frames; use mode='nearest'")
+    ready = work.ready(fact)
+    node.replace_input_with(0, work.wait(node, value, fact, ready))
+    fact = replace(fact, delay=ready * int(ratio), pad=0, rate=found.rate)
+    work.set_fact(node, node.outputs[0], fact)
+    return True
 
 
 def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
@@ -311,6 +419,7 @@ RULES: Mapping[str, Rule] = {
     "AveragePool": _average_pool,
     "Concat": _concat,
     "Conv": _conv,
+    "ConvTranspose": _transposed,
     "CumSum": _cumulative_sum,
     "GRU": _recurrent,
     "Gather": _gather,
@@ -323,6 +432,8 @@ RULES: Mapping[str, Rule] = {
     "Pad": _pad,
     "RNN": _recurrent,
     "Reshape": _reshape,
+    "Resize": _resize,
+    "STFT": _stft,
     "Slice": _slice,
     "Softmax": _refuse_over_time,
 }

@@ -94,7 +94,9 @@ class Subject:
         self.budgets = budgets
         """What an int8 or fp16 file is held to; None for one that must be exact."""
         self.tally = Tally(self.manifest, reference.values, modeled=not (budgets or config.overridden))
-        self._few = remember(partial(self._floors, draws=FEW_DRAWS))
+        self._few = remember(
+            partial(noise_floors, self.function.graph, fixed=self.function.fixed, draws=FEW_DRAWS)
+        )
         self.run_alone = row_by_row(self.manifest, self.run) if budgets else self.run
         """The file with no rows that share a call where that changes results, as ranges in int8 do."""
 
@@ -223,7 +225,7 @@ class Subject:
                 return np.asarray(self.budgets.limit(name, got[name], exact[name], over_a_run=over_a_run))
             return MULTIPLE * known.floors[name]
 
-        known = (self._known_floors(*way) for way in (ways[:1] if self.budgets else ways))
+        known = (self._floors(*way) for way in (ways[:1] if self.budgets else ways))
         measured = measure(got, exact, known, limit)
         if not measured.ok:
             measured = replace(measured, overflow=self.function.graph.overflow(feeds))
@@ -241,17 +243,14 @@ class Subject:
 
     def expected(self, feeds: Feeds) -> Expected:
         """Return what an engine should give, with noise floors; raises as ``measure`` does."""
-        return Expected(self.exact(feeds), self._known_floors(feeds, whole, DRAWS))
+        return Expected(self.exact(feeds), self._floors(feeds, whole, DRAWS))
 
-    def _known_floors(self, feeds: Feeds, procedure: Procedure, draws: int) -> Mapping[str, Array]:
-        if procedure is whole and draws == FEW_DRAWS:
-            return self._few(feeds)
-        return self._floors(feeds, procedure, draws)
-
-    def _floors(self, feeds: Feeds, procedure: Procedure = whole, draws: int = DRAWS) -> Mapping[str, Array]:
+    def _floors(self, feeds: Feeds, procedure: Procedure, draws: int) -> Mapping[str, Array]:
         if self.budgets:
             axes = self.manifest.axes
             return {name: np.zeros([1] * len(axes[name])) for name in self.manifest.output_names}
+        if procedure is whole and draws == FEW_DRAWS:
+            return self._few(feeds)
         return noise_floors(self.function.graph, feeds, self.function.fixed, procedure, draws)
 
     @property

@@ -130,6 +130,107 @@ class Mean(nn.Module):
         return y - y.cumsum(1) / torch.arange(1, y.size(1) + 1)[:, None]
 
 
+class UNet(nn.Module):
+    """Strided and transposed convolutions with skips, an LSTM in the middle, one frame a sample again."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.deep = nn.Conv1d(WIDTH, 6, 4, 2, padding=1), nn.Conv1d(6, 6, 4, 2, padding=1)
+        self.lstm = nn.LSTM(6, 6, batch_first=True)
+        self.up, self.last = (nn.ConvTranspose1d(6, size, 4, 2, padding=1) for size in (6, WIDTH))
+
+    def forward(self, x):
+        x = x.transpose(1, 2)
+        y = torch.relu(self.down(x))
+        z = torch.relu(self.deep(y))
+        z = z + self.lstm(z.transpose(1, 2))[0].transpose(1, 2)
+        return (x + self.last(y + torch.relu(self.up(z)))).transpose(1, 2)
+
+
+class Codec(nn.Module):
+    """Windows that overlap by half, a GRU on them, and their sum again, with a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Conv1d(WIDTH, 8, 8, 4), nn.ConvTranspose1d(8, 2, 8, 4)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x):
+        z = self.encode(F.pad(x.transpose(1, 2), (4, 0)))
+        return self.decode(self.gru(z.transpose(1, 2))[0].transpose(1, 2) * torch.sigmoid(z)).transpose(1, 2)
+
+
+class Gaps(nn.Module):
+    """A transposed convolution of less taps than its stride, behind zeros in front."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Conv1d(WIDTH, 8, 6, 3), nn.ConvTranspose1d(8, 2, 2, 3, output_padding=1)
+
+    def forward(self, x):
+        return torch.tanh(self.decode(F.pad(self.encode(x.transpose(1, 2)), (2, 0)))).transpose(1, 2)
+
+
+class More(nn.Module):
+    """More frames than samples: a delay, then a transposed convolution with a dilation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
+        self.decode = nn.ConvTranspose1d(6, 2, 5, 2, padding=2, dilation=2)
+
+    def forward(self, x):
+        return self.decode(self.conv(x.transpose(1, 2))).transpose(1, 2)
+
+
+class Nearest(nn.Module):
+    """Frames repeated up to the rate of the samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(WIDTH, 6, 4, 4), nn.Conv1d(6, WIDTH, 3, padding=1)
+
+    def forward(self, x):
+        y = F.interpolate(self.second(self.first(x.transpose(1, 2))), scale_factor=4, mode="nearest")
+        return y.transpose(1, 2)
+
+
+class Every(nn.Module):
+    """Every third frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x.transpose(1, 2))[:, :, 1::3].transpose(1, 2)
+
+
+class Reframed(nn.Module):
+    """Frames of 12 samples behind a delay, as a vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(WIDTH, 2, 3, padding=1), nn.GRU(24, 5, batch_first=True)
+
+    def forward(self, x):
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return self.gru(y.reshape(y.size(0), -1, 24))[0]
+
+
+class Spectra(nn.Module):
+    """A spectrum of 16 samples every 8, and a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(18, 5, batch_first=True)
+        self.register_buffer("window", torch.hann_window(16))
+
+    def forward(self, x):
+        z = torch.stft(x[:, :, 0], 16, 8, window=self.window, center=False, return_complex=True)
+        return self.gru(torch.view_as_real(z).permute(0, 2, 1, 3).flatten(2))[0]
+
+
 CONFIG = ExportConfig(inputs={"x": ("N", "L", WIDTH)})
 X = np.random.default_rng(0).standard_normal((3, 107, WIDTH)).astype(np.float32)
 PACES = {
@@ -142,8 +243,18 @@ PACES = {
     Branches: "one frame every 4 samples, 2 frames behind",
     TwoRates: "one frame every 8 samples, 1 frame behind",
     Mean: "one frame every 4 samples",
+    UNet: "one frame a step, 4 at a time, 13 frames behind",
+    Codec: "one frame a step, 4 at a time",
+    Gaps: "one frame a step, 3 at a time, 3 frames behind",
+    More: "2 frames a step, 4 frames behind",
+    Nearest: "one frame a step, 4 at a time, 4 frames behind",
+    Every: "one frame every 3 samples",
+    Reframed: "one frame every 12 samples, 1 frame behind",
+    Spectra: "one frame every 8 samples, 1 frame behind",
 }
-QUICK = (Front, Causal, TwoRates)
+WHOLE_UNITS = (UNet, Nearest, Reframed)
+"""They take no other lengths."""
+QUICK = (Front, Causal, TwoRates, UNet)
 KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in PACES]
 
 
@@ -170,6 +281,8 @@ def frames_of(module, x, manifest: Manifest):
         ends = range(manifest.unit * 2, len(x) + 1, manifest.unit)
         whole = [Front.forward(module, torch.from_numpy(x[None, :end]))[0, -2] for end in ends]
         return {"output": np.array([each.detach() for each in whole])}
+    if type(module) in WHOLE_UNITS:
+        x = x[: units * manifest.unit]
     with torch.no_grad():
         found = module(torch.from_numpy(x)[None])
     outputs = found if isinstance(found, tuple) else (found,)
@@ -179,14 +292,13 @@ def frames_of(module, x, manifest: Manifest):
     }
 
 
-def gathered(results, manifest: Manifest, *, step=False):
+def gathered(results, manifest: Manifest):
     """Return the frames of many results, by output."""
     frames = {spec.name: [] for spec in manifest.outputs}
     for result in results:
         for name, array in (result if isinstance(result, dict) else {next(iter(frames)): result}).items():
             if array is not None:
-                single = array.ndim == 1 if manifest.outputs[0].axes[-1] else False
-                frames[name].append(array[None] if single else array)
+                frames[name].append(array[None] if array.ndim == 1 else array)
     return {name: np.concatenate(parts) for name, parts in frames.items() if parts}
 
 
@@ -326,11 +438,11 @@ def test_an_error_leaves_no_trace(front, monkeypatch):
 
 
 class Stage1:
-    """The graph that streams of ``Front`` and its verification, of which parts can be broken."""
+    """The graph that streams of a network and its verification, of which parts can be broken."""
 
-    def __init__(self):
+    def __init__(self, kind=Front):
         torch.manual_seed(0)
-        self.file = convert(make_request(Front().eval(), torch.randn(2, 48, WIDTH), CONFIG))
+        self.file = convert(make_request(kind().eval(), torch.randn(2, 48, WIDTH), CONFIG))
 
     def run(self, monkeypatch, change):
         right = make_streamable
@@ -379,6 +491,17 @@ def test_a_wrong_stream_is_seen(stage1, monkeypatch, fault):
         return
     with pytest.raises(CheckFailedError, match=r"in chunks|does not run"):
         stage1.run(monkeypatch, FAULTS[fault])
+
+
+def test_a_wrong_overlap_is_seen(monkeypatch):
+    stage = Stage1(UNet)
+    for fault in (
+        lambda found: restart(found, "overlap_1", -4),
+        lambda found: restart(found, "overlap_0", 4),
+        lambda found: replace(found, delays={"output": 12}),
+    ):
+        with monkeypatch.context() as patch, pytest.raises(CheckFailedError, match="in chunks"):
+            stage.run(patch, fault)
 
 
 def test_what_does_not_support_a_unit_refuses(front, tmp_path):

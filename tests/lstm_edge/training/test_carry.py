@@ -221,7 +221,7 @@ def gestures(tmp_path_factory):
     return path
 
 
-SHORT = TrainConfig(hidden_size=16, epochs=45, learning_rate=0.02)
+SHORT = TrainConfig(hidden_size=16, epochs=45, patience=45, learning_rate=0.02)
 
 
 def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(gestures, tmp_path):
@@ -237,13 +237,13 @@ def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(g
     assert whole.summary["states"].startswith("windows from reset; the output needs the whole sample")
     assert "--carry on" in whole.summary["states"]
     assert whole.summary["test"]["accuracy"] > whole.summary["test"]["streams"]["accuracy"]
-    train(gestures, tmp_path / "run", config=replace(SHORT, epochs=30, patience=14), on_epoch=interrupt)
+    train(gestures, tmp_path / "run", config=replace(SHORT, epochs=30), on_epoch=interrupt)
     train(gestures, tmp_path / "run", config=SHORT, resume=True, on_epoch=interrupt)
     resumed = train(gestures, tmp_path / "run", config=SHORT, resume=True)
     assert [number for number, _ in seen] == [*range(1, 31), *range(21, 39)]  # the trial is repeated
     assert [number for number, trial in seen if trial] == [*range(21, 31), *range(31, 39)]
     assert (resumed.sha256, resumed.summary) == (whole.sha256, whole.summary)
-    alone = train(gestures, tmp_path / "off", config=replace(SHORT, carry="off", epochs=15, patience=14))
+    alone = train(gestures, tmp_path / "off", config=replace(SHORT, carry="off", epochs=15))
     assert alone.sha256 == whole.sha256
     carried = train(gestures, tmp_path / "on", config=replace(SHORT, carry="on", epochs=2))
     assert carried.trained == Trained(carry=True, window=None, reset=0.5)
