@@ -21,7 +21,6 @@ from ..numerics.compare import (
     Expected,
     Function,
     GraphError,
-    Reference,
     fixed_axes,
     floors_of,
     measure,
@@ -259,7 +258,7 @@ def _run_in_chunks(
     feeds = case_of(graph, _ROWS * graph.fixed_batch, steps, seed).feeds
     if is_quantized(model) and (twin := float_twin(model)) is not None:
         model, lifted = twin, Session(twin, "its float twin")
-        function = _function(model, manifest, lifted, function.reference)
+        function = replace(function, graph=_graph64(model, lifted))
     file = ChunkedFile(manifest, lifted.run, graph.lengths, function).itself
     full = {**feeds, **file.with_lengths(feeds, steps)}
     found = run_in_chunks(file, full, np.random.default_rng(seed))
@@ -276,10 +275,16 @@ def _run_in_chunks(
     return chunks, reason, True
 
 
-def _function(model: ir.Model, manifest: Manifest, session: Session, reference: Reference) -> Function:
+def _function(model: ir.Model, manifest: Manifest, session: Session, original: _Original) -> Function:
     """Return a lifted file in float64 beside its original, or measured where either has no such run."""
-    proto, graph = to_proto(model), None
-    if not isinstance(reference, _Original) or reference.graph is not None:
-        with contextlib.suppress(UnsupportedError):
-            graph = Graph64(proto)
-    return Function(graph or MeasuredGraph(proto, session.run), reference, fixed_axes(manifest))
+    graph = _graph64(model, session) if original.graph else MeasuredGraph(to_proto(model), session.run)
+    return Function(graph, original, fixed_axes(manifest))
+
+
+def _graph64(model: ir.Model, session: Session) -> Graph64 | MeasuredGraph:
+    """Return a graph in float64, or measured where an operator has no such run."""
+    proto = to_proto(model)
+    try:
+        return Graph64(proto)
+    except UnsupportedError:
+        return MeasuredGraph(proto, session.run)

@@ -85,6 +85,7 @@ CLAIMS = {
     "labels": {"task": lambda m: m.task._replace(labels=("run", "fall", "walk"))},
     "task": {"task": lambda m: m.task._replace(kind="regression")},
     "features": {"signal": lambda m: m.signal._replace(features=("az", "ay", "ax"))},
+    "int8 activations": {"int8_activations": lambda m: True},
     "sampling rate": {"signal": lambda m: m.signal._replace(sampling_rate=100.0)},
     "window": {"signal": lambda m: m.signal._replace(window=21)},
     "trained": {"trained": lambda m: m.trained._replace(carry=False)},

@@ -58,7 +58,8 @@ FIELDS = {
         Evidence.REFERENCE,
     ),
     **dict.fromkeys(
-        """inputs.dtype outputs.dtype states.dtype states.start precision provenance.opset stream.graph
+        """inputs.dtype outputs.dtype states.dtype states.start precision int8_activations
+        provenance.opset stream.graph
         stream.outputs.name stream.outputs.dtype stream.outputs.axes stream.states.input
         stream.states.output stream.states.dtype stream.states.axes stream.states.reset
         stream.states.start stream.delays stream.unit stream.golden.inputs stream.golden.outputs
@@ -131,6 +132,9 @@ def _in_the_graph(file: ModelFile) -> Iterator[Fact]:
         order = tuple(value.name for value in getattr(content, role) if value.name in stated)
         if order != stated:
             yield _fact(f"order of {role} in the graph", stated, order)
+    layers = any(node.op_type in ("GRU", "RNN") for node in file.content.every_node())
+    if manifest.int8_activations and not (layers and file.precision == "int8"):
+        yield Fact("int8 activations", "allowed", "no GRU or RNN layer with int8 weights", same=False)
     graph = file.graph_axes
     for name, axes in manifest.axes.items():
         found = graph[name]
