@@ -122,6 +122,7 @@ def test_a_split_range_is_noted_with_the_line_that_splits_it():
     )
 
 
+@pytest.mark.system
 def test_sizes_that_are_no_range_are_refused_with_the_line():
     module, x, config = _made(PadsTo4, 42)
     with pytest.raises(UnsupportedError, match=r"L 41..43 only.*test_ranges.py:\d+: if x.shape\[1\] % 4:"):
@@ -138,6 +139,7 @@ class Pyramid(Net):
         return y.reshape(y.size(0), y.size(1) // 2, -1)
 
 
+@pytest.mark.system
 def test_where_the_example_is_between_two_sizes_its_neighbor_is_exported():
     module, x, config = _made(Pyramid, 13)
     artifact = export(module, x, config)

@@ -203,6 +203,7 @@ def failures(path, reference=None):
     return [each.name for each in checks if each.status == "failed"]
 
 
+@pytest.mark.system
 def test_validate_computes_the_rest_again_from_the_reference(files):
     path = files / "rest.onnx"
     file = open_file(path)
@@ -233,6 +234,7 @@ def test_a_file_that_claims_another_rest_fails_with_and_without_a_reference(file
         assert (reference is None) == ("reset value of h_0" not in failed)
 
 
+@pytest.mark.system
 def test_every_target_starts_at_rest(amp, files, tmp_path, find_program):
     find_program("cc", "gcc", "clang")
     to_c(files / "rest.onnx")  # refuses to write code whose states do not start at their reset values

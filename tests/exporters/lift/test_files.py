@@ -166,6 +166,7 @@ def test_the_float_twin_is_within_a_quantization_step_of_the_file(quantized):
     np.testing.assert_allclose(got, expected, rtol=0, atol=0.05 * np.abs(expected).max())
 
 
+@pytest.mark.system
 def test_damaged_bytes_never_give_a_traceback_or_more_than_one_line(model, capfd):
     content, rng = model.SerializeToString(), np.random.default_rng(0)
     messages = []

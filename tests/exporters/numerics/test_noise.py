@@ -78,6 +78,7 @@ def fitted(channels):
     return norm
 
 
+@pytest.mark.system
 @pytest.mark.parametrize(
     "norm", [fitted(6), nn.InstanceNorm1d(6), nn.GroupNorm(6, 6)], ids=lambda norm: type(norm).__name__
 )

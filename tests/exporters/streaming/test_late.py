@@ -418,6 +418,7 @@ def test_what_does_not_support_a_delay_refuses(wearable, tmp_path):
             convert_to(path)
 
 
+@pytest.mark.system
 def test_validate_compares_the_stream_with_the_whole(two_delays, tmp_path):
     manifest = two_delays[1].manifest
     path = tmp_path / "net.onnx"

@@ -52,6 +52,7 @@ def judged(switching, path, **options):
     return validate(file, against_module(module, file, example), ValidateConfig(**(SETTINGS | options)))
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("with_data", [False, True])
 def test_what_the_gate_let_pass_is_valid(switching, with_data):
     """Loud batch mates widen the range that quiet ones share; a unit that switches early is far off once."""
@@ -60,6 +61,7 @@ def test_what_the_gate_let_pass_is_valid(switching, with_data):
     assert report.ok, report.headlines
 
 
+@pytest.mark.system
 def test_the_long_run_on_the_data_is_the_gates_own(switching):
     _, _, path, data, made = switching
     report = judged(switching, path, data=data)
@@ -69,6 +71,7 @@ def test_the_long_run_on_the_data_is_the_gates_own(switching):
     assert check.worst.ratio == pytest.approx(nearest.share / 0.1, rel=0.15)
 
 
+@pytest.mark.system
 def test_the_long_run_on_the_data_has_no_padding_and_no_row_that_ends_early(made):
     one, rng = made("plain"), np.random.default_rng(0)
     x, lengths = rng.normal(size=(6, 9, 6)).astype(np.float32), np.array([4, 9, 1, 7, 9, 2])
@@ -135,6 +138,7 @@ FAULTS = (
 )
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 @pytest.mark.parametrize("with_data", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_faults_are_found_beyond_the_golden_case(switching, tmp_path, fault, with_data):

@@ -222,6 +222,7 @@ class Folded(torch.nn.Module):
         return self.out(self.rnn(self.norm(self.conv(x.transpose(1, 2))).transpose(1, 2))[0])
 
 
+@pytest.mark.system
 def test_one_unit_in_the_last_place_is_found_beside_weights_that_the_translation_computes(tmp_path):
     torch.manual_seed(0)
     module, example = Folded().eval(), torch.randn(2, 5, 3)

@@ -100,6 +100,7 @@ def test_a_stream_of_several_calls_is_recorded_and_replayed_with_its_own_states(
     assert {each.set_name for each in records if each.carried} == {each.name for each in chain}
 
 
+@pytest.mark.system
 def test_golden_vectors_alone_find_a_fault(saved, made, copy_of):
     path = copy_of(made("plain"))
     assert validate(path, config=ValidateConfig(golden=saved)).ok
@@ -112,6 +113,7 @@ def test_golden_vectors_alone_find_a_fault(saved, made, copy_of):
     assert len(golden.failed) > len(read_golden(saved).sets)
 
 
+@pytest.mark.system
 def test_vectors_of_another_model_are_refused_by_name(saved, made):
     report = validate(made("stacked").path, config=ValidateConfig(golden=saved))
     assert any("another model" in check.message for group in report.groups for check in group.failed)

@@ -19,6 +19,7 @@ def files(tmp_path_factory):
     return folder
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("alone", [True, False])
 def test_a_lifted_loop_is_validated(files, alone):
     file = open_file(files / "lifted.onnx")
@@ -29,6 +30,7 @@ def test_a_lifted_loop_is_validated(files, alone):
     assert streaming.status == "passed"
 
 
+@pytest.mark.system
 def test_a_fault_in_the_body_of_a_loop_is_found(files, tmp_path):
     model = onnx.load(files / "lifted.onnx")
     loop = next(node for node in model.graph.node if node.op_type == "Loop")

@@ -228,6 +228,7 @@ def test_a_quantized_file_is_no_reference(made):
         Graph64(model)
 
 
+@pytest.mark.system
 def test_assert_equivalent_passes_a_good_file_and_shows_the_worst_element_of_a_bad_one(made, tmp_path):
     one = made("stacked")
     assert assert_equivalent(one.module, one.path, one.example).ok

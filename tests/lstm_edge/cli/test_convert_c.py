@@ -25,6 +25,7 @@ def plain(make, tmp_path, find_program):
     return shutil.copy(made.path, tmp_path / "har.onnx")
 
 
+@pytest.mark.system
 def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_path):
     code, out, err = invoke("convert", plain, "--to", "c", "-o", f"{tmp_path / 'har_c'}/", "--json")
     assert (code, err) == (0, "")
@@ -92,6 +93,7 @@ def test_labels_that_c_can_not_take_are_written_as_it_can(invoke, make, tmp_path
     assert '"run, fast"' in (tmp_path / "c" / "src" / "net.c").read_text()
 
 
+@pytest.mark.system
 def test_without_onnx_the_extra_is_named_and_without_torch_it_works(plain, tmp_path):
     script = "import sys\nsys.modules[sys.argv.pop(1)] = None\nfrom lstm_edge.cli import main\nmain()"
     for missing, code in (("onnx", 2), ("torch", 0)):

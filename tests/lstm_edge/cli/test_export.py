@@ -144,6 +144,7 @@ def test_a_run_starts_at_rest_and_its_file_is_validated_there(call, folder, monk
     assert '"reset values are the states at rest"' in capsys.readouterr().out
 
 
+@pytest.mark.system
 def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
     torch.manual_seed(0)
     save(Run(LSTM1(4, 6, 8, 1, 20)), folder / "run")
@@ -368,6 +369,7 @@ def _wait_for(path: Path) -> None:
     raise AssertionError(f"{path} never came")
 
 
+@pytest.mark.system
 def test_what_a_module_prints_does_not_reach_the_json(folder):
     done = run(folder, "nets:Talks", *TOKENS, "--json")
     assert done.returncode == 0

@@ -334,6 +334,7 @@ def test_interleaved_sequences_equal_streams_bit_for_bit(har, server):
                 np.testing.assert_array_equal(answer, stream.process(chunk))
 
 
+@pytest.mark.system
 def test_start_end_and_silence_free_a_sequence_s_state(har, server):
     chunks = _chunks(99)
     with load(har, device="cpu", engine="onnxruntime") as model:
