@@ -95,7 +95,8 @@ class Gateway:
     def _line(self, label: int, logits: np.ndarray) -> str:
         if label < 0:  # no label is confirmed yet
             return ",\n"
-        return f"{self._labels[label] if self._labels else label},{logits[label]:.6g}\n"
+        logit = "" if np.isnan(logits[label]) else f"{logits[label]:.6g}"  # without a frame of this sample
+        return f"{self._labels[label] if self._labels else label},{logit}\n"
 
     def _parse(self, line: bytes) -> np.ndarray | None:
         try:

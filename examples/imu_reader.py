@@ -88,9 +88,12 @@ def main() -> None:
             for lag in itertools.islice(every(1 / rate), options.samples):
                 sample = read()
                 began = time.perf_counter()
-                logits = np.atleast_2d(stream.step(sample))[-1]  # of one output per layer, the top one's
+                result = stream.step(sample)
                 slowest = max(slowest, time.perf_counter() - began)
                 late += lag > 1 / rate
+                if result is None:  # the stream is behind, or its frame takes more samples
+                    continue
+                logits = np.atleast_2d(result)[-1]  # of one output per layer, the top one's
                 label = labels[int(logits.argmax())]
                 if label != last:
                     print(f"{stream.steps_seen / rate:8.2f} s  {label}", flush=True)

@@ -272,7 +272,8 @@ class Gateway:
             if not np.isnan(row).any():  # else the stream is behind, and has no frame yet
                 device.hold.take(row.index(max(row)))
             label = device.hold.label
-            answers.append({"label": names[label], "p": round(row[label], 6)} if label >= 0 else NO_ANSWER)
+            p = None if np.isnan(row[label]) else round(row[label], 6)
+            answers.append({"label": names[label], "p": p} if label >= 0 else NO_ANSWER)
         return answers
 
     def _publish(self, name: str, text: str) -> None:
