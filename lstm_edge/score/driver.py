@@ -14,8 +14,9 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, first_line
 
 from .job import Job, Stage
 
-__all__ = ["serve"]
+__all__ = ["ENDED", "serve"]
 
+ENDED = "Ray ended while it was at work: its head or node died; run again, or give --workers 1"
 _PATIENCE = 10
 """Seconds to wait for a cluster's answer."""
 _OBJECT_STORE = 80 * 2**20
@@ -101,6 +102,8 @@ def _map(stage: Stage, job: Job, items: Sequence[Mapping[str, Any]]) -> Iterator
         raise
     except Exception as error:  # Ray's own are of many classes, a worker's of any
         cause = getattr(error, "cause", None) or error
+        if type(cause).__name__ == "LocalRayletDiedError":
+            raise LstmEdgeError(ENDED) from error
         raise LstmEdgeError(
             f"Ray could not finish the work ({type(cause).__name__}: {first_line(cause)}); check the "
             "cluster, or give --workers 1"

@@ -15,6 +15,7 @@ from typing import Any
 
 from lstm_edge_runtime.errors import LstmEdgeError, MissingDependencyError
 
+from .driver import ENDED
 from .job import Job, Stage, Tell
 
 __all__ = ["Engine", "open_engine", "open_ray"]
@@ -117,9 +118,7 @@ def _receive(driver: "subprocess.Popen[bytes]") -> Any:
     try:
         answer = pickle.load(driver.stdout)  # noqa: S301  from this program
     except (EOFError, OSError, pickle.UnpicklingError) as error:
-        raise LstmEdgeError(
-            "Ray ended while it was at work: its head or node died; run again, or give --workers 1"
-        ) from error
+        raise LstmEdgeError(ENDED) from error
     if isinstance(answer, LstmEdgeError):
         raise answer
     return answer
