@@ -11,16 +11,13 @@ from torch import nn
 from torch.nn import functional as F
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.export.pipeline import convert
-from lstm_edge_exporters.export.request import make_request
-from lstm_edge_exporters.graph import to_bytes, with_manifest
+from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.streaming import late
-from lstm_edge_exporters.streaming.late import make_late_stream
-from lstm_edge_exporters.streaming.streamable import make_streamable
 from lstm_edge_exporters.validate import validate
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
+from lstm_edge_runtime.errors import CheckFailedError
+
+from .stage1 import Stage1, check_refused, of, resize, restart
 
 WIDTH = 4
 
@@ -311,57 +308,9 @@ def test_an_error_leaves_no_trace(two_delays):
     same([stream.step(sample) for sample in X[0, 1:]], frames_of(module, X[0])[1:])
 
 
-class Stage1:
-    """The graph that streams of ``TwoDelays`` and its verification, of which parts can be broken."""
-
-    def __init__(self):
-        torch.manual_seed(0)
-        self.file = convert(make_request(TwoDelays().eval(), torch.randn(2, 19, WIDTH), CONFIG))
-
-    def run(self, monkeypatch, change):
-        right = make_streamable
-
-        def wrong(*arguments):
-            found = right(*arguments)
-            return change(found) or found
-
-        monkeypatch.setattr(late, "make_streamable", wrong)
-        cases = self.file.cases
-        return make_late_stream(
-            self.file.model,
-            self.file.manifest,
-            lambda rows, steps, reset: cases.case(rows, steps, at_reset=reset, full=True).feeds,
-            to_bytes,
-        )
-
-
 @pytest.fixture(scope="module")
 def stage1():
-    return Stage1()
-
-
-def of(found, name):
-    return next(value for value in found.model.graph.inputs if value.name == name)
-
-
-def resize(found, name, frames):
-    """Give a state so many frames more."""
-    state = next(each for each in found.states if each.input == name)
-    axes = (*state.axes[:2], state.axes[2] + frames)
-    leaving = next(value for value in found.model.graph.outputs if value.name == state.output)
-    of(found, name).shape, leaving.shape = ir.Shape(axes), ir.Shape(axes)
-    start = leaving.producer().inputs[1]
-    start.const_value = ir.tensor(np.array([-axes[2]]), name=start.name)
-    return replace(
-        found, states=tuple(each._replace(axes=axes) if each is state else each for each in found.states)
-    )
-
-
-def restart(found, name, more):
-    if name in found.starts:
-        return replace(found, starts={**found.starts, name: found.starts[name] + more})
-    states = (each._replace(start=each.start + more) if each.input == name else each for each in found.states)
-    return replace(found, states=tuple(states))
+    return Stage1(TwoDelays, CONFIG)
 
 
 FAULTS = {
@@ -382,18 +331,12 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_wrong_stream_is_seen(stage1, monkeypatch, fault):
-    if fault == "none":
-        assert stage1.run(monkeypatch, FAULTS[fault]).golden is not None
-        return
-    with pytest.raises(CheckFailedError, match=r"in chunks|does not run"):
-        stage1.run(monkeypatch, FAULTS[fault])
+    stage1.check(monkeypatch, FAULTS[fault], right=fault == "none")
 
 
 def test_a_branch_that_does_not_wait_is_seen(monkeypatch):
     """The skip connection of ``Dilated`` reads the newest frame."""
-    torch.manual_seed(0)
-    stage = Stage1()
-    stage.file = convert(make_request(Dilated().eval(), torch.randn(2, 19, WIDTH), CONFIG))
+    stage = Stage1(Dilated, CONFIG)
 
     def hurry(found):
         joined = of(found, "delay_0").uses()[0][0].outputs[0]
@@ -406,16 +349,9 @@ def test_a_branch_that_does_not_wait_is_seen(monkeypatch):
 
 
 def test_what_does_not_support_a_delay_refuses(wearable, tmp_path):
-    from lstm_edge_exporters.quantization import quantize
-    from lstm_edge_exporters.targets.c import to_c
-    from lstm_edge_exporters.targets.ort import to_ort
-    from lstm_edge_exporters.targets.triton import to_triton
-
     path = tmp_path / "har.onnx"
     wearable[1].save(path)
-    for convert_to in (quantize, to_c, to_ort, to_triton):
-        with pytest.raises(UnsupportedError, match="3 frames behind"):
-            convert_to(path)
+    check_refused(path, "3 frames behind")
 
 
 @pytest.mark.system
