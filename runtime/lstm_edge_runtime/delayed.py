@@ -317,7 +317,7 @@ class DelayedBatch(StreamBatch):
         if lengths is not None:
             raise InputError("got lengths, and rows of this file are of one length; leave them out")
         for spec in self._manifest.outputs:
-            late = self._manifest.delays[spec.name] or self._pace.unit > 1
+            late = self._pace.delays[spec.name] or self._pace.unit > 1
             if np.dtype(spec.dtype).kind != "f" and late:
                 raise InputError(f"{spec.name} is {spec.dtype}, which has no NaN; give {{id: samples}}")
         found = self._frames(samples, ids, step=step)
@@ -328,7 +328,7 @@ class DelayedBatch(StreamBatch):
         slots = self._slots(ids)
         feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
         steps, start = sizes[self._manifest.sequence or ""], 0
-        found = _Frames(self._manifest, sizes)
+        found = _Frames(self._manifest, self._pace, sizes)
         with self._kept(slots):
             while start < steps:
                 self._reset(self._due(slots))
@@ -410,16 +410,15 @@ class DelayedBatch(StreamBatch):
 
 
 class _Frames:
-    """What a tick completes: of each source the first so many frames of a row."""
+    """What a tick completes: a row of frames of each source, filled from the front."""
 
-    def __init__(self, manifest: Manifest, sizes: Mapping[str, int]) -> None:
+    def __init__(self, manifest: Manifest, pace: "_Pace", sizes: Mapping[str, int]) -> None:
         """Make room for as many frames as samples of these sizes can complete, with what was kept."""
-        self._manifest = manifest
+        self._manifest, self._pace = manifest, pace
         steps = sizes[manifest.sequence or ""]
-        sizes = {**sizes, **manifest.time_sizes(-(-steps // manifest.unit) * manifest.unit)}
+        sizes = {**sizes, **manifest.time_sizes(-(-steps // pace.unit) * pace.unit)}
         shapes = {spec.name: resolve(spec.axes, with_ones(spec.axes, sizes)) for spec in manifest.outputs}
         empty = {spec.name: np.zeros(shapes[spec.name] or (), spec.dtype) for spec in manifest.outputs}
-        self._pace = _Pace(manifest)
         self._rows = to_sources(manifest, empty, step=False)
         self._counts = {name: np.zeros(len(rows), np.int64) for name, rows in self._rows.items()}
 

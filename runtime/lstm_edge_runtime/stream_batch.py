@@ -340,6 +340,7 @@ class StreamBatch:
         """Run onnxruntime on blocks of rows, whose working memory stays in the cache."""
         places = {spec.name: spec.axes.index(self._batch) for spec in self._manifest.inputs}
         steps = self._manifest.steps(feeds)
+        times = {self._manifest.sequence or "": steps, **self._manifest.time_sizes(steps)}
         rows: list[dict[str, Array]] = []
         after: list[dict[str, Array]] = []
         for start in range(0, len(slots), _BLOCK):
@@ -349,8 +350,7 @@ class StreamBatch:
                 for name, array in feeds.items()
             }
             outputs, states = self._core.call(given | self._pool.gather(slots[part]))
-            sizes = {self._manifest.sequence or "": steps, self._batch: len(slots[part])}
-            sizes |= self._manifest.time_sizes(steps)
+            sizes = {**times, self._batch: len(slots[part])}
             for spec in self._manifest.outputs:
                 check_output(spec.name, spec.axes, outputs[spec.name].shape, sizes)
             rows.append(to_sources(self._manifest, outputs, step=step))
