@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from .axes import describe, fits, parse_sum, row_factor
+from .axes import all_ones, describe, fits, parse_sum, row_factor
 from .errors import ContractError, FileFormatError, InputError, ManifestError
 from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec
 from .onnx_reader import OnnxFile
@@ -450,7 +450,7 @@ def _check_reset(state: StateSpec) -> None:
         raise ManifestError(f"state {state.input} has a reset value beyond {state.dtype}; export it again")
     if not isinstance(state.reset, np.ndarray):
         return
-    if state.reset.shape != tuple(axis if isinstance(axis, int) else 1 for axis in state.axes):
+    if state.reset.shape != all_ones(state.axes):
         raise ManifestError(
             f"state {state.input} {describe(state.axes)} has a reset value of shape {state.reset.shape}; "
             "export it again"

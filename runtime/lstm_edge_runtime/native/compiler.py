@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..axes import row_factor
+from ..axes import all_ones, row_factor
 from ..errors import UnsupportedError
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from ..onnx_reader import Node, OnnxFile, Tensor
@@ -974,7 +974,7 @@ def _axis_of_frames(
         return None
     if slicing.op_type != "Slice" or slicing.inputs[0] != joining.outputs[0]:
         return None
-    shape = tuple(axis if isinstance(axis, int) else 1 for axis in state.axes)
+    shape = all_ones(state.axes)
     axis: int = joining.attributes["axis"] % max(1, len(shape))
     known = all(name in stored for name in slicing.inputs[1:] if name)
     if state.dtype != "float32" or not isinstance(state.axes[axis], int) or not known:
@@ -1020,7 +1020,7 @@ def _check_axes(manifest: Manifest) -> None:
 
 def _row_shape(name: str, axes: Axes) -> tuple[int, ...]:
     """Return the shape of one row at one step."""
-    shape = tuple(axis if isinstance(axis, int) else 1 for axis in axes)
+    shape = all_ones(axes)
     if prod(shape) > _MOST_NUMBERS:
         raise UnsupportedError(f"{name} {axes} has {prod(shape)} numbers a row, beyond {_MOST_NUMBERS}")
     return shape

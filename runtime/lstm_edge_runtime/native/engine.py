@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..axes import check_array, check_lengths, describe, resolve, row_factor
+from ..axes import all_ones, check_array, check_lengths, describe, resolve, row_factor
 from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
 from ..graph_check import check_contract
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
@@ -71,7 +71,7 @@ class NativeEngine:
         self._check_ports()
         self.parts = self._match_states()
         self.sizes = [
-            [prod(self._shape(spec.axes)) * np.dtype(spec.dtype).itemsize for spec in manifest.data_inputs],
+            [prod(all_ones(spec.axes)) * np.dtype(spec.dtype).itemsize for spec in manifest.data_inputs],
             [4 * port.width for port in self._ports(OUTPUT)],
             [4 * part.width for part in self.parts],
         ]
@@ -109,7 +109,7 @@ class NativeEngine:
         """Raise where the program would read or write other memory than what its manifest describes."""
         manifest = self.manifest
         inputs = [
-            (spec.name, prod(self._shape(spec.axes)), "uint8" if spec.dtype == "bool" else spec.dtype)
+            (spec.name, prod(all_ones(spec.axes)), "uint8" if spec.dtype == "bool" else spec.dtype)
             for spec in manifest.data_inputs
         ]
         outputs = [
@@ -175,18 +175,13 @@ class NativeEngine:
         layers = [part.layer for part in parts]
         layered = layers == [*range(len(parts))] and spec.axes[:1] == (len(parts),)
         inner = spec.axes[1:] if layered else spec.axes
-        width = prod(self._shape(inner))
+        width = prod(all_ones(inner))
         whole = (layered or layers == [None]) and all(part.width - bool(part.past) == width for part in parts)
         if not whole or spec.dtype != "float32":
             raise FileFormatError(
                 f"the native program does not hold all of state {spec.input} {spec.dtype} "
                 f"{describe(spec.axes)} in float32; convert the model again"
             )
-
-    @staticmethod
-    def _shape(axes: Axes) -> tuple[int, ...]:
-        """Return the shape of one row at one step."""
-        return tuple(axis if isinstance(axis, int) else 1 for axis in axes)
 
     def _reason(self) -> str:
         reason: bytes = self.library.lstm_edge_last_error()
@@ -412,7 +407,7 @@ class NativeEngine:
         found: dict[str, list[Array]] = {spec.input: [] for spec in self.manifest.states}
         for part, each in zip(self.parts, rows, strict=True):
             axes = part.spec.axes if part.layer is None else part.spec.axes[1:]
-            inner = self._shape(tuple(axis for axis in axes if axis != self.manifest.batch))
+            inner = all_ones(tuple(axis for axis in axes if axis != self.manifest.batch))
             array = each if part.past is None else part.past.from_rows(each)
             array = array.reshape(len(array), *inner)
             if self.manifest.batch in axes:
