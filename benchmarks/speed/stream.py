@@ -11,6 +11,7 @@ columns appear if torch is installed, LiteRT's with ``--litert DIR``, a folder o
 (``benchmarks/speed/tflite.py`` makes them) and ``ai-edge-litert``.
 """
 
+import ctypes
 import json
 import os
 import platform
@@ -146,8 +147,8 @@ def step_calls(setting: Setting, size: str) -> dict[str, Call]:
     return calls | litert_calls(size, x, setting.litert)
 
 
-def load_avx2(path: Path) -> Model | None:
-    """Load on a copy of the library that is forced to AVX2; None if the machine has none."""
+def open_avx2() -> ctypes.CDLL | None:
+    """Open a copy of the library that is forced to AVX2; None if the machine has none."""
     from lstm_edge_native import LIBRARY
 
     from lstm_edge_runtime.native.library import open_library
@@ -158,7 +159,13 @@ def load_avx2(path: Path) -> Model | None:
         forced = open_library(copy)
         found = forced.lstm_edge_isa()
         del os.environ["LSTM_EDGE_ISA"]
-    return None if found is None else load_on(forced, path)
+    return None if found is None else forced
+
+
+def load_avx2(path: Path) -> Model | None:
+    """Load on a library that is forced to AVX2; None if the machine has none."""
+    forced = open_avx2()
+    return None if forced is None else load_on(forced, path)
 
 
 def measure_steps(setting: Setting, size: str) -> Iterator[Figure]:
