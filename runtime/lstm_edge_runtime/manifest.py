@@ -214,7 +214,7 @@ class Streamed(NamedTuple):
     golden: Golden | None = None
     """A case from the reset states, and the frames of the whole network that a stream gives of it."""
     unit: int = 1
-    """A call takes a multiple of so many steps."""
+    """A call takes a multiple of this number of steps."""
 
 
 class Manifest(NamedTuple):

@@ -232,9 +232,9 @@ def _settle_range(
     limits = _within(axis, found, asked, reasons)
     if limits != found.range:
         return limits, []
-    told = [*zip(found.ends, reasons, strict=True)]
-    told += [(end, _refusal(axis, end, base, runs)) for end in found.refused]
-    return limits, [note for end, note in told if end > 1 or axis not in file.traced.squeezed]
+    notes = [*zip(found.ends, reasons, strict=True)]
+    notes += [(end, _refusal(axis, end, base, runs)) for end in found.refused]
+    return limits, [note for end, note in notes if end > 1 or axis not in file.traced.squeezed]
 
 
 def _why_it_ends(
