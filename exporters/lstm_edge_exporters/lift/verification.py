@@ -15,7 +15,7 @@ from lstm_edge_runtime.manifest import Array, Golden, Manifest, StateSpec
 
 from ..evaluate import Session, case_generator
 from ..graph import axes_of, dynamic_axes, to_proto
-from ..numerics.cases import GRID, Case, case_size, row_by_row
+from ..numerics.cases import GRID, Case, case_size, remember, row_by_row
 from ..numerics.compare import (
     REFUSALS,
     Expected,
@@ -143,7 +143,7 @@ class _Original:
 
     def __init__(self, graph: LiftedGraph) -> None:
         self._manifest, self._rows = graph.manifest, graph.fixed_batch
-        self._session = Session(graph.source, "the original")
+        self._engine = remember(Session(graph.source, "the original").run)
         self.graph: Graph64 | None = None
         """In float64, where it can be evaluated."""
         with contextlib.suppress(UnsupportedError):
@@ -156,7 +156,7 @@ class _Original:
     def refuses(self, feeds: Mapping[str, Array], *, by_rows: bool = False) -> str:
         """Return why onnxruntime can't run a case, where it can't."""
         try:
-            self._run(self._session.run, by_rows)(feeds)
+            self._run(self._engine, by_rows)(feeds)
         except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
             return first_line(error)
         return ""
@@ -166,7 +166,7 @@ class _Original:
         if reason and (rows <= self._rows or rows % self._rows or self.refuses(feeds, by_rows=True)):
             raise RuntimeError(reason)
         if self.graph is None:
-            return self._run(self._session.run, bool(reason))(feeds)
+            return self._run(self._engine, bool(reason))(feeds)
         try:
             return self._run(self.graph.run64, bool(reason))(feeds)
         except REFUSALS as error:
