@@ -106,9 +106,14 @@ def is_at_rest(state: StateSpec, rest: Array) -> bool:
 
 def _check(manifest: Manifest) -> None:
     if manifest.stream is not None or any(state.start for state in manifest.states):
+        late = any(manifest.delays.values()) or any(state.start for state in manifest.states)
+        why = (
+            "is behind, and its states are held at padding at first"
+            if late
+            else f"takes {manifest.unit} steps at a time, by a graph of its own"
+        )
         raise UnsupportedError(
-            "a stream of this network is behind, and its states are held at padding at first, so that it "
-            "can't start at rest; export without rest"
+            f"a stream of this network {why}, so that it can't start at rest; export without rest"
         )
     if not manifest.streamable:
         reason = manifest.unstreamable or "the file has no states"
@@ -153,12 +158,17 @@ def _unit(array: Array) -> float:
 
 
 def _distance(one: Mapping[str, Array], other: Mapping[str, Array]) -> dict[str, float]:
-    """Return the largest difference of each state."""
+    """Return the largest difference of each state; infinite where one is no longer finite."""
     pairs = (
         (name, np.asarray(one[name], np.float64), np.asarray(array, np.float64))
         for name, array in other.items()
     )
-    return {name: float(np.abs(new - old).max(initial=0.0)) / _unit(old) for name, old, new in pairs}
+    return {
+        name: float(np.abs(new - old).max(initial=0.0)) / _unit(old)
+        if np.isfinite(new).all() and np.isfinite(old).all()
+        else np.inf
+        for name, old, new in pairs
+    }
 
 
 def _one_row(state: StateSpec, array: Array) -> Array:

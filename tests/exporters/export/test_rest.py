@@ -138,12 +138,19 @@ def test_a_slow_state_is_followed_to_its_end():
         (lambda s: s + 1e-6, "still moves by .* over 65,536 steps"),
         (lambda s: -s, "moves by 1 at every step and comes back"),
         (lambda s: np.inf * s, "still moves by inf"),
+        (lambda s: 2 * s, "still moves by inf"),
         (
             lambda s: START + np.clip(1.01 * (s - START), -1, 1),
             "not stable: a change of 0.001 grows to 1 in s",
         ),
     ],
-    ids=["drifts", "oscillates with a period of two", "overflows", "leaves a point that it never reaches"],
+    ids=[
+        "drifts",
+        "oscillates with a period of two",
+        "overflows",
+        "grows",
+        "leaves a point that it never reaches",
+    ],
 )
 def test_what_does_not_settle_is_refused_with_how_far_it_moved(law, message):
     with pytest.raises(CheckFailedError, match=message):
@@ -157,6 +164,15 @@ class Behind(nn.Module):
 
     def forward(self, x):
         return self.rnn(self.conv(nn.functional.pad(x.transpose(1, 2), self.pad)).transpose(1, 2))[0]
+
+
+class Strided(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rnn = nn.Conv1d(1, 2, 2, stride=2), nn.GRU(2, 3, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
 
 
 class Tokens(nn.Module):
@@ -173,10 +189,11 @@ class Tokens(nn.Module):
     [
         (Behind(2, 0), X, "conv_0 holds past steps"),
         (Behind(1, 1), X, "a stream of this network is behind"),
+        (Strided(), X, "a stream of this network takes 2 steps at a time"),
         (Tokens(), torch.randint(0, 9, (2, 5)), "input x is int64"),
         (nn.LSTM(1, 2, bidirectional=True), X, "bidirectional"),
     ],
-    ids=["past", "delay", "tokens", "bidirectional"],
+    ids=["past", "delay", "stride", "tokens", "bidirectional"],
 )
 def test_what_has_no_rest_is_refused_in_one_line(module, example, message):
     with pytest.raises(UnsupportedError, match=message) as error:
