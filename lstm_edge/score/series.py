@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Series", "Span", "add_samples", "from_storage", "read_series", "write_events", "write_series"]
 
 _FOLDER, _REST = "_state", "rest/"
+_DAMAGED = pa.ArrowException, EOFError, OSError
 
 
 class Span(NamedTuple):
@@ -164,15 +165,7 @@ def read_series(job: Job, buckets: Sequence[int], reset: State) -> dict[str, Ser
                 for row in parquet.read_table(path, use_threads=False).to_pylist():
                     if hash_of(row["series"]) % job.buckets == bucket:
                         found[row["series"]] = _decode(row, job, reset)
-            except (
-                pa.ArrowException,
-                EOFError,
-                OSError,
-                AttributeError,
-                LookupError,
-                TypeError,
-                ValueError,
-            ) as error:
+            except (*_DAMAGED, AttributeError, LookupError, TypeError, ValueError) as error:
                 raise FileFormatError(
                     f"{path} is not the state of an earlier run ({first_line(error)}); score without --since"
                 ) from error

@@ -143,7 +143,7 @@ def score_series(job: Job, item: Item, tell: Tell) -> Done:
 
 def _without(job: Job, values: Array) -> Array:
     """Return which rows ``(n, C)`` have no result, as their samples complete no frame."""
-    return np.isnan(values).all(axis=1) if job.late else np.zeros(len(values), bool)
+    return np.logical_and(np.isnan(values).all(axis=1), job.late)
 
 
 def _check_order(

@@ -870,9 +870,7 @@ def test_a_row_has_the_frame_that_its_sample_completes_and_the_others_have_none(
             assert (written["label"] is None) == (logits is None)
             if logits is not None:
                 frames += 1
-                assert [written[f"p_{label}"] for label in ("rest", "walk", "run")] == softmax(
-                    logits
-                ).tolist()
+                assert [written[f"p_{each}"] for each in ("rest", "walk", "run")] == softmax(logits).tolist()
     assert sum(event["samples"] for event in whole["events"].to_pylist()) == frames > 15
 
 
