@@ -8,6 +8,7 @@ at their reset values until then (their ``start``).
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from math import ceil
 
 import numpy as np
@@ -94,6 +95,8 @@ class Rewriter:
         """Of each value that waits, the one in the whole."""
         self._counts: dict[tuple[ir.Value, Axes, int], ir.Value] = {}
         """What counts steps, counting on; by that value, and the axes and the start of its state."""
+        self._positions: dict[tuple[Fraction, int], ir.Value] = {}
+        """Positions of the frames of all rows, by their rate and the start of the state that counts them."""
         self._refused: dict[ir.Value, str] = {}
         """Values that no stream can give, and why; their shape may be read."""
         self._handed_on: list[ir.Node] = []
@@ -308,10 +311,12 @@ class Rewriter:
         key = (value, tuple(rows), start)
         if key in self._counts:
             return self._counts[key]
-        frames = build.node("Shape", [beside], {"start": fact.axis, "end": fact.axis + 1})[0]
-        frames.dtype = ir.DataType.INT64
-        positions = self._frames_since_reset(node, build, frames, (*batch, 1), start)
-        made = Positions(self.shapes, build, positions)
+        (shape,) = build.node("Shape", [beside])
+        shape.dtype = ir.DataType.INT64
+        frames = slice_of(build, shape, 0, fact.axis, fact.axis + 1)
+        made = Positions(
+            self.shapes, build, self._frames_since_reset(node, frames, (*batch, 1), fact.rate, start)
+        )
         total = made.of(value)
         if made.end is not None:
             steps = int((made.end + start * fact.rate) / fact.rate) // self.unit * self.unit
@@ -323,17 +328,19 @@ class Rewriter:
         return total
 
     def _frames_since_reset(
-        self, node: ir.Node, build: Builder, frames: ir.Value, axes: Axes, start: int
+        self, node: ir.Node, frames: ir.Value, axes: Axes, rate: Fraction, start: int
     ) -> ir.Value:
         """Return the positions of all rows' frames one after another, from a state that counts them."""
-        count = self.state(axes, "int64", 0.0, "count", start)
-        (end,) = Builder(node, "count").node("Add", [count, frames])
-        self.end_state(end)
-        number = build.node("Squeeze", [frames])[0]
-        zero, one = (build.constant(np.array(each), "number") for each in (0, 1))
-        (steps,) = build.node("Range", [zero, number, one])
-        (positions,) = build.node("Add", [count, steps])
-        return build.node("Reshape", [positions, build.constant(np.array([-1]), "shape")])[0]
+        if (rate, start) not in self._positions:
+            build = Builder(node, "count")
+            count = self.state(axes, "int64", 0.0, "count", start)
+            self.end_state(build.node("Add", [count, frames])[0])
+            zero, one = (build.constant(np.array(each), "number") for each in (0, 1))
+            (steps,) = build.node("Range", [zero, build.node("Squeeze", [frames])[0], one])
+            (positions,) = build.node("Add", [count, steps])
+            shape = build.constant(np.array([-1]), "shape")
+            (self._positions[rate, start],) = build.node("Reshape", [positions, shape])
+        return self._positions[rate, start]
 
     def wait(self, node: ir.Node, value: ir.Value, fact: Fact, delay: int) -> ir.Value:
         """Return ``value`` delayed until it has ``delay``; its padding is in, which ``ready`` says when."""
