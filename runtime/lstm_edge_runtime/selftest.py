@@ -38,6 +38,11 @@ class Replay:
     comparisons: tuple[Comparison, ...]
     """Each output and state."""
 
+    @property
+    def of_stream(self) -> bool:
+        """Whether the graph of a stream that is behind was run."""
+        return self.how.startswith("stream")
+
 
 @dataclass(frozen=True)
 class SelfTest:

@@ -10,7 +10,6 @@ import torch
 from lstm_edge_exporters.export.pipeline import convert
 from lstm_edge_exporters.export.request import make_request
 from lstm_edge_exporters.graph import to_bytes
-from lstm_edge_exporters.quantization import quantize
 from lstm_edge_exporters.streaming import late
 from lstm_edge_exporters.streaming.late import make_late_stream
 from lstm_edge_exporters.streaming.streamable import make_streamable
@@ -79,6 +78,6 @@ def restart(found, name, more):
 
 def check_refused(path, words):
     """Check that what does not support such a stream refuses it with its pace."""
-    for convert_to in (quantize, to_c, to_ort, to_triton):
+    for convert_to in (to_c, to_ort, to_triton):
         with pytest.raises(UnsupportedError, match=words):
             convert_to(path)
