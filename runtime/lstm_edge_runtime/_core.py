@@ -245,8 +245,8 @@ class Core:
             return self.native.call(feeds)
         if self.session is None:
             raise UnsupportedError(
-                f"this native program streams {self.manifest.pace}, and has the stream alone; use stream(), or "
-                "run() of the .onnx file"
+                f"this native program streams {self.manifest.pace}, and has the stream alone; use stream(), "
+                "or run() of the .onnx file"
             )
         try:
             results = run_by_name(self.session, feeds, self.manifest.output_names)

@@ -132,9 +132,7 @@ def native_selftest(file: OnnxFile | None, manifest: Manifest) -> SelfTest | Non
         return None
     manifest = native.manifest._replace(golden=manifest.golden)
     replay = replay_golden if manifest.stream is None else replay_stream
-    return SelfTest(
-        tuple(replay(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds))))
-    )
+    return SelfTest(tuple(replay(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))))
 
 
 def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:

@@ -298,7 +298,9 @@ class NativeEngine:
         inputs = [self._in_order(spec, feeds[spec.name]) for spec in manifest.data_inputs]
         steps, over = divmod(sizes.get(manifest.sequence or "", 1), manifest.unit)
         if over:
-            raise InputError(f"got a chunk that is no multiple of {manifest.unit} steps, the unit of this file")
+            raise InputError(
+                f"got a chunk that is no multiple of {manifest.unit} steps, the unit of this file"
+            )
         inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         lengths = feeds.get(manifest.lengths or "")

@@ -249,9 +249,7 @@ class ProgramWriter:
         self._operations[index] = bytes(raw)
         return True
 
-    def output(
-        self, name: str, buffer: int, *, every_step: bool, start: int = 0, frames: int = 1
-    ) -> None:
+    def output(self, name: str, buffer: int, *, every_step: bool, start: int = 0, frames: int = 1) -> None:
         """Add an output, which a chunk gives for every step or for the last one."""
         self._port("outputs", name, buffer, int(every_step), start, frames if every_step else 0)
 
@@ -483,9 +481,7 @@ class ProgramWriter:
             data += [bytes(padding), array.tobytes()]
             offset += padding + array.nbytes
         tables += [struct.pack("<2I", *buffer) for buffer in self._buffers]
-        tables += [
-            _PORTS[self._version].pack(*port[: _PORTS[self._version].size // 4]) for port in ports
-        ]
+        tables += [_PORTS[self._version].pack(*port[: _PORTS[self._version].size // 4]) for port in ports]
         body = b"".join([*tables, *self._operations, *data])
         counts = (
             len(self._constants),
@@ -518,9 +514,7 @@ class ProgramWriter:
     def _optional(self, array: Array | None) -> int:
         return NONE if array is None else self._floats(array)
 
-    def _port(
-        self, kind: str, name: str, buffer: int, option: int, start: int = 0, frames: int = 0
-    ) -> None:
+    def _port(self, kind: str, name: str, buffer: int, option: int, start: int = 0, frames: int = 0) -> None:
         self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE, start, frames]
         self._ports[kind].append(self._named[name])
 

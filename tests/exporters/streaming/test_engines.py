@@ -260,7 +260,9 @@ def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path)
         size = int(rng.integers(1, 3 * own.unit + 9))
         expected, got = by_name(stream.process(x[at : at + size])), own.process(x[at : at + size])
         at += size
-        for array, frames in zip(expected.values(), got if len(expected) == len(got) else filter(len, got), strict=True):
+        for array, frames in zip(
+            expected.values(), got if len(expected) == len(got) else filter(len, got), strict=True
+        ):
             assert np.array_equal(array.reshape(-1), frames)
     assert own.lib.lstm_edge_age(own.stream) == len(x)
 
