@@ -36,7 +36,7 @@ from lstm_edge_exporters.export import pipeline
 from lstm_edge_exporters.export.axes import find_axes
 from lstm_edge_exporters.export.file import File
 from lstm_edge_exporters.export.request import Request
-from lstm_edge_exporters.export.trace import Traced, trace
+from lstm_edge_exporters.export.trace import FoundAxes, Traced, trace
 from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.compare import MANY_DRAWS, compare_outputs, expected, fixed_axes
 from lstm_edge_exporters.targets.c import to_c
@@ -44,7 +44,7 @@ from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_fi
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_exporters.validate.reference import ModelFile
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
-from lstm_edge_runtime.manifest import Array, Axes
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.selftest import compare_golden
 from lstm_edge_runtime.tolerance import Comparison
 
@@ -126,21 +126,21 @@ class _Graphs:
     def __init__(self) -> None:
         self.layers: tuple[int, int] | None = None
         """Which networks they are of."""
-        self._axes: dict[str, Axes] = {}
+        self._axes: FoundAxes | None = None
         self._traced: Traced | None = None
         self._weights: dict[str, Array] = {}
 
     def begin(self, layers: tuple[int, int]) -> None:
         """Forget the graph of other layers."""
         if layers != self.layers:
-            self.layers, self._axes, self._traced = layers, {}, None
+            self.layers, self._axes, self._traced = layers, None, None
 
-    def find_axes(self, request: Request) -> dict[str, Axes]:
+    def find_axes(self, request: Request) -> FoundAxes:
         """Stand in for the pipeline's."""
         self._axes = self._axes or find_axes(request)
         return self._axes
 
-    def trace(self, request: Request, axes: Mapping[str, Axes]) -> Traced:
+    def trace(self, request: Request, axes: FoundAxes) -> Traced:
         """Stand in for the pipeline's; arrays of the graph are weights, transposed weights or constant."""
         weights = {f"module.{name}": each.numpy() for name, each in request.module.state_dict().items()}
         weights |= {f"{name}, transposed": array.T for name, array in weights.items() if array.ndim == 2}

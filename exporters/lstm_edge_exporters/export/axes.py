@@ -22,7 +22,7 @@ from .record import LoopError, Recorder
 from .request import Request, runs
 from .sizes import keeping_sizes, size_text, symbols
 from .source import Place
-from .trace import export_program
+from .trace import FoundAxes, Program, export_program
 
 __all__ = ["find_axes"]
 
@@ -30,8 +30,8 @@ _MOST_SINGLES = 8
 """Beyond so many axes of size 1 not every choice of them is tried."""
 
 
-def find_axes(request: Request) -> dict[str, Axes]:
-    """Return every input's axes: given ones as they are, the others as tracing finds them.
+def find_axes(request: Request) -> FoundAxes:
+    """Return every input's axes: given ones as they are, the others as tracing finds them; and that trace.
 
     Raises:
         InputError: axes that do not fit the example, or no dynamic axis can be found.
@@ -41,7 +41,7 @@ def find_axes(request: Request) -> dict[str, Axes]:
     shapes, given = signature.shapes, config.given_axes(signature.shapes)
     missing = [name for name in signature.names if name not in given]
     if not missing:
-        return given
+        return FoundAxes(given)
     found = keeping_sizes(request.module, lambda module: _search(module, signature, config))
     _refuse_fixed(found, shapes, missing)
     if not found.layers:
@@ -56,7 +56,8 @@ def find_axes(request: Request) -> dict[str, Axes]:
     for name in missing:
         pairs = zip(found.axes[name], shapes[name], strict=True)
         given[name] = tuple(axis if isinstance(axis, str) else size for axis, size in pairs)
-    return {name: given[name] for name in signature.names}
+    program = found.program if found.example is signature else None
+    return FoundAxes({name: given[name] for name in signature.names}, program)
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class _Found:
 
     example: Signature
     """What was traced."""
+    program: Program
     axes: Mapping[str, Axes]
     """By input; a name where the recurrent layers see batch or time, else the example's size."""
     batches: frozenset[int]
@@ -125,7 +127,8 @@ def _singles(signature: Signature) -> list[tuple[int, int]]:
 def _trace_free(module: nn.Module, signature: Signature, config: ExportConfig) -> _Found:
     """Trace with every axis dynamic; those that turn out to be neither batch nor time keep their size."""
     shapes = [[Dim.AUTO] * tensor.dim() for tensor in signature.example]
-    recorder, _ = export_program(module, signature, signature.example, shapes)
+    program = export_program(module, signature, signature.example, shapes)
+    recorder = program.recorder
     names = _name_symbols(recorder, signature, config)
     axes = {
         name: tuple(_axis_of(size, names, number) for size, number in zip(shape, tensor.shape, strict=True))
@@ -138,7 +141,7 @@ def _trace_free(module: nn.Module, signature: Signature, config: ExportConfig) -
     single = Counter((call.path, call.line) for call in recorder.calls if size_text(call.shape[0]) == "1")
     loops = {count: line for (_, line), count in single.items() if count > 1}
     fixed = recorder.fixed_places(signature.names)
-    return _Found(signature, axes, batches, times, loops, bool(recorder.calls), fixed)
+    return _Found(signature, program, axes, batches, times, loops, bool(recorder.calls), fixed)
 
 
 def _name_symbols(recorder: Recorder, signature: Signature, config: ExportConfig) -> dict[str, str]:

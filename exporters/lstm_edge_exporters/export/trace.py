@@ -9,8 +9,9 @@ import math
 import re
 import threading
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from traceback import FrameSummary
 from types import CodeType
 from typing import Any
@@ -32,18 +33,24 @@ from ..numerics.reference import Signature, flatten_output
 from .failures import TracingError, tracing_error
 from .record import Recorder, RecurrentCall, instrument
 from .request import Request, runs
-from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text
+from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text, symbols
 from .source import line_at
 
-try:
-    from torch.onnx._internal.exporter import _registration
-except ImportError:  # it is no promise of PyTorch's
-    _registry: Any = None
-else:
-    _registry = _registration.ONNXRegistry
-    _build_registry = staticmethod(functools.cache(_registry.from_torchlib))
+_ONCE: list[tuple[Any, str, Callable[[], Any]]] = []
+"""What ``torch.onnx.export`` calls over and over, and what makes a function that does it once."""
+with contextlib.suppress(ImportError, AttributeError):  # they are no promise of PyTorch's
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
 
-__all__ = ["TURNS", "Guard", "Traced", "export_program", "quietly", "trace"]
+    _REGISTRY = staticmethod(functools.cache(ONNXRegistry.from_torchlib))
+    _ONCE.append((ONNXRegistry, "from_torchlib", lambda: _REGISTRY))
+with contextlib.suppress(ImportError, AttributeError):
+    from torch._export import utils as _utils
+
+    _ONCE.append(
+        (_utils, "_materialize_cpp_cia_ops", partial(functools.cache, _utils._materialize_cpp_cia_ops))
+    )
+
+__all__ = ["TURNS", "FoundAxes", "Guard", "Program", "Traced", "export_program", "quietly", "trace"]
 
 TURNS = threading.RLock()
 """Held while an export runs: PyTorch's tracer, logging, warnings and stderr belong to the whole process."""
@@ -73,6 +80,24 @@ class Guard:
 
 
 @dataclass(frozen=True)
+class Program:
+    """A module as ``torch.export`` traced it."""
+
+    exported: ExportedProgram
+    recorder: Recorder
+    """What its layers did."""
+
+
+@dataclass(frozen=True)
+class FoundAxes:
+    """The axes of every input, an int where fixed and a name where dynamic."""
+
+    axes: Mapping[str, Axes]
+    program: Program | None = None
+    """The example traced with every axis free, if that is how they were found."""
+
+
+@dataclass(frozen=True)
 class Traced:
     """An ONNX graph with recorded recurrent nodes."""
 
@@ -91,20 +116,19 @@ class Traced:
     """Lines that check values, which were taken to hold."""
 
 
-def trace(request: Request, axes: Mapping[str, Axes]) -> Traced:
-    """Trace the module at the example's own sizes.
+def trace(request: Request, found: FoundAxes) -> Traced:
+    """Trace the module at the example's own sizes, or take the trace that found the axes if it is this one.
 
     Where code takes one of these sizes for a constant, or two for the same, it is traced at others. An axis
     of 1 that the code drops is fixed at 1.
 
-    Args:
-        request: the module and an example.
-        axes: for every input, an int where an axis is fixed and a name where it is dynamic.
-
     Raises:
         UnsupportedError: the module does what can't be exported right.
     """
-    traced = keeping_sizes(request.module, lambda module: _trace(module, request, axes))
+    axes, programs = found.axes, [found.program]  # which a second try goes without
+    traced = keeping_sizes(
+        request.module, lambda module: _trace(module, request, axes, programs.pop() if programs else None)
+    )
     squeezed, shapes = traced.squeezed, request.signature.shapes
     many = {axis for name in shapes for axis, size in zip(axes[name], shapes[name], strict=True) if size > 1}
     single = [axis for axis in squeezed if axis not in many]
@@ -114,7 +138,7 @@ def trace(request: Request, axes: Mapping[str, Axes]) -> Traced:
             for each in single
         ]
         axes = {name: tuple(1 if axis in single else axis for axis in axes[name]) for name in axes}
-        traced = keeping_sizes(request.module, lambda module: _trace(module, request, axes))
+        traced = keeping_sizes(request.module, lambda module: _trace(module, request, axes, None))
     else:
         dropped = [_squeezes(squeezed[each], each, axes) for each in squeezed]
     return replace(traced, notes=(*dropped, *traced.notes))
@@ -132,11 +156,11 @@ def _squeezes(line: str, axis: str, axes: Mapping[str, Axes]) -> str:
     )
 
 
-def _trace(module: nn.Module, request: Request, axes: Mapping[str, Axes]) -> Traced:
+def _trace(module: nn.Module, request: Request, axes: Mapping[str, Axes], program: Program | None) -> Traced:
     signature, sizes = request.signature, _example_sizes(request.signature, axes)
     tensors = _at_sizes(signature, axes, sizes)
     try:
-        recorder, program, known = _trace_at(module, signature, axes, tensors)
+        program = _trace_at(module, signature, axes, tensors, program)
     except TracingError as error:
         other = (
             _other_sizes(module, signature, axes, sizes, request.config.ranges) if error.constant else None
@@ -145,19 +169,21 @@ def _trace(module: nn.Module, request: Request, axes: Mapping[str, Axes]) -> Tra
             raise
         sizes, tensors = other, _at_sizes(signature, axes, other)
         try:
-            recorder, program, known = _trace_at(module, signature, axes, tensors)
+            program = _trace_at(module, signature, axes, tensors)
         except TracingError as again:
             if again.constant:
                 raise error from None
             raise
-    model = _translate(program, tensors, signature.names, recorder)
+    recorder = program.recorder
+    known = _named_sizes(recorder, signature, axes)
+    model = _translate(program.exported, tensors, signature.names, recorder)
     settle_floats(model.graph)
     _name_axes(model, axes)
     return Traced(
         model,
         tuple(recorder.outputs),
         tuple(recorder.calls),
-        _read_guards(program, recorder.shapes, axes),
+        _read_guards(program.exported, recorder.shapes, axes),
         sizes,
         {known[size]: line for size, line in recorder.squeezed.items() if size in known},
         tuple(
@@ -167,13 +193,44 @@ def _trace(module: nn.Module, request: Request, axes: Mapping[str, Axes]) -> Tra
 
 
 def _trace_at(
-    module: nn.Module, signature: Signature, axes: Mapping[str, Axes], tensors: Sequence[Tensor]
-) -> tuple[Recorder, ExportedProgram, dict[str, str]]:
-    """Trace at the sizes of ``tensors``; give the axis of each size as traced too."""
-    shapes = [
-        [Dim.DYNAMIC if isinstance(axis, str) else Dim.STATIC for axis in axes[n]] for n in signature.names
-    ]
-    recorder, program = export_program(module, signature, tensors, shapes)
+    module: nn.Module,
+    signature: Signature,
+    axes: Mapping[str, Axes],
+    tensors: Sequence[Tensor],
+    found: Program | None = None,
+) -> Program:
+    """Trace at the sizes of ``tensors``, unless ``found`` is this trace."""
+    if found and _is_traced_at(found, signature, axes, tensors):
+        program = found
+    else:
+        shapes = [
+            [Dim.DYNAMIC if isinstance(axis, str) else Dim.STATIC for axis in axes[name]]
+            for name in signature.names
+        ]
+        program = export_program(module, signature, tensors, shapes)
+    _named_sizes(program.recorder, signature, axes)
+    return program
+
+
+def _is_traced_at(
+    program: Program, signature: Signature, axes: Mapping[str, Axes], tensors: Sequence[Tensor]
+) -> bool:
+    """Return whether a trace of the example with every axis free has these sizes and is free in no others."""
+    return all(
+        tensor.shape == example.shape
+        and all(bool(symbols(size)) == isinstance(axis, str) for size, axis in zip(shape, own, strict=True))
+        for tensor, example, shape, own in zip(
+            tensors, signature.example, program.recorder.shapes, axes.values(), strict=True
+        )
+    )
+
+
+def _named_sizes(recorder: Recorder, signature: Signature, axes: Mapping[str, Axes]) -> dict[str, str]:
+    """Return the axis of each size as traced.
+
+    Raises:
+        TracingError: two axes have the same size.
+    """
     named: dict[str, str] = {}
     for name, shape in zip(signature.names, recorder.shapes, strict=True):
         for size, axis in zip(shape, axes[name], strict=True):
@@ -182,7 +239,7 @@ def _trace_at(
                 if other != axis:
                     text = f"forward works only where axes {other} and {axis} have the same size; give "
                     raise TracingError("same size", recorder, ValueError(f"{text}them the same name"))
-    return recorder, program, named
+    return named
 
 
 def _other_sizes(
@@ -228,7 +285,7 @@ class _Wrapper(nn.Module):
 
 def export_program(
     module: nn.Module, signature: Signature, tensors: Sequence[Tensor], shapes: Sequence[Any]
-) -> tuple[Recorder, ExportedProgram]:
+) -> Program:
     """Trace a copy of ``module`` with what its layers do recorded.
 
     Raises:
@@ -249,13 +306,13 @@ def export_program(
             recorder.check_calls()
             raise tracing_error(error, recorder) from error
     recorder.check_calls()
-    return recorder, program
+    return Program(program, recorder)
 
 
 def _translate(
     program: ExportedProgram, tensors: Sequence[Tensor], names: Sequence[str], recorder: Recorder
 ) -> ir.Model:
-    with quietly(), _registry_built_once():
+    with quietly(), _looked_up_once():
         try:
             made = torch.onnx.export(
                 program,
@@ -288,20 +345,17 @@ def quietly() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _registry_built_once() -> Iterator[None]:
-    """Let ``torch.onnx.export`` reuse the registry of its first call.
+def _looked_up_once() -> Iterator[None]:
+    """Let ``torch.onnx.export`` build its registry once, and list PyTorch's operators once per call.
 
-    It parses the sources of some 500 translations at every call, which takes a third of an export.
+    It parses the sources of some 500 translations at every call, which takes a third of an export, and lists
+    the operators twice for each of 28 namespaces, which takes a tenth.
     """
-    if _registry is None:
+    with contextlib.ExitStack() as stack:
+        for home, name, once in _ONCE:
+            stack.callback(setattr, home, name, vars(home)[name])
+            setattr(home, name, once())
         yield
-        return
-    before = vars(_registry)["from_torchlib"]
-    _registry.from_torchlib = _build_registry
-    try:
-        yield
-    finally:
-        _registry.from_torchlib = before
 
 
 def _example_sizes(signature: Signature, axes: Mapping[str, Axes]) -> dict[str, int]:

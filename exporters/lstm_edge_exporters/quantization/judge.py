@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.chunks import run_chunks
+from lstm_edge_runtime.chunks import run_chunks, take_steps
 from lstm_edge_runtime.errors import counted
-from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.model import Model, runner
 from lstm_edge_runtime.tolerance import Comparison, limit_for
 
@@ -90,7 +90,8 @@ def judge(
     """Run both files on ``cases``, each from reset and all one after another, then for 1,000 single steps.
 
     One after another, and in the single steps, each file carries its own states, but samples of files whose
-    streams restart every window each start from reset.
+    streams restart every window each start from reset. Where another graph streams, samples are run from
+    reset and in one call, and 1,000 units through both streams.
 
     Args:
         before: the float file.
@@ -102,16 +103,17 @@ def judge(
     """
     task = before.interface.task
     output, classify = (task.output, task.kind == "classification") if task else ("", False)
-    states = [spec.output for spec in before.states]
-    carries = not few and before.interface.streamable and not before.interface.from_reset
     models = before, after
+    streamed = _gathered(_stream, models, cases) if before.interface.stream else {}
+    states = [spec.output for spec in before.interface.streaming.states]
+    carries = not few and before.interface.streamable and not before.interface.from_reset
     single, long = _gathered(_one_by_one, models, cases), _gathered(_long_run, models, cases)
     carried = _gathered(_one_after_another, models, cases) if carries else single
-    more = long if few else single if carries else {}
+    more = streamed or (long if few else single if carries else {})
     rows, others = ([_rows(pair) for pair in pairs.get(output, ())] for pairs in (carried, more))
     scored = None if task is None or targets is None else (_accuracy if classify else _rmse)(rows, targets)
     change = {
-        name: _changed(pairs + carried[name] + long[name])
+        name: _changed(pairs + carried[name] + long[name] + streamed.get(name, []))
         for name, pairs in single.items()
         if name not in states
     }
@@ -121,7 +123,7 @@ def judge(
         accuracy=scored if classify else None,
         rmse=None if classify else scored,
         change=change,
-        drift={name: _drifted(long[name]) for name in states},
+        drift={name: _drifted((streamed or long)[name]) for name in states},
     )
 
 
@@ -241,10 +243,30 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
             states = interface.states_out(outputs)
             yield outputs
         return
-    joined = join_samples(cases, interface, STEPS)
+    steps = interface.ranges.get(interface.sequence, AxisRange()).nearest(STEPS)
+    joined = join_samples(cases, interface, steps)
     if interface.lengths in joined:
-        joined[interface.lengths] = np.full_like(joined[interface.lengths], STEPS)
-    yield from run_chunks(run, interface, joined, [1] * STEPS if interface.streamable else [STEPS])
+        joined[interface.lengths] = np.full_like(joined[interface.lengths], steps)
+    yield from run_chunks(run, interface, joined, [1] * steps if interface.streamable else [steps])
+
+
+def _stream(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
+    """Return the frames and states of a stream of the first row of the samples, a unit a call."""
+    interface, stream = model.interface.streaming, model.stream(reset_every="never")
+    unit, rows = interface.unit, interface.batch_axes
+    joined = join_samples(cases, interface, STEPS * unit)
+    data = {spec.name: joined[spec.name] for spec in interface.data_inputs}
+    for start in range(0, STEPS * unit, unit):
+        feeds = take_steps(interface, data, start, start + unit)
+        found = stream.process(
+            {name: array.take(0, rows[name]) if name in rows else array for name, array in feeds.items()}
+        )
+        frames = found if isinstance(found, dict) else {interface.outputs[0].name: found}
+        states = stream.state
+        yield {
+            **{name: array for name, array in frames.items() if array is not None and array.size},
+            **{spec.output: states[spec.input] for spec in interface.states},
+        }
 
 
 def _gathered(

@@ -1,7 +1,7 @@
 """``quantize``: a verified float file in, a smaller one out that kept to its budget."""
 
 import os
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import chain
@@ -21,13 +21,14 @@ from lstm_edge_runtime.errors import (
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest, Streamed
 from lstm_edge_runtime.model import runner
+from lstm_edge_runtime.onnx_reader import add_initializers
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import replay_golden
 from lstm_edge_runtime.tolerance import Comparison
 
-from ..graph import with_manifest
+from ..graph import with_manifest, without_weights
 from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
 from ..progress import Progress, ignore
@@ -49,6 +50,7 @@ from .speed import Timing, time_both
 __all__ = ["Quantized", "quantize"]
 
 
+Build = Callable[[ir.Model], onnx.ModelProto]
 _HIDDEN, _NARROW = "hidden_size", 128
 """A GRU or RNN with fewer units takes longer in int8, but on a microcontroller."""
 
@@ -122,7 +124,6 @@ def quantize(
     before = load(source, device="cpu", threads=1, engine="onnxruntime")
     if before.manifest is None:
         raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
-    before.manifest.require_no_delay("quantization")
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets = _evidence(before.manifest, samples)
@@ -132,12 +133,13 @@ def quantize(
     ways = list(_ways(config, proto.graph.node))
     for place, (picked_words, build, int8_activations) in enumerate(ways):
         on_progress(0.7 * place / len(ways), f"judging {picked_words}")
-        model = ir.from_proto(proto)
-        prepare(model)
-        smaller = build(model)
+        smaller = _reduce(proto, build)
         counts = count_quantized(smaller, config.precision)
         manifest = _with_dtypes(before.manifest, smaller, config.precision)
-        manifest = manifest._replace(int8_activations=int8_activations)
+        manifest = manifest._replace(
+            int8_activations=int8_activations,
+            stream=manifest.stream and _reduce_stream(manifest.stream, proto, smaller, build),
+        )
         after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
@@ -153,6 +155,7 @@ def quantize(
             continue
         afters = [after] if native is None else [after, native]
         manifest = _with_judgement(manifest, before, afters, judgement, config, picked_words, cases[0])
+        manifest = _with_stream_limits(manifest, smaller)
         content = with_manifest(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
@@ -168,12 +171,44 @@ def quantize(
     )
 
 
-def _with_dtypes(manifest: Manifest, proto: onnx.ModelProto, precision: str) -> Manifest:
-    """Return the manifest with the smaller file's dtypes and precision."""
-    dtypes = {
+def _reduce(proto: onnx.ModelProto, build: Build) -> onnx.ModelProto:
+    model = ir.from_proto(proto)
+    prepare(model)
+    return build(model)
+
+
+def _reduce_stream(
+    stream: Streamed, proto: onnx.ModelProto, smaller: onnx.ModelProto, build: Build
+) -> Streamed:
+    """Return the graph that streams with the weights of the smaller file, and its dtypes."""
+    content = add_initializers(stream.graph, proto.SerializeToString())
+    reduced = _reduce(onnx.load_from_string(content), build)
+    dtypes = _dtypes(reduced)
+    return stream._replace(
+        graph=without_weights(reduced, smaller),
+        outputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in stream.outputs),
+        states=tuple(spec._replace(dtype=dtypes[spec.input]) for spec in stream.states),
+        golden=stream.golden and _in_dtypes(stream.golden, dtypes),
+    )
+
+
+def _dtypes(proto: onnx.ModelProto) -> dict[str, str]:
+    """Return the dtype of each input and output."""
+    return {
         value.name: onnx.helper.tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type).name
         for value in (*proto.graph.input, *proto.graph.output)
     }
+
+
+def _in_dtypes(case: Golden, dtypes: Mapping[str, str]) -> Golden:
+    """Return the float file's golden case with inputs of these dtypes, and without its limits."""
+    inputs = {name: array.astype(dtypes[name]) for name, array in case.inputs.items()}
+    return Golden(inputs, case.outputs, case.floor)
+
+
+def _with_dtypes(manifest: Manifest, proto: onnx.ModelProto, precision: str) -> Manifest:
+    """Return the manifest with the smaller file's dtypes and precision."""
+    dtypes = _dtypes(proto)
     return manifest._replace(
         inputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.inputs),
         outputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in manifest.outputs),
@@ -204,14 +239,7 @@ def _with_judgement(
     """
     golden = manifest.golden or _record(before, feeds)
     dtypes = {spec.name: spec.dtype for spec in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
-    cases = [
-        Golden(
-            {name: array.astype(dtypes[name]) for name, array in case.inputs.items()},
-            case.outputs,
-            case.floor,
-        )
-        for case in (golden, *golden.more)
-    ]
+    cases = [_in_dtypes(case, dtypes) for case in (golden, *golden.more)]
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
     found: list[list[Comparison]] = [[] for _ in cases]
     for replay in chain.from_iterable(replay_golden(unlimited, runner(after)) for after in afters):
@@ -241,6 +269,19 @@ def _with_judgement(
     )
 
 
+def _with_stream_limits(manifest: Manifest, smaller: onnx.ModelProto) -> Manifest:
+    """Return the manifest with limits for the golden case of the stream, as each engine runs it here."""
+    stream = manifest.stream
+    if stream is None or stream.golden is None:
+        return manifest
+    content = with_manifest(smaller, manifest)
+    models = filter(None, (_load(content), _on_native(content)))
+    replays = chain.from_iterable(model.selftest().replays for model in models)
+    records = (each for replay in replays if replay.of_stream for each in replay.comparisons)
+    limit = device_limits(records, stream.golden.outputs)
+    return manifest._replace(stream=stream._replace(golden=stream.golden._replace(limit=limit)))
+
+
 def _record(model: Model, feeds: Feeds) -> Golden:
     """Run the float file on ``feeds`` from the reset state, and keep what went in and came out."""
     interface, found = model.interface, runner(model)(feeds)
@@ -254,9 +295,7 @@ def _record(model: Model, feeds: Feeds) -> Golden:
     return Golden(inputs, found, dict.fromkeys(found, 0.0))
 
 
-def _ways(
-    config: QuantizeConfig, nodes: Collection[onnx.NodeProto]
-) -> Iterator[tuple[str, Callable[[ir.Model], onnx.ModelProto], bool]]:
+def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator[tuple[str, Build, bool]]:
     """Return what may be tried, the fastest first, and whether it has activations of GRU and RNN in int8."""
     target = detect_target() if config.target == "auto" else config.target
     where = f"{target}{' (this machine)' if config.target == 'auto' else ''}"
@@ -269,7 +308,7 @@ def _ways(
     else:
         layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
         narrow = any(each.i < _NARROW for node in layers for each in node.attribute if each.name == _HIDDEN)
-        builds: list[tuple[str, Callable[[ir.Model], onnx.ModelProto]]]
+        builds: list[tuple[str, Build]]
         if not layers or any(node.op_type == "LSTM" for node in nodes):
             builds = [
                 (f"{each}, for {where}", partial(int8_dynamic, scheme=each)) for each in SCHEMES[target]

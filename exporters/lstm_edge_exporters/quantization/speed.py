@@ -33,7 +33,7 @@ class Timing:
     """One kind of call, both files."""
 
     what: str
-    """``step`` or ``chunk``."""
+    """``step``, ``unit`` of a stream that takes several steps at a time, or ``chunk``."""
     before: float
     """Seconds a call of the float file, the median over the rounds."""
     after: float
@@ -52,7 +52,7 @@ class Timing:
 
 
 def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[Timing]:
-    """Time a step and a chunk of both files alternately, one source of samples on one thread.
+    """Time a step, or a unit, and a chunk of both files alternately, one source of samples on one thread.
 
     A file that can be streamed is timed as a stream, another one through ``run``.
 
@@ -63,10 +63,10 @@ def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[
     """
     manifest = before.manifest
     assert manifest is not None
-    streamed = manifest.streamable
-    timings = []
-    for what in ("step", "chunk") if manifest.sequence else ("step",):
-        width = CHUNK if what == "chunk" else 1
+    streamed, unit = manifest.streamable or manifest.stream is not None, manifest.unit
+    smallest, timings = "step" if unit == 1 else "unit", []
+    for what in (smallest, "chunk") if manifest.sequence else ("step",):
+        width = -(-CHUNK // unit) * unit if what == "chunk" else unit
         rows = {
             spec.name: _row(inputs[spec.name], spec, manifest, width, what == "step" and streamed, streamed)
             for spec in manifest.data_inputs

@@ -18,6 +18,7 @@ from lstm_edge_runtime.errors import CheckFailedError, counted, first_line
 from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Streamed
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..graph import without_weights
 from ..numerics.cases import Feeds, Procedure, random_sizes
 from ..numerics.compare import (
     REFUSALS,
@@ -91,7 +92,7 @@ def make_late_stream(
         raise NotStreamableError("its frames need later steps, and rows have lengths of their own")
     content = to_bytes(found.model)
     stream = Streamed(
-        _without_weights(content, to_bytes(model)),
+        without_weights(onnx.load_from_string(content), onnx.load_from_string(to_bytes(model))),
         tuple(spec._replace(axes=found.axes[spec.name]) for spec in manifest.outputs),
         _states(manifest, found),
         {spec.name: found.delays[spec.name] for spec in manifest.outputs},
@@ -108,16 +109,6 @@ def _states(manifest: Manifest, found: Streamable) -> tuple[StateSpec, ...]:
         raise NotStreamableError(f"a layer would start late, from a state that is computed from {unknown[0]}")
     own = (state._replace(start=found.starts.get(state.input, 0)) for state in manifest.states)
     return (*own, *found.states)
-
-
-def _without_weights(content: bytes, whole: bytes) -> bytes:
-    """Return an ONNX file without the initializers that are the same in another one, and without metadata."""
-    proto = onnx.load_from_string(content)
-    stored = {each.name: each for each in onnx.load_from_string(whole).graph.initializer}
-    own = [each for each in proto.graph.initializer if stored.get(each.name) != each]
-    del proto.graph.initializer[:], proto.metadata_props[:]
-    proto.graph.initializer.extend(own)
-    return bytes(proto.SerializeToString(deterministic=True))
 
 
 def _verify(

@@ -215,8 +215,7 @@ class Subject:
         """
         exact = self.exact(feeds, procedure)
         got = _given(run, feeds, procedure)
-        ways = [(feeds, procedure, draws), (feeds, procedure, MANY_DRAWS)]
-        ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else ways
+        ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else [(feeds, procedure, draws)]
 
         def limit(name: str, known: Expected) -> Array:
             if self.config.overridden:
@@ -225,7 +224,8 @@ class Subject:
                 return np.asarray(self.budgets.limit(name, got[name], exact[name], over_a_run=over_a_run))
             return MULTIPLE * known.floors[name]
 
-        known = (self._floors(*way) for way in (ways[:1] if self.budgets else ways))
+        ways = ways[:1] if self.budgets else [*ways, (feeds, procedure, MANY_DRAWS)]
+        known = (self._floors(*way) for way in ways)
         measured = measure(got, exact, known, limit)
         if not measured.ok:
             measured = replace(measured, overflow=self.function.graph.overflow(feeds))

@@ -5,7 +5,6 @@ All but the last check run the file's graph in float64 where it can be.
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from itertools import product
 from typing import Any
 
@@ -24,7 +23,6 @@ from ...numerics.cases import (
     in_chunks,
     join_rows,
     misshapen,
-    random_sizes,
     take_rows,
 )
 from ..reference import ModelFile
@@ -59,8 +57,6 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
         yield from _dependence(manifest, run, cases, length)
     if file.precision in ("fp32", "fp64") and manifest.sequence is not None and manifest.streamable:
         yield _ask(f"{_LONG} steps equal their chunks", lambda: _long(manifest, run, cases, same))
-    if manifest.stream is not None:
-        yield _ask("a stream gives the frames of the whole", lambda: _stream(file, run, cases, same))
     if golden is not None and manifest.batch is not None:
         yield _ask("rows of the golden case repeated", lambda: _repeated(manifest, file.runner(), golden))
 
@@ -159,29 +155,6 @@ def _apart(about: str, one: Feeds, other: Feeds, same: float) -> str:
         if not found.ok:
             return f"{about}: {found}"
     return ""
-
-
-def _stream(file: ModelFile, run: Runner, cases: CaseGenerator, same: float) -> str:
-    """What a stream that is behind gives in chunks is the whole's, and of the last step that of one chunk."""
-    from lstm_edge_runtime.delayed import run_delayed
-    from lstm_edge_runtime.onnx_reader import add_initializers
-    from lstm_edge_runtime.ort import run_by_name
-
-    from ...isolation import open_isolated
-    from ...numerics.graph64 import open_graph
-    from ...streaming.late import frames_of, settled_after, with_past
-
-    manifest, streaming = file.manifest, file.manifest.streaming
-    assert manifest.stream is not None
-    content = add_initializers(manifest.stream.graph, file.path.read_bytes())
-    graph = open_graph(content, partial(run_by_name, open_isolated(content)))
-    steps = 3 * settled_after(streaming) + -(-24 // streaming.unit) * streaming.unit
-    feeds = with_past(streaming, cases.case(2, steps, at_reset=True, offset=_OFFSET + 3).feeds)
-    sizes = random_sizes(steps, np.random.default_rng(cases.seed))
-    one, chunks = (run_delayed(graph.run64, streaming, feeds, each) for each in ([steps], sizes))
-    whole = frames_of(streaming, manifest)(run, feeds)
-    expected = {name: (whole if name in streaming.time_axes else one)[name] for name in chunks}
-    return _apart("the whole and the stream", chunks, expected, same)
 
 
 def _repeated(manifest: Manifest, run: Runner, golden: Golden) -> str:

@@ -183,6 +183,8 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
         reason = "neither the file nor its reference carries states"
     elif subject.manifest.sequence is None:
         reason = "the file takes one step, or one fixed number of steps, a call"
+    elif subject.file.manifest.stream is not None:
+        reason = "another graph streams, which the contract compares with the whole"
     elif subject.unstreamable:
         reason = f"the reference can't be streamed: {subject.unstreamable}"
     if reason:
