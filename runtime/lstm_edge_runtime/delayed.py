@@ -23,7 +23,6 @@ from .state import State
 from .stream import WRONG_SAMPLE, Result, ShapedCall, Stream
 from .stream_batch import (
     Ids,
-    StatePool,
     StreamBatch,
     stack_chunks,
     stack_rows,
@@ -476,9 +475,8 @@ class DelayedBatch(StreamBatch):
         """Take a call that no state starts inside of; the states that have not started keep what they are."""
         young = np.flatnonzero(ages + size <= self._pace.settled)
         before = self._pool.gather(slots[young]) if young.size else {}
-        outputs = self._run_blocks(slots, feeds, step=False)
+        outputs = self._chunk(slots, feeds)
         if young.size:
-            assert isinstance(self._pool, StatePool)  # only onnxruntime runs files with a delay
             ends = ages[young] + size
             held = {state.input: ends <= state.start for state in self._manifest.states}
             self._pool.put_back(slots[young], before, held)

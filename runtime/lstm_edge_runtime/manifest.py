@@ -365,13 +365,14 @@ class Manifest(NamedTuple):
         ending = "" if end is None else f", for {counted(end, 'step')} from a reset"
         return pace + at_once + (f", {counted(delay, 'frame')}{time} behind" if delay else "") + ending
 
-    def require_no_delay(self, what: str) -> None:
+    def require_no_delay(
+        self,
+        what: str,
+        instead: str = "use stream() or streams() of lstm_edge_runtime, or run() on whole sequences",
+    ) -> None:
         """Raise ``UnsupportedError`` for a ``stream`` with a delay or a unit, which ``what`` can't have."""
         if self.stream is not None:
-            raise UnsupportedError(
-                f"this file streams {self.pace}, which {what} does not support; use stream() or "
-                "streams() of lstm_edge_runtime, or run() on whole sequences"
-            )
+            raise UnsupportedError(f"this file streams {self.pace}, which {what} does not support; {instead}")
 
     @property
     def streaming(self) -> "Manifest":
