@@ -16,6 +16,7 @@ from lstm_edge_runtime.manifest import Array
 __all__ = [
     "MainFrames",
     "class_names",
+    "frame_axis",
     "is_classification",
     "main_name",
     "main_output",
@@ -60,6 +61,17 @@ class MainFrames:
         for later, row in zip(reversed(range(len(rows))), rows, strict=True):
             step = steps - (self._delay + later) * self._unit // self._per_unit
             yield step * self._per_unit // self._unit, step, top_rows(np.atleast_1d(row), 1)[0]
+
+    def of_whole(self, rows: Array) -> Iterator[tuple[int, Array]]:
+        """Return the step that each frame of a whole run ends with, from 1, and its values ``(C,)``."""
+        for place, row in enumerate(rows, 1):
+            yield place * self._unit // self._per_unit, row
+
+
+def frame_axis(model: "Model") -> int | None:
+    """Return the index of the time axis of the main output; None if it is a result of the last step alone."""
+    interface = model.interface.streaming
+    return interface.time_axes.get(main_name(model)) if model.interface.sequence else None
 
 
 def main_name(model: "Model") -> str:

@@ -28,13 +28,13 @@ class ResultLines:
     values. Floats are the shortest text that reads back as the same number.
     """
 
-    def __init__(self, task: "Task | None", key: str, *, as_json: bool, hold: Hold | None = None) -> None:
-        """Write lines that begin with ``key``, as JSON Lines or CSV, with labels debounced by ``hold``.
+    def __init__(self, task: "Task | None", *keys: str, as_json: bool, hold: Hold | None = None) -> None:
+        """Write lines that begin with ``keys``, as JSON Lines or CSV, with labels debounced by ``hold``.
 
         Raises:
             InputError: ``hold`` is given, but the outputs are values.
         """
-        self._task, self._key, self._as_json, self._hold = task, key, as_json, hold
+        self._task, self._keys, self._as_json, self._hold = task, keys, as_json, hold
         self._classes = is_classification(task)
         if hold and not self._classes:
             raise InputError("--hold applies to labels, but this file's outputs are values; remove it")
@@ -44,16 +44,16 @@ class ResultLines:
         if self._as_json:
             return ""
         label = ["label"] if self._classes else []
-        return _csv_line([self._key, *label, *result_names(self._task, width)])
+        return _csv_line([*self._keys, *label, *result_names(self._task, width)])
 
-    def line(self, key: str | int, values: Array) -> str:
-        """Return the line for one row ``(C,)``, including the newline."""
+    def line(self, values: Array, *keys: str | int) -> str:
+        """Return the line for one row ``(C,)``, which begins with these keys, including the newline."""
         numbers = softmax(values) if self._classes else values
         names = class_names(self._task, len(values))
         label = dict(enumerate(names)).get(self.take(values)) if self._classes else None
         if not self._as_json:
-            return _csv_line([key, *([label] if self._classes else []), *map(str, numbers)])
-        document: dict[str, Any] = {self._key: key}
+            return _csv_line([*keys, *([label] if self._classes else []), *map(str, numbers)])
+        document: dict[str, Any] = dict(zip(self._keys, keys, strict=True))
         floats = [float(str(number)) for number in numbers]
         if not self._classes:
             document["values"] = [number if np.isfinite(number) else None for number in floats]

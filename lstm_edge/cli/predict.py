@@ -10,7 +10,8 @@ import click
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
-from lstm_edge.data.sample_input import run_series
+from lstm_edge.data.sample_input import run_frames, run_series
+from lstm_edge.results import MainFrames, frame_axis
 from lstm_edge_runtime.errors import InputError, printable
 from lstm_edge_runtime.files import replacing
 
@@ -42,8 +43,9 @@ def command(
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 
-    The line is the result after the last step. With --reset-every N, only the last N steps of a longer series
-    are used.
+    The line is the result after the last step. If MODEL gives a result for every step or frame, each has a
+    line, with the step that it is of. With --reset-every N, only the last N steps of a longer series are
+    used.
 
     DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and one row
     per time step. Series may have unequal lengths. If the network has one output per layer, the top layer's
@@ -64,12 +66,21 @@ def command(
         if any(len(one.x) > (reset_every or 0) for one in found):
             note_resets(reset_every, "only the last {} of longer series are used")
     last = 0 if reset_every in (None, "never") else int(reset_every)
-    lines = ResultLines(opened.interface.task, "series", as_json=as_json)
+    series = [one.x[-last:] for one in found]
     with _writer(output) as write:
-        results = run_series(opened, samples, [one.x[-last:] for one in found])
-        write(lines.header(results.shape[1]))
-        for one, row in zip(found, results, strict=True):
-            write(lines.line(one.name, row))
+        if frame_axis(opened) is None:
+            lines = ResultLines(interface.task, "series", as_json=as_json)
+            results = run_series(opened, samples, series)
+            write(lines.header(results.shape[1]))
+            for one, row in zip(found, results, strict=True):
+                write(lines.line(row, one.name))
+            return
+        lines = ResultLines(interface.task, "series", "step", as_json=as_json)
+        every, frames = run_frames(opened, samples, series), MainFrames(opened)
+        write(lines.header(every[0].shape[1]))
+        for one, used, rows in zip(found, series, every, strict=True):
+            for step, row in frames.of_whole(rows):
+                write(lines.line(row, one.name, len(one.x) - len(used) + step))
 
 
 @contextlib.contextmanager

@@ -158,7 +158,7 @@ def serve(
                     if frame % every:
                         lines.take(values)
                         continue
-                    text = lines.line(step, values)
+                    text = lines.line(values, step)
                     if header_due:
                         text, header_due = lines.header(len(values)) + text, False
                     if not pipe.write(printable(text).encode()):

@@ -1,19 +1,19 @@
 """The input of a model for samples, and their layout."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge.results import main_output, top_rows
+from lstm_edge.results import frame_axis, main_name, main_output, top_rows
 from lstm_edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import TensorSpec
 
-__all__ = ["SampleInput", "run_series", "sample_input"]
+__all__ = ["SampleInput", "run_frames", "run_series", "sample_input"]
 
 _ROWS = 256
 """Number of series per call: enough to use the cores, few enough to keep memory small."""
@@ -86,17 +86,45 @@ def run_series(model: "Model", samples: SampleInput, series: Sequence[npt.NDArra
     Raises:
         ContractError: as ``main_output`` and ``top_rows``.
     """
+    places, values = [], []
+    for part, outputs in _run_parts(model, samples, series):
+        places.append(part)
+        values.append(top_rows(outputs, len(part)))
+    return np.concatenate(values)[np.argsort(np.concatenate(places))]
+
+
+def run_frames(
+    model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]
+) -> list[npt.NDArray[Any]]:
+    """Run series ``(L, I)`` from the reset state, and return the frames ``(frames, C)`` of each.
+
+    The main output is one with a time axis; see ``frame_axis``.
+    """
+    found: list[npt.NDArray[Any]] = [np.empty(0)] * len(series)
+    batch, time = model.interface.batch_axes.get(main_name(model)), frame_axis(model)
+    assert time is not None
+    for part, outputs in _run_parts(model, samples, series):
+        rows = outputs[None] if batch is None else np.moveaxis(outputs, batch, 0)
+        along = time + 1 if batch is None else time + (batch > time)
+        for index, row in zip(part, np.moveaxis(rows, along, 1), strict=True):
+            found[index] = row.reshape(len(row), -1)
+    return found
+
+
+def _run_parts(
+    model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]
+) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
+    """Yield the indices of equally long series and their main output."""
     lengths = np.array([len(one) for one in series])
     together = _ROWS if samples.batched else 1
-    places, values = [], []
     for length in np.unique(lengths):
         members = np.flatnonzero(lengths == length)
         for start in range(0, len(members), together):
             part = members[start : start + together]
-            outputs = _run_together(model, samples, [series[index] for index in part])
-            places.append(part)
-            values.append(top_rows(main_output(model, outputs), len(part)))
-    return np.concatenate(values)[np.argsort(np.concatenate(places))]
+            yield (
+                part,
+                main_output(model, _run_together(model, samples, [series[index] for index in part])),
+            )
 
 
 def _run_together(

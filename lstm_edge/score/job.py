@@ -83,6 +83,8 @@ class Job:
     buckets: int
     """The number of parts that series are split into by a hash of their names; a power of two."""
     events: bool
+    late: bool
+    """Whether samples may complete no frame, so that rows have no result."""
     hold: int
     """Number of equal labels in a row that confirm a label."""
     reset_every: int | None

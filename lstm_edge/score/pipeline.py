@@ -321,6 +321,7 @@ def _job(
         labels=tuple(class_names(task, width)) if is_classification(task) else (),
         buckets=buckets,
         events=config.events,
+        late=opened.interface.stream is not None and not config.by_window,
         hold=config.hold or 1,
         reset_every=_reset_every(opened, config),
         number=earlier["number"] + 1 if earlier else 1,

@@ -1,5 +1,6 @@
 """A series after its last sample: its state and the span of its label, kept for the next run; and events."""
 
+import io
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Series", "Span", "add_samples", "from_storage", "read_series", "write_events", "write_series"]
 
-_FOLDER = "_state"
+_FOLDER, _REST = "_state", "rest/"
+_DAMAGED = pa.ArrowException, EOFError, OSError
 
 
 class Span(NamedTuple):
@@ -122,6 +124,7 @@ def write_series(job: Job, series: Mapping[str, Series]) -> None:
         }
         row |= each.span._asdict() if each.span else {}
         row |= {f"state/{key}": array.tobytes() for key, array in each.state.items()}
+        row |= {_REST + key: _to_npy(array) for key, array in each.state.rest.items()}
         buckets.setdefault(hash_of(name) % job.buckets, []).append(row)
     for bucket, rows in buckets.items():
         schema = {
@@ -129,11 +132,12 @@ def write_series(job: Job, series: Mapping[str, Series]) -> None:
             "last": job.order_storage,
             "label": pa.int32(),
             "start": job.order_storage,
+            "end": job.order_storage,
             "total": pa.float64(),
             "samples": pa.int64(),
             "age": pa.int64(),
             "hold": pa.list_(pa.int64(), 3),
-            **{key: pa.binary() for key in rows[0] if key.startswith("state/")},
+            **{key: pa.binary() for row in rows for key in row if key.startswith(("state/", _REST))},
         }
         with writing(job, job.folder("new") / _FOLDER / _name(bucket, job.buckets), durable=True) as path:
             parquet.write_table(pa.Table.from_pylist(rows, pa.schema(schema)), path)
@@ -161,7 +165,7 @@ def read_series(job: Job, buckets: Sequence[int], reset: State) -> dict[str, Ser
                 for row in parquet.read_table(path, use_threads=False).to_pylist():
                     if hash_of(row["series"]) % job.buckets == bucket:
                         found[row["series"]] = _decode(row, job, reset)
-            except (pa.ArrowException, OSError, AttributeError, LookupError, TypeError, ValueError) as error:
+            except (*_DAMAGED, AttributeError, LookupError, TypeError, ValueError) as error:
                 raise FileFormatError(
                     f"{path} is not the state of an earlier run ({first_line(error)}); score without --since"
                 ) from error
@@ -170,13 +174,27 @@ def read_series(job: Job, buckets: Sequence[int], reset: State) -> dict[str, Ser
 
 def _decode(row: Mapping[str, Any], job: Job, reset: State) -> Series:
     hold = Hold(job.hold)
-    hold.restore(*row.get("hold", NO_LABEL))  # outputs of earlier versions have neither hold nor age
+    # outputs of earlier versions have neither hold nor age, and spans end with the last sample
+    hold.restore(*row.get("hold", NO_LABEL))
     arrays = {
         key: np.frombuffer(row[f"state/{key}"], like.dtype).reshape(like.shape) for key, like in reset.items()
     }
-    values = [row["last" if name == "end" else name] for name in Span._fields]
-    span = None if row["label"] is None else Span(*values)
-    return Series(State(arrays, reset.identity, int(row.get("age", 0))), hold, row["last"], span)
+    rest = {
+        key.removeprefix(_REST): np.load(io.BytesIO(data), allow_pickle=False)
+        for key, data in row.items()
+        if key.startswith(_REST) and data is not None
+    }
+    span = None
+    if row["label"] is not None:
+        span = Span(*({"end": row["last"], **row}[name] for name in Span._fields))
+    return Series(State(arrays, reset.identity, int(row.get("age", 0)), rest), hold, row["last"], span)
+
+
+def _to_npy(array: "Array") -> bytes:
+    """Return an array with its shape, which depends on how many samples are kept."""
+    file = io.BytesIO()
+    np.save(file, array, allow_pickle=False)
+    return file.getvalue()
 
 
 def _name(bucket: int, buckets: int) -> str:

@@ -121,7 +121,10 @@ def score_series(job: Job, item: Item, tell: Tell) -> Done:
             if job.labels:
                 values = softmax(values)
             if job.events:
-                closed += [(names[code], span) for code, span in add_samples(own, counts, order, values)]
+                has = ~_without(job, values)
+                counted = np.bincount(np.repeat(np.arange(len(own)), counts)[has], minlength=len(own))
+                found = add_samples(own, counted, order[has], values[has])
+                closed += [(names[code], span) for code, span in found]
             for one, state, last in zip(own, states, order[ends - 1].tolist(), strict=True):
                 one.state, one.last = state, last
             seen.update(names)
@@ -136,6 +139,11 @@ def score_series(job: Job, item: Item, tell: Tell) -> Done:
         name = f"{kind}-{job.number:04d}-{item['task']:05d}.parquet"
         events += write_events(job, name, spans, is_open=kind == "open")
     return {"rows": total, "series": len(seen), "events": events}
+
+
+def _without(job: Job, values: Array) -> Array:
+    """Return which rows ``(n, C)`` have no result, as their samples complete no frame."""
+    return np.logical_and(np.isnan(values).all(axis=1), job.late)
 
 
 def _check_order(
@@ -259,7 +267,8 @@ def _write_parquet(job: Job, source: DataFile, parts: Iterator[tuple[pa.RecordBa
     ):
         for keys, values in parts:
             columns = [keys.column(name) for name in stored_keys(source, job.columns)]
+            missing = _without(job, values)
             if names is not None:
-                columns.append(names.take(pa.array(values.argmax(axis=1))))
-            columns += [pa.array(each) for each in np.ascontiguousarray(values.T)]
+                columns.append(names.take(pa.array(values.argmax(axis=1), mask=missing)))
+            columns += [pa.array(each, mask=missing) for each in np.ascontiguousarray(values.T)]
             writer.write_table(pa.table(columns, schema=schema))

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lstm_edge.data.sample_input import sample_input
-from lstm_edge.results import main_output
+from lstm_edge.results import main_name, main_output
+from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 
 if TYPE_CHECKING:
@@ -35,17 +36,28 @@ class Stepper:
         Raises:
             ContractError: the file can't be streamed.
             InputError: it takes several inputs.
+            UnsupportedError: a step gives several frames.
         """
-        model.interface.require_no_delay("score")
+        manifest, self._main = model.interface, main_name(model)
+        if (frames := manifest.frames_a_unit.get(self._main, 1)) > 1:
+            raise UnsupportedError(
+                f"this file gives {frames} frames at a time, and score writes one result a row; use "
+                "lstm-edge stream, or streams() of lstm_edge_runtime"
+            )
         every: ResetEvery = reset_every or "never"
         self._model, self._stream = model, model.stream(reset_every=every)
+        self.late = manifest.stream is not None
+        """Whether samples may complete no frame."""
         self.reset = self._stream.state
         """The state before the first sample of a series."""
         place = sample_input(model)
-        mixes = model.interface.precision == "int8" and model.engine == "onnxruntime"
+        mixes = manifest.precision == "int8" and model.engine == "onnxruntime"
+        if self.late:  # rows without a frame are NaN
+            mixes = mixes or any(np.dtype(spec.dtype).kind != "f" for spec in model.outputs)
         self._batch = model.streams(_GROUP, reset_every=every) if place.batched and not mixes else None
         self._ids = np.array([0] if self._batch is None else [self._batch.add() for _ in range(_GROUP)])
-        probe = self._stream.step(np.zeros(place.width, dtype=place.spec.dtype))
+        steps = manifest.delay_steps + manifest.unit
+        probe = self._stream.process(np.zeros((steps, place.width), dtype=place.spec.dtype))
         self.width = int(_top(np.asarray(main_output(model, probe))[None]).shape[1])
         """C, number of values per step."""
 
@@ -62,10 +74,10 @@ class Stepper:
 
         Returns:
             The main output after each sample, float32 ``(sum of counts, C)``, the top layer's if the file has
-            one output per layer; and the new states.
+            one output per layer, NaN for samples that complete no frame; and the new states.
         """
         starts, ranked = np.cumsum(counts) - counts, np.argsort(-counts, kind="stable")
-        out, after = np.empty((len(x), self.width), dtype=np.float32), list(states)
+        out, after = np.full((len(x), self.width), np.nan, dtype=np.float32), list(states)
         for begin in range(0, len(ranked), len(self._ids)):
             own = ranked[begin : begin + len(self._ids)]
             firsts = starts[own]
@@ -84,7 +96,9 @@ class Stepper:
             if alone := range(int(firsts[0]) + shared, int(firsts[0] + counts[own[0]])):
                 self._stream.restore(after[own[0]])
                 for index in alone:
-                    out[index] = _top(main_output(self._model, self._stream.step(x[index]))[None])
+                    result = self._stream.step(x[index])
+                    if result is not None and not (isinstance(result, dict) and self._main not in result):
+                        out[index] = _top(main_output(self._model, result)[None])
                     if index % _TELL == 0:
                         tell(_TELL)
                 after[own[0]] = self._stream.state

@@ -20,6 +20,11 @@
  * restores the caller's mode, so that silence takes no more time than sound, and libraries that change the
  * mode do not affect results (RISC-V has no such mode).
  *
+ * Delay and unit. Where frames need later steps, the results of a stream are behind its samples; with strides there is
+ * one frame for several steps, the unit. lstm_edge_step and lstm_edge_chunk take any number of steps, keep those that
+ * don't fill a unit, and write the frames that are complete, the first one of the network first: none, one or several,
+ * as lstm_edge_frames tells. Programs without delay and unit give a frame with every step.
+ *
  * Real time. A stream owns its working memory. lstm_edge_step makes no allocation, takes no lock and makes no
  * system call, and neither does lstm_edge_chunk after lstm_edge_prepare; lstm_edge_run may do all of these.
  *
@@ -78,11 +83,14 @@ typedef enum { LSTM_EDGE_INPUT = 0, LSTM_EDGE_OUTPUT = 1, LSTM_EDGE_STATE = 2 } 
 /* One input, output or state of a program. */
 typedef struct {
     const char *name;    /* as in the ONNX file */
-    size_t width;        /* elements of one row at one time step */
+    size_t width;        /* elements of one row at one time step, of an output of one frame */
     lstm_edge_type type; /* of an element */
     int every_step;      /* for an output: 1 if a chunk returns it for each step, 0 if for the last */
-    size_t frames;       /* for a state that is a ring of the last frames of a value: how many; otherwise 0 */
+    size_t frames;       /* for a state that is a ring of the last frames of a value: how many; for an output of every
+                            step: its frames in a unit, 1 without strides; otherwise 0 */
     size_t groups;       /* of such a state: in the ONNX file it is (groups, frames, the rest of a frame) */
+    size_t start;        /* for a state: number of steps after a reset in which it keeps its reset value; for an output:
+                            number of frames that it is behind (units if it has no frames) */
 } lstm_edge_port;
 
 /* --- The library ------------------------------------------------------------------------------------ */
@@ -127,6 +135,12 @@ LSTM_EDGE_API size_t lstm_edge_count(const lstm_edge_program *program, lstm_edge
 LSTM_EDGE_API lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_kind kind,
                                                   size_t index, lstm_edge_port *port);
 
+/* Return the number of steps for which there is a result at a time: 1 without strides. */
+LSTM_EDGE_API size_t lstm_edge_unit(const lstm_edge_program *program);
+
+/* Return how many steps the results of a stream are behind its samples, rounded up: its latency in samples. */
+LSTM_EDGE_API size_t lstm_edge_delay(const lstm_edge_program *program);
+
 /* Return the manifest of the ONNX file (JSON, UTF-8, with a closing NUL), or NULL if it has none. */
 LSTM_EDGE_API const char *lstm_edge_manifest(const lstm_edge_program *program);
 
@@ -161,21 +175,41 @@ LSTM_EDGE_API float *lstm_edge_output(lstm_edge_stream *stream, size_t index);
  */
 LSTM_EDGE_API float *lstm_edge_state(lstm_edge_stream *stream, size_t index);
 
-/* Run one time step, from the input buffers to the output buffers. */
+/*
+ * Run one time step, from the input buffers to the output buffers. Where a step completes several frames, they stand
+ * one after another in the output buffer; where it completes none, the buffer means nothing.
+ */
 LSTM_EDGE_API lstm_edge_status lstm_edge_step(lstm_edge_stream *stream);
+
+/*
+ * Return how many frames of an output the last lstm_edge_step or lstm_edge_chunk wrote: 0 if none is complete yet. Of
+ * an output whose every_step is 0 it is 1 or 0. Without delay and unit every step writes one.
+ */
+LSTM_EDGE_API size_t lstm_edge_frames(const lstm_edge_stream *stream, size_t index);
 
 /*
  * Run `steps` time steps.
  *
  * inputs:  one array per program input, (steps, width) elements of its type, row-major.
  * outputs: one array per program output, float32, (steps, width) if every_step is set in its port, otherwise
- *          (width); an entry may be NULL if it is not needed.
+ *          (width); an entry may be NULL if it is not needed. With a unit the array has room for the frames of
+ *          steps / unit + 1 units, (that * frames, width); lstm_edge_frames tells how many were written.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *inputs,
                                                size_t steps, float *const *outputs);
 
-/* Reset all states. */
+/* Reset all states; samples that don't fill a unit are dropped. */
 LSTM_EDGE_API void lstm_edge_reset(lstm_edge_stream *stream);
+
+/*
+ * Return the number of steps since the reset. With the states and the first (age % unit) rows of lstm_edge_rest of each
+ * input it is all that a stream goes on from: to restore one, write these and set the age.
+ */
+LSTM_EDGE_API uint64_t lstm_edge_age(const lstm_edge_stream *stream);
+LSTM_EDGE_API lstm_edge_status lstm_edge_set_age(lstm_edge_stream *stream, uint64_t age);
+
+/* Return the samples of an input that don't fill a unit yet, rows of its type and width; NULL for a bad index. */
+LSTM_EDGE_API void *lstm_edge_rest(lstm_edge_stream *stream, size_t index);
 
 /* --- Many rows in one call -------------------------------------------------------------------------- */
 
@@ -196,6 +230,10 @@ typedef struct {
  * inputs, states, outputs: one entry per program input, state and output; an output's data may be NULL if it
  *          is not needed. States and outputs are float32, so their strides must be at least 4 * width
  *          (otherwise BAD_ARGUMENT). The caller is responsible for the memory.
+ *
+ * With delay or unit, `steps` are units: a row of an input is (unit, width) elements, one of an output (frames, width).
+ * The call knows no ages: it gives the frames before the first real one too, and the caller writes the reset value into
+ * a state after each unit that ends within its `start`.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
                                              const size_t *slots, const lstm_edge_rows *inputs,

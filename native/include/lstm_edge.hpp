@@ -6,6 +6,9 @@
  *     void audio(const float *in, float *out, std::size_t frames) noexcept {
  *         stream.process(in, out, frames);             // a block of any size; states go on
  *     }
+ *
+ * Where results are behind, or come once a unit of several samples, a call gives stream.frames() of them, and
+ * stream.latency() says how many samples they are late.
  */
 #ifndef LSTM_EDGE_HPP
 #define LSTM_EDGE_HPP
@@ -49,6 +52,9 @@ class Program {
         lstm_edge_describe(handle_.get(), kind, index, &found);
         return found;
     }
+    /* Steps for which there is a result at a time, and how many steps results are behind; see lstm_edge_delay. */
+    std::size_t unit() const noexcept { return lstm_edge_unit(handle_.get()); }
+    std::size_t latency() const noexcept { return lstm_edge_delay(handle_.get()); }
     /* The manifest of the ONNX file (JSON), or a null pointer. */
     const char *manifest() const noexcept { return lstm_edge_manifest(handle_.get()); }
     /* Replay the golden case: the largest difference as a fraction of its limit. Throws Error without one. */
@@ -92,6 +98,7 @@ class Stream {
     /*
      * Take `frames` time steps of a network with one float input and one output:
      * in (frames, width of the input), out (frames, width of the output), or (width) for an output of the last step.
+     * Where results are behind or come in units, frames() says how many stand in out; see lstm_edge_chunk for its room.
      */
     lstm_edge_status process(const float *in, float *out, std::size_t frames) noexcept {
         const void *inputs[] = {in};
@@ -102,6 +109,10 @@ class Stream {
     lstm_edge_status process(const void *const *inputs, float *const *outputs, std::size_t frames) noexcept {
         return lstm_edge_chunk(handle_.get(), inputs, frames, outputs);
     }
+    /* Frames of an output that the last step or process wrote; see lstm_edge_frames. */
+    std::size_t frames(std::size_t output = 0) const noexcept { return lstm_edge_frames(handle_.get(), output); }
+    /* How many steps the results are behind the samples. */
+    std::size_t latency() const noexcept { return lstm_edge_delay(program_); }
     /* Put every state back to its reset value. */
     void reset() noexcept { lstm_edge_reset(handle_.get()); }
 

@@ -2,7 +2,8 @@
  * lstm_edge_format.h: the program file (.lep), for those who write one.
  *
  * A program says what one time step of one row computes: a list of operations on flat buffers. It knows no
- * batch axis and no time axis; the library runs it for many rows and steps at once.
+ * batch axis and no time axis; the library runs it for many rows and steps at once. In version 2 it says what one
+ * unit of several time steps computes; "step" then stands for a unit everywhere below.
  *
  * Everything is little-endian. A file is, one after the other:
  *
@@ -27,7 +28,7 @@
 #include <stdint.h>
 
 #define LE_MAGIC "LSTMEDGE"
-#define LE_FORMAT 1u
+#define LE_FORMAT 2u /* the newest; a program without delay and unit is of version 1, which any library reads */
 #define LE_NONE 0xFFFFFFFFu
 
 /* Limits: a program beyond them is refused. */
@@ -37,7 +38,7 @@
 
 typedef struct {
     char magic[8];    /* LE_MAGIC */
-    uint32_t version; /* LE_FORMAT */
+    uint32_t version; /* 1 to LE_FORMAT */
     uint32_t crc;     /* CRC-32 (as in zlib) of the file from byte 16 to its end */
     uint64_t size;    /* of the file, in bytes */
     uint32_t constants, buffers, inputs, outputs, states, operations;
@@ -45,7 +46,7 @@ typedef struct {
     uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
     uint32_t padding;      /* one more than the number of a UINT8 constant: the program of the steps beyond a row's
                               length; 0 for none. This library leaves it to callers that pad unequal rows to one */
-    uint32_t reserved;
+    uint32_t unit;         /* version 2: time steps of a unit, from 1; version 1: 0 */
 } le_header; /* 64 bytes */
 
 /* A matrix, row after row; a vector is one row. The type is an lstm_edge_type. */
@@ -70,7 +71,11 @@ typedef struct {
     uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step
                         or the last step's; of a state: one row, expected after the last step */
     uint32_t tolerance; /* largest allowed difference of each number in golden; LE_NONE for inputs */
-} le_port;              /* 24 bytes */
+    uint32_t start;     /* version 2: of a state: the units for which it is held at its reset value; of an output: its
+                           first frames after a reset, which mean nothing (units where it has no frames); of an input: 0 */
+    uint32_t frames;    /* version 2: of an input: the unit; of an output for every step: its frames in a unit, each of
+                           width / frames numbers, one after another; else 0 */
+} le_port;              /* 32 bytes; version 1 ends before `start`: 24 bytes */
 
 typedef struct {
     uint32_t code;   /* an le_code */

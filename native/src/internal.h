@@ -81,6 +81,8 @@ typedef struct {
     float *tolerance;
     size_t table;        /* of an input: rows of the smallest table that it is looked up in, 0 for none */
     size_t frames, groups; /* of a past */
+    size_t start;        /* in units: as in le_port */
+    size_t each;         /* frames in a unit of an input or an output for every step; 0 otherwise */
 } le_io;
 
 /*
@@ -137,6 +139,8 @@ struct lstm_edge_program {
     le_op *op;
     char *manifest;
     size_t golden_steps;
+    size_t unit;       /* time steps in one run of the operations */
+    size_t settled;    /* units after a reset from which on no state is held, and all frames are real */
     const le_op *last_recurrent; /* if it starts from a state; NULL otherwise */
     le_slab *slabs;
     size_t size;       /* of the file */
@@ -145,6 +149,7 @@ struct lstm_edge_program {
     bool chunked;      /* whether an operation may take many steps before the next operation runs */
     size_t row_bytes;  /* of all buffers that are no past */
     size_t pasts, past_bytes; /* how many there are, and their bytes */
+    size_t port_bytes; /* of a stream's own rows: a step's samples where there is a unit, and outputs that are `given` */
     size_t gates, more_gates, hidden, quantized; /* numbers a row of each scratch area */
     le_pool *pool;
     _Atomic(le_workspace *) spare[2][LE_SPARES];
@@ -192,6 +197,14 @@ lstm_edge_status le_fail(lstm_edge_status status, const char *format, ...) __att
 /* Return the bytes of an element of an lstm_edge_type, 0 for an unknown one. */
 size_t le_size_of(uint32_t type);
 
+/* Return the bytes of one step's row of an input, and those that it takes up in a stream's memory. */
+static inline size_t le_row_bytes(const lstm_edge_program *p, const le_io *io) {
+    return p->places[io->buffer].width / p->unit * le_size_of(p->places[io->buffer].type);
+}
+static inline size_t le_sample_bytes(const lstm_edge_program *p, const le_io *io) {
+    return (le_row_bytes(p, io) + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
+}
+
 /* Return zeroed memory at a multiple of LE_ALIGN, or NULL. It goes on for LE_ALIGN bytes behind the last item, so that a
    vector that begins inside can be loaded. */
 void *le_zeros(size_t count, size_t size);
@@ -200,7 +213,7 @@ void *le_zeros(size_t count, size_t size);
 void *le_weights(lstm_edge_program *program, size_t count, size_t size);
 void le_free_weights(lstm_edge_program *program);
 
-/* `own`: with memory for the pasts, of one row. */
+/* `own`: with memory for the pasts and `port_bytes`, behind that of `capacity` rows. */
 le_workspace *le_workspace_new(const lstm_edge_program *program, size_t capacity, bool own);
 le_workspace *le_take(const lstm_edge_program *program, bool single);
 void le_give(const lstm_edge_program *program, le_workspace *workspace);

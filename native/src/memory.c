@@ -86,8 +86,8 @@ le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool
     le_workspace *w = calloc(1, sizeof *w);
     if (w == NULL) return NULL;
     w->capacity = capacity;
-    const size_t rows = capacity * p->row_bytes;
-    w->base = le_zeros(1, rows + (own ? p->past_bytes : 0));
+    const size_t rows = capacity * p->row_bytes, more = own ? p->past_bytes + p->port_bytes : 0;
+    w->base = le_zeros(1, rows + more);
     w->buffer = calloc(p->buffers + 1, sizeof *w->buffer);
     w->past = calloc(capacity * p->pasts + 1, sizeof *w->past);
     w->gates = le_zeros(capacity * p->gates, sizeof(float));

@@ -9,7 +9,10 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a program file is read as it lies, little-endian");
 _Static_assert(sizeof(float) == 4 && sizeof(le_header) == 64 && sizeof(le_constant) == 24, "the format's sizes");
-_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 24 && sizeof(le_operation) == 128, "the format's sizes");
+_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 32 && sizeof(le_operation) == 128, "the format's sizes");
+
+/* Bytes of a port, of which version 1 has all but the last two words. */
+static size_t port_size(const le_header *h) { return h->version == 1 ? sizeof(le_port) - 8 : sizeof(le_port); }
 
 /* Wide enough for a whole vector of any instruction set. */
 #define PAD 16u
@@ -467,8 +470,25 @@ static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_
     io->golden = copy(r, port->golden, 0);
     if (io->golden == NULL || kind == LSTM_EDGE_INPUT) return io->golden != NULL;
     if (!expect(r, port->tolerance, LSTM_EDGE_FLOAT32, rows, place->width, "the golden case")) return false;
+    if (io->each != 0 && (size_t)steps * io->each <= io->start) return REFUSE("%s: a golden case shorter than its delay", io->name);
     io->tolerance = copy(r, port->tolerance, 0);
     return io->tolerance != NULL;
+}
+
+/* Read when an input, output or state starts and what its frames are. */
+static bool read_pace(reader *r, lstm_edge_kind kind, const le_port *port, le_io *io) {
+    lstm_edge_program *p = r->program;
+    const bool framed = kind == LSTM_EDGE_INPUT || io->every_step;
+    const size_t whole = r->program->places[io->buffer].width;
+    io->each = r->header.version == 1 ? framed : port->frames;
+    io->start = port->start;
+    if (framed ? io->each == 0 || whole % io->each != 0 : io->each != 0) return REFUSE("%s: frames that do not fit its row", io->name);
+    if (kind == LSTM_EDGE_INPUT && (io->each != p->unit || io->start != 0)) return REFUSE("%s: an input of another unit", io->name);
+    if (io->start * (uint64_t)p->unit > INT32_MAX) return REFUSE("%s: it starts too late", io->name);
+    const size_t units = io->each == 0 ? io->start : (io->start + io->each - 1) / io->each;
+    if (p->settled < units) p->settled = units;
+    if (kind == LSTM_EDGE_INPUT && p->unit > 1) p->port_bytes += le_sample_bytes(p, io);
+    return true;
 }
 
 /* Read the inputs, outputs and states; what the outputs and states end in is checked after the operations. */
@@ -476,9 +496,9 @@ static bool read_ports(reader *r) {
     lstm_edge_program *p = r->program;
     const char *from = r->ports;
     for (int kind = LSTM_EDGE_INPUT; kind <= LSTM_EDGE_STATE; kind++) {
-        for (size_t i = 0; i < p->count[kind]; i++, from += sizeof(le_port)) {
-            le_port port;
-            memcpy(&port, from, sizeof port);
+        for (size_t i = 0; i < p->count[kind]; i++, from += port_size(&r->header)) {
+            le_port port = {0};
+            memcpy(&port, from, port_size(&r->header));
             le_io *io = &p->io[kind][i];
             if (!expect(r, port.name, LSTM_EDGE_UINT8, 1, 0, "a name")) return false;
             if (port.buffer >= p->buffers) return REFUSE("an input, output or state names a buffer that is not there");
@@ -506,7 +526,7 @@ static bool read_ports(reader *r) {
                 if (!vector(r, port.option, 1, width(r, io->buffer), &io->reset)) return false;
                 if (io->next == io->buffer) p->places[io->buffer].past = (uint32_t)++p->pasts;
             }
-            if (!read_golden(r, (lstm_edge_kind)kind, &port, io)) return false;
+            if (!read_pace(r, (lstm_edge_kind)kind, &port, io) || !read_golden(r, (lstm_edge_kind)kind, &port, io)) return false;
         }
     }
     for (size_t b = 0; b < p->buffers; b++) {
@@ -553,6 +573,7 @@ static bool finish(reader *r) {
                 done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
             } else {
                 io->given = given(p, end);
+                if (kind == LSTM_EDGE_OUTPUT && io->given) p->port_bytes += p->places[end].bytes;
                 needed[end] = needed[end] || kind == LSTM_EDGE_STATE || io->every_step;
                 readers[end] += kind == LSTM_EDGE_OUTPUT;
             }
@@ -605,9 +626,10 @@ static bool read_tables(reader *r) {
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         if (counts[i] > LE_MAX_ITEMS) return REFUSE("a count of %u, at most %u are read", (unsigned)counts[i], LE_MAX_ITEMS);
     }
+    if (h->version == 1 ? h->unit != 0 : h->unit == 0 || h->unit > LE_MAX_WIDTH) return REFUSE("a unit of %u steps", (unsigned)h->unit);
     if (h->golden_steps > r->size) return REFUSE("a golden case of more steps than the file has bytes");
     const size_t ports = (size_t)h->inputs + h->outputs + h->states;
-    const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer), ports * sizeof(le_port),
+    const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer), ports * port_size(h),
                             h->operations * sizeof(le_operation)};
     const char **starts[] = {&r->constants, &r->buffers, &r->ports, &r->operations};
     size_t at = sizeof *h;
@@ -656,6 +678,7 @@ static bool read_all(reader *r) {
     p->count[LSTM_EDGE_OUTPUT] = h->outputs;
     p->count[LSTM_EDGE_STATE] = h->states;
     p->golden_steps = h->golden_steps;
+    p->unit = h->version == 1 ? 1 : h->unit;
     p->places = calloc(p->buffers + 1, sizeof *p->places);
     p->op = calloc(p->ops + 1, sizeof *p->op);
     r->start = calloc(p->buffers + 1, sizeof *r->start);
@@ -720,8 +743,8 @@ lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
         return NULL;
     }
     memcpy(&r.header, data, sizeof r.header);
-    if (r.header.version != LE_FORMAT) {
-        le_fail(LSTM_EDGE_BAD_VERSION, "format version %u, this library reads %u", (unsigned)r.header.version, LE_FORMAT);
+    if (r.header.version == 0 || r.header.version > LE_FORMAT) {
+        le_fail(LSTM_EDGE_BAD_VERSION, "format version %u, this library reads 1 to %u", (unsigned)r.header.version, LE_FORMAT);
         return NULL;
     }
     if (r.header.size != size) {

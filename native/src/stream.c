@@ -110,31 +110,38 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
     }
 }
 
+/* Check `count` elements of an input that index a table. */
+static lstm_edge_status check_elements(const lstm_edge_program *p, const le_io *input, const char *from, size_t count) {
+    const le_place *place = &p->places[input->buffer];
+    const size_t size = le_size_of(place->type);
+    for (size_t k = 0; k < count; k++, from += size) {
+        int64_t index = 0;
+        if (place->type == LSTM_EDGE_UINT8) index = (unsigned char)*from;
+        else {
+            memcpy(&index, from, size);
+            const unsigned shift = 64u - 8u * (unsigned)size;
+            index = (int64_t)((uint64_t)index << shift) >> shift;
+        }
+        const int64_t rows = (int64_t)input->table;
+        if (index < -rows || index >= rows) {
+            return le_fail(LSTM_EDGE_BAD_INDEX, "%s: index %lld, expected %lld to %lld", input->name,
+                           (long long)index, (long long)-rows, (long long)rows - 1);
+        }
+    }
+    return LSTM_EDGE_OK;
+}
+
 /* Check every index into a table before any state changes. */
 static lstm_edge_status check_indices(const call *c) {
     const lstm_edge_program *p = c->program;
     for (size_t i = 0; i < p->count[LSTM_EDGE_INPUT]; i++) {
         const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
         if (input->table == 0) continue;
-        const le_place *place = &p->places[input->buffer];
-        const size_t size = le_size_of(place->type);
         for (size_t r = 0; r < c->rows; r++) {
             for (size_t s = 0; s < c->steps; s++) {
                 const char *from = row_at(&c->inputs[i], r, s);
-                for (size_t k = 0; k < place->width; k++, from += size) {
-                    int64_t index = 0;
-                    if (place->type == LSTM_EDGE_UINT8) index = (unsigned char)*from;
-                    else {
-                        memcpy(&index, from, size);
-                        const unsigned shift = 64u - 8u * (unsigned)size;
-                        index = (int64_t)((uint64_t)index << shift) >> shift;
-                    }
-                    const int64_t rows = (int64_t)input->table;
-                    if (index < -rows || index >= rows) {
-                        return le_fail(LSTM_EDGE_BAD_INDEX, "%s: index %lld, expected %lld to %lld", input->name,
-                                       (long long)index, (long long)-rows, (long long)rows - 1);
-                    }
-                }
+                const lstm_edge_status status = check_elements(p, input, from, p->places[input->buffer].width);
+                if (status != LSTM_EDGE_OK) return status;
             }
         }
     }
@@ -297,8 +304,27 @@ lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_
     }
     const le_io *io = &program->io[kind][index];
     const le_place *place = &program->places[io->buffer];
-    *port = (lstm_edge_port){io->name, place->width, place->type, io->every_step, io->frames, io->groups};
+    const bool state = kind == LSTM_EDGE_STATE, output = kind == LSTM_EDGE_OUTPUT;
+    *port = (lstm_edge_port){io->name,
+                             io->each > 1 ? place->width / io->each : place->width,
+                             place->type,
+                             io->every_step,
+                             output ? io->each : io->frames,
+                             io->groups,
+                             state ? io->start * program->unit : io->start};
     return LSTM_EDGE_OK;
+}
+
+size_t lstm_edge_unit(const lstm_edge_program *program) { return program == NULL ? 0 : program->unit; }
+
+size_t lstm_edge_delay(const lstm_edge_program *program) {
+    size_t most = 0;
+    for (size_t i = 0; program != NULL && i < program->count[LSTM_EDGE_OUTPUT]; i++) {
+        const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
+        const size_t frames = output->each == 0 ? 1 : output->each, steps = (output->start * program->unit + frames - 1) / frames;
+        if (most < steps) most = steps;
+    }
+    return most;
 }
 
 const char *lstm_edge_manifest(const lstm_edge_program *program) { return program == NULL ? NULL : program->manifest; }
@@ -318,8 +344,12 @@ lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t 
 
 struct lstm_edge_stream {
     lstm_edge_program *program;
+    uint64_t age;            /* steps since the reset */
     lstm_edge_rows *rows[3]; /* inputs, outputs, states: where one row of each lies */
     lstm_edge_rows *chunk;   /* the same for a chunk's inputs and outputs */
+    float **places;          /* of each output of a chunk: where its first frame goes */
+    size_t *frames;          /* of each output, written by the last call that went unit by unit */
+    size_t last;             /* steps of the last call, where each gave a frame; else 0 */
     le_workspace *step, *many; /* of steps, where the rows above lie; of chunks, NULL before there is one */
 };
 
@@ -328,15 +358,11 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
         le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
         return NULL;
     }
-    size_t ports = 0, bytes = 0;
+    size_t ports = 0;
     for (int kind = 0; kind < 3; kind++) ports += program->count[kind];
-    for (size_t i = 0; i < program->count[LSTM_EDGE_OUTPUT]; i++) {
-        const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        if (output->given) bytes += program->places[output->buffer].bytes;
-    }
     const size_t chunk = program->count[LSTM_EDGE_INPUT] + program->count[LSTM_EDGE_OUTPUT];
-    const size_t views = (ports + chunk) * sizeof(lstm_edge_rows);
-    lstm_edge_stream *stream = calloc(1, sizeof *stream + views + bytes);
+    const size_t views = (ports + chunk) * sizeof(lstm_edge_rows) + program->count[LSTM_EDGE_OUTPUT] * (sizeof(float *) + sizeof(size_t));
+    lstm_edge_stream *stream = calloc(1, sizeof *stream + views);
     if (stream == NULL || (stream->step = le_workspace_new(program, 1, true)) == NULL) {
         le_fail(LSTM_EDGE_NO_MEMORY, "no memory for a stream");
         free(stream);
@@ -344,7 +370,7 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
     }
     stream->program = program;
     lstm_edge_rows *view = (lstm_edge_rows *)(stream + 1);
-    char *copies = (char *)(stream + 1) + views;
+    char *more = stream->step->base + program->row_bytes + program->past_bytes;
     for (int kind = 0; kind < 3; kind++) {
         stream->rows[kind] = view;
         for (size_t i = 0; i < program->count[kind]; i++, view++) {
@@ -352,12 +378,18 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
             const le_place *place = &program->places[io->buffer];
             *view = (lstm_edge_rows){stream->step->buffer[io->buffer], 0, place->width * le_size_of(place->type)};
             if (io->given && kind == LSTM_EDGE_OUTPUT) {
-                view->data = copies;
-                copies += place->bytes;
+                view->data = more;
+                more += place->bytes;
+            }
+            if (kind == LSTM_EDGE_INPUT && program->unit > 1) {
+                view->data = more;
+                more += le_sample_bytes(program, io);
             }
         }
     }
     stream->chunk = view;
+    stream->places = (float **)(view + chunk);
+    stream->frames = (size_t *)(stream->places + program->count[LSTM_EDGE_OUTPUT]);
     atomic_fetch_add(&program->users, 1);
     lstm_edge_reset(stream);
     return stream;
@@ -373,7 +405,8 @@ void lstm_edge_stream_free(lstm_edge_stream *stream) {
 
 lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps) {
     if (stream == NULL || max_steps == 0) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no stream, or no steps");
-    const size_t most = stream->program->chunked ? LE_BLOCK : 1, capacity = max_steps < most ? max_steps : most;
+    const size_t most = stream->program->chunked ? LE_BLOCK : 1, units = max_steps / stream->program->unit;
+    const size_t capacity = units < most ? units + (units == 0) : most;
     if (stream->many != NULL && stream->many->capacity >= capacity) return LSTM_EDGE_OK;
     le_workspace *many = le_workspace_new(stream->program, capacity, false);
     if (many == NULL) return le_fail(LSTM_EDGE_NO_MEMORY, "no memory for chunks of %zu steps", max_steps);
@@ -390,10 +423,118 @@ void *lstm_edge_input(lstm_edge_stream *stream, size_t index) { return place_of(
 float *lstm_edge_output(lstm_edge_stream *stream, size_t index) { return place_of(stream, LSTM_EDGE_OUTPUT, index); }
 float *lstm_edge_state(lstm_edge_stream *stream, size_t index) { return place_of(stream, LSTM_EDGE_STATE, index); }
 
+void *lstm_edge_rest(lstm_edge_stream *stream, size_t index) {
+    if (stream == NULL || index >= stream->program->count[LSTM_EDGE_INPUT]) return NULL;
+    return stream->step->buffer[stream->program->io[LSTM_EDGE_INPUT][index].buffer];
+}
+
+size_t lstm_edge_frames(const lstm_edge_stream *stream, size_t index) {
+    if (stream == NULL || index >= stream->program->count[LSTM_EDGE_OUTPUT]) return 0;
+    if (stream->last == 0) return stream->frames[index];
+    const le_io *output = &stream->program->io[LSTM_EDGE_OUTPUT][index];
+    return output->every_step ? stream->last * output->each : 1;
+}
+
+uint64_t lstm_edge_age(const lstm_edge_stream *stream) { return stream == NULL ? 0 : stream->age; }
+
+lstm_edge_status lstm_edge_set_age(lstm_edge_stream *stream, uint64_t age) {
+    if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    stream->age = age;
+    return LSTM_EDGE_OK;
+}
+
+/* Run the operations on the unit in the step's buffers, the one that ends at the stream's age; add its frames. */
+static void finish_unit(lstm_edge_stream *stream) {
+    const lstm_edge_program *p = stream->program;
+    le_workspace *w = stream->step;
+    const uint64_t before = stream->age / p->unit - 1;
+    compute(p, w, 1, 1, true);
+    for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
+        const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
+        const size_t each = output->each == 0 ? 1 : output->each, width = p->places[output->buffer].width / each;
+        const size_t past = before < p->settled ? (size_t)before * each : output->start;
+        const size_t early = output->start > past ? output->start - past : 0;
+        if (early >= each) continue;
+        const size_t at = output->each == 0 ? 0 : stream->frames[i];
+        stream->frames[i] = at + each - early;
+        if (stream->places[i] == NULL) continue;
+        const float *from = (const float *)(void *)w->buffer[output->buffer] + early * width;
+        memmove(stream->places[i] + at * width, from, (each - early) * width * sizeof(float));
+    }
+    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
+        const bool held = before < state->start;
+        if (state->next == state->buffer) {
+            if (held) lstm_edge_reset_value(p, i, (float *)(void *)w->buffer[state->buffer]);
+        } else if (!held) {
+            memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
+        }
+    }
+}
+
+/* Take steps behind those that were kept: whole units at once where every frame counts, else one by one. */
+static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
+    const lstm_edge_program *p = stream->program;
+    const size_t inputs = p->count[LSTM_EDGE_INPUT], outputs = p->count[LSTM_EDGE_OUTPUT], unit = p->unit;
+    lstm_edge_rows *from = stream->chunk, *to = stream->chunk + inputs;
+    for (size_t i = 0; i < inputs; i++) {
+        const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
+        if (input->table == 0) continue;
+        const lstm_edge_status status = check_elements(p, input, from[i].data, steps * (p->places[input->buffer].width / unit));
+        if (status != LSTM_EDGE_OK) return status;
+    }
+    for (size_t i = 0; i < outputs; i++) {
+        stream->frames[i] = 0;
+        stream->places[i] = to[i].data;
+    }
+    stream->last = 0;
+    const le_mode mode = le_get_mode();
+    le_set_mode(LE_FLUSH);
+    while (steps > 0) {
+        const size_t kept = (size_t)(stream->age % unit), units = steps / unit;
+        size_t taken = unit - kept < steps ? unit - kept : steps;
+        const bool together = kept == 0 && units > 1 && stream->many != NULL && stream->age / unit >= p->settled;
+        if (together) {
+            for (size_t i = 0; i < outputs; i++) {
+                const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
+                if (output->every_step && to[i].data != NULL) {
+                    to[i].data = stream->places[i] + stream->frames[i] * (p->places[output->buffer].width / output->each);
+                }
+                stream->frames[i] = output->every_step ? stream->frames[i] + units * output->each : 1;
+            }
+            const call c = {.program = p, .rows = 1, .steps = units, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE], .outputs = to};
+            run_block(&c, stream->many, 0, 1);
+            taken = units * unit;
+        }
+        for (size_t i = 0; i < inputs; i++) {
+            const size_t row = le_row_bytes(p, &p->io[LSTM_EDGE_INPUT][i]);
+            char *place = (char *)lstm_edge_rest(stream, i) + kept * row;
+            if (!together && place != from[i].data) memcpy(place, from[i].data, taken * row);
+            from[i].data = (char *)from[i].data + taken * row;
+        }
+        stream->age += taken;
+        steps -= taken;
+        if (!together && kept + taken == unit) finish_unit(stream);
+    }
+    le_set_mode(mode);
+    return LSTM_EDGE_OK;
+}
+
+/* Whether each step gives a frame of every output, and no state is held. */
+static bool plain(const lstm_edge_stream *stream) {
+    return stream->program->unit == 1 && stream->age >= stream->program->settled;
+}
+
 lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     const lstm_edge_program *p = stream->program;
     le_workspace *w = stream->step;
+    if (!plain(stream)) {
+        const size_t inputs = p->count[LSTM_EDGE_INPUT];
+        memcpy(stream->chunk, stream->rows[LSTM_EDGE_INPUT], inputs * sizeof(lstm_edge_rows));
+        memcpy(stream->chunk + inputs, stream->rows[LSTM_EDGE_OUTPUT], p->count[LSTM_EDGE_OUTPUT] * sizeof(lstm_edge_rows));
+        return take(stream, 1);
+    }
     if (p->indexed) {
         const call c = {.program = p, .rows = 1, .steps = 1, .inputs = stream->rows[LSTM_EDGE_INPUT]};
         const lstm_edge_status status = check_indices(&c);
@@ -413,6 +554,8 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
         memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
     }
     le_set_mode(mode);
+    stream->age++;
+    stream->last = 1;
     return LSTM_EDGE_OK;
 }
 
@@ -432,16 +575,27 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
     for (size_t i = 0; i < outputs_there; i++) {
         to[i] = (lstm_edge_rows){outputs[i], 0, stream->rows[LSTM_EDGE_OUTPUT][i].step_stride};
     }
-    if (steps == 0) return LSTM_EDGE_OK;
+    if (steps == 0) {
+        stream->last = 0;
+        for (size_t i = 0; i < outputs_there; i++) stream->frames[i] = 0;
+        return LSTM_EDGE_OK;
+    }
     if (!complete(from, inputs_there)) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     if (stream->many == NULL && lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
+    if (!plain(stream)) return take(stream, steps);
     call c = {.program = p, .rows = 1, .steps = steps, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE],
               .outputs = to, .own = stream->many};
-    return run(&c);
+    const lstm_edge_status status = run(&c);
+    if (status == LSTM_EDGE_OK) {
+        stream->age += steps;
+        stream->last = steps;
+    }
+    return status;
 }
 
 void lstm_edge_reset(lstm_edge_stream *stream) {
     if (stream == NULL) return;
+    stream->age = 0;
     for (size_t i = 0; i < stream->program->count[LSTM_EDGE_STATE]; i++) {
         lstm_edge_reset_value(stream->program, i, stream->rows[LSTM_EDGE_STATE][i].data);
     }
@@ -449,11 +603,12 @@ void lstm_edge_reset(lstm_edge_stream *stream) {
 
 /* --- The golden case -------------------------------------------------------------------------------- */
 
-static double compare(const le_io *io, const float *got, size_t count, double worst) {
+/* Compare `count` numbers with those of the golden case from number `first` on. */
+static double compare(const le_io *io, const float *got, size_t first, size_t count, double worst) {
     const float *expected = io->golden;
     for (size_t i = 0; i < count && io->tolerance != NULL; i++) {
-        const double difference = fabs((double)got[i] - expected[i]);
-        const double share = difference == 0 ? 0 : difference / io->tolerance[i];
+        const double difference = fabs((double)got[i] - expected[first + i]);
+        const double share = difference == 0 ? 0 : difference / io->tolerance[first + i];
         if (!(share <= worst)) worst = share != share ? INFINITY : share;
     }
     return worst;
@@ -476,16 +631,18 @@ lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *wo
         memory = outputs[i] != NULL;
     }
     lstm_edge_status status = LSTM_EDGE_NO_MEMORY;
-    if (memory) status = lstm_edge_chunk(stream, inputs, steps, outputs);
+    if (memory) status = lstm_edge_chunk(stream, inputs, steps * program->unit, outputs);
     else le_fail(status, "no memory for the golden case");
     double most = 0;
     for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        most = compare(output, outputs[i], (output->every_step ? steps : 1) * program->places[output->buffer].width, most);
+        const size_t each = output->each == 0 ? 1 : output->each, frames = output->every_step ? steps * each - output->start : 1;
+        const size_t width = program->places[output->buffer].width / each;
+        most = compare(output, outputs[i], output->every_step ? output->start * width : 0, frames * width, most);
     }
     for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &program->io[LSTM_EDGE_STATE][i];
-        most = compare(state, lstm_edge_state(stream, i), program->places[state->buffer].width, most);
+        most = compare(state, lstm_edge_state(stream, i), 0, program->places[state->buffer].width, most);
     }
     if (worst != NULL) *worst = most;
     for (size_t i = 0; outputs != NULL && i < count[LSTM_EDGE_OUTPUT]; i++) free(outputs[i]);

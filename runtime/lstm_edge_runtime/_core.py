@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .axes import check_lengths, describe, learn_sizes, resolve, with_ones
-from .errors import ContractError, FileFormatError, InputError, StateError, first_line
+from .errors import ContractError, FileFormatError, InputError, StateError, UnsupportedError, first_line
 from .manifest import Manifest, TensorSpec
 from .ort import run_by_name, run_error
 from .state import State
@@ -33,6 +33,7 @@ __all__ = [
     "as_lengths",
     "by_name",
     "refuse_not_finite",
+    "reset_states",
 ]
 
 InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
@@ -242,6 +243,11 @@ class Core:
         """
         if self._native_calls and self.native is not None:
             return self.native.call(feeds)
+        if self.session is None:
+            raise UnsupportedError(
+                f"this native program streams {self.manifest.pace}, and has the stream alone; use stream(), "
+                "or run() of the .onnx file"
+            )
         try:
             results = run_by_name(self.session, feeds, self.manifest.output_names)
         except Exception as error:
@@ -281,14 +287,8 @@ class Core:
         return {} if self.lengths is None or valid is None else {self.lengths.name: valid}
 
     def initial_states(self, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Return the states' reset values in new arrays; an axis that ``sizes`` does not name has size 1."""
-        states = {}
-        for spec in self.manifest.states:
-            shape = resolve(spec.axes, with_ones(spec.axes, sizes))
-            assert shape is not None
-            states[spec.input] = np.empty(shape, dtype=spec.dtype)
-            states[spec.input][...] = spec.reset
-        return states
+        """Return the states' reset values; see ``reset_states``."""
+        return reset_states(self.manifest, sizes)
 
     def zero_inputs(self) -> dict[str, Array]:
         """Return data inputs of zeros, every named axis at its least size."""
@@ -324,6 +324,17 @@ class Core:
             except InputError as error:
                 raise StateError(f"{error}; nothing is reset automatically") from error
         return dict(state)
+
+
+def reset_states(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, Array]:
+    """Return the states' reset values in new arrays; an axis that ``sizes`` does not name has size 1."""
+    states = {}
+    for spec in manifest.states:
+        shape = resolve(spec.axes, with_ones(spec.axes, sizes))
+        assert shape is not None
+        states[spec.input] = np.empty(shape, dtype=spec.dtype)
+        states[spec.input][...] = spec.reset
+    return states
 
 
 class ExclusiveUse:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from .errors import ContractError, InputError
-from .manifest import Array, Axes, AxisRange, TensorSpec
+from .manifest import Array, Axes, AxisRange, Manifest, TensorSpec
 
 __all__ = [
     "all_ones",
@@ -18,6 +18,7 @@ __all__ = [
     "parse_sum",
     "resolve",
     "row_factor",
+    "unit_shape",
     "with_ones",
 ]
 
@@ -79,6 +80,12 @@ def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
 def all_ones(axes: Axes) -> tuple[int, ...]:
     """Return the shape of ``axes`` where every dynamic one is 1."""
     return tuple(axis if isinstance(axis, int) else 1 for axis in axes)
+
+
+def unit_shape(axes: Axes, manifest: Manifest) -> tuple[int, ...]:
+    """Return the shape of ``axes`` in a call of one unit, one step without strides; other names are 1."""
+    sizes = {manifest.sequence or "": manifest.unit, **manifest.time_sizes(manifest.unit)}
+    return tuple(axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in axes)
 
 
 def learn_sizes(

@@ -6,6 +6,7 @@ behind a delay is held at its reset value for its first ``start`` steps, so a ca
 the first real one are left out.
 """
 
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -18,10 +19,9 @@ from .chunks import Runner, take_steps
 from .errors import InputError, StateError
 from .manifest import Array, Manifest, StateSpec, TensorSpec
 from .state import State
-from .stream import Result, Stream
+from .stream import WRONG_SAMPLE, Result, ShapedCall, Stream
 from .stream_batch import (
     Ids,
-    StatePool,
     StreamBatch,
     stack_chunks,
     stack_rows,
@@ -77,12 +77,24 @@ def run_delayed(
 class DelayedStream(Stream):
     """A stream whose results are behind, or come once a unit; see ``Stream``."""
 
-    __slots__ = ("_kept_steps", "_pace", "_settled")
+    __slots__ = ("_kept_steps", "_pace", "_place", "_scalar", "_settled", "_unit_call")
 
     def __init__(self, core: Core, reset_every: "int | str | None" = None) -> None:
         """Open a stream on the graph of the stream."""
         self._pace, self._kept_steps = _Pace(core.manifest), _room_for_rest(core, 1)
         super().__init__(core, reset_every)
+        self._unit_call: ShapedCall | None = None
+        self._place, self._scalar = (0, 0, 1), False
+        """Of a step in the window, which is all kept steps: its distance from the one before, its length and
+        the distance of its values; whether it is a single number."""
+        if len(core.data) == 1 and self._kept_steps and not core.check:
+            ((name, kept),) = self._kept_steps.items()
+            time, unit = self._pace.places[name], self._pace.unit
+            rank = len(set(range(kept.ndim)) - {time, self._pace.batches.get(name)})
+            before, width = math.prod(kept.shape[:time]), kept.size // unit
+            if rank <= 1:
+                self._window, self._scalar = memoryview(kept.reshape(-1).data), not rank
+                self._place = (width, width, 1) if before == 1 else (1, kept.size, unit)
 
     @property
     def delay(self) -> int:
@@ -94,7 +106,7 @@ class DelayedStream(Stream):
         """A copy of the state, with the samples that don't fill a unit yet."""
         with self._use:
             count = self._age % self._pace.unit
-            rest = take_steps(self._manifest, self._kept_steps, 0, count) if count else {}
+            rest = self._pace.cut(self._kept_steps, 0, count) if count else {}
             return State(self._sets.read(), self._identity, self._age, rest)
 
     def restore(self, state: State) -> None:
@@ -147,71 +159,103 @@ class DelayedStream(Stream):
             InputError, StateError: as ``Stream.process``.
         """
         with self._use:
-            sizes, arrays = self._to_graph(chunk, {})
-            found = self._take(sizes, arrays)
+            call = self._chunk_call
+            quick = self._every is None and self._steps >= self._settled and not self._age % self._pace.unit
+            if quick and call is not None and call.accept(chunk):
+                call.take()
+                self._steps += call.steps
+                return call.result()
+            found = self._take(*self._to_graph(chunk, {}))
             return next(iter(found.values())) if len(found) == 1 else found
 
     def _step_of_unit(self, sample: InputArrays) -> Result | None:
-        sequence = self._manifest.sequence or ""
         with self._use:
-            sizes, arrays = self._to_graph(sample, {sequence: 1})
-            if (count := self._age % self._pace.unit) + 1 < self._pace.unit and self._steps < self._due:
-                self._keep(arrays, count)
-                self._steps += 1
-                return None
-            found = self._take(sizes, arrays)
+            found = self._take_one(sample)
         given = {}
-        for spec in self._manifest.outputs:
-            array, axis = found[spec.name], time_axis(spec.axes, self._manifest)
-            if axis is not None and array is not None:
-                array = self._pace.of_step(spec.name, array, axis, array.shape[axis])
-            if array is not None:
-                given[spec.name] = array
+        for name, array in found.items():
+            frames = array if array is None else self._pace.of_step(name, array)
+            if frames is not None:
+                given[name] = frames
         return None if not given else given if len(found) > 1 else next(iter(given.values()))
+
+    def _take_one(self, sample: InputArrays) -> dict[str, Any]:
+        """Take one step; return what it completes by output, nothing if that is no unit."""
+        known = {self._manifest.sequence: 1}
+        if self._steps >= self._due:
+            return self._take(*self._to_graph(sample, known))
+        place, arrays = self._age % self._pace.unit, {}
+        if not self._accept(sample, place):
+            arrays = self._to_graph(sample, known)[1]
+            self._keep(arrays, place)
+        found: dict[str, Any] = {}
+        if place + 1 == self._pace.unit:
+            found = self._joined({}, [self._take_unit({}, arrays, self._age - place)])
+        self._steps += 1
+        return found
+
+    def _accept(self, sample: Any, place: int) -> bool:
+        """Take a sample of exactly the shape and dtype of a step into the window; return whether it is."""
+        distance, length, apart = self._place
+        try:
+            if not self._scalar:
+                self._window[place * distance : place * distance + length : apart] = sample
+            elif type(sample) is np.float32:
+                self._window[place] = sample  # type: ignore[call-overload]
+            else:
+                return False
+        except WRONG_SAMPLE:
+            return False
+        return True
 
     def _take(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[str, Any]:
         """Take steps in the file's layout; return what they complete by output."""
-        place, steps = 0, sizes[self._manifest.sequence or ""]
+        manifest, unit, sequence = self._manifest, self._pace.unit, self._manifest.sequence or ""
+        place, steps = 0, sizes[sequence]
         parts: list[_Part] = []
         with self._kept():
             while place < steps:
                 self._start_again()
-                size = min(steps - place, self._due - self._steps)
-                piece = take_steps(self._manifest, arrays, place, place + size) if size < steps else arrays
-                parts += self._calls(sizes, piece, size)
+                age = self._age
+                count, left = age % unit, min(steps - place, self._due - self._steps)
+                if fills := count > 0 or left < unit:
+                    size = min(unit - count, left)
+                else:
+                    size = _room(manifest.states, [age], left - left % unit)
+                piece = arrays if size == steps else self._pace.cut(arrays, place, place + size)
+                if not fills:
+                    call = self._chunk_call = self._call_of(
+                        {**sizes, sequence: size}, piece, self._chunk_call, drop_sequence=False
+                    )
+                    parts.append(self._call(call, age))
+                else:
+                    self._keep(piece, count)
+                    if count + size == unit:
+                        parts.append(self._take_unit(sizes, piece, age - count))
+                self._steps += size
                 place += size
-        return {spec.name: self._joined(spec, sizes, parts) for spec in self._manifest.outputs}
+        return self._joined(sizes, parts)
 
-    def _calls(self, sizes: Mapping[str, int], arrays: Mapping[str, Array], steps: int) -> Iterator["_Part"]:
-        """Take steps behind those that were kept; keep those that don't fill a unit."""
-        manifest, axes, unit = self._manifest, self._manifest.time_axes, self._pace.unit
-        if count := self._age % unit:
-            kept = take_steps(manifest, self._kept_steps, 0, count)
-            arrays = {
-                name: np.concatenate([kept[name], array], axes[name]) if name in kept else array
-                for name, array in arrays.items()
-            }
-        start, end = self._age - count, self._age + steps
-        age, whole = start, end - end % unit
-        while age < whole:
-            size = _room(manifest.states, [age], whole - age)
-            alone = size == end - start
-            piece = arrays if alone else take_steps(manifest, arrays, age - start, age - start + size)
-            call = self._chunk_call = self._call_of(
-                {**sizes, manifest.sequence or "": size}, piece, self._chunk_call, drop_sequence=False
-            )
-            self._hold(age, size, call.take)
-            yield self._by_name(call.result()), age, size
-            age += size
-        if whole < end:
-            self._keep(take_steps(manifest, arrays, whole - start, end - start), 0)
-        self._steps += steps
+    def _take_unit(self, sizes: Mapping[str, int], arrays: Mapping[str, Array], age: int) -> "_Part":
+        """Take the kept steps, which fill a unit that began at ``age``."""
+        manifest = self._manifest
+        sizes = {**sizes, manifest.batch or "": 1, manifest.sequence or "": self._pace.unit}
+        call = self._unit_call = self._call_of(
+            sizes, {**arrays, **self._kept_steps}, self._unit_call, drop_sequence=False
+        )
+        return self._call(call, age)
+
+    def _call(self, call: ShapedCall, age: int) -> "_Part":
+        if age >= self._pace.settled:
+            call.take()
+        else:
+            self._hold(age, call.steps, call.take)
+        return self._by_name(call.result()), age, call.steps
 
     def _keep(self, arrays: Mapping[str, Array], place: int) -> None:
         """Keep steps that don't fill a unit, behind the first ``place`` of those that are kept already."""
         for name, kept in self._kept_steps.items():
             if name in arrays:
-                axis = self._manifest.time_axes[name]
+                axis = self._pace.places[name]
                 part = slice(place, place + arrays[name].shape[axis])
                 kept[(slice(None),) * axis + (part,)] = arrays[name]
 
@@ -222,7 +266,8 @@ class DelayedStream(Stream):
             with super()._kept():
                 yield
         except BaseException:
-            self._kept_steps = before
+            for name, array in before.items():
+                self._kept_steps[name][...] = array
             raise
 
     def _count_from(self, steps: int, age: int) -> None:
@@ -244,9 +289,17 @@ class DelayedStream(Stream):
     def _by_name(self, result: Result) -> dict[str, Array]:
         return result if isinstance(result, dict) else {self._manifest.outputs[0].name: result}
 
-    def _joined(self, spec: TensorSpec, sizes: Mapping[str, int], parts: "list[_Part]") -> Array | None:
-        """Return the frames of an output in all calls; of one without a time axis the last result."""
-        manifest, axis, pace = self._manifest, time_axis(spec.axes, self._manifest), self._pace
+    def _joined(self, sizes: Mapping[str, int], parts: "list[_Part]") -> dict[str, Any]:
+        """Return each output's frames in all calls; of one without a time axis the last result."""
+        if len(parts) == 1 and parts[0][1] >= self._pace.settled:
+            return {**parts[0][0]}
+        return {spec.name: self._joined_output(spec, sizes, parts) for spec in self._manifest.outputs}
+
+    def _joined_output(
+        self, spec: TensorSpec, sizes: Mapping[str, int], parts: "list[_Part]"
+    ) -> Array | None:
+        manifest, pace = self._manifest, self._pace
+        axis = pace.axes[spec.name]
         if axis is None:
             ready = (rows for rows, age, steps in parts if pace.early(spec.name, age) < steps // pace.unit)
             return next((rows[spec.name] for rows in reversed(list(ready))), None)
@@ -284,7 +337,7 @@ class DelayedBatch(StreamBatch):
             slots = self._slots([source])
             age = int(self._age[slots[0]])
             count, kept = age % self._pace.unit, self._rows_of(self._kept_steps, slots)
-            rest = take_steps(self._manifest, kept, 0, count) if count else {}
+            rest = self._pace.cut(kept, 0, count) if count else {}
             return State(self._pool.gather(slots), self._identity, age, rest)
 
     def restore(self, source: int, state: State) -> None:
@@ -329,12 +382,17 @@ class DelayedBatch(StreamBatch):
         feeds, sizes = to_graph(self._core, samples, len(slots), step=step)
         steps, start = sizes[self._manifest.sequence or ""], 0
         found = _Frames(self._manifest, self._pace, sizes)
+        counts, unit = self._age[slots] % self._pace.unit, self._pace.unit
+        if self._every is None and (counts + steps < unit).all():
+            self._keep(slots, counts, feeds, steps)
+            self._age[slots] += steps
+            return found
         with self._kept(slots):
             while start < steps:
                 self._reset(self._due(slots))
                 ages = self._age[slots]
                 size = min(steps - start, int((self._every - ages).min()) if self._every else steps)
-                piece = take_steps(self._manifest, feeds, start, start + size) if size < steps else feeds
+                piece = self._pace.cut(feeds, start, start + size) if size < steps else feeds
                 self._take(slots, ages, piece, size, found)
                 self._age[slots] += size
                 start += size
@@ -354,13 +412,19 @@ class DelayedBatch(StreamBatch):
             left = int(ends[live].min()) - at
             size = _room(self._manifest.states, (began[live] + at).tolist(), left)
             piece = feeds if len(live) == len(slots) else self._rows_of(feeds, live)
-            piece = take_steps(self._manifest, piece, at, at + size) if unit > 1 or size < steps else piece
+            piece = self._pace.cut(piece, at, at + size) if unit > 1 or size < steps else piece
             found.add(live, began[live] + at, self._hold(slots[live], began[live] + at, piece, size), size)
             at += size
         for name, kept in self._kept_steps.items():
             rows = self._by_source(name, feeds[name])
             places = ends[:, None] + np.arange(unit)
             self._by_source(name, kept)[slots] = rows[np.arange(len(slots))[:, None], places]
+
+    def _keep(self, slots: Array, counts: Array, feeds: Mapping[str, Array], steps: int) -> None:
+        """Keep steps that fill no unit, behind the ``counts`` of each source that are kept already."""
+        for name, kept in self._kept_steps.items():
+            places = counts[:, None] + np.arange(steps)
+            self._by_source(name, kept)[slots[:, None], places] = self._by_source(name, feeds[name])
 
     def _with_kept(
         self, slots: Array, counts: Array, feeds: Mapping[str, Array], steps: int
@@ -369,7 +433,7 @@ class DelayedBatch(StreamBatch):
         joined, rows = dict(feeds), np.arange(len(slots))[:, None]
         for name, kept in self._kept_steps.items():
             shape = list(feeds[name].shape)
-            shape[self._manifest.time_axes[name]] = steps + 2 * self._pace.unit
+            shape[self._pace.places[name]] = steps + 2 * self._pace.unit
             joined[name] = np.zeros(shape, feeds[name].dtype)
             target = self._by_source(name, joined[name])
             target[:, : self._pace.unit] = self._by_source(name, kept)[slots]
@@ -378,11 +442,11 @@ class DelayedBatch(StreamBatch):
 
     def _by_source(self, name: str, array: Array) -> Array:
         """Return a view of an input with sources first and time second."""
-        manifest = self._manifest
-        return np.moveaxis(array, (manifest.batch_axes[name], manifest.time_axes[name]), (0, 1))
+        pace = self._pace
+        return np.moveaxis(array, (pace.batches[name], pace.places[name]), (0, 1))
 
     def _rows_of(self, arrays: Mapping[str, Array], rows: Array) -> dict[str, Array]:
-        axes = self._manifest.batch_axes
+        axes = self._pace.batches
         return {name: array.take(rows, axes[name]) for name, array in arrays.items()}
 
     @contextmanager
@@ -400,9 +464,8 @@ class DelayedBatch(StreamBatch):
         """Take a call that no state starts inside of; the states that have not started keep what they are."""
         young = np.flatnonzero(ages + size <= self._pace.settled)
         before = self._pool.gather(slots[young]) if young.size else {}
-        outputs = self._run_blocks(slots, feeds, step=False)
+        outputs = self._chunk(slots, feeds)
         if young.size:
-            assert isinstance(self._pool, StatePool)  # only onnxruntime runs files with a delay
             ends = ages[young] + size
             held = {state.input: ends <= state.start for state in self._manifest.states}
             self._pool.put_back(slots[young], before, held)
@@ -427,7 +490,7 @@ class _Frames:
         for spec in self._manifest.outputs:
             rows, part = (self._in_time(spec, each[spec.name]) for each in (self._rows, outputs))
             counts, early = self._counts[spec.name], self._pace.early(spec.name, ages)
-            if time_axis(spec.axes, self._manifest) is None:
+            if self._pace.axes[spec.name] is None:
                 has = early < steps // self._pace.unit
                 rows[live[has]] = part[has]
                 counts[live[has]] = 1
@@ -443,15 +506,16 @@ class _Frames:
     def row(self, spec: TensorSpec, place: int, *, step: bool) -> Array | None:
         """Return a source's frames; None where there is no result."""
         row, count = self._rows[spec.name][place], int(self._counts[spec.name][place])
-        axis = time_axis(spec.axes, self._manifest)
+        axis = self._pace.axes[spec.name]
         if axis is None:
             return row if count else None
-        return self._pace.of_step(spec.name, row, axis, count) if step else _first(row, axis, count)
+        row = row[(slice(None),) * axis + (slice(count),)]
+        return self._pace.of_step(spec.name, row) if step else row
 
     def array(self, spec: TensorSpec, *, step: bool) -> Array:
         """Return the frames of all sources, NaN in front of a source that has fewer."""
         rows, counts = self._in_time(spec, self._rows[spec.name]), self._counts[spec.name][:, None]
-        axis, frames = time_axis(spec.axes, self._manifest), np.arange(rows.shape[1])
+        axis, frames = self._pace.axes[spec.name], np.arange(rows.shape[1])
         if (counts < len(frames)).any():
             late = np.full_like(rows, np.nan)
             late[frames >= len(frames) - counts] = rows[frames < counts]
@@ -462,7 +526,7 @@ class _Frames:
 
     def _in_time(self, spec: TensorSpec, array: Array) -> Array:
         """Return a view of an output with sources first and time second."""
-        axis = time_axis(spec.axes, self._manifest)
+        axis = self._pace.axes[spec.name]
         return array[:, None] if axis is None else np.moveaxis(array, 1 + axis, 1)
 
 
@@ -471,20 +535,33 @@ class _Pace:
 
     def __init__(self, manifest: Manifest) -> None:
         self.unit, self.delays, self.frames = manifest.unit, manifest.delays, manifest.frames_a_unit
+        self.places, self.batches = manifest.time_axes, manifest.batch_axes
+        self.axes = {spec.name: time_axis(spec.axes, manifest) for spec in manifest.outputs}
+        """Of each output the place of the time axis once the batch axis is gone, None if it has none."""
         self.even = {self.unit, *self.frames.values()} == {1}
         starts = (state.start for state in manifest.states)
         self.settled = max([*starts, *(self.unit * delay for delay in self.delays.values())])
         """Steps from which on no state is held, and every output has frames."""
 
+    def cut(self, arrays: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+        """Return the steps from ``start`` to ``stop``; inputs without a time axis are unchanged."""
+        steps, axes = range(start, stop), self.places
+        return {
+            name: array.take(steps, axes[name]) if name in axes else array for name, array in arrays.items()
+        }
+
     def early(self, name: str, age: Any) -> Any:
         """Return how many frames before the first real one a call from ``age`` gives; of several calls."""
         return np.maximum(self.delays[name] - age * self.frames[name] // self.unit, 0)
 
-    def of_step(self, name: str, array: Array, axis: int, count: int) -> Array | None:
-        """Return the first ``count`` frames of an output, as ``step`` gives them."""
-        if not count:
+    def of_step(self, name: str, array: Array) -> Array | None:
+        """Return the frames of an output as ``step`` gives them: None, the only one, or several."""
+        axis = self.axes[name]
+        if axis is None:
+            return array
+        if not array.shape[axis]:
             return None
-        return array.take(0, axis) if self.frames[name] == 1 else _first(array, axis, count)
+        return array[(slice(None),) * axis + (0,)] if self.frames[name] == 1 else array
 
 
 def _room_for_rest(core: Core, rows: int) -> dict[str, Array]:
@@ -523,7 +600,3 @@ def _check_rest(core: Core, state: State) -> Mapping[str, Array]:
 def _behind(array: Array, axis: int, count: int) -> Array:
     """Return ``array`` without its first ``count`` frames."""
     return array[(slice(None),) * axis + (slice(min(count, array.shape[axis]), None),)]
-
-
-def _first(array: Array, axis: int, count: int) -> Array:
-    return array[(slice(None),) * axis + (slice(count),)]

@@ -37,7 +37,7 @@ from .graph_check import (
     read_manifest,
     refuse_windows,
 )
-from .manifest import Manifest, StateSpec, Streamed, TensorSpec
+from .manifest import Manifest, StateSpec, TensorSpec
 from .onnx_reader import OnnxFile, add_initializers, is_ort_format, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 from .state import State
@@ -132,14 +132,19 @@ def load(
         Identity(data, beside, interface.identity if file is None else ""),
         has_manifest=manifest is not None,
         check=check,
-        open_native=_native(engine, session, file, interface, options.threads, given=providers is not None),
-        native_calls=engine == "native",
+        open_native=_native(engine, session, file, interface, options.threads, given=providers is not None)
+        if interface.stream is None
+        else lambda: None,
+        native_calls=engine == "native" and interface.stream is None,
     )
-    open_stream = None
-    if interface.stream is not None:
-        check_stream(interface)
-        open_stream = partial(_open_stream, name, data, file, options, core, interface.stream)
-    return Model(core, options, open_stream)
+    if interface.stream is None:
+        return Model(core, options)
+    check_stream(interface)
+    open_native = partial(_native, engine, given=providers is not None)
+    model = Model(core, options, partial(_open_stream, name, data, file, options, core, open_native))
+    if engine == "native":
+        model.stream(reset_every="never")
+    return model
 
 
 def _check_arguments(threads: object, engine: object) -> None:
@@ -226,7 +231,8 @@ class Model:
 
         The native engine is created on first use of this property, or with the first stream.
         """
-        return "onnxruntime" if self._open().native is None else "native"
+        core = self._open() if self._open_stream is None else self._streaming(self._open_stream)
+        return "onnxruntime" if core.native is None else "native"
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -367,7 +373,8 @@ class Model:
         no trace: the model has no state.
         """
         core = self._open()
-        core.run(core.zero_inputs())
+        if self._open_stream is None or core.session is not None:
+            core.run(core.zero_inputs())
         if core.manifest.streamable or core.manifest.stream is not None:
             self.stream(reset_every="never")
 
@@ -457,7 +464,12 @@ def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
 
 
 def _open_stream(
-    name: str, data: bytes, file: OnnxFile | None, options: SessionOptions, core: Core, stream: Streamed
+    name: str,
+    data: bytes,
+    file: OnnxFile | None,
+    options: SessionOptions,
+    core: Core,
+    open_native: "Callable[..., Callable[[], NativeEngine | None]]",
 ) -> Core:
     """Open the graph of the stream, which has the weights of the file's own.
 
@@ -465,6 +477,8 @@ def _open_stream(
         ContractError: it does not keep its contract, or the file's weights can't be read.
         FileFormatError: it is not ONNX.
     """
+    stream = core.manifest.stream
+    assert stream is not None
     if file is None or file.external_paths():
         raise ContractError(
             f"{name} streams by another graph, whose weights are not in this file; load the .onnx file that "
@@ -475,7 +489,8 @@ def _open_stream(
     session = open_session(content, options, name=f"the stream of {name}")
     manifest = core.manifest.streaming
     check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
-    return Core(session, manifest, core.source, has_manifest=True, check=core.check)
+    native = open_native(session, file, manifest, options.threads)
+    return Core(session, manifest, core.source, has_manifest=True, check=core.check, open_native=native)
 
 
 def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, onnxruntime: bool) -> Model:
@@ -489,16 +504,21 @@ def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, on
         native = NativeEngine(data, None, count)
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
-    core = Core(
+    identity = Identity(data, (), native.manifest.identity)
+    stream = Core(
         None,
         native.manifest,
-        Identity(data, (), native.manifest.identity),
+        identity,
         has_manifest=True,
         check=check,
         open_native=lambda: native,
         native_calls=True,
     )
-    return Model(core, SessionOptions(providers=(CPU,), threads=count))
+    options = SessionOptions(providers=(CPU,), threads=count)
+    if native.source.stream is None:
+        return Model(stream, options)
+    whole = Core(None, native.source, identity, has_manifest=True, check=check)
+    return Model(whole, options, lambda: stream)
 
 
 def _native(

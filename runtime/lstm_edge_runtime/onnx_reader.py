@@ -35,6 +35,7 @@ __all__ = [
     "add_outputs",
     "is_ort_format",
     "read_onnx",
+    "stream_file",
 ]
 
 _Value = int | memoryview
@@ -439,6 +440,17 @@ def add_initializers(content: bytes, source: bytes) -> bytes:
     stored = [_bytes(value) for value in graph.get(5, [])]
     added = [_encode(5, bytes(each)) for each in stored if _text(_split(each), 8) in wanted]
     return content + _encode(7, b"".join(added))
+
+
+def stream_file(file: OnnxFile, graph: bytes) -> OnnxFile:
+    """Return the file of a graph that streams, with the initializers that it has in common with ``file``.
+
+    Raises:
+        FileFormatError: ``graph`` is no whole ONNX model.
+    """
+    stream = read_onnx(graph)
+    stored = {**file.graph.initializers, **stream.graph.initializers}
+    return stream._replace(graph=stream.graph._replace(initializers=stored))
 
 
 def _model(fields: _Fields, folder: str | None) -> OnnxFile:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._core import Core, as_lengths
+from ._core import Core, as_lengths, reset_states
 from .axes import check_array, learn_sizes
 from .chunks import Runner, join_chunks, run_chunks
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
@@ -19,6 +19,7 @@ __all__ = [
     "compare_golden",
     "golden_limits",
     "replay_golden",
+    "replay_stream",
     "selftest",
 ]
 
@@ -88,20 +89,30 @@ class SelfTest:
 
 def selftest(core: Core, stream: Core | None = None) -> SelfTest:
     """Replay the golden cases, of the file and of the graph that streams; see ``Model.selftest``."""
-    run = replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
-    return SelfTest((*run, *(() if stream is None else _replay_stream(stream))))
+    replays: list[Replay] = []
+    if stream is None or core.session is not None:  # a native program of a stream has no other graph
+        replays += replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
+    if stream is not None:
+        own = stream
+        replays += replay_stream(own.manifest, lambda feeds: own.manifest.all_outputs(*own.call(feeds)))
+    return SelfTest(tuple(replays))
 
 
-def _replay_stream(core: Core) -> Iterator[Replay]:
+def replay_stream(manifest: Manifest, run: Runner) -> Iterator[Replay]:
     """Run the golden case of a stream that is behind, in chunks, and compare.
 
+    Args:
+        manifest: that of the graph that streams.
+        run: runs it: every input by name in, every output by name out.
+
     Raises:
+        InputError: the file carries no golden case of its stream.
         ManifestError: it leaves an input or an output out.
         CheckFailedError: the graph does not run on it.
     """
     from .delayed import run_delayed
 
-    manifest, golden = core.manifest, core.manifest.stream and core.manifest.stream.golden
+    golden = manifest.stream and manifest.stream.golden
     if golden is None:
         raise InputError("this file has no golden case of its stream; export it again")
     names = {spec.name for spec in manifest.inputs}, {spec.name for spec in manifest.outputs}
@@ -113,7 +124,7 @@ def _replay_stream(core: Core) -> Iterator[Replay]:
             check_array(spec, golden.inputs[spec.name], sizes)
     except InputError as error:
         raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
-    feeds = {**golden.inputs, **core.initial_states(sizes)}
+    feeds = {**golden.inputs, **reset_states(manifest, sizes)}
     steps = manifest.steps(feeds)
     if steps < manifest.unit:
         raise ManifestError("the stream's golden case is shorter than a unit; export the model again")
@@ -123,9 +134,7 @@ def _replay_stream(core: Core) -> Iterator[Replay]:
         ("stream step by step", (1,) * steps),
     ):
         try:
-            outputs = run_delayed(
-                lambda given: manifest.all_outputs(*core.call(given)), manifest, feeds, chunks
-            )
+            outputs = run_delayed(run, manifest, feeds, chunks)
         except ContractError as error:
             raise CheckFailedError(f"the golden case does not run {how}: {first_line(error)}") from error
         yield Replay(how, chunks, 0, compare_golden(golden, outputs))

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["Result", "Stream"]
+__all__ = ["WRONG_SAMPLE", "Result", "ShapedCall", "Stream"]
 
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
-_WRONG_SAMPLE = (TypeError, ValueError, BufferError)
+WRONG_SAMPLE = (TypeError, ValueError, BufferError)
 """Exceptions of a memory view for an object of another shape or dtype, or that is not an array."""
 Result = Array | dict[str, Array]
 """The only output that is not a state; a mapping by name where there are several."""
@@ -71,7 +71,7 @@ class Stream:
         )
         self._step_call: Any = None
         self._window = _CLOSED
-        self._chunk_call: _ShapedCall | None = None
+        self._chunk_call: ShapedCall | None = None
 
     @property
     def steps_seen(self) -> int:
@@ -115,7 +115,7 @@ class Stream:
         try:
             try:
                 self._window[:] = sample  # type: ignore[assignment]
-            except _WRONG_SAMPLE:
+            except WRONG_SAMPLE:
                 self._prepare_step(sample)
             if self._steps >= self._due:
                 with self._kept():
@@ -150,14 +150,7 @@ class Stream:
             if self._every is not None:
                 return self._process_by_window(chunk)
             call = self._chunk_call
-            if (
-                call is not None
-                and type(chunk) is ndarray
-                and chunk.shape == call.shape
-                and chunk.dtype is call.dtype
-            ):
-                call.cell[...] = chunk
-            else:
+            if call is None or not call.accept(chunk):
                 call = self._chunk_call = self._prepare(chunk, call, {})
             call.take()
             self._steps += call.steps
@@ -207,16 +200,16 @@ class Stream:
             self._count_from(steps, age)
             raise
 
-    def _prepare_step(self, sample: InputArrays) -> "_ShapedCall":
+    def _prepare_step(self, sample: InputArrays) -> "ShapedCall":
         """Return the call of one step, with ``sample`` in it; the next one goes in through the window."""
-        call: _ShapedCall = self._prepare(sample, self._step_call, {self._manifest.sequence: 1})
+        call: ShapedCall = self._prepare(sample, self._step_call, {self._manifest.sequence: 1})
         self._step_call, self._window = call, call.window
         self._run, self._result = call.run, call.result
         return call
 
     def _prepare(
-        self, samples: InputArrays, call: "_ShapedCall | None", known: Mapping[str | None, int]
-    ) -> "_ShapedCall":
+        self, samples: InputArrays, call: "ShapedCall | None", known: Mapping[str | None, int]
+    ) -> "ShapedCall":
         """Check ``samples`` and return the call of their shape (``call`` if it fits), with them in it."""
         if call is not None and call.cell is not None and not isinstance(samples, Mapping):
             only = self._core.data[0]
@@ -247,13 +240,13 @@ class Stream:
         self,
         sizes: Mapping[str, int],
         arrays: Mapping[str, Array],
-        call: "_ShapedCall | None",
+        call: "ShapedCall | None",
         *,
         drop_sequence: bool,
-    ) -> "_ShapedCall":
+    ) -> "ShapedCall":
         """Return the call of these inputs' shapes (``call`` if it fits), with them in it."""
         if call is None or not call.fits(arrays):
-            return _ShapedCall(self, sizes, arrays, drop_sequence=drop_sequence)
+            return ShapedCall(self, sizes, arrays, drop_sequence=drop_sequence)
         call.write(arrays)
         return call
 
@@ -306,7 +299,7 @@ class Stream:
         return call.result()
 
 
-class _ShapedCall:
+class ShapedCall:
     """A call of one shape, with the views through which samples go in and results come out."""
 
     __slots__ = (
@@ -370,6 +363,13 @@ class _ShapedCall:
             self.shape = None if stream._core.check else self.cell.shape
         self.window = _CLOSED if self.shape is None or len(self.shape) != 1 else memoryview(self.cell)
         """Accepts a sample of exactly this shape and dtype and refuses all else, in one call."""
+
+    def accept(self, samples: InputArrays) -> bool:
+        """Take samples of exactly this shape and dtype; return whether they are."""
+        if type(samples) is ndarray and samples.shape == self.shape and samples.dtype is self.dtype:
+            self.cell[...] = samples
+            return True
+        return False
 
     def fits(self, arrays: Mapping[str, Array]) -> bool:
         """Tell whether these inputs, in the file's layout, have the shapes of this call."""

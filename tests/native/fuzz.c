@@ -55,6 +55,12 @@ static size_t damage(unsigned char *data, size_t size, size_t tables) {
     return size;
 }
 
+/* Numbers of a row of an input, output or state in one run of the operations. */
+static size_t row_of(const lstm_edge_program *program, int kind, const lstm_edge_port *port) {
+    const size_t unit = lstm_edge_unit(program);
+    return port->width * (kind == LSTM_EDGE_INPUT ? unit : kind == LSTM_EDGE_OUTPUT && port->frames > 0 ? port->frames : 1);
+}
+
 /* Use a program in every way. Memory is made to fit what the program says of itself. */
 static void use(lstm_edge_program *program) {
     enum { ROWS = 7, STEPS = 9 };
@@ -66,7 +72,7 @@ static void use(lstm_edge_program *program) {
         for (size_t i = 0; i < count; i++) {
             lstm_edge_port port;
             if (lstm_edge_describe(program, (lstm_edge_kind)kind, i, &port) != LSTM_EDGE_OK) abort();
-            if (port.width > 100000) return;
+            if (row_of(program, kind, &port) > 100000) return;
         }
     }
     for (int kind = 0; kind < 3; kind++) {
@@ -74,7 +80,7 @@ static void use(lstm_edge_program *program) {
         for (size_t i = 0; i < count; i++) {
             lstm_edge_port port;
             lstm_edge_describe(program, (lstm_edge_kind)kind, i, &port);
-            const size_t size = port.width * (port.type == LSTM_EDGE_INT64 ? 8 : 4);
+            const size_t size = row_of(program, kind, &port) * (port.type == LSTM_EDGE_INT64 ? 8 : 4);
             arrays[kind][i] = calloc(ROWS * STEPS, size);
             rows[kind][i] = (lstm_edge_rows){arrays[kind][i], STEPS * size, size};
             (void)strlen(port.name);
@@ -83,8 +89,19 @@ static void use(lstm_edge_program *program) {
     lstm_edge_run(program, ROWS, STEPS, NULL, rows[0], rows[2], rows[1]);
     lstm_edge_stream *stream = lstm_edge_stream_new(program);
     if (stream != NULL) {
-        lstm_edge_step(stream);
+        for (int i = 0; i < STEPS; i++) {
+            lstm_edge_step(stream);
+            lstm_edge_chunk(stream, (const void *const *)arrays[0], STEPS, (float *const *)arrays[1]);
+        }
+        for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_OUTPUT); i++) {
+            lstm_edge_port port;
+            lstm_edge_describe(program, LSTM_EDGE_OUTPUT, i, &port);
+            if (lstm_edge_frames(stream, i) > (STEPS / lstm_edge_unit(program) + 1) * (port.frames > 0 ? port.frames : 1)) abort();
+        }
+        lstm_edge_set_age(stream, (uint64_t)draw(100) << draw(50));
         lstm_edge_chunk(stream, (const void *const *)arrays[0], STEPS, (float *const *)arrays[1]);
+        lstm_edge_reset(stream);
+        lstm_edge_chunk(stream, (const void *const *)arrays[0], ROWS * STEPS, (float *const *)arrays[1]);
     }
     lstm_edge_stream_free(stream);
     double worst;

@@ -20,6 +20,7 @@ class Port(C.Structure):
         ("every_step", C.c_int),
         ("frames", SIZE),
         ("groups", SIZE),
+        ("start", SIZE),
     )
 
 
@@ -47,6 +48,12 @@ def open_library(path: "str | PathLike[str]") -> C.CDLL:
         ("step", C.c_int, (pointer,)),
         ("chunk", C.c_int, (pointer, pointer, SIZE, pointer)),
         ("reset", None, (pointer,)),
+        ("unit", SIZE, (pointer,)),
+        ("delay", SIZE, (pointer,)),
+        ("frames", SIZE, (pointer, SIZE)),
+        ("age", C.c_uint64, (pointer,)),
+        ("set_age", C.c_int, (pointer, C.c_uint64)),
+        ("rest", pointer, (pointer, SIZE)),
         ("run", C.c_int, (pointer, SIZE, SIZE, pointer, pointer, pointer, pointer)),
         ("reset_value", C.c_int, (pointer, SIZE, pointer)),
     ):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from engine import Program, Stream
 from networks import make_network
-from test_safety import every_operation
+from test_safety import every_operation, late_operation
 
 from lstm_edge_runtime.native.program import Code, Function, ProgramWriter
 
@@ -61,6 +61,7 @@ def test_steps_and_prepared_chunks_only_compute_and_keep_their_bits_in_any_mode(
     rng = np.random.default_rng(1)
     contents = [
         every_operation(),
+        late_operation(),
         bias_free(4, 16),
         make_network(rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False).program,
         make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
@@ -71,7 +72,7 @@ def test_steps_and_prepared_chunks_only_compute_and_keep_their_bits_in_any_mode(
         path.write_bytes(content)
     ran = subprocess.run([realtime, "100000", *paths], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("5 programs, 100000 steps")
+    assert ran.stdout.startswith("6 programs, 100000 steps")
 
 
 def test_silence_takes_no_longer_than_sound(best: C.CDLL) -> None:

@@ -79,12 +79,36 @@ def every_operation() -> bytes:
     return writer.to_bytes()
 
 
+def late_operation() -> bytes:
+    """Return a program of units of three steps, whose states and outputs start at different ones."""
+    rng = np.random.default_rng(2)
+    writer = ProgramWriter(unit=3)
+    x = writer.input("x", 6)
+    ring = Past(1, 2, 6)
+    past = writer.past("past", ring, np.ones((1, 2, 6)), 2)
+    read = writer.window(x, past, 0, 1, 3)
+    writer.push(x, past, ring)
+    value = writer.linear(read, rng.standard_normal((8, 18)), rng.standard_normal(8))
+    old = [writer.state(name, 5, np.ones(5), 1) for name in ("h", "c")]
+    weights = [rng.standard_normal((20, width)) for width in (8, 5)]
+    functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
+    new = writer.recurrent(Code.LSTM, value, old, weights, functions=functions)
+    for pair in zip(old, new, strict=True):
+        writer.next_state(*pair)
+    writer.output("y", value, every_step=True, start=3, frames=2)
+    writer.output("last", new[0], every_step=False, start=1)
+    writer.output("same", x, every_step=True, frames=3)
+    writer.golden({"x": rng.standard_normal((12, 2))}, {"y": (np.zeros((5, 4)), 99.0)})
+    return writer.to_bytes()
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("programs")
     rng = np.random.default_rng(1)
     contents = [
         every_operation(),
+        late_operation(),
         make_network(rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False, golden_steps=2).program,
         make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
         make_convolutions(rng, 3, golden_steps=2).to_bytes(),
@@ -170,10 +194,35 @@ def test_a_golden_case_of_more_steps_than_the_file_can_hold_is_refused(best: C.C
         Program(best, bytes(data))
 
 
+@pytest.mark.parametrize(
+    ("at", "value", "message"),
+    [
+        (60, 0, "a unit of 0 steps"),
+        (60, 2, "x: an input of another unit"),
+        (60, 2**31, "a unit of 2147483648 steps"),
+        ("frames", 3, "y: frames that do not fit its row"),
+        ("frames", 0, "y: frames that do not fit its row"),
+        ("start", 2**31, "y: it starts too late"),
+        ("start", 8, "y: a golden case shorter than its delay"),
+    ],
+)
+def test_a_program_whose_pace_can_not_be_is_refused(
+    best: C.CDLL, at: int | str, value: int, message: str
+) -> None:
+    data = bytearray(late_operation())
+    constants, buffers = struct.unpack_from("<2I", data, 24)
+    port = 64 + 24 * constants + 8 * buffers + 32  # the first output's
+    place = at if isinstance(at, int) else port + (24 if at == "start" else 28)
+    struct.pack_into("<I", data, place, value)
+    struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
+    with pytest.raises(LibraryError, match=message):
+        Program(best, bytes(data))
+
+
 def test_a_program_of_a_later_format_says_so(best: C.CDLL) -> None:
     data = bytearray(every_operation())
-    data[8] = 2
-    with pytest.raises(LibraryError, match="format version 2, this library reads 1"):
+    data[8] = 3
+    with pytest.raises(LibraryError, match="format version 3, this library reads 1 to 2"):
         Program(best, bytes(data))
 
 

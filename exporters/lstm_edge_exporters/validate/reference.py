@@ -139,6 +139,7 @@ class ModelFile:
         """
         from lstm_edge_runtime.native.choice import compile_engine
 
+        self.manifest.require_no_delay("the native engine for whole sequences")
         native = compile_engine(self.content, self.manifest._replace(golden=None), 1)
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
 

@@ -1,5 +1,6 @@
 """Choose the engine of a model's streams."""
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,8 @@ from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import SelfTest, check_golden_case, compare_golden, replay_golden
+from ..selftest import SelfTest, check_golden_case, compare_golden, replay_golden, replay_stream
+from ..tolerance import Comparison
 from .library import installed
 
 if TYPE_CHECKING:
@@ -28,7 +30,8 @@ def compile_engine(
 
     Args:
         file: the graph; None for a file in onnxruntime's own format.
-        manifest: the file's manifest, or what was inferred from its graph.
+        manifest: the file's manifest, or what was inferred from its graph. Of a file with a ``stream`` the
+            engine runs that graph.
         threads: for batches.
         session: onnxruntime's of the same file, which must replay the golden cases too; None leaves it out.
 
@@ -45,9 +48,15 @@ def compile_engine(
         native = NativeEngine(program, manifest, threads)
     except FileFormatError as error:  # sizes in the graph that do not fit one another
         raise UnsupportedError(f"a part that is not covered ({error})") from error
+    manifest = native.manifest
     runs: dict[str, Runner] = {"the native engine": lambda feeds: manifest.all_outputs(*native.call(feeds))}
     if session is not None:
         runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)
+    if manifest.stream is not None:
+        for name, run in runs.items():
+            for replay in replay_stream(native.manifest, run):
+                _check("the golden case", name, replay.comparisons)
+        return native
     golden, what = manifest.golden, "the golden case"
     if golden is None and session is not None:
         golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a random case"
@@ -58,11 +67,14 @@ def compile_engine(
                 outputs = run(case.inputs)
             except Exception as error:
                 raise CheckFailedError(f"{what} does not run on {name}: {first_line(error)}") from error
-            records = compare_golden(case, outputs)
-            worst = max(records, key=lambda record: record.ratio, default=None)
-            if worst is not None and not worst.ok:
-                raise CheckFailedError(f"{what} fails on {name}: {worst}")
+            _check(what, name, compare_golden(case, outputs))
     return native
+
+
+def _check(what: str, engine: str, records: Sequence[Comparison]) -> None:
+    worst = max(records, key=lambda record: record.ratio, default=None)
+    if worst is not None and not worst.ok:
+        raise CheckFailedError(f"{what} fails on {engine}: {worst}")
 
 
 def _draw(file: OnnxFile | None, manifest: Manifest, run: Runner) -> Golden | None:
@@ -118,8 +130,9 @@ def native_selftest(file: OnnxFile | None, manifest: Manifest) -> SelfTest | Non
         native = compile_engine(file, manifest._replace(golden=None), 1)
     except UnsupportedError:
         return None
-    run = replay_golden(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))
-    return SelfTest(tuple(run))
+    manifest = native.manifest._replace(golden=manifest.golden)
+    replay = replay_golden if manifest.stream is None else replay_stream
+    return SelfTest(tuple(replay(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))))
 
 
 def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:
@@ -127,7 +140,6 @@ def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:
 
     if file is None:
         raise UnsupportedError("a file in onnxruntime's own format")
-    manifest.require_no_delay("the native engine")
-    if not manifest.streamable:
+    if manifest.stream is None and not manifest.streamable:
         raise UnsupportedError(manifest.unstreamable or "it has no states")
     return compile_program(file, manifest).writer.to_bytes()

@@ -1,9 +1,9 @@
 """Compile an ONNX graph to a native program: what it computes for one row at one time step.
 
-The graph is followed node by node with every batch and time axis at size 1, so that each shape is known and
-each value is a flat row of numbers. What only renames axes or moves axes of size 1 is then no operation at
-all, and what depends on shapes alone is folded. A value is a list of buffers that stand for its numbers in
-order: layers of a state that are split, and joined again, are never copied.
+The graph is followed node by node with every batch axis at size 1 and the time axis at one step, or one unit,
+so that each shape is known and each value is a flat row of numbers. What only renames axes or moves axes of
+size 1 is then no operation at all, and what depends on shapes alone is folded. A value is a list of buffers
+that stand for its numbers in order: layers of a state that are split, and joined again, are never copied.
 """
 
 from collections import Counter
@@ -14,10 +14,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..axes import all_ones, row_factor
+from ..axes import row_factor, unit_shape
 from ..errors import UnsupportedError
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
-from ..onnx_reader import Node, OnnxFile, Tensor
+from ..onnx_reader import Node, OnnxFile, Tensor, stream_file
 from . import folding
 from .past import Past
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
@@ -89,7 +89,7 @@ _Any = _Value | _Quantized | _Frames | Array
 
 
 def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
-    """Return the program of a file that can be streamed.
+    """Return the program of a file that can be streamed; of one with a ``stream``, that graph and manifest.
 
     Where the file takes lengths, it holds a second one for the steps beyond a row's length, in which what a
     recurrent layer gives for a step is 0 and the states stay: the rest of the graph runs on these zeros and
@@ -99,6 +99,8 @@ def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
         UnsupportedError: a node, an input or a state is not covered; the message says which and why.
         FileFormatError: a stored tensor that can't be read.
     """
+    if manifest.stream is not None:
+        file, manifest = stream_file(file, manifest.stream.graph), manifest.streaming
     compiled = _Compiler(file, manifest).compile()
     if manifest.lengths is not None:
         compiled.writer.padding(_Compiler(file, manifest, padding=True).compile().writer.to_bytes())
@@ -109,7 +111,7 @@ class _Compiler:
     def __init__(self, file: OnnxFile, manifest: Manifest, *, padding: bool = False) -> None:
         self._file, self._manifest, self._padding = file, manifest, padding
         self._opset = file.opsets.get("", 1)
-        self._writer = ProgramWriter()
+        self._writer = ProgramWriter(manifest.unit if manifest.stream else None)
         self._values: dict[str, _Any] = {}
         self._uses = Counter(name for node in file.graph.nodes for name in node.inputs)
         self._uses.update(manifest.output_names)
@@ -137,14 +139,15 @@ class _Compiler:
         for node in graph.nodes:
             self._node(node)
         for output in manifest.outputs:
-            value = self._row(self._get(output.name))
-            self._writer.output(output.name, value, every_step=manifest.sequence in output.axes)
+            value, start = self._row(self._get(output.name)), manifest.delays.get(output.name, 0)
+            every_step = manifest.time_axis(output.axes) is not None
+            self._writer.output(output.name, value, every_step=every_step, start=start)
         for state in sorted(manifest.states, key=lambda state: state.input in pasts):
             self._close_state(state)  # a past at the end: nothing reads it after its PUSH
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> _Any:
-        shape = _row_shape(spec.name, spec.axes)
+        shape = self._shape_of(spec.name, spec.axes)
         if spec.name == self._manifest.lengths:
             return np.full(shape, not self._padding, spec.dtype)
         if spec.dtype == "bool":
@@ -158,24 +161,26 @@ class _Compiler:
         """Make a state of the program of each layer of a state of the file."""
         if state.dtype != "float32":
             raise UnsupportedError(f"state {state.input} is {state.dtype}")
-        shape = _row_shape(state.input, state.axes)
+        shape = self._shape_of(state.input, state.axes)
         layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
         reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape).reshape(layers, -1)
         buffers = []
         for layer in range(layers):
             part = StatePart(state, layer if layers > 1 else None)
             name = state.input if layers == 1 else f"{state.input}[{layer}]"
-            buffers.append(self._writer.state(name, prod(shape) // layers, reset[layer]))
+            start = state.start // self._manifest.unit
+            buffers.append(self._writer.state(name, prod(shape) // layers, reset[layer], start))
             self._parts.append((part, buffers[-1]))
         return _Value(shape, tuple(buffers))
 
     def _open_past(self, state: StateSpec, axis: int) -> _Frames:
         """Make a ring of a state that holds the last frames of a value along ``axis``."""
-        shape = _row_shape(state.input, state.axes)
+        shape = self._shape_of(state.input, state.axes)
         past = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
         reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape)
         part = StatePart(state, None, past)
-        self._parts.append((part, self._writer.past(state.input, past, reset)))
+        start = state.start // self._manifest.unit
+        self._parts.append((part, self._writer.past(state.input, past, reset, start)))
         return _Frames(shape, part, self._parts[-1][1], axis)
 
     def _close_past(self, state: StateSpec, old: _Frames, *, kept: bool) -> None:
@@ -204,6 +209,13 @@ class _Compiler:
             self._writer.next_state(buffer, ended)
 
     # values
+
+    def _shape_of(self, name: str, axes: Axes) -> tuple[int, ...]:
+        """Return the shape of one row at one step, or in one unit."""
+        shape = unit_shape(axes, self._manifest)
+        if prod(shape) > _MOST_NUMBERS:
+            raise UnsupportedError(f"{name} {axes} has {prod(shape)} numbers a row, beyond {_MOST_NUMBERS}")
+        return shape
 
     def _get(self, name: str) -> _Any:
         if name not in self._values:
@@ -974,7 +986,7 @@ def _axis_of_frames(
         return None
     if slicing.op_type != "Slice" or slicing.inputs[0] != joining.outputs[0]:
         return None
-    shape = all_ones(state.axes)
+    shape = tuple(axis if isinstance(axis, int) else 1 for axis in state.axes)
     axis: int = joining.attributes["axis"] % max(1, len(shape))
     known = all(name in stored for name in slicing.inputs[1:] if name)
     if state.dtype != "float32" or not isinstance(state.axes[axis], int) or not known:
@@ -1007,6 +1019,8 @@ def _check_layer(attributes: Mapping[str, Any], directions: int) -> None:
 
 def _check_axes(manifest: Manifest) -> None:
     """Raise if an axis is neither fixed nor the batch or time axis, or a state has several rows."""
+    if manifest.unit > 1 or any(each > 1 for each in manifest.frames_a_unit.values()):
+        raise UnsupportedError(f"it streams {manifest.pace}")
     described = [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]
     for name, axes in (*described, *((state.input, state.axes) for state in manifest.states)):
         for axis in axes:
@@ -1016,14 +1030,6 @@ def _check_axes(manifest: Manifest) -> None:
     for state in manifest.states:
         if any(row_factor(axis, manifest.batch) for axis in state.axes):
             raise UnsupportedError(f"state {state.input} {state.axes} has several rows for each source")
-
-
-def _row_shape(name: str, axes: Axes) -> tuple[int, ...]:
-    """Return the shape of one row at one step."""
-    shape = all_ones(axes)
-    if prod(shape) > _MOST_NUMBERS:
-        raise UnsupportedError(f"{name} {axes} has {prod(shape)} numbers a row, beyond {_MOST_NUMBERS}")
-    return shape
 
 
 def _uniform(array: Array, shape: tuple[int, int]) -> Array | None:

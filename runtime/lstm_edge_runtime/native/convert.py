@@ -1,12 +1,13 @@
 """Write the native program of a model as a file that C programs load without onnxruntime."""
 
 import os
+from collections.abc import Mapping
 
 import numpy as np
 
 from ..errors import CheckFailedError, InputError
-from ..manifest import Array, Golden
-from ..model import Model, load, read_model
+from ..manifest import Array, Golden, Manifest
+from ..model import load, read_model
 from ..selftest import golden_limits
 from .compiler import Compiled, compile_program
 from .engine import NativeEngine
@@ -33,21 +34,32 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
     load(given, engine="native")
     model = load(given, engine="onnxruntime")
     manifest = model.interface
-    compiled = compile_program(file, manifest)
-    if manifest.golden is not None:
-        _record(compiled, model, manifest.golden)
+    compiled, stream = compile_program(file, manifest), manifest.stream
+    if stream is not None:
+        golden = stream.golden
+        if golden is not None:
+            axes = manifest.streaming.batch_axes
+            rows = [
+                {name: array.take([0], axes[name]) if name in axes else array for name, array in each.items()}
+                for each in (golden.inputs, golden.outputs)
+            ]
+            _record(compiled, manifest.streaming, golden, *rows)
+        manifest = manifest._replace(golden=None, stream=stream._replace(graph=b""))
+    elif (golden := manifest.golden) is not None:
+        feeds = _first_row(manifest, golden)
+        outputs, states = model.run(feeds)
+        _record(compiled, manifest, golden, feeds, manifest.all_outputs(outputs, states))
     compiled.writer.manifest(manifest._replace(identity=model.identity).to_json())
     content = compiled.writer.to_bytes()
-    if manifest.golden is not None:
+    if golden is not None:
         worst = NativeEngine(content, None, 1).selftest()
         if worst > 1:
             raise CheckFailedError(f"the golden case is at {worst:.3g} of its limit in the native program")
     return content
 
 
-def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
-    """Store the first row of the golden case, from the reset state and up to its length."""
-    manifest = model.interface
+def _first_row(manifest: Manifest, golden: Golden) -> dict[str, Array]:
+    """Return the inputs of the golden case's first row, up to its length."""
     length = None if manifest.lengths is None else int(golden.inputs[manifest.lengths].reshape(-1)[0])
     feeds = {}
     for spec in manifest.data_inputs:
@@ -55,7 +67,17 @@ def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
         for axis, end in ((manifest.batch_axis(spec.axes), 1), (manifest.time_axis(spec.axes), length)):
             array = array if axis is None else array[(slice(None),) * axis + (slice(end),)]
         feeds[spec.name] = array
-    outputs, states = model.run(feeds)
+    return feeds
+
+
+def _record(
+    compiled: Compiled,
+    manifest: Manifest,
+    golden: Golden,
+    feeds: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+) -> None:
+    """Store a case of one row from the reset state, with what it gives and the limits of a golden case."""
     expected: dict[str, tuple[Array, Array]] = {}
     for spec in manifest.outputs:
         array, limits = _with_limits(outputs[spec.name], golden, spec.name)
@@ -64,7 +86,9 @@ def _record(compiled: Compiled, model: Model, golden: Golden) -> None:
             (array, limits) if axis is None else (np.moveaxis(array, axis, 0), np.moveaxis(limits, axis, 0))
         )
     for part in compiled.parts:
-        array, limits = _with_limits(states[part.state.input], golden, part.state.output)
+        if part.state.output not in outputs:
+            continue
+        array, limits = _with_limits(outputs[part.state.output], golden, part.state.output)
         name = part.state.input
         if part.layer is not None:
             array, limits, name = array[part.layer], limits[part.layer], f"{name}[{part.layer}]"

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..axes import all_ones, check_array, check_lengths, describe, resolve, row_factor
+from ..axes import all_ones, check_array, check_lengths, describe, resolve, row_factor, unit_shape
 from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
-from ..graph_check import check_contract
+from ..graph_check import check_contract, check_stream
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
 from .past import Past
@@ -22,6 +22,8 @@ __all__ = ["NativeCall", "NativeEngine", "NativePool", "NativeStates", "NativeTi
 
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
+_OLD = 2**40
+"""Units after which no state is held: ages and samples that don't fill a unit are kept here, not in C."""
 
 
 class _Port(NamedTuple):
@@ -33,6 +35,7 @@ class _Port(NamedTuple):
     every_step: bool
     frames: int = 0
     groups: int = 0
+    start: int = 0
 
 
 class _Part(NamedTuple):
@@ -63,19 +66,25 @@ class NativeEngine:
         text = self.library.lstm_edge_manifest(self._handle)
         if manifest is None and text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
-        self.manifest = Manifest.from_json(text.decode(errors="replace")) if manifest is None else manifest
-        manifest = self.manifest
+        self.source = Manifest.from_json(text.decode(errors="replace")) if manifest is None else manifest
+        """The file's manifest; ``manifest`` is that of the graph that streams."""
+        if self.source.stream is not None:
+            check_stream(self.source)
+        manifest = self.manifest = self.source.streaming
         check_contract(manifest)
         if self.library.lstm_edge_set_threads(self._handle, threads):
             raise UnsupportedError(f"the native engine does not support {self._reason()}; use threads=1")
         self._check_ports()
         self.parts = self._match_states()
         self.sizes = [
-            [prod(all_ones(spec.axes)) * np.dtype(spec.dtype).itemsize for spec in manifest.data_inputs],
-            [4 * port.width for port in self._ports(OUTPUT)],
+            [
+                prod(unit_shape(spec.axes, manifest)) * np.dtype(spec.dtype).itemsize
+                for spec in manifest.data_inputs
+            ],
+            [4 * port.width * max(1, port.frames) for port in self._ports(OUTPUT)],
             [4 * part.width for part in self.parts],
         ]
-        """Bytes of a row of each input, output and state."""
+        """Bytes of a row of each input, output and state in one step, or in one unit."""
         self.step: Callable[[int], int] = self.library.lstm_edge_step
         if len(program) < _QUICK:
             self.step = quick_step(self.library)
@@ -102,7 +111,8 @@ class NativeEngine:
         for index in range(self.library.lstm_edge_count(handle, kind)):
             self._check(self.library.lstm_edge_describe(handle, kind, index, C.byref(port)))
             name, dtype = port.name.decode(errors="replace"), INPUT_TYPES[port.type]
-            ports.append(_Port(name, port.width, dtype, bool(port.every_step), port.frames, port.groups))
+            pace = port.frames, port.groups, port.start
+            ports.append(_Port(name, port.width, dtype, bool(port.every_step), *pace))
         return ports
 
     def _check_ports(self) -> None:
@@ -112,12 +122,15 @@ class NativeEngine:
             (spec.name, prod(all_ones(spec.axes)), "uint8" if spec.dtype == "bool" else spec.dtype)
             for spec in manifest.data_inputs
         ]
-        outputs = [
-            _Port(spec.name, prod(self._inner(spec.axes)), spec.dtype, manifest.sequence in spec.axes)
-            for spec in manifest.outputs
-        ]
+        outputs = []
+        for spec in manifest.outputs:
+            every, start = self._every_step(spec), manifest.delays.get(spec.name, 0)
+            frames = manifest.frames_a_unit.get(spec.name, 1) if every else 0
+            width = prod(self._inner(spec.axes))
+            outputs.append(_Port(spec.name, width, spec.dtype, every, frames, 0, start))
         found, given = self._ports(INPUT), self._ports(OUTPUT)
-        if [port[:3] for port in found] != inputs or given != outputs:
+        unit = self.library.lstm_edge_unit(self._handle)
+        if [port[:3] for port in found] != inputs or given != outputs or unit != manifest.unit:
             names = [port.name for port in (*found, *given)]
             raise FileFormatError(
                 f"the native program's inputs and outputs {names} are not those of its manifest; "
@@ -129,6 +142,9 @@ class NativeEngine:
         ):
             raise FileFormatError("the native program's two parts differ; convert the model again")
 
+    def _every_step(self, spec: TensorSpec) -> bool:
+        return self.manifest.time_axis(spec.axes) is not None
+
     def _check_axes(self) -> None:
         """Raise if an axis of the manifest is none that a native program has."""
         manifest = self.manifest
@@ -138,9 +154,10 @@ class NativeEngine:
             raise FileFormatError(f"no input has the time axis {manifest.sequence}; convert the model again")
         for name, axes in manifest.axes.items():
             factors = [row_factor(axis, manifest.batch) for axis in axes]
-            rows = name in manifest.output_names
+            rows, time = name in manifest.output_names, manifest.time_axis(axes)
+            named = (manifest.batch, None if time is None else axes[time])
             for axis, factor in zip(axes, factors, strict=True):
-                known = isinstance(axis, int) or axis in (manifest.batch, manifest.sequence)
+                known = isinstance(axis, int) or axis in named
                 if not known and not (rows and factor):
                     raise FileFormatError(
                         f"{name} {describe(axes)} has axis {axis}, which native programs don't support; "
@@ -155,8 +172,14 @@ class NativeEngine:
     def _match_states(self) -> tuple[_Part, ...]:
         specs = {spec.input: spec for spec in self.manifest.states}
         parts = []
-        for name, width, _, _, frames, groups in self._ports(STATE):
+        for name, width, _, _, frames, groups, start in self._ports(STATE):
             match = re.fullmatch(r"(.*)\[(\d+)\]", name)
+            spec = specs.get(name if match is None else match[1])
+            if spec is not None and spec.start != start:
+                raise FileFormatError(
+                    f"the native program's state {name!r} starts at step {start}, its manifest says "
+                    f"{spec.start}; convert the model again"
+                )
             if name in specs:
                 past = Past(groups, frames, (width - 1) // frames // groups) if frames else None
                 parts.append(_Part(specs[name], None, width, past))
@@ -207,16 +230,17 @@ class NativeEngine:
 
     @cached_property
     def _layout(self) -> tuple[int, int, list[list[int]]]:
-        """How far before its first state a stream's memory begins, its size, and where each part begins."""
-        starts = _Handle(self).starts()
+        """How far before its first input a stream's memory begins, its size, and where each part begins."""
+        starts, unit = _Handle(self).starts(), self.manifest.unit
         first = min(start for each in starts for start in each)
+        rows = [[size // unit for size in self.sizes[INPUT]], *self.sizes[1:]]
         ends = [
             start + size
-            for each, sizes in zip(starts, self.sizes, strict=True)
+            for each, sizes in zip(starts, rows, strict=True)
             for start, size in zip(each, sizes, strict=True)
         ]
         offsets = [[start - first for start in each] for each in starts]
-        return starts[STATE][0] - first, max(ends) - first, offsets
+        return starts[INPUT][0] - first, max(ends) - first, offsets
 
     @property
     def offsets(self) -> list[list[int]]:
@@ -226,7 +250,7 @@ class NativeEngine:
     def span(self, handle: "_Handle") -> tuple[int, int]:
         """Return the address and the size of a stream's memory."""
         before, size, _ = self._layout
-        return self.library.lstm_edge_state(handle.address, 0) - before, size
+        return self.library.lstm_edge_input(handle.address, 0) - before, size
 
     def stream(self) -> "NativeStates":
         """Open a stream of the library at the reset state."""
@@ -272,7 +296,11 @@ class NativeEngine:
         self._check_inputs(feeds, sizes)
         pool.check(slots)
         inputs = [self._in_order(spec, feeds[spec.name]) for spec in manifest.data_inputs]
-        steps = sizes.get(manifest.sequence or "", 1)
+        steps, over = divmod(sizes.get(manifest.sequence or "", 1), manifest.unit)
+        if over:
+            raise InputError(
+                f"got a chunk that is no multiple of {manifest.unit} steps, the unit of this file"
+            )
         inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         lengths = feeds.get(manifest.lengths or "")
@@ -345,43 +373,45 @@ class NativeEngine:
         lies = all(size == 1 or a == b for size, a, b in zip(inner, strides, expected, strict=True))
         if not lies:
             moved = np.ascontiguousarray(moved)
+        if (unit := self.manifest.unit) > 1:
+            moved = np.ascontiguousarray(moved).reshape(len(moved), -1, unit * prod(inner))
+            inner = moved.shape[2:]
         shape = (*moved.shape[:2], prod(inner))
         return np.lib.stride_tricks.as_strided(moved, shape, (*moved.strides[:2], array.itemsize))
 
     def _room(self, spec: TensorSpec, rows: int, steps: int) -> Array:
         """Return room for an output, ``(N, L, width)``, or ``(N, width)`` of the last step."""
-        width = prod(self._inner(spec.axes))
-        every = self.manifest.sequence in spec.axes
-        return np.zeros((rows, steps, width) if every else (rows, width), "float32")
+        width = prod(self._inner(spec.axes)) * self.manifest.frames_a_unit.get(spec.name, 1)
+        return np.zeros((rows, steps, width) if self._every_step(spec) else (rows, width), "float32")
 
     def _inner(self, axes: Axes) -> list[int]:
         """Return the sizes of an output's axes without batch and time; ``k*N`` rows are k."""
-        batch, sequence = self.manifest.batch, self.manifest.sequence
+        batch, time = self.manifest.batch, self.manifest.time_axis(axes)
         factors = [
             axis if isinstance(axis, int) else row_factor(axis, batch)
-            for axis in axes
-            if axis not in (batch, sequence)
+            for place, axis in enumerate(axes)
+            if axis != batch and place != time
         ]
         return [factor or 1 for factor in factors]
 
     def _to_file(self, spec: TensorSpec, array: Array, rows: int, steps: int) -> Array:
         """Return an output in the file's layout."""
-        batch, sequence = self.manifest.batch, self.manifest.sequence
-        every = sequence in spec.axes
-        sizes = {batch or "": rows, sequence or "": steps}
-        shape = resolve(spec.axes, sizes)
+        manifest, batch = self.manifest, self.manifest.batch
+        time_sizes = manifest.time_sizes(steps * manifest.unit)
+        sizes = {batch or "": rows, manifest.sequence or "": steps * manifest.unit, **time_sizes}
+        shape, time = resolve(spec.axes, sizes), manifest.time_axis(spec.axes)
         assert shape is not None
-        front = (rows, steps) if every else (rows,)
+        front = (rows, shape[time]) if time is not None else (rows,)
         if array.size != prod(shape):
             raise ManifestError(
                 f"the native program gives {spec.name} {array.shape}, its manifest says {describe(spec.axes)}"
             )
         full = array.reshape(*front, *self._inner(spec.axes))
         order, at = [], len(front)
-        for axis in spec.axes:
+        for place, axis in enumerate(spec.axes):
             if axis == batch:
                 order.append(0)
-            elif axis == sequence:
+            elif place == time:
                 order.append(1)
             else:
                 order.append(at)
@@ -451,6 +481,12 @@ class NativePool:
         """Write ``states`` to ``slots``."""
         for rows, given in zip(self.rows, self._convert(states), strict=True):
             rows[slots] = given
+
+    def put_back(self, slots: Array, before: Mapping[str, Array], held: Mapping[str, Array]) -> None:
+        """Put states back to ``before``, each in those of the slots that ``held`` marks."""
+        for rows, given, part in zip(self.rows, self._convert(before), self.engine.parts, strict=True):
+            mask = held[part.spec.input]
+            rows[slots[mask]] = given[mask]
 
     def check(self, slots: Array) -> None:
         """Raise where ``slots`` are not places of the pool, each once."""
@@ -550,6 +586,8 @@ class NativeStates:
         """Open it at the reset state."""
         self.engine = engine
         self.handle = _Handle(engine)
+        if engine.manifest.stream is not None:
+            engine.library.lstm_edge_set_age(self.handle.address, _OLD * engine.manifest.unit)
         self._block = np.asarray(self.handle)
 
     @property
@@ -617,8 +655,8 @@ class NativeCall:
                 self.outputs[output.name] = states.view(OUTPUT, index, resolved, "float32")
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
-            every = manifest.sequence in output.axes
-            address = _row(array, output.axes.index(manifest.sequence), after) if every else array.ctypes.data
+            time = manifest.time_axis(output.axes)
+            address = _row(array, time, after) if time is not None else array.ctypes.data
             pointers[1].append(int(address))
         for name, array in inputs.items():
             self.inputs[name][...] = array

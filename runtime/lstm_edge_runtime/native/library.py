@@ -41,6 +41,7 @@ class Port(C.Structure):
         ("every_step", C.c_int),
         ("frames", SIZE),
         ("groups", SIZE),
+        ("start", SIZE),
     )
 
 
@@ -65,6 +66,12 @@ _FUNCTIONS = (
     ("step", C.c_int, (_P,)),
     ("chunk", C.c_int, (_P, _P, SIZE, _P)),
     ("reset", None, (_P,)),
+    ("unit", SIZE, (_P,)),
+    ("delay", SIZE, (_P,)),
+    ("frames", SIZE, (_P, SIZE)),
+    ("age", C.c_uint64, (_P,)),
+    ("set_age", C.c_int, (_P, C.c_uint64)),
+    ("rest", _P, (_P, SIZE)),
     ("run", C.c_int, (_P, SIZE, SIZE, _P, _P, _P, _P)),
 )
 

@@ -22,10 +22,11 @@ NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
 INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
 """What an input's elements may be; the place in this list is the type's number."""
-_MAGIC, _FORMAT = b"LSTMEDGE", 1
+_MAGIC = b"LSTMEDGE"
 _HEADER = struct.Struct("<8sIIQ10I")
 _CONSTANT = struct.Struct("<Q4I")
-_PORT = struct.Struct("<6I")
+_PORTS = {1: struct.Struct("<6I"), 2: struct.Struct("<8I")}
+"""A port by the version of the format."""
 _ARGUMENTS = 31
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
@@ -116,6 +117,10 @@ class Port(NamedTuple):
     """Of a state: the constant it is reset to, or ``NONE``; of an output: 1 if a chunk gives every step's."""
     golden: int
     tolerance: int
+    start: int = 0
+    """Of a state: the units for which it is held; of an output: its first frames, which mean nothing."""
+    frames: int = 1
+    """Of an input, or an output for every step: its frames in a unit; else 0."""
 
 
 class Weights(NamedTuple):
@@ -137,8 +142,13 @@ class Weights(NamedTuple):
 class ProgramWriter:
     """Collects a program and gives the bytes of its file."""
 
-    def __init__(self) -> None:
-        """Begin with nothing."""
+    def __init__(self, unit: int | None = None) -> None:
+        """Begin with nothing.
+
+        Args:
+            unit: time steps in one run of the operations; None for one, and no delay.
+        """
+        self._version, self._unit = (1, 1) if unit is None else (2, unit)
         self._constants: list[Array] = []
         self._buffers: list[tuple[int, int]] = []
         self._ports: dict[str, list[list[int]]] = {"inputs": [], "outputs": [], "states": []}
@@ -161,6 +171,11 @@ class ProgramWriter:
         """Add a buffer of ``width`` elements a row; return its number."""
         self._buffers.append((width, INPUT_TYPES.index(dtype)))
         return len(self._buffers) - 1
+
+    @property
+    def unit(self) -> int:
+        """Time steps in one run of the operations."""
+        return self._unit
 
     @property
     def constants(self) -> Sequence[Array]:
@@ -200,14 +215,14 @@ class ProgramWriter:
     def input(self, name: str, width: int, dtype: str = "float32") -> int:
         """Add an input; return its buffer."""
         buffer = self.buffer(width, dtype)
-        self._port("inputs", name, buffer, 0)
+        self._port("inputs", name, buffer, 0, frames=self._unit)
         return buffer
 
-    def state(self, name: str, width: int, reset: Array | None = None) -> int:
+    def state(self, name: str, width: int, reset: Array | None = None, start: int = 0) -> int:
         """Add a state; return the buffer of its old value. ``next_state`` names that of its new one."""
         buffer = self.buffer(width)
         value = NONE if reset is None or not reset.any() else self._floats(reset)
-        self._port("states", name, buffer, value)
+        self._port("states", name, buffer, value, start)
         return buffer
 
     def next_state(self, old: int, new: int) -> None:
@@ -234,9 +249,9 @@ class ProgramWriter:
         self._operations[index] = bytes(raw)
         return True
 
-    def output(self, name: str, buffer: int, *, every_step: bool) -> None:
+    def output(self, name: str, buffer: int, *, every_step: bool, start: int = 0, frames: int = 1) -> None:
         """Add an output, which a chunk gives for every step or for the last one."""
-        self._port("outputs", name, buffer, int(every_step))
+        self._port("outputs", name, buffer, int(every_step), start, frames if every_step else 0)
 
     def golden(
         self, inputs: Mapping[str, Array], expected: Mapping[str, tuple[Array, npt.ArrayLike]]
@@ -245,8 +260,9 @@ class ProgramWriter:
 
         Args:
             inputs: of each input, ``(L, width)``.
-            expected: of outputs ``(L, width)`` or the last step's ``(width,)``, and of states after the last
-                step ``(width,)``; each with the largest difference allowed, a number or of the same shape.
+            expected: of outputs their frames without the first ones that mean nothing ``(frames, width)``, or
+                the last step's ``(width,)``, and of states after the last step ``(width,)``; each with the
+                largest difference allowed, a number or of the same shape.
         """
         for name, array in inputs.items():
             port = self._named[name]
@@ -255,8 +271,11 @@ class ProgramWriter:
         for name, (array, tolerance) in expected.items():
             port = self._named[name]
             pair = array, np.broadcast_to(tolerance, array.shape)
-            port[4:] = [
-                self.constant(np.asarray(a, "float32").reshape(-1, self.width(port[1]))) for a in pair
+            width, start, frames = self.width(port[1]), port[6], port[7]
+            early = start * (width // frames) if frames else 0
+            port[4:6] = [
+                self.constant(np.pad(np.asarray(a, "float32").reshape(-1), (early, 0)).reshape(-1, width))
+                for a in pair
             ]
 
     def operation(self, code: Code, *arguments: float) -> None:
@@ -406,9 +425,9 @@ class ProgramWriter:
         places = (source_offset, out_offset, length, count, source_stride, out_stride)
         self.operation(Code.COPY, source, out, *places)
 
-    def past(self, name: str, past: Past, reset: Array) -> int:
+    def past(self, name: str, past: Past, reset: Array, start: int = 0) -> int:
         """Add a state that is a ring, with its reset value as the file has it; return its buffer."""
-        buffer = self.state(name, past.width, past.to_rows(reset)[0])
+        buffer = self.state(name, past.width, past.to_rows(reset)[0], start)
         self.next_state(buffer, buffer)
         return buffer
 
@@ -448,7 +467,7 @@ class ProgramWriter:
         sizes = (
             _CONSTANT.size * len(self._constants),
             8 * len(self._buffers),
-            _PORT.size * len(ports),
+            _PORTS[self._version].size * len(ports),
             4 * (1 + _ARGUMENTS) * len(self._operations),
         )
         offset = _HEADER.size + sum(sizes)
@@ -462,7 +481,7 @@ class ProgramWriter:
             data += [bytes(padding), array.tobytes()]
             offset += padding + array.nbytes
         tables += [struct.pack("<2I", *buffer) for buffer in self._buffers]
-        tables += [_PORT.pack(*port) for port in ports]
+        tables += [_PORTS[self._version].pack(*port[: _PORTS[self._version].size // 4]) for port in ports]
         body = b"".join([*tables, *self._operations, *data])
         counts = (
             len(self._constants),
@@ -472,11 +491,11 @@ class ProgramWriter:
             self._manifest,
             self._golden_steps,
             self._padding,
-            0,
+            0 if self._version == 1 else self._unit,
         )
-        head = _HEADER.pack(_MAGIC, _FORMAT, 0, offset, *counts)
+        head = _HEADER.pack(_MAGIC, self._version, 0, offset, *counts)
         checksum = zlib.crc32(body, zlib.crc32(head[16:]))
-        return _HEADER.pack(_MAGIC, _FORMAT, checksum, offset, *counts) + body
+        return _HEADER.pack(_MAGIC, self._version, checksum, offset, *counts) + body
 
     def _text(self, text: str) -> int:
         return self.constant(np.frombuffer(text.encode(), np.uint8))
@@ -495,8 +514,8 @@ class ProgramWriter:
     def _optional(self, array: Array | None) -> int:
         return NONE if array is None else self._floats(array)
 
-    def _port(self, kind: str, name: str, buffer: int, option: int) -> None:
-        self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE]
+    def _port(self, kind: str, name: str, buffer: int, option: int, start: int = 0, frames: int = 0) -> None:
+        self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE, start, frames]
         self._ports[kind].append(self._named[name])
 
     @staticmethod

@@ -1,5 +1,6 @@
-"""Networks that look back along time on the native engine, in a program file and in C."""
+"""Networks that look along time on the native engine, in a program file and in C."""
 
+import ctypes
 import subprocess
 
 import numpy as np
@@ -11,9 +12,11 @@ from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.native.convert import to_native
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native.library import installed, library
 
+from . import test_late as late
 from . import test_past as past
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
@@ -131,6 +134,181 @@ def test_a_wrong_place_dilation_or_state_fails_the_golden_case(exported, monkeyp
         monkeypatch.setattr(ProgramWriter, "window", wrong)
         with pytest.raises(CheckFailedError, match="golden case"):
             load(content, engine="native")
+
+
+BEHIND = [
+    kind if kind in (late.Wearable, late.TwoDelays) else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in late.DELAYS
+]
+
+
+@pytest.fixture(scope="module")
+def behind():
+    """A function that gives the file of a kind whose results are behind, made once."""
+    made = {}
+
+    def artifact(kind):
+        if kind not in made:
+            made[kind] = late.made(kind)[1].model
+        return made[kind]
+
+    return artifact
+
+
+def by_name(result):
+    """The outputs of a call that gave any, as lists of frames."""
+    given = {} if result is None else result if isinstance(result, dict) else {"": result}
+    return {name: np.asarray(array) for name, array in given.items() if array is not None}
+
+
+def assert_same(got, expected, limit=1e-5):
+    got, expected = by_name(got), by_name(expected)
+    assert {name: array.shape for name, array in got.items()} == {
+        name: array.shape for name, array in expected.items()
+    }
+    for name, array in expected.items():
+        assert np.abs(got[name] - array).max(initial=0) <= limit * max(1, np.abs(array).max(initial=0))
+
+
+@pytest.mark.parametrize("kind", BEHIND, ids=lambda kind: kind.__name__)
+def test_a_native_stream_that_is_behind_is_that_of_onnxruntime(kind, behind):
+    """In blocks of any size, with a state that moves between the engines, in steps and after a reset."""
+    content, rng = behind(kind), np.random.default_rng(4)
+    native, plain = load(content, engine="native"), load(content, engine="onnxruntime")
+    assert (native.engine, plain.engine, load(content).engine) == ("native", "onnxruntime", "native")
+    assert native.selftest().ok
+    unit, x, at = native.interface.unit, samples(4, 90, past.WIDTH), 0
+    streams = native.stream(), plain.stream()
+    while at < len(x):
+        size = int(rng.integers(1, 2 * unit + 4))
+        assert_same(*(stream.process(x[at : at + size]) for stream in streams))
+        at += size
+        one, other = (stream.state for stream in streams)
+        assert (one.age, one.rest.keys()) == (other.age, other.rest.keys())
+        for name, array in other.items():
+            assert np.abs(one[name] - array).max() <= 1e-5 * max(1, np.abs(array).max())
+        streams[0].restore(other)
+        streams[1].restore(one)
+    for stream in streams:
+        stream.reset()
+    for sample in x:
+        assert_same(*(stream.step(sample) for stream in streams))
+
+
+class InC:
+    """A stream of a program with one input, as a program in C uses it."""
+
+    def __init__(self, content):
+        self.lib, self.handle = library(), library().lstm_edge_load(content, len(content))
+        assert self.handle, library().lstm_edge_last_error()
+        self.stream = self.lib.lstm_edge_stream_new(self.handle)
+        self.outputs = self.lib.lstm_edge_count(self.handle, 1)
+        self.unit = self.lib.lstm_edge_unit(self.handle)
+
+    def __del__(self):
+        self.lib.lstm_edge_stream_free(self.stream)
+        self.lib.lstm_edge_free(self.handle)
+
+    def _frames(self, places, index):
+        from lstm_edge_runtime.native.library import Port
+
+        port, count = Port(), self.lib.lstm_edge_frames(self.stream, index)
+        assert self.lib.lstm_edge_describe(self.handle, 1, index, ctypes.byref(port)) == 0
+        return np.ctypeslib.as_array(places, (max(count, 1) * port.width,))[: count * port.width].copy()
+
+    def step(self, sample):
+        place = self.lib.lstm_edge_input(self.stream, 0)
+        ctypes.memmove(place, np.ascontiguousarray(sample).ctypes.data, sample.nbytes)
+        assert self.lib.lstm_edge_step(self.stream) == 0
+        floats = ctypes.POINTER(ctypes.c_float)
+        return [
+            self._frames(ctypes.cast(self.lib.lstm_edge_output(self.stream, index), floats), index)
+            for index in range(self.outputs)
+        ]
+
+    def process(self, chunk):
+        chunk = np.ascontiguousarray(chunk)
+        rooms = [(ctypes.c_float * (64 * (len(chunk) + self.unit)))() for _ in range(self.outputs)]
+        inputs = (ctypes.c_void_p * 1)(chunk.ctypes.data)
+        outputs = (ctypes.c_void_p * self.outputs)(*map(ctypes.addressof, rooms))
+        assert self.lib.lstm_edge_chunk(self.stream, inputs, len(chunk), outputs) == 0
+        floats = ctypes.POINTER(ctypes.c_float)
+        return [self._frames(ctypes.cast(room, floats), index) for index, room in enumerate(rooms)]
+
+
+@pytest.mark.parametrize("kind", BEHIND, ids=lambda kind: kind.__name__)
+def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path):
+    """C keeps the ages, the samples that fill no unit, and leaves out what comes before the first frame."""
+    content, x, rng = behind(kind), samples(5, 90, past.WIDTH), np.random.default_rng(5)
+    path = tmp_path / "net.lep"
+    path.write_bytes(to_native(content))
+    program, own = load(path), InC(path.read_bytes())
+    assert program.selftest().ok
+    assert own.lib.lstm_edge_delay(own.handle) == program.stream().delay
+    with pytest.raises(UnsupportedError, match="has the stream alone"):
+        program.run(x[None])
+    stream = program.stream()
+    for sample in x:
+        expected, got = by_name(stream.step(sample)), own.step(sample)
+        assert sum(array.size for array in got) == sum(array.size for array in expected.values())
+        for array, frames in zip(expected.values(), filter(len, got), strict=True):
+            assert np.array_equal(array.reshape(-1), frames)
+    own.lib.lstm_edge_reset(own.stream)
+    stream.reset()
+    at = 0
+    while at < len(x):
+        size = int(rng.integers(1, 3 * own.unit + 9))
+        expected, got = by_name(stream.process(x[at : at + size])), own.process(x[at : at + size])
+        at += size
+        for array, frames in zip(
+            expected.values(), got if len(expected) == len(got) else filter(len, got), strict=True
+        ):
+            assert np.array_equal(array.reshape(-1), frames)
+    assert own.lib.lstm_edge_age(own.stream) == len(x)
+
+
+def test_native_sources_of_different_age_that_are_behind_share_a_batch(behind):
+    """Each gives over thousands of steps what a stream of its own gives."""
+    model, rng = load(behind(late.TwoDelays), engine="native"), np.random.default_rng(6)
+    batch, x = model.streams(3), samples(6, 2, 3000, past.WIDTH)
+    sources, streams, at = [batch.add(), batch.add()], [model.stream(), model.stream()], [0, 0]
+    while min(at) < x.shape[1]:
+        size, taken = int(rng.integers(1, 120)), {}
+        for row in {0, int(rng.integers(0, 2))}:
+            if at[row] + size <= x.shape[1] or at[row] == x.shape[1]:
+                taken[row] = x[row, at[row] : at[row] + size]
+        taken = {row: chunk for row, chunk in taken.items() if len(chunk) == size}
+        if not taken:
+            row = at.index(min(at))
+            taken = {row: x[row, at[row] :]}
+        given = {sources[row]: chunk for row, chunk in taken.items()}
+        for source, result in batch.process(given).items():
+            row = sources.index(source)
+            assert np.array_equal(result, streams[row].process(taken[row]))
+            at[row] += len(taken[row])
+        row = int(rng.integers(0, 2))
+        if rng.random() < 0.1:
+            batch.restore(sources[row], streams[row].state)
+    for row, source in enumerate(sources):
+        assert batch.state(source).age == 3000
+        for name, array in streams[row].state.items():
+            assert np.array_equal(batch.state(source)[name], array)
+
+
+def test_an_output_that_is_an_input_has_a_place_of_its_own_in_each_stream():
+    class Passing(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.lstm = torch.nn.LSTM(past.WIDTH, 3, batch_first=True)
+
+        def forward(self, x):
+            return self.lstm(x)[0], x
+
+    config = ExportConfig(inputs={"x": ("N", "L", past.WIDTH)})
+    model = load(export(Passing().eval(), torch.randn(2, 9, past.WIDTH), config).model, engine="native")
+    streams, x = [model.stream() for _ in range(20)], samples(7, 20, past.WIDTH)
+    for stream, sample in zip(streams, x, strict=True):
+        assert np.array_equal(stream.step(sample)["output_1"], sample)
 
 
 C_KINDS = [

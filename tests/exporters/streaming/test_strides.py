@@ -323,6 +323,47 @@ def test_samples_and_blocks_of_any_size_give_the_frames_of_the_whole(kind):
     same(gathered(results, manifest), frames_of(module, X[0], manifest))
 
 
+class Means(nn.Module):
+    """The mean of two steps, time in the last axis."""
+
+    def forward(self, x):
+        return F.avg_pool1d(x.unsqueeze(1) if x.ndim == 2 else x, 2)
+
+
+class Grids(nn.Module):
+    """The same of samples with two axes."""
+
+    def forward(self, x):
+        return F.avg_pool1d(x.flatten(2).transpose(1, 2), 2).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+@pytest.mark.parametrize(
+    ("module", "axes", "sample", "wrong"),
+    [
+        (Means(), ("N", "L"), (), (1,)),
+        (Means(), ("N", 3, "L"), (3,), (1,)),
+        pytest.param(Grids(), ("N", "L", 3, 2), (3, 2), (6,), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_samples_of_any_layout_and_dtype_fill_a_unit(module, axes, sample, wrong):
+    sizes = {"N": 2, "L": 12}
+    example = torch.randn([sizes.get(axis, axis) for axis in axes])
+    artifact = export(module, example, ExportConfig(inputs={"x": axes}))
+    rng = np.random.default_rng(0)
+    for check in (False, True):
+        stream = load(artifact.model, check=check).stream()
+        for _ in range(3):
+            first, last = rng.standard_normal((2, *sample)).astype(np.float32)
+            with pytest.raises(ValueError, match="shape"):
+                stream.step(np.zeros(wrong, np.float32))
+            assert stream.step(first) is None
+            with pytest.raises(ValueError, match=r"dtype|nan"):
+                stream.step(np.full(sample, np.nan) if check else np.full(sample, "a"))
+            result = stream.step(last.astype(np.float64).tolist())
+            np.testing.assert_allclose(np.squeeze(result), (first + last) / 2, atol=1e-6)
+
+
 def test_samples_that_fill_no_unit_give_no_frame(front):
     _, artifact = front
     stream = load(artifact.model).stream()
@@ -420,14 +461,18 @@ def test_an_error_leaves_no_trace(front, monkeypatch):
     batch.process({source: X[0, :13]})
     with pytest.raises(ValueError, match="shape"):
         stream.step(X[0, 0, :2])
-    with monkeypatch.context() as patch:
-        patch.setattr(type(stream), "_hold", lambda *_: 1 / 0)
+    with monkeypatch.context() as patch:  # behind 13 steps, 20 more; behind 15 one that fills a unit
+        patch.setattr(type(stream), "_call", lambda *_: 1 / 0)
         patch.setattr(type(batch), "_hold", lambda *_: 1 / 0)
         for call in (lambda: stream.process(X[0, 20:40]), lambda: batch.process({source: X[0, 20:40]})):
             with pytest.raises(ZeroDivisionError):
                 call()
+        for sample in X[0, 13:15]:
+            assert stream.step(sample) is None
+        with pytest.raises(ZeroDivisionError):
+            stream.step(X[0, 20])
     expected = frames_of(module, X[0], artifact.manifest)["output"]
-    same({"": stream.process(X[0, 13:])}, {"": expected})
+    same({"": stream.process(X[0, 15:])}, {"": expected})
     same({"": batch.process({source: X[0, 13:]})[source]}, {"": expected})
 
 

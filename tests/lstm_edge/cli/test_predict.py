@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,12 +9,14 @@ import onnx
 import pytest
 
 from lstm_edge.data.sample_input import sample_input
-from lstm_edge.results import top_rows
+from lstm_edge.results import MainFrames, top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.prediction import softmax
 
+DATA = Path(__file__).parents[2] / "runtime" / "data"
 X = np.random.default_rng(1).normal(size=(5, 9, 3)).astype(np.float32)
 LENGTHS = np.array([9, 4, 9, 1, 4])
 
@@ -229,3 +232,25 @@ def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, dat
 def test_outputs_that_are_not_a_row_a_series_are_refused(shape):
     with pytest.raises(ContractError, match="one row per series"):
         top_rows(np.zeros(shape), 2)
+
+
+@pytest.mark.parametrize("name", ["late", "strided"])
+def test_every_frame_has_a_line_with_the_step_that_stream_gives_it(invoke, name, tmp_path):
+    model = DATA / f"{name}.onnx"
+    x = np.random.default_rng(4).normal(size=(2, 31, 3)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    code, out, err = invoke("predict", model, tmp_path / "x.npz", "--json")
+    assert code == 0, err
+    lines = list(map(json.loads, out.splitlines()))
+    whole = load(model).run(x)[0]["logits"]
+    assert len(lines) == 2 * whole.shape[1]
+    stream, frames = load(model).stream(), MainFrames(load(model))
+    expected = {
+        of: softmax(values)
+        for step, sample in enumerate(x[1], 1)
+        for _, of, values in frames.of(stream.step(sample), step)
+    }
+    own = {line["step"]: line["probabilities"] for line in lines[len(lines) // 2 :]}
+    assert len(own) - len(expected) == {"late": 2, "strided": 1}[name]  # which are still to come
+    for step, probabilities in expected.items():
+        assert list(own[step].values()) == pytest.approx(probabilities, abs=1e-5)

@@ -6,10 +6,12 @@ import signal
 import subprocess
 import sys
 from itertools import groupby, pairwise
+from pathlib import Path
 
 import numpy as np
 import onnx
 import pyarrow as pa
+import pyarrow.compute
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -19,11 +21,12 @@ from lstm_edge.score.config import ScoreConfig
 from lstm_edge.score.output import read_ledger
 from lstm_edge.score.pipeline import score
 from lstm_edge_runtime import LstmEdgeError, load
-from lstm_edge_runtime.errors import FileFormatError, counted
+from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, counted
 from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Manifest, Trained
 from lstm_edge_runtime.prediction import softmax
 
+DATA = Path(__file__).parents[2] / "runtime" / "data"
 AXES = ("ax", "ay", "az")
 LABELS = ["rest", "walk", "run, fast"]
 
@@ -842,3 +845,37 @@ def test_a_number_that_the_file_cannot_hold_is_refused_and_wraps_to_no_other(cod
     write(table, tmp_path / "data" / "rows.parquet")
     with pytest.raises(LstmEdgeError, match=rf"row 8, column 'ax' is {cell}, expected a finite int32 number"):
         run(tmp_path / "data", codes, tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["late", "strided"])
+def test_a_row_has_the_frame_that_its_sample_completes_and_the_others_have_none(name, tmp_path):
+    model, table = DATA / f"{name}.onnx", samples(np.random.default_rng(40), [33, 2, 50])
+    order = table["order"].to_numpy()
+    for part, rows in (("a", order < 52), ("b", order >= 52)):  # within a frame of 4 samples
+        write(table.filter(pa.array(rows)), tmp_path / "in" / f"{part}.parquet")
+    run(tmp_path / "in", model, tmp_path / "whole", events=True)
+    write(read(tmp_path / "in" / "a.parquet"), tmp_path / "days" / "a.parquet")
+    run(tmp_path / "days", model, tmp_path / "nights", events=True)
+    write(read(tmp_path / "in" / "b.parquet"), tmp_path / "days" / "b.parquet")
+    run(tmp_path / "days", model, tmp_path / "nights", events=True, since=tmp_path / "nights")
+    assert_same(contents(tmp_path / "whole"), contents(tmp_path / "nights"))
+    whole = contents(tmp_path / "whole")
+    rows = pa.concat_tables([whole["a.parquet"], whole["b.parquet"]]).to_pylist()
+    found, frames = {(row["series"], row["order"]): row for row in rows}, 0
+    for one in ("dev 0", "dev 1", "dev 2"):
+        own, stream = table.filter(pyarrow.compute.equal(table["series"], one)), load(model).stream()
+        for row in own.sort_by("order").to_pylist():
+            result, written = stream.step([row[axis] for axis in AXES]), found[one, row["order"]]
+            logits = result["logits"] if isinstance(result, dict) else result
+            assert (written["label"] is None) == (logits is None)
+            if logits is not None:
+                frames += 1
+                assert [written[f"p_{each}"] for each in ("rest", "walk", "run")] == softmax(logits).tolist()
+    assert sum(event["samples"] for event in whole["events"].to_pylist()) == frames > 15
+
+
+def test_several_frames_at_a_time_do_not_fit_a_row(monkeypatch, tmp_path):
+    write(samples(np.random.default_rng(41), [9]), tmp_path / "in" / "a.parquet")
+    monkeypatch.setattr(Manifest, "frames_a_unit", property(lambda _: {"logits": 4}))
+    with pytest.raises(UnsupportedError, match="4 frames at a time"):
+        run(tmp_path / "in", DATA / "strided.onnx", tmp_path / "out")

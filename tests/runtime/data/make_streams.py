@@ -1,0 +1,58 @@
+"""Make ``late.onnx``, two frames behind, and ``strided.onnx``, a frame every 4 samples and one behind.
+
+Run it from the repository's root, with the ``export`` extra installed. The bytes depend on the versions of
+torch and onnx, which the manifests name.
+"""
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_runtime.manifest import Signal, Task
+
+HERE = Path(__file__).parent
+LABELS = ("rest", "walk", "run")
+
+
+class Late(nn.Module):
+    """A class for each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.lstm = nn.Conv1d(3, 6, 5, padding=2), nn.LSTM(6, 8, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2)
+        return self.head(self.lstm(y)[0])
+
+
+class Strided(nn.Module):
+    """A class for each frame, and two values of the last one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(3, 6, 6, 4, padding=1), nn.GRU(6, 8, batch_first=True)
+        self.head, self.last = nn.Linear(8, 3), nn.Linear(8, 2)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        y = self.gru(torch.tanh(self.conv(x.transpose(1, 2))).transpose(1, 2))[0]
+        return self.head(y), self.last(y[:, -1])
+
+
+def main() -> None:
+    """Replace the files beside this one."""
+    signal = Signal(features=("ax", "ay", "az"), sampling_rate=50.0)
+    for module, names in ((Late(), ("logits",)), (Strided(), ("logits", "last"))):
+        torch.manual_seed(3)
+        for parameter in module.parameters():
+            nn.init.uniform_(parameter, -0.7, 0.7)
+        config = ExportConfig(outputs=names, signal=signal, task=Task("classification", "logits", LABELS))
+        made = export(module.eval(), torch.randn(2, 40, 3), config)
+        made.save(HERE / f"{type(module).__name__.lower()}.onnx")
+
+
+if __name__ == "__main__":
+    main()
