@@ -236,6 +236,40 @@ class StftGru(nn.Module):
         return self.gru(torch.log1p(z.abs()).transpose(1, 2))[0]
 
 
+class LearnedPositions(nn.Module):
+    """An embedding of the position, up to 2,000, at half the rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.table = nn.Conv1d(FEATURES, 6, 5, 2, padding=2), nn.Embedding(2000, 6)
+        self.gru = nn.GRU(6, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return self.gru(y + self.table(torch.arange(y.size(1))))[0]
+
+
+class SinePositions(nn.Module):
+    """Sines and cosines of the position, from a table of 5,000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.arange(5000.0)[:, None] * torch.tensor([1.0, 0.01])
+        self.register_buffer("table", torch.cat([torch.sin(angles), torch.cos(angles)], 1)[None])
+        self.lstm = nn.LSTM(FEATURES, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x + self.table[:, : x.size(1)])[0]
+
+
+class StepCounter(nn.Module):
+    """A phase that is computed from the number of steps, beside the data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        phase = torch.arange(x.size(1))[:, None] * torch.tensor([0.25, 0.125])
+        return torch.cat([x[..., :2] * torch.sin(phase), x[..., 2:] * torch.cos(phase)], -1)
+
+
 class MovingAverage(nn.Module):
     """The mean of the last 8 samples, and what is above it."""
 
@@ -458,7 +492,7 @@ _SPECTRA = {Crnn: 16, DsCnn: 8}
 _SENSORS = (
     *(CausalTcn, ChompGru, CnnLstm, PooledLstms, WeightNormTcn, DeepConvLstm, MovingAverage, LastSteps),
     *(RunningScale, Deltas, RnNoise, InceptionTime, Fsmn, Tdnn, ConvModule, Upsampled, Subsampled),
-    *(EveryThird, SkipGru),
+    *(EveryThird, SkipGru, LearnedPositions, SinePositions, StepCounter),
 )
 NETWORKS: Mapping[str, Network] = {
     kind.__name__: Network(kind, width)
