@@ -241,16 +241,22 @@ class Recorder(TorchFunctionMode):
                     found[name, axis] = place or Place(self.fixed.get(symbol, ""), loop=False)
         return found
 
-    def check_calls(self) -> None:
-        """Refuse a cell called in an unrolled loop.
+    def check_calls(self, names: Sequence[str]) -> None:
+        """Refuse a cell in a loop over an axis of the inputs called ``names``, which would be unrolled.
+
+        A loop of a length of its own, such as that of a decoder, is as long in the file.
 
         Raises:
-            LoopError: a cell is called more than once in one ``forward``.
+            LoopError: a cell is called more than once, and an axis was fixed by a loop or at as many steps.
         """
         calls = Counter(call.path for call in self.calls if call.cell)
         lines = {call.path: call.line for call in self.calls}
+        shapes, fixed = dict(zip(names, self.shapes, strict=True)), self.fixed_places(names)
         for path, count in calls.items():
-            if count > 1:
+            if count > 1 and any(
+                place.loop or (size_text(shapes[name][axis]) == str(count) and axis < len(shapes[name]) - 1)
+                for (name, axis), place in fixed.items()
+            ):
                 raise LoopError(
                     f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
                     "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights "

@@ -173,7 +173,7 @@ class Shapes:
             for run, steps in zip((middle, long), later, strict=True)
         ]
         if rates[0] != rates[1] or rates[0] < 0:
-            raise GathersTimeError(f"{_made_by(value)} gives another number of frames than steps")
+            raise GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
         return Growth(axis, merged, rates[0])
 
     def surplus(self, value: ir.Value, fact: Fact) -> int:

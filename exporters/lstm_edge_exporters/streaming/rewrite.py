@@ -174,7 +174,12 @@ class Rewriter:
         if found is None:
             raise GathersTimeError(describe_gathering(node))
         if found.rate != fact.rate:
-            raise GathersTimeError(f"{name_node(node)} gives another number of frames than steps")
+            norm = next((each.node for each in value.uses() if "Norm" in each.node.op_type), None)
+            raise GathersTimeError(
+                describe_gathering(norm)
+                if norm
+                else f"another number of frames than steps, {name_node(node)}"
+            )
         ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
         self.facts[value] = replace(fact, axis=found.axis, merged=found.merged, ahead=ahead)
 
