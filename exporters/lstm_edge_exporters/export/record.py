@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from lstm_edge_runtime.errors import UnsupportedError
 
 from ..recurrent import GATES
+from .inverse_stft import INVERSE_STFTS, inverse_stft
 from .sizes import size_text
 from .source import Place, calling_line, place_of, value_that_holds
 
@@ -300,6 +301,8 @@ class Recorder(TorchFunctionMode):
         if func is torch._assert and isinstance(args[0], Tensor):
             self.checked[calling_line()] = None
             return None
+        if func in INVERSE_STFTS:
+            return inverse_stft(*args, **kwargs)
         if func in _LOG_CUM_SUM_EXPS:
             return _log_cum_sum_exp(*args, **kwargs)
         if (kind := _FUNCTIONS.get(func)) is not None:

@@ -24,6 +24,7 @@ __all__ = [
     "Growth",
     "NotStreamableError",
     "Shapes",
+    "Windows",
     "find_shapes",
     "name_node",
 ]
@@ -102,6 +103,17 @@ class Counter(NamedTuple):
     """How much more each frame is than the one before."""
 
 
+class Windows(NamedTuple):
+    """Places of steps: of frame j and tap k ``first + j * hop + k * apart``."""
+
+    first: int
+    hop: int
+    apart: int
+    taps: int
+    axis: int
+    """Of frames; the other one is of taps."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """The shapes of every value of a graph in several runs, and the numbers of some."""
@@ -116,6 +128,8 @@ class Shapes:
     """Values whose elements are all one number."""
     counters: Mapping[ir.Value, Counter]
     """Values that grow with time and count."""
+    windows: Mapping[ir.Value, Windows]
+    """Values that are places of steps."""
     dtypes: Mapping[ir.Value, str]
     rows: tuple[dict[str, int], dict[str, int]]
     """The sizes of the two runs that differ in rows."""
@@ -143,10 +157,7 @@ class Shapes:
         if value not in self.runs[0]:
             return None
         short, middle, long, wide = (run[value] for run in self.runs)
-        if not len(short) == len(middle) == len(long):
-            raise NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
-        changes = enumerate(zip(short, middle, long, strict=True))
-        axes = [axis for axis, sizes in changes if len(set(sizes)) > 1]
+        axes = self._axes_of_time(value)
         if not axes:
             return None
         if len(axes) > 1:
@@ -161,6 +172,16 @@ class Shapes:
         if rates[0] != rates[1] or rates[0] < 0:
             raise GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
         return Growth(axis, merged, rates[0])
+
+    def grows_twice(self, value: ir.Value) -> bool:
+        """Return whether a value grows with time on several axes, as the scores of an attention do."""
+        return value in self.runs[0] and len(self._axes_of_time(value)) > 1
+
+    def _axes_of_time(self, value: ir.Value) -> list[int]:
+        shapes = [run[value] for run in self.runs[:3]]
+        if len(set(map(len, shapes))) > 1:
+            raise NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
+        return [axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len(set(sizes)) > 1]
 
     def surplus(self, value: ir.Value, fact: Fact) -> int:
         """Return how many frames more than a stream of its rate a value has in the whole."""
@@ -265,7 +286,7 @@ def _stride(node: ir.Node) -> int:
     """Return the largest stride of a node on any axis."""
     if node.op_type in _STRIDED:
         return max(node.attributes.get_ints("strides", [1]), default=1)
-    place = {"Slice": 4, "STFT": 1}.get(node.op_type)
+    place = {"Range": 2, "Slice": 4, "STFT": 1}.get(node.op_type)
     steps = None if place is None or place >= len(node.inputs) else constant(node.inputs[place])
     return 1 if steps is None else max(1, *(int(step) for step in steps.flat))
 
@@ -294,6 +315,11 @@ def _to_shapes(
             for value in computed
             if (counter := _counted(long[value], short[value].shape)) is not None
         },
+        windows={
+            value: windows
+            for value in computed
+            if (windows := _windows(long[value], short[value].shape)) is not None
+        },
         dtypes={value: array.dtype.name for value, array in short.items()},
         rows=(cases[0], cases[3]),
         steps=steps,
@@ -320,6 +346,24 @@ def _counted(array: Array, short: tuple[int, ...]) -> Counter | None:
         return None
     first = array.take(0, axis=axes[0])
     return Counter(float(first.flat[0]) if _is_uniform(first) else None, float(more.flat[0]))
+
+
+def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
+    """Return which places of steps a table of two axes has, one of which grows."""
+    if (
+        array.ndim != 2
+        or array.dtype != np.int64
+        or (array.shape[0] != short[0]) == (array.shape[1] != short[1])
+    ):
+        return None
+    axis = 0 if array.shape[0] != short[0] else 1
+    places = np.moveaxis(array, axis, 0)
+    first, taps = int(places[0, 0]), places.shape[1]
+    hop, apart = int(places[1, 0]) - first, int(places[0, 1]) - first if taps > 1 else 1
+    told = first + hop * np.arange(len(places))[:, None] + apart * np.arange(taps)
+    if first < 0 or hop < 1 or apart < 1 or not np.array_equal(told, places):
+        return None
+    return Windows(first, hop, apart, taps, axis)
 
 
 def _is_uniform(array: Array) -> bool:

@@ -14,7 +14,7 @@ from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.chunks import Runner, even_sizes
 from lstm_edge_runtime.delayed import run_delayed
 from lstm_edge_runtime.errors import CheckFailedError, counted, first_line
-from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Streamed
+from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest, StateSpec, Streamed
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import without_weights
@@ -118,7 +118,7 @@ def _verify(
 ) -> Golden:
     unit, settled = streaming.unit, settled_after(streaming)
     steps = settled + max(_STEPS, _UNITS * unit) + min(_REACHES * reach, max(_MOST_STEPS, _UNITS * unit))
-    steps = _up_to(streaming, steps - steps % unit)
+    steps = _up_to(streaming, manifest, steps - steps % unit)
     engines = [_engine(each) for each in (content, early)]
     fixed = fixed_axes(streaming)
     graph, whole = (open_graph(each, run) for each, run in zip((content, early), engines, strict=True))
@@ -140,7 +140,7 @@ def _verify(
             raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
     _reach_end(streaming, engines[0], draw)
     more = max(-(-_GOLDEN // unit), _GOLDEN_UNITS) * unit if unit > 1 else _GOLDEN
-    steps = _up_to(streaming, settled + more)
+    steps = _up_to(streaming, manifest, settled + more)
     rows = 1 if sum(array.nbytes for array in draw(2, steps, True).values()) > _BYTES else 2
     feeds = draw(rows, steps, True)
     known = expected(whole, feeds, fixed, frames_of(streaming, manifest))
@@ -148,10 +148,17 @@ def _verify(
     return golden_case(streaming._replace(states=()), data, known)
 
 
-def _up_to(streaming: Manifest, steps: int) -> int:
-    """Return ``steps``, or as many as a stream takes."""
+def _up_to(streaming: Manifest, manifest: Manifest, steps: int) -> int:
+    """Return ``steps``, or as many units as a stream and the whole take."""
     assert streaming.stream is not None
-    return steps if streaming.stream.end is None else min(steps, streaming.stream.end)
+    limits = manifest.ranges.get(manifest.sequence or "", AxisRange())
+    ends = [each for each in (streaming.stream.end, limits.most) if each is not None]
+    least = settled_after(streaming) + streaming.unit
+    if (most := min([steps, *(end - end % streaming.unit for end in ends)])) < least:
+        raise CheckFailedError(
+            f"the whole takes {limits} steps, and a stream needs {least} for its first frames"
+        )
+    return most
 
 
 def _reach_end(streaming: Manifest, engine: Runner, draw: Draw) -> None:
