@@ -550,7 +550,7 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     }
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
-        if (state->next == state->buffer) continue;
+        if (state->in_place || state->next == state->buffer) continue;
         memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
     }
     le_set_mode(mode);
