@@ -18,6 +18,7 @@ from lstm_edge_runtime.native.library import installed, library
 
 from . import test_late as late
 from . import test_past as past
+from . import test_strides as strides
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
@@ -126,19 +127,20 @@ def test_a_wrong_place_dilation_or_state_fails_the_golden_case(exported, monkeyp
     content, window = exported(past.WaveNet).model, ProgramWriter.window
     for change in ((1, 0, 0), (0, 1, 0)):
 
-        def wrong(self, source, ring, first, dilation, count, change=change):
+        def wrong(self, source, ring, first, dilation, count, frames=1, change=change):
             if count == 2 and first == 0 and dilation > 1:
                 first, dilation = first + change[0], dilation - change[1]
-            return window(self, source, ring, first, dilation - change[0], count)
+            return window(self, source, ring, first, dilation - change[0], count, frames)
 
         monkeypatch.setattr(ProgramWriter, "window", wrong)
         with pytest.raises(CheckFailedError, match="golden case"):
             load(content, engine="native")
 
 
+QUICK = (late.Wearable, late.TwoDelays, strides.TwoRates, strides.UNet)
 BEHIND = [
-    kind if kind in (late.Wearable, late.TwoDelays) else pytest.param(kind, marks=pytest.mark.slow)
-    for kind in late.DELAYS
+    kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in (*late.DELAYS, *strides.PACES)
 ]
 
 
@@ -149,7 +151,7 @@ def behind():
 
     def artifact(kind):
         if kind not in made:
-            made[kind] = late.made(kind)[1].model
+            made[kind] = (late if kind in late.DELAYS else strides).made(kind)[1].model
         return made[kind]
 
     return artifact
@@ -246,7 +248,7 @@ def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path)
     assert program.selftest().ok
     assert own.lib.lstm_edge_delay(own.handle) == program.stream().delay
     with pytest.raises(UnsupportedError, match="has the stream alone"):
-        program.run(x[None])
+        program.run(x[None, :72])
     stream = program.stream()
     for sample in x:
         expected, got = by_name(stream.step(sample)), own.step(sample)
@@ -267,9 +269,10 @@ def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path)
     assert own.lib.lstm_edge_age(own.stream) == len(x)
 
 
-def test_native_sources_of_different_age_that_are_behind_share_a_batch(behind):
+@pytest.mark.parametrize("kind", [late.TwoDelays, strides.UNet], ids=lambda kind: kind.__name__)
+def test_native_sources_of_different_age_that_are_behind_share_a_batch(kind, behind):
     """Each gives over thousands of steps what a stream of its own gives."""
-    model, rng = load(behind(late.TwoDelays), engine="native"), np.random.default_rng(6)
+    model, rng = load(behind(kind), engine="native"), np.random.default_rng(6)
     batch, x = model.streams(3), samples(6, 2, 3000, past.WIDTH)
     sources, streams, at = [batch.add(), batch.add()], [model.stream(), model.stream()], [0, 0]
     while min(at) < x.shape[1]:
