@@ -7,6 +7,10 @@ Each connection is a source with a state of its own. Whatever has arrived since 
 tick, at most one sample a source, so that the cost grows with the calls and not with the sources. The queue
 between the sockets and the model is bounded: a source that sends faster than the model computes is held back
 by TCP, and memory stays flat.
+
+A line is "label,logit". Of a file whose results come later, or once for several samples, it is
+"label,logit,number", with the number of the sample, from 1, that a new result is of; both are empty without
+one.
 """
 
 import argparse
@@ -28,6 +32,8 @@ class Waiting(NamedTuple):
 
     source: int
     hold: Hold
+    number: int
+    """Of the sample in its connection, from 1."""
     sample: np.ndarray
     writer: asyncio.StreamWriter
     answered: asyncio.Future[None]
@@ -51,6 +57,10 @@ class Gateway:
         self._features = model.inputs[0].axes[-1]
         task = model.manifest and model.manifest.task
         self._labels = task.labels if task else ()
+        manifest = model.interface
+        self._output, self._late = task.output if task else model.outputs[0].name, manifest.stream is not None
+        behind = manifest.delays.get(self._output, 0) * manifest.unit
+        self._back = behind // manifest.frames_a_unit.get(self._output, 1)
         self._queue: asyncio.Queue[Waiting] = asyncio.Queue(waiting)
         self._connected = 0
 
@@ -69,15 +79,16 @@ class Gateway:
         source, hold = self.batch.add(), Hold(self.hold)
         last = asyncio.get_running_loop().create_future()
         last.set_result(None)
+        number = 0
         try:
             async for line in reader:
                 sample = self._parse(line)
                 if sample is None:
                     writer.write(f"error: expected {self._features} numbers\n".encode())
                     continue
-                last = asyncio.get_running_loop().create_future()
+                last, number = asyncio.get_running_loop().create_future(), number + 1
                 await self._queue.put(
-                    Waiting(source, hold, sample, writer, last)
+                    Waiting(source, hold, number, sample, writer, last)
                 )  # waits if the queue is full
                 await writer.drain()  # and if the source does not read its results
             await last  # a source's samples are answered in order
@@ -92,11 +103,13 @@ class Gateway:
             self._connected -= 1
             writer.close()
 
-    def _line(self, label: int, logits: np.ndarray) -> str:
+    def _line(self, label: int, logits: np.ndarray, number: int) -> str:
+        frame = not np.isnan(logits).any()  # else the stream is behind, or this sample completes none
+        of = f",{number - self._back if frame else ''}" if self._late else ""
         if label < 0:  # no label is confirmed yet
-            return ",\n"
-        logit = "" if np.isnan(logits[label]) else f"{logits[label]:.6g}"  # without a frame of this sample
-        return f"{self._labels[label] if self._labels else label},{logit}\n"
+            return f",{of}\n"
+        logit = f"{logits[label]:.6g}" if frame else ""
+        return f"{self._labels[label] if self._labels else label},{logit}{of}\n"
 
     def _parse(self, line: bytes) -> np.ndarray | None:
         try:
@@ -122,12 +135,13 @@ class Gateway:
                     tick[each.source] = each
             results = self.batch.step(np.stack([each.sample for each in tick.values()]), list(tick))
             self.ticks += 1
-            for each, rows in zip(tick.values(), results, strict=True):
+            outputs = results[self._output] if isinstance(results, dict) else results
+            for each, rows in zip(tick.values(), outputs, strict=True):
                 if not each.writer.is_closing():
                     logits = np.atleast_2d(rows)[-1]  # of one output per layer, the top one's
                     if not np.isnan(logits).any():  # else the stream is behind, and has no frame yet
                         each.hold.take(int(logits.argmax()))
-                    each.writer.write(self._line(each.hold.label, logits).encode())
+                    each.writer.write(self._line(each.hold.label, logits, each.number).encode())
                 if not each.answered.done():  # canceled when the gateway stops
                     each.answered.set_result(None)
             await asyncio.sleep(0)  # let the sockets run between ticks

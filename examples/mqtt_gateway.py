@@ -6,7 +6,8 @@
 A device publishes {"n": 41, "x": [0.1, 0.2, ...]} to lstm-edge/DEVICE/sample with QoS 1. Its numbers rise,
 over a restart of the device too, and should count up by one: only then can a sample that arrives early wait
 for those before it. The gateway publishes {"n": 41, "label": ..., "p": ...} to lstm-edge/DEVICE/answer with
-QoS 1, or {"error": ...} for an invalid message.
+QoS 1, or {"error": ...} for an invalid message. If the network needs later samples, or several for a result,
+"of" is the number of the sample that the result is of, and an answer without it has no new result.
 
 Each device has a state of its own. A tick takes one sample of each device that has one, in one call;
 samples that came faster follow in order in the same tick. What is acknowledged to the broker is in the
@@ -72,13 +73,14 @@ class Device:
     """Its id in the batch."""
     hold: Hold
     """Debounces the label."""
+    answers: deque[tuple[int, str]]
+    """The newest ones, with the numbers of their samples."""
     last: int = -1
     """The number of the newest sample in its state."""
     counts_by_one: bool = False
     """Whether numbers are consecutive: only then does a missing number mean a missing sample."""
     advanced: float = 0
     """When that was, on the monotonic clock."""
-    answers: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
     waiting: dict[int, Sample] = field(default_factory=dict)
     numbers: list[int] = field(default_factory=list)
     """Of ``waiting``, as a heap."""
@@ -150,6 +152,9 @@ class Gateway:
         self.task = model.manifest and model.manifest.task
         self.output = self.task.output if self.task else model.outputs[0].name
         self.width = model.inputs[0].axes[-1]
+        manifest = model.interface
+        behind = manifest.delays.get(self.output, 0) * manifest.unit
+        self.back = behind // manifest.frames_a_unit.get(self.output, 1)
         self.devices: dict[str, Device] = {}
         self.inbox: deque[tuple[Message, str, bytes]] = deque()
         self.confirmed: deque[int] = deque()
@@ -232,7 +237,8 @@ class Gateway:
 
     def _device(self, name: str) -> Device:
         if name not in self.devices:
-            self.devices[name] = Device(self.batch.add(), Hold(self.hold))
+            answers: deque[tuple[int, str]] = deque(maxlen=max(REMEMBERED, self.back))
+            self.devices[name] = Device(self.batch.add(), Hold(self.hold), answers)
         return self.devices[name]
 
     def _step(self, ready: list[tuple[str, Device]]) -> None:
@@ -246,14 +252,21 @@ class Gateway:
         values = np.stack([np.atleast_2d(row)[-1] for row in rows])  # of one output per layer, the top one's
         self.counts["ticks"] += 1
         self.counts["samples"] += len(ready)
-        for (name, device), body in zip(ready, self._describe(values, ready), strict=True):
+        for (name, device), row, body in zip(ready, values, self._describe(values, ready), strict=True):
             number = heapq.heappop(device.numbers)
-            answer = json.dumps({"n": number, **body})
+            answer = json.dumps({"n": number, **self._of(device, number, row), **body})
             device.counts_by_one |= number == device.last + 1
             device.last, device.advanced = number, time.monotonic()
             device.answers.append((number, answer))
             self._publish(name, answer)
             self._taken += device.waiting.pop(number).messages
+
+    def _of(self, device: Device, number: int, row: np.ndarray) -> dict[str, int]:
+        """Return which sample a frame is of; nothing without one, or if each result is of its own sample."""
+        late = self.model.interface.stream is not None and len(device.answers) >= self.back
+        if not late or np.isnan(row).any():
+            return {}
+        return {"of": device.answers[-self.back][0] if self.back else number}
 
     def _report_gap(self, name: str, device: Device) -> None:
         self.counts["gaps"] += 1
@@ -291,6 +304,12 @@ class Gateway:
             "answers": np.frombuffer(answers.encode(), np.uint8),
             "age": np.array([state.age for state in states], np.int64),
             "hold": np.array([device.hold.saved for device in self.devices.values()], np.int64),
+            "rest": np.concatenate(
+                [
+                    np.zeros(0, np.float32),
+                    *(array.ravel() for state in states for array in state.rest.values()),
+                ]
+            ),
         } | {
             f"state/{spec.input}": np.stack([state[spec.input] for state in states])
             for spec in self.model.interface.streaming.states
@@ -304,15 +323,26 @@ class Gateway:
         count = len(arrays["devices"])  # older files have neither ages nor labels
         ages, holds = arrays.get("age", [0] * count), arrays.get("hold", [NO_LABEL] * count)
         specs = self.model.interface.streaming.states
+        rests, first = arrays.get("rest", np.zeros(0, np.float32)), 0
         for place, (name, last) in enumerate(zip(arrays["devices"], arrays["last"], strict=True)):
             device = self._device(str(name))
             state = {spec.input: arrays[f"state/{spec.input}"][place] for spec in specs}
-            self.batch.restore(device.source, State(state, self.model.identity, int(ages[place])))
+            age = int(ages[place])
+            count = age % self.model.interface.unit  # samples that don't fill a unit
+            rest = {self.model.inputs[0].name: self._samples(rests[first:], count)} if count else {}
+            first += count * self.width
+            self.batch.restore(device.source, State(state, self.model.identity, age, rest))
             device.hold.restore(*map(int, holds[place]))
             device.last = int(last)
             device.answers.extend((int(number), text) for number, text in answers[place])
             numbers = [number for number, _ in device.answers]
             device.counts_by_one = any(after == before + 1 for before, after in pairwise(numbers))
+
+    def _samples(self, values: np.ndarray, count: int) -> np.ndarray:
+        """Return the first ``count`` samples in the axes of the input."""
+        sizes = {self.model.interface.batch: 1, self.model.interface.sequence: count}
+        shape = [sizes.get(axis, axis) for axis in self.model.inputs[0].axes]
+        return values[: count * self.width].reshape(shape)
 
     def _save(self, snapshot: Snapshot) -> None:
         with replacing(self.path) as temporary, temporary.open("wb") as file:

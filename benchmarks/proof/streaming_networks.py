@@ -3,6 +3,7 @@
 Each takes ``x (N, L, width)``. They are small: what counts is how their layers look along time.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
@@ -187,6 +188,26 @@ class UNetLstm(nn.Module):
         return (x + self.last(y + torch.relu(self.up(z)))).transpose(1, 2)
 
 
+class Demucs(nn.Module):
+    """An encoder and a decoder with gated linear units and skips, an LSTM between them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.first_gate = nn.Conv1d(1, 4, 8, 4, padding=2), nn.Conv1d(4, 8, 1)
+        self.second, self.second_gate = nn.Conv1d(4, 8, 8, 2, padding=3), nn.Conv1d(8, 16, 1)
+        self.lstm = nn.LSTM(8, 8, 2, batch_first=True)
+        self.up_gate, self.up = nn.Conv1d(8, 16, 3, padding=1), nn.ConvTranspose1d(8, 4, 8, 2, padding=3)
+        self.out_gate, self.out = nn.Conv1d(4, 8, 3, padding=1), nn.ConvTranspose1d(4, 1, 8, 4, padding=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.transpose(1, 2)
+        y = F.glu(self.first_gate(torch.relu(self.first(x))), 1)
+        z = F.glu(self.second_gate(torch.relu(self.second(y))), 1)
+        up = self.lstm(z.transpose(1, 2))[0].transpose(1, 2)
+        up = torch.relu(self.up(F.glu(self.up_gate(up + z), 1)))
+        return (x - self.out(F.glu(self.out_gate(up + y), 1))).transpose(1, 2)
+
+
 class WeightNormTcn(nn.Module):
     """The TCN paper's blocks: two convolutions with weight norm, cut at the end, and a residual."""
 
@@ -234,6 +255,155 @@ class StftGru(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = torch.stft(x[:, :, 0], 16, 8, window=self.window, center=False, return_complex=True)
         return self.gru(torch.log1p(z.abs()).transpose(1, 2))[0]
+
+
+class StftMask(nn.Module):
+    """STFT, a GRU that masks it, iSTFT: speech enhancement."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru, self.mask = nn.GRU(9, 8, batch_first=True), nn.Linear(8, 9)
+        self.register_buffer("window", torch.hann_window(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        padded = F.pad(x[:, :, 0], (8, 8))
+        z = torch.stft(padded, 16, 4, window=self.window, center=False, return_complex=True)
+        mask = torch.sigmoid(self.mask(self.gru(torch.log1p(z.abs()).transpose(1, 2))[0]))
+        return torch.istft(z * mask.transpose(1, 2), 16, 4, window=self.window)
+
+
+class Gtcrn(nn.Module):
+    """Like GTCRN: convolutions over time and frequency, a GRU and a complex mask on spectra.
+
+    The spectrum and its inverse are matrices over a convolution and a transposed one, complex numbers pairs.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        angle = torch.arange(9.0)[:, None] * torch.arange(16.0) * (math.pi / 8)
+        waves = torch.cat([torch.cos(angle), -torch.sin(angle)])
+        window = torch.hann_window(16).sqrt()
+        self.register_buffer("analysis", (waves * window)[:, None])
+        self.register_buffer("synthesis", (torch.linalg.pinv(waves).T * window)[:, None])
+        self.enter = nn.Conv2d(2, 4, (1, 3), (1, 2), padding=(0, 1))
+        self.depthwise = nn.Conv2d(4, 4, 3, padding=(0, 1), dilation=(2, 1), groups=4)
+        self.norm, self.act = nn.BatchNorm2d(4), nn.PReLU()
+        self.gru, self.project = nn.GRU(20, 10, batch_first=True), nn.Linear(10, 20)
+        self.leave = nn.ConvTranspose2d(4, 2, (1, 3), (1, 2), padding=(0, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = F.conv1d(F.pad(x.transpose(1, 2), (8, 0)), self.analysis, stride=8)
+        z = z.unflatten(1, (2, 9)).transpose(2, 3)
+        y = self.act(self.norm(self.enter(z)))
+        y = y + self.depthwise(F.pad(y, (0, 0, 4, 0)))
+        found = self.project(self.gru(y.permute(0, 2, 1, 3).flatten(2))[0])
+        y = y + found.unflatten(2, (4, 5)).transpose(1, 2)
+        mask = torch.tanh(self.leave(y))
+        real = z[:, 0] * mask[:, 0] - z[:, 1] * mask[:, 1]
+        imaginary = z[:, 0] * mask[:, 1] + z[:, 1] * mask[:, 0]
+        both = torch.cat([real, imaginary], 2).transpose(1, 2)
+        return F.conv_transpose1d(both, self.synthesis, stride=8).transpose(1, 2)
+
+
+class WakeWord(nn.Module):
+    """Logarithms of mel bands, 2-d convolutions over time and frequency, a GRU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("window", torch.hann_window(32))
+        bands = torch.linspace(0, 16, 10)
+        edges = torch.minimum(
+            (torch.arange(17.0)[:, None] - bands[:-2]) / bands.diff()[:-1],
+            (bands[2:] - torch.arange(17.0)[:, None]) / bands.diff()[1:],
+        )
+        self.register_buffer("mel", edges.clamp(min=0))
+        self.conv, self.gru = nn.Conv2d(1, 4, 3, (2, 2), padding=1), nn.GRU(16, 8, batch_first=True)
+        self.head = nn.Linear(8, 2)
+
+    def bands(self, x: Tensor) -> Tensor:
+        z = torch.stft(x[:, :, 0], 32, 8, window=self.window, center=False, return_complex=True)
+        return torch.log(z.abs().square().transpose(1, 2) @ self.mel + 1e-3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.conv(self.bands(x)[:, None]))
+        return self.head(self.gru(y.permute(0, 2, 1, 3).flatten(2))[0])
+
+
+class Mfcc(WakeWord):
+    """Cepstral coefficients and their differences, and an LSTM."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        cosines = torch.cos(math.pi / 8 * (torch.arange(8.0)[:, None] + 0.5) * torch.arange(5.0))
+        self.register_buffer("cosines", cosines)
+        self.lstm = nn.LSTM(10, 8, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.bands(x) @ self.cosines
+        return self.head(self.lstm(torch.cat([y, y - F.pad(y, (0, 0, 1, 0))[:, :-1]], -1))[0])
+
+
+class OverlapAdd(nn.Module):
+    """Frames of 16 samples every 8 by ``unfold``, an LSTM, added up again by ``fold``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm = nn.LSTM(16, 16, batch_first=True)
+        self.register_buffer("window", torch.hann_window(16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        frames = x[:, :, 0].unfold(1, 16, 8)
+        y = self.lstm(frames)[0] * self.window
+        size = 8 * frames.size(1) + 8
+        return F.fold(y.transpose(1, 2), (1, size), (1, 16), stride=(1, 8))[:, 0].transpose(1, 2)
+
+
+class LocalAttention(nn.Module):
+    """Attention of every step over itself and the seven before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.project, self.leave = nn.Linear(FEATURES, 18), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = self.project(x).chunk(3, -1)
+        key, value = (F.pad(each, (0, 0, 7, 0)).unfold(1, 8, 1) for each in (key, value))
+        weights = torch.softmax(query.unsqueeze(2) @ key / math.sqrt(6), -1)
+        return self.leave((weights @ value.transpose(2, 3)).squeeze(2))
+
+
+class LearnedPositions(nn.Module):
+    """An embedding of the position, up to 2,000, at half the rate."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.table = nn.Conv1d(FEATURES, 6, 5, 2, padding=2), nn.Embedding(2000, 6)
+        self.gru = nn.GRU(6, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return self.gru(y + self.table(torch.arange(y.size(1))))[0]
+
+
+class SinePositions(nn.Module):
+    """Sines and cosines of the position, from a table of 5,000."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        angles = torch.arange(5000.0)[:, None] * torch.tensor([1.0, 0.01])
+        self.register_buffer("table", torch.cat([torch.sin(angles), torch.cos(angles)], 1)[None])
+        self.lstm = nn.LSTM(FEATURES, 6, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.lstm(x + self.table[:, : x.size(1)])[0]
+
+
+class StepCounter(nn.Module):
+    """A phase that is computed from the number of steps, beside the data."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        phase = torch.arange(x.size(1))[:, None] * torch.tensor([0.25, 0.125])
+        return torch.cat([x[..., :2] * torch.sin(phase), x[..., 2:] * torch.cos(phase)], -1)
 
 
 class MovingAverage(nn.Module):
@@ -453,12 +623,25 @@ class SkipGru(nn.Module):
         return self.gru(torch.cat([self.near(x)[0], far], -1))[0]
 
 
-_AUDIO = (Denoiser, WaveNet, ConvTasNet, UNetLstm, StftGru, ResNetLstm)
+_AUDIO = (
+    Denoiser,
+    WaveNet,
+    ConvTasNet,
+    UNetLstm,
+    Demucs,
+    StftGru,
+    ResNetLstm,
+    StftMask,
+    Gtcrn,
+    WakeWord,
+    Mfcc,
+    OverlapAdd,
+)
 _SPECTRA = {Crnn: 16, DsCnn: 8}
 _SENSORS = (
     *(CausalTcn, ChompGru, CnnLstm, PooledLstms, WeightNormTcn, DeepConvLstm, MovingAverage, LastSteps),
     *(RunningScale, Deltas, RnNoise, InceptionTime, Fsmn, Tdnn, ConvModule, Upsampled, Subsampled),
-    *(EveryThird, SkipGru),
+    *(EveryThird, SkipGru, LearnedPositions, SinePositions, StepCounter, LocalAttention),
 )
 NETWORKS: Mapping[str, Network] = {
     kind.__name__: Network(kind, width)

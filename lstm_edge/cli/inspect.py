@@ -1,6 +1,7 @@
 """``lstm-edge inspect``: a file's inputs, outputs, cost and provenance."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,8 @@ def command(model: Path, as_json: bool) -> None:
     """Show MODEL's inputs, outputs, cost and provenance.
 
     Parameters are the stored weights, including the normalization. FLOPs per step are for one call with one
-    time step of one stream; a multiply-add counts as two. Memory per stream is the size of its states; an
-    open stream stores them twice.
+    time step of one stream, or with one unit if it streams by units; a multiply-add counts as two. Memory per
+    stream is the size of its states; an open stream stores them twice.
 
     \b
     Example:
@@ -98,18 +99,22 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
     """Return parameters and operations; unknown for a file in ORT format."""
     from lstm_edge.cost import measure_cost
     from lstm_edge_runtime.native.choice import uncovered
-    from lstm_edge_runtime.onnx_reader import is_ort_format, read_onnx
+    from lstm_edge_runtime.onnx_reader import add_initializers, is_ort_format, read_onnx
 
     content = path.read_bytes()
     if is_ort_format(content) or not model.providers:
         why = f"the nodes of a {'file in ORT format' if model.providers else 'native program'} can't be read"
         return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
-    file = read_onnx(content, path.parent)
+    file, manifest = read_onnx(content, path.parent), model.interface
     cost = measure_cost(content, file)
+    if manifest.stream is not None:
+        graph = add_initializers(manifest.stream.graph, content)
+        of_unit = measure_cost(graph, read_onnx(graph), {manifest.sequence or "": manifest.unit})
+        cost = replace(of_unit, parameters=cost.parameters)
     fixed = any(isinstance(axis, int) and axis > 1 for spec in model.inputs for axis in spec.axes[:-1])
     return {
         "parameters": cost.parameters,
-        "flops_per_step": None if fixed else cost.flops,
+        "flops_per_step": None if fixed or cost.flops is None else round(cost.flops / manifest.unit),
         "flops_per_call": cost.flops,
         "not_counted": list(cost.uncounted),
         "why": cost.reason or ("the file has a fixed number of steps or rows per call" if fixed else None),
@@ -117,7 +122,7 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
         "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
         "ir_version": file.ir_version,
         "producer": file.producer,
-        "not_native": uncovered(file, model.interface) or None,
+        "not_native": uncovered(file, manifest) or None,
     }
 
 
@@ -136,9 +141,13 @@ def _costs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     file, cost = document["file"], document["cost"]
     yield "file", f"{file['bytes']:,} bytes, sha256 {file['sha256'][:16]}"
     yield "parameters", "unknown" if cost["parameters"] is None else f"{cost['parameters']:,}"
-    unit = "step" if cost["flops_per_call"] == cost["flops_per_step"] else "call"
-    flops = cost["flops_per_call"]
-    yield f"FLOPs per {unit}", f"unknown: {cost['why']}" if flops is None else f"{flops:,}"
+    flops, of_step, steps = cost["flops_per_call"], cost["flops_per_step"], document.get("unit", 1)
+    if flops is None:
+        yield "FLOPs per step", f"unknown: {cost['why']}"
+    elif steps > 1:
+        yield f"FLOPs per unit of {steps} steps", f"{flops:,} ({of_step:,} per step)"
+    else:
+        yield f"FLOPs per {'call' if of_step is None else 'step'}", f"{flops:,}"
     if cost.get("not_counted"):
         yield "not counted", ", ".join(cost["not_counted"])
     yield "memory per stream", f"{cost['state_bytes_per_stream']:,} bytes of states"

@@ -163,7 +163,8 @@ struct lstm_edge_program {
 #if defined(__x86_64__)
 typedef unsigned le_mode;
 static inline le_mode le_get_mode(void) { return __builtin_ia32_stmxcsr(); }
-static inline void le_set_mode(le_mode mode) { __builtin_ia32_ldmxcsr(mode); }
+/* The flags of past exceptions stay: a processor takes about 100 ns to change them. */
+static inline void le_set_mode(le_mode mode) { __builtin_ia32_ldmxcsr((mode & ~0x3fu) | (le_get_mode() & 0x3fu)); }
 #define LE_FLUSH 0x9fc0u /* flush results and operands, round to nearest, no traps */
 #elif defined(__aarch64__)
 typedef uint64_t le_mode;

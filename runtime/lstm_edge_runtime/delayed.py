@@ -3,10 +3,11 @@
 Such a network streams by a graph of its own (``Manifest.stream``). Its results are a fixed number of steps
 behind, and a call takes a multiple of its unit: the steps that don't fill one are kept for the next. A state
 behind a delay is held at its reset value for its first ``start`` steps, so a call ends there. Frames before
-the first real one are left out.
+the first real one are left out. Where the network has a table of positions, a stream ends with it.
 """
 
 import math
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -160,8 +161,8 @@ class DelayedStream(Stream):
         """
         with self._use:
             call = self._chunk_call
-            quick = self._every is None and self._steps >= self._settled and not self._age % self._pace.unit
-            if quick and call is not None and call.accept(chunk):
+            quick = self._steps >= self._settled and not self._age % self._pace.unit
+            if quick and call is not None and self._steps + call.steps <= self._due and call.accept(chunk):
                 call.take()
                 self._steps += call.steps
                 return call.result()
@@ -273,6 +274,12 @@ class DelayedStream(Stream):
     def _count_from(self, steps: int, age: int) -> None:
         super()._count_from(steps, age)
         self._settled = self._start + self._pace.settled
+        self._due = min(self._due, self._start + self._pace.end)
+
+    def _start_again(self) -> None:
+        if self._age >= self._pace.end and (self._every is None or self._age < self._every):
+            raise self._pace.ended("the stream")
+        super()._start_again()
 
     def _hold(self, age: int, steps: int, take: Any) -> None:
         """Take a call that no state starts inside of; the states that have not started keep what they are."""
@@ -383,7 +390,8 @@ class DelayedBatch(StreamBatch):
         steps, start = sizes[self._manifest.sequence or ""], 0
         found = _Frames(self._manifest, self._pace, sizes)
         counts, unit = self._age[slots] % self._pace.unit, self._pace.unit
-        if self._every is None and (counts + steps < unit).all():
+        going = self._every is None and (self._age[slots] < self._pace.end).all()
+        if going and (counts + steps < unit).all():
             self._keep(slots, counts, feeds, steps)
             self._age[slots] += steps
             return found
@@ -391,7 +399,10 @@ class DelayedBatch(StreamBatch):
             while start < steps:
                 self._reset(self._due(slots))
                 ages = self._age[slots]
-                size = min(steps - start, int((self._every - ages).min()) if self._every else steps)
+                if (ended := slots[ages >= self._pace.end]).size:
+                    raise self._pace.ended(f"source {self._owner[ended[0]]}")
+                left = min(self._every or sys.maxsize, self._pace.end) - int(ages.max())
+                size = min(steps - start, left)
                 piece = self._pace.cut(feeds, start, start + size) if size < steps else feeds
                 self._take(slots, ages, piece, size, found)
                 self._age[slots] += size
@@ -542,6 +553,16 @@ class _Pace:
         starts = (state.start for state in manifest.states)
         self.settled = max([*starts, *(self.unit * delay for delay in self.delays.values())])
         """Steps from which on no state is held, and every output has frames."""
+        end = manifest.stream.end if manifest.stream else None
+        self.end = sys.maxsize if end is None else end
+        """Steps from reset that there are positions for."""
+
+    def ended(self, what: str) -> StateError:
+        """Return the error for a step behind the end of a table of positions."""
+        return StateError(
+            f"{what} has taken {self.end} steps since its reset, and the network has positions for no more; "
+            f"reset it, or open it with reset_every={self.end}"
+        )
 
     def cut(self, arrays: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
         """Return the steps from ``start`` to ``stop``; inputs without a time axis are unchanged."""

@@ -141,6 +141,10 @@ def check_stream(manifest: Manifest) -> None:
     unit = stream.unit
     if not 0 < unit <= _MOST_STEPS or any(state.start % unit for state in stream.states):
         raise ManifestError(f"the stream's unit is {unit} steps, which its states don't keep; export again")
+    if stream.end is not None and (stream.end < unit or stream.end % unit):
+        raise ManifestError(
+            f"the stream ends after {stream.end} steps, expected a multiple of its unit, {unit}; export again"
+        )
     if min(manifest.frames_a_unit.values(), default=1) < 1:
         raise ManifestError(f"an output of the stream has no frame in {unit} steps; export the model again")
     check_contract(manifest.streaming)

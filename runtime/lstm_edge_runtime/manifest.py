@@ -47,9 +47,9 @@ __all__ = [
 
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
-SCHEMA = 2
-"""The newest schema version; a reader refuses a newer one. Written are 2 for files with a ``stream``, which
-readers of 1 would pass over, and 1 for all others."""
+SCHEMA = 3
+"""The newest schema version; a reader refuses a newer one. Written are 3 for files with a ``stream`` that
+ends, 2 for others with a ``stream``, which readers of 1 would pass over, and 1 for all others."""
 
 LONGEST = "longest"
 """The axis of an output that ends with the longest row: the time axis where one row is full."""
@@ -215,6 +215,8 @@ class Streamed(NamedTuple):
     """A case from the reset states, and the frames of the whole network that a stream gives of it."""
     unit: int = 1
     """A call takes a multiple of this number of steps."""
+    end: int | None = None
+    """The number of steps from reset after which a stream ends, as the network's table of positions does."""
 
 
 class Manifest(NamedTuple):
@@ -346,7 +348,10 @@ class Manifest(NamedTuple):
 
     @property
     def pace(self) -> str:
-        """How a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) behind``."""
+        """How a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) behind``.
+
+        One that ends says when: ``one frame a step, for 512 steps from a reset``.
+        """
         frames = self.frames_a_unit
         name = max(frames, key=lambda each: self.delays[each] / frames[each], default="")
         delay, count, unit = self.delays.get(name, 0), frames.get(name, 1), self.unit
@@ -356,15 +361,18 @@ class Manifest(NamedTuple):
         at_once = f", {count} at a time" if each > 1 else ""
         rate = self.signal.sampling_rate
         time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
-        return pace + at_once + (f", {counted(delay, 'frame')}{time} behind" if delay else "")
+        end = self.stream.end if self.stream else None
+        ending = "" if end is None else f", for {counted(end, 'step')} from a reset"
+        return pace + at_once + (f", {counted(delay, 'frame')}{time} behind" if delay else "") + ending
 
-    def require_no_delay(self, what: str) -> None:
+    def require_no_delay(
+        self,
+        what: str,
+        instead: str = "use stream() or streams() of lstm_edge_runtime, or run() on whole sequences",
+    ) -> None:
         """Raise ``UnsupportedError`` for a ``stream`` with a delay or a unit, which ``what`` can't have."""
         if self.stream is not None:
-            raise UnsupportedError(
-                f"this file streams {self.pace}, which {what} does not support; use stream() or "
-                "streams() of lstm_edge_runtime, or run() on whole sequences"
-            )
+            raise UnsupportedError(f"this file streams {self.pace}, which {what} does not support; {instead}")
 
     @property
     def streaming(self) -> "Manifest":
@@ -452,7 +460,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
     if not manifest.signal.missing:
         del signal["missing"]
     return {
-        "schema": 1 if manifest.stream is None else SCHEMA,
+        "schema": 1 if manifest.stream is None else 2 if manifest.stream.end is None else SCHEMA,
         "inputs": [spec._asdict() for spec in manifest.inputs],
         "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [_encode_state(state, manifest) for state in manifest.states],
@@ -499,6 +507,7 @@ def _encode_stream(stream: Streamed, manifest: Manifest) -> dict[str, Any]:
         "states": [_encode_state(state, manifest) for state in stream.states],
         "golden": stream.golden and _encode_golden(stream.golden),
         **({"unit": stream.unit} if stream.unit > 1 else {}),
+        **({} if stream.end is None else {"end": stream.end}),
     }
 
 
@@ -523,6 +532,7 @@ def _decode_stream(raw: Mapping[str, Any]) -> Streamed:
         delays={text(spec["name"]): _count(spec["delay"]) for spec in raw["outputs"]},
         golden=None if raw["golden"] is None else _decode_golden(raw["golden"]),
         unit=_count(raw.get("unit", 1)),
+        end=None if raw.get("end") is None else _count(raw["end"]),
     )
 
 

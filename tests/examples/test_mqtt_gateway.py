@@ -2,6 +2,7 @@
 
 import getpass
 import json
+import runpy
 import signal
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lstm_edge.results import MainFrames
 from lstm_edge_runtime import load
 from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.prediction import interpret, softmax
@@ -341,3 +343,42 @@ def test_systemd_accepts_the_unit(tmp_path, find_program):
         [find_program("systemd-analyze"), "verify", there], capture_output=True, text=True, check=False
     )
     assert (ran.returncode, ran.stdout + ran.stderr) == (0, "")
+
+
+class Client:
+    """As much of a client as the gateway uses; every answer is confirmed at once."""
+
+    def __init__(self):
+        self.answers, self.mid = [], 0
+
+    def publish(self, topic, text, qos):
+        self.mid += 1
+        self.answers.append(json.loads(text))
+        return self
+
+    def ack(self, mid, qos):
+        pass
+
+
+@pytest.mark.parametrize("name", ["late", "strided"])
+def test_a_late_answer_says_which_sample_it_is_of_and_a_restart_goes_on_within_a_unit(name, tmp_path):
+    module = runpy.run_path(str(ROOT / "examples" / "mqtt_gateway.py"))
+    model, x = load(MODEL.parent / f"{name}.onnx"), np.random.default_rng(3).normal(size=(30, 3))
+    numbers, client = [3 * number for number in range(30)], Client()  # which do not count by one
+    for start, end in ((0, 7), (7, 9), (9, 30)):
+        gateway = module["Gateway"](model, client, "lstm-edge", tmp_path / "state.npz", 4, 0.0)
+        gateway.connected_since = 0.0
+        for number, sample in zip(numbers[start:end], x[start:end], strict=True):
+            payload = json.dumps({"n": number, "x": sample.tolist()}).encode()
+            gateway.inbox.append(((0, number), "d0", payload))
+            gateway.tick()
+        gateway.confirmed.extend(range(1, client.mid + 1))
+        assert gateway.stop(1.0) == 0
+    stream, frames = model.stream(), MainFrames(model)
+    for place, (number, answer) in enumerate(zip(numbers, client.answers, strict=True)):
+        found = list(frames.of(stream.step(x[place].astype(np.float32)), place + 1))
+        assert answer["n"] == number
+        assert ("of" in answer) == bool(found)
+        for _, step, logits in found:
+            assert answer["of"] == numbers[step - 1]
+            assert answer["p"] == pytest.approx(float(softmax(logits).max()), abs=1e-5)

@@ -15,7 +15,7 @@ for (const { file, calls } of JSON.parse(readFileSync(0, "utf8"))) {
       answers.push({ outputs: numbers(outputs), state: numbers(state.arrays) });
     } else {
       const result = await stream[kind](x), state = await stream.state();
-      answers.push({ outputs: numbers(ArrayBuffer.isView(result) ? { only: result } : result), state: numbers(state.arrays) });
+      answers.push({ outputs: numbers(ArrayBuffer.isView(result) ? { only: result } : result ?? {}), state: numbers(state.arrays) });
     }
   }
   const { comparisons } = model.manifest.golden ? await model.selftest() : { comparisons: [] };

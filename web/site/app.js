@@ -1,11 +1,12 @@
 /** The page: it opens a file, verifies it, replays a recording, and classifies live motion. */
 
+import { framesOf } from "./lstm-edge/frames.js";
 import { load } from "./lstm-edge/index.js";
 import { readings, Sampler } from "./motion.js";
 import { pace } from "./pace.js";
 import { best, lanesOf, Plot, svg } from "./plot.js";
 
-/** @import { Model, TypedArray } from "./lstm-edge/index.js" */
+/** @import { Model, Result } from "./lstm-edge/index.js" */
 /** @typedef {{name: string, x: Float32Array, label: string | null}} Recording x is `(L, I)` */
 /**
  * The files that `lstm-edge convert --to web` wrote next to this page.
@@ -121,7 +122,8 @@ async function verify(model) {
 function showFacts(name, model, loaded) {
   const { manifest, features, labels, units, samplingRate } = model, { provenance, equivalence, signal } = manifest;
   const versions = Object.entries(provenance.versions ?? {}).map((pair) => pair.join(" ")).join(", ");
-  const checkpoint = provenance.checkpoint_sha256, difference = equivalence.max_abs;
+  const checkpoint = provenance.checkpoint_sha256, difference = equivalence.max_abs, unit = manifest.stream?.unit ?? 1;
+  const behind = model.unstreamable ? 0 : model.stream({ resetEvery: "never" }).delay, pace = unit === 1 ? "a result a sample" : `results every ${unit} samples`;
   /** @type {[string, string | false | null | undefined][]} */
   const facts = [
     ["File", `${name}, ${bytes(model.bytes)}, ${manifest.precision}`],
@@ -131,6 +133,7 @@ function showFacts(name, model, loaded) {
     ["Features", features.join(", ")],
     ["Sampling rate", samplingRate !== null && `${samplingRate} Hz`],
     ["Window in training", signal.window !== null && `${signal.window} samples`],
+    ["Stream", manifest.stream && `${pace}${behind ? `, ${behind} samples${samplingRate === null ? "" : ` (${ms((1000 * behind) / samplingRate)})`} behind` : ""}`],
     ["State reset", model.resetEvery !== null && `every ${model.resetEvery} samples, as in training`],
     ["States", manifest.states.map(({ input, axes }) => `${input} (${axes.join(", ")})`).join(", ")],
     ["Checkpoint", typeof checkpoint === "string" && `sha256 ${checkpoint}`],
@@ -157,12 +160,24 @@ function recordingsOf({ model, features }) {
   return found;
 }
 
-/** @param {Model} model @param {TypedArray | Record<string, TypedArray>} result @returns {ArrayLike<number>} the main output's last row */
-function mainOutput({ manifest }, result) {
-  const name = manifest.task?.output ?? manifest.outputs[0]?.name ?? "";
-  const values = ArrayBuffer.isView(result) ? result : result[name];
-  const width = manifest.outputs.find((spec) => spec.name === name)?.axes.at(-1);
-  return Array.from(values ?? [], Number).slice(typeof width === "number" ? -width : 0);
+/**
+ * The rows of the main output in a result, and the samples that each is of: `count` of them, the last one `back` samples ago.
+ *
+ * @param {Model} model
+ * @param {Result | null} result
+ * @returns {{values: number[], back: number, count: number}[]} the last row alone, unless the stream is behind or has a unit
+ */
+function mainRows({ manifest }, result) {
+  const { stream } = manifest, name = manifest.task?.output ?? manifest.outputs[0]?.name ?? "";
+  const spec = (stream?.outputs ?? manifest.outputs).find((each) => each.name === name);
+  const values = Array.from((ArrayBuffer.isView(result) ? result : result?.[name]) ?? [], Number), wide = spec?.axes.at(-1);
+  if (!spec || !values.length) return [];
+  const width = typeof wide === "number" ? wide : values.length, frames = stream ? values.length / width : 1;
+  const { each, delay } = framesOf(manifest, spec), unit = stream?.unit ?? 1;
+  return Array.from({ length: frames }, (_, place) => ({
+    values: values.slice((place - frames) * width, (place - frames + 1) * width || undefined),
+    back: Math.floor(((delay + frames - 1 - place) * unit) / each), count: Math.max(1, Math.floor(unit / each)),
+  }));
 }
 
 /** Names of the outputs of a file without classes. @param {Model} model */
@@ -198,10 +213,18 @@ class View {
     say(`${prefix}-result`, "");
   }
 
-  /** @param {ArrayLike<number>} sample @param {TypedArray | Record<string, TypedArray>} result */
+  /** The class of the last row; empty before the first. */
+  get label() {
+    return this.#values ? (this.#model.labels[best(this.#values)] ?? "") : "";
+  }
+
+  /** @param {ArrayLike<number>} sample @param {Result | null} result */
   push(sample, result) {
-    this.#values = mainOutput(this.#model, result);
-    this.plot.push(sample, this.#values);
+    this.plot.push(sample);
+    for (const { values, back, count } of mainRows(this.#model, result)) {
+      this.#values = values;
+      this.plot.tell(values, back, count);
+    }
     if (stillness.matches && performance.now() - this.#shown < 1000) return;
     this.show();
   }
@@ -232,7 +255,7 @@ function showBars(bars, model, values) {
   }
   bars.querySelectorAll("b").forEach((cell, place) => {
     const share = probabilities?.[place];
-    cell.textContent = isClasses ? `${Math.round((share ?? 0) * 100)} %` : Number(values[place]).toPrecision(4);
+    cell.textContent = isClasses ? `${Math.round((share ?? 0) * 100)} %` : values.length ? Number(values[place]).toPrecision(4) : "–";
   });
   bars.querySelectorAll("i").forEach((bar, place) => { bar.style.width = `${(probabilities?.[place] ?? 0) * 100}%`; });
 }
@@ -309,7 +332,7 @@ async function replay({ model, features }, view, { x, label }, signal) {
     const sample = x.subarray(said.length * width, (said.length + 1) * width);
     const result = await timer.time(() => stream.step(sample));
     view.push(sample, result);
-    said.push(model.labels[best(mainOutput(model, result))] ?? "");
+    said.push(view.label);
     if (said.length === count) break;
   }
   view.show();
@@ -420,7 +443,7 @@ async function live({ model }, view, wanted, signal) {
     if (!sample) continue;
     const result = await timer.time(() => stream.step(sample));
     view.push(sample, result);
-    const label = model.labels[best(mainOutput(model, result))] ?? "";
+    const { label } = view;
     if (label !== said) say("live-result", `${lost ? `${lost} samples left out. ` : ""}Now: ${label}`, lost > 0);
     said = label;
   }

@@ -53,16 +53,22 @@ export class Plot {
     this.draw();
   }
 
-  /** @param {ArrayLike<number>} sample @param {ArrayLike<number>} result */
-  push(sample, result) {
-    this.#rows.push({ sample, result });
+  /** @param {ArrayLike<number>} sample its result comes with `tell` */
+  push(sample) {
+    this.#rows.push({ sample, result: [] });
     if (this.#rows.length > this.#columns) this.#rows.shift();
+  }
+
+  /** Give `count` samples a result; the last of them was pushed `back` samples ago. @param {ArrayLike<number>} result @param {number} back @param {number} count */
+  tell(result, back, count) {
+    const end = this.#rows.length - back;
+    for (const row of this.#rows.slice(Math.max(0, end - count), Math.max(0, end))) row.result = result;
   }
 
   /** Draw a signal before anything was computed from it. @param {Float32Array} x `(L, I)` @param {number} width I */
   preview(x, width) {
     this.clear(x.length / width);
-    for (let at = 0; at < x.length; at += width) this.push(x.subarray(at, at + width), []);
+    for (let at = 0; at < x.length; at += width) this.push(x.subarray(at, at + width));
     this.draw();
   }
 
@@ -97,8 +103,8 @@ export class Plot {
 
   /** @param {string} name @param {number[]} places @param {"sample" | "result"} of @param {number} top @param {number} width */
   #lane(name, places, of, top, width) {
-    const rows = this.#rows[0]?.[of].length ? this.#rows : [];
-    const values = places.map((place) => rows.map((row) => Number(row[of][place])));
+    const known = [...this.#rows.entries()].filter(([, row]) => row[of].length);
+    const values = places.map((place) => known.map(([, row]) => Number(row[of][place])));
     const finite = values.flat().filter(Number.isFinite), low = Math.min(0, ...finite), high = Math.max(0, ...finite);
     const y = (/** @type {number} */ value) => top + TOP + LANE * (1 - (value - low) / (high - low || 1));
     const x = (/** @type {number} */ index) => (width * (index + 0.5)) / this.#columns;
@@ -108,7 +114,7 @@ export class Plot {
       svg("text", { x: 0, y: top + 12 }, name + range),
       ...values.map((line, at) => svg("polyline", {
         class: `s${(places[at] ?? 0) % 6}`,
-        points: line.map((value, index) => `${x(index).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
+        points: line.map((value, index) => `${x(known[index]?.[0] ?? 0).toFixed(1)},${y(value).toFixed(1)}`).join(" "),
       })),
     ];
   }
@@ -116,11 +122,12 @@ export class Plot {
   /** @param {number} top @param {number} width */
   #band(top, width) {
     const band = svg("g", { class: "band" }), step = width / this.#columns;
-    const said = (this.#rows[0]?.result.length ? this.#rows : []).map(({ result }) => best(result));
+    const said = this.#rows.map(({ result }) => (result.length ? best(result) : -1));
     for (let from = 0, to = 0; from < said.length; from = to) {
       while (to < said.length && said[to] === said[from]) to += 1;
-      const label = this.#what.labels[said[from] ?? 0] ?? "", room = (to - from) * step;
-      band.append(svg("rect", { class: `c${(said[from] ?? 0) % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }));
+      const place = said[from] ?? -1, label = this.#what.labels[place] ?? "", room = (to - from) * step;
+      if (place < 0) continue; // a stream that is behind has none yet
+      band.append(svg("rect", { class: `c${place % 8}`, x: from * step, y: top + 8, width: room, height: BAND - 8 }));
       const shown = [label, label.slice(0, 1)].find((text) => text.length * 8 + 6 < room);
       if (shown) band.append(svg("text", { x: from * step + 5, y: top + 26 }, shown));
     }

@@ -38,7 +38,7 @@ async function refuses(work, name, words) {
 /** A signal that is the same everywhere. @param {number} count */
 const signal = (count, phase = 0) => Float32Array.from({ length: count }, (_, place) => Math.sin(place * 0.7 + phase) * 2);
 
-/** @param {Result} result */
+/** @param {Result | null} result */
 const only = (result) => {
   check(result instanceof Float32Array, "expected one array");
   return result;
@@ -237,7 +237,7 @@ export const cases = {
       for (let step = 0; step < count; step += 1) alone[phase] = only(await stream.step(x.subarray(step * 3, step * 3 + 3)));
     }
     const streams = [0, 1, 2].map(() => model.stream()), buffer = new Float32Array(3);
-    /** @type {Promise<Result>[]} */
+    /** @type {Promise<Result | null>[]} */
     let pending = [];
     for (let step = 0; step < count; step += 1) {
       pending = streams.map((stream, phase) => {
@@ -352,7 +352,7 @@ export const cases = {
 
   "a malformed manifest is refused, wherever it is wrong": async ({ load, options, bytes }) => {
     const whole = await bytes("lstm.onnx");
-    await refuses(load(withManifest(whole, (manifest) => ({ ...manifest, schema: 2 })), options), "ManifestError", /schema 2, this version reads 1/);
+    await refuses(load(withManifest(whole, (manifest) => ({ ...manifest, schema: 3 })), options), "ManifestError", /schema 3, this version reads 2/);
     await refuses(load(withManifest(whole, () => "{"), options), "ManifestError", /not JSON/);
     await refuses(load(withManifest(whole, () => "[]"), options), "ManifestError", /schema/);
     const fields = ["inputs", "outputs", "states", "axes", "lengths", "unstreamable", "task", "signal", "precision", "provenance", "equivalence", "golden"];
@@ -368,6 +368,76 @@ export const cases = {
     await refuses((await load(withManifest(whole, (manifest) => { delete manifest.golden.outputs.c_n; }), options)).selftest(), "ManifestError", /leaves out/);
     await refuses((await load(withManifest(whole, (manifest) => { manifest.golden = null; }), options)).selftest(), "InputError", /no golden case/);
     await load(withManifest(whole, (manifest) => { manifest.later = 1; }), options); // fields of a later release are passed over
+  },
+
+  "a stream that is behind gives the frames of the whole, from samples and blocks of any size": async ({ load, options, url }) => {
+    for (const [name, unit, delay, behind] of /** @type {[string, number, number, number][]} */ ([["late", 1, 2, 2], ["strided", 4, 4, 1]])) {
+      const model = await load(`${url}${name}.onnx`, options), steps = 30, x = signal(3 * steps);
+      check(model.unstreamable === "" && model.stream().delay === delay, `${name}: delay`);
+      const whole = /** @type {Float32Array} */ ((await model.run(x)).outputs.logits?.data), frames = Math.floor(steps / unit) - behind;
+      const main = (/** @type {any} */ result) => (ArrayBuffer.isView(result) || result === null ? result : result.logits);
+      const stepped = model.stream(), found = [];
+      for (let step = 0; step < steps; step += 1) {
+        const frame = main(await stepped.step(x.subarray(step * 3, step * 3 + 3)));
+        check((frame === null) === ((step + 1) % unit > 0 || (step + 1) / unit <= behind), `${name}: a frame at step ${step}`);
+        found.push(...(frame ?? []));
+      }
+      check(found.length === frames * 3 && isClose(found, whole.subarray(0, found.length)), `${name}: steps`);
+      for (const cuts of [[30], [1, 3, 9, 10, 30], [7, 14, 29, 30]]) {
+        let stream = model.stream(), from = 0;
+        const blocks = [];
+        for (const to of cuts) {
+          blocks.push(...main(await stream.process(x.subarray(from * 3, to * 3))));
+          const kept = structuredClone(await stream.state());
+          check(kept.age === to && (kept.rest?.x?.dims[1] ?? 0) === to % unit, `${name}: rest at ${to}`);
+          stream = model.stream();
+          await stream.restore(kept);
+          from = to;
+        }
+        check(isClose(blocks, found), `${name}: cut at ${cuts}`);
+      }
+      const again = model.stream({ resetEvery: 13 }), each = main(await model.stream().process(x.subarray(0, 39)));
+      check(isClose(main(await again.process(x.subarray(0, 39))), each), "before it starts again");
+      check(isClose(main(await again.process(x.subarray(0, 39))), each), "after it");
+      await stepped.reset();
+      check(isClose(main(await stepped.process(x)), found), `${name}: reset`);
+    }
+  },
+
+  "a second output of a stream has its own frames, and a result of the last one alone is left out before it": async ({ load, options, url }) => {
+    const model = await load(`${url}strided.onnx`, options), stream = model.stream(), x = signal(3 * 8);
+    check(Object.keys(/** @type {any} */ (await stream.process(x.subarray(0, 21)))).join() === "logits", "7 samples");
+    const { logits, last } = /** @type {any} */ (await stream.step(x.subarray(21)));
+    check(logits.length === 3 && last.length === 2, "8 samples");
+    check((await stream.step([1, 2, 3])) === null, "a ninth");
+  },
+
+  "the golden case of a stream is replayed, and fails where the graph is another": async ({ load, options, bytes }) => {
+    for (const name of ["late", "strided"]) {
+      const file = await bytes(`${name}.onnx`), { ok, comparisons } = await (await load(file, options)).selftest();
+      const ways = new Set(comparisons.map(({ how }) => how));
+      check(ok && ["whole", "stream", "stream in two chunks", "stream step by step"].every((how) => ways.has(how)) && ways.size === 4, [...ways].join());
+      const early = withManifest(file, (manifest) => { for (const state of manifest.stream.states) state.start = 0; });
+      check(!(await (await load(early, options)).selftest()).ok, `${name}: starts`);
+      const none = withManifest(file, (manifest) => { manifest.stream.golden = null; });
+      await refuses((await load(none, options)).selftest(), "InputError", /no golden case of its stream/);
+    }
+  },
+
+  "a state of a stream that does not fit is refused": async ({ load, options, bytes, url }) => {
+    const model = await load(`${url}strided.onnx`, options), stream = model.stream();
+    await stream.process(signal(3 * 6));
+    const kept = await stream.state();
+    await refuses(model.run(signal(12), { state: kept }), "StateError", /of a stream, with conv_0/);
+    for (const wrong of [{ rest: {} }, { age: 4 }, { rest: { x: { .../** @type {any} */ (kept.rest).x, dims: [1, 1, 3] } } }]) {
+      await refuses(stream.restore(/** @type {any} */ ({ ...kept, ...wrong })), "StateError", /has other samples than the last [02]/);
+    }
+    for (const wrong of [{ unit: 3 }, { outputs: [] }]) {
+      const changed = withManifest(await bytes("strided.onnx"), (manifest) => { Object.assign(manifest.stream, wrong); });
+      await refuses(load(changed, options), "ManifestError", /stream has other outputs|unit of 3/);
+    }
+    const cut = withManifest(await bytes("late.onnx"), (manifest) => { manifest.stream.graph = manifest.stream.graph.slice(0, 400); });
+    await refuses(load(cut, options), "FileFormatError", /truncated|can't open/);
   },
 
   "a file that can't be streamed says why and runs whole sequences": async ({ load, options, bytes }) => {

@@ -27,7 +27,7 @@ describe("the page", { skip }, () => {
 
   before(async () => {
     lstmEdge("convert", join(DATA, "motions-int8.onnx"), "--to", "web", "-o", site);
-    for (const name of ["unbatched.onnx", "gru.onnx", "bare.onnx"]) writeFileSync(join(site, name), readFileSync(join(DATA, name)));
+    for (const name of ["unbatched.onnx", "gru.onnx", "bare.onnx", "late.onnx", "strided.onnx"]) writeFileSync(join(site, name), readFileSync(join(DATA, name)));
     const change = (/** @type {string} */ name, /** @type {(manifest: any) => void} */ work) =>
       writeFileSync(join(site, name), withManifest(readFileSync(join(DATA, "motions-int8.onnx")), work));
     change("whole.onnx", (manifest) => { manifest.unstreamable = "layer 'encoder' is bidirectional"; });
@@ -110,6 +110,24 @@ describe("the page", { skip }, () => {
       await play();
       assert.match(await text("replay-result"), new RegExp(`Recognized as ${name}`));
     }
+  });
+
+  test("a stream that is behind is replayed, and each result is drawn under the samples that it is of", async () => {
+    for (const [name, drawn, words] of /** @type {[string, number, RegExp][]} */ ([
+      ["late", 10, /a result a sample, 2 samples \(40 ms\) behind/], ["strided", 8, /results every 4 samples, 4 samples \(80 ms\) behind/],
+    ])) {
+      await visit(`?model=${name}.onnx`);
+      assert.match(await text("verdict"), /Verified on this device/);
+      assert.match(await text("facts"), words);
+      await page.selectOption("#recording", { label: "the file's own golden case" });
+      await play();
+      const [width, ends] = await page.locator("#replay-plot").evaluate((plot) => [
+        plot.clientWidth, [...plot.querySelectorAll(".band rect")].map((rect) => Number(rect.getAttribute("x")) + Number(rect.getAttribute("width"))),
+      ]);
+      assert.ok(Math.abs(Math.max(...ends) / width - drawn / 12) < 1e-3, `${ends} of ${width}`);
+      assert.match(await text("replay-result"), /Recognized at the end as (rest|walk|run)\. A step takes/);
+    }
+    assert.deepEqual(complaints, []);
   });
 
   test("it works by keyboard alone, and every control has a name and a visible focus", async () => {

@@ -161,9 +161,8 @@ def _try_chunks(
     refused = made.lifted.refused
     if made.lifted.late and not manifest.unstreamable:
         return _make_late(made, to_bytes)
-    blocked = "" if refused is None or refused.gathers else str(refused)
     if reason := manifest.unstreamable or _why_whole(made):
-        more = f": {blocked}" if blocked and not made.roles.bidirectional else ""
+        more = f": {refused}" if refused and not made.roles.bidirectional else ""
         return manifest._replace(unstreamable=f"{reason}{more}")
     if not manifest.time_axes or not manifest.states:
         return manifest if refused is None else manifest._replace(unstreamable=str(refused))
@@ -176,10 +175,10 @@ def _try_chunks(
     found, reason = run_in_chunks(file, feeds, np.random.default_rng(0)), ""
     if made.lifted.past and (not found.ok or not _chunks_continue(made, file)):
         raise CheckFailedError("the states of operators along time do not continue a sequence")
-    if not found.ok and not (reason := blocked):
+    if not found.ok:
         from ..lift.divergence import explain_divergence
 
-        reason = explain_divergence(made.model, file, feeds, found)
+        reason = explain_divergence(made.model, file, feeds, found, refused)
     padded = bool(reason) or states_stop_at_lengths(file, feeds)
     return manifest._replace(unstreamable=reason, padded_states=padded)
 

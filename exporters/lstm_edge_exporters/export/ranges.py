@@ -93,6 +93,7 @@ def find_range(
     """
     run = cache(run)
     top = max(min(64, most_run), min(2 * size + 2, _SCANNED), size)
+    top = min([top, *(each for each in tables if each >= size)])
     held = [each for each in range(1, top + 1) if each == size or promised(each)]
     promise = gcd(*held)
     multiple, ends = _settle_multiple(promise, size, len(held) == 1, run)

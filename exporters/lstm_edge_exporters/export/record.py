@@ -28,6 +28,7 @@ from torch.utils import _pytree as pytree
 from lstm_edge_runtime.errors import UnsupportedError
 
 from ..recurrent import GATES
+from .inverse_stft import INVERSE_STFTS, inverse_stft
 from .sizes import size_text
 from .source import Place, calling_line, place_of, value_that_holds
 
@@ -240,16 +241,22 @@ class Recorder(TorchFunctionMode):
                     found[name, axis] = place or Place(self.fixed.get(symbol, ""), loop=False)
         return found
 
-    def check_calls(self) -> None:
-        """Refuse a cell called in an unrolled loop.
+    def check_calls(self, names: Sequence[str]) -> None:
+        """Refuse a cell in a loop over an axis of the inputs called ``names``, which would be unrolled.
+
+        A loop of a length of its own, such as that of a decoder, is as long in the file.
 
         Raises:
-            LoopError: a cell is called more than once in one ``forward``.
+            LoopError: a cell is called more than once, and an axis was fixed by a loop or at as many steps.
         """
         calls = Counter(call.path for call in self.calls if call.cell)
         lines = {call.path: call.line for call in self.calls}
+        shapes, fixed = dict(zip(names, self.shapes, strict=True)), self.fixed_places(names)
         for path, count in calls.items():
-            if count > 1:
+            if count > 1 and any(
+                place.loop or (size_text(shapes[name][axis]) == str(count) and axis < len(shapes[name]) - 1)
+                for (name, axis), place in fixed.items()
+            ):
                 raise LoopError(
                     f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
                     "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights "
@@ -294,6 +301,8 @@ class Recorder(TorchFunctionMode):
         if func is torch._assert and isinstance(args[0], Tensor):
             self.checked[calling_line()] = None
             return None
+        if func in INVERSE_STFTS:
+            return inverse_stft(*args, **kwargs)
         if func in _LOG_CUM_SUM_EXPS:
             return _log_cum_sum_exp(*args, **kwargs)
         if (kind := _FUNCTIONS.get(func)) is not None:

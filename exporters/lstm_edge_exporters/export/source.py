@@ -110,7 +110,11 @@ def place_of(size: torch.SymInt) -> Place | None:
     if not isinstance(frame, FrameSummary) or not is_own(frame.filename):
         return None
     path, number = frame.filename, frame.lineno or 0
-    loops = (node.iter for node in syntax_of(path) if isinstance(node, ast.For | ast.comprehension))
+    loops = (
+        node.test if isinstance(node, ast.While) else node.iter
+        for node in syntax_of(path)
+        if isinstance(node, ast.For | ast.comprehension | ast.While)
+    )
     looping = any(each.lineno <= number <= (each.end_lineno or each.lineno) for each in loops)
     return Place(line_at(path, number), looping)
 

@@ -5,6 +5,7 @@ of PyTorch's layers, and for each of them it is kept which rows of which layer i
 module itself can be started from it when the file is verified.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,9 +59,11 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
         return [name_after_modules(group, _layers(group), single=single) for group in found]
 
     model = lowered.model.clone()
+    calls = Counter(call.path for call in lowered.calls if call.cell)
+    loops = {path: count for path, count in calls.items() if count > 1}
     lifted = lift_states(
         model,
-        list(recurrent_nodes(model)),
+        [node for node in recurrent_nodes(model) if _path(node) not in loops],
         Table(model),
         batch=lowered.roles.batch,
         reverse=True,
@@ -68,12 +71,17 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
     )
     pairs = zip(groups, lifted.states, strict=True)
     injections = tuple(injection for group, state in pairs for injection in _injections(group, state))
-    notes = tuple(
+    looping = [
+        f"cell {path!r} is called {count} times in one forward: its state stays in the graph"
+        for path, count in loops.items()
+        if not lowered.roles.states
+    ]
+    notes = (
         f"{left.node}: state {left.state} stays in the graph, {left.reason}"
         for left in lifted.left
         if left.cause == "data"
     )
-    return Lifted(model, lifted.states, injections, notes)
+    return Lifted(model, lifted.states, injections, (*looping, *notes))
 
 
 def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:
@@ -123,6 +131,11 @@ def _injections(group: "StateGroup", state: StateSpec) -> list[Injection]:
         )
         row += directions
     return injections
+
+
+def _path(node: ir.Node) -> str | None:
+    origin = origin_of(node)
+    return origin.path if origin else None
 
 
 def _origin(member: "Member") -> Origin:

@@ -303,9 +303,9 @@ def export_program(
         except LstmEdgeError:
             raise
         except Exception as error:
-            recorder.check_calls()
+            recorder.check_calls(signature.names)
             raise tracing_error(error, recorder) from error
-    recorder.check_calls()
+    recorder.check_calls(signature.names)
     return Program(program, recorder)
 
 

@@ -14,6 +14,7 @@ from ..graph import operands, values_read, walk
 from ..numerics.graph64 import Graph64, differs
 from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
+from ..streaming.facts import NotStreamableError
 
 __all__ = ["explain_divergence"]
 
@@ -43,7 +44,11 @@ the wrong axis."""
 
 
 def explain_divergence(
-    model: ir.Model, file: ChunkedFile, feeds: Mapping[str, Array], found: ChunkRun
+    model: ir.Model,
+    file: ChunkedFile,
+    feeds: Mapping[str, Array],
+    found: ChunkRun,
+    refused: NotStreamableError | None = None,
 ) -> str:
     """Return why chunks do not equal the whole; without a run in float64 no node is named.
 
@@ -52,13 +57,16 @@ def explain_divergence(
         file: the file.
         feeds: what ``run_in_chunks`` was given.
         found: what it gave.
+        refused: why no operator along time has its past in a state; for the same reason others differ too.
     """
+    if refused is not None and not refused.gathers:
+        return str(refused)
     graph = file.function and file.function.graph
     if found.error is not None:
         return f"a chunk of {min(found.sizes)} step does not run by itself{_where(found.error)}"
     carried = {state.input for state in file.manifest.states}
-    node = ""
-    if isinstance(graph, Graph64):
+    node = str(refused or "")
+    if not refused and isinstance(graph, Graph64):
         inputs = {str(value.name) for value in model.graph.inputs}  # carried states differ as they should
         differing = _differing(graph, file, feeds, found.sizes) - inputs
         first = next(_divergent_nodes(model.graph, set(file.manifest.time_axes), found, differing), None)

@@ -245,7 +245,7 @@ def _keep_past(graph: LiftedGraph) -> LiftedGraph:
     try:
         kept = make_streamable(graph.lifted, manifest.batch, manifest.sequence)
     except NotStreamableError as error:
-        return graph if error.gathers else replace(graph, refused=str(error))
+        return replace(graph, refused=error)
     if kept is None or kept.late:
         return graph if kept is None else replace(graph, late=True)
     states = (*manifest.states, *kept.states)
@@ -272,7 +272,8 @@ def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> L
     if graph.late:
         manifest = _make_late(replace(graph, manifest=manifest), config.seed)
         added = manifest.stream.states[len(manifest.states) :] if manifest.stream else ()
-        _refuse(replace(graph, manifest=manifest, refused=manifest.unstreamable), config)
+        refused = NotStreamableError(manifest.unstreamable) if manifest.unstreamable else None
+        _refuse(replace(graph, manifest=manifest, refused=refused), config)
     changed = graph.found.states or graph.late or added or graph.constants
     proto = to_proto(graph.lifted) if changed else proto
     with load(with_manifest(proto, manifest), device="cpu") as opened:

@@ -38,6 +38,7 @@ from ..numerics.verify import (
     states_stop_at_lengths,
     verify,
 )
+from ..streaming.facts import NotStreamableError
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .divergence import explain_divergence
 from .quantized import float_twin, is_quantized
@@ -76,8 +77,8 @@ class LiftedGraph:
     """The steps that lifted layers take in every call where the inputs fix them; else 1."""
     reach: int = 0
     """How many steps the states of operators along time hold together."""
-    refused: str = ""
-    """Why such operators have no states; empty where they need none, or take all steps together."""
+    refused: NotStreamableError | None = None
+    """Why such operators have no states; None where they need none."""
     late: bool = False
     """Whether frames need later steps: then another graph streams, which is verified by itself."""
 
@@ -262,7 +263,7 @@ def _run_in_chunks(
     file = ChunkedFile(manifest, lifted.run, graph.lengths, function).itself
     full = {**feeds, **file.with_lengths(feeds, steps)}
     found = run_in_chunks(file, full, np.random.default_rng(seed))
-    reason = "" if found.ok else graph.refused or explain_divergence(model, file, full, found)
+    reason = "" if found.ok else explain_divergence(model, file, full, found, graph.refused)
     chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
     if reason or not states_stop_at_lengths(file, feeds):
         return chunks, reason, bool(reason)

@@ -17,7 +17,17 @@ from ..evaluate import constant, evaluate, name_axis
 from ..graph import axes_of, data_inputs, dynamic_axes, operands
 from ..recurrent import label
 
-__all__ = ["Fact", "GathersTimeError", "Growth", "NotStreamableError", "Shapes", "find_shapes", "name_node"]
+__all__ = [
+    "Counter",
+    "Fact",
+    "GathersTimeError",
+    "Growth",
+    "NotStreamableError",
+    "Shapes",
+    "Windows",
+    "find_shapes",
+    "name_node",
+]
 
 _STEPS = (40, 8, 400, 4000)
 """Steps to run at; of these the first that the graph runs at: windows need many, tables of positions end."""
@@ -84,6 +94,26 @@ class Growth(NamedTuple):
     """Frames per step."""
 
 
+class Counter(NamedTuple):
+    """How a value counts frames."""
+
+    first: float | None
+    """Its first frame; None if not all numbers of it are the same."""
+    more: float
+    """How much more each frame is than the one before."""
+
+
+class Windows(NamedTuple):
+    """Places of steps: of frame j and tap k ``first + j * hop + k * apart``."""
+
+    first: int
+    hop: int
+    apart: int
+    taps: int
+    axis: int
+    """Of frames; the other one is of taps."""
+
+
 @dataclass(frozen=True)
 class Shapes:
     """The shapes of every value of a graph in several runs, and the numbers of some."""
@@ -96,8 +126,10 @@ class Shapes:
     """Values that are the same in every frame."""
     uniform: Mapping[ir.Value, float]
     """Values whose elements are all one number."""
-    counters: Mapping[ir.Value, float]
-    """Values that grow with time and count: how much more each frame is than the one before."""
+    counters: Mapping[ir.Value, Counter]
+    """Values that grow with time and count."""
+    windows: Mapping[ir.Value, Windows]
+    """Values that are places of steps."""
     dtypes: Mapping[ir.Value, str]
     rows: tuple[dict[str, int], dict[str, int]]
     """The sizes of the two runs that differ in rows."""
@@ -141,7 +173,7 @@ class Shapes:
             for run, steps in zip((middle, long), later, strict=True)
         ]
         if rates[0] != rates[1] or rates[0] < 0:
-            raise GathersTimeError(f"{_made_by(value)} gives another number of frames than steps")
+            raise GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
         return Growth(axis, merged, rates[0])
 
     def surplus(self, value: ir.Value, fact: Fact) -> int:
@@ -247,7 +279,7 @@ def _stride(node: ir.Node) -> int:
     """Return the largest stride of a node on any axis."""
     if node.op_type in _STRIDED:
         return max(node.attributes.get_ints("strides", [1]), default=1)
-    place = {"Slice": 4, "STFT": 1}.get(node.op_type)
+    place = {"Range": 2, "Slice": 4, "STFT": 1}.get(node.op_type)
     steps = None if place is None or place >= len(node.inputs) else constant(node.inputs[place])
     return 1 if steps is None else max(1, *(int(step) for step in steps.flat))
 
@@ -272,9 +304,14 @@ def _to_shapes(
         even=frozenset(value for value in computed if _is_even(long[value], short[value])),
         uniform={value: float(long[value].flat[0]) for value in computed if _is_uniform(long[value])},
         counters={
-            value: amount
+            value: counter
             for value in computed
-            if (amount := _counted(long[value], short[value].shape)) is not None
+            if (counter := _counted(long[value], short[value].shape)) is not None
+        },
+        windows={
+            value: windows
+            for value in computed
+            if (windows := _windows(long[value], short[value].shape)) is not None
         },
         dtypes={value: array.dtype.name for value, array in short.items()},
         rows=(cases[0], cases[3]),
@@ -290,15 +327,36 @@ def _is_even(long: Array, short: Array) -> bool:
     return all(np.array_equal(long, np.broadcast_to(long.take([0], axis), long.shape)) for axis in axes)
 
 
-def _counted(array: Array, short: tuple[int, ...]) -> float | None:
-    """Return how much more each frame is than the one before; None where that is not always the same."""
+def _counted(array: Array, short: tuple[int, ...]) -> Counter | None:
+    """Return how a value counts; None where a frame is not always as much more than the one before."""
     axes = [axis for axis, sizes in enumerate(zip(array.shape, short, strict=False)) if len(set(sizes)) > 1]
     if len(axes) != 1 or array.ndim != len(short) or array.dtype.kind not in "fi":
         return None
     if not np.isfinite(array).all():
         return None
     more = np.diff(array, axis=axes[0])
-    return float(more.flat[0]) if _is_uniform(more) and more.flat[0] else None
+    if not _is_uniform(more) or not more.flat[0]:
+        return None
+    first = array.take(0, axis=axes[0])
+    return Counter(float(first.flat[0]) if _is_uniform(first) else None, float(more.flat[0]))
+
+
+def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
+    """Return which places of steps a table of two axes has, one of which grows."""
+    if (
+        array.ndim != 2
+        or array.dtype != np.int64
+        or (array.shape[0] != short[0]) == (array.shape[1] != short[1])
+    ):
+        return None
+    axis = 0 if array.shape[0] != short[0] else 1
+    places = np.moveaxis(array, axis, 0)
+    first, taps = int(places[0, 0]), places.shape[1]
+    hop, apart = int(places[1, 0]) - first, int(places[0, 1]) - first if taps > 1 else 1
+    told = first + hop * np.arange(len(places))[:, None] + apart * np.arange(taps)
+    if first < 0 or hop < 1 or apart < 1 or not np.array_equal(told, places):
+        return None
+    return Windows(first, hop, apart, taps, axis)
 
 
 def _is_uniform(array: Array) -> bool:

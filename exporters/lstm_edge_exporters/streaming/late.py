@@ -5,7 +5,6 @@ whole's noise floors.
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import numpy as np
 import onnx
@@ -15,7 +14,7 @@ from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.chunks import Runner, even_sizes
 from lstm_edge_runtime.delayed import run_delayed
 from lstm_edge_runtime.errors import CheckFailedError, counted, first_line
-from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Streamed
+from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest, StateSpec, Streamed
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import without_weights
@@ -64,7 +63,9 @@ def add_late_stream(
     except (NotStreamableError, CheckFailedError) as error:
         return manifest._replace(unstreamable=str(error))
     delay = max(stream.delays.values(), default=0)
-    if stream.unit > 1:
+    if stream.end is not None:
+        need = f"its positions end after {counted(stream.end, 'step')}"
+    elif stream.unit > 1:
         need = f"a call takes a multiple of {stream.unit} steps"
     else:
         need = f"frames need {counted(delay, 'later step')}" if delay else "the last frames need the end"
@@ -97,6 +98,7 @@ def make_late_stream(
         _states(manifest, found),
         {spec.name: found.delays[spec.name] for spec in manifest.outputs},
         unit=found.unit,
+        end=found.end,
     )
     streaming = manifest._replace(stream=stream).streaming
     early = to_bytes(take_early(model, found.early))
@@ -116,8 +118,8 @@ def _verify(
 ) -> Golden:
     unit, settled = streaming.unit, settled_after(streaming)
     steps = settled + max(_STEPS, _UNITS * unit) + min(_REACHES * reach, max(_MOST_STEPS, _UNITS * unit))
-    steps -= steps % unit
-    engines = [partial(run_by_name, open_session(each)) for each in (content, early)]
+    steps = _up_to(streaming, manifest, steps - steps % unit)
+    engines = [_engine(each) for each in (content, early)]
     fixed = fixed_axes(streaming)
     graph, whole = (open_graph(each, run) for each, run in zip((content, early), engines, strict=True))
     function = Function(graph, whole, fixed)
@@ -136,12 +138,51 @@ def _verify(
             if isinstance(error, CheckFailedError):
                 raise
             raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
-    steps = settled + max(-(-_GOLDEN // unit), _GOLDEN_UNITS) * unit if unit > 1 else settled + _GOLDEN
+    _reach_end(streaming, engines[0], draw)
+    more = max(-(-_GOLDEN // unit), _GOLDEN_UNITS) * unit if unit > 1 else _GOLDEN
+    steps = _up_to(streaming, manifest, settled + more)
     rows = 1 if sum(array.nbytes for array in draw(2, steps, True).values()) > _BYTES else 2
     feeds = draw(rows, steps, True)
     known = expected(whole, feeds, fixed, frames_of(streaming, manifest))
     data = {spec.name: feeds[spec.name] for spec in manifest.inputs}
     return golden_case(streaming._replace(states=()), data, known)
+
+
+def _up_to(streaming: Manifest, manifest: Manifest, steps: int) -> int:
+    """Return ``steps``, or as many units as a stream and the whole take."""
+    assert streaming.stream is not None
+    limits = manifest.ranges.get(manifest.sequence or "", AxisRange())
+    ends = [each for each in (streaming.stream.end, limits.most) if each is not None]
+    least = settled_after(streaming) + streaming.unit
+    if (most := min([steps, *(end - end % streaming.unit for end in ends)])) < least:
+        raise CheckFailedError(
+            f"the whole takes {limits} steps, and a stream needs {least} for its first frames"
+        )
+    return most
+
+
+def _reach_end(streaming: Manifest, engine: Runner, draw: Draw) -> None:
+    """Run a stream that ends up to its end, which is beyond the steps that are compared."""
+    assert streaming.stream is not None
+    if (end := streaming.stream.end) is None:
+        return
+    feeds, time = with_past(streaming, draw(1, _STEPS, True)), streaming.time_axes
+    again = np.arange(end) % streaming.steps(feeds)
+    feeds = {name: array.take(again, time[name]) if name in time else array for name, array in feeds.items()}
+    run_delayed(engine, streaming, feeds, even_sizes(end, _MOST_STEPS))
+
+
+def _engine(content: bytes) -> Runner:
+    """Return what runs a file, and raises ``CheckFailedError`` where onnxruntime refuses it."""
+    session = open_session(content)
+
+    def run(feeds: Feeds) -> Feeds:
+        try:
+            return run_by_name(session, feeds)
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
+
+    return run
 
 
 def _plans(steps: int, settled: int, rng: np.random.Generator) -> list[Sequence[int]]:

@@ -8,6 +8,7 @@ at their reset values until then (their ``start``).
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from fractions import Fraction
 from math import ceil
 
 import numpy as np
@@ -19,6 +20,7 @@ from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
 from ..evaluate import constant, inputs_above
 from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
 from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, name_node
+from .positions import Positions, split_rows
 
 __all__ = ["END", "Rewriter", "Rule", "describe_gathering", "slice_of"]
 
@@ -79,6 +81,8 @@ class Rewriter:
         """Whether there are fewer or more frames than steps."""
         self.early: dict[str, int] = {}
         """Of each value of the last step alone, how many frames after its frame the whole has."""
+        self.end: int | None = None
+        """Steps from reset after which a table of positions ends, where there is one."""
         self.reach = 0
         """Steps that the states hold together, rounded up for each."""
         self._model, self._sequence = model, sequence
@@ -91,6 +95,8 @@ class Rewriter:
         """Of each value that waits, the one in the whole."""
         self._counts: dict[tuple[ir.Value, Axes, int], ir.Value] = {}
         """What counts steps, counting on; by that value, and the axes and the start of its state."""
+        self._positions: dict[tuple[Fraction, int], ir.Value] = {}
+        """Positions of the frames of all rows, by their rate and the start of the state that counts them."""
         self._refused: dict[ir.Value, str] = {}
         """Values that no stream can give, and why; their shape may be read."""
         self._handed_on: list[ir.Node] = []
@@ -168,7 +174,12 @@ class Rewriter:
         if found is None:
             raise GathersTimeError(describe_gathering(node))
         if found.rate != fact.rate:
-            raise GathersTimeError(f"{name_node(node)} gives another number of frames than steps")
+            norm = next((each.node for each in value.uses() if "Norm" in each.node.op_type), None)
+            raise GathersTimeError(
+                describe_gathering(norm)
+                if norm
+                else f"another number of frames than steps, {name_node(node)}"
+            )
         ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
         self.facts[value] = replace(fact, axis=found.axis, merged=found.merged, ahead=ahead)
 
@@ -269,12 +280,12 @@ class Rewriter:
 
         Each row has a count of its own, on the batch axis of ``beside``, which is read with it.
         """
-        amount = self.shapes.counters.get(value)
-        if amount is None or node.op_type not in _BROADCASTING:
-            raise NotStreamableError(f"positions that restart with every call, {name_node(node)}")
+        counter, dtype = self.shapes.counters.get(value), self.shapes.dtypes[value]
+        if counter is None or not counter.more.is_integer() or node.op_type not in _BROADCASTING:
+            return self._position(node, value, beside, start)
         found, rows = self.shapes.growth(value), self.shapes.axes(beside)
         assert found is not None
-        own, dtype = self.shapes.axes(value), self.shapes.dtypes[value]
+        own = self.shapes.axes(value)
         missing = len(rows) - len(own)
         pairs = zip(rows, (*[1] * missing, *own), strict=True)
         axes: list[int | str] = [row if isinstance(row, str) else size for row, size in pairs]
@@ -289,8 +300,52 @@ class Rewriter:
         self._counts[key] = total
         last, first = slice_of(build, total, time, -1, END), slice_of(build, value, found.axis, 0, 1)
         (since,) = build.node("Sub", [last, first])
-        self.end_state(build.node("Add", [since, build.constant(np.array(amount, dtype), "more")])[0])
+        more = build.constant(np.array(counter.more, dtype), "more")
+        self.end_state(build.node("Add", [since, more])[0])
         return total
+
+    def _position(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
+        """Return ``value``, which is computed from a count of steps, from one that counts on."""
+        fact, rows, own = self.facts[beside], self.shapes.axes(beside), self.shapes.axes(value)
+        named = [place for place, axis in enumerate(rows) if isinstance(axis, str)]
+        found, missing = self.shapes.growth(value), len(rows) - len(own)
+        assert found is not None
+        if fact.merged or found.merged or missing < 0 or found.axis + missing != fact.axis or len(named) > 1:
+            raise NotStreamableError(f"positions that restart with every call, {name_node(node)}")
+        build, batch = Builder(node, "position"), [rows[place] for place in named]
+        key = (value, tuple(rows), start)
+        if key in self._counts:
+            return self._counts[key]
+        (shape,) = build.node("Shape", [beside])
+        shape.dtype = ir.DataType.INT64
+        frames = slice_of(build, shape, 0, fact.axis, fact.axis + 1)
+        made = Positions(
+            self.shapes, build, self._frames_since_reset(node, frames, (*batch, 1), fact.rate, start)
+        )
+        total = made.of(value)
+        if made.end is not None:
+            steps = int((made.end + start * fact.rate) / fact.rate) // self.unit * self.unit
+            self.end = steps if self.end is None else min(self.end, steps)
+        if named:
+            sizes = [1] * missing + [1 if isinstance(axis, str) else axis for axis in own]
+            total = split_rows(build, total, sizes, fact.axis, named[0], frames)
+        self._counts[key] = total
+        return total
+
+    def _frames_since_reset(
+        self, node: ir.Node, frames: ir.Value, axes: Axes, rate: Fraction, start: int
+    ) -> ir.Value:
+        """Return the positions of all rows' frames one after another, from a state that counts them."""
+        if (rate, start) not in self._positions:
+            build = Builder(node, "count")
+            count = self.state(axes, "int64", 0.0, "count", start)
+            self.end_state(build.node("Add", [count, frames])[0])
+            zero, one = (build.constant(np.array(each), "number") for each in (0, 1))
+            (steps,) = build.node("Range", [zero, build.node("Squeeze", [frames])[0], one])
+            (positions,) = build.node("Add", [count, steps])
+            shape = build.constant(np.array([-1]), "shape")
+            (self._positions[rate, start],) = build.node("Reshape", [positions, shape])
+        return self._positions[rate, start]
 
     def wait(self, node: ir.Node, value: ir.Value, fact: Fact, delay: int) -> ir.Value:
         """Return ``value`` delayed until it has ``delay``; its padding is in, which ``ready`` says when."""

@@ -12,7 +12,7 @@ from lstm_edge_runtime.manifest import Array
 from ..evaluate import constant
 from ..graph import Builder
 from ..recurrent import is_reversed
-from .facts import Fact, GathersTimeError, NotStreamableError, name_node
+from .facts import Fact, GathersTimeError, NotStreamableError, Windows, name_node
 from .rewrite import END, Rewriter, Rule, describe_gathering, slice_of
 
 __all__ = ["RULES"]
@@ -145,21 +145,76 @@ def _transposed(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> b
     build = Builder(node, "overlap")
     group = node.attributes.get_int("group", 1) or 1
     (summed,) = build.node("ConvTranspose", [source, node.inputs[1]], {**numbers, "group": group})
-    if overlap > 0:
-        start, found = int(fact.start / fact.rate), work.facts.get(output, late)
-        state = work.frames_of(output, found, overlap, 0.0, "overlap", start)
-        first, rest = (slice_of(build, summed, fact.axis, *ends) for ends in ((0, overlap), (overlap, END)))
-        joined = build.concat([build.node("Add", [first, state])[0], rest], fact.axis)
-        work.end_state(slice_of(build, joined, fact.axis, -overlap, END))
-        summed = slice_of(build, joined, fact.axis, 0, -overlap)
-    elif overlap < 0:
-        pads = [0] * (2 * rank + 4)
-        pads[fact.axis + rank + 2] = -overlap
-        (summed,) = build.node("Pad", [summed, build.constant(np.array(pads), "gap")])
+    summed = _add_overlap(work, build, summed, (output, late), overlap, int(fact.start / fact.rate))
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         shape = build.constant(np.array([-1] + [1] * rank), "shape")
         (summed,) = build.node("Add", [summed, build.node("Reshape", [node.inputs[2], shape])[0]])
     node.replace_input_with(0, summed)
+    work.hand_on(node, late)
+    return True
+
+
+def _add_overlap(
+    work: Rewriter, build: Builder, summed: ir.Value, result: tuple[ir.Value, Fact], overlap: int, start: int
+) -> ir.Value:
+    """Return the frames of a call to which no later one adds; the others are a state.
+
+    Args:
+        work: the graph.
+        build: adds nodes.
+        summed: what the frames of the call give.
+        result: what it is called in the graph, and its fact.
+        overlap: frames at its end that later calls add to; where negative, as many empty frames are missing.
+        start: of the state.
+    """
+    output, late = result
+    axis = work.facts.get(output, late).axis
+    if overlap > 0:
+        state = work.frames_of(output, work.facts.get(output, late), overlap, 0.0, "overlap", start)
+        first, rest = (slice_of(build, summed, axis, *ends) for ends in ((0, overlap), (overlap, END)))
+        joined = build.concat([build.node("Add", [first, state])[0], rest], axis)
+        work.end_state(slice_of(build, joined, axis, -overlap, END))
+        return slice_of(build, joined, axis, 0, -overlap)
+    if overlap < 0:
+        pads = [0] * (2 * len(work.shapes.shape(output)))
+        pads[len(pads) // 2 + axis] = -overlap
+        (summed,) = build.node("Pad", [summed, build.constant(np.array(pads), "gap")])
+    return summed
+
+
+def _fold(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
+    """Take frames that are added up one stride apart, of an image that is 1 high or wide."""
+    output, block = node.outputs[0], [int(each) for each in _constant(node, node.inputs[2]).flat]
+    found, rank = work.shapes.growth(output), len(block)
+    if found is None or fact.axis != 2 or fact.merged or fact.pad:
+        raise NotStreamableError(f"{name_node(node)} takes time for channels or rows")
+    place = found.axis - 2
+    others = [size for axis, size in enumerate(work.shapes.shape(output)[2:]) if axis != place]
+    numbers = {
+        name: list(node.attributes.get_ints(name, [default] * (rank * (2 if name == "pads" else 1))))
+        for name, default in (("dilations", 1), ("pads", 0), ("strides", 1))
+    }
+    stride, front = numbers["strides"][place], numbers["pads"][place]
+    if place < 0 or any(each != 1 for each in (*others, *block[:place], *block[place + 1 :])):
+        raise NotStreamableError(f"{name_node(node)} adds up frames on several axes")
+    span = (block[place] - 1) * numbers["dilations"][place] + 1
+    numbers["pads"][place] = numbers["pads"][place + rank] = 0
+    ready = work.ready(fact, held=True)
+    source, fact = work.wait(node, value, fact, ready), replace(fact, delay=ready)
+    late = replace(fact, delay=fact.delay * stride + front, rate=fact.rate * stride, axis=found.axis)
+    work.set_fact(node, output, late)
+    build = Builder(node, "overlap")
+    (shape,) = build.node("Shape", [source])
+    shape.dtype = ir.DataType.INT64
+    (spread,) = build.node(
+        "Mul", [slice_of(build, shape, 0, 2, 3), build.constant(np.array([stride]), "stride")]
+    )
+    (frames,) = build.node("Add", [spread, build.constant(np.array([span - stride]), "span")])
+    one = build.constant(np.array([1]), "one")
+    image = build.concat([frames if axis == place else one for axis in range(rank)], 0)
+    (summed,) = build.node("Col2Im", [source, image, node.inputs[2]], numbers)
+    start = int(fact.start / fact.rate)
+    node.replace_input_with(0, _add_overlap(work, build, summed, (output, late), span - stride, start))
     work.hand_on(node, late)
     return True
 
@@ -269,6 +324,9 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
 def _gather(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     if (node.attributes.get_int("axis", 0) or 0) % len(work.shapes.shape(value)) != fact.axis:
         return False
+    windows = work.shapes.windows.get(node.inputs[1]) if node.inputs[1] is not None else None
+    if windows is not None:
+        return _frames(work, node, value, fact, windows)
     lengths, shape = work.shapes.lengths(value, fact.axis), work.shapes.shape(node.inputs[1])
     single = all(size == 1 for size in shape) and not fact.merged
     if not single or work.shapes.number(node.inputs[1], 0, lengths, from_end=True) != -1:
@@ -276,6 +334,28 @@ def _gather(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         return True
     node.replace_input_with(1, Builder(node, "last").constant(np.full(shape, -1), "index"))
     work.set_last(node.outputs[0], value, fact)
+    return True
+
+
+def _frames(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact, windows: Windows) -> bool:
+    """Take windows of steps, as ``unfold`` makes them: a Gather by a table of places."""
+    if fact.merged:
+        raise NotStreamableError(f"{name_node(node)} takes windows of merged rows")
+    reach = (windows.taps - 1) * windows.apart
+    joined, fact = _look_back(work, node, value, _cut(node, fact, windows.first), reach, windows.hop)
+    build, axis = Builder(node, "window"), work.facts[value].axis
+    (shape,) = build.node("Shape", [joined])
+    shape.dtype = ir.DataType.INT64
+    (size,) = build.node("Squeeze", [slice_of(build, shape, 0, axis, axis + 1)])
+    (end,) = build.node("Sub", [size, build.constant(np.array(reach), "reach")])
+    zero, hop = (build.constant(np.array(each), "number") for each in (0, windows.hop))
+    (firsts,) = build.node("Range", [zero, end, hop])
+    sizes = [-1, 1] if windows.axis == 0 else [1, -1]
+    (column,) = build.node("Reshape", [firsts, build.constant(np.array(sizes), "shape")])
+    taps = np.arange(windows.taps).reshape(sizes[::-1]) * windows.apart
+    node.replace_input_with(1, build.node("Add", [column, build.constant(taps, "taps")])[0])
+    node.replace_input_with(0, joined)
+    work.set_fact(node, node.outputs[0], fact)
     return True
 
 
@@ -417,6 +497,7 @@ def _numbers(node: ir.Node, value: ir.Value | None) -> list[int]:
 
 RULES: Mapping[str, Rule] = {
     "AveragePool": _average_pool,
+    "Col2Im": _fold,
     "Concat": _concat,
     "Conv": _conv,
     "ConvTranspose": _transposed,

@@ -38,9 +38,11 @@ class Streamable:
     """Of each value of the last step alone, how many frames after its frame the whole has."""
     unit: int
     """The number of steps that a call takes a multiple of."""
+    end: int | None
+    """The number of steps from reset after which a table of positions ends, if any."""
     late: bool
-    """Whether outputs are behind, or have another number of frames than steps: then the graph can't take
-    the place of the other one."""
+    """Whether outputs are behind or have another number of frames than steps, or a stream ends: then the
+    graph can't take the place of the other one."""
 
 
 def make_streamable(model: ir.Model, batch: str | None, sequence: str | None) -> Streamable | None:
@@ -73,11 +75,20 @@ def make_streamable(model: ir.Model, batch: str | None, sequence: str | None) ->
     work.check_outputs()
     work.finish()
     axes = {str(value.name): axes_of(value) for value in model.graph.outputs}
-    late = any(work.delays.values()) or any(work.surpluses.values()) or work.paced
+    late = any((*work.delays.values(), *work.surpluses.values(), work.paced, work.end is not None))
     if not work.states and not late:
         return None
     return Streamable(
-        model, tuple(work.states), work.reach, work.starts, work.delays, axes, work.early, work.unit, late
+        model,
+        tuple(work.states),
+        work.reach,
+        work.starts,
+        work.delays,
+        axes,
+        work.early,
+        work.unit,
+        work.end,
+        late,
     )
 
 

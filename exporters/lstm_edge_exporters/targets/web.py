@@ -91,7 +91,6 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
             raise ManifestError(
                 f"{model} carries no manifest, which the page reads; lift it first: lstm-edge lift"
             )
-        manifest.require_no_delay("the page")
         if manifest.golden is not None:
             opened.selftest().require()
         content = content_of(opened, model)

@@ -77,6 +77,26 @@ class Squeezes(Layer):
         return self.head(self.rnn(x)[0][:, -1]).squeeze()
 
 
+class Decodes(Layer):
+    """A forecast of as many steps as one has features: a loop of a length of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.encoder, self.cell, self.out = (
+            nn.LSTM(4, 5, batch_first=True),
+            nn.LSTMCell(4, 5),
+            nn.Linear(5, 4),
+        )
+
+    def forward(self, x):
+        state, y, steps = tuple(each[0] for each in self.encoder(x)[1]), x[:, -1], []
+        for _ in range(4):
+            state = self.cell(y, state)
+            y = y + self.out(state[0])
+            steps.append(y)
+        return torch.stack(steps, 1)
+
+
 def data(n, length):
     return torch.randn(n, length, 4, generator=torch.Generator().manual_seed(length))
 
@@ -85,7 +105,7 @@ def lengths(n, length):
     return torch.tensor([length, *[max(1, length - 2)] * (n - 1)])
 
 
-MODULES = [Pools, Unpools, Interpolates, Asserts, Packs, Rotates]
+MODULES = [Pools, Unpools, Interpolates, Asserts, Packs, Rotates, Decodes]
 
 
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
@@ -113,6 +133,12 @@ def test_an_assertion_is_taken_to_hold_and_its_line_is_noted():
     assert ["assert (lengths" in note for note in checked] == [True, False, False]
     assert "if not torch.isfinite(x).all()" in checked[1]
     assert "torch._assert" in checked[2]
+
+
+def test_a_loop_of_a_length_of_its_own_is_in_the_file_and_its_cell_keeps_no_state():
+    artifact = export(Decodes().eval(), data(2, 8))
+    assert [state.input for state in artifact.manifest.states] == ["encoder.h_0", "encoder.c_0"]
+    assert "cell 'cell' is called 4 times in one forward: its state stays in the graph" in artifact.notes
 
 
 def test_steps_of_packed_layers_are_streamed():

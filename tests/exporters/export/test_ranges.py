@@ -338,6 +338,8 @@ def test_a_table_is_looked_for_where_no_guard_is():
     assert find_range(9, lambda _: True, run).range == AxisRange()
     found = find_range(9, lambda _: True, run, tables=[5000, 7000])
     assert (found.range, found.refused) == (AxisRange(1, 5000), (5001,))
+    short = find_range(9, lambda _: True, _run(range(1, 51), EVERY), tables=[50])  # the guards promise more
+    assert (short.range, short.refused) == (AxisRange(1, 50), (51,))
 
 
 def test_a_bound_in_the_code_beyond_what_is_run_is_stated():

@@ -5,7 +5,7 @@ import pytest
 from benchmarks.proof.streaming import compare_stream
 from benchmarks.proof.streaming_networks import NETWORKS
 
-QUICK = ("ConvTasNet",)
+QUICK = ("ConvTasNet", "OverlapAdd", "StftMask")
 
 
 @pytest.mark.parametrize(

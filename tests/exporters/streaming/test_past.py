@@ -366,23 +366,13 @@ class Attends(nn.Module):
         return torch.softmax(x @ x.transpose(1, 2), -1) @ F.pad(x, (0, 0, 1, 0))[:, :-1]
 
 
-class Positions(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.table = nn.Embedding(50, WIDTH)
-
-    def forward(self, x):
-        return x + self.table(torch.arange(x.size(1)))
-
-
 @pytest.mark.parametrize(
     ("module", "reason"),
     [
         (Same(padding=1, padding_mode="reflect"), "padding='reflect' before the first step"),
         (Attends(), "attention over the whole sequence"),
-        (Positions(), "positions that restart with every call"),
     ],
-    ids=["reflect", "attention", "positions"],
+    ids=["reflect", "attention"],
 )
 def test_what_no_state_can_keep_is_named(module, reason):
     artifact = export(module, torch.randn(2, 9, WIDTH), ExportConfig(inputs={"x": ("N", "L", WIDTH)}))

@@ -4,10 +4,12 @@ import importlib.util
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from lstm_edge.results import MainFrames
 from lstm_edge_runtime import load
 from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Trained
@@ -133,6 +135,23 @@ def test_the_gateway_starts_again_with_each_window_and_holds_labels(make, given,
             assert (value == "") == (hold.label < 0)
             if value:
                 assert float(value) == pytest.approx(float(logits[hold.label]), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["late", "strided"])
+def test_the_gateway_says_which_sample_a_late_result_is_of(name):
+    made = SimpleNamespace(path=Path(__file__).parents[2] / "runtime" / "data" / f"{name}.onnx")
+    sources = [np.random.default_rng(n).normal(size=(n, 3)).astype(np.float32) for n in (3, 26)]
+    found, _ = asyncio.run(_served(imported("gateway"), made, sources))
+    model = load(made.path, device="cpu")
+    for lines, samples in zip(found, sources, strict=True):
+        stream, frames = model.stream(), MainFrames(model)
+        for number, (line, sample) in enumerate(zip(lines, samples, strict=True), 1):
+            label, value, of = line.split(",")
+            found = list(frames.of(stream.step(sample), number))
+            assert (value == "") == (of == "") == (not found)
+            for _, step, logits in found:
+                assert label == model.manifest.task.labels[logits.argmax()]
+                assert (float(value), int(of)) == (pytest.approx(float(logits.max()), abs=1e-5), step)
 
 
 def test_the_gateway_answers_a_bad_line_and_a_source_too_many(har):

@@ -4,7 +4,9 @@ import sys
 
 import onnx
 import pytest
+import torch
 
+from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime.manifest import Trained
 from lstm_edge_runtime.native.library import installed
 
@@ -79,6 +81,30 @@ def test_a_fixed_time_axis_is_counted_by_the_call(invoke, make):
     assert cost["flops_per_step"] is None
     assert cost["flops_per_call"] == 5 * CELL + DENSE
     assert f"{5 * CELL + DENSE:,}" in invoke("inspect", made.path)[1]
+
+
+def test_a_file_that_streams_by_units_is_counted_by_the_unit(invoke, tmp_path):
+    class Net(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.up = torch.nn.Conv1d(1, 4, 4, 2), torch.nn.ConvTranspose1d(4, 1, 4, 2, bias=False)
+
+        def forward(self, x):
+            y = torch.nn.functional.max_pool1d(self.down(torch.nn.functional.pad(x, (2, 0))), 3, 1, 1)
+            return self.up(y)[:, :, :-2]
+
+    path = tmp_path / "net.onnx"
+    export(Net(), torch.randn(1, 1, 16), ExportConfig(inputs={"x": ("N", 1, "L")})).save(path)
+    conv, pool, up, overlap = 2 * 4 * 4 + 4, 4 * 3, 2 * 4 * 4, 2
+    document = json.loads(invoke("inspect", path, "--json")[1])
+    assert document["unit"] == 2
+    assert document["cost"]["flops_per_call"] == conv + pool + up + overlap
+    assert document["cost"]["flops_per_step"] == (conv + pool + up + overlap) / 2
+    assert document["cost"]["parameters"] == 4 * 4 + 4 + 4 * 4
+    out = invoke("inspect", path)[1]
+    assert "FLOPs per unit of 2 steps" in out
+    assert "(41 per step)" in out
+    assert "one frame a step, 2 at a time" in out
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x09"])

@@ -249,6 +249,12 @@ export function joined(parts, axis, dims) {
   return { dtype, dims, data };
 }
 
+/** Return arrays of equal shape but for `axis` joined along it. @param {readonly NamedArray[]} parts @param {number} axis @internal */
+export function along(parts, axis) {
+  const size = parts.reduce((sum, { dims }) => sum + (dims[axis] ?? 0), 0);
+  return joined(parts, axis, (parts[0]?.dims ?? []).map((each, place) => (place === axis ? size : each)));
+}
+
 /**
  * Return `array[..., from:to, ...]` along `axis`.
  *

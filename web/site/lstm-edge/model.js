@@ -24,9 +24,9 @@ import { inTurn } from "./turns.js";
 /** @typedef {Numbers | Record<string, Numbers>} Samples numbers of the only input, or of each input by its name */
 /**
  * The state between two calls. It can be cloned (`postMessage`, IndexedDB). `age`: time steps since it was at reset, of
- * a batch those of the longest row; states kept before have none.
+ * a batch those of the longest row; states kept before have none. `rest`: the last samples, which don't fill a unit yet.
  *
- * @typedef {{identity: string, arrays: Arrays, age?: number}} State
+ * @typedef {{identity: string, arrays: Arrays, age?: number, rest?: Arrays}} State
  */
 /** @typedef {TypedArray | Record<string, TypedArray>} Result of the only output, or of each output by its name */
 /**
@@ -42,6 +42,7 @@ export class Model {
   /** sha256 in hex of the .onnx file, or of the one that an .ort file was made from: a state belongs to its network. @readonly @type {string} */ identity;
   /** Size of the file. @readonly @type {number} */ bytes;
   /** The inputs that are neither states nor lengths. @internal @readonly @type {TensorSpec[]} */ _data;
+  /** The graph that streams, which is another one in some files. @internal @readonly @type {Model} */ _streaming;
   /** The input for lengths. @internal @readonly @type {TensorSpec | undefined} */ _valid;
   #ort;
   #session;
@@ -55,8 +56,10 @@ export class Model {
    * @param {any} session
    * @param {Manifest} manifest
    * @param {{identity: string, bytes: number, device: string}} file
+   * @param {Model} [streaming]
    */
-  constructor(ort, session, manifest, file) {
+  constructor(ort, session, manifest, file, streaming) {
+    this._streaming = streaming ?? this;
     this.#ort = ort;
     this.#session = session;
     this.manifest = manifest;
@@ -93,7 +96,8 @@ export class Model {
 
   /** Why the file can't be streamed; empty if it can. */
   get unstreamable() {
-    return this.manifest.unstreamable || (this.manifest.states.length ? "" : "it carries no states");
+    const { manifest: { stream, unstreamable, states } } = this;
+    return stream ? "" : unstreamable || (states.length ? "" : "it carries no states");
   }
 
   /** Steps after which a stream is reset, as in training; null for never. */
@@ -130,7 +134,7 @@ export class Model {
           'trained; use model.stream({ resetEvery: "window" }), or "never" to carry them on',
       );
     }
-    return new Stream(this, this.#every(resetEvery ?? "never"));
+    return new Stream(this._streaming, this.#every(resetEvery ?? "never"));
   }
 
   /** @param {number | "window" | "never"} given @returns {number} */
@@ -178,7 +182,7 @@ export class Model {
   }
 
   /**
-   * Replay the golden case in the file on this device: whole, and in two chunks with carried states.
+   * Replay the golden cases in the file on this device: whole, in two chunks and step by step with carried states.
    *
    * @returns {Promise<SelfTest>}
    * @throws {LstmEdgeError} InputError: the file carries no golden case
@@ -186,12 +190,13 @@ export class Model {
   async selftest() {
     const golden = this.manifest.golden;
     if (!golden) throw new LstmEdgeError("InputError", "this file has no golden case; export it again with lstm-edge export");
-    return replayGolden(this, golden);
+    return replayGolden(this, golden, this.manifest.stream?.golden);
   }
 
   /** Free the session's memory; the model and its streams can't be used afterwards. */
   async close() {
     await inTurn(() => this.#session.release());
+    if (this._streaming !== this) await this._streaming.close();
   }
 
   /** @internal @param {{batch?: number, steps?: number}} known @returns {Sizes} */
@@ -289,6 +294,10 @@ export class Model {
     if (!(Number.isSafeInteger(state.age ?? 0) && (state.age ?? 0) >= 0)) {
       throw new LstmEdgeError("StateError", `the state is of age ${state.age}, expected a whole number of steps from 0`);
     }
+    const other = Object.keys(state.arrays).find((name) => !this.manifest.states.some(({ input }) => input === name));
+    if (other !== undefined) {
+      throw new LstmEdgeError("StateError", `the state is of a stream, with ${other}, which run() on whole sequences does not continue`);
+    }
     return Object.fromEntries(this.manifest.states.map((spec) => {
       const dims = shapeOf(spec.axes, sizes), array = state.arrays[spec.input];
       if (array?.dtype !== spec.dtype || String(array.dims) !== String(dims) || array.data.length !== product(dims)) {
@@ -300,9 +309,10 @@ export class Model {
     }));
   }
 
-  /** @internal @param {Feeds} states by state input @param {number} age @returns {State} */
-  _toState(states, age) {
-    return { identity: this.identity, age, arrays: mapValues(states, (tensor) => ({ ...toNamed(tensor), data: tensor.data.slice() })) };
+  /** @internal @param {Feeds} states by state input @param {number} age @param {Feeds} [rest] @returns {State} */
+  _toState(states, age, rest) {
+    const copied = (/** @type {Feeds} */ feeds) => mapValues(feeds, (tensor) => ({ ...toNamed(tensor), data: tensor.data.slice() }));
+    return { identity: this.identity, age, arrays: copied(states), ...(rest && { rest: copied(rest) }) };
   }
 
   /**

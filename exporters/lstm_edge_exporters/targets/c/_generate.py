@@ -112,9 +112,8 @@ class _Code:
         self.names.add(name)
         flat = array.reshape(-1)
         c_type = {"float32": "float", "int8": "int8_t"}[flat.dtype.name]
-        aligned = " LE_ALIGNED" if flat.dtype == np.int8 else ""
         self.constants.append(
-            f"static const {c_type} {name}[{flat.size}]{aligned} = {{\n{array_literal(flat, 4, 12)}\n}};\n"
+            f"static const {c_type} {name}[{flat.size}] LE_ALIGNED = {{\n{array_literal(flat, 4, 12)}\n}};\n"
         )
         self.flash += flat.nbytes
         return name
@@ -458,19 +457,32 @@ class _Generator:
         weights = [self._writer.weights(*(arguments[place + i] for place in (5, 9, 22))) for i in (0, 1)]
         return weights, ["" if buffer == NONE else self._place(buffer) for buffer in arguments[:5]]
 
+    def _products(self, arguments: Sequence[int], w: Weights, r: Weights, x: str, h: str, gates: str) -> None:
+        """Emit ``gates = bias + w * x + r * h``."""
+        bias = self._vector(arguments[7], f"le_{self._named}_bias")
+        if w.scales is not None or r.scales is not None:
+            self._product(f"le_{self._named}_input", w, bias, x, gates)
+            self._product(f"le_{self._named}_hidden", r, gates, h, gates)
+            return
+        (rows, k), (_, n) = w.numbers.shape, r.numbers.shape
+        names = [
+            self._code.constant(f"le_{self._named}_{name}_weights", _packed(each.numbers))
+            for name, each in (("input", w), ("hidden", r))
+        ]
+        self._emit(f"le_products({names[0]}, {bias}, {x}, {k}, {names[1]}, {h}, {n}, {rows}, {gates});")
+
     def _lstm(self, arguments: Sequence[int]) -> None:
         (w, r), (x, h, c, new_h, new_c) = self._layer(arguments)
         gates, hidden = f"(work->memory + {self._scratch[self._at].at})", r.numbers.shape[1]
-        bias = self._vector(arguments[7], f"le_{self._named}_bias")
-        self._product(f"le_{self._named}_input", w, bias, x, gates)
-        self._product(f"le_{self._named}_hidden", r, gates, h, gates)
+        self._products(arguments, w, r, x, h, gates)
         places = f"{gates}, {c}, {new_h}, {new_c}, {hidden}"
         if (
             tuple(arguments[13:22:3]) == _USUAL
             and arguments[8] == NONE
             and not (arguments[11] or arguments[12])
         ):
-            self._emit(f"le_lstm({places});")
+            name = "le_lstm" if w.quantized or r.quantized else "le_lstm_float"
+            self._emit(f"{name}({places});")
             return
         peepholes = self._vector(arguments[8], f"le_{self._named}_peepholes")
         functions = self._functions(arguments, 3)
@@ -506,9 +518,7 @@ class _Generator:
         (w, r), (x, h, _, new_h, _) = self._layer(arguments)
         gates = f"(work->memory + {self._scratch[self._at].at})"
         functions = self._functions(arguments, 1)
-        bias = self._vector(arguments[7], f"le_{self._named}_bias")
-        self._product(f"le_{self._named}_input", w, bias, x, gates)
-        self._product(f"le_{self._named}_hidden", r, gates, h, gates)
+        self._products(arguments, w, r, x, h, gates)
         self._emit(f"le_rnn_cell({functions}, {gates}, {new_h}, {r.numbers.shape[1]});")
 
     def _unary(self, arguments: Sequence[int]) -> None:

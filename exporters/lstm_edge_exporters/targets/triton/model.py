@@ -3,7 +3,9 @@
 A sequence begins with a request that has sequence_start, ends with sequence_end, and is dropped when it was
 idle for longer than the configuration's max_sequence_idle_microseconds. It starts again from the reset state
 after the number of steps in the configuration's parameter reset_every, if it is a number. Requests of
-several sequences that arrive together and have the same length are computed in one call.
+several sequences that arrive together and have the same length are computed in one call. Where the stream of
+the file is behind or has a unit, a response has the frames that its samples complete, ``(1, frames, C)``; an
+output without a time axis is ``(0, C)`` if they complete none.
 """
 
 import json
@@ -35,7 +37,13 @@ class TritonPythonModel:
             int(batching["oldest"]["max_candidate_sequences"]),
             reset_every=int(every) if every.isdecimal() else every,
         )
-        self._take = self._streams.process if self._model.interface.sequence else self._streams.step
+        interface = self._model.interface
+        self._take = self._streams.process if interface.sequence else self._streams.step
+        self._late = interface.stream is not None
+        self._none = {
+            spec.name: np.zeros([0, *(each for each in spec.axes if isinstance(each, int))], spec.dtype)
+            for spec in interface.outputs
+        }
         self._inputs = [spec["name"] for spec in config["input"]]
         self._outputs = [spec["name"] for spec in config["output"]]
         self._sources: dict[int, int] = {}
@@ -68,20 +76,33 @@ class TritonPythonModel:
         self, places: list[int], feeds: list[dict[str, Any]], sources: list[int], responses: list[Any]
     ) -> None:
         """Compute requests of one shape in one call."""
-        stacked = {name: np.stack([feeds[place][name] for place in places]) for name in self._inputs}
+        ids = [sources[place] for place in places]
+        own = [feeds[place] for place in places]
         try:
-            given = self._take(stacked, [sources[place] for place in places])
+            rows = self._late_rows(ids, own) if self._late else self._rows(ids, own)
         except LstmEdgeError as error:
             for place in places:
                 responses[place] = _refuse(error)
             return
-        rows = given if isinstance(given, dict) else {self._outputs[0]: given}
-        for row, place in enumerate(places):
-            tensors = [
-                pb_utils.Tensor(name, np.ascontiguousarray(rows[name][row : row + 1]))
-                for name in self._outputs
-            ]
+        for place, row in zip(places, rows, strict=True):
+            tensors = [pb_utils.Tensor(name, np.ascontiguousarray(row[name])) for name in self._outputs]
             responses[place] = pb_utils.InferenceResponse(output_tensors=tensors)
+
+    def _rows(self, ids: list[int], feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return each output of each source, ``(1, ...)``."""
+        given = self._take({name: np.stack([feed[name] for feed in feeds]) for name in self._inputs}, ids)
+        arrays = given if isinstance(given, dict) else {self._outputs[0]: given}
+        return [{name: array[row : row + 1] for name, array in arrays.items()} for row in range(len(feeds))]
+
+    def _late_rows(self, ids: list[int], feeds: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the frames that each source completes, ``(1, frames, C)``, or ``(0, C)``."""
+        given = self._streams.process(dict(zip(ids, feeds, strict=True)))
+        found = (given[source] for source in ids)
+        frames = (each if isinstance(each, dict) else {self._outputs[0]: each} for each in found)
+        return [
+            {name: self._none[name] if array is None else array[None] for name, array in each.items()}
+            for each in frames
+        ]
 
     def _source(self, sequence: int, start: bool) -> int:
         """Return the state of a sequence, a new one at its start."""

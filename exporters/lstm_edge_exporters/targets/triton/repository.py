@@ -75,6 +75,7 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
     Raises:
         NotFoundError, FileFormatError: the file is not there, or is no usable model.
         ContractError: it can't be streamed, or has no batch axis.
+        UnsupportedError: its stream is behind or has a unit, and the backend is ``onnxruntime``.
         InputError: its name can't be a model's name, or ``backend`` is none of ``BACKENDS``.
     """
     if backend not in BACKENDS:
@@ -86,7 +87,8 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
         )
     with load(path, device="cpu") as model:
         interface = model.interface
-        interface.require_no_delay("a model of Triton")
+        if backend == "onnxruntime":
+            interface.require_no_delay("Triton's onnxruntime backend", "use the python backend")
         model.streams(1, reset_every="never")  # refuses files that can't be streamed by rows
         content = content_of(model, path)
     if backend == "onnxruntime" and interface.sequence is None:

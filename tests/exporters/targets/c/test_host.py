@@ -299,7 +299,8 @@ def assert_caught(folder, weight, value, find_program, run, tmp_path):
 
 
 def test_a_weight_that_is_wrong_fails_the_self_test(folder_of, find_program, run, tmp_path):
-    assert_caught(folder_of("demo"), r"(?<=_bias\[4\] = \{)\s*\S+(?=,)", "9.0f", find_program, run, tmp_path)
+    weight = r"(?<=_bias\[4\] LE_ALIGNED = \{)\s*\S+(?=,)"
+    assert_caught(folder_of("demo"), weight, "9.0f", find_program, run, tmp_path)
 
 
 class Units(torch.nn.Module):

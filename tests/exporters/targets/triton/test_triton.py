@@ -29,10 +29,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.targets.triton import to_triton
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError, InputError
+from lstm_edge_runtime.errors import ContractError, InputError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, Task, TensorSpec, Trained
 
 FOLDER = Path(os.environ.get("LSTM_EDGE_TRITON", "no such folder"))
+DATA = Path(__file__).parents[3] / "runtime" / "data"
 LABELS = ("rest", "walk", "run")
 IDLE = 3
 
@@ -159,21 +160,8 @@ class Tensor:
         return self._array
 
 
-@pytest.mark.parametrize("every", ["7", "never"])
-def test_a_file_from_reset_starts_again_with_each_window_in_the_python_backend(
-    har, tmp_path, monkeypatch, every
-):
-    model = onnx.load(har)
-    contract = Manifest.from_json(model.metadata_props[0].value)
-    model.metadata_props[0].value = contract._replace(trained=Trained(False, 7, 1.0)).to_json()
-    onnx.save(model, tmp_path / "har.onnx")
-    assert (
-        'key: "reset_every" value { string_value: "never" }'
-        in to_triton(har).contents["config.pbtxt"].decode()
-    )
-    made = to_triton(tmp_path / "har.onnx")
-    assert 'key: "reset_every" value { string_value: "7" }' in made.contents["config.pbtxt"].decode()
-    folder = made.save(tmp_path / "models")
+def _served(path, folder, monkeypatch, every="never"):
+    """The model of the Python backend, with as much of its module as the model uses."""
     utils = SimpleNamespace(
         Tensor=Tensor,
         InferenceResponse=lambda output_tensors: output_tensors,
@@ -188,11 +176,29 @@ def test_a_file_from_reset_starts_again_with_each_window_in_the_python_backend(
         },
         "parameters": {"reset_every": {"string_value": every}},
         "input": [{"name": "x"}],
-        "output": [{"name": "logits"}],
+        "output": [{"name": spec.name} for spec in load(path).outputs],
     }
     served.initialize(
         {"model_config": json.dumps(config), "model_repository": str(folder), "model_version": "1"}
     )
+    return served
+
+
+@pytest.mark.parametrize("every", ["7", "never"])
+def test_a_file_from_reset_starts_again_with_each_window_in_the_python_backend(
+    har, tmp_path, monkeypatch, every
+):
+    model = onnx.load(har)
+    contract = Manifest.from_json(model.metadata_props[0].value)
+    model.metadata_props[0].value = contract._replace(trained=Trained(False, 7, 1.0)).to_json()
+    onnx.save(model, tmp_path / "har.onnx")
+    assert (
+        'key: "reset_every" value { string_value: "never" }'
+        in to_triton(har).contents["config.pbtxt"].decode()
+    )
+    made = to_triton(tmp_path / "har.onnx")
+    assert 'key: "reset_every" value { string_value: "7" }' in made.contents["config.pbtxt"].decode()
+    served = _served(tmp_path / "har.onnx", made.save(tmp_path / "models"), monkeypatch, every)
     x = np.random.default_rng(2).normal(size=(30, 3)).astype(np.float32)
     stream = load(tmp_path / "har.onnx").stream(reset_every="never" if every == "never" else 7)
     for first in range(0, 30, 5):
@@ -200,6 +206,42 @@ def test_a_file_from_reset_starts_again_with_each_window_in_the_python_backend(
         request = {"x": chunk[None], "START": [first == 0], "END": [False], "CORRID": [17]}
         ((answer,),) = served.execute([request])
         np.testing.assert_allclose(answer.as_numpy()[0], stream.process(chunk), atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["late", "strided"])
+def test_a_response_has_the_frames_that_its_samples_complete(name, tmp_path, monkeypatch):
+    path, sizes = DATA / f"{name}.onnx", (1, 2, 5, 1, 11)
+    config = to_triton(path).contents["config.pbtxt"].decode()
+    assert 'name: "logits" data_type: TYPE_FP32 dims: [-1, 3]' in config
+    with pytest.raises(UnsupportedError, match=r"behind, which Triton.* use the python backend"):
+        to_triton(path, "onnxruntime")
+    served = _served(path, to_triton(path).save(tmp_path / "models"), monkeypatch)
+    xs = np.random.default_rng(2).normal(size=(2, 20, 3)).astype(np.float32)
+    streams, first = [load(path).stream(), load(path).stream()], [0, 0]
+    for step, size in enumerate((*sizes, *sizes)):  # one sequence starts 8 samples after the other
+        at = [row for row in (0, 1) if first[row] + size <= 20 and (row == 0 or step > 2)]
+        requests = [
+            {
+                "x": xs[row, first[row] : first[row] + size][None],
+                "START": [first[row] == 0],
+                "END": [False],
+                "CORRID": [row],
+            }
+            for row in at
+        ]
+        for row, answer in zip(at, served.execute(requests), strict=True):
+            expected = streams[row].process(xs[row, first[row] : first[row] + size])
+            given = expected if isinstance(expected, dict) else {"logits": expected}
+            assert [each.name for each in answer] == list(given)
+            for tensor in answer:
+                frames = given[tensor.name]
+                array = tensor.as_numpy()
+                if frames is None:
+                    assert (array.shape, array.dtype) == ((0, 2), np.float32)
+                else:
+                    assert array.shape == (1, *frames.shape)
+                    np.testing.assert_allclose(array[0], frames, atol=1e-6)
+            first[row] += size
 
 
 def _environment(folder):
@@ -274,6 +316,14 @@ class Server:
 
     def infer(self, sequence, x, *, start=False, end=False):
         """Send samples ``(L, I)`` of a sequence; gives the logits ``(C,)``, or the server's error."""
+        answer = self.outputs("har", sequence, x, start=start, end=end)
+        if isinstance(answer, str):
+            return answer
+        assert answer["logits"].shape == (1, 3)
+        return answer["logits"][0]
+
+    def outputs(self, model, sequence, x, *, start=False, end=False):
+        """Send samples ``(L, I)`` of a sequence; gives each output, or the server's error."""
         body = {
             "inputs": [
                 {"name": "x", "datatype": "FP32", "shape": [1, *x.shape], "data": x.reshape(-1).tolist()}
@@ -281,15 +331,15 @@ class Server:
             "parameters": {"sequence_id": sequence, "sequence_start": start, "sequence_end": end},
         }
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self._port}/v2/models/har/infer", json.dumps(body).encode()
+            f"http://127.0.0.1:{self._port}/v2/models/{model}/infer", json.dumps(body).encode()
         )
         try:
             with urllib.request.urlopen(request, timeout=60) as answer:
-                (output,) = json.load(answer)["outputs"]
+                outputs = json.load(answer)["outputs"]
         except urllib.error.HTTPError as error:
             return json.load(error)["error"]
-        assert (output["name"], output["datatype"], output["shape"]) == ("logits", "FP32", [1, 3])
-        return np.array(output["data"], dtype=np.float32)
+        assert {each["datatype"] for each in outputs} == {"FP32"}
+        return {each["name"]: np.array(each["data"], np.float32).reshape(each["shape"]) for each in outputs}
 
     def stop(self):
         self._process.terminate()
@@ -303,6 +353,7 @@ def server(har, tmp_path_factory, _pytriton):
     text = config.read_text()
     assert "max_sequence_idle_microseconds: 60000000" in text
     config.write_text(text.replace("microseconds: 60000000", f"microseconds: {IDLE * 1_000_000}"))
+    to_triton(DATA / "strided.onnx").save(folder / "models")
     running = Server(folder, folder / "models")
     yield running
     running.stop()
@@ -332,6 +383,20 @@ def test_interleaved_sequences_equal_streams_bit_for_bit(har, server):
             stream = model.stream()
             for chunk, answer in zip(_chunks(seed), answers, strict=True):
                 np.testing.assert_array_equal(answer, stream.process(chunk))
+
+
+def test_the_server_passes_on_responses_without_a_frame(server):
+    x = np.random.default_rng(5).normal(size=(31, 3)).astype(np.float32)
+    with load(DATA / "strided.onnx", device="cpu") as model:
+        stream = model.stream()
+        for start, end in ((0, 3), (3, 8), (8, 9), (9, 31)):
+            expected = stream.process(x[start:end])
+            got = server.outputs("strided", 7, x[start:end], start=start == 0, end=end == 31)
+            np.testing.assert_allclose(got["logits"], expected["logits"][None], atol=1e-6)
+            if expected["last"] is None:
+                assert got["last"].shape == (0, 2)
+            else:
+                np.testing.assert_allclose(got["last"], expected["last"][None], atol=1e-6)
 
 
 @pytest.mark.system

@@ -3,10 +3,9 @@
  *
  * They compute what lstm-edge's native engine computes, for one source and one time step.
  *
- * Every function is static, and the network's own file is the only one that includes this one. Sums start from
- * the bias and add in the order of the inputs, so that vectors and scalars give the same bits; a multiplication and
- * an addition are fused in LE_FMA and nowhere else. int8 products are exact, and what turns them into float32 and
- * back is never fused: these layers give the same bits on every processor.
+ * Every function is static, and the network's own file is the only one that includes this one. A multiplication and
+ * an addition are fused in LE_FMA and nowhere else, which products and cells of float32 use. int8 products are exact,
+ * and what turns them into float32 and back is never fused: these layers give the same bits on every processor.
  */
 #include <math.h>
 #include <stdint.h>
@@ -26,11 +25,11 @@
 #if defined(__GNUC__)
 #define LE_INLINE static inline __attribute__((always_inline, unused))
 #define LE_KERNEL static inline __attribute__((unused))
-#define LE_ALIGNED __attribute__((aligned(16)))
+#define LE_ALIGNED __attribute__((aligned(4 * LE_LANES)))
 #else
-#define LE_ALIGNED
 #define LE_INLINE static inline
 #define LE_KERNEL static inline
+#define LE_ALIGNED
 #endif
 
 #if !defined(__GNUC__)
@@ -47,6 +46,9 @@
 #define LE_LANES 1
 #endif
 
+#if LE_LANES >= 8
+#include <immintrin.h>
+#endif
 #if LE_LANES > 1
 typedef float le_vf __attribute__((vector_size(4 * LE_LANES)));
 typedef int32_t le_vi __attribute__((vector_size(4 * LE_LANES)));
@@ -62,7 +64,13 @@ LE_INLINE le_vf le_pick(le_vi mask, le_vf a, le_vf b) { return (le_vf)(((le_vi)a
 LE_INLINE le_vf le_load(const float *p, int count) {
     le_vf v = le_set(0.0f);
     if (count >= LE_LANES) memcpy(&v, p, sizeof v);
+#if LE_LANES == 16
+    else v = (le_vf)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1u), p);
+#elif LE_LANES == 8
+    else v = (le_vf)_mm256_maskload_ps(p, (__m256i)((le_vi){0, 1, 2, 3, 4, 5, 6, 7} < count));
+#else
     else memcpy(&v, p, (size_t)count * sizeof *p);
+#endif
     return v;
 }
 LE_INLINE void le_store(float *p, le_vf v, int count) {
@@ -92,12 +100,10 @@ LE_INLINE le_vf le_pick(le_vi mask, le_vf a, le_vf b) { return mask ? a : b; }
 
 #define LE_EACH(i, n) for (int i = 0; i < (n); i += LE_LANES)
 
-/* a * b + c, fused where the processor does that; only in products of float32. */
+/* a * b + c, fused where the processor does that; only in layers of float32. */
 #if defined(__FMA__) && LE_LANES == 16
-#include <immintrin.h>
 #define LE_FMA(a, b, c) ((le_vf)_mm512_fmadd_ps((__m512)(a), (__m512)(b), (__m512)(c)))
 #elif defined(__FMA__) && LE_LANES == 8
-#include <immintrin.h>
 #define LE_FMA(a, b, c) ((le_vf)_mm256_fmadd_ps((__m256)(a), (__m256)(b), (__m256)(c)))
 #elif defined(__aarch64__) && LE_LANES == 4
 #include <arm_neon.h>
@@ -119,8 +125,16 @@ LE_INLINE le_vf le_pick(le_vi mask, le_vf a, le_vf b) { return mask ? a : b; }
 /* --- Functions of one and two numbers ---------------------------------------------------------------- */
 
 /* The larger or smaller of two; x where one of them is NaN. */
+#if LE_LANES == 16
+LE_INLINE le_vf le_larger(le_vf a, le_vf x) { return (le_vf)_mm512_max_ps((__m512)a, (__m512)x); }
+LE_INLINE le_vf le_smaller(le_vf a, le_vf x) { return (le_vf)_mm512_min_ps((__m512)a, (__m512)x); }
+#elif LE_LANES == 8
+LE_INLINE le_vf le_larger(le_vf a, le_vf x) { return (le_vf)_mm256_max_ps((__m256)a, (__m256)x); }
+LE_INLINE le_vf le_smaller(le_vf a, le_vf x) { return (le_vf)_mm256_min_ps((__m256)a, (__m256)x); }
+#else
 LE_INLINE le_vf le_larger(le_vf a, le_vf x) { return le_pick(LE_IF(a > x), a, x); }
 LE_INLINE le_vf le_smaller(le_vf a, le_vf x) { return le_pick(LE_IF(a < x), a, x); }
+#endif
 
 /* x between two limits, -low at most high; NaN is NaN. */
 LE_INLINE le_vf le_limited(float low, float high, le_vf x) {
@@ -356,35 +370,43 @@ LE_KERNEL void le_depthwise(const float *x, const float *w, const float *start, 
 
 /* --- Products of float32 ----------------------------------------------------------------------------- */
 
-/* 16 outputs in registers. */
 #define LE_4(F) F(0) F(1) F(2) F(3)
 #if LE_LANES == 16
-#define LE_REGISTERS(F) F(0)
+#define LE_16(F) F(0)
 #elif LE_LANES == 8
-#define LE_REGISTERS(F) F(0) F(1)
+#define LE_16(F) F(0) F(1)
 #elif LE_LANES == 4
-#define LE_REGISTERS(F) LE_4(F)
+#define LE_16(F) LE_4(F)
 #else
-#define LE_REGISTERS(F) LE_4(F) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
+#define LE_16(F) LE_4(F) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11) F(12) F(13) F(14) F(15)
 #endif
 
 /*
- * y = start + weights * x: m outputs of k inputs. The weights of each 16 outputs lie side by side, then those of
- * each 4 of the rest, then one output's after the other's. `start` may be y; it is NULL for zeros.
+ * Weights of m outputs and k inputs: those of each 16 outputs lie side by side, input by input, then those of each 4 of
+ * the rest, then one output's after the other's.
  */
-LE_KERNEL void le_product(const float *w, const float *start, const float *x, int k, int m, float *y) {
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
-    for (; m >= 16; m -= 16, y += 16, start += 16) {
-#define LE_BEGIN(i) le_vf a##i = le_load(start + i * LE_LANES, LE_LANES);
-#define LE_ADD_TO(i) a##i = LE_FMA(v, le_load(w + i * LE_LANES, LE_LANES), a##i);
-#define LE_END(i) le_store(y + i * LE_LANES, a##i, LE_LANES);
-        LE_REGISTERS(LE_BEGIN)
-        for (int j = 0; j < k; j++, w += 16) {
-            const le_vf v = le_set(x[j]);
-            LE_REGISTERS(LE_ADD_TO)
-        }
-        LE_REGISTERS(LE_END)
-    }
+
+#if LE_LANES > 1
+LE_INLINE float le_sum(le_vf v) {
+    float part[4];
+#if LE_LANES == 16
+    const __m512d pairs = _mm512_castps_pd((__m512)v);
+    const __m256 upper = _mm256_castpd_ps(_mm512_extractf64x4_pd(pairs, 1));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256((__m512)v), upper);
+#elif LE_LANES == 8
+    const __m256 half = (__m256)v;
+#endif
+#if LE_LANES > 4
+    _mm_storeu_ps(part, _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1)));
+#else
+    memcpy(part, &v, sizeof part);
+#endif
+    return part[0] + part[1] + (part[2] + part[3]);
+}
+#endif
+
+/* y = start + weights * x for less than 16 outputs. */
+LE_INLINE void le_product_rest(const float *w, const float *start, const float *x, int k, int m, float *y) {
     for (; m >= 4; m -= 4, y += 4, start += 4) {
 #define LE_BEGIN1(i) float b##i = start[i];
 #define LE_ADD_TO1(i) b##i = LE_FMA1(x[j], w[i], b##i);
@@ -396,11 +418,111 @@ LE_KERNEL void le_product(const float *w, const float *start, const float *x, in
         LE_4(LE_END1)
     }
     for (; m > 0; m--, y++, start++) {
+#if LE_LANES > 1
+        le_vf sums = le_set(0.0f);
+        LE_EACH(j, k) sums = LE_FMA(le_load(x + j, k - j), le_load(w + j, k - j), sums);
+        *y = *start + le_sum(sums);
+        w += k;
+#else
         float b0 = *start;
         for (int j = 0; j < k; j++) b0 = LE_FMA1(x[j], *w++, b0);
         *y = b0;
+#endif
     }
 }
+
+#if LE_LANES == 1 || defined(__ARM_FEATURE_MVE)
+/* y = start + weights * x: m outputs of k inputs. `start` may be y; it is NULL for zeros. */
+LE_KERNEL void le_product(const float *w, const float *start, const float *x, int k, int m, float *y) {
+    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
+    for (; m >= 16; m -= 16, y += 16, start += 16) {
+#define LE_BEGIN(i) le_vf a##i = le_load(start + i * LE_LANES, LE_LANES);
+#define LE_ADD_TO(i) a##i = LE_FMA(v, le_load(w + i * LE_LANES, LE_LANES), a##i);
+#define LE_END(i) le_store(y + i * LE_LANES, a##i, LE_LANES);
+        LE_16(LE_BEGIN)
+        for (int j = 0; j < k; j++, w += 16) {
+            const le_vf v = le_set(x[j]);
+            LE_16(LE_ADD_TO)
+        }
+        LE_16(LE_END)
+    }
+    le_product_rest(w, start, x, k, m, y);
+}
+
+/* y = start + w * x + r * h. */
+LE_INLINE void le_products(const float *w, const float *start, const float *x, int k, const float *r, const float *h,
+                           int n, int m, float *y) {
+    le_product(w, start, x, k, m, y);
+    le_product(r, y, h, n, m, y);
+}
+#else
+/* Some vectors of outputs. Every other number of h is added to a sum of its own, to hide the latency of an addition. */
+#define LE_PLACE(i, k) ((i) * LE_LANES / 16 * 16 * (k) + (i) * LE_LANES % 16)
+#define LE_BEGIN(i) le_vf a##i = le_load(start + i * LE_LANES, LE_LANES), b##i = le_set(0.0f);
+#define LE_ADD_X(i) a##i = LE_FMA(v, le_load(w + j * 16 + LE_PLACE(i, k), LE_LANES), a##i);
+#define LE_ADD_H(i) a##i = LE_FMA(v, le_load(r + j * 16 + LE_PLACE(i, n), LE_LANES), a##i);
+#define LE_ADD_NEXT(i) b##i = LE_FMA(next, le_load(r + (j + 1) * 16 + LE_PLACE(i, n), LE_LANES), b##i);
+#define LE_END(i) le_store(y + i * LE_LANES, a##i + b##i, LE_LANES);
+#define LE_TILE(name, EACH)                                                                          \
+    LE_INLINE void name(const float *w, const float *start, const float *x, int k, const float *r,   \
+                        const float *h, int n, float *y) {                                           \
+        int j = 0;                                                                                   \
+        EACH(LE_BEGIN)                                                                               \
+        for (; j < k; j++) {                                                                         \
+            const le_vf v = le_set(x[j]);                                                            \
+            EACH(LE_ADD_X)                                                                           \
+        }                                                                                            \
+        for (j = 0; j + 1 < n; j += 2) {                                                             \
+            const le_vf v = le_set(h[j]), next = le_set(h[j + 1]);                                   \
+            EACH(LE_ADD_H) EACH(LE_ADD_NEXT)                                                         \
+        }                                                                                            \
+        if (j < n) {                                                                                 \
+            const le_vf v = le_set(h[j]);                                                            \
+            EACH(LE_ADD_H)                                                                           \
+        }                                                                                            \
+        EACH(LE_END)                                                                                 \
+    }
+LE_TILE(le_tile, LE_4)
+#if LE_LANES > 4
+LE_TILE(le_tile_16, LE_16)
+#endif
+#if LE_LANES == 16
+#define LE_5(F) LE_4(F) F(4)
+LE_TILE(le_tile_80, LE_5)
+#endif
+
+/* y = start + w * x + r * h: m outputs of k and n inputs. `start` may be y; it is NULL for zeros. */
+LE_INLINE void le_products(const float *w, const float *start, const float *x, int k, const float *r, const float *h,
+                           int n, int m, float *y) {
+    const int many = 4 * LE_LANES;
+    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
+#if LE_LANES == 16
+    if (m % 80 == 0) {
+        for (; m > 0; m -= 80, w += 80 * k, r += 80 * n, y += 80, start += 80) {
+            le_tile_80(w, start, x, k, r, h, n, y);
+        }
+    }
+#endif
+    for (; m >= many; m -= many, w += many * k, r += many * n, y += many, start += many) {
+        le_tile(w, start, x, k, r, h, n, y);
+    }
+#if LE_LANES > 4
+    for (; m >= 16; m -= 16, w += 16 * k, r += 16 * n, y += 16, start += 16) {
+        le_tile_16(w, start, x, k, r, h, n, y);
+    }
+#endif
+    if (k > 0 && m > 0) {
+        le_product_rest(w, start, x, k, m, y);
+        start = y;
+    }
+    le_product_rest(r, start, h, n, m, y);
+}
+
+/* y = start + weights * x. */
+LE_INLINE void le_product(const float *w, const float *start, const float *x, int k, int m, float *y) {
+    le_products(w, start, x, 0, w, x, k, m, y);
+}
+#endif
 
 /* The same with weights that are an int8 number times their output's scale, one output's after the other's. */
 LE_KERNEL void le_product_stored(const int8_t *w, const float *scales, const float *start, const float *x, int k, int m,
@@ -606,6 +728,63 @@ LE_KERNEL void le_lstm(float *g, const float *c, float *new_h, float *new_c, int
     le_each_tanh(new_c, z, n);
     LE_EACH(i, n) le_store(new_h + i, le_load(g + n + i, n - i) * le_load(z + i, n - i), n - i);
 }
+
+#if LE_LANES >= 8 && defined(__FMA__)
+/* 1 + exp(-x), in as few dependent operations as can be: 2^n * 2^f with |f| <= 1/2, and a polynomial of degree 5. */
+LE_INLINE le_vf le_one_and_exp(le_vf x) {
+    const le_vf scale = le_set(-1.44269504088896341f), magic = le_set(12582912.0f);
+    x = le_smaller(le_set(87.0f), le_larger(le_set(-87.0f), x));
+    const le_vf shifted = LE_FMA(x, scale, magic), f = LE_FMA(x, scale, magic - shifted), f2 = f * f;
+    const le_vf low = LE_FMA(f2, LE_FMA(f, le_set(5.5507337435e-2f), le_set(2.4022242085e-1f)),
+                             LE_FMA(f, le_set(6.9314697760e-1f), le_set(1.0f)));
+    const le_vf high = LE_FMA(f, le_set(1.3264727126e-3f), le_set(9.6715126448e-3f));
+    const le_vf power = le_float((le_vi)(((le_vu)le_bits(shifted) << 23) + 0x3F800000u));
+    return LE_FMA(LE_FMA(f2 * f2, high, low), power, le_set(1.0f));
+}
+
+/* tanh(x) is top / below, as in le_tanh. */
+LE_INLINE void le_tanh_parts(le_vf x, le_vf *top, le_vf *below) {
+    x = le_smaller(le_set(9.0f), le_larger(le_set(-9.0f), x));
+    const le_vf s = x * x, s2 = s * s;
+    const le_vf low = LE_FMA(s2, LE_FMA(s, le_set(5.12229709037114e-08f), le_set(1.48572235717979e-05f)),
+                             LE_FMA(s, le_set(6.37261928875436e-04f), le_set(4.89352455891786e-03f)));
+    const le_vf high = LE_FMA(s2, le_set(-2.76076847742355e-16f),
+                              LE_FMA(s, le_set(2.00018790482477e-13f), le_set(-8.60467152213735e-11f)));
+    *top = x * LE_FMA(s2 * s2, high, low);
+    *below = LE_FMA(s2, LE_FMA(s, le_set(1.19825839466702e-06f), le_set(1.18534705686654e-04f)),
+                    LE_FMA(s, le_set(2.26843463243900e-03f), le_set(4.89352518554385e-03f)));
+}
+
+/* a / b within 2 ULP, for 0 < b < 2^127; a division takes AVX-512 as long as twenty multiplications. */
+LE_INLINE le_vf le_ratio(le_vf a, le_vf b) {
+#if LE_LANES == 16
+    const le_vf near = (le_vf)_mm512_rcp14_ps((__m512)b);
+    return a * LE_FMA(LE_FMA(-b, near, le_set(1.0f)), near, near);
+#else
+    return a / b;
+#endif
+}
+
+LE_INLINE void le_lstm_part(const float *g, const float *c, float *new_h, float *new_c, int n, int left) {
+    le_vf top, below;
+    const le_vf i = le_one_and_exp(le_load(g, left)), o = le_one_and_exp(le_load(g + n, left));
+    const le_vf forget = le_one_and_exp(le_load(g + 2 * n, left));
+    le_tanh_parts(le_load(g + 3 * n, left), &top, &below);
+    const le_vf now = le_ratio(le_load(c, left), forget) + le_ratio(top, below * i);
+    le_store(new_c, now, left);
+    le_tanh_parts(now, &top, &below);
+    le_store(new_h, le_ratio(top, below * o), left);
+}
+
+/* The usual cell in float32, where a multiplication and an addition are fused. */
+LE_INLINE void le_lstm_float(float *g, const float *c, float *new_h, float *new_c, int n) {
+    int j = 0;
+    for (; j + LE_LANES <= n; j += LE_LANES) le_lstm_part(g + j, c + j, new_h + j, new_c + j, n, LE_LANES);
+    if (j < n) le_lstm_part(g + j, c + j, new_h + j, new_c + j, n, n - j);
+}
+#else
+#define le_lstm_float le_lstm
+#endif
 
 /* Gates: update, reset, new. The first half takes update and reset, and leaves in s what the new gate adds. */
 LE_INLINE void le_gru_gates(const le_function *f, float clip, int linear_before_reset, float *g, const float *h, float *s,

@@ -1,0 +1,45 @@
+"""``torch.istft`` as a transposed convolution."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lstm_edge_exporters.export.inverse_stft import inverse_stft
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    n_fft=st.integers(4, 24),
+    part=st.integers(1, 4),
+    short=st.booleans(),
+    center=st.booleans(),
+    normalized=st.booleans(),
+    onesided=st.booleans(),
+    length=st.none() | st.integers(1, 40),
+    rows=st.none() | st.integers(1, 3),
+)
+def test_it_is_what_pytorch_computes(n_fft, part, short, center, normalized, onesided, length, rows):
+    generator = torch.Generator().manual_seed(n_fft)
+    hop, size = max(1, n_fft // (2 * part)), n_fft - 1 if short else n_fft
+    window = torch.hamming_window(size, dtype=torch.float64)
+    shape = (*(() if rows is None else (rows,)), n_fft // 2 + 1 if onesided else n_fft, 60)
+    spectrum = torch.randn(shape, dtype=torch.complex128, generator=generator)
+    options = {"center": center, "normalized": normalized, "onesided": onesided, "length": length}
+    try:
+        expected = torch.istft(spectrum, n_fft, hop, size, window, **options)
+    except RuntimeError:  # a window that is zero at an end
+        return
+    found = inverse_stft(spectrum, n_fft, hop, size, window, **options)
+    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+
+
+def test_without_window_and_hop_it_has_pytorch_s_own():
+    spectrum = torch.randn(9, 12, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
+    expected = torch.istft(spectrum, 16, window=torch.ones(16, dtype=torch.float64))
+    torch.testing.assert_close(inverse_stft(spectrum, 16), expected)
+
+
+def test_complex_samples_are_refused():
+    with pytest.raises(NotImplementedError, match="return_complex=True"):
+        inverse_stft(torch.zeros(16, 4, dtype=torch.complex64), 16, return_complex=True)
