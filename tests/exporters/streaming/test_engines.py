@@ -325,7 +325,15 @@ def test_it_runs_as_c(kind, chunk, exported, find_program, tmp_path):
     """No compiler warns, and the sanitizers find nothing."""
     x = samples(3, 30, past.WIDTH)
     (tmp_path / "net.onnx").write_bytes(exported(kind).model)
-    folder = to_c(tmp_path / "net.onnx", chunk=chunk).save(tmp_path / "net_c")
+    got = run_c(tmp_path, chunk, x, find_program)
+    stream = load(tmp_path / "net.onnx", engine="onnxruntime").stream()
+    expected = [stream.process(x[start : start + chunk]).reshape(-1) for start in range(0, len(x), chunk)]
+    assert np.abs(np.array(got) - np.array(expected)).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+
+def run_c(folder, chunk, x, find_program):
+    """Convert ``net.onnx`` in a folder, compile it in every way, and return the numbers of each line."""
+    tmp_path, folder = folder, to_c(folder / "net.onnx", chunk=chunk).save(folder / "net_c")
     sources = [
         f"-I{folder / 'src'}",
         *sorted((folder / "src").glob("*.c")),
@@ -345,7 +353,30 @@ def test_it_runs_as_c(kind, chunk, exported, find_program, tmp_path):
         assert ran.returncode == 0, ran.stderr
     text = "\n".join(" ".join(f"{value:.9g}" for value in sample) for sample in x)
     ran = subprocess.run([program], input=text, capture_output=True, text=True, check=True)
-    got = np.array([line.split()[: x.size] for line in ran.stdout.splitlines()], "float64")
-    stream = load(tmp_path / "net.onnx", engine="onnxruntime").stream()
-    expected = [stream.process(x[start : start + chunk]).reshape(-1) for start in range(0, len(x), chunk)]
-    assert np.abs(got - np.array(expected)).max() <= 1e-5 * max(1, np.abs(expected).max())
+    return [np.array(line.split(), "float64") for line in ran.stdout.splitlines()]
+
+
+C_BEHIND = [
+    kind if kind is strides.TwoRates else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in (*late.DELAYS, *strides.PACES)
+]
+
+
+@pytest.mark.parametrize("kind", C_BEHIND, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("units", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_is_behind_runs_as_c(kind, units, behind, find_program, tmp_path):
+    """A call takes whole units, and its frames count from the first call on that has no early ones."""
+    (tmp_path / "net.onnx").write_bytes(behind(kind))
+    model = load(tmp_path / "net.onnx", engine="onnxruntime")
+    chunk = units * model.interface.unit
+    x = samples(8, 20 * chunk, past.WIDTH)
+    got, stream = run_c(tmp_path, chunk, x, find_program), model.stream()
+    results = [by_name(stream.process(x[start : start + chunk])) for start in range(0, len(x), chunk)]
+    whole = {name: array.shape for name, array in results[-1].items()}
+    expected = [
+        np.concatenate([array.reshape(-1) for array in each.values()])
+        for each in results
+        if {name: array.shape for name, array in each.items()} == whole
+    ]
+    assert len(got) == len(expected) < len(results) + (stream.delay == 0)
+    assert np.abs(np.array(got) - np.array(expected)).max() <= 1e-5 * max(1, np.abs(expected).max())

@@ -125,8 +125,11 @@ class Interface:
         return 1 if array.time_axis is None else array.shape[array.time_axis] // self.runs
 
     def early(self, array: StepArray) -> int:
-        """Return in how many runs after a reset an output has frames that mean nothing."""
-        return -(-self.manifest.delays.get(array.name, 0) // self.frames(array))
+        """Return how old in runs a state is when a call begins whose frames of an output all mean something."""
+        delay = self.manifest.delays.get(array.name, 0)
+        if array.time_axis is None:  # it is the last run's
+            return max(0, delay - self.runs + 1)
+        return -(-delay // self.frames(array))
 
     @property
     def classes(self) -> StepArray | None:
