@@ -125,7 +125,7 @@ class Interface:
         return 1 if array.time_axis is None else array.shape[array.time_axis] // self.runs
 
     def early(self, array: StepArray) -> int:
-        """Return how old in runs a state is when a call begins whose frames of an output all mean something."""
+        """Return the age in runs from which on all frames that a call gives of an output mean something."""
         delay = self.manifest.delays.get(array.name, 0)
         if array.time_axis is None:  # it is the last run's
             return max(0, delay - self.runs + 1)
