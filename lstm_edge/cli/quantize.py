@@ -102,7 +102,8 @@ def command(model: Path, output: Path, data: Path | None, force: bool, as_json: 
     if refused:
         sys.exit(1)
     if not as_json:
-        echo(f"next: lstm-edge inspect {output}   lstm-edge convert {output} -o {output.stem}.ort")
+        other = "" if made.manifest.stream else f"   lstm-edge convert {output} -o {output.stem}.ort"
+        echo(f"next: lstm-edge inspect {output}{other}")
 
 
 def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
@@ -135,10 +136,11 @@ def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
         echo(f"labels that agree: {judged.agreement:.4f} on {made.judged_on}")
     for name, change in judged.change.items():
         echo(f"{name} changes by at most {change.largest:.3g}, {change.share:.4f} of its range")
+    step = "step" if made.manifest.unit == 1 else "unit"
     for name, drift in judged.drift.items():
         echo(
-            f"{name} drifts by {drift.share:.4f} of its size over 1,000 steps, {drift.late:.4f} in the last "
-            f"100; largest difference {drift.largest:.3g}, at step {drift.step}"
+            f"{name} drifts by {drift.share:.4f} of its size over 1,000 {step}s, {drift.late:.4f} in the "
+            f"last 100; largest difference {drift.largest:.3g}, at {step} {drift.step}"
         )
     if any(what.endswith("int8") for what in made.counts):
         echo(

@@ -31,7 +31,12 @@ class TimedModel:
     @property
     def streamable(self) -> bool:
         """Whether it can be fed in steps with its state carried."""
-        return self.model.interface.streamable
+        return self.model.interface.streamable or self.model.interface.stream is not None
+
+    @property
+    def unit(self) -> int:
+        """Time steps that a stream takes at once."""
+        return self.model.interface.unit
 
     @property
     def batched(self) -> bool:
@@ -57,7 +62,9 @@ class TimedModel:
 
 
 def step_call(timed_model: TimedModel) -> Call:
-    """Return a call for one time step of one stream."""
+    """Return a call for one time step of one stream, or for its unit."""
+    if timed_model.unit > 1:
+        return chunk_call(timed_model, timed_model.unit)
     stream, samples = timed_model.model.stream(reset_every="never"), timed_model.samples()
     sample = _alone(samples)
     return lambda: stream.step(sample)
@@ -78,11 +85,12 @@ def chunk_call(timed_model: TimedModel, steps: int) -> Call:
 
 
 def streams_call(timed_model: TimedModel, streams: int) -> Call:
-    """Return a call for one time step of ``streams`` streams together."""
-    batch = timed_model.model.streams(streams, reset_every="never")
+    """Return a call for one time step of ``streams`` streams together, or for a unit of each."""
+    batch, unit = timed_model.model.streams(streams, reset_every="never"), timed_model.unit
     ids = np.array([batch.add() for _ in range(streams)])
-    samples = _alone(timed_model.samples(streams=streams))
-    return lambda: batch.step(samples, ids)
+    samples = _alone(timed_model.samples(streams=streams, steps=unit if unit > 1 else None))
+    take = batch.process if unit > 1 else batch.step
+    return lambda: take(samples, ids)
 
 
 def _alone(samples: dict[str, npt.NDArray[Any]]) -> Any:

@@ -98,7 +98,7 @@ def _calls(timed_model: TimedModel, plan: Plan) -> tuple[dict[str, Call], list[s
     makers: dict[str, Callable[[], Call]] = {"chunk": partial(chunk_call, timed_model, plan.chunk)}
     skipped = []
     if timed_model.streamable:
-        makers = {"step": partial(step_call, timed_model)} | makers
+        makers = {"step" if timed_model.unit == 1 else "unit": partial(step_call, timed_model)} | makers
     else:
         skipped.append("step and streams: the file can't be streamed")
     if timed_model.batched:
@@ -142,8 +142,8 @@ def _file(
         name: asdict(found.latency) | {"rounds_us": [value / 1e3 for value in found.rounds]}
         for name, found in timed.items()
     }
-    rate = plan.rate or timed_model.model.interface.signal.sampling_rate
-    step = measures.get("step")
+    rate, unit = plan.rate or timed_model.model.interface.signal.sampling_rate, timed_model.unit
+    step = measures.get("step" if unit == 1 else "unit")
     return {
         "name": timed_model.name,
         "path": str(timed_model.path),
@@ -154,12 +154,12 @@ def _file(
         "providers": list(model.providers),
         "latency_us": measures,
         "samples_per_second": {
-            count: int(count) / measures[name]["p50"] * 1e6
+            count: int(count) * unit / measures[name]["p50"] * 1e6
             for name in measures
             if (count := name.removeprefix(STREAMS)) != name
         },
         "rate_hz": rate,
-        "real_time_factor": step["p50"] * rate / 1e6 if step and rate else None,
+        "real_time_factor": step["p50"] * rate / unit / 1e6 if step and rate else None,
         "cpu": _cpu(timed_model, rate),
         "load": asdict(measure_load(timed_model.path, settings)),
     }
@@ -191,6 +191,7 @@ def _cpu(timed_model: TimedModel, rate: float | None) -> dict[str, float | None]
     idle = cpu_idle(_IDLE_SECONDS)
     if rate is None or rate < _LEAST_RATE or not timed_model.streamable:
         return {"idle": idle, "at_rate": None, "pacing_alone": None}
+    rate /= timed_model.unit
     return {
         "idle": idle,
         "at_rate": cpu_at_rate(step_call(timed_model), rate, _PACED_SECONDS),
@@ -201,7 +202,7 @@ def _cpu(timed_model: TimedModel, rate: float | None) -> dict[str, float | None]
 def _settings(timed_model: TimedModel, timed: Iterable[str], plan: Plan) -> dict[str, list[dict[str, Any]]]:
     """Return results of ``compare_settings`` for a step and for the largest batch of streams that runs."""
     counts = [int(name.removeprefix(STREAMS)) for name in timed if name.startswith(STREAMS)]
-    measures: dict[str, int | None] = {"step": None} if "step" in timed else {}
+    measures: dict[str, int | None] = {name: None for name in ("step", "unit") if name in timed}
     measures |= {f"{STREAMS}{max(counts)}": max(counts)} if counts else {}
     if not plan.settings:
         return {}

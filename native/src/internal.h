@@ -36,7 +36,7 @@ typedef struct {
     size_t k, m;     /* inputs and outputs */
     size_t units;    /* k, in the unit of one multiply-add: 4 inputs where they are quantized, else 1 */
     size_t vectors;  /* outputs, in whole vectors */
-    size_t group;    /* vectors that lie side by side, at most 4 */
+    size_t group;    /* vectors that lie side by side, at most 5 */
     size_t groups;   /* how many such groups there are */
     size_t split;    /* partial sums of each output, to hide the latency of an addition */
     size_t padded;   /* numbers in one row of output: groups * group * lanes */
@@ -77,6 +77,7 @@ typedef struct {
     uint32_t buffer, next;
     bool every_step;
     bool given;          /* of an output: whether it is an input or an old state, which a step overwrites */
+    bool in_place;       /* of a state: whether a recurrent operation alone reads it and gives its new value, no output */
     float *reset;        /* of a state, padded to whole vectors */
     void *golden;
     float *tolerance;
@@ -120,9 +121,9 @@ typedef struct le_slab {
 typedef struct {
     const char *name;
     size_t lanes;
-    /* Lay out (m, k) weights, `gates` matrices of m / gates outputs one below the other; scales NULL for
-       float32, `quantized` whether the inputs will be. False where there is no memory. */
-    bool (*pack)(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
+    /* Lay out (m, k) weights; scales NULL for float32, `quantized` whether the inputs will be. False where there is
+       no memory. */
+    bool (*pack)(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m,
                  const float *bias, const float *scales, bool quantized);
     /* Begin a backward step of one row. */
     void (*look_ahead)(const lstm_edge_program *program, const le_workspace *workspace);

@@ -2,7 +2,7 @@
  * The kernels, compiled once an instruction set: LE_ISA is its name as a token, LE_LANES the floats in a
  * vector, LE_ROWS the rows of a tile.
  *
- * Weights lie as [group][k][vector of the group][lane]. A tile holds the sums of some rows and one group in
+ * Weights lie as [group][k][vector of the group][lane], the gates of a layer end to end. A tile holds the sums of some rows and one group in
  * registers while k runs; a single row takes several groups at once, so that about eight sums hide the
  * latency of an addition. However many rows a tile has, each output starts from its bias (or from the sum so
  * far) and adds its products in the order of k; where a matrix is so small that one group is all, `split`
@@ -405,7 +405,7 @@ typedef struct {
 /* The sums of a tile, a flat array so that each is a register once the loops are unrolled. */
 #define AT(r, j, s, i) ((((r) * J + (j)) * S + (s)) * G + (i))
 #define EACH(i, n) UNROLL for (size_t i = 0; i < (n); i++)
-#define MOST (LE_ROWS * 4 > 9 ? LE_ROWS * 4 : 9)
+#define MOST (LE_ROWS * 4 > 10 ? LE_ROWS * 4 : 10)
 
 /* Ask for the weights that are read LE_AHEAD bytes later: `bytes` from `w`. */
 INLINE void ask(const void *w, const size_t bytes) {
@@ -493,17 +493,19 @@ typedef enum { FLOATS, WIDENED, QUANTIZED, SEVEN_BITS } form;
 
 INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const form kind,
                        const size_t G) {
-    const size_t J = 8 / G, S = G == 3 ? 2 : 8 / G;
+    const size_t J = 8 / G, S = G == 3 || G == 5 ? 2 : 8 / G;
     const bool backward = ws->backward;
     const bool far = G >= 3 && (ws->far || m->padded * m->units * (kind == WIDENED ? 1 : 4) > LE_FAR);
     const size_t each = kind == WIDENED ? 1 : sizeof(float);
 #define TILE(row, group, R, J, far) \
     (kind < QUANTIZED ? tile(m, p, row, group, R, J, G, 1, each, far) \
                       : tile8(m, p, ws, row, group, R, J, G, far, kind == SEVEN_BITS))
-    if (m->split > 1) {
+    if (m->split > 1 || G == 5) {
         for (size_t row = 0; row < rows; row++) {
-            if (kind < QUANTIZED) tile(m, p, row, 0, 1, 1, G, S, each, false);
-            else tile8(m, p, ws, row, 0, 1, 1, G, false, kind == SEVEN_BITS);
+            for (size_t group = 0; group < m->groups; group++) {
+                if (kind < QUANTIZED) tile(m, p, row, group, 1, 1, G, S, each, false);
+                else tile8(m, p, ws, row, group, 1, 1, G, false, kind == SEVEN_BITS);
+            }
         }
         return;
     }
@@ -537,6 +539,7 @@ INLINE void product_by(const le_matrix *m, const rows_of *p, const le_workspace 
     case 1: product_of(m, p, ws, rows, kind, 1); return;
     case 2: product_of(m, p, ws, rows, kind, 2); return;
     case 3: product_of(m, p, ws, rows, kind, 3); return;
+    case 5: product_of(m, p, ws, rows, kind, 5); return;
     default: product_of(m, p, ws, rows, kind, 4); return;
     }
 }
@@ -554,26 +557,17 @@ static __attribute__((noinline)) void product(const le_matrix *m, const rows_of 
     }
 }
 
-/* Where output `j` of `gates` matrices of m / gates outputs lies in a row: unit by vector, gates side by side. */
-static size_t position(size_t j, size_t m, size_t gates) {
-    const size_t hidden = m / gates, unit = j % hidden;
-    return gates == 1 ? j : (unit / L * gates + j / hidden) * L + unit % L;
-}
-
-static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
+static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m,
                  const float *bias, const float *scales, bool quantized) {
-    const size_t vectors = gates * ((m / gates + L - 1) / L);
-    size_t group = gates;
-    if (gates == 1) {
-        group = 4;
-        for (size_t g = 3; g > 0; g--) {
-            if ((vectors + g - 1) / g * g < (vectors + group - 1) / group * group) group = g;
-        }
+    const size_t vectors = (m + L - 1) / L;
+    size_t group = vectors == 5 || vectors == 10 ? 5 : 4;
+    for (size_t g = 3; g > 0; g--) {
+        if ((vectors + g - 1) / g * g < (vectors + group - 1) / group * group) group = g;
     }
     const size_t groups = (vectors + group - 1) / group, units = quantized ? (k + 3) / 4 : k;
     *matrix = (le_matrix){.k = k, .m = m, .units = units, .vectors = vectors, .group = group, .groups = groups};
     matrix->padded = groups * group * L;
-    matrix->split = groups == 1 ? 8 / group : 1;
+    matrix->split = group == 5 ? 2 : groups == 1 ? 8 / group : 1;
     const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && program->size >= LE_FAR / 4;
     const bool scaled = narrow || quantized;
     matrix->weights = le_weights(program, matrix->padded * units, narrow ? 1 : sizeof(float));
@@ -590,18 +584,18 @@ static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weig
     float *floats = matrix->weights;
     int8_t *bytes = matrix->weights;
     for (size_t j = 0; j < m; j++) {
-        const size_t at = position(j, m, gates), vector = at / L, lane = at % L;
+        const size_t vector = j / L, lane = j % L;
         const size_t start = (vector / group * units * group + vector % group) * L;
         const int8_t *from = (const int8_t *)weights + j * k;
-        if (bias != NULL) matrix->bias[at] = bias[j];
-        if (scaled) matrix->scales[at] = scales[j];
+        if (bias != NULL) matrix->bias[j] = bias[j];
+        if (scaled) matrix->scales[j] = scales[j];
         for (size_t i = 0; i < k; i++) {
             const size_t to = start + i * group * L + lane;
             if (scales == NULL) {
                 memcpy(floats + to, weights + (j * k + i) * sizeof(float), sizeof(float));
             } else if (quantized) {
                 bytes[start * 4 + i / 4 * group * L * 4 + int8_place(lane, i % 4, matrix->seven)] = from[i];
-                matrix->sums[at] += from[i];
+                matrix->sums[j] += from[i];
             } else if (narrow) {
                 bytes[to] = from[i];
             } else {
@@ -618,11 +612,12 @@ INLINE vf clipped(vf x, float clip) { return clip > 0.f ? smallest(set1(clip), l
 
 /* ONNX's gates: input, output, forget, cell. `plain` is a cell without peepholes, clip or other functions. */
 INLINE void lstm_cell(const le_op *op, const bool plain, const float *g, const float *s, const float *c, float *h,
-                      float *new_c, size_t vectors) {
-    for (size_t v = 0; v < vectors; v++, g += 4 * L, s += 4 * L) {
+                      float *new_c, size_t hidden) {
+    const size_t vectors = (hidden + L - 1) / L;
+    for (size_t v = 0; v < vectors; v++, g += L, s += L) {
         const vf before = load(c + v * L);
-        vf i = load(g) + load(s), o = load(g + L) + load(s + L);
-        vf f = load(g + 2 * L) + load(s + 2 * L), z = load(g + 3 * L) + load(s + 3 * L);
+        vf i = load(g) + load(s), o = load(g + hidden) + load(s + hidden);
+        vf f = load(g + 2 * hidden) + load(s + 2 * hidden), z = load(g + 3 * hidden) + load(s + 3 * hidden);
         vf now;
         if (plain) {
 #if FUSED
@@ -664,12 +659,12 @@ static void lstm_step(const le_op *op, const float *gates, const float *sums, co
                       size_t stride, size_t rows) {
     static const le_function usual[] = {LE_SIGMOID, LE_TANH, LE_TANH};
     const bool plain = has(op, 3, usual) && op->first == NULL && !(op->flags & 1);
-    const size_t width = op->r.padded, vectors = op->r.vectors / 4;
+    const size_t width = op->r.padded, hidden = op->r.k;
     for (size_t r = 0; r < rows; r++) {
         const float *g = gates + r * width, *s = sums + r * width, *before = c + r * stride;
         float *to = new_h + r * stride, *now = new_c + r * stride;
-        if (plain) lstm_cell(op, true, g, s, before, to, now, vectors);
-        else lstm_cell(op, false, g, s, before, to, now, vectors);
+        if (plain) lstm_cell(op, true, g, s, before, to, now, hidden);
+        else lstm_cell(op, false, g, s, before, to, now, hidden);
     }
 }
 
@@ -678,19 +673,18 @@ static void gru_step(const le_op *op, const le_workspace *ws, const float *gates
                      float *new_h, size_t stride, size_t rows) {
     static const le_function usual[] = {LE_SIGMOID, LE_TANH};
     const bool plain = has(op, 2, usual), before_product = op->flags & 2;
-    const size_t width = op->w.padded, recurrent = op->r.padded, vectors = op->w.vectors / 3;
-    const size_t gate_count = before_product ? 3 : 2;
+    const size_t width = op->w.padded, recurrent = op->r.padded, units = op->r.k, vectors = (units + L - 1) / L;
     float *hidden = ws->hidden;
     for (size_t r = 0; r < rows; r++) {
         const float *g = gates + r * width;
         float *s = sums + r * recurrent;
-        for (size_t v = 0; v < vectors; v++, g += 3 * L, s += gate_count * L) {
-            vf update = load(g) + load(s), reset = load(g + L) + load(s + L);
+        for (size_t v = 0; v < vectors; v++, g += L, s += L) {
+            vf update = load(g) + load(s), reset = load(g + units) + load(s + units);
             update = plain ? sigmoid(update) : apply(&op->act[0], clipped(update, op->clip));
             reset = plain ? sigmoid(reset) : apply(&op->act[0], clipped(reset, op->clip));
             const vf old = load(h + r * stride + v * L);
             if (before_product) {
-                vf n = madd(reset, load(s + 2 * L), load(g + 2 * L));
+                vf n = madd(reset, load(s + 2 * units), load(g + 2 * units));
                 n = plain ? vtanh(n) : apply(&op->act[1], clipped(n, op->clip));
                 store(new_h + r * stride + v * L, madd(update, old, (1.f - update) * n));
             } else {
@@ -705,8 +699,8 @@ static void gru_step(const le_op *op, const le_workspace *ws, const float *gates
     product(&op->n, &(rows_of){hidden, stride, op->n.bias, 0, fresh, op->n.padded}, ws, rows);
     for (size_t r = 0; r < rows; r++) {
         for (size_t v = 0; v < vectors; v++) {
-            const vf update = load(sums + r * recurrent + v * 2 * L);
-            vf n = load(gates + r * width + (v * 3 + 2) * L) + load(fresh + r * op->n.padded + v * L);
+            const vf update = load(sums + r * recurrent + v * L);
+            vf n = load(gates + r * width + 2 * units + v * L) + load(fresh + r * op->n.padded + v * L);
             n = plain ? vtanh(n) : apply(&op->act[1], clipped(n, op->clip));
             store(new_h + r * stride + v * L, madd(update, load(h + r * stride + v * L), (1.f - update) * n));
         }

@@ -108,6 +108,10 @@ le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool
         if (place->past == 0) w->buffer[i] = w->base + place->offset * capacity;
         else if (own) w->past[place->past - 1] = (float *)(w->buffer[i] = w->base + rows + place->offset);
     }
+    for (size_t i = 0; own && i < p->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
+        if (state->in_place) w->buffer[state->next] = w->buffer[state->buffer];
+    }
     return w;
 }
 

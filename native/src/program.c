@@ -129,7 +129,7 @@ static bool read_weights(const reader *r, uint32_t index, uint32_t scales, uint3
 
 /* Pack rows `first` to `first + m` of (whole, k) weights. */
 static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bias, size_t whole, size_t first, size_t m,
-                 size_t k, size_t gates) {
+                 size_t k) {
     const uint32_t index = w->index;
     if (!expect(r, index, w->int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, whole, k, "weights")) return false;
     if (w->quantized && k > LE_MAX_INT8_ROWS) return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
@@ -142,7 +142,7 @@ static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bia
         if (scale == NULL) return false;
     }
     const char *from = r->data + constant(r, index).offset + first * k * (w->int8 ? 1 : 4);
-    const bool done = r->program->kernels->pack(r->program, to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first,
+    const bool done = r->program->kernels->pack(r->program, to, from, k, m, bias, scale == NULL ? NULL : scale + first,
                                                 w->quantized);
     free(scale);
     return done || no_memory();
@@ -213,7 +213,7 @@ static bool read_linear(reader *r, const uint32_t *arg, le_op *op) {
     op->size[0] = repeat;
     float *bias;
     if (!vector(r, arg[3], 1, m, &bias)) return false;
-    const bool done = pack(r, &op->w, &weights, bias, m, 0, m, k, 1);
+    const bool done = pack(r, &op->w, &weights, bias, m, 0, m, k);
     free(bias);
     if (done) needs(p, &op->w, &p->gates);
     return done;
@@ -274,12 +274,12 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
         bias[rows + i] = 0.f;
     }
     const float *recurrent_bias = gru && bias != NULL ? bias + rows : NULL;
-    bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k, gates);
+    bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k);
     if (gru && !(op->flags & 2)) {
-        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, 2 * h, h, 2) &&
-               pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h, 1);
+        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, 2 * h, h) &&
+               pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h);
     } else {
-        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, rows, h, gates);
+        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, rows, h);
     }
     free(bias);
     if (!done) return false;
@@ -617,7 +617,7 @@ static bool finish(reader *r) {
     /* Many steps of an operation at a time where every state is a past or a recurrent operation's own. */
     p->chunked = true;
     for (size_t i = 0; done && i < p->count[LSTM_EDGE_STATE]; i++) {
-        const le_io *io = &p->io[LSTM_EDGE_STATE][i];
+        le_io *io = &p->io[LSTM_EDGE_STATE][i];
         if (io->frames != 0) continue;
         bool own = false;
         for (size_t j = 0; j < p->ops; j++) {
@@ -625,7 +625,11 @@ static bool finish(reader *r) {
             own = own || (recurs(op) && ((op->h == io->buffer && op->out == io->next) ||
                                          (op->c == io->buffer && op->next_c == io->next)));
         }
-        p->chunked = p->chunked && own && readers[io->buffer] == 1;
+        io->in_place = own && readers[io->buffer] == 1;
+        p->chunked = p->chunked && io->in_place;
+        for (size_t j = 0; j < p->count[LSTM_EDGE_OUTPUT]; j++) {
+            io->in_place = io->in_place && p->io[LSTM_EDGE_OUTPUT][j].buffer != io->next;
+        }
     }
     for (size_t j = 0; done && j < p->ops; j++) {
         const le_op *op = &p->op[j];

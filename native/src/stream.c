@@ -465,10 +465,9 @@ static void finish_unit(lstm_edge_stream *stream) {
     }
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
-        const bool held = before < state->start;
-        if (state->next == state->buffer) {
-            if (held) lstm_edge_reset_value(p, i, (float *)(void *)w->buffer[state->buffer]);
-        } else if (!held) {
+        if (before < state->start) {
+            lstm_edge_reset_value(p, i, (float *)(void *)w->buffer[state->buffer]);
+        } else if (!state->in_place && state->next != state->buffer) {
             memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
         }
     }
@@ -547,7 +546,7 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     }
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
-        if (state->next == state->buffer) continue;
+        if (state->in_place || state->next == state->buffer) continue;
         memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
     }
     le_set_mode(mode);

@@ -143,7 +143,7 @@ def quantize(
         after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
-        native = None if said else _on_native(with_manifest(smaller, manifest._replace(golden=None)))
+        native = None if said else _on_native(with_manifest(smaller, _without_limits(manifest)))
         if native is not None:
             there = judge(before, native, cases, targets, few=samples is None)
             said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
@@ -269,12 +269,24 @@ def _with_judgement(
     )
 
 
+def _without_limits(manifest: Manifest) -> Manifest:
+    """Return the manifest without the golden case, and the stream's without the limits of the float file.
+
+    Else no native engine is opened, which replays them first.
+    """
+    stream = manifest.stream
+    if stream is not None and stream.golden is not None:
+        limit = dict.fromkeys(stream.golden.outputs, float(np.finfo(np.float32).max))
+        stream = stream._replace(golden=stream.golden._replace(limit=limit))
+    return manifest._replace(golden=None, stream=stream)
+
+
 def _with_stream_limits(manifest: Manifest, smaller: onnx.ModelProto) -> Manifest:
     """Return the manifest with limits for the golden case of the stream, as each engine runs it here."""
     stream = manifest.stream
     if stream is None or stream.golden is None:
         return manifest
-    content = with_manifest(smaller, manifest)
+    content = with_manifest(smaller, _without_limits(manifest)._replace(golden=manifest.golden))
     models = filter(None, (_load(content), _on_native(content)))
     replays = chain.from_iterable(model.selftest().replays for model in models)
     records = (each for replay in replays if replay.of_stream for each in replay.comparisons)

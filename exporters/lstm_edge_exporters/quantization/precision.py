@@ -135,10 +135,11 @@ def fp16_compute(model: ir.Model, *, keep_io: bool) -> onnx.ModelProto:
     """Return ``model`` with float16 arithmetic; inputs, outputs and states stay float32 with ``keep_io``."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    converted: onnx.ModelProto = convert_float_to_float16(  # type: ignore[no-untyped-call]
-        ir.to_proto(model), keep_io_types=keep_io
+    converted = ir.from_proto(
+        convert_float_to_float16(ir.to_proto(model), keep_io_types=keep_io)  # type: ignore[no-untyped-call]
     )
-    return converted
+    converted.graph.sort()  # the casts of inputs come last
+    return ir.to_proto(converted)
 
 
 _SMALLEST = 256

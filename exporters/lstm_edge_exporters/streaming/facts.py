@@ -157,10 +157,7 @@ class Shapes:
         if value not in self.runs[0]:
             return None
         short, middle, long, wide = (run[value] for run in self.runs)
-        if not len(short) == len(middle) == len(long):
-            raise NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
-        changes = enumerate(zip(short, middle, long, strict=True))
-        axes = [axis for axis, sizes in changes if len(set(sizes)) > 1]
+        axes = self._axes_of_time(value)
         if not axes:
             return None
         if len(axes) > 1:
@@ -175,6 +172,16 @@ class Shapes:
         if rates[0] != rates[1] or rates[0] < 0:
             raise GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
         return Growth(axis, merged, rates[0])
+
+    def grows_twice(self, value: ir.Value) -> bool:
+        """Return whether a value grows with time on several axes, as the scores of an attention do."""
+        return value in self.runs[0] and len(self._axes_of_time(value)) > 1
+
+    def _axes_of_time(self, value: ir.Value) -> list[int]:
+        shapes = [run[value] for run in self.runs[:3]]
+        if len(set(map(len, shapes))) > 1:
+            raise NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
+        return [axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len(set(sizes)) > 1]
 
     def surplus(self, value: ir.Value, fact: Fact) -> int:
         """Return how many frames more than a stream of its rate a value has in the whole."""

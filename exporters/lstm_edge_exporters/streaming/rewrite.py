@@ -57,6 +57,7 @@ _GATHERING = {
     "GlobalAveragePool": "a pooling over all time",
     "GlobalMaxPool": "a pooling over all time",
     "ReverseSequence": "a reversal of time",
+    "TopK": "a sort over time",
 }
 
 
@@ -126,6 +127,8 @@ class Rewriter:
         lasts = (self._last[value] for value in read if value in self._last)
         last = max(lasts, key=lambda each: (each[0].delay + each[2]) / each[0].rate, default=None)
         for value in node.outputs:
+            if value not in self._from_data and self.shapes.grows_twice(value):
+                continue  # a mask of an attention, which is refused where it meets the data
             if (found := self.shapes.growth(value)) is None:
                 self._last.update({} if last is None else {value: last})
             elif last is not None:

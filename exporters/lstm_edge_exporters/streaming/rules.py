@@ -19,6 +19,8 @@ __all__ = ["RULES"]
 
 _KINDS = {"Conv": "conv", "MaxPool": "pool", "AveragePool": "pool"}
 """What the states of an operator are called."""
+_PADDING = {"edge": "replicate", "wrap": "circular"}
+"""PyTorch's names of ONNX's kinds of padding, where they differ."""
 
 
 def _conv(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
@@ -263,8 +265,9 @@ def _pad(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     front, mode = pads[place], node.attributes.get("mode")
     if front is None:
         raise NotStreamableError(f"{name_node(node)} pads by more for longer sequences")
-    if front and mode is not None and mode.as_string() != "constant":
-        raise NotStreamableError(f"padding={mode.as_string()!r} before the first step, {name_node(node)}")
+    kind = "constant" if mode is None else _PADDING.get(mode.as_string(), mode.as_string())
+    if front and kind != "constant":
+        raise NotStreamableError(f"padding={kind!r} before the first step, {name_node(node)}")
     if any(each != 0 for spot, each in enumerate(pads) if spot % count != place):
         if front or pads[place + count]:
             raise NotStreamableError(f"{name_node(node)} pads time and another axis at once")
@@ -474,14 +477,20 @@ def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bo
 
 
 def _refuse_over_time(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    """Refuse a normalization or softmax whose axes hold time."""
+    """Refuse a normalization, softmax, sort or transform whose axes hold time."""
     rank = len(work.shapes.shape(value))
     axis = (node.attributes.get_int("axis", -1) or 0) % rank
     first = 2 if node.op_type in ("InstanceNormalization", "GroupNormalization") else axis
-    last = axis + 1 if node.op_type in ("Softmax", "LogSoftmax") else rank
+    last = axis + 1 if node.op_type in ("LogSoftmax", "Softmax", "TopK") else rank
     if first <= fact.axis < last:
         raise GathersTimeError(describe_gathering(node))
     return False
+
+
+def _gather_computed(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
+    raise NotStreamableError(
+        f"frames at computed places, as between two when interpolated, {name_node(node)}"
+    )
 
 
 def _constant(node: ir.Node, value: ir.Value | None) -> Array:
@@ -504,6 +513,7 @@ RULES: Mapping[str, Rule] = {
     "CumSum": _cumulative_sum,
     "GRU": _recurrent,
     "Gather": _gather,
+    "GatherND": _gather_computed,
     "GroupNormalization": _refuse_over_time,
     "InstanceNormalization": _refuse_over_time,
     "LSTM": _recurrent,
@@ -517,4 +527,5 @@ RULES: Mapping[str, Rule] = {
     "STFT": _stft,
     "Slice": _slice,
     "Softmax": _refuse_over_time,
+    "TopK": _refuse_over_time,
 }

@@ -1,7 +1,7 @@
 """``validate``: every group of checks on one file, put together as a report."""
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from lstm_edge_runtime.errors import InputError
@@ -16,7 +16,7 @@ from .checks.decisions import check_decisions
 from .checks.golden import check_golden, check_recorded, other_weights
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel, against_itself, at_rest, open_file
-from .report import Check, Coverage, Fact, Figures, Group, Report, answered
+from .report import OVERFLOW, Check, Coverage, Fact, Figures, Group, Report, answered
 from .subject import Subject
 
 __all__ = ["GROUPS", "Validation", "validate"]
@@ -110,7 +110,7 @@ class Validation:
             equality=tally.equality if tally else None,
             coverage=tally.coverage if tally else Coverage(),
             channels=tally.channels if tally else (),
-            notes=tuple(self._notes()),
+            notes=(*self._notes(), *_beyond_range(groups)),
             versions=versions(*_VERSIONS),
         )
 
@@ -193,6 +193,17 @@ class Validation:
         self.on_progress(self._told / (len(GROUPS) + 2 + (self.against is None)), f"checking: {title}")
         self._told += 1
         return title
+
+
+def _beyond_range(groups: Sequence[Group]) -> Iterator[str]:
+    """Which run of a stream leaves float32's range."""
+    for check in next(group.checks for group in groups if group.key == "streaming"):
+        if check.message.startswith(OVERFLOW):
+            yield (
+                f"{check.message} in {check.name}: a stream gives inf or NaN from there on; reset it "
+                "before, with reset_every"
+            )
+            return
 
 
 def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator[str]:

@@ -5,12 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
+from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..numerics.compare import Equality
 
 __all__ = [
     "MAX_CHECKS",
+    "OVERFLOW",
     "Channel",
     "Check",
     "Coverage",
@@ -28,6 +30,8 @@ __all__ = [
 
 
 Status = Literal["passed", "failed", "skipped"]
+OVERFLOW = "float32 overflows at"
+"""How a check that left float32's range begins what it says."""
 MAX_CHECKS = 20
 """Most checks of one group, and rows of one table, that a page shows; the others are counted."""
 
@@ -241,7 +245,7 @@ class Coverage:
             ),
             f"{self.draws} perturbed runs a case or more",
             *(f"weakest limit of {name} {share:.1g} of it" for name, share in self.weakest.items()),
-            *(f"float32 overflows at {node} in {count} cases" for node, count in self.overflows.items()),
+            *(f"{OVERFLOW} {node} in {counted(count, 'case')}" for node, count in self.overflows.items()),
         ]
         return "; ".join(parts)
 

@@ -48,7 +48,7 @@ from ..numerics.samples import Samples, check_samples, join_samples, sample_batc
 from ..numerics.verify import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel
-from .report import Check, Figures, judged
+from .report import OVERFLOW, Check, Figures, judged
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class Subject:
         def compare() -> Check:
             measured = self.measure(run or self.run, feeds, procedure, **options)
             if measured.overflow:
-                return Check(name, "skipped", f"float32 overflows at {measured.overflow}")
+                return Check(name, "skipped", f"{OVERFLOW} {measured.overflow}")
             if see is not None:
                 see(measured)
             return judged(name, measured.records)

@@ -169,6 +169,7 @@ def test_stored_weights_compute_in_float_whatever_the_batch_mates(network, write
 @pytest.mark.parametrize("keep_io", [True, False])
 def test_fp16_for_a_gpu_is_half_precision_inside_and_at_the_edge_on_request(network, write, keep_io):
     made = quantize(write(network()), QuantizeConfig("fp16", "gpu", keep_io=keep_io, budget=LOOSE))
+    onnx.checker.check_model(made.model, full_check=True)
     model = load(made.model, threads=1)
     edge = {spec.dtype for spec in (*model.inputs, *model.outputs, *model.states)}
     assert edge == {"float32" if keep_io else "float16"}

@@ -80,3 +80,26 @@ def test_a_projected_file_alone_can_be_streamed(tmp_path):
     report = validate(open_file(tmp_path / "m.onnx"), None, ValidateConfig(quick=True))
     assert report.ok
     assert "streaming" in {group.key for group in report.groups if group.status == "passed"}
+
+
+class Decays(nn.Module):
+    """A gated sum in closed form, whose parts grow without end."""
+
+    def __init__(self):
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(3))
+
+    def forward(self, x):
+        passed = torch.cumsum(torch.log(torch.sigmoid(self.gain * x + 2)), 1)
+        return torch.exp(passed) * torch.cumsum(x * torch.exp(-passed), 1)
+
+
+def test_a_stream_that_leaves_the_range_of_float32_is_noted(tmp_path):
+    x = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0))
+    export(Decays(), x).save(tmp_path / "decays.onnx")
+    file = open_file(tmp_path / "decays.onnx")
+    report = validate(file, against_module(Decays(), file, x), ValidateConfig(quick=True))
+    assert report.ok
+    (note,) = [note for note in report.notes if "float32" in note]
+    assert note.startswith("float32 overflows at Exp 'node_exp_1' in 1000 steps in chunks of ")
+    assert "reset_every" in note

@@ -1,6 +1,7 @@
 import html.parser
 import json
 import time
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -343,3 +344,15 @@ def test_modules_where_it_runs_are_not_taken_for_its_own(har, tmp_path, monkeypa
     (tmp_path / "random.py").write_text("raise SystemExit('taken')")
     monkeypatch.chdir(tmp_path)
     assert measure_load(har.path, {}).load_ms > 0
+
+
+def test_a_file_with_a_unit_is_timed_by_units(invoke, quiet):
+    strided = Path(__file__).parents[2] / "runtime" / "data" / "strided.onnx"
+    code, out, err = invoke("bench", strided, "--json", *QUICK)
+    assert (code, err) == (0, "")
+    (file,) = json.loads(out)["files"]
+    times = {name: found["p50"] for name, found in file["latency_us"].items()}
+    assert list(times) == ["unit", "chunk", "streams 1", "streams 8"]
+    assert file["real_time_factor"] == pytest.approx(times["unit"] / 4 * 50 / 1e6)
+    assert file["samples_per_second"]["8"] == pytest.approx(4 * 8e6 / times["streams 8"])
+    assert file["cpu"]["at_rate"] > 0

@@ -34,8 +34,8 @@ _OFFSET = 10_003
 _STEPS = 24
 _SAME, _SAME_64 = 1e-3, 1e-9
 """How far chunks may be from the whole, as a fraction of an output's largest value; in float64."""
-_ROUNDED = 1e-5
-"""How far recorded frames may be from those found here, likewise."""
+_ROUNDED = 100.0
+"""How far recorded frames may be from those found here, in relative rounding errors of the inputs' dtype."""
 _SLACK = 2.0
 """How many times the limits found here the recorded ones may be: other machines round otherwise."""
 _NOT_IN_FLOAT = "an operator that quantizes has no constant weights"
@@ -126,9 +126,11 @@ def _misrecorded(
         replays = (each for each in file.model.selftest().replays if each.of_stream)
         found = (record for each in replays for record in each.comparisons)
         limits = {name: np.asarray(limit) for name, limit in device_limits(found, golden.outputs).items()}
+    floats = [array.dtype for array in golden.inputs.values() if array.dtype.kind == "f"]
+    relative = _ROUNDED * max((float(np.finfo(dtype).eps) for dtype in floats), default=0.0)
     for name in streaming.time_axes.keys() & golden.outputs.keys():
         exact, recorded = known.ref64[name], golden.outputs[name]
-        near = _ROUNDED * np.abs(exact).max(initial=0.0)
+        near = relative * np.abs(exact).max(initial=0.0)
         record = compare(name, recorded, exact, floor=0.0, limit=near)
         if not record.ok:
             return str(record)
