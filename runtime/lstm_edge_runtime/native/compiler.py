@@ -310,8 +310,9 @@ class _Compiler:
     def _places(value: _Value) -> Array:
         """Return where each number of a value lies in its row, in its shape."""
         order = value.order or tuple(range(len(value.shape)))
-        lying: Array = np.arange(prod(value.shape)).reshape([value.shape[axis] for axis in order])
-        return lying.transpose(np.argsort(order))
+        lying = np.arange(prod(value.shape)).reshape([value.shape[axis] for axis in order])
+        found: Array = lying.transpose(np.argsort(order))
+        return found
 
     def _in_order(self, value: _Value, order: Sequence[int]) -> _Value:
         """Return a value whose numbers lie in an order of its axes."""
@@ -973,12 +974,14 @@ class _Compiler:
                     for p, t, stride, dilation, pad in zip(place, tap, strides, dilations, pads, strict=False)
                 )
                 if all(0 <= each < size for each, size in zip(at, outputs, strict=True)):
-                    found.setdefault(at, []).append(places[(slice(None), *place, *tap)])
+                    read = (slice(None), *place, *tap)
+                    found.setdefault(at, []).append(places[read])
         most = max(map(len, found.values()))
         laid = np.full((most, *outputs, groups, made), PADDING)
         for at, arrays in found.items():
             for number, array in enumerate(arrays):
-                laid[(number, *at)] = array
+                to = (number, *at)
+                laid[to] = array
         shape = (1, groups * made, *outputs)
         added = self._arrange(products, laid)
         row = self._row(added)
