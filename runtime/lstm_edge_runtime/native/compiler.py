@@ -974,8 +974,8 @@ class _Compiler:
                     for p, t, stride, dilation, pad in zip(place, tap, strides, dilations, pads, strict=False)
                 )
                 if all(0 <= each < size for each, size in zip(at, outputs, strict=True)):
-                    read = (slice(None), *place, *tap)
-                    found.setdefault(at, []).append(places[read])
+                    product = (slice(None), *place, *tap)
+                    found.setdefault(at, []).append(places[product])
         most = max(map(len, found.values()))
         laid = np.full((most, *outputs, groups, made), PADDING)
         for at, arrays in found.items():
