@@ -17,7 +17,7 @@ import numpy as np
 from ._core import Core, InputArrays
 from .axes import check_array, resolve, with_ones
 from .chunks import Runner, take_steps
-from .errors import InputError, StateError
+from .errors import ContractError, InputError, StateError
 from .manifest import Array, Manifest, StateSpec, TensorSpec
 from .state import State
 from .stream import WRONG_SAMPLE, Result, ShapedCall, Stream
@@ -501,6 +501,13 @@ class _Frames:
         for spec in self._manifest.outputs:
             rows, part = (self._in_time(spec, each[spec.name]) for each in (self._rows, outputs))
             counts, early = self._counts[spec.name], self._pace.early(spec.name, ages)
+            timed = self._pace.axes[spec.name] is not None
+            count = steps * self._pace.frames[spec.name] // self._pace.unit if timed else 1
+            if part.shape[1:] != (wanted := (count, *rows.shape[2:])):
+                raise ContractError(
+                    f"output {spec.name!r} of {steps} steps is {part.shape[1:]}, expected {wanted}; the file "
+                    "does not keep its contract"
+                )
             if self._pace.axes[spec.name] is None:
                 has = early < steps // self._pace.unit
                 rows[live[has]] = part[has]

@@ -36,9 +36,9 @@ OPERATORS = ("LSTM", "GRU", "RNN")
 QUANTIZED = "DynamicQuantizeLSTM"
 """The operator that onnxruntime's dynamic quantizer replaces LSTM by; states and X have the same indices."""
 _MOST_VALUES = 1 << 27
-_MOST_STEPS = 1 << 20
-"""Steps of a unit, which every source keeps."""
 """Values of one stream's state, half a GB; a manifest with more would only fill the memory."""
+_MOST_STEPS = 1 << 20
+"""Steps of a unit, which every source keeps; frames of a unit."""
 _DTYPES = {
     "tensor(float)": "float32",
     "tensor(double)": "float64",
@@ -145,8 +145,11 @@ def check_stream(manifest: Manifest) -> None:
         raise ManifestError(
             f"the stream ends after {stream.end} steps, expected a multiple of its unit, {unit}; export again"
         )
-    if min(manifest.frames_a_unit.values(), default=1) < 1:
-        raise ManifestError(f"an output of the stream has no frame in {unit} steps; export the model again")
+    for name, frames in manifest.frames_a_unit.items():
+        if not 0 < frames <= _MOST_STEPS:
+            raise ManifestError(
+                f"output {name!r} of the stream has {frames} frames in {unit} steps; export the model again"
+            )
     check_contract(manifest.streaming)
 
 
@@ -448,9 +451,14 @@ def _check_lengths(manifest: Manifest) -> None:
 
 
 def _check_reset(state: StateSpec) -> None:
-    with np.errstate(over="ignore"):
-        finite = np.isfinite(np.asarray(state.reset).astype(state.dtype)).all()
-    if not finite:
+    reset, dtype = np.asarray(state.reset), np.dtype(state.dtype)
+    if dtype.kind in "iu":
+        limits = np.iinfo(dtype)
+        held = bool(((reset >= limits.min) & (reset <= limits.max)).all())
+    else:
+        with np.errstate(over="ignore"):
+            held = bool(np.isfinite(reset.astype(dtype)).all())
+    if not held:
         raise ManifestError(f"state {state.input} has a reset value beyond {state.dtype}; export it again")
     if not isinstance(state.reset, np.ndarray):
         return

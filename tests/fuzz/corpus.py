@@ -41,6 +41,7 @@ def make_corpus(folder: Path, *, full: bool) -> None:
     _states(folder)
     _scores(folder)
     _counted(models)
+    _behind(models)
     (folder / "lep").mkdir()
     native = ("gru", "lstm", "counted") if installed() else ()
     if full:
@@ -157,6 +158,30 @@ def _counted(models: Path) -> None:
         golden=golden
     ).to_json()
     onnx.save(made, models / "counted.onnx")
+
+
+def _behind(models: Path) -> None:
+    """Add a network whose stream is behind, has a unit, and ends with its table of positions."""
+    import torch
+    from torch import nn
+
+    from lstm_edge_exporters import ExportConfig, export
+
+    class Behind(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.table = nn.Conv1d(3, 4, 5, 2, padding=2), nn.Embedding(30, 4)
+            self.lstm = nn.LSTM(4, 4, batch_first=True)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+            return self.lstm(y + self.table(torch.arange(y.size(1))))[0]
+
+    torch.manual_seed(0)
+    config = ExportConfig(inputs={"x": ("N", "L", 3)})
+    artifact = export(Behind().eval(), torch.randn(2, 12, 3), config)
+    assert artifact.manifest.stream is not None
+    artifact.save(models / "behind.onnx")
 
 
 def _tokens(models: Path) -> None:

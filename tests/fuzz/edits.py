@@ -1,5 +1,6 @@
 """One edit at a time: a value of a manifest, a golden array, a name; cheap enough for millions."""
 
+import base64
 import contextlib
 import json
 import struct
@@ -13,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+from mutate import damage, damage_protobuf
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, Stream, StreamBatch
 from lstm_edge_runtime.json_reader import decode_array, encode_array
@@ -21,7 +23,8 @@ from lstm_edge_runtime.manifest import KEY
 _GONE = object()
 _VALUES: tuple[Any, ...] = (
     _GONE, None, True, False, -1, 0, 1, 2, 3, 8, 2**31, 2**32 + 3, -(2**32) + 3, 2**63, 0.5, -1e308, "", "N",
-    "L", "x", "lengths", "h_0", "logits", "2*N", "N+1", "L//2", "float16", "float64", "bool", "int8", "int32",
+    "L", "x", "lengths", "h_0", "logits", "2*N", "N+1", "L//2", "L/2", "L/3", "999999999*L", "L/999999999",
+    "7*L/2", 6, 1 << 20, 2**31 - 2, "float16", "float64", "bool", "int8", "int32",
     "int64", "uint8", "\x1b[2J", "../../x", [], {}, ["N"], ["N", "L"], ["L", "N"], ["N", "N"], [1, "N", "N"],
     [None], ["rest"], "native", "fp32",
 )  # fmt: skip
@@ -34,9 +37,17 @@ _NAMES = (
 _HEADER, _CONSTANT = struct.Struct("<8sIIQ10I"), struct.Struct("<Q4I")
 
 
-def edit_manifest(rng: Random, path: Path) -> bytes:
-    """Return a model or native program with one value of its manifest, or one golden array, changed."""
+def edit_manifest(rng: Random, path: Path, field: str = "") -> bytes:
+    """Return a model or native program with one value of its manifest, or one golden array, changed.
+
+    Args:
+        rng: draws.
+        path: the file.
+        field: what to change something of; empty for the whole manifest.
+    """
     raw, places, arrays = _parts(path)
+    if field:
+        places, arrays = ([each for each in some if each[0] == field] for some in (places, arrays))
     if arrays and rng.random() < 0.4:
         place = rng.choice(arrays)
         changed = encode_array(_edit_array(rng, decode_array(_at(raw, place))))
@@ -47,6 +58,14 @@ def edit_manifest(rng: Random, path: Path) -> bytes:
         return _with_text(path, json.dumps(_put(raw, place, changed)))
     before, after = _around(path, place)
     return _with_text(path, before + json.dumps(changed) + after)
+
+
+def damage_stream(rng: Random, path: Path) -> bytes:
+    """Return a model with a damaged graph that streams."""
+    raw = _parts(path)[0]
+    graph = base64.b64decode(raw["stream"]["graph"])
+    damaged = base64.b64encode(rng.choice((damage, damage_protobuf))(rng, graph)).decode()
+    return _with_text(path, json.dumps(_put(raw, ("stream", "graph"), damaged)))
 
 
 def rename(rng: Random, path: Path) -> bytes:
@@ -104,7 +123,7 @@ class _User:
         self.stream.step(_samples(self.model, None, None))
 
     def process(self) -> None:
-        self.stream.process(_samples(self.model, None, self.rng.choice((1, 4))))
+        self.stream.process(_samples(self.model, None, self.rng.choice((1, 4, 31))))
 
     def restore(self) -> None:
         self.stream.restore(self.stream.state)
@@ -194,7 +213,7 @@ def _parts(path: Path) -> tuple[Any, Sequence[tuple[Any, ...]], Sequence[tuple[A
     """Return a file's manifest as JSON, the places of its values, and those of its golden arrays."""
     raw = json.loads(_text(path))
     places = [place for place in _walk(raw) if place]
-    arrays = [place for place in places if place[0] == "golden" and isinstance(_at(raw, place), dict)]
+    arrays = [place for place in places if "golden" in place and isinstance(_at(raw, place), dict)]
     return raw, places, [place for place in arrays if set(_at(raw, place)) == {"data", "dtype", "shape"}]
 
 

@@ -221,6 +221,9 @@ def test_a_manifest_whose_end_can_not_be_is_refused(learned):
     for end in (0, 1, 81):
         with pytest.raises(ManifestError, match=f"ends after {end} steps"):
             check_stream(manifest._replace(stream=manifest.stream._replace(end=end)))
+    states = tuple(each._replace(reset=-1e308) for each in manifest.stream.states if each.input == "count_0")
+    with pytest.raises(ManifestError, match="count_0 has a reset value beyond int64"):
+        check_stream(manifest._replace(stream=manifest.stream._replace(states=states)))
 
 
 @pytest.mark.system

@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 import torch
@@ -11,10 +12,11 @@ from torch.nn import functional as F
 
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.validate import validate
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.errors import CheckFailedError, ManifestError, StateError
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, ManifestError, StateError
 from lstm_edge_runtime.graph_check import check_stream
 from lstm_edge_runtime.manifest import Manifest
 
@@ -539,6 +541,21 @@ def test_a_manifest_whose_unit_can_not_be_is_refused(front):
         wrong = manifest._replace(stream=manifest.stream._replace(unit=unit))
         with pytest.raises(ManifestError, match="unit"):
             check_stream(wrong)
+    for axis in ("L/9", "999999999*L"):
+        outputs = tuple(spec._replace(axes=("N", axis, *spec.axes[2:])) for spec in manifest.stream.outputs)
+        with pytest.raises(ManifestError, match=r"frames in 8 steps"):
+            check_stream(manifest._replace(stream=manifest.stream._replace(outputs=outputs)))
+
+
+def test_a_stream_that_does_not_keep_its_contract_is_refused(front):
+    """Its output is of another shape than its manifest says, which a batch makes room for."""
+    manifest = front[1].manifest
+    for axes in (("N", "L/8", "C"), ("N", "L/4", 3)):
+        outputs = tuple(spec._replace(axes=axes) for spec in manifest.stream.outputs)
+        wrong = manifest._replace(stream=manifest.stream._replace(outputs=outputs))
+        batch = load(with_manifest(onnx.load_from_string(front[1].model), wrong)).streams(1)
+        with pytest.raises(ContractError, match="expected"):
+            batch.process({batch.add(): X[0, :32]})
 
 
 def test_validate_compares_the_stream_with_the_whole(front, tmp_path):
