@@ -20,7 +20,7 @@
  *
  * A state whose `next` is its own `buffer` is a past: the last frames of a value, in a ring. Its row is `frames`
  * frames, each as wide as the value, and the number of the oldest one. WINDOW operations read it, then one PUSH
- * operation replaces the oldest frame by the step's; nothing else writes it.
+ * operation replaces the oldest frames by the step's; nothing else writes it.
  */
 #ifndef LSTM_EDGE_FORMAT_H
 #define LSTM_EDGE_FORMAT_H
@@ -94,7 +94,9 @@ typedef enum {
        7 const bias or NONE, 8 const peepholes or NONE, 9 const W scales or NONE, 10 const R scales or NONE,
        11 f clip (0 for none), 12 flags, then for each activation 13 + 3i kind, 14 + 3i f alpha, 15 + 3i f beta.
        Gates and peepholes are in ONNX's order. The bias of LSTM and RNN is Wb + Rb, that of GRU Wb, Rb.
-       Flags: 1 input_forget (LSTM), 2 linear_before_reset (GRU). 22 and 23 for W and R as 5 of LINEAR. */
+       Flags: 1 input_forget (LSTM), 2 linear_before_reset (GRU). 22 and 23 for W and R as 5 of LINEAR.
+       24 one more than the number of an earlier operation that has the same code, widths and arguments 5 to 23, whose
+       weights it shares: the layer at the next of several frames; 0 for weights of its own. */
     LE_LSTM = 2,
     LE_GRU = 3,
     LE_RNN = 4,
@@ -118,10 +120,10 @@ typedef enum {
     /* 0 condition, 1 a, 2 b, 3 out, all of one width: a where the condition is not 0, else b. */
     LE_WHERE = 13,
     /* 0 x, 1 past, 2 out, 3 first, 4 dilation, 5 count: out is `count` frames of x, one after another, from number
-       `first`, each `dilation` after the one before. Frame 0 is the oldest of the past, and the one behind its last
-       is x itself. */
+       `first`, each `dilation` after the one before. Frame 0 is the oldest of the past, and those behind its last
+       are x itself: 6 of them, 0 for one. */
     LE_WINDOW = 14,
-    /* 0 x or NONE, 1 past, 2 frames, 3 groups: the past takes in x; with NONE it stays. In the ONNX file the state is
+    /* 0 x or NONE, 1 past, 2 frames, 3 groups: the past takes in the frames of x; with NONE it stays. In the ONNX file the state is
        (groups, frames, the rest of a frame). */
     LE_PUSH = 15,
     /* 0 in, 1 out, 2 const weights (K, M) or NONE, 3 const bias (M) or NONE: the numbers of K stretches of M,

@@ -55,6 +55,7 @@ typedef struct {
 typedef struct {
     le_code code;
     bool last_only;            /* nothing but a last step's output depends on it */
+    bool shared;               /* its weights and vectors are an earlier operation's */
     uint32_t in, h, c, out, next_c;
     size_t size[6];            /* whole numbers, as the code says */
     uint32_t flags;

@@ -848,21 +848,32 @@ INLINE size_t oldest(const float *past, size_t frames, size_t width) {
     return place >= 0.f && place < (float)frames ? (size_t)place : 0;
 }
 
+INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
 /* A past stands as it was before the first of the steps that run at once: later ones find their frames in x. */
 static __attribute__((noinline)) void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                              size_t first, size_t rows, size_t steps) {
-    const size_t width = program->places[op->in].width, frames = op->size[1], count = op->size[4];
+    const size_t new = op->size[5], width = program->places[op->in].width / new, frames = op->size[1];
+    const size_t apart = op->size[3], count = op->size[4];
     float *const *past = ws->past + op->size[0] * ws->capacity;
     for (size_t s = 0; s < steps; s++) {
         for (size_t r = 0; r < rows; r++) {
             float *y = rows_from(program, ws, op->out, first + s * rows + r);
             const size_t start = oldest(past[r], frames, width);
-            size_t at = op->size[2] + first / rows + s;
-            for (size_t i = 0; i < count; i++, at += op->size[3], y += width) {
-                const size_t place = start + at < frames ? start + at : start + at - frames;
-                const float *from =
-                    at < frames ? past[r] + place * width : rows_from(program, ws, op->in, (at - frames) * rows + r);
-                memcpy(y, from, width * sizeof(float));
+            size_t at = op->size[2] + (first / rows + s) * new;
+            for (size_t i = 0, run; i < count; i += run, at += run * apart, y += run * width) {
+                const float *from;
+                if (at < frames) {
+                    const size_t place = start + at < frames ? start + at : start + at - frames;
+                    from = past[r] + place * width;
+                    run = least(frames - at, frames - place);
+                } else {
+                    const size_t step = new == 1 ? at - frames : (at - frames) / new, frame = at - frames - step * new;
+                    from = rows_from(program, ws, op->in, step * rows + r) + frame * width;
+                    run = new - frame;
+                }
+                run = apart == 1 ? least(run, count - i) : 1;
+                memcpy(y, from, run * width * sizeof(float));
             }
         }
     }
@@ -871,17 +882,16 @@ static __attribute__((noinline)) void window(const lstm_edge_program *program, c
 static __attribute__((noinline)) void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                            size_t rows, size_t steps) {
     if (op->in == op->out) return;
-    const size_t width = program->places[op->in].width, frames = op->size[1];
+    const size_t new = op->size[5], width = program->places[op->in].width / new, frames = op->size[1], all = steps * new;
     for (size_t r = 0; r < rows; r++) {
         float *past = ws->past[op->size[0] * ws->capacity + r];
-        size_t place = oldest(past, frames, width), step = 0;
-        if (steps > frames) {
-            step = steps - frames;
-            place = (place + step) % frames;
-        }
-        for (; step < steps; step++) {
-            memcpy(past + place * width, rows_from(program, ws, op->in, step * rows + r), width * sizeof(float));
-            if (++place == frames) place = 0;
+        size_t at = all > frames ? all - frames : 0, place = (oldest(past, frames, width) + at) % frames;
+        for (size_t run; at < all; at += run) {
+            const size_t step = new == 1 ? at : at / new, frame = at - step * new;
+            run = least(new - frame, frames - place);
+            memcpy(past + place * width, rows_from(program, ws, op->in, step * rows + r) + frame * width, run * width * sizeof(float));
+            place += run;
+            if (place == frames) place = 0;
         }
         const float now = (float)place;
         memcpy(past + frames * width, &now, sizeof now);

@@ -219,6 +219,26 @@ static bool read_linear(reader *r, const uint32_t *arg, le_op *op) {
     return done;
 }
 
+/* Let a layer share the weights of an earlier operation, of which it has the arguments. */
+static bool share(reader *r, const uint32_t *arg, le_op *op) {
+    const uint32_t from = arg[24] - 1;
+    if (from >= r->at) return REFUSE_OPERATION(r, "weights of an operation that is not before it");
+    le_operation raw;
+    memcpy(&raw, r->operations + from * sizeof raw, sizeof raw);
+    const le_op *other = &r->program->op[from];
+    if (raw.code != (uint32_t)op->code || raw.arg[24] != 0 || memcmp(raw.arg + 5, arg + 5, 19 * sizeof *arg) != 0 ||
+        width(r, other->in) != width(r, op->in) || width(r, other->h) != width(r, op->h)) {
+        return REFUSE_OPERATION(r, "weights of an operation that differs");
+    }
+    op->shared = true;
+    op->w = other->w;
+    op->r = other->r;
+    op->n = other->n;
+    op->first = other->first;
+    memcpy(op->act, other->act, sizeof op->act);
+    return true;
+}
+
 /* LSTM, GRU and RNN. */
 static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     lstm_edge_program *p = r->program;
@@ -240,6 +260,7 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
         equal = equal && width(r, op->c) == h && width(r, op->next_c) == h;
     }
     if (!equal) return REFUSE_OPERATION(r, "states of unequal widths");
+    if (arg[24] != 0) return share(r, arg, op);
     if (!vector(r, arg[8], 3, h, &op->first)) return false;
     if (op->first != NULL && !lstm) return REFUSE_OPERATION(r, "peepholes, which an LSTM alone has");
     if (!read_activations(r, arg + 13, functions, op)) return false;
@@ -380,11 +401,14 @@ static bool read_window(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[2];
     if (!reads(r, op->in, false) || open_past(r, arg[1]) == NULL || !writes(r, op->out)) return false;
-    const size_t each = width(r, op->in), numbers = width(r, arg[1]) - 1, frames = numbers / each, count = arg[5];
-    if (frames == 0 || numbers % each != 0 || count == 0 || arg[3] > frames || width(r, op->out) % each != 0 || width(r, op->out) / each != count ||
-        arg[3] + (uint64_t)(count - 1) * arg[4] > frames) {
+    const size_t new = arg[6] == 0 ? 1 : arg[6], numbers = width(r, arg[1]) - 1, count = arg[5];
+    if (width(r, op->in) % new != 0) return REFUSE_OPERATION(r, "frames that do not fit its input");
+    const size_t each = width(r, op->in) / new, frames = numbers / each, last = frames + new - 1;
+    if (frames == 0 || numbers % each != 0 || count == 0 || arg[3] > last || width(r, op->out) % each != 0 || width(r, op->out) / each != count ||
+        arg[3] + (uint64_t)(count - 1) * arg[4] > last) {
         return REFUSE_OPERATION(r, "frames that are not there, or that do not fit its output");
     }
+    op->size[5] = new;
     op->size[0] = r->program->places[arg[1]].past - 1;
     op->size[1] = frames;
     for (size_t i = 0; i < 3; i++) op->size[2 + i] = arg[3 + i];
@@ -399,11 +423,12 @@ static bool read_push(reader *r, const uint32_t *arg, le_op *op) {
     if (io == NULL || (!kept && !reads(r, op->in, false))) return false;
     const size_t numbers = width(r, arg[1]) - 1, frames = arg[2], groups = arg[3];
     if (frames == 0 || groups == 0 || numbers == 0 || numbers % frames != 0 || numbers / frames % groups != 0 ||
-        (!kept && numbers / frames != width(r, op->in))) {
+        (!kept && width(r, op->in) % (numbers / frames) != 0)) {
         return REFUSE_OPERATION(r, "frames that do not fit a past");
     }
     op->size[0] = r->program->places[arg[1]].past - 1;
     op->size[1] = frames;
+    op->size[5] = kept ? 1 : width(r, op->in) / (numbers / frames);
     io->frames = frames;
     io->groups = groups;
     return true;
@@ -705,6 +730,7 @@ static bool read_all(reader *r) {
 
 static void free_program(lstm_edge_program *p) {
     for (size_t i = 0; p->op != NULL && i < p->ops; i++) {
+        if (p->op[i].shared) continue;
         free_matrix(&p->op[i].w);
         free_matrix(&p->op[i].r);
         free_matrix(&p->op[i].n);

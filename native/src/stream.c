@@ -345,6 +345,7 @@ lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t 
 struct lstm_edge_stream {
     lstm_edge_program *program;
     uint64_t age;            /* steps since the reset */
+    uint64_t plain;          /* the age from which on each step gives a frame of every output, and no state is held */
     lstm_edge_rows *rows[3]; /* inputs, outputs, states: where one row of each lies */
     lstm_edge_rows *chunk;   /* the same for a chunk's inputs and outputs */
     float **places;          /* of each output of a chunk: where its first frame goes */
@@ -369,6 +370,7 @@ lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
         return NULL;
     }
     stream->program = program;
+    stream->plain = program->unit == 1 ? program->settled : UINT64_MAX;
     lstm_edge_rows *view = (lstm_edge_rows *)(stream + 1);
     char *more = stream->step->base + program->row_bytes + program->past_bytes;
     for (int kind = 0; kind < 3; kind++) {
@@ -463,10 +465,9 @@ static void finish_unit(lstm_edge_stream *stream) {
     }
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
-        const bool held = before < state->start;
-        if (state->next == state->buffer) {
-            if (held) lstm_edge_reset_value(p, i, (float *)(void *)w->buffer[state->buffer]);
-        } else if (!held) {
+        if (before < state->start) {
+            lstm_edge_reset_value(p, i, (float *)(void *)w->buffer[state->buffer]);
+        } else if (!state->in_place && state->next != state->buffer) {
             memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
         }
     }
@@ -520,16 +521,11 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
     return LSTM_EDGE_OK;
 }
 
-/* Whether each step gives a frame of every output, and no state is held. */
-static bool plain(const lstm_edge_stream *stream) {
-    return stream->program->unit == 1 && stream->age >= stream->program->settled;
-}
-
 lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     const lstm_edge_program *p = stream->program;
     le_workspace *w = stream->step;
-    if (!plain(stream)) {
+    if (stream->age < stream->plain) {
         const size_t inputs = p->count[LSTM_EDGE_INPUT];
         memcpy(stream->chunk, stream->rows[LSTM_EDGE_INPUT], inputs * sizeof(lstm_edge_rows));
         memcpy(stream->chunk + inputs, stream->rows[LSTM_EDGE_OUTPUT], p->count[LSTM_EDGE_OUTPUT] * sizeof(lstm_edge_rows));
@@ -582,7 +578,7 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
     }
     if (!complete(from, inputs_there)) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     if (stream->many == NULL && lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
-    if (!plain(stream)) return take(stream, steps);
+    if (stream->age < stream->plain) return take(stream, steps);
     call c = {.program = p, .rows = 1, .steps = steps, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE],
               .outputs = to, .own = stream->many};
     const lstm_edge_status status = run(&c);

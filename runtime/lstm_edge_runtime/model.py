@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["Model", "Source", "content_of", "load", "read_model", "runner"]
+__all__ = ["Model", "Source", "content_of", "load", "read_model", "runner", "stream_runner"]
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["window", "never"]
@@ -423,6 +423,13 @@ def runner(model: Model) -> Runner:
         return interface.all_outputs(outputs, after)
 
     return run
+
+
+def stream_runner(model: Model) -> Runner:
+    """Return a function that runs the graph of a model's ``stream`` on whole units; see ``runner``."""
+    assert model._open_stream is not None
+    core = model._streaming(model._open_stream)
+    return lambda feeds: core.manifest.all_outputs(*core.call(feeds))
 
 
 def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:

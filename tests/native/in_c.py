@@ -9,7 +9,7 @@ import numpy as np
 
 from lstm_edge_exporters.targets.c import _generate
 from lstm_edge_exporters.targets.c._interface import Interface, StateArray, StepArray
-from lstm_edge_runtime.manifest import StateSpec
+from lstm_edge_runtime.manifest import Manifest, StateSpec
 from lstm_edge_runtime.native.compiler import Compiled, StatePart
 from lstm_edge_runtime.native.program import ProgramWriter
 
@@ -56,7 +56,7 @@ def c_of(writer: ProgramWriter) -> str:
         shape = (1, writer.width(port.buffer))
         states.append(StateArray(f"s{i}", f"s{i}", "float32", shape, None, f"n{i}", np.zeros(shape, "f4")))
         parts.append(StatePart(StateSpec(f"s{i}", f"n{i}", "float32", shape), None))
-    interface = Interface("net", 1, (x,), tuple(outputs), tuple(states), None, None)  # type: ignore[arg-type]
+    interface = Interface("net", 1, (x,), tuple(outputs), tuple(states), None, Manifest((), ()))
     step = _generate.write_step(Compiled(writer, tuple(parts)), interface)
     arrays = [f"{each.c_type} {each.symbol}[{each.size}]" for each in (x, *outputs)]
     written = [*(y.symbol for y in outputs), *(f"state.{state.symbol}" for state in states)]

@@ -170,20 +170,23 @@ def test_copies_bring_any_numbers_of_a_row_side_by_side(places: Array, shape: tu
 
 
 class Reads:
-    """A program that keeps ``frames`` of what a layer gives, and reads some of them in three ways."""
+    """A program that keeps ``frames`` of what a layer gives, and reads some of them in three ways.
 
-    def __init__(self, rng: np.random.Generator, frames: int, every_step: bool) -> None:
-        self.width = int(rng.integers(1, 20))
-        self.first, self.dilation = int(rng.integers(0, frames + 1)), int(rng.integers(1, 4))
-        self.count = (frames - self.first) // self.dilation + 1
+    ``new`` of them come with every step.
+    """
+
+    def __init__(self, rng: np.random.Generator, frames: int, every_step: bool, new: int = 1) -> None:
+        self.width, self.new = int(rng.integers(1, 20)), new
+        self.first, self.dilation = int(rng.integers(0, frames + new)), int(rng.integers(1, 4))
+        self.count = (frames + new - 1 - self.first) // self.dilation + 1
         self.weights = rng.standard_normal((self.width, 3)).astype("float32")
         self.taps = rng.standard_normal((self.count, self.width)).astype("float32")
         self.past = Past(1, frames, self.width)
         self.reset = rng.standard_normal((1, frames, self.width)).astype("float32")
         writer = self.writer = ProgramWriter()
-        value = writer.linear(writer.input("x", 3), self.weights)
+        value = writer.linear(writer.input("x", 3 * new), self.weights)
         ring = writer.past("past", self.past, self.reset)
-        read = writer.window(value, ring, self.first, self.dilation, self.count)
+        read = writer.window(value, ring, self.first, self.dilation, self.count, new)
         results = [
             read,
             writer.depthwise(read, self.width, self.taps, self.taps[0]),
@@ -198,11 +201,11 @@ class Reads:
         writer.output("y", joined, every_step=every_step)
 
     def run(self, x: Array) -> Array:
-        """Return what each of the steps ``x (L, 3)`` after the reset gives, in float64."""
-        values = np.concatenate([self.reset[0], x.astype("float64") @ self.weights.T])
+        """Return what each of the steps ``x (L, new * 3)`` after the reset gives, in float64."""
+        values = np.concatenate([self.reset[0], x.reshape(-1, 3).astype("float64") @ self.weights.T])
         rows = []
         for step in range(len(x)):
-            read = values[step + self.first :: self.dilation][: self.count]
+            read = values[step * self.new + self.first :: self.dilation][: self.count]
             total = (read * self.taps).sum(0) + self.taps[0]
             rows.append(np.concatenate([read.ravel(), total, read.max(0)]))
         return np.array(rows)
@@ -214,13 +217,14 @@ class Reads:
     frames=st.integers(1, 70),
     cuts=st.lists(st.integers(1, 60), min_size=1, max_size=4),
     every_step=st.booleans(),
+    new=st.integers(1, 5),
 )
 def test_steps_chunks_and_the_whole_read_the_same_frames(
-    library: C.CDLL, seed: int, frames: int, cuts: list[int], every_step: bool
+    library: C.CDLL, seed: int, frames: int, cuts: list[int], every_step: bool, new: int
 ) -> None:
     rng = np.random.default_rng(seed)
-    net = Reads(rng, frames, every_step)
-    x = rng.standard_normal((sum(cuts), 3)).astype("float32")
+    net = Reads(rng, frames, every_step, new)
+    x = rng.standard_normal((sum(cuts), 3 * new)).astype("float32")
     expected = net.run(x)
     program = Program(library, net.writer.to_bytes())
     chunks, steps = Stream(program), Stream(program)
@@ -234,7 +238,7 @@ def test_steps_chunks_and_the_whole_read_the_same_frames(
         np.concatenate(got) if every_step else got[-1], singles if every_step else singles[-1]
     )
     assert np.array_equal(chunks.states[0], steps.states[0])
-    last = np.concatenate([net.reset[0], x.astype("float64") @ net.weights.T])[-frames:]
+    last = np.concatenate([net.reset[0], x.reshape(-1, 3).astype("float64") @ net.weights.T])[-frames:]
     assert np.abs(net.past.from_rows(steps.states[0][None])[0, 0] - last).max() <= 1e-4
 
 
@@ -281,6 +285,11 @@ def ring(writer: ProgramWriter, frames: int = 4) -> tuple[int, int]:
     [
         (lambda w, x, past: w.window(x, past, 0, 1, 6), "frames that are not there"),
         (lambda w, x, past: w.window(x, past, 5, 0, 1), "frames that are not there"),
+        (lambda w, x, past: w.window(x, past, 0, 1, 16, 3), "frames that are not there"),
+        (
+            lambda w, x, past: w.operation(Code.WINDOW, x, past, w.buffer(3), 0, 1, 1, 2),
+            "do not fit its input",
+        ),
         (lambda w, x, past: w.window(x, past, 1, 2**31, 3), "frames that are not there"),
         (lambda w, x, past: w.operation(Code.WINDOW, x, x, w.buffer(3), 0, 1, 1), "a past that is not there"),
         (lambda w, x, past: w.operation(Code.WINDOW, x, past, w.buffer(4), 0, 1, 1), "do not fit its output"),

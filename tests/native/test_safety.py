@@ -84,15 +84,16 @@ def late_operation() -> bytes:
     rng = np.random.default_rng(2)
     writer = ProgramWriter(unit=3)
     x = writer.input("x", 6)
-    ring = Past(1, 2, 6)
-    past = writer.past("past", ring, np.ones((1, 2, 6)), 2)
-    read = writer.window(x, past, 0, 1, 3)
+    ring = Past(1, 4, 2)
+    past = writer.past("past", ring, np.ones((1, 4, 2)), 2)
+    read = writer.window(x, past, 1, 1, 6, 3)
     writer.push(x, past, ring)
-    value = writer.linear(read, rng.standard_normal((8, 18)), rng.standard_normal(8))
+    value = writer.linear(read, rng.standard_normal((8, 12)), rng.standard_normal(8))
     old = [writer.state(name, 5, np.ones(5), 1) for name in ("h", "c")]
     weights = [rng.standard_normal((20, width)) for width in (8, 5)]
     functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
     new = writer.recurrent(Code.LSTM, value, old, weights, functions=functions)
+    new = writer.recurrent_again(writer.latest, writer.unary(value, Function.RELU), new)
     for pair in zip(old, new, strict=True):
         writer.next_state(*pair)
     writer.output("y", value, every_step=True, start=3, frames=2)

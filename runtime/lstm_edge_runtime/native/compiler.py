@@ -56,6 +56,13 @@ class _Value(NamedTuple):
     buffers: tuple[int, ...]
     """Buffers with its numbers, in order."""
     dtype: str = "float32"
+    order: tuple[int, ...] = ()
+    """The axes in the order in which the numbers lie, outermost first; empty for that of ``shape``."""
+
+    @property
+    def is_straight(self) -> bool:
+        """Whether the numbers lie in the order of the axes."""
+        return _same_order(self.shape, self.order, ())
 
 
 class _Quantized(NamedTuple):
@@ -82,6 +89,16 @@ class _Frames(NamedTuple):
     first: int = 0
     source: _Value | None = None
     """This step's frame; None for the past alone."""
+
+
+def _same_order(shape: Sequence[int], one: Sequence[int], other: Sequence[int]) -> bool:
+    """Return whether two orders of axes are the same but for axes of size 1."""
+    large = [[axis for axis in order or range(len(shape)) if shape[axis] > 1] for order in (one, other)]
+    return large[0] == large[1]
+
+
+def _time_first(axis: int, rank: int) -> tuple[int, ...]:
+    return (axis, *(each for each in range(rank) if each != axis))
 
 
 _Any = _Value | _Quantized | _Frames | Array
@@ -139,9 +156,18 @@ class _Compiler:
         for node in graph.nodes:
             self._node(node)
         for output in manifest.outputs:
-            value, start = self._row(self._get(output.name)), manifest.delays.get(output.name, 0)
-            every_step = manifest.time_axis(output.axes) is not None
-            self._writer.output(output.name, value, every_step=every_step, start=start)
+            value, time = self._get(output.name), manifest.time_axis(output.axes)
+            if isinstance(value, _Frames):
+                value = self._frames(value)
+            if time is not None and isinstance(value, _Value):
+                value = self._in_order(value, _time_first(time, len(value.shape)))
+            self._writer.output(
+                output.name,
+                self._row(value),
+                every_step=time is not None,
+                start=manifest.delays.get(output.name, 0),
+                frames=manifest.frames_a_unit.get(output.name, 1),
+            )
         for state in sorted(manifest.states, key=lambda state: state.input in pasts):
             self._close_state(state)  # a past at the end: nothing reads it after its PUSH
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
@@ -150,12 +176,17 @@ class _Compiler:
         shape = self._shape_of(spec.name, spec.axes)
         if spec.name == self._manifest.lengths:
             return np.full(shape, not self._padding, spec.dtype)
+        time = self._manifest.time_axis(spec.axes)
+        if time is None and self._manifest.unit > 1:
+            raise UnsupportedError(f"input {spec.name} has no time axis, in a file with a unit")
+        order = () if time is None else _time_first(time, len(shape))
+        order = () if _same_order(shape, order, ()) else order
         if spec.dtype == "bool":
             flags = self._writer.input(spec.name, prod(shape), "uint8")
-            return _Value(shape, (self._writer.cast(flags),), "bool")
+            return _Value(shape, (self._writer.cast(flags),), "bool", order)
         if spec.dtype not in INPUT_TYPES:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
-        return _Value(shape, (self._writer.input(spec.name, prod(shape), spec.dtype),), spec.dtype)
+        return _Value(shape, (self._writer.input(spec.name, prod(shape), spec.dtype),), spec.dtype, order)
 
     def _open_state(self, state: StateSpec) -> _Value:
         """Make a state of the program of each layer of a state of the file."""
@@ -188,7 +219,9 @@ class _Compiler:
         assert past is not None
         assert isinstance(new, _Frames)
         assert new.source is not None
-        self._writer.push(None if kept else self._row(new.source), old.buffer, past)
+        if (new.buffer, new.first) != (old.buffer, new.source.shape[new.axis]):
+            raise UnsupportedError(f"state {state.output} is not the last frames of a value")
+        self._writer.push(None if kept else self._in_time(new), old.buffer, past)
 
     def _close_state(self, state: StateSpec) -> None:
         kept = self._padding and self._manifest.padded_states
@@ -199,6 +232,7 @@ class _Compiler:
         olds = [buffer for part, buffer in self._parts if part.state.input == state.input]
         if not isinstance(value, _Value):
             raise UnsupportedError(f"state {state.output} does not depend on the input")
+        value = self._in_order(value, ())
         widths = [self._writer.width(buffer) for buffer in value.buffers]
         news = list(value.buffers)
         if widths != [self._writer.width(buffer) for buffer in olds]:
@@ -229,7 +263,7 @@ class _Compiler:
         return [self._get(name) if name else None for name in node.inputs]
 
     def _row(self, value: _Any) -> int:
-        """Return one buffer that holds all of a value's numbers."""
+        """Return one buffer that holds all of a value's numbers, as they lie."""
         if isinstance(value, _Frames):
             value = self._frames(value)
         if not isinstance(value, _Value):
@@ -272,11 +306,33 @@ class _Compiler:
             raise UnsupportedError(f"{what} that is not stored in the file")
         return value
 
+    @staticmethod
+    def _places(value: _Value) -> Array:
+        """Return where each number of a value lies in its row, in its shape."""
+        order = value.order or tuple(range(len(value.shape)))
+        lying = np.arange(prod(value.shape)).reshape([value.shape[axis] for axis in order])
+        found: Array = lying.transpose(np.argsort(order))
+        return found
+
+    def _in_order(self, value: _Value, order: Sequence[int]) -> _Value:
+        """Return a value whose numbers lie in an order of its axes."""
+        order = tuple(order)
+        if _same_order(value.shape, value.order, order):
+            return value._replace(order=order)
+        lying = self._places(value).transpose(order or range(len(value.shape)))
+        return self._arrange(value, lying)._replace(shape=value.shape, order=order)
+
+    def _in_time(self, frames: _Frames) -> int:
+        """Return the buffer of the frames behind a past, each in one stretch."""
+        assert frames.source is not None
+        source = frames.source
+        return self._row(self._in_order(source, _time_first(frames.axis, len(source.shape))))
+
     def _arrange(self, value: _Value, places: Array, padding: float = 0.0) -> _Value:
-        """Return the numbers of a value at some places, in their shape."""
+        """Return the numbers of a value at some places of its row, in their shape."""
         flat = places.reshape(-1)
         if np.array_equal(flat, np.arange(prod(value.shape))):
-            return value._replace(shape=places.shape)
+            return value._replace(shape=places.shape, order=())
         copies = list(islice(stretches(flat), _MOST_STRETCHES + 1))
         if value.dtype not in ("float32", "bool") or not flat.size or len(copies) > _MOST_STRETCHES:
             raise UnsupportedError(f"{flat.size} places of {value.dtype} {value.shape}")
@@ -296,22 +352,25 @@ class _Compiler:
         assert frames.source is not None
         key = (frames.buffer, frames.first, dilation, count)
         if key not in self._windows:
-            self._windows[key] = self._writer.window(self._row(frames.source), *key)
+            new = frames.source.shape[frames.axis]
+            self._windows[key] = self._writer.window(self._in_time(frames), *key, new)
         shape = (count, *frames.shape[: frames.axis], *frames.shape[frames.axis + 1 :])
         return self._single(shape, self._windows[key])
 
     def _frames(self, frames: _Frames) -> _Value:
-        """Return frames as a value in the file's layout."""
+        """Return frames as a value."""
         value = self._window(frames, 1, frames.shape[frames.axis])
-        places = np.arange(prod(value.shape)).reshape(value.shape)
-        return self._arrange(value, np.moveaxis(places, 0, frames.axis))
+        return value._replace(shape=frames.shape, order=_time_first(frames.axis, len(frames.shape)))
 
-    def _broadcast(self, value: _Value, shape: tuple[int, ...]) -> _Value:
-        """Return a value in a shape that it broadcasts to."""
+    def _broadcast(self, value: _Value, shape: tuple[int, ...], order: Sequence[int] = ()) -> _Value:
+        """Return a value in a shape that it broadcasts to, and an order of its axes."""
+        front = len(shape) - len(value.shape)
         if prod(value.shape) == prod(shape):
-            return value._replace(shape=shape)
-        own = np.arange(prod(value.shape)).reshape(value.shape)
-        return self._arrange(value, np.broadcast_to(own, shape))
+            moved = tuple(axis + front for axis in value.order)
+            same = value._replace(shape=shape, order=moved and (*range(front), *moved))
+            return self._in_order(same, order)
+        places = np.broadcast_to(self._places(value), shape).transpose(order or range(len(shape)))
+        return self._arrange(value, places)._replace(shape=shape, order=tuple(order))
 
     def _single(self, shape: Sequence[int], buffer: int) -> _Value:
         return _Value(tuple(shape), (buffer,))
@@ -333,6 +392,8 @@ class _Compiler:
         inputs = self._inputs(node)
         if node.op_type not in _LOOKS_BACK:
             inputs = [self._frames(each) if isinstance(each, _Frames) else each for each in inputs]
+            if node.op_type not in _IN_ANY_ORDER:
+                inputs = [self._in_order(e, ()) if isinstance(e, _Value) else e for e in inputs]
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if node.op_type in ("Shape", "Size") or not self._sizes.isdisjoint(node.inputs):
             self._sizes.update(node.outputs)
@@ -348,6 +409,9 @@ class _Compiler:
         if node.op_type == "Range" or counting:
             self._counters.update(node.outputs)
         counted = node.op_type == "Cast" and results[0].dtype.kind == "f" and not counting
+        counted = (
+            counted and self._manifest.stream is None
+        )  # chunks of such a graph were compared with the whole
         if counted and node.outputs[0] in self._sizes and (results[0] == 1).any():
             raise UnsupportedError("a number of rows or steps that is computed with")
         return results
@@ -370,7 +434,13 @@ class _Compiler:
         shape = folding.shape_after(node, value.shape, inputs[1:])
         if prod(shape) != prod(value.shape):
             raise UnsupportedError(f"{value.shape} becomes {shape}")
-        return value._replace(shape=shape)
+        old, new = ([axis for axis, size in enumerate(each) if size > 1] for each in (value.shape, shape))
+        if value.is_straight or [value.shape[axis] for axis in old] != [shape[axis] for axis in new]:
+            return self._in_order(value, ())._replace(shape=shape, order=())
+        large = [new[old.index(axis)] for axis in value.order if axis in old]
+        return value._replace(
+            shape=shape, order=(*(axis for axis in range(len(shape)) if axis not in new), *large)
+        )
 
     def _shape(self, node: Node, inputs: list[_Any | None]) -> Array:
         value = inputs[0]
@@ -383,11 +453,11 @@ class _Compiler:
         value = inputs[0]
         if not isinstance(value, _Value):
             raise UnsupportedError("a quantized input")
-        order = node.attributes.get("perm", tuple(range(len(value.shape)))[::-1])
-        moved = [axis for axis in order if value.shape[axis] > 1]
-        if moved != sorted(moved):
-            return self._arrange(value, np.arange(prod(value.shape)).reshape(value.shape).transpose(order))
-        return value._replace(shape=tuple(value.shape[axis] for axis in order))
+        rank = len(value.shape)
+        order = list(node.attributes.get("perm", tuple(range(rank))[::-1]))
+        lying = tuple(order.index(axis) for axis in value.order or range(rank))
+        moved = value._replace(shape=tuple(value.shape[axis] for axis in order), order=lying)
+        return moved._replace(order=()) if moved.is_straight else moved
 
     def _linear(
         self,
@@ -444,7 +514,7 @@ class _Compiler:
     def _hard_swish(self, node: Node, inputs: list[_Any | None]) -> _Value:
         row = self._row(value := self._floats(inputs[0]))
         gate = self._writer.unary(row, Function.HARD_SIGMOID, 1 / 6, 0.5)
-        return self._single(value.shape, self._writer.binary(Binary.MULTIPLY, row, gate))
+        return value._replace(buffers=(self._writer.binary(Binary.MULTIPLY, row, gate),))
 
     def _binary(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
         if any(isinstance(value, _Quantized) for value in inputs):
@@ -454,8 +524,9 @@ class _Compiler:
         value, other = (self._floats(b), a) if swap else (self._floats(a), b)
         shape = np.broadcast_shapes(value.shape, other.shape)  # type: ignore[union-attr]
         dtype = "bool" if kind in _COMPARES else "float32"
-        if prod(value.shape) not in (1, prod(shape)):
+        if value.shape != shape and prod(value.shape) != 1:
             value = self._broadcast(value, shape)
+        order = value.order if value.shape == shape else ()
         if isinstance(other, np.ndarray):
             if (
                 kind is Binary.ADD
@@ -463,16 +534,20 @@ class _Compiler:
                 and self._fuse_bias(node.inputs[swap], value, other)
             ):
                 return value
-            flat = np.broadcast_to(np.asarray(other, "float32"), shape).reshape(-1)
+            full = np.broadcast_to(np.asarray(other, "float32"), shape)
+            flat = (full.transpose(order) if order else full).reshape(-1)
             flat = (
                 flat[:1] if flat.size and (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
             )
             row = self._writer.binary(kind, self._row(value), flat, swap=swap)
-            return _Value(shape, (row,), dtype)
+            return _Value(shape, (row,), dtype, order)
         second = self._floats(other)
-        if prod(second.shape) not in (1, prod(shape)):
-            second = self._broadcast(second, shape)
-        return _Value(shape, (self._writer.binary(kind, self._row(value), self._row(second)),), dtype)
+        if prod(value.shape) == 1 and second.shape == shape:
+            order = second.order
+        elif prod(second.shape) != 1:
+            second = self._broadcast(second, shape, order)
+        row = self._writer.binary(kind, self._row(value), self._row(second))
+        return _Value(shape, (row,), dtype, order)
 
     def _greater(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
         return self._binary(node, inputs[::-1])
@@ -513,7 +588,9 @@ class _Compiler:
         if name not in self._fresh or self._uses[name] != 1 or len(value.buffers) != 1:
             return False
         columns = self._writer.linear_rows(value.buffers[0])
-        row = _uniform(bias, (prod(value.shape) // columns, columns)) if columns else None
+        if not columns or not value.is_straight:
+            return False
+        row = _uniform(bias, (prod(value.shape) // columns, columns))
         return row is not None and self._writer.fuse_bias(value.buffers[0], row)
 
     def _variadic(self, node: Node, inputs: list[_Any | None]) -> _Any:
@@ -554,12 +631,13 @@ class _Compiler:
         )
         factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
         shape = (-1, *[1] * (len(value.shape) - 2))
+        order = value.order or range(len(value.shape))
         full = [
-            np.broadcast_to(each.reshape(shape), value.shape[1:]).astype("float32").reshape(-1)
+            np.broadcast_to(each.reshape(shape), value.shape).transpose(order).astype("float32").reshape(-1)
             for each in (factor, bias - mean * factor)
         ]
         row = self._writer.binary(Binary.MULTIPLY, self._row(value), full[0])
-        return self._single(value.shape, self._writer.binary(Binary.ADD, row, full[1]))
+        return value._replace(buffers=(self._writer.binary(Binary.ADD, row, full[1]),))
 
     def _reduce(self, node: Node, inputs: list[_Any | None]) -> _Value:
         value = self._floats(inputs[0])
@@ -610,14 +688,12 @@ class _Compiler:
         if to == 1:
             if value.dtype in ("float32", "bool"):
                 return value._replace(dtype="float32")
-            return self._single(value.shape, self._writer.cast(self._row(value)))
+            return value._replace(buffers=(self._writer.cast(self._row(value)),), dtype="float32")
         if to in (6, 7) and value.dtype not in ("float32", "bool"):
             return value
         if to == 9 and value.dtype in ("float32", "bool"):
             zero = self._writer.binary(Binary.EQUAL, self._row(value), np.zeros(1, "float32"))
-            return self._each(self._single(value.shape, zero), Function.AFFINE, -1.0, 1.0)._replace(
-                dtype="bool"
-            )
+            return self._negated(value._replace(buffers=(zero,)))
         raise UnsupportedError(f"from {value.dtype} to {folding.CASTS.get(to or 0, to)}")
 
     # parts of values
@@ -625,15 +701,16 @@ class _Compiler:
     def _join(self, past: _Frames, source: _Value) -> _Frames:
         """Return a past with this step's frame behind it."""
         axis, size = past.axis, past.shape[past.axis]
-        frame = tuple(1 if place == axis else each for place, each in enumerate(past.shape))
-        if source.shape != frame:
+        frames = (*past.shape[:axis], source.shape[axis], *past.shape[axis + 1 :])
+        if source.shape != frames:
             raise UnsupportedError(f"a past of {past.shape} takes in {source.shape}")
-        shape = (*frame[:axis], size + 1, *frame[axis + 1 :])
+        shape = (*frames[:axis], size + source.shape[axis], *frames[axis + 1 :])
         return past._replace(shape=shape, source=source)
 
     def _concat(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Frames":
         if isinstance(past := inputs[0], _Frames) and past.source is None:
-            return self._join(past, self._floats(inputs[1]))
+            source = self._frames(inputs[1]) if isinstance(inputs[1], _Frames) else inputs[1]
+            return self._join(past, self._floats(source))
         values: list[_Value] = []
         for given in inputs:
             if isinstance(given, np.ndarray) and given.size == 0:
@@ -643,6 +720,17 @@ class _Compiler:
             values.append(self._filled(given))
         axis = node.attributes["axis"] % len(values[0].shape)
         total = sum(value.shape[axis] for value in values)
+        order = next((value.order for value in values if not value.is_straight), ())
+        if order:
+            values = [self._in_order(value, order) for value in values]
+            lying = [each._replace(shape=tuple(each.shape[i] for i in order), order=()) for each in values]
+            joined = self._concat_rows(lying, order.index(axis), total)
+            shape = (*values[0].shape[:axis], total, *values[0].shape[axis + 1 :])
+            return joined._replace(shape=shape, order=order)
+        return self._concat_rows(values, axis, total)
+
+    def _concat_rows(self, values: Sequence[_Value], axis: int, total: int) -> _Value:
+        """Join values, whose numbers lie in the order of their axes, along an axis."""
         shape = (*values[0].shape[:axis], total, *values[0].shape[axis + 1 :])
         outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
         if outer == 1:
@@ -659,6 +747,11 @@ class _Compiler:
         """Return what stands at some places of an axis."""
         if not isinstance(value, _Value):
             raise UnsupportedError("a quantized input")
+        if order := value.order:
+            shape = tuple(value.shape[place] for place in order)
+            found = self._pick(value._replace(shape=shape, order=()), order.index(axis), picked)
+            shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
+            return found._replace(shape=shape, order=order)
         size, outer, inner = value.shape[axis], prod(value.shape[:axis]), prod(value.shape[axis + 1 :])
         shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
         if len(picked) == size and list(picked) == list(range(size)):
@@ -724,7 +817,7 @@ class _Compiler:
             raise UnsupportedError("a quantized input")
         places, axis = self._known(index, "places"), axis % len(data.shape)
         picked = (places.reshape(-1) % data.shape[axis]).tolist()
-        found = self._pick(data, axis, picked)
+        found = self._in_order(self._pick(data, axis, picked), ())
         return found._replace(shape=(*data.shape[:axis], *places.shape, *data.shape[axis + 1 :]))
 
     # convolutions
@@ -737,24 +830,30 @@ class _Compiler:
         A value, the places in its row ``(N, C, *outputs, *kernel)``, and the axis of the kernel along frames,
         if any.
         """
-        time = None
         if isinstance(source, _Frames):
             time, shape = source.axis - 2, list(source.shape)
-            dilation = windows_of(node, shape[2:], kernel).dilations[max(0, time)]
-            if time < 0 or (kernel[time] - 1) * dilation + 1 != shape[source.axis]:
-                source, time = self._frames(source), None
+            if time < 0:
+                source = self._frames(source)
         if not isinstance(source, _Frames):
             value = self._floats(source)
             windows = windows_of(node, value.shape[2:], kernel)
-            return value, windows.places(np.arange(prod(value.shape)).reshape(value.shape)), None
-        assert time is not None
+            first = next((axis for axis in value.order if value.shape[axis] > 1), 0)
+            return value, windows.places(self._places(value)), first - 2 if first >= 2 else None
         windows = windows_of(node, shape[2:], kernel)
         if windows.pads[time] != (0, 0):
             raise UnsupportedError("padding of a past")
-        value = self._window(source, dilation, kernel[time])
+        dilation, count = windows.dilations[time], shape[source.axis]
+        if (
+            kernel[time] - 1
+        ) * dilation + 1 == count:  # one frame of the output: no more than its taps are read
+            count = kernel[time]
+            single = tuple(1 if axis == time else each for axis, each in enumerate(windows.dilations))
+            windows = windows._replace(dilations=single)
+        else:
+            dilation = 1
+        value = self._window(source, dilation, count)
         places = np.moveaxis(np.arange(prod(value.shape)).reshape(value.shape), 0, source.axis)
-        single = tuple(1 if axis == time else each for axis, each in enumerate(windows.dilations))
-        return value, windows._replace(dilations=single).places(places), time
+        return value, windows.places(places), time
 
     def _conv(self, node: Node, inputs: list[_Any | None]) -> _Value:
         weights = self._known(inputs[1], "weights").astype("float32")
@@ -767,7 +866,7 @@ class _Compiler:
             raise ValueError(f"weights {weights.shape} for {channels} channels in {groups} groups")
         shape = (rows, weights.shape[0], *outputs)
         if each == 1 and groups > 1:
-            return self._depthwise(value, places, weights, bias)._replace(shape=shape)
+            return self._depthwise(value, places, weights, bias, time)
         # what an output reads in the order in which it lies: the taps along time, channels, the other taps
         taps = [2 + rank + axis for axis in range(rank) if axis != time]
         first = [] if time is None else [2 + rank + time]
@@ -784,35 +883,48 @@ class _Compiler:
         result = _Value((groups, rows, prod(outputs), made), tuple(buffers))
         if rows * prod(outputs) == 1:
             return result._replace(shape=shape)
-        order = np.arange(prod(shape)).reshape(result.shape).transpose(1, 0, 3, 2)
-        return self._arrange(result, order)._replace(shape=shape)
+        if groups == rows == 1:
+            return result._replace(shape=shape, order=(0, *range(2, 2 + rank), 1))
+        order = np.arange(prod(shape)).reshape(result.shape).transpose(1, 2, 0, 3)
+        return self._arrange(result, order)._replace(shape=shape, order=(0, *range(2, 2 + rank), 1))
 
-    def _depthwise(self, value: _Value, places: Array, weights: Array, bias: Array | None) -> _Value:
+    def _depthwise(
+        self, value: _Value, places: Array, weights: Array, bias: Array | None, time: int | None
+    ) -> _Value:
         """Return a convolution in which each output reads one channel."""
         rank, channels = weights.ndim - 2, places.shape[1]
-        taps, outputs = prod(weights.shape[2:]), places.shape[2 : 2 + rank]
-        read = self._arrange(value, _taps_first(places, rank))
+        taps, shape = prod(weights.shape[2:]), places.shape[: 2 + rank]
+        order = () if time is None else _time_first(2 + time, 2 + rank)
+        lying = tuple(shape[axis] for axis in order or range(2 + rank))
+        read = self._arrange(value, _taps_first(places, rank, order))
         full = weights.reshape(channels, -1, taps).transpose(1, 2, 0)  # (multiplier, K, C)
         starts = None if bias is None else bias.reshape(channels, -1).T
-        shape = (places.shape[0], channels, prod(outputs))
+        channel = tuple(channels if axis == 1 else 1 for axis in order or range(2 + rank))
+
+        def spread(each: Array) -> Array:  # (..., C) to every output
+            wide = each.reshape(*each.shape[:-1], *channel)
+            return np.broadcast_to(wide, (*each.shape[:-1], *lying)).reshape(*each.shape[:-1], -1)
+
         buffers = []
         for place, each in enumerate(full):
-            spread = np.broadcast_to(each[:, None, :, None], (taps, *shape)).reshape(taps, -1)
-            start = None if starts is None else np.broadcast_to(starts[place][:, None], shape).reshape(-1)
-            buffers.append(self._writer.depthwise(self._row(read), prod(shape), spread, start))
+            start = None if starts is None else spread(starts[place])
+            buffers.append(self._writer.depthwise(self._row(read), prod(shape), spread(each), start))
         result = _Value((len(full), *shape), tuple(buffers))
         if len(full) == 1:
-            return result
-        order = np.arange(prod(result.shape)).reshape(result.shape)
-        return self._arrange(result, order.transpose(1, 2, 0, 3))
+            return result._replace(shape=shape, order=order)
+        moved = tuple(axis + 1 for axis in order or range(2 + rank))
+        own = self._places(result._replace(order=(0, *moved)))  # (multiplier, N, C, *outputs)
+        joined = (shape[0], channels * len(full), *shape[2:])
+        return self._arrange(result, own.transpose(1, 2, 0, *range(3, 3 + rank)))._replace(shape=joined)
 
     def _pool(self, node: Node, inputs: list[_Any | None]) -> _Value:
         kernel, largest = node.attributes["kernel_shape"], node.op_type == "MaxPool"
         if len(node.outputs) > 1 and self._uses[node.outputs[1]]:
             raise UnsupportedError("places of maxima")
-        value, places, _ = self._taps(node, inputs[0], kernel)
+        value, places, time = self._taps(node, inputs[0], kernel)
         rank = len(kernel)
-        laid = _taps_first(places, rank)
+        order = () if time is None else _time_first(2 + time, 2 + rank)
+        laid = _taps_first(places, rank, order)
         shape, taps = places.shape[: 2 + rank], prod(kernel)
         read = self._arrange(value, laid, -np.inf if largest else 0.0)
         weights = None
@@ -820,7 +932,99 @@ class _Compiler:
             all_of_them = node.attributes.get("count_include_pad", 0)
             counted = (np.ones(laid.shape) if all_of_them else laid != PADDING).reshape(taps, -1)
             weights = (counted / counted.sum(0)).astype("float32")
-        return self._single(shape, self._writer.depthwise(self._row(read), prod(shape), weights))
+        made = self._single(shape, self._writer.depthwise(self._row(read), prod(shape), weights))
+        return made._replace(order=order)
+
+    def _conv_transpose(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        """Multiply each frame with the taps' weights and add up what falls on one place."""
+        value, weights = self._floats(inputs[0]), self._known(inputs[1], "weights").astype("float32")
+        rank, groups, kernel = weights.ndim - 2, node.attributes.get("group", 1), weights.shape[2:]
+        ones = (1,) * rank
+        strides, dilations = (node.attributes.get(name, ones) for name in ("strides", "dilations"))
+        pads = node.attributes.get("pads", (0,) * 2 * rank)
+        more = node.attributes.get("output_padding", (0,) * rank)
+        if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
+            raise UnsupportedError("auto_pad or output_shape")
+        if len(inputs) > 2 and inputs[2] is not None:
+            raise UnsupportedError("a bias")
+        sizes = value.shape[2:]
+        outputs = tuple(
+            (size - 1) * stride + (taps - 1) * dilation + 1 + extra - pads[axis] - pads[axis + rank]
+            for axis, (size, stride, taps, dilation, extra) in enumerate(
+                zip(sizes, strides, kernel, dilations, more, strict=True)
+            )
+        )
+        each, made = weights.shape[0] // groups, weights.shape[1]
+        # products of each place with each tap: (groups, *sizes, *kernel, made)
+        own = self._places(value).reshape(groups, each, *sizes)
+        buffers = []
+        for group in range(groups):
+            read = self._arrange(value, np.moveaxis(own[group], 0, -1))
+            matrix = weights[group * each : (group + 1) * each]  # (C, M, *kernel)
+            flat = np.moveaxis(matrix, 0, -1).transpose(*range(1, 1 + rank), 0, 1 + rank).reshape(-1, each)
+            buffers.append(self._writer.linear(self._row(read), flat))
+        products = _Value((groups, *sizes, *kernel, made), tuple(buffers))
+        places = np.arange(prod(products.shape)).reshape(products.shape)
+        # the products that fall on each output place: (*outputs, groups, made), one list each
+        found: dict[tuple[int, ...], list[Array]] = {}
+        for place in np.ndindex(*sizes):
+            for tap in np.ndindex(*kernel):
+                at = tuple(
+                    p * stride + t * dilation - pad
+                    for p, t, stride, dilation, pad in zip(place, tap, strides, dilations, pads, strict=False)
+                )
+                if all(0 <= each < size for each, size in zip(at, outputs, strict=True)):
+                    product = (slice(None), *place, *tap)
+                    found.setdefault(at, []).append(places[product])
+        most = max(map(len, found.values()))
+        laid = np.full((most, *outputs, groups, made), PADDING)
+        for at, arrays in found.items():
+            for number, array in enumerate(arrays):
+                to = (number, *at)
+                laid[to] = array
+        shape = (1, groups * made, *outputs)
+        added = self._arrange(products, laid)
+        row = self._row(added)
+        if most > 1:
+            row = self._writer.depthwise(row, prod(shape), np.ones((most, prod(shape)), "float32"))
+        return _Value(shape, (row,), order=(0, *range(2, 2 + rank), 1))
+
+    def _resize(self, node: Node, inputs: list[_Any | None]) -> Any:
+        """Repeat frames: nearest neighbors, upsampled by whole numbers."""
+        expected = {
+            "mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor",
+        }  # fmt: skip
+        given = {name: _text(node.attributes.get(name, "")) for name in expected}
+        if given != expected or len(inputs) < 3 or inputs[2] is None:
+            raise UnsupportedError(f"{given}, expected {expected} and scales")
+        value = self._floats(inputs[0])
+        for axis, scale in enumerate(self._known(inputs[2], "scales").tolist()):
+            if scale != int(scale) or scale < 1:
+                raise UnsupportedError(f"a scale of {scale}")
+            if scale > 1:
+                value = self._pick(value, axis, np.repeat(np.arange(value.shape[axis]), int(scale)).tolist())
+        return value
+
+    def _stft(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        """Multiply each frame of the signal ``(N, samples, 1)`` with the window and the Fourier matrix."""
+        value = self._floats(inputs[0])
+        step = int(self._known(inputs[1], "a step").item())
+        given = [*inputs, None, None][:4]
+        window = None if given[2] is None else self._known(given[2], "a window").astype("float64").reshape(-1)
+        if window is None and given[3] is None:
+            raise UnsupportedError("no length of frames")
+        size = len(window) if window is not None else int(self._known(given[3], "a length").item())
+        samples = prod(value.shape)
+        if value.shape[0] != 1 or value.shape[-1] != 1 or samples < size or step < 1:
+            raise UnsupportedError(f"frames of {size} in {value.shape}")
+        starts = np.arange(0, samples - size + 1, step)
+        bins = size // 2 + 1 if node.attributes.get("onesided", 1) else size
+        angles = -2 * np.pi * np.outer(np.arange(bins), np.arange(size)) / size
+        matrix = np.stack([np.cos(angles), np.sin(angles)], 1).reshape(-1, size)
+        matrix = matrix if window is None else matrix * window
+        read = self._arrange(value, starts[:, None] + np.arange(size))
+        shape = (1, len(starts), bins, 2)
+        return self._single(shape, self._writer.linear(self._row(read), matrix.astype("float32")))
 
     def _pad(self, node: Node, inputs: list[_Any | None]) -> _Value:
         value = self._floats(inputs[0])
@@ -843,12 +1047,16 @@ class _Compiler:
 
     def _cumulative_sum(self, node: Node, inputs: list[_Any | None]) -> _Value:
         value = self._floats(inputs[0])
-        axis = self._known(inputs[1], "an axis").item()
-        if value.shape[axis] != 1:
+        axis = self._known(inputs[1], "an axis").item() % len(value.shape)
+        frames = value.shape[axis]
+        if (frames != 1 and self._manifest.stream is None) or node.attributes.get("reverse", 0):
             raise UnsupportedError(f"axis {axis} of {value.shape}, expected that of time")
-        if node.attributes.get("exclusive", 0):
-            return self._single(value.shape, self._writer.filled(np.zeros(value.shape, "float32")))
-        return value
+        one = tuple(1 if place == axis else size for place, size in enumerate(value.shape))
+        sums = [self._writer.filled(np.zeros(one, "float32"))] if node.attributes.get("exclusive", 0) else []
+        for frame in range(frames - len(sums)):
+            row = self._row(self._in_order(self._pick(value, axis, [frame]), ()))
+            sums.append(row if not sums or frame == 0 else self._writer.binary(Binary.ADD, sums[-1], row))
+        return _Value(value.shape, tuple(sums), order=_time_first(axis, len(value.shape)))
 
     # recurrent layers
 
@@ -896,9 +1104,12 @@ class _Compiler:
         peepholes = inputs[7] if kind == "LSTM" else None
         before = kind == "GRU" and attributes.get("linear_before_reset", 0)
         forget = kind == "LSTM" and attributes.get("input_forget", 0)
+        frames = self._floats(inputs[0])
+        count = frames.shape[0]
+        rows = [self._row(self._pick(frames, 0, [place])) for place in range(count)]
         news = self._writer.recurrent(
             Code[kind],
-            self._row(self._floats(inputs[0])),
+            rows[0],
             olds,
             [each[0] for each in weights],
             bias,
@@ -908,8 +1119,12 @@ class _Compiler:
             flags=2 if before else 1 if forget else 0,
             functions=_activations(kind, attributes),
         )
+        first, every = self._writer.latest, [news[0]]
+        for row in rows[1:]:
+            news = self._writer.recurrent_again(first, row, news)
+            every.append(news[0])
         last = [self._single((1, 1, hidden), new) for new in news]
-        return [self._single((1, 1, 1, hidden), news[0]), *last]
+        return [_Value((count, 1, 1, hidden), tuple(every)), *last]
 
     # int8 products
 
@@ -972,16 +1187,20 @@ def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
         reading, slicing = readers.get(state.input, []), made.get(state.output)
         if len(reading) != 1 or slicing is None or state.input in manifest.output_names:
             continue
-        axis = _axis_of_frames(state, reading[0], slicing, file.graph.initializers)
+        several = manifest.stream is not None
+        axis = _axis_of_frames(state, reading[0], slicing, file.graph.initializers, several=several)
         if axis is not None:
             found[state.input] = axis
     return found
 
 
 def _axis_of_frames(
-    state: StateSpec, joining: Node, slicing: Node, stored: Mapping[str, Tensor]
+    state: StateSpec, joining: Node, slicing: Node, stored: Mapping[str, Tensor], *, several: bool
 ) -> int | None:
-    """Return the axis along which one node puts a frame behind a state and the other drops the oldest."""
+    """Return the axis along which one node puts frames behind a state and the other drops the oldest.
+
+    It is one frame, or with ``several`` any number of them.
+    """
     if joining.op_type != "Concat" or len(joining.inputs) != 2 or joining.inputs[0] != state.input:
         return None
     if slicing.op_type != "Slice" or slicing.inputs[0] != joining.outputs[0]:
@@ -991,16 +1210,23 @@ def _axis_of_frames(
     known = all(name in stored for name in slicing.inputs[1:] if name)
     if state.dtype != "float32" or not isinstance(state.axes[axis], int) or not known:
         return None
-    joined = (*shape[:axis], shape[axis] + 1, *shape[axis + 1 :])
     given = [stored[name].array() if name else None for name in slicing.inputs[1:]]
-    cuts = [(at, range(joined[at])[cut]) for at, cut in folding.slices(slicing, joined, given)]
-    return axis if cuts == [(axis, range(1, joined[axis]))] else None
+    for new in (1, 2) if several else (1,):
+        joined = (*shape[:axis], shape[axis] + new, *shape[axis + 1 :])
+        cuts = [(at, range(joined[at])[cut]) for at, cut in folding.slices(slicing, joined, given)]
+        if cuts != [(axis, range(new, joined[axis]))]:
+            return None
+    return axis
 
 
-def _taps_first(places: Array, rank: int) -> Array:
-    """Return places ``(N, C, *outputs, *kernel)`` as ``(*kernel, N, C, *outputs)``."""
-    moved: Array = places.transpose(*range(2 + rank, 2 + 2 * rank), *range(2 + rank))
+def _taps_first(places: Array, rank: int, order: Sequence[int] = ()) -> Array:
+    """Return places ``(N, C, *outputs, *kernel)`` as ``(*kernel, N, C, *outputs)``; outputs in an order."""
+    moved: Array = places.transpose(*range(2 + rank, 2 + 2 * rank), *(order or range(2 + rank)))
     return moved
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
 
 
 def _matrix(weights: Array) -> Array:
@@ -1019,12 +1245,11 @@ def _check_layer(attributes: Mapping[str, Any], directions: int) -> None:
 
 def _check_axes(manifest: Manifest) -> None:
     """Raise if an axis is neither fixed nor the batch or time axis, or a state has several rows."""
-    if manifest.unit > 1 or any(each > 1 for each in manifest.frames_a_unit.values()):
-        raise UnsupportedError(f"it streams {manifest.pace}")
     described = [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]
     for name, axes in (*described, *((state.input, state.axes) for state in manifest.states)):
         for axis in axes:
-            known = axis == manifest.sequence or row_factor(axis, manifest.batch) is not None
+            times = (manifest.sequence, *manifest.time_sizes(manifest.unit))
+            known = axis in times or row_factor(axis, manifest.batch) is not None
             if isinstance(axis, str) and not known:
                 raise UnsupportedError(f"{name} {axes} has a dynamic axis other than batch and time")
     for state in manifest.states:
@@ -1142,7 +1367,13 @@ _COUNTING = ("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Reshape", "Squeeze
 _COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
 _REDUCE = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 _LOOKS_BACK = ("Concat", "Slice", "Conv", "MaxPool", "AveragePool")
-"""Operators that take frames of a past as they are."""
+"""Operators that take frames of a past as they are, and values in any order."""
+_IN_ANY_ORDER = (
+    *_UNARY, *_BINARY, "Clip", "HardSwish", "Not", "Where", "BatchNormalization", "Cast", "Transpose",
+    "Shape", "Size", "Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Split", "Gather",
+    "Expand", "ConvTranspose", "Resize", "STFT", "CumSum",
+)  # fmt: skip
+"""Operators that take values whose numbers lie in any order."""
 _RENAME = ("Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
 _Lower = Callable[[_Compiler, Node, list[_Any | None]], Any]
 _LOWER: dict[tuple[str, str], _Lower] = {
@@ -1170,6 +1401,9 @@ _LOWER: dict[tuple[str, str], _Lower] = {
     ("", "Conv"): _Compiler._conv,
     **{("", name): _Compiler._pool for name in ("MaxPool", "AveragePool")},
     ("", "Pad"): _Compiler._pad,
+    ("", "ConvTranspose"): _Compiler._conv_transpose,
+    ("", "Resize"): _Compiler._resize,
+    ("", "STFT"): _Compiler._stft,
     ("", "CumSum"): _Compiler._cumulative_sum,
     ("", "Split"): _Compiler._split,
     ("", "Slice"): _Compiler._slice,

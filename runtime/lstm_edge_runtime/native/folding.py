@@ -212,6 +212,8 @@ _FOLD: dict[str, Callable[[Node, list[Array | None]], Array]] = {
     "Less": _two(np.less),
     "Greater": _two(np.greater),
     "Neg": _one(np.negative),
+    "Floor": _one(np.floor),
+    "Ceil": _one(np.ceil),
     "Sqrt": _one(np.sqrt),
     "Not": _one(np.logical_not),
 }

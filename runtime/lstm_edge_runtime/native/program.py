@@ -185,8 +185,12 @@ class ProgramWriter:
     @property
     def operations(self) -> list[Operation]:
         """The operations, in order."""
-        words = (struct.unpack(f"<{1 + _ARGUMENTS}I", raw) for raw in self._operations)
-        return [Operation(Code(code), tuple(arguments)) for code, *arguments in words]
+        return [*map(_decoded, self._operations)]
+
+    @property
+    def latest(self) -> int:
+        """The number of the operation that was added last."""
+        return len(self._operations) - 1
 
     def weights(self, numbers: int, scales: int, stored: int) -> Weights:
         """Return the weights that three arguments name: numbers, scales, one more than scales."""
@@ -360,6 +364,14 @@ class ProgramWriter:
         )
         return new
 
+    def recurrent_again(self, number: int, x: int, states: Sequence[int]) -> list[int]:
+        """Add the layer of operation ``number`` once more, for the next frame; return its new states."""
+        new = [self.buffer(self.width(state)) for state in states]
+        code, arguments = _decoded(self._operations[number])
+        places = (x, *self._pair(states), *self._pair(new))
+        self.operation(code, *places, *arguments[5:24], number + 1)
+        return new
+
     def unary(self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0) -> int:
         """Add a function of each number; return the result."""
         out = self.buffer(self.width(source))
@@ -431,10 +443,22 @@ class ProgramWriter:
         self.next_state(buffer, buffer)
         return buffer
 
-    def window(self, source: int, past: int, first: int, dilation: int, count: int) -> int:
-        """Add ``count`` frames, ``dilation`` apart, of a past with ``source`` behind; return the result."""
-        out = self.buffer(self.width(source) * count)
-        self.operation(Code.WINDOW, source, past, out, first, dilation, count)
+    def window(self, source: int, past: int, first: int, dilation: int, count: int, frames: int = 1) -> int:
+        """Add ``count`` frames, ``dilation`` apart, of a past with those of ``source`` behind.
+
+        Args:
+            source: the buffer of this step's frames.
+            past: that of the past.
+            first: the number of the first frame, from the oldest of the past on.
+            dilation: how far apart they are.
+            count: how many there are.
+            frames: how many there are in ``source``.
+
+        Returns:
+            The buffer of the result.
+        """
+        out = self.buffer(self.width(source) // frames * count)
+        self.operation(Code.WINDOW, source, past, out, first, dilation, count, frames if frames > 1 else 0)
         return out
 
     def push(self, source: int | None, past: int, ring: Past) -> None:
@@ -521,6 +545,11 @@ class ProgramWriter:
     @staticmethod
     def _pair(buffers: Sequence[int]) -> tuple[int, int]:
         return (buffers[0], buffers[1] if len(buffers) > 1 else NONE)
+
+
+def _decoded(raw: bytes) -> Operation:
+    code, *arguments = struct.unpack(f"<{1 + _ARGUMENTS}I", raw)
+    return Operation(Code(code), tuple(arguments))
 
 
 def in_int8(weights: Array) -> tuple[Array, Array] | None:

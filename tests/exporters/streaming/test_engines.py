@@ -18,6 +18,7 @@ from lstm_edge_runtime.native.library import installed, library
 
 from . import test_late as late
 from . import test_past as past
+from . import test_strides as strides
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
@@ -126,19 +127,20 @@ def test_a_wrong_place_dilation_or_state_fails_the_golden_case(exported, monkeyp
     content, window = exported(past.WaveNet).model, ProgramWriter.window
     for change in ((1, 0, 0), (0, 1, 0)):
 
-        def wrong(self, source, ring, first, dilation, count, change=change):
+        def wrong(self, source, ring, first, dilation, count, frames=1, change=change):
             if count == 2 and first == 0 and dilation > 1:
                 first, dilation = first + change[0], dilation - change[1]
-            return window(self, source, ring, first, dilation - change[0], count)
+            return window(self, source, ring, first, dilation - change[0], count, frames)
 
         monkeypatch.setattr(ProgramWriter, "window", wrong)
         with pytest.raises(CheckFailedError, match="golden case"):
             load(content, engine="native")
 
 
+QUICK = (late.Wearable, late.TwoDelays, strides.TwoRates, strides.UNet)
 BEHIND = [
-    kind if kind in (late.Wearable, late.TwoDelays) else pytest.param(kind, marks=pytest.mark.slow)
-    for kind in late.DELAYS
+    kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in (*late.DELAYS, *strides.PACES)
 ]
 
 
@@ -149,7 +151,7 @@ def behind():
 
     def artifact(kind):
         if kind not in made:
-            made[kind] = late.made(kind)[1].model
+            made[kind] = (late if kind in late.DELAYS else strides).made(kind)[1].model
         return made[kind]
 
     return artifact
@@ -246,7 +248,7 @@ def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path)
     assert program.selftest().ok
     assert own.lib.lstm_edge_delay(own.handle) == program.stream().delay
     with pytest.raises(UnsupportedError, match="has the stream alone"):
-        program.run(x[None])
+        program.run(x[None, :72])
     stream = program.stream()
     for sample in x:
         expected, got = by_name(stream.step(sample)), own.step(sample)
@@ -267,9 +269,10 @@ def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path)
     assert own.lib.lstm_edge_age(own.stream) == len(x)
 
 
-def test_native_sources_of_different_age_that_are_behind_share_a_batch(behind):
+@pytest.mark.parametrize("kind", [late.TwoDelays, strides.UNet], ids=lambda kind: kind.__name__)
+def test_native_sources_of_different_age_that_are_behind_share_a_batch(kind, behind):
     """Each gives over thousands of steps what a stream of its own gives."""
-    model, rng = load(behind(late.TwoDelays), engine="native"), np.random.default_rng(6)
+    model, rng = load(behind(kind), engine="native"), np.random.default_rng(6)
     batch, x = model.streams(3), samples(6, 2, 3000, past.WIDTH)
     sources, streams, at = [batch.add(), batch.add()], [model.stream(), model.stream()], [0, 0]
     while min(at) < x.shape[1]:
@@ -322,7 +325,15 @@ def test_it_runs_as_c(kind, chunk, exported, find_program, tmp_path):
     """No compiler warns, and the sanitizers find nothing."""
     x = samples(3, 30, past.WIDTH)
     (tmp_path / "net.onnx").write_bytes(exported(kind).model)
-    folder = to_c(tmp_path / "net.onnx", chunk=chunk).save(tmp_path / "net_c")
+    got = run_c(tmp_path, chunk, x, find_program)
+    stream = load(tmp_path / "net.onnx", engine="onnxruntime").stream()
+    expected = [stream.process(x[start : start + chunk]).reshape(-1) for start in range(0, len(x), chunk)]
+    assert np.abs(np.array(got) - np.array(expected)).max() <= 1e-5 * max(1, np.abs(expected).max())
+
+
+def run_c(folder, chunk, x, find_program):
+    """Convert ``net.onnx`` in a folder, compile it in every way, and return the numbers of each line."""
+    tmp_path, folder = folder, to_c(folder / "net.onnx", chunk=chunk).save(folder / "net_c")
     sources = [
         f"-I{folder / 'src'}",
         *sorted((folder / "src").glob("*.c")),
@@ -342,7 +353,30 @@ def test_it_runs_as_c(kind, chunk, exported, find_program, tmp_path):
         assert ran.returncode == 0, ran.stderr
     text = "\n".join(" ".join(f"{value:.9g}" for value in sample) for sample in x)
     ran = subprocess.run([program], input=text, capture_output=True, text=True, check=True)
-    got = np.array([line.split()[: x.size] for line in ran.stdout.splitlines()], "float64")
-    stream = load(tmp_path / "net.onnx", engine="onnxruntime").stream()
-    expected = [stream.process(x[start : start + chunk]).reshape(-1) for start in range(0, len(x), chunk)]
-    assert np.abs(got - np.array(expected)).max() <= 1e-5 * max(1, np.abs(expected).max())
+    return [np.array(line.split(), "float64") for line in ran.stdout.splitlines()]
+
+
+C_BEHIND = [
+    kind if kind is strides.TwoRates else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in (*late.DELAYS, *strides.PACES)
+]
+
+
+@pytest.mark.parametrize("kind", C_BEHIND, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("units", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_what_is_behind_runs_as_c(kind, units, behind, find_program, tmp_path):
+    """A call takes whole units, and its frames count from the first call on that has no early ones."""
+    (tmp_path / "net.onnx").write_bytes(behind(kind))
+    model = load(tmp_path / "net.onnx", engine="onnxruntime")
+    chunk = units * model.interface.unit
+    x = samples(8, 20 * chunk, past.WIDTH)
+    got, stream = run_c(tmp_path, chunk, x, find_program), model.stream()
+    results = [by_name(stream.process(x[start : start + chunk])) for start in range(0, len(x), chunk)]
+    whole = {name: array.shape for name, array in results[-1].items()}
+    expected = [
+        np.concatenate([array.reshape(-1) for array in each.values()])
+        for each in results
+        if {name: array.shape for name, array in each.items()} == whole
+    ]
+    assert len(got) == len(expected) < len(results) + (stream.delay == 0)
+    assert np.abs(np.array(got) - np.array(expected)).max() <= 1e-5 * max(1, np.abs(expected).max())

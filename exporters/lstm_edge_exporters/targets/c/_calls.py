@@ -7,10 +7,9 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime import Model
-from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.chunks import Runner
+from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Golden
-from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.tolerance import MULTIPLE
 
@@ -18,7 +17,7 @@ from ...numerics.cases import CaseGenerator, InputSpec, case_size
 from ...numerics.compare import MANY_DRAWS, expected, fixed_axes
 from ...numerics.graph64 import Graph64
 from ...numerics.indices import index_values
-from ._interface import Interface
+from ._interface import Interface, StepArray
 
 __all__ = ["CCall", "GoldenCase", "golden_case", "run_calls"]
 
@@ -53,7 +52,7 @@ class GoldenCase:
     """Where the expected values come from, in words."""
 
 
-def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count: int) -> Iterator[CCall]:
+def run_calls(run: Runner, graph: onnx.ModelProto, interface: Interface, count: int) -> Iterator[CCall]:
     """Draw inputs and run them with states carried, at batch 1.
 
     Both C and onnxruntime may be as far from the exact result as the tolerance policy allows. Where the graph
@@ -77,7 +76,6 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
         sequence=interface.manifest.sequence,
     )
 
-    run = runner(model)
     try:
         reference = None if interface.manifest.int8_activations else Graph64(graph)
     except UnsupportedError:
@@ -101,10 +99,60 @@ def run_calls(model: Model, graph: onnx.ModelProto, interface: Interface, count:
         states = {state.name: outputs[state.output] for state in interface.states}
 
 
-def golden_case(model: Model, graph: onnx.ModelProto, interface: Interface) -> GoldenCase:
-    """Return the file's golden case for one row, or one recorded here where that can't be cut into calls."""
-    golden = interface.manifest.golden
-    return (golden and _from_file(golden, interface)) or _record(model, graph, interface)
+def golden_case(run: Runner, graph: onnx.ModelProto, interface: Interface) -> GoldenCase:
+    """Return the file's golden case for one row, or one recorded here where that can't be cut into calls.
+
+    Raises:
+        InputError: the stream of a file has none, or it is shorter than a call.
+    """
+    golden, stream = interface.manifest.golden, interface.manifest.stream
+    if stream is not None:
+        return _from_stream(stream.golden, interface)
+    return (golden and _from_file(golden, interface)) or _record(run, graph, interface)
+
+
+def _from_stream(golden: Golden | None, interface: Interface) -> GoldenCase:
+    """Cut the case of a stream into calls from the reset state.
+
+    Frames before the first real one are zeros here, and of the outputs without a time axis there is the last
+    result alone.
+    """
+    manifest, chunk = interface.manifest, interface.chunk
+    steps = 0 if golden is None else manifest.steps(golden.inputs)
+    calls = steps // chunk
+    if golden is None or any(interface.early(port) >= calls * interface.runs for port in interface.outputs):
+        raise InputError(
+            f"the file's golden case has {steps} steps, too few for calls of {chunk}; take a smaller --chunk"
+        )
+
+    def cut(port: StepArray, array: Array, missing: int) -> Array:
+        batch, axis = manifest.batch_axes.get(port.name), port.time_axis
+        row = array if batch is None else array.take([0], batch)
+        if axis is None:
+            return np.broadcast_to(row.reshape(1, -1), (1, row.size))
+        early = np.zeros([missing if i == axis else size for i, size in enumerate(row.shape)], row.dtype)
+        whole = np.concatenate([early, row], axis)
+        each = port.shape[axis]
+        parts = [whole.take(range(call * each, (call + 1) * each), axis).reshape(-1) for call in range(calls)]
+        return np.stack(parts)
+
+    feeds = {port.name: cut(port, golden.inputs[port.name], 0) for port in interface.inputs}
+    outputs, limits = {}, {}
+    for port in interface.outputs:
+        if port.time_axis is None and steps % chunk:
+            continue
+        expected, delay = golden.outputs[port.name], manifest.delays[port.name]
+        wide = np.broadcast_to(golden_limits(golden, port.name), expected.shape)
+        outputs[port.name] = cut(port, expected, delay)
+        limits[port.name] = cut(port, wide, delay)[-1]
+    return GoldenCase(
+        calls,
+        {name: np.broadcast_to(array, (calls, array.shape[1])) for name, array in feeds.items()}
+        | {state.name: state.reset.reshape(1, -1) for state in interface.states},
+        outputs,
+        limits,
+        "the golden case of the file's stream",
+    )
 
 
 def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
@@ -143,8 +191,8 @@ def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
     )
 
 
-def _record(model: Model, graph: onnx.ModelProto, interface: Interface) -> GoldenCase:
-    calls = list(run_calls(model, graph, interface, _RECORDED))
+def _record(run: Runner, graph: onnx.ModelProto, interface: Interface) -> GoldenCase:
+    calls = list(run_calls(run, graph, interface, _RECORDED))
     timed = {port.name for port in interface.outputs if port.time_axis is not None}
     names = [port.name for port in interface.inputs]
     return GoldenCase(

@@ -10,8 +10,8 @@ import onnx
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, UnsupportedError
 from lstm_edge_runtime.files import check_folder, write_folder
-from lstm_edge_runtime.model import content_of, read_model
-from lstm_edge_runtime.onnx_reader import is_ort_format
+from lstm_edge_runtime.model import content_of, read_model, runner, stream_runner
+from lstm_edge_runtime.onnx_reader import add_initializers, is_ort_format
 from lstm_edge_runtime.tolerance import Comparison
 
 from ._calls import golden_case, run_calls
@@ -80,7 +80,7 @@ def to_c(
     Args:
         source: a file with a manifest.
         name: the prefix of functions and files; None for the file's own name.
-        chunk: time steps in one call.
+        chunk: time steps in one call, a multiple of the stream's unit; a unit where it is less.
         flash_limit: bytes of constants and code that the network may take.
         ram_limit: bytes of state and stack that one source may take.
 
@@ -96,7 +96,6 @@ def to_c(
     if chunk < 1:
         raise InputError(f"the chunk is {chunk}; expected 1 time step or more")
     with load(source, device="cpu", threads=1, engine="onnxruntime") as model:
-        model.interface.require_no_delay("C code")
         model.stream(reset_every="never")  # refuses a file without states, or whose chunks are not the whole
         if model.manifest is None:
             raise ManifestError(
@@ -104,28 +103,33 @@ def to_c(
             )
         if model.manifest.golden is not None:
             model.selftest().require()
+        stream, run = model.manifest.stream, runner(model)
         content = content_of(model, source)
         if is_ort_format(content):
             raise InputError("the file is in ORT format; give the .onnx file")
         graph = _read(content, source)
+        manifest = model.manifest.streaming
+        if stream is not None:
+            graph, run = onnx.load_from_string(add_initializers(stream.graph, content)), stream_runner(model)
+            chunk = max(chunk, stream.unit)
         operators = {node.op_type for node in graph.graph.node}
-        if chunk > 1 and (ranged := operators.intersection(_RANGED)):
+        if chunk > manifest.unit and (ranged := operators.intersection(_RANGED)):
             raise UnsupportedError(
                 f"{min(ranged)} quantizes to the range of a whole chunk, so that a chunk differs from single "
                 "steps; leave --chunk out, or convert the float file"
             )
         file = read_model(source)[1]
         assert file is not None
-        build_interface(model.manifest, prefix, chunk)  # refuses names and axes before operators
-        compiled = compile_to_c(file, model.manifest)
-        interface = build_interface(model.manifest, prefix, chunk, compiled.parts)
+        build_interface(manifest, prefix, chunk)  # refuses names and axes before operators
+        compiled = compile_to_c(file, manifest)
+        interface = build_interface(manifest, prefix, chunk, compiled.parts)
         compiler = find_compiler()
         step = write_step(compiled, interface)
-        golden = golden_case(model, graph, interface)
+        golden = golden_case(run, graph, interface)
         files = render(interface, step, golden, model.sha256)
-        sizes = measure(files, interface, compiler, step.flash, step.work)
+        sizes = measure(files, interface, compiler, step.flash, step.work, counted=bool(step.settled))
         _check_limits(sizes, flash_limit, ram_limit)
-        calls = list(run_calls(model, graph, interface, _CALLS))
+        calls = list(run_calls(run, graph, interface, _CALLS))
         comparisons = verify_c(files, interface, calls, compiler)
         files |= render(interface, step, golden, model.sha256, sizes)
     written = {path: text for path, text in files.items() if path != HARNESS}

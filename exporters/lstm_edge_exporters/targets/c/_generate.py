@@ -1,7 +1,7 @@
 """From the native program to C: each operation is a call of a kernel, with its sizes as constants."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -58,6 +58,10 @@ class Step:
     """Whether an input may be out of range."""
     flash: int
     """Bytes of the constants."""
+    early: int = 0
+    """Runs after a reset in which an output has frames that mean nothing."""
+    settled: int = 0
+    """Runs after a reset that are counted, as states are held in them or outputs are early."""
 
     @property
     def work(self) -> int:
@@ -99,9 +103,13 @@ class _Code:
 
     lines: list[str] = field(default_factory=list)
     constants: list[str] = field(default_factory=list)
+    names: set[str] = field(default_factory=set)
     flash: int = 0
 
     def constant(self, name: str, array: Array) -> str:
+        if name in self.names:
+            return name
+        self.names.add(name)
         flat = array.reshape(-1)
         c_type = {"float32": "float", "int8": "int8_t"}[flat.dtype.name]
         self.constants.append(
@@ -121,8 +129,8 @@ class _Generator:
         self._storages: dict[int, _Storage] = {}
         self._scratch: dict[int, _Storage] = {}
         self._quantized = 0
-        self._at = 0
-        """The operation that is written."""
+        self._at = self._named = 0
+        """The operation that is written, and that whose constants it takes."""
         self._end = len(self._operations)
 
     def step(self) -> Step:
@@ -133,14 +141,18 @@ class _Generator:
         after += self._place_outputs()
         self._plan(last_read)
         self._emit_operations()
-        chunk = self._interface.chunk
-        lines = [*before, *self._code.lines, *after]
-        if chunk > 1:
+        runs, starts = self._interface.runs, self._starts()
+        early = max(map(self._interface.early, self._interface.outputs))
+        settled = max([early, *starts.values()])
+        lines = [*before, *self._code.lines, *after, *self._hold(starts, settled)]
+        if runs > 1:
             lines = [
-                f"for (int le_t = 0; le_t < {chunk}; le_t++) {{",
+                f"for (int le_t = 0; le_t < {runs}; le_t++) {{",
                 *(f"    {line}" for line in lines),
                 "}",
             ]
+        if early:
+            lines = [f"const int le_early = state->le_age < {early}u;", *lines]
         lines = [re.sub(r"@(\d+)@", lambda at: self._place(int(at[1])), line) for line in [*checks, *lines]]
         symbols = ["work", *(array.symbol for array in self._interface.inputs)]
         unused = [f"(void){each};" for each in symbols if not re.search(rf"\b{each}\b", "\n".join(lines))]
@@ -150,8 +162,31 @@ class _Generator:
             max(1, self._memory),
             self._quantized,
             bool(checks),
-            self._code.flash,
+            self._code.flash
+            + sum(state.start.nbytes for state in self._interface.states if state.start.any()),
+            early,
+            settled,
         )
+
+    def _starts(self) -> dict[str, int]:
+        """Return the runs after a reset in which each state is held, by its symbol."""
+        symbols = {state.name: state.symbol for state in self._interface.states}
+        unit = self._interface.manifest.unit
+        return {symbols[part.state.input]: part.state.start // unit for part in self._parts}
+
+    def _hold(self, starts: Mapping[str, int], settled: int) -> list[str]:
+        """Return the lines that put states back to reset which have not started yet."""
+        if not settled:
+            return []
+        lines = [f"if (state->le_age < {settled}u) {{", "    state->le_age++;"]
+        for state in self._interface.states:
+            if start := starts[state.symbol]:
+                place = f"state->{state.symbol}"
+                reset = f"memset({place}, 0, sizeof {place});"
+                if state.start.any():
+                    reset = f"memcpy({place}, le_start_{state.symbol}, sizeof {place});"
+                lines.append(f"    if (state->le_age <= {start}u) {reset}")
+        return [*lines, "}"]
 
     # where each buffer is
 
@@ -195,24 +230,38 @@ class _Generator:
         lines = []
         for port, array in zip(self._writer.ports("inputs"), self._interface.inputs, strict=True):
             outer, inner = _around_time(array)
-            if outer == 1 or self._interface.chunk == 1 or array.dtype != "float32":
+            if self._lies(array) or array.dtype != "float32":
                 self._places[port.buffer] = self._at_time(array)
             else:
-                self._storages[port.buffer] = _Storage(outer * inner, -1, -1)
+                frames = self._interface.frames(array)
+                self._storages[port.buffer] = _Storage(frames * outer * inner, -1, -1)
                 lines += [
-                    f"for (int i = 0; i < {outer}; i++) {{",
+                    f"for (int i = 0; i < {frames * outer}; i++) {{",
                     f"    memcpy(@{port.buffer}@ + i * {inner}, "
-                    f"{array.symbol} + (i * {self._interface.chunk} + le_t) * {inner}, "
-                    f"{inner} * sizeof(float));",
+                    f"{array.symbol} + {self._frame(array, 'i')} * {inner}, {inner} * sizeof(float));",
                     "}",
                 ]
         return lines
 
+    def _lies(self, array: StepArray) -> bool:
+        """Return whether the numbers of one run stand in one piece, time first, as the program has them."""
+        outer, _ = _around_time(array)
+        return outer == 1 or (self._interface.runs == 1 and self._interface.frames(array) == 1)
+
+    def _frame(self, array: StepArray, index: str) -> str:
+        """Return where piece ``index`` of a run, a part of a frame, stands in an array, in such pieces."""
+        outer, _ = _around_time(array)
+        frames, all_frames = self._interface.frames(array), array.shape[array.time_axis or 0]
+        time = f"{index} / {outer}" if frames > 1 else "0"
+        if self._interface.runs > 1:
+            time = f"le_t * {frames} + {time}" if frames > 1 else "le_t"
+        return f"({index} % {outer} * {all_frames} + {time})"
+
     def _at_time(self, array: StepArray) -> str:
         _, inner = _around_time(array)
-        if array.time_axis is None or self._interface.chunk == 1:
+        if array.time_axis is None or self._interface.runs == 1:
             return array.symbol
-        return f"({array.symbol} + le_t * {inner})"
+        return f"({array.symbol} + le_t * {inner * self._interface.frames(array)})"
 
     def _place_states(self, last_read: dict[int, int]) -> list[str]:
         """Let a recurrent layer's new state take the old one's place; return the copies of the others."""
@@ -237,10 +286,11 @@ class _Generator:
 
     def _place_outputs(self) -> list[str]:
         """Let operations write outputs where the caller wants them; return the copies of the others."""
-        lines, chunk = [], self._interface.chunk
+        lines = []
         for port, array in zip(self._writer.ports("outputs"), self._interface.outputs, strict=True):
             outer, inner = _around_time(array)
-            whole = outer == 1 or chunk == 1 or array.time_axis is None
+            whole = self._lies(array)
+            pieces = outer * self._interface.frames(array)
             made = any(
                 port.buffer in self._writes(each) and each.code != Code.CONSTANT for each in self._operations
             )
@@ -250,15 +300,11 @@ class _Generator:
             value = f"@{port.buffer}@[i * {inner} + le_j]"
             if array.dtype != "float32":
                 value = f"{value} != 0.0f" if array.dtype == "bool" else f"({array.c_type}){value}"
-            to = (
-                f"{array.symbol}[i * {inner} + le_j]"
-                if whole
-                else f"{array.symbol}[(i * {chunk} + le_t) * {inner} + le_j]"
-            )
-            if whole and array.time_axis is not None and chunk > 1:
+            to = f"{array.symbol}[{self._frame(array, 'i')} * {inner} + le_j]"
+            if whole:
                 to = f"{self._at_time(array)}[i * {inner} + le_j]"
             lines += [
-                f"for (int i = 0; i < {outer}; i++) {{",
+                f"for (int i = 0; i < {pieces}; i++) {{",
                 f"    for (int le_j = 0; le_j < {inner}; le_j++) {to} = {value};",
                 "}",
             ]
@@ -319,13 +365,14 @@ class _Generator:
     def _emit_operations(self) -> None:
         often = self._every_step()
         for at, each in enumerate(self._operations):
-            self._at = at
+            shares = each.code in _RECURRENT and each.arguments[24]
+            self._at, self._named = at, shares - 1 if shares else at
             start = len(self._code.lines)
             getattr(self, f"_{each.code.name.lower()}")(each.arguments)
-            if self._interface.chunk > 1 and not often[at]:
+            if self._interface.runs > 1 and not often[at]:
                 lines = self._code.lines[start:]
                 self._code.lines[start:] = [
-                    f"if (le_t == {self._interface.chunk - 1}) {{",
+                    f"if (le_t == {self._interface.runs - 1}) {{",
                     *(f"    {line}" for line in lines),
                     "}",
                 ]
@@ -401,8 +448,9 @@ class _Generator:
             f"{{LE_{Function(kind).name}, {literal(_float(alpha))}, {literal(_float(beta))}}}"
             for kind, alpha, beta in (arguments[13 + 3 * i : 16 + 3 * i] for i in range(count))
         )
-        self._emit(f"static const le_function le_{self._at}_functions[{count}] = {{{names}}};")
-        return f"le_{self._at}_functions, {literal(_float(arguments[11]))}"
+        if self._named == self._at:
+            self._emit(f"static const le_function le_{self._named}_functions[{count}] = {{{names}}};")
+        return f"le_{self._named}_functions, {literal(_float(arguments[11]))}"
 
     def _layer(self, arguments: Sequence[int]) -> tuple[list[Weights], list[str]]:
         """Return W and R, and the places of x, h, c, new h and new c."""
@@ -411,14 +459,14 @@ class _Generator:
 
     def _products(self, arguments: Sequence[int], w: Weights, r: Weights, x: str, h: str, gates: str) -> None:
         """Emit ``gates = bias + w * x + r * h``."""
-        bias = self._vector(arguments[7], f"le_{self._at}_bias")
+        bias = self._vector(arguments[7], f"le_{self._named}_bias")
         if w.scales is not None or r.scales is not None:
-            self._product(f"le_{self._at}_input", w, bias, x, gates)
-            self._product(f"le_{self._at}_hidden", r, gates, h, gates)
+            self._product(f"le_{self._named}_input", w, bias, x, gates)
+            self._product(f"le_{self._named}_hidden", r, gates, h, gates)
             return
         (rows, k), (_, n) = w.numbers.shape, r.numbers.shape
         names = [
-            self._code.constant(f"le_{self._at}_{name}_weights", _packed(each.numbers))
+            self._code.constant(f"le_{self._named}_{name}_weights", _packed(each.numbers))
             for name, each in (("input", w), ("hidden", r))
         ]
         self._emit(f"le_products({names[0]}, {bias}, {x}, {k}, {names[1]}, {h}, {n}, {rows}, {gates});")
@@ -436,7 +484,7 @@ class _Generator:
             name = "le_lstm" if w.quantized or r.quantized else "le_lstm_float"
             self._emit(f"{name}({places});")
             return
-        peepholes = self._vector(arguments[8], f"le_{self._at}_peepholes")
+        peepholes = self._vector(arguments[8], f"le_{self._named}_peepholes")
         functions = self._functions(arguments, 3)
         self._emit(f"le_lstm_cell({functions}, {arguments[12] & 1}, {peepholes}, {places});")
 
@@ -452,16 +500,16 @@ class _Generator:
             joined = both[0] + both[1]
             if before:
                 joined[2 * hidden :] = both[0, 2 * hidden :]
-                fresh_bias = self._code.constant(f"le_{self._at}_fresh_bias", both[1, 2 * hidden :])
-            bias = self._code.constant(f"le_{self._at}_bias", joined)
+                fresh_bias = self._code.constant(f"le_{self._named}_fresh_bias", both[1, 2 * hidden :])
+            bias = self._code.constant(f"le_{self._named}_bias", joined)
         fresh_weights = r.rows(slice(2 * hidden, None))
-        self._product(f"le_{self._at}_input", w, bias, x, gates)
-        self._product(f"le_{self._at}_hidden", r.rows(slice(2 * hidden)), gates, h, gates)
+        self._product(f"le_{self._named}_input", w, bias, x, gates)
+        self._product(f"le_{self._named}_hidden", r.rows(slice(2 * hidden)), gates, h, gates)
         if before:
-            self._product(f"le_{self._at}_fresh", fresh_weights, fresh_bias, h, extra)
+            self._product(f"le_{self._named}_fresh", fresh_weights, fresh_bias, h, extra)
         self._emit(f"le_gru_gates({functions}, {int(before)}, {gates}, {h}, {extra}, {hidden});")
         if not before:
-            self._product(f"le_{self._at}_fresh", fresh_weights, fresh, extra, fresh)
+            self._product(f"le_{self._named}_fresh", fresh_weights, fresh, extra, fresh)
         self._emit(
             f"le_gru_cell({functions}, {gates}, {extra if before else 'NULL'}, {h}, {new_h}, {hidden});"
         )
@@ -521,11 +569,9 @@ class _Generator:
     def _element(self, buffer: int) -> str:
         """Return the element ``i`` of an input."""
         for port, array in zip(self._writer.ports("inputs"), self._interface.inputs, strict=True):
-            outer, inner = _around_time(array)
-            if port.buffer == buffer and array.dtype != "float32" and outer > 1 and self._interface.chunk > 1:
-                return (
-                    f"{array.symbol}[(i / {inner} * {self._interface.chunk} + le_t) * {inner} + i % {inner}]"
-                )
+            _, inner = _around_time(array)
+            if port.buffer == buffer and array.dtype != "float32" and not self._lies(array):
+                return f"{array.symbol}[{self._frame(array, f'(i / {inner})')} * {inner} + i % {inner}]"
         return f"{self._place(buffer)}[i]"
 
     def _gather(self, arguments: Sequence[int]) -> None:
@@ -561,8 +607,8 @@ class _Generator:
         self._emit("}")
 
     def _window(self, arguments: Sequence[int]) -> None:
-        source, past, out, first, dilation, count = arguments[:6]
-        width = self._writer.width(source)
+        source, past, out, first, dilation, count, new = arguments[:7]
+        width = self._writer.width(source) // max(1, new)
         frames = (self._writer.width(past) - 1) // width
         places = f"{self._place(source)}, {self._place(past)}, {frames}, {width}"
         self._emit(f"le_window({places}, {first}, {dilation}, {count}, {self._place(out)});")
@@ -570,7 +616,8 @@ class _Generator:
     def _push(self, arguments: Sequence[int]) -> None:
         source, past, frames = arguments[:3]
         places = f"{self._place(source)}, {self._place(past)}"
-        self._emit(f"le_push({places}, {frames}, {self._writer.width(source)});")
+        width = (self._writer.width(past) - 1) // frames
+        self._emit(f"le_push({places}, {frames}, {width}, {self._writer.width(source) // width});")
 
     def _depthwise(self, arguments: Sequence[int]) -> None:
         source, out, weights, bias = arguments[:4]

@@ -22,7 +22,7 @@ _C_TYPES = {
     "bool": "bool",
     **{f"{sign}int{bits}": f"{sign}int{bits}_t" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-_LOCALS = "all best call difference i lengths next passed state value work worst wrong"
+_LOCALS = "all best call difference i lengths next passed state status value work worst wrong"
 """What the templates call their own variables; constants and kernels begin with ``le_``."""
 
 
@@ -116,6 +116,22 @@ class Interface:
         return _sizes(self.manifest, self.chunk)
 
     @property
+    def runs(self) -> int:
+        """How often a call runs the program: once for each step, or for each unit of steps."""
+        return self.chunk // self.manifest.unit
+
+    def frames(self, array: StepArray) -> int:
+        """Return how many frames of an input or output belong to one run; 1 where it has no time axis."""
+        return 1 if array.time_axis is None else array.shape[array.time_axis] // self.runs
+
+    def early(self, array: StepArray) -> int:
+        """Return the age in runs from which on all frames that a call gives of an output mean something."""
+        delay = self.manifest.delays.get(array.name, 0)
+        if array.time_axis is None:  # it is the last run's
+            return max(0, delay - self.runs + 1)
+        return -(-delay // self.frames(array))
+
+    @property
     def classes(self) -> StepArray | None:
         """The output with one logit a label; None where the task or the read-out is another."""
         task = self.manifest.task
@@ -154,6 +170,10 @@ def build_interface(manifest: Manifest, name: str, chunk: int, parts: Sequence[S
     """
     if chunk > 1 and manifest.sequence is None:
         raise InputError(f"the chunk is {chunk}, and the file takes one step a call; leave --chunk out")
+    if chunk % manifest.unit:
+        raise InputError(
+            f"the chunk is {chunk}, expected a multiple of {manifest.unit}, the steps of a unit of this file"
+        )
     data = list(manifest.data_inputs)
     lengths = [manifest.lengths_input] if manifest.lengths_input else []
     ports = _Ports(manifest, _sizes(manifest, chunk))
@@ -170,7 +190,8 @@ def build_interface(manifest: Manifest, name: str, chunk: int, parts: Sequence[S
 
 
 def _sizes(manifest: Manifest, chunk: int) -> dict[str, int]:
-    return {axis: size for axis, size in ((manifest.batch, 1), (manifest.sequence, chunk)) if axis}
+    sizes = {axis: size for axis, size in ((manifest.batch, 1), (manifest.sequence, chunk)) if axis}
+    return sizes | manifest.time_sizes(chunk)
 
 
 class _Ports:
@@ -207,8 +228,7 @@ class _Ports:
                 f"the axis {free!r} of {name} is free, and C needs its size: only batch and time can be "
                 "pinned; export the file with a fixed size there"
             )
-        sequence = self._manifest.sequence
-        return dtype, shape, axes.index(sequence) if sequence in axes else None
+        return dtype, shape, self._manifest.time_axis(axes)
 
     def _parameter(self, name: str) -> str:
         symbol = self._symbol(name)

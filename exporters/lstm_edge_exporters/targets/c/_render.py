@@ -65,6 +65,7 @@ def render(
         "name": name,
         "upper": name.upper(),
         "chunk": interface.chunk,
+        "runs": interface.runs,
         "inputs": inputs,
         "outputs": outputs,
         "states": interface.states,
@@ -142,6 +143,9 @@ def _view(port: StepArray, what: str, interface: Interface, *, alone: bool) -> d
         "macro": macro if alone else f"{macro}_{port.symbol}",
         "shape_text": " x ".join(map(str, port.shape)) or "1",
         "scan": _scan(port),
+        "delay": interface.manifest.delays.get(port.name, 0) if what == "OUTPUTS" else 0,
+        "delay_macro": f"{interface.name.upper()}_DELAY" + ("" if alone else f"_{port.symbol}"),
+        "framed": port.time_axis is not None,
     }
 
 
@@ -178,6 +182,8 @@ def _golden(interface: Interface, golden: GoldenCase) -> dict[str, Any]:
     results = [(port, port.name, port.symbol) for port in interface.outputs]
     results += [(state, state.output, f"state.{state.symbol}") for state in interface.states]
     for port, name, got in results:
+        if name not in golden.outputs:
+            continue
         expected, limits = golden.outputs[name], golden.limits[name][None].astype(np.float32)
         if isinstance(port, StateArray):
             steps = golden.calls * interface.chunk
@@ -193,10 +199,12 @@ def _golden(interface: Interface, golden: GoldenCase) -> dict[str, Any]:
                 "limits": add("limits", replace(port, dtype="float32"), limits),
                 "many": int(limits.shape[1] > 1),
                 "every_call": len(golden.outputs[name]) == golden.calls > 1,
+                "first": 0 if isinstance(port, StateArray) else -(-interface.early(port) // interface.runs),
             }
         )
     return {
         "calls": golden.calls,
+        "from_reset": interface.manifest.stream is not None,
         "origin": golden.origin,
         "arrays": arrays,
         "checks": checks,

@@ -86,7 +86,13 @@ def find_compiler() -> list[str]:
 
 
 def measure(
-    files: Mapping[str, str], interface: Interface, compiler: Sequence[str], constants: int, work: int
+    files: Mapping[str, str],
+    interface: Interface,
+    compiler: Sequence[str],
+    constants: int,
+    work: int,
+    *,
+    counted: bool,
 ) -> Sizes:
     """Compile the network for size and return what it takes.
 
@@ -96,6 +102,7 @@ def measure(
         compiler: its command.
         constants: bytes of constants.
         work: bytes of working memory.
+        counted: whether a state counts its calls.
 
     Raises:
         CheckFailedError: the network does not compile.
@@ -114,7 +121,7 @@ def measure(
             code = sections and int(sections[1]) + int(sections[2]) - constants
         usage = made.with_suffix(".su")
         frames = _frames(usage.read_text(encoding="utf-8"), name) if usage.exists() else _FRAMES + work
-    state = sum(each.start.nbytes for each in interface.states)
+    state = sum(each.start.nbytes for each in interface.states) + (4 if counted else 0)
     return Sizes(constants, code, state, work, frames)
 
 

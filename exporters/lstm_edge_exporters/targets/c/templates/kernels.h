@@ -340,15 +340,18 @@ LE_KERNEL void le_window(const float *x, const float *past, int frames, int n, i
     const int oldest = le_oldest(past, frames, n);
     for (; count > 0; count--, first += dilation, y += n) {
         const int place = oldest + first < frames ? oldest + first : oldest + first - frames;
-        memcpy(y, first < frames ? past + place * n : x, (size_t)n * sizeof *y);
+        memcpy(y, first < frames ? past + place * n : x + (first - frames) * n, (size_t)n * sizeof *y);
     }
 }
 
-/* Replace the oldest frame by x. */
-LE_KERNEL void le_push(const float *x, float *past, int frames, int n) {
-    const int oldest = le_oldest(past, frames, n);
-    memcpy(past + oldest * n, x, (size_t)n * sizeof *x);
-    past[frames * n] = oldest + 1 < frames ? (float)(oldest + 1) : 0.0f;
+/* Replace the oldest frames by the `count` frames of x. */
+LE_KERNEL void le_push(const float *x, float *past, int frames, int n, int count) {
+    int oldest = le_oldest(past, frames, n);
+    for (; count > 0; count--, x += n) {
+        memcpy(past + oldest * n, x, (size_t)n * sizeof *x);
+        if (++oldest == frames) oldest = 0;
+    }
+    past[frames * n] = (float)oldest;
 }
 
 /* y = start + the sum of k stretches of n numbers times their weights; without weights the largest numbers. */
