@@ -558,7 +558,7 @@ def test_a_stream_that_does_not_keep_its_contract_is_refused(front):
         with pytest.raises(ContractError, match="expected"):
             batch.process({batch.add(): X[0, :32]})
         if axes[1] == "L/4":
-            with pytest.raises(ContractError, match="expected"):
+            with pytest.raises(CheckFailedError, match="expected 2 frames on axis 1"):
                 model.selftest()
 
 
