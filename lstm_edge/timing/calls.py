@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -39,6 +39,12 @@ class TimedModel:
         return self.model.interface.unit
 
     @property
+    def reset_every(self) -> "int | Literal['never']":
+        """Steps after which a stream starts again: where the network has no more positions."""
+        stream = self.model.interface.stream
+        return (stream and stream.end) or "never"
+
+    @property
     def batched(self) -> bool:
         """Whether many streams can share a call."""
         return self.streamable and (self.model.manifest is None or self.model.manifest.batch is not None)
@@ -65,7 +71,8 @@ def step_call(timed_model: TimedModel) -> Call:
     """Return a call for one time step of one stream, or for its unit."""
     if timed_model.unit > 1:
         return chunk_call(timed_model, timed_model.unit)
-    stream, samples = timed_model.model.stream(reset_every="never"), timed_model.samples()
+    stream = timed_model.model.stream(reset_every=timed_model.reset_every)
+    samples = timed_model.samples()
     sample = _alone(samples)
     return lambda: stream.step(sample)
 
@@ -74,7 +81,7 @@ def chunk_call(timed_model: TimedModel, steps: int) -> Call:
     """Return a call of ``steps`` time steps, or of a whole sequence if it can't be streamed."""
     if timed_model.streamable:
         stream, chunk = (
-            timed_model.model.stream(reset_every="never"),
+            timed_model.model.stream(reset_every=timed_model.reset_every),
             _alone(timed_model.samples(steps=steps)),
         )
         return lambda: stream.process(chunk)
@@ -86,7 +93,7 @@ def chunk_call(timed_model: TimedModel, steps: int) -> Call:
 
 def streams_call(timed_model: TimedModel, streams: int) -> Call:
     """Return a call for one time step of ``streams`` streams together, or for a unit of each."""
-    batch, unit = timed_model.model.streams(streams, reset_every="never"), timed_model.unit
+    batch, unit = timed_model.model.streams(streams, reset_every=timed_model.reset_every), timed_model.unit
     ids = np.array([batch.add() for _ in range(streams)])
     samples = _alone(timed_model.samples(streams=streams, steps=unit if unit > 1 else None))
     take = batch.process if unit > 1 else batch.step

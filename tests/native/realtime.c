@@ -2,7 +2,6 @@
  * Steps and prepared chunks of streams, in real time: realtime STEPS PROGRAM... fails at the first allocation, lock or
  * system call, where a result depends on the caller's floating-point mode, or where that mode is not restored.
  */
-#include <dlfcn.h>
 #include <fenv.h>
 #include <pthread.h>
 #include <stdatomic.h>
@@ -17,31 +16,10 @@
 #include <xmmintrin.h>
 #endif
 
+#include "counted.h"
 #include "lstm_edge.h"
 
 enum { THREADS = 2, CHUNK = 64, COMPARED = 300 };
-
-/* The functions of libc that the library might call; the program's own definitions come first. */
-static _Thread_local int armed;
-static atomic_int calls;
-extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t);
-extern void *__libc_memalign(size_t, size_t);
-extern void __libc_free(void *);
-static void note(void) {
-    if (armed) calls++;
-}
-void *malloc(size_t size) { return note(), __libc_malloc(size); }
-void *calloc(size_t count, size_t size) { return note(), __libc_calloc(count, size); }
-void *realloc(void *old, size_t size) { return note(), __libc_realloc(old, size); }
-void *aligned_alloc(size_t align, size_t size) { return note(), __libc_memalign(align, size); }
-void free(void *memory) { note(), __libc_free(memory); }
-static int (*real_lock)(pthread_mutex_t *), (*real_trylock)(pthread_mutex_t *);
-__attribute__((constructor)) static void find(void) {
-    *(void **)&real_lock = dlsym(RTLD_NEXT, "pthread_mutex_lock");
-    *(void **)&real_trylock = dlsym(RTLD_NEXT, "pthread_mutex_trylock");
-}
-int pthread_mutex_lock(pthread_mutex_t *mutex) { return note(), real_lock == NULL ? 0 : real_lock(mutex); }
-int pthread_mutex_trylock(pthread_mutex_t *mutex) { return note(), real_trylock == NULL ? 0 : real_trylock(mutex); }
 
 static const char *failure;
 static void expect(int ok, const char *what) {

@@ -109,14 +109,17 @@ def test_cpp_blocks_of_any_size_give_what_one_chunk_gives(
     assert b"truncated" in ran.stderr
 
 
-def test_a_crossfade_changes_models_without_a_step(
-    compiled: Callable[..., Path], best: C.CDLL, tmp_path: Path
+@pytest.mark.parametrize("flags", [(), ("-DPLUGIN",)], ids=["crossfade", "plug-in"])
+def test_a_crossfade_changes_models_without_a_step_or_a_system_call(
+    flags: tuple[str, ...], compiled: Callable[..., Path], best: C.CDLL, tmp_path: Path
 ) -> None:
-    """The example plays one model outside of a change, and in one no more than a line between both."""
-    program = compiled("crossfade.cpp", shutil.which("g++"), "-std=c++17")
+    """The examples play one model outside of a change, and in one no more than a line between both."""
+    if flags and not Path("/usr/include/lv2").is_dir():
+        pytest.skip("no headers of LV2")
+    program = compiled("crossfade.cpp", shutil.which("g++"), "-std=c++17", *flags)
     rng, fade, frames = np.random.default_rng(7), 300, 4000
     models = [make_network(rng, kinds, 1, 16, outputs=1).program for kinds in (["LSTM"], ["GRU"])]
-    for name, content in zip("ab", models, strict=True):
+    for name, content in zip(("first.lep", "second.lep"), models, strict=True):
         (tmp_path / name).write_bytes(content)
     x = (np.sin(np.arange(frames) / 20) + 0.1 * rng.standard_normal(frames)).astype("float32")[:, None]
 
@@ -126,7 +129,7 @@ def test_a_crossfade_changes_models_without_a_step(
         return np.concatenate([np.zeros((start, 1), "float32"), stream.chunk(x[start:])])[:, 0]
 
     def played(*changes: int) -> np.ndarray:
-        words = [program, tmp_path / "a", tmp_path / "b", fade, frames, *changes]
+        words = [program, tmp_path, fade, frames, *changes]
         ran = subprocess.run([*map(str, words)], input=x.tobytes(), capture_output=True, check=False)
         assert ran.returncode == 0, ran.stderr
         return np.frombuffer(ran.stdout, "float32")
@@ -146,9 +149,23 @@ def test_a_crossfade_changes_models_without_a_step(
     share = np.clip(np.minimum(i - 999, 1199 - i) / fade, 0, 1)
     np.testing.assert_allclose(found, first + share * (second - first), rtol=0, atol=1e-5)
 
-    (tmp_path / "a").write_bytes(make_network(rng, ["LSTM"], 2, 4).program)
-    ran = subprocess.run(
-        [program, tmp_path / "a", tmp_path / "b", "9", "9"], capture_output=True, check=False
-    )
+    (tmp_path / "first.lep").write_bytes(make_network(rng, ["LSTM"], 2, 4).program)
+    ran = subprocess.run([program, tmp_path, "9", "9"], capture_output=True, check=False)
     assert ran.returncode == 3
     assert b"expected a model with one input" in ran.stderr
+
+
+def test_the_plug_ins_description_is_what_lv2_expects(tmp_path: Path) -> None:
+    validate, examples = shutil.which("lv2_validate"), Path(__file__).parents[2] / "examples" / "lv2"
+    if validate is None or shutil.which("sord_validate") is None:
+        pytest.skip("no lv2_validate")
+    files = []
+    for name in ("manifest", "amplifier"):
+        text = (examples / f"{name}.ttl.in").read_text()
+        files.append(tmp_path / f"{name}.ttl")
+        files[-1].write_text(text.replace("@URI@", "urn:lstm-edge:amplifier"))
+    ran = subprocess.run([validate, *files], capture_output=True, text=True, check=False)
+    assert "Found 0 errors" in ran.stdout, ran.stdout + ran.stderr
+    files[1].write_text(files[1].read_text().replace("lv2:index 2", 'lv2:index "two"'))
+    ran = subprocess.run([validate, *files], capture_output=True, text=True, check=False)
+    assert "Found 0 errors" not in ran.stdout

@@ -352,7 +352,7 @@ export const cases = {
 
   "a malformed manifest is refused, wherever it is wrong": async ({ load, options, bytes }) => {
     const whole = await bytes("lstm.onnx");
-    await refuses(load(withManifest(whole, (manifest) => ({ ...manifest, schema: 3 })), options), "ManifestError", /schema 3, this version reads 2/);
+    await refuses(load(withManifest(whole, (manifest) => ({ ...manifest, schema: 4 })), options), "ManifestError", /schema 4, this version reads 3/);
     await refuses(load(withManifest(whole, () => "{"), options), "ManifestError", /not JSON/);
     await refuses(load(withManifest(whole, () => "[]"), options), "ManifestError", /schema/);
     const fields = ["inputs", "outputs", "states", "axes", "lengths", "unstreamable", "task", "signal", "precision", "provenance", "equivalence", "golden"];
@@ -422,6 +422,17 @@ export const cases = {
       const none = withManifest(file, (manifest) => { manifest.stream.golden = null; });
       await refuses((await load(none, options)).selftest(), "InputError", /no golden case of its stream/);
     }
+  },
+
+  "a stream ends where the network has no more positions": async ({ load, options, bytes }) => {
+    const model = await load(withManifest(await bytes("strided.onnx"), (manifest) => { manifest.schema = 3; manifest.stream.end = 8; }), options);
+    const stream = model.stream(), again = model.stream({ resetEvery: 8 });
+    await stream.process(signal(3 * 6));
+    await refuses(stream.process(signal(9)), "StateError", /has taken 8 steps since its reset.*resetEvery: 8/);
+    check((await stream.state()).age === 6, "the state moved");
+    await stream.process(signal(6));
+    await refuses(stream.step([1, 2, 3]), "StateError", /positions for no more/);
+    check(/** @type {any} */ (await again.process(signal(3 * 24))).logits.length === 9, "a frame of each of three times 8 samples");
   },
 
   "a state of a stream that does not fit is refused": async ({ load, options, bytes, url }) => {

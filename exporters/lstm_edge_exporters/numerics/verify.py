@@ -92,11 +92,16 @@ class Equivalence(Compared):
             "constants": list(self.equality.constants),
             "max_abs": self.max_abs,
             "max_rel": max(each.max_rel for each in self.records),
-            "floor": max(each.floor for each in self.records),
+            "floor": _bound(max(each.floor for each in self.records)),
             "ratio": self.worst.ratio,
             "worst": str(self.worst),
-            "unverified": dict(self.unverified),
+            "unverified": {name: _bound(limit) for name, limit in self.unverified.items()},
         }
+
+
+def _bound(value: float) -> float | None:
+    """Return a limit for JSON: None where rounding has no bound, as if it may add a step to a row."""
+    return value if np.isfinite(value) else None
 
 
 def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner | None = None) -> Equivalence:

@@ -1,5 +1,6 @@
 """Compare a smaller file with the float file: labels, outputs, and drift of states over a long run."""
 
+import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -254,9 +255,11 @@ def _stream(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     """Return the frames and states of a stream of the first row of the samples, a unit a call."""
     interface, stream = model.interface.streaming, model.stream(reset_every="never")
     unit, rows = interface.unit, interface.batch_axes
-    joined = join_samples(cases, interface, STEPS * unit)
+    assert interface.stream is not None
+    steps = min(STEPS * unit, interface.stream.end or sys.maxsize)
+    joined = join_samples(cases, interface, steps)
     data = {spec.name: joined[spec.name] for spec in interface.data_inputs}
-    for start in range(0, STEPS * unit, unit):
+    for start in range(0, steps, unit):
         feeds = take_steps(interface, data, start, start + unit)
         found = stream.process(
             {name: array.take(0, rows[name]) if name in rows else array for name, array in feeds.items()}

@@ -79,7 +79,8 @@ def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[
 def _call(model: Model, what: str, streamed: bool, feed: Any) -> Callable[[], Any]:
     if not streamed:
         return partial(model.run, feed)
-    stream = model.stream(reset_every="never")
+    late = model.interface.stream
+    stream = model.stream(reset_every=(late and late.end) or "never")
     return partial(stream.step if what == "step" else stream.process, feed)
 
 

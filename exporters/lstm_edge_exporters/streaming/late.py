@@ -34,7 +34,7 @@ from ..numerics.verify import golden_case
 from .facts import NotStreamableError
 from .streamable import Streamable, make_streamable, take_early
 
-__all__ = ["add_late_stream", "frames_of", "make_late_stream", "settled_after", "with_past"]
+__all__ = ["add_late_stream", "frames_of", "make_late_stream", "reach_end", "settled_after", "with_past"]
 
 _STEPS = 24
 """Steps that are compared, beside those before the first frame and ``_REACHES`` times the reach."""
@@ -138,7 +138,7 @@ def _verify(
             if isinstance(error, CheckFailedError):
                 raise
             raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
-    _reach_end(streaming, engines[0], draw)
+    reach_end(streaming, engines[0], draw)
     more = max(-(-_GOLDEN // unit), _GOLDEN_UNITS) * unit if unit > 1 else _GOLDEN
     steps = _up_to(streaming, manifest, settled + more)
     rows = 1 if sum(array.nbytes for array in draw(2, steps, True).values()) > _BYTES else 2
@@ -161,7 +161,7 @@ def _up_to(streaming: Manifest, manifest: Manifest, steps: int) -> int:
     return most
 
 
-def _reach_end(streaming: Manifest, engine: Runner, draw: Draw) -> None:
+def reach_end(streaming: Manifest, engine: Runner, draw: Draw) -> None:
     """Run a stream that ends up to its end, which is beyond the steps that are compared."""
     assert streaming.stream is not None
     if (end := streaming.stream.end) is None:

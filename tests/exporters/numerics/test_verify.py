@@ -1,5 +1,6 @@
 """The comparison core: cases, the reference, and a verdict that can fail."""
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -91,6 +92,13 @@ def test_an_equal_file_passes_and_its_figures_are_kept():
     assert found.equality.largest == 0
     assert str(found.equality) == "in float64 to 0"
     assert found.to_dict()["cases"] == ["N=3"]
+
+
+def test_figures_without_a_bound_are_json():
+    record = replace(run(Half(), [case()]).records[0], floor=float("inf"))
+    found = replace(run(Half(), [case()]), records=(record,), unverified={"y[0]": float("inf"), "y[1]": 0.5})
+    kept = json.loads(json.dumps(found.to_dict(), allow_nan=False))
+    assert (kept["floor"], kept["unverified"]) == (None, {"y[0]": None, "y[1]": 0.5})
 
 
 def test_where_every_case_is_large_rounding_is_verified_on_the_smallest():

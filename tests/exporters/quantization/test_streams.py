@@ -141,3 +141,9 @@ def restate(stream, path):
 )
 def test_a_fault_of_the_stream_alone_is_found(change, name, pair, tmp_path):
     assert name in failed(rewritten(pair[1], change, tmp_path), pair[0])
+
+
+def test_a_stream_that_ends_is_judged_and_validated_up_to_its_end(pair, tmp_path):
+    path = rewritten(pair[0], lambda stream, _: stream._replace(end=40), tmp_path)
+    quantize(path, QuantizeConfig("fp16", target="arm")).save(tmp_path / "smaller.onnx", force=True)
+    assert not failed(tmp_path / "smaller.onnx", path)

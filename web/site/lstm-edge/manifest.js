@@ -24,6 +24,7 @@ import { manifestText } from "./file.js";
  * @property {readonly StateSpec[]} states all of them
  * @property {Golden | null} golden
  * @property {number} [unit] a call takes a multiple of this number of steps
+ * @property {number} [end] steps from reset after which a stream ends, as the network has positions for no more
  */
 /** @typedef {Record<string, NamedArray>} Arrays */
 /**
@@ -56,7 +57,7 @@ import { manifestText } from "./file.js";
  * @property {Golden | null} golden
  */
 
-const SCHEMA = 2;
+const SCHEMA = 3;
 
 /** @typedef {(value: any) => boolean} Check */
 /** @type {Check} */ const isText = (value) => typeof value === "string";
@@ -91,7 +92,7 @@ const CHECKS = {
   identity: optional(isText),
   unstreamable: isText,
   stream: optional(fields({
-    graph: isText, outputs: list(fields({ name: isText, ...tensor, delay: isCount })), states, golden: or(fields(golden)), unit: optional(isSize),
+    graph: isText, outputs: list(fields({ name: isText, ...tensor, delay: isCount })), states, golden: or(fields(golden)), unit: optional(isSize), end: optional(isSize),
   })),
   task: or(fields({ kind: isText, output: isText, labels: list(isText), units: list(isText) })),
   signal: fields({

@@ -116,7 +116,7 @@ export class Stream {
 
   /** Make calls one after the other, in chunks that end where the stream is reset. @param {Feeds[]} calls @returns {Promise<Arrays>} */
   async #advance(calls) {
-    const model = this.#model;
+    const model = this.#model, end = model.manifest.stream?.end ?? Infinity;
     let states = this.#states, age = this.#age, rest = this.#rest;
     /** @type {Call[]} */
     let made = [];
@@ -125,7 +125,12 @@ export class Stream {
       made = [];
       for (let at = 0, size = 0; at < steps; at += size) {
         if (age >= this.#every) [states, age, rest] = [model._start(this.#sizes()), 0, undefined];
-        size = Math.min(steps - at, this.#every - age);
+        if (age >= end) {
+          throw new LstmEdgeError(
+            "StateError", `the stream has taken ${end} steps since its reset, and the network has positions for no more; reset it, or open it with resetEvery: ${end}`,
+          );
+        }
+        size = Math.min(steps - at, this.#every - age, end - age);
         const piece = size === steps ? feeds : this.#cut(feeds, at, at + size);
         [states, rest] = await this.#take(rest ? this.#behind(rest, piece) : piece, age - (age % this.#unit), age + size, states, made);
         age += size;

@@ -62,7 +62,7 @@ FIELDS = {
         provenance.opset stream.graph
         stream.outputs.name stream.outputs.dtype stream.outputs.axes stream.states.input
         stream.states.output stream.states.dtype stream.states.axes stream.states.reset
-        stream.states.start stream.delays stream.unit stream.golden.inputs stream.golden.outputs
+        stream.states.start stream.delays stream.unit stream.end stream.golden.inputs stream.golden.outputs
         stream.golden.floor stream.golden.limit stream.golden.limits stream.golden.more""".split(),  # noqa: SIM905
         Evidence.GRAPH,
     ),

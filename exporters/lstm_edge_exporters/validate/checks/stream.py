@@ -24,7 +24,7 @@ from ...lift.quantized import float_twin, is_quantized
 from ...numerics.cases import CaseGenerator, Feeds, random_sizes
 from ...numerics.compare import REFUSALS, Expected, expected, fixed_axes
 from ...numerics.graph64 import Graph64, MeasuredGraph, open_graph
-from ...streaming.late import frames_of, settled_after, with_past
+from ...streaming.late import frames_of, reach_end, settled_after, with_past
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, answered
 
@@ -56,8 +56,10 @@ def check_stream(file: ModelFile, reference: ReferenceModel | None, seed: int) -
         return
     cases = CaseGenerator.of(manifest, manifest.golden.inputs if manifest.golden else {}, None, seed)
     steps = 3 * settled_after(streaming) + -(-_STEPS // streaming.unit) * streaming.unit
+    steps = min(steps, manifest.stream.end or steps)
     feeds = with_past(streaming, cases.case(2, steps, at_reset=True, offset=_OFFSET).feeds)
     try:
+        reach_end(streaming, partial(run_by_name, open_isolated(content)), lambda *_: feeds)
         said = _apart(file, stream, whole, feeds, random_sizes(steps, np.random.default_rng(seed)))
     except (*REFUSALS, KeyError) as error:
         said = f"it does not run: {first_line(error)}"
