@@ -153,3 +153,19 @@ def test_a_crossfade_changes_models_without_a_step_or_a_system_call(
     ran = subprocess.run([program, tmp_path, "9", "9"], capture_output=True, check=False)
     assert ran.returncode == 3
     assert b"expected a model with one input" in ran.stderr
+
+
+def test_the_plug_ins_description_is_what_lv2_expects(tmp_path: Path) -> None:
+    validate, examples = shutil.which("lv2_validate"), Path(__file__).parents[2] / "examples" / "lv2"
+    if validate is None or shutil.which("sord_validate") is None:
+        pytest.skip("no lv2_validate")
+    files = []
+    for name in ("manifest", "amplifier"):
+        text = (examples / f"{name}.ttl.in").read_text()
+        files.append(tmp_path / f"{name}.ttl")
+        files[-1].write_text(text.replace("@URI@", "urn:lstm-edge:amplifier"))
+    ran = subprocess.run([validate, *files], capture_output=True, text=True, check=False)
+    assert "Found 0 errors" in ran.stdout, ran.stdout + ran.stderr
+    files[1].write_text(files[1].read_text().replace("lv2:index 2", 'lv2:index "two"'))
+    ran = subprocess.run([validate, *files], capture_output=True, text=True, check=False)
+    assert "Found 0 errors" not in ran.stdout
