@@ -69,6 +69,12 @@ def run_delayed(
             }
             for name, axis in manifest.time_axes.items():
                 if name in pace.delays:
+                    count = (stop - age) * pace.frames[name] // manifest.unit
+                    if outputs[name].shape[axis : axis + 1] != (count,):
+                        raise ContractError(
+                            f"output {name!r} of {stop - age} steps is {outputs[name].shape}, expected "
+                            f"{count} frames on axis {axis}; the file does not keep its contract"
+                        )
                     frames.setdefault(name, []).append(_behind(outputs[name], axis, pace.early(name, age)))
             age = stop
     joined = {spec.name: outputs[spec.name] for spec in manifest.outputs}

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import product
 from math import lcm
 from typing import NamedTuple
 
@@ -33,6 +34,8 @@ _STEPS = (40, 8, 400, 4000)
 """Steps to run at; of these the first that the graph runs at: windows need many, tables of positions end."""
 _FURTHER = (0, 7, 20)
 """Further steps at which the graph is run, to see whether a value grows evenly; multiples of its strides."""
+_NEARER = (0, 2, 5)
+"""The same for a graph that runs at few lengths, as one with a short table of positions does."""
 _MOST_STRIDES = 1 << 12
 """The largest product of strides."""
 _ROWS = (2, 3)
@@ -242,8 +245,8 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | N
         **({batch: _ROWS[0]} if batch else {}),
     }
     values = [value for node in model.graph for value in node.outputs if value.name]
-    for least, multiple in _lengths(model.graph, strides):
-        steps = tuple(least + more * multiple for more in _FURTHER)
+    for further, (least, multiple) in product((_FURTHER, _NEARER), _lengths(model.graph, strides)):
+        steps = tuple(least + more * multiple for more in further)
         cases = [{**base, sequence: each} for each in steps]
         cases.append({**cases[0], **({batch: _ROWS[1]} if batch else {})})
         try:
@@ -358,6 +361,8 @@ def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
         return None
     axis = 0 if array.shape[0] != short[0] else 1
     places = np.moveaxis(array, axis, 0)
+    if len(places) < 2 or not places.size:
+        return None
     first, taps = int(places[0, 0]), places.shape[1]
     hop, apart = int(places[1, 0]) - first, int(places[0, 1]) - first if taps > 1 else 1
     told = first + hop * np.arange(len(places))[:, None] + apart * np.arange(taps)

@@ -553,9 +553,13 @@ def test_a_stream_that_does_not_keep_its_contract_is_refused(front):
     for axes in (("N", "L/8", "C"), ("N", "L/4", 3)):
         outputs = tuple(spec._replace(axes=axes) for spec in manifest.stream.outputs)
         wrong = manifest._replace(stream=manifest.stream._replace(outputs=outputs))
-        batch = load(with_manifest(onnx.load_from_string(front[1].model), wrong)).streams(1)
+        model = load(with_manifest(onnx.load_from_string(front[1].model), wrong))
+        batch = model.streams(1)
         with pytest.raises(ContractError, match="expected"):
             batch.process({batch.add(): X[0, :32]})
+        if axes[1] == "L/4":
+            with pytest.raises(ContractError, match="expected"):
+                model.selftest()
 
 
 def test_validate_compares_the_stream_with_the_whole(front, tmp_path):
