@@ -42,7 +42,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Axes, Manifest
 
-__all__ = ["main"]
+__all__ = ["SOURCES", "main"]
 
 HERE = Path(__file__).parent
 _MOST = 120
@@ -231,7 +231,7 @@ def _torch() -> Iterator[Foreign]:
                 yield Foreign(source, name, make(module.eval(), inputs), counted="backwards" not in name)
 
 
-_SOURCES: dict[str, Callable[[Any], Iterator[Foreign]]] = {
+SOURCES: dict[str, Callable[[Any], Iterator[Foreign]]] = {
     "wheels": lambda options: _wheels(options.work),
     "keras": lambda options: _keras(options.work, options.python),
     "torch": lambda _: _torch(),
@@ -384,13 +384,13 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("--work", type=Path, required=True, help="where files are kept from run to run")
     arguments.add_argument("--python", type=Path, help="an interpreter with the packages of files.txt")
-    arguments.add_argument("--sources", nargs="*", choices=_SOURCES, default=list(_SOURCES))
+    arguments.add_argument("--sources", nargs="*", choices=SOURCES, default=list(SOURCES))
     arguments.add_argument("--only", default="", help="only files whose source or name contains this text")
     options = arguments.parse_args()
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     outcomes = []
-    for file in itertools.chain(*(_SOURCES[name](options) for name in options.sources)):
+    for file in itertools.chain(*(SOURCES[name](options) for name in options.sources)):
         if options.only in f"{file.source} {file.name}":
             counted = file.counted and _holds_recurrence(file.content)
             outcomes.append(_try(replace(file, counted=counted)))

@@ -7,7 +7,7 @@ import numpy as np
 
 from ..axes import resolve, with_ones
 from ..chunks import Runner
-from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
+from ..errors import CheckFailedError, FileFormatError, LstmEdgeError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
@@ -53,8 +53,18 @@ def compile_engine(
     if session is not None:
         runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)
     if manifest.stream is not None:
+        if manifest.stream.golden is None:
+            raise UnsupportedError("its stream has no golden case")
         for name, run in runs.items():
-            for replay in replay_stream(native.manifest, run):
+            try:
+                replays = [*replay_stream(manifest, run)]
+            except LstmEdgeError:
+                raise
+            except Exception as error:
+                raise CheckFailedError(
+                    f"the golden case does not run on {name}: {first_line(error)}"
+                ) from error
+            for replay in replays:
                 _check("the golden case", name, replay.comparisons)
         return native
     golden, what = manifest.golden, "the golden case"
