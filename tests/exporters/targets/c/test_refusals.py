@@ -205,7 +205,7 @@ def generated(monkeypatch, find_program):
     ("part", "old", "new", "words"),
     [
         ("constants", r"\{\n +[^,]+", "{ 7.0f", "golden case fails"),
-        ("body", r"le_lstm\(([^;]*)\);", r"le_lstm(\1); state->h_0[0] = 0.0f;", "golden case fails"),
+        ("body", r"(le_lstm\w*)\(([^;]*)\);", r"\1(\2); state->h_0[0] = 0.0f;", "golden case fails"),
         ("body", ";", "", "error"),
     ],
 )
