@@ -50,7 +50,7 @@ class Gateway:
         A label counts once it has been the same for ``hold`` samples of its source; ``reset_every`` is as
         ``Model.streams`` takes it, None as the file was trained.
         """
-        every = model.interface.reset_every if reset_every is None else reset_every
+        every = model.interface.longest_run if reset_every is None else reset_every
         self.batch = model.streams(capacity, reset_every=every)
         self.capacity, self.hold = capacity, hold
         self.ticks = 0
@@ -171,8 +171,8 @@ async def main() -> None:
     gateway = Gateway(model, options.sources, options.waiting, options.hold, options.reset_every)
     if options.reset_every is None and gateway.batch.reset_every:
         print(
-            "note: each training window started from reset, so states are reset every "
-            f"{gateway.batch.reset_every} steps; --reset-every never carries states on",
+            f"note: states are reset every {gateway.batch.reset_every} steps, as far as training windows "
+            "or the network's positions go; --reset-every never carries states on",
             file=sys.stderr,
         )
     server = await asyncio.start_server(gateway.serve, options.host, options.port)

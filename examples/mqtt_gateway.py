@@ -147,7 +147,7 @@ class Gateway:
         """
         self.model, self.client, self.prefix, self.path = model, client, prefix, path
         self.wait, self.hold = wait, hold
-        every = model.interface.reset_every if reset_every is None else reset_every
+        every = model.interface.longest_run if reset_every is None else reset_every
         self.batch = model.streams(capacity, reset_every=every)
         self.task = model.manifest and model.manifest.task
         self.output = self.task.output if self.task else model.outputs[0].name
@@ -477,8 +477,8 @@ def main() -> int:
         )
         if options.reset_every is None and gateway.batch.reset_every:
             print(
-                "note: each training window started from reset, so states are reset every "
-                f"{gateway.batch.reset_every} steps; --reset-every never carries states on",
+                f"note: states are reset every {gateway.batch.reset_every} steps, as far as training windows "
+                "or the network's positions go; --reset-every never carries states on",
                 file=sys.stderr,
             )
         attach(gateway)

@@ -407,6 +407,15 @@ class Manifest(NamedTuple):
         """Number of steps after which a stream should be reset, as in training; None for never."""
         return self.window if self.from_reset else None
 
+    @property
+    def longest_run(self) -> int | None:
+        """Number of steps that a stream should take from a reset at the most; None for any.
+
+        These are those of training, ``reset_every``, and those that the network has positions for.
+        """
+        ends = (self.reset_every, self.stream.end if self.stream else None)
+        return min((end for end in ends if end is not None), default=None)
+
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""
         return axes.index(self.batch) if self.batch in axes else None
