@@ -312,7 +312,7 @@ def export_program(
 def _translate(
     program: ExportedProgram, tensors: Sequence[Tensor], names: Sequence[str], recorder: Recorder
 ) -> ir.Model:
-    with quietly(), _looked_up_once():
+    with quietly(), _looked_up_once(), _matched_exactly():
         try:
             made = torch.onnx.export(
                 program,
@@ -356,6 +356,30 @@ def _looked_up_once() -> Iterator[None]:
             stack.callback(setattr, home, name, vars(home)[name])
             setattr(home, name, once())
         yield
+
+
+@contextlib.contextmanager
+def _matched_exactly() -> Iterator[None]:
+    """Let onnxscript's optimizer drop only what adds 0 or multiplies by 1: it takes 1e-8 for 0."""
+    try:
+        from onnxscript.rewriter import _matcher
+        from onnxscript.rewriter._pattern_ir import Constant
+
+        matcher: Any = _matcher.SimplePatternMatcher
+        match = matcher._match_constant
+    except (ImportError, AttributeError):  # they are no promise of onnxscript's
+        yield
+        return
+
+    def exactly(self: Any, pattern: Any, value: ir.Value) -> bool:
+        near = pattern if pattern.value not in (0, 1) else Constant(pattern.value, 0.0, 0.0)
+        return bool(match(self, near, value))
+
+    matcher._match_constant = exactly
+    try:
+        yield
+    finally:
+        matcher._match_constant = match
 
 
 def _example_sizes(signature: Signature, axes: Mapping[str, Axes]) -> dict[str, int]:

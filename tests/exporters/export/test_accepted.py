@@ -97,6 +97,14 @@ class Decodes(Layer):
         return torch.stack(steps, 1)
 
 
+class Scales(Layer):
+    """Steps by a spread with an epsilon that is small, and a factor that is nearly 1."""
+
+    def forward(self, x):
+        spread = torch.var(1e-4 * x, dim=2, keepdim=True, unbiased=False)
+        return self.rnn(1e-4 * x / (spread + 1e-8).sqrt())[0] * 1.000001
+
+
 def data(n, length):
     return torch.randn(n, length, 4, generator=torch.Generator().manual_seed(length))
 
@@ -105,7 +113,7 @@ def lengths(n, length):
     return torch.tensor([length, *[max(1, length - 2)] * (n - 1)])
 
 
-MODULES = [Pools, Unpools, Interpolates, Asserts, Packs, Rotates, Decodes]
+MODULES = [Pools, Unpools, Interpolates, Asserts, Packs, Rotates, Decodes, Scales]
 
 
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
