@@ -17,13 +17,14 @@ from lstm_edge_runtime.errors import (
     ContractError,
     FileFormatError,
     InputError,
+    MissingDependencyError,
     StateError,
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.choice import uncovered
 from lstm_edge_runtime.native.convert import to_native
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native.library import installed, library
 from lstm_edge_runtime.onnx_reader import read_onnx
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
@@ -501,3 +502,9 @@ def test_a_row_of_int8_does_not_depend_on_its_neighbors() -> None:
     x[1:] *= np.float32(1e6)
     x[4, 0] = np.nan
     assert np.array_equal(batch.step(x, ids)[0], alone.step(x[0]))
+
+
+def test_a_library_of_an_earlier_version_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lstm_edge_native.LIBRARY", "libm.so.6")  # it has none of the functions
+    with pytest.raises(MissingDependencyError, match=r"of an earlier version \(.*lstm_edge_.*--upgrade"):
+        library.__wrapped__()

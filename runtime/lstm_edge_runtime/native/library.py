@@ -105,7 +105,7 @@ def library() -> C.CDLL:
     """Return the installed library.
 
     Raises:
-        MissingDependencyError: it is not installed, or can't be opened here.
+        MissingDependencyError: it is not installed, can't be opened here, or is of an earlier version.
     """
     try:
         from lstm_edge_native import LIBRARY
@@ -114,4 +114,8 @@ def library() -> C.CDLL:
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
             f"the native engine is not installed ({error}); {install_command('native')}"
+        ) from error
+    except AttributeError as error:  # a function that it does not have
+        raise MissingDependencyError(
+            f"the native engine is of an earlier version ({error}); {install_command('native')} --upgrade"
         ) from error
