@@ -406,6 +406,20 @@ class StepCounter(nn.Module):
         return torch.cat([x[..., :2] * torch.sin(phase), x[..., 2:] * torch.cos(phase)], -1)
 
 
+class Qrnn(nn.Module):
+    """A quasi-recurrent network: gates from a convolution over two steps, pooled in closed form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(FEATURES, 18, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found, kept, out = self.conv(F.pad(x.transpose(1, 2), (1, 0))).chunk(3, 1)
+        decay = F.logsigmoid(kept + 4).cumsum(2)
+        fresh = torch.tanh(found) * torch.sigmoid(-kept - 4)
+        return (torch.sigmoid(out) * decay.exp() * (fresh * (-decay).exp()).cumsum(2)).transpose(1, 2)
+
+
 class MovingAverage(nn.Module):
     """The mean of the last 8 samples, and what is above it."""
 
@@ -639,7 +653,7 @@ _AUDIO = (
 )
 _SPECTRA = {Crnn: 16, DsCnn: 8}
 _SENSORS = (
-    *(CausalTcn, ChompGru, CnnLstm, PooledLstms, WeightNormTcn, DeepConvLstm, MovingAverage, LastSteps),
+    *(CausalTcn, ChompGru, CnnLstm, PooledLstms, WeightNormTcn, DeepConvLstm, Qrnn, MovingAverage, LastSteps),
     *(RunningScale, Deltas, RnNoise, InceptionTime, Fsmn, Tdnn, ConvModule, Upsampled, Subsampled),
     *(EveryThird, SkipGru, LearnedPositions, SinePositions, StepCounter, LocalAttention),
 )
