@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from fractions import Fraction
 from math import ceil
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
@@ -92,6 +93,8 @@ class Rewriter:
         """Values of the last frames alone: the fact of what they are of, that value's surplus, how many."""
         self._joined: dict[tuple[ir.Value, int, float, int], ir.Value] = {}
         """Values with their past in front, which several nodes may read."""
+        self._padded: dict[tuple[ir.Value, int, float], ir.Value] = {}
+        """Values whose first unit begins with padding."""
         self._waiting: dict[ir.Value, ir.Value] = {}
         """Of each value that waits, the one in the whole."""
         self._counts: dict[tuple[ir.Value, Axes, int], ir.Value] = {}
@@ -212,28 +215,61 @@ class Rewriter:
     def ready(self, fact: Fact, *, held: bool = False) -> int:
         """Return the delay of a value whose padding is in the stream.
 
-        A call takes a multiple of the unit, so what is held until then starts at such a one.
-
         Args:
             fact: the value's.
-            held: whether a state is held until then in any case.
+            held: whether a state is held until then, which ends with a unit, as a call does.
         """
-        if not fact.pad and not held:
-            return fact.start
-        frames = int(self.unit * fact.rate)
-        return -(-fact.start // frames) * frames
+        return fact.start + (-fact.start % self._unit_of(fact) if held or (fact.pad and fact.merged) else 0)
+
+    def _unit_of(self, fact: Fact) -> int:
+        """Return the frames of a unit."""
+        return int(self.unit * fact.rate)
 
     def align(self, node: ir.Node, value: ir.Value, fact: Fact) -> tuple[ir.Value, Fact]:
-        """Return a value that waits until its padding can be put in, and its fact."""
+        """Return a value in whose past padding can be put in, and its fact.
+
+        Where the padding ends within a unit, the frames of this unit before are padding too.
+        """
         late = replace(fact, delay=self.ready(fact) - fact.pad)
-        return self.wait(node, value, replace(fact, pad=0), late.delay), late
+        value = self.wait(node, value, replace(fact, pad=0), late.delay)
+        if not (early := late.start % self._unit_of(late)):
+            return value, late
+        key = (value, late.start, late.fill)
+        if key not in self._padded:
+            dtype = np.dtype(self.shapes.dtypes[self._waiting.get(value, value)])
+            build, begun = Builder(node, "pad"), self._begun(node, value, late, dtype)
+            first = slice_of(build, value, late.axis, 0, early)
+            (padded,) = build.node("Mul", [first, begun])
+            if late.fill:
+                one, fill = (build.constant(np.array(each, dtype), "fill") for each in (1, late.fill))
+                (missing,) = build.node("Sub", [one, begun])
+                (padded,) = build.node("Add", [padded, build.node("Mul", [missing, fill])[0]])
+            made = build.concat([padded, slice_of(build, value, late.axis, early, END)], late.axis)
+            self._waiting[made] = self._waiting.get(value, value)
+            self._padded[key] = made
+        return self._padded[key], late
+
+    def _begun(self, node: ir.Node, value: ir.Value, fact: Fact, dtype: np.dtype[Any]) -> ir.Value:
+        """Return 0 in the unit in which a value begins, then 1."""
+        rows = self.shapes.axes(self._waiting.get(value, value))
+        axes = tuple(
+            each if isinstance(each, str) and place != fact.axis else 1 for place, each in enumerate(rows)
+        )
+        build = Builder(node, "begun")
+        zero, one = (build.constant(np.array(each, dtype), "number") for each in (0, 1))
+        state = self.state(
+            axes, dtype.name, 0.0, "begun", int((fact.start - fact.start % self._unit_of(fact)) / fact.rate)
+        )
+        self.end_state(build.node("Add", [build.node("Mul", [state, zero])[0], one])[0])
+        return state
 
     def past(self, node: ir.Node, value: ir.Value, fact: Fact, frames: int, kind: str) -> ir.Value:
         """Return ``value`` with its last ``frames`` of earlier calls in front; nodes go before ``node``."""
         if not frames:
             return value
         value = behind_identity(value)
-        reset, start = (fact.fill, int(fact.start / fact.rate)) if fact.pad else (0.0, 0)
+        begun = fact.start - fact.start % self._unit_of(fact)
+        reset, start = (fact.fill, int(begun / fact.rate)) if fact.pad else (0.0, 0)
         if (value, frames, reset, start) in self._joined:
             return self._joined[value, frames, reset, start]
         if fact.merged:
