@@ -8,9 +8,7 @@ from torch import Tensor
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["INVERSE_STFTS", "inverse_stft"]
-
-INVERSE_STFTS = (torch.istft, Tensor.istft)
+__all__ = ["inverse_stft"]
 
 
 def inverse_stft(

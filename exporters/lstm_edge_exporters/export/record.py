@@ -28,7 +28,6 @@ from torch.utils import _pytree as pytree
 from lstm_edge_runtime.errors import UnsupportedError
 
 from ..recurrent import GATES
-from .inverse_stft import INVERSE_STFTS, inverse_stft
 from .sizes import size_text
 from .source import Place, calling_line, place_of, value_that_holds
 
@@ -301,7 +300,9 @@ class Recorder(TorchFunctionMode):
         if func is torch._assert and isinstance(args[0], Tensor):
             self.checked[calling_line()] = None
             return None
-        if func in INVERSE_STFTS:
+        if func in _INVERSE_STFTS:
+            from .inverse_stft import inverse_stft
+
             return inverse_stft(*args, **kwargs)
         if func in _LOG_CUM_SUM_EXPS:
             return _log_cum_sum_exp(*args, **kwargs)
@@ -452,6 +453,7 @@ def _recorded(kind: type[nn.Module]) -> type:
 
 
 _UNBINDS = frozenset({torch.unbind, Tensor.unbind, Tensor.__iter__})
+_INVERSE_STFTS = frozenset({torch.istft, Tensor.istft})
 _LOG_CUM_SUM_EXPS = frozenset({torch.logcumsumexp, Tensor.logcumsumexp})
 _MAX_POOLS = frozenset(
     {F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices}

@@ -14,7 +14,7 @@ from ..graph import operands, values_read, walk
 from ..numerics.graph64 import Graph64, differs
 from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
-from ..streaming.facts import NotStreamableError
+from ..streaming.facts import NotStreamableError, RegroupsTimeError
 
 __all__ = ["explain_divergence"]
 
@@ -65,8 +65,9 @@ def explain_divergence(
     if found.error is not None:
         return f"a chunk of {min(found.sizes)} step does not run by itself{_where(found.error)}"
     carried = {state.input for state in file.manifest.states}
-    node = str(refused or "")
-    if not refused and isinstance(graph, Graph64):
+    known = refused is not None and not isinstance(refused, RegroupsTimeError)
+    node = str(refused) if known else ""
+    if not known and isinstance(graph, Graph64):
         inputs = {str(value.name) for value in model.graph.inputs}  # carried states differ as they should
         differing = _differing(graph, file, feeds, found.sizes) - inputs
         first = next(_divergent_nodes(model.graph, set(file.manifest.time_axes), found, differing), None)

@@ -332,7 +332,7 @@ def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
         return
     if left:
         raise ContractError(f"there is no state to lift: {'; '.join(_reasons(left))}")
-    if graph.refused:
+    if graph.refused and not graph.refused.gathers:
         raise ContractError(f"there is no state to lift: {graph.refused}")
     if any(recurrences(graph.original)):
         raise ContractError(

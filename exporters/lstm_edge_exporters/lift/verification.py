@@ -263,7 +263,8 @@ def _run_in_chunks(
     file = ChunkedFile(manifest, lifted.run, graph.lengths, function).itself
     full = {**feeds, **file.with_lengths(feeds, steps)}
     found = run_in_chunks(file, full, np.random.default_rng(seed))
-    reason = "" if found.ok else explain_divergence(model, file, full, found, graph.refused)
+    refused = graph.refused if model is graph.lifted else None  # of the twin nothing was asked
+    reason = "" if found.ok else explain_divergence(model, file, full, found, refused)
     chunks = None if found.error else replace(found, in_float=model is not graph.lifted)
     if reason or not states_stop_at_lengths(file, feeds):
         return chunks, reason, bool(reason)

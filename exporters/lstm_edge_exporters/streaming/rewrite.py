@@ -20,8 +20,14 @@ from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
 
 from ..evaluate import constant, inputs_above
 from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
-from .facts import Fact, GathersTimeError, NotStreamableError, Shapes, name_node
-from .positions import Positions, split_rows
+from .facts import (
+    Fact,
+    GathersTimeError,
+    NotStreamableError,
+    RegroupsTimeError,
+    Shapes,
+    name_node,
+)
 
 __all__ = ["END", "Rewriter", "Rule", "describe_gathering", "slice_of"]
 
@@ -181,11 +187,10 @@ class Rewriter:
             raise GathersTimeError(describe_gathering(node))
         if found.rate != fact.rate:
             norm = next((each.node for each in value.uses() if "Norm" in each.node.op_type), None)
-            raise GathersTimeError(
-                describe_gathering(norm)
-                if norm
-                else f"another number of frames than steps, {name_node(node)}"
-            )
+            if norm:
+                raise GathersTimeError(describe_gathering(norm))
+            kind = RegroupsTimeError if node.op_type == "Reshape" else GathersTimeError
+            raise kind(f"another number of frames than steps, {name_node(node)}")
         ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
         self.facts[value] = replace(fact, axis=found.axis, merged=found.merged, ahead=ahead)
 
@@ -345,6 +350,8 @@ class Rewriter:
 
     def _position(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
         """Return ``value``, which is computed from a count of steps, from one that counts on."""
+        from .positions import Positions, split_rows
+
         fact, rows, own = self.facts[beside], self.shapes.axes(beside), self.shapes.axes(value)
         named = [place for place, axis in enumerate(rows) if isinstance(axis, str)]
         found, missing = self.shapes.growth(value), len(rows) - len(own)

@@ -15,7 +15,7 @@ from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.targets.ort import to_ort
 from lstm_edge_exporters.targets.web import to_site
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError, UnsupportedError
+from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec
 from lstm_edge_runtime.native.choice import compile_engine
 from lstm_edge_runtime.native.library import installed
@@ -135,10 +135,18 @@ def test_what_is_converted_from_it_says_so_itself(tmp_path):
 
 
 @pytest.mark.skipif(not installed(), reason="no native engine")
-def test_no_native_program_takes_windows_for_steps():
+def test_a_native_program_takes_windows_for_what_they_are():
     content = made_before(declared=True)
-    with pytest.raises(UnsupportedError, match="not covered"):
-        compile_engine(read_onnx(content), load(content).manifest._replace(unstreamable=""), 1)
+    model = load(content, engine="onnxruntime")
+    engine = compile_engine(read_onnx(content), model.manifest._replace(unstreamable=""), 1)
+    x = np.random.default_rng(0).standard_normal((2, 9, 3)).astype("f4")
+    states = {state.input: np.zeros((1, 2, 4), "f4") for state in model.states}
+    outputs, after = engine.call({"x": x, **states})
+    session = InferenceSession(content)
+    names = [each.name for each in session.get_outputs()]
+    ended = {state.output: after[state.input] for state in model.states}
+    for name, expected in zip(names, session.run(names, {"x": x, **states}), strict=True):
+        np.testing.assert_allclose({**outputs, **ended}[name], expected, atol=1e-6)
 
 
 def test_states_that_are_told_stay_and_the_file_is_not_streamed():
