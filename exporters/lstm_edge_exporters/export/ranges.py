@@ -36,6 +36,8 @@ SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 _SCANNED = 20_000
 """Sizes up to this one are looked up one by one, and none beyond is run."""
 _FAR = (10**5, 10**5 + 1, 10**6, 10**6 + 1)
+_MOST_STRIDE = 64
+"""The largest product of strides that is looked for where sizes are refused."""
 _FEW = 5
 """A range of fewer sizes between two at which the module does something else is not worth a file."""
 _MOST_ELEMENTS = 2**17
@@ -98,8 +100,12 @@ def find_range(
     promise = gcd(*held)
     multiple, ends = _settle_multiple(promise, size, len(held) == 1, run)
     near = tuple(each for each in (size - multiple, size + multiple) if each > 0)
-    if all(run(each) == REFUSED for each in near):
-        return FoundRange(AxisRange(size, size), (), near)
+    alone = all(run(each) == REFUSED for each in near)
+    if alone or run(size + 2 * multiple) == REFUSED:
+        if stride := _stride(size, multiple, run):
+            multiple = promise = stride
+        elif alone:
+            return FoundRange(AxisRange(size, size), (), near)
     known = set(held)
     least, below = _extend([*range(size, 0, -multiple)], known, run)
     most, above = _extend([*range(size, top + 1, multiple)], known, run)
@@ -124,6 +130,18 @@ def _settle_multiple(
     if beside == SAME or single:
         return 1, []
     return multiple, [size + 1] if beside == DIFFERS else []
+
+
+def _stride(size: int, multiple: int, run: Callable[[int], str]) -> int | None:
+    """Return the least number of whose multiples a module takes those near ``size``, as it refuses others.
+
+    Such a module shortens time and lengthens it again, as a U-Net does, and adds what was there before.
+    """
+    for stride in range(2 * multiple, min(size, _MOST_STRIDE) + 1, multiple):
+        near = (size - stride, size + stride, size + 2 * stride)
+        if size % stride == 0 and all(run(each) == SAME for each in near if each > 0):
+            return stride
+    return None
 
 
 def _extend_to(
