@@ -14,7 +14,7 @@ from ..graph import operands, values_read, walk
 from ..numerics.graph64 import Graph64, differs
 from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
-from ..streaming.facts import NotStreamableError, RegroupsTimeError
+from ..streaming.facts import NotStreamableError
 
 __all__ = ["explain_divergence"]
 
@@ -38,6 +38,8 @@ _KINDS = {
     "MatMul": "a product over time",
     "Gemm": "a product over time",
 }
+_STREAMING = ("AveragePool", "Conv", "ConvTranspose", "CumSum", "MaxPool", "Pad")
+"""Operators that keep their past in states, unless another one takes all steps together."""
 _LAYOUT = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that compute nothing: where one's results differ and its operands do not, the parts are joined on
 the wrong axis."""
@@ -65,13 +67,13 @@ def explain_divergence(
     if found.error is not None:
         return f"a chunk of {min(found.sizes)} step does not run by itself{_where(found.error)}"
     carried = {state.input for state in file.manifest.states}
-    known = refused is not None and not isinstance(refused, RegroupsTimeError)
-    node = str(refused) if known else ""
-    if not known and isinstance(graph, Graph64):
+    node = str(refused or "")
+    if isinstance(graph, Graph64):
         inputs = {str(value.name) for value in model.graph.inputs}  # carried states differ as they should
         differing = _differing(graph, file, feeds, found.sizes) - inputs
         first = next(_divergent_nodes(model.graph, set(file.manifest.time_axes), found, differing), None)
-        node = f"{_kind(first, carried)}, {label(first)}" if first else ""
+        if first and not (refused and first.op_type in _STREAMING):
+            node = f"{_kind(first, carried)}, {label(first)}"
     worst = found.worst
     reshaped = np.isnan(worst.got) and np.isnan(worst.expected)
     amount = "comes in another shape" if reshaped else f"differs by up to {worst.max_abs:.3g}"

@@ -24,7 +24,6 @@ __all__ = [
     "GathersTimeError",
     "Growth",
     "NotStreamableError",
-    "RegroupsTimeError",
     "Shapes",
     "Windows",
     "find_shapes",
@@ -60,10 +59,6 @@ class GathersTimeError(NotStreamableError):
     """An operator takes all steps together."""
 
     gathers = True
-
-
-class RegroupsTimeError(GathersTimeError):
-    """Steps are put together for what takes them all, which is still to be found."""
 
 
 @dataclass(frozen=True)
@@ -178,8 +173,7 @@ class Shapes:
             for run, steps in zip((middle, long), later, strict=True)
         ]
         if rates[0] != rates[1] or rates[0] < 0:
-            kind = RegroupsTimeError if _is_reshaped(value) else GathersTimeError
-            raise kind(f"another number of frames than steps, {_made_by(value)}")
+            raise GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
         return Growth(axis, merged, rates[0])
 
     def grows_twice(self, value: ir.Value) -> bool:
@@ -379,11 +373,6 @@ def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
 
 def _is_uniform(array: Array) -> bool:
     return bool(array.size and array.dtype.kind in "fiu" and (array == array.flat[0]).all())
-
-
-def _is_reshaped(value: ir.Value) -> bool:
-    node = value.producer()
-    return node is not None and node.op_type == "Reshape"
 
 
 def _made_by(value: ir.Value) -> str:

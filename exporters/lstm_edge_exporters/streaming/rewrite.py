@@ -24,7 +24,6 @@ from .facts import (
     Fact,
     GathersTimeError,
     NotStreamableError,
-    RegroupsTimeError,
     Shapes,
     name_node,
 )
@@ -187,10 +186,8 @@ class Rewriter:
             raise GathersTimeError(describe_gathering(node))
         if found.rate != fact.rate:
             norm = next((each.node for each in value.uses() if "Norm" in each.node.op_type), None)
-            if norm:
-                raise GathersTimeError(describe_gathering(norm))
-            kind = RegroupsTimeError if node.op_type == "Reshape" else GathersTimeError
-            raise kind(f"another number of frames than steps, {name_node(node)}")
+            other = f"another number of frames than steps, {name_node(node)}"
+            raise GathersTimeError(describe_gathering(norm) if norm else other)
         ahead = fact.ahead or (name_node(node) if fact.delay > 0 else "")
         self.facts[value] = replace(fact, axis=found.axis, merged=found.merged, ahead=ahead)
 

@@ -51,10 +51,10 @@ def test_a_sequence_that_is_the_only_free_axis_is_not_taken_for_a_batch(network,
 @pytest.mark.parametrize(
     ("operator", "arguments", "kind"),
     [
-        ("InstanceNormalization", ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]), "a normalization over all time"),
+        ("InstanceNormalization", ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]), "a normalization over time"),
         ("CumSum", (np.array(2),), ""),
         ("Pad", (np.array([0, 0, 2, 0, 0, -2]),), ""),
-        ("Slice", tuple(map(np.array, ([-1], [-(2**40)], [2], [-1]))), "a reversal of time"),
+        ("Slice", tuple(map(np.array, ([-1], [-(2**40)], [2], [-1]))), "a choice of steps"),
     ],
 )
 def test_time_is_followed_through_operators_that_keep_it(network, operator, arguments, kind):
