@@ -250,18 +250,22 @@ class Recorder(TorchFunctionMode):
         """
         calls = Counter(call.path for call in self.calls if call.cell)
         lines = {call.path: call.line for call in self.calls}
-        shapes, fixed = dict(zip(names, self.shapes, strict=True)), self.fixed_places(names)
         for path, count in calls.items():
-            if count > 1 and any(
-                place.loop or (size_text(shapes[name][axis]) == str(count) and axis < len(shapes[name]) - 1)
-                for (name, axis), place in fixed.items()
-            ):
+            if count > 1 and self._loops_over_an_axis(names, count):
                 raise LoopError(
                     f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
                     "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights "
                     "instead",
                     count,
                 )
+
+    def _loops_over_an_axis(self, names: Sequence[str], count: int) -> bool:
+        """Return whether a loop fixed an axis: one of features, the last, may have ``count`` by chance."""
+        shapes = dict(zip(names, self.shapes, strict=True))
+        return any(
+            place.loop or (size_text(shapes[name][axis]) == str(count) and axis < len(shapes[name]) - 1)
+            for (name, axis), place in self.fixed_places(names).items()
+        )
 
     @contextmanager
     def layer(self, path: str) -> Iterator[None]:
