@@ -2,7 +2,7 @@
 
     taskset -c 1 python -m benchmarks.speed.int8 [--repeats N] [--sizes M L]
 
-The layers of each size have random weights. Every form is timed in turns with float32: int8 weights and
+The layers of each size have random weights. Every form is timed alternately with float32: int8 weights and
 quantized activations (``int8``; ``7 bits``, which AVX2 multiplies faster), and int8 weights alone
 (``weights``). Then the same with AVX2.
 """

@@ -365,8 +365,8 @@ def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
         return None
     first, taps = int(places[0, 0]), places.shape[1]
     hop, apart = int(places[1, 0]) - first, int(places[0, 1]) - first if taps > 1 else 1
-    told = first + hop * np.arange(len(places))[:, None] + apart * np.arange(taps)
-    if first < 0 or hop < 1 or apart < 1 or not np.array_equal(told, places):
+    even = first + hop * np.arange(len(places))[:, None] + apart * np.arange(taps)
+    if first < 0 or hop < 1 or apart < 1 or not np.array_equal(even, places):
         return None
     return Windows(first, hop, apart, taps, axis)
 

@@ -227,6 +227,10 @@ class Rewriter:
         """Return the frames of a unit."""
         return int(self.unit * fact.rate)
 
+    def _first_step(self, fact: Fact) -> int:
+        """Return the first step of the unit in which a value begins."""
+        return fact.start // self._unit_of(fact) * self.unit
+
     def align(self, node: ir.Node, value: ir.Value, fact: Fact) -> tuple[ir.Value, Fact]:
         """Return a value in whose past padding can be put in, and its fact.
 
@@ -259,9 +263,7 @@ class Rewriter:
         )
         build = Builder(node, "begun")
         zero, one = (build.constant(np.array(each, dtype), "number") for each in (0, 1))
-        state = self.state(
-            axes, dtype.name, 0.0, "begun", int((fact.start - fact.start % self._unit_of(fact)) / fact.rate)
-        )
+        state = self.state(axes, dtype.name, 0.0, "begun", self._first_step(fact))
         self.end_state(build.node("Add", [build.node("Mul", [state, zero])[0], one])[0])
         return state
 
@@ -270,8 +272,7 @@ class Rewriter:
         if not frames:
             return value
         value = behind_identity(value)
-        begun = fact.start - fact.start % self._unit_of(fact)
-        reset, start = (fact.fill, int(begun / fact.rate)) if fact.pad else (0.0, 0)
+        reset, start = (fact.fill, self._first_step(fact)) if fact.pad else (0.0, 0)
         if (value, frames, reset, start) in self._joined:
             return self._joined[value, frames, reset, start]
         if fact.merged:
@@ -421,7 +422,7 @@ class Rewriter:
                 fact, surplus, frames = self._last[value]
                 if fact.pad or fact.delay + surplus < 0:
                     raise NotStreamableError(f"{value.name} is of another step than the last")
-                self.delays[str(value.name)] = (fact.delay + frames - 1) // int(self.unit * fact.rate)
+                self.delays[str(value.name)] = (fact.delay + frames - 1) // self._unit_of(fact)
                 self.surpluses[str(value.name)] = surplus
             elif fact is not None and node is not None:
                 surplus = self.shapes.surplus(value, fact)

@@ -3,7 +3,7 @@
 The graph is followed node by node with every batch axis at size 1 and the time axis at one step, or one unit,
 so that each shape is known and each value is a flat row of numbers. What only renames axes or moves axes of
 size 1 is then no operation at all, and what depends on shapes alone is folded. A value is a list of buffers
-that stand for its numbers in order: layers of a state that are split, and joined again, are never copied.
+that hold its numbers in order: layers of a state that are split, and joined again, are never copied.
 """
 
 from collections import Counter

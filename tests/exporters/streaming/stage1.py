@@ -50,6 +50,19 @@ class Stage1:
             self.run(monkeypatch, change)
 
 
+def export_elsewhere(module, steps, width, path):
+    """Write a file as PyTorch's exporter does, without states."""
+    torch.onnx.export(
+        module,
+        (torch.randn(2, steps, width),),
+        path,
+        dynamo=False,
+        input_names=["x"],
+        output_names=["output"],
+        dynamic_axes={"x": {0: "N", 1: "L"}, "output": {0: "N", 1: "frames"}},
+    )
+
+
 def of(found, name):
     return next(value for value in found.model.graph.inputs if value.name == name)
 

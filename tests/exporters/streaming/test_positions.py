@@ -15,7 +15,7 @@ from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ManifestError, StateError
 from lstm_edge_runtime.graph_check import check_stream
 
-from .stage1 import Stage1, check_refused, restart
+from .stage1 import Stage1, check_refused, export_elsewhere, restart
 
 WIDTH = 4
 
@@ -250,15 +250,7 @@ def test_validate_compares_it_up_to_its_end(learned, tmp_path):
 def test_a_file_from_elsewhere_streams(kind, tmp_path):
     torch.manual_seed(0)
     module = kind().eval()
-    torch.onnx.export(
-        module,
-        (torch.randn(2, 24, WIDTH),),
-        tmp_path / "theirs.onnx",
-        dynamo=False,
-        input_names=["x"],
-        output_names=["output"],
-        dynamic_axes={"x": {0: "N", 1: "L"}, "output": {0: "N", 1: "frames"}},
-    )
+    export_elsewhere(module, 24, WIDTH, tmp_path / "theirs.onnx")
     lifted = lift(tmp_path / "theirs.onnx")
     manifest = lifted.manifest
     assert manifest.pace == PACES[kind]

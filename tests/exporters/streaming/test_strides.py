@@ -20,7 +20,7 @@ from lstm_edge_runtime.errors import CheckFailedError, ContractError, ManifestEr
 from lstm_edge_runtime.graph_check import check_stream
 from lstm_edge_runtime.manifest import Manifest
 
-from .stage1 import Stage1, check_refused, resize, restart
+from .stage1 import Stage1, check_refused, export_elsewhere, resize, restart
 
 WIDTH = 4
 
@@ -577,15 +577,7 @@ def test_validate_compares_the_stream_with_the_whole(front, tmp_path):
 def test_a_file_from_elsewhere_streams(tmp_path):
     torch.manual_seed(0)
     module = Front().eval()
-    torch.onnx.export(
-        module,
-        (torch.randn(2, 48, WIDTH),),
-        tmp_path / "theirs.onnx",
-        dynamo=False,
-        input_names=["x"],
-        output_names=["output"],
-        dynamic_axes={"x": {0: "N", 1: "L"}, "output": {0: "N", 1: "frames"}},
-    )
+    export_elsewhere(module, 48, WIDTH, tmp_path / "theirs.onnx")
     lifted = lift(tmp_path / "theirs.onnx")
     assert lifted.report.unstreamable == ""
     stream, manifest = load(lifted.model).stream(), lifted.manifest
