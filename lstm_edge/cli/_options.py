@@ -16,21 +16,6 @@ if TYPE_CHECKING:
 
     _C = TypeVar("_C", bound=DataclassInstance)
 
-__all__ = [
-    "NAMES",
-    "PATH",
-    "RATE",
-    "engine_option",
-    "fill",
-    "json_lines_option",
-    "json_option",
-    "model_argument",
-    "models_argument",
-    "parse_pair",
-    "reset_every_option",
-    "seed_option",
-]
-
 PATH = click.Path(path_type=Path)
 
 

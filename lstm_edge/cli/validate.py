@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from lstm_edge_exporters.validate.reference import ModelFile
     from lstm_edge_exporters.validate.report import Group, Report
 
-__all__ = ["command", "print_report"]
-
 _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
 

@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["Model", "Source", "content_of", "load", "read_model", "runner", "stream_runner"]
-
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["window", "never"]
 """Number of steps after which a stream is reset."""

@@ -21,16 +21,6 @@ from .file import File
 from .source import line_at, own_place
 from .trace import Guard
 
-__all__ = [
-    "DIFFERS",
-    "REFUSED",
-    "SAME",
-    "FewSizesError",
-    "FoundRange",
-    "find_range",
-    "settle_ranges",
-]
-
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""
 _SCANNED = 20_000

@@ -17,8 +17,6 @@ from ..numerics.cases import Feeds
 from ..numerics.samples import join_samples
 from .config import STEPS, Budget
 
-__all__ = ["Budgets", "Changed", "Drifted", "Judgement", "device_limits", "judge", "over_budget"]
-
 _LATE = STEPS // 10
 _TIE = 0.05
 _SNAPSHOT = 4.0
