@@ -47,13 +47,6 @@ class InputOption:
     """Given ranges of its axes."""
 
 
-def is_factory(source: str) -> bool:
-    """Return whether ``source`` is ``package.module:factory``, rather than a path that does not exist."""
-    module, mark, name = source.partition(":")
-    dotted = all(part.isidentifier() for part in module.split("."))
-    return bool(mark) and dotted and name.isidentifier() and not Path(source).exists()
-
-
 def parse_input(entry: str) -> InputOption:
     """Read ``x=N,L,8``, ``tokens=N,L:int64:0..9999``, ``x=N,L:16..4096:4,8`` or ``wave=N,4*L``.
 

@@ -99,6 +99,13 @@ def fill(config: "type[_C]", options: Mapping[str, Any]) -> "_C":
     return config(**{each.name: options[each.name] for each in fields(config) if each.name in options})
 
 
+def is_factory(source: str) -> bool:
+    """Return whether ``source`` is ``package.module:factory``, rather than a path."""
+    module, mark, name = source.partition(":")
+    dotted = all(part.isidentifier() for part in module.split("."))
+    return bool(mark) and dotted and name.isidentifier() and not Path(source).exists()
+
+
 def parse_pair(option: str, entry: str, example: str) -> tuple[str, str]:
     """Return both sides of ``NAME=VALUE``.
 

@@ -17,7 +17,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ..run_files import METRICS
 from ._extras import needing
-from ._options import NAMES, PATH, RATE, json_option, parse_pair, seed_option
+from ._options import NAMES, PATH, RATE, is_factory, json_option, parse_pair, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
@@ -133,9 +133,7 @@ def command(
 
             check_card(card)
             scored = _read_scores(Path(source))
-        from ._factory import is_factory
-
-        factory = is_factory(source)
+    factory = is_factory(source)
     _check_source(source, () if factory else [name for name, value in of_factory.items() if value])
     # output printed by a user's code is not the result
     with needing("export", "export"), contextlib.redirect_stdout(sys.stderr):
