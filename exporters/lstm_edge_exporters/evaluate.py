@@ -30,21 +30,6 @@ from .numerics.cases import CaseGenerator, InputSpec
 from .numerics.indices import index_values
 from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
-__all__ = [
-    "EMPTY",
-    "Session",
-    "axes_in",
-    "case_generator",
-    "constant",
-    "evaluate",
-    "inputs_above",
-    "is_data_free",
-    "length_inputs",
-    "name_axis",
-    "numbers_of",
-    "sizes_apart",
-]
-
 EMPTY = "no step or row is left for "
 """Prefix of the name of a guarding operator, before the label of the recurrent node."""
 _LARGE = 40

@@ -37,8 +37,6 @@ from .config import ExportConfig
 from .file import File, serialize
 from .ranges import settle_ranges
 
-__all__ = ["Artifact", "verify_file"]
-
 
 @dataclass(frozen=True)
 class Artifact:

@@ -26,8 +26,6 @@ from lstm_edge_runtime.errors import UnsupportedError
 from ..graph import Builder
 from .source import is_own
 
-__all__ = ["TRANSLATIONS", "keeping_sizes", "settle_floats", "size_text", "symbols"]
-
 Result = TypeVar("Result")
 
 
