@@ -164,7 +164,7 @@ def test_the_batch_is_what_no_layer_reads_as_time():
 
 
 class Bags(nn.Module):
-    """The first of each step's tokens, where the number of steps follows from all sizes, as in an EmbeddingBag."""
+    """The first token of each step; the number of steps follows from all sizes, as in an EmbeddingBag."""
 
     def __init__(self):
         super().__init__()
