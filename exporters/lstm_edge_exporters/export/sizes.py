@@ -83,9 +83,7 @@ def symbols(size: Any) -> list[str]:
         return [*found]
     expression = size.node.expr
     here = dict.fromkeys(expression.free_symbols, 97)
-    grows = {
-        str(symbol) for symbol in here if expression.subs(here) != expression.subs(here | {symbol: 193})
-    }
+    grows = {str(symbol) for symbol in here if expression.subs(here) != expression.subs(here | {symbol: 193})}
     return [name for name in found if name in grows]
 
 
