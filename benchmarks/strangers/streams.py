@@ -76,7 +76,9 @@ def export_call(call: Call) -> bytes:
 
 def modules(options: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:
     """Yield every module's name and what writes its file."""
-    for call in itertools.chain(*map(calls_of, options.parts or [each for each in GROUPS if each != "matrix"])):
+    for call in itertools.chain(
+        *map(calls_of, options.parts or [each for each in GROUPS if each != "matrix"])
+    ):
         yield f"{call.package} {call.name}", partial(export_call, call)
 
 

@@ -30,25 +30,10 @@ from .numerics.cases import CaseGenerator, InputSpec
 from .numerics.indices import index_values
 from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
-__all__ = [
-    "EMPTY",
-    "Session",
-    "axes_in",
-    "case_generator",
-    "constant",
-    "evaluate",
-    "inputs_above",
-    "is_data_free",
-    "length_inputs",
-    "name_axis",
-    "numbers_of",
-    "sizes_apart",
-]
-
 EMPTY = "no step or row is left for "
 """Prefix of the name of a guarding operator, before the label of the recurrent node."""
 _SIZES = ((40, 7), (8, 3), (4, 1))
-"""The least size to run at, and how far apart others are: windows need many steps, tables of positions end."""
+"""The least size to run at, and how far apart others are: windows need many steps, tables end."""
 _SHAPE_READERS = ("Shape", "Size")
 _RANDOM = (
     "Bernoulli",

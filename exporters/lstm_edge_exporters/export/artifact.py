@@ -37,8 +37,6 @@ from .config import ExportConfig
 from .file import File, serialize
 from .ranges import settle_ranges
 
-__all__ = ["Artifact", "verify_file"]
-
 
 @dataclass(frozen=True)
 class Artifact:
@@ -207,7 +205,9 @@ def _why_no_chunks(made: File) -> Iterator[str]:
             yield f"a call takes {sizes} {taken} ({name}), {end}"
     for name, axis in ((spec.name, axis) for spec in manifest.inputs for axis in spec.axes):
         if axis != manifest.sequence and manifest.sequence in (parse_sum(str(axis)) or ({}, 0))[0]:
-            yield f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
+            yield (
+                f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
+            )
     if made.roles.fractions and manifest.time_axes and manifest.states:
         yield (
             f"{', '.join(made.roles.fractions)} gives lengths as fractions of a call's steps, of which "

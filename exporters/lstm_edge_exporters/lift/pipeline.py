@@ -50,8 +50,6 @@ from .subgraphs import generalize_loops, recurrences, sequences
 from .table import Table
 from .verification import LiftedGraph, case_at, case_of, verify_lifted
 
-__all__ = ["LiftReport", "Lifted", "lift_verified"]
-
 _MOST_NODES = 3
 """Nodes whose states' reasons one error lists."""
 

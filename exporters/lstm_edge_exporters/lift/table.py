@@ -12,8 +12,6 @@ from .axis_roles import BATCH, SEQUENCE, row_orders
 from .paths import operators_above
 from .subgraphs import Place, locate, parents_of, recurrences, sequences, slots_of
 
-__all__ = ["Table", "run_graph", "values_of"]
-
 
 class Table:
     """Values of a graph at ``sizes_apart``, run together; what is asked for later is run by itself."""

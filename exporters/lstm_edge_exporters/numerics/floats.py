@@ -16,8 +16,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-__all__ = ["OTHER_FLOATS", "AllFloats", "copy_as", "copy_module", "one_thread"]
-
 OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
 """The float dtypes that a file does not have."""
 _FLOATS = OTHER_FLOATS | {torch.float32}
