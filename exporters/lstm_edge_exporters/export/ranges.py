@@ -345,7 +345,6 @@ def _alike(got: Mapping[str, Array], expected: Mapping[str, Array]) -> bool:
     )
 
 
-
 class _TableWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Sees how far the largest index of each look-up is from the end of its table."""
 
