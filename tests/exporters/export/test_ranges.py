@@ -113,7 +113,7 @@ def test_an_axis_takes_the_sizes_at_which_the_file_computes_what_the_module_does
 
 
 class Spectral(nn.Module):
-    """A convolution with a decay as long as the sequence, through spectra, which onnxruntime sums in float32."""
+    """A decay as long as the sequence, applied through spectra, which onnxruntime sums in float32."""
 
     def forward(self, x):
         steps = x.shape[1]
