@@ -117,9 +117,9 @@ def take_early(model: ir.Model, early: Mapping[str, int]) -> ir.Model:
         elif frames and name != node.outputs[0].name:  # a recurrent layer's last state
             place = next(place for place, value in enumerate(node.outputs) if value.name == name)
             axis = 1 if node.attributes.get_int("layout", 0) else 0
-            read = slice_of(build, node.inputs[0], axis, 0, -frames)
-            twin = build.node(
-                node.op_type, [read, *node.inputs[1:]], node.attributes, outputs=len(node.outputs)
-            )
+            x, *rest = node.inputs
+            assert x is not None
+            read = slice_of(build, x, axis, 0, -frames)
+            twin = build.node(node.op_type, [read, *rest], node.attributes, outputs=len(node.outputs))
             ir.convenience.replace_all_uses_with(node.outputs[place], twin[place], replace_graph_outputs=True)
     return model

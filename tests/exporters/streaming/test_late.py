@@ -218,7 +218,8 @@ def frames_of(module, x):
 
 def hidden_at(module, x, steps):
     y = torch.relu(module.norm(module.first(torch.from_numpy(x[None]).transpose(1, 2)))).transpose(1, 2)
-    return module.head(module.lstm(y[:, :steps])[0][0, -1])
+    _, (hidden, cell) = module.lstm(y[:, :steps])
+    return module.head((hidden + cell)[0, 0])
 
 
 def same(got, expected):
