@@ -187,7 +187,7 @@ class Stage1:
     def __init__(self, kind):
         torch.manual_seed(0)
         config = ExportConfig(inputs={"x": ("N", "L", WIDTH)})
-        made = convert(make_request(kind().eval(), torch.randn(2, 9, WIDTH), config), past=False)
+        *_, made = convert(make_request(kind().eval(), torch.randn(2, 9, WIDTH), config))
         found = make_streamable(made.model, "N", "L")
         self.model, self.whole = found.model, Graph64(to_proto(made.model))
         self.manifest = made.manifest._replace(states=(*made.manifest.states, *found.states))
