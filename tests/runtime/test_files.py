@@ -64,6 +64,7 @@ def test_a_failed_write_leaves_the_old_folder_and_no_litter(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["f"]
 
 
+@pytest.mark.system
 def test_a_writer_that_is_killed_leaves_one_of_the_two_and_the_next_removes_its_litter(folder):
     rng = random.Random(3)
     for _ in range(40):
@@ -82,7 +83,6 @@ def test_a_writer_that_is_killed_leaves_one_of_the_two_and_the_next_removes_its_
     assert [path.name for path in folder.parent.iterdir()] == ["f"]
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("renames", [1, 2])
 def test_a_writer_that_is_killed_after_a_rename_leaves_what_the_next_one_ends(monkeypatch, tmp_path, renames):
     folder = write_folder(tmp_path / "f", OLD)
