@@ -21,16 +21,6 @@ from .file import File
 from .source import line_at, own_place
 from .trace import Guard
 
-__all__ = [
-    "DIFFERS",
-    "REFUSED",
-    "SAME",
-    "FewSizesError",
-    "FoundRange",
-    "find_range",
-    "settle_ranges",
-]
-
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""
 _SCANNED = 20_000
@@ -116,10 +106,12 @@ def find_range(
         further = [min(4 * top, most_run), *tables, *([limit] if limit <= most_run or states else [])]
         most, above = _extend_to(further, most, multiple, run)
         last = most if above is not None else limit if limit > _SCANNED and states else None
-    bounds = [each for each in (below, above) if each is not None]
-    ends += [each for each in bounds if run(each) == DIFFERS]
-    refused = [each for each in bounds if run(each) == REFUSED]
-    return FoundRange(AxisRange(least, last, multiple), tuple(ends), tuple(refused))
+    differing, refused = (_met(below, above, run, kind) for kind in (DIFFERS, REFUSED))
+    return FoundRange(AxisRange(least, last, multiple), (*ends, *differing), refused)
+
+
+def _met(below: int | None, above: int | None, run: Callable[[int], str], kind: str) -> tuple[int, ...]:
+    return tuple(each for each in (below, above) if each is not None and run(each) == kind)
 
 
 def _settle_multiple(

@@ -13,8 +13,6 @@ from .facts import NotStreamableError, find_shapes
 from .rewrite import END, Rewriter
 from .rules import RULES
 
-__all__ = ["Streamable", "make_streamable", "take_early"]
-
 _OPSET = 11
 """The first in which Pad and Slice take their numbers as inputs."""
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ..export.file import File
     from ..export.request import Request
 
-__all__ = ["against_module"]
-
 
 def against_module(
     module: nn.Module,

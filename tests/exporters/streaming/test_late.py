@@ -17,7 +17,7 @@ from lstm_edge_exporters.validate import validate
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import CheckFailedError
 
-from .stage1 import Stage1, check_refused, of, resize, restart
+from .stage1 import Stage1, check_refused, export_elsewhere, of, resize, restart
 
 WIDTH = 4
 
@@ -378,15 +378,7 @@ def test_validate_compares_the_stream_with_the_whole(two_delays, tmp_path):
 def test_a_file_from_elsewhere_streams(kind, tmp_path):
     torch.manual_seed(0)
     module = kind().eval()
-    torch.onnx.export(
-        module,
-        (torch.randn(2, 30, WIDTH),),
-        tmp_path / "theirs.onnx",
-        dynamo=False,
-        input_names=["x"],
-        output_names=["y"],
-        dynamic_axes={"x": {0: "N", 1: "L"}, "y": {0: "N"}},
-    )
+    export_elsewhere(module, 30, WIDTH, tmp_path / "theirs.onnx")
     lifted = lift(tmp_path / "theirs.onnx")
     assert lifted.report.unstreamable == ""
     stream = load(lifted.model).stream()
