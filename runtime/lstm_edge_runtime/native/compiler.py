@@ -170,27 +170,16 @@ class _Compiler:
         counters = _find_counters(self._file, manifest)
         for state in manifest.states:
             if state.input in counters:
-                self._values[state.input] = self._open_counter(state)
-                continue
-            opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
+                opened: _Any | None = self._open_counter(state)
+            else:
+                opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
             self._values[state.input] = opened or self._open_state(state)
         counting = {state.output for state in manifest.states if state.input in counters}
         for node in graph.nodes:
             if node.outputs[0] not in counting or self._uses[node.outputs[0]] > 1:
                 self._node(node)
         for output in manifest.outputs:
-            value, time = self._get(output.name), manifest.time_axis(output.axes)
-            if isinstance(value, _Frames):
-                value = self._frames(value)
-            if time is not None and isinstance(value, _Value):
-                value = self._in_order(value, _time_first(time, len(value.shape)))
-            self._writer.output(
-                output.name,
-                self._row(value),
-                every_step=time is not None,
-                start=manifest.delays.get(output.name, 0),
-                frames=manifest.frames_a_unit.get(output.name, 1),
-            )
+            self._close_output(output)
         for state in sorted(manifest.states, key=lambda state: state.input in pasts):
             if state.input in counters:
                 self._close_counter(state, counters[state.input])
@@ -257,6 +246,21 @@ class _Compiler:
         start = state.start // self._manifest.unit
         self._parts.append((part, self._writer.past(state.input, past, reset, start)))
         return _Frames(shape, part, self._parts[-1][1], axis)
+
+    def _close_output(self, output: TensorSpec) -> None:
+        manifest = self._manifest
+        value, time = self._get(output.name), manifest.time_axis(output.axes)
+        if isinstance(value, _Frames):
+            value = self._frames(value)
+        if time is not None and isinstance(value, _Value):
+            value = self._in_order(value, _time_first(time, len(value.shape)))
+        self._writer.output(
+            output.name,
+            self._row(value),
+            every_step=time is not None,
+            start=manifest.delays.get(output.name, 0),
+            frames=manifest.frames_a_unit.get(output.name, 1),
+        )
 
     def _close_past(self, state: StateSpec, old: _Frames, *, kept: bool) -> None:
         new, past = self._get(state.output), old.part.past

@@ -341,21 +341,8 @@ class _Generator:
         for at, each in enumerate(self._operations):
             self._need_scratch(at, each)
             for buffer in self._writes(each):
-                if buffer in self._places or buffer in self._storages:
-                    continue
-                if each.code == Code.CONSTANT:
-                    values = self._writer.constants[each.arguments[0]]
-                    self._places[buffer] = self._code.constant(f"le_{at}_value", values)
-                    continue
-                width = self._writer.width(buffer)
-                if self._writer.dtype(buffer) == "int64":
-                    self._places[buffer] = f"le_whole_{buffer}"
-                    self._whole.append(f"int64_t le_whole_{buffer}[{width}];")
-                    continue
-                shared = self._to_reuse(at, each, width, last_read)
-                if shared is None:
-                    shared = _Storage(width, at, at)
-                self._storages[buffer] = shared
+                if buffer not in self._places and buffer not in self._storages:
+                    self._store(at, each, buffer, last_read)
         for buffer, storage in self._storages.items():
             storage.last = max(storage.last, last_read.get(buffer, storage.first))
         placed: list[_Storage] = []
@@ -368,6 +355,19 @@ class _Generator:
                     storage.at = other.at + other.size
             placed.append(storage)
         self._memory = max((each.at + each.size for each in placed), default=0)
+
+    def _store(self, at: int, operation: Operation, buffer: int, last_read: dict[int, int]) -> None:
+        """Find a place for what an operation writes: a constant, whole numbers, or working memory."""
+        width = self._writer.width(buffer)
+        if operation.code == Code.CONSTANT:
+            values = self._writer.constants[operation.arguments[0]]
+            self._places[buffer] = self._code.constant(f"le_{at}_value", values)
+        elif self._writer.dtype(buffer) == "int64":
+            self._places[buffer] = f"le_whole_{buffer}"
+            self._whole.append(f"int64_t le_whole_{buffer}[{width}];")
+        else:
+            shared = self._to_reuse(at, operation, width, last_read)
+            self._storages[buffer] = shared or _Storage(width, at, at)
 
     def _to_reuse(
         self, at: int, operation: Operation, width: int, last_read: dict[int, int]
