@@ -82,11 +82,12 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     except Exception as error:
         raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
     engine = partial(run_by_name, open_session(bare))
-    ranges, narrowed = settle_ranges(made, engine, config.ranges)
+    graph = open_graph(bare, engine)
+    ranges, narrowed = settle_ranges(made, engine, graph.run64, config.ranges)
     made = replace(
         made, manifest=made.manifest._replace(ranges=ranges), cases=replace(made.cases, ranges=ranges)
     )
-    file = Function(open_graph(bare, engine), made.reference, fixed_axes(made.manifest))
+    file = Function(graph, made.reference, fixed_axes(made.manifest))
     plain = made.reference.run_plain
     try:
         cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
