@@ -40,8 +40,8 @@ class SampleInput:
         if len(rest) > 1 or not isinstance(width, int):
             shape = ", ".join(map(str, axes))
             raise InputError(
-                f"{spec.name} is ({shape}), expected (N, L, features), (N, features, L) or (N, L); run it from "
-                "Python with load()"
+                f"{spec.name} is ({shape}), expected (N, L, features), (N, features, L) or (N, L); "
+                "run it from Python with load()"
             )
         self.spec = spec
         self.width = width

@@ -1,4 +1,4 @@
-"""Networks whose input is (N, features, L) or (N, L) run from the command line, as those of (N, L, features) do."""
+"""Verbs for samples run files whose input is (N, features, L) or (N, L), as those of (N, L, features)."""
 
 import json
 import subprocess
@@ -12,7 +12,6 @@ from pyarrow import parquet
 from torch import nn
 
 from lstm_edge_exporters import export
-
 
 MAIN = "from lstm_edge.cli import main; main()"
 
