@@ -70,23 +70,24 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         CheckFailedError: the file does not compute what the module does, or has no rest (see ``find_rest``).
         UnsupportedError, InputError: see ``settle_ranges`` and ``find_rest``.
     """
-    model = made.model
-    bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    model, write = made.model, partial(serialize, opset=config.opset, ir_version=config.ir_version)
+    bare = write(model, made.manifest)
     if any(node.op_type == "LayerNormalization" for node in model.graph):
         from .centering import center_norms
 
         if center_norms(model, bare, made.cases.cases()):
-            bare = serialize(model, made.manifest, config.opset, config.ir_version)
+            bare = write(model, made.manifest)
     try:
         onnx.checker.check_model(bare, full_check=True)
     except Exception as error:
         raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
     engine = partial(run_by_name, open_session(bare))
-    ranges, narrowed = settle_ranges(made, engine, config.ranges)
+    graph = open_graph(bare, engine)
+    ranges, narrowed = settle_ranges(made, engine, graph.run64, config.ranges)
     made = replace(
         made, manifest=made.manifest._replace(ranges=ranges), cases=replace(made.cases, ranges=ranges)
     )
-    file = Function(open_graph(bare, engine), made.reference, fixed_axes(made.manifest))
+    file = Function(graph, made.reference, fixed_axes(made.manifest))
     plain = made.reference.run_plain
     try:
         cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
@@ -97,12 +98,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(
-        made,
-        file,
-        engine,
-        lambda each: serialize(each, made.manifest, config.opset, config.ir_version),
-    )
+    manifest = _try_chunks(made, file, engine, lambda each: write(each, made.manifest))
     drawn, notes = replace(made.cases, held=frozenset()), (*made.notes, *narrowed)
     if config.rest:
         show(0.75, "waiting for the states to settle on silence")
@@ -113,7 +109,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     expect = partial(expected, file.graph, fixed=file.fixed)
     golden = record_golden(expect, manifest, drawn, equivalence.cases)
     manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
-    content = serialize(model, manifest, config.opset, config.ir_version)
+    content = write(model, manifest)
     load(content, device="cpu", engine="onnxruntime").close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     nodes = dict(Counter(node.op_type for node in model.graph))

@@ -48,11 +48,12 @@ class Frames(Wearable):
 
 
 class Hidden(Wearable):
-    """The last hidden state, which is a state too."""
+    """The last hidden and cell states, which are states too."""
 
     def forward(self, x):
         y = torch.relu(self.norm(self.first(x.transpose(1, 2)))).transpose(1, 2)
-        return self.head(self.lstm(y)[1][0][-1])
+        _, (hidden, cell) = self.lstm(y)
+        return self.head(hidden[-1] + cell[-1])
 
 
 class DeepConvLSTM(nn.Module):
@@ -229,7 +230,8 @@ def frames_of(module, x):
 
 def hidden_at(module, x, steps):
     y = torch.relu(module.norm(module.first(torch.from_numpy(x[None]).transpose(1, 2)))).transpose(1, 2)
-    return module.head(module.lstm(y[:, :steps])[0][0, -1])
+    _, (hidden, cell) = module.lstm(y[:, :steps])
+    return module.head((hidden + cell)[0, 0])
 
 
 def same(got, expected):
