@@ -13,8 +13,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.graph_check import QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
-from ..evaluate import constant
-from ..graph import UniqueNames, forget_shapes, infer_shapes
+from ..graph import UniqueNames, constant, forget_shapes, infer_shapes
 
 __all__ = ["STEP", "float_twin", "is_quantized"]
 

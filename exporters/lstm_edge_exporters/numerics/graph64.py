@@ -14,7 +14,7 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from .cases import Feeds, remember
-from .noise import EXACT, UNIT, Exact, Rounding, Weights
+from .noise import EXACT, UNIT, Rounding, Weights
 from .operators import operators, round_results
 
 __all__ = [
@@ -60,29 +60,26 @@ class Graph64:
             UnsupportedError: a node that can't be evaluated in float64; it is named.
         """
         self._model, self._name, self.unit = model, name, _unit(model)
-        self._rounding: Exact = EXACT
+        self._rounding: Rounding = EXACT
         self._kept = remember(self._evaluate)
         self._weights: Weights = {}
         foreign = sorted({f"{node.domain}::{node.op_type}" for node in _foreign(model)})
         if foreign:
             raise UnsupportedError(f"{', '.join(foreign)} of {name} can't be evaluated in float64")
         try:
-            self._evaluator = ReferenceEvaluator(_as_float64(model), new_ops=operators(self))
+            self._evaluator = ReferenceEvaluator(
+                _as_float64(model), new_ops=operators(lambda: self._rounding)
+            )
         except (NotImplementedError, RuntimeError, TypeError) as error:
             raise UnsupportedError(f"{name} can't be evaluated in float64: {first_line(error)}") from error
         self._exact = _double_values(model) if exact is None else exact
-        round_results(self._evaluator, self, self._exact)
+        round_results(self._evaluator, lambda: self._rounding, self._exact)
         self._outputs = [output.name for output in model.graph.output]
 
     @property
     def tensors(self) -> Iterable[Array]:
         """Every float that the graph holds."""
         return self.constants.values()
-
-    @property
-    def rounding(self) -> Exact:
-        """How the evaluation that is under way rounds."""
-        return self._rounding
 
     def run64(self, feeds: Feeds) -> dict[str, Array]:
         """Return every output in float64; raises RuntimeError where the graph does not run on ``feeds``."""

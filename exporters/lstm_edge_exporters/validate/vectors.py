@@ -25,9 +25,9 @@ from lstm_edge_runtime.golden import (
     GoldenSet,
     replay,
 )
-from lstm_edge_runtime.manifest import Array, Golden
-from lstm_edge_runtime.tolerance import Comparison
+from lstm_edge_runtime.manifest import Golden
 
+from ..numerics.cases import Feeds
 from ..numerics.verify import golden_case
 from ..quantization.judge import device_limits
 from .config import ValidateConfig
@@ -65,28 +65,27 @@ def save_vectors(
     except OSError as error:
         raise InputError(f"{root} can't be made: {error.strerror or error}") from error
     check_folder(root, _is_ours)
-    subject = Subject(file, reference, config)
-    model = onnx.load(str(file.path))
-    entering = [value.name for value in model.graph.input]
-    leaving = [value.name for value in model.graph.output]
+    subject, model = Subject(file, reference, config), onnx.load(str(file.path))
+    ports = {role: [value.name for value in getattr(model.graph, role)] for role in ("input", "output")}
     sets = tuple(_record(subject))
-    held = _limits(file, sets) if subject.budgets else {}
-    entries = []
-    contents = {"model.onnx": model.SerializeToString()}
-    for each in sets:
-        files = _encode_set(each.golden, entering, leaving)
-        contents |= {f"{each.name}/{name}": content for name, content in files}
-        entries.append(
-            {
-                "name": each.name,
-                "about": each.about,
-                "continues": each.continues,
-                "inputs": entering,
-                "outputs": leaving,
-                "floor": dict(each.golden.floor),
-                "limit": held.get(each.name, {}),
-            }
-        )
+    limits: dict[str, dict[str, float]] = {each.name: {} for each in sets}
+    if subject.budgets and file.model is not None:  # from how far an int8 or fp16 file is away here
+        replayed = replay(file.model, GoldenFolder(file.sha256, sets))
+        for each in sets:
+            found = [record.comparison for record in replayed if record.set_name == each.name]
+            limits[each.name] = device_limits(found, each.golden.outputs)
+    entries = [
+        {
+            "name": each.name,
+            "about": each.about,
+            "continues": each.continues,
+            "inputs": ports["input"],
+            "outputs": ports["output"],
+            "floor": dict(each.golden.floor),
+            "limit": limits[each.name],
+        }
+        for each in sets
+    ]
     index = {
         "format": FORMAT,
         "schema": SCHEMA,
@@ -95,50 +94,44 @@ def save_vectors(
         "states": {state.input: state.output for state in file.manifest.states},
         "sets": entries,
     }
+    contents = {"model.onnx": model.SerializeToString()}
+    for each in sets:
+        contents |= {f"{each.name}/{name}": content for name, content in _encode_set(each.golden, ports)}
     contents[INDEX] = (json.dumps(index, indent=2) + "\n").encode()
     write_folder(root, contents, _is_ours)
     return [each.name for each in sets]
 
 
 def _record(subject: Subject) -> Iterator[GoldenSet]:
+    def record(feeds: Feeds) -> Golden:
+        return golden_case(subject.file.manifest, feeds, subject.expected(feeds))
+
     for place, (n, length) in enumerate(_SIZES):
         feeds = subject.draw(n, length, 9100 + place, at_reset=place == 0)
         start = "states at reset" if place == 0 else "random states"
-        yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", _golden(subject, feeds))
+        yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", record(feeds))
     manifest = subject.manifest
     if not manifest.states or manifest.sequence is None or subject.unstreamable:
         return
     feeds = subject.full(subject.draw(1, _CHUNKS * _CHUNK, 9200, at_reset=True))
     recorded: list[Golden] = []
 
-    def record(chunk: Mapping[str, Array]) -> Mapping[str, Array]:
-        recorded.append(_golden(subject, dict(chunk)))
+    def run(chunk: Feeds) -> Feeds:
+        recorded.append(record(dict(chunk)))
         return recorded[-1].outputs
 
-    for place, _ in enumerate(run_chunks(record, manifest, feeds, [_CHUNK] * _CHUNKS)):
+    for place, _ in enumerate(run_chunks(run, manifest, feeds, [_CHUNK] * _CHUNKS)):
         number = len(_SIZES) + place
         about = f"stream, steps {place * _CHUNK + 1} to {(place + 1) * _CHUNK}"
         before = _NAME.format(number - 1) if place else None
         yield GoldenSet(_NAME.format(number), about, recorded[-1], before)
 
 
-def _golden(subject: Subject, feeds: dict[str, Array]) -> Golden:
-    return golden_case(subject.file.manifest, feeds, subject.expected(feeds))
-
-
-def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:
-    """Return each set's limits for an int8 or fp16 file, from how far it is away here."""
-    assert file.model is not None
-    found: dict[str, list[Comparison]] = {each.name: [] for each in sets}
-    for each in replay(file.model, GoldenFolder(file.sha256, sets)):
-        found[each.set_name].append(each.comparison)
-    return {each.name: device_limits(found[each.name], each.golden.outputs) for each in sets}
-
-
-def _encode_set(golden: Golden, entering: list[str], leaving: list[str]) -> Iterator[tuple[str, bytes]]:
-    for kind, names, arrays in (("input", entering, golden.inputs), ("output", leaving, golden.outputs)):
+def _encode_set(golden: Golden, ports: Mapping[str, list[str]]) -> Iterator[tuple[str, bytes]]:
+    arrays = {"input": golden.inputs, "output": golden.outputs}
+    for kind, names in ports.items():
         for number, name in enumerate(names):
-            tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(arrays[name]), name)
+            tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(arrays[kind][name]), name)
             yield f"{kind}_{number}.pb", tensor.SerializeToString()
     content: dict[str, Any] = {INPUT + name: array for name, array in golden.inputs.items()}
     content |= {OUTPUT + name: array for name, array in golden.outputs.items()}

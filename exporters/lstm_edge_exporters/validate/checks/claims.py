@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -20,16 +19,7 @@ from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact, answered
 from ..subject import Subject
 
-__all__ = [
-    "CHECKPOINT",
-    "FIELDS",
-    "Evidence",
-    "check_claims",
-    "check_file",
-    "comparable",
-    "compare_facts",
-    "interface_of",
-]
+__all__ = ["CHECKPOINT", "check_claims", "check_file", "comparable", "compare_facts", "interface_of"]
 
 CHECKPOINT = "checkpoint"
 """The name of the fact that says which weights a file was made from."""
@@ -39,40 +29,6 @@ _LOOP_OFFSET, _SHAPES_OFFSET = 61, 63
 """Of the case that is called in a loop, and of those whose outputs' shapes are compared."""
 
 
-class Evidence(Enum):
-    """What shows whether a field of the manifest is true."""
-
-    REFERENCE = "compared with the reference"
-    GRAPH = "recomputed from the graph"
-    FILE = "stated by the file only"
-
-
-FIELDS = {
-    **dict.fromkeys(
-        """inputs.name inputs.axes outputs.name outputs.axes states.input states.output states.axes
-        states.reset batch sequence ranges.least ranges.most ranges.multiple lengths padded_states
-        counts unstreamable task.kind task.output task.labels task.units signal.features
-        signal.sampling_rate signal.window trained.carry trained.window trained.reset
-        provenance.checkpoint_sha256 provenance.rest golden.inputs golden.outputs golden.floor golden.limit
-        golden.limits golden.more""".split(),  # noqa: SIM905
-        Evidence.REFERENCE,
-    ),
-    **dict.fromkeys(
-        """inputs.dtype outputs.dtype states.dtype states.start precision int8_activations
-        provenance.opset stream.graph
-        stream.outputs.name stream.outputs.dtype stream.outputs.axes stream.states.input
-        stream.states.output stream.states.dtype stream.states.axes stream.states.reset
-        stream.states.start stream.delays stream.unit stream.end stream.golden.inputs stream.golden.outputs
-        stream.golden.floor stream.golden.limit stream.golden.limits stream.golden.more""".split(),  # noqa: SIM905
-        Evidence.GRAPH,
-    ),
-    **dict.fromkeys("signal.missing provenance equivalence identity".split(), Evidence.FILE),  # noqa: SIM905
-}
-"""Every field of ``Manifest``, those of the records inside included, and what shows whether it is true.
-
-Without a reference the file's own float64 run takes its place, and those that it can't show are the file's
-alone. The runtime reads none of the fields that only the file states.
-"""
 _FREE = "free"
 
 

@@ -116,9 +116,9 @@ def _labels(
     differ = [int(at) for at in np.flatnonzero(theirs != ours)]
     classes = None if truth is None else _class_numbers(truth, task)
     if not name:  # the report shows samples from reset
-        subject.figures.margins = tuple(map(float, margins))
+        subject.tally.figures.margins = tuple(map(float, margins))
         found = (classes, theirs, ours)
-        subject.figures.disagreements = tuple(
+        subject.tally.figures.disagreements = tuple(
             Disagreement(at, indices[at], *_names(task, found, at), float(margins[at])) for at in differ
         )
     worst = next(record for record in limits.records if record.name == task.output)
