@@ -72,7 +72,8 @@ def recurrent(
         functions = [_function(name, rounding, clip) for name in names[:2]]
         functions += [_function(name, rounding) for name in names[2:]]
         from_w, from_r = np.split(np.zeros(2 * W.shape[1]) if B is None else B[place], 2)
-        weights = _Weights(R[place].T, from_r, None if P is None else P[place], bool(linear_before_reset))
+        peepholes = None if P is None else P[place]
+        layer = _Direction(rounding, functions, R[place].T, from_r, peepholes, bool(linear_before_reset))
         from_x = rounding.product(x.reshape(steps * rows, -1), W[place].T)
         from_x = rounding.relative(from_x + from_w).reshape(steps, rows, -1)
         states = tuple(
@@ -83,7 +84,7 @@ def recurrent(
         mark = rounding.mark()
         for time in reversed(range(steps)) if back else range(steps):
             rounding.go_back(mark)
-            after = cell(rounding, functions, weights, from_x[time], *states)
+            after = cell(layer, from_x[time], *states)
             if valid is None:
                 states = after
                 y[time] = states[0]
@@ -101,26 +102,26 @@ Function = Callable[[Array], Array]
 
 
 @dataclass(frozen=True)
-class _Weights:
-    """What of a direction's weights acts on states."""
+class _Direction:
+    """What acts on the states of a direction."""
 
-    r: Array
+    rounding: Rounding
+    functions: Sequence[Function]
+    weights: Array
     """``(H, G*H)``."""
     bias: Array
     peepholes: Array | None
     linear_before_reset: bool
 
 
-def _lstm(
-    r: Rounding, functions: Sequence[Function], weights: _Weights, from_x: Array, hidden: Array, cell: Array
-) -> tuple[Array, ...]:
-    (f, g, h), width = functions, hidden.shape[-1]
-    z = r.relative(from_x + r.relative(r.product(hidden, weights.r) + weights.bias))
+def _lstm(layer: _Direction, from_x: Array, hidden: Array, cell: Array) -> tuple[Array, ...]:
+    r, (f, g, h), width = layer.rounding, layer.functions, hidden.shape[-1]
+    z = r.relative(from_x + r.relative(r.product(hidden, layer.weights) + layer.bias))
     gates, c = z[:, : 3 * width], g(z[:, 3 * width :])
-    if weights.peepholes is None:
+    if layer.peepholes is None:
         gates = f(gates)
     i, o, forget = gates[:, :width], gates[:, width : 2 * width], gates[:, 2 * width :]
-    p_i, p_o, p_f = (None,) * 3 if weights.peepholes is None else np.split(weights.peepholes, 3)
+    p_i, p_o, p_f = (None,) * 3 if layer.peepholes is None else np.split(layer.peepholes, 3)
 
     def gate(z: Array, weight: Array | None) -> Array:
         return z if weight is None else f(r.relative(z + r.relative(weight * cell)))
@@ -130,15 +131,13 @@ def _lstm(
     return r.relative(gate(o, p_o) * h(cell)), cell
 
 
-def _gru(
-    r: Rounding, functions: Sequence[Function], weights: _Weights, from_x: Array, hidden: Array
-) -> tuple[Array, ...]:
-    (f, g), two = functions, 2 * hidden.shape[-1]
-    outer, inner, bias = weights.r[:, :two], weights.r[:, two:], weights.bias
+def _gru(layer: _Direction, from_x: Array, hidden: Array) -> tuple[Array, ...]:
+    r, (f, g), two = layer.rounding, layer.functions, 2 * hidden.shape[-1]
+    outer, inner, bias = layer.weights[:, :two], layer.weights[:, two:], layer.bias
     gates = r.relative(r.product(hidden, outer) + bias[:two])
     gates = f(r.relative(from_x[:, :two] + gates))
     z, reset = gates[:, : two // 2], gates[:, two // 2 :]
-    if weights.linear_before_reset:
+    if layer.linear_before_reset:
         new = r.relative(reset * r.relative(r.product(hidden, inner) + bias[two:]))
     else:
         new = r.relative(r.product(r.relative(reset * hidden), inner) + bias[two:])
@@ -147,11 +146,10 @@ def _gru(
     return (r.relative(r.relative(r.relative(1 - z) * new) + kept),)
 
 
-def _rnn(
-    r: Rounding, functions: Sequence[Function], weights: _Weights, from_x: Array, hidden: Array
-) -> tuple[Array, ...]:
-    from_h = r.relative(r.product(hidden, weights.r) + weights.bias)
-    return (functions[0](r.relative(from_x + from_h)),)
+def _rnn(layer: _Direction, from_x: Array, hidden: Array) -> tuple[Array, ...]:
+    r = layer.rounding
+    from_h = r.relative(r.product(hidden, layer.weights) + layer.bias)
+    return (layer.functions[0](r.relative(from_x + from_h)),)
 
 
 CELLS: dict[str, tuple[tuple[str, ...], Callable[..., tuple[Array, ...]]]] = {

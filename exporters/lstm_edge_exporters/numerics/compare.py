@@ -16,7 +16,7 @@ unit in the last place. The limit is ``tolerance.MULTIPLE`` floors.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from types import MappingProxyType
 from typing import Protocol
 
@@ -255,8 +255,6 @@ class Function:
     reference: Reference
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """See ``fixed_axes``."""
-    _graphs: dict[tuple[int, int], Graph64] = field(default_factory=dict)
-    """With their constants moved, by how many and the seed."""
 
     @cached_property
     def constants(self) -> tuple[str, ...]:
@@ -305,7 +303,7 @@ class Function:
             return found
         exact = limits
         for constants in filter(None, dict.fromkeys((self.constants, self._perhaps))):
-            graphs = (self._moved(self.graph, constants, seed) for seed in range(_DRAWS[1]))
+            graphs = (self._moved(constants, seed) for seed in range(_DRAWS[1]))
             moved = (procedure(each.run64, feeds) for each in graphs)
             known = replace(found, constants=constants)
             found, limits = self._allow(known, moved, got, expected, exact, _CONSTANTS)
@@ -317,11 +315,11 @@ class Function:
         ill = _anything(*self._allow(unsure, rounded, got, expected, limits, _ROUNDINGS), got, expected)
         return ill if ill.ok else found
 
-    def _moved(self, graph: Graph64, constants: Sequence[str], seed: int) -> Graph64:
-        key = (len(constants), seed)
-        if key not in self._graphs:
-            self._graphs[key] = graph.moved(constants, seed)
-        return self._graphs[key]
+    @cached_property
+    def _moved(self) -> Callable[[tuple[str, ...], int], Graph64]:
+        """Gives the graph with constants moved, which more than one case needs."""
+        assert isinstance(self.graph, Graph64)
+        return cache(self.graph.moved)
 
     def _allow(
         self,
@@ -368,7 +366,13 @@ class Expected:
     def compare(self, got: Feeds, limits: Mapping[str, Array] | None = None) -> tuple[Comparison, ...]:
         """Return one record an output, in the graph's order; without ``limits`` those of the policy hold."""
         return tuple(
-            compare(name, got[name], exact, floor=self.floors[name], limit=limits and limits[name])
+            compare(
+                name,
+                got[name],
+                exact,
+                floor=self.floors[name],
+                limit=None if limits is None else limits[name],
+            )
             for name, exact in self.ref64.items()
         )
 
@@ -459,10 +463,14 @@ class Strength:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Array, Array]] = {}
 
-    def add(self, name: str, limits: Array, sizes: Array) -> None:
-        """Count one case of an output: arrays of one shape, free axes of size 1."""
-        before = self._seen.get(name, (limits, sizes))
-        self._seen[name] = np.maximum(before[0], limits), np.maximum(before[1], sizes)
+    def add(self, measured: Measured, fixed: Mapping[str, tuple[int, ...]]) -> None:
+        """Count one case; ``fixed`` as of ``fixed_axes``."""
+        for name, exact in measured.known.ref64.items():
+            if exact.dtype.kind == "f":
+                sizes = reduce_free(exact, fixed.get(name, ()))
+                limits = np.broadcast_to(measured.limits[name], sizes.shape)
+                before = self._seen.get(name, (limits, sizes))
+                self._seen[name] = np.maximum(before[0], limits), np.maximum(before[1], sizes)
 
     def found(self) -> tuple[dict[str, float], dict[str, float]]:
         """Return how weak the limits are.
@@ -472,8 +480,7 @@ class Strength:
             whose limit is more than ``WEAK`` of them, with the limit.
         """
         weakest, unverified = dict[str, float](), dict[str, float]()
-        for name, seen in self._seen.items():
-            limits, sizes = np.broadcast_arrays(*seen)
+        for name, (limits, sizes) in self._seen.items():
             weak = limits > WEAK * sizes
             if not weak.all():
                 verified = ~weak & (sizes > 0)

@@ -63,8 +63,9 @@ class Graph64:
         self._rounding: Rounding = EXACT
         self._kept = remember(self._evaluate)
         self._weights: Weights = {}
-        foreign = sorted({f"{node.domain}::{node.op_type}" for node in _foreign(model)})
-        if foreign:
+        kinds = {(node.domain, node.op_type) for graph in _graphs(model.graph) for node in graph.node}
+        kinds -= {(function.domain, function.name) for function in model.functions}
+        if foreign := sorted("::".join(kind) for kind in kinds if kind[0] not in ("", "ai.onnx")):
             raise UnsupportedError(f"{', '.join(foreign)} of {name} can't be evaluated in float64")
         try:
             self._evaluator = ReferenceEvaluator(
@@ -136,17 +137,13 @@ class Graph64:
         return Graph64(wide, self._name, self._exact)
 
     def _evaluate(self, feeds: Feeds) -> dict[str, Any]:
-        wide = {name: _wide(array) for name, array in feeds.items()}
+        wide = {name: x.astype(np.float64) if x.dtype.kind == "f" else x for name, x in feeds.items()}
         self._rounding.go_back(0)
         try:
             with np.errstate(all="ignore"):
                 return dict(self._evaluator.run(None, wide, intermediate=True))
         except Exception as error:
             raise RuntimeError(first_line(error)) from error
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def describe_node(node: onnx.NodeProto) -> str:
@@ -164,13 +161,6 @@ def _double_values(model: onnx.ModelProto) -> set[str]:
         return set()
     typed = onnx.shape_inference.infer_shapes(model).graph.value_info
     return {value.name for value in typed if value.type.tensor_type.elem_type == double}
-
-
-def _foreign(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    own = {(function.domain, function.name) for function in model.functions}
-    for node in (node for graph in _graphs(model.graph) for node in graph.node):
-        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in own:
-            yield node
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

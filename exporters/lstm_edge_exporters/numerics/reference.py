@@ -147,17 +147,15 @@ def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
     Raises:
         InputError: a ``PackedSequence`` or another container that has no flat form.
     """
-    return [(_output_name(path), tensor) for path, tensor in output_paths(output)]
+    return [
+        ("_".join(map(str, dropwhile(lambda step: isinstance(step, int), path))), tensor)
+        for path, tensor in output_paths(output)
+    ]
 
 
 def output_paths(output: Any) -> list[tuple[Path, Tensor]]:
     """Return the tensors of ``output`` with where they are in it; raises as ``flatten_output``."""
     return list(_flatten(output, ()))
-
-
-def _output_name(path: Path) -> str:
-    """Return keys and fields joined with ``_``, and what stands inside of them."""
-    return "_".join(map(str, dropwhile(lambda step: isinstance(step, int), path)))
 
 
 @dataclass(frozen=True)
@@ -310,26 +308,19 @@ class LayerStates:
 def injected(layer: nn.Module, states: LayerStates) -> Iterator[None]:
     """Let PyTorch's own ``forward`` of ``layer`` take and keep ``states``, whatever a subclass adds to it."""
     kind = type(layer)
-    base = next(each for each in kind.__mro__ if each.__module__ == nn.RNNBase.__module__)
-    started = type(base.__name__, (_Started, base), {})
+    base: Any = next(each for each in kind.__mro__ if each.__module__ == nn.RNNBase.__module__)
+
+    def forward(self: Any, input: Any, hx: Any = None) -> Any:  # noqa: A002  the name that callers use
+        result = base.forward(self, input, states.begin(self, input, hx))
+        states.end(self, result)
+        return result
+
+    started = type(base.__name__, (base,), {"forward": forward})
     layer.__class__ = started if kind is base else type(kind.__name__, (kind, started), {})
-    layer.__dict__["_lstm_edge_states"] = states
     try:
         yield
     finally:
         layer.__class__ = kind
-        del layer.__dict__["_lstm_edge_states"]
-
-
-class _Started:
-    """Stands between a layer's class and PyTorch's."""
-
-    def forward(self, input: Any, hx: Any = None) -> Any:  # noqa: A002  the name that callers use
-        layer: Any = self
-        states: LayerStates = layer.__dict__["_lstm_edge_states"]
-        result = super().forward(input, states.begin(layer, input, hx))  # type: ignore[misc]
-        states.end(layer, result)
-        return result
 
 
 OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})

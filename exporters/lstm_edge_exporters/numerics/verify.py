@@ -36,7 +36,6 @@ from .compare import (
     largest,
     measure,
     noise_floors,
-    reduce_free,
     run_file,
 )
 
@@ -144,9 +143,7 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
     for measured in rounded:
-        for name, array in measured.known.ref64.items():
-            if array.dtype.kind == "f":
-                strength.add(name, measured.limits[name], reduce_free(array, file.fixed.get(name, ())))
+        strength.add(measured, file.fixed)
     records = tuple(each for measured in rounded for each in measured.records)
     return Equivalence(records, tuple(agreed), equality, tuple(skipped), strength.found()[1])
 

@@ -181,7 +181,7 @@ class Validation:
         if unknown:
             yield f"stated by the file alone, and not verified: {', '.join(unknown)}"
         if self.subject:
-            yield from _numbers_notes(self.subject, self.against)
+            yield from self._numbers_notes(self.subject)
         streaming = next(group.checks for group in groups if group.key == "streaming")
         for check in [each for each in streaming if each.message.startswith(OVERFLOW)][:1]:
             yield (
@@ -189,24 +189,23 @@ class Validation:
                 "before, with reset_every"
             )
 
+    def _numbers_notes(self, subject: Subject) -> Iterator[str]:
+        """What float64 showed, and what neither float64 nor float32 did."""
+        equality, coverage = subject.tally.equality, subject.tally.coverage
+        if equality.cases and equality.equal and self.against:
+            yield f"equal to {self.against.about} {equality}"
+        if equality.ill_conditioned:
+            count = f"{equality.ill_conditioned} of {equality.cases}"
+            yield f"float64 itself leaves few digits in {count} cases; differences there are its rounding"
+        if subject.not_in_float64:
+            yield f"{subject.not_in_float64}; compared in float32 alone"
+        for name, limit in coverage.unverified.items():
+            yield f"{name} is not verified in float32: its limit is {limit:.2g}, more than a tenth of it"
+        for name, (used, known) in coverage.tokens.items():
+            if known and used < known:
+                yield f"{used:,} of {known:,} values of {name} were drawn; the others are not verified"
+
     def _tell(self, title: str) -> str:
         self.on_progress(self._told / (len(GROUPS) + 2 + (self.against is None)), f"checking: {title}")
         self._told += 1
         return title
-
-
-def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator[str]:
-    """What float64 showed, and what neither float64 nor float32 did."""
-    equality, coverage = subject.tally.equality, subject.tally.coverage
-    if equality.cases and equality.equal and against:
-        yield f"equal to {against.about} {equality}"
-    if equality.ill_conditioned:
-        count = f"{equality.ill_conditioned} of {equality.cases}"
-        yield f"float64 itself leaves few digits in {count} cases; differences there are its rounding"
-    if subject.not_in_float64:
-        yield f"{subject.not_in_float64}; compared in float32 alone"
-    for name, limit in coverage.unverified.items():
-        yield f"{name} is not verified in float32: its limit is {limit:.2g}, more than a tenth of it"
-    for name, (used, known) in coverage.tokens.items():
-        if known and used < known:
-            yield f"{used:,} of {known:,} values of {name} were drawn; the others are not verified"

@@ -6,14 +6,14 @@ graph (``Subject.measure``). An int8 or fp16 file is held to the budgets that it
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lstm_edge_runtime.chunks import Runner, take_steps
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY
@@ -46,7 +46,7 @@ from ..numerics.compare import (
     run_file,
 )
 from ..numerics.graph64 import Graph64, MeasuredGraph
-from ..numerics.samples import Samples, check_samples, join_samples, sample_batch, selected
+from ..numerics.samples import check_samples, join_samples, sample_batch, sample_feeds, selected
 from ..numerics.verify import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel
@@ -299,10 +299,6 @@ class Subject:
         lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
         return ChunkedFile(self.manifest, run, lengths)
 
-    def first_steps(self, feeds: Feeds, steps: int) -> dict[str, Array]:
-        """Return the first ``steps`` of a case, every row at that length."""
-        return self.full(take_steps(self.manifest, feeds, 0, steps))
-
     def full(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Return ``feeds`` with no padding."""
         return full_length(self.manifest, feeds)
@@ -326,23 +322,17 @@ class Subject:
         for length, indices in by_length.items():
             for start in range(0, len(indices), size):
                 part = indices[start : start + size]
-                yield part, self._samples(data, part, length)
+                drawn = self.draw(len(part), 1, _OFFSET, at_reset=True)
+                feeds = self.full(drawn | sample_batch(data, self.manifest, part, length))
+                if (name := self.manifest.lengths) is not None and data.lengths is not None:
+                    feeds[name] = np.asarray(data.lengths[part], feeds[name].dtype)
+                yield part, feeds
 
     def timeline(self, steps: int) -> dict[str, Array]:
         """Return one row of ``steps`` time steps of the data, samples one after another, from reset."""
-        samples = []
-        for _, feeds in self.sample_batches(steps, 1):
-            lengths = feeds.get(self.manifest.lengths or "")
-            samples.append(feeds if lengths is None else self.first_steps(feeds, int(lengths[0])))
-        return self.full(join_samples(samples, self.manifest, steps))
-
-    def _samples(self, data: Samples, indices: Sequence[int], length: int) -> dict[str, Array]:
-        feeds = self.draw(len(indices), 1, _OFFSET, at_reset=True)
-        feeds |= sample_batch(data, self.manifest, indices, length)
-        name = self.manifest.lengths
-        if name is None or data.lengths is None:
-            return self.full(feeds)
-        return feeds | {name: np.asarray(data.lengths[indices], feeds[name].dtype)}
+        assert self.config.data is not None
+        samples = join_samples(sample_feeds(self.config.data, self.manifest), self.manifest, steps)
+        return self.full(self.draw(1, steps, _OFFSET, at_reset=True) | samples)
 
     def _budgets(self) -> "Budgets":
         """Return the budgets, with what is usual on a drawn batch and on data where it is given."""

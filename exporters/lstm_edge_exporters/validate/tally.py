@@ -10,7 +10,7 @@ import numpy as np
 from lstm_edge_runtime.manifest import Array, Manifest
 
 from ..numerics.cases import Feeds, case_size
-from ..numerics.compare import FEW_DRAWS, Agreement, Equality, Measured, Strength, reduce_free
+from ..numerics.compare import FEW_DRAWS, Agreement, Equality, Measured, Strength, fixed_axes, reduce_free
 from .report import Channel, Coverage, Figures, Histogram
 
 __all__ = ["Tally"]
@@ -24,6 +24,7 @@ class Tally:
     def __init__(self, manifest: Manifest, values: Mapping[str, int], *, modeled: bool) -> None:
         """Take the manifest, how many values an input of indices has, and whether limits are noise floors."""
         self._manifest, self._values, self._modeled = manifest, values, modeled
+        self._fixed = fixed_axes(manifest)
         self._errors, self._exact = np.zeros(len(_EDGES) - 1, np.int64), 0
         self._channels: dict[tuple[str, tuple[int, ...]], Channel] = {}
         self._compared: list[tuple[int, int]] = []
@@ -47,6 +48,8 @@ class Tally:
         if measured.overflow:
             self._overflows[measured.overflow] += 1
             return
+        if self._modeled:
+            self._strength.add(measured, self._fixed)
         for name, array in measured.known.ref64.items():
             if measured.got[name].shape == array.shape:
                 self._count_channels(name, measured)
@@ -102,9 +105,6 @@ class Tally:
         with np.errstate(invalid="ignore"):
             errors = reduce_free(got.astype(np.float64) - exact, fixed)
         limits, floors = (np.broadcast_to(each, errors.shape) for each in (measured.limits[name], floors))
-        if exact.dtype.kind == "f" and self._modeled:
-            shape = limits.shape[-len(self._manifest.axes[name]) :]  # without the axis of chunks
-            self._strength.add(name, limits.reshape(shape), reduce_free(exact, fixed).reshape(shape))
         state = any(name == each.output for each in self._manifest.states)
         for index in np.ndindex(errors.shape):
             place = tuple(index[axis] for axis in kept)

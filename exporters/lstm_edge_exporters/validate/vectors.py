@@ -1,12 +1,10 @@
 """Golden vectors in a folder: ONNX's own test-data layout, and the same arrays for devices without onnx."""
 
-import io
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,17 +12,7 @@ import onnx
 from lstm_edge_runtime.chunks import run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_folder, write_folder
-from lstm_edge_runtime.golden import (
-    ARRAYS,
-    FORMAT,
-    INDEX,
-    INPUT,
-    OUTPUT,
-    SCHEMA,
-    GoldenFolder,
-    GoldenSet,
-    replay,
-)
+from lstm_edge_runtime.golden import GoldenFolder, GoldenSet, Replayed, encode_golden, replay
 from lstm_edge_runtime.manifest import Golden
 
 from ..numerics.cases import Feeds
@@ -66,45 +54,35 @@ def save_vectors(
         raise InputError(f"{root} can't be made: {error.strerror or error}") from error
     check_folder(root, _is_ours)
     subject, model = Subject(file, reference, config), onnx.load(str(file.path))
-    ports = {role: [value.name for value in getattr(model.graph, role)] for role in ("input", "output")}
-    sets = tuple(_record(subject))
-    limits: dict[str, dict[str, float]] = {each.name: {} for each in sets}
+    inputs, outputs = ([value.name for value in each] for each in (model.graph.input, model.graph.output))
+    sets = tuple(_record(subject, inputs, outputs))
     if subject.budgets and file.model is not None:  # from how far an int8 or fp16 file is away here
         replayed = replay(file.model, GoldenFolder(file.sha256, sets))
-        for each in sets:
-            found = [record.comparison for record in replayed if record.set_name == each.name]
-            limits[each.name] = device_limits(found, each.golden.outputs)
-    entries = [
-        {
-            "name": each.name,
-            "about": each.about,
-            "continues": each.continues,
-            "inputs": ports["input"],
-            "outputs": ports["output"],
-            "floor": dict(each.golden.floor),
-            "limit": limits[each.name],
-        }
-        for each in sets
-    ]
-    index = {
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "model_sha256": file.sha256,
-        "reference": reference.about,
-        "states": {state.input: state.output for state in file.manifest.states},
-        "sets": entries,
-    }
+        sets = tuple(_limited(each, replayed) for each in sets)
     contents = {"model.onnx": model.SerializeToString()}
+    contents |= encode_golden(GoldenFolder(file.sha256, sets), reference.about, file.manifest)
     for each in sets:
-        contents |= {f"{each.name}/{name}": content for name, content in _encode_set(each.golden, ports)}
-    contents[INDEX] = (json.dumps(index, indent=2) + "\n").encode()
+        for kind, arrays in (("input", each.golden.inputs), ("output", each.golden.outputs)):
+            for number, (name, array) in enumerate(arrays.items()):
+                tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+                contents[f"{each.name}/{kind}_{number}.pb"] = tensor.SerializeToString()
     write_folder(root, contents, _is_ours)
     return [each.name for each in sets]
 
 
-def _record(subject: Subject) -> Iterator[GoldenSet]:
+def _limited(recorded: GoldenSet, replayed: Sequence[Replayed]) -> GoldenSet:
+    found = [each.comparison for each in replayed if each.set_name == recorded.name]
+    limits = device_limits(found, recorded.golden.outputs)
+    return replace(recorded, golden=recorded.golden._replace(limit=limits))
+
+
+def _record(subject: Subject, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[GoldenSet]:
     def record(feeds: Feeds) -> Golden:
-        return golden_case(subject.file.manifest, feeds, subject.expected(feeds))
+        found = golden_case(subject.file.manifest, feeds, subject.expected(feeds))
+        return found._replace(
+            inputs={name: found.inputs[name] for name in inputs},
+            outputs={name: found.outputs[name] for name in outputs},
+        )
 
     for place, (n, length) in enumerate(_SIZES):
         feeds = subject.draw(n, length, 9100 + place, at_reset=place == 0)
@@ -125,19 +103,6 @@ def _record(subject: Subject) -> Iterator[GoldenSet]:
         about = f"stream, steps {place * _CHUNK + 1} to {(place + 1) * _CHUNK}"
         before = _NAME.format(number - 1) if place else None
         yield GoldenSet(_NAME.format(number), about, recorded[-1], before)
-
-
-def _encode_set(golden: Golden, ports: Mapping[str, list[str]]) -> Iterator[tuple[str, bytes]]:
-    arrays = {"input": golden.inputs, "output": golden.outputs}
-    for kind, names in ports.items():
-        for number, name in enumerate(names):
-            tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(arrays[kind][name]), name)
-            yield f"{kind}_{number}.pb", tensor.SerializeToString()
-    content: dict[str, Any] = {INPUT + name: array for name, array in golden.inputs.items()}
-    content |= {OUTPUT + name: array for name, array in golden.outputs.items()}
-    file = io.BytesIO()
-    np.savez(file, **content)
-    yield ARRAYS, file.getvalue()
 
 
 def _is_ours(name: str) -> bool:

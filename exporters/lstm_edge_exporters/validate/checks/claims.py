@@ -217,24 +217,46 @@ def check_file(file: ModelFile, facts: tuple[Fact, ...]) -> Iterator[Check]:
 
 def check_claims(subject: Subject) -> Iterator[Check]:
     """Check by running the reference: whether it can be streamed, padding, counts, and shapes."""
-    mine = subject.file.manifest
-    if subject.file.has_manifest and subject.manifest.states and subject.manifest.sequence is not None:
-        if mine.unstreamable and not subject.unstreamable and _reads_backwards(subject.file):
-            about = "the file says no, as it reads time backwards; chunks were equal"
-            yield Check("streamable", "passed", about)
-        else:
-            yield _same("streamable", not mine.unstreamable, not subject.unstreamable, subject.unstreamable)
-        if subject.manifest.lengths is not None and not subject.unstreamable:
-            yield _same("states stop at lengths", mine.padded_states, subject.padded_states)
-    if subject.file.has_manifest and {*mine.counts} != {*subject.manifest.counts}:
-        stated, found = (", ".join(sorted(each)) or "none" for each in (mine.counts, subject.manifest.counts))
-        yield Check("counts of steps", "failed", f"the file has {stated}, the reference {found}")
-    compared = not subject.reference.stateless and subject.reference.computation is not subject.graph
-    if subject.file.has_manifest and subject.manifest.states and compared:
-        yield _loop(subject)
+    if subject.file.has_manifest:
+        yield from _behavior(subject, subject.file.manifest, subject.manifest)
     yield _shapes(subject)
     if subject.graph is not None:
         yield _weights(subject, subject.graph)
+
+
+def _behavior(subject: Subject, mine: Manifest, theirs: Manifest) -> Iterator[Check]:
+    def same(name: str, file: bool, reference: bool, why: str = "") -> Check:
+        words = {True: "yes", False: "no"}
+        about = f"the file says {words[file]}, the reference {words[reference]}{f': {why}' if why else ''}"
+        return answered(name, "" if file == reference else about)
+
+    if theirs.states and theirs.sequence is not None:
+        directions = (
+            node.attributes.get("direction", "forward") for node in subject.file.content.every_node()
+        )
+        # which chunks don't show while the units of a layer that reads backwards are switched off
+        if mine.unstreamable and not subject.unstreamable and {*directions} - {"forward"}:
+            about = "the file says no, as it reads time backwards; chunks were equal"
+            yield Check("streamable", "passed", about)
+        else:
+            yield same("streamable", not mine.unstreamable, not subject.unstreamable, subject.unstreamable)
+        if theirs.lengths is not None and not subject.unstreamable:
+            yield same("states stop at lengths", mine.padded_states, subject.padded_states)
+    if {*mine.counts} != {*theirs.counts}:
+        stated, found = (", ".join(sorted(each)) or "none" for each in (mine.counts, theirs.counts))
+        yield Check("counts of steps", "failed", f"the file has {stated}, the reference {found}")
+    if (
+        theirs.states
+        and not subject.reference.stateless
+        and subject.reference.computation is not subject.graph
+    ):
+        # each from the states that it left, paired as each has it
+        states, own = (
+            closed_loop({state.input: state.output for state in manifest.states})
+            for manifest in (mine, theirs)
+        )
+        feeds = subject.full(subject.draw(2, 3, _LOOP_OFFSET))
+        yield subject.check("called again and again from its own states", feeds, states, own)
 
 
 def _weights(subject: Subject, graph: Graph64) -> Check:
@@ -249,28 +271,6 @@ def _weights(subject: Subject, graph: Graph64) -> Check:
     wrong = "; ".join(wrong_copies(graph, known))
     about = f"{wrong}, which no tensor of the reference holds" if wrong else ""
     return answered("weights are the reference's", about)
-
-
-def _loop(subject: Subject) -> Check:
-    """Call file and reference again and again, each from the states that it left, paired as each has it."""
-    states, own = (
-        closed_loop({state.input: state.output for state in manifest.states})
-        for manifest in (subject.file.manifest, subject.manifest)
-    )
-    feeds = subject.full(subject.draw(2, 3, _LOOP_OFFSET))
-    return subject.check("called again and again from its own states", feeds, states, own)
-
-
-def _reads_backwards(file: ModelFile) -> bool:
-    """Whether a layer does, which chunks don't show while its units are switched off."""
-    nodes = file.content.every_node()
-    return any(node.attributes.get("direction", "forward") != "forward" for node in nodes)
-
-
-def _same(name: str, file: bool, reference: bool, why: str = "") -> Check:
-    words = {True: "yes", False: "no"}
-    about = f"the file says {words[file]}, the reference {words[reference]}{f': {why}' if why else ''}"
-    return answered(name, "" if file == reference else about)
 
 
 def _operators(file: ModelFile) -> Check:

@@ -156,7 +156,7 @@ def _values(limits: Measured, values: tuple[Array, Array], truth: Array, name: s
 
 def _names(task: Task, classes: Sequence[Array | None], at: int) -> tuple[str, str, str]:
     """Return the names of a sample's true class and of the two that were found; empty where not known."""
-    numbers = ("" if each is None else int(each[at]) for each in classes)
+    numbers = ("" if each is None or each[at] < 0 else int(each[at]) for each in classes)
     truth, theirs, ours = (
         task.labels[number] if isinstance(number, int) and number < len(task.labels) else str(number)
         for number in numbers
