@@ -69,7 +69,10 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
             states = manifest.states_out(run({**feeds, **states}))
         return states
 
-    states: Mapping[str, Array] = manifest.states_in(silence(1))
+    start = manifest.states_in(silence(1)).items()
+    states: Mapping[str, Array] = {
+        name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in start
+    }
     steps, moved = 0, {"": np.inf}
     while not all(change <= _MOVED for change in moved.values()):  # NaN is not
         if steps == _MOST or not all(np.isfinite(each).all() for each in states.values()):
