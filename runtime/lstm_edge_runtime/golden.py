@@ -24,21 +24,6 @@ from .model import Model, runner
 from .selftest import compare_golden
 from .tolerance import Comparison
 
-__all__ = [
-    "ARRAYS",
-    "FORMAT",
-    "INDEX",
-    "INPUT",
-    "OUTPUT",
-    "SCHEMA",
-    "GoldenFolder",
-    "GoldenSet",
-    "Replayed",
-    "encode_golden",
-    "read_golden",
-    "replay",
-]
-
 INDEX, ARRAYS = "index.json", "data.npz"
 """The file that describes the folder, and the file with one set's arrays."""
 INPUT, OUTPUT = "input/", "output/"

@@ -16,8 +16,6 @@ from lstm_edge_runtime.errors import InputError, UnsupportedError
 from ..numerics.reference import OTHER_FLOATS, Signature, copy_as, copy_module, weights_sha256
 from .config import ExportConfig
 
-__all__ = ["Request", "make_request", "own_copy", "run_example", "runs"]
-
 
 @dataclass(frozen=True)
 class Request:

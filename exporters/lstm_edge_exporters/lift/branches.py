@@ -16,8 +16,6 @@ from lstm_edge_runtime.manifest import Array, Axes
 from ..graph import axes_of, constant, data_inputs, forget_shapes, infer_shapes, operands, walk
 from .table import Table
 
-__all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
-
 # fmt: off
 _FOLDED = (
     "Add", "And", "Cast", "Concat", "Div", "Equal", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less",

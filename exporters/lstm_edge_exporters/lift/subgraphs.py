@@ -17,18 +17,6 @@ from lstm_edge_runtime.errors import ContractError
 from ..graph import UniqueNames, axes_of, behind_identity, constant, operands, walk
 from ..recurrent import Slot, is_recurrent, label, slots
 
-__all__ = [
-    "Place",
-    "SequenceInput",
-    "carry_out",
-    "generalize_loops",
-    "locate",
-    "parents_of",
-    "recurrences",
-    "sequences",
-    "slots_of",
-]
-
 _LOOP_HEADER = 2
 """A Loop's inputs, and its body's, begin with the trip count and the condition."""
 _KEEPING_INDICES = ("Cast", "Identity", "Squeeze", "Unsqueeze")

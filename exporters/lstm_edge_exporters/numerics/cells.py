@@ -15,8 +15,6 @@ from lstm_edge_runtime.manifest import Array
 
 from .noise import Rounding
 
-__all__ = ["CELLS", "recurrent"]
-
 
 def recurrent(
     kind: str,

@@ -8,8 +8,6 @@ from lstm_edge_runtime.manifest import Array
 
 from ..graph import KEEPING, constant, data_inputs, readers
 
-__all__ = ["index_values"]
-
 _CHOOSING = frozenset({"Max", "Min", "Mul", "Where"})
 """Operators that keep an index where a mask or a bound leaves it."""
 _COMPARING = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or".split())  # noqa: SIM905

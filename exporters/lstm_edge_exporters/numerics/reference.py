@@ -14,12 +14,12 @@ import dataclasses
 import hashlib
 import inspect
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property, partial
 from itertools import dropwhile
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,23 +32,6 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array
 
 from .cases import remember
-
-__all__ = [
-    "OTHER_FLOATS",
-    "AllFloats",
-    "Injection",
-    "LayerStates",
-    "Path",
-    "Signature",
-    "TorchReference",
-    "copy_as",
-    "copy_module",
-    "flatten_output",
-    "injected",
-    "one_thread",
-    "output_paths",
-    "weights_sha256",
-]
 
 Path = tuple[str | int, ...]
 """Where a tensor is in nested arguments or results: keys and fields, and places in tuples and lists."""
@@ -206,24 +189,26 @@ def _step(key: Any) -> str | int:
 def _flatten(value: Any, path: Path) -> Iterator[tuple[Path, Tensor]]:
     if isinstance(value, Tensor):
         yield path, value
-    elif isinstance(value, PackedSequence):
-        raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, (*path, str(key)))
-    elif dataclasses.is_dataclass(value):
-        for entry in dataclasses.fields(value):
-            yield from _flatten(getattr(value, entry.name), (*path, entry.name))
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        for key in value._fields:
-            yield from _flatten(getattr(value, key), (*path, key))
-    elif isinstance(value, tuple | list):
-        for index, item in enumerate(value):
-            yield from _flatten(item, (*path, index))
+    elif (parts := _parts(value)) is not None:
+        for key, item in parts:
+            yield from _flatten(item, (*path, key))
     elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
         raise InputError(
             f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
         )
+
+
+def _parts(value: Any) -> Iterable[tuple[str | int, Any]] | None:
+    """Return what a container holds, by key, field or place; None for what is none."""
+    if isinstance(value, PackedSequence):
+        raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
+    if isinstance(value, Mapping):
+        return ((str(key), item) for key, item in value.items())
+    if dataclasses.is_dataclass(value):
+        return ((entry.name, getattr(value, entry.name)) for entry in dataclasses.fields(value))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(value._fields, value, strict=True)
+    return enumerate(value) if isinstance(value, tuple | list) else None
 
 
 def weights_sha256(module: nn.Module) -> str:
@@ -347,8 +332,11 @@ class AllFloats(TorchFunctionMode):
         if func in _CASTS:
             return args[0].to(self._dtype)
         asked = {name: self._asked(value) for name, value in kwargs.items()} if kwargs else {}
-        result = func(*map(self._asked, args), **asked)
+        given = [*map(self._asked, args)]
+        result = func(*given, **asked)
         if isinstance(result, Tensor):
+            if result.dtype in _FLOATS and result.element_size() < self._dtype.itemsize:
+                result = self._of_integers(func, given, asked, result)
             return self._given(result)
         if isinstance(result, tuple | list) and not isinstance(result, torch.Size):
             return pytree.tree_map_only(Tensor, self._given, result)
@@ -356,6 +344,18 @@ class AllFloats(TorchFunctionMode):
 
     def _asked(self, value: Any) -> Any:
         return _as_wide(value, self._dtype) if isinstance(value, torch.dtype) else value
+
+    def _of_integers(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor
+    ) -> Tensor:
+        """Compute ``result`` again, which PyTorch rounds to its default dtype: ``torch.arange(n) / 100``."""
+        given = pytree.tree_map_only(Tensor, self._as_float, (args, kwargs))
+        with suppress(Exception):  # an index, or a condition, must be whole
+            return cast("Tensor", func(*given[0], **given[1]))
+        return result
+
+    def _as_float(self, value: Tensor) -> Tensor:
+        return value if value.is_floating_point() or value.is_complex() else value.to(self._dtype)
 
     def _given(self, value: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():

@@ -13,8 +13,6 @@ import onnx_ir as ir
 from ..graph import Builder, constant
 from .facts import NotStreamableError, Shapes, name_node
 
-__all__ = ["Positions", "split_rows"]
-
 _PER_FRAME = frozenset(
     """Abs Add And Cast Ceil Clip Concat Cos Div Equal Erf Exp Expand Floor Gather Gelu Gemm Greater
     GreaterOrEqual Identity LayerNormalization LeakyRelu Less LessOrEqual Log MatMul Max Min Mod Mul Neg Not

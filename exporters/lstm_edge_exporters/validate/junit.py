@@ -13,8 +13,6 @@ from lstm_edge_runtime.errors import CheckFailedError
 
 from .report import Check, Group, Report
 
-__all__ = ["error_to_junit", "to_junit"]
-
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

@@ -13,8 +13,6 @@ from ..numerics.cases import Feeds, case_size
 from ..numerics.compare import FEW_DRAWS, Agreement, Equality, Measured, Strength, fixed_axes, reduce_free
 from .report import Channel, Coverage, Figures, Histogram
 
-__all__ = ["Tally"]
-
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 
 

@@ -20,8 +20,6 @@ from ...numerics.compare import channel_limits, compare_within
 from ..reference import ModelFile
 from ..report import Check, answered, asked
 
-__all__ = ["check_alone"]
-
 _OFFSET = 10_000
 _ROWS = 3
 _LONG, _CHUNK = 1000, 100

@@ -27,15 +27,6 @@ from ...numerics.compare import REFUSALS, Measured
 from ..report import Check, Curve
 from ..subject import Subject
 
-__all__ = [
-    "check_inputs",
-    "check_lengths",
-    "check_providers",
-    "check_sizes",
-    "check_states",
-    "check_streaming",
-]
-
 _SIZES, _STATES, _LENGTHS, _STREAMING, _INPUTS, _PROVIDERS = 1000, 2000, 4000, 5000, 6000, 7000
 """Offsets of each group's cases."""
 _LONG = 100

@@ -28,8 +28,6 @@ from ..reference import ModelFile, ReferenceModel
 from ..report import Check, asked
 from .golden import compare_recorded, loose
 
-__all__ = ["check_stream"]
-
 _OFFSET = 10_003
 _STEPS = 24
 _SAME, _SAME_64 = 1e-3, 1e-9
