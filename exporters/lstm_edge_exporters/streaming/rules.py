@@ -406,29 +406,33 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
 def _scan(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
     """Take a Scan over time: what it carries from step to step is a state, where it begins with a number."""
     count = node.attributes.get_int("num_scan_inputs", 0) or 0
-    carried, numbers = node.inputs[:-count], [work.filled(each) for each in node.inputs[:-count]]
+    carried = len(node.inputs) - count
+    starts = [
+        (each, number)
+        for each in node.inputs[:carried]
+        if each is not None and (number := work.filled(each)) is not None
+    ]
     zeros = [0] * count
     axes, backwards = (
         node.attributes.get_ints(f"scan_input_{name}", zeros) for name in ("axes", "directions")
     )
     moving = {
-        place: work.facts[each]
+        place: (each, work.facts[each])
         for place, each in enumerate(node.inputs)
         if each is not None and each in work.facts
     }
-    if any(place < len(carried) or each.axis != axes[place - len(carried)] for place, each in moving.items()):
+    if any(place < carried or each.axis != axes[place - carried] for place, (_, each) in moving.items()):
         return False  # it runs over another axis
     if any(backwards):
         raise GathersTimeError(f"{name_node(node)} reads time backwards")
-    if None in numbers:
-        return False  # its states are inputs
-    if any(each.uses() or each.is_graph_output() for each in node.outputs[: len(carried)]):
-        raise NotStreamableError(f"{name_node(node)} gives what it carries from step to step")
-    ready = max(work.ready(each, held=True) for each in moving.values())
-    for place, each in moving.items():
-        node.replace_input_with(place, work.wait(node, node.inputs[place], each, ready))
+    given = any(each.uses() or each.is_graph_output() for each in node.outputs[:carried])
+    if given or len(starts) < carried:
+        return False  # its states are inputs and outputs, or come from data
+    ready = max(work.ready(each, held=True) for _, each in moving.values())
+    for place, (read, own) in moving.items():
+        node.replace_input_with(place, work.wait(node, read, own, ready))
     fact = replace(fact, delay=ready, pad=0)
-    for place, (start, number) in enumerate(zip(carried, numbers, strict=True)):
+    for place, (start, number) in enumerate(starts):
         dtype = work.shapes.dtypes[start]
         reset = number if np.isfinite(number) else np.copysign(_lowest(dtype), number)
         state = work.state(
@@ -436,7 +440,7 @@ def _scan(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  
         )
         node.replace_input_with(place, state)
         work.end_state(node.outputs[place])
-    for result in node.outputs[len(carried) :]:
+    for result in node.outputs[carried:]:
         work.set_fact(node, result, fact)
     return True
 
