@@ -23,8 +23,6 @@ from .past import Past
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
 from .windows import PADDING, stretches, windows_of
 
-__all__ = ["Compiled", "StatePart", "compile_program"]
-
 _MICROSOFT = "com.microsoft"
 _MOST_STRETCHES = 1024
 """Copies that one rearrangement may take."""

@@ -12,8 +12,6 @@ from ..selftest import golden_limits
 from .compiler import Compiled, compile_program
 from .engine import NativeEngine
 
-__all__ = ["to_native"]
-
 
 def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
     """Return the program file (``.lep``) of an ``.onnx`` file, after it has replayed the golden case.

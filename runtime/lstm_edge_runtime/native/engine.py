@@ -18,8 +18,6 @@ from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
 from .past import Past
 from .program import INPUT_TYPES, padding_of
 
-__all__ = ["NativeCall", "NativeEngine", "NativePool", "NativeStates", "NativeTick"]
-
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
 _OLD = 2**40

@@ -13,11 +13,6 @@ from ..errors import FileFormatError, UnsupportedError
 from ..manifest import Array
 from .past import Past
 
-__all__ = [
-    "INPUT_TYPES", "NONE", "Binary", "Code", "Function", "Operation", "Port", "ProgramWriter", "Weights",
-    "in_int8", "padding_of",
-]  # fmt: skip
-
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
 INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")

@@ -319,6 +319,7 @@ C_KINDS = [
 ]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", C_KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("chunk", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_it_runs_as_c(kind, chunk, exported, find_program, tmp_path):
@@ -362,6 +363,7 @@ C_BEHIND = [
 ]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", C_BEHIND, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("units", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_behind_runs_as_c(kind, units, behind, find_program, tmp_path):

@@ -19,8 +19,6 @@ from ...numerics.graph64 import Graph64
 from ...numerics.indices import index_values
 from ._interface import Interface, StepArray
 
-__all__ = ["CCall", "GoldenCase", "golden_case", "run_calls"]
-
 _RECORDED = 4
 """Calls of a golden case that is recorded here."""
 _LEVELS = 255

@@ -20,8 +20,6 @@ from ._interface import build_interface, model_name
 from ._render import HARNESS, paths, render
 from ._verify import Sizes, find_compiler, measure, verify_c
 
-__all__ = ["CLibrary", "check_c_folder", "to_c"]
-
 _CALLS = 24
 """Random calls that C and onnxruntime are compared on."""
 _RANGED = ("DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")

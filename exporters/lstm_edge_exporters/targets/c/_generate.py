@@ -17,8 +17,6 @@ from lstm_edge_runtime.onnx_reader import OnnxFile
 from ._interface import Interface, StepArray
 from ._literals import array_literal, literal
 
-__all__ = ["Step", "compile_to_c", "write_step"]
-
 _RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
 _READS = {
     Code.BINARY: (0, 1),

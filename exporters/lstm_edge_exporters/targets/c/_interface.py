@@ -14,8 +14,6 @@ from lstm_edge_runtime.native.past import Past
 
 from ..names import c_identifier, check_project_name
 
-__all__ = ["Interface", "StateArray", "StepArray", "build_interface", "model_name"]
-
 _C_TYPES = {
     "float32": "float",
     "float64": "double",

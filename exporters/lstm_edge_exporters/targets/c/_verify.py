@@ -21,8 +21,6 @@ from ...processes import run_program
 from ._calls import CCall
 from ._interface import Interface, StepArray
 
-__all__ = ["Sizes", "find_compiler", "measure", "verify_c"]
-
 _COMPILERS = ("cc", "gcc", "clang")
 _C99 = ("-std=c99",)
 _FRAMES = 256
