@@ -127,7 +127,8 @@ def to_c(
         files = render(interface, step, golden, model.sha256)
         sizes = measure(files, interface, compiler, step.flash, step.work, counted=bool(step.settled))
         _check_limits(sizes, flash_limit, ram_limit)
-        calls = list(run_calls(run, graph, interface, _CALLS))
+        runs = step.end // manifest.unit - step.settled if step.end else _CALLS * interface.runs
+        calls = list(run_calls(run, graph, interface, max(1, min(_CALLS, runs // interface.runs))))
         comparisons = verify_c(files, interface, calls, compiler)
         files |= render(interface, step, golden, model.sha256, sizes)
     written = {path: text for path, text in files.items() if path != HARNESS}
