@@ -40,6 +40,20 @@ __all__ = ["main"]
 
 STREAMS = "streams"
 _LONGEST = 600.0
+_REASONS = {
+    r"bidirectional|reads time backwards|reversal of time": "reads time backwards",
+    r"forward loops over axis": "no file: a loop over time in Python",
+    r"no file: .*(decides by the values|to NumPy|item|gives another output)": "no file: decided by data",
+    r"(reduction|normalization|operator|softmax|product|sort) over": "an operator takes all steps together",
+    r"padding='reflect'": "reflective padding",
+    r"attention over": "attention over the whole sequence",
+    r"carries no states": "one step a call, and the file has no states",
+    r"fractions of a call": "lengths as fractions of a call",
+    r"every call takes|no axis is time": "a call has a fixed number of steps",
+    r"no LSTM, GRU or RNN node|no state to lift": "no file: no state, steps are copies of a cell",
+    r"TRACEBACK|CRASH|no result": "a traceback, a crash or no end",
+}
+"""What an outcome says, in the table; the first that fits."""
 _NAMES = r"\(.*|[\w./:]*[\d_/][\w./:]*|'[^']*'|(?<=layer )\S+|(?<= of )\w+(?=[,:;]| \()"
 _TRACED = (2, 3)
 """As ``exporters.PACKAGES``."""
@@ -111,7 +125,9 @@ def _send(sender: Connection, write: Callable[[], bytes]) -> None:
 
 
 def reason(outcome: str) -> str:
-    """Return an outcome without names of nodes, axes and sizes, to count equal ones."""
+    """Return why in a few words; where none of ``_REASONS`` fits, the outcome without names and sizes."""
+    if known := next((words for pattern, words in _REASONS.items() if re.search(pattern, outcome)), ""):
+        return known
     words = outcome.removeprefix("this file can't be streamed: ").partition("; ")[0]
     return re.sub(_NAMES, "…", words)[:100]
 

@@ -162,8 +162,12 @@ class Rewriter:
             if operand is not None and operand in facts:
                 node.replace_input_with(place, self.wait(node, operand, facts[operand], delay))
         ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
+        fact = replace(first, delay=delay, pad=0, ahead=ahead)
         for value in node.outputs:
-            self.set_fact(node, value, replace(first, delay=delay, pad=0, ahead=ahead))
+            if node.op_type in _CARRYING and self.shapes.growth(value) is None:
+                self.set_last(value, next(iter(facts)), fact)
+            else:
+                self.set_fact(node, value, fact)
 
     def _continue_counts(self, node: ir.Node, moving: ir.Value, start: int) -> None:
         """Let the operands that count from the start of a call count on from the calls before."""

@@ -530,6 +530,12 @@ def _refuse_over_time(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact
     return False
 
 
+def _reversal(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
+    if (node.attributes.get_int("time_axis", 0) or 0) != fact.axis:
+        return False
+    raise GathersTimeError(describe_gathering(node))
+
+
 def _gather_computed(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
     raise NotStreamableError(
         f"frames at computed places, as between two when interpolated, {name_node(node)}"
@@ -567,6 +573,7 @@ RULES: Mapping[str, Rule] = {
     "RNN": _recurrent,
     "Reshape": _reshape,
     "Resize": _resize,
+    "ReverseSequence": _reversal,
     "STFT": _stft,
     "Scan": _scan,
     "Slice": _slice,
