@@ -807,22 +807,30 @@ LE_INLINE le_vf le_ratio(le_vf a, le_vf b) {
 #endif
 }
 
-LE_INLINE void le_lstm_part(const float *g, const float *c, float *new_h, float *new_c, int n, int left) {
-    le_vf top, below;
-    const le_vf i = le_one_and_exp(le_load(g, left)), o = le_one_and_exp(le_load(g + n, left));
-    const le_vf forget = le_one_and_exp(le_load(g + 2 * n, left));
-    le_tanh_parts(le_load(g + 3 * n, left), &top, &below);
-    const le_vf now = le_ratio(le_load(c, left), forget) + le_ratio(top, below * i);
-    le_store(new_c, now, left);
-    le_tanh_parts(now, &top, &below);
-    le_store(new_h, le_ratio(top, below * o), left);
+/* `count` vectors, `left` numbers in the last one: two at a time, as a processor looks ahead for less than one takes. */
+LE_INLINE void le_lstm_parts(const float *g, const float *c, float *new_h, float *new_c, int n, int count, int left) {
+    le_vf i[2], o[2], forget[2], top[2], below[2], now[2];
+#define LE_PARTS for (int v = 0; v < count; v++)
+#define LE_PART(p) (p) + v * LE_LANES, (v + 1 < count ? LE_LANES : left)
+    LE_PARTS forget[v] = le_one_and_exp(le_load(LE_PART(g + 2 * n)));
+    LE_PARTS i[v] = le_one_and_exp(le_load(LE_PART(g)));
+    LE_PARTS le_tanh_parts(le_load(LE_PART(g + 3 * n)), &top[v], &below[v]);
+    LE_PARTS now[v] = le_ratio(le_load(LE_PART(c)), forget[v]) + le_ratio(top[v], below[v] * i[v]);
+    LE_PARTS o[v] = le_one_and_exp(le_load(LE_PART(g + n)));
+    LE_PARTS le_tanh_parts(now[v], &top[v], &below[v]);
+    LE_PARTS {
+        const int size = v + 1 < count ? LE_LANES : left;
+        le_store(new_c + v * LE_LANES, now[v], size);
+        le_store(new_h + v * LE_LANES, le_ratio(top[v], below[v] * o[v]), size);
+    }
 }
 
 /* The usual cell in float32, where a multiplication and an addition are fused. */
 LE_INLINE void le_lstm_float(float *g, const float *c, float *new_h, float *new_c, int n) {
     int j = 0;
-    for (; j + LE_LANES <= n; j += LE_LANES) le_lstm_part(g + j, c + j, new_h + j, new_c + j, n, LE_LANES);
-    if (j < n) le_lstm_part(g + j, c + j, new_h + j, new_c + j, n, n - j);
+    for (; j + 2 * LE_LANES <= n; j += 2 * LE_LANES) le_lstm_parts(g + j, c + j, new_h + j, new_c + j, n, 2, LE_LANES);
+    if (n - j > LE_LANES) le_lstm_parts(g + j, c + j, new_h + j, new_c + j, n, 2, n - j - LE_LANES);
+    else if (n > j) le_lstm_parts(g + j, c + j, new_h + j, new_c + j, n, 1, n - j);
 }
 #else
 #define le_lstm_float le_lstm
