@@ -286,12 +286,7 @@ class Rewriter:
 
     def state(self, axes: Axes, dtype: str, reset: float, kind: str, start: int) -> ir.Value:
         """Add a state's input; ``end_state`` adds its output."""
-        others = (axis for axis in axes if isinstance(axis, str) and axis.split("*")[-1] != self.shapes.batch)
-        if (other := next(others, None)) is not None:
-            raise NotStreamableError(
-                f"a state needs each of its axes but that of rows at one size, and {other} takes any; give "
-                "its size with --input NAME=AXES"
-            )
+        check_sizes(axes, self.shapes.batch)
         names = UniqueNames(self.graph)
         count = sum(state.input.startswith(f"{kind}_") for state in self.states)
         added = ir.val(names.unique(f"{kind}_{count}"), ir.DataType.from_numpy(np.dtype(dtype)), axes)
@@ -491,6 +486,16 @@ def describe_gathering(node: ir.Node) -> str:
     """Return what a node does that takes all steps together."""
     kind = "a reduction over time" if node.op_type.startswith("Reduce") else "an operator over all time"
     return f"{_GATHERING.get(node.op_type, kind)}, {name_node(node)}"
+
+
+def check_sizes(axes: Axes, batch: str | None) -> None:
+    """Raise NotStreamableError if an axis of a state has no fixed size and is not that of rows."""
+    others = (axis for axis in axes if isinstance(axis, str) and axis.split("*")[-1] != batch)
+    if (other := next(others, None)) is not None:
+        raise NotStreamableError(
+            f"a state needs each of its axes but that of rows at one size, and {other} takes any; give "
+            "its size with --input NAME=AXES"
+        )
 
 
 def slice_of(build: Builder, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:
