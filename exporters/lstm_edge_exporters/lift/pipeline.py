@@ -21,15 +21,8 @@ from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormat
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
-from ..evaluate import Session, axes_in, constant, length_inputs, sizes_apart
-from ..graph import (
-    axes_of,
-    data_inputs,
-    forget_shapes,
-    to_bytes,
-    to_proto,
-    with_manifest,
-)
+from ..evaluate import Session, axes_in, length_inputs, sizes_apart
+from ..graph import axes_of, constant, data_inputs, forget_shapes, to_bytes, to_proto, with_manifest
 from ..isolation import isolated
 from ..numerics.verify import ChunkRun, Equivalence
 from ..pairing import spec_of
