@@ -257,7 +257,8 @@ class Rewriter:
         """Return ``value`` with its last ``frames`` of earlier calls in front; nodes go before ``node``."""
         if not frames:
             return value
-        value = behind_identity(value)
+        shown, value = self._waiting.get(value, value), behind_identity(value)
+        self._waiting.setdefault(value, shown)
         reset, start = (fact.fill, self._first_step(fact)) if fact.pad else (0.0, 0)
         if (value, frames, reset, start) in self._joined:
             return self._joined[value, frames, reset, start]
