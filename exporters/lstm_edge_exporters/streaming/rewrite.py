@@ -340,7 +340,7 @@ class Rewriter:
             shape = [
                 0 if named and place == 0 else -1 if place in places else 1 for place in range(len(rows))
             ]
-            (counted,) = build.node("Reshape", [counted, build.constant(np.array(shape), "shape")])
+            (counted,) = build.node("Reshape", [counted, build.constant(np.array(wanted), "shape")])
             self._counts[key] = made.spread(value, counted)
             return self._counts[key]
         total = made.of(value)
