@@ -337,7 +337,7 @@ class Rewriter:
         if counted is not None:
             if named > [fact.axis]:
                 (counted,) = build.node("Transpose", [counted], {"perm": [1, 0]})
-            shape = [
+            wanted = [
                 0 if named and place == 0 else -1 if place in places else 1 for place in range(len(rows))
             ]
             (counted,) = build.node("Reshape", [counted, build.constant(np.array(wanted), "shape")])
