@@ -406,6 +406,7 @@ class _Generator:
         """Emit ``to = start + weights * source``."""
         numbers, scales, quantized = weights
         rows, columns = numbers.shape
+        start = _start(start, to, rows)
         if scales is not None and not quantized:
             small = self._code.constant(f"{name}_weights", numbers)
             own = self._code.constant(f"{name}_scales", scales)
@@ -415,16 +416,16 @@ class _Generator:
             packed = self._code.constant(f"{name}_weights", _packed(numbers))
             self._emit(f"le_product({packed}, {start}, {source}, {columns}, {rows}, {to});")
             return
-        each = -(-columns // 4) * 4
-        self._quantized = max(self._quantized, each)
-        padded = np.zeros((rows, each), np.int8)
-        padded[:, :columns] = numbers
-        packed = self._code.constant(f"{name}_weights", padded)
-        many = bool((scales != scales[0]).any())
-        own = self._code.constant(f"{name}_scales", scales if many else scales[:1])
+        behind = -columns % 4
+        self._quantized = max(self._quantized, columns + behind)
+        packed = self._code.constant(f"{name}_weights", np.pad(numbers.reshape(-1), (0, behind)))
+        own, scale = "NULL", f"le_quantize({source}, {columns}, work->quantized)"
+        if (scales != scales[0]).any():
+            own = self._code.constant(f"{name}_scales", scales)
+        else:
+            scale += f" * {literal(scales[0])}"
         self._emit(
-            f"le_product8({packed}, {own}, {int(many)}, {start}, work->quantized, "
-            f"le_quantize({source}, {columns}, work->quantized), {columns}, {rows}, {to});"
+            f"le_product8({packed}, {own}, {start}, work->quantized, {scale}, {columns}, {rows}, {to});"
         )
 
     def _linear(self, arguments: Sequence[int]) -> None:
@@ -469,6 +470,7 @@ class _Generator:
             self._code.constant(f"le_{self._named}_{name}_weights", _packed(each.numbers))
             for name, each in (("input", w), ("hidden", r))
         ]
+        bias = _start(bias, gates, rows)
         self._emit(f"le_products({names[0]}, {bias}, {x}, {k}, {names[1]}, {h}, {n}, {rows}, {gates});")
 
     def _lstm(self, arguments: Sequence[int]) -> None:
@@ -639,6 +641,11 @@ def _around_time(array: StepArray) -> tuple[int, int]:
     if array.time_axis is None:
         return 1, array.size
     return prod(array.shape[: array.time_axis]), prod(array.shape[array.time_axis + 1 :])
+
+
+def _start(bias: str, to: str, rows: int) -> str:
+    """Return what a product is added to: its bias, or zeros in the place of the result."""
+    return f"le_zeros({to}, {rows})" if bias == "NULL" else bias
 
 
 def _float(bits: int) -> np.float32:

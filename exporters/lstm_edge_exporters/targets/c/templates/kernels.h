@@ -78,6 +78,9 @@ LE_INLINE void le_store(float *p, le_vf v, int count) {
     else memcpy(p, &v, (size_t)count * sizeof *p);
 }
 #else
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-loop-distribute-patterns") /* no memset in the flash for a few loops */
+#endif
 typedef float le_vf;
 typedef int32_t le_vi;
 typedef uint32_t le_vu;
@@ -370,6 +373,12 @@ LE_KERNEL void le_depthwise(const float *x, const float *w, const float *start, 
 
 /* --- Products of float32 ----------------------------------------------------------------------------- */
 
+/* y = n zeros, which it returns. */
+LE_KERNEL float *le_zeros(float *y, int n) {
+    for (int i = 0; i < n; i++) y[i] = 0.0f;
+    return y;
+}
+
 #define LE_4(F) F(0) F(1) F(2) F(3)
 #if LE_LANES == 16
 #define LE_16(F) F(0)
@@ -432,9 +441,8 @@ LE_INLINE void le_product_rest(const float *w, const float *start, const float *
 }
 
 #if LE_LANES == 1 || defined(__ARM_FEATURE_MVE)
-/* y = start + weights * x: m outputs of k inputs. `start` may be y; it is NULL for zeros. */
+/* y = start + weights * x: m outputs of k inputs. `start` may be y. */
 LE_KERNEL void le_product(const float *w, const float *start, const float *x, int k, int m, float *y) {
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
     for (; m >= 16; m -= 16, y += 16, start += 16) {
 #define LE_BEGIN(i) le_vf a##i = le_load(start + i * LE_LANES, LE_LANES);
 #define LE_ADD_TO(i) a##i = LE_FMA(v, le_load(w + i * LE_LANES, LE_LANES), a##i);
@@ -491,11 +499,10 @@ LE_TILE(le_tile_16, LE_16)
 LE_TILE(le_tile_80, LE_5)
 #endif
 
-/* y = start + w * x + r * h: m outputs of k and n inputs. `start` may be y; it is NULL for zeros. */
+/* y = start + w * x + r * h: m outputs of k and n inputs. `start` may be y. */
 LE_INLINE void le_products(const float *w, const float *start, const float *x, int k, const float *r, const float *h,
                            int n, int m, float *y) {
     const int many = 4 * LE_LANES;
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
 #if LE_LANES == 16
     if (m % 80 == 0) {
         for (; m > 0; m -= 80, w += 80 * k, r += 80 * n, y += 80, start += 80) {
@@ -527,7 +534,6 @@ LE_INLINE void le_product(const float *w, const float *start, const float *x, in
 /* The same with weights that are an int8 number times their output's scale, one output's after the other's. */
 LE_KERNEL void le_product_stored(const int8_t *w, const float *scales, const float *start, const float *x, int k, int m,
                                  float *y) {
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
     for (; m >= 4; m -= 4, w += 4 * k, y += 4, start += 4, scales += 4) {
 #define LE_BEGIN_STORED(i) float c##i = 0.0f;
 #define LE_ADD_TO_STORED(i) c##i = LE_FMA1(x[j], (float)w[j + i * k], c##i);
@@ -549,11 +555,11 @@ LE_KERNEL void le_product_stored(const int8_t *w, const float *scales, const flo
 
 #if defined(__ARM_FEATURE_MVE)
 #include <arm_mve.h>
-#elif defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__GNUC__)
-#define LE_DSP 1
+#elif defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && defined(__thumb2__) && defined(__OPTIMIZE__)
+#define LE_DSP 1 /* the loop needs twelve registers, which compilers have that optimize */
 #endif
 #if defined(LE_DSP)
-#define LE_ORDER(i) ((i) % 2 * 2 + (i) / 2) /* 0 2 1 3: as sxtb16 takes weights apart */
+#define LE_ORDER(i) (((i) & ~3) | ((i) & 1) << 1 | ((i) & 2) >> 1) /* 0 2 1 3, 4 6 5 7: as sxtb16 takes weights apart */
 #else
 #define LE_ORDER(i) (i)
 #endif
@@ -571,41 +577,36 @@ LE_INLINE float le_number(int32_t bits) {
 }
 
 /*
- * Quantize k numbers to 8 bits as DynamicQuantizeLinear does, take off the zero point, and return the scale; `q`
- * goes on to a multiple of 4. Numbers are compared by their bits: cheap without a floating-point unit, too.
+ * Quantize k numbers to 8 bits as DynamicQuantizeLinear does, take off the zero point, and return the scale, NaN where
+ * one is not finite; `q` goes on to a multiple of 4. Numbers are compared by their bits: cheap without a floating-point
+ * unit, too.
  */
 LE_KERNEL float le_quantize(const float *x, int k, int16_t *q) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: a sum with it is rounded to a whole number, in its low bits */
     const int32_t infinity = 0x7F800000, normal = 0x00800000, whole = 0x4B400000;
-    int32_t high = 0, low = 0; /* the bits of the largest number, and of the smallest without its sign */
+    int32_t high = 0; /* the bits of the largest number */
+    uint32_t low = 0x80000000u; /* and of the smallest: more bits below the sign are less */
     for (int i = 0; i < k; i++) {
-        const int32_t bits = le_word(x + i), size = bits & 0x7FFFFFFF;
+        const int32_t bits = le_word(x + i);
         if (bits > high) high = bits;
-        if (bits < 0 && size > low) low = size;
+        if ((uint32_t)bits > low) low = (uint32_t)bits;
     }
-    if (high >= infinity || low >= infinity) {
-        memset(q, 0, (size_t)((k + 3) & ~3) * sizeof *q);
-        return le_number(infinity) - le_number(infinity); /* NaN, and so is all that comes of it */
-    }
-    const float most = le_number(high < normal ? 0 : high), least = -le_number(low < normal ? 0 : low);
+    const float most = high < normal ? 0.0f : le_number(high);
+    const float least = low < 0x80800000u ? 0.0f : le_number((int32_t)low);
     float scale = (most - least) / 255.0f;
     if (le_word(&scale) >= infinity) scale = most / 255.0f - least / 255.0f;
     if (le_word(&scale) < normal) scale = 1.0f;
+    scale += most - most + (least - least); /* NaN where one of them is not finite */
     const float shifted = -least / scale + magic;
     int32_t zero = le_word(&shifted) - whole;
-    if (zero > 255) zero = 255;
-    float rest[4];
-    for (; k > 0; k -= 4, x += 4, q += 4) {
-        if (k < 4) {
-            for (int i = 0; i < 4; i++) rest[i] = i < k ? x[i] : 0.0f;
-            x = rest;
-        }
-#define LE_QUANTIZE(i)                                                      \
-    const float rounded##i = x[i] / scale + magic;                          \
-    int32_t value##i = le_word(&rounded##i) - whole + zero;                 \
-    value##i = value##i < 0 ? 0 : value##i > 255 ? 255 : value##i;          \
-    q[LE_ORDER(i)] = (int16_t)(value##i - zero);
-        LE_4(LE_QUANTIZE)
+    zero = zero < 0 ? 0 : zero > 255 ? 255 : zero;
+    const int32_t offset = zero - whole;
+    memset(q + ((k - 1) & ~3), 0, 4 * sizeof *q);
+    for (int i = 0; i < k; i++) {
+        const float rounded = x[i] / scale + magic;
+        int32_t value = le_word(&rounded) + offset;
+        value = value < 0 ? 0 : value > 255 ? 255 : value;
+        q[LE_ORDER(i)] = (int16_t)(value - zero);
     }
     return scale;
 }
@@ -627,20 +628,19 @@ LE_INLINE void le_dots(const int8_t *w, int stride, const int16_t *q, int k, int
     const int16_t *end = q + k;
     int32_t x02, x13, four, two;
     LE_4(LE_BEGIN8)
-    do {
 #define LE_ADD_PAIRS(a)                                                                                  \
     "sxtb16 %[two], %[four]\n\tsmlad " a ", %[two], %[x02], " a "\n\t"                                   \
     "sxtb16 %[four], %[four], ror #8\n\tsmlad " a ", %[four], %[x13], " a "\n\t"
-        __asm__("ldrd %[x02], %[x13], [%[q]], #8\n\t"
-                "ldr %[four], [%[w], %[stride]]\n\t" LE_ADD_PAIRS("%[a1]")
-                "ldr %[four], [%[w], %[stride], lsl #1]\n\t" LE_ADD_PAIRS("%[a2]")
-                "ldr %[four], [%[w], %[three]]\n\t" LE_ADD_PAIRS("%[a3]")
-                "ldr %[four], [%[w]], #4\n\t" LE_ADD_PAIRS("%[a0]")
-                : [a0] "+r"(a0), [a1] "+r"(a1), [a2] "+r"(a2), [a3] "+r"(a3), [w] "+r"(w), [q] "+r"(q),
-                  [x02] "=&r"(x02), [x13] "=&r"(x13), [four] "=&r"(four), [two] "=&r"(two)
-                : [stride] "r"(stride), [three] "r"(3 * stride)
-                : "memory");
-    } while (q < end);
+    __asm__("1:\tldrd %[x02], %[x13], [%[q]], #8\n\t"
+            "ldr %[four], [%[w], %[stride]]\n\t" LE_ADD_PAIRS("%[a1]")
+            "ldr %[four], [%[w], %[stride], lsl #1]\n\t" LE_ADD_PAIRS("%[a2]")
+            "add %[four], %[w], %[stride]\n\tldr %[four], [%[four], %[stride], lsl #1]\n\t" LE_ADD_PAIRS("%[a3]")
+            "ldr %[four], [%[w]], #4\n\t" LE_ADD_PAIRS("%[a0]")
+            "cmp %[q], %[end]\n\tblo 1b"
+            : [a0] "+&r"(a0), [a1] "+&r"(a1), [a2] "+&r"(a2), [a3] "+&r"(a3), [w] "+&r"(w), [q] "+&r"(q),
+              [x02] "=&r"(x02), [x13] "=&r"(x13), [four] "=&r"(four), [two] "=&r"(two)
+            : [stride] "r"(stride), [end] "r"(end)
+            : "memory", "cc");
     LE_4(LE_END8)
 #elif LE_LANES > 1
     for (int r = 0; r < 4; r++, w += stride) {
@@ -659,26 +659,19 @@ LE_INLINE void le_dots(const int8_t *w, int stride, const int16_t *q, int k, int
 }
 
 /*
- * y = start + weights * x in int8: m outputs of k inputs that le_quantize gave with `scale`. Each output's weights
- * go on to a multiple of 4. `scales` are one for each output, or one for all of them.
+ * y = start + weights * x in int8: m outputs of k inputs that le_quantize gave with `scale`, which the caller multiplies by
+ * the weights' own where `scales` of each output is NULL. Behind the last weight up to 3 more are read.
  */
-LE_KERNEL void le_product8(const int8_t *w, const float *scales, int many, const float *start, const int16_t *q,
-                           float scale, int k, int m, float *y) {
-    const int each = (k + 3) & ~3;
-    float factor = scales[0] * scale;
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
-    for (; m >= 4; m -= 4, w += 4 * each, y += 4, start += 4) {
-        int32_t sums[4];
-        le_dots(w, each, q, each, sums);
-#define LE_SCALE(i) y[i] = start[i] + (float)sums[i] * (many ? scales[i] * scale : factor);
-        LE_4(LE_SCALE)
-        if (many) scales += 4;
+LE_KERNEL void le_product8(const int8_t *w, const float *scales, const float *start, const int16_t *q, float scale, int k,
+                           int m, float *y) {
+    int32_t sums[4];
+    for (; m >= 4; m -= 4, w += 4 * k) {
+        le_dots(w, k, q, k, sums);
+        for (int i = 0; i < 4; i++) *y++ = *start++ + (float)sums[i] * (scales ? *scales++ * scale : scale);
     }
-    for (; m > 0; m--, w += each) {
-        int32_t sums[4];
-        le_dots(w, 0, q, each, sums);
-        if (many) factor = *scales++ * scale;
-        *y++ = *start++ + (float)sums[0] * factor;
+    for (; m > 0; m--, w += k) {
+        le_dots(w, 0, q, k, sums);
+        *y++ = *start++ + (float)sums[0] * (scales ? *scales++ * scale : scale);
     }
 }
 
