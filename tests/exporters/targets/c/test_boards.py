@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
+from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
 from lstm_edge_runtime.tolerance import limit_for
 
@@ -65,8 +67,6 @@ def on_board(find_program, folder_of, run, tmp_path_factory):
 @pytest.fixture(scope="module")
 def har(network, find_program, tmp_path_factory):
     """A function that converts a network under the name har, which the example takes."""
-    from lstm_edge_exporters.targets.c import to_c
-
     find_program("cc", "gcc", "clang")
     return lambda name: to_c(network(name), name="har").save(tmp_path_factory.mktemp("har") / name)
 
@@ -111,6 +111,20 @@ def test_int8_passes_its_golden_case_on_a_board_in_less_flash(har, demo, on_boar
 def test_convolutions_pass_their_golden_case_on_a_board(har, on_board, board):
     """The golden case starts from a recorded past."""
     assert on_board(board, har("wearable"))["ram"] <= 8 * 1024
+
+
+@pytest.mark.parametrize("board", ["m4f", *slow("m0", "m55")])
+def test_a_stream_with_a_unit_and_a_delay_passes_its_golden_case_on_a_board(
+    har, on_board, network, board, tmp_path
+):
+    """In float32 and int8; 100 calls of two samples each."""
+    assert on_board(board, har("strided"))["ram"] <= 8 * 1024
+    small = quantize(network("strided"), QuantizeConfig(target="arm", budget=Budget(agreement=0, drift=1, change=1)))
+    small.save(tmp_path / "har.onnx", force=True)
+    folder = to_c(tmp_path / "har.onnx").save(tmp_path / "har")
+    assert "le_product8(" in (folder / "src/har.c").read_text()
+    assert "return le_early ? 2 : 0" in (folder / "src/har.c").read_text()
+    assert on_board(board, folder)["flash"] < 32 * 1024
 
 
 BITS = """
