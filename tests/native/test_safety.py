@@ -373,7 +373,7 @@ FLAGS = {"arm-linux-gnueabihf": "-mfpu=neon-vfpv4 -mcpu=cortex-a7"}
 def test_a_program_runs_on_other_boards(
     target: str, build: Callable[..., Path], best: C.CDLL, tmp_path: Path
 ) -> None:
-    """The example in C, cross-compiled, replays golden cases and gives what this machine gives, in any mode."""
+    """The example in C, cross-compiled, replays golden cases and gives what this machine gives."""
     compiler = shutil.which(f"{target}-gcc")
     if compiler is None or shutil.which(CROSS[target][0][0]) is None:
         pytest.skip(f"needs {target}-gcc and {CROSS[target][0][0]}")

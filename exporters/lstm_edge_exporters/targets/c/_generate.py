@@ -39,7 +39,7 @@ _WRITES = {
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
 """Operations whose result may take the place of an input."""
 _USUAL = (Function.SIGMOID, Function.TANH, Function.TANH)
-"""The functions of the LSTM cell that has a kernel of its own."""
+"""The functions of the LSTM cell that has a kernel of its own, and without the last one of the GRU cell."""
 
 
 @dataclass(frozen=True)
@@ -494,7 +494,6 @@ class _Generator:
         (w, r), (x, h, _, new_h, _) = self._layer(arguments)
         hidden, scratch = r.numbers.shape[1], self._scratch[self._at].at
         gates, fresh, extra = (f"(work->memory + {scratch + place * hidden})" for place in (0, 2, 3))
-        functions = self._functions(arguments, 2)
         before = bool(arguments[12] & 2)
         bias, fresh_bias = "NULL", "NULL"
         if arguments[7] != NONE:
@@ -509,6 +508,11 @@ class _Generator:
         self._product(f"le_{self._named}_hidden", r.rows(slice(2 * hidden)), gates, h, gates)
         if before:
             self._product(f"le_{self._named}_fresh", fresh_weights, fresh_bias, h, extra)
+            usual = tuple(arguments[13:19:3]) == _USUAL[:2] and not arguments[11]
+            if usual and not (w.quantized or r.quantized):
+                self._emit(f"le_gru_float({gates}, {extra}, {h}, {new_h}, {hidden});")
+                return
+        functions = self._functions(arguments, 2)
         self._emit(f"le_gru_gates({functions}, {int(before)}, {gates}, {h}, {extra}, {hidden});")
         if not before:
             self._product(f"le_{self._named}_fresh", fresh_weights, fresh, extra, fresh)
@@ -655,10 +659,5 @@ def _float(bits: int) -> np.float32:
 def _packed(weights: Array) -> Array:
     """Return ``(M, K)`` weights as ``le_product`` takes them."""
     rows = len(weights)
-    stops = [
-        *range(0, rows - rows % 16, 16),
-        *range(rows - rows % 16, rows - rows % 4, 4),
-        *range(rows - rows % 4, rows),
-        rows,
-    ]
+    stops = [*range(0, rows - rows % 4, 16), *range(rows - rows % 4, rows + 1)]
     return np.concatenate([weights[start:stop].T.reshape(-1) for start, stop in pairwise(stops)])

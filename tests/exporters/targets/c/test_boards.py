@@ -119,7 +119,9 @@ def test_a_stream_with_a_unit_and_a_delay_passes_its_golden_case_on_a_board(
 ):
     """In float32 and int8; 100 calls of two samples each."""
     assert on_board(board, har("strided"))["ram"] <= 8 * 1024
-    small = quantize(network("strided"), QuantizeConfig(target="arm", budget=Budget(agreement=0, drift=1, change=1)))
+    small = quantize(
+        network("strided"), QuantizeConfig(target="arm", budget=Budget(agreement=0, drift=1, change=1))
+    )
     small.save(tmp_path / "har.onnx", force=True)
     folder = to_c(tmp_path / "har.onnx").save(tmp_path / "har")
     assert "le_product8(" in (folder / "src/har.c").read_text()

@@ -379,7 +379,8 @@ LE_KERNEL float *le_zeros(float *y, int n) {
     return y;
 }
 
-#define LE_4(F) F(0) F(1) F(2) F(3)
+#define LE_3(F) F(0) F(1) F(2)
+#define LE_4(F) LE_3(F) F(3)
 #if LE_LANES == 16
 #define LE_16(F) F(0)
 #elif LE_LANES == 8
@@ -391,8 +392,8 @@ LE_KERNEL float *le_zeros(float *y, int n) {
 #endif
 
 /*
- * Weights of m outputs and k inputs: those of each 16 outputs lie side by side, input by input, then those of each 4 of
- * the rest, then one output's after the other's.
+ * Weights of m outputs and k inputs: those of each 16 outputs lie side by side, input by input, then those of 12, 8 or 4,
+ * then one output's after the other's.
  */
 
 #if LE_LANES > 1
@@ -414,18 +415,8 @@ LE_INLINE float le_sum(le_vf v) {
 }
 #endif
 
-/* y = start + weights * x for less than 16 outputs. */
+/* y = start + weights * x for less than 4 outputs. */
 LE_INLINE void le_product_rest(const float *w, const float *start, const float *x, int k, int m, float *y) {
-    for (; m >= 4; m -= 4, y += 4, start += 4) {
-#define LE_BEGIN1(i) float b##i = start[i];
-#define LE_ADD_TO1(i) b##i = LE_FMA1(x[j], w[i], b##i);
-#define LE_END1(i) y[i] = b##i;
-        LE_4(LE_BEGIN1)
-        for (int j = 0; j < k; j++, w += 4) {
-            LE_4(LE_ADD_TO1)
-        }
-        LE_4(LE_END1)
-    }
     for (; m > 0; m--, y++, start++) {
 #if LE_LANES > 1
         le_vf sums = le_set(0.0f);
@@ -454,7 +445,19 @@ LE_KERNEL void le_product(const float *w, const float *start, const float *x, in
         }
         LE_16(LE_END)
     }
-    le_product_rest(w, start, x, k, m, y);
+    const int many = m & ~3;
+    for (int i = 0; i < many; i += 4, w += 4) {
+#define LE_BEGIN1(i) float b##i = *start++;
+#define LE_ADD_TO1(i) b##i = LE_FMA1(x[j], v[i], b##i);
+#define LE_END1(i) *y++ = b##i;
+        const float *v = w;
+        LE_4(LE_BEGIN1)
+        for (int j = 0; j < k; j++, v += many) {
+            LE_4(LE_ADD_TO1)
+        }
+        LE_4(LE_END1)
+    }
+    le_product_rest(w + many * (k - 1), start, x, k, m & 3, y);
 }
 
 /* y = start + w * x + r * h. */
@@ -499,6 +502,33 @@ LE_TILE(le_tile_16, LE_16)
 LE_TILE(le_tile_80, LE_5)
 #endif
 
+/* The same for 4, 8 or 12 outputs. */
+LE_INLINE void le_tile_of(const float *w, const float *start, const float *x, int k, const float *r, const float *h, int n,
+                          int m, float *y) {
+    int j = 0;
+#define LE_HAS(i) ((i) * LE_LANES < m)
+#define LE_PART(p, i) le_load((p) + (i) * LE_LANES, m - (i) * LE_LANES)
+#define LE_BEGIN_OF(i) le_vf a##i = LE_HAS(i) ? LE_PART(start, i) : le_set(0.0f), b##i = le_set(0.0f);
+#define LE_ADD_X_OF(i) if (LE_HAS(i)) a##i = LE_FMA(v, LE_PART(w + j * m, i), a##i);
+#define LE_ADD_H_OF(i) if (LE_HAS(i)) a##i = LE_FMA(v, LE_PART(r + j * m, i), a##i);
+#define LE_ADD_NEXT_OF(i) if (LE_HAS(i)) b##i = LE_FMA(next, LE_PART(r + (j + 1) * m, i), b##i);
+#define LE_END_OF(i) if (LE_HAS(i)) le_store(y + (i) * LE_LANES, a##i + b##i, m - (i) * LE_LANES);
+    LE_3(LE_BEGIN_OF)
+    for (; j < k; j++) {
+        const le_vf v = le_set(x[j]);
+        LE_3(LE_ADD_X_OF)
+    }
+    for (j = 0; j + 1 < n; j += 2) {
+        const le_vf v = le_set(h[j]), next = le_set(h[j + 1]);
+        LE_3(LE_ADD_H_OF) LE_3(LE_ADD_NEXT_OF)
+    }
+    if (j < n) {
+        const le_vf v = le_set(h[j]);
+        LE_3(LE_ADD_H_OF)
+    }
+    LE_3(LE_END_OF)
+}
+
 /* y = start + w * x + r * h: m outputs of k and n inputs. `start` may be y. */
 LE_INLINE void le_products(const float *w, const float *start, const float *x, int k, const float *r, const float *h,
                            int n, int m, float *y) {
@@ -518,6 +548,11 @@ LE_INLINE void le_products(const float *w, const float *start, const float *x, i
         le_tile_16(w, start, x, k, r, h, n, y);
     }
 #endif
+    const int some = m & ~3;
+    if (some > 0) {
+        le_tile_of(w, start, x, k, r, h, n, some, y);
+        m -= some, w += some * k, r += some * n, y += some, start += some;
+    }
     if (k > 0 && m > 0) {
         le_product_rest(w, start, x, k, m, y);
         start = y;
@@ -801,6 +836,29 @@ LE_INLINE void le_gru_cell(const le_function *f, float clip, const float *g, con
         le_store(new_h + j, update * le_load(h + j, left) + (1.0f - update) * fresh, left);
     }
 }
+
+#if LE_LANES >= 8 && defined(__FMA__)
+/* The usual cell in float32, fused and with the reset gate after the product: gates update, reset and new, and in s what the reset gate lets through of the latter. */
+LE_INLINE void le_gru_part(const float *g, const float *s, const float *h, float *new_h, int n, int left) {
+    le_vf top, below;
+    const le_vf update = le_one_and_exp(le_load(g, left)), reset = le_one_and_exp(le_load(g + n, left));
+    le_tanh_parts(le_load(g + 2 * n, left) + le_ratio(le_load(s, left), reset), &top, &below);
+    const le_vf fresh = le_ratio(top, below);
+    le_store(new_h, fresh + le_ratio(le_load(h, left) - fresh, update), left);
+}
+
+LE_INLINE void le_gru_float(const float *g, const float *s, const float *h, float *new_h, int n) {
+    int j = 0;
+    for (; j + LE_LANES <= n; j += LE_LANES) le_gru_part(g + j, s + j, h + j, new_h + j, n, LE_LANES);
+    if (j < n) le_gru_part(g + j, s + j, h + j, new_h + j, n, n - j);
+}
+#else
+LE_INLINE void le_gru_float(float *g, float *s, const float *h, float *new_h, int n) {
+    static const le_function usual[2] = {{LE_SIGMOID, 0.0f, 0.0f}, {LE_TANH, 0.0f, 0.0f}};
+    le_gru_gates(usual, 0.0f, 1, g, h, s, n);
+    le_gru_cell(usual, 0.0f, g, s, h, new_h, n);
+}
+#endif
 
 LE_INLINE void le_rnn_cell(const le_function *f, float clip, const float *g, float *new_h, int n) {
     LE_EACH(j, n) le_store(new_h + j, le_apply(f, le_clipped(le_load(g + j, n - j), clip)), n - j);
