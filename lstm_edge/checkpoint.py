@@ -30,8 +30,6 @@ from lstm_edge_runtime.manifest import Signal, Task, Trained
 from .lstm1 import LSTM1
 from .run_files import CONFIG
 
-__all__ = ["Run", "Scale", "build", "infer_options", "is_plain", "load", "load_plain", "read_tensors", "save"]
-
 _LAYER = re.compile(r"lstm\.weight_ih_l(\d+)")
 _FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
 _NEEDED = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc_1.weight", "fc.weight")

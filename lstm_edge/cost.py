@@ -28,8 +28,6 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.onnx_reader import Graph, Node, OnnxFile, add_outputs
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
 
-__all__ = ["Cost", "measure_cost"]
-
 _Shapes = Mapping[str, tuple[int, ...]]
 
 _WEIGHT_DTYPES = {"float32", "float64", "float16", "bfloat16", "int8", "uint8", "int4", "uint4"}

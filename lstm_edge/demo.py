@@ -24,22 +24,6 @@ from .training.loop import Epoch
 from .training.metrics import recognition_metrics
 from .training.runner import train
 
-__all__ = [
-    "DATA",
-    "MODEL",
-    "RUN",
-    "TRAINING",
-    "HeldOut",
-    "LongStream",
-    "StreamComparison",
-    "compare_steps",
-    "copy_recordings",
-    "export_run",
-    "follow_changes",
-    "replay_recording",
-    "train_run",
-]
-
 DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"
 """Files that the demo writes to its folder."""
 TRAINING = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)

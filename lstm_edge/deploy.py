@@ -10,8 +10,6 @@ from lstm_edge_exporters.export.config import ExportConfig
 from .checkpoint import Run, Scale
 from .lstm1 import LSTM1
 
-__all__ = ["Deployed", "deployable"]
-
 _EXAMPLE_ROWS, _EXAMPLE_STEPS = 3, 5
 
 

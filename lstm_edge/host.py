@@ -17,15 +17,6 @@ from lstm_edge_runtime.cpu import describe_cpu, read_cpuinfo
 from lstm_edge_runtime.errors import MissingDependencyError, first_line
 from lstm_edge_runtime.ort import SessionOptions, import_onnxruntime, open_session, run_by_name
 
-__all__ = [
-    "PROBE",
-    "ProviderState",
-    "describe_host",
-    "describe_software",
-    "onnxruntime_wheels",
-    "try_providers",
-]
-
 _FEATURES = (
     "avx", "avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8",
     "neon", "asimd", "asimdhp", "fphp", "asimddp", "i8mm", "bf16", "sve",

@@ -9,8 +9,6 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["LSTM1", "HiddenAndCell", "Readout"]
-
 Readout = Literal["stacked", "last"]
 """Which final hidden states the head reads; see ``LSTM1``."""
 HiddenAndCell = tuple[Tensor, Tensor]

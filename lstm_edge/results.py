@@ -13,17 +13,6 @@ if TYPE_CHECKING:
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = [
-    "MainFrames",
-    "class_names",
-    "frame_axis",
-    "is_classification",
-    "main_name",
-    "main_output",
-    "result_names",
-    "top_rows",
-]
-
 
 def main_output(model: "Model", result: "Array | dict[str, Array] | None") -> Array:
     """Return the output of the task, or the first one, from the results of a run or a step.

@@ -5,8 +5,6 @@ from pathlib import Path
 
 from lstm_edge_runtime.errors import InputError, NotFoundError
 
-__all__ = ["CONFIG", "CURVES", "HISTORY", "METRICS", "REPORT", "RESUME", "check_run_folder"]
-
 CONFIG = "config.json"
 """Describes the run and names its weights."""
 RESUME = "resume.pt"

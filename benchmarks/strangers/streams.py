@@ -1,13 +1,14 @@
 """How many modules and files of public packages stream, and why the others do not.
 
-    strangers/bin/python -m benchmarks.strangers.streams modules --json NOW.json
-    python -m benchmarks.strangers.streams files --work FOLDER --json FILES.json
+    strangers/bin/python -m benchmarks.strangers.streams modules [GROUP ...] --json NOW.json
+    python -m benchmarks.strangers.streams files [SOURCE ...] --work FOLDER --json FILES.json
     python -m benchmarks.strangers.streams --table BEFORE.json NOW.json
 
 The modules are those of ``exporters.py``, without the matrix, the files those of ``files.py``. One *streams*
-if the file that ``export`` or ``lift`` writes opens as a stream. To measure another version, put its
-``runtime`` and ``exporters`` folders on PYTHONPATH. With torch for the CPU alone, torchaudio from PyPI only
-loads without its ``lib/*.so``.
+if the file that ``export`` or ``lift`` writes opens as a stream. Each has a process of its own, which may
+take ``_LONGEST`` seconds; what the JSON file has already is not done again, so that a run that was stopped
+goes on. To measure another version, put its ``runtime`` and ``exporters`` folders on PYTHONPATH. With torch
+for the CPU alone, torchaudio from PyPI only loads without its ``lib/*.so``.
 """
 
 import contextlib
@@ -15,10 +16,13 @@ import io
 import itertools
 import json
 import logging
+import multiprocessing
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +39,11 @@ from lstm_edge_runtime.errors import LstmEdgeError
 __all__ = ["main"]
 
 STREAMS = "streams"
+_LONGEST = 600.0
 _NAMES = r"\(.*|[\w./:]*[\d_/][\w./:]*|'[^']*'|(?<=layer )\S+|(?<= of )\w+(?=[,:;]| \()"
 _TRACED = (2, 3)
 """As ``exporters.PACKAGES``."""
+_PROCESSES = multiprocessing.get_context("fork")  # packages are imported once
 
 
 def of_content(content: bytes) -> str:
@@ -49,14 +55,11 @@ def of_content(content: bytes) -> str:
     return STREAMS
 
 
-def of_module(call: Call) -> str:
-    """Return ``STREAMS``, or why the module's file does not, or why there is none."""
-    torch.manual_seed(0)
-    module = call.build().eval()
-    example = call.inputs(*_TRACED)
+def of_written(write: Callable[[], bytes]) -> str:
+    """Return ``STREAMS``, or why what ``write`` gives does not, or why there is none."""
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-            content = export(module, example, ExportConfig(inputs=call.axes)).model
+            content = write()
     except LstmEdgeError as error:
         return f"no file: {error}"
     except Exception as error:  # noqa: BLE001  a traceback is a finding
@@ -64,24 +67,47 @@ def of_module(call: Call) -> str:
     return of_content(content)
 
 
-def modules() -> Iterator[tuple[str, str]]:
-    """Yield every module's name and outcome."""
-    for call in itertools.chain(*(calls_of(group) for group in GROUPS if group != "matrix")):
-        yield f"{call.package} {call.name}", of_module(call)
+def export_call(call: Call) -> bytes:
+    """Return the file of a module."""
+    torch.manual_seed(0)
+    module = call.build().eval()
+    return export(module, call.inputs(*_TRACED), ExportConfig(inputs=call.axes)).model
 
 
-def files(options: Any) -> Iterator[tuple[str, str]]:
-    """Yield every file's name and outcome."""
+def modules(options: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield every module's name and what writes its file."""
+    for call in itertools.chain(
+        *map(calls_of, options.parts or [each for each in GROUPS if each != "matrix"])
+    ):
+        yield f"{call.package} {call.name}", partial(export_call, call)
+
+
+def files(options: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:
+    """Yield every file's name and what lifts it."""
     from benchmarks.strangers.files import SOURCES
 
-    for file in itertools.chain(*(SOURCES[name](options) for name in options.sources or SOURCES)):
-        try:
-            outcome = of_content(lift(file.content, file.config).model)
-        except LstmEdgeError as error:
-            outcome = f"no file: {error}"
-        except Exception as error:  # noqa: BLE001  a traceback is a finding
-            outcome = f"TRACEBACK: {type(error).__name__}: {error}"
-        yield f"{file.source} {file.name}", outcome
+    for file in itertools.chain(*(SOURCES[name](options) for name in options.parts or SOURCES)):
+        yield f"{file.source} {file.name}", lambda file=file: lift(file.content, file.config).model
+
+
+def in_process(write: Callable[[], bytes]) -> str:
+    """Return the outcome of ``write`` in a process of its own, or how that ended."""
+    receiver, sender = _PROCESSES.Pipe(duplex=False)
+    process = _PROCESSES.Process(target=_send, args=(sender, write))
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv() if receiver.poll(_LONGEST) else f"no result in {_LONGEST:g} seconds"
+    except EOFError:
+        process.join()
+        return f"CRASH: exit code {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()
+
+
+def _send(sender: Connection, write: Callable[[], bytes]) -> None:
+    sender.send(of_written(write))
 
 
 def reason(outcome: str) -> str:
@@ -94,10 +120,10 @@ def main() -> None:
     """Measure one kind, or print the table of several versions."""
     arguments = parser(__doc__)
     arguments.add_argument("kind", nargs="?", choices=("modules", "files"))
+    arguments.add_argument("parts", nargs="*", help="groups of calls.py, or sources of files.py; all if none")
     arguments.add_argument("--work", type=Path, help="as for files.py")
     arguments.add_argument("--python", type=Path, help="as for files.py")
-    arguments.add_argument("--sources", nargs="*", help="as for files.py")
-    arguments.add_argument("--json", type=Path, help="write the outcomes there")
+    arguments.add_argument("--json", type=Path, help="read the outcomes that are known, and add the others")
     arguments.add_argument("--table", type=Path, nargs="+", help="print the table of these files")
     options = arguments.parse_args()
     if options.table:
@@ -111,10 +137,14 @@ def main() -> None:
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
     onnxruntime.set_default_logger_severity(4)
-    outcomes = {}
-    for name, outcome in modules() if options.kind == "modules" else files(options):
-        outcomes[name] = outcome
-        print(name, outcome[:160], sep=" | ", flush=True)
+    torch.set_num_threads(1)
+    known = options.json and options.json.exists()
+    outcomes = json.loads(options.json.read_text()) if known else {}
+    for name, write in modules(options) if options.kind == "modules" else files(options):
+        if name in outcomes:
+            continue
+        outcomes[name] = in_process(write)
+        print(name, outcomes[name][:160], sep=" | ", flush=True)
         if options.json:
             options.json.write_text(json.dumps(outcomes, indent=1))
 

@@ -6,8 +6,6 @@ import numpy as np
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["Interval", "ratio_interval"]
-
 _RESAMPLES = 2000
 _CONFIDENCE = 0.95
 

@@ -5,7 +5,7 @@ A value is *data-free* when it is computed from constants and from the shapes of
 it is, is found by running that part of the graph.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -30,26 +30,10 @@ from .numerics.cases import CaseGenerator, InputSpec
 from .numerics.indices import index_values
 from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
-__all__ = [
-    "EMPTY",
-    "Session",
-    "axes_in",
-    "case_generator",
-    "constant",
-    "evaluate",
-    "inputs_above",
-    "is_data_free",
-    "length_inputs",
-    "name_axis",
-    "numbers_of",
-    "sizes_apart",
-]
-
 EMPTY = "no step or row is left for "
 """Prefix of the name of a guarding operator, before the label of the recurrent node."""
-_LARGE = 40
-"""Sizes that a window of a usual convolution fits in."""
-_APART = 7
+_SIZES = ((40, 7), (8, 3), (4, 1))
+"""The least size to run at, and how far apart others are: windows need many steps, tables end."""
 _SHAPE_READERS = ("Shape", "Size")
 _RANDOM = (
     "Bernoulli",
@@ -102,15 +86,17 @@ class Session:
         return run_by_name(self._session, given)
 
 
-def sizes_apart(graph: ir.Graph) -> tuple[dict[str, int], ...]:
-    """Return sets of sizes of the inputs' dynamic axes: one, and for each axis that one with it longer.
+def sizes_apart(graph: ir.Graph) -> Iterator[tuple[dict[str, int], ...]]:
+    """Yield sets of sizes of the inputs' dynamic axes: one, and for each axis that one with it longer.
 
-    No two numbers are the same, and axes grow by amounts of their own, so that ``L - 1`` is no ``N``.
+    No two numbers of a set are the same, and axes grow by amounts of their own, so that ``L - 1`` is no
+    ``N``. A graph that does not run at one set may run at the next one.
     """
     names = dynamic_axes(graph)
-    base = {name: _LARGE + _APART * place for place, name in enumerate(names)}
-    longer = ({name: base[name] + _APART * len(names) + place} for place, name in enumerate(names))
-    return base, *(base | each for each in longer)
+    for least, apart in _SIZES:
+        base = {name: least + apart * place for place, name in enumerate(names)}
+        longer = ({name: base[name] + apart * len(names) + place} for place, name in enumerate(names))
+        yield base, *(base | each for each in longer)
 
 
 def name_axis(rows: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int | str | None:

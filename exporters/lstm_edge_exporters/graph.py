@@ -18,25 +18,6 @@ from onnx_ir.serde import SerdeError
 from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
 
-__all__ = [
-    "Builder",
-    "UniqueNames",
-    "axes_of",
-    "behind_identity",
-    "data_inputs",
-    "dynamic_axes",
-    "firsts_from",
-    "forget_shapes",
-    "infer_shapes",
-    "operands",
-    "to_bytes",
-    "to_proto",
-    "values_read",
-    "walk",
-    "with_manifest",
-    "without_weights",
-]
-
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
 _MAKES_NO_TENSOR = (

@@ -36,8 +36,6 @@ from lstm_edge_runtime.ort import (
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
-__all__ = ["isolated", "open_isolated", "prepare", "serve"]
-
 _SECONDS = 600
 """Longest time that opening a file, or one call, may take."""
 _START = "import sys; sys.path[:] = {path!r}; from {module} import serve; serve()"

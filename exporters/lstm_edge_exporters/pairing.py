@@ -15,8 +15,6 @@ from lstm_edge_runtime.manifest import TensorSpec
 
 from .graph import axes_of, behind_identity, walk
 
-__all__ = ["Names", "Pairing", "describe_value", "pair_states", "spec_of"]
-
 _SIZES = ("Shape", "Size")
 """Operators that read no values."""
 

@@ -8,8 +8,6 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-__all__ = ["run_program"]
-
 _WATCH = """
 import os, signal, subprocess, sys, threading
 program = subprocess.Popen(sys.argv[2:], start_new_session=True)

@@ -3,8 +3,6 @@
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
-__all__ = ["Progress", "ignore", "in_turn"]
-
 Progress = Callable[[float, str], None]
 """Is called with the fraction of the work that is done, and what is done now."""
 _T = TypeVar("_T")

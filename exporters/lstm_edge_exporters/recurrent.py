@@ -13,21 +13,6 @@ import onnx_ir as ir
 from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
-__all__ = [
-    "GATES",
-    "LENGTHS",
-    "LayerWeights",
-    "Slot",
-    "is_recurrent",
-    "is_reversed",
-    "label",
-    "recurrent_nodes",
-    "slots",
-    "state_shape",
-    "to_layout_0",
-    "to_onnx_weights",
-]
-
 GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4

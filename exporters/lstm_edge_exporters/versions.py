@@ -2,8 +2,6 @@
 
 from importlib import import_module
 
-__all__ = ["IR_VERSIONS", "MAKERS", "OLDEST_ONNXRUNTIME", "OPSETS", "versions"]
-
 OLDEST_ONNXRUNTIME = "1.18"
 """The oldest onnxruntime that runs the files."""
 OPSETS = range(18, 22)

@@ -9,8 +9,6 @@ from lstm_edge.data.config import LAYOUTS, MISSING
 
 from ._options import NAMES
 
-__all__ = ["data_options"]
-
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 _OPTIONS = (

@@ -8,8 +8,6 @@ from importlib import metadata
 
 from lstm_edge_runtime.errors import MissingDependencyError, install_command
 
-__all__ = ["extra_modules", "needing"]
-
 _REQUIREMENT = re.compile(r"([\w.-]+).*;\s*extra\s*==\s*['\"]([\w-]+)['\"]")
 
 

@@ -23,8 +23,6 @@ from lstm_edge_runtime.axes import parse_sum, resolve
 from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
-__all__ = ["InputOption", "build_module", "is_factory", "make_example", "parse_input"]
-
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _DTYPES = (*_FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
 _ROWS, _STEPS = 3, 5
@@ -47,13 +45,6 @@ class InputOption:
     """Smallest and largest value of an integer input."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
     """Given ranges of its axes."""
-
-
-def is_factory(source: str) -> bool:
-    """Return whether ``source`` is ``package.module:factory``, rather than a path that does not exist."""
-    module, mark, name = source.partition(":")
-    dotted = all(part.isidentifier() for part in module.split("."))
-    return bool(mark) and dotted and name.isidentifier()
 
 
 def parse_input(entry: str) -> InputOption:

@@ -11,8 +11,6 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError, counted
 
-__all__ = ["FrameParser", "LineParser"]
-
 
 class LineParser:
     """Read samples from CSV or JSON lines, which may be mixed; recognizes a header.

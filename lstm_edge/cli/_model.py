@@ -18,8 +18,6 @@ from ._output import note
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["ModelOptions", "check_model_path", "model_options", "open_model"]
-
 
 def _threads(ctx: click.Context, param: click.Parameter, value: str) -> "int | str":  # noqa: ARG001
     if value == "auto":

@@ -16,22 +16,6 @@ if TYPE_CHECKING:
 
     _C = TypeVar("_C", bound=DataclassInstance)
 
-__all__ = [
-    "NAMES",
-    "PATH",
-    "RATE",
-    "engine_option",
-    "fill",
-    "json_lines_option",
-    "json_option",
-    "model_argument",
-    "models_argument",
-    "parse_pair",
-    "reset_every_option",
-    "rest_option",
-    "seed_option",
-]
-
 PATH = click.Path(path_type=Path)
 
 
@@ -119,6 +103,13 @@ engine_option = click.option(
 def fill(config: "type[_C]", options: Mapping[str, Any]) -> "_C":
     """Return a configuration from the options of a verb that are fields of it."""
     return config(**{each.name: options[each.name] for each in fields(config) if each.name in options})
+
+
+def is_factory(source: str) -> bool:
+    """Return whether ``source`` is ``package.module:factory``, rather than a path."""
+    module, mark, name = source.partition(":")
+    dotted = all(part.isidentifier() for part in module.split("."))
+    return bool(mark) and dotted and name.isidentifier() and not Path(source).exists()
 
 
 def parse_pair(option: str, entry: str, example: str) -> tuple[str, str]:

@@ -19,18 +19,6 @@ from lstm_edge_runtime.errors import InputError, counted, printable
 if TYPE_CHECKING:
     from lstm_edge_runtime.manifest import Manifest, StateSpec
 
-__all__ = [
-    "Screen",
-    "check_onnx_target",
-    "echo",
-    "echo_json",
-    "note",
-    "note_resets",
-    "print_interface",
-    "print_table",
-    "progress",
-]
-
 
 def check_onnx_target(target: Path) -> None:
     """Check early whether an .onnx file can be written there; raises as ``check_target``, and InputError."""

@@ -17,8 +17,6 @@ from typing import TypeVar
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["LONGEST", "LinePipe", "Stop", "stopped_by_signals"]
-
 _T = TypeVar("_T")
 LONGEST = 1 << 20
 """Lines longer than this many bytes are truncated to one byte more, so that memory stays bounded."""

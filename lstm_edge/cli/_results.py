@@ -18,8 +18,6 @@ if TYPE_CHECKING:
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["ResultLines"]
-
 
 class ResultLines:
     """Formats rows of a file's main output as text lines.

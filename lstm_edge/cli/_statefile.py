@@ -15,8 +15,6 @@ from lstm_edge_runtime.state import IDENTITY, from_arrays, to_arrays
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
-__all__ = ["StateFile"]
-
 _STEPS = "steps"
 """Key of the step count; otherwise the file has the format of ``State.save``, and ``State.load`` reads it."""
 _HOLD = "hold"

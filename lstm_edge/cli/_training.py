@@ -13,8 +13,6 @@ from ._output import echo, print_table, progress
 if TYPE_CHECKING:
     from ..training.loop import Epoch
 
-__all__ = ["epoch_log", "print_summary", "training_progress"]
-
 Metrics = dict[str, Any]
 
 

@@ -17,8 +17,6 @@ from ._output import Screen, echo, echo_json, print_table
 if TYPE_CHECKING:
     from lstm_edge.timing.compare import Change
 
-__all__ = ["command"]
-
 
 def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:  # noqa: ARG001
     parts = [part.strip() for part in value.split(",")]

@@ -25,8 +25,6 @@ from ._output import echo, echo_json, note, print_table
 if TYPE_CHECKING:
     from lstm_edge_exporters.targets.web import PageSignal
 
-__all__ = ["command"]
-
 
 @dataclass(frozen=True)
 class _Written:

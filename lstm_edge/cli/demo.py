@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from ..demo import HeldOut, LongStream, StreamComparison
 
-__all__ = ["command", "recognized_from", "timeline"]
-
 _T = TypeVar("_T")
 
 _SPEED = 8

@@ -16,8 +16,6 @@ from ._extras import extra_modules
 from ._options import json_option
 from ._output import echo_json, print_table
 
-__all__ = ["command"]
-
 _EXTRAS = {
     "export": "for train, export, lift, validate and quantize",
     "native": "for several times faster steps",

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,14 +17,12 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ..run_files import METRICS
 from ._extras import needing
-from ._options import NAMES, PATH, RATE, json_option, parse_pair, rest_option, seed_option
+from ._options import NAMES, PATH, RATE, is_factory, json_option, parse_pair, rest_option, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
     from lstm_edge_exporters.targets.card import Score
-
-__all__ = ["command"]
 
 
 @click.command("export")
@@ -121,14 +119,7 @@ def command(
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
-    if form == "onnx" and output.suffix != ".ort":
-        check_onnx_target(output)
-    check_target(output)
-    if (form == "ort") != (output.suffix == ".ort"):
-        raise InputError(
-            f"--format {form} does not match {output}; use .ort for --format ort, .onnx otherwise"
-        )
-    factory = False
+    _check_output(form, output)
     with needing("export", "export"):
         from lstm_edge_exporters import export
 
@@ -137,19 +128,8 @@ def command(
 
             check_card(card)
             scored = _read_scores(Path(source))
-        if not Path(source).exists():
-            from ._factory import is_factory
-
-            factory = is_factory(source)
-    if Path(source).suffix in (".onnx", ".ort"):
-        raise InputError(
-            f"{source} is already exported; run lstm-edge lift to add states, lstm-edge inspect to see its "
-            "contents"
-        )
-    given = [name for name, value in of_factory.items() if value]
-    if not factory and given:
-        option = "--" + given[0].replace("_", "-")
-        raise InputError(f"{source} is not a package.module:factory, but {option} requires one")
+    factory = is_factory(source)
+    _check_source(source, () if factory else [name for name, value in of_factory.items() if value])
     # output printed by a user's code is not the result
     with needing("export", "export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
@@ -185,6 +165,28 @@ def command(
         echo(f"card: {card}; an MLflow model: {card / 'onnx'}")
     if converted:
         echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
+
+
+def _check_output(form: str, output: Path) -> None:
+    if form == "onnx" and output.suffix != ".ort":
+        check_onnx_target(output)
+    check_target(output)
+    if (form == "ort") != (output.suffix == ".ort"):
+        raise InputError(
+            f"--format {form} does not match {output}; use .ort for --format ort, .onnx otherwise"
+        )
+
+
+def _check_source(source: str, of_factory: Sequence[str]) -> None:
+    """Refuse a file that is exported already, and the options of a factory for what is none."""
+    if Path(source).suffix in (".onnx", ".ort"):
+        raise InputError(
+            f"{source} is already exported; run lstm-edge lift to add states, lstm-edge inspect to see its "
+            "contents"
+        )
+    if of_factory:
+        option = "--" + of_factory[0].replace("_", "-")
+        raise InputError(f"{source} is not a package.module:factory, but {option} requires one")
 
 
 def _from_factory(

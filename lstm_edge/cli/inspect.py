@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import Manifest, StateSpec
 
-__all__ = ["command"]
-
 
 @click.command("inspect")
 @model_argument

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from lstm_edge_exporters.lift.pipeline import Lifted
     from lstm_edge_runtime.manifest import Axes, StateSpec
 
-__all__ = ["command"]
-
 
 @click.command("lift")
 @model_argument

@@ -21,8 +21,6 @@ from ._options import PATH, json_lines_option, model_argument, reset_every_optio
 from ._output import note, note_resets
 from ._results import ResultLines
 
-__all__ = ["command"]
-
 
 @click.command("predict")
 @model_argument

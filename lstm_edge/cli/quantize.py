@@ -19,8 +19,6 @@ from ._output import check_onnx_target, echo, echo_json, note, print_table, prog
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Quantized
 
-__all__ = ["command"]
-
 
 @click.command("quantize")
 @model_argument

@@ -8,8 +8,6 @@ from ._extras import needing
 from ._options import PATH, json_option
 from ._output import echo, echo_json
 
-__all__ = ["command"]
-
 
 @click.command("report")
 @click.argument("run", type=PATH)

@@ -12,8 +12,6 @@ from ._extras import needing
 from ._options import NAMES, PATH, engine_option, json_option, reset_every_option
 from ._output import echo, echo_json, note, note_resets, print_table, progress
 
-__all__ = ["command"]
-
 
 @click.command("score")
 @click.argument("dataset")

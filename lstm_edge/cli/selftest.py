@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from lstm_edge_runtime.selftest import SelfTest
     from lstm_edge_runtime.tolerance import Comparison
 
-__all__ = ["command"]
-
 
 @click.command("selftest")
 @model_argument

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -25,8 +25,6 @@ from ._statefile import StateFile
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model, Stream
-
-__all__ = ["command", "serve"]
 
 _STDIN, _STDOUT = 0, 1
 _END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
@@ -138,9 +136,27 @@ def serve(
         InputError: a malformed line if ``strict``, or the input can't be read.
         CheckFailedError: there were lines, but none was a valid sample.
     """
-    number, bad, header_due, good = 0, 0, True, False
-    frames = MainFrames(model)
-    while (raw := pipe.read(kept.patience())) is not None:
+    header_due, frames = True, MainFrames(model)
+    for sample in _samples(pipe, parse, kept.patience, strict):
+        for frame, step, values in () if sample is None else frames.of(stream.step(sample), kept.steps):
+            if frame % every:
+                lines.take(values)
+                continue
+            text = lines.line(values, step)
+            if header_due:
+                text, header_due = lines.header(len(values)) + text, False
+            if not pipe.write(printable(text).encode()):
+                return
+        kept.save_if_due()
+
+
+def _samples(
+    pipe: LinePipe, parse: Parser, patience: Callable[[], float | None], strict: bool
+) -> Iterator["npt.NDArray[Any] | None"]:
+    """Yield the sample of each line, None for a line or a time without one; raises as ``serve``."""
+    number, bad, good = 0, False, False
+    while (raw := pipe.read(patience())) is not None:
+        sample = None
         if raw:
             number += 1
             try:
@@ -151,19 +167,9 @@ def serve(
                 if strict:
                     raise InputError(f"line {number}: {error}") from error
                 echo(f"line {number}: {error}; skipped", err=True)
-                sample, bad = None, bad + 1
-            if sample is not None:
-                result, good = stream.step(sample), True
-                for frame, step, values in frames.of(result, kept.steps):
-                    if frame % every:
-                        lines.take(values)
-                        continue
-                    text = lines.line(values, step)
-                    if header_due:
-                        text, header_due = lines.header(len(values)) + text, False
-                    if not pipe.write(printable(text).encode()):
-                        return
-        kept.save_if_due()
+                bad = True
+        good |= sample is not None
+        yield sample
     if bad and not good:
         raise CheckFailedError(
             f"none of {counted(number, 'line')} was a valid sample; see the messages above for the format"

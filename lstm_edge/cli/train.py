@@ -22,8 +22,6 @@ from ._training import epoch_log, print_summary, training_progress
 if TYPE_CHECKING:
     from ..training.loop import Epoch
 
-__all__ = ["command"]
-
 
 @click.command()
 @click.argument("data", type=PATH)

@@ -19,15 +19,13 @@ from lstm_edge_runtime.errors import InputError, counted, printable
 from ._data import data_options
 from ._extras import needing
 from ._model import check_model_path
-from ._options import PATH, engine_option, fill, json_option, model_argument
+from ._options import PATH, engine_option, fill, is_factory, json_option, model_argument
 from ._output import Screen, echo, echo_json, note, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel
     from lstm_edge_exporters.validate.reference import ModelFile
     from lstm_edge_exporters.validate.report import Group, Report
-
-__all__ = ["command", "print_report"]
 
 _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
@@ -158,14 +156,13 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
 
 
 def _reference(file: "ModelFile", against: str, weights: Path | None) -> "ReferenceModel":
-    if not Path(against).exists():
+    if is_factory(against):
         with needing("export", "validate"):
-            from ._factory import build_module, is_factory
-        if is_factory(against):
             from lstm_edge_exporters.validate.module import against_module
 
-            module, sha256 = build_module(against, weights)
-            return against_module(module, file, about=against, sha256=sha256 or "")
+            from ._factory import build_module
+        module, sha256 = build_module(against, weights)
+        return against_module(module, file, about=against, sha256=sha256 or "")
     if weights is not None:
         raise InputError(f"{against} is not a package.module:factory, but --weights requires one")
     if Path(against).suffix == ".onnx":

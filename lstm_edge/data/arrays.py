@@ -13,8 +13,6 @@ from .config import ReadConfig
 from .mend import mend_missing
 from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, missing_name, usable
 
-__all__ = ["read_array_file"]
-
 _MAX_FLOAT_CLASSES = 20
 """Maximum number of distinct integral floats that may be class ids."""
 

@@ -4,15 +4,24 @@ import math
 import re
 from dataclasses import dataclass
 
-from lstm_edge_runtime.errors import InputError
-
-__all__ = ["DATA_SUFFIXES", "LAYOUTS", "MISSING", "DataConfig", "ReadConfig"]
+from lstm_edge_runtime.errors import FieldRules, InputError, check_fields
 
 DATA_SUFFIXES = (".npz", ".npy", ".csv", ".parquet")
 LAYOUTS = ("NLC", "NCL")
 """Orders of the axes of ``x``: samples, time, channels; or samples, channels, time."""
 MISSING = ("error", "interpolate", "drop-row")
 """Refuse missing features; interpolate linearly in time; or drop those steps."""
+
+_READ_RULES: FieldRules = {
+    "layout": (LAYOUTS.__contains__, " or ".join(LAYOUTS)),
+    "missing": (MISSING.__contains__, ", ".join(MISSING)),
+    "sampling_rate": (lambda rate: 0 < rate < math.inf, "a positive number of Hertz"),
+}
+_DATA_RULES: FieldRules = {
+    **dict.fromkeys(("window", "stride"), (lambda size: size >= 1, "1 or more")),
+    **dict.fromkeys(("validation", "test"), (lambda share: 0 <= share < 1, "a fraction from 0 to below 1")),
+    "folds": (lambda folds: folds >= 0 and folds != 1, "2 or more, or 0 for none"),
+}
 
 
 @dataclass(frozen=True)
@@ -51,12 +60,7 @@ class ReadConfig:
         given = [name for name in ("label", "targets", "forecast") if getattr(self, name)]
         if len(given) > 1:
             raise InputError(f"{' and '.join(given)} were both given; choose one task")
-        if self.layout not in (None, *LAYOUTS):
-            raise InputError(f"layout is {self.layout!r}, expected {' or '.join(LAYOUTS)}")
-        if self.missing not in MISSING:
-            raise InputError(f"missing is {self.missing!r}, expected {', '.join(MISSING)}")
-        if self.sampling_rate is not None and not 0 < self.sampling_rate < math.inf:
-            raise InputError(f"sampling_rate is {self.sampling_rate}, expected a positive number of Hertz")
+        check_fields(self, _READ_RULES)
         if self.label_pattern is not None:
             try:
                 groups = re.compile(self.label_pattern).groups
@@ -99,20 +103,13 @@ class DataConfig(ReadConfig):
             InputError: a size or fraction out of range, or options that exclude each other.
         """
         super().__post_init__()
-        for name, size in (("window", self.window), ("stride", self.stride)):
-            if size is not None and size < 1:
-                raise InputError(f"{name} is {size}, expected 1 or more")
+        check_fields(self, _DATA_RULES)
         if self.stride is not None and self.window is None:
             raise InputError("a stride requires a window; also give --window")
         if self.forecast and self.window is None:
             raise InputError("a forecast requires a window; also give --window")
         if self.forecast_difference is not None and not self.forecast:
             raise InputError("--forecast-difference is about a forecast; also give --forecast")
-        for name, share in (("validation", self.validation), ("test", self.test)):
-            if not 0 <= share < 1:
-                raise InputError(f"{name} is {share}, expected a fraction from 0 to below 1")
-        if self.folds < 0 or self.folds == 1:
-            raise InputError(f"folds is {self.folds}, expected 2 or more, or 0 for none")
         if self.folds and (self.validation_data or self.test_data):
             raise InputError("--folds splits the data itself; remove --validation-data and --test-data")
         if self.validation == 0 or self.validation + self.test >= 1:

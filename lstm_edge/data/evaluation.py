@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Samples
     from lstm_edge_runtime import Model
 
-__all__ = ["read_for_model", "read_samples"]
-
 
 def read_for_model(
     path: Path, model: "Model", config: ReadConfig, *, targets: TargetMode, tell: Callable[[str], None]

@@ -12,8 +12,6 @@ from lstm_edge_runtime.errors import InputError, counted
 from .config import ReadConfig
 from .recordings import Recording, Recordings
 
-__all__ = ["mend_missing", "mend_rate"]
-
 _JITTER, _RATE = 0.1, 0.01
 """Relative differences from the usual interval between samples, and of rates, that are not reported."""
 

@@ -17,8 +17,6 @@ from .config import ReadConfig
 from .recordings import ModelFeatures, Recordings, TargetMode, relabeled
 from .tables import read_csv, read_parquet
 
-__all__ = ["data_files", "read_recordings"]
-
 _TABLES = {".csv": read_csv, ".parquet": read_parquet}
 _READERS = {**_TABLES, ".npz": read_array_file, ".npy": read_array_file}
 _KINDS = "a .npz, .npy, .csv or .parquet file, or a folder of tables"

@@ -10,17 +10,6 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError, did_you_mean
 
-__all__ = [
-    "SETS",
-    "ModelFeatures",
-    "Recording",
-    "Recordings",
-    "TargetMode",
-    "missing_name",
-    "relabeled",
-    "usable",
-]
-
 SETS = ("train", "validation", "test")
 """Valid values of ``split``."""
 TargetMode = Literal["required", "optional", "ignored"]

@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import TensorSpec
 
-__all__ = ["SampleInput", "run_frames", "run_series", "sample_input"]
-
 _ROWS = 256
 """Number of series per call: enough to use the cores, few enough to keep memory small."""
 

@@ -11,8 +11,6 @@ from lstm_edge_runtime.errors import InputError
 from .config import DataConfig
 from .recordings import SETS, Recording, Recordings, relabeled
 
-__all__ = ["Split", "fold_series", "join_sets", "split_series"]
-
 RecordingSet = tuple[Recording, ...]
 Counts = npt.NDArray[np.int64]
 

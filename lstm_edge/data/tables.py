@@ -24,8 +24,6 @@ from .config import ReadConfig
 from .mend import mend_missing, mend_rate
 from .recordings import SETS, ModelFeatures, Recording, Recordings, TargetMode, missing_name, usable
 
-__all__ = ["read_csv", "read_parquet"]
-
 _GAPS = {"", "nan", "na", "null", "none"}
 """Cells that are missing, in lower case."""
 _MENDS = "; --missing interpolate or drop-row fills or drops gaps"

@@ -12,8 +12,6 @@ from .recordings import SETS, Recordings
 from .split import Split, fold_series, join_sets, split_series
 from .windows import Windows, cut_windows
 
-__all__ = ["SetWindows", "TrainingData", "read_training_data"]
-
 
 @dataclass(frozen=True)
 class SetWindows:

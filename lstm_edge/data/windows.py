@@ -11,8 +11,6 @@ from lstm_edge_runtime.errors import InputError
 
 from .recordings import Recording
 
-__all__ = ["Windows", "cut_windows", "pad"]
-
 
 @dataclass(frozen=True)
 class Windows:

@@ -8,8 +8,6 @@ from lstm_edge_exporters.render import Axis, Plot, Series, render_page
 
 from ..timing.measure import STREAMS, describe_costs
 
-__all__ = ["bench_page"]
-
 _PERCENTILES = ((2.0, "p50"), (10.0, "p90"), (100.0, "p99"))
 """Position of a percentile on a logarithmic axis: one call in this number takes longer."""
 

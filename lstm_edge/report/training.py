@@ -14,8 +14,6 @@ from lstm_edge_runtime.json_reader import read_json
 
 from ..run_files import CONFIG, CURVES, HISTORY, METRICS, REPORT
 
-__all__ = ["write_report"]
-
 
 def write_report(folder: Path) -> tuple[Path, Path]:
     """Write the report of a run into its folder.

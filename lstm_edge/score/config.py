@@ -6,8 +6,6 @@ from typing import Literal
 
 from lstm_edge_runtime.errors import InputError
 
-__all__ = ["ScoreConfig"]
-
 
 @dataclass(frozen=True)
 class ScoreConfig:

@@ -16,8 +16,6 @@ from lstm_edge_runtime.manifest import Array
 
 from .job import Columns, DataFile, Job, exact_order
 
-__all__ = ["find_files", "open_parquet", "read_rows", "read_windows", "stored_keys"]
-
 _BATCH, _BATCH_BYTES = 65_536, 2**25
 """Maximum number of rows decoded at once, and of their bytes by the file's footer."""
 _ADVICE = "correct it, or skip such files with --skip-bad"

@@ -14,8 +14,6 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, first_line
 
 from .job import Job, Stage
 
-__all__ = ["ENDED", "serve"]
-
 ENDED = "Ray ended while it was at work: its head or node died; run again, or give --workers 1"
 _PATIENCE = 10
 """Seconds to wait for a cluster's answer."""

@@ -18,8 +18,6 @@ from lstm_edge_runtime.errors import LstmEdgeError, MissingDependencyError
 from .driver import ENDED
 from .job import Job, Stage, Tell
 
-__all__ = ["Engine", "open_engine", "open_ray"]
-
 _DRIVER = "lstm_edge.score.driver"
 _END = 20
 """Seconds that Ray has to shut down."""

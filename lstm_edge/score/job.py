@@ -16,19 +16,6 @@ from lstm_edge_runtime.errors import InputError
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = [
-    "MOST_BUCKETS",
-    "Columns",
-    "DataFile",
-    "Job",
-    "Stage",
-    "Tell",
-    "exact_order",
-    "hash_of",
-    "open_job_model",
-    "writing",
-]
-
 MOST_BUCKETS = 4096
 """Maximum number of parts that series are split into."""
 Tell = Callable[[int], None]

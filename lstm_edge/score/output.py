@@ -22,8 +22,6 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["LEDGER", "adopt", "check_output", "publish", "read_ledger", "workspace"]
-
 LEDGER = "_run.json"
 """Name of the file in an output with the scored files and the settings."""
 _SCHEMA = 1

@@ -27,8 +27,6 @@ from .stepping import Stepper
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["ScoreReport", "StageReport", "score"]
-
 Show = Callable[[float, str], None]
 _SERIES = 512
 """Series per item of the second stage: they fill a batch."""

@@ -20,8 +20,6 @@ from .job import Job, exact_order, hash_of, writing
 if TYPE_CHECKING:
     from lstm_edge_runtime.manifest import Array
 
-__all__ = ["Series", "Span", "add_samples", "from_storage", "read_series", "write_events", "write_series"]
-
 _FOLDER, _REST = "_state", "rest/"
 _DAMAGED = pa.ArrowException, EOFError, OSError
 

@@ -31,8 +31,6 @@ from .series import Series, Span, add_samples, from_storage, read_series, write_
 from .stepping import Stepper
 from .tables import GROUP, as_array, as_column, read_table, write_sorted
 
-__all__ = ["read_files", "score_series", "score_windows", "write_files"]
-
 Item = Mapping[str, Any]
 Done = dict[str, Any]
 _KEYS = {

@@ -14,8 +14,6 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model, State
     from lstm_edge_runtime.model import ResetEvery
 
-__all__ = ["Stepper"]
-
 _GROUP = 512
 """Series per batch: enough that a tick's fixed cost is small, few enough that states fit in the cache."""
 _TELL = 256

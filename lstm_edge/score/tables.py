@@ -15,8 +15,6 @@ from lstm_edge_runtime.manifest import Array
 
 from .job import Job, writing
 
-__all__ = ["GROUP", "as_array", "as_column", "read_table", "write_sorted"]
-
 _BATCH = 131_072
 """Maximum number of rows in a batch from DuckDB."""
 GROUP = 65_536

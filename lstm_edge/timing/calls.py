@@ -16,8 +16,6 @@ from .rounds import Call
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-__all__ = ["TimedModel", "chunk_call", "step_call", "streams_call"]
-
 
 @dataclass(frozen=True)
 class TimedModel:

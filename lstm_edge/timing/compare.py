@@ -19,8 +19,6 @@ from lstm_edge_runtime.json_reader import malformed_as, read_json
 
 from .measure import FORMAT
 
-__all__ = ["ALLOWED", "Change", "compare_with", "read_baseline"]
-
 ALLOWED = 0.10
 """Growth that is ignored: two processes of the same program differ by several percent, depending on their
 memory layout, and no number of rounds in one process shows that."""

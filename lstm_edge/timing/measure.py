@@ -14,8 +14,6 @@ from .rounds import Call, Rounds, interleave
 from .settings import compare_settings
 from .system import cpu_at_rate, cpu_idle, measure_load
 
-__all__ = ["FORMAT", "STREAMS", "Plan", "describe_costs", "measure"]
-
 FORMAT = "lstm-edge bench"
 _SCHEMA = 1
 STREAMS = "streams "

@@ -9,8 +9,6 @@ import numpy as np
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["Latency", "Rounds", "Timed", "calibration_workload", "interleave", "time_calls"]
-
 Call = Callable[[], object]
 _K = TypeVar("_K")
 

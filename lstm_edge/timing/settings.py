@@ -16,8 +16,6 @@ from lstm_edge_runtime.ort import MAX_THREADS
 from .calls import TimedModel, step_call, streams_call
 from .rounds import Call, interleave
 
-__all__ = ["compare_settings", "load_call"]
-
 _ENGINES: tuple[Literal["native", "onnxruntime"], ...] = ("native", "onnxruntime")
 _DEFAULTS = "as opened"
 _GAIN = 0.98

@@ -15,8 +15,6 @@ from lstm_edge_runtime.errors import CheckFailedError
 
 from .rounds import Call, time_calls
 
-__all__ = ["LoadCost", "cpu_at_rate", "cpu_idle", "measure_load"]
-
 _STARTS = 3
 _STEPS = 200
 """Enough for every buffer to be there."""

@@ -10,8 +10,6 @@ from torch import Tensor
 
 from .series import SeriesSet
 
-__all__ = ["Baseline", "find_season", "forecast_baselines", "majority_baseline", "mean_baseline", "persists"]
-
 _PERSISTENT = 0.5
 """Change from step to step, in standard deviations, up to which persistence is hard to beat."""
 _LAGS, _CRITICAL = 8, -2.86

@@ -1,11 +1,10 @@
 """Options for training."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from lstm_edge_runtime.errors import InputError
-
-__all__ = ["CARRY", "CLASS_WEIGHTS", "TrainConfig"]
+from lstm_edge_runtime.errors import FieldRules, InputError, check_fields
 
 CLASS_WEIGHTS = ("none", "balanced")
 CARRY = ("auto", "on", "off")
@@ -13,12 +12,24 @@ _DEVICES = ("cpu", "cuda")
 _MIN_UPDATES, _MIN_EPOCHS, _PATIENCE = 4000, 100, 0.3
 """Steps of the optimizer, epochs, patience as a fraction of the epochs (``benchmarks/strangers``)."""
 
-_MOST = {
-    "hidden_size": 8192,
-    "num_layers": 64,
-    "epochs": 2**31 - 1,
-    "patience": 2**31 - 1,
-    "batch_size": 2**31 - 1,
+
+def _up_to(most: int) -> tuple[Callable[[int], bool], str]:
+    return lambda size: 1 <= size <= most, f"1 to {most:,}"
+
+
+_RULES: FieldRules = {
+    "hidden_size": _up_to(8192),
+    "num_layers": _up_to(64),
+    **dict.fromkeys(("epochs", "patience", "batch_size"), _up_to(2**31 - 1)),
+    "seed": (lambda seed: 0 <= seed < 2**32, f"0 to {2**32 - 1:,}"),
+    **dict.fromkeys(("learning_rate", "clip"), (lambda each: 0 < each < math.inf, "a positive number")),
+    **dict.fromkeys(
+        ("dropout", "label_smoothing", "weight_decay"), (lambda each: 0 <= each < 1, "0 to below 1")
+    ),
+    "class_weight": (CLASS_WEIGHTS.__contains__, " or ".join(CLASS_WEIGHTS)),
+    "carry": (CARRY.__contains__, ", ".join(CARRY)),
+    "device": (_DEVICES.__contains__, " or ".join(_DEVICES)),
+    "crop": (lambda crop: 0 < crop <= 1, "a fraction above 0, up to 1"),
 }
 
 
@@ -67,34 +78,14 @@ class TrainConfig:
         Raises:
             InputError: a number out of range.
         """
-        for name, most in _MOST.items():
-            size = getattr(self, name)
-            if size is not None and not 1 <= size <= most:
-                raise InputError(f"{name} is {size}, expected 1 to {most:,}")
-        if not 0 <= self.seed < 2**32:
-            raise InputError(f"seed is {self.seed}, expected 0 to {2**32 - 1:,}")
-        for name in ("learning_rate", "clip"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InputError(f"{name} is {getattr(self, name)}, expected a positive number")
-        for name in ("dropout", "label_smoothing", "weight_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InputError(f"{name} is {getattr(self, name)}, expected 0 to below 1")
-        if self.class_weight not in CLASS_WEIGHTS:
-            expected = " or ".join(CLASS_WEIGHTS)
-            raise InputError(f"class_weight is {self.class_weight!r}, expected {expected}")
-        if self.carry not in CARRY:
-            raise InputError(f"carry is {self.carry!r}, expected {', '.join(CARRY)}")
+        check_fields(self, _RULES)
         if self.carry == "on" and self.bidirectional:
             raise InputError(
                 "a bidirectional network reads the whole sample, so no state can be carried; remove "
                 "--carry on or --bidirectional"
             )
-        if self.device not in _DEVICES:
-            raise InputError(f"device is {self.device!r}, expected {' or '.join(_DEVICES)}")
         if self.dropout and self.num_layers == 1:
             raise InputError("dropout is applied between layers; use two or more layers, or no dropout")
-        if not 0 < self.crop <= 1:
-            raise InputError(f"crop is {self.crop}, expected a fraction above 0, up to 1")
 
     def resolved(self, samples: int) -> "TrainConfig":
         """Return the same with ``epochs`` and ``patience`` as numbers, for a training set of ``samples``."""

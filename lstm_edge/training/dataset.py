@@ -8,8 +8,6 @@ from torch import Tensor
 from ..checkpoint import Scale
 from ..data.windows import Windows
 
-__all__ = ["Dataset", "crop", "fit_scale", "scale_dataset"]
-
 
 @dataclass(frozen=True)
 class Dataset:

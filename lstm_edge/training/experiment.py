@@ -25,8 +25,6 @@ from .loop import Loop, predict
 from .metrics import classification_metrics, recognition_metrics, regression_metrics
 from .series import SeriesSet, Streams, cut_streams, joins_series, stream_outputs
 
-__all__ = ["STREAM_WINDOWS", "Experiment", "StreamRun", "make_experiment"]
-
 _IMBALANCE = 5
 """Ratio of the largest to the smallest class from which on a note says so."""
 STREAM_WINDOWS = 10

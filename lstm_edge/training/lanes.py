@@ -11,8 +11,6 @@ from lstm_edge_runtime.manifest import Array
 from ..lstm1 import LSTM1, HiddenAndCell
 from .series import SeriesSet
 
-__all__ = ["Lanes", "reset_lanes"]
-
 _RESTART = 0.125
 """Share of the other lanes' series that start from reset, where a stream goes on from series to series."""
 _WARM_UP = 4

@@ -17,8 +17,6 @@ from .dataset import Dataset, crop
 from .lanes import Lanes
 from .series import SeriesSet, cut_streams, stream_outputs
 
-__all__ = ["Epoch", "Loop", "predict", "surely_lower"]
-
 _PREDICTION_BATCH = 256
 _STREAMED = (2, 10)
 """Least and most windows of a stream that validation runs; between them as many as an epoch has steps of the

@@ -8,8 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["classification_metrics", "recognition_metrics", "regression_metrics"]
-
 _HOLD = 5
 """Steps that a label must have been right before it counts as recognized."""
 

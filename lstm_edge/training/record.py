@@ -24,8 +24,6 @@ from .experiment import STREAM_WINDOWS, Experiment
 from .loop import Epoch, predict
 from .series import cut_streams, stream_outputs
 
-__all__ = ["write_history", "write_metrics"]
-
 _POINTS, _FEATURES, _MISTAKES, _PAIRS = 200, 4, 6, 500
 """Maximum number of points of a signal, features, mistaken samples, and pairs of values in the file."""
 _BINS = 100

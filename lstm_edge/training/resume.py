@@ -18,8 +18,6 @@ from ..data.config import DataConfig
 from ..run_files import RESUME, check_run_folder
 from .config import TrainConfig
 
-__all__ = ["check_same", "read_configs", "read_state", "write_state"]
-
 _MAY_CHANGE = {"epochs", "patience"}
 _VERSION = __version__.rpartition(".")[0]
 """How data are split and networks optimized may change from one minor version to the next."""

@@ -24,8 +24,6 @@ from .loop import Epoch, Loop
 from .record import write_history, write_metrics
 from .resume import check_same, read_state, write_state
 
-__all__ = ["train", "train_on"]
-
 _SAVE_EVERY = 5.0
 """Seconds of training that a killed process may lose."""
 _SMALL = 64

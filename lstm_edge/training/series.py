@@ -10,8 +10,6 @@ from ..checkpoint import Scale
 from ..data.recordings import Recording, Recordings
 from ..lstm1 import LSTM1
 
-__all__ = ["SeriesSet", "Streams", "cut_streams", "joins_series", "stream_outputs"]
-
 _ROWS, _CHUNK = 256, 512
 """Streams and steps of one call of the network in evaluation."""
 _PICKS = 16

@@ -66,10 +66,11 @@ typedef enum {
     LSTM_EDGE_BAD_ARGUMENT = 5, /* a null pointer, an index or a size out of range */
     LSTM_EDGE_BAD_INDEX = 6,    /* an input that indexes a table is outside the table */
     LSTM_EDGE_NO_ISA = 7,       /* LSTM_EDGE_ISA is an instruction set that this machine does not have */
-    LSTM_EDGE_NO_GOLDEN = 8     /* the program has no golden case */
+    LSTM_EDGE_NO_GOLDEN = 8,    /* the program has no golden case */
+    LSTM_EDGE_ENDED = 9         /* the network has positions for no more steps: reset the stream, see lstm_edge_end */
 } lstm_edge_status;
 
-/* The type of an input's elements. Outputs and states are always float32. */
+/* The type of an element. Inputs may be of any, outputs are float32, and so are states but for counters of steps (INT64). */
 typedef enum {
     LSTM_EDGE_FLOAT32 = 0,
     LSTM_EDGE_INT64 = 1,
@@ -142,6 +143,12 @@ LSTM_EDGE_API size_t lstm_edge_unit(const lstm_edge_program *program);
 /* Return how many steps the results of a stream are behind its samples, rounded up: its latency in samples. */
 LSTM_EDGE_API size_t lstm_edge_delay(const lstm_edge_program *program);
 
+/*
+ * Return the number of steps after a reset for which the network has positions, 0 if it does not end. A call that would go
+ * on behind them is LSTM_EDGE_ENDED; call lstm_edge_reset by then.
+ */
+LSTM_EDGE_API uint64_t lstm_edge_end(const lstm_edge_program *program);
+
 /* Return the manifest of the ONNX file (JSON, UTF-8, with a closing NUL), or NULL if it has none. */
 LSTM_EDGE_API const char *lstm_edge_manifest(const lstm_edge_program *program);
 
@@ -170,9 +177,9 @@ LSTM_EDGE_API void *lstm_edge_input(lstm_edge_stream *stream, size_t index);
 LSTM_EDGE_API float *lstm_edge_output(lstm_edge_stream *stream, size_t index);
 
 /*
- * Return the buffer of a state, one row of float32, to read or write between calls; NULL for a bad index. A ring of
- * frames (see lstm_edge_port) is the frames one after another, then the place of the oldest one, from which they go
- * on to the last place and then from the first.
+ * Return the buffer of a state, one row of float32, to read or write between calls; NULL for a bad index. That of a counter,
+ * whose type is INT64, is one int64_t: cast it. A ring of frames (see lstm_edge_port) is the frames one after another, then the place of the
+ * oldest one, from which they go on to the last place and then from the first.
  */
 LSTM_EDGE_API float *lstm_edge_state(lstm_edge_stream *stream, size_t index);
 
@@ -229,8 +236,8 @@ typedef struct {
  *
  * slots:   the index in the pool of each row's states, all different; NULL for 0, 1, 2, ...
  * inputs, states, outputs: one entry per program input, state and output; an output's data may be NULL if it
- *          is not needed. States and outputs are float32, so their strides must be at least 4 * width
- *          (otherwise BAD_ARGUMENT). The caller is responsible for the memory.
+ *          is not needed. Rows of states and outputs must not overlap: their strides must be at least width
+ *          elements of the port's type (otherwise BAD_ARGUMENT). The caller is responsible for the memory.
  *
  * With delay or unit, `steps` are units: a row of an input is (unit, width) elements, one of an output (frames, width).
  * The call knows no ages: it gives the frames before the first real one too, and the caller writes the reset value into
@@ -240,9 +247,9 @@ LSTM_EDGE_API lstm_edge_status lstm_edge_run(const lstm_edge_program *program, s
                                              const size_t *slots, const lstm_edge_rows *inputs,
                                              const lstm_edge_rows *states, const lstm_edge_rows *outputs);
 
-/* Copy the reset value of a state, one row of float32, to `row`. */
+/* Copy the reset value of a state, one row of its type, to `row`. */
 LSTM_EDGE_API lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t index,
-                                                     float *row);
+                                                     void *row);
 
 #ifdef __cplusplus
 }

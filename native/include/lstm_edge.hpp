@@ -14,6 +14,7 @@
 #define LSTM_EDGE_HPP
 
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <stdexcept>
 
@@ -55,6 +56,8 @@ class Program {
     /* Steps for which there is a result at a time, and how many steps results are behind; see lstm_edge_delay. */
     std::size_t unit() const noexcept { return lstm_edge_unit(handle_.get()); }
     std::size_t latency() const noexcept { return lstm_edge_delay(handle_.get()); }
+    /* Steps after a reset at which the network ends, 0 if it does not; see lstm_edge_end. */
+    std::uint64_t end() const noexcept { return lstm_edge_end(handle_.get()); }
     /* The manifest of the ONNX file (JSON), or a null pointer. */
     const char *manifest() const noexcept { return lstm_edge_manifest(handle_.get()); }
     /* Replay the golden case: the largest difference as a fraction of its limit. Throws Error without one. */
@@ -89,9 +92,9 @@ class Stream {
     Span<const float> output(std::size_t index = 0) const noexcept {
         return {lstm_edge_output(handle_.get(), index), width(LSTM_EDGE_OUTPUT, index)};
     }
-    /* A state, to read or write between calls. */
-    Span<float> state(std::size_t index) noexcept {
-        return {lstm_edge_state(handle_.get(), index), width(LSTM_EDGE_STATE, index)};
+    /* A state, to read or write between calls; T is std::int64_t for a counter of steps (its type is in Program::port). */
+    template <typename T = float> Span<T> state(std::size_t index) noexcept {
+        return {reinterpret_cast<T *>(lstm_edge_state(handle_.get(), index)), width(LSTM_EDGE_STATE, index)};
     }
     /* Take one time step, from the inputs' places to the outputs'. */
     lstm_edge_status step() noexcept { return lstm_edge_step(handle_.get()); }

@@ -21,6 +21,9 @@
  * A state whose `next` is its own `buffer` is a past: the last frames of a value, in a ring. Its row is `frames`
  * frames, each as wide as the value, and the number of the oldest one. WINDOW operations read it, then one PUSH
  * operation replaces the oldest frames by the step's; nothing else writes it.
+ *
+ * A state whose buffer is INT64 is a counter: one whole number, to which each step adds the port's `frames`. No operation
+ * writes it, and its `next` is its own buffer. Positions since the reset are computed from it.
  */
 #ifndef LSTM_EDGE_FORMAT_H
 #define LSTM_EDGE_FORMAT_H
@@ -28,7 +31,8 @@
 #include <stdint.h>
 
 #define LE_MAGIC "LSTMEDGE"
-#define LE_FORMAT 2u /* the newest; a program without delay and unit is of version 1, which any library reads */
+#define LE_FORMAT 3u /* the newest; a program without counters and what came with them is of version 2, one without delay
+                        and unit of version 1, which any library reads */
 #define LE_NONE 0xFFFFFFFFu
 
 /* Limits: a program beyond them is refused. */
@@ -46,7 +50,7 @@ typedef struct {
     uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
     uint32_t padding;      /* one more than the number of a UINT8 constant: the program of the steps beyond a row's
                               length; 0 for none. This library leaves it to callers that pad unequal rows to one */
-    uint32_t unit;         /* version 2: time steps of a unit, from 1; version 1: 0 */
+    uint32_t unit;         /* from version 2 on: time steps of a unit, from 1; version 1: 0 */
 } le_header; /* 64 bytes */
 
 /* A matrix, row after row; a vector is one row. The type is an lstm_edge_type. */
@@ -57,7 +61,7 @@ typedef struct {
 
 typedef struct {
     uint32_t width; /* elements of one row */
-    uint32_t type;  /* an lstm_edge_type; only inputs may be other than FLOAT32 */
+    uint32_t type;  /* an lstm_edge_type; INT64 for counters and what is computed from them, inputs of any, else FLOAT32 */
 } le_buffer;        /* 8 bytes */
 
 /* An input, output or state. golden and tolerance are constants, of the buffer's width. */
@@ -71,11 +75,13 @@ typedef struct {
     uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step
                         or the last step's; of a state: one row, expected after the last step */
     uint32_t tolerance; /* largest allowed difference of each number in golden; LE_NONE for inputs */
-    uint32_t start;     /* version 2: of a state: the units for which it is held at its reset value; of an output: its
+    uint32_t start;     /* from version 2 on: of a state: the units for which it is held at its reset value; of an output: its
                            first frames after a reset, which mean nothing (units where it has no frames); of an input: 0 */
-    uint32_t frames;    /* version 2: of an input: the unit; of an output for every step: its frames in a unit, each of
-                           width / frames numbers, one after another; else 0 */
-} le_port;              /* 32 bytes; version 1 ends before `start`: 24 bytes */
+    uint32_t frames;    /* from version 2 on: of an input: the unit; of an output for every step: its frames in a unit,
+                           each of width / frames numbers, one after another; of a counter: what a step adds; else 0 */
+    uint32_t end;       /* from version 3 on: of a counter: the first number at which a step is refused, as the tables of
+                           positions end there; 0 if they don't, and for all else */
+} le_port;              /* 36 bytes; version 2 ends before `end`, version 1 before `start` */
 
 typedef struct {
     uint32_t code;   /* an le_code */
@@ -103,17 +109,17 @@ typedef enum {
     /* 0 in, 1 out, 2 le_function, 3 f alpha, 4 f beta. */
     LE_UNARY = 5,
     /* 0 a, 1 b or NONE, 2 const b or NONE, 3 out, 4 le_binary, 5 flags: 1 to swap a and b.
-       Each of a and b is as wide as out or 1 wide. */
+       Each of a and b is as wide as out or 1 wide. All are FLOAT32, or all are INT64. */
     LE_BINARY = 6,
     /* 0 in, 1 out, 2 axis length, 3 flags: 1 for the logarithm. */
     LE_SOFTMAX = 7,
     /* 0 in, 1 out, 2 axis length, 3 f epsilon, 4 const scale or NONE, 5 const bias or NONE. */
     LE_NORMALIZE = 8,
-    /* 0 in (INT64), 1 out, 2 const table (V, E), 3 as 5 of LINEAR, scales (V). Negative indices count from the end. */
+    /* 0 in (whole numbers), 1 out, 2 const table (V, E), 3 as 5 of LINEAR, scales (V). Negative indices count from the end. */
     LE_GATHER = 9,
     /* 0 in, 1 out, 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride, 7 out stride. */
     LE_COPY = 10,
-    /* 0 in (any type), 1 out (FLOAT32). */
+    /* 0 in (any type), 1 out (FLOAT32, or INT64: without what is behind the point). */
     LE_CAST = 11,
     /* 0 const (1, width), 1 out. */
     LE_CONSTANT = 12,
@@ -155,6 +161,11 @@ typedef enum {
     LE_RECIPROCAL,
     LE_ERF,
     LE_GELU_TANH,        /* x / 2 * (1 + tanh(sqrt(2 / pi) * (x + 0.044715 x^3))) */
+    LE_FLOOR,
+    LE_CEIL,
+    LE_ROUND,            /* halves to the even number */
+    LE_SIN,
+    LE_COS,
     LE_FUNCTIONS /* how many there are */
 } le_function;
 
@@ -166,10 +177,11 @@ typedef enum {
     LE_MAXIMUM,
     LE_MINIMUM,
     LE_PRELU, /* a < 0 ? a * b : a */
-    LE_POWER,
+    LE_POWER, /* of FLOAT32 alone, as PRELU */
     LE_LESS, /* 1 where it holds, else 0 */
     LE_LESS_EQUAL,
     LE_EQUAL,
+    LE_REMAINDER, /* with the sign of b; of INT64 alone */
     LE_BINARIES /* how many there are */
 } le_binary;
 

@@ -78,13 +78,15 @@ typedef struct {
     bool every_step;
     bool given;          /* of an output: whether it is an input or an old state, which a step overwrites */
     bool in_place;       /* of a state: whether a recurrent operation alone reads it and gives its new value, no output */
-    float *reset;        /* of a state, padded to whole vectors */
+    float *reset;        /* of a state, padded to whole vectors; of a counter an int64_t */
     void *golden;
     float *tolerance;
     size_t table;        /* of an input: rows of the smallest table that it is looked up in, 0 for none */
     size_t frames, groups; /* of a past */
     size_t start;        /* in units: as in le_port */
-    size_t each;         /* frames in a unit of an input or an output for every step; 0 otherwise */
+    size_t each;         /* frames in a unit of an input or an output for every step, what a unit adds to a counter; else 0 */
+    bool counts;         /* of a state: whether it is a counter */
+    uint32_t end;        /* of a counter: as in le_port */
 } le_io;
 
 /*
@@ -148,6 +150,7 @@ struct lstm_edge_program {
     size_t size;       /* of the file */
     bool far;          /* whether it is as large as LE_FAR */
     bool indexed;      /* whether an input is looked up in a table */
+    bool ends;         /* whether a counter has an end */
     bool chunked;      /* whether an operation may take many steps before the next operation runs */
     size_t row_bytes;  /* of all buffers that are no past */
     size_t pasts, past_bytes; /* how many there are, and their bytes */

@@ -244,6 +244,11 @@ static __attribute__((noinline)) vf apply(const le_activation *a, vf x) {
     case LE_RECIPROCAL: return 1.f / x;
     case LE_ERF: return by_lane(x, erff);
     case LE_GELU_TANH: return x * sigmoid(1.5957691216057308f * madd(0.044715f * x * x, x, x));
+    case LE_FLOOR: return by_lane(x, floorf);
+    case LE_CEIL: return by_lane(x, ceilf);
+    case LE_ROUND: return by_lane(x, rintf);
+    case LE_SIN: return by_lane(x, sinf);
+    case LE_COS: return by_lane(x, cosf);
     default: return x;
     }
 }
@@ -804,6 +809,39 @@ static void binary(const lstm_edge_program *program, const le_op *op, const le_w
     }
 }
 
+/* Whole numbers wrap, and what is divided by 0 is 0. */
+static int64_t combine_whole(le_binary kind, int64_t a, int64_t b) {
+    const uint64_t left = (uint64_t)a, right = (uint64_t)b;
+    switch (kind) {
+    case LE_ADD: return (int64_t)(left + right);
+    case LE_SUBTRACT: return (int64_t)(left - right);
+    case LE_MULTIPLY: return (int64_t)(left * right);
+    case LE_DIVIDE: return b == 0 ? 0 : b == -1 ? (int64_t)(0 - left) : a / b;
+    case LE_MAXIMUM: return a > b ? a : b;
+    case LE_MINIMUM: return a < b ? a : b;
+    case LE_LESS: return a < b;
+    case LE_LESS_EQUAL: return a <= b;
+    case LE_EQUAL: return a == b;
+    default: { /* LE_REMAINDER */
+        const int64_t rest = b == 0 || b == -1 ? 0 : a % b;
+        return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
+    }
+    }
+}
+
+static __attribute__((noinline)) void binary_whole(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+                                                   size_t first, size_t rows) {
+    for (size_t r = first; r < first + rows; r++) {
+        const int64_t *a = (const int64_t *)rows_from(program, ws, op->in, r);
+        const int64_t *b = (const int64_t *)(op->h == LE_NONE ? op->first : rows_from(program, ws, op->h, r));
+        int64_t *y = (int64_t *)rows_from(program, ws, op->out, r);
+        for (size_t i = 0; i < program->places[op->out].width; i++) {
+            const int64_t left = a[op->size[1] ? i : 0], right = b[op->size[2] ? i : 0];
+            y[i] = op->flags & 1 ? combine_whole((le_binary)op->size[0], right, left) : combine_whole((le_binary)op->size[0], left, right);
+        }
+    }
+}
+
 static void softmax_of(const float *x, float *y, size_t length, bool logarithm) {
     vf top = set1(-INFINITY), odd = {0};
     for (size_t i = 0; i < length; i += L) {
@@ -916,8 +954,15 @@ static __attribute__((noinline)) void depthwise(const lstm_edge_program *program
     }
 }
 
+/* A number without what is behind its point; the nearest one where it is beyond int64, 0 for NaN. */
+static int64_t truncated(float x) {
+    if (x >= 0x1p63f) return INT64_MAX;
+    return x > -0x1p63f ? (int64_t)x : x <= -0x1p63f ? INT64_MIN : 0;
+}
+
 static int64_t whole_number(const char *p, lstm_edge_type type, size_t i) {
     switch (type) {
+    case LSTM_EDGE_FLOAT32: return truncated(((const float *)p)[i]);
     case LSTM_EDGE_INT64: return ((const int64_t *)p)[i];
     case LSTM_EDGE_INT32: return ((const int32_t *)p)[i];
     case LSTM_EDGE_INT16: return ((const int16_t *)p)[i];
@@ -956,7 +1001,8 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
         return;
     }
     if (op->code == LE_BINARY) {
-        binary(program, op, ws, first, all);
+        if (out->type == LSTM_EDGE_INT64) binary_whole(program, op, ws, first, all);
+        else binary(program, op, ws, first, all);
         return;
     }
     if (op->code == LE_WHERE) {
@@ -993,8 +1039,10 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
             break;
         case LE_GATHER:
             for (size_t i = 0; i < in->width; i++) {
+                /* Of an input it is in the table, as that is checked before; and a program could compute any. */
                 const int64_t index = whole_number(from, in->type, i);
-                const size_t row = index < 0 ? length - (size_t)(-index) : (size_t)index, at = row * op->size[1];
+                const uint64_t place = (uint64_t)index + (index < 0 ? length : 0);
+                const size_t row = place < length ? (size_t)place : length - 1, at = row * op->size[1];
                 float *to = y + i * op->size[1];
                 if (op->second == NULL) memcpy(to, op->first + at, op->size[1] * sizeof(float));
                 else for (size_t j = 0; j < op->size[1]; j++) to[j] = ((const int8_t *)op->first)[at + j] * op->second[row];
@@ -1007,7 +1055,8 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
             break;
         default: /* LE_CAST */
             for (size_t i = 0; i < out->width; i++) {
-                y[i] = in->type == LSTM_EDGE_FLOAT32 ? x[i] : (float)whole_number(from, in->type, i);
+                if (out->type == LSTM_EDGE_INT64) ((int64_t *)y)[i] = whole_number(from, in->type, i);
+                else y[i] = in->type == LSTM_EDGE_FLOAT32 ? x[i] : (float)whole_number(from, in->type, i);
             }
         }
     }

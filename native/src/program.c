@@ -9,10 +9,12 @@
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a program file is read as it lies, little-endian");
 _Static_assert(sizeof(float) == 4 && sizeof(le_header) == 64 && sizeof(le_constant) == 24, "the format's sizes");
-_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 32 && sizeof(le_operation) == 128, "the format's sizes");
+_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 36 && sizeof(le_operation) == 128, "the format's sizes");
 
-/* Bytes of a port, of which version 1 has all but the last two words. */
-static size_t port_size(const le_header *h) { return h->version == 1 ? sizeof(le_port) - 8 : sizeof(le_port); }
+/* Bytes of a port: version 1 lacks the last three words, version 2 the last one. */
+static size_t port_size(const le_header *h) {
+    return h->version == 1 ? offsetof(le_port, start) : h->version == 2 ? offsetof(le_port, end) : sizeof(le_port);
+}
 
 /* Wide enough for a whole vector of any instruction set. */
 #define PAD 16u
@@ -180,6 +182,16 @@ static bool writes(reader *r, uint32_t buffer) {
     return is_buffer(r, buffer, false) && writes_part(r, buffer, 0, width(r, buffer));
 }
 
+static bool is_whole(const reader *r, uint32_t buffer) {
+    return buffer < r->header.buffers && r->program->places[buffer].type == LSTM_EDGE_INT64;
+}
+
+/* The same for a buffer of INT64. */
+static bool writes_whole(reader *r, uint32_t buffer) {
+    if (!is_whole(r, buffer)) return REFUSE_OPERATION(r, "a buffer that is not INT64, as its operands are");
+    return writes_part(r, buffer, 0, width(r, buffer));
+}
+
 static void at_least(size_t *most, size_t value) {
     if (*most < value) *most = value;
 }
@@ -296,21 +308,27 @@ static bool read_binary(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->h = arg[1];
     op->out = arg[3];
-    if (!reads(r, op->in, false) || !writes(r, op->out)) return false;
+    const bool whole = is_whole(r, op->in);
+    if (!reads(r, op->in, whole) || !(whole ? writes_whole(r, op->out) : writes(r, op->out))) return false;
     const size_t out = width(r, op->out);
     size_t other;
     if (op->h != LE_NONE) {
-        if (!reads(r, op->h, false)) return false;
+        if (!reads(r, op->h, whole)) return false;
+        if (whole && !is_whole(r, op->h)) return REFUSE_OPERATION(r, "operands of two types");
         other = width(r, op->h);
     } else {
-        if (!expect(r, arg[2], LSTM_EDGE_FLOAT32, 1, 0, "an operand")) return false;
+        if (!expect(r, arg[2], whole ? LSTM_EDGE_INT64 : LSTM_EDGE_FLOAT32, 1, 0, "an operand")) return false;
         other = constant(r, arg[2]).columns;
-        if (!vector(r, arg[2], 1, other, &op->first)) return false;
+        if (whole && (op->first = copy(r, arg[2], 0)) == NULL) return false;
+        if (!whole && !vector(r, arg[2], 1, other, &op->first)) return false;
     }
     if ((width(r, op->in) != out && width(r, op->in) != 1) || (other != out && other != 1)) {
         return REFUSE_OPERATION(r, "operands of unequal widths");
     }
     if (arg[4] >= LE_BINARIES) return REFUSE_OPERATION(r, "an unknown function");
+    if (whole ? arg[4] == LE_PRELU || arg[4] == LE_POWER : arg[4] == LE_REMAINDER) {
+        return REFUSE_OPERATION(r, "a function of numbers of another type");
+    }
     op->size[0] = arg[4];
     op->size[1] = width(r, op->in) == out;
     op->size[2] = other == out;
@@ -448,7 +466,8 @@ static bool read_depthwise(reader *r, const uint32_t *arg, le_op *op) {
 static bool read_simple(reader *r, const uint32_t *arg, le_op *op) {
     op->in = arg[0];
     op->out = arg[1];
-    if (!reads(r, op->in, op->code == LE_CAST) || !writes(r, op->out)) return false;
+    const bool whole = op->code == LE_CAST && is_whole(r, op->out);
+    if (!reads(r, op->in, op->code == LE_CAST) || !(whole ? writes_whole(r, op->out) : writes(r, op->out))) return false;
     if (width(r, op->in) != width(r, op->out)) return REFUSE_OPERATION(r, "an output of another width than the input");
     if (op->code == LE_CAST) return true;
     if (op->code == LE_UNARY) return read_activations(r, arg + 2, 1, op);
@@ -490,6 +509,7 @@ static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_
     const uint32_t steps = r->header.golden_steps;
     const le_place *place = &r->program->places[io->buffer];
     if (steps == 0 || (port->golden == LE_NONE && kind != LSTM_EDGE_INPUT)) return true;
+    if (io->counts) return REFUSE("%s: a golden case of a counter, which its outputs show", io->name);
     const size_t rows = kind == LSTM_EDGE_INPUT || io->every_step ? steps : 1;
     if (!expect(r, port->golden, place->type, rows, place->width, "the golden case")) return false;
     io->golden = copy(r, port->golden, 0);
@@ -507,13 +527,23 @@ static bool read_pace(reader *r, lstm_edge_kind kind, const le_port *port, le_io
     const size_t whole = r->program->places[io->buffer].width;
     io->each = r->header.version == 1 ? framed : port->frames;
     io->start = port->start;
-    if (framed ? io->each == 0 || whole % io->each != 0 : io->each != 0) return REFUSE("%s: frames that do not fit its row", io->name);
+    if (!io->counts && (framed ? io->each == 0 || whole % io->each != 0 : io->each != 0)) return REFUSE("%s: frames that do not fit its row", io->name);
     if (kind == LSTM_EDGE_INPUT && (io->each != p->unit || io->start != 0)) return REFUSE("%s: an input of another unit", io->name);
     if (io->start * (uint64_t)p->unit > INT32_MAX) return REFUSE("%s: it starts too late", io->name);
     const size_t units = io->each == 0 ? io->start : (io->start + io->each - 1) / io->each;
     if (p->settled < units) p->settled = units;
     if (kind == LSTM_EDGE_INPUT && p->unit > 1) p->port_bytes += le_sample_bytes(p, io);
     return true;
+}
+
+static bool read_counter(reader *r, const le_port *port, le_io *io) {
+    if (width(r, io->buffer) != 1 || io->next != io->buffer) return REFUSE("%s: a counter that is not one number", io->name);
+    io->end = port->end;
+    r->program->ends = r->program->ends || io->end != 0;
+    if (port->option == LE_NONE) return true;
+    if (!expect(r, port->option, LSTM_EDGE_INT64, 1, 1, "a reset value")) return false;
+    io->reset = copy(r, port->option, 0);
+    return io->reset != NULL;
 }
 
 /* Read the inputs, outputs and states; what the outputs and states end in is checked after the operations. */
@@ -531,7 +561,8 @@ static bool read_ports(reader *r) {
             if (io->name == NULL) return false;
             io->buffer = port.buffer;
             io->next = port.next;
-            if (kind != LSTM_EDGE_INPUT && p->places[io->buffer].type != LSTM_EDGE_FLOAT32) {
+            io->counts = kind == LSTM_EDGE_STATE && is_whole(r, io->buffer);
+            if (kind != LSTM_EDGE_INPUT && p->places[io->buffer].type != LSTM_EDGE_FLOAT32 && !io->counts) {
                 return REFUSE("%s: an output or state that is not float32", io->name);
             }
             if (kind == LSTM_EDGE_OUTPUT) {
@@ -543,7 +574,9 @@ static bool read_ports(reader *r) {
                 }
                 memset(r->written + r->start[io->buffer], 1, width(r, io->buffer));
             }
-            if (kind == LSTM_EDGE_STATE) {
+            if (io->counts) {
+                if (!read_counter(r, &port, io)) return false;
+            } else if (kind == LSTM_EDGE_STATE) {
                 if (io->next >= p->buffers || width(r, io->next) != width(r, io->buffer) ||
                     p->places[io->next].type != LSTM_EDGE_FLOAT32) {
                     return REFUSE("%s: a new value that is not there, or of another width", io->name);
@@ -559,8 +592,8 @@ static bool read_ports(reader *r) {
         size_t *bytes = place->past != 0 ? &p->past_bytes : &p->row_bytes;
         place->offset = *bytes;
         *bytes += place->bytes;
-        if (p->places[b].type != LSTM_EDGE_FLOAT32 && r->written[r->start[b]] == 0) {
-            return REFUSE("buffer %zu: whole numbers in a buffer that is no input", b);
+        if (place->type != LSTM_EDGE_FLOAT32 && place->type != LSTM_EDGE_INT64 && r->written[r->start[b]] == 0) {
+            return REFUSE("buffer %zu: whole numbers that are not INT64 in a buffer that is no input", b);
         }
     }
     return true;
@@ -594,7 +627,7 @@ static bool finish(reader *r) {
             } else if (p->places[end].past != 0) {
                 if (kind == LSTM_EDGE_OUTPUT) done = REFUSE("%s: a past can't be an output", io->name);
                 else if (io->frames == 0) done = REFUSE("%s: a past without a PUSH", io->name);
-            } else if (kind == LSTM_EDGE_STATE && given(p, end)) {
+            } else if (kind == LSTM_EDGE_STATE && given(p, end) && !io->counts) {
                 done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
             } else {
                 io->given = given(p, end);
@@ -618,7 +651,7 @@ static bool finish(reader *r) {
     p->chunked = true;
     for (size_t i = 0; done && i < p->count[LSTM_EDGE_STATE]; i++) {
         le_io *io = &p->io[LSTM_EDGE_STATE][i];
-        if (io->frames != 0) continue;
+        if (io->frames != 0 || io->counts) continue;
         bool own = false;
         for (size_t j = 0; j < p->ops; j++) {
             const le_op *op = &p->op[j];

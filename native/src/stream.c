@@ -50,6 +50,16 @@ static void copy_rows(const call *c, const le_place *place, size_t bytes, char *
     }
 }
 
+/* Let a counter stand `each` behind the numbers at `from`, for rows in their order. */
+static void count(const lstm_edge_program *p, const le_io *counter, char *to, const char *from, size_t rows) {
+    for (size_t r = 0; r < rows; r++, to += p->places[counter->buffer].bytes, from += p->places[counter->buffer].bytes) {
+        uint64_t number;
+        memcpy(&number, from, sizeof number);
+        number += counter->each;
+        memcpy(to, &number, sizeof number);
+    }
+}
+
 /* Run every operation for `now` steps of some rows in working memory; `last` if a call ends with them. */
 static void compute(const lstm_edge_program *p, le_workspace *w, size_t rows, size_t now, bool last) {
     w->backward = !w->backward;
@@ -71,7 +81,8 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_place *place = &p->places[states[i].buffer];
         if (place->past == 0) {
-            copy_rows(c, place, place->width * 4, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows, false);
+            const size_t bytes = place->width * le_size_of(place->type);
+            copy_rows(c, place, bytes, w->buffer[states[i].buffer], &c->states[i], true, first, 0, rows, false);
             continue;
         }
         for (size_t r = 0; r < rows; r++) {
@@ -90,6 +101,10 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
                 copy_rows(c, place, bytes, to, &c->inputs[i], false, first, step + s, rows, false);
             }
         }
+        for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+            char *to = w->buffer[states[i].buffer];
+            if (states[i].counts) count(p, &states[i], to + rows * p->places[states[i].buffer].bytes, to, rows * (now - 1));
+        }
         compute(p, w, rows, now, last);
         for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
             if (c->outputs[i].data == NULL || !(outputs[i].every_step || last)) continue;
@@ -103,9 +118,11 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
         for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
             const le_place *place = &p->places[states[i].next];
             if (place->past != 0) continue;
-            char *from = w->buffer[states[i].next] + (now - 1) * rows * place->bytes;
-            if (last) copy_rows(c, place, place->width * 4, from, &c->states[i], true, first, 0, rows, true);
-            else memcpy(w->buffer[states[i].buffer], from, rows * place->bytes);
+            char *from = w->buffer[states[i].next] + (now - 1) * rows * place->bytes, *to = w->buffer[states[i].buffer];
+            if (states[i].counts) count(p, &states[i], to, from, rows);
+            else if (!last) memcpy(to, from, rows * place->bytes);
+            const size_t bytes = place->width * le_size_of(place->type);
+            if (last) copy_rows(c, place, bytes, states[i].counts ? to : from, &c->states[i], true, first, 0, rows, true);
         }
     }
 }
@@ -142,6 +159,24 @@ static lstm_edge_status check_indices(const call *c) {
                 const char *from = row_at(&c->inputs[i], r, s);
                 const lstm_edge_status status = check_elements(p, input, from, p->places[input->buffer].width);
                 if (status != LSTM_EDGE_OK) return status;
+            }
+        }
+    }
+    return LSTM_EDGE_OK;
+}
+
+/* Refuse units that would begin where a counter has come to its end; from unit `age` on, as the first ones are held. */
+static lstm_edge_status check_ends(const lstm_edge_program *p, const lstm_edge_rows *states, const size_t *slots, size_t rows,
+                                   uint64_t units, uint64_t age) {
+    for (size_t i = 0; p->ends && units > 0 && i < p->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
+        const uint64_t held = age < state->start ? state->start - age : 0, more = units > held ? units - held - 1 : 0;
+        for (size_t r = 0; state->end != 0 && r < rows; r++) {
+            int64_t at;
+            memcpy(&at, row_at(&states[i], slots != NULL ? slots[r] : r, 0), sizeof at);
+            if (at < 0 || at >= state->end || (state->each != 0 && more > ((uint64_t)state->end - 1 - (uint64_t)at) / state->each)) {
+                return le_fail(LSTM_EDGE_ENDED, "%s: it stands at %lld, and the network has positions for %llu steps from a reset; reset the stream",
+                               state->name, (long long)at, (unsigned long long)lstm_edge_end(p));
             }
         }
     }
@@ -188,6 +223,7 @@ static lstm_edge_status run_rows(call *c) {
 
 static lstm_edge_status run(call *c) {
     lstm_edge_status status = check_indices(c);
+    if (status == LSTM_EDGE_OK) status = check_ends(c->program, c->states, c->slots, c->rows, c->steps, UINT64_MAX);
     if (status != LSTM_EDGE_OK) return status;
     const le_mode mode = le_get_mode();
     le_set_mode(LE_FLUSH);
@@ -208,7 +244,7 @@ static bool complete(const lstm_edge_rows *rows, size_t count) {
 static bool apart(const lstm_edge_program *p, lstm_edge_kind kind, const lstm_edge_rows *at, size_t rows, size_t steps) {
     for (size_t i = 0; i < p->count[kind]; i++) {
         const le_io *io = &p->io[kind][i];
-        const size_t bytes = p->places[io->buffer].width * sizeof(float);
+        const size_t bytes = p->places[io->buffer].width * le_size_of(p->places[io->buffer].type);
         if (at[i].data == NULL) continue;
         if (rows > 1 && at[i].row_stride < bytes) return false;
         if (io->every_step && steps > 1 && at[i].step_stride < bytes) return false;
@@ -225,7 +261,7 @@ lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, si
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
     }
     if (!apart(program, LSTM_EDGE_STATE, states, rows, steps) || !apart(program, LSTM_EDGE_OUTPUT, outputs, rows, steps)) {
-        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a stride smaller than a row of float32");
+        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a stride smaller than a row");
     }
     if (rows == 0 || steps == 0) return LSTM_EDGE_OK;
     call c = {.program = program, .rows = rows, .steps = steps, .slots = slots, .inputs = inputs, .states = states,
@@ -327,16 +363,31 @@ size_t lstm_edge_delay(const lstm_edge_program *program) {
     return most;
 }
 
+uint64_t lstm_edge_end(const lstm_edge_program *program) {
+    uint64_t least = 0;
+    for (size_t i = 0; program != NULL && i < program->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &program->io[LSTM_EDGE_STATE][i];
+        int64_t first;
+        if (state->end == 0 || state->each == 0) continue;
+        lstm_edge_reset_value(program, i, &first);
+        const uint64_t numbers = first < 0 || first >= state->end ? 0 : (uint64_t)(state->end - first);
+        const uint64_t steps = (state->start + (numbers + state->each - 1) / state->each) * program->unit;
+        if (least == 0 || steps < least) least = steps;
+    }
+    return least;
+}
+
 const char *lstm_edge_manifest(const lstm_edge_program *program) { return program == NULL ? NULL : program->manifest; }
 
-lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t index, float *row) {
+lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t index, void *row) {
     if (row == NULL || index >= lstm_edge_count(program, LSTM_EDGE_STATE)) {
         return le_fail(LSTM_EDGE_BAD_ARGUMENT, "no state %zu", index);
     }
     const le_io *state = &program->io[LSTM_EDGE_STATE][index];
-    const size_t width = program->places[state->buffer].width;
-    if (state->reset == NULL) memset(row, 0, width * sizeof(float));
-    else memcpy(row, state->reset, width * sizeof(float));
+    const le_place *place = &program->places[state->buffer];
+    const size_t bytes = place->width * le_size_of(place->type);
+    if (state->reset == NULL) memset(row, 0, bytes);
+    else memcpy(row, state->reset, bytes);
     return LSTM_EDGE_OK;
 }
 
@@ -466,7 +517,9 @@ static void finish_unit(lstm_edge_stream *stream) {
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
         if (before < state->start) {
-            lstm_edge_reset_value(p, i, (float *)(void *)w->buffer[state->buffer]);
+            lstm_edge_reset_value(p, i, w->buffer[state->buffer]);
+        } else if (state->counts) {
+            count(p, state, w->buffer[state->buffer], w->buffer[state->buffer], 1);
         } else if (!state->in_place && state->next != state->buffer) {
             memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
         }
@@ -478,6 +531,9 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
     const lstm_edge_program *p = stream->program;
     const size_t inputs = p->count[LSTM_EDGE_INPUT], outputs = p->count[LSTM_EDGE_OUTPUT], unit = p->unit;
     lstm_edge_rows *from = stream->chunk, *to = stream->chunk + inputs;
+    const uint64_t units = steps / unit + (stream->age % unit + steps % unit + unit - 1) / unit;
+    const lstm_edge_status ended = check_ends(p, stream->rows[LSTM_EDGE_STATE], NULL, 1, units, stream->age / unit);
+    if (ended != LSTM_EDGE_OK) return ended;
     for (size_t i = 0; i < inputs; i++) {
         const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
         if (input->table == 0) continue;
@@ -536,6 +592,10 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
         const lstm_edge_status status = check_indices(&c);
         if (status != LSTM_EDGE_OK) return status;
     }
+    if (p->ends) {
+        const lstm_edge_status status = check_ends(p, stream->rows[LSTM_EDGE_STATE], NULL, 1, 1, UINT64_MAX);
+        if (status != LSTM_EDGE_OK) return status;
+    }
     const le_mode mode = le_get_mode();
     le_set_mode(LE_FLUSH);
     compute(p, w, 1, 1, true);
@@ -546,6 +606,7 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     }
     for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
+        if (state->counts) count(p, state, w->buffer[state->buffer], w->buffer[state->buffer], 1);
         if (state->in_place || state->next == state->buffer) continue;
         memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
     }

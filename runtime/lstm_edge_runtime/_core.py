@@ -23,19 +23,6 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = [
-    "Core",
-    "ExclusiveUse",
-    "FileStamp",
-    "Identity",
-    "InputArrays",
-    "as_array",
-    "as_lengths",
-    "by_name",
-    "refuse_not_finite",
-    "reset_states",
-]
-
 InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""
 

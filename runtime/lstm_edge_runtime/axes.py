@@ -7,21 +7,6 @@ from functools import lru_cache
 from .errors import ContractError, InputError
 from .manifest import Array, Axes, AxisRange, Manifest, TensorSpec
 
-__all__ = [
-    "all_ones",
-    "check_array",
-    "check_lengths",
-    "check_output",
-    "describe",
-    "fits",
-    "learn_sizes",
-    "parse_sum",
-    "resolve",
-    "row_factor",
-    "unit_shape",
-    "with_ones",
-]
-
 _TERM = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)|(\d+)")
 _ANY: Mapping[str, AxisRange] = {}
 

@@ -16,8 +16,6 @@ from .errors import ContractError
 from .manifest import Array, Manifest
 from .ort import CPU, CUDA, import_onnxruntime, run_by_name, run_error
 
-__all__ = ["WORKSPACE", "BoundCall", "StateSets", "retain_heap"]
-
 WORKSPACE = 8
 """More than an LSTM call allocates at once, as a multiple of its states' bytes times its steps."""
 _LARGEST = 31 * 1024 * 1024

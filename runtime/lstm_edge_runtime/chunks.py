@@ -7,8 +7,6 @@ import numpy as np
 
 from .manifest import Array, Axes, Manifest
 
-__all__ = ["Runner", "even_sizes", "join_chunks", "run_chunks", "take_steps"]
-
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Function from every input by name to every output by name, including states."""
 

@@ -15,8 +15,6 @@ from typing import Any
 from .graph_check import could_continue
 from .manifest import TensorSpec
 
-__all__ = ["declared_states"]
-
 _LARGEST = 1 << 20
 """Bytes of a configuration that is read."""
 _TRITON_NAMES = re.compile(r'\b(input|output)_name\s*:\s*["\']([^"\']*)["\']')

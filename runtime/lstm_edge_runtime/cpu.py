@@ -5,8 +5,6 @@ import platform
 from pathlib import Path
 from typing import Any
 
-__all__ = ["describe_cpu", "read_cpuinfo"]
-
 
 def describe_cpu() -> dict[str, Any]:
     """Return the ``machine`` (architecture), the ``processor`` and the number of ``cores``."""

@@ -31,8 +31,6 @@ from .stream_batch import (
     to_sources,
 )
 
-__all__ = ["DelayedBatch", "DelayedStream", "run_delayed"]
-
 
 def _room(states: Iterable[StateSpec], ages: Iterable[int], steps: int) -> int:
     """Return how many of ``steps`` a call may take, so that no state of these ages starts inside of it."""

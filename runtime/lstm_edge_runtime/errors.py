@@ -5,32 +5,14 @@ A message says in one line what was received, what was expected and what to do n
 
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
-
-__all__ = [
-    "CheckFailedError",
-    "ContractError",
-    "FileFormatError",
-    "InputError",
-    "LstmEdgeError",
-    "ManifestError",
-    "MissingDependencyError",
-    "NotFoundError",
-    "ProviderError",
-    "StateError",
-    "StateWarning",
-    "UnsupportedError",
-    "counted",
-    "did_you_mean",
-    "first_line",
-    "install_command",
-    "one_line",
-    "printable",
-]
+from typing import Any
 
 _LONGEST = 300
 _LONGEST_LINE = 500
+FieldRules = Mapping[str, tuple[Callable[[Any], bool], str]]
+"""For fields of a configuration: whether a value fits, and what is expected, in words."""
 
 
 class LstmEdgeError(Exception):
@@ -90,6 +72,14 @@ class CheckFailedError(LstmEdgeError, AssertionError):
     def __str__(self) -> str:
         """Return the message, which may have several lines, as ``LstmEdgeError``'s else."""
         return "\n".join(map(_shortened, printable(Exception.__str__(self)).split("\n")))
+
+
+def check_fields(options: object, rules: FieldRules) -> None:
+    """Raise ``InputError`` for the first field of ``options`` that is not None and breaks its rule."""
+    for name, (fits, expected) in rules.items():
+        if (given := getattr(options, name)) is not None and not fits(given):
+            shown = repr(given) if isinstance(given, str) else given
+            raise InputError(f"{name} is {shown}, expected {expected}")
 
 
 def counted(count: int, noun: str) -> str:

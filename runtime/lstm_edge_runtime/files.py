@@ -21,16 +21,6 @@ except ImportError:  # Windows
 
 from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
 
-__all__ = [
-    "check_folder",
-    "check_target",
-    "put_in_place",
-    "read_arrays",
-    "replacing",
-    "write_bytes",
-    "write_folder",
-]
-
 _CURRENT, _RENAME_EXCHANGE = -100, 2
 """AT_FDCWD and a flag of Linux's renameat2."""
 

@@ -20,20 +20,6 @@ from .model import Model, runner
 from .selftest import compare_golden
 from .tolerance import Comparison
 
-__all__ = [
-    "ARRAYS",
-    "FORMAT",
-    "INDEX",
-    "INPUT",
-    "OUTPUT",
-    "SCHEMA",
-    "GoldenFolder",
-    "GoldenSet",
-    "Replayed",
-    "read_golden",
-    "replay",
-]
-
 INDEX, ARRAYS = "index.json", "data.npz"
 """The file that describes the folder, and the file with one set's arrays."""
 INPUT, OUTPUT = "input/", "output/"

@@ -13,24 +13,6 @@ from .errors import ContractError, FileFormatError, InputError, ManifestError
 from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec
 from .onnx_reader import OnnxFile
 
-__all__ = [
-    "OPERATORS",
-    "QUANTIZED",
-    "check_contract",
-    "check_manifest",
-    "check_stream",
-    "could_continue",
-    "graph_specs",
-    "infer_manifest",
-    "is_called_like_a_state",
-    "is_renamed",
-    "pair_states",
-    "read_manifest",
-    "refuse_windows",
-    "shared_stem",
-    "why_window",
-]
-
 OPERATORS = ("LSTM", "GRU", "RNN")
 """The standard recurrent operators."""
 QUANTIZED = "DynamicQuantizeLSTM"

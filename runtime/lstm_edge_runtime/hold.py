@@ -1,7 +1,5 @@
 """Debounce labels: a label is confirmed once it has stayed the same for some steps."""
 
-__all__ = ["NO_LABEL", "Hold"]
-
 NO_LABEL = (-1, -1, 0)
 """Value of ``Hold.saved`` before the first step."""
 

@@ -10,17 +10,6 @@ import numpy.typing as npt
 
 from .errors import FileFormatError, LstmEdgeError, first_line
 
-__all__ = [
-    "decode_array",
-    "encode_array",
-    "malformed_as",
-    "number",
-    "read_json",
-    "text",
-    "text_or_none",
-    "texts",
-]
-
 _MALFORMED = (AttributeError, LookupError, OSError, OverflowError, RecursionError, TypeError, ValueError)
 _DEEPEST = 50
 """Levels of objects and lists: what is printed again must not exceed Python's stack."""

@@ -27,24 +27,6 @@ from .json_reader import (
     texts,
 )
 
-__all__ = [
-    "KEY",
-    "LONGEST",
-    "SCHEMA",
-    "Array",
-    "Axes",
-    "AxisRange",
-    "Golden",
-    "Manifest",
-    "Signal",
-    "StateSpec",
-    "Streamed",
-    "Task",
-    "TensorSpec",
-    "Trained",
-    "rate_name",
-]
-
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
 SCHEMA = 3

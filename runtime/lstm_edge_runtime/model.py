@@ -51,8 +51,6 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["Model", "Source", "content_of", "load", "read_model", "runner", "stream_runner"]
-
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["window", "never"]
 """Number of steps after which a stream is reset."""
@@ -123,8 +121,9 @@ def load(
     manifest = read_manifest(session)
     if manifest is not None and manifest.precision == "int8" and threads == "auto" and count > 1:
         session, options = _open(target, name, SessionOptions(providers=wanted), device, providers)
-    for each in (stamp, *beside) if beside and stamp else ():
-        each.check()
+    if beside and stamp:
+        for each in (stamp, *beside):
+            each.check()
     interface = _read_interface(session, manifest, states, file, name if stamp else None)
     core = Core(
         session,

@@ -20,24 +20,6 @@ import numpy.typing as npt
 from .errors import FileFormatError, counted
 from .manifest import Array
 
-__all__ = [
-    "Attribute",
-    "External",
-    "Graph",
-    "LocalFunction",
-    "Node",
-    "OnnxFile",
-    "SparseTensor",
-    "Tensor",
-    "ValueInfo",
-    "add_initializers",
-    "add_metadata",
-    "add_outputs",
-    "is_ort_format",
-    "read_onnx",
-    "stream_file",
-]
-
 _Value = int | memoryview
 _Fields = Mapping[int, list[_Value]]
 

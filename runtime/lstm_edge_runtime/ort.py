@@ -26,22 +26,6 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = [
-    "AUTO_THREADS_BYTES",
-    "CPU",
-    "CUDA",
-    "DEFAULT_OPTIONS",
-    "MAX_THREADS",
-    "Provider",
-    "SessionOptions",
-    "auto_threads",
-    "import_onnxruntime",
-    "open_session",
-    "resolve_providers",
-    "run_by_name",
-    "run_error",
-]
-
 AUTO_THREADS_BYTES = 8 * 1024 * 1024
 """``threads="auto"`` takes one thread below this size of weights, every physical core from it on."""
 MAX_THREADS = 1024

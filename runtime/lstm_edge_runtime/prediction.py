@@ -7,8 +7,6 @@ import numpy as np
 from .errors import ContractError, counted
 from .manifest import Array, Task
 
-__all__ = ["Prediction", "interpret", "softmax"]
-
 
 @dataclass(frozen=True, eq=False)
 class Prediction:

@@ -12,17 +12,6 @@ from .errors import CheckFailedError, ContractError, InputError, ManifestError, 
 from .manifest import Array, Golden, Manifest, TensorSpec
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
-__all__ = [
-    "Replay",
-    "SelfTest",
-    "check_golden_case",
-    "compare_golden",
-    "golden_limits",
-    "replay_golden",
-    "replay_stream",
-    "selftest",
-]
-
 
 @dataclass(frozen=True)
 class Replay:

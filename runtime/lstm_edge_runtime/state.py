@@ -9,8 +9,6 @@ import numpy as np
 from .errors import FileFormatError
 from .manifest import Array
 
-__all__ = ["IDENTITY", "State", "from_arrays", "to_arrays"]
-
 IDENTITY, _AGE, _PREFIX, _REST = "identity", "age", "state/", "rest/"
 """In a file: the names of the identity and the age, and what names of states and of a rest start with."""
 _NO_REST: Mapping[str, Array] = {}

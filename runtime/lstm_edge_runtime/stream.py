@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = ["WRONG_SAMPLE", "Result", "ShapedCall", "Stream"]
-
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
 WRONG_SAMPLE = (TypeError, ValueError, BufferError)

@@ -21,17 +21,6 @@ if TYPE_CHECKING:
 
 from .manifest import Array
 
-__all__ = [
-    "Ids",
-    "StatePool",
-    "StreamBatch",
-    "stack_chunks",
-    "stack_rows",
-    "time_axis",
-    "to_graph",
-    "to_sources",
-]
-
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
 _DTYPE = attrgetter("dtype")

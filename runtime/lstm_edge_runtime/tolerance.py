@@ -20,8 +20,6 @@ import numpy.typing as npt
 
 from .manifest import Array
 
-__all__ = ["MULTIPLE", "POLICY", "ULPS", "Comparison", "compare", "distance", "limit_for"]
-
 MULTIPLE = 3.0
 """How many noise floors a candidate may be away from the exact result."""
 POLICY = (

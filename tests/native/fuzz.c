@@ -27,7 +27,7 @@ static uint32_t crc32_of(const unsigned char *p, size_t size) {
 }
 
 /* Change some bits, or put a number that is likely to matter where a word lies. */
-static size_t damage(unsigned char *data, size_t size, size_t tables) {
+static size_t damage(unsigned char *data, size_t size, size_t tables, uint32_t version) {
     static const uint32_t odd[] = {0, 1, 2, 7, 255, 65535, 65536, 0x7FFFFFFF, 0x80000000u, 0xFFFFFFFE, 0xFFFFFFFF};
     for (uint32_t i = draw(4) + 1; i > 0; i--) {
         const size_t range = draw(8) == 0 ? size : tables;
@@ -47,8 +47,8 @@ static size_t damage(unsigned char *data, size_t size, size_t tables) {
         if (draw(20) != 0) memcpy(data + 16, &whole, 8);
         if (draw(20) != 0) {
             memcpy(data, LE_MAGIC, 8);
-            const uint32_t version = LE_FORMAT, crc = crc32_of(data + 16, size - 16);
-            memcpy(data + 8, &version, 4);
+            const uint32_t given = version, crc = crc32_of(data + 16, size - 16);
+            memcpy(data + 8, &given, 4);
             memcpy(data + 12, &crc, 4);
         }
     }
@@ -87,6 +87,7 @@ static void use(lstm_edge_program *program) {
         }
     }
     lstm_edge_run(program, ROWS, STEPS, NULL, rows[0], rows[2], rows[1]);
+    (void)lstm_edge_end(program);
     lstm_edge_stream *stream = lstm_edge_stream_new(program);
     if (stream != NULL) {
         for (int i = 0; i < STEPS; i++) {
@@ -99,6 +100,11 @@ static void use(lstm_edge_program *program) {
             if (lstm_edge_frames(stream, i) > (STEPS / lstm_edge_unit(program) + 1) * (port.frames > 0 ? port.frames : 1)) abort();
         }
         lstm_edge_set_age(stream, (uint64_t)draw(100) << draw(50));
+        for (size_t i = 0; i < lstm_edge_count(program, LSTM_EDGE_STATE); i++) {
+            lstm_edge_port port;
+            lstm_edge_describe(program, LSTM_EDGE_STATE, i, &port);
+            if (port.type == LSTM_EDGE_INT64) *(int64_t *)(void *)lstm_edge_state(stream, i) = (int64_t)((uint64_t)((int64_t)draw(100) - 50) << draw(57));
+        }
         lstm_edge_chunk(stream, (const void *const *)arrays[0], STEPS, (float *const *)arrays[1]);
         lstm_edge_reset(stream);
         lstm_edge_chunk(stream, (const void *const *)arrays[0], ROWS * STEPS, (float *const *)arrays[1]);
@@ -127,12 +133,12 @@ int main(int argc, char **argv) {
         le_header header;
         memcpy(&header, original, sizeof header);
         const size_t tables = sizeof header + header.constants * sizeof(le_constant) + header.buffers * sizeof(le_buffer) +
-                              (header.inputs + header.outputs + header.states) * sizeof(le_port) +
+                              (header.inputs + header.outputs + header.states) * (header.version == 1 ? 24 : header.version == 2 ? 32 : 36) +
                               header.operations * sizeof(le_operation);
         for (unsigned long i = 0; i < count; i++, tried++) {
             unsigned char *data = malloc(size + 1); /* of its own, so that a read beyond its end is seen */
             memcpy(data, original, size);
-            const size_t now = i == 0 ? size : damage(data, size, tables);
+            const size_t now = i == 0 ? size : damage(data, size, tables, header.version);
             unsigned char *exact = malloc(now == 0 ? 1 : now);
             memcpy(exact, data, now);
             free(data);

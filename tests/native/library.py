@@ -50,6 +50,7 @@ def open_library(path: "str | PathLike[str]") -> C.CDLL:
         ("reset", None, (pointer,)),
         ("unit", SIZE, (pointer,)),
         ("delay", SIZE, (pointer,)),
+        ("end", C.c_uint64, (pointer,)),
         ("frames", SIZE, (pointer, SIZE)),
         ("age", C.c_uint64, (pointer,)),
         ("set_age", C.c_int, (pointer, C.c_uint64)),

@@ -34,6 +34,11 @@ FUNCTIONS: dict[Function, Callable[[Array, float, float], Array]] = {
     Function.RECIPROCAL: lambda x, a, b: 1 / x,
     Function.GELU_TANH: lambda x, a, b: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     Function.ERF: lambda x, a, b: np.vectorize(erf)(x),
+    Function.FLOOR: lambda x, a, b: np.floor(x),
+    Function.CEIL: lambda x, a, b: np.ceil(x),
+    Function.ROUND: lambda x, a, b: np.round(x),
+    Function.SIN: lambda x, a, b: np.sin(x),
+    Function.COS: lambda x, a, b: np.cos(x),
 }
 
 

@@ -158,7 +158,7 @@ def test_every_function_and_operation_is_that_of_the_engine(
         Function.CLIP: (-1.5, 2.5),
     }
     results = [writer.unary(x, function, *parameters.get(function, (0.0, 0.0))) for function in Function]
-    for kind in Binary:
+    for kind in set(Binary) - {Binary.REMAINDER}:
         results += [
             writer.binary(kind, x, other, swap=swap) for other in (stored, one, x) for swap in (False, True)
         ]
@@ -172,6 +172,15 @@ def test_every_function_and_operation_is_that_of_the_engine(
         writer.linear(x, rng.integers(-127, 127, (7, 3)), scales=np.full(7, 0.01, "float32")),
         x,
     ]
+    whole = writer.cast(x, "int64")
+    numbers, alone = np.array([*range(-5, 6), 2**62]), writer.buffer(1)
+    writer.copy(x, alone, source_offset=5, length=1)
+    single = writer.cast(alone, "int64")
+    for kind in set(Binary) - {Binary.PRELU, Binary.POWER}:
+        for other in (numbers, single, whole):
+            results += [writer.cast(writer.binary(kind, whole, other, swap=swap)) for swap in (False, True)]
+    bounded = writer.binary(Binary.REMAINDER, whole, np.array([4]))
+    results.append(writer.gather(bounded, rng.standard_normal((4, 3)).astype("float32")))
     copied = writer.buffer(9)
     writer.copy(x, copied, length=3, count=3, source_stride=4, out_stride=3, source_offset=1)
     window = writer.state("window", 24)

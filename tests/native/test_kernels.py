@@ -192,7 +192,9 @@ def test_each_function_follows_float64(library: C.CDLL, kind: Function) -> None:
     assert np.isnan(y).all() or kind in (Function.THRESHOLDED_RELU,)
 
 
-@pytest.mark.parametrize("kind", list(Binary), ids=lambda kind: kind.name.lower())
+@pytest.mark.parametrize(
+    "kind", [each for each in Binary if each is not Binary.REMAINDER], ids=lambda kind: kind.name.lower()
+)
 @pytest.mark.parametrize("swap", [False, True])
 def test_each_function_of_two_follows_float64(library: C.CDLL, kind: Binary, swap: bool) -> None:
     rng = np.random.default_rng(5)
@@ -224,6 +226,94 @@ def test_each_function_of_two_follows_float64(library: C.CDLL, kind: Binary, swa
         with np.errstate(invalid="ignore"):
             expected = functions[kind](*(pair if swap else pair[::-1]))
         assert np.allclose(y[0, 0], expected, rtol=1e-6, equal_nan=True)
+
+
+def test_whole_numbers_follow_numpy(library: C.CDLL) -> None:
+    rng = np.random.default_rng(22)
+    x, b = (rng.integers(-9, 10, 40) for _ in range(2))
+    functions = {
+        Binary.ADD: np.add,
+        Binary.SUBTRACT: np.subtract,
+        Binary.MULTIPLY: np.multiply,
+        Binary.DIVIDE: lambda a, b: np.where(b == 0, 0, np.trunc(a / np.where(b == 0, 1, b))),
+        Binary.MAXIMUM: np.maximum,
+        Binary.MINIMUM: np.minimum,
+        Binary.LESS: np.less,
+        Binary.LESS_EQUAL: np.less_equal,
+        Binary.EQUAL: np.equal,
+        Binary.REMAINDER: lambda a, b: np.where(b == 0, 0, a % np.where(b == 0, 1, b)),
+    }
+    writer, expected = ProgramWriter(), []
+    source = writer.input("x", 40, "int64")
+    for kind, function in functions.items():
+        for other, value in ((b, b), (b[:1], b[:1]), (source, x)):
+            for swap in (False, True):
+                found = writer.binary(kind, source, other, swap=swap)
+                writer.output("y", writer.cast(found), every_step=True)
+                expected.append(function(value, x) if swap else function(x, value))
+    got = Program(library, writer.to_bytes()).run(x[None, None], [])
+    for y, want in zip(got, expected, strict=True):
+        assert np.array_equal(y[0, 0], want)
+
+
+def test_a_float_becomes_the_whole_number_before_its_point(library: C.CDLL) -> None:
+    writer = ProgramWriter()
+    writer.output("y", writer.cast(writer.cast(writer.input("x", 7), "int64")), every_step=True)
+    x = np.array([1.9, -1.9, 0.5, np.nan, np.inf, -1e30, 3e9], "float32")
+    (y,) = Program(library, writer.to_bytes()).run(x[None, None], [])
+    assert y.ravel().tolist() == [1, -1, 0, 0, 2.0**63, -(2.0**63), 3e9]
+
+
+@pytest.fixture(scope="module")
+def counting() -> bytes:
+    """Rows of a table by a counter, in chunks of any number of steps at once."""
+    writer = ProgramWriter()
+    x, counter = writer.input("x", 3), writer.counter("count", 2)
+    read = writer.gather(counter, np.arange(30.0).reshape(10, 3))
+    writer.output("y", writer.binary(Binary.ADD, x, read), every_step=True)
+    writer.count(counter, 1, 10)
+    return writer.to_bytes()
+
+
+def test_a_counter_goes_on_from_call_to_call_up_to_its_end(library: C.CDLL, counting: bytes) -> None:
+    program = Program(library, counting)
+    assert library.lstm_edge_end(program.handle) == 8
+    stream, x = Stream(program), np.zeros((8, 3), "float32")
+    table = np.arange(30.0).reshape(10, 3)
+    assert np.array_equal(np.concatenate([stream.chunk(x[:5]), [stream.step(x[0])]]), table[2:8])
+    counter = np.frombuffer((C.c_int64 * 1).from_address(library.lstm_edge_state(stream.handle, 0)), np.int64)
+    for call in (lambda: stream.chunk(x[:3]), lambda: stream.chunk(x[:1]), lambda: stream.step(x[0])):
+        if counter[0] == 10:
+            with pytest.raises(LibraryError, match="stands at 10, and the network has positions for 8 steps"):
+                call()
+        else:
+            with pytest.raises(LibraryError, match="stands at 8") as caught:
+                call()
+            assert caught.value.status == 9
+            assert np.array_equal(stream.chunk(x[:2]), table[8:])
+        assert counter[0] == 10
+    for wrong in (-1, 10, 2**40, -(2**63)):
+        counter[0] = wrong
+        with pytest.raises(LibraryError, match=f"stands at {wrong},"):
+            stream.step(x[0])
+    library.lstm_edge_reset(stream.handle)
+    assert np.array_equal(stream.chunk(x), table[2:])
+
+
+def test_counters_of_rows_are_their_own(library: C.CDLL, counting: bytes) -> None:
+    program, table = Program(library, counting), np.arange(30.0).reshape(10, 3)
+    pool = [np.arange(60, dtype=np.int64)[:, None] % 5]
+    slots = np.arange(60)[::-1].copy()
+    (y,) = program.run(np.zeros((60, 4, 3), "float32"), pool, slots)
+    first = slots % 5
+    assert np.array_equal(y, table[first[:, None] + np.arange(4)])
+    assert np.array_equal(pool[0][:, 0], np.arange(60) % 5 + 4)
+    before = pool[0].copy()
+    pool[0][7] = 7
+    with pytest.raises(LibraryError, match="stands at 7"):
+        program.run(np.zeros((60, 4, 3), "float32"), pool)
+    before[7] = 7
+    assert np.array_equal(pool[0], before)
 
 
 @pytest.mark.parametrize("width", [1, 7, 33])

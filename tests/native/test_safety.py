@@ -103,6 +103,24 @@ def late_operation() -> bytes:
     return writer.to_bytes()
 
 
+def counting_operation() -> bytes:
+    """Return a program of units of two steps with two counters, one of which ends."""
+    rng = np.random.default_rng(3)
+    writer = ProgramWriter(unit=2)
+    x = writer.input("x", 6)
+    free, ending = writer.counter("free"), writer.counter("ending", 1, 2)
+    places = writer.binary(Binary.ADD, ending, np.array([0, 1]))
+    rows = writer.gather(places, rng.standard_normal((12, 3)))
+    hours = writer.gather(writer.binary(Binary.REMAINDER, free, np.array([5])), rng.standard_normal((5, 6)))
+    value = writer.binary(Binary.ADD, writer.binary(Binary.ADD, x, rows), hours)
+    value = writer.binary(Binary.ADD, value, writer.unary(writer.cast(free), Function.SIN))
+    writer.output("y", value, every_step=True, frames=2)
+    writer.count(free, 1, 0)
+    writer.count(ending, 2, 11)
+    writer.golden({"x": rng.standard_normal((4, 3))}, {"y": (np.zeros((4, 3)), 99.0)})
+    return writer.to_bytes()
+
+
 @pytest.fixture(scope="module")
 def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     folder = tmp_path_factory.mktemp("programs")
@@ -110,6 +128,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     contents = [
         every_operation(),
         late_operation(),
+        counting_operation(),
         make_network(rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False, golden_steps=2).program,
         make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
         make_convolutions(rng, 3, golden_steps=2).to_bytes(),
@@ -222,8 +241,8 @@ def test_a_program_whose_pace_can_not_be_is_refused(
 
 def test_a_program_of_a_later_format_says_so(best: C.CDLL) -> None:
     data = bytearray(every_operation())
-    data[8] = 3
-    with pytest.raises(LibraryError, match="format version 3, this library reads 1 to 2"):
+    data[8] = 4
+    with pytest.raises(LibraryError, match="format version 4, this library reads 1 to 3"):
         Program(best, bytes(data))
 
 

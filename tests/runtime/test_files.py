@@ -64,6 +64,7 @@ def test_a_failed_write_leaves_the_old_folder_and_no_litter(folder):
     assert [path.name for path in folder.parent.iterdir()] == ["f"]
 
 
+@pytest.mark.system
 def test_a_writer_that_is_killed_leaves_one_of_the_two_and_the_next_removes_its_litter(folder):
     rng = random.Random(3)
     for _ in range(40):

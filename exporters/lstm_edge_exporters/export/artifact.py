@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -36,8 +36,6 @@ from ..progress import Progress, in_turn
 from .config import ExportConfig
 from .file import File, serialize
 from .ranges import settle_ranges
-
-__all__ = ["Artifact", "verify_file"]
 
 
 @dataclass(frozen=True)
@@ -84,11 +82,12 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     except Exception as error:
         raise CheckFailedError(f"onnx.checker refuses the file: {first_line(error)}") from error
     engine = partial(run_by_name, open_session(bare))
-    ranges, narrowed = settle_ranges(made, engine, config.ranges)
+    graph = open_graph(bare, engine)
+    ranges, narrowed = settle_ranges(made, engine, graph.run64, config.ranges)
     made = replace(
         made, manifest=made.manifest._replace(ranges=ranges), cases=replace(made.cases, ranges=ranges)
     )
-    file = Function(open_graph(bare, engine), made.reference, fixed_axes(made.manifest))
+    file = Function(graph, made.reference, fixed_axes(made.manifest))
     plain = made.reference.run_plain
     try:
         cases = in_turn(list(made.cases.cases()), show, "verifying", 0.3, 0.7)
@@ -162,8 +161,7 @@ def _try_chunks(
     if made.lifted.late and not manifest.unstreamable:
         return _make_late(made, to_bytes)
     if reason := manifest.unstreamable or _why_whole(made):
-        more = f": {refused}" if refused and not made.roles.bidirectional else ""
-        return manifest._replace(unstreamable=f"{reason}{more}")
+        return manifest._replace(unstreamable=reason)
     if not manifest.time_axes or not manifest.states:
         return manifest if refused is None else manifest._replace(unstreamable=str(refused))
     lengths = (manifest.lengths,) if manifest.lengths else ()
@@ -192,22 +190,27 @@ def _chunks_continue(made: File, file: ChunkedFile) -> bool:
 
 def _why_whole(made: File) -> str:
     """Return why a call can't be a part of a sequence, where the manifest says so; else ``""``."""
+    if made.roles.bidirectional and made.manifest.sequence is not None:
+        return f"layer {made.roles.bidirectional[0] or 'rnn'} is bidirectional"
+    reason = next(_why_no_chunks(made), "")
+    return str(made.lifted.refused or reason) if reason else ""
+
+
+def _why_no_chunks(made: File) -> Iterator[str]:
+    """Yield why the sizes that a call takes are none of chunks."""
     manifest = made.manifest
     for name, taken in ((manifest.sequence, "steps"), (manifest.batch, "rows")):
         sizes = manifest.ranges.get(name or "", AxisRange())
         if sizes.nearest(1) > 1:
             end = "and so can't take a single one" if taken == "steps" else "not one"
-            return f"a call takes {sizes} {taken} ({name}), {end}"
-    if made.roles.bidirectional and manifest.sequence is not None:
-        return f"layer {made.roles.bidirectional[0] or 'rnn'} is bidirectional"
+            yield f"a call takes {sizes} {taken} ({name}), {end}"
     for name, axis in ((spec.name, axis) for spec in manifest.inputs for axis in spec.axes):
         if axis != manifest.sequence and manifest.sequence in (parse_sum(str(axis)) or ({}, 0))[0]:
-            return (
+            yield (
                 f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
             )
     if made.roles.fractions and manifest.time_axes and manifest.states:
-        return (
+        yield (
             f"{', '.join(made.roles.fractions)} gives lengths as fractions of a call's steps, of which "
             "chunks have fewer; take whole numbers of steps instead"
         )
-    return ""

@@ -24,8 +24,6 @@ from .sizes import keeping_sizes, size_text, symbols
 from .source import Place
 from .trace import FoundAxes, Program, export_program
 
-__all__ = ["find_axes"]
-
 _MOST_SINGLES = 8
 """Beyond so many axes of size 1 not every choice of them is tried."""
 

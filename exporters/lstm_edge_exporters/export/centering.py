@@ -18,8 +18,6 @@ from lstm_edge_runtime.ort import open_session, run_by_name
 from ..graph import Builder
 from ..numerics.cases import Case
 
-__all__ = ["center_norms"]
-
 _MOST = 1.0
 """The largest square of mean by standard deviation that the old kernel takes within three noise floors."""
 

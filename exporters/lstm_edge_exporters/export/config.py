@@ -1,6 +1,6 @@
 """Export options: everything that can't be read off the module and its example."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +12,6 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
 from ..versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
-
-__all__ = ["ExportConfig"]
 
 
 @dataclass(frozen=True)
@@ -76,24 +74,15 @@ class ExportConfig:
             raise InputError(f"batch and sequence are both called {self.batch}; name two axes")
         if isinstance(self.outputs, str) or not all(self.outputs):
             raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
-        for option, number, known in (
-            ("opset", self.opset, OPSETS),
-            ("ir_version", self.ir_version, IR_VERSIONS),
-        ):
-            if number not in known:
-                raise InputError(
-                    f"{option} {number}: choose from {known[0]} to {known[-1]}, which onnxruntime "
-                    f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
-                )
+        _check_version("opset", self.opset, OPSETS)
+        _check_version("ir_version", self.ir_version, IR_VERSIONS)
         for name, axes in self.inputs.items():
             _check_names(name, axes)
         named = {axis for axes in self.inputs.values() for axis in axes}
-        for name, limits in self.ranges.items():
-            if self.inputs and name not in named:
-                raise InputError(f"range {limits} of axis {name}: it is in none of the inputs")
-        for name, value in self.reset.items():
-            if not np.all(np.isfinite(value)):
-                raise InputError(f"reset of {name} is not finite")
+        for name in (name for name in self.ranges if self.inputs and name not in named):
+            raise InputError(f"range {self.ranges[name]} of axis {name}: it is in none of the inputs")
+        for name in (name for name, value in self.reset.items() if not np.all(np.isfinite(value))):
+            raise InputError(f"reset of {name} is not finite")
 
     def given_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Axes]:
         """Return the axes of the inputs whose axes are given.
@@ -112,6 +101,14 @@ class ExportConfig:
             if name != usual and known and name not in known:
                 raise InputError(f"axis {name} is in none of the inputs: {', '.join(map(str, known))}")
         return {name: tuple(self.inputs[name]) for name in shapes if name in self.inputs}
+
+
+def _check_version(option: str, number: int, known: Sequence[int]) -> None:
+    if number not in known:
+        raise InputError(
+            f"{option} {number}: choose from {known[0]} to {known[-1]}, which onnxruntime "
+            f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
+        )
 
 
 def _check_names(name: str, axes: Axes) -> None:

@@ -25,8 +25,6 @@ from .request import Request, runs
 from .source import calling_line, line_at, own_place, syntax_of
 from .trace import quietly
 
-__all__ = ["diagnose", "parting_line"]
-
 _LOOPS = (
     "write the loop with nn.LSTM, nn.GRU or nn.RNN or with tensor operations over the whole axis, or "
     "export one step a call with the state as input and output"

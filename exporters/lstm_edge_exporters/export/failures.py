@@ -14,13 +14,6 @@ from lstm_edge_runtime.errors import UnsupportedError
 if TYPE_CHECKING:
     from .record import Recorder
 
-__all__ = [
-    "CONTROL_FLOW",
-    "TracingError",
-    "UnrepeatableError",
-    "tracing_error",
-]
-
 _DISTRIBUTIONS = str(Path(torch.distributions.__path__[0]))
 _HIGHER = str(Path(torch.__file__).parent / "_higher_order_ops")
 CONTROL_FLOW = ("associative_scan", "cond", "map", "scan", "while_loop")

@@ -31,8 +31,6 @@ from .roles import Roles
 from .states import Lifted
 from .trace import Traced
 
-__all__ = ["File", "make_file", "serialize"]
-
 
 @dataclass(frozen=True)
 class File:

@@ -8,8 +8,6 @@ from torch import Tensor
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["inverse_stft"]
-
 
 def inverse_stft(
     spectrum: Tensor,

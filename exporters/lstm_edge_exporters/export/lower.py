@@ -27,8 +27,6 @@ from .roles import Roles, find_roles
 from .sizes import size_text
 from .trace import Traced
 
-__all__ = ["Lowered", "Origin", "lower", "origin_of"]
-
 _LOG_ADD_EXP = """
 step (sum, x) => (next, same) {
     larger = Max (sum, x)

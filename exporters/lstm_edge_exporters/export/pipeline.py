@@ -30,8 +30,6 @@ from .request import Request, make_request
 from .states import keep_past, lift
 from .trace import TURNS, trace
 
-__all__ = ["convert", "export_verified"]
-
 
 def export_verified(module: nn.Module, example: Any, config: ExportConfig, show: Progress) -> Artifact:
     """Trace, lower, verify and finalize; see ``export``. Threads take turns."""

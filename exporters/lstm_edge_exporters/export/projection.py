@@ -24,8 +24,6 @@ from ..graph import Builder
 from ..lift.paths import LEFT_INVERSE
 from ..recurrent import GATES, LayerWeights
 
-__all__ = ["CONDITION_LIMIT", "Projection", "project"]
-
 CONDITION_LIMIT = 100.0
 """Up to this condition number of ``W_hr`` the pseudo-inverse is used."""
 

@@ -21,16 +21,6 @@ from .file import File
 from .source import line_at, own_place
 from .trace import Guard
 
-__all__ = [
-    "DIFFERS",
-    "REFUSED",
-    "SAME",
-    "FewSizesError",
-    "FoundRange",
-    "find_range",
-    "settle_ranges",
-]
-
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
 """What a run at a size shows: file and module agree; they do not; the module itself refuses."""
 _SCANNED = 20_000
@@ -116,10 +106,12 @@ def find_range(
         further = [min(4 * top, most_run), *tables, *([limit] if limit <= most_run or states else [])]
         most, above = _extend_to(further, most, multiple, run)
         last = most if above is not None else limit if limit > _SCANNED and states else None
-    bounds = [each for each in (below, above) if each is not None]
-    ends += [each for each in bounds if run(each) == DIFFERS]
-    refused = [each for each in bounds if run(each) == REFUSED]
-    return FoundRange(AxisRange(least, last, multiple), tuple(ends), tuple(refused))
+    differing, refused = (_met(below, above, run, kind) for kind in (DIFFERS, REFUSED))
+    return FoundRange(AxisRange(least, last, multiple), (*ends, *differing), refused)
+
+
+def _met(below: int | None, above: int | None, run: Callable[[int], str], kind: str) -> tuple[int, ...]:
+    return tuple(each for each in (below, above) if each is not None and run(each) == kind)
 
 
 def _settle_multiple(
@@ -197,13 +189,14 @@ def _last(good: int, bad: int, holds: Callable[[int], bool]) -> int:
 
 
 def settle_ranges(
-    file: File, candidate: Runner, asked: Mapping[str, AxisRange]
+    file: File, candidate: Runner, exact: Runner, asked: Mapping[str, AxisRange]
 ) -> tuple[dict[str, AxisRange], list[str]]:
     """Find the range of every dynamic axis that does not take any size.
 
     Args:
         file: what the trace rests on, the module, and cases with the example.
         candidate: runs the file.
+        exact: runs it in float64, which tells another function from rounding.
         asked: the ranges that the user asks for.
 
     Returns:
@@ -217,7 +210,7 @@ def settle_ranges(
     """
     example, traced = file.cases.example(), file.traced.sizes
     base = {**traced, **(example.sizes if example else {})}
-    runs = _Runs(file, candidate)
+    runs = _Runs(file, candidate, exact)
     if runs.status(base) != SAME:
         return dict(asked), []  # the verification says where
     found = {axis: _settle_range(file, runs, base, axis, asked.get(axis)) for axis in traced}
@@ -290,9 +283,9 @@ def _refusal(axis: str, end: int, base: Mapping[str, int], runs: "_Runs") -> str
 class _Runs:
     """Runs of the module and of the file at any size."""
 
-    def __init__(self, file: File, candidate: Runner) -> None:
+    def __init__(self, file: File, candidate: Runner, exact: Runner) -> None:
         self._cases = replace(file.cases, ranges={})
-        self._reference, self._candidate = file.reference, candidate
+        self._reference, self._candidate, self._exact = file.reference, candidate, exact
 
     def plain(self, sizes: Mapping[str, int]) -> None:
         """Run the module alone, without the states of the file."""
@@ -337,14 +330,19 @@ class _Runs:
         except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
             return REFUSED
         try:
-            got = self._candidate(feeds)
+            alike = _alike(self._candidate(feeds), expected) or _alike(
+                self._exact(feeds), self._reference.run64(feeds)
+            )
         except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
             return DIFFERS
-        alike = all(
-            got[name].shape == array.shape and np.allclose(got[name], array, equal_nan=True, **_ALIKE)
-            for name, array in expected.items()
-        )
         return SAME if alike else DIFFERS
+
+
+def _alike(got: Mapping[str, Array], expected: Mapping[str, Array]) -> bool:
+    return all(
+        got[name].shape == array.shape and np.allclose(got[name], array, equal_nan=True, **_ALIKE)
+        for name, array in expected.items()
+    )
 
 
 class _TableWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -31,8 +31,6 @@ from ..recurrent import GATES
 from .sizes import size_text
 from .source import Place, calling_line, place_of, value_that_holds
 
-__all__ = ["DOMAIN", "LOG_CUM_SUM_EXP", "OP", "LoopError", "Recorder", "RecurrentCall", "instrument"]
-
 DOMAIN = "lstm_edge"
 OP = "Recurrent"
 """``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none, *weights)`` ->
@@ -285,10 +283,6 @@ class Recorder(TorchFunctionMode):
         return result
 
     def _answer(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if func is torch.arange and all(type(each) is int for each in args):
-            made = func(*args, **kwargs)
-            made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
-            return made
         if (noted := _NOTED.get(func)) is not None:
             self.seen.setdefault(noted, calling_line())
         if func in _UNBINDS and isinstance(args[0], Tensor) and args[0].dim():
@@ -296,20 +290,14 @@ class Recorder(TorchFunctionMode):
             self.unbound.setdefault(str(size), calling_line())
         if func in _SQUEEZES:
             return self._squeeze(*args, **kwargs)
-        if func in _MAX_POOLS:
-            return _max_pool(*args, **kwargs)
+        if (answers := _ANSWERS.get(func)) is not None:
+            return answers(*args, **kwargs)
         if func is Tensor.__bool__ and (holds := value_that_holds(sys._getframe(2))) is not None:
             self.checked[calling_line()] = None
             return holds
         if func is torch._assert and isinstance(args[0], Tensor):
             self.checked[calling_line()] = None
             return None
-        if func in _INVERSE_STFTS:
-            from .inverse_stft import inverse_stft
-
-            return inverse_stft(*args, **kwargs)
-        if func in _LOG_CUM_SUM_EXPS:
-            return _log_cum_sum_exp(*args, **kwargs)
         if (kind := _FUNCTIONS.get(func)) is not None:
             return self._cell(kind, *args) if kind.cell else self._layer(kind, *args)
         answer = self._packing.answer(func, args, depth=2)
@@ -399,6 +387,19 @@ class Recorder(TorchFunctionMode):
         return tuple(outputs if c is not None else outputs[:2])
 
 
+def _arange(*args: Any, **kwargs: Any) -> Tensor:
+    made = torch.arange(*args, **kwargs)
+    if all(type(each) is int for each in args):
+        made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
+    return made
+
+
+def _inverse_stft(*args: Any, **kwargs: Any) -> Tensor:
+    from .inverse_stft import inverse_stft
+
+    return inverse_stft(*args, **kwargs)
+
+
 def _max_pool(
     x: Tensor,
     kernel_size: Any,
@@ -457,12 +458,15 @@ def _recorded(kind: type[nn.Module]) -> type:
 
 
 _UNBINDS = frozenset({torch.unbind, Tensor.unbind, Tensor.__iter__})
-_INVERSE_STFTS = frozenset({torch.istft, Tensor.istft})
-_LOG_CUM_SUM_EXPS = frozenset({torch.logcumsumexp, Tensor.logcumsumexp})
-_MAX_POOLS = frozenset(
-    {F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices}
-)
 _SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
+_MAX_POOLS = (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices)
+_ANSWERS: dict[Any, Callable[..., Any]] = {
+    torch.arange: _arange,
+    **dict.fromkeys(_MAX_POOLS, _max_pool),
+    **dict.fromkeys((torch.istft, Tensor.istft), _inverse_stft),
+    **dict.fromkeys((torch.logcumsumexp, Tensor.logcumsumexp), _log_cum_sum_exp),
+}
+"""What is called in the place of a function."""
 _DRAWS = "bernoulli multinomial normal poisson rand rand_like randint randint_like randn randn_like randperm"
 _DRAWS_OF_TENSORS = "bernoulli_ exponential_ multinomial normal_ random_ uniform_"
 _COMPLEX = (torch.complex, torch.istft, torch.polar, torch.stft, torch.view_as_complex)

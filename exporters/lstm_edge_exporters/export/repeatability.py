@@ -21,8 +21,6 @@ from ..numerics.reference import Signature, flatten_output
 from .request import Request
 from .source import is_own, line_at, watching
 
-__all__ = ["SAMPLES", "why_unrepeatable"]
-
 SAMPLES = (
     "forward samples: it draws random numbers ({}), and so gives another output on every call; "
     "return the distribution's parameters and sample outside, or pass the numbers in"

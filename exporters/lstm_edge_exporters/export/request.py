@@ -17,8 +17,6 @@ from ..numerics.floats import OTHER_FLOATS, copy_as, copy_module
 from ..numerics.reference import Signature, weights_sha256
 from .config import ExportConfig
 
-__all__ = ["Request", "make_request", "own_copy", "run_example", "runs"]
-
 
 @dataclass(frozen=True)
 class Request:

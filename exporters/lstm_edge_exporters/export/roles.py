@@ -22,8 +22,6 @@ from ..pairing import Names, Pairing, describe_value, pair_states
 from .config import ExportConfig
 from .record import OP
 
-__all__ = ["Roles", "find_roles"]
-
 _VIEWS = frozenset(
     "Cast Concat Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
 )

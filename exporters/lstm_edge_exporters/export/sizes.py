@@ -26,8 +26,6 @@ from lstm_edge_runtime.errors import UnsupportedError
 from ..graph import Builder
 from .source import is_own
 
-__all__ = ["TRANSLATIONS", "keeping_sizes", "settle_floats", "size_text", "symbols"]
-
 Result = TypeVar("Result")
 
 
@@ -79,8 +77,14 @@ def size_text(size: Any) -> str:
 
 
 def symbols(size: Any) -> list[str]:
-    """Return the tracer's names for sizes in a traced size or its text."""
-    return re.findall(r"\b[su]\d+\b", size_text(size))
+    """Return the tracer's names for sizes that a traced size grows with, or that are in its text."""
+    found = dict.fromkeys(re.findall(r"\b[su]\d+\b", size_text(size)))
+    if not isinstance(size, torch.SymInt) or len(found) < 2:
+        return [*found]
+    expression = size.node.expr
+    here = dict.fromkeys(expression.free_symbols, 97)
+    grows = {str(symbol) for symbol in here if expression.subs(here) != expression.subs(here | {symbol: 193})}
+    return [name for name in found if name in grows]
 
 
 def keeping_sizes(module: nn.Module, run: Callable[[nn.Module], Result]) -> Result:

@@ -18,18 +18,6 @@ import torch
 
 from ..numerics.reference import Signature
 
-__all__ = [
-    "Place",
-    "calling_line",
-    "is_own",
-    "line_at",
-    "own_place",
-    "place_of",
-    "syntax_of",
-    "value_that_holds",
-    "watching",
-]
-
 _OURS = str(Path(__file__).parents[1])
 _TORCH = str(Path(torch.__file__).parent)
 

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from ..lift.paths import Member, StateGroup
     from ..streaming.facts import NotStreamableError
 
-__all__ = ["Lifted", "keep_past", "lift"]
-
 
 class Lifted(NamedTuple):
     """A graph whose absent, zero and learned states are inputs."""

@@ -50,8 +50,6 @@ with contextlib.suppress(ImportError, AttributeError):
         (_utils, "_materialize_cpp_cia_ops", partial(functools.cache, _utils._materialize_cpp_cia_ops))
     )
 
-__all__ = ["TURNS", "FoundAxes", "Guard", "Program", "Traced", "export_program", "quietly", "trace"]
-
 TURNS = threading.RLock()
 """Held while an export runs: PyTorch's tracer, logging, warnings and stderr belong to the whole process."""
 _SPARE = (3, 7, 5, 11, 13)
@@ -425,26 +423,28 @@ def _read_guards(
     """
     values: dict[str, str] = {}
     facts: list[tuple[str, str]] = []
-    environment = None
-    for shape, names in zip(shapes, axes.values(), strict=True):
-        for size, axis in zip(shape, names, strict=True):
-            if not isinstance(size, torch.SymInt) or isinstance(axis, int):
-                continue
-            environment = size.node.shape_env
-            factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
-            if len(factors) == 1 and not constant:
-                ((symbol, factor),) = factors.items()
-                values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
-                if factor > 1:
-                    facts.append((f"({axis}) % {factor} == 0", ""))
+    free = [
+        (size, axis)
+        for shape, names in zip(shapes, axes.values(), strict=True)
+        for size, axis in zip(shape, names, strict=True)
+        if isinstance(size, torch.SymInt) and isinstance(axis, str)
+    ]
+    for size, axis in free:
+        factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
+        if len(factors) == 1 and not constant:
+            ((symbol, factor),) = factors.items()
+            values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
+            if factor > 1:
+                facts.append((f"({axis}) % {factor} == 0", ""))
     for symbol, bounds in program.range_constraints.items():
         if bounds.lower > 0:
             facts.append((f"{symbol} >= {bounds.lower}", ""))
         if bounds.upper != int_oo:
             facts.append((f"{symbol} <= {bounds.upper}", ""))
-    if environment is not None:
+    if free:
         printer = PythonPrinter()
-        facts = [(printer.doprint(each.expr), _line(each.sloc)) for each in environment.guards] + facts
+        guards = free[-1][0].node.shape_env.guards
+        facts = [(printer.doprint(each.expr), _line(each.sloc)) for each in guards] + facts
     found = []
     for text, line in dict.fromkeys(facts):
         named = re.sub(r"\b[su]\d+\b", lambda match: values.get(match[0], match[0]), text)

@@ -16,8 +16,6 @@ from ..numerics.reference import Path, Signature, output_paths
 from ..pairing import Names
 from .source import is_own, watching
 
-__all__ = ["find_names"]
-
 _Key = tuple[int, int, int]
 
 

@@ -15,9 +15,6 @@ from ..recurrent import LENGTHS, recurrent_nodes
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .table import Table, run_graph
 
-__all__ = ["fixed_roles", "generalize_reshapes", "name_axes", "take_given", "transpose_reshapes"]
-
-
 _UNKNOWN = r"unk__\d+"
 """How tf2onnx calls an axis that it knows nothing of."""
 

@@ -8,8 +8,6 @@ from ..evaluate import constant, numbers_of
 from ..recurrent import LENGTHS, is_recurrent
 from .subgraphs import SequenceInput, recurrences, sequences
 
-__all__ = ["BATCH", "SEQUENCE", "axis_roles", "follows_input", "row_orders"]
-
 BATCH, SEQUENCE = "batch", "sequence"
 
 # fmt: off

@@ -17,8 +17,6 @@ from ..evaluate import constant
 from ..graph import axes_of, data_inputs, forget_shapes, infer_shapes, operands, walk
 from .table import Table
 
-__all__ = ["check_constants", "choosing_input", "fix_inputs", "take_branches"]
-
 # fmt: off
 _FOLDED = (
     "Add", "And", "Cast", "Concat", "Div", "Equal", "Gather", "Greater", "GreaterOrEqual", "Identity", "Less",

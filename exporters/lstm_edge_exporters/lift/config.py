@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-__all__ = ["LiftConfig"]
-
 
 @dataclass(frozen=True)
 class LiftConfig:

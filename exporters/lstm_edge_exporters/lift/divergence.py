@@ -16,8 +16,6 @@ from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
 from ..streaming.facts import NotStreamableError
 
-__all__ = ["explain_divergence"]
-
 _BEYOND_ROUNDING = 1e-4
 """As a fraction of a value's largest element: the least that a node does which sees past its chunk."""
 _KINDS = {

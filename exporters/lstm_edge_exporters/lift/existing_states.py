@@ -13,8 +13,6 @@ from ..pairing import Names, pair_states, spec_of
 from .paths import top_of
 from .subgraphs import recurrences, slots_of
 
-__all__ = ["recognize"]
-
 _LAYOUT = (
     "Cast",
     "Concat",

@@ -26,19 +26,6 @@ from ..graph import UniqueNames, firsts_from, walk
 from ..numerics.graph64 import nearly_equal
 from .subgraphs import Place, carry_out
 
-__all__ = [
-    "LEFT_INVERSE",
-    "Member",
-    "Path",
-    "StateGroup",
-    "Step",
-    "find_path",
-    "is_order",
-    "operators_above",
-    "top_of",
-    "wire",
-]
-
 LEFT_INVERSE = "lstm_edge.left_inverse"
 """In the ``metadata_props`` of M: the name of the initializer K, if the exporter of M knows it."""
 

@@ -58,8 +58,6 @@ from .subgraphs import generalize_loops, recurrences, sequences
 from .table import Table
 from .verification import LiftedGraph, case_at, case_of, verify_lifted
 
-__all__ = ["LiftReport", "Lifted", "lift_verified"]
-
 _MOST_NODES = 3
 """Nodes whose states' reasons one error lists."""
 
@@ -436,7 +434,35 @@ def _declare_outputs(model: ir.Model, table: Table) -> None:
 
 def _describe_outputs(graph: LiftedGraph, session: Session, seed: int) -> tuple[TensorSpec, ...]:
     """Find the outputs' dtypes and axes by running the lifted file, and declare them."""
-    cases = sizes_apart(graph.original.graph)
+    errors = []
+    for cases in sizes_apart(graph.original.graph):
+        try:
+            runs = _run_apart(graph, session, cases, seed)
+            break
+        except FileFormatError as error:
+            errors.append(error)
+    else:
+        raise errors[0]
+    states = {state.output for state in graph.manifest.states}
+    specs = []
+    for value in [value for value in graph.lifted.graph.outputs if value.name not in states]:
+        name = str(value.name)
+        shapes = [run[name].shape for run in runs]
+        if (axes := axes_in(name, shapes, cases)) is None:
+            ranks = sorted({*map(len, shapes)})
+            raise FileFormatError(
+                f"output {name!r} has {ranks[0]} axes in one run and {ranks[1]} in another; "
+                "let every branch give the same number of axes"
+            )
+        value.shape = ir.Shape(axes)
+        specs.append(TensorSpec(name, runs[0][name].dtype.name, axes))
+    return tuple(specs)
+
+
+def _run_apart(
+    graph: LiftedGraph, session: Session, cases: Sequence[Mapping[str, int]], seed: int
+) -> list[dict[str, Array]]:
+    """Run the lifted file at each of ``cases``; raises ``FileFormatError`` where it does not run."""
     runs = []
     for place, sizes in enumerate(cases):
         drawn = case_at(graph, sizes, seed, offset=place)
@@ -452,20 +478,7 @@ def _describe_outputs(graph: LiftedGraph, session: Session, seed: int) -> tuple[
                     else "if it runs at certain sizes only, give them with --input NAME=AXES"
                 )
             ) from error
-    states = {state.output for state in graph.manifest.states}
-    specs = []
-    for value in [value for value in graph.lifted.graph.outputs if value.name not in states]:
-        name = str(value.name)
-        shapes = [run[name].shape for run in runs]
-        if (axes := axes_in(name, shapes, cases)) is None:
-            ranks = sorted({*map(len, shapes)})
-            raise FileFormatError(
-                f"output {name!r} has {ranks[0]} axes in one run and {ranks[1]} in another; "
-                "let every branch give the same number of axes"
-            )
-        value.shape = ir.Shape(axes)
-        specs.append(TensorSpec(name, runs[0][name].dtype.name, axes))
-    return tuple(specs)
+    return runs
 
 
 def _is_float64(node: ir.Node) -> bool:

@@ -16,8 +16,6 @@ from lstm_edge_runtime.manifest import Array
 from ..evaluate import constant
 from ..graph import UniqueNames, forget_shapes, infer_shapes
 
-__all__ = ["STEP", "float_twin", "is_quantized"]
-
 STEP = "lstm_edge.step"
 """The key in the ``meta`` of a twin's weight of how far apart its neighboring values are; an array that
 broadcasts against it."""

@@ -20,8 +20,6 @@ from ..graph import infer_shapes, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import to_layout_0
 
-__all__ = ["check_keeps_weights", "read_graph"]
-
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
 

@@ -11,8 +11,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from .paths import StateGroup
 
-__all__ = ["Naming", "name_after_modules", "name_after_nodes", "output_name"]
-
 Naming = Callable[[Sequence["StateGroup"]], Sequence[tuple[str, str]]]
 """Returns for each group the names of its state's input and output."""
 

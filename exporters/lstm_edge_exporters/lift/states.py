@@ -23,8 +23,6 @@ from .state_names import Naming, name_after_nodes
 from .subgraphs import Place, SequenceInput, locate, parents_of, recurrences, sequences, slots_of
 from .table import Table, values_of
 
-__all__ = ["LeftAlone", "LiftedStates", "lift_states", "nodes_over_time"]
-
 _SORTS_UPWARDS = 11
 """The opset from which TopK can be asked for the smallest."""
 

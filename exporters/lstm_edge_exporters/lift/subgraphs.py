@@ -18,18 +18,6 @@ from ..evaluate import constant
 from ..graph import UniqueNames, axes_of, behind_identity, operands, walk
 from ..recurrent import Slot, is_recurrent, label, slots
 
-__all__ = [
-    "Place",
-    "SequenceInput",
-    "carry_out",
-    "generalize_loops",
-    "locate",
-    "parents_of",
-    "recurrences",
-    "sequences",
-    "slots_of",
-]
-
 _LOOP_HEADER = 2
 """A Loop's inputs, and its body's, begin with the trip count and the condition."""
 _KEEPING_INDICES = ("Cast", "Identity", "Squeeze", "Unsqueeze")

@@ -12,14 +12,12 @@ from .axis_roles import BATCH, SEQUENCE, row_orders
 from .paths import operators_above
 from .subgraphs import Place, locate, parents_of, recurrences, sequences, slots_of
 
-__all__ = ["Table", "run_graph", "values_of"]
-
 
 class Table:
     """Values of a graph at ``sizes_apart``, run together; what is asked for later is run by itself."""
 
-    def __init__(self, model: ir.Model) -> None:
-        self.sizes = sizes_apart(model.graph)
+    def __init__(self, model: ir.Model, sizes: tuple[dict[str, int], ...] = ()) -> None:
+        self.sizes = sizes or next(sizes_apart(model.graph))
         self.runs: tuple[dict[ir.Value, Array], ...] = tuple({} for _ in self.sizes)
         """The values at each of ``sizes``."""
         self._model = model
@@ -76,10 +74,10 @@ class Table:
 
 
 def run_graph(model: ir.Model) -> Table:
-    """Run a graph, and keep the values that lift asks for."""
-    table = Table(model)
-    table.has([value for value in _asked(model) if value.graph is model.graph])
-    return table
+    """Run a graph at the first sizes that it runs at, and keep the values that lift asks for."""
+    asked = [value for value in _asked(model) if value.graph is model.graph]
+    tables = (Table(model, sizes) for sizes in sizes_apart(model.graph))
+    return next((table for table in tables if table.has(asked)), Table(model))
 
 
 def values_of(place: Place) -> list[ir.Value]:

@@ -44,8 +44,6 @@ from .divergence import explain_divergence
 from .quantized import float_twin, is_quantized
 from .states import LiftedStates
 
-__all__ = ["LiftedGraph", "Verification", "case_at", "case_of", "verify_lifted"]
-
 _ROWS = 2
 """Rows that are fed in chunks."""
 

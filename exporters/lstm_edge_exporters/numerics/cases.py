@@ -17,28 +17,6 @@ from lstm_edge_runtime.chunks import Runner, join_chunks, run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
 
-__all__ = [
-    "GRID",
-    "Case",
-    "CaseGenerator",
-    "Feeds",
-    "InputSpec",
-    "Procedure",
-    "case_size",
-    "closed_loop",
-    "full_length",
-    "in_chunks",
-    "join_rows",
-    "last_steps",
-    "misshapen",
-    "random_sizes",
-    "remember",
-    "row_by_row",
-    "take_rows",
-    "whole",
-    "with_padding",
-]
-
 Feeds = Mapping[str, Array]
 """Every input by name."""
 Procedure = Callable[[Runner, Feeds], Mapping[str, Array]]

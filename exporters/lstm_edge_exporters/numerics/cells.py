@@ -14,8 +14,6 @@ from lstm_edge_runtime.manifest import Array
 
 from .noise import EXACT, Exact
 
-__all__ = ["gru", "lstm", "rnn"]
-
 StepFunction = Callable[[Array, tuple[Array, ...]], tuple[Array, ...]]
 """One step: the input's share of the gates ``(N, G*H)`` and the states -> the states, h first."""
 

@@ -30,33 +30,6 @@ from .cases import Feeds, Procedure, whole
 from .graph64 import Graph64, MeasuredGraph, introduced_constants, rounded_inverses, short_arrays
 from .noise import TINY, Rounding
 
-__all__ = [
-    "DRAWS",
-    "EQUAL",
-    "FEW_DRAWS",
-    "MANY_DRAWS",
-    "REFUSALS",
-    "WEAK",
-    "Agreement",
-    "Compared",
-    "Equality",
-    "Expected",
-    "Function",
-    "GraphError",
-    "Measured",
-    "Reference",
-    "RefusedError",
-    "Strength",
-    "compare_outputs",
-    "expected",
-    "fixed_axes",
-    "floors_of",
-    "largest",
-    "measure",
-    "noise_floors",
-    "reduce_free",
-]
-
 EQUAL = 1e-11
 """Largest difference between two float64 evaluations of one function, as a fraction of a channel's largest
 value."""

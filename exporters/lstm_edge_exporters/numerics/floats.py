@@ -7,16 +7,14 @@ a verification is float64 throughout.
 
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
-
-__all__ = ["OTHER_FLOATS", "AllFloats", "copy_as", "copy_module", "one_thread"]
 
 OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
 """The float dtypes that a file does not have."""
@@ -42,8 +40,11 @@ class AllFloats(TorchFunctionMode):
         if func in _CASTS:
             return args[0].to(self._dtype)
         asked = {name: self._asked(value) for name, value in kwargs.items()} if kwargs else {}
-        result = func(*map(self._asked, args), **asked)
+        given = [*map(self._asked, args)]
+        result = func(*given, **asked)
         if isinstance(result, Tensor):
+            if result.dtype in _FLOATS and result.element_size() < self._dtype.itemsize:
+                result = self._of_integers(func, given, asked, result)
             return self._given(result)
         if isinstance(result, tuple | list) and not isinstance(result, torch.Size):
             return pytree.tree_map_only(Tensor, self._given, result)
@@ -51,6 +52,18 @@ class AllFloats(TorchFunctionMode):
 
     def _asked(self, value: Any) -> Any:
         return _as_wide(value, self._dtype) if isinstance(value, torch.dtype) else value
+
+    def _of_integers(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor
+    ) -> Tensor:
+        """Compute ``result`` again, which PyTorch rounds to its default dtype: ``torch.arange(n) / 100``."""
+        given = pytree.tree_map_only(Tensor, self._as_float, (args, kwargs))
+        with suppress(Exception):  # an index, or a condition, must be whole
+            return cast("Tensor", func(*given[0], **given[1]))
+        return result
+
+    def _as_float(self, value: Tensor) -> Tensor:
+        return value if value.is_floating_point() or value.is_complex() else value.to(self._dtype)
 
     def _given(self, value: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():

@@ -17,19 +17,6 @@ from .cases import Feeds, remember
 from .noise import EXACT, UNIT, Exact, Rounding, Weights
 from .operators import operators, round_results
 
-__all__ = [
-    "Graph64",
-    "MeasuredGraph",
-    "describe_node",
-    "differs",
-    "introduced_constants",
-    "nearly_equal",
-    "open_graph",
-    "rounded_inverses",
-    "short_arrays",
-    "wrong_copies",
-]
-
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
 _LARGEST = float(np.finfo(np.float32).max)
 _MOVE = 2.0**-23

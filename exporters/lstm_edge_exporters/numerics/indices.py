@@ -9,8 +9,6 @@ from lstm_edge_runtime.manifest import Array
 
 from ..graph import data_inputs
 
-__all__ = ["index_values"]
-
 _KEEPING = frozenset(
     """Cast Clip Expand Flatten Gather Identity Pad Reshape ReverseSequence Slice Split Squeeze Tile TopK
     Transpose Unsqueeze""".split()  # noqa: SIM905

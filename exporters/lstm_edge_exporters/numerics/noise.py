@@ -16,8 +16,6 @@ import numpy as np
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["EXACT", "TINY", "UNIT", "Exact", "Rounding", "Weights"]
-
 UNIT = 2.0**-24
 """float32's unit roundoff, half a unit in the last place at 1."""
 TINY = float(np.finfo(np.float32).tiny)

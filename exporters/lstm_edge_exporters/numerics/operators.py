@@ -18,8 +18,6 @@ from lstm_edge_runtime.manifest import Array
 from .cells import gru, lstm, rnn
 from .noise import Exact, Rounding
 
-__all__ = ["Rounds", "operators", "round_results"]
-
 _MOVES = frozenset(
     """Abs ArgMax ArgMin Cast CastLike Ceil Clip Compress Concat ConcatFromSequence Constant
     ConstantOfShape CenterCropPad Col2Im DepthToSpace Expand EyeLike Flatten Floor Gather GatherElements

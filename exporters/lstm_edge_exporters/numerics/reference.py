@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import inspect
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -27,18 +27,6 @@ from lstm_edge_runtime.manifest import Array
 
 from .cases import remember
 from .floats import AllFloats, copy_as, one_thread
-
-__all__ = [
-    "Injection",
-    "LayerStates",
-    "Path",
-    "Signature",
-    "TorchReference",
-    "flatten_output",
-    "injected",
-    "output_paths",
-    "weights_sha256",
-]
 
 Path = tuple[str | int, ...]
 """Where a tensor is in nested arguments or results: keys and fields, and places in tuples and lists."""
@@ -198,24 +186,26 @@ def _step(key: Any) -> str | int:
 def _flatten(value: Any, path: Path) -> Iterator[tuple[Path, Tensor]]:
     if isinstance(value, Tensor):
         yield path, value
-    elif isinstance(value, PackedSequence):
-        raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
-    elif isinstance(value, Mapping):
-        for key, item in value.items():
-            yield from _flatten(item, (*path, str(key)))
-    elif dataclasses.is_dataclass(value):
-        for entry in dataclasses.fields(value):
-            yield from _flatten(getattr(value, entry.name), (*path, entry.name))
-    elif isinstance(value, tuple) and hasattr(value, "_fields"):
-        for key in value._fields:
-            yield from _flatten(getattr(value, key), (*path, key))
-    elif isinstance(value, tuple | list):
-        for index, item in enumerate(value):
-            yield from _flatten(item, (*path, index))
+    elif (parts := _parts(value)) is not None:
+        for key, item in parts:
+            yield from _flatten(item, (*path, key))
     elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
         raise InputError(
             f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
         )
+
+
+def _parts(value: Any) -> Iterable[tuple[str | int, Any]] | None:
+    """Return what a container holds, by key, field or place; None for what is none."""
+    if isinstance(value, PackedSequence):
+        raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
+    if isinstance(value, Mapping):
+        return ((str(key), item) for key, item in value.items())
+    if dataclasses.is_dataclass(value):
+        return ((entry.name, getattr(value, entry.name)) for entry in dataclasses.fields(value))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(value._fields, value, strict=True)
+    return enumerate(value) if isinstance(value, tuple | list) else None
 
 
 def weights_sha256(module: nn.Module) -> str:

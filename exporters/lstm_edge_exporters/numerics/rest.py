@@ -17,8 +17,6 @@ from lstm_edge_runtime.manifest import Array, Manifest, StateSpec
 
 from .cases import CaseGenerator, full_length
 
-__all__ = ["REST", "Rest", "find_rest", "is_at_rest", "refuse_past", "with_reset"]
-
 REST = "rest"
 """In the provenance of a manifest: whether the reset values are the states at rest."""
 _MOVED = 1e-7

@@ -8,8 +8,6 @@ import numpy as np
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 
-__all__ = ["Samples", "check_samples", "join_samples", "sample_batch", "sample_feeds", "selected"]
-
 _MAX_SAMPLES = 1000
 
 

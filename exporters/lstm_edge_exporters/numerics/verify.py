@@ -37,21 +37,6 @@ from .compare import (
     reduce_free,
 )
 
-__all__ = [
-    "ChunkRun",
-    "ChunkedFile",
-    "Equivalence",
-    "StatesRefusedError",
-    "chunked_steps",
-    "find_counts",
-    "golden_case",
-    "record_golden",
-    "rows_keep_states",
-    "run_in_chunks",
-    "states_stop_at_lengths",
-    "verify",
-]
-
 _ROUNDED = 24
 """Rows times steps up to which an engine's rounding is verified; of larger cases that float64 compared
 only that they run, unless all are larger: then it is verified on the smallest."""
@@ -131,9 +116,7 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
         agreed.append(case)
         equality = equality.with_case(found)
         got = _run(engine, case)
-        for name, array in file.exact(case.feeds).items():
-            if got[name].shape != array.shape:
-                raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
+        _check_shapes(case, got, file.exact(case.feeds))
         if _extent(case) <= _ROUNDED or not file.in_float64:
             rounded.append(_measure(file, case, got))
     if agreed and not rounded:  # the file takes no small ones
@@ -176,6 +159,12 @@ def _runs(plain: Runner, case: Case) -> bool:
     except Exception:  # noqa: BLE001  a module may raise anything at a size that it does not take
         return False
     return True
+
+
+def _check_shapes(case: Case, got: Feeds, expected: Feeds) -> None:
+    for name, array in expected.items():
+        if got[name].shape != array.shape:
+            raise CheckFailedError(f"at {case}: {name} is {got[name].shape}, expected {array.shape}")
 
 
 def _extent(case: Case) -> int:

@@ -3,9 +3,7 @@
 import math
 from dataclasses import asdict, dataclass, field
 
-from lstm_edge_runtime.errors import InputError
-
-__all__ = ["PRECISIONS", "STEPS", "TARGETS", "Budget", "QuantizeConfig"]
+from lstm_edge_runtime.errors import InputError, check_fields
 
 PRECISIONS = ("int8", "fp16")
 TARGETS = ("auto", "x86-vnni", "x86", "arm", "gpu")
@@ -31,9 +29,8 @@ class Budget:
     """The largest difference of any other output, as a share of that output's range in the float file."""
 
     def __post_init__(self) -> None:
-        for name, figure in asdict(self).items():
-            if not 0 <= figure < math.inf:
-                raise InputError(f"{name} is {figure}, expected a finite number from 0")
+        rule = (lambda figure: 0 <= figure < math.inf, "a finite number from 0")
+        check_fields(self, dict.fromkeys(asdict(self), rule))
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,6 @@ from ..numerics.cases import Feeds
 from ..numerics.samples import join_samples
 from .config import STEPS, Budget
 
-__all__ = ["Budgets", "Changed", "Drifted", "Judgement", "device_limits", "judge", "over_budget"]
-
 _LATE = STEPS // 10
 _TIE = 0.05
 _SNAPSHOT = 4.0
@@ -111,8 +109,9 @@ def judge(
     single, long = _gathered(_one_by_one, models, cases), _gathered(_long_run, models, cases)
     carried = _gathered(_one_after_another, models, cases) if carries else single
     more = streamed or (long if few else single if carries else {})
-    rows, others = ([_rows(pair) for pair in pairs.get(output, ())] for pairs in (carried, more))
-    scored = None if task is None or targets is None else (_accuracy if classify else _rmse)(rows, targets)
+    rows, others = (_rows(pairs.get(output, ())) for pairs in (carried, more))
+    kind, score = ("accuracy", _accuracy) if classify else ("rmse", _rmse)
+    scored = {} if task is None or targets is None else {kind: score(rows, targets)}
     change = {
         name: _changed(pairs + carried[name] + long[name] + streamed.get(name, []))
         for name, pairs in single.items()
@@ -121,8 +120,8 @@ def judge(
     return Judgement(
         cases=len(cases),
         agreement=_agreement(rows + others, _TIE * change[output].span if few else 0.0) if classify else None,
-        accuracy=scored if classify else None,
-        rmse=None if classify else scored,
+        accuracy=scored.get("accuracy"),
+        rmse=scored.get("rmse"),
         change=change,
         drift={name: _drifted((streamed or long)[name]) for name in states},
     )
@@ -285,9 +284,8 @@ def _gathered(
     return found
 
 
-def _rows(pair: Pair) -> Pair:
-    left, right = pair
-    return left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])
+def _rows(pairs: Iterable[Pair]) -> list[Pair]:
+    return [(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])) for left, right in pairs]
 
 
 def _agreement(rows: list[Pair], margin: float) -> float | None:

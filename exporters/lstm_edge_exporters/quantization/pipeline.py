@@ -47,9 +47,6 @@ from .precision import (
 from .prepare import prepare
 from .speed import Timing, time_both
 
-__all__ = ["Quantized", "quantize"]
-
-
 Build = Callable[[ir.Model], onnx.ModelProto]
 _HIDDEN, _NARROW = "hidden_size", 128
 """A GRU or RNN with fewer units takes longer in int8, but on a microcontroller."""

@@ -32,20 +32,6 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
-__all__ = [
-    "SCHEMES",
-    "Count",
-    "Scheme",
-    "count_quantized",
-    "detect_target",
-    "fp16_compute",
-    "fp16_storage",
-    "int8_dynamic",
-    "int8_storage",
-    "store_fp16",
-    "store_int8",
-]
-
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _MARKS = (_PREPARED[0], "onnx.infer")
 """Metadata that the quantizer reads and does not remove."""

@@ -14,8 +14,6 @@ from lstm_edge_runtime.graph_check import OPERATORS
 from ..graph import operands, walk
 from ..recurrent import is_recurrent, to_layout_0
 
-__all__ = ["prepare"]
-
 _NO_LIMIT = 2**31 - 1
 _WEIGHTS = {**dict.fromkeys(OPERATORS, (1, 2, 3)), "MatMul": (1,), "Gemm": (1, 2)}
 

@@ -13,8 +13,6 @@ from lstm_edge_runtime.model import Model
 
 from ..bootstrap import ratio_interval
 
-__all__ = ["CHUNK", "NOTICEABLE", "Timing", "time_both"]
-
 CHUNK = 256
 """Time steps in the chunk that is timed."""
 NOTICEABLE = 1.03

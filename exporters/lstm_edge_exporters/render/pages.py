@@ -7,8 +7,6 @@ from markupsafe import Markup
 
 from .plots import Plot, draw_plot, style_variables
 
-__all__ = ["render_page"]
-
 
 def render_page(package: str, template: str, **values: Any) -> str:
     """Return a page from a template that extends ``base.html.j2``; every value is escaped.

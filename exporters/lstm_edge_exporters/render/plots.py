@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from html import escape
 from typing import Any, Literal
 
-__all__ = ["PALETTE", "SERIES", "Axis", "Plot", "Series", "draw_plot", "draw_png", "style_variables"]
-
 
 @contextlib.contextmanager
 def _folder_of_its_own() -> Iterator[None]:

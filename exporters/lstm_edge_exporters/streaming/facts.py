@@ -18,18 +18,6 @@ from ..evaluate import constant, evaluate, name_axis
 from ..graph import axes_of, data_inputs, dynamic_axes, operands
 from ..recurrent import label
 
-__all__ = [
-    "Counter",
-    "Fact",
-    "GathersTimeError",
-    "Growth",
-    "NotStreamableError",
-    "Shapes",
-    "Windows",
-    "find_shapes",
-    "name_node",
-]
-
 _STEPS = (40, 8, 400, 4000)
 """Steps to run at; of these the first that the graph runs at: windows need many, tables of positions end."""
 _FURTHER = (0, 7, 20)

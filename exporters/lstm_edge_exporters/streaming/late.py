@@ -34,8 +34,6 @@ from ..numerics.verify import golden_case
 from .facts import NotStreamableError
 from .streamable import Streamable, make_streamable, take_early
 
-__all__ = ["add_late_stream", "frames_of", "make_late_stream", "reach_end", "settled_after", "with_past"]
-
 _STEPS = 24
 """Steps that are compared, beside those before the first frame and ``_REACHES`` times the reach."""
 _REACHES = 9

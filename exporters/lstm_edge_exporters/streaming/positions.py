@@ -14,8 +14,6 @@ from ..evaluate import constant
 from ..graph import Builder
 from .facts import NotStreamableError, Shapes, name_node
 
-__all__ = ["Positions", "split_rows"]
-
 _PER_FRAME = frozenset(
     """Abs Add And Cast Ceil Clip Concat Cos Div Equal Erf Exp Expand Floor Gather Gelu Gemm Greater
     GreaterOrEqual Identity LayerNormalization LeakyRelu Less LessOrEqual Log MatMul Max Min Mod Mul Neg Not

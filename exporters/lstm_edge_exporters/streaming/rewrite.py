@@ -28,8 +28,6 @@ from .facts import (
     name_node,
 )
 
-__all__ = ["END", "Rewriter", "Rule", "describe_gathering", "slice_of"]
-
 END = int(np.iinfo(np.int64).max)
 """The end of any axis."""
 _MOST_FRAMES = 1 << 20

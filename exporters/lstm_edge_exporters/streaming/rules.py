@@ -15,8 +15,6 @@ from ..recurrent import is_reversed
 from .facts import Fact, GathersTimeError, NotStreamableError, Windows, name_node
 from .rewrite import END, Rewriter, Rule, describe_gathering, slice_of
 
-__all__ = ["RULES"]
-
 _KINDS = {"Conv": "conv", "MaxPool": "pool", "AveragePool": "pool"}
 """What the states of an operator are called."""
 _PADDING = {"edge": "replicate", "wrap": "circular"}

@@ -10,10 +10,8 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import Builder, axes_of, data_inputs
 from .facts import NotStreamableError, find_shapes
-from .rewrite import END, Rewriter
+from .rewrite import END, Rewriter, slice_of
 from .rules import RULES
-
-__all__ = ["Streamable", "make_streamable", "take_early"]
 
 _OPSET = 11
 """The first in which Pad and Slice take their numbers as inputs."""
@@ -116,19 +114,12 @@ def take_early(model: ir.Model, early: Mapping[str, int]) -> ir.Model:
         elif node.op_type == "Gather":
             frame = build.constant(np.array(frames, np.int64), "frames")
             node.replace_input_with(1, build.node("Sub", [node.inputs[1], frame])[0])
-        elif frames and name == node.outputs[1].name:
-            sequence = node.outputs[0]
-            sequence.name = sequence.name or f"{name}_sequence"
-            build = Builder(_next(node), "early")
-            index = build.constant(np.array(-1 - frames), "index")
+        elif frames and name != node.outputs[0].name:  # a recurrent layer's last state
+            place = next(place for place, value in enumerate(node.outputs) if value.name == name)
             axis = 1 if node.attributes.get_int("layout", 0) else 0
-            (value,) = build.node("Gather", [sequence, index], {"axis": axis})
-            ir.convenience.replace_all_uses_with(node.outputs[1], value, replace_graph_outputs=True)
+            x, *rest = node.inputs
+            assert x is not None
+            read = slice_of(build, x, axis, 0, -frames)
+            twin = build.node(node.op_type, [read, *rest], node.attributes, outputs=len(node.outputs))
+            ir.convenience.replace_all_uses_with(node.outputs[place], twin[place], replace_graph_outputs=True)
     return model
-
-
-def _next(node: ir.Node) -> ir.Node:
-    graph = node.graph
-    assert graph is not None
-    nodes = list(graph)
-    return nodes[nodes.index(node) + 1]

@@ -24,8 +24,6 @@ from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from .names import markdown, yaml_value
 
-__all__ = ["FILES", "Card", "Score", "check_card", "to_card"]
-
 FILES = ("README.md", "config.json", "onnx/model.onnx", "onnx/MLmodel", "onnx/requirements.txt")
 """What the folder holds."""
 

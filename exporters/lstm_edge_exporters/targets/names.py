@@ -14,19 +14,6 @@ from urllib.parse import quote
 
 from lstm_edge_runtime.errors import InputError, printable
 
-__all__ = [
-    "c_identifier",
-    "c_identifiers",
-    "c_string",
-    "check_project_name",
-    "file_name",
-    "json_text",
-    "line",
-    "markdown",
-    "pbtxt_string",
-    "yaml_value",
-]
-
 _LONGEST = 200
 """Bytes of a file's name; most file systems allow 255."""
 _KEYWORDS = """

@@ -22,8 +22,6 @@ from lstm_edge_runtime.onnx_reader import add_metadata
 
 from ..processes import run_program
 
-__all__ = ["OrtFile", "to_ort"]
-
 _TOOL = "onnxruntime.tools.convert_onnx_models_to_ort"
 _CONFIG = "required_operators_and_types.config"
 

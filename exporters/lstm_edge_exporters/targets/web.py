@@ -22,8 +22,6 @@ from lstm_edge_runtime.onnx_reader import add_metadata
 
 from .names import json_text
 
-__all__ = ["PageSignal", "Site", "find_runtime", "to_site"]
-
 _PACKAGE = "onnxruntime-web"
 _RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 _CONTENTS = "site.js"

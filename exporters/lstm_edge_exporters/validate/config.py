@@ -14,8 +14,6 @@ from ..numerics.samples import Samples
 if TYPE_CHECKING:
     from ..quantization.config import Budget
 
-__all__ = ["ValidateConfig"]
-
 
 @dataclass(frozen=True)
 class ValidateConfig:

@@ -19,9 +19,6 @@ from .reference import ModelFile, ReferenceModel, against_itself, at_rest, open_
 from .report import OVERFLOW, Check, Coverage, Fact, Figures, Group, Report, answered
 from .subject import Subject
 
-__all__ = ["GROUPS", "Validation", "validate"]
-
-
 GROUPS: dict[str, tuple[str, Callable[[Subject], Iterator[Check]]]] = {
     "sizes": ("Sizes", comparisons.check_sizes),
     "states": ("States", comparisons.check_states),

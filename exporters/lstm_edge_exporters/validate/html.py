@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from ..render import Axis, Plot, Series, render_page
 from .report import MAX_CHECKS, Curve, Group, Histogram, Report
 
-__all__ = ["to_html"]
-
 _MIN_SHARE = 0.0005
 """Bins at the ends of the histogram that hold less are left out."""
 

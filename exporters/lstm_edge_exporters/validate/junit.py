@@ -11,8 +11,6 @@ from xml.etree.ElementTree import Element, SubElement, indent, tostring
 
 from .report import Check, Group, Report
 
-__all__ = ["error_to_junit", "to_junit"]
-
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 

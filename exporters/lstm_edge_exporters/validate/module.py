@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from ..export.file import File
     from ..export.request import Request
 
-__all__ = ["against_module"]
-
 
 def against_module(
     module: nn.Module,
@@ -157,7 +155,8 @@ def _trace_manifest(
         else:
             manifest = file.manifest._replace(golden=None)
             return TorchReference(own, signature, outputs), manifest, None
-    ranges, _ = settle_ranges(prepared, file.runner(), plain.ranges)
+    run, (exact, _) = file.runner(), file.graph64
+    ranges, _ = settle_ranges(prepared, run, exact.run64 if exact else run, plain.ranges)
     reference: Reference = prepared.reference
     if prepared.lifted.past:
         reference = _WithPast(prepared.reference, _evaluated(prepared.model), prepared.lifted.past)

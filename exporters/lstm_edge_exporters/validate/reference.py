@@ -37,8 +37,6 @@ from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
 from ..numerics.rest import find_rest, is_at_rest, with_reset
 
-__all__ = ["ModelFile", "ReferenceModel", "against_file", "against_itself", "at_rest", "open_file"]
-
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
     QLinearMatMul QLinearConv QGemm QuantizeLinear DynamicQuantizeLinear DequantizeLinear""".split()  # noqa: SIM905

@@ -10,25 +10,6 @@ from lstm_edge_runtime.tolerance import Comparison
 
 from ..numerics.compare import Equality
 
-__all__ = [
-    "MAX_CHECKS",
-    "OVERFLOW",
-    "Channel",
-    "Check",
-    "Coverage",
-    "Curve",
-    "Disagreement",
-    "Fact",
-    "Figures",
-    "Group",
-    "Histogram",
-    "Report",
-    "Status",
-    "answered",
-    "judged",
-]
-
-
 Status = Literal["passed", "failed", "skipped"]
 OVERFLOW = "float32 overflows at"
 """How a check that left float32's range begins what it says."""

@@ -54,8 +54,6 @@ from .tally import Tally
 if TYPE_CHECKING:
     from ..quantization.judge import Budgets
 
-__all__ = ["Subject"]
-
 _OFFSET = 9000
 """Of the cases that belong to no group."""
 _USUAL = 32

@@ -12,8 +12,6 @@ from ..numerics.cases import Feeds, case_size
 from ..numerics.compare import FEW_DRAWS, Agreement, Equality, Measured, Strength, reduce_free
 from .report import Channel, Coverage, Histogram
 
-__all__ = ["Tally"]
-
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 
 

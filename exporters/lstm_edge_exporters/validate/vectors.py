@@ -34,8 +34,6 @@ from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel
 from .subject import Subject
 
-__all__ = ["save_vectors"]
-
 _NAME = "test_data_set_{}"
 _SIZES = ((1, 1), (3, 12), (2, 33))
 _OURS = re.compile(r"index\.json|model\.onnx|test_data_set_\d+/((input|output)_\d+\.pb|data\.npz)")

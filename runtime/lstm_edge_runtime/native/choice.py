@@ -1,6 +1,6 @@
 """Choose the engine of a model's streams."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,8 +17,6 @@ from .library import installed
 
 if TYPE_CHECKING:
     from .engine import NativeEngine
-
-__all__ = ["compile_engine", "native_selftest", "uncovered"]
 
 
 def compile_engine(
@@ -53,19 +51,7 @@ def compile_engine(
     if session is not None:
         runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)
     if manifest.stream is not None:
-        if manifest.stream.golden is None:
-            raise UnsupportedError("its stream has no golden case")
-        for name, run in runs.items():
-            try:
-                replays = [*replay_stream(manifest, run)]
-            except LstmEdgeError:
-                raise
-            except Exception as error:
-                raise CheckFailedError(
-                    f"the golden case does not run on {name}: {first_line(error)}"
-                ) from error
-            for replay in replays:
-                _check("the golden case", name, replay.comparisons)
+        _check_stream(manifest, runs)
         return native
     golden, what = manifest.golden, "the golden case"
     if golden is None and session is not None:
@@ -79,6 +65,20 @@ def compile_engine(
                 raise CheckFailedError(f"{what} does not run on {name}: {first_line(error)}") from error
             _check(what, name, compare_golden(case, outputs))
     return native
+
+
+def _check_stream(manifest: Manifest, runs: Mapping[str, Runner]) -> None:
+    if manifest.stream is None or manifest.stream.golden is None:
+        raise UnsupportedError("its stream has no golden case")
+    for name, run in runs.items():
+        try:
+            replays = [*replay_stream(manifest, run)]
+        except LstmEdgeError:
+            raise
+        except Exception as error:
+            raise CheckFailedError(f"the golden case does not run on {name}: {first_line(error)}") from error
+        for replay in replays:
+            _check("the golden case", name, replay.comparisons)
 
 
 def _check(what: str, engine: str, records: Sequence[Comparison]) -> None:

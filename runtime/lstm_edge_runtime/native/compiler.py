@@ -23,8 +23,6 @@ from .past import Past
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
 from .windows import PADDING, stretches, windows_of
 
-__all__ = ["Compiled", "StatePart", "compile_program"]
-
 _MICROSOFT = "com.microsoft"
 _MOST_STRETCHES = 1024
 """Copies that one rearrangement may take."""
@@ -49,6 +47,17 @@ class Compiled(NamedTuple):
     parts: tuple[StatePart, ...]
 
 
+class _Span(NamedTuple):
+    """Where whole numbers lie: from ``slope * count + least`` to ``slope * count + most``."""
+
+    least: int
+    most: int
+    counter: int = 0
+    """The buffer of the counter, from 0 on."""
+    slope: int = 0
+    """From 0 on; with 0 the counter does not matter."""
+
+
 class _Value(NamedTuple):
     """A value that is computed at run time."""
 
@@ -58,6 +67,8 @@ class _Value(NamedTuple):
     dtype: str = "float32"
     order: tuple[int, ...] = ()
     """The axes in the order in which the numbers lie, outermost first; empty for that of ``shape``."""
+    span: _Span | None = None
+    """Of whole numbers that are computed: where they lie; None where that is not known."""
 
     @property
     def is_straight(self) -> bool:
@@ -97,8 +108,12 @@ def _same_order(shape: Sequence[int], one: Sequence[int], other: Sequence[int]) 
     return large[0] == large[1]
 
 
+def _axes_first(axes: Sequence[int], rank: int) -> tuple[int, ...]:
+    return (*axes, *(each for each in range(rank) if each not in axes))
+
+
 def _time_first(axis: int, rank: int) -> tuple[int, ...]:
-    return (axis, *(each for each in range(rank) if each != axis))
+    return _axes_first((axis,), rank)
 
 
 _Any = _Value | _Quantized | _Frames | Array
@@ -141,6 +156,8 @@ class _Compiler:
         """Values that follow from shapes, of which those of rows and steps are 1 here alone."""
         self._counters: set[str] = set()
         """Values that count steps from a first number on."""
+        self._ends: dict[int, int] = {}
+        """Of counters the first number at which a table that they index has ended."""
 
     def compile(self) -> Compiled:
         manifest, graph = self._manifest, self._file.graph
@@ -150,26 +167,24 @@ class _Compiler:
         for spec in manifest.inputs:
             self._values[spec.name] = self._open_input(spec)
         pasts = _find_pasts(self._file, manifest)
+        counters = _find_counters(self._file, manifest)
         for state in manifest.states:
-            opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
+            if state.input in counters:
+                opened: _Any | None = self._open_counter(state)
+            else:
+                opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
             self._values[state.input] = opened or self._open_state(state)
+        counting = {state.output for state in manifest.states if state.input in counters}
         for node in graph.nodes:
-            self._node(node)
+            if node.outputs[0] not in counting or self._uses[node.outputs[0]] > 1:
+                self._node(node)
         for output in manifest.outputs:
-            value, time = self._get(output.name), manifest.time_axis(output.axes)
-            if isinstance(value, _Frames):
-                value = self._frames(value)
-            if time is not None and isinstance(value, _Value):
-                value = self._in_order(value, _time_first(time, len(value.shape)))
-            self._writer.output(
-                output.name,
-                self._row(value),
-                every_step=time is not None,
-                start=manifest.delays.get(output.name, 0),
-                frames=manifest.frames_a_unit.get(output.name, 1),
-            )
+            self._close_output(output)
         for state in sorted(manifest.states, key=lambda state: state.input in pasts):
-            self._close_state(state)  # a past at the end: nothing reads it after its PUSH
+            if state.input in counters:
+                self._close_counter(state, counters[state.input])
+            else:
+                self._close_state(state)  # a past at the end: nothing reads it after its PUSH
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> _Any:
@@ -191,7 +206,7 @@ class _Compiler:
     def _open_state(self, state: StateSpec) -> _Value:
         """Make a state of the program of each layer of a state of the file."""
         if state.dtype != "float32":
-            raise UnsupportedError(f"state {state.input} is {state.dtype}")
+            raise UnsupportedError(f"state {state.input} is {state.dtype}, and counts no frames")
         shape = self._shape_of(state.input, state.axes)
         layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
         reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape).reshape(layers, -1)
@@ -204,6 +219,24 @@ class _Compiler:
             self._parts.append((part, buffers[-1]))
         return _Value(shape, tuple(buffers))
 
+    def _open_counter(self, state: StateSpec) -> _Value:
+        """Make a counter of a state of one whole number, to which a call adds its number of frames."""
+        shape = self._shape_of(state.input, state.axes)
+        if prod(shape) != 1:
+            raise UnsupportedError(f"state {state.input} counts {prod(shape)} numbers, expected one")
+        reset = int(np.asarray(state.reset).item())
+        buffer = self._writer.counter(state.input, reset, state.start // self._manifest.unit)
+        self._parts.append((StatePart(state, None), buffer))
+        return _Value(shape, (buffer,), "int64", span=_Span(0, 0, buffer, 1))
+
+    def _close_counter(self, state: StateSpec, name: str) -> None:
+        more = self._get(name)
+        kept = self._padding and self._manifest.padded_states
+        if not isinstance(more, np.ndarray) or more.size != 1 or more.item() < 0:
+            raise UnsupportedError(f"state {state.output} goes on by other numbers than those of frames")
+        buffer = self._values[state.input].buffers[0]  # type: ignore[union-attr]
+        self._writer.count(buffer, 0 if kept else more.item(), self._ends.get(buffer, 0))
+
     def _open_past(self, state: StateSpec, axis: int) -> _Frames:
         """Make a ring of a state that holds the last frames of a value along ``axis``."""
         shape = self._shape_of(state.input, state.axes)
@@ -213,6 +246,21 @@ class _Compiler:
         start = state.start // self._manifest.unit
         self._parts.append((part, self._writer.past(state.input, past, reset, start)))
         return _Frames(shape, part, self._parts[-1][1], axis)
+
+    def _close_output(self, output: TensorSpec) -> None:
+        manifest = self._manifest
+        value, time = self._get(output.name), manifest.time_axis(output.axes)
+        if isinstance(value, _Frames):
+            value = self._frames(value)
+        if time is not None and isinstance(value, _Value):
+            value = self._in_order(value, _time_first(time, len(value.shape)))
+        self._writer.output(
+            output.name,
+            self._row(value),
+            every_step=time is not None,
+            start=manifest.delays.get(output.name, 0),
+            frames=manifest.frames_a_unit.get(output.name, 1),
+        )
 
     def _close_past(self, state: StateSpec, old: _Frames, *, kept: bool) -> None:
         new, past = self._get(state.output), old.part.past
@@ -395,10 +443,14 @@ class _Compiler:
             if node.op_type not in _IN_ANY_ORDER:
                 inputs = [self._in_order(e, ()) if isinstance(e, _Value) else e for e in inputs]
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
+        whole = any(isinstance(value, _Value) and value.dtype == "int64" for value in inputs)
         if node.op_type in ("Shape", "Size") or not self._sizes.isdisjoint(node.inputs):
             self._sizes.update(node.outputs)
         stored = node.domain in ("", "ai.onnx") and len(known) == len(inputs)
-        results = self._fold(node, known) if stored else self._operate(node, inputs)
+        if whole and node.op_type in _WHOLE:
+            results: Sequence[_Any] = [self._whole(node, inputs)]
+        else:
+            results = self._fold(node, known) if stored else self._operate(node, inputs)
         self._values.update((name, each) for name, each in zip(node.outputs, results, strict=False) if name)
         if any(name and name not in self._values for name in node.outputs if self._uses[name]):
             raise UnsupportedError("an output that is not covered")
@@ -549,11 +601,58 @@ class _Compiler:
         row = self._writer.binary(kind, self._row(value), self._row(second))
         return _Value(shape, (row,), dtype, order)
 
+    def _whole(self, node: Node, inputs: list[_Any | None]) -> _Value:
+        """Combine whole numbers with stored ones, or with one another."""
+        first, *rest = inputs
+        if node.op_type in ("Neg", "Abs"):
+            negated = self._combine(Binary.SUBTRACT, np.zeros(1, np.int64), first)
+            return negated if node.op_type == "Neg" else self._combine(Binary.MAXIMUM, first, negated)
+        if node.op_type == "Clip":
+            for kind, limit in zip((Binary.MAXIMUM, Binary.MINIMUM), rest, strict=False):
+                first = first if limit is None else self._combine(kind, first, limit)
+            return first  # type: ignore[return-value]
+        if node.op_type == "Mod" and node.attributes.get("fmod", 0):
+            raise UnsupportedError("fmod of whole numbers")
+        if node.op_type in ("Greater", "GreaterOrEqual"):
+            first, rest = rest[0], [first]
+        kind = Binary.REMAINDER if node.op_type == "Mod" else _BINARY[node.op_type]
+        for other in rest:
+            first = self._combine(kind, first, other)
+        assert isinstance(first, _Value)
+        if kind not in _COMPARES:
+            return first
+        return first._replace(buffers=(self._writer.cast(first.buffers[0]),), dtype="bool", span=None)
+
+    def _combine(self, kind: Binary, a: _Any | None, b: _Any | None) -> _Value:
+        """Return a function of two values of int64, one of which may be stored."""
+        swap = not isinstance(a, _Value)
+        value, other = (b, a) if swap else (a, b)
+        if not isinstance(value, _Value) or not isinstance(other, _Value | np.ndarray):
+            raise UnsupportedError("a quantized input")
+        shape = np.broadcast_shapes(value.shape, other.shape)
+        span = None
+        if isinstance(other, np.ndarray):
+            if kind is Binary.ADD and shape == value.shape and not other.any():
+                return value
+            span = _span_of(kind, value.span, other, swap=swap)
+            flat = np.asarray(np.broadcast_to(other, shape), np.int64).reshape(-1)
+            flat = flat[:1] if (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
+            row = self._row(self._spread(value, shape))
+            return _Value(shape, (self._writer.binary(kind, row, flat, swap=swap),), "int64", span=span)
+        rows = [self._row(self._spread(each, shape)) for each in (value, other)]
+        return _Value(shape, (self._writer.binary(kind, *rows),), "int64")
+
+    def _spread(self, value: _Value, shape: tuple[int, ...]) -> _Value:
+        """Return whole numbers in a shape, or a single one."""
+        if value.dtype != "int64":
+            raise UnsupportedError(f"whole numbers beside {value.dtype}")
+        return self._in_order(value, ()) if prod(value.shape) == 1 else self._broadcast(value, shape)
+
     def _greater(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
         return self._binary(node, inputs[::-1])
 
     def _logic(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        """And, Or and Not of values that are 0 or 1."""
+        """And, Or, Xor and Not of values that are 0 or 1."""
         values = [
             self._filled(each._replace(dtype="float32") if isinstance(each, _Value) else each)
             for each in inputs
@@ -562,7 +661,7 @@ class _Compiler:
             return self._negated(values[0])
         found = self._binary(node, list(values))
         assert isinstance(found, _Value)
-        return found._replace(dtype="bool")
+        return self._negated(found) if node.op_type == "Xor" else found._replace(dtype="bool")
 
     def _negated(self, value: _Value) -> _Value:
         return self._each(value, Function.AFFINE, -1.0, 1.0)._replace(dtype="bool")
@@ -689,8 +788,15 @@ class _Compiler:
             if value.dtype in ("float32", "bool"):
                 return value._replace(dtype="float32")
             return value._replace(buffers=(self._writer.cast(self._row(value)),), dtype="float32")
-        if to in (6, 7) and value.dtype not in ("float32", "bool"):
-            return value
+        if to == 7 or (to == 6 and value.dtype not in ("float32", "bool")):
+            if value.dtype not in ("float32", "bool"):
+                return value
+            span = _Span(0, 1) if value.dtype == "bool" else None
+            return value._replace(
+                buffers=(self._writer.cast(self._row(value), "int64"),), dtype="int64", span=span
+            )
+        if to == 9 and value.dtype == "int64":
+            value = value._replace(buffers=(self._writer.cast(self._row(value)),), dtype="float32")
         if to == 9 and value.dtype in ("float32", "bool"):
             zero = self._writer.binary(Binary.EQUAL, self._row(value), np.zeros(1, "float32"))
             return self._negated(value._replace(buffers=(zero,)))
@@ -809,16 +915,34 @@ class _Compiler:
         data, index = inputs
         axis = node.attributes.get("axis", 0)
         if isinstance(data, np.ndarray):
-            if not isinstance(index, _Value) or axis % data.ndim != 0 or index.dtype == "float32":
-                raise UnsupportedError("a look-up along another axis than the first")
-            table = data.reshape(data.shape[0], -1)
-            return self._single((*index.shape, *data.shape[1:]), self._writer.gather(self._row(index), table))
+            if not isinstance(index, _Value) or index.dtype == "float32":
+                raise UnsupportedError("an index that is no whole number")
+            axis %= data.ndim
+            self._check_index(index, data.shape[axis])
+            shape = (*data.shape[:axis], *index.shape, *data.shape[axis + 1 :])
+            table = np.moveaxis(data, axis, 0).reshape(data.shape[axis], -1)
+            found = self._single(shape, self._writer.gather(self._row(self._in_order(index, ())), table))
+            order = _axes_first(range(axis, axis + len(index.shape)), len(shape))
+            return found if _same_order(shape, order, ()) else found._replace(order=order)
         if not isinstance(data, _Value):
             raise UnsupportedError("a quantized input")
         places, axis = self._known(index, "places"), axis % len(data.shape)
         picked = (places.reshape(-1) % data.shape[axis]).tolist()
         found = self._in_order(self._pick(data, axis, picked), ())
         return found._replace(shape=(*data.shape[:axis], *places.shape, *data.shape[axis + 1 :]))
+
+    def _check_index(self, index: _Value, size: int) -> None:
+        """Note where a table of ``size`` rows ends for a counter; raise where an index may be beyond it."""
+        if index.span is None and set(index.buffers) <= self._writer.given:
+            return  # an input, which is checked before each call
+        span = index.span
+        if span is None or span.least < -size or (not span.slope and span.most >= size):
+            raise UnsupportedError(f"computed indices of a table of {size} rows, which may be beyond it")
+        if span.slope:
+            end = (size - 1 - span.most) // span.slope + 1
+            self._ends[span.counter] = min(end, self._ends.get(span.counter, end))
+            if end < 1:
+                raise UnsupportedError(f"a table of {size} rows that ends before the first one")
 
     # convolutions
 
@@ -1194,6 +1318,36 @@ def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
     return found
 
 
+def _find_counters(file: OnnxFile, manifest: Manifest) -> dict[str, str]:
+    """Return the states of int64 to which a call adds a number, with the name of that number."""
+    made = {name: node for node in file.graph.nodes for name in node.outputs}
+    found = {}
+    for state in manifest.states:
+        node = made.get(state.output)
+        if state.dtype == "int64" and node and node.op_type == "Add" and state.input in node.inputs:
+            found[state.input] = node.inputs[1 - list(node.inputs).index(state.input)]
+    return found
+
+
+def _span_of(kind: Binary, span: _Span | None, other: Array, *, swap: bool) -> _Span | None:
+    """Return where whole numbers lie behind a function of them and stored ones; None if that is not known."""
+    least, most = int(other.min()), int(other.max())
+    if span is None or (swap and kind not in (Binary.ADD, Binary.MULTIPLY, Binary.MAXIMUM, Binary.MINIMUM)):
+        return None
+    if kind in (Binary.ADD, Binary.SUBTRACT):
+        least, most = (least, most) if kind is Binary.ADD else (-most, -least)
+        return span._replace(least=span.least + least, most=span.most + most)
+    if kind is Binary.MULTIPLY and least == most >= 0:
+        return span._replace(least=span.least * least, most=span.most * least, slope=span.slope * least)
+    if kind is Binary.MAXIMUM:
+        return span._replace(least=max(span.least, least), most=max(span.most, most))
+    if kind is Binary.MINIMUM:
+        return _Span(min(span.least, least), most if span.slope else min(span.most, most))
+    if kind is Binary.REMAINDER and least > 0:
+        return _Span(0, most - 1)
+    return None
+
+
 def _axis_of_frames(
     state: StateSpec, joining: Node, slicing: Node, stored: Mapping[str, Tensor], *, several: bool
 ) -> int | None:
@@ -1342,6 +1496,11 @@ _UNARY: dict[str, tuple[Function, tuple[tuple[str, float], ...]]] = {
     "Sqrt": (Function.SQRT, ()),
     "Reciprocal": (Function.RECIPROCAL, ()),
     "Erf": (Function.ERF, ()),
+    "Floor": (Function.FLOOR, ()),
+    "Ceil": (Function.CEIL, ()),
+    "Round": (Function.ROUND, ()),
+    "Sin": (Function.SIN, ()),
+    "Cos": (Function.COS, ()),
 }
 """An operator to its function, and the attributes that are alpha and beta with their defaults."""
 _BINARY = {
@@ -1361,9 +1520,15 @@ _BINARY = {
     "Equal": Binary.EQUAL,
     "And": Binary.MULTIPLY,
     "Or": Binary.MAXIMUM,
+    "Xor": Binary.EQUAL,
 }
 _COUNTING = ("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
 """What may be done to a count of steps whose first one is known."""
+_WHOLE = (
+    "Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Clip", "Neg", "Abs", "Less", "LessOrEqual", "Greater",
+    "GreaterOrEqual", "Equal",
+)  # fmt: skip
+"""Operators of whole numbers."""
 _COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
 _REDUCE = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
 _LOOKS_BACK = ("Concat", "Slice", "Conv", "MaxPool", "AveragePool")
@@ -1382,7 +1547,7 @@ _LOWER: dict[tuple[str, str], _Lower] = {
     **{("", name): _Compiler._binary for name in _BINARY},
     **{("", name): _Compiler._variadic for name in ("Max", "Min", "Sum")},
     **{("", name): _Compiler._greater for name in ("Greater", "GreaterOrEqual")},
-    **{("", name): _Compiler._logic for name in ("And", "Or", "Not")},
+    **{("", name): _Compiler._logic for name in ("And", "Or", "Xor", "Not")},
     ("", "Where"): _Compiler._where,
     ("", "Expand"): _Compiler._expand,
     **{("", name): _Compiler._recurrent for name in _GATES},

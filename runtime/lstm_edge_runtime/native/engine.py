@@ -18,8 +18,6 @@ from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
 from .past import Past
 from .program import INPUT_TYPES, padding_of
 
-__all__ = ["NativeCall", "NativeEngine", "NativePool", "NativeStates", "NativeTick"]
-
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
 _OLD = 2**40
@@ -45,6 +43,7 @@ class _Part(NamedTuple):
     layer: int | None
     width: int
     past: Past | None = None
+    dtype: str = "float32"
 
 
 class NativeEngine:
@@ -82,7 +81,7 @@ class NativeEngine:
                 for spec in manifest.data_inputs
             ],
             [4 * port.width * max(1, port.frames) for port in self._ports(OUTPUT)],
-            [4 * part.width for part in self.parts],
+            [part.width * np.dtype(part.dtype).itemsize for part in self.parts],
         ]
         """Bytes of a row of each input, output and state in one step, or in one unit."""
         self.step: Callable[[int], int] = self.library.lstm_edge_step
@@ -172,7 +171,7 @@ class NativeEngine:
     def _match_states(self) -> tuple[_Part, ...]:
         specs = {spec.input: spec for spec in self.manifest.states}
         parts = []
-        for name, width, _, _, frames, groups, start in self._ports(STATE):
+        for name, width, dtype, _, frames, groups, start in self._ports(STATE):
             match = re.fullmatch(r"(.*)\[(\d+)\]", name)
             spec = specs.get(name if match is None else match[1])
             if spec is not None and spec.start != start:
@@ -182,7 +181,7 @@ class NativeEngine:
                 )
             if name in specs:
                 past = Past(groups, frames, (width - 1) // frames // groups) if frames else None
-                parts.append(_Part(specs[name], None, width, past))
+                parts.append(_Part(specs[name], None, width, past, dtype))
             elif match is not None and match[1] in specs:
                 parts.append(_Part(specs[match[1]], int(match[2]), width))
             else:
@@ -200,10 +199,10 @@ class NativeEngine:
         inner = spec.axes[1:] if layered else spec.axes
         width = prod(all_ones(inner))
         whole = (layered or layers == [None]) and all(part.width - bool(part.past) == width for part in parts)
-        if not whole or spec.dtype != "float32":
+        if not whole or any(part.dtype != spec.dtype for part in parts):
             raise FileFormatError(
                 f"the native program does not hold all of state {spec.input} {spec.dtype} "
-                f"{describe(spec.axes)} in float32; convert the model again"
+                f"{describe(spec.axes)}; convert the model again"
             )
 
     def _reason(self) -> str:
@@ -459,7 +458,8 @@ class NativePool:
             InputError: they are of another dtype.
         """
         self.engine = engine
-        self.rows = [np.array(rows, np.float32, order="C") for rows in self._convert(states)]
+        parts = zip(engine.parts, self._convert(states), strict=True)
+        self.rows = [np.array(rows, part.dtype, order="C") for part, rows in parts]
         """Of each part of the program, ``(capacity, width)``."""
         self.nbytes = sum(rows.nbytes for rows in self.rows)
 
@@ -604,7 +604,7 @@ class NativeStates:
 
     def _states(self) -> list[Array]:
         return [
-            self.view(STATE, index, (part.width,), "float32") for index, part in enumerate(self.engine.parts)
+            self.view(STATE, index, (part.width,), part.dtype) for index, part in enumerate(self.engine.parts)
         ]
 
     def call(self, inputs: Mapping[str, Array], sizes: Mapping[str, int]) -> "NativeCall":

@@ -9,8 +9,6 @@ from ..errors import UnsupportedError
 from ..manifest import Array
 from ..onnx_reader import Node, Tensor
 
-__all__ = ["CASTS", "fold", "shape_after", "slices"]
-
 _MOST = 1 << 24
 """Numbers that a folded value may have: sizes come from the file."""
 CASTS = {

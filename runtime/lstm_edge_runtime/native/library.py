@@ -8,19 +8,6 @@ from os import PathLike
 
 from ..errors import MissingDependencyError, install_command
 
-__all__ = [
-    "INPUT",
-    "OUTPUT",
-    "SIZE",
-    "STATE",
-    "Port",
-    "Rows",
-    "installed",
-    "library",
-    "open_library",
-    "quick_step",
-]
-
 SIZE = C.c_size_t
 INPUT, OUTPUT, STATE = 0, 1, 2
 

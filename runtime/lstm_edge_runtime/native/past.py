@@ -6,8 +6,6 @@ import numpy as np
 
 from ..manifest import Array
 
-__all__ = ["Past"]
-
 
 class Past(NamedTuple):
     """A state of the file, ``(groups, frames, inner)`` without batch axis, that is a ring in the program."""

@@ -13,11 +13,6 @@ from ..errors import FileFormatError, UnsupportedError
 from ..manifest import Array
 from .past import Past
 
-__all__ = [
-    "INPUT_TYPES", "NONE", "Binary", "Code", "Function", "Operation", "Port", "ProgramWriter", "Weights",
-    "in_int8", "padding_of",
-]  # fmt: skip
-
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
 INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
@@ -25,7 +20,7 @@ INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
 _MAGIC = b"LSTMEDGE"
 _HEADER = struct.Struct("<8sIIQ10I")
 _CONSTANT = struct.Struct("<Q4I")
-_PORTS = {1: struct.Struct("<6I"), 2: struct.Struct("<8I")}
+_PORTS = {1: struct.Struct("<6I"), 2: struct.Struct("<8I"), 3: struct.Struct("<9I")}
 """A port by the version of the format."""
 _ARGUMENTS = 31
 _SMALLEST = 256
@@ -79,6 +74,11 @@ class Function(IntEnum):
     RECIPROCAL = 20
     ERF = 21
     GELU_TANH = 22
+    FLOOR = 23
+    CEIL = 24
+    ROUND = 25
+    SIN = 26
+    COS = 27
 
 
 class Binary(IntEnum):
@@ -95,6 +95,7 @@ class Binary(IntEnum):
     LESS = 8
     LESS_EQUAL = 9
     EQUAL = 10
+    REMAINDER = 11
 
 
 class Operation(NamedTuple):
@@ -120,7 +121,9 @@ class Port(NamedTuple):
     start: int = 0
     """Of a state: the units for which it is held; of an output: its first frames, which mean nothing."""
     frames: int = 1
-    """Of an input, or an output for every step: its frames in a unit; else 0."""
+    """Of an input, or an output for every step, its frames in a unit; of a counter what that adds; else 0."""
+    end: int = 0
+    """Of a counter: the first number at which a unit is refused; 0 if there is none."""
 
 
 class Weights(NamedTuple):
@@ -216,6 +219,11 @@ class ProgramWriter:
         """Return the type of a buffer's elements."""
         return INPUT_TYPES[self._buffers[buffer][1]]
 
+    def _result(self, width: int, dtype: str) -> int:
+        if dtype != "float32":
+            self._version = 3
+        return self.buffer(width, dtype)
+
     def input(self, name: str, width: int, dtype: str = "float32") -> int:
         """Add an input; return its buffer."""
         buffer = self.buffer(width, dtype)
@@ -228,6 +236,18 @@ class ProgramWriter:
         value = NONE if reset is None or not reset.any() else self._floats(reset)
         self._port("states", name, buffer, value, start)
         return buffer
+
+    def counter(self, name: str, reset: int = 0, start: int = 0) -> int:
+        """Add a state that counts, one whole number; return its buffer. ``count`` says how it goes on."""
+        self._version, buffer = 3, self.buffer(1, "int64")
+        value = self.constant(np.array([reset], np.int64)) if reset else NONE
+        self._port("states", name, buffer, value, start)
+        self.next_state(buffer, buffer)
+        return buffer
+
+    def count(self, counter: int, more: int, end: int) -> None:
+        """Let a unit add ``more`` to a counter; one that begins at ``end`` or later is refused, if not 0."""
+        next(port for port in self._ports["states"] if port[1] == counter)[7:] = more, end
 
     def next_state(self, old: int, new: int) -> None:
         """Return which buffer holds the new value of the state in ``old``."""
@@ -374,16 +394,23 @@ class ProgramWriter:
 
     def unary(self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0) -> int:
         """Add a function of each number; return the result."""
+        if kind >= Function.FLOOR:
+            self._version = 3
         out = self.buffer(self.width(source))
         self.operation(Code.UNARY, source, out, int(kind), float(alpha), float(beta))
         return out
 
     def binary(self, kind: Binary, a: int, b: "int | Array", *, swap: bool = False) -> int:
-        """Add a function of ``a`` and ``b``, a buffer or a constant; return the result."""
-        constant = b if isinstance(b, np.ndarray) else None
+        """Add a function of ``a`` and ``b``, a buffer or a constant; return the result.
+
+        Both are float32, or both int64, as the result is then.
+        """
+        constant, dtype = b if isinstance(b, np.ndarray) else None, self.dtype(a)
         other = constant.size if constant is not None else self.width(b)  # type: ignore[arg-type]
-        out = self.buffer(max(self.width(a), other))
-        operands = (NONE, self._floats(constant)) if constant is not None else (b, NONE)
+        out = self._result(max(self.width(a), other), dtype)
+        operands = (b, NONE)
+        if constant is not None:
+            operands = (NONE, self.constant(np.asarray(constant, dtype).reshape(1, -1)))
         self.operation(Code.BINARY, a, *operands, out, int(kind), int(swap))  # type: ignore[arg-type]
         return out
 
@@ -471,9 +498,9 @@ class ProgramWriter:
         self.operation(Code.DEPTHWISE, source, made, self._optional(weights), self._optional(bias))
         return made
 
-    def cast(self, source: int) -> int:
-        """Add a conversion to float32; return the result."""
-        out = self.buffer(self.width(source))
+    def cast(self, source: int, dtype: str = "float32") -> int:
+        """Add a conversion to float32 or int64; return the result."""
+        out = self._result(self.width(source), dtype)
         self.operation(Code.CAST, source, out)
         return out
 
@@ -539,7 +566,7 @@ class ProgramWriter:
         return NONE if array is None else self._floats(array)
 
     def _port(self, kind: str, name: str, buffer: int, option: int, start: int = 0, frames: int = 0) -> None:
-        self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE, start, frames]
+        self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE, start, frames, 0]
         self._ports[kind].append(self._named[name])
 
     @staticmethod

@@ -9,8 +9,6 @@ from ..errors import UnsupportedError
 from ..manifest import Array
 from ..onnx_reader import Node
 
-__all__ = ["PADDING", "Stretches", "Windows", "stretches", "windows_of"]
-
 PADDING = -1
 """The place of a number that is padding."""
 

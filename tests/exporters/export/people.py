@@ -606,7 +606,7 @@ PEOPLE = [
         _floats(3, 1, 200),
         {"LSTM": 1},
         ("h_0", "c_0"),
-        "a call takes 36.. steps",
+        "a reduction over time",
         notes="at L=35 forward refuses its inputs",
         ranges={"L": "36.."},
     ),

@@ -161,3 +161,23 @@ def test_the_batch_is_what_no_layer_reads_as_time():
     manifest = export(Letters().eval(), torch.randint(0, 20, (3, 4, 7))).manifest
     assert manifest.inputs[0].axes == ("N", "L2", "L")
     assert manifest.batch == "N"
+
+
+class Bags(nn.Module):
+    """The first token of each step; the number of steps follows from all sizes, as in an EmbeddingBag."""
+
+    def __init__(self):
+        super().__init__()
+        self.embedding = nn.Embedding(20, 4)
+        self.rnn = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, tokens):
+        rows, _, width = tokens.shape
+        flat = tokens.reshape(-1)
+        firsts = torch.arange(0, flat.shape[0], width)
+        return self.rnn(self.embedding(flat[firsts].view(rows, -1)))[0]
+
+
+def test_an_axis_is_time_if_the_number_of_steps_grows_with_it():
+    manifest = export(Bags().eval(), torch.randint(0, 20, (3, 7, 4))).manifest
+    assert (manifest.inputs[0].axes, manifest.outputs[0].axes) == (("N", "L", 4), ("N", "L", 3))

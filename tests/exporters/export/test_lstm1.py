@@ -24,7 +24,7 @@ OPTIONS = st.fixed_dictionaries(
 
 
 @settings(
-    max_examples=5,
+    max_examples=3,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],

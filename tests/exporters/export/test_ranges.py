@@ -112,6 +112,26 @@ def test_an_axis_takes_the_sizes_at_which_the_file_computes_what_the_module_does
             model.stream()
 
 
+class Spectral(nn.Module):
+    """A decay as long as the sequence, applied through spectra, which onnxruntime sums in float32."""
+
+    def forward(self, x):
+        steps = x.shape[1]
+        decay = 12 * torch.exp(-0.01 * torch.arange(steps))[:, None]
+        spectra = (torch.fft.rfft(each, n=2 * steps, dim=-2) for each in (decay, x))
+        return torch.fft.irfft(next(spectra) * next(spectra), n=2 * steps, dim=-2)[:, :steps]
+
+
+def test_rounding_of_float32_is_no_end_of_a_range():
+    module, x, config = _made(Spectral, 20)
+    made = export(module, x, config)
+    expected = module(x := torch.randn(1, 301, 4)).numpy()
+    got = load(made.model).run(x.numpy())[0]["output"]
+    assert not np.allclose(got, expected, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=0.1)
+    assert made.manifest.ranges == {}
+
+
 def test_a_split_range_is_noted_with_the_line_that_splits_it():
     module, x, config = _made(Doubles, 40)
     (note,) = export(module, x, config).notes

@@ -185,6 +185,22 @@ def test_the_reference_runs_in_float64_and_leaves_torchs_default_alone():
     assert 0 < np.abs(own - wide).max() < 1e-6
 
 
+class Counted(nn.Module):
+    """Computes floats from whole numbers, which PyTorch does in its default dtype."""
+
+    def forward(self, x):
+        steps = torch.arange(x.size(1))
+        return x + torch.sin(steps / 7)[:, None] + (x > 0) * 0.3 + torch.where(x > 0, steps[:, None], -0.5)
+
+
+def test_the_reference_computes_floats_of_whole_numbers_in_float64():
+    module, x = Counted(), torch.randn(3, 6, 5, generator=torch.Generator().manual_seed(0))
+    wide = TorchReference(module, Signature.of(module, x), ["y"]).run64({"x": x.numpy()})["y"]
+    steps, x = np.arange(6)[:, None], x.numpy().astype(np.float64)
+    expected = x + np.sin(steps / 7) + (x > 0) * 0.3 + np.where(x > 0, steps, -0.5)
+    np.testing.assert_allclose(wide, expected, rtol=1e-15)
+
+
 def test_injected_states_take_the_place_of_those_made_inside():
     module, x = Inside().eval(), torch.randn(3, 6, 5)
     injections = [

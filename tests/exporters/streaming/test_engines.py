@@ -12,19 +12,20 @@ from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.errors import StateError, UnsupportedError
 from lstm_edge_runtime.native.convert import to_native
 from lstm_edge_runtime.native.library import installed, library
 
 from . import test_late as late
 from . import test_past as past
+from . import test_positions as positions
 from . import test_strides as strides
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
 KINDS = [
     kind if kind in (past.Wearable, past.Spectral) else pytest.param(kind, marks=pytest.mark.slow)
-    for kind in past.STREAMING
+    for kind in (*past.STREAMING, positions.Hours)
 ]
 
 
@@ -137,10 +138,11 @@ def test_a_wrong_place_dilation_or_state_fails_the_golden_case(exported, monkeyp
             load(content, engine="native")
 
 
-QUICK = (late.Wearable, late.TwoDelays, strides.TwoRates, strides.UNet)
+QUICK = (late.Wearable, late.TwoDelays, strides.TwoRates, strides.UNet, positions.Learned, positions.Computed)
+ENDING = [kind for kind, pace in positions.PACES.items() if "from a reset" in pace]
 BEHIND = [
     kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow)
-    for kind in (*late.DELAYS, *strides.PACES)
+    for kind in (*late.DELAYS, *strides.PACES, *ENDING, positions.Computed)
 ]
 
 
@@ -151,7 +153,8 @@ def behind():
 
     def artifact(kind):
         if kind not in made:
-            made[kind] = (late if kind in late.DELAYS else strides).made(kind)[1].model
+            paces = ((late, late.DELAYS), (strides, strides.PACES), (positions, positions.PACES))
+            made[kind] = next(module for module, kinds in paces if kind in kinds).made(kind)[1].model
         return made[kind]
 
     return artifact
@@ -179,7 +182,7 @@ def test_a_native_stream_that_is_behind_is_that_of_onnxruntime(kind, behind):
     native, plain = load(content, engine="native"), load(content, engine="onnxruntime")
     assert (native.engine, plain.engine, load(content).engine) == ("native", "onnxruntime", "native")
     assert native.selftest().ok
-    unit, x, at = native.interface.unit, samples(4, 90, past.WIDTH), 0
+    unit, x, at = native.interface.unit, samples(4, native.interface.longest_run or 90, past.WIDTH), 0
     streams = native.stream(), plain.stream()
     while at < len(x):
         size = int(rng.integers(1, 2 * unit + 4))
@@ -204,8 +207,10 @@ class InC:
         self.lib, self.handle = library(), library().lstm_edge_load(content, len(content))
         assert self.handle, library().lstm_edge_last_error()
         self.stream = self.lib.lstm_edge_stream_new(self.handle)
-        self.outputs = self.lib.lstm_edge_count(self.handle, 1)
+        self.outputs, self.states = (self.lib.lstm_edge_count(self.handle, kind) for kind in (1, 2))
         self.unit = self.lib.lstm_edge_unit(self.handle)
+        ends = ctypes.CFUNCTYPE(ctypes.c_uint64, ctypes.c_void_p)(("lstm_edge_end", self.lib))
+        self.end = ends(self.handle)
 
     def __del__(self):
         self.lib.lstm_edge_stream_free(self.stream)
@@ -228,6 +233,22 @@ class InC:
             for index in range(self.outputs)
         ]
 
+    def state(self, index):
+        from lstm_edge_runtime.native.library import Port
+
+        port = Port()
+        assert self.lib.lstm_edge_describe(self.handle, 2, index, ctypes.byref(port)) == 0
+        size = port.width * (8 if port.type == 1 else 4)
+        return ctypes.string_at(self.lib.lstm_edge_state(self.stream, index), size)
+
+    def status(self, chunk):
+        """What a call says that writes no output."""
+        chunk = np.ascontiguousarray(chunk)
+        nowhere = (ctypes.c_void_p * self.outputs)()
+        return self.lib.lstm_edge_chunk(
+            self.stream, (ctypes.c_void_p * 1)(chunk.ctypes.data), len(chunk), nowhere
+        )
+
     def process(self, chunk):
         chunk = np.ascontiguousarray(chunk)
         rooms = [(ctypes.c_float * (64 * (len(chunk) + self.unit)))() for _ in range(self.outputs)]
@@ -241,10 +262,12 @@ class InC:
 @pytest.mark.parametrize("kind", BEHIND, ids=lambda kind: kind.__name__)
 def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path):
     """C keeps the ages, the samples that fill no unit, and leaves out what comes before the first frame."""
-    content, x, rng = behind(kind), samples(5, 90, past.WIDTH), np.random.default_rng(5)
+    content, rng = behind(kind), np.random.default_rng(5)
     path = tmp_path / "net.lep"
     path.write_bytes(to_native(content))
     program, own = load(path), InC(path.read_bytes())
+    x = samples(5, program.interface.longest_run or 90, past.WIDTH)
+    assert own.end == (program.interface.stream.end or 0)
     assert program.selftest().ok
     assert own.lib.lstm_edge_delay(own.handle) == program.stream().delay
     with pytest.raises(UnsupportedError, match="has the stream alone"):
@@ -267,6 +290,35 @@ def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path)
         ):
             assert np.array_equal(array.reshape(-1), frames)
     assert own.lib.lstm_edge_age(own.stream) == len(x)
+
+
+def test_a_stream_ends_with_its_positions_in_c(behind, find_program, tmp_path):
+    """Behind the end every call is refused and changes nothing; a reset starts again."""
+    content, x = behind(positions.Learned), samples(9, 90, past.WIDTH)
+    own, model = InC(to_native(content)), load(content, engine="native")
+    expected = model.stream().process(x[:82])
+    batch, stream = model.streams(1), model.stream()
+    source = batch.add()
+    first = own.process(x[:79])[0]
+    stream.process(x[:79])
+    batch.process({source: x[:79]})
+    for take in (lambda: stream.process(x[79:83]), lambda: batch.process({source: x[79:83]})):
+        with pytest.raises(StateError, match="has taken 82 steps since its reset"):
+            take()
+    state = [own.state(index) for index in range(own.states)]
+    assert own.status(x[79:83]) == 9
+    assert b"positions for 82 steps" in own.lib.lstm_edge_last_error()
+    assert state == [own.state(index) for index in range(own.states)]
+    got = np.concatenate([first, own.process(x[79:81])[0], *(own.step(each)[0] for each in x[81:82])])
+    assert np.array_equal(got, expected.reshape(-1))
+    assert np.array_equal(stream.process(x[79:82]), batch.process({source: x[79:82]})[source])
+    assert own.status(x[82:83]) == 9
+    own.lib.lstm_edge_reset(own.stream)
+    assert np.array_equal(own.process(x[:82])[0], expected.reshape(-1))
+    (tmp_path / "net.onnx").write_bytes(content)
+    lines = run_c(tmp_path, 2, x, find_program, status=1)
+    assert len(lines) == len(expected)
+    assert "#define NET_END 82 " in (tmp_path / "net_c/src/net.h").read_text()
 
 
 @pytest.mark.parametrize("kind", [late.TwoDelays, strides.UNet], ids=lambda kind: kind.__name__)
@@ -319,6 +371,7 @@ C_KINDS = [
 ]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", C_KINDS, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("chunk", [1, pytest.param(3, marks=pytest.mark.slow)])
 def test_it_runs_as_c(kind, chunk, exported, find_program, tmp_path):
@@ -331,7 +384,7 @@ def test_it_runs_as_c(kind, chunk, exported, find_program, tmp_path):
     assert np.abs(np.array(got) - np.array(expected)).max() <= 1e-5 * max(1, np.abs(expected).max())
 
 
-def run_c(folder, chunk, x, find_program):
+def run_c(folder, chunk, x, find_program, status=0):
     """Convert ``net.onnx`` in a folder, compile it in every way, and return the numbers of each line."""
     tmp_path, folder = folder, to_c(folder / "net.onnx", chunk=chunk).save(folder / "net_c")
     sources = [
@@ -352,16 +405,18 @@ def run_c(folder, chunk, x, find_program):
         ran = subprocess.run(call, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stderr
     text = "\n".join(" ".join(f"{value:.9g}" for value in sample) for sample in x)
-    ran = subprocess.run([program], input=text, capture_output=True, text=True, check=True)
+    ran = subprocess.run([program], input=text, capture_output=True, text=True, check=False)
+    assert ran.returncode == status, ran.stderr
     return [np.array(line.split(), "float64") for line in ran.stdout.splitlines()]
 
 
 C_BEHIND = [
     kind if kind is strides.TwoRates else pytest.param(kind, marks=pytest.mark.slow)
-    for kind in (*late.DELAYS, *strides.PACES)
+    for kind in (*late.DELAYS, *strides.PACES, *ENDING, positions.Computed)
 ]
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("kind", C_BEHIND, ids=lambda kind: kind.__name__)
 @pytest.mark.parametrize("units", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_what_is_behind_runs_as_c(kind, units, behind, find_program, tmp_path):
@@ -369,7 +424,8 @@ def test_what_is_behind_runs_as_c(kind, units, behind, find_program, tmp_path):
     (tmp_path / "net.onnx").write_bytes(behind(kind))
     model = load(tmp_path / "net.onnx", engine="onnxruntime")
     chunk = units * model.interface.unit
-    x = samples(8, 20 * chunk, past.WIDTH)
+    steps = min(20 * chunk, model.interface.longest_run or 20 * chunk)
+    x = samples(8, steps - steps % chunk, past.WIDTH)
     got, stream = run_c(tmp_path, chunk, x, find_program), model.stream()
     results = [by_name(stream.process(x[start : start + chunk])) for start in range(0, len(x), chunk)]
     whole = {name: array.shape for name, array in results[-1].items()}

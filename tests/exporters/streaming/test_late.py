@@ -17,7 +17,7 @@ from lstm_edge_exporters.validate import validate
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import CheckFailedError
 
-from .stage1 import Stage1, check_refused, of, resize, restart
+from .stage1 import Stage1, check_refused, export_elsewhere, of, resize, restart
 
 WIDTH = 4
 
@@ -48,11 +48,12 @@ class Frames(Wearable):
 
 
 class Hidden(Wearable):
-    """The last hidden state, which is a state too."""
+    """The last hidden and cell states, which are states too."""
 
     def forward(self, x):
         y = torch.relu(self.norm(self.first(x.transpose(1, 2)))).transpose(1, 2)
-        return self.head(self.lstm(y)[1][0][-1])
+        _, (hidden, cell) = self.lstm(y)
+        return self.head(hidden[-1] + cell[-1])
 
 
 class DeepConvLSTM(nn.Module):
@@ -217,7 +218,8 @@ def frames_of(module, x):
 
 def hidden_at(module, x, steps):
     y = torch.relu(module.norm(module.first(torch.from_numpy(x[None]).transpose(1, 2)))).transpose(1, 2)
-    return module.head(module.lstm(y[:, :steps])[0][0, -1])
+    _, (hidden, cell) = module.lstm(y[:, :steps])
+    return module.head((hidden + cell)[0, 0])
 
 
 def same(got, expected):
@@ -378,15 +380,7 @@ def test_validate_compares_the_stream_with_the_whole(two_delays, tmp_path):
 def test_a_file_from_elsewhere_streams(kind, tmp_path):
     torch.manual_seed(0)
     module = kind().eval()
-    torch.onnx.export(
-        module,
-        (torch.randn(2, 30, WIDTH),),
-        tmp_path / "theirs.onnx",
-        dynamo=False,
-        input_names=["x"],
-        output_names=["y"],
-        dynamic_axes={"x": {0: "N", 1: "L"}, "y": {0: "N"}},
-    )
+    export_elsewhere(module, 30, WIDTH, tmp_path / "theirs.onnx")
     lifted = lift(tmp_path / "theirs.onnx")
     assert lifted.report.unstreamable == ""
     stream = load(lifted.model).stream()

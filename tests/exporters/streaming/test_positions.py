@@ -246,7 +246,9 @@ def test_validate_compares_it_up_to_its_end(learned, tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("kind", [Learned, pytest.param(Sines, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "kind", [Embedded, *(pytest.param(each, marks=pytest.mark.slow) for each in (Learned, Sines))]
+)
 def test_a_file_from_elsewhere_streams(kind, tmp_path):
     torch.manual_seed(0)
     module = kind().eval()

@@ -84,6 +84,7 @@ def test_the_hubs_library_reads_the_scores(exported):
     )
 
 
+@pytest.mark.system
 def test_mlflow_runs_the_folder_as_both_flavors(exported, tmp_path):
     pytest.importorskip("mlflow")
     rng = np.random.default_rng(0)

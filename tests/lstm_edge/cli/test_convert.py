@@ -108,6 +108,7 @@ def test_export_refuses_a_format_that_does_not_fit_the_name(invoke, tmp_path, fo
     assert ".ort" in err
 
 
+@pytest.mark.system
 def test_export_writes_ort_format_and_its_operators(invoke, tmp_path):
     torch.manual_seed(0)
     save(Run(LSTM1(3, 4, 8, 1, 5)), tmp_path / "run")

@@ -40,6 +40,7 @@ def touched(tmp_path_factory):
     return run
 
 
+@pytest.mark.system
 def test_export_and_validate_import_few_modules(touched):
     export = touched("export", "run", "-o", "m.onnx", "--json")
     validate = touched(

@@ -224,6 +224,7 @@ def gestures(tmp_path_factory):
 SHORT = TrainConfig(hidden_size=16, epochs=45, patience=45, learning_rate=0.02)
 
 
+@pytest.mark.system
 def test_samples_that_are_needed_whole_stay_with_windows_from_reset_and_say_so(gestures, tmp_path):
     seen = []
 

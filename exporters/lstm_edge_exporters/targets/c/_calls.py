@@ -19,8 +19,6 @@ from ...numerics.graph64 import Graph64
 from ...numerics.indices import index_values
 from ._interface import Interface, StepArray
 
-__all__ = ["CCall", "GoldenCase", "golden_case", "run_calls"]
-
 _GOLDEN = 2
 """Calls of a golden case, which is a part of the flash of who replays it."""
 _LEVELS = 255

@@ -20,8 +20,6 @@ from ._interface import build_interface, model_name
 from ._render import HARNESS, paths, render
 from ._verify import Sizes, find_compiler, measure, verify_c
 
-__all__ = ["CLibrary", "check_c_folder", "to_c"]
-
 _CALLS = 24
 """Random calls that C and onnxruntime are compared on."""
 _RANGED = ("DynamicQuantizeLSTM", "DynamicQuantizeLinear", "DynamicQuantizeMatMul")
@@ -129,7 +127,8 @@ def to_c(
         files = render(interface, step, golden, model.sha256)
         sizes = measure(files, interface, compiler, step.flash, step.work, counted=bool(step.settled))
         _check_limits(sizes, flash_limit, ram_limit)
-        calls = list(run_calls(run, graph, interface, _CALLS))
+        runs = step.end // manifest.unit - step.settled if step.end else _CALLS * interface.runs
+        calls = list(run_calls(run, graph, interface, max(1, min(_CALLS, runs // interface.runs))))
         comparisons = verify_c(files, interface, calls, compiler)
         files |= render(interface, step, golden, model.sha256, sizes)
     written = {path: text for path, text in files.items() if path != HARNESS}

@@ -17,8 +17,6 @@ from lstm_edge_runtime.onnx_reader import OnnxFile
 from ._interface import Interface, StepArray
 from ._literals import array_literal, literal
 
-__all__ = ["Step", "compile_to_c", "write_step"]
-
 _RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
 _READS = {
     Code.BINARY: (0, 1),
@@ -62,6 +60,8 @@ class Step:
     """Runs after a reset in which an output has frames that mean nothing."""
     settled: int = 0
     """Runs after a reset that are counted, as states are held in them or outputs are early."""
+    end: int = 0
+    """Time steps after a reset for which there are positions; 0 for any number."""
 
     @property
     def work(self) -> int:
@@ -111,7 +111,7 @@ class _Code:
             return name
         self.names.add(name)
         flat = array.reshape(-1)
-        c_type = {"float32": "float", "int8": "int8_t"}[flat.dtype.name]
+        c_type = {"float32": "float", "int8": "int8_t", "int64": "int64_t"}[flat.dtype.name]
         self.constants.append(
             f"static const {c_type} {name}[{flat.size}] LE_ALIGNED = {{\n{array_literal(flat, 4, 12)}\n}};\n"
         )
@@ -129,6 +129,8 @@ class _Generator:
         self._storages: dict[int, _Storage] = {}
         self._scratch: dict[int, _Storage] = {}
         self._quantized = 0
+        self._whole: list[str] = []
+        """Definitions of the buffers of whole numbers that are computed."""
         self._at = self._named = 0
         """The operation that is written, and that whose constants it takes."""
         self._end = len(self._operations)
@@ -144,6 +146,7 @@ class _Generator:
         runs, starts = self._interface.runs, self._starts()
         early = max(map(self._interface.early, self._interface.outputs))
         settled = max([early, *starts.values()])
+        end, ends = self._ends(starts)
         lines = [*before, *self._code.lines, *after, *self._hold(starts, settled)]
         if runs > 1:
             lines = [
@@ -153,7 +156,8 @@ class _Generator:
             ]
         if early:
             lines = [f"const int le_early = state->le_age < {early}u;", *lines]
-        lines = [re.sub(r"@(\d+)@", lambda at: self._place(int(at[1])), line) for line in [*checks, *lines]]
+        lines = [*self._whole, *checks, *ends, *lines]
+        lines = [re.sub(r"@(\d+)@", lambda at: self._place(int(at[1])), line) for line in lines]
         symbols = ["work", *(array.symbol for array in self._interface.inputs)]
         unused = [f"(void){each};" for each in symbols if not re.search(rf"\b{each}\b", "\n".join(lines))]
         return Step(
@@ -166,6 +170,7 @@ class _Generator:
             + sum(state.start.nbytes for state in self._interface.states if state.start.any()),
             early,
             settled,
+            end,
         )
 
     def _starts(self) -> dict[str, int]:
@@ -173,6 +178,25 @@ class _Generator:
         symbols = {state.name: state.symbol for state in self._interface.states}
         unit = self._interface.manifest.unit
         return {symbols[part.state.input]: part.state.start // unit for part in self._parts}
+
+    def _ends(self, starts: Mapping[str, int]) -> tuple[int, list[str]]:
+        """Return the steps after a reset at which a table ends, or 0, and the lines that refuse more."""
+        steps, lines, more = [], [], self._interface.runs - 1
+        symbols = {state.name: state.symbol for state in self._interface.states}
+        for port, part in zip(self._writer.ports("states"), self._parts, strict=True):
+            if not port.end or not port.frames:
+                continue
+            symbol, reset = symbols[part.state.input], int(np.asarray(part.state.reset).item())
+            start = starts[symbol]
+            steps.append((start - (reset - port.end) // port.frames) * self._interface.manifest.unit)
+            later = str(more)
+            if start and more:  # the first runs do not count
+                age = f"(int64_t)state->le_age - {start - more}"
+                later = f"({age} < 0 ? 0 : {age} > {more} ? {more} : {age})"
+            at, end = f"state->{symbol}[0]", port.end
+            later = f"{at} + {port.frames} * {later}"
+            lines.append(f"if ({at} < 0 || {at} >= {end} || {later} >= {end}) return 3;")
+        return min(steps, default=0), lines
 
     def _hold(self, starts: Mapping[str, int], settled: int) -> list[str]:
         """Return the lines that put states back to reset which have not started yet."""
@@ -214,7 +238,7 @@ class _Generator:
         found = {
             (each.arguments[0], self._writer.constants[each.arguments[2]].shape[0])
             for each in self._operations
-            if each.code == Code.GATHER
+            if each.code == Code.GATHER and each.arguments[0] in inputs
         }
         for buffer, rows in sorted(found):
             port = symbols[buffer]
@@ -272,6 +296,8 @@ class _Generator:
             symbol = f"state->{states[part.state.input].symbol}"
             place = symbol if not part.layer else f"({symbol} + {part.layer * width})"
             self._places[port.buffer] = place
+            if part.state.dtype == "int64" and port.frames:
+                lines.append(f"{place}[0] += {port.frames};")
             if port.next == port.buffer:
                 continue
             writer = next(
@@ -315,17 +341,8 @@ class _Generator:
         for at, each in enumerate(self._operations):
             self._need_scratch(at, each)
             for buffer in self._writes(each):
-                if buffer in self._places or buffer in self._storages:
-                    continue
-                if each.code == Code.CONSTANT:
-                    values = self._writer.constants[each.arguments[0]]
-                    self._places[buffer] = self._code.constant(f"le_{at}_value", values)
-                    continue
-                width = self._writer.width(buffer)
-                shared = self._to_reuse(at, each, width, last_read)
-                if shared is None:
-                    shared = _Storage(width, at, at)
-                self._storages[buffer] = shared
+                if buffer not in self._places and buffer not in self._storages:
+                    self._store(at, each, buffer, last_read)
         for buffer, storage in self._storages.items():
             storage.last = max(storage.last, last_read.get(buffer, storage.first))
         placed: list[_Storage] = []
@@ -338,6 +355,19 @@ class _Generator:
                     storage.at = other.at + other.size
             placed.append(storage)
         self._memory = max((each.at + each.size for each in placed), default=0)
+
+    def _store(self, at: int, operation: Operation, buffer: int, last_read: dict[int, int]) -> None:
+        """Find a place for what an operation writes: a constant, whole numbers, or working memory."""
+        width = self._writer.width(buffer)
+        if operation.code == Code.CONSTANT:
+            values = self._writer.constants[operation.arguments[0]]
+            self._places[buffer] = self._code.constant(f"le_{at}_value", values)
+        elif self._writer.dtype(buffer) == "int64":
+            self._places[buffer] = f"le_whole_{buffer}"
+            self._whole.append(f"int64_t le_whole_{buffer}[{width}];")
+        else:
+            shared = self._to_reuse(at, operation, width, last_read)
+            self._storages[buffer] = shared or _Storage(width, at, at)
 
     def _to_reuse(
         self, at: int, operation: Operation, width: int, last_read: dict[int, int]
@@ -545,7 +575,8 @@ class _Generator:
             operands.append((self._code.constant(f"le_{self._at}_value", values), values.size))
         left, right = operands[::-1] if swap else operands
         each = ", ".join(f"{place}, {int(size > 1)}" for place, size in (left, right))
-        self._emit(f"le_binary(LE_{Binary(kind).name}, {each}, {self._place(out)}, {width});")
+        name = "le_binary_whole" if self._writer.dtype(out) == "int64" else "le_binary"
+        self._emit(f"{name}(LE_{Binary(kind).name}, {each}, {self._place(out)}, {width});")
 
     def _where(self, arguments: Sequence[int]) -> None:
         places = ", ".join(self._place(buffer) for buffer in arguments[:4])
@@ -584,7 +615,9 @@ class _Generator:
         index, out, number, stored = arguments[:4]
         table, own, _ = self._writer.weights(number, NONE, stored)
         rows, columns = table.shape
-        row, to = f"le_row({self._element(index)}, {rows})", f"{self._place(out)} + i * {columns}"
+        computed = index not in {port.buffer for port in self._writer.ports("inputs")}
+        row = f"{'le_any_row' if computed else 'le_row'}({self._element(index)}, {rows})"
+        to = f"{self._place(out)} + i * {columns}"
         name = self._code.constant(f"le_{self._at}_table", table)
         if own is None:
             call = f"memcpy({to}, {name} + {row} * {columns}, {columns} * sizeof(float))"
@@ -595,9 +628,12 @@ class _Generator:
 
     def _cast(self, arguments: Sequence[int]) -> None:
         source, out = arguments[:2]
+        wanted = "(float)"
+        if self._writer.dtype(out) == "int64":
+            wanted = "le_truncated" if self._writer.dtype(source) == "float32" else "(int64_t)"
         self._emit(
             f"for (int i = 0; i < {self._writer.width(out)}; i++) {self._place(out)}[i] = "
-            f"(float){self._element(source)};"
+            f"{wanted}({self._element(source)});"
         )
 
     def _copy(self, arguments: Sequence[int]) -> None:

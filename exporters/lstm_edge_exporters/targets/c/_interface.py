@@ -14,8 +14,6 @@ from lstm_edge_runtime.native.past import Past
 
 from ..names import c_identifier, check_project_name
 
-__all__ = ["Interface", "StateArray", "StepArray", "build_interface", "model_name"]
-
 _C_TYPES = {
     "float32": "float",
     "float64": "double",
@@ -183,7 +181,12 @@ def build_interface(manifest: Manifest, name: str, chunk: int, parts: Sequence[S
         chunk=chunk,
         inputs=ports.open(data, "x"),
         outputs=ports.open(manifest.outputs, "y"),
-        states=tuple(ports.state(spec, pasts.get(spec.input)) for spec in manifest.states),
+        states=tuple(  # wide numbers first, so that nothing lies between the members of the struct
+            sorted(
+                (ports.state(spec, pasts.get(spec.input)) for spec in manifest.states),
+                key=lambda state: -np.dtype(state.dtype).itemsize,
+            )
+        ),
         lengths=ports.port(lengths[0], "lengths") if lengths else None,
         manifest=manifest,
     )

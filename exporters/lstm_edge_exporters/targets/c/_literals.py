@@ -6,8 +6,6 @@ import numpy as np
 
 from lstm_edge_runtime.manifest import Array
 
-__all__ = ["array_literal", "literal"]
-
 
 def array_literal(array: Array, indent: int, per_line: int = 6) -> str:
     """Return the elements of an array, between braces that are not included."""

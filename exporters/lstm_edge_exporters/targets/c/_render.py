@@ -18,8 +18,6 @@ from ._interface import Interface, StateArray, StepArray
 from ._literals import array_literal
 from ._verify import Sizes
 
-__all__ = ["HARNESS", "paths", "render"]
-
 HARNESS = "verify.c"
 """The program that verifies the rest; it is no part of what is written."""
 _LICENSE = "LICENSE"

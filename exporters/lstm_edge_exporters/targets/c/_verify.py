@@ -21,8 +21,6 @@ from ...processes import run_program
 from ._calls import CCall
 from ._interface import Interface, StepArray
 
-__all__ = ["Sizes", "find_compiler", "measure", "verify_c"]
-
 _COMPILERS = ("cc", "gcc", "clang")
 _C99 = ("-std=c99",)
 _FRAMES = 256
@@ -122,6 +120,8 @@ def measure(
         usage = made.with_suffix(".su")
         frames = _frames(usage.read_text(encoding="utf-8"), name) if usage.exists() else _FRAMES + work
     state = sum(each.start.nbytes for each in interface.states) + (4 if counted else 0)
+    widest = max((each.start.itemsize for each in interface.states), default=1)
+    state += -state % widest
     return Sizes(constants, code, state, work, frames)
 
 

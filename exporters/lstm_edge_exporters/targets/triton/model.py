@@ -19,8 +19,6 @@ import triton_python_backend_utils as pb_utils
 from lstm_edge_runtime import LstmEdgeError, load
 from lstm_edge_runtime.errors import ContractError, StateError
 
-__all__ = ["TritonPythonModel"]
-
 
 class TritonPythonModel:
     """The class that the Python backend uses."""

@@ -21,8 +21,6 @@ from lstm_edge_runtime.model import content_of
 
 from ..names import file_name, line, pbtxt_string
 
-__all__ = ["BACKENDS", "IDLE_SECONDS", "MAX_ROWS", "SEQUENCES", "Repository", "to_triton"]
-
 BACKENDS = ("python", "onnxruntime")
 IDLE_SECONDS = 60
 """How long a sequence may be silent before its state is dropped."""

@@ -28,8 +28,6 @@ from ...numerics.cases import (
 from ..reference import ModelFile
 from ..report import Check, answered
 
-__all__ = ["check_alone"]
-
 _OFFSET = 10_000
 _ROWS = 3
 _LONG, _CHUNK = 1000, 100

@@ -20,17 +20,6 @@ from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact, answered
 from ..subject import Subject
 
-__all__ = [
-    "CHECKPOINT",
-    "FIELDS",
-    "Evidence",
-    "check_claims",
-    "check_file",
-    "comparable",
-    "compare_facts",
-    "interface_of",
-]
-
 CHECKPOINT = "checkpoint"
 """The name of the fact that says which weights a file was made from."""
 

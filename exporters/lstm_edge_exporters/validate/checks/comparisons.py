@@ -27,15 +27,6 @@ from ...numerics.compare import REFUSALS, Measured
 from ..report import Check, Curve
 from ..subject import Subject
 
-__all__ = [
-    "check_inputs",
-    "check_lengths",
-    "check_providers",
-    "check_sizes",
-    "check_states",
-    "check_streaming",
-]
-
 _OFFSETS = {
     "sizes": 1000,
     "states": 2000,

@@ -12,8 +12,6 @@ from ...numerics.compare import Measured
 from ..report import Check, Disagreement
 from ..subject import Subject
 
-__all__ = ["check_decisions"]
-
 _BATCH = 32
 _FEW = 4
 """Rows whose limits tell what a close call is."""

@@ -23,8 +23,6 @@ from ..report import Check, answered, judged
 from ..subject import Subject
 from .claims import comparable
 
-__all__ = ["check_golden", "check_recorded", "other_weights"]
-
 _SLACK = 2.0
 """How many times the limits and floors found here may be those recorded: other machines round otherwise."""
 _FLOAT_ERRORS = 100.0

@@ -26,8 +26,6 @@ from ...numerics.graph64 import Graph64
 from ..report import Check, answered
 from ..subject import Subject
 
-__all__ = ["check_weights"]
-
 _NAME = "weights are the reference's, rounded"
 _SIZES = ((8, 48), (1, 200))
 """Rows and steps that are compared, the first from random states."""

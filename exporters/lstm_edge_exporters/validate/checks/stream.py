@@ -28,8 +28,6 @@ from ...streaming.late import frames_of, reach_end, settled_after, with_past
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, answered
 
-__all__ = ["check_stream"]
-
 _OFFSET = 10_003
 _STEPS = 24
 _SAME, _SAME_64 = 1e-3, 1e-9

@@ -199,11 +199,11 @@ LE_KERNEL float le_softplus(float x) {
 enum {
     LE_IDENTITY, LE_RELU, LE_SIGMOID, LE_TANH, LE_AFFINE, LE_LEAKY_RELU, LE_THRESHOLDED_RELU, LE_SCALED_TANH,
     LE_HARD_SIGMOID, LE_ELU, LE_SOFTSIGN, LE_SOFTPLUS, LE_SELU, LE_CLIP, LE_GELU, LE_ABS, LE_NEGATE, LE_EXP, LE_LOG,
-    LE_SQRT, LE_RECIPROCAL, LE_ERF, LE_GELU_TANH
+    LE_SQRT, LE_RECIPROCAL, LE_ERF, LE_GELU_TANH, LE_FLOOR, LE_CEIL, LE_ROUND, LE_SIN, LE_COS
 };
 enum {
     LE_ADD, LE_SUBTRACT, LE_MULTIPLY, LE_DIVIDE, LE_MAXIMUM, LE_MINIMUM, LE_PRELU, LE_POWER, LE_LESS, LE_LESS_EQUAL,
-    LE_EQUAL
+    LE_EQUAL, LE_REMAINDER
 };
 
 /* A function and its parameters: constants where it is called, so that nothing of the others is left. */
@@ -241,9 +241,17 @@ LE_INLINE le_vf le_apply(const le_function *f, le_vf x) {
     }
 }
 
+/* Those of the library that no layer has stand here alone, so that layers with functions of their choice do without. */
 LE_INLINE void le_unary(int kind, float alpha, float beta, const float *x, float *y, int n) {
     const le_function f = {kind, alpha, beta};
-    LE_EACH(i, n) le_store(y + i, le_apply(&f, le_load(x + i, n - i)), n - i);
+    switch (kind) {
+    case LE_FLOOR: for (int i = 0; i < n; i++) y[i] = floorf(x[i]); return;
+    case LE_CEIL: for (int i = 0; i < n; i++) y[i] = ceilf(x[i]); return;
+    case LE_ROUND: for (int i = 0; i < n; i++) y[i] = rintf(x[i]); return;
+    case LE_SIN: for (int i = 0; i < n; i++) y[i] = sinf(x[i]); return;
+    case LE_COS: for (int i = 0; i < n; i++) y[i] = cosf(x[i]); return;
+    default: LE_EACH(i, n) le_store(y + i, le_apply(&f, le_load(x + i, n - i)), n - i);
+    }
 }
 
 LE_INLINE le_vf le_combine(int kind, le_vf a, le_vf b) {
@@ -276,6 +284,34 @@ LE_INLINE void le_binary(int kind, const float *a, int many_a, const float *b, i
         le_vf left = many_a ? le_load(a + i, n - i) : one_a, right = many_b ? le_load(b + i, n - i) : one_b;
         le_store(y + i, le_combine(kind, left, right), n - i);
     }
+}
+
+/* Whole numbers: they wrap, and what is divided by 0 is 0. */
+LE_INLINE int64_t le_combine_whole(int kind, int64_t a, int64_t b) {
+    const uint64_t left = (uint64_t)a, right = (uint64_t)b;
+    const int64_t rest = b == 0 || b == -1 ? 0 : a % b;
+    switch (kind) {
+    case LE_ADD: return (int64_t)(left + right);
+    case LE_SUBTRACT: return (int64_t)(left - right);
+    case LE_MULTIPLY: return (int64_t)(left * right);
+    case LE_DIVIDE: return b == 0 ? 0 : b == -1 ? (int64_t)(0 - left) : a / b;
+    case LE_MAXIMUM: return a > b ? a : b;
+    case LE_MINIMUM: return a < b ? a : b;
+    case LE_LESS: return a < b;
+    case LE_LESS_EQUAL: return a <= b;
+    case LE_EQUAL: return a == b;
+    default: return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest; /* LE_REMAINDER */
+    }
+}
+
+LE_INLINE void le_binary_whole(int kind, const int64_t *a, int many_a, const int64_t *b, int many_b, int64_t *y, int n) {
+    for (int i = 0; i < n; i++) y[i] = le_combine_whole(kind, a[many_a ? i : 0], b[many_b ? i : 0]);
+}
+
+/* A number without what is behind its point; the nearest one where it is beyond int64, 0 for NaN. */
+LE_INLINE int64_t le_truncated(float x) {
+    if (x >= 9223372036854775808.0f) return INT64_MAX;
+    return x > -9223372036854775808.0f ? (int64_t)x : x == x ? INT64_MIN : 0;
 }
 
 LE_KERNEL void le_where(const float *condition, const float *a, const float *b, float *y, int n) {
@@ -323,6 +359,12 @@ LE_KERNEL void le_normalize(const float *x, float epsilon, const float *scale, c
 /* The row of a table that an index names, counted from the end where it is negative; -1 where there is none. */
 LE_KERNEL int le_row(int64_t index, int rows) {
     return index < -rows || index >= rows ? -1 : (int)(index < 0 ? index + rows : index);
+}
+
+/* The same of an index that is computed, and the last row where there is none. */
+LE_INLINE int le_any_row(int64_t index, int rows) {
+    const int row = le_row(index, rows);
+    return row < 0 ? rows - 1 : row;
 }
 
 /* y = a row of a table whose numbers are int8 times a scale for each row. */
