@@ -35,7 +35,7 @@ MORE_COMPILERS = {
     "gnu99": (("gcc", "-std=gnu99", "-O2", "-mfma", "-mno-avx2"), ()),
     "clang": (("clang", "-std=c99", "-O2"), ()),
     "g++": (("g++", "-std=c++11", "-O1", "-x", "c++"), ()),
-    "clang++": (("clang++", "-std=c++11", "-O1", "-x", "c++"), ()),
+    "clang++": (("clang++", "-std=c++11", "-O1", "-mavx2", "-mfma", "-x", "c++"), ()),
 }
 quick = settings(
     max_examples=5,

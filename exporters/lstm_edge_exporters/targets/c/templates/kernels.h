@@ -67,7 +67,10 @@ LE_INLINE le_vf le_load(const float *p, int count) {
 #if LE_LANES == 16
     else v = (le_vf)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1u), p);
 #elif LE_LANES == 8
-    else v = (le_vf)_mm256_maskload_ps(p, (__m256i)((le_vi){0, 1, 2, 3, 4, 5, 6, 7} < count));
+    else {
+        const le_vi lane = {0, 1, 2, 3, 4, 5, 6, 7};
+        v = (le_vf)_mm256_maskload_ps(p, (__m256i)(lane < count));
+    }
 #else
     else memcpy(&v, p, (size_t)count * sizeof *p);
 #endif
