@@ -115,15 +115,12 @@ def _flops(node: Node, shapes: _Shapes) -> int | None:
         gates = prod(into[1]) // (directions * hidden * features)
         cell = 2 * gates * hidden * (features + hidden + 1) + _MIXING[op] * hidden
         return steps * batch * directions * cell
+    bias = prod(out) if len(node.inputs) > 2 else 0
     if node.op_type in _PRODUCTS:
-        transposed = node.attributes.get("transA", 0)
-        inner = into[0][0 if transposed else -1]
-        bias = prod(out) if "Gemm" in node.op_type and len(node.inputs) > 2 else 0
-        return 2 * prod(out) * inner + bias
-    if node.op_type == "Conv":
-        return 2 * prod(out) * prod(into[1][1:]) + (prod(out) if len(node.inputs) > 2 else 0)
-    if node.op_type == "ConvTranspose":
-        return 2 * prod(into[0]) * prod(into[1][1:]) + (prod(out) if len(node.inputs) > 2 else 0)
+        inner = into[0][0 if node.attributes.get("transA", 0) else -1]
+        return 2 * prod(out) * inner + (bias if "Gemm" in node.op_type else 0)
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return 2 * prod(out if node.op_type == "Conv" else into[0]) * prod(into[1][1:]) + bias
     if node.op_type == "STFT" and len(into) > 2 and into[2]:
         return 2 * prod(out) * into[2][0]
     if node.op_type in ("AveragePool", "MaxPool"):

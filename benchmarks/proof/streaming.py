@@ -72,7 +72,7 @@ def compare_stream(network: Network) -> Found:
         delays = {spec.name: 0 for spec in manifest.outputs}
         manifest = manifest._replace(stream=Streamed(b"", manifest.outputs, manifest.states, delays))
     streaming, fixed = manifest.streaming, fixed_axes(manifest.streaming)
-    file = convert(make_request(module, example, config), past=False)
+    *_, file = convert(make_request(module, example, config))
     graph, whole = Graph64(onnx.load_from_string(content)), Graph64(to_proto(file.model))
     rng = np.random.default_rng(0)
     steps = settled_after(streaming) + _UNITS * streaming.unit

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from lstm_edge_exporters.targets.card import Score
 
 
+_OF_CONFIG = ("stateless", "rest", "opset", "ir_version", "seed")
+"""Options of every source: fields of ``ExportConfig``."""
+
+
 @click.command("export")
 @click.argument("source")
 @click.option("-o", "--output", type=PATH, required=True, help="The .onnx file to write.")
@@ -92,14 +96,9 @@ def command(
     output: Path,
     form: str,
     lengths: bool,
-    stateless: bool,
-    rest: bool,
-    opset: int,
-    ir_version: int,
-    seed: int,
     as_json: bool,
     card: Path | None,
-    **of_factory: Any,
+    **options: Any,
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
 
@@ -128,22 +127,20 @@ def command(
 
             check_card(card)
             scored = _read_scores(Path(source))
+    of_config = {name: options.pop(name) for name in _OF_CONFIG}
     factory = is_factory(source)
-    _check_source(source, () if factory else [name for name, value in of_factory.items() if value])
+    _check_source(source, () if factory else [name for name, value in options.items() if value])
     # output printed by a user's code is not the result
     with needing("export", "export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, lengths, **of_factory)
+            module, example, config = _from_factory(source, lengths, **options)
         else:
             from lstm_edge.checkpoint import load
             from lstm_edge.deploy import deployable
 
             module, example, config = deployable(load(source), lengths=lengths)
-        config = replace(
-            config, stateless=stateless, rest=rest, opset=opset, ir_version=ir_version, seed=seed
-        )
         with progress(quiet=as_json) as show:
-            artifact = export(module, example, config, on_progress=show)
+            artifact = export(module, example, replace(config, **of_config), on_progress=show)
     converted = operators = None
     if form == "ort":
         from lstm_edge_exporters.targets.ort import to_ort

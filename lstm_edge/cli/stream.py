@@ -98,9 +98,14 @@ def command(
         samples = sample_input(opened)
         manifest = opened.interface
         features = manifest.signal.features
-        parse: Parser = LineParser(samples.width, features, samples.spec.dtype).parse_bytes
+        read: Parser = LineParser(samples.width, features, samples.spec.dtype).parse_bytes
         if binary:
-            parse = FrameParser(samples.width, binary, samples.spec.dtype).parse_bytes
+            read = FrameParser(samples.width, binary, samples.spec.dtype).parse_bytes
+
+        def parse(line: bytes) -> "npt.NDArray[Any] | None":
+            sample = read(line)
+            return None if sample is None else samples.steps(sample)
+
         frame = np.dtype(binary).itemsize * samples.width if binary else 0
         held = Hold(hold) if hold else None
         lines = ResultLines(manifest.task, "step", as_json=as_json, hold=held)

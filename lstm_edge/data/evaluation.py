@@ -71,10 +71,12 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     last = [one.y[-1] for one in series if one.y is not None]
     truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)
     if place.one_step:
-        return Samples({place.spec.name: np.concatenate([one.x for one in series])})
+        return Samples({place.spec.name: place.steps(np.concatenate([one.x for one in series]))})
     padded, lengths = pad([one.x for one in series])
     return Samples(
-        {place.spec.name: padded}, truth if last else None, lengths if len(set(lengths)) > 1 else None
+        {place.spec.name: place.rows(padded)},
+        truth if last else None,
+        lengths if len(set(lengths)) > 1 else None,
     )
 
 

@@ -11,67 +11,82 @@ from lstm_edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
-    from lstm_edge_runtime.manifest import TensorSpec
+    from lstm_edge_runtime.manifest import Manifest, TensorSpec
 
 _ROWS = 256
 """Number of series per call: enough to use the cores, few enough to keep memory small."""
 
 
 class SampleInput:
-    """The input for samples, and the indices of its batch, time and feature axes."""
+    """An input of one vector, or one value, per time step, and the indices of its axes."""
 
-    def __init__(self, spec: "TensorSpec", width: int, batch: int | None, sequence: int | None) -> None:
-        """Use the indices of the axes in ``spec``; None if the file has no such axis."""
+    def __init__(self, spec: "TensorSpec", manifest: "Manifest") -> None:
+        """Find the batch, the time and the feature axis of ``spec``, in any order, features last if in doubt.
+
+        Raises:
+            InputError: it has other axes.
+        """
+        axes = spec.axes
+        batch, sequence = manifest.batch_axis(axes), manifest.time_axis(axes)
+        rest = [axis for axis in range(len(axes)) if axis not in (batch, sequence)]
+        while len(rest) > 1 and len(axes) < 4:  # a fixed axis has no name; most such have size 1
+            fixed = next((axis for axis in rest if axes[axis] == 1), rest[0])
+            rest.remove(fixed)
+            if batch is None and len(axes) == 3:
+                batch = fixed
+            else:
+                sequence = fixed
+        width = axes[rest[0]] if rest else 1
+        if len(rest) > 1 or not isinstance(width, int):
+            shape = ", ".join(map(str, axes))
+            raise InputError(
+                f"{spec.name} is ({shape}), expected (N, L, features), (N, features, L) or (N, L); "
+                "run it from Python with load()"
+            )
         self.spec = spec
         self.width = width
         """I, number of features per time step."""
-        self.batched = batch is not None and isinstance(spec.axes[batch], str)
+        self.batched = batch is not None and isinstance(axes[batch], str)
         """Whether the number of rows per call is variable."""
-        self.one_step = sequence is None or spec.axes[sequence] == 1
+        self.one_step = sequence is None or axes[sequence] == 1
         """Whether each call is one time step."""
-        self._batch, self._sequence = batch, sequence
+        self._batch, self._sequence, self._feature = batch, sequence, rest[0] if rest else None
+        self._by_step = manifest.sequence is None
 
-    def arrange(self, rows: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
-        """Return equally long series, ``(L, I)`` each, in the layout of the file's input."""
-        array = np.stack(rows)  # (N, L, I)
-        order = {self._batch: 0, self._sequence: 1}
+    def steps(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return steps ``(..., I)`` as ``step`` takes them: ``(...)`` if each is one value."""
+        return x[..., 0] if self._feature is None else x
+
+    def chunk(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return steps ``(L, I)`` as ``process`` takes them."""
+        return self.steps(x) if self._by_step else self.rows(x[None])[0]
+
+    def rows(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return series ``(N, L, I)`` as the file's input has them, with the batch axis first."""
+        x = self.steps(x)
         if self._sequence is None:
-            array = array[:, 0]
-            order = {self._batch: 0}
-        if self._batch is None:
-            array = array[0]
-            order = {self._sequence: 0}
-        rest = array.ndim - 1
-        places = [order.get(axis, rest) for axis in range(array.ndim)]
-        return np.ascontiguousarray(array.transpose(places))
+            return x[:, 0]
+        first = self._feature is not None and self._feature < self._sequence
+        return x.swapaxes(1, 2) if first else x
+
+    def arrange(self, series: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+        """Return equally long series, ``(L, I)`` each, in the layout of the file's input."""
+        rows = self.rows(np.stack(series))
+        return np.ascontiguousarray(rows[0] if self._batch is None else np.moveaxis(rows, 0, self._batch))
 
 
 def sample_input(model: "Model") -> SampleInput:
     """Find the input of a model for samples.
 
     Raises:
-        InputError: it has several inputs, or not one vector of features per time step.
+        InputError: it has several inputs, or not one vector of features or one value per time step.
     """
     manifest = model.interface
     data = manifest.data_inputs
     if len(data) != 1:
         names = ", ".join(spec.name for spec in data) or "none"
         raise InputError(f"the file has the inputs {names}, expected one; run it from Python with load()")
-    (spec,) = data
-    axes = spec.axes
-    width = axes[-1] if axes else None
-    if not isinstance(width, int) or len(axes) > 3:
-        shape = ", ".join(map(str, axes))
-        raise InputError(
-            f"{spec.name} is ({shape}), expected (N, L, features); run it from Python with load()"
-        )
-    batch, sequence = manifest.batch_axis(axes), manifest.time_axis(axes)
-    if len(axes) == 3:  # a fixed axis has no name: the remaining axis is the other one
-        batch = batch if batch is not None else (1 if sequence == 0 else 0)
-        sequence = 1 - batch
-    elif len(axes) == 2 and batch is None:
-        sequence = 0
-    return SampleInput(spec, width, batch, sequence)
+    return SampleInput(data[0], manifest)
 
 
 def run_series(model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:

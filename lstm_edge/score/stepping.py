@@ -48,15 +48,15 @@ class Stepper:
         """Whether samples may complete no frame."""
         self.reset = self._stream.state
         """The state before the first sample of a series."""
-        place = sample_input(model)
+        self._place = place = sample_input(model)
         mixes = manifest.precision == "int8" and model.engine == "onnxruntime"
         if self.late:  # rows without a frame are NaN
             mixes = mixes or any(np.dtype(spec.dtype).kind != "f" for spec in model.outputs)
         self._batch = model.streams(_GROUP, reset_every=every) if place.batched and not mixes else None
         self._ids = np.array([0] if self._batch is None else [self._batch.add() for _ in range(_GROUP)])
-        steps = manifest.delay_steps + manifest.unit
-        probe = self._stream.process(np.zeros((steps, place.width), dtype=place.spec.dtype))
-        self.width = int(_top(np.asarray(main_output(model, probe))[None]).shape[1])
+        sample = place.steps(np.zeros(place.width, dtype=place.spec.dtype))
+        frame = [self._stream.step(sample) for _ in range(manifest.delay_steps + manifest.unit)][-1]
+        self.width = int(_top(main_output(model, frame)[None]).shape[1])
         """C, number of values per step."""
 
     def run(
@@ -74,6 +74,7 @@ class Stepper:
             The main output after each sample, float32 ``(sum of counts, C)``, the top layer's if the file has
             one output per layer, NaN for samples that complete no frame; and the new states.
         """
+        x = self._place.steps(x)
         starts, ranked = np.cumsum(counts) - counts, np.argsort(-counts, kind="stable")
         out, after = np.full((len(x), self.width), np.nan, dtype=np.float32), list(states)
         for begin in range(0, len(ranked), len(self._ids)):

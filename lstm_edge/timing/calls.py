@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge.data.sample_input import sample_input
-from lstm_edge_runtime.errors import InputError
+from lstm_edge.data.sample_input import SampleInput, sample_input
 from lstm_edge_runtime.manifest import TensorSpec
 
 from .rounds import Call
@@ -48,20 +47,22 @@ class TimedModel:
         return self.streamable and (self.model.manifest is None or self.model.manifest.batch is not None)
 
     def samples(self, *, streams: int | None = None, steps: int | None = None) -> dict[str, npt.NDArray[Any]]:
-        """Make samples for every input, ``([streams][, steps][, features])``, the same each time.
+        """Make samples for every input, of some streams, some steps or one of each, the same each time.
 
         Raises:
-            InputError: an input whose features the file does not fix.
+            InputError: an input of other axes than batch, time and features.
         """
         generator = np.random.default_rng(0)
         manifest = self.model.interface
         found = {}
         for spec in manifest.data_inputs:
-            timed = manifest.sequence is None or manifest.sequence in spec.axes
-            leading = (streams, steps if timed else None)
-            width = _features(spec, {manifest.batch, manifest.sequence})
-            shape = (*(size for size in leading if size is not None), *width)
-            found[spec.name] = _draw(spec, shape, generator)
+            place = SampleInput(spec, manifest)
+            x = _draw(spec, (streams or 1, steps or 1, place.width), generator)
+            if steps is None:
+                x = place.steps(x[:, 0])
+                found[spec.name] = x[0] if streams is None else x
+            else:
+                found[spec.name] = place.chunk(x[0]) if streams is None else place.rows(x)
         return found
 
 
@@ -100,18 +101,6 @@ def streams_call(timed_model: TimedModel, streams: int) -> Call:
 
 def _alone(samples: dict[str, npt.NDArray[Any]]) -> Any:
     return next(iter(samples.values())) if len(samples) == 1 else samples
-
-
-def _features(spec: TensorSpec, own: set[str | None]) -> tuple[int, ...]:
-    """Return the width of one step, or nothing for one value a step: a token of ``(N, L)``."""
-    last = spec.axes[-1] if spec.axes else None
-    if isinstance(last, int) and len(spec.axes) <= 3:
-        return (last,)
-    if last is None or last not in own:
-        raise InputError(
-            f"{spec.name} is {spec.axes}; bench only generates samples for (N, L, features) and (N, L)"
-        )
-    return ()
 
 
 def _draw(spec: TensorSpec, shape: tuple[int, ...], generator: np.random.Generator) -> npt.NDArray[Any]:

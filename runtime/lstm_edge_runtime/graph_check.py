@@ -251,17 +251,14 @@ def is_called_like_a_state(name: str) -> bool:
 
 
 def pair_states(
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    example: str = "load(..., states={{{0!r}: {1!r}}})",
+    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
 ) -> list[tuple[TensorSpec, TensorSpec]]:
     """Pair each input that is called like a state with the output that continues it.
 
     ``h``/``hn``, ``h_0``/``h_n``, ``state``/``stateN``, ``state0``/``new_state0``, ``h_in``/``h_out``,
     ``past_c``/``present_c``, ``initial_h``/``Y_h``, ``cached_key_0``/``new_cached_key_0`` and their like are
-    known. Where names do not decide,
-    the only output of the same dtype and shape does. An input whose like no output has is not a state.
-    ``example`` shows how to name a pair where it is asked for.
+    known. Where names do not decide, the only output of the same dtype and shape does. An input whose like no
+    output has is not a state.
 
     Raises:
         ContractError: several outputs could continue a state, or one could continue several.
@@ -273,13 +270,11 @@ def pair_states(
         if len(matches) == 1 and matches[0] not in named.values():
             named[entering.name] = matches[0]
     left = [spec for spec in outputs if spec not in named.values()]
-    named |= _pair_by_shape([spec for spec in states if spec.name not in named], left, example)
+    named |= _pair_by_shape([spec for spec in states if spec.name not in named], left)
     return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
 
 
-def _pair_by_shape(
-    open_inputs: Sequence[TensorSpec], left: Sequence[TensorSpec], example: str
-) -> dict[str, TensorSpec]:
+def _pair_by_shape(open_inputs: Sequence[TensorSpec], left: Sequence[TensorSpec]) -> dict[str, TensorSpec]:
     """Pair each state that names do not decide with the only output of its dtype and shape."""
     named = {}
     for entering in open_inputs:
@@ -288,11 +283,10 @@ def _pair_by_shape(
             other.name for other in open_inputs if any(could_continue(other, leaving) for leaving in matches)
         ]
         if matches and (len(matches) > 1 or len(rivals) > 1):
-            first = matches[0].name
             raise ContractError(
                 f"which output continues {', '.join(rivals)} {entering.dtype} {describe(entering.axes)}? "
                 f"candidates: {', '.join(spec.name for spec in matches)}; "
-                f"name them: {example.format(entering.name, first)}"
+                f"name them: load(..., states={{{entering.name!r}: {matches[0].name!r}}})"
             )
         if matches:
             named[entering.name] = matches[0]

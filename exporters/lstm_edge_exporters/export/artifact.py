@@ -70,13 +70,13 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         CheckFailedError: the file does not compute what the module does, or has no rest (see ``find_rest``).
         UnsupportedError, InputError: see ``settle_ranges`` and ``find_rest``.
     """
-    model = made.model
-    bare = serialize(model, made.manifest, config.opset, config.ir_version)
+    model, write = made.model, partial(serialize, opset=config.opset, ir_version=config.ir_version)
+    bare = write(model, made.manifest)
     if any(node.op_type == "LayerNormalization" for node in model.graph):
         from .centering import center_norms
 
         if center_norms(model, bare, made.cases.cases()):
-            bare = serialize(model, made.manifest, config.opset, config.ir_version)
+            bare = write(model, made.manifest)
     try:
         onnx.checker.check_model(bare, full_check=True)
     except Exception as error:
@@ -98,12 +98,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(
-        made,
-        file,
-        engine,
-        lambda each: serialize(each, made.manifest, config.opset, config.ir_version),
-    )
+    manifest = _try_chunks(made, file, engine, lambda each: write(each, made.manifest))
     drawn, notes = replace(made.cases, held=frozenset()), (*made.notes, *narrowed)
     if config.rest:
         show(0.75, "waiting for the states to settle on silence")
@@ -114,7 +109,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     expect = partial(expected, file.graph, fixed=file.fixed)
     golden = record_golden(expect, manifest, drawn, equivalence.cases)
     manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
-    content = serialize(model, manifest, config.opset, config.ir_version)
+    content = write(model, manifest)
     load(content, device="cpu", engine="onnxruntime").close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     nodes = dict(Counter(node.op_type for node in model.graph))

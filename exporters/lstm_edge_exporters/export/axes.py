@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 import torch
@@ -166,11 +166,10 @@ def _free_symbols(recorder: Recorder, names: Sequence[str]) -> list[str]:
     Such have the shape of an output, and no axis of them is time. The first input that is not called like a
     state is the signal, whatever its shape.
     """
-    texts = [[size_text(size) for size in shape] for shape in recorder.shapes]
-    returned = [[size_text(size) for size in shape] for shape in recorder.returned]
-    tied = {
-        symbol for shape in texts for text in shape if parse_sum(text) is None for symbol in symbols(text)
-    }
+    texts, returned = (
+        [list(map(size_text, shape)) for shape in shapes] for shapes in (recorder.shapes, recorder.returned)
+    )
+    tied = {symbol for text in chain(*texts) if parse_sum(text) is None for symbol in symbols(text)}
     signal = next((i for i, name in enumerate(names) if not is_called_like_a_state(name)), 0)
     seen = [text for i, shape in enumerate(texts) if i == signal or shape not in returned for text in shape]
     return list(dict.fromkeys(symbol for text in seen for symbol in symbols(text) if symbol not in tied))

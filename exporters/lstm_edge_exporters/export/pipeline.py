@@ -64,7 +64,8 @@ def _export_nearby(
 
 def _convert_verified(request: Request, show: Progress) -> Artifact:
     """Convert and verify; without states of the past where a file with them is not the module in chunks."""
-    file = convert(request)
+    files = convert(request)
+    file = next(files)
     if request.config.rest:
         refuse_past(file.lifted.past)
     try:
@@ -72,17 +73,16 @@ def _convert_verified(request: Request, show: Progress) -> Artifact:
     except StatesRefusedError:
         raise
     except (CheckFailedError, UnsupportedError):
-        if not file.lifted.past:
+        if (without_past := next(files, None)) is None:
             raise
-        return verify_file(convert(request, past=False), request.config, show)
+        return verify_file(without_past, request.config, show)
 
 
-def convert(request: Request, *, past: bool = True) -> File:
+def convert(request: Request) -> Iterator[File]:
     """Take a request through every stage up to its verification.
 
-    Args:
-        request: the module.
-        past: whether operators along time keep what they look back at in states.
+    Yields:
+        The file; and if operators along time keep what they look back at in states, the file without these.
 
     Raises:
         InputError, UnsupportedError: as ``export``.
@@ -91,12 +91,12 @@ def convert(request: Request, *, past: bool = True) -> File:
         traced = trace(request, find_axes(request))
     lowered = lower(request, traced)
     lifted = lift(lowered, stateless=request.config.stateless)
-    if past:
-        lifted = keep_past(lifted, lowered, stateless=request.config.stateless)
-    file = make_file(request, traced, lowered, lifted)
-    with _diagnosed(request):
-        _check_repeatable(file)  # before other batches: a kept state has one size
-    return replace(file, cases=file.cases.fitted_to(file.reference.run))
+    kept = keep_past(lifted, lowered, stateless=request.config.stateless)
+    for each in (kept, lifted) if kept.past else (kept,):
+        file = make_file(request, traced, lowered, each)
+        with _diagnosed(request):
+            _check_repeatable(file)  # before other batches: a kept state has one size
+        yield replace(file, cases=file.cases.fitted_to(file.reference.run))
 
 
 @contextmanager

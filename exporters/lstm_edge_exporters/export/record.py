@@ -12,7 +12,7 @@ sort inside ``pack_padded_sequence(enforce_sorted=False)`` is answered with the 
 import sys
 import types
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -229,14 +229,19 @@ class Recorder(TorchFunctionMode):
     def fixed_places(self, names: Sequence[str]) -> dict[tuple[str, int], Place]:
         """Return the axes of the inputs called ``names`` that the module's code fixes, and where."""
         found: dict[tuple[str, int], Place] = {}
+        for name, axis, size in self.sizes(names):
+            if isinstance(size, torch.SymInt) and size_text(size).isdecimal():
+                symbol = str(size.node._expr)
+                line = self.unbound.get(symbol)
+                place = Place(line, loop=True) if line else place_of(size)
+                found[name, axis] = place or Place(self.fixed.get(symbol, ""), loop=False)
+        return found
+
+    def sizes(self, names: Iterable[str]) -> Iterator[tuple[str, int, Any]]:
+        """Yield name, axis and traced size of every axis of the inputs, which are called ``names``."""
         for name, shape in zip(names, self.shapes, strict=True):
             for axis, size in enumerate(shape):
-                if isinstance(size, torch.SymInt) and size_text(size).isdecimal():
-                    symbol = str(size.node._expr)
-                    line = self.unbound.get(symbol)
-                    place = Place(line, loop=True) if line else place_of(size)
-                    found[name, axis] = place or Place(self.fixed.get(symbol, ""), loop=False)
-        return found
+                yield name, axis, size
 
     def check_calls(self, names: Sequence[str]) -> None:
         """Refuse a cell in a loop over an axis of the inputs called ``names``, which would be unrolled.

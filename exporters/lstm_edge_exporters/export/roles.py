@@ -302,15 +302,10 @@ def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node], give
         raise InputError(f"lengths {given!r}: expected an input of one whole number a row")
     if given:
         return given
-    for node in nodes:
-        if node.inputs[3] is not None:
-            for source in _sources(node.inputs[3]):
-                if source.is_graph_input():
-                    return source.name
-    for name, value in inputs.items():
-        if _is_count(value) and "len" in name.lower():
-            return name
-    return None
+    read = (source for node in nodes if node.inputs[3] is not None for source in _sources(node.inputs[3]))
+    found = (str(source.name) for source in read if source.is_graph_input())
+    called = (name for name, value in inputs.items() if _is_count(value) and "len" in name.lower())
+    return next(chain(found, called), None)
 
 
 def _is_count(value: ir.Value) -> bool:

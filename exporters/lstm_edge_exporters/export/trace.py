@@ -181,7 +181,7 @@ def _trace(module: nn.Module, request: Request, axes: Mapping[str, Axes], progra
         model,
         tuple(recorder.outputs),
         tuple(recorder.calls),
-        _read_guards(program.exported, recorder.shapes, axes),
+        _read_guards(program.exported, recorder, axes),
         sizes,
         {known[size]: line for size, line in recorder.squeezed.items() if size in known},
         tuple(
@@ -230,13 +230,13 @@ def _named_sizes(recorder: Recorder, signature: Signature, axes: Mapping[str, Ax
         TracingError: two axes have the same size.
     """
     named: dict[str, str] = {}
-    for name, shape in zip(signature.names, recorder.shapes, strict=True):
-        for size, axis in zip(shape, axes[name], strict=True):
-            if isinstance(axis, str) and axis.isidentifier():
-                other = named.setdefault(size_text(size), axis)
-                if other != axis:
-                    text = f"forward works only where axes {other} and {axis} have the same size; give "
-                    raise TracingError("same size", recorder, ValueError(f"{text}them the same name"))
+    for name, place, size in recorder.sizes(signature.names):
+        axis = axes[name][place]
+        if isinstance(axis, str) and axis.isidentifier():
+            other = named.setdefault(size_text(size), axis)
+            if other != axis:
+                text = f"forward works only where axes {other} and {axis} have the same size; give "
+                raise TracingError("same size", recorder, ValueError(f"{text}them the same name"))
     return named
 
 
@@ -411,23 +411,14 @@ def _resize(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor.detach()
 
 
-def _read_guards(
-    program: ExportedProgram, shapes: Sequence[Any], axes: Mapping[str, Axes]
-) -> tuple[Guard, ...]:
-    """Return every fact about sizes that the trace rests on.
-
-    Args:
-        program: the traced program.
-        shapes: the inputs' shapes as traced, in the order of ``axes``.
-        axes: the inputs' axes; a name where dynamic.
-    """
+def _read_guards(program: ExportedProgram, recorder: Recorder, axes: Mapping[str, Axes]) -> tuple[Guard, ...]:
+    """Return every fact about sizes that the trace of inputs with these axes rests on."""
     values: dict[str, str] = {}
     facts: list[tuple[str, str]] = []
     free = [
         (size, axis)
-        for shape, names in zip(shapes, axes.values(), strict=True)
-        for size, axis in zip(shape, names, strict=True)
-        if isinstance(size, torch.SymInt) and isinstance(axis, str)
+        for name, place, size in recorder.sizes(axes)
+        if isinstance(size, torch.SymInt) and isinstance(axis := axes[name][place], str)
     ]
     for size, axis in free:
         factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)

@@ -1,7 +1,7 @@
 """Naming the dynamic axes of a graph's inputs, and making those dynamic that only a declaration fixes."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 import onnx_ir as ir
@@ -140,10 +140,16 @@ def transpose_reshapes(model: ir.Model) -> None:
 
 def _forget_unknown(graph: ir.Graph) -> None:
     """Take away the names that tf2onnx makes up, one for every unknown axis."""
-    for value in data_inputs(graph):
+    axes = {axis for value in data_inputs(graph) for axis in axes_of(value)}
+    _rename(data_inputs(graph), {axis: None for axis in axes if re.fullmatch(_UNKNOWN, str(axis))})
+
+
+def _rename(values: Iterable[ir.Value], names: Mapping[int | str, int | str | None]) -> None:
+    """Replace the axes of ``values`` that are in ``names``, in place."""
+    for value in values:
         for place, axis in enumerate(axes_of(value)):
-            if value.shape is not None and re.fullmatch(_UNKNOWN, str(axis)):
-                value.shape[place] = None
+            if axis in names and value.shape is not None:
+                value.shape[place] = names[axis]
 
 
 def _tell_apart(roles: Mapping[ir.Value, Mapping[int, str]]) -> None:
@@ -163,10 +169,7 @@ def _corrected(model: ir.Model, names: dict[str, str], table: Table) -> tuple[di
     """Use the names found by running the graph; swap N and L if the guess was the reverse."""
     found = table.roles()
     if names == {BATCH: "N", SEQUENCE: "L"} and found == {BATCH: "L", SEQUENCE: "N"}:
-        for value in data_inputs(model.graph):
-            for axis, name in enumerate(axes_of(value)):
-                if value.shape is not None and name in ("N", "L"):
-                    value.shape[axis] = "L" if name == "N" else "N"
+        _rename(data_inputs(model.graph), {"N": "L", "L": "N"})
         forget_shapes(model)
         infer_shapes(model)
         return names, run_graph(model)
@@ -187,17 +190,13 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
         InputError: ``given`` names an input that is not there, or has another rank.
     """
     inputs = {str(value.name): value for value in data_inputs(graph)}
-    renamed: dict[str, int | str] = {}
+    renamed: dict[int | str, int | str | None] = {}
     for name, axes in given.items():
         _check_given(name, axes, inputs)
         old = axes_of(inputs[name])
         renamed |= {was: axis for was, axis in zip(old, axes, strict=False) if isinstance(was, str)}
         inputs[name].shape = ir.Shape(axes)
-    for name, value in inputs.items():
-        if name not in given and value.shape is not None:
-            for place, axis in enumerate(axes_of(value)):
-                if axis in renamed:
-                    value.shape[place] = renamed[str(axis)]
+    _rename((value for name, value in inputs.items() if name not in given), renamed)
 
 
 def _check_given(name: str, axes: Axes, inputs: Mapping[str, ir.Value]) -> None:

@@ -98,7 +98,7 @@ def _translated(module: nn.Module, example: Any, config: ExportConfig | None) ->
     from ..export.request import make_request
 
     try:
-        return _evaluated(convert(make_request(module, example, config or ExportConfig())).model)
+        return _evaluated(next(convert(make_request(module, example, config or ExportConfig()))).model)
     except LstmEdgeError:
         return None
 
@@ -167,11 +167,8 @@ def _convert(request: "Request", file: ModelFile) -> "File":
     """Convert as ``export`` does; without states of the past that the file does not have."""
     from ..export.pipeline import convert
 
-    prepared = convert(request)
-    names = {state.input for state in prepared.lifted.past}
-    if names <= {state.input for state in file.manifest.states}:
-        return prepared
-    return convert(request, past=False)
+    own = {state.input for state in file.manifest.states}
+    return next(each for each in convert(request) if {state.input for state in each.lifted.past} <= own)
 
 
 class _WithPast:

@@ -23,7 +23,7 @@ class Stage1:
     def __init__(self, kind, config):
         torch.manual_seed(0)
         (axes,) = config.inputs.values()
-        self.file = convert(make_request(kind().eval(), torch.randn(2, 48, axes[-1]), config))
+        self.file = next(convert(make_request(kind().eval(), torch.randn(2, 48, axes[-1]), config)))
 
     def run(self, monkeypatch, change):
         right = make_streamable

@@ -10,8 +10,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.export import pipeline
 from lstm_edge_exporters.export.pipeline import convert
 from lstm_edge_exporters.export.request import make_request
+from lstm_edge_exporters.export.trace import trace
 from lstm_edge_exporters.graph import to_proto
 from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.compare import Function, fixed_axes
@@ -187,7 +189,7 @@ class Stage1:
     def __init__(self, kind):
         torch.manual_seed(0)
         config = ExportConfig(inputs={"x": ("N", "L", WIDTH)})
-        made = convert(make_request(kind().eval(), torch.randn(2, 9, WIDTH), config), past=False)
+        *_, made = convert(make_request(kind().eval(), torch.randn(2, 9, WIDTH), config))
         found = make_streamable(made.model, "N", "L")
         self.model, self.whole = found.model, Graph64(to_proto(made.model))
         self.manifest = made.manifest._replace(states=(*made.manifest.states, *found.states))
@@ -295,17 +297,19 @@ def test_a_wrong_value_before_the_first_step_is_seen(both, name):
 
 
 def test_a_graph_that_goes_wrong_in_chunks_is_not_taken(monkeypatch):
-    """Then the file is the one without states of the past, with the reason."""
-    right = streamable.make_streamable
+    """Then the file is the one without states of the past, with the reason; the module is traced once."""
+    right, traced = streamable.make_streamable, []
 
     def wrong(*arguments):
         found = right(*arguments)
         return replace(found, states=tuple(state._replace(reset=0.5) for state in found.states))
 
     monkeypatch.setattr(streamable, "make_streamable", wrong)
+    monkeypatch.setattr(pipeline, "trace", lambda *given: traced.append(given) or trace(*given))
     artifact = export(Chomp(), torch.randn(2, 9, WIDTH), ExportConfig(inputs={"x": ("N", "L", WIDTH)}))
     assert [state.input for state in artifact.manifest.states] == ["h_0"]
     assert artifact.manifest.unstreamable.startswith("a convolution over time")
+    assert len(traced) == 1
 
 
 @pytest.fixture(scope="module")

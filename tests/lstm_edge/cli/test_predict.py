@@ -183,6 +183,9 @@ def declared(axes, batch="N", sequence="L", *, more=()):
         ((1, "L", 3), None, "L", (2, 4, 3), False),
         (("N", 4, 3), "N", None, (2, 4, 3), True),
         (("L", 3), None, "L", (4, 3), False),
+        (("N", 3, "L"), "N", "L", (2, 3, 4), True),
+        ((1, 3, "L"), None, "L", (2, 3, 4), False),
+        ((3, "L"), None, "L", (3, 4), False),
     ],
 )
 def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched):

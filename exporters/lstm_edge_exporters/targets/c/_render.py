@@ -53,10 +53,11 @@ def render(
     outputs = [
         _view(port, "OUTPUTS", interface, alone=len(interface.outputs) == 1) for port in interface.outputs
     ]
-    labels = manifest.task.labels if manifest.task else ()
+    labels, units = (manifest.task.labels, manifest.task.units) if manifest.task else ((), ())
+    ports = [*(("const ", port) for port in inputs), *(("", port) for port in outputs)]
     words = {
         ("labels", "The classes, in the order of the logits."): labels,
-        ("units", "The unit of each value."): manifest.task.units if manifest.task else (),
+        ("units", "The unit of each value."): units,
         ("features", "What each column of a sample is."): manifest.signal.features,
     }
     context = {
@@ -71,12 +72,10 @@ def render(
         "step": step,
         "sizes": sizes,
         "parameters": ", ".join(
-            [f"const {port['c_type']} {port['symbol']}[{port['macro']}]" for port in inputs]
-            + [f"{port['c_type']} {port['symbol']}[{port['macro']}]" for port in outputs]
+            f"{const}{port['c_type']} {port['symbol']}[{port['macro']}]" for const, port in ports
         ),
         "references": ", ".join(
-            [f"const {port['c_type']} (&{port['symbol']})[{port['macro']}]" for port in inputs]
-            + [f"{port['c_type']} (&{port['symbol']})[{port['macro']}]" for port in outputs]
+            f"{const}{port['c_type']} (&{port['symbol']})[{port['macro']}]" for const, port in ports
         ),
         "labels": list(c_identifiers(labels)),
         "classes": interface.classes,
