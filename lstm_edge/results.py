@@ -35,6 +35,8 @@ class MainFrames:
         manifest, self._name, self._model = model.interface, main_name(model), model
         self._per_unit, self._unit = manifest.frames_a_unit.get(self._name, 1), manifest.unit
         self._delay = manifest.delays.get(self._name, 0)
+        batch, time = manifest.batch_axes.get(self._name), frame_axis(model) or 0
+        self._time = time - (batch is not None and batch < time)
 
     def of(self, result: "Array | dict[str, Array] | None", steps: int) -> Iterator[tuple[int, int, Array]]:
         """Return the number of each frame, the step that it ends with, both from 1, and its values ``(C,)``.
@@ -46,7 +48,7 @@ class MainFrames:
         if result is None or (isinstance(result, dict) and self._name not in result):
             return
         values = main_output(self._model, result)
-        rows = [values] if self._per_unit == 1 else list(values)
+        rows = [values] if self._per_unit == 1 else list(np.moveaxis(values, self._time, 0))
         for later, row in zip(reversed(range(len(rows))), rows, strict=True):
             step = steps - (self._delay + later) * self._unit // self._per_unit
             yield step * self._per_unit // self._unit, step, top_rows(np.atleast_1d(row), 1)[0]

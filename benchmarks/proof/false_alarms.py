@@ -38,7 +38,7 @@ from lstm_edge_exporters.export.file import File
 from lstm_edge_exporters.export.request import Request
 from lstm_edge_exporters.export.trace import FoundAxes, Traced, trace
 from lstm_edge_exporters.numerics.cases import CaseGenerator
-from lstm_edge_exporters.numerics.compare import MANY_DRAWS, compare_outputs, expected, fixed_axes
+from lstm_edge_exporters.numerics.compare import MANY_DRAWS, expected, fixed_axes
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module
@@ -257,9 +257,9 @@ def _compare(
         for golden, got in zip(recorded, results, strict=False):
             yield from _judge(engine, tally, "golden case", compare_golden(golden, got))
         for feeds, exact, got in zip(calls, known, results[len(recorded) :], strict=True):
-            records = compare_outputs(got, exact)
+            records = exact.compare(got)
             if not all(each.ok for each in records):
-                records = compare_outputs(got, expected(graph, feeds, fixed, draws=MANY_DRAWS))
+                records = expected(graph, feeds, fixed, draws=MANY_DRAWS).compare(got)
                 if not all(each.ok for each in records) and graph.overflow(feeds):
                     tally.overflows += 1
                     continue

@@ -203,7 +203,7 @@ class Kind:
     contract: bool = False
     """Whether it changes what the file says and not what it computes."""
     unread: bool = False
-    """Whether it changes a field that nothing reads (``checks.claims.FIELDS``)."""
+    """Whether it changes a field that nothing reads (``FIELDS`` in test_claims.py)."""
 
 
 def _at_random(array: Array, rng: Rng) -> tuple[int, ...]:

@@ -18,10 +18,11 @@ from lstm_edge_runtime.ort import run_by_name
 from .graph import (
     UniqueNames,
     axes_of,
+    constant,
     data_inputs,
     dynamic_axes,
-    firsts_from,
     operands,
+    readers,
     to_bytes,
     walk,
 )
@@ -43,18 +44,6 @@ _RANDOM = (
     "RandomUniform",
     "RandomUniformLike",
 )
-_KEEPING_NUMBERS = (
-    "Cast",
-    "Clip",
-    "Gather",
-    "Identity",
-    "Reshape",
-    "Squeeze",
-    "TopK",
-    "Transpose",
-    "Unsqueeze",
-)
-"""Operators whose first output has the numbers of the first operand; some may pick or sort them."""
 
 
 class Session:
@@ -126,12 +115,6 @@ def axes_in(name: str, shapes: Sequence[tuple[int, ...]], cases: Sequence[Mappin
         return None
     known = (name_axis(lengths, cases) for lengths in zip(*shapes, strict=True))
     return tuple(f"{name}.{place}" if axis is None else axis for place, axis in enumerate(known))
-
-
-def constant(value: ir.Value | None) -> Array | None:
-    """Return the array of an initializer or a ``Constant`` node, None for any other value."""
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else tensor.numpy()
 
 
 def numbers_of(node: ir.Node, place: int, name: str, known: Mapping[ir.Value, Array]) -> list[int]:
@@ -251,7 +234,7 @@ def length_inputs(graph: ir.Graph) -> tuple[str, ...]:
         for value in data_inputs(graph)
         if value.dtype is not None
         and value.dtype.is_integer()
-        and any(is_recurrent(node) and place == LENGTHS for node, place in _readers(value))
+        and any(is_recurrent(node) and place == LENGTHS for node, place in readers(value))
     )
 
 
@@ -323,13 +306,3 @@ def _in_main_graph(main: ir.Graph, value: ir.Value) -> ir.Value:
     if inside:
         main.sort()
     return value
-
-
-def _readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
-    """Return the nodes that read ``value``, as it is or through operators that keep its numbers."""
-    return [
-        (node, place)
-        for each in walk([value], lambda each: firsts_from(each, _KEEPING_NUMBERS))
-        for node, place in each.uses()
-        if node.op_type not in _KEEPING_NUMBERS
-    ]

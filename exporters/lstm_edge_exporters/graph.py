@@ -31,6 +31,19 @@ _MAKES_NO_TENSOR = (
 )
 
 
+KEEPING = frozenset(
+    """Cast Clip Expand Flatten Gather Identity Pad Reshape ReverseSequence Slice Split Squeeze Tile TopK
+    Transpose Unsqueeze""".split()  # noqa: SIM905
+)
+"""Operators whose outputs hold numbers of the first operand."""
+
+
+def constant(value: ir.Value | None) -> Array | None:
+    """Return the array of an initializer or a ``Constant`` node, None for any other value."""
+    tensor = None if value is None else ir.convenience.get_const_tensor(value)
+    return None if tensor is None else tensor.numpy()
+
+
 def data_inputs(graph: ir.Graph) -> list[ir.Value]:
     """Return the inputs that a caller must feed: those without an initializer of the same name."""
     return [value for value in graph.inputs if not value.is_initializer()]
@@ -64,6 +77,16 @@ def firsts_from(value: ir.Value, operators: Container[str]) -> Iterator[ir.Value
     for node, place in value.uses():
         if place == 0 and node.op_type in operators:
             yield node.outputs[0]
+
+
+def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
+    """Return the nodes that read ``value``, as it is or through operators that keep its numbers."""
+    return [
+        (node, place)
+        for each in walk([value], lambda each: firsts_from(each, KEEPING))
+        for node, place in each.uses()
+        if node.op_type not in KEEPING
+    ]
 
 
 def walk(

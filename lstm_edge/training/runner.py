@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from lstm_edge_exporters.numerics.floats import one_thread
+from lstm_edge_exporters.numerics.reference import one_thread
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 
 from ..checkpoint import Run, save

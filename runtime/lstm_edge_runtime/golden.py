@@ -6,16 +6,20 @@ not. ``index.json`` names the sets in order and says what each is, which set's l
 and how exact the reference was. ``lstm_edge_exporters.validate.vectors`` writes such folders.
 """
 
+import io
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from .errors import FileFormatError, InputError, NotFoundError
 from .files import read_arrays
 from .json_reader import malformed_as, number, read_json, text, text_or_none
-from .manifest import Array, Golden
+from .manifest import Array, Golden, Manifest
 from .model import Model, runner
 from .selftest import compare_golden
 from .tolerance import Comparison
@@ -62,6 +66,43 @@ class Replayed:
     def __str__(self) -> str:
         """Return the set and the difference in one line."""
         return f"{self.set_name}{' with states carried' if self.carried else ''}: {self.comparison}"
+
+
+def encode_golden(folder: GoldenFolder, reference: str, manifest: Manifest) -> dict[str, bytes]:
+    """Return the files of a folder that this package reads, by their paths in it.
+
+    Args:
+        folder: the sets.
+        reference: what they were recorded from, in words.
+        manifest: the model's.
+    """
+    index = {
+        "format": FORMAT,
+        "schema": SCHEMA,
+        "model_sha256": folder.model_sha256,
+        "reference": reference,
+        "states": {state.input: state.output for state in manifest.states},
+        "sets": [
+            {
+                "name": each.name,
+                "about": each.about,
+                "continues": each.continues,
+                "inputs": list(each.golden.inputs),
+                "outputs": list(each.golden.outputs),
+                "floor": dict(each.golden.floor),
+                "limit": dict(each.golden.limit),
+            }
+            for each in folder.sets
+        ],
+    }
+    files = {INDEX: (json.dumps(index, indent=2) + "\n").encode()}
+    for each in folder.sets:
+        content: dict[str, Any] = {INPUT + name: array for name, array in each.golden.inputs.items()}
+        content |= {OUTPUT + name: array for name, array in each.golden.outputs.items()}
+        file = io.BytesIO()
+        np.savez(file, **content)
+        files[f"{each.name}/{ARRAYS}"] = file.getvalue()
+    return files
 
 
 def read_golden(folder: str | os.PathLike[str]) -> GoldenFolder:

@@ -10,7 +10,7 @@ import numpy as np
 
 from .axes import all_ones, describe, fits, parse_sum, row_factor
 from .errors import ContractError, FileFormatError, InputError, ManifestError
-from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec
+from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec, channel_axis
 from .onnx_reader import OnnxFile
 
 OPERATORS = ("LSTM", "GRU", "RNN")
@@ -379,7 +379,7 @@ def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
         raise ManifestError(
             f"the task's output is {task.output!r}, which is not an output; export the model again"
         )
-    width = axes[-1] if axes else 1
+    width = axes[channel_axis(axes)] if axes else 1
     if task.labels and isinstance(width, int) and len(task.labels) != width:
         raise ManifestError(
             f"got {len(task.labels)} labels for the {width} values of {task.output}; export the model again"

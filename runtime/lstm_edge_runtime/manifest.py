@@ -43,6 +43,11 @@ Array = npt.NDArray[Any]
 _NOTHING: Mapping[str, Any] = {}
 
 
+def channel_axis(axes: Axes) -> int:
+    """Return the index of the features or classes, counted from the end: the last axis of fixed size."""
+    return next((place for place in range(-1, -len(axes) - 1, -1) if isinstance(axes[place], int)), -1)
+
+
 # named tuples, not dataclasses: making one of those takes 0.4 ms of the time to load
 class AxisRange(NamedTuple):
     """The range of sizes of a dynamic axis."""

@@ -49,8 +49,9 @@ class Session {
   constructor(model) {
     this.model = model;
     const { inputs, lengths } = model.manifest, data = inputs.filter(({ name }) => name !== lengths);
-    const width = data[0]?.axes.at(-1);
-    this.features = model.features.length ? model.features : Array.from({ length: data.length === 1 && typeof width === "number" ? width : 0 }, (_, place) => `x${place}`);
+    const [input] = data, samples = input && (input.dtype === "float32" || typeof input.axes.at(-1) === "number");
+    const width = samples && data.length === 1 ? channelsOf(input) : 0;
+    this.features = model.features.length ? model.features : Array.from({ length: width }, (_, place) => `x${place}`);
   }
 
   /** Return a signal for a run; `stop` ends it. @param {string} name */
@@ -170,22 +171,26 @@ function recordingsOf({ model, features }) {
 function mainRows({ manifest }, result) {
   const { stream } = manifest, name = manifest.task?.output ?? manifest.outputs[0]?.name ?? "";
   const spec = (stream?.outputs ?? manifest.outputs).find((each) => each.name === name);
-  const values = Array.from((ArrayBuffer.isView(result) ? result : result?.[name]) ?? [], Number), wide = spec?.axes.at(-1);
+  const values = Array.from((ArrayBuffer.isView(result) ? result : result?.[name]) ?? [], Number);
   if (!spec || !values.length) return [];
-  const width = typeof wide === "number" ? wide : values.length, frames = stream ? values.length / width : 1;
+  const width = stream ? channelsOf(spec) : values.length, frames = stream ? values.length / width : 1;
   const { each, delay } = framesOf(manifest, spec), unit = stream?.unit ?? 1;
   return Array.from({ length: frames }, (_, place) => ({
-    values: values.slice((place - frames) * width, (place - frames + 1) * width || undefined),
+    values: typeof spec.axes.at(-1) === "string" && stream
+      ? values.filter((_, at) => at % frames === place)
+      : values.slice((place - frames) * width, (place - frames + 1) * width || undefined),
     back: Math.floor(((delay + frames - 1 - place) * unit) / each), count: Math.max(1, Math.floor(unit / each)),
   }));
 }
+
+/** The features or classes of a tensor: its last axis of fixed size; 1 if it has none. @param {{axes: readonly (string | number)[]}} spec */
+const channelsOf = ({ axes }) => Number([...axes].reverse().find((axis) => typeof axis === "number") ?? 1);
 
 /** Names of the outputs of a file without classes. @param {Model} model */
 function outputsOf({ manifest, units, labels }) {
   if (labels.length) return [];
   const spec = manifest.outputs.find(({ name }) => name === (manifest.task?.output ?? manifest.outputs[0]?.name));
-  const width = spec?.axes.at(-1);
-  return Array.from({ length: typeof width === "number" ? width : 1 }, (_, place) => `${spec?.name} ${place}${units[place] ? ` ${units[place]}` : ""}`);
+  return Array.from({ length: spec ? channelsOf(spec) : 1 }, (_, place) => `${spec?.name} ${place}${units[place] ? ` ${units[place]}` : ""}`);
 }
 
 /** A plot with its legend and the present decision, under one prefix of ids. */

@@ -13,8 +13,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
-from ..numerics.floats import OTHER_FLOATS, copy_as, copy_module
-from ..numerics.reference import Signature, weights_sha256
+from ..numerics.reference import OTHER_FLOATS, Signature, copy_as, copy_module, weights_sha256
 from .config import ExportConfig
 
 

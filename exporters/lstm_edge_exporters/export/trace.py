@@ -28,8 +28,7 @@ from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
-from ..numerics.floats import AllFloats
-from ..numerics.reference import Signature, flatten_output
+from ..numerics.reference import AllFloats, Signature, flatten_output
 from .failures import TracingError, tracing_error
 from .record import Recorder, RecurrentCall, instrument
 from .request import Request, runs

@@ -11,8 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..numerics.floats import AllFloats
-from ..numerics.reference import Path, Signature, output_paths
+from ..numerics.reference import AllFloats, Path, Signature, output_paths
 from ..pairing import Names
 from .source import is_own, watching
 

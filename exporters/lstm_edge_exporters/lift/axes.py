@@ -9,8 +9,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
 
-from ..evaluate import constant
-from ..graph import UniqueNames, axes_of, data_inputs, dynamic_axes, forget_shapes, infer_shapes
+from ..graph import UniqueNames, axes_of, constant, data_inputs, dynamic_axes, forget_shapes, infer_shapes
 from ..recurrent import LENGTHS, recurrent_nodes
 from .axis_roles import BATCH, SEQUENCE, axis_roles
 from .table import Table, run_graph

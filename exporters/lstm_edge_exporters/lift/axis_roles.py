@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Iterator
 
 import onnx_ir as ir
 
-from ..evaluate import constant, numbers_of
+from ..evaluate import numbers_of
+from ..graph import constant
 from ..recurrent import LENGTHS, is_recurrent
 from .subgraphs import SequenceInput, recurrences, sequences
 

@@ -13,8 +13,7 @@ from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..evaluate import constant
-from ..graph import axes_of, data_inputs, forget_shapes, infer_shapes, operands, walk
+from ..graph import axes_of, constant, data_inputs, forget_shapes, infer_shapes, operands, walk
 from .table import Table
 
 # fmt: off

@@ -27,15 +27,8 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
-from ..evaluate import Session, axes_in, constant, length_inputs, sizes_apart
-from ..graph import (
-    axes_of,
-    data_inputs,
-    forget_shapes,
-    to_bytes,
-    to_proto,
-    with_manifest,
-)
+from ..evaluate import Session, axes_in, length_inputs, sizes_apart
+from ..graph import axes_of, constant, data_inputs, forget_shapes, to_bytes, to_proto, with_manifest
 from ..isolation import isolated
 from ..numerics.graph64 import Graph64
 from ..numerics.rest import Rest, find_rest, refuse_past, with_reset

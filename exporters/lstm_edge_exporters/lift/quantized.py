@@ -13,8 +13,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.graph_check import QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
-from ..evaluate import constant
-from ..graph import UniqueNames, forget_shapes, infer_shapes
+from ..graph import UniqueNames, constant, forget_shapes, infer_shapes
 
 STEP = "lstm_edge.step"
 """The key in the ``meta`` of a twin's weight of how far apart its neighboring values are; an array that

@@ -14,8 +14,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import ContractError
 
-from ..evaluate import constant
-from ..graph import UniqueNames, axes_of, behind_identity, operands, walk
+from ..graph import UniqueNames, axes_of, behind_identity, constant, operands, walk
 from ..recurrent import Slot, is_recurrent, label, slots
 
 _LOOP_HEADER = 2

@@ -14,7 +14,7 @@ from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, Unsuppor
 from lstm_edge_runtime.manifest import Array, Golden, Manifest, StateSpec
 
 from ..evaluate import Session, case_generator
-from ..graph import axes_of, dynamic_axes, to_proto
+from ..graph import axes_of, dynamic_axes, to_bytes, to_proto
 from ..numerics.cases import GRID, Case, case_size, remember, row_by_row
 from ..numerics.compare import (
     REFUSALS,
@@ -26,7 +26,7 @@ from ..numerics.compare import (
     measure,
     noise_floors,
 )
-from ..numerics.graph64 import Graph64, MeasuredGraph
+from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
 from ..numerics.verify import (
     ChunkedFile,
     ChunkRun,
@@ -132,7 +132,10 @@ def verify_lifted(graph: LiftedGraph, lifted: Session, seed: int) -> Verificatio
     whole = [case for case in found.cases if case.sizes_text not in refused]
     by_rows = tuple(case.sizes_text for case in found.cases if case.sizes_text in refused)
     several = (case for case in whole if case.sizes.get(graph.manifest.sequence or "", 2) > 1)
-    golden = _record_golden(function, graph.manifest, lifted, next(several, whole[0]))
+    feeds = next(several, whole[0]).feeds
+    outputs = {**function.graph.run64(feeds), **function.reference.run64(feeds)}  # of states the file's own
+    known = Expected(outputs, noise_floors(function.graph, feeds, function.fixed))
+    golden = golden_case(graph.manifest, {name: feeds[name] for name in lifted.inputs}, known)
     chunks = _run_in_chunks(graph, lifted, function, seed)
     return Verification(found, tuple(case.sizes_text for case in whole), by_rows, golden, *chunks)
 
@@ -234,15 +237,6 @@ def _check_dynamic(graph: LiftedGraph, lifted: Session, function: Function, case
         raise CheckFailedError(f"at {case}, against its rows one by one: {found.worst}")
 
 
-def _record_golden(function: Function, manifest: Manifest, lifted: Session, case: Case) -> Golden:
-    """Record the original's outputs, and the lifted file's states, for one case."""
-    outputs = {**function.graph.run64(case.feeds), **function.reference.run64(case.feeds)}
-    inputs = {name: case.feeds[name] for name in lifted.inputs}
-    return golden_case(
-        manifest, inputs, Expected(outputs, noise_floors(function.graph, case.feeds, function.fixed))
-    )
-
-
 def _run_in_chunks(
     graph: LiftedGraph, lifted: Session, function: Function, seed: int
 ) -> tuple[ChunkRun | None, str, bool]:
@@ -257,7 +251,7 @@ def _run_in_chunks(
     feeds = case_of(graph, _ROWS * graph.fixed_batch, steps, seed).feeds
     if is_quantized(model) and (twin := float_twin(model)) is not None:
         model, lifted = twin, Session(twin, "its float twin")
-        function = replace(function, graph=_graph64(model, lifted))
+        function = replace(function, graph=open_graph(to_bytes(model), lifted.run))
     file = ChunkedFile(manifest, lifted.run, graph.lengths, function).itself
     full = {**feeds, **file.with_lengths(feeds, steps)}
     found = run_in_chunks(file, full, np.random.default_rng(seed))
@@ -277,14 +271,8 @@ def _run_in_chunks(
 
 def _function(model: ir.Model, manifest: Manifest, session: Session, original: _Original) -> Function:
     """Return a lifted file in float64 beside its original, or measured where either has no such run."""
-    graph = _graph64(model, session) if original.graph else MeasuredGraph(to_proto(model), session.run)
+    if original.graph:
+        graph = open_graph(to_bytes(model), session.run)
+    else:
+        graph = MeasuredGraph(to_proto(model), session.run)
     return Function(graph, original, fixed_axes(manifest))
-
-
-def _graph64(model: ir.Model, session: Session) -> Graph64 | MeasuredGraph:
-    """Return a graph in float64, or measured where an operator has no such run."""
-    proto = to_proto(model)
-    try:
-        return Graph64(proto)
-    except UnsupportedError:
-        return MeasuredGraph(proto, session.run)

@@ -6,7 +6,6 @@ way to run a case is a ``Procedure``: whole, in chunks with states carried, or r
 """
 
 import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -325,26 +324,20 @@ def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
 
 def remember(run: Runner) -> Runner:
     """Return ``run`` with its last results kept: a case is compared in more ways than one."""
-    kept: OrderedDict[bytes, Mapping[str, Array]] = OrderedDict()
+    kept: dict[bytes, Mapping[str, Array]] = {}
 
     def remembered(feeds: Feeds) -> Mapping[str, Array]:
-        key = _key(feeds)
-        if key not in kept:
-            kept[key] = run(feeds)
-            if len(kept) > _KEPT:
-                kept.popitem(last=False)
-        kept.move_to_end(key)
-        return kept[key]
+        content = hashlib.blake2b()
+        for name, array in sorted(feeds.items()):
+            content.update(f"{name} {array.dtype} {array.shape}".encode())
+            content.update(np.ascontiguousarray(array).tobytes())
+        key = content.digest()
+        kept[key] = found = kept.pop(key) if key in kept else run(feeds)  # the last used is the last
+        if len(kept) > _KEPT:
+            del kept[next(iter(kept))]
+        return found
 
     return remembered
-
-
-def _key(feeds: Feeds) -> bytes:
-    content = hashlib.blake2b()
-    for name, array in sorted(feeds.items()):
-        content.update(f"{name} {array.dtype} {array.shape}".encode())
-        content.update(np.ascontiguousarray(array).tobytes())
-    return content.digest()
 
 
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:

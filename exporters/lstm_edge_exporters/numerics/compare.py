@@ -16,7 +16,8 @@ unit in the last place. The limit is ``tolerance.MULTIPLE`` floors.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
+from types import MappingProxyType
 from typing import Protocol
 
 import numpy as np
@@ -75,6 +76,22 @@ class GraphError(Exception):
         return f"the file does not run: {first_line(self.args[0])}"
 
 
+def ask(reference: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
+    """Run a case on a reference; raises ``RefusedError`` if it refuses the case."""
+    try:
+        return procedure(reference, feeds)
+    except REFUSALS as error:
+        raise RefusedError(error) from error
+
+
+def run_file(run: Runner, feeds: Feeds, procedure: Procedure = whole) -> Feeds:
+    """Run a case on the file or its graph; raises ``GraphError`` if it does not run."""
+    try:
+        return procedure(run, feeds)
+    except Exception as error:  # onnxruntime's exceptions share no base class
+        raise GraphError(error) from error
+
+
 class Reference(Protocol):
     """What a file is compared with."""
 
@@ -109,6 +126,23 @@ def largest(array: Array, fixed: Sequence[int]) -> Array:
     """Return the largest value along all axes but ``fixed``; they stay with size 1."""
     axes = tuple(axis for axis in range(array.ndim) if axis - array.ndim not in fixed)
     return np.asarray(array.max(axis=axes, keepdims=True, initial=0.0))
+
+
+def channel_limits(
+    expected: Feeds, share: float, fixed: Mapping[str, tuple[int, ...]] = MappingProxyType({})
+) -> dict[str, Array]:
+    """Return ``share`` of each channel's largest value; of an output that is not ``fixed`` it is one."""
+    return {name: share * reduce_free(array, fixed.get(name, ())) for name, array in expected.items()}
+
+
+def compare_within(
+    got: Feeds, expected: Feeds, limits: Mapping[str, Array], dtype: str = "float32"
+) -> tuple[Comparison, ...]:
+    """Compare every output that has limits; ``dtype`` is the one whose last place is the unit."""
+    return tuple(
+        compare(name, got[name], expected[name], floor=0.0, limit=limit, dtype=dtype)
+        for name, limit in limits.items()
+    )
 
 
 class Compared:
@@ -191,8 +225,6 @@ class Function:
     reference: Reference
     fixed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     """See ``fixed_axes``."""
-    _graphs: dict[tuple[int, int], Graph64] = field(default_factory=dict)
-    """With their constants moved, by how many and the seed."""
 
     @cached_property
     def constants(self) -> tuple[str, ...]:
@@ -229,25 +261,19 @@ class Function:
             RefusedError: the reference refuses the case.
             GraphError: the graph does not run on it.
         """
-        try:
-            expected = (against or procedure)(self.reference.run64, feeds)
-        except REFUSALS as error:
-            raise RefusedError(error) from error
+        expected = ask(self.reference.run64, feeds, against or procedure)
         undefined = tuple(name for name, array in expected.items() if np.isnan(array).any())
         if not isinstance(self.graph, Graph64):
             return Agreement((), undefined=undefined)
-        try:
-            got = procedure(self.graph.run64, feeds)
-        except REFUSALS as error:
-            raise GraphError(error) from error
+        got = run_file(self.graph.run64, feeds, procedure)
         shared = {name: array for name, array in expected.items() if name in got}
-        limits = {name: EQUAL * reduce_free(array, self._fixed(name)) for name, array in shared.items()}
-        found = Agreement(_compare(got, expected, limits), undefined=undefined)
+        limits = channel_limits(shared, EQUAL, self.fixed)
+        found = Agreement(compare_within(got, expected, limits, dtype="float64"), undefined=undefined)
         if found.ok or any(got[name].shape != array.shape for name, array in shared.items()):
             return found
         exact = limits
         for constants in filter(None, dict.fromkeys((self.constants, self._perhaps))):
-            graphs = (self._moved(self.graph, constants, seed) for seed in range(_DRAWS[1]))
+            graphs = (self._moved(constants, seed) for seed in range(_DRAWS[1]))
             moved = (procedure(each.run64, feeds) for each in graphs)
             known = replace(found, constants=constants)
             found, limits = self._allow(known, moved, got, expected, exact, _CONSTANTS)
@@ -259,14 +285,11 @@ class Function:
         ill = _anything(*self._allow(unsure, rounded, got, expected, limits, _ROUNDINGS), got, expected)
         return ill if ill.ok else found
 
-    def _moved(self, graph: Graph64, constants: Sequence[str], seed: int) -> Graph64:
-        key = (len(constants), seed)
-        if key not in self._graphs:
-            self._graphs[key] = graph.moved(constants, seed)
-        return self._graphs[key]
-
-    def _fixed(self, name: str) -> tuple[int, ...]:
-        return self.fixed.get(name, ())
+    @cached_property
+    def _moved(self) -> Callable[[tuple[str, ...], int], Graph64]:
+        """Gives the graph with constants moved, which more than one case needs."""
+        assert isinstance(self.graph, Graph64)
+        return cache(self.graph.moved)
 
     def _allow(
         self,
@@ -282,11 +305,11 @@ class Function:
         for draw, outputs in enumerate(others, 1):
             for name, array in outputs.items():
                 if name in limits and array.shape == got[name].shape:
-                    apart = largest(distance(array, got[name]), self._fixed(name))
+                    apart = largest(distance(array, got[name]), self.fixed.get(name, ()))
                     away[name] = np.maximum(away[name], apart)
             if draw in _DRAWS:
                 limits = {name: before[name] + multiple * array for name, array in away.items()}
-                found = replace(found, records=_compare(got, expected, limits))
+                found = replace(found, records=compare_within(got, expected, limits, dtype="float64"))
                 if found.ok or (found.ill_conditioned and found.worst.ratio > _FAR):
                     break
         return found, limits
@@ -298,14 +321,7 @@ def _anything(found: Agreement, limits: Mapping[str, Array], got: Feeds, expecte
     if max(limit.max(initial=0.0) for limit in limits.values()) < max(sizes.values()):
         return found
     anything = {name: reduce_free(got[name], ()) + size for name, size in sizes.items()}
-    return replace(found, records=_compare(got, expected, anything))
-
-
-def _compare(got: Feeds, expected: Feeds, limits: Mapping[str, Array]) -> tuple[Comparison, ...]:
-    return tuple(
-        compare(name, got[name], expected[name], floor=0.0, limit=limit, dtype="float64")
-        for name, limit in limits.items()
-    )
+    return replace(found, records=compare_within(got, expected, anything, dtype="float64"))
 
 
 @dataclass(frozen=True)
@@ -316,6 +332,19 @@ class Expected:
     """The outputs in float64."""
     floors: Mapping[str, Array]
     """Noise floors, float64; each broadcasts against its output."""
+
+    def compare(self, got: Feeds, limits: Mapping[str, Array] | None = None) -> tuple[Comparison, ...]:
+        """Return one record an output, in the graph's order; without ``limits`` those of the policy hold."""
+        return tuple(
+            compare(
+                name,
+                got[name],
+                exact,
+                floor=self.floors[name],
+                limit=None if limits is None else limits[name],
+            )
+            for name, exact in self.ref64.items()
+        )
 
 
 def expected(
@@ -366,17 +395,6 @@ def floors_of(
         yield noise_floors(graph, feeds, fixed, procedure, draws)
 
 
-def compare_outputs(
-    got: Mapping[str, Array], known: Expected, limits: Mapping[str, Array] | None = None
-) -> list[Comparison]:
-    """Return one record an output, in the graph's order; without ``limits`` those of the policy hold."""
-    limits = limits or {name: MULTIPLE * array for name, array in known.floors.items()}
-    return [
-        compare(name, got[name], exact, floor=known.floors[name], limit=limits[name])
-        for name, exact in known.ref64.items()
-    ]
-
-
 @dataclass(frozen=True)
 class Measured(Compared):
     """One case: what an engine gave, what it should give, and how far apart they are."""
@@ -403,7 +421,7 @@ def measure(
     for each in floors:
         known = Expected(exact, each)
         limits = {name: limit(name, known) for name in exact}
-        measured = Measured(got, known, limits, tuple(compare_outputs(got, known, limits)))
+        measured = Measured(got, known, limits, known.compare(got, limits))
         if measured.ok:
             break
     return measured
@@ -415,28 +433,29 @@ class Strength:
     def __init__(self) -> None:
         self._seen: dict[str, tuple[Array, Array]] = {}
 
-    def add(self, name: str, limits: Array, sizes: Array) -> None:
-        """Count one case of an output: arrays of one shape, free axes of size 1."""
-        before = self._seen.get(name, (limits, sizes))
-        self._seen[name] = np.maximum(before[0], limits), np.maximum(before[1], sizes)
+    def add(self, measured: Measured, fixed: Mapping[str, tuple[int, ...]]) -> None:
+        """Count one case; ``fixed`` as of ``fixed_axes``."""
+        for name, exact in measured.known.ref64.items():
+            if exact.dtype.kind == "f":
+                sizes = reduce_free(exact, fixed.get(name, ()))
+                limits = np.broadcast_to(measured.limits[name], sizes.shape)
+                before = self._seen.get(name, (limits, sizes))
+                self._seen[name] = np.maximum(before[0], limits), np.maximum(before[1], sizes)
 
-    @property
-    def weakest(self) -> dict[str, float]:
-        """By output the largest limit of a verified channel, as a fraction of the channel."""
-        found = {}
-        for name, (limits, sizes) in self._seen.items():
-            verified = limits <= WEAK * sizes
-            if verified.any():
-                shares = np.divide(limits, sizes, out=np.zeros_like(limits), where=verified & (sizes > 0))
-                found[name] = float(shares.max())
-        return found
+    def found(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return how weak the limits are.
 
-    @property
-    def unverified(self) -> dict[str, float]:
-        """Channels whose limit is more than ``WEAK`` of them, and the limit."""
-        found = {}
+        Returns:
+            By output the largest limit of a verified channel, as a fraction of the channel; and the channels
+            whose limit is more than ``WEAK`` of them, with the limit.
+        """
+        weakest, unverified = dict[str, float](), dict[str, float]()
         for name, (limits, sizes) in self._seen.items():
-            for index in np.argwhere((limits > WEAK * sizes) & (sizes > 0)):
+            weak = limits > WEAK * sizes
+            if not weak.all():
+                verified = ~weak & (sizes > 0)
+                weakest[name] = float((limits[verified] / sizes[verified]).max(initial=0.0))
+            for index in np.argwhere(weak & (sizes > 0)):
                 kept = ", ".join(str(index[axis]) for axis in range(limits.ndim) if limits.shape[axis] > 1)
-                found[f"{name}[{kept}]" if kept else name] = float(limits[tuple(index)])
-        return found
+                unverified[f"{name}[{kept}]" if kept else name] = float(limits[tuple(index)])
+        return weakest, unverified

@@ -14,7 +14,7 @@ from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from .cases import Feeds, remember
-from .noise import EXACT, UNIT, Exact, Rounding, Weights
+from .noise import EXACT, UNIT, Rounding, Weights
 from .operators import operators, round_results
 
 _FLOATS = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16)
@@ -47,29 +47,27 @@ class Graph64:
             UnsupportedError: a node that can't be evaluated in float64; it is named.
         """
         self._model, self._name, self.unit = model, name, _unit(model)
-        self._rounding: Exact = EXACT
+        self._rounding: Rounding = EXACT
         self._kept = remember(self._evaluate)
         self._weights: Weights = {}
-        foreign = sorted({f"{node.domain}::{node.op_type}" for node in _foreign(model)})
-        if foreign:
+        kinds = {(node.domain, node.op_type) for graph in _graphs(model.graph) for node in graph.node}
+        kinds -= {(function.domain, function.name) for function in model.functions}
+        if foreign := sorted("::".join(kind) for kind in kinds if kind[0] not in ("", "ai.onnx")):
             raise UnsupportedError(f"{', '.join(foreign)} of {name} can't be evaluated in float64")
         try:
-            self._evaluator = ReferenceEvaluator(_as_float64(model), new_ops=operators(self))
+            self._evaluator = ReferenceEvaluator(
+                _as_float64(model), new_ops=operators(lambda: self._rounding)
+            )
         except (NotImplementedError, RuntimeError, TypeError) as error:
             raise UnsupportedError(f"{name} can't be evaluated in float64: {first_line(error)}") from error
         self._exact = _double_values(model) if exact is None else exact
-        round_results(self._evaluator, self, self._exact)
+        round_results(self._evaluator, lambda: self._rounding, self._exact)
         self._outputs = [output.name for output in model.graph.output]
 
     @property
     def tensors(self) -> Iterable[Array]:
         """Every float that the graph holds."""
         return self.constants.values()
-
-    @property
-    def rounding(self) -> Exact:
-        """How the evaluation that is under way rounds."""
-        return self._rounding
 
     def run64(self, feeds: Feeds) -> dict[str, Array]:
         """Return every output in float64; raises RuntimeError where the graph does not run on ``feeds``."""
@@ -126,17 +124,13 @@ class Graph64:
         return Graph64(wide, self._name, self._exact)
 
     def _evaluate(self, feeds: Feeds) -> dict[str, Any]:
-        wide = {name: _wide(array) for name, array in feeds.items()}
+        wide = {name: x.astype(np.float64) if x.dtype.kind == "f" else x for name, x in feeds.items()}
         self._rounding.go_back(0)
         try:
             with np.errstate(all="ignore"):
                 return dict(self._evaluator.run(None, wide, intermediate=True))
         except Exception as error:
             raise RuntimeError(first_line(error)) from error
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def describe_node(node: onnx.NodeProto) -> str:
@@ -154,13 +148,6 @@ def _double_values(model: onnx.ModelProto) -> set[str]:
         return set()
     typed = onnx.shape_inference.infer_shapes(model).graph.value_info
     return {value.name for value in typed if value.type.tensor_type.elem_type == double}
-
-
-def _foreign(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    own = {(function.domain, function.name) for function in model.functions}
-    for node in (node for graph in _graphs(model.graph) for node in graph.node):
-        if node.domain not in ("", "ai.onnx") and (node.domain, node.op_type) not in own:
-            yield node
 
 
 def _graphs(graph: Any) -> Iterator[Any]:

@@ -2,18 +2,12 @@
 
 from collections.abc import Iterator
 
-import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import data_inputs
+from ..graph import KEEPING, constant, data_inputs, readers
 
-_KEEPING = frozenset(
-    """Cast Clip Expand Flatten Gather Identity Pad Reshape ReverseSequence Slice Split Squeeze Tile TopK
-    Transpose Unsqueeze""".split()  # noqa: SIM905
-)
-"""Operators whose outputs hold numbers of the first operand."""
 _CHOOSING = frozenset({"Max", "Min", "Mul", "Where"})
 """Operators that keep an index where a mask or a bound leaves it."""
 _COMPARING = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or".split())  # noqa: SIM905
@@ -35,7 +29,8 @@ def index_values(graph: ir.Graph) -> dict[str, int]:
         if limits:
             found[str(value.name)] = max(1, min(limits))
         elif value.dtype is not None and value.dtype.is_integer():
-            paddings = [int(each.max()) for each in _compared(value) if each.size]
+            compared = [node.inputs[1 - place] for node, place in readers(value) if node.op_type == "Equal"]
+            paddings = [int(each.max()) for each in map(constant, compared) if each is not None and each.size]
             if paddings:
                 found[str(value.name)] = max(0, *paddings) + 1 + _OTHERS
     return found
@@ -47,13 +42,13 @@ def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
         return
     seen.add(value)
     for node, place in value.uses():
-        other = _number(node.inputs[1 - place]) if place < 2 == len(node.inputs) else None
+        other = constant(node.inputs[1 - place]) if place < 2 == len(node.inputs) else None
         if (limit := _limit(node, place, other)) is not None:
             yield limit
         elif node.op_type in ("Add", "Sub") and place == 0 and other is not None and other.size:
             moved = int(other.max() if node.op_type == "Add" else -other.min())
             yield from (limit - moved for limit in _limits(node.outputs[0], seen))
-        elif (node.op_type in _KEEPING and place == 0) or _chooses(node, place):
+        elif (node.op_type in KEEPING and place == 0) or _chooses(node, place):
             for output in node.outputs:
                 yield from _limits(output, seen)
         elif node.op_type == "Scan":
@@ -67,7 +62,7 @@ def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
         size = table.shape[node.attributes.get_int("axis", 0) or 0] if table and table.shape else None
         return size if isinstance(size, int) else None
     if node.op_type == "OneHot" and place == 0:
-        depth = _number(node.inputs[1])
+        depth = constant(node.inputs[1])
         return None if depth is None else int(depth.max())
     is_code = node.op_type == "Equal" and other is not None and other.size > 1
     return int(other.max()) + 1 if is_code and other is not None else None
@@ -84,17 +79,3 @@ def _chooses(node: ir.Node, place: int) -> bool:
 
 def _above(value: ir.Value | None) -> ir.Node | None:
     return None if value is None else value.producer()
-
-
-def _compared(value: ir.Value) -> Iterator[Array]:
-    """Yield the constants that ``value`` is compared with."""
-    for node, place in value.uses():
-        if node.op_type == "Equal" and (other := _number(node.inputs[1 - place])) is not None:
-            yield other
-        elif node.op_type in _KEEPING and place == 0:
-            yield from _compared(node.outputs[0])
-
-
-def _number(value: ir.Value | None) -> Array | None:
-    tensor = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if tensor is None else np.asarray(tensor.numpy())

@@ -1,7 +1,7 @@
 """How float32 rounds: the primitives that every operator of a graph is decomposed into, exact and perturbed.
 
-``Exact`` computes in float64. ``Rounding`` perturbs what it gives as a correct float32 implementation may
-differ, with signs of its own; docs/validate.md has the table, its reasons and sources.
+``EXACT`` computes in float64. Any other ``Rounding`` perturbs what it gives as a correct float32
+implementation may differ, with signs of its own; docs/validate.md has the table, its reasons and sources.
 
 Equal numbers round alike, so what repeats itself over time is off in the same direction at every step, and
 its errors add up as T, not as sqrt(T). A rounding that keeps its signs shows that: its signs depend on the
@@ -31,56 +31,28 @@ Weights = dict[tuple[int, tuple[int, ...]], tuple[Array, Array, Array]]
 """By place in memory weights, so that they stay there, a contiguous copy of them and its absolute values."""
 
 
-class Exact:
-    """No rounding: float64 values stay as they are."""
+class Rounding:
+    """Perturbs float64 values; every call uses signs of its own."""
 
-    def relative(self, value: Array, units: float = 1.0) -> Array:  # noqa: ARG002
-        """Return ``value``."""
-        return value
+    def __init__(self, seed: int = 0, *, keep: bool = False, unit: float = UNIT) -> None:
+        """Seed the signs, which are the same at every step with ``keep``.
 
-    def absolute(self, value: Array, scale: float | Array = 1.0) -> Array:  # noqa: ARG002
-        """Return ``value``."""
-        return value
-
-    def product(self, left: Array, right: Array) -> Array:
-        """Return ``left @ right``."""
-        return _multiply(left, right)
-
-    def total(self, value: Array, axes: Axes) -> Array:
-        """Return the sum over ``axes``, which stay with size 1."""
-        return np.asarray(value.sum(axis=axes, keepdims=True))
-
-    def running(self, value: Array, axis: int) -> Array:
-        """Return the partial sums along ``axis``."""
-        return np.asarray(np.cumsum(value, axis))
+        ``unit`` is the unit roundoff; if it is 0, values stay as they are.
+        """
+        self._keep, self.unit, self._next = keep, unit, 0
+        self.weights: Weights = {}
+        """The caller's own, where it evaluates a graph more than once."""
+        if unit:
+            self._pool, self._factors, state = _signs(seed, unit)
+            self._rng = np.random.default_rng()
+            self._rng.bit_generator.state = state
 
     def mark(self) -> int:
         """Return the place to come back to at every step of a loop."""
-        return 0
-
-    def go_back(self, mark: int) -> None:
-        """Begin a step: a rounding that keeps its signs uses those of the step before."""
-
-
-class Rounding(Exact):
-    """Perturbs float64 values; every call uses signs of its own."""
-
-    def __init__(self, seed: int, *, keep: bool = False, unit: float = UNIT) -> None:
-        """Seed the signs, which are the same at every step with ``keep``; ``unit`` is the unit roundoff."""
-        self._keep, self._unit = keep, unit
-        self._pool, self._factors, state = _signs(seed, unit)
-        self._rng = np.random.default_rng()
-        self._rng.bit_generator.state = state
-        self._next = 0
-        self.weights: Weights = {}
-        """The caller's own, where it evaluates a graph more than once."""
-
-    def mark(self) -> int:
-        """Return how many signs were used."""
         return self._next
 
     def go_back(self, mark: int) -> None:
-        """Use the signs behind ``mark`` once more, where signs are kept."""
+        """Begin a step: a rounding that keeps its signs uses those of the step before."""
         if self._keep:
             self._next = mark
 
@@ -90,16 +62,22 @@ class Rounding(Exact):
 
     def relative(self, value: Array, units: float = 1.0) -> Array:
         """Return ``value`` off by ``units`` times 2^-24 of itself."""
+        if not self.unit:
+            return value
         if units == 1.0:
             return np.asarray(value * self._take(self._factors, value.shape))
-        return np.asarray(value * (1.0 + units * self._unit * self.signs(value.shape)))
+        return np.asarray(value * (1.0 + units * self.unit * self.signs(value.shape)))
 
     def absolute(self, value: Array, scale: float | Array = 1.0) -> Array:
         """Return ``value`` off by 2^-23 of ``scale``, the range of the function that gave it."""
-        return np.asarray(value + (2 * self._unit * scale) * self.signs(value.shape))
+        if not self.unit:
+            return value
+        return np.asarray(value + (2 * self.unit * scale) * self.signs(value.shape))
 
     def product(self, left: Array, right: Array) -> Array:
         """Return ``left @ right`` off by 2^-24 sqrt(K) (|left| @ |right|), K the terms of each sum."""
+        if not self.unit:
+            return _multiply(left, right)
         key = right.__array_interface__["data"][0], right.shape
         known = self.weights.get(key)
         if known is None:
@@ -121,21 +99,25 @@ class Rounding(Exact):
             alike: whether terms may be equal, as those along time, and round alike where signs are kept.
         """
         factor = count if alike and self._keep else math.sqrt(count)
-        return np.asarray(result + (self._unit * factor) * self.signs(result.shape) * (terms + TINY))
+        return np.asarray(result + (self.unit * factor) * self.signs(result.shape) * (terms + TINY))
 
     def total(self, value: Array, axes: Axes) -> Array:
         """Return the sum over ``axes``, which stay with size 1, off by what ``summed`` says."""
         result = np.asarray(value.sum(axis=axes, keepdims=True))
+        if not self.unit:
+            return result
         terms = np.abs(value).sum(axis=axes, keepdims=True)
         return self.summed(result, terms, value.size / max(result.size, 1), alike=True)
 
     def running(self, value: Array, axis: int) -> Array:
         """Return the partial sums along ``axis``, each off by 2^-24 of all before it."""
-        result = np.cumsum(value, axis)
+        result = np.asarray(np.cumsum(value, axis))
+        if not self.unit:
+            return result
         signs = np.broadcast_to(self.signs(result.shape), result.shape)
         if self._keep:
             signs = signs.take([0], axis)
-        return np.asarray(result + self._unit * np.cumsum(np.abs(result) * signs, axis))
+        return np.asarray(result + self.unit * np.cumsum(np.abs(result) * signs, axis))
 
     def _take(self, pool: Array, shape: tuple[int, ...]) -> Array:
         taken = (shape[-1:] or (1,)) if self._keep else shape
@@ -170,4 +152,4 @@ def _multiply(left: Array, right: Array) -> Array:
     return result
 
 
-EXACT = Exact()
+EXACT = Rounding(unit=0.0)

@@ -6,7 +6,8 @@ scans), or has in float32 (``Erf``), or in one piece that hides where a kernel r
 
 import math
 from collections.abc import Callable, Container, Mapping, Sequence
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 from onnx.reference import ReferenceEvaluator
@@ -15,8 +16,8 @@ from onnx.reference.ops.op_max_pool import MaxPool
 
 from lstm_edge_runtime.manifest import Array
 
-from .cells import gru, lstm, rnn
-from .noise import Exact, Rounding
+from .cells import CELLS, recurrent
+from .noise import EXACT, Rounding
 
 _MOVES = frozenset(
     """Abs ArgMax ArgMin Cast CastLike Ceil Clip Compress Concat ConcatFromSequence Constant
@@ -43,15 +44,11 @@ _EXACT_SOFTPLUS = 20.0
 """Beyond it PyTorch's softplus is x itself; no float32 tells the two apart."""
 
 
-class Rounds(Protocol):
-    """A graph under evaluation."""
-
-    @property
-    def rounding(self) -> Exact:
-        """How the evaluation that is under way rounds."""
+Rounds = Callable[[], Rounding]
+"""Gives how the evaluation that is under way rounds."""
 
 
-def round_results(evaluator: ReferenceEvaluator, graph: Rounds, exact: Container[str] = ()) -> None:
+def round_results(evaluator: ReferenceEvaluator, rounds: Rounds, exact: Container[str] = ()) -> None:
     """Let every node of ``evaluator`` that is not decomposed, and of the bodies in it, round its results.
 
     Those of the main graph whose results are named in ``exact`` do not.
@@ -59,49 +56,42 @@ def round_results(evaluator: ReferenceEvaluator, graph: Rounds, exact: Container
     for node in evaluator.rt_nodes_:
         for name, value in vars(node).items():
             if isinstance(value, ReferenceEvaluator) and name != "parent":
-                round_results(value, graph)
+                round_results(value, rounds)
         body = getattr(node, "impl_", None)  # the node itself where it is made when it runs
         inside = node.op_type in _MOVES or node.op_type in _OPERATORS or node.output[0] in exact
         if not inside and not isinstance(body, ReferenceEvaluator):
-            node.run = _rounding_run(node, node.run, graph)
+            node.run = _rounding_run(node, node.run, rounds)
 
 
-def _rounding_run(node: OpRun, run: Callable[..., Any], graph: Rounds) -> Callable[..., Any]:
+def _rounding_run(node: OpRun, run: Callable[..., Any], rounds: Rounds) -> Callable[..., Any]:
+    kind = node.op_type
+
+    def perturbed(result: Any, rounding: Rounding, inputs: Sequence[Any], options: Mapping[str, Any]) -> Any:
+        if not _is_float(result):
+            return result
+        if kind in _PRODUCTS or kind in _SUMS:
+            data = inputs if kind not in ("Gemm", "Conv", "ConvTranspose") else inputs[:2]
+            (terms,) = run(*(np.abs(each) if _is_float(each) else each for each in data), **options)
+            result = rounding.summed(result, terms, _terms(node, inputs, result), alike=kind in _SUMS)
+            return rounding.relative(result) if len(data) < len(inputs) else result
+        if kind in _BOUNDED:
+            return rounding.absolute(result)
+        if kind in _GATED:
+            return rounding.absolute(result, np.maximum(1.0, np.abs(inputs[0])))
+        if kind.endswith("Normalization"):
+            return rounding.absolute(result, np.abs(result).max(axis=-1, keepdims=True, initial=0.0))
+        if kind.startswith("Reduce"):  # of terms that cancel nothing
+            count = max(1.0, inputs[0].size / max(1, result.size))
+            return rounding.relative(result, 2.0 * math.sqrt(count))
+        return rounding.relative(result, 2.0 if kind in _ELEMENTARY else 1.0)
+
     def rounding_run(*inputs: Any, **options: Any) -> Any:
-        results, rounding = run(*inputs, **options), graph.rounding
-        if not isinstance(rounding, Rounding):
+        results, rounding = run(*inputs, **options), rounds()
+        if rounding is EXACT:
             return results
-        return tuple(_rounded(node, run, inputs, options, each, rounding) for each in results)
+        return tuple(perturbed(each, rounding, inputs, options) for each in results)
 
     return rounding_run
-
-
-def _rounded(
-    node: OpRun,
-    run: Callable[..., Any],
-    inputs: Sequence[Any],
-    options: Mapping[str, Any],
-    result: Any,
-    rounding: Rounding,
-) -> Any:
-    """Perturb one result of a node that is not decomposed."""
-    if not _is_float(result):
-        return result
-    kind = node.op_type
-    if kind in _PRODUCTS or kind in _SUMS:
-        data = inputs if kind not in ("Gemm", "Conv", "ConvTranspose") else inputs[:2]
-        (terms,) = run(*(np.abs(each) if _is_float(each) else each for each in data), **options)
-        result = rounding.summed(result, terms, _terms(node, inputs, result), alike=kind in _SUMS)
-        return rounding.relative(result) if len(data) < len(inputs) else result
-    if kind in _BOUNDED:
-        return rounding.absolute(result)
-    if kind in _GATED:
-        return rounding.absolute(result, np.maximum(1.0, np.abs(inputs[0])))
-    if kind.endswith("Normalization"):
-        return rounding.absolute(result, np.abs(result).max(axis=-1, keepdims=True, initial=0.0))
-    if kind.startswith("Reduce"):  # of terms that cancel nothing
-        return rounding.relative(result, 2.0 * math.sqrt(max(1.0, inputs[0].size / max(1, result.size))))
-    return rounding.relative(result, 2.0 if kind in _ELEMENTARY else 1.0)
 
 
 def _is_float(value: Any) -> bool:
@@ -119,12 +109,12 @@ def _terms(node: OpRun, inputs: Sequence[Any], result: Array) -> float:
     return float(max(1.0, max(each.size for each in inputs if _is_float(each)) / max(1, result.size)))
 
 
-def operators(graph: Rounds) -> list[type[OpRun]]:
-    """Return the operators of this module as onnx's evaluator takes them, rounding as ``graph`` does."""
+def operators(rounds: Rounds) -> list[type[OpRun]]:
+    """Return the operators of this module as onnx's evaluator takes them."""
 
     def make(name: str, compute: Callable[..., Any]) -> type[OpRun]:
         def run(self: Any, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-            result = compute(graph.rounding, *inputs, **options)
+            result = compute(rounds(), *inputs, **options)
             return (result,) if isinstance(result, np.ndarray) else result[: len(self.onnx_node.output)]
 
         return type(name, (OpRun,), {"op_domain": "", "_run": run})
@@ -132,39 +122,31 @@ def operators(graph: Rounds) -> list[type[OpRun]]:
     classes = {"Loop": _Loop, "Scan": _Scan, "MaxPool": _MaxPool}
     return [
         *(make(name, compute) for name, compute in _OPERATORS.items()),
-        *(type(name, (each,), {"op_domain": "", "graph": graph}) for name, each in classes.items()),
+        *(
+            type(name, (each,), {"op_domain": "", "rounds": staticmethod(rounds)})
+            for name, each in classes.items()
+        ),
     ]
 
 
-def _recurrent(compute: Callable[..., tuple[Array, ...]]) -> Callable[..., tuple[Array, ...]]:
-    def run(rounding: Exact, *inputs: Array | None, **options: Any) -> tuple[Array, ...]:
-        if options.pop("layout", 0) or options.pop("input_forget", 0):
-            raise NotImplementedError("layout=1 and input_forget=1")
-        for name in ("hidden_size", "activation_alpha", "activation_beta", "input_forget"):
-            options.pop(name, None)  # the first is that of W and R
-        return compute(*inputs, **options, rounding=rounding)
-
-    return run
-
-
-def _softmax_parts(r: Exact, x: Array, axis: int) -> tuple[Array, Array, Array]:
+def _softmax_parts(r: Rounding, x: Array, axis: int) -> tuple[Array, Array, Array]:
     """Return ``x`` less its largest value, the exponentials, and their sum."""
     shifted = r.relative(x - x.max(axis=axis, keepdims=True)) if x.size else x
     powers = r.relative(np.exp(shifted), 2.0)
     return shifted, powers, r.total(powers, axis)
 
 
-def _softmax(r: Exact, x: Array, axis: int = -1) -> Array:
+def _softmax(r: Rounding, x: Array, axis: int = -1) -> Array:
     _, powers, total = _softmax_parts(r, x, axis)
     return r.relative(powers / total)
 
 
-def _log_softmax(r: Exact, x: Array, axis: int = -1) -> Array:
+def _log_softmax(r: Rounding, x: Array, axis: int = -1) -> Array:
     shifted, _, total = _softmax_parts(r, x, axis)
     return r.relative(shifted - r.relative(np.log(total), 2.0))
 
 
-def _cum_sum(r: Exact, x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Array:
+def _cum_sum(r: Rounding, x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Array:
     place = int(axis)
     x = np.flip(x, place) if reverse else x
     if exclusive:
@@ -175,7 +157,7 @@ def _cum_sum(r: Exact, x: Array, axis: Array, exclusive: int = 0, reverse: int =
     return np.flip(result, place) if reverse else result
 
 
-def _centered(r: Exact, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
+def _centered(r: Rounding, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, Array]:
     """Return the mean over ``axes``, ``x`` less it, and the variance."""
     count = math.prod(x.shape[axis] for axis in axes)
     mean = r.relative(r.total(x, axes) / count)
@@ -184,7 +166,7 @@ def _centered(r: Exact, x: Array, axes: tuple[int, ...]) -> tuple[Array, Array, 
 
 
 def _layer_norm(
-    r: Exact, x: Array, scale: Array, bias: Any = None, axis: int = -1, epsilon: float = 1e-5, **_: Any
+    r: Rounding, x: Array, scale: Array, bias: Any = None, axis: int = -1, epsilon: float = 1e-5, **_: Any
 ) -> tuple[Array, ...]:
     mean, apart, variance = _centered(r, x, tuple(range(axis % x.ndim, x.ndim)))
     deviation = r.relative(1 / r.relative(np.sqrt(r.relative(variance + epsilon))))
@@ -192,30 +174,30 @@ def _layer_norm(
     return (y if bias is None else r.relative(y + bias), mean, deviation)
 
 
-def _rms_norm(r: Exact, x: Array, scale: Array, axis: int = -1, epsilon: float = 1e-5, **_: Any) -> Array:
+def _rms_norm(r: Rounding, x: Array, scale: Array, axis: int = -1, epsilon: float = 1e-5, **_: Any) -> Array:
     axes = tuple(range(axis % x.ndim, x.ndim))
     square = r.relative(r.total(r.relative(x * x), axes) / math.prod(x.shape[each] for each in axes))
     return r.relative(r.relative(x / r.relative(np.sqrt(r.relative(square + epsilon)))) * scale)
 
 
-def _affine(r: Exact, x: Array, parameters: Sequence[Array], epsilon: float) -> Array:
+def _affine(r: Rounding, x: Array, parameters: Sequence[Array], epsilon: float) -> Array:
     """Return ``x * factor + shift``, as kernels do: they cancel where ``x`` varies little around a mean."""
     shape = (-1, *[1] * (x.ndim - 2))
     scale, bias, mean, variance = (each.reshape(shape) if each.ndim == 1 else each for each in parameters)
-    if type(r) is Exact:  # the same without cancellation
+    if r is EXACT:  # the same without cancellation
         return (x - mean) / np.sqrt(variance + epsilon) * scale + bias
     factor = r.relative(scale / r.relative(np.sqrt(variance + epsilon)))
     shift = r.relative(bias - r.relative(mean * factor))
     return r.relative(r.relative(x * factor) + shift)
 
 
-def _instance_norm(r: Exact, x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
+def _instance_norm(r: Rounding, x: Array, scale: Array, bias: Array, epsilon: float = 1e-5) -> Array:
     mean, _, variance = _centered(r, x, tuple(range(2, x.ndim)))
     return _affine(r, x, (scale, bias, mean, variance), epsilon)
 
 
 def _batch_norm(
-    r: Exact, x: Array, *parameters: Array, epsilon: float = 1e-5, training_mode: int = 0, **_: Any
+    r: Rounding, x: Array, *parameters: Array, epsilon: float = 1e-5, training_mode: int = 0, **_: Any
 ) -> Array:
     if training_mode:
         raise NotImplementedError("training_mode=1")
@@ -225,7 +207,7 @@ def _batch_norm(
 _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
-def _gelu(r: Exact, x: Array, approximate: str = "none") -> Array:
+def _gelu(r: Rounding, x: Array, approximate: str = "none") -> Array:
     if approximate == "tanh":
         share = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))
     else:
@@ -233,16 +215,16 @@ def _gelu(r: Exact, x: Array, approximate: str = "none") -> Array:
     return r.absolute(0.5 * x * (1 + share), np.maximum(1.0, np.abs(x)))
 
 
-def _softplus(r: Exact, x: Array) -> Array:
+def _softplus(r: Rounding, x: Array) -> Array:
     exact = np.where(x > _EXACT_SOFTPLUS, x, np.logaddexp(0.0, x))
     return r.absolute(exact, np.maximum(1.0, np.abs(x)))
 
 
-def _hard_swish(r: Exact, x: Array) -> Array:
+def _hard_swish(r: Rounding, x: Array) -> Array:
     return r.absolute(x * np.clip(x / 6 + 0.5, 0, 1), np.maximum(1.0, np.abs(x)))
 
 
-def _gather_elements(_: Exact, data: Array, indices: Array, axis: int = 0) -> Array:
+def _gather_elements(_: Rounding, data: Array, indices: Array, axis: int = 0) -> Array:
     """Return what onnx's own does for at most 64 values along the axis, and without wrapping indices."""
     place = axis % data.ndim
     within = tuple(slice(None if each == place else size) for each, size in enumerate(indices.shape))
@@ -250,9 +232,7 @@ def _gather_elements(_: Exact, data: Array, indices: Array, axis: int = 0) -> Ar
 
 
 _OPERATORS: Mapping[str, Callable[..., Any]] = {
-    "LSTM": _recurrent(lstm),
-    "GRU": _recurrent(gru),
-    "RNN": _recurrent(rnn),
+    **{kind: partial(recurrent, kind) for kind in CELLS},
     "Softmax": _softmax,
     "LogSoftmax": _log_softmax,
     "CumSum": _cum_sum,
@@ -278,44 +258,54 @@ class _MaxPool(MaxPool):
         return found
 
 
-class _Loop(OpRun):
-    """ONNX's ``Loop``."""
+class _Repeated(OpRun):
+    """A body that is run again and again."""
 
-    graph: Rounds
+    rounds: Rounds
     body: Any
 
     def need_context(self) -> bool:
         return True
+
+    def steps(self, context: Mapping[str, Any]) -> Callable[..., list[Any]]:
+        """Return what runs the body once on its inputs."""
+        rounding = self.rounds()
+        mark = rounding.mark()
+
+        def step(*values: Any) -> list[Any]:
+            rounding.go_back(mark)
+            found: list[Any] = self.body.run(
+                None, {**context, **dict(zip(self.body.input_names, values, strict=True))}
+            )
+            return found
+
+        return step
+
+    def stacked(self, rows: Sequence[Sequence[Any]], states: int) -> list[Array]:
+        """Return the values that were collected at every step."""
+        if not rows and len(self.onnx_node.output) > states:
+            raise NotImplementedError(f"{self.op_type} of no steps that collects values")
+        return [np.stack(parts) for parts in zip(*rows, strict=True)]
+
+
+class _Loop(_Repeated):
+    """ONNX's ``Loop``; onnx's own joins what it collects along an axis that is there already."""
 
     def _run(
         self, count: Array | None, condition: Array | None, *states: Any, context: Mapping[str, Any], **_: Any
     ) -> tuple[Any, ...]:
-        names, wanted = self.body.input_names, len(states)
+        run, wanted, rows = self.steps(context), len(states), list[list[Any]]()
         steps = math.inf if count is None else int(count.item())
-        go, step = condition is None or bool(condition.item()), 0
-        rows: list[list[Any]] = []
-        mark = self.graph.rounding.mark()
-        while go and step < steps:
-            self.graph.rounding.go_back(mark)
-            given = {**context, names[0]: np.array(step), names[1]: np.array(go)}
-            given |= dict(zip(names[2:], states, strict=True))
-            again, *results = self.body.run(None, given)
-            go, states, step = bool(again.item()), tuple(results[:wanted]), step + 1
+        go = condition is None or bool(condition.item())
+        while go and len(rows) < steps:
+            again, *results = run(np.array(len(rows)), np.array(go), *states)
+            go, states = bool(again.item()), tuple(results[:wanted])
             rows.append(results[wanted:])
-        scanned = [np.stack(parts) for parts in zip(*rows, strict=True)]
-        if not rows and len(self.onnx_node.output) > wanted:
-            raise NotImplementedError("a loop of no steps that collects values")
-        return (*states, *scanned)
+        return (*states, *self.stacked(rows, wanted))
 
 
-class _Scan(OpRun):
-    """ONNX's ``Scan``, along any axis and backwards too."""
-
-    graph: Rounds
-    body: Any
-
-    def need_context(self) -> bool:
-        return True
+class _Scan(_Repeated):
+    """ONNX's ``Scan``; onnx's own takes the first axis alone, and forwards."""
 
     def _run(
         self,
@@ -328,24 +318,29 @@ class _Scan(OpRun):
         scan_output_directions: Sequence[int] | None = None,
         **_: Any,
     ) -> tuple[Array, ...]:
-        first = len(inputs) - num_scan_inputs
-        states, parts = inputs[:first], []
-        for place, array in enumerate(inputs[first:]):
-            moved = np.moveaxis(array, (scan_input_axes or [0] * len(inputs))[place], 0)
-            parts.append(np.flip(moved, 0) if (scan_input_directions or [0] * len(inputs))[place] else moved)
-        rows: list[list[Array]] = []
-        mark = self.graph.rounding.mark()
+        def turned(array: Array, directions: Sequence[int] | None, place: int) -> Array:
+            return np.flip(array, 0) if directions and directions[place] else array
+
+        run, wanted, rows = self.steps(context), len(inputs) - num_scan_inputs, list[list[Array]]()
+        states = inputs[:wanted]
+        parts = [
+            turned(
+                np.moveaxis(array, scan_input_axes[place] if scan_input_axes else 0, 0),
+                scan_input_directions,
+                place,
+            )
+            for place, array in enumerate(inputs[wanted:])
+        ]
         for step in zip(*parts, strict=True):
-            self.graph.rounding.go_back(mark)
-            given = {**context, **dict(zip(self.body.input_names, (*states, *step), strict=True))}
-            results = self.body.run(None, given)
-            states = tuple(results[:first])
-            rows.append(results[first:])
-        if not rows and len(self.onnx_node.output) > first:
-            raise NotImplementedError("a scan of no steps")
-        found = []
-        for place, scanned in enumerate(zip(*rows, strict=True)):
-            whole = np.stack(scanned)
-            whole = np.flip(whole, 0) if (scan_output_directions or [0] * (place + 1))[place] else whole
-            found.append(np.moveaxis(whole, 0, (scan_output_axes or [0] * (place + 1))[place]))
+            results = run(*states, *step)
+            states = tuple(results[:wanted])
+            rows.append(results[wanted:])
+        found = (
+            np.moveaxis(
+                turned(array, scan_output_directions, place),
+                0,
+                scan_output_axes[place] if scan_output_axes else 0,
+            )
+            for place, array in enumerate(self.stacked(rows, wanted))
+        )
         return (*states, *found)

@@ -70,8 +70,25 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
         CheckFailedError: the states do not settle within 131,072 steps, oscillate, or are not stable.
     """
     _check(manifest)
-    start = _Silence(manifest, run)
-    states, steps, moved = start.states, 0, {"": np.inf}
+    cases = CaseGenerator.of(manifest)
+
+    def silence(steps: int) -> dict[str, Array]:
+        drawn = cases.case(1, steps, at_reset=True, full=True).feeds
+        zeros = {spec.name: np.zeros_like(drawn[spec.name]) for spec in manifest.data_inputs}
+        return full_length(manifest, {**drawn, **zeros})
+
+    def follow(states: Mapping[str, Array], steps: int) -> Mapping[str, Array]:
+        call = min(steps, _CALL) if manifest.time_axes else 1
+        feeds = silence(call)
+        for _ in range(steps // call):
+            states = manifest.states_out(run({**feeds, **states}))
+        return states
+
+    start = manifest.states_in(silence(1)).items()
+    states: Mapping[str, Array] = {
+        name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in start
+    }
+    steps, moved = 0, {"": np.inf}
     while not all(change <= _MOVED for change in moved.values()):  # NaN is not
         if steps == _MOST or not all(np.isfinite(each).all() for each in states.values()):
             name, change = max(moved.items(), key=lambda each: each[1])
@@ -80,9 +97,9 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
                 f"{change:.3g} over {steps // 2:,} steps; leave rest out"
             )
         span = steps or _FIRST
-        before, states, steps = states, start.follow(states, span), steps + span
+        before, states, steps = states, follow(states, span), steps + span
         moved = _distance(before, states)
-    for name, change in _distance(states, start.follow(states, 1)).items():
+    for name, change in _distance(states, follow(states, 1)).items():
         if change > _MOVED:
             raise CheckFailedError(
                 f"the states do not settle on silence: after {steps:,} steps {name} moves by {change:.3g} at "
@@ -95,7 +112,7 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
         else array
         for name, array in states.items()
     }
-    for name, change in _distance(states, start.follow(pushed, _RETURN)).items():
+    for name, change in _distance(states, follow(pushed, _RETURN)).items():
         if not change <= _PUSH:
             raise CheckFailedError(
                 f"the states at rest are not stable: a change of {_PUSH} grows to {change:.3g} in {name} "
@@ -138,33 +155,6 @@ def _check(manifest: Manifest) -> None:
             raise UnsupportedError(
                 f"input {spec.name} is {spec.dtype}, and silence is zero in float inputs; leave rest out"
             )
-
-
-class _Silence:
-    """A network on silence."""
-
-    def __init__(self, manifest: Manifest, run: Runner) -> None:
-        self._manifest, self._run = manifest, run
-        self._cases = CaseGenerator.of(manifest)
-        self.states = {name: _wide(array) for name, array in manifest.states_in(self._feeds(1)).items()}
-        """The states at reset."""
-
-    def _feeds(self, steps: int) -> dict[str, Array]:
-        drawn = self._cases.case(1, steps, at_reset=True, full=True).feeds
-        silent = {spec.name: np.zeros_like(drawn[spec.name]) for spec in self._manifest.data_inputs}
-        return full_length(self._manifest, {**drawn, **silent})
-
-    def follow(self, states: Mapping[str, Array], steps: int) -> dict[str, Array]:
-        """Return the states after ``steps`` steps of silence."""
-        call = min(steps, _CALL) if self._manifest.time_axes else 1
-        feeds = self._feeds(call)
-        for _ in range(steps // call):
-            states = self._manifest.states_out(self._run({**feeds, **states}))
-        return dict(states)
-
-
-def _wide(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
 
 
 def _unit(array: Array) -> float:

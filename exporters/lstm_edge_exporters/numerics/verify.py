@@ -15,7 +15,7 @@ import numpy as np
 from lstm_edge_runtime.chunks import Runner, run_chunks, take_steps
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare
+from lstm_edge_runtime.tolerance import MULTIPLE, Comparison
 
 from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole
 from .compare import (
@@ -29,12 +29,14 @@ from .compare import (
     Measured,
     RefusedError,
     Strength,
+    channel_limits,
+    compare_within,
     fixed_axes,
     floors_of,
     largest,
     measure,
     noise_floors,
-    reduce_free,
+    run_file,
 )
 
 _ROUNDED = 24
@@ -104,10 +106,8 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
             that the file can't run; or no case that the reference can run.
         GraphError: the graph can't be evaluated in float64 on a case that the engine runs.
     """
-    agreed: list[Case] = []
+    agreed, rounded, skipped = list[Case](), list[Measured](), list[tuple[Case, str]]()
     equality, strength = Equality(), Strength()
-    rounded: list[Measured] = []
-    skipped: list[tuple[Case, str]] = []
     for case in cases:
         found = _agree(file, engine, case, plain)
         if isinstance(found, str):
@@ -126,11 +126,9 @@ def verify(file: Function, engine: Runner, cases: Iterable[Case], plain: Runner 
         reasons = "; ".join(f"{case}: {reason}" for case, reason in skipped[:2])
         raise CheckFailedError(f"the reference gives numbers at no size of the verification ({reasons})")
     for measured in rounded:
-        for name, array in measured.known.ref64.items():
-            if array.dtype.kind == "f":
-                strength.add(name, measured.limits[name], reduce_free(array, file.fixed.get(name, ())))
+        strength.add(measured, file.fixed)
     records = tuple(each for measured in rounded for each in measured.records)
-    return Equivalence(records, tuple(agreed), equality, tuple(skipped), strength.unverified)
+    return Equivalence(records, tuple(agreed), equality, tuple(skipped), strength.found()[1])
 
 
 def _agree(file: Function, engine: Runner, case: Case, plain: Runner | None) -> Agreement | str:
@@ -173,9 +171,9 @@ def _extent(case: Case) -> int:
 
 def _run(engine: Runner, case: Case) -> Feeds:
     try:
-        return engine(case.feeds)
-    except Exception as error:
-        raise CheckFailedError(f"at {case}: {GraphError(error)}") from error
+        return run_file(engine, case.feeds)
+    except GraphError as error:
+        raise CheckFailedError(f"at {case}: {error}") from error
 
 
 def _measure(file: Function, case: Case, got: Feeds) -> Measured:
@@ -341,17 +339,12 @@ class ChunkedFile:
             floors = noise_floors(self.function.graph, feeds, self.function.fixed)
             limits = {name: MULTIPLE * array for name, array in floors.items()}
         else:
-            fixed = fixed_axes(self.manifest)
-            limits = {name: _SAME * reduce_free(other[name], fixed.get(name, ())) for name in one}
-        return tuple(compare(name, one[name], other[name], floor=0.0, limit=limits[name]) for name in one)
+            limits = channel_limits({name: other[name] for name in one}, _SAME, fixed_axes(self.manifest))
+        return compare_within(one, other, {name: limits[name] for name in one})
 
     def full(self, run: Runner) -> Runner:
         """Return ``run`` with every row at the full length of its chunk."""
-
-        def run_full(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-            return run({**feeds, **self.with_lengths(feeds, self.manifest.steps(feeds))})
-
-        return run_full
+        return lambda feeds: run({**feeds, **self.with_lengths(feeds, self.manifest.steps(feeds))})
 
     def with_lengths(self, feeds: Mapping[str, Array], steps: int | Array) -> dict[str, Array]:
         """Return the inputs that are lengths, with ``steps`` for every row."""

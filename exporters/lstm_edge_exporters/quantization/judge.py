@@ -9,7 +9,7 @@ import numpy as np
 
 from lstm_edge_runtime.chunks import run_chunks, take_steps
 from lstm_edge_runtime.errors import counted
-from lstm_edge_runtime.manifest import Array, AxisRange
+from lstm_edge_runtime.manifest import Array, AxisRange, channel_axis
 from lstm_edge_runtime.model import Model, runner
 from lstm_edge_runtime.tolerance import Comparison, limit_for
 
@@ -109,7 +109,8 @@ def judge(
     single, long = _gathered(_one_by_one, models, cases), _gathered(_long_run, models, cases)
     carried = _gathered(_one_after_another, models, cases) if carries else single
     more = streamed or (long if few else single if carries else {})
-    rows, others = (_rows(pairs.get(output, ())) for pairs in (carried, more))
+    channels = next((channel_axis(spec.axes) for spec in before.outputs if spec.name == output), -1)
+    rows, others = (_rows(pairs.get(output, ()), channels) for pairs in (carried, more))
     kind, score = ("accuracy", _accuracy) if classify else ("rmse", _rmse)
     scored = {} if task is None or targets is None else {kind: score(rows, targets)}
     change = {
@@ -284,8 +285,9 @@ def _gathered(
     return found
 
 
-def _rows(pairs: Iterable[Pair]) -> list[Pair]:
-    return [(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])) for left, right in pairs]
+def _rows(pairs: Iterable[Pair], channels: int) -> list[Pair]:
+    moved = ([np.moveaxis(each, channels, -1) for each in pair] for pair in pairs)
+    return [(left.reshape(-1, left.shape[-1]), right.reshape(-1, right.shape[-1])) for left, right in moved]
 
 
 def _agreement(rows: list[Pair], margin: float) -> float | None:

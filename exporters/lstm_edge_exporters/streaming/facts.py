@@ -14,8 +14,8 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..evaluate import constant, evaluate, name_axis
-from ..graph import axes_of, data_inputs, dynamic_axes, operands
+from ..evaluate import evaluate, name_axis
+from ..graph import axes_of, constant, data_inputs, dynamic_axes, operands
 from ..recurrent import label
 
 _STEPS = (40, 8, 400, 4000)

@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from ..evaluate import constant
-from ..graph import Builder
+from ..graph import Builder, constant
 from .facts import NotStreamableError, Shapes, name_node
 
 _PER_FRAME = frozenset(

@@ -18,8 +18,8 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
 
-from ..evaluate import constant, inputs_above
-from ..graph import Builder, UniqueNames, axes_of, behind_identity, data_inputs, values_read
+from ..evaluate import inputs_above
+from ..graph import Builder, UniqueNames, axes_of, behind_identity, constant, data_inputs, values_read
 from .facts import (
     Fact,
     GathersTimeError,

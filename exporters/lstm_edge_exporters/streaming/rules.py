@@ -9,8 +9,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
-from ..evaluate import constant
-from ..graph import Builder
+from ..graph import Builder, constant
 from ..recurrent import is_reversed
 from .facts import Fact, GathersTimeError, NotStreamableError, Windows, name_node
 from .rewrite import END, Rewriter, Rule, describe_gathering, slice_of

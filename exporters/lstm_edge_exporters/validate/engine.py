@@ -16,7 +16,7 @@ from .checks.decisions import check_decisions
 from .checks.golden import check_golden, check_recorded, other_weights
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel, against_itself, at_rest, open_file
-from .report import OVERFLOW, Check, Coverage, Fact, Figures, Group, Report, answered
+from .report import OVERFLOW, Check, Fact, Group, Report, answered
 from .subject import Subject
 
 GROUPS: dict[str, tuple[str, Callable[[Subject], Iterator[Check]]]] = {
@@ -89,26 +89,20 @@ class Validation:
     def report(self) -> Report:
         """Return the report of every group."""
         groups = tuple(self.groups())
-        subject = self.subject
-        tally = subject.tally if subject else None
-        if subject and tally:
-            subject.figures.histogram = tally.histogram
+        found = self.subject.tally.results() if self.subject else {}
         return Report(
             model=self.file.path.name,
             sha256=self.file.sha256,
             reference=self.against.about if self.against else "its golden case and its own float64 run",
             precision=self.file.precision,
-            policy=subject.policy if subject else _GOLDEN_POLICY,
+            policy=self.subject.policy if self.subject else _GOLDEN_POLICY,
             seed=self.config.seed,
             quick=self.config.quick,
             groups=groups,
-            figures=subject.figures if subject else Figures(),
             facts=self.facts,
-            equality=tally.equality if tally else None,
-            coverage=tally.coverage if tally else Coverage(),
-            channels=tally.channels if tally else (),
-            notes=(*self._notes(), *_beyond_range(groups)),
+            notes=tuple(self._notes(groups)),
             versions=versions(*_VERSIONS),
+            **found,
         )
 
     def groups(self) -> Iterator[Group]:
@@ -175,7 +169,7 @@ class Validation:
         reference, self._not_at_rest = at_rest(reference, self.file)
         return reference
 
-    def _notes(self) -> Iterator[str]:
+    def _notes(self, groups: Sequence[Group]) -> Iterator[str]:
         """What a reader of a failure should know first, and what was not verified."""
         for fact in self.facts:
             if fact.name == CHECKPOINT and not fact.same:
@@ -184,37 +178,31 @@ class Validation:
         if unknown:
             yield f"stated by the file alone, and not verified: {', '.join(unknown)}"
         if self.subject:
-            yield from _numbers_notes(self.subject, self.against)
+            yield from self._numbers_notes(self.subject)
+        streaming = next(group.checks for group in groups if group.key == "streaming")
+        for check in [each for each in streaming if each.message.startswith(OVERFLOW)][:1]:
+            yield (
+                f"{check.message} in {check.name}: a stream gives inf or NaN from there on; reset it "
+                "before, with reset_every"
+            )
+
+    def _numbers_notes(self, subject: Subject) -> Iterator[str]:
+        """What float64 showed, and what neither float64 nor float32 did."""
+        equality, coverage = subject.tally.equality, subject.tally.coverage
+        if equality.cases and equality.equal and self.against:
+            yield f"equal to {self.against.about} {equality}"
+        if equality.ill_conditioned:
+            count = f"{equality.ill_conditioned} of {equality.cases}"
+            yield f"float64 itself leaves few digits in {count} cases; differences there are its rounding"
+        if subject.not_in_float64:
+            yield f"{subject.not_in_float64}; compared in float32 alone"
+        for name, limit in coverage.unverified.items():
+            yield f"{name} is not verified in float32: its limit is {limit:.2g}, more than a tenth of it"
+        for name, (used, known) in coverage.tokens.items():
+            if known and used < known:
+                yield f"{used:,} of {known:,} values of {name} were drawn; the others are not verified"
 
     def _tell(self, title: str) -> str:
         self.on_progress(self._told / (len(GROUPS) + 2 + (self.against is None)), f"checking: {title}")
         self._told += 1
         return title
-
-
-def _beyond_range(groups: Sequence[Group]) -> Iterator[str]:
-    """Which run of a stream leaves float32's range."""
-    for check in next(group.checks for group in groups if group.key == "streaming"):
-        if check.message.startswith(OVERFLOW):
-            yield (
-                f"{check.message} in {check.name}: a stream gives inf or NaN from there on; reset it "
-                "before, with reset_every"
-            )
-            return
-
-
-def _numbers_notes(subject: Subject, against: ReferenceModel | None) -> Iterator[str]:
-    """What float64 showed, and what neither float64 nor float32 did."""
-    equality, coverage = subject.tally.equality, subject.tally.coverage
-    if equality and equality.equal and against:
-        yield f"equal to {against.about} {equality}"
-    if equality and equality.ill_conditioned:
-        count = f"{equality.ill_conditioned} of {equality.cases}"
-        yield f"float64 itself leaves few digits in {count} cases; differences there are its rounding"
-    if subject.not_in_float64:
-        yield f"{subject.not_in_float64}; compared in float32 alone"
-    for name, limit in coverage.unverified.items():
-        yield f"{name} is not verified in float32: its limit is {limit:.2g}, more than a tenth of it"
-    for name, (used, known) in coverage.tokens.items():
-        if known and used < known:
-            yield f"{used:,} of {known:,} values of {name} were drawn; the others are not verified"

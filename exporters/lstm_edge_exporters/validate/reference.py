@@ -104,7 +104,7 @@ class ModelFile:
     def graph64(self) -> tuple[Graph64 | None, str]:
         """The graph in float64; where it has no such run None and why."""
         try:
-            return Graph64(self.proto, str(self.path)), ""
+            return Graph64(self.proto, self.path.name), ""
         except UnsupportedError as error:
             return None, str(error)
 
@@ -128,17 +128,19 @@ class ModelFile:
 
         return run
 
-    def native_runner(self) -> Runner:
-        """Make the native engine of the file.
+    def native_runner(self) -> Runner | None:
+        """Make the native engine of the file; None if another graph streams, whose golden case it replayed.
 
         Raises:
             UnsupportedError: a part of it is not covered.
+            CheckFailedError: the golden case of the stream is beyond its limits.
             MissingDependencyError: ``lstm-edge-native`` is not installed.
         """
         from lstm_edge_runtime.native.choice import compile_engine
 
-        self.manifest.require_no_delay("the native engine for whole sequences")
         native = compile_engine(self.content, self.manifest._replace(golden=None), 1)
+        if self.manifest.stream is not None:
+            return None
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
 
 

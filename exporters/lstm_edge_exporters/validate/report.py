@@ -1,11 +1,11 @@
 """What a validation found: groups of checks, and the figures behind the plots."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
-from lstm_edge_runtime.errors import counted
+from lstm_edge_runtime.errors import counted, first_line
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..numerics.compare import Equality
@@ -52,6 +52,15 @@ class Check:
 def answered(name: str, wrong: str, about: str = "") -> Check:
     """Return the check that has failed where something is ``wrong``; ``about`` is what was seen if not."""
     return Check(name, "failed" if wrong else "passed", wrong or about)
+
+
+def asked(name: str, question: Callable[[], str]) -> Check:
+    """Return the check that has failed if ``question`` says what is wrong, or raises."""
+    try:
+        wrong = question()
+    except Exception as error:  # noqa: BLE001 - onnxruntime's exceptions share no base class
+        wrong = f"it does not run: {first_line(error)}"
+    return answered(name, wrong)
 
 
 def judged(name: str, records: Sequence[Comparison]) -> Check:

@@ -6,14 +6,14 @@ graph (``Subject.measure``). An int8 or fp16 file is held to the budgets that it
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lstm_edge_runtime.chunks import Runner, take_steps
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.tolerance import MULTIPLE, POLICY
@@ -39,16 +39,18 @@ from ..numerics.compare import (
     GraphError,
     Measured,
     RefusedError,
+    ask,
     fixed_axes,
     measure,
     noise_floors,
+    run_file,
 )
 from ..numerics.graph64 import Graph64, MeasuredGraph
-from ..numerics.samples import Samples, check_samples, join_samples, sample_batch, selected
+from ..numerics.samples import check_samples, join_samples, sample_batch, sample_feeds, selected
 from ..numerics.verify import ChunkedFile, find_counts, run_in_chunks, states_stop_at_lengths
 from .config import ValidateConfig
 from .reference import ModelFile, ReferenceModel
-from .report import OVERFLOW, Check, Figures, judged
+from .report import OVERFLOW, Check, judged
 from .tally import Tally
 
 if TYPE_CHECKING:
@@ -73,8 +75,6 @@ class Subject:
         self.config = config
         self.run = file.runner()
         """The file, in one call."""
-        self.figures = Figures()
-        """Filled by the groups."""
         examples = dict(file.manifest.golden.inputs if file.manifest.golden else {}) | dict(
             reference.examples
         )
@@ -108,10 +108,6 @@ class Subject:
     def rng(self, *key: int) -> np.random.Generator:
         """Return a generator of its own for ``key``."""
         return np.random.default_rng((self.config.seed, *key))
-
-    def signals(self) -> list[str]:
-        """Return the names of the float inputs that are neither states nor lengths."""
-        return [spec.name for spec in self.manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
 
     def check(
         self, name: str, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
@@ -212,7 +208,7 @@ class Subject:
             GraphError: the file can't run the case.
         """
         exact = self.exact(feeds, procedure)
-        got = _given(run, feeds, procedure)
+        got = run_file(run, feeds, procedure)
         ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else [(feeds, procedure, draws)]
 
         def limit(name: str, known: Expected) -> Array:
@@ -232,12 +228,12 @@ class Subject:
 
     def run_both(self, run: Runner, feeds: Feeds) -> tuple[Feeds, Feeds]:
         """Return what an engine gives, and the reference in float64; raises as ``measure`` does."""
-        exact = _told(self.function.reference.run64, feeds, whole)
-        return _given(run, feeds, whole), exact
+        exact = ask(self.function.reference.run64, feeds, whole)
+        return run_file(run, feeds), exact
 
     def exact(self, feeds: Feeds, procedure: Procedure = whole) -> Feeds:
         """Return the graph's outputs in float64, the reference's where it has none; raises as ``measure``."""
-        return _told(self.function.exact, feeds, procedure)
+        return ask(self.function.exact, feeds, procedure)
 
     def expected(self, feeds: Feeds) -> Expected:
         """Return what an engine should give, with noise floors; raises as ``measure`` does."""
@@ -301,10 +297,6 @@ class Subject:
         lengths = (self.manifest.lengths,) if self.manifest.lengths else ()
         return ChunkedFile(self.manifest, run, lengths)
 
-    def first_steps(self, feeds: Feeds, steps: int) -> dict[str, Array]:
-        """Return the first ``steps`` of a case, every row at that length."""
-        return self.full(take_steps(self.manifest, feeds, 0, steps))
-
     def full(self, feeds: dict[str, Array]) -> dict[str, Array]:
         """Return ``feeds`` with no padding."""
         return full_length(self.manifest, feeds)
@@ -328,25 +320,17 @@ class Subject:
         for length, indices in by_length.items():
             for start in range(0, len(indices), size):
                 part = indices[start : start + size]
-                yield part, self._samples(data, part, length)
+                drawn = self.draw(len(part), 1, _OFFSET, at_reset=True)
+                feeds = self.full(drawn | sample_batch(data, self.manifest, part, length))
+                if (name := self.manifest.lengths) is not None and data.lengths is not None:
+                    feeds[name] = np.asarray(data.lengths[part], feeds[name].dtype)
+                yield part, feeds
 
     def timeline(self, steps: int) -> dict[str, Array]:
         """Return one row of ``steps`` time steps of the data, samples one after another, from reset."""
-        samples = [self._valid(feeds) for _, feeds in self.sample_batches(steps, 1)]
-        return self.full(join_samples(samples, self.manifest, steps))
-
-    def _samples(self, data: Samples, indices: Sequence[int], length: int) -> dict[str, Array]:
-        feeds = self.draw(len(indices), 1, _OFFSET, at_reset=True)
-        feeds |= sample_batch(data, self.manifest, indices, length)
-        name = self.manifest.lengths
-        if name is None or data.lengths is None:
-            return self.full(feeds)
-        return feeds | {name: np.asarray(data.lengths[indices], feeds[name].dtype)}
-
-    def _valid(self, feeds: dict[str, Array]) -> dict[str, Array]:
-        """Return a sample without its padding."""
-        lengths = self.manifest.lengths
-        return feeds if lengths is None else self.first_steps(feeds, int(feeds[lengths][0]))
+        assert self.config.data is not None
+        samples = join_samples(sample_feeds(self.config.data, self.manifest), self.manifest, steps)
+        return self.full(self.draw(1, steps, _OFFSET, at_reset=True) | samples)
 
     def _budgets(self) -> "Budgets":
         """Return the budgets, with what is usual on a drawn batch and on data where it is given."""
@@ -360,17 +344,3 @@ class Subject:
             with contextlib.suppress(*REFUSALS):  # a reference of fixed sizes
                 usual.append(self.reference.computation.run64(feeds))
         return Budgets(self.config.budget, {state.output for state in self.manifest.states}, usual)
-
-
-def _told(run: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
-    try:
-        return procedure(run, feeds)
-    except REFUSALS as error:
-        raise RefusedError(error) from error
-
-
-def _given(run: Runner, feeds: Feeds, procedure: Procedure) -> Feeds:
-    try:
-        return procedure(run, feeds)
-    except Exception as error:
-        raise GraphError(error) from error

@@ -3,14 +3,15 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from lstm_edge_runtime.manifest import Array, Manifest
 
 from ..numerics.cases import Feeds, case_size
-from ..numerics.compare import FEW_DRAWS, Agreement, Equality, Measured, Strength, reduce_free
-from .report import Channel, Coverage, Histogram
+from ..numerics.compare import FEW_DRAWS, Agreement, Equality, Measured, Strength, fixed_axes, reduce_free
+from .report import Channel, Coverage, Figures, Histogram
 
 _EDGES = np.arange(-20.0, 4.01, 0.25)
 
@@ -21,6 +22,7 @@ class Tally:
     def __init__(self, manifest: Manifest, values: Mapping[str, int], *, modeled: bool) -> None:
         """Take the manifest, how many values an input of indices has, and whether limits are noise floors."""
         self._manifest, self._values, self._modeled = manifest, values, modeled
+        self._fixed = fixed_axes(manifest)
         self._errors, self._exact = np.zeros(len(_EDGES) - 1, np.int64), 0
         self._channels: dict[tuple[str, tuple[int, ...]], Channel] = {}
         self._compared: list[tuple[int, int]] = []
@@ -28,12 +30,15 @@ class Tally:
         self._tokens: dict[str, set[int]] = {}
         self._overflows: Counter[str] = Counter()
         self._strength = Strength()
-        self._equality = Equality()
+        self.equality = Equality()
+        """How equal the graph and its reference are in float64."""
+        self.figures = Figures()
+        """Filled by the groups."""
 
     def add_agreement(self, feeds: Feeds, found: Agreement) -> None:
         """Count one case in float64."""
         self._count_inputs(feeds)
-        self._equality = self._equality.with_case(found)
+        self.equality = self.equality.with_case(found)
 
     def add_measured(self, feeds: Feeds, measured: Measured) -> None:
         """Count one case in float32."""
@@ -41,41 +46,29 @@ class Tally:
         if measured.overflow:
             self._overflows[measured.overflow] += 1
             return
+        if self._modeled:
+            self._strength.add(measured, self._fixed)
         for name, array in measured.known.ref64.items():
             if measured.got[name].shape == array.shape:
                 self._count_channels(name, measured)
                 self._count_errors(measured.got[name], array)
 
-    @property
-    def equality(self) -> Equality | None:
-        """How equal the graph and its reference are in float64; None where they were not compared."""
-        return self._equality if self._equality.cases else None
-
-    @property
-    def histogram(self) -> Histogram:
-        """The absolute errors of every engine."""
-        return Histogram(tuple(map(float, _EDGES)), tuple(map(int, self._errors)), self._exact)
-
-    @property
-    def channels(self) -> tuple[Channel, ...]:
-        """The worst of every channel, in the order of the outputs, with what the task calls them."""
-        task = self._manifest.task
-        if task is None:
-            return tuple(self._channels.values())
-        return tuple(
-            replace(
-                each,
-                label="".join(task.labels[each.index[-1] :][:1]),
-                unit="".join(task.units[each.index[-1] :][:1]),
-            )
-            if each.output == task.output and each.index
-            else each
-            for each in self._channels.values()
+    def results(self) -> dict[str, Any]:
+        """Return the fields of a report that this gives, by name."""
+        self.figures.histogram = Histogram(
+            tuple(map(float, _EDGES)), tuple(map(int, self._errors)), self._exact
         )
+        return {
+            "equality": self.equality if self.equality.cases else None,
+            "figures": self.figures,
+            "channels": tuple(map(self._named, self._channels.values())),
+            "coverage": self.coverage,
+        }
 
     @property
     def coverage(self) -> Coverage:
         """What was compared."""
+        weakest, unverified = self._strength.found()
         return Coverage(
             cases=len(self._compared),
             draws=FEW_DRAWS,
@@ -85,9 +78,17 @@ class Tally:
             sizes=tuple(sorted({*self._compared})),
             tokens={name: (len(used), self._values.get(name)) for name, used in self._tokens.items()},
             channels=dict(Counter(name for name, _ in self._channels)),
-            weakest=self._strength.weakest,
-            unverified=self._strength.unverified,
+            weakest=weakest,
+            unverified=unverified,
         )
+
+    def _named(self, channel: Channel) -> Channel:
+        """Return a channel with what the task calls it."""
+        task = self._manifest.task
+        if task is None or channel.output != task.output or not channel.index:
+            return channel
+        label, unit = ("".join(names[channel.index[-1] :][:1]) for names in (task.labels, task.units))
+        return replace(channel, label=label, unit=unit)
 
     def _count_inputs(self, feeds: Feeds) -> None:
         self._compared.append(case_size(self._manifest, feeds))
@@ -102,9 +103,6 @@ class Tally:
         with np.errstate(invalid="ignore"):
             errors = reduce_free(got.astype(np.float64) - exact, fixed)
         limits, floors = (np.broadcast_to(each, errors.shape) for each in (measured.limits[name], floors))
-        if exact.dtype.kind == "f" and self._modeled:
-            shape = limits.shape[-len(self._manifest.axes[name]) :]  # without the axis of chunks
-            self._strength.add(name, limits.reshape(shape), reduce_free(exact, fixed).reshape(shape))
         state = any(name == each.output for each in self._manifest.states)
         for index in np.ndindex(errors.shape):
             place = tuple(index[axis] for axis in kept)

@@ -1,12 +1,10 @@
 """Golden vectors in a folder: ONNX's own test-data layout, and the same arrays for devices without onnx."""
 
-import io
-import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -14,20 +12,10 @@ import onnx
 from lstm_edge_runtime.chunks import run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_folder, write_folder
-from lstm_edge_runtime.golden import (
-    ARRAYS,
-    FORMAT,
-    INDEX,
-    INPUT,
-    OUTPUT,
-    SCHEMA,
-    GoldenFolder,
-    GoldenSet,
-    replay,
-)
-from lstm_edge_runtime.manifest import Array, Golden
-from lstm_edge_runtime.tolerance import Comparison
+from lstm_edge_runtime.golden import GoldenFolder, GoldenSet, Replayed, encode_golden, replay
+from lstm_edge_runtime.manifest import Golden
 
+from ..numerics.cases import Feeds
 from ..numerics.verify import golden_case
 from ..quantization.judge import device_limits
 from .config import ValidateConfig
@@ -63,86 +51,56 @@ def save_vectors(
     except OSError as error:
         raise InputError(f"{root} can't be made: {error.strerror or error}") from error
     check_folder(root, _is_ours)
-    subject = Subject(file, reference, config)
-    model = onnx.load(str(file.path))
-    entering = [value.name for value in model.graph.input]
-    leaving = [value.name for value in model.graph.output]
-    sets = tuple(_record(subject))
-    held = _limits(file, sets) if subject.budgets else {}
-    entries = []
+    subject, model = Subject(file, reference, config), onnx.load(str(file.path))
+    inputs, outputs = ([value.name for value in each] for each in (model.graph.input, model.graph.output))
+    sets = tuple(_record(subject, inputs, outputs))
+    if subject.budgets and file.model is not None:  # from how far an int8 or fp16 file is away here
+        replayed = replay(file.model, GoldenFolder(file.sha256, sets))
+        sets = tuple(_limited(each, replayed) for each in sets)
     contents = {"model.onnx": model.SerializeToString()}
+    contents |= encode_golden(GoldenFolder(file.sha256, sets), reference.about, file.manifest)
     for each in sets:
-        files = _encode_set(each.golden, entering, leaving)
-        contents |= {f"{each.name}/{name}": content for name, content in files}
-        entries.append(
-            {
-                "name": each.name,
-                "about": each.about,
-                "continues": each.continues,
-                "inputs": entering,
-                "outputs": leaving,
-                "floor": dict(each.golden.floor),
-                "limit": held.get(each.name, {}),
-            }
-        )
-    index = {
-        "format": FORMAT,
-        "schema": SCHEMA,
-        "model_sha256": file.sha256,
-        "reference": reference.about,
-        "states": {state.input: state.output for state in file.manifest.states},
-        "sets": entries,
-    }
-    contents[INDEX] = (json.dumps(index, indent=2) + "\n").encode()
+        for kind, arrays in (("input", each.golden.inputs), ("output", each.golden.outputs)):
+            for number, (name, array) in enumerate(arrays.items()):
+                tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(array), name)
+                contents[f"{each.name}/{kind}_{number}.pb"] = tensor.SerializeToString()
     write_folder(root, contents, _is_ours)
     return [each.name for each in sets]
 
 
-def _record(subject: Subject) -> Iterator[GoldenSet]:
+def _limited(recorded: GoldenSet, replayed: Sequence[Replayed]) -> GoldenSet:
+    found = [each.comparison for each in replayed if each.set_name == recorded.name]
+    limits = device_limits(found, recorded.golden.outputs)
+    return replace(recorded, golden=recorded.golden._replace(limit=limits))
+
+
+def _record(subject: Subject, inputs: Sequence[str], outputs: Sequence[str]) -> Iterator[GoldenSet]:
+    def record(feeds: Feeds) -> Golden:
+        found = golden_case(subject.file.manifest, feeds, subject.expected(feeds))
+        return found._replace(
+            inputs={name: found.inputs[name] for name in inputs},
+            outputs={name: found.outputs[name] for name in outputs},
+        )
+
     for place, (n, length) in enumerate(_SIZES):
         feeds = subject.draw(n, length, 9100 + place, at_reset=place == 0)
         start = "states at reset" if place == 0 else "random states"
-        yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", _golden(subject, feeds))
+        yield GoldenSet(_NAME.format(place), f"N={n}, L={length}, {start}", record(feeds))
     manifest = subject.manifest
     if not manifest.states or manifest.sequence is None or subject.unstreamable:
         return
     feeds = subject.full(subject.draw(1, _CHUNKS * _CHUNK, 9200, at_reset=True))
     recorded: list[Golden] = []
 
-    def record(chunk: Mapping[str, Array]) -> Mapping[str, Array]:
-        recorded.append(_golden(subject, dict(chunk)))
+    def run(chunk: Feeds) -> Feeds:
+        recorded.append(record(dict(chunk)))
         return recorded[-1].outputs
 
-    for place, _ in enumerate(run_chunks(record, manifest, feeds, [_CHUNK] * _CHUNKS)):
+    for place, _ in enumerate(run_chunks(run, manifest, feeds, [_CHUNK] * _CHUNKS)):
         number = len(_SIZES) + place
         about = f"stream, steps {place * _CHUNK + 1} to {(place + 1) * _CHUNK}"
         before = _NAME.format(number - 1) if place else None
         yield GoldenSet(_NAME.format(number), about, recorded[-1], before)
-
-
-def _golden(subject: Subject, feeds: dict[str, Array]) -> Golden:
-    return golden_case(subject.file.manifest, feeds, subject.expected(feeds))
-
-
-def _limits(file: ModelFile, sets: tuple[GoldenSet, ...]) -> dict[str, dict[str, float]]:
-    """Return each set's limits for an int8 or fp16 file, from how far it is away here."""
-    assert file.model is not None
-    found: dict[str, list[Comparison]] = {each.name: [] for each in sets}
-    for each in replay(file.model, GoldenFolder(file.sha256, sets)):
-        found[each.set_name].append(each.comparison)
-    return {each.name: device_limits(found[each.name], each.golden.outputs) for each in sets}
-
-
-def _encode_set(golden: Golden, entering: list[str], leaving: list[str]) -> Iterator[tuple[str, bytes]]:
-    for kind, names, arrays in (("input", entering, golden.inputs), ("output", leaving, golden.outputs)):
-        for number, name in enumerate(names):
-            tensor = onnx.numpy_helper.from_array(np.ascontiguousarray(arrays[name]), name)
-            yield f"{kind}_{number}.pb", tensor.SerializeToString()
-    content: dict[str, Any] = {INPUT + name: array for name, array in golden.inputs.items()}
-    content |= {OUTPUT + name: array for name, array in golden.outputs.items()}
-    file = io.BytesIO()
-    np.savez(file, **content)
-    yield ARRAYS, file.getvalue()
 
 
 def _is_ours(name: str) -> bool:

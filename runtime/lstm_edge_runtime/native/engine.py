@@ -651,11 +651,14 @@ class NativeCall:
         for index, output in enumerate(manifest.outputs):
             resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
             assert resolved is not None
+            time = manifest.time_axis(output.axes)
             if single:
-                self.outputs[output.name] = states.view(OUTPUT, index, resolved, "float32")
+                place = time or 0  # the library's frames are one after another
+                lying = (resolved[place], *resolved[:place], *resolved[place + 1 :])
+                view = states.view(OUTPUT, index, lying, "float32")
+                self.outputs[output.name] = np.moveaxis(view, 0, place)
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
-            time = manifest.time_axis(output.axes)
             address = _row(array, time, after) if time is not None else array.ctypes.data
             pointers[1].append(int(address))
         for name, array in inputs.items():

@@ -11,8 +11,13 @@ from torch import nn
 import lstm_edge_exporters
 from lstm_edge_exporters.export.request import own_copy
 from lstm_edge_exporters.numerics.cases import CaseGenerator
-from lstm_edge_exporters.numerics.floats import AllFloats, copy_as
-from lstm_edge_exporters.numerics.reference import Signature, flatten_output, injected
+from lstm_edge_exporters.numerics.reference import (
+    AllFloats,
+    Signature,
+    copy_as,
+    flatten_output,
+    injected,
+)
 from lstm_edge_runtime import load
 from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.manifest import AxisRange

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import helper, numpy_helper, parser
 
-from lstm_edge_exporters.numerics.compare import compare_outputs, expected
+from lstm_edge_exporters.numerics.compare import expected
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.noise import Rounding
 
@@ -72,7 +72,7 @@ def test_the_float64_operators_compute_what_onnxruntime_does(
     session = onnxruntime.InferenceSession(model.SerializeToString())
     known = expected(Graph64(model), feeds, {})
     got = dict(zip(outs, session.run(outs, dict(feeds)), strict=True))
-    for record in compare_outputs(got, known):
+    for record in known.compare(got):
         assert record.ok, record
         assert record.floor < 1e-4
         assert known.ref64[record.name].dtype == np.float64
@@ -98,7 +98,7 @@ def test_an_operator_whose_body_depends_on_its_types_is_perturbed(operator, decl
     session = onnxruntime.InferenceSession(model.SerializeToString())
     x = np.random.default_rng(2).standard_normal((3, 4)).astype(np.float32)
     known = expected(Graph64(model), {"x": x}, {})
-    assert all(record.ok for record in compare_outputs({"y": session.run(None, {"x": x})[0]}, known))
+    assert all(record.ok for record in known.compare({"y": session.run(None, {"x": x})[0]}))
     assert np.all((known.floors["y"] > 0) & (known.floors["y"] < 1e-5))
 
 
@@ -127,7 +127,7 @@ def test_operators_are_exact_in_float64_and_their_floors_hold_onnxruntime(node):
     known = expected(Graph64(model), {"x": x}, {"y": (-1,)})
     np.testing.assert_allclose(known.ref64["y"], NODES[node](x.astype(np.float64)), rtol=1e-14, atol=1e-15)
     got = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
-    (record,) = compare_outputs({"y": got}, known)
+    (record,) = known.compare({"y": got})
     assert record.ok, record
     assert 0 < record.limit < 1e-4
 
@@ -142,7 +142,7 @@ def test_an_error_that_repeats_itself_adds_up_over_time_in_the_floors():
         x = np.full((1, steps, 1), 0.1, np.float32)
         floors[steps] = expected(Graph64(model), {"x": x}, {}).floors["y"].item() / (0.1 * steps)
         got = onnxruntime.InferenceSession(model.SerializeToString()).run(None, {"x": x})[0]
-        assert compare_outputs({"y": got}, expected(Graph64(model), {"x": x}, {}))[0].ok
+        assert expected(Graph64(model), {"x": x}, {}).compare({"y": got})[0].ok
     assert 50 < floors[10_000] / floors[100] < 200
 
 
@@ -172,7 +172,7 @@ def test_a_loop_that_collects_values_and_a_scan_backwards_are_as_onnxruntime_has
         names = [value.name for value in session.get_outputs()]
         got = dict(zip(names, session.run(None, feeds), strict=True))
         known = expected(Graph64(model), feeds, {})
-        for record in compare_outputs(got, known):
+        for record in known.compare(got):
             assert record.ok, record
             assert 0 < record.floor < 1e-5
 

@@ -34,6 +34,34 @@ class OneValue(nn.Module):
         return self.rnn(x[..., None])[0][..., 0]
 
 
+class Upsamples(nn.Module):
+    """Two frames per step, channels first."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.ConvTranspose1d(3, 4, 4, stride=2)
+
+    def forward(self, x):
+        return self.up(x)[..., :-2]
+
+
+def stream(file, x):
+    """Return the values that ``lstm-edge stream`` prints for the rows of ``x (L, I)``."""
+    lines = "".join(",".join(map(str, row)) + "\n" for row in x)
+    command = [sys.executable, "-c", MAIN, "stream", file, "--json"]
+    ran = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
+    return np.array([json.loads(line)["values"] for line in ran.stdout.splitlines()])
+
+
+def test_several_frames_a_step_are_printed_one_by_one(tmp_path):
+    torch.manual_seed(0)
+    network, x = Upsamples().eval(), torch.randn(2, 3, 12)
+    export(network, x).save(tmp_path / "m.onnx")
+    with torch.no_grad():
+        expected = network(x)[0].numpy().T
+    np.testing.assert_allclose(stream(tmp_path / "m.onnx", x[0].numpy().T), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(("module", "width"), [(ChannelsFirst, 3), (OneValue, 1)])
 def test_every_verb_for_samples_gives_the_frames_of_the_module(module, width, invoke, tmp_path):
     torch.manual_seed(0)
@@ -50,11 +78,7 @@ def test_every_verb_for_samples_gives_the_frames_of_the_module(module, width, in
     rows = [line.split(",")[2:] for line in out.splitlines()[1:]]
     np.testing.assert_allclose(np.array(rows, float), expected, atol=1e-6)
 
-    lines = "".join(",".join(map(str, row)) + "\n" for row in x[0])
-    command = [sys.executable, "-c", MAIN, "stream", file, "--json"]
-    ran = subprocess.run(command, input=lines, capture_output=True, text=True, check=True)
-    rows = [json.loads(line)["values"] for line in ran.stdout.splitlines()]
-    np.testing.assert_allclose(np.array(rows, float), expected, atol=1e-6)
+    np.testing.assert_allclose(stream(file, x[0]), expected, atol=1e-6)
 
     names = [f"f{index}" for index in range(width)]
     columns = {"series": ["a"] * 20, "order": range(20), **dict(zip(names, x[0].T, strict=True))}

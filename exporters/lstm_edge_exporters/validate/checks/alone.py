@@ -3,7 +3,7 @@
 All but the last check run the file's graph in float64 where it can be.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from typing import Any
@@ -14,19 +14,11 @@ from lstm_edge_runtime.chunks import Runner, even_sizes
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.selftest import compare_golden
-from lstm_edge_runtime.tolerance import compare
 
-from ...numerics.cases import (
-    CaseGenerator,
-    Feeds,
-    full_length,
-    in_chunks,
-    join_rows,
-    misshapen,
-    take_rows,
-)
+from ...numerics.cases import CaseGenerator, Feeds, full_length, in_chunks, join_rows, misshapen, take_rows
+from ...numerics.compare import channel_limits, compare_within
 from ..reference import ModelFile
-from ..report import Check, answered
+from ..report import Check, answered, asked
 
 _OFFSET = 10_000
 _ROWS = 3
@@ -54,18 +46,9 @@ def check_alone(file: ModelFile, seed: int) -> Iterator[Check]:
     for length in (2 * steps + 4, _LONG) if manifest.sequence is not None else (steps,):
         yield from _dependence(manifest, run, cases, length)
     if file.precision in ("fp32", "fp64") and manifest.sequence is not None and manifest.streamable:
-        yield _ask(f"{_LONG} steps equal their chunks", lambda: _long(manifest, run, cases, same))
+        yield asked(f"{_LONG} steps equal their chunks", lambda: _long(manifest, run, cases, same))
     if golden is not None and manifest.batch is not None:
-        yield _ask("rows of the golden case repeated", lambda: _repeated(manifest, file.runner(), golden))
-
-
-def _ask(name: str, question: Callable[[], str]) -> Check:
-    """Return the check that has failed where ``question`` says why, or raises."""
-    try:
-        said = question()
-    except Exception as error:  # noqa: BLE001 - onnxruntime raises kinds of its own
-        said = f"it does not run: {first_line(error)}"
-    return answered(name, said)
+        yield asked("rows of the golden case repeated", lambda: _repeated(manifest, file.runner(), golden))
 
 
 def _lengths(manifest: Manifest, run: Runner, cases: CaseGenerator, steps: int) -> Check:
@@ -142,17 +125,8 @@ def _long(manifest: Manifest, run: Runner, cases: CaseGenerator, same: float) ->
     """A long sequence in one call is the same in chunks, whatever the file computes."""
     feeds = full_length(manifest, cases.case(1, _LONG, at_reset=True, offset=_OFFSET + 2).feeds)
     chunks = in_chunks(manifest, even_sizes(_LONG, _CHUNK))(run, feeds)
-    return _apart("the whole and chunks with states carried", run(feeds), chunks, same)
-
-
-def _apart(about: str, one: Feeds, other: Feeds, same: float) -> str:
-    """Return by how much an output of one run differs from the other's, where that is too much."""
-    for name, array in other.items():
-        limit = same * np.abs(array.astype(np.float64)).max(initial=0.0)
-        found = compare(name, one[name], array, floor=0.0, limit=limit)
-        if not found.ok:
-            return f"{about}: {found}"
-    return ""
+    records = compare_within(run(feeds), chunks, channel_limits(chunks, same))
+    return next((f"the whole and chunks with states carried: {each}" for each in records if not each.ok), "")
 
 
 def _repeated(manifest: Manifest, run: Runner, golden: Golden) -> str:

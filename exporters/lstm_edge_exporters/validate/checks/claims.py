@@ -2,7 +2,6 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator
-from enum import Enum
 from typing import Any
 
 import numpy as np
@@ -28,40 +27,6 @@ _LOOP_OFFSET, _SHAPES_OFFSET = 61, 63
 """Of the case that is called in a loop, and of those whose outputs' shapes are compared."""
 
 
-class Evidence(Enum):
-    """What shows whether a field of the manifest is true."""
-
-    REFERENCE = "compared with the reference"
-    GRAPH = "recomputed from the graph"
-    FILE = "stated by the file only"
-
-
-FIELDS = {
-    **dict.fromkeys(
-        """inputs.name inputs.axes outputs.name outputs.axes states.input states.output states.axes
-        states.reset batch sequence ranges.least ranges.most ranges.multiple lengths padded_states
-        counts unstreamable task.kind task.output task.labels task.units signal.features
-        signal.sampling_rate signal.window trained.carry trained.window trained.reset
-        provenance.checkpoint_sha256 provenance.rest golden.inputs golden.outputs golden.floor golden.limit
-        golden.limits golden.more""".split(),  # noqa: SIM905
-        Evidence.REFERENCE,
-    ),
-    **dict.fromkeys(
-        """inputs.dtype outputs.dtype states.dtype states.start precision int8_activations
-        provenance.opset stream.graph
-        stream.outputs.name stream.outputs.dtype stream.outputs.axes stream.states.input
-        stream.states.output stream.states.dtype stream.states.axes stream.states.reset
-        stream.states.start stream.delays stream.unit stream.end stream.golden.inputs stream.golden.outputs
-        stream.golden.floor stream.golden.limit stream.golden.limits stream.golden.more""".split(),  # noqa: SIM905
-        Evidence.GRAPH,
-    ),
-    **dict.fromkeys("signal.missing provenance equivalence identity".split(), Evidence.FILE),  # noqa: SIM905
-}
-"""Every field of ``Manifest``, those of the records inside included, and what shows whether it is true.
-
-Without a reference the file's own float64 run takes its place, and those that it can't show are the file's
-alone. The runtime reads none of the fields that only the file states.
-"""
 _FREE = "free"
 
 
@@ -250,24 +215,46 @@ def check_file(file: ModelFile, facts: tuple[Fact, ...]) -> Iterator[Check]:
 
 def check_claims(subject: Subject) -> Iterator[Check]:
     """Check by running the reference: whether it can be streamed, padding, counts, and shapes."""
-    mine = subject.file.manifest
-    if subject.file.has_manifest and subject.manifest.states and subject.manifest.sequence is not None:
-        if mine.unstreamable and not subject.unstreamable and _reads_backwards(subject.file):
-            about = "the file says no, as it reads time backwards; chunks were equal"
-            yield Check("streamable", "passed", about)
-        else:
-            yield _same("streamable", not mine.unstreamable, not subject.unstreamable, subject.unstreamable)
-        if subject.manifest.lengths is not None and not subject.unstreamable:
-            yield _same("states stop at lengths", mine.padded_states, subject.padded_states)
-    if subject.file.has_manifest and {*mine.counts} != {*subject.manifest.counts}:
-        stated, found = (", ".join(sorted(each)) or "none" for each in (mine.counts, subject.manifest.counts))
-        yield Check("counts of steps", "failed", f"the file has {stated}, the reference {found}")
-    compared = not subject.reference.stateless and subject.reference.computation is not subject.graph
-    if subject.file.has_manifest and subject.manifest.states and compared:
-        yield _loop(subject)
+    if subject.file.has_manifest:
+        yield from _behavior(subject, subject.file.manifest, subject.manifest)
     yield _shapes(subject)
     if subject.graph is not None:
         yield _weights(subject, subject.graph)
+
+
+def _behavior(subject: Subject, mine: Manifest, theirs: Manifest) -> Iterator[Check]:
+    def same(name: str, file: bool, reference: bool, why: str = "") -> Check:
+        words = {True: "yes", False: "no"}
+        about = f"the file says {words[file]}, the reference {words[reference]}{f': {why}' if why else ''}"
+        return answered(name, "" if file == reference else about)
+
+    if theirs.states and theirs.sequence is not None:
+        directions = (
+            node.attributes.get("direction", "forward") for node in subject.file.content.every_node()
+        )
+        # which chunks don't show while the units of a layer that reads backwards are switched off
+        if mine.unstreamable and not subject.unstreamable and {*directions} - {"forward"}:
+            about = "the file says no, as it reads time backwards; chunks were equal"
+            yield Check("streamable", "passed", about)
+        else:
+            yield same("streamable", not mine.unstreamable, not subject.unstreamable, subject.unstreamable)
+        if theirs.lengths is not None and not subject.unstreamable:
+            yield same("states stop at lengths", mine.padded_states, subject.padded_states)
+    if {*mine.counts} != {*theirs.counts}:
+        stated, found = (", ".join(sorted(each)) or "none" for each in (mine.counts, theirs.counts))
+        yield Check("counts of steps", "failed", f"the file has {stated}, the reference {found}")
+    if (
+        theirs.states
+        and not subject.reference.stateless
+        and subject.reference.computation is not subject.graph
+    ):
+        # each from the states that it left, paired as each has it
+        states, own = (
+            closed_loop({state.input: state.output for state in manifest.states})
+            for manifest in (mine, theirs)
+        )
+        feeds = subject.full(subject.draw(2, 3, _LOOP_OFFSET))
+        yield subject.check("called again and again from its own states", feeds, states, own)
 
 
 def _weights(subject: Subject, graph: Graph64) -> Check:
@@ -282,28 +269,6 @@ def _weights(subject: Subject, graph: Graph64) -> Check:
     wrong = "; ".join(wrong_copies(graph, known))
     about = f"{wrong}, which no tensor of the reference holds" if wrong else ""
     return answered("weights are the reference's", about)
-
-
-def _loop(subject: Subject) -> Check:
-    """Call file and reference again and again, each from the states that it left, paired as each has it."""
-    states, own = (
-        closed_loop({state.input: state.output for state in manifest.states})
-        for manifest in (subject.file.manifest, subject.manifest)
-    )
-    feeds = subject.full(subject.draw(2, 3, _LOOP_OFFSET))
-    return subject.check("called again and again from its own states", feeds, states, own)
-
-
-def _reads_backwards(file: ModelFile) -> bool:
-    """Whether a layer does, which chunks don't show while its units are switched off."""
-    nodes = file.content.every_node()
-    return any(node.attributes.get("direction", "forward") != "forward" for node in nodes)
-
-
-def _same(name: str, file: bool, reference: bool, why: str = "") -> Check:
-    words = {True: "yes", False: "no"}
-    about = f"the file says {words[file]}, the reference {words[reference]}{f': {why}' if why else ''}"
-    return answered(name, "" if file == reference else about)
 
 
 def _operators(file: ModelFile) -> Check:

@@ -8,7 +8,7 @@ from functools import partial
 
 import numpy as np
 
-from lstm_edge_runtime.chunks import Runner, even_sizes
+from lstm_edge_runtime.chunks import Runner, even_sizes, take_steps
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
@@ -27,34 +27,29 @@ from ...numerics.compare import REFUSALS, Measured
 from ..report import Check, Curve
 from ..subject import Subject
 
-_OFFSETS = {
-    "sizes": 1000,
-    "states": 2000,
-    "lengths": 4000,
-    "streaming": 5000,
-    "inputs": 6000,
-    "providers": 7000,
-}
-"""Of each group's cases."""
+_SIZES, _STATES, _LENGTHS, _STREAMING, _INPUTS, _PROVIDERS = 1000, 2000, 4000, 5000, 6000, 7000
+"""Offsets of each group's cases."""
 _LONG = 100
 """Steps from which on one row has its full length, for a fault may begin late."""
-_QUICK_GRID = (*GRID, (200, 2), (1, 600))
-_GRID = (*GRID, (1, 2), (2, 1), (7, 3), (1, 97), (16, 31), (13, 13), (64, 5), (2, 257), (300, 7), (1, 3000))
-"""Beyond the export's own grid: a wide batch and a long sequence; in full also primes."""
+# Of the full run, and with ``quick``:
+_PRIMES = ((1, 2), (2, 1), (7, 3), (1, 97), (16, 31), (13, 13), (64, 5), (2, 257))
+_GRID = (*GRID, *_PRIMES, (300, 7), (1, 3000)), (*GRID, (200, 2), (1, 600))
+"""Beyond the export's own grid: a wide batch and a long sequence."""
+_CUTS = 8, 3
+_SINGLE_STEPS = 256, 40
+_CHUNK = 100, 40
+"""Steps a call in the long run."""
+_EQUAL_STEPS = 3000, 600
+_SAMPLES = 256, 16
+_PROVIDER_SIZES = ((1, 1), (3, 20), (8, 64)), ((1, 1), (3, 20))
 _LARGE = 10.0
 """Beyond what gates give: h stays within 1, c grows by at most 1 a step."""
 _WARM_STEPS = 200
-_CUTS, _QUICK_CUTS = 8, 3
-_SINGLE_STEPS, _QUICK_SINGLE_STEPS = 256, 40
-_CHUNK, _QUICK_CHUNK = 100, 40
-"""Steps a call in the long run."""
 _SETTLED = {"steps": 8, "drift": 1}
 """Calls whose noise floors serve for the whole of a run, unless they turn out too small for it."""
 _DENORMAL = 1e-40
 _FEW_VALUES, _VALUES_A_ROW = 2000, 100
-_EQUAL_STEPS, _QUICK_EQUAL_STEPS = 3000, 600
 _BATCH = 16
-_SAMPLES, _QUICK_SAMPLES = 256, 16
 _BEYOND = frozenset(
     {"a thousand times too large", "extreme (1e15)", "saturated gates, flipping", "one spike", "denormal"}
 )
@@ -64,20 +59,18 @@ _REMOTE = ("AzureExecutionProvider",)
 """Providers that call a service instead of running here."""
 _THREADS = (1, 2)
 _NATIVE = "native engine"
-_QUICK_PROVIDER_SIZES = ((1, 1), (3, 20))
-_PROVIDER_SIZES = (*_QUICK_PROVIDER_SIZES, (8, 64))
 
 
 def check_sizes(subject: Subject) -> Iterator[Check]:
     """Compare at each ``(N, L)``, one and primes among them, from reset and from random states in turn."""
     manifest = subject.manifest
     seen: dict[str, str] = {}
-    for place, (n, length) in enumerate(_QUICK_GRID if subject.config.quick else _GRID):
+    for place, (n, length) in enumerate(_GRID[subject.config.quick]):
         sizes = {"N": n if manifest.batch else None, "L": length if manifest.sequence else None}
         name = ", ".join(f"{axis}={size}" for axis, size in sizes.items() if size) or "fixed sizes"
         if name in seen:
             continue
-        offset, at_reset = _OFFSETS["sizes"] + place, place % 3 == 0
+        offset, at_reset = _SIZES + place, place % 3 == 0
         feeds = subject.draw(n, length, offset, at_reset=at_reset, full=place % 2 == 0 or length >= _LONG)
         one = subject.check(f"{name}{', states at reset' if at_reset else ''}", feeds)
         seen[name] = one.status
@@ -88,7 +81,7 @@ def check_sizes(subject: Subject) -> Iterator[Check]:
 
 def check_states(subject: Subject) -> Iterator[Check]:
     """Start from reset, random, large and long-run states; then take rows out of their batch."""
-    manifest, offset, (rows, steps) = subject.manifest, _OFFSETS["states"], (4, 9)
+    manifest, offset, (rows, steps) = subject.manifest, _STATES, (4, 9)
     if manifest.states:
         at_reset = subject.draw(rows, steps, offset, at_reset=True)
         yield subject.check("at reset", at_reset)
@@ -132,7 +125,7 @@ def check_lengths(subject: Subject) -> Iterator[Check]:
     if name is None:
         yield Check("lengths", "skipped", "the file takes no lengths")
         return
-    feeds = subject.draw(rows, steps, _OFFSETS["lengths"])
+    feeds = subject.draw(rows, steps, _LENGTHS)
     kinds = {
         "random, one row full": feeds[name],
         "random, no row full": np.minimum(feeds[name], steps - 2),
@@ -182,16 +175,15 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
         yield Check("streaming", "skipped", reason)
         return
     rows, steps = 3, 61
-    feeds = subject.full(subject.draw(rows, steps, _OFFSETS["streaming"]))
-    count = _QUICK_CUTS if subject.config.quick else _CUTS
-    cuts = [random_sizes(steps, subject.rng(5, 1, place)) for place in range(count)]
+    feeds = subject.full(subject.draw(rows, steps, _STREAMING))
+    quick = subject.config.quick
+    cuts = [random_sizes(steps, subject.rng(5, 1, place)) for place in range(_CUTS[quick])]
     for place, sizes in enumerate([even_sizes(steps, 1), *cuts]):
         about = "step by step" if place == 0 else f"random cut {place} ({len(sizes)} chunks)"
         yield subject.check(f"{about} equals the whole", feeds, in_chunks(subject.manifest, sizes), whole)
-    single = _QUICK_SINGLE_STEPS if subject.config.quick else _SINGLE_STEPS
+    single, chunk = _SINGLE_STEPS[quick], _CHUNK[quick]
     yield _long_run(subject, "steps", f"{single} single steps", single, 1)
-    long = max(1, subject.config.steps // 10) if subject.config.quick else subject.config.steps
-    chunk = _QUICK_CHUNK if subject.config.quick else _CHUNK
+    long = max(1, subject.config.steps // 10) if quick else subject.config.steps
     yield _long_run(subject, "drift", f"{long} steps in chunks of {chunk}", long, chunk)
     if subject.budgets and subject.config.data is not None:
         from ...quantization.config import STEPS
@@ -205,14 +197,15 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
 def _long_run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> Check:
     """Carry states over many calls and keep the curve of errors."""
     rows = 1 if key == "steps" else 2
-    feeds = subject.full(subject.draw(rows, steps, _OFFSETS["streaming"] + 2, at_reset=True))
+    feeds = subject.full(subject.draw(rows, steps, _STREAMING + 2, at_reset=True))
     sizes = even_sizes(steps, chunk)
 
     def keep(measured: Measured) -> None:
-        setattr(subject.figures, key, _curve(measured, np.cumsum(sizes).tolist()))
+        setattr(subject.tally.figures, key, _curve(measured, np.cumsum(sizes).tolist()))
 
     first = sizes[: _SETTLED[key]]
-    beginning = subject.first_steps(feeds, sum(first)), last_steps(subject.manifest, first)
+    start = subject.full(take_steps(subject.manifest, feeds, 0, sum(first)))
+    beginning = start, last_steps(subject.manifest, first)
     procedure = last_steps(subject.manifest, sizes)
     return subject.check_engine(name, feeds, procedure=procedure, beginning=beginning, see=keep)
 
@@ -230,17 +223,17 @@ def _curve(measured: Measured, steps: list[int]) -> Curve:
 def check_inputs(subject: Subject) -> Iterator[Check]:
     """Compare on real data if given, and on zeros, constants, and magnitudes that saturate or vanish."""
     if subject.config.data is not None:
-        most = _QUICK_SAMPLES if subject.config.quick else _SAMPLES
-        for part, feeds in subject.sample_batches(most, _BATCH):
+        for part, feeds in subject.sample_batches(_SAMPLES[subject.config.quick], _BATCH):
             name = f"data, {counted(len(part), 'sample')} from {part[0]}"
             yield subject.check_engine(name, feeds, subject.run_alone)
             if not subject.budgets:
                 yield subject.check(f"{name}, in float64", feeds)
     rows, steps = 3, 31
-    feeds = subject.draw(rows, steps, _OFFSETS["inputs"])
+    feeds = subject.draw(rows, steps, _INPUTS)
     yield subject.check("random", feeds)
     yield from _every_value(subject)
-    names = subject.signals()
+    data = subject.manifest.data_inputs
+    names = [spec.name for spec in data if np.dtype(spec.dtype).kind == "f"]
     if not names:
         return
     signs = subject.rng(6, 1).choice([-1.0, 1.0], size=(rows, steps))
@@ -261,8 +254,8 @@ def check_inputs(subject: Subject) -> Iterator[Check]:
         changed = {name: np.asarray(change(feeds[name]), dtype=feeds[name].dtype) for name in names}
         yield subject.check(about, feeds | changed)
     if subject.manifest.sequence is not None:
-        count = _QUICK_EQUAL_STEPS if subject.config.quick else _EQUAL_STEPS
-        long = subject.full(subject.draw(1, count, _OFFSETS["inputs"] + 1, at_reset=True))
+        count = _EQUAL_STEPS[subject.config.quick]
+        long = subject.full(subject.draw(1, count, _INPUTS + 1, at_reset=True))
         yield subject.check(f"{count} equal steps", long | {name: _equal(long[name]) for name in names})
 
 
@@ -273,7 +266,7 @@ def _every_value(subject: Subject) -> Iterator[Check]:
         if not count or (subject.config.quick and count > _FEW_VALUES):
             continue
         rows = -(-count // _VALUES_A_ROW)
-        feeds = subject.full(subject.draw(rows, min(count, _VALUES_A_ROW), _OFFSETS["inputs"] + 2))
+        feeds = subject.full(subject.draw(rows, min(count, _VALUES_A_ROW), _INPUTS + 2))
         shape = feeds[spec.name].shape
         values = np.resize(subject.rng(6, 2).permutation(count), shape).astype(feeds[spec.name].dtype)
         yield subject.check(f"values of {spec.name}, each once", feeds | {spec.name: values})
@@ -298,7 +291,6 @@ def _spike(x: Array) -> Array:
 
 def check_providers(subject: Subject) -> Iterator[Check]:
     """Compare on each provider that really starts, with one and two threads, and on the native engine."""
-    sizes = _QUICK_PROVIDER_SIZES if subject.config.quick else _PROVIDER_SIZES
     required = subject.config.engine == "native"
     for name, make in _engines(subject):
         try:
@@ -307,12 +299,15 @@ def check_providers(subject: Subject) -> Iterator[Check]:
             failed = name == _NATIVE and (required or not isinstance(error, UnsupportedError))
             yield Check(name, "failed" if failed else "skipped", f"not usable here: {first_line(error)}")
             continue
-        for place, (n, length) in enumerate(sizes):
-            feeds = subject.draw(n, length, _OFFSETS["providers"] + place)
+        if run is None:
+            yield Check(f"{name}, golden case of the stream", "passed")
+            continue
+        for place, (n, length) in enumerate(_PROVIDER_SIZES[subject.config.quick]):
+            feeds = subject.draw(n, length, _PROVIDERS + place)
             yield subject.check_engine(f"{name}, N={n}, L={length}", feeds, run)
 
 
-def _engines(subject: Subject) -> Iterator[tuple[str, Callable[[], Runner]]]:
+def _engines(subject: Subject) -> Iterator[tuple[str, Callable[[], Runner | None]]]:
     """Return every engine by name, and what opens it."""
     for provider in import_onnxruntime().get_available_providers():
         chain = (provider,) if provider == CPU else (provider, CPU)

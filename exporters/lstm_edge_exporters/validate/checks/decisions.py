@@ -114,9 +114,9 @@ def _labels(
     differ = [int(at) for at in np.flatnonzero(theirs != ours)]
     classes = None if truth is None else _class_numbers(truth, task)
     if not name:  # the report shows samples from reset
-        subject.figures.margins = tuple(map(float, margins))
+        subject.tally.figures.margins = tuple(map(float, margins))
         found = (classes, theirs, ours)
-        subject.figures.disagreements = tuple(
+        subject.tally.figures.disagreements = tuple(
             Disagreement(at, indices[at], *_names(task, found, at), float(margins[at])) for at in differ
         )
     worst = next(record for record in limits.records if record.name == task.output)
@@ -154,7 +154,7 @@ def _values(limits: Measured, values: tuple[Array, Array], truth: Array, name: s
 
 def _names(task: Task, classes: Sequence[Array | None], at: int) -> tuple[str, str, str]:
     """Return the names of a sample's true class and of the two that were found; empty where not known."""
-    numbers = ("" if each is None else int(each[at]) for each in classes)
+    numbers = ("" if each is None or each[at] < 0 else int(each[at]) for each in classes)
     truth, theirs, ours = (
         task.labels[number] if isinstance(number, int) and number < len(task.labels) else str(number)
         for number in numbers

@@ -10,12 +10,12 @@ import numpy as np
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, ManifestError, counted, first_line
 from lstm_edge_runtime.golden import GoldenFolder, read_golden, replay
-from lstm_edge_runtime.manifest import Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_golden
-from lstm_edge_runtime.tolerance import Comparison, compare
+from lstm_edge_runtime.tolerance import Comparison
 
 from ...numerics.cases import Feeds, case_size
-from ...numerics.compare import DRAWS, Expected, Measured
+from ...numerics.compare import DRAWS, Expected, Measured, channel_limits, compare_within
 from ...numerics.verify import record_golden
 from ..config import ValidateConfig
 from ..reference import ModelFile, ReferenceModel
@@ -47,7 +47,8 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
             measured = subject.measure(lambda _: golden.outputs, case.inputs, draws=DRAWS)
             wrong.extend(_wrong_limits(subject, golden, measured))
             by_parent = subject.budgets and subject.reference.computation is not subject.graph
-            return judged(name, _float_records(golden, measured) if by_parent else measured.records)
+            exact = measured.known.ref64
+            return judged(name, compare_recorded(golden, exact) if by_parent else measured.records)
 
         yield subject.ask(name, compare)
     yield answered("limits of the golden case", "; ".join(wrong))
@@ -125,14 +126,11 @@ def _widened(golden: Golden, manifest: Manifest) -> Golden:
     return golden._replace(inputs=inputs)
 
 
-def _float_records(golden: Golden, measured: Measured) -> tuple[Comparison, ...]:
-    """Compare the outputs of a quantized file's case, which its float parent gave, without any budget."""
+def compare_recorded(golden: Golden, exact: Feeds) -> tuple[Comparison, ...]:
+    """Compare the outputs of a case with what they were recorded from, but for rounding."""
     floats = [array.dtype for array in golden.inputs.values() if array.dtype.kind == "f"]
     relative = _FLOAT_ERRORS * max((float(np.finfo(dtype).eps) for dtype in floats), default=0.0)
-    return tuple(
-        compare(name, golden.outputs[name], exact, floor=0.0, limit=relative * np.abs(exact).max(initial=0.0))
-        for name, exact in measured.known.ref64.items()
-    )
+    return compare_within(golden.outputs, exact, channel_limits(exact, relative))
 
 
 def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Iterator[str]:
@@ -157,16 +155,19 @@ def _wrong_limits(subject: Subject, golden: Golden, measured: Measured) -> Itera
                 limits = limits.max(axis=over, keepdims=True)
         else:  # one an output, as lifted files and those made before have
             limits = golden_limits(golden._replace(floor={name: largest}, limit={}), name)
-        found = {"limit": (golden_limits(golden, name), limits)}
+        yield from loose(f"limit of {name}", golden_limits(golden, name), limits)
         if not budgets:
-            found["floor"] = np.asarray(golden.floor.get(name, 0.0)), np.asarray(largest)
-        for what, (one, other) in found.items():
-            with np.errstate(divide="ignore", invalid="ignore"):
-                ratio = np.nan_to_num(one / other, nan=0.0, posinf=np.inf)  # both may be 0
-            worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
-            if ratio[worst] > _SLACK:
-                has, most = (np.broadcast_to(each, ratio.shape)[worst] for each in (one, _SLACK * other))
-                yield f"{what} of {name}: the file has {has:.3g}, expected at most {most:.3g}"
+            yield from loose(f"floor of {name}", np.asarray(golden.floor.get(name, 0.0)), np.asarray(largest))
+
+
+def loose(name: str, recorded: Array, found: Array) -> Iterator[str]:
+    """Return where recorded limits are wider than needed."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        ratio = np.nan_to_num(recorded / found, nan=0.0, posinf=np.inf)  # both may be 0
+    worst = np.unravel_index(int(np.argmax(ratio)), ratio.shape)
+    if ratio[worst] > _SLACK:
+        has, most = (np.broadcast_to(each, ratio.shape)[worst] for each in (recorded, _SLACK * found))
+        yield f"{name}: the file has {has:.3g}, expected at most {most:.3g}"
 
 
 def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
@@ -175,39 +176,37 @@ def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
     if file.manifest.golden is None and config.golden is None:
         yield Check("golden", "skipped", "the file carries no golden case, and no folder was given")
     if file.manifest.golden is not None:
-        yield from _own_case(file.model, file.manifest.golden, config)
+        yield from _replayed("the file's own case", _own_case(file.model, file.manifest.golden), config)
     if config.golden is not None:
-        yield from _folder(file.model, read_golden(config.golden), config)
+        folder = read_golden(config.golden)
+        yield from _replayed(folder.sets[0].name, _folder(file.model, folder), config)
 
 
-def _own_case(model: Model, golden: Golden, config: ValidateConfig) -> Iterator[Check]:
+Replays = Iterator[tuple[str, Sequence[Comparison], Golden]]
+"""What was replayed, the comparisons and the case."""
+
+
+def _replayed(first: str, replays: Replays, config: ValidateConfig) -> Iterator[Check]:
     try:
-        found = model.selftest()
+        for name, records, golden in replays:
+            if config.overridden:
+                limits = {each.name: config.own_limit(golden.outputs[each.name]) for each in records}
+                records = [replace(each, limit=limits[each.name], error=each.max_abs) for each in records]
+            yield judged(name, records)
     except LstmEdgeError as error:
-        yield Check("the file's own case", "failed", first_line(error))
-        return
+        yield Check(first, "failed", first_line(error))
+
+
+def _own_case(model: Model, golden: Golden) -> Replays:
+    found = model.selftest()
     for how, records in (("", found.whole), (" in chunks, states carried", found.chunked)):
         if records:
-            yield _judged(f"the file's own case{how}", records, golden, config)
+            yield f"the file's own case{how}", records, golden
 
 
-def _folder(model: Model, folder: GoldenFolder, config: ValidateConfig) -> Iterator[Check]:
-    try:
-        records = replay(model, folder)
-    except LstmEdgeError as error:
-        yield Check(folder.sets[0].name, "failed", first_line(error))
-        return
+def _folder(model: Model, folder: GoldenFolder) -> Replays:
+    records = replay(model, folder)
     cases = {each.name: each.golden for each in folder.sets}
     for name, carried in dict.fromkeys((each.set_name, each.carried) for each in records):
         found = [each.comparison for each in records if (each.set_name, each.carried) == (name, carried)]
-        about = f"{name}, states carried from the set before" if carried else name
-        yield _judged(about, found, cases[name], config)
-
-
-def _judged(name: str, records: Sequence[Comparison], golden: Golden, config: ValidateConfig) -> Check:
-    if config.overridden:
-        records = [
-            replace(each, limit=config.own_limit(golden.outputs[each.name]), error=each.max_abs)
-            for each in records
-        ]
-    return judged(name, records)
+        yield f"{name}, states carried from the set before" if carried else name, found, cases[name]
