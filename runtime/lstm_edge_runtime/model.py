@@ -125,21 +125,21 @@ def load(
         for each in (stamp, *beside):
             each.check()
     interface = _read_interface(session, manifest, states, file, name if stamp else None)
+    given = providers is not None
+    own = engine if interface.stream is None else "onnxruntime"  # else the native engine runs that graph
     core = Core(
         session,
         interface,
         Identity(data, beside, interface.identity if file is None else ""),
         has_manifest=manifest is not None,
         check=check,
-        open_native=_native(engine, session, file, interface, options.threads, given=providers is not None)
-        if interface.stream is None
-        else lambda: None,
-        native_calls=engine == "native" and interface.stream is None,
+        open_native=_native(own, session, file, interface, options.threads, given=given),
+        native_calls=own == "native",
     )
     if interface.stream is None:
         return Model(core, options)
     check_stream(interface)
-    open_native = partial(_native, engine, given=providers is not None)
+    open_native = partial(_native, engine, given=given)
     model = Model(core, options, partial(_open_stream, name, data, file, options, core, open_native))
     if engine == "native":
         model.stream(reset_every="never")
