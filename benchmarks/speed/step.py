@@ -40,7 +40,7 @@ COUNTS = {"S": 600, "M": 300, "L": 40, "XL": 12}
 FLAGS = ("-O3", "-D_GNU_SOURCE", "-march=native", "-mprefer-vector-width=512", "-shared", "-fPIC")
 Change = tuple[str, str, str]
 """A source file, what it contains, and what replaces it."""
-SAME_ORDER: Change = ("stream.c", "w->backward = !w->backward;", "w->backward = false;")
+SAME_ORDER: Change = ("stream.c", "w->backward = !p->near && !w->backward;", "w->backward = false;")
 SMALL_PAGES: Change = ("memory.c", "MADV_HUGEPAGE);", "MADV_NOHUGEPAGE);")
 NOT_AHEAD: Change = ("kernels.c", "__builtin_prefetch((const char *)w + LE_AHEAD + i)", "(void)w")
 SECOND_LEVEL: Change = ("kernels.c", "LE_AHEAD + i)", "LE_AHEAD + i, 0, 2)")

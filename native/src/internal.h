@@ -25,27 +25,46 @@
 /* Weights of a program from which on they lie in large pages of their own and are asked for ahead, as they do not
    all stay in a core's own cache; and how many bytes ahead. */
 #define LE_FAR (1u << 20)
+/* Bytes of a program up to which they stay in a first-level cache. */
+#define LE_NEAR (40u << 10)
 #define LE_LARGE_PAGE (1u << 21)
 #define LE_AHEAD 2048u
 /* Working memory that is kept for the next call, for each of the two sizes. */
 #define LE_SPARES 16u
 #define LE_MAX_THREADS 256u
 
-/* Weights as one instruction set wants them; kernels.c says how they lie. */
+typedef struct le_workspace le_workspace;
+typedef struct le_matrix le_matrix;
+
+/* The rows of a product: y = start + x @ weights.T. stride is in numbers; start_stride is 0 for a bias. */
 typedef struct {
+    const float *x;
+    size_t stride;
+    const float *start;
+    size_t start_stride;
+    float *y;
+    size_t y_stride;
+} le_rows;
+
+/* The product of one row, and of several. */
+typedef void le_one(const le_matrix *, const float *x, const float *start, float *y, const le_workspace *);
+typedef void le_many(const le_matrix *, const le_rows *, const le_workspace *, size_t rows);
+
+/* Weights as one instruction set wants them; kernels.c says how they lie. */
+struct le_matrix {
+    le_one *one;
+    le_many *many;
     size_t k, m;     /* inputs and outputs */
+    size_t tail;     /* of gates: from one to the next, where the units do not fill a vector */
     size_t units;    /* k, in the unit of one multiply-add: 4 inputs where they are quantized, else 1 */
-    size_t vectors;  /* outputs, in whole vectors */
-    size_t group;    /* vectors that lie side by side, at most 5 */
-    size_t groups;   /* how many such groups there are */
-    size_t split;    /* partial sums of each output, to hide the latency of an addition */
-    size_t padded;   /* numbers in one row of output: groups * group * lanes */
+    size_t groups;   /* of at most 5 vectors that lie side by side */
+    size_t padded;   /* numbers in one row of output: whole vectors */
     bool seven;      /* quantized inputs, in bytes, and weights of at most 64: two products fit 16 bits */
     void *weights;
     float *bias;     /* padded */
     float *scales;   /* padded; NULL for float32 */
     int32_t *sums;   /* padded: the sum of each output's int8 weights; NULL where the inputs are not quantized */
-} le_matrix;
+};
 
 typedef struct {
     le_function kind;
@@ -55,6 +74,7 @@ typedef struct {
 typedef struct {
     le_code code;
     bool last_only;            /* nothing but a last step's output depends on it */
+    bool usual;                /* of a layer: it has the usual functions, and neither clip, peepholes nor input_forget */
     bool shared;               /* its weights and vectors are an earlier operation's */
     uint32_t in, h, c, out, next_c;
     size_t size[6];            /* whole numbers, as the code says */
@@ -97,7 +117,7 @@ typedef struct {
  * depend on each other in one order only, but not on the last recurrent operation's product with its old h: a
  * single row's backward step begins with that (`ahead`).
  */
-typedef struct {
+struct le_workspace {
     size_t capacity;
     bool backward, is_ahead;
     bool far; /* whether each matrix is read once, and has to be asked for ahead if the program is large */
@@ -108,7 +128,7 @@ typedef struct {
     int16_t *quantized;
     float *row_scale;
     int32_t *row_zero;
-} le_workspace;
+};
 
 typedef struct le_pool le_pool;
 
@@ -123,9 +143,9 @@ typedef struct le_slab {
 typedef struct {
     const char *name;
     size_t lanes;
-    /* Lay out (m, k) weights; scales NULL for float32, `quantized` whether the inputs will be. False where there is
-       no memory. */
-    bool (*pack)(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m,
+    /* Lay out (m, k) weights of so many gates; scales NULL for float32, `quantized` whether the inputs will be. False
+       where there is no memory. */
+    bool (*pack)(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
                  const float *bias, const float *scales, bool quantized);
     /* Begin a backward step of one row. */
     void (*look_ahead)(const lstm_edge_program *program, const le_workspace *workspace);
@@ -150,6 +170,8 @@ struct lstm_edge_program {
     size_t size;       /* of the file */
     bool far;          /* whether it is as large as LE_FAR */
     bool indexed;      /* whether an input is looked up in a table */
+    bool near;         /* whether a core's own cache keeps it, so that the order of reading does not matter */
+    bool moves;        /* whether a step ends with copying outputs or states, or counting */
     bool ends;         /* whether a counter has an end */
     bool chunked;      /* whether an operation may take many steps before the next operation runs */
     size_t row_bytes;  /* of all buffers that are no past */

@@ -2,13 +2,15 @@
  * The kernels, compiled once an instruction set: LE_ISA is its name as a token, LE_LANES the floats in a
  * vector, LE_ROWS the rows of a tile.
  *
- * Weights lie as [group][k][vector of the group][lane], the gates of a layer end to end. A tile holds the sums of some rows and one group in
- * registers while k runs; a single row takes several groups at once, so that about eight sums hide the
+ * Weights lie as [group][k][vector of the group][lane]. Of a layer's gates the first vectors come first, side by side, and
+ * last what fills no vector of units, all gates in as few vectors as can be. A tile holds the sums of some rows and one
+ * group in registers while k runs; a single row takes several groups at once, so that about eight sums hide the
  * latency of an addition. However many rows a tile has, each output starts from its bias (or from the sum so
- * far) and adds its products in the order of k; where a matrix is so small that one group is all, `split`
- * partial sums take every split-th k and are added at the end, for any number of rows. int8 weights of inputs in
- * float32 are widened in registers, if floats would not fit the cache, and their sum is multiplied by the scale at the end. Hence the same bits
- * on every path. Products are contracted to fused multiply-adds in madd() and nowhere else.
+ * far) and adds its products in the order of k; where a matrix is so small that one group is all, up to eight
+ * partial sums take every so many k and are added at the end, for any number of rows; a single output is a dot product.
+ * int8 weights of inputs in float32 are widened in registers, if floats would not fit the cache, and their sum is
+ * multiplied by the scale at the end. Hence the same bits on every path. Products are contracted to fused multiply-adds
+ * in madd() and nowhere else.
  */
 #include <math.h>
 #include <stdlib.h>
@@ -24,6 +26,7 @@
 
 #define L ((size_t)LE_LANES)
 #define INLINE static inline __attribute__((always_inline))
+#define NOINLINE static __attribute__((noinline))
 #define UNROLL _Pragma("GCC unroll 16")
 
 typedef float vf __attribute__((vector_size(4 * LE_LANES)));
@@ -212,14 +215,14 @@ INLINE vf vtanh(vf x) {
 }
 #endif
 
-static __attribute__((noinline)) vf by_lane(vf x, float (*f)(float)) {
+NOINLINE vf by_lane(vf x, float (*f)(float)) {
     for (size_t i = 0; i < L; i++) x[i] = f(x[i]);
     return x;
 }
 
 static float softplus(float x) { return log1pf(expf(-fabsf(x))) + (x > 0.f ? x : isnan(x) ? x : 0.f); }
 
-static __attribute__((noinline)) vf apply(const le_activation *a, vf x) {
+NOINLINE vf apply(const le_activation *a, vf x) {
     const vf alpha = set1(a->alpha), beta = set1(a->beta), zero = {0};
     switch (a->kind) {
     case LE_RELU: return largest(zero, x);
@@ -253,7 +256,7 @@ static __attribute__((noinline)) vf apply(const le_activation *a, vf x) {
     }
 }
 
-static __attribute__((noinline)) vf combine(le_binary kind, vf a, vf b) {
+NOINLINE vf combine(le_binary kind, vf a, vf b) {
     switch (kind) {
     case LE_ADD: return a + b;
     case LE_SUBTRACT: return a - b;
@@ -359,53 +362,60 @@ INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
 #endif
 }
 
+/* Store whole numbers of 8 or 16 bits, a vector of them: what is behind is written later, or nobody's. */
+INLINE void store_whole(char *to, vi v, const bool bytes) {
+#if LE_LANES == 8
+    const __m256i whole = (__m256i)v;
+    const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    if (bytes) _mm_storel_epi64((__m128i *)to, _mm_packus_epi16(words, words));
+    else _mm_storeu_si128((__m128i *)to, words);
+#else
+    if (bytes) *(vu8 *)to = __builtin_convertvector(v, vu8);
+    else *(vi16 *)to = __builtin_convertvector(v, vi16);
+#endif
+}
+
+INLINE void range_of(vf v, vf *low, vf *high, vf *odd) {
+    *low = smallest(*low, v);
+    *high = largest(*high, v);
+    *odd += v * 0.f;
+}
+
 /* Quantize rows of k numbers as DynamicQuantizeLinear does, each by itself. */
-static void quantize(const le_matrix *m, const float *x, size_t stride, size_t rows, const le_workspace *w) {
-    const vf magic = set1(12582912.f);
-    const size_t each = EACH_INPUT(m->seven);
+NOINLINE void quantize(const le_matrix *m, const float *x, size_t stride, size_t rows, const le_workspace *w) {
+    const size_t each = EACH_INPUT(m->seven), whole = m->k / L * L, padded = m->units * 4;
     for (size_t row = 0; row < rows; row++, x += stride) {
-        char *to = (char *)w->quantized + row * m->units * 4 * each;
+        char *to = (char *)w->quantized + row * padded * each;
         vf low = {0}, high = {0}, odd = {0};
-        for (size_t k = 0; k < m->k; k += L) {
-            vf v = load_some(x + k, m->k - k, 0.f);
-            low = smallest(low, v);
-            high = largest(high, v);
-            odd += v * 0.f;
-        }
+        for (size_t k = 0; k < whole; k += L) range_of(load(x + k), &low, &high, &odd);
+        if (whole < m->k) range_of(load_some(x + whole, m->k - whole, 0.f), &low, &high, &odd);
         const float least = -largest_of(-low), most = largest_of(high);
         float scale = most / 255.f - least / 255.f, exact = (most - least) / 255.f;
         scale = isinf(exact) ? scale : exact;
         scale = scale == 0.f ? 1.f : scale;
         const bool finite = sum(odd) == 0.f;
         scale = finite ? scale : NAN;
-        const float zero = finite ? rintf(fminf(fmaxf(-least / scale, 0.f), 255.f)) : 0.f;
+        const float level = -least / scale, zero = finite ? rintf(level < 255.f ? level : 255.f) : 0.f;
         w->row_scale[row] = scale;
         const int32_t shift = each == 1 ? OFFSET : (int32_t)zero; /* what is taken off right here */
         w->row_zero[row] = (int32_t)zero - shift;
-        for (size_t k = 0; k < m->units * 4; k += L) {
-            vf v = load_some(x + k, k < m->k ? m->k - k : 0, 0.f);
-            v = smallest(set1(256.f), largest(set1(-256.f), v / scale));
-            v = smallest(set1(255.f), largest(set1(0.f), (v + magic) - magic + zero));
-            const vi whole = finite ? (vi)(v + magic) - 0x4B400000 - shift : (vi){0};
-            const size_t bytes = each * (m->units * 4 - k < L ? m->units * 4 - k : L);
-            const vi16 words = __builtin_convertvector(whole, vi16);
-            const vu8 narrow = __builtin_convertvector(whole, vu8);
-            memcpy(to + k * each, each == 1 ? (const void *)&narrow : (const void *)&words, bytes);
+        /* 1.5 * 2^23: adding it rounds to a whole number, in the low bits */
+        const vf magic = set1(12582912.f), bottom = magic - zero, top = bottom + 255.f;
+        const vi start = (vi){0} + (0x4B400000 - (int32_t)zero + shift), keep = (vi){0} - (int32_t)finite;
+#define LEVELS(v) (((vi)smallest(top, largest(bottom, (v) / scale + magic)) - start) & keep)
+        size_t k = 0;
+        if (each == 1) {
+            for (; k < whole; k += L) store_whole(to + k, LEVELS(load(x + k)), true);
+            for (; k < padded; k += L) store_whole(to + k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), true);
+        } else {
+            for (; k < whole; k += L) store_whole(to + 2 * k, LEVELS(load(x + k)), false);
+            for (; k < padded; k += L) store_whole(to + 2 * k, LEVELS(load_some(x + k, k < m->k ? m->k - k : 0, 0.f)), false);
         }
+#undef LEVELS
     }
 }
 
 /* --- Products --------------------------------------------------------------------------------------- */
-
-/* The rows of a product: y = start + x @ weights.T. stride is in numbers; start_stride is 0 for a bias. */
-typedef struct {
-    const float *x;
-    size_t stride;
-    const float *start;
-    size_t start_stride;
-    float *y;
-    size_t y_stride;
-} rows_of;
 
 /* The sums of a tile, a flat array so that each is a register once the loops are unrolled. */
 #define AT(r, j, s, i) ((((r) * J + (j)) * S + (s)) * G + (i))
@@ -424,7 +434,7 @@ INLINE vf weights_at(const char *w, size_t at, const size_t each) {
 
 /* One tile: R rows, J groups of G vectors, S partial sums of each, weights of `each` bytes; `far` ones are asked for
    ahead. All six are constants where it is called. */
-INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group, const size_t R, const size_t J,
+INLINE void tile(const le_matrix *m, const le_rows *p, size_t row, size_t group, const size_t R, const size_t J,
                  const size_t G, const size_t S, const size_t each, const bool far) {
     vf a[MOST];
     const float *x[LE_ROWS];
@@ -460,7 +470,6 @@ INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group,
         if (S >= 4) EACH(s, 2) a[AT(r, j, s, i)] += a[AT(r, j, s + 2, i)];
         if (S >= 2) a[AT(r, j, 0, i)] += a[AT(r, j, 1, i)];
         const size_t vector = (group + j) * G + i;
-        if (vector >= m->vectors) continue;
         vf v = a[AT(r, j, 0, i)];
         if (each == 1) v = madd(load(m->scales + vector * L), v, load(p->start + (row + r) * p->start_stride + vector * L));
         store(p->y + (row + r) * p->y_stride + vector * L, v);
@@ -468,7 +477,7 @@ INLINE void tile(const le_matrix *m, const rows_of *p, size_t row, size_t group,
 }
 
 /* The same for int8 weights and quantized inputs. An int32 sum is exact in any order, so that it needs no partial sums. */
-INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t row, size_t group,
+INLINE void tile8(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t row, size_t group,
                   const size_t R, const size_t J, const size_t G, const bool far, const bool seven) {
     const size_t S = 1;
     vi a[MOST];
@@ -482,100 +491,152 @@ INLINE void tile8(const le_matrix *m, const rows_of *p, const le_workspace *ws, 
             EACH(j, J) EACH(i, G) a[AT(r, j, 0, i)] = dot(a[AT(r, j, 0, i)], x, w + j * next + i * 4 * L, seven);
         }
     }
-    EACH(r, R) EACH(j, J) EACH(i, G) {
-        const size_t vector = (group + j) * G + i;
-        if (vector >= m->vectors) continue;
-        const vi sums = *(const vi *)(m->sums + vector * L);
-        const vf scale = load(m->scales + vector * L) * ws->row_scale[row + r];
-        const vf whole = __builtin_convertvector(a[AT(r, j, 0, i)] - sums * ws->row_zero[row + r], vf);
-        const vf start = load(p->start + (row + r) * p->start_stride + vector * L);
-        store(p->y + (row + r) * p->y_stride + vector * L, start + whole * scale);
+    const size_t first = group * G * L;
+    const int32_t *sums = m->sums + first;
+    const float *scales = m->scales + first;
+    EACH(r, R) {
+        const vi zero = (vi){0} + ws->row_zero[row + r];
+        const vf scale = set1(ws->row_scale[row + r]);
+        const float *start = p->start + (row + r) * p->start_stride + first;
+        float *y = p->y + (row + r) * p->y_stride + first;
+        EACH(j, J * G) { /* the sums of a row lie one after another */
+            const vf whole = __builtin_convertvector(a[r * J * G + j] - *(const vi *)(sums + j * L) * zero, vf);
+            store(y + j * L, load(start + j * L) + whole * (load(scales + j * L) * scale));
+        }
     }
 }
 
 /* What the weights of a product are: floats; int8 that is widened; int8 of quantized inputs, at most 64 or not. */
 typedef enum { FLOATS, WIDENED, QUANTIZED, SEVEN_BITS } form;
 
-INLINE void product_of(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const form kind,
-                       const size_t G) {
+#define TILE(p, row, group, R, J, S, far)                                                  \
+    (kind < QUANTIZED ? tile(m, p, row, group, R, J, G, S, kind == WIDENED ? 1 : 4, far) \
+                      : tile8(m, p, ws, row, group, R, J, G, far, kind == SEVEN_BITS))
+
+/* `split`: a matrix of one group, or of five vectors a group. */
+INLINE void one_row(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws,
+                    const form kind, const size_t G, const bool split) {
     const size_t J = 8 / G, S = G == 3 || G == 5 ? 2 : 8 / G;
+    const le_rows p = {.x = x, .start = start, .y = y};
+    if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
+    if (split) {
+        for (size_t group = 0; group < (G == 5 ? m->groups : 1); group++) TILE(&p, 0, group, 1, 1, S, false);
+        return;
+    }
     const bool backward = ws->backward;
     const bool far = G >= 3 && (ws->far || m->padded * m->units * (kind == WIDENED ? 1 : 4) > LE_FAR);
-    const size_t each = kind == WIDENED ? 1 : sizeof(float);
-#define TILE(row, group, R, J, far) \
-    (kind < QUANTIZED ? tile(m, p, row, group, R, J, G, 1, each, far) \
-                      : tile8(m, p, ws, row, group, R, J, G, far, kind == SEVEN_BITS))
-    if (m->split > 1 || G == 5) {
-        for (size_t row = 0; row < rows; row++) {
-            for (size_t group = 0; group < m->groups; group++) {
-                if (kind < QUANTIZED) tile(m, p, row, group, 1, 1, G, S, each, false);
-                else tile8(m, p, ws, row, group, 1, 1, G, false, kind == SEVEN_BITS);
-            }
-        }
-        return;
+    const size_t whole = m->groups / J, rest = m->groups % J;
+    if (backward) {
+        for (size_t i = rest; i-- > 0;) TILE(&p, 0, whole * J + i, 1, 1, 1, false);
     }
-    if (rows == 1) {
-        const size_t whole = m->groups / J, rest = m->groups % J;
-        if (backward) {
-            for (size_t i = rest; i-- > 0;) TILE(0, whole * J + i, 1, 1, false);
-        }
-        for (size_t i = 0; i < whole; i++) {
-            const size_t group = (backward ? whole - 1 - i : i) * J;
-            if (far) TILE(0, group, 1, J, true);
-            else TILE(0, group, 1, J, false);
-        }
-        if (!backward) {
-            for (size_t i = 0; i < rest; i++) TILE(0, whole * J + i, 1, 1, false);
-        }
-        return;
+    for (size_t i = 0; i < whole; i++) {
+        const size_t group = (backward ? whole - 1 - i : i) * J;
+        if (far) TILE(&p, 0, group, 1, J, 1, true);
+        else TILE(&p, 0, group, 1, J, 1, false);
     }
+    if (!backward) {
+        for (size_t i = 0; i < rest; i++) TILE(&p, 0, whole * J + i, 1, 1, 1, false);
+    }
+}
+
+INLINE void many_rows(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows, const form kind,
+                      const size_t G) {
+    if (kind >= QUANTIZED) quantize(m, p->x, p->stride, rows, ws);
     for (size_t i = 0; i < m->groups; i++) {
-        const size_t group = backward ? m->groups - 1 - i : i;
+        const size_t group = ws->backward ? m->groups - 1 - i : i;
         size_t row = 0;
-        for (; row + LE_ROWS <= rows; row += LE_ROWS) TILE(row, group, LE_ROWS, 1, false);
-        for (; row + 2 <= rows; row += 2) TILE(row, group, 2, 1, false);
-        if (row < rows) TILE(row, group, 1, 1, false);
-    }
-#undef TILE
-}
-
-INLINE void product_by(const le_matrix *m, const rows_of *p, const le_workspace *ws, size_t rows, const form kind) {
-    switch (m->group) {
-    case 1: product_of(m, p, ws, rows, kind, 1); return;
-    case 2: product_of(m, p, ws, rows, kind, 2); return;
-    case 3: product_of(m, p, ws, rows, kind, 3); return;
-    case 5: product_of(m, p, ws, rows, kind, 5); return;
-    default: product_of(m, p, ws, rows, kind, 4); return;
+        for (; row + LE_ROWS <= rows; row += LE_ROWS) TILE(p, row, group, LE_ROWS, 1, 1, false);
+        for (; row + 2 <= rows; row += 2) TILE(p, row, group, 2, 1, 1, false);
+        if (row < rows) TILE(p, row, group, 1, 1, 1, false);
     }
 }
 
-static __attribute__((noinline)) void product(const le_matrix *m, const rows_of *p, const le_workspace *ws,
-                                              size_t rows) {
-    if (m->scales == NULL) {
-        product_by(m, p, ws, rows, FLOATS);
-    } else if (m->sums == NULL) {
-        product_by(m, p, ws, rows, WIDENED);
-    } else {
-        quantize(m, p->x, p->stride, rows, ws);
-        if (SEVEN && m->seven) product_by(m, p, ws, rows, SEVEN_BITS);
-        else product_by(m, p, ws, rows, QUANTIZED);
+static void row_by_row(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {
+    for (size_t r = 0; r < rows; r++) {
+        m->one(m, p->x + r * p->stride, p->start + r * p->start_stride, p->y + r * p->y_stride, ws);
     }
 }
 
-static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m,
+/* A single output of inputs in float32. */
+static void one_output(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws) {
+    (void)ws;
+    const float *w = m->weights;
+    vf a[4] = {{0}};
+    size_t k = 0;
+    for (; k + 4 * L <= m->k; k += 4 * L) {
+        EACH(s, 4) a[s] = madd(load(x + k + s * L), load(w + k + s * L), a[s]);
+    }
+    for (; k < m->k; k += L) a[0] = madd(load_some(x + k, m->k - k, 0.f), load(w + k), a[0]);
+    *y = *start + sum((a[0] + a[1]) + (a[2] + a[3]));
+}
+
+#define SPLIT(F, G)                                                                                                  \
+    NOINLINE void split_##F##G(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws) { \
+        one_row(m, x, start, y, ws, F, G, true);                                                                    \
+    }
+#define PRODUCTS(F, G)                                                                                              \
+    NOINLINE void one_##F##G(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws) { \
+        one_row(m, x, start, y, ws, F, G, false);                                                                   \
+    }                                                                                                               \
+    NOINLINE void many_##F##G(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {             \
+        many_rows(m, p, ws, rows, F, G);                                                                            \
+    }                                                                                                               \
+    SPLIT(F, G)
+#define GROUPS(F) PRODUCTS(F, 1) PRODUCTS(F, 2) PRODUCTS(F, 3) PRODUCTS(F, 4) SPLIT(F, 5)
+#define NAMED(F, G) {one_##F##G, many_##F##G, split_##F##G}
+#define ALL(F) {NAMED(F, 1), NAMED(F, 2), NAMED(F, 3), NAMED(F, 4), {NULL, NULL, split_##F##5}}
+
+GROUPS(FLOATS)
+GROUPS(WIDENED)
+GROUPS(QUANTIZED)
+#if SEVEN
+GROUPS(SEVEN_BITS)
+#endif
+
+/* By form, and one less than the vectors in a group. */
+static const struct {
+    le_one *one;
+    le_many *many;
+    le_one *split;
+} PRODUCT[][5] = {
+    ALL(FLOATS),
+    ALL(WIDENED),
+    ALL(QUANTIZED),
+#if SEVEN
+    ALL(SEVEN_BITS),
+#endif
+};
+
+INLINE void product(const le_matrix *m, const le_rows *p, const le_workspace *ws, size_t rows) {
+    if (rows == 1) m->one(m, p->x, p->start, p->y, ws);
+    else m->many(m, p, ws, rows);
+}
+
+/* Numbers between two gates of so many units that fill no vector: what one store writes should hold what a load reads. */
+INLINE size_t tail_of(size_t units) {
+#if LE_LANES > 4
+    if (units > 0 && units <= 4) return 4;
+#endif
+#if LE_LANES > 8
+    if (units > 4 && units <= 8) return 8;
+#endif
+    return units;
+}
+
+static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
                  const float *bias, const float *scales, bool quantized) {
-    const size_t vectors = (m + L - 1) / L;
+    const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && program->size >= LE_FAR / 4;
+    const bool scaled = narrow || quantized, single = m == 1 && !scaled;
+    const size_t each = m / gates, whole = each / L * L, tail = tail_of(each - whole);
+    const size_t vectors = (gates * (whole + tail) + L - 1) / L;
     size_t group = vectors == 5 || vectors == 10 ? 5 : 4;
-    for (size_t g = 3; g > 0; g--) {
+    /* Gates may be padded by a vector, as one vector at a time would wait for its sums. */
+    for (size_t g = 3; g > (gates > 1 && vectors > 1); g--) {
         if ((vectors + g - 1) / g * g < (vectors + group - 1) / group * group) group = g;
     }
     const size_t groups = (vectors + group - 1) / group, units = quantized ? (k + 3) / 4 : k;
-    *matrix = (le_matrix){.k = k, .m = m, .units = units, .vectors = vectors, .group = group, .groups = groups};
-    matrix->padded = groups * group * L;
-    matrix->split = group == 5 ? 2 : groups == 1 ? 8 / group : 1;
-    const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && program->size >= LE_FAR / 4;
-    const bool scaled = narrow || quantized;
-    matrix->weights = le_weights(program, matrix->padded * units, narrow ? 1 : sizeof(float));
+    *matrix = (le_matrix){.k = k, .m = m, .tail = tail, .units = units, .groups = groups, .padded = groups * group * L};
+    matrix->weights = le_weights(program, single ? k + L : matrix->padded * units, narrow ? 1 : sizeof(float));
     matrix->bias = le_zeros(matrix->padded, sizeof(float));
     matrix->scales = scaled ? le_zeros(matrix->padded, sizeof(float)) : NULL;
     matrix->sums = quantized ? le_zeros(matrix->padded, sizeof(int32_t)) : NULL;
@@ -586,21 +647,28 @@ static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weig
         const int8_t weight = ((const int8_t *)weights)[i];
         matrix->seven = weight >= -64 && weight <= 64;
     }
+    const form kind = !scaled ? FLOATS : narrow ? WIDENED : matrix->seven ? SEVEN_BITS : QUANTIZED;
+    const bool split = groups == 1 || group == 5;
+    matrix->one = single ? one_output : split ? PRODUCT[kind][group - 1].split : PRODUCT[kind][group - 1].one;
+    matrix->many = single || split ? row_by_row : PRODUCT[kind][group - 1].many;
     float *floats = matrix->weights;
     int8_t *bytes = matrix->weights;
     for (size_t j = 0; j < m; j++) {
-        const size_t vector = j / L, lane = j % L;
+        const size_t gate = j / each, unit = j % each;
+        const size_t place = unit < whole ? unit / L * L * gates + gate * L + unit % L
+                                          : gates * whole + gate * tail + unit - whole;
+        const size_t vector = place / L, lane = place % L;
         const size_t start = (vector / group * units * group + vector % group) * L;
         const int8_t *from = (const int8_t *)weights + j * k;
-        if (bias != NULL) matrix->bias[j] = bias[j];
-        if (scaled) matrix->scales[j] = scales[j];
+        if (bias != NULL) matrix->bias[place] = bias[j];
+        if (scaled) matrix->scales[place] = scales[j];
         for (size_t i = 0; i < k; i++) {
-            const size_t to = start + i * group * L + lane;
+            const size_t to = single ? i : start + i * group * L + lane;
             if (scales == NULL) {
                 memcpy(floats + to, weights + (j * k + i) * sizeof(float), sizeof(float));
             } else if (quantized) {
                 bytes[start * 4 + i / 4 * group * L * 4 + int8_place(lane, i % 4, matrix->seven)] = from[i];
-                matrix->sums[j] += from[i];
+                matrix->sums[place] += from[i];
             } else if (narrow) {
                 bytes[to] = from[i];
             } else {
@@ -615,111 +683,152 @@ static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weig
 
 INLINE vf clipped(vf x, float clip) { return clip > 0.f ? smallest(set1(clip), largest(set1(-clip), x)) : x; }
 
-/* ONNX's gates: input, output, forget, cell. `plain` is a cell without peepholes, clip or other functions. */
-INLINE void lstm_cell(const le_op *op, const bool plain, const float *g, const float *s, const float *c, float *h,
-                      float *new_c, size_t hidden) {
-    const size_t vectors = (hidden + L - 1) / L;
-    for (size_t v = 0; v < vectors; v++, g += L, s += L) {
-        const vf before = load(c + v * L);
-        vf i = load(g) + load(s), o = load(g + hidden) + load(s + hidden);
-        vf f = load(g + 2 * hidden) + load(s + 2 * hidden), z = load(g + 3 * hidden) + load(s + 3 * hidden);
-        vf now;
-        if (plain) {
-#if FUSED
-            vf below, top = tanh_parts(z, &below);
-            now = ratio(before, one_and_exp(f)) + ratio(top, below * one_and_exp(i));
-            top = tanh_parts(now, &below);
-            store(h + v * L, ratio(top, below * one_and_exp(o)));
-#else
-            now = madd(sigmoid(f), before, sigmoid(i) * vtanh(z));
-            store(h + v * L, sigmoid(o) * vtanh(now));
+/* Apply a function of a GRU or RNN. */
+INLINE vf gate_of(const le_op *op, const size_t i, vf x) {
+    if (op->usual) return i == 0 ? sigmoid(x) : vtanh(x);
+    return apply(&op->act[i], clipped(x, op->clip));
+}
+
+/* Load a vector of a gate where the gates lie `apart`. */
+INLINE vf gate_at(const float *p, size_t apart) {
+#if LE_LANES == 16
+    if (apart == 4) return (vf)_mm512_zextps128_ps512(_mm_loadu_ps(p));
+    if (apart == 8) return (vf)_mm512_zextps256_ps512(_mm256_loadu_ps(p));
+#elif LE_LANES == 8
+    if (apart == 4) return (vf)_mm256_zextps128_ps256(_mm_loadu_ps(p));
 #endif
+    (void)apart;
+    return load(p);
+}
+
+/* Call CELLS(count, u, apart) for one or two vectors of units, from unit u on; the gates of the last one lie `apart`. Two
+   at a time, as a processor looks ahead for less than one takes. */
+#define EACH_TWO(matrix, CELLS)                                                    \
+    {                                                                              \
+        const size_t units = (matrix)->k;                                          \
+        for (size_t u = 0; u < units; u += 2 * L) {                                \
+            if (units - u > L) CELLS(2, u, units - u < 2 * L ? (matrix)->tail : L); \
+            else CELLS(1, u, units - u < L ? (matrix)->tail : L);                  \
+        }                                                                          \
+    }
+
+/* Gates of the usual LSTM, in ONNX's order: input, output, forget, cell. */
+INLINE void lstm_cells(const size_t count, const float *g, const float *s, const float *c, float *h, float *new_c,
+                       size_t apart) {
+    vf i[2], o[2], f[2], z[2], now[2];
+    EACH(n, count) {
+        const size_t each = n + 1 < count ? L : apart, at = 4 * L * n;
+        i[n] = gate_at(g + at, each) + gate_at(s + at, each);
+        o[n] = gate_at(g + at + each, each) + gate_at(s + at + each, each);
+        f[n] = gate_at(g + at + 2 * each, each) + gate_at(s + at + 2 * each, each);
+        z[n] = gate_at(g + at + 3 * each, each) + gate_at(s + at + 3 * each, each);
+    }
+#if FUSED
+    vf top[2], below[2];
+    EACH(n, count) f[n] = one_and_exp(f[n]);
+    EACH(n, count) i[n] = one_and_exp(i[n]);
+    EACH(n, count) top[n] = tanh_parts(z[n], &below[n]);
+    EACH(n, count) now[n] = ratio(load(c + n * L), f[n]) + ratio(top[n], below[n] * i[n]);
+    EACH(n, count) o[n] = one_and_exp(o[n]);
+    EACH(n, count) top[n] = tanh_parts(now[n], &below[n]);
+    EACH(n, count) store(h + n * L, ratio(top[n], below[n] * o[n]));
+#else
+    EACH(n, count) now[n] = madd(sigmoid(f[n]), load(c + n * L), sigmoid(i[n]) * vtanh(z[n]));
+    EACH(n, count) store(h + n * L, sigmoid(o[n]) * vtanh(now[n]));
+#endif
+    EACH(n, count) store(new_c + n * L, now[n]);
+}
+
+/* Take one step of a row from the gates' sums over x and those over h. */
+NOINLINE void lstm_usual(const le_op *op, const float *g, const float *s, const float *c, float *h, float *new_c) {
+#define CELLS(count, u, apart) lstm_cells(count, g + 4 * u, s + 4 * u, c + u, h + u, new_c + u, apart)
+    EACH_TWO(&op->r, CELLS)
+#undef CELLS
+}
+
+/* The same with other functions, a clip, peepholes or input_forget. */
+NOINLINE void lstm_other(const le_op *op, const float *g, const float *s, const float *c, float *h, float *new_c) {
+    const float *peepholes = op->first;
+    const size_t units = op->r.k, each = (units + L - 1) / L * L;
+    for (size_t u = 0; u < units; u += L, g += 4 * L, s += 4 * L) {
+        const size_t apart = units - u < L ? op->r.tail : L;
+        const vf before = load(c + u);
+        vf i = load(g) + load(s), o = load(g + apart) + load(s + apart);
+        vf f = load(g + 2 * apart) + load(s + 2 * apart), z = load(g + 3 * apart) + load(s + 3 * apart);
+        if (peepholes != NULL) {
+            i = madd(load(peepholes + u), before, i);
+            f = madd(load(peepholes + 2 * each + u), before, f);
+        }
+        i = apply(&op->act[0], clipped(i, op->clip));
+        f = op->flags & 1 ? 1.f - i : apply(&op->act[0], clipped(f, op->clip));
+        z = apply(&op->act[1], clipped(z, op->clip));
+        const vf now = madd(f, before, i * z);
+        if (peepholes != NULL) o = madd(load(peepholes + each + u), now, o);
+        store(h + u, apply(&op->act[0], clipped(o, op->clip)) * apply(&op->act[2], now));
+        store(new_c + u, now);
+    }
+}
+
+/* Gates of the usual GRU with linear_before_reset, in ONNX's order: update, reset, new. */
+INLINE void gru_cells(const size_t count, const float *g, const float *s, const float *h, float *new_h, size_t apart) {
+    vf update[2], reset[2], n[2];
+    EACH(v, count) {
+        const size_t each = v + 1 < count ? L : apart, at = 3 * L * v;
+        update[v] = gate_at(g + at, each) + gate_at(s + at, each);
+        reset[v] = gate_at(g + at + each, each) + gate_at(s + at + each, each);
+    }
+    EACH(v, count) reset[v] = sigmoid(reset[v]);
+    EACH(v, count) {
+        const size_t each = v + 1 < count ? L : apart, at = 3 * L * v + 2 * each;
+        n[v] = madd(reset[v], gate_at(s + at, each), gate_at(g + at, each));
+    }
+    EACH(v, count) update[v] = sigmoid(update[v]);
+    EACH(v, count) n[v] = vtanh(n[v]);
+    EACH(v, count) store(new_h + v * L, madd(update[v], load(h + v * L), (1.f - update[v]) * n[v]));
+}
+
+NOINLINE void gru_usual(const le_op *op, const float *g, float *s, const float *h, float *new_h) {
+#define CELLS(count, u, apart) gru_cells(count, g + 3 * u, s + 3 * u, h + u, new_h + u, apart)
+    EACH_TWO(&op->r, CELLS)
+#undef CELLS
+}
+
+/* The same with other functions or a clip. Without linear_before_reset s has two gates: it takes the update, and new_h
+   reset * h. */
+NOINLINE void gru_other(const le_op *op, const float *g, float *s, const float *h, float *new_h) {
+    const bool before = op->flags & 2;
+    const size_t units = op->r.k;
+    for (size_t u = 0; u < units; u += L, g += 3 * L, s += (before ? 3 : 2) * L) {
+        const size_t apart = units - u < L ? op->r.tail : L;
+        const vf update = gate_of(op, 0, load(g) + load(s)), old = load(h + u);
+        const vf reset = gate_of(op, 0, load(g + apart) + load(s + apart));
+        if (before) {
+            const vf n = gate_of(op, 1, madd(reset, load(s + 2 * apart), load(g + 2 * apart)));
+            store(new_h + u, madd(update, old, (1.f - update) * n));
         } else {
-            const float *peepholes = op->first;
-            const size_t each = vectors * L;
-            if (peepholes != NULL) {
-                i = madd(load(peepholes + v * L), before, i);
-                f = madd(load(peepholes + 2 * each + v * L), before, f);
-            }
-            i = apply(&op->act[0], clipped(i, op->clip));
-            f = op->flags & 1 ? 1.f - i : apply(&op->act[0], clipped(f, op->clip));
-            z = apply(&op->act[1], clipped(z, op->clip));
-            now = madd(f, before, i * z);
-            if (peepholes != NULL) o = madd(load(peepholes + each + v * L), now, o);
-            store(h + v * L, apply(&op->act[0], clipped(o, op->clip)) * apply(&op->act[2], now));
-        }
-        store(new_c + v * L, now);
-    }
-}
-
-static bool has(const le_op *op, size_t count, const le_function *kinds) {
-    for (size_t i = 0; i < count; i++) {
-        if (op->act[i].kind != kinds[i]) return false;
-    }
-    return op->clip == 0.f;
-}
-
-/* Take one step of some rows from the gates' sums over x and those over h. */
-static void lstm_step(const le_op *op, const float *gates, const float *sums, const float *c, float *new_h, float *new_c,
-                      size_t stride, size_t rows) {
-    static const le_function usual[] = {LE_SIGMOID, LE_TANH, LE_TANH};
-    const bool plain = has(op, 3, usual) && op->first == NULL && !(op->flags & 1);
-    const size_t width = op->r.padded, hidden = op->r.k;
-    for (size_t r = 0; r < rows; r++) {
-        const float *g = gates + r * width, *s = sums + r * width, *before = c + r * stride;
-        float *to = new_h + r * stride, *now = new_c + r * stride;
-        if (plain) lstm_cell(op, true, g, s, before, to, now, hidden);
-        else lstm_cell(op, false, g, s, before, to, now, hidden);
-    }
-}
-
-/* ONNX's gates: update, reset, new. */
-static void gru_step(const le_op *op, const le_workspace *ws, const float *gates, float *sums, const float *h,
-                     float *new_h, size_t stride, size_t rows) {
-    static const le_function usual[] = {LE_SIGMOID, LE_TANH};
-    const bool plain = has(op, 2, usual), before_product = op->flags & 2;
-    const size_t width = op->w.padded, recurrent = op->r.padded, units = op->r.k, vectors = (units + L - 1) / L;
-    float *hidden = ws->hidden;
-    for (size_t r = 0; r < rows; r++) {
-        const float *g = gates + r * width;
-        float *s = sums + r * recurrent;
-        for (size_t v = 0; v < vectors; v++, g += L, s += L) {
-            vf update = load(g) + load(s), reset = load(g + units) + load(s + units);
-            update = plain ? sigmoid(update) : apply(&op->act[0], clipped(update, op->clip));
-            reset = plain ? sigmoid(reset) : apply(&op->act[0], clipped(reset, op->clip));
-            const vf old = load(h + r * stride + v * L);
-            if (before_product) {
-                vf n = madd(reset, load(s + 2 * units), load(g + 2 * units));
-                n = plain ? vtanh(n) : apply(&op->act[1], clipped(n, op->clip));
-                store(new_h + r * stride + v * L, madd(update, old, (1.f - update) * n));
-            } else {
-                store(s, update);
-                store(hidden + r * stride + v * L, reset * old);
-            }
-        }
-    }
-    if (before_product) return;
-    /* The new gate's product takes reset * h; it may overwrite nothing of `sums`, which holds the update. */
-    float *fresh = hidden + rows * stride;
-    product(&op->n, &(rows_of){hidden, stride, op->n.bias, 0, fresh, op->n.padded}, ws, rows);
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t v = 0; v < vectors; v++) {
-            const vf update = load(sums + r * recurrent + v * L);
-            vf n = load(gates + r * width + 2 * units + v * L) + load(fresh + r * op->n.padded + v * L);
-            n = plain ? vtanh(n) : apply(&op->act[1], clipped(n, op->clip));
-            store(new_h + r * stride + v * L, madd(update, load(h + r * stride + v * L), (1.f - update) * n));
+            store(s, update);
+            store(new_h + u, reset * old);
         }
     }
 }
 
-static void rnn_step(const le_op *op, const float *gates, const float *sums, float *new_h, size_t stride, size_t rows) {
-    const size_t width = op->r.padded;
-    for (size_t r = 0; r < rows; r++) {
-        for (size_t v = 0; v < op->r.vectors; v++) {
-            const vf x = load(gates + r * width + v * L) + load(sums + r * width + v * L);
-            store(new_h + r * stride + v * L, apply(&op->act[0], clipped(x, op->clip)));
+/* Take the step of some rows to its end, where the new gate's product takes reset * h, in `hidden`. */
+NOINLINE void gru_end(const le_op *op, const le_workspace *ws, const float *g, const float *s, const float *h, float *new_h,
+                   size_t stride, size_t rows) {
+    float *fresh = ws->hidden + rows * stride;
+    product(&op->n, &(le_rows){ws->hidden, stride, op->n.bias, 0, fresh, op->n.padded}, ws, rows);
+    for (; rows > 0; rows--, g += op->w.padded, s += op->r.padded, h += stride, new_h += stride, fresh += op->n.padded) {
+        for (size_t u = 0; u < op->r.k; u += L) {
+            const vf update = load(s + 2 * u);
+            const float *new = g + 3 * u + 2 * (op->r.k - u < L ? op->w.tail : L);
+            const vf n = gate_of(op, 1, load(new) + load(fresh + u));
+            store(new_h + u, madd(update, load(h + u), (1.f - update) * n));
         }
     }
+}
+
+NOINLINE void rnn_row(const le_op *op, const float *g, const float *s, float *new_h) {
+    for (size_t u = 0; u < op->r.k; u += L) store(new_h + u, gate_of(op, 0, load(g + u) + load(s + u)));
 }
 
 /* --- Operations ------------------------------------------------------------------------------------- */
@@ -733,10 +842,10 @@ INLINE float *rows_from(const lstm_edge_program *program, const le_workspace *ws
 }
 
 /* The products with h of some rows. */
-static void recur(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, const float *h, float *sums,
+INLINE void recur(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, const float *h, float *sums,
                   size_t rows) {
     const size_t stride = stride_of(program, op->h);
-    product(&op->r, &(rows_of){h, stride, op->r.bias, 0, sums, op->r.padded}, ws, rows);
+    product(&op->r, &(le_rows){h, stride, op->r.bias, 0, sums, op->r.padded}, ws, rows);
 }
 
 /* Take the last recurrent operation's product with h before its turn: le_workspace says why. */
@@ -745,34 +854,45 @@ static void look_ahead(const lstm_edge_program *program, const le_workspace *ws)
     recur(program, op, ws, rows_from(program, ws, op->h, 0), ws->ahead, 1);
 }
 
-static void recurrent(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, size_t rows,
-                      size_t steps) {
-    const size_t width = op->w.padded, stride = stride_of(program, op->out);
-    const rows_of all = {rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
-    const float *h = rows_from(program, ws, op->h, first);
-    const float *c = op->code == LE_LSTM ? rows_from(program, ws, op->c, first) : NULL;
-    float *new_h = rows_from(program, ws, op->out, first);
-    float *new_c = op->code == LE_LSTM ? rows_from(program, ws, op->next_c, first) : NULL;
-    float *gates = ws->gates;
+INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, const size_t rows,
+                      const size_t steps) {
+    const size_t width = op->w.padded, other = op->r.padded, stride = stride_of(program, op->out);
+    const bool lstm = op->code == LE_LSTM, wait = op->code == LE_GRU && !(op->flags & 2);
+    const le_rows all = {rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
+    const float *h = rows_from(program, ws, op->h, first), *c = lstm ? rows_from(program, ws, op->c, first) : NULL;
+    float *new_h = rows_from(program, ws, op->out, first), *new_c = lstm ? rows_from(program, ws, op->next_c, first) : NULL;
+    const float *g = ws->gates;
     const bool ahead = ws->is_ahead && op == program->last_recurrent;
     float *sums = ahead ? ws->ahead : ws->more_gates;
     const bool before = ws->backward && !ahead;
     if (before) recur(program, op, ws, h, sums, rows);
     product(&op->w, &all, ws, rows * steps);
     for (size_t step = 0; step < steps; step++) {
-        if (step > 0) ws->backward = !ws->backward;
+        if (step > 0) ws->backward = !program->near && !ws->backward;
         if (step > 0 || !(before || ahead)) recur(program, op, ws, h, sums, rows);
-        if (op->code == LE_LSTM) lstm_step(op, gates, sums, c, new_h, new_c, stride, rows);
-        else if (op->code == LE_GRU) gru_step(op, ws, gates, sums, h, new_h, stride, rows);
-        else rnn_step(op, gates, sums, new_h, stride, rows);
-        gates += rows * width;
+        for (size_t r = 0; r < rows; r++) {
+            const float *old = h + r * stride, *gates = g + r * width;
+            float *s = sums + r * other, *to = new_h + r * stride;
+            if (lstm) (op->usual ? lstm_usual : lstm_other)(op, gates, s, c + r * stride, to, new_c + r * stride);
+            else if (op->code == LE_RNN) rnn_row(op, gates, s, to);
+            else if (wait) gru_other(op, gates, s, old, ws->hidden + r * stride);
+            else (op->usual ? gru_usual : gru_other)(op, gates, s, old, to);
+        }
+        if (wait) gru_end(op, ws, g, sums, h, new_h, stride, rows);
+        g += rows * width;
         h = new_h;
         new_h += rows * stride;
-        if (op->code == LE_LSTM) {
+        if (lstm) {
             c = new_c;
             new_c += rows * stride;
         }
     }
+}
+
+static void recurrent(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, size_t rows,
+                      size_t steps) {
+    if (rows * steps == 1) recur_for(program, op, ws, 0, 1, 1);
+    else recur_for(program, op, ws, first, rows, steps);
 }
 
 static void linear(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
@@ -780,12 +900,16 @@ static void linear(const lstm_edge_program *program, const le_op *op, const le_w
     const size_t repeat = op->size[0], in = stride_of(program, op->in), out = stride_of(program, op->out);
     const float *x = rows_from(program, ws, op->in, first);
     float *y = rows_from(program, ws, op->out, first);
+    if (repeat * rows == 1) {
+        op->w.one(&op->w, x, op->w.bias, y, ws);
+        return;
+    }
     if (repeat == 1) {
-        product(&op->w, &(rows_of){x, in, op->w.bias, 0, y, out}, ws, rows);
+        product(&op->w, &(le_rows){x, in, op->w.bias, 0, y, out}, ws, rows);
         return;
     }
     for (size_t part = 0; part < repeat; part++) {
-        product(&op->w, &(rows_of){x + part * op->w.k, in, op->w.bias, 0, ws->gates, op->w.padded}, ws, rows);
+        product(&op->w, &(le_rows){x + part * op->w.k, in, op->w.bias, 0, ws->gates, op->w.padded}, ws, rows);
         for (size_t r = 0; r < rows; r++) {
             memcpy(y + r * out + part * op->w.m, ws->gates + r * op->w.padded, op->w.m * sizeof(float));
         }
@@ -829,8 +953,8 @@ static int64_t combine_whole(le_binary kind, int64_t a, int64_t b) {
     }
 }
 
-static __attribute__((noinline)) void binary_whole(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
-                                                   size_t first, size_t rows) {
+NOINLINE void binary_whole(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first,
+                           size_t rows) {
     for (size_t r = first; r < first + rows; r++) {
         const int64_t *a = (const int64_t *)rows_from(program, ws, op->in, r);
         const int64_t *b = (const int64_t *)(op->h == LE_NONE ? op->first : rows_from(program, ws, op->h, r));
@@ -889,7 +1013,7 @@ INLINE size_t oldest(const float *past, size_t frames, size_t width) {
 INLINE size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 /* A past stands as it was before the first of the steps that run at once: later ones find their frames in x. */
-static __attribute__((noinline)) void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                              size_t first, size_t rows, size_t steps) {
     const size_t new = op->size[5], width = program->places[op->in].width / new, frames = op->size[1];
     const size_t apart = op->size[3], count = op->size[4];
@@ -917,7 +1041,7 @@ static __attribute__((noinline)) void window(const lstm_edge_program *program, c
     }
 }
 
-static __attribute__((noinline)) void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+NOINLINE void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                            size_t rows, size_t steps) {
     if (op->in == op->out) return;
     const size_t new = op->size[5], width = program->places[op->in].width / new, frames = op->size[1], all = steps * new;
@@ -936,7 +1060,7 @@ static __attribute__((noinline)) void push(const lstm_edge_program *program, con
     }
 }
 
-static __attribute__((noinline)) void depthwise(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
+NOINLINE void depthwise(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                                 size_t first, size_t rows) {
     const size_t m = program->places[op->out].width, padded = (m + L - 1) / L * L;
     for (size_t r = first; r < first + rows; r++) {
@@ -971,12 +1095,8 @@ static int64_t whole_number(const char *p, lstm_edge_type type, size_t i) {
     }
 }
 
-static void run(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, size_t rows,
-                size_t steps) {
-    if (op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN) {
-        recurrent(program, op, ws, first, rows, steps);
-        return;
-    }
+NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const le_workspace *ws, size_t first, size_t rows,
+                     size_t steps) {
     const size_t all = rows * steps;
     if (op->code == LE_CONSTANT) {
         float *y = rows_from(program, ws, op->out, first);
@@ -985,10 +1105,6 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
         return;
     }
     const le_place *in = &program->places[op->in], *out = &program->places[op->out];
-    if (op->code == LE_LINEAR) {
-        linear(program, op, ws, first, all);
-        return;
-    }
     if (op->code == LE_UNARY) {
         const float *x = rows_from(program, ws, op->in, first);
         float *y = rows_from(program, ws, op->out, first);
@@ -1060,6 +1176,13 @@ static void run(const lstm_edge_program *program, const le_op *op, le_workspace 
             }
         }
     }
+}
+
+static void run(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, size_t rows,
+                size_t steps) {
+    if (op->code == LE_LINEAR) linear(program, op, ws, first, rows * steps);
+    else if (op->code == LE_LSTM || op->code == LE_GRU || op->code == LE_RNN) recurrent(program, op, ws, first, rows, steps);
+    else run_other(program, op, ws, first, rows, steps);
 }
 
 #define JOIN(a, b) a##b

@@ -131,7 +131,7 @@ static bool read_weights(const reader *r, uint32_t index, uint32_t scales, uint3
 
 /* Pack rows `first` to `first + m` of (whole, k) weights. */
 static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bias, size_t whole, size_t first, size_t m,
-                 size_t k) {
+                 size_t k, size_t gates) {
     const uint32_t index = w->index;
     if (!expect(r, index, w->int8 ? LSTM_EDGE_INT8 : LSTM_EDGE_FLOAT32, whole, k, "weights")) return false;
     if (w->quantized && k > LE_MAX_INT8_ROWS) return REFUSE_OPERATION(r, "too many inputs for exact int8 sums");
@@ -144,7 +144,7 @@ static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bia
         if (scale == NULL) return false;
     }
     const char *from = r->data + constant(r, index).offset + first * k * (w->int8 ? 1 : 4);
-    const bool done = r->program->kernels->pack(r->program, to, from, k, m, bias, scale == NULL ? NULL : scale + first,
+    const bool done = r->program->kernels->pack(r->program, to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first,
                                                 w->quantized);
     free(scale);
     return done || no_memory();
@@ -225,7 +225,7 @@ static bool read_linear(reader *r, const uint32_t *arg, le_op *op) {
     op->size[0] = repeat;
     float *bias;
     if (!vector(r, arg[3], 1, m, &bias)) return false;
-    const bool done = pack(r, &op->w, &weights, bias, m, 0, m, k);
+    const bool done = pack(r, &op->w, &weights, bias, m, 0, m, k, 1);
     free(bias);
     if (done) needs(p, &op->w, &p->gates);
     return done;
@@ -247,6 +247,7 @@ static bool share(reader *r, const uint32_t *arg, le_op *op) {
     op->r = other->r;
     op->n = other->n;
     op->first = other->first;
+    op->usual = other->usual;
     memcpy(op->act, other->act, sizeof op->act);
     return true;
 }
@@ -276,6 +277,9 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     if (!vector(r, arg[8], 3, h, &op->first)) return false;
     if (op->first != NULL && !lstm) return REFUSE_OPERATION(r, "peepholes, which an LSTM alone has");
     if (!read_activations(r, arg + 13, functions, op)) return false;
+    static const le_function usual[] = {LE_SIGMOID, LE_TANH, LE_TANH};
+    op->usual = op->first == NULL && op->clip == 0.f && !(lstm && op->flags & 1);
+    for (size_t i = 0; i < functions; i++) op->usual = op->usual && op->act[i].kind == usual[i];
     weights_of w, recurrent;
     if (!read_weights(r, arg[5], arg[9], arg[22], &w) || !read_weights(r, arg[6], arg[10], arg[23], &recurrent)) return false;
     float *bias;
@@ -286,12 +290,12 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
         bias[rows + i] = 0.f;
     }
     const float *recurrent_bias = gru && bias != NULL ? bias + rows : NULL;
-    bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k);
+    bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k, gates);
     if (gru && !(op->flags & 2)) {
-        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, 2 * h, h) &&
-               pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h);
+        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, 2 * h, h, 2) &&
+               pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h, 1);
     } else {
-        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, rows, h);
+        done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, rows, h, gates);
     }
     free(bias);
     if (!done) return false;
@@ -631,7 +635,10 @@ static bool finish(reader *r) {
                 done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
             } else {
                 io->given = given(p, end);
-                if (kind == LSTM_EDGE_OUTPUT && io->given) p->port_bytes += p->places[end].bytes;
+                if (kind == LSTM_EDGE_OUTPUT && io->given) {
+                    p->port_bytes += p->places[end].bytes;
+                    p->moves = true;
+                }
                 needed[end] = needed[end] || kind == LSTM_EDGE_STATE || io->every_step;
                 readers[end] += kind == LSTM_EDGE_OUTPUT;
             }
@@ -651,6 +658,7 @@ static bool finish(reader *r) {
     p->chunked = true;
     for (size_t i = 0; done && i < p->count[LSTM_EDGE_STATE]; i++) {
         le_io *io = &p->io[LSTM_EDGE_STATE][i];
+        p->moves = p->moves || io->counts;
         if (io->frames != 0 || io->counts) continue;
         bool own = false;
         for (size_t j = 0; j < p->ops; j++) {
@@ -663,6 +671,7 @@ static bool finish(reader *r) {
         for (size_t j = 0; j < p->count[LSTM_EDGE_OUTPUT]; j++) {
             io->in_place = io->in_place && p->io[LSTM_EDGE_OUTPUT][j].buffer != io->next;
         }
+        p->moves = p->moves || !io->in_place;
     }
     for (size_t j = 0; done && j < p->ops; j++) {
         const le_op *op = &p->op[j];
@@ -827,6 +836,7 @@ lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
     r.program->kernels = kernels;
     r.program->size = size;
     r.program->far = size >= LE_FAR;
+    r.program->near = size <= LE_NEAR;
     atomic_init(&r.program->users, 1);
     const bool done = read_all(&r);
     free(r.packed);

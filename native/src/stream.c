@@ -61,8 +61,9 @@ static void count(const lstm_edge_program *p, const le_io *counter, char *to, co
 }
 
 /* Run every operation for `now` steps of some rows in working memory; `last` if a call ends with them. */
-static void compute(const lstm_edge_program *p, le_workspace *w, size_t rows, size_t now, bool last) {
-    w->backward = !w->backward;
+static inline __attribute__((always_inline)) void compute(const lstm_edge_program *p, le_workspace *w, size_t rows,
+                                                          size_t now, bool last) {
+    w->backward = !p->near && !w->backward;
     w->far = p->far && now == 1;
     w->is_ahead = w->backward && w->ahead != NULL;
     if (w->is_ahead) p->kernels->look_ahead(p, w);
@@ -599,12 +600,12 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
     const le_mode mode = le_get_mode();
     le_set_mode(LE_FLUSH);
     compute(p, w, 1, 1, true);
-    for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
+    for (size_t i = 0; p->moves && i < p->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
         const size_t bytes = p->places[output->buffer].bytes;
         if (output->given) memcpy(stream->rows[LSTM_EDGE_OUTPUT][i].data, w->buffer[output->buffer], bytes);
     }
-    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+    for (size_t i = 0; p->moves && i < p->count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &p->io[LSTM_EDGE_STATE][i];
         if (state->counts) count(p, state, w->buffer[state->buffer], w->buffer[state->buffer], 1);
         if (state->in_place || state->next == state->buffer) continue;

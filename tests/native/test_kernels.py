@@ -367,7 +367,7 @@ def test_softmax_of_minus_infinity_is_zero_and_of_nan_is_nan(library: C.CDLL) ->
 @pytest.mark.parametrize("int8", [False, True])
 def test_a_linear_layer_of_any_size_follows_float64(library: C.CDLL, repeat: int, int8: bool) -> None:
     rng = np.random.default_rng(7)
-    for k, m in ((1, 1), (7, 5), (33, 16), (64, 17), (65, 80), (130, 100), (3, 200)):
+    for k, m in ((1, 1), (7, 5), (33, 16), (64, 17), (65, 80), (130, 100), (3, 200), (20, 1), (150, 1)):
         W, b = rng.standard_normal((m, k)).astype("float32"), rng.standard_normal(m).astype("float32")
         scales = np.abs(W).max(1) / np.float32(127) if int8 else None
         weights = W if scales is None else np.rint(W / scales[:, None])

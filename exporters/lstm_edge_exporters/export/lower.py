@@ -28,21 +28,22 @@ from .sizes import size_text
 from .trace import Traced
 
 _LOG_ADD_EXP = """
-step (sum, x) => (next, same) {
-    larger = Max (sum, x)
-    infinite = IsInf (larger)
-    none = Constant <value = float {0}> ()
-    base = Where (infinite, none, larger)
-    first = Sub (sum, base)
-    second = Sub (x, base)
-    first_exp = Exp (first)
-    second_exp = Exp (second)
-    total = Add (first_exp, second_exp)
-    log = Log (total)
-    next = Add (log, base)
-    same = Identity (next)
+step (added_sum, added_x) => (added_next, added_same) {
+    added_larger = Max (added_sum, added_x)
+    added_infinite = IsInf (added_larger)
+    added_none = Constant <value = float {0}> ()
+    added_base = Where (added_infinite, added_none, added_larger)
+    added_first = Sub (added_sum, added_base)
+    added_second = Sub (added_x, added_base)
+    added_first_exp = Exp (added_first)
+    added_second_exp = Exp (added_second)
+    added_total = Add (added_first_exp, added_second_exp)
+    added_log = Log (added_total)
+    added_next = Add (added_log, added_base)
+    added_same = Identity (added_next)
 }
 """
+"""Names that torch.onnx gives no value: those of a body hide others."""
 _ORIGIN = "lstm_edge.origin"
 """The key in a node's ``metadata_props`` while the graph is worked on."""
 
@@ -264,7 +265,7 @@ def _lower_sums(model: ir.Model) -> None:
         build = Builder(node, "logcumsumexp")
         x, axis = node.inputs[0], node.attributes["axis"].as_int()
         assert x is not None
-        (first,) = build.node("ReduceMax", [x, build.constant(np.array([axis]), "axis")], {"keepdims": 0})
+        (first,) = build.node("Gather", [x, build.constant(np.array(0), "first")], {"axis": axis})
         (shape,) = build.node("Shape", [first])
         shape.dtype = ir.DataType.INT64
         (start,) = build.node("Expand", [build.constant(np.float32(-math.inf).reshape(()), "none"), shape])

@@ -110,7 +110,7 @@ class Shapes:
     """The shapes of every value of a graph in several runs, and the numbers of some."""
 
     runs: tuple[Mapping[ir.Value, tuple[int, ...]], ...]
-    """At three lengths, and at the first with more rows."""
+    """At three lengths, at the first with more rows, and with larger axes beside time and rows, if any."""
     numbers: tuple[Mapping[ir.Value, Array], ...]
     """Small values."""
     even: frozenset[ir.Value]
@@ -122,8 +122,9 @@ class Shapes:
     windows: Mapping[ir.Value, Windows]
     """Values that are places of steps."""
     dtypes: Mapping[ir.Value, str]
-    rows: tuple[dict[str, int], dict[str, int]]
-    """The sizes of the two runs that differ in rows."""
+    batch: str | None
+    sizes: tuple[dict[str, int], ...]
+    """Of the first run, and of those that differ in other axes than time."""
     steps: tuple[int, ...]
     """Of the first three runs."""
 
@@ -147,7 +148,7 @@ class Shapes:
         """
         if value not in self.runs[0]:
             return None
-        short, middle, long, wide = (run[value] for run in self.runs)
+        short, middle, long, wide = (run[value] for run in self.runs[:4])
         axes = self._axes_of_time(value)
         if not axes:
             return None
@@ -213,11 +214,10 @@ class Shapes:
         return found[0] if len(found) == 3 and len(set(found)) == 1 else None
 
     def axes(self, value: ir.Value) -> Axes:
-        """Return a value's axes: fixed, or named after the rows."""
-        pairs = zip(self.runs[0][value], self.runs[3][value], strict=True)
-        return tuple(
-            short if (name := name_axis((short, wide), self.rows)) is None else name for short, wide in pairs
-        )
+        """Return a value's axes at the first length: fixed, or named."""
+        shapes = [run[value] for run in (self.runs[0], *self.runs[3:])]
+        named = [name_axis(sizes, self.sizes) for sizes in zip(*shapes, strict=True)]
+        return tuple(f"{value.name}.{place}" if axis is None else axis for place, axis in enumerate(named))
 
 
 def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | None:
@@ -237,11 +237,13 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | N
         steps = tuple(least + more * multiple for more in further)
         cases = [{**base, sequence: each} for each in steps]
         cases.append({**cases[0], **({batch: _ROWS[1]} if batch else {})})
+        if names:
+            cases.append({**cases[0], **{name: base[name] + len(names) for name in names}})
         try:
             runs = evaluate(model, values, cases)
         except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class
             continue
-        return _to_shapes(model, runs, cases, steps)
+        return _to_shapes(model, batch, runs, cases, steps)
     return None
 
 
@@ -284,6 +286,7 @@ def _stride(node: ir.Node) -> int:
 
 def _to_shapes(
     model: ir.Model,
+    batch: str | None,
     runs: Sequence[dict[ir.Value, Array]],
     cases: Sequence[dict[str, int]],
     steps: tuple[int, ...],
@@ -312,7 +315,8 @@ def _to_shapes(
             if (windows := _windows(long[value], short[value].shape)) is not None
         },
         dtypes={value: array.dtype.name for value, array in short.items()},
-        rows=(cases[0], cases[3]),
+        batch=batch,
+        sizes=(cases[0], *cases[3:]),
         steps=steps,
     )
 

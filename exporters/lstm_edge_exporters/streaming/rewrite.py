@@ -122,7 +122,7 @@ class Rewriter:
             raise NotStreamableError(f"a latent repeated over time, {name_node(node)}")
         self._from_data.update(node.outputs)
         rule = rules.get(node.op_type) if node.domain == "" else None
-        leads = moving[0] is node.inputs[0] or node.op_type == "Concat"
+        leads = moving[0] is node.inputs[0] or node.op_type in ("Concat", "Scan")
         if rule is None or not leads or not rule(self, node, moving[0], self.facts[moving[0]]):
             self._same_step(node, moving)
 
@@ -269,7 +269,8 @@ class Rewriter:
         """Return ``value`` with its last ``frames`` of earlier calls in front; nodes go before ``node``."""
         if not frames:
             return value
-        value = behind_identity(value)
+        shown, value = self._waiting.get(value, value), behind_identity(value)
+        self._waiting.setdefault(value, shown)
         reset, start = (fact.fill, self._first_step(fact)) if fact.pad else (0.0, 0)
         if (value, frames, reset, start) in self._joined:
             return self._joined[value, frames, reset, start]
@@ -285,6 +286,12 @@ class Rewriter:
 
     def state(self, axes: Axes, dtype: str, reset: float, kind: str, start: int) -> ir.Value:
         """Add a state's input; ``end_state`` adds its output."""
+        others = (axis for axis in axes if isinstance(axis, str) and axis.split("*")[-1] != self.shapes.batch)
+        if (other := next(others, None)) is not None:
+            raise NotStreamableError(
+                f"a state needs each of its axes but that of rows at one size, and {other} takes any; give "
+                "its size with --input NAME=AXES"
+            )
         names = UniqueNames(self.graph)
         count = sum(state.input.startswith(f"{kind}_") for state in self.states)
         added = ir.val(names.unique(f"{kind}_{count}"), ir.DataType.from_numpy(np.dtype(dtype)), axes)

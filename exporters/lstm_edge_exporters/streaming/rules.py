@@ -28,9 +28,13 @@ def _conv(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
 def _max_pool(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     if any(each.uses() or each.is_graph_output() for each in node.outputs[1:]):
         raise NotStreamableError(f"{name_node(node)} gives the places of maxima")
-    dtype = np.dtype(work.shapes.dtypes[value])
-    lowest = float(np.finfo(dtype).min) / 2 if dtype.kind == "f" else 0.0  # finite, as resets are
+    lowest = _lowest(work.shapes.dtypes[value])
     return _window(work, node, value, fact, node.attributes.get_ints("kernel_shape", []), lowest)
+
+
+def _lowest(dtype: str) -> float:
+    """Return what no number of a network is below, and is finite, as resets are."""
+    return float(np.finfo(dtype).min) / 2 if np.dtype(dtype).kind == "f" else 0.0
 
 
 def _average_pool(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
@@ -399,6 +403,48 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
     return True
 
 
+def _scan(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
+    """Take a Scan over time: what it carries from step to step is a state, where it begins with a number."""
+    count = node.attributes.get_int("num_scan_inputs", 0) or 0
+    carried = len(node.inputs) - count
+    starts = [
+        (each, number)
+        for each in node.inputs[:carried]
+        if each is not None and (number := work.filled(each)) is not None
+    ]
+    zeros = [0] * count
+    axes, backwards = (
+        node.attributes.get_ints(f"scan_input_{name}", zeros) for name in ("axes", "directions")
+    )
+    moving = {
+        place: (each, work.facts[each])
+        for place, each in enumerate(node.inputs)
+        if each is not None and each in work.facts
+    }
+    if any(place < carried or each.axis != axes[place - carried] for place, (_, each) in moving.items()):
+        return False  # it runs over another axis
+    if any(backwards):
+        raise GathersTimeError(f"{name_node(node)} reads time backwards")
+    given = any(each.uses() or each.is_graph_output() for each in node.outputs[:carried])
+    if given or len(starts) < carried:
+        return False  # its states are inputs and outputs, or come from data
+    ready = max(work.ready(each, held=True) for _, each in moving.values())
+    for place, (read, own) in moving.items():
+        node.replace_input_with(place, work.wait(node, read, own, ready))
+    fact = replace(fact, delay=ready, pad=0)
+    for place, (start, number) in enumerate(starts):
+        dtype = work.shapes.dtypes[start]
+        reset = number if np.isfinite(number) else np.copysign(_lowest(dtype), number)
+        state = work.state(
+            work.shapes.axes(start), dtype, float(reset), "carried", int(fact.start / fact.rate)
+        )
+        node.replace_input_with(place, state)
+        work.end_state(node.outputs[place])
+    for result in node.outputs[carried:]:
+        work.set_fact(node, result, fact)
+    return True
+
+
 def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     """Let the frames of the result follow from the data where they are counted as those of the whole.
 
@@ -522,6 +568,7 @@ RULES: Mapping[str, Rule] = {
     "Reshape": _reshape,
     "Resize": _resize,
     "STFT": _stft,
+    "Scan": _scan,
     "Slice": _slice,
     "Softmax": _refuse_over_time,
     "TopK": _refuse_over_time,

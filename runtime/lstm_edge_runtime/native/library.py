@@ -55,6 +55,7 @@ _FUNCTIONS = (
     ("reset", None, (_P,)),
     ("unit", SIZE, (_P,)),
     ("delay", SIZE, (_P,)),
+    ("end", C.c_uint64, (_P,)),
     ("frames", SIZE, (_P, SIZE)),
     ("age", C.c_uint64, (_P,)),
     ("set_age", C.c_int, (_P, C.c_uint64)),

@@ -23,9 +23,11 @@ from . import test_strides as strides
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
+SCANS = (past.MinGru, late.LogSums)  # which run on onnxruntime alone
 KINDS = [
     kind if kind in (past.Wearable, past.Spectral) else pytest.param(kind, marks=pytest.mark.slow)
     for kind in (*past.STREAMING, positions.Hours)
+    if kind not in SCANS
 ]
 
 
@@ -143,6 +145,7 @@ ENDING = [kind for kind, pace in positions.PACES.items() if "from a reset" in pa
 BEHIND = [
     kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow)
     for kind in (*late.DELAYS, *strides.PACES, *ENDING, positions.Computed)
+    if kind not in SCANS
 ]
 
 
@@ -367,7 +370,9 @@ def test_an_output_that_is_an_input_has_a_place_of_its_own_in_each_stream():
 
 
 C_KINDS = [
-    kind if kind is past.Wearable else pytest.param(kind, marks=pytest.mark.slow) for kind in past.STREAMING
+    kind if kind is past.Wearable else pytest.param(kind, marks=pytest.mark.slow)
+    for kind in past.STREAMING
+    if kind not in SCANS
 ]
 
 
@@ -413,6 +418,7 @@ def run_c(folder, chunk, x, find_program, status=0):
 C_BEHIND = [
     kind if kind is strides.TwoRates else pytest.param(kind, marks=pytest.mark.slow)
     for kind in (*late.DELAYS, *strides.PACES, *ENDING, positions.Computed)
+    if kind not in SCANS
 ]
 
 

@@ -119,6 +119,17 @@ class CumulativeNorm(nn.Module):
         return (x - mean) / torch.sqrt(square - mean * mean + 1e-3)
 
 
+class LogSums(nn.Module):
+    """Sums in the scale of logarithms behind a convolution that looks ahead."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 5, 3, padding=1)
+
+    def forward(self, x):
+        return torch.logcumsumexp(self.conv(x.transpose(1, 2)), 2).transpose(1, 2)
+
+
 class FarPadding(nn.Module):
     """More padding behind a delay than the kernel reaches, and the end cut off."""
 
@@ -174,6 +185,7 @@ DELAYS = {
     FarPadding: 1,
     Ahead: 2,
     FullPadding: 0,
+    LogSums: 1,
     LastSteps: 6,
 }
 QUICK = (Wearable, TwoDelays, LastSteps)

@@ -125,6 +125,21 @@ class CumulativeNorm(nn.Module):
         return (x - mean) / torch.sqrt(square - mean * mean + 1e-3)
 
 
+class MinGru(nn.Module):
+    """A recurrence in the scale of logarithms: two sums over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.gates = nn.Linear(WIDTH, 2 * WIDTH)
+
+    def forward(self, x):
+        log, gate = self.gates(x).chunk(2, -1)  # the name of the sum's own logarithm
+        decays = -F.softplus(gate).cumsum(1)
+        return (
+            (F.logsigmoid(torch.log(log.exp())) - F.softplus(-gate) - decays).logcumsumexp(1) + decays
+        ).exp()
+
+
 class Spectral(nn.Module):
     """2-d convolutions over time and frequency, then a GRU over time."""
 
@@ -174,13 +189,14 @@ STREAMING = {
     Shifts: ["h_0", "delay_0", "delay_1"],
     Sums: ["total_0"],
     CumulativeNorm: ["total_0", "count_0", "total_1"],
+    MinGru: ["total_0", "carried_0"],
     Spectral: ["h_0", "conv_0", "conv_1"],
     PerFrame: ["conv_0"],
     WeightNorm: ["conv_0"],
 }
 
 
-QUICK = (Wearable, WaveNet, Shifts, CumulativeNorm)
+QUICK = (Wearable, WaveNet, Shifts, CumulativeNorm, MinGru)
 
 
 class Stage1:
@@ -372,14 +388,25 @@ class Attends(nn.Module):
         return torch.softmax(scores, -1) @ x
 
 
+class Maps(nn.Module):
+    def __init__(self, front):
+        super().__init__()
+        self.conv, self.front = nn.Conv2d(1, 1, (3, 3), padding=(0, 1)), front
+
+    def forward(self, x):
+        return self.conv(F.pad(x[:, None], (0, 0, self.front, 2 - self.front)))[:, 0]
+
+
 @pytest.mark.parametrize(
-    ("module", "reason"),
+    ("module", "axis", "reason"),
     [
-        (Same(padding=1, padding_mode="reflect"), "padding='reflect' before the first step"),
-        (Attends(), "attention over the whole sequence, MatMul"),
+        (Same(padding=1, padding_mode="reflect"), WIDTH, "padding='reflect' before the first step"),
+        (Attends(), WIDTH, "attention over the whole sequence, MatMul"),
+        (Maps(2), "F", "F takes any"),
+        (Maps(1), "F", "F takes any"),
     ],
-    ids=["reflect", "attention"],
+    ids=["reflect", "attention", "maps", "maps behind"],
 )
-def test_what_no_state_can_keep_is_named(module, reason):
-    artifact = export(module, torch.randn(2, 9, WIDTH), ExportConfig(inputs={"x": ("N", "L", WIDTH)}))
+def test_what_no_state_can_keep_is_named(module, axis, reason):
+    artifact = export(module, torch.randn(2, 9, WIDTH), ExportConfig(inputs={"x": ("N", "L", axis)}))
     assert reason in artifact.manifest.unstreamable
