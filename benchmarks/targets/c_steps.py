@@ -26,6 +26,7 @@ BOARDS = {
     "m0": "Cortex-M0+",
     "m3": "Cortex-M3, no FPU",
     "m4f": "Cortex-M4F",
+    "m7": "Cortex-M7",
     "m33": "Cortex-M33",
     "m55": "Cortex-M55",
 }

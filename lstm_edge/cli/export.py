@@ -17,7 +17,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ..run_files import METRICS
 from ._extras import needing
-from ._options import NAMES, PATH, RATE, is_factory, json_option, parse_pair, seed_option
+from ._options import NAMES, PATH, RATE, is_factory, json_option, parse_pair, rest_option, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
@@ -86,12 +86,7 @@ _OF_CONFIG = ("stateless", "rest", "opset", "ir_version", "seed")
 @click.option(
     "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
 )
-@click.option(
-    "--rest",
-    is_flag=True,
-    help="Start at the states that the network settles into on silence (zero inputs): no transient at start "
-    "and reset.",
-)
+@rest_option
 @click.option("--opset", type=int, default=18, help="The ONNX opset.")
 @click.option("--ir-version", type=int, default=8, help="The ONNX IR version.")
 @seed_option

@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 from ..data.sample_input import sample_input
 from ._extras import needing
 from ._model import check_model_path
-from ._options import PATH, json_option, model_argument, parse_pair, seed_option
+from ._options import PATH, json_option, model_argument, parse_pair, rest_option, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     metavar="INPUT=OUTPUT",
     help="State input and output that the file already has, if not found by name. Repeatable.",
 )
+@rest_option
 @seed_option
 @json_option
 def command(
@@ -56,6 +57,7 @@ def command(
     inputs: tuple[str, ...],
     constants: tuple[str, ...],
     states: tuple[str, ...],
+    rest: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -69,6 +71,7 @@ def command(
     Example:
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
+      lstm-edge lift amp.onnx -o amp-rest.onnx --rest
       lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 \\
           --input input=N,512
     """  # noqa: D301
@@ -83,6 +86,7 @@ def command(
         constants=dict(_number(entry) for entry in constants),
         states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
         skip_reverse=skip_reverse,
+        rest=rest,
         seed=seed,
     )
     with progress(quiet=as_json) as show:
@@ -113,9 +117,9 @@ def _number(entry: str) -> tuple[str, float]:
 
 def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
-    rows = [(*_row(state), "lifted") for state in report.lifted]
-    rows += [(*_row(state), "past steps") for state in report.past]
-    rows += [(*_row(state), "existing") for state in report.recognized]
+    kinds = {"lifted": report.lifted, "past steps": report.past, "existing": report.recognized}
+    array = "at rest" if report.rest else "learned"
+    rows = [(*_row(state, array), kind) for kind, states in kinds.items() for state in states]
     print_table(f"{output}: {counted(len(rows), 'state')}", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         echo(f"not lifted: {entry.state} of {entry.node}: {entry.reason}")
@@ -137,6 +141,8 @@ def _print(lifted: "Lifted", output: Path) -> None:
             f"(largest difference {max(each.max_abs for each in report.chunks.records):.3g}, "
             f"{worst.ratio:.0%} of its limit)"
         )
+    if report.rest:
+        echo(str(report.rest))
     stream = f"   lstm-edge stream {output}" if _streams(output) else ""
     echo(f"next: lstm-edge inspect {output}{stream}")
 
@@ -152,8 +158,8 @@ def _streams(path: Path) -> bool:
     return True
 
 
-def _row(state: "StateSpec") -> tuple[str, str, str, str]:
-    reset = f"{state.reset:g}" if isinstance(state.reset, float) else f"learned {state.reset.shape}"
+def _row(state: "StateSpec", array: str) -> tuple[str, str, str, str]:
+    reset = f"{state.reset:g}" if isinstance(state.reset, float) else f"{array} {state.reset.shape}"
     return state.input, state.output, describe(state.axes), reset
 
 
@@ -190,6 +196,7 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
             "in_float": chunks.in_float,
         },
         "unstreamable": report.unstreamable,
+        "rest_steps": report.rest and report.rest.steps,
         "delays": lifted.manifest.delays,
         "unit": lifted.manifest.unit,
     }

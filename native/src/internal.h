@@ -208,7 +208,11 @@ static inline le_mode le_get_mode(void) {
     __asm__ volatile("vmrs %0, fpscr" : "=r"(mode));
     return mode;
 }
-static inline void le_set_mode(le_mode mode) { __asm__ volatile("vmsr fpscr, %0" : : "r"(mode)); }
+/* The flags of past exceptions and of the last comparison, which share the register, stay. */
+static inline void le_set_mode(le_mode mode) {
+    const le_mode flags = 0xf800009fu;
+    __asm__ volatile("vmsr fpscr, %0" : : "r"((mode & ~flags) | (le_get_mode() & flags)));
+}
 #define LE_FLUSH ((le_mode)1 << 24)
 #else
 typedef int le_mode;

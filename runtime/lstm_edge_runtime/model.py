@@ -97,13 +97,7 @@ def load(
         CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
         InputError: an argument that is none of the above.
     """
-    _check_arguments(threads, engine)
-    if profile is not None:
-        warnings.warn(
-            "profile= is ignored: profiles were removed; lstm-edge bench prints the fastest settings",
-            DeprecationWarning,
-            stacklevel=2,
-        )
+    _check_arguments(threads, engine, profile)
     name, data, stamp = _content(source)
     if data[:8] == b"LSTMEDGE":
         return _load_program(
@@ -146,11 +140,17 @@ def load(
     return model
 
 
-def _check_arguments(threads: object, engine: object) -> None:
+def _check_arguments(threads: object, engine: object, profile: object) -> None:
     if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
     if engine not in ("auto", "onnxruntime", "native"):
         raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
+    if profile is not None:
+        warnings.warn(
+            "profile= is ignored: profiles were removed; lstm-edge bench prints the fastest settings",
+            DeprecationWarning,
+            stacklevel=3,
+        )
 
 
 def _read_interface(

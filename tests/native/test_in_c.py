@@ -35,7 +35,7 @@ MORE_COMPILERS = {
     "gnu99": (("gcc", "-std=gnu99", "-O2", "-mfma", "-mno-avx2"), ()),
     "clang": (("clang", "-std=c99", "-O2"), ()),
     "g++": (("g++", "-std=c++11", "-O1", "-x", "c++"), ()),
-    "clang++": (("clang++", "-std=c++11", "-O1", "-x", "c++"), ()),
+    "clang++": (("clang++", "-std=c++11", "-O1", "-mavx2", "-mfma", "-x", "c++"), ()),
 }
 quick = settings(
     max_examples=5,
@@ -72,16 +72,19 @@ def test_a_network_gives_in_c_what_it_gives_in_the_engine(
 
 
 @pytest.mark.parametrize("vectors", ["-march=native", "-mno-avx512f"])
-@pytest.mark.parametrize("hidden", [3, 16, 20, 45])
-def test_an_lstm_of_any_width_follows_float64_where_processors_fuse(
-    hidden: int, vectors: str, find_program: Any, tmp_path: Path
+@pytest.mark.parametrize(
+    ("kind", "hidden"), [("LSTM", 3), ("LSTM", 16), ("LSTM", 45), ("GRU", 28), ("RNN", 40)]
+)
+def test_a_layer_of_any_width_follows_float64_where_processors_fuse(
+    kind: str, hidden: int, vectors: str, find_program: Any, tmp_path: Path
 ) -> None:
     """Gates lie end to end, so that vectors begin and end anywhere; states are updated in place."""
     find_program("gcc")
-    network = make_network(np.random.default_rng(9), ["LSTM"], 1, hidden)
+    network = make_network(np.random.default_rng(9), [kind], 1, hidden)
+    assert ("le_gru_float(" in c_of(network.writer)) == (kind == "GRU")
     x = samples(10, 40, 1) * np.geomspace(1e-3, 1e6, 40, dtype="float32")[:, None]
     got = run_in_c(network.writer, x, tmp_path, (*GCC, "-march=native", vectors))
-    states = [np.zeros(hidden)] * 2
+    states = [np.zeros(hidden)] * network.states
     for sample, row in zip(x, got, strict=True):
         outputs, states = network.run(sample[None], states)
         expected = np.concatenate([outputs[0], *states])
@@ -89,7 +92,7 @@ def test_an_lstm_of_any_width_follows_float64_where_processors_fuse(
     x[7] = np.nan
     broken = run_in_c(network.writer, x, tmp_path, (*GCC, "-march=native", vectors))
     assert np.array_equal(broken[:7], got[:7])
-    assert np.isnan(broken[7:, -2 * hidden :]).all()
+    assert np.isnan(broken[7:, -network.states * hidden :]).all()
 
 
 def test_weights_and_tables_that_are_int8_times_a_scale_keep_their_values(

@@ -408,23 +408,23 @@ def test_a_program_runs_on_other_boards(
     kinds = ["LSTM", "GRU", "RNN"]
     programs = [make_network(rng, kinds, 5, 37, int8=int8, golden_steps=5).program for int8 in (False, True)]
     programs.append(make_convolutions(rng, 5, golden_steps=5).to_bytes())
-    for int8, content in zip((False, True, False), programs, strict=True):
-        path = tmp_path / "program.lep"
+    text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
+    paths = [tmp_path / f"{index}.lep" for index in range(len(programs))]
+    for path, content in zip(paths, programs, strict=True):
         path.write_bytes(content)
-        expected = Stream(Program(best, content)).chunk(x)
-        text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
-        for emulator, cpu, isa in CROSS[target]:
-            command = [
-                emulator,
-                "-cpu",
-                cpu,
-                "-L",
-                f"/usr/{target}",
-                "-E",
-                f"LD_LIBRARY_PATH={folder}",
-                folder / "stream",
-            ]
-            ran = subprocess.run([*command, path], input=text, capture_output=True, text=True, check=False)
+    here, modes = Path(__file__).parent, tmp_path / "modes"
+    flags = ["-std=gnu11", "-D_GNU_SOURCE", f"-I{here.parents[1] / 'native' / 'include'}"]
+    source = [here / "realtime.c", next(folder.glob("liblstm_edge.*")), "-lpthread", "-lm", "-o", modes]
+    subprocess.run([compiler, *flags, *FLAGS.get(target, "").split(), *source], check=True)
+    for emulator, cpu, isa in CROSS[target]:
+        command = [emulator, "-cpu", cpu, "-L", f"/usr/{target}", "-E", f"LD_LIBRARY_PATH={folder}"]
+        ran = subprocess.run([*command, modes, "0", *paths], capture_output=True, text=True, check=False)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+        for int8, path in zip((False, True, False), paths, strict=True):
+            expected = Stream(Program(best, path.read_bytes())).chunk(x)
+            ran = subprocess.run(
+                [*command, folder / "stream", path], input=text, capture_output=True, text=True, check=False
+            )
             assert ran.returncode == 0, ran.stdout + ran.stderr
             assert ran.stderr.startswith(f"{isa}: golden case at")
             y = np.array([line.split() for line in ran.stdout.splitlines()], "float64")

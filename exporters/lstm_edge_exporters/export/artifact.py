@@ -104,7 +104,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         show(0.75, "waiting for the states to settle on silence")
         rest = find_rest(manifest, file.exact)
         manifest, drawn = with_reset(manifest, rest.states), drawn.from_reset(rest.states)
-        notes += (f"every state was at rest after {rest.steps:,} steps of silence, and starts there",)
+        notes += (str(rest),)
     show(0.8, "recording golden cases")
     expect = partial(expected, file.graph, fixed=file.fixed)
     golden = record_golden(expect, manifest, drawn, equivalence.cases)

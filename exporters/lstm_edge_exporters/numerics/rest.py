@@ -5,7 +5,7 @@ span and then over as many steps as before, again and again. Of a state that app
 factor a step, however near to 1, the change over the last span bounds what is left.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,6 +39,23 @@ class Rest:
     """By input name: one row, in float64."""
     steps: int
     """Steps of silence from the reset values after which nothing moved."""
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        return f"every state was at rest after {self.steps:,} steps of silence, and starts there"
+
+
+def refuse_past(past: Sequence[StateSpec]) -> None:
+    """Refuse states of past steps.
+
+    Raises:
+        UnsupportedError: there are some.
+    """
+    if past:
+        raise UnsupportedError(
+            f"state {past[0].input} holds past steps, and what the file was made from can't be started from "
+            "others than its padding, so that a rest can't be verified; leave rest out"
+        )
 
 
 def find_rest(manifest: Manifest, run: Runner) -> Rest:
@@ -77,7 +94,7 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
             name, change = max(moved.items(), key=lambda each: each[1])
             raise CheckFailedError(
                 f"the states do not settle on silence: after {steps:,} steps {name} still moves by "
-                f"{change:.3g} over {steps // 2:,} steps; export without rest"
+                f"{change:.3g} over {steps // 2:,} steps; leave rest out"
             )
         span = steps or _FIRST
         before, states, steps = states, follow(states, span), steps + span
@@ -86,7 +103,7 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
         if change > _MOVED:
             raise CheckFailedError(
                 f"the states do not settle on silence: after {steps:,} steps {name} moves by {change:.3g} at "
-                f"every step and comes back within {steps // 2:,}; export without rest"
+                f"every step and comes back within {steps // 2:,}; leave rest out"
             )
     rng = np.random.default_rng(0)
     pushed = {
@@ -99,7 +116,7 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
         if not change <= _PUSH:
             raise CheckFailedError(
                 f"the states at rest are not stable: a change of {_PUSH} grows to {change:.3g} in {name} "
-                f"within {_RETURN:,} steps of silence; export without rest"
+                f"within {_RETURN:,} steps of silence; leave rest out"
             )
     return Rest({state.input: _one_row(state, states[state.input]) for state in manifest.states}, steps)
 
@@ -128,15 +145,15 @@ def _check(manifest: Manifest) -> None:
             else f"takes {manifest.unit} steps at a time, by a graph of its own"
         )
         raise UnsupportedError(
-            f"a stream of this network {why}, so that it can't start at rest; export without rest"
+            f"a stream of this network {why}, so that it can't start at rest; leave rest out"
         )
     if not manifest.streamable:
         reason = manifest.unstreamable or "the file has no states"
-        raise UnsupportedError(f"{reason}, so that there is no state to start from; export without rest")
+        raise UnsupportedError(f"{reason}, so that there is no state to start from; leave rest out")
     for spec in manifest.data_inputs:
         if np.dtype(spec.dtype).kind != "f":
             raise UnsupportedError(
-                f"input {spec.name} is {spec.dtype}, and silence is zero in float inputs; export without rest"
+                f"input {spec.name} is {spec.dtype}, and silence is zero in float inputs; leave rest out"
             )
 
 
@@ -168,6 +185,6 @@ def _one_row(state: StateSpec, array: Array) -> Array:
     axes = tuple(place for place, axis in enumerate(state.axes) if isinstance(axis, str))
     if np.ptp(array, axis=axes).max(initial=0.0) > _MOVED * _unit(array):
         raise UnsupportedError(
-            f"state {state.input} {describe(state.axes)} has no one rest for every row; export without rest"
+            f"state {state.input} {describe(state.axes)} has no one rest for every row; leave rest out"
         )
     return array[tuple(slice(1 if isinstance(axis, str) else None) for axis in state.axes)]

@@ -9,7 +9,7 @@ import numpy as np
 
 from lstm_edge_runtime.chunks import run_chunks, take_steps
 from lstm_edge_runtime.errors import counted
-from lstm_edge_runtime.manifest import Array, AxisRange, channel_axis
+from lstm_edge_runtime.manifest import Array, AxisRange, Task, channel_axis
 from lstm_edge_runtime.model import Model, runner
 from lstm_edge_runtime.tolerance import Comparison, limit_for
 
@@ -111,8 +111,7 @@ def judge(
     more = streamed or (long if few else single if carries else {})
     channels = next((channel_axis(spec.axes) for spec in before.outputs if spec.name == output), -1)
     rows, others = (_rows(pairs.get(output, ()), channels) for pairs in (carried, more))
-    kind, score = ("accuracy", _accuracy) if classify else ("rmse", _rmse)
-    scored = {} if task is None or targets is None else {kind: score(rows, targets)}
+    scored = _scored(task, rows, targets)
     change = {
         name: _changed(pairs + carried[name] + long[name] + streamed.get(name, []))
         for name, pairs in single.items()
@@ -302,6 +301,14 @@ def _agreement(rows: list[Pair], margin: float) -> float | None:
 def _last(rows: list[Pair], side: int) -> Array:
     """The last row of each case: the top layer's, or the last step's."""
     return np.array([pair[side][-1] for pair in rows], dtype=np.float64)
+
+
+def _scored(task: Task | None, rows: list[Pair], targets: Array | None) -> dict[str, tuple[float, float]]:
+    if task is None or targets is None:
+        return {}
+    if task.kind == "classification":
+        return {"accuracy": _accuracy(rows, targets)}
+    return {"rmse": _rmse(rows, targets)}
 
 
 def _accuracy(rows: list[Pair], targets: Array) -> tuple[float, float]:

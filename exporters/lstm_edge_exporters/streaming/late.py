@@ -32,6 +32,7 @@ from ..numerics.compare import (
 from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
 from ..numerics.verify import golden_case
 from .facts import NotStreamableError
+from .rewrite import check_sizes
 from .streamable import Streamable, make_streamable, take_early
 
 _STEPS = 24
@@ -89,6 +90,8 @@ def make_late_stream(
     found = make_streamable(model, manifest.batch, manifest.sequence)
     if found is None or manifest.lengths is not None:
         raise NotStreamableError("its frames need later steps, and rows have lengths of their own")
+    for spec in manifest.data_inputs:  # steps that don't fill a unit are kept
+        check_sizes(tuple(axis for axis in spec.axes if axis != manifest.sequence), manifest.batch)
     content = to_bytes(found.model)
     stream = Streamed(
         without_weights(onnx.load_from_string(content), onnx.load_from_string(to_bytes(model))),

@@ -38,35 +38,45 @@ class Positions:
         if found is None:
             return value
         if value not in self._made:
-            numbers = self._whole_numbers(value, found.axis)
-            if numbers is None:
+            counted = self.count(value, self._positions)
+            if counted is None:
                 self._continue(value)
             else:
-                self._made[value] = self._counter(value, *numbers, found.axis)
+                shape = [1] * len(self._shapes.shape(value))
+                shape[found.axis] = -1
+                self._made[value] = self.spread(
+                    value,
+                    self._build.node("Reshape", [counted, self._build.constant(np.array(shape), "shape")])[0],
+                )
         return self._made[value]
 
-    def _whole_numbers(self, value: ir.Value, time: int) -> tuple[int, int] | None:
-        """Return the first number of a value that counts in whole numbers, one a frame, and how far apart."""
-        counter, axes = self._shapes.counters.get(value), self._shapes.axes(value)
+    def count(self, value: ir.Value, positions: ir.Value) -> ir.Value | None:
+        """Return the numbers at ``positions`` of a value that counts in whole ones; None if it does not."""
+        counter = self._shapes.counters.get(value)
         if counter is None or counter.first is None:
             return None
-        if not all(isinstance(each, str) or each == 1 or place == time for place, each in enumerate(axes)):
+        if not (counter.first.is_integer() and counter.more.is_integer()):
             return None
-        whole = counter.first.is_integer() and counter.more.is_integer()
-        return (int(counter.first), int(counter.more)) if whole else None
-
-    def _counter(self, value: ir.Value, first: int, more: int, axis: int) -> ir.Value:
-        build, made = self._build, self._positions
-        for op, number, neutral in (("Mul", more, 1), ("Add", first, 0)):
+        build, made = self._build, positions
+        for op, number, neutral in (("Mul", counter.more, 1), ("Add", counter.first, 0)):
             if number != neutral:
-                (made,) = build.node(op, [made, build.constant(np.array(number), "number")])
+                (made,) = build.node(op, [made, build.constant(np.array(int(number)), "number")])
         if (dtype := self._shapes.dtypes[value]) != "int64":
             wanted = ir.DataType.from_numpy(np.dtype(dtype))
             (made,) = build.node("Cast", [made], {"to": wanted.value})
             made.dtype = wanted
-        sizes = np.ones(len(self._shapes.shape(value)), np.int64)
-        sizes[axis] = -1
-        return build.node("Reshape", [made, build.constant(sizes, "shape")])[0]
+        return made
+
+    def spread(self, value: ir.Value, counted: ir.Value) -> ir.Value:
+        """Return ``counted``, of 1 on all fixed axes of ``value``, of their sizes."""
+        found = self._shapes.growth(value)
+        assert found is not None
+        sizes = np.array([1 if isinstance(each, str) else each for each in self._shapes.axes(value)])
+        sizes[found.axis] = 1
+        build = self._build
+        return (
+            build.node("Expand", [counted, build.constant(sizes, "sizes")])[0] if sizes.max() > 1 else counted
+        )
 
     def _continue(self, value: ir.Value) -> None:
         """Compute the node that gives ``value`` again."""

@@ -34,18 +34,6 @@ _MOST_FRAMES = 1 << 20
 """Frames that one state holds at the most."""
 _LAYOUT = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that change no number: padding in front of them may be put in behind them."""
-_BROADCASTING = (
-    "Add",
-    "Div",
-    "Equal",
-    "Greater",
-    "GreaterOrEqual",
-    "Less",
-    "LessOrEqual",
-    "Mul",
-    "Pow",
-    "Sub",
-)
 _CARRYING = ("Loop", "Scan")
 """What may carry states of its own, which begin with its first step."""
 _READS_SHAPE = ("Shape", "Size")
@@ -102,8 +90,8 @@ class Rewriter:
         """Of each value that waits, the one in the whole."""
         self._counts: dict[tuple[ir.Value, Axes, int], ir.Value] = {}
         """What counts steps, counting on; by that value, and the axes and the start of its state."""
-        self._positions: dict[tuple[Fraction, int], ir.Value] = {}
-        """Positions of the frames of all rows, by their rate and the start of the state that counts them."""
+        self._positions: dict[tuple[Fraction, int], tuple[ir.Value, ir.Value]] = {}
+        """Positions of the frames of all rows, in two shapes, by rate and by the start of their state."""
         self._refused: dict[ir.Value, str] = {}
         """Values that no stream can give, and why; their shape may be read."""
         self._handed_on: list[ir.Node] = []
@@ -273,7 +261,8 @@ class Rewriter:
         """Return ``value`` with its last ``frames`` of earlier calls in front; nodes go before ``node``."""
         if not frames:
             return value
-        value = behind_identity(value)
+        shown, value = self._waiting.get(value, value), behind_identity(value)
+        self._waiting.setdefault(value, shown)
         reset, start = (fact.fill, self._first_step(fact)) if fact.pad else (0.0, 0)
         if (value, frames, reset, start) in self._joined:
             return self._joined[value, frames, reset, start]
@@ -289,12 +278,7 @@ class Rewriter:
 
     def state(self, axes: Axes, dtype: str, reset: float, kind: str, start: int) -> ir.Value:
         """Add a state's input; ``end_state`` adds its output."""
-        others = (axis for axis in axes if isinstance(axis, str) and axis.split("*")[-1] != self.shapes.batch)
-        if (other := next(others, None)) is not None:
-            raise NotStreamableError(
-                f"a state needs each of its axes but that of rows at one size, and {other} takes any; give "
-                "its size with --input NAME=AXES"
-            )
+        check_sizes(axes, self.shapes.batch)
         names = UniqueNames(self.graph)
         count = sum(state.input.startswith(f"{kind}_") for state in self.states)
         added = ir.val(names.unique(f"{kind}_{count}"), ir.DataType.from_numpy(np.dtype(dtype)), axes)
@@ -326,36 +310,10 @@ class Rewriter:
         return value is not None and not known and self.shapes.growth(value) is not None
 
     def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
-        """Return ``value``, which counts steps from the start of a call, counting on from call to call.
+        """Return ``value``, which is computed from a count of steps, from one that goes on from call to call.
 
         Each row has a count of its own, on the batch axis of ``beside``, which is read with it.
         """
-        counter, dtype = self.shapes.counters.get(value), self.shapes.dtypes[value]
-        if counter is None or not counter.more.is_integer() or node.op_type not in _BROADCASTING:
-            return self._position(node, value, beside, start)
-        found, rows = self.shapes.growth(value), self.shapes.axes(beside)
-        assert found is not None
-        own = self.shapes.axes(value)
-        missing = len(rows) - len(own)
-        pairs = zip(rows, (*[1] * missing, *own), strict=True)
-        axes: list[int | str] = [row if isinstance(row, str) else size for row, size in pairs]
-        time = found.axis + missing
-        axes[time] = 1
-        key = (value, tuple(axes), start)
-        if key in self._counts:
-            return self._counts[key]
-        build = Builder(node, "count")
-        state = self.state(tuple(axes), dtype, 0.0, "count", start)
-        (total,) = build.node("Add", [value, state])
-        self._counts[key] = total
-        last, first = slice_of(build, total, time, -1, END), slice_of(build, value, found.axis, 0, 1)
-        (since,) = build.node("Sub", [last, first])
-        more = build.constant(np.array(counter.more, dtype), "more")
-        self.end_state(build.node("Add", [since, more])[0])
-        return total
-
-    def _position(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
-        """Return ``value``, which is computed from a count of steps, from one that counts on."""
         from .positions import Positions, split_rows
 
         fact, rows, own = self.facts[beside], self.shapes.axes(beside), self.shapes.axes(value)
@@ -371,9 +329,19 @@ class Rewriter:
         (shape,) = build.node("Shape", [beside])
         shape.dtype = ir.DataType.INT64
         frames = slice_of(build, shape, 0, fact.axis, fact.axis + 1)
-        made = Positions(
-            self.shapes, build, self._frames_since_reset(node, frames, (*batch, 1), fact.rate, start)
-        )
+        positions, joined = self._frames_since_reset(node, frames, (*batch, 1), fact.rate, start)
+        made = Positions(self.shapes, build, joined)
+        places = sorted((fact.axis, *named))
+        counted = made.count(value, positions) if places[0] == 0 or not named else None
+        if counted is not None:
+            if named > [fact.axis]:
+                (counted,) = build.node("Transpose", [counted], {"perm": [1, 0]})
+            wanted = [
+                0 if named and place == 0 else -1 if place in places else 1 for place in range(len(rows))
+            ]
+            (counted,) = build.node("Reshape", [counted, build.constant(np.array(wanted), "shape")])
+            self._counts[key] = made.spread(value, counted)
+            return self._counts[key]
         total = made.of(value)
         if made.end is not None:
             steps = int((made.end + start * fact.rate) / fact.rate) // self.unit * self.unit
@@ -386,8 +354,11 @@ class Rewriter:
 
     def _frames_since_reset(
         self, node: ir.Node, frames: ir.Value, axes: Axes, rate: Fraction, start: int
-    ) -> ir.Value:
-        """Return the positions of all rows' frames one after another, from a state that counts them."""
+    ) -> tuple[ir.Value, ir.Value]:
+        """Return the positions of each row's frames ``(N, frames)``, and of all rows' one after another.
+
+        They are counted by a state.
+        """
         if (rate, start) not in self._positions:
             build = Builder(node, "count")
             count = self.state(axes, "int64", 0.0, "count", start)
@@ -396,7 +367,8 @@ class Rewriter:
             (steps,) = build.node("Range", [zero, build.node("Squeeze", [frames])[0], one])
             (positions,) = build.node("Add", [count, steps])
             shape = build.constant(np.array([-1]), "shape")
-            (self._positions[rate, start],) = build.node("Reshape", [positions, shape])
+            (joined,) = build.node("Reshape", [positions, shape])
+            self._positions[rate, start] = positions, joined
         return self._positions[rate, start]
 
     def wait(self, node: ir.Node, value: ir.Value, fact: Fact, delay: int) -> ir.Value:
@@ -494,6 +466,16 @@ def describe_gathering(node: ir.Node) -> str:
     """Return what a node does that takes all steps together."""
     kind = "a reduction over time" if node.op_type.startswith("Reduce") else "an operator over all time"
     return f"{_GATHERING.get(node.op_type, kind)}, {name_node(node)}"
+
+
+def check_sizes(axes: Axes, batch: str | None) -> None:
+    """Raise NotStreamableError if an axis of a state has no fixed size and is not that of rows."""
+    others = (axis for axis in axes if isinstance(axis, str) and axis.split("*")[-1] != batch)
+    if (other := next(others, None)) is not None:
+        raise NotStreamableError(
+            f"a state needs each of its axes but that of rows at one size, and {other} takes any; give "
+            "its size with --input NAME=AXES"
+        )
 
 
 def slice_of(build: Builder, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:

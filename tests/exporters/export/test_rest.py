@@ -198,7 +198,7 @@ class Tokens(nn.Module):
 def test_what_has_no_rest_is_refused_in_one_line(module, example, message):
     with pytest.raises(UnsupportedError, match=message) as error:
         export(module, example, REST)
-    assert "export without rest" in str(error.value)
+    assert "leave rest out" in str(error.value)
     assert "\n" not in str(error.value)
 
 

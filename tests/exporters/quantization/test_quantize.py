@@ -9,6 +9,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, quantize
 from lstm_edge_exporters.quantization.precision import detect_target
+from lstm_edge_exporters.validate import ValidateConfig, open_file
+from lstm_edge_exporters.validate.engine import Validation
+from lstm_edge_exporters.validate.reference import against_file
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.manifest import TensorSpec
 from lstm_edge_runtime.native.library import installed
@@ -167,8 +170,11 @@ def test_stored_weights_compute_in_float_whatever_the_batch_mates(network, write
 
 
 @pytest.mark.parametrize("keep_io", [True, False])
-def test_fp16_for_a_gpu_is_half_precision_inside_and_at_the_edge_on_request(network, write, keep_io):
-    made = quantize(write(network()), QuantizeConfig("fp16", "gpu", keep_io=keep_io, budget=LOOSE))
+def test_fp16_for_a_gpu_is_half_precision_inside_and_at_the_edge_on_request(
+    network, write, keep_io, tmp_path
+):
+    source = write(network())
+    made = quantize(source, QuantizeConfig("fp16", "gpu", keep_io=keep_io, budget=LOOSE))
     onnx.checker.check_model(made.model, full_check=True)
     model = load(made.model, threads=1)
     edge = {spec.dtype for spec in (*model.inputs, *model.outputs, *model.states)}
@@ -176,6 +182,13 @@ def test_fp16_for_a_gpu_is_half_precision_inside_and_at_the_edge_on_request(netw
     assert {"W0", "R0"} <= set(_held(made.model, onnx.TensorProto.FLOAT16))
     golden = model.manifest.golden
     assert golden.inputs["x"].dtype == golden.inputs["h_0"].dtype == next(iter(edge))
+    made.save(tmp_path / "half.onnx", force=True)
+    file = open_file(tmp_path / "half.onnx")
+    for reference in (None, against_file(source, file)):
+        contract = next(Validation(file, reference, ValidateConfig(quick=True)).groups())
+        found = {check.name: (check.status, check.message) for check in contract.checks}
+        assert found["golden case is the reference's"][0] == "passed", found
+        assert found["limits of the golden case"][0] == "passed", found
 
 
 def test_where_one_scale_a_tensor_is_too_coarse_a_scale_a_row_is_taken(network, write):

@@ -11,7 +11,7 @@ import torch
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.targets.c import to_c
-from lstm_edge_runtime import load
+from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import StateError, UnsupportedError
 from lstm_edge_runtime.native.convert import to_native
 from lstm_edge_runtime.native.library import installed, library
@@ -83,6 +83,26 @@ def test_the_native_engine_streams_it_in_steps_and_chunks(kind, exported):
     assert np.abs(first.process(x[13:]) - other.process(x[13:])).max() <= limit
     for name, array in first.state.items():
         assert np.abs(array - other.state[name]).max() <= 1e-5 * max(1, np.abs(array).max())
+
+
+@pytest.mark.parametrize("engine", ["native", "onnxruntime"])
+def test_a_norm_goes_on_for_more_steps_than_float32_counts(engine, exported):
+    """17 minutes of sound at 16 kHz are 2 ** 24 frames, where a count in float32 would stand still."""
+    model, steps = load(exported(past.CumulativeNorm).model, engine=engine), 2**24 - 1
+    stream, x = model.stream(), samples(11, 3, past.WIDTH)
+    (count,) = (state for state in model.interface.states if state.dtype == "int64")
+    totals = [state.input for state in model.interface.states if state.dtype == "float32"]
+    stream.process(x)
+    state = stream.state
+    arrays = {**state, **{name: state[name] * 0 + steps for name in totals}}
+    arrays[count.input] = np.full_like(state[count.input], steps)
+    stream.restore(State(arrays, state.identity, steps))
+    got = stream.process(x)
+    assert stream.state[count.input].tolist() == [[steps + 3]]
+    mean, square = (float(stream.state[name].item()) / (steps + 3) / past.WIDTH for name in totals)
+    np.testing.assert_allclose(got[-1], (x[-1] - mean) / np.sqrt(square - mean**2 + 1e-3), rtol=1e-5)
+    stream.step(x[0])
+    assert stream.state[count.input].tolist() == [[steps + 4]]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)

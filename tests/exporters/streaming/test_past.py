@@ -397,6 +397,11 @@ class Maps(nn.Module):
         return self.conv(F.pad(x[:, None], (0, 0, self.front, 2 - self.front)))[:, 0]
 
 
+class Pooled(nn.Module):
+    def forward(self, x):
+        return F.max_pool1d(x.transpose(1, 2), 3).transpose(1, 2)
+
+
 @pytest.mark.parametrize(
     ("module", "axis", "reason"),
     [
@@ -404,8 +409,9 @@ class Maps(nn.Module):
         (Attends(), WIDTH, "attention over the whole sequence, MatMul"),
         (Maps(2), "F", "F takes any"),
         (Maps(1), "F", "F takes any"),
+        (Pooled(), "F", "F takes any"),
     ],
-    ids=["reflect", "attention", "maps", "maps behind"],
+    ids=["reflect", "attention", "maps", "maps behind", "pooled"],
 )
 def test_what_no_state_can_keep_is_named(module, axis, reason):
     artifact = export(module, torch.randn(2, 9, WIDTH), ExportConfig(inputs={"x": ("N", "L", axis)}))

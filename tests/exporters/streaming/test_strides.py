@@ -179,6 +179,17 @@ class More(nn.Module):
         return self.decode(self.conv(x.transpose(1, 2))).transpose(1, 2)
 
 
+class Decoder(nn.Module):
+    """A transposed convolution that a convolution reads without anything between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.last = nn.ConvTranspose1d(WIDTH, 3, 4, 2), nn.Conv1d(3, 2, 3)
+
+    def forward(self, x):
+        return self.last(self.up(x.transpose(1, 2))).transpose(1, 2)
+
+
 class Nearest(nn.Module):
     """Frames repeated up to the rate of the samples."""
 
@@ -242,6 +253,7 @@ PACES = {
     UNet: "one frame a step, 4 at a time, 9 frames behind",
     Codec: "one frame a step, 4 at a time",
     Gaps: "one frame a step, 3 at a time, 3 frames behind",
+    Decoder: "2 frames a step, 2 frames behind",
     More: "2 frames a step, 4 frames behind",
     Nearest: "one frame a step, 4 at a time, 4 frames behind",
     Every: "one frame every 3 samples",
@@ -250,7 +262,7 @@ PACES = {
 }
 WHOLE_UNITS = (UNet, Nearest, Reframed)
 """They take no other lengths."""
-QUICK = (Front, Causal, TwoRates, UNet)
+QUICK = (Front, Causal, Decoder, TwoRates, UNet)
 KINDS = [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in PACES]
 
 

@@ -1,7 +1,7 @@
 """Calls as onnxruntime computes them, and how far C may be from them."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx
@@ -19,8 +19,8 @@ from ...numerics.graph64 import Graph64
 from ...numerics.indices import index_values
 from ._interface import Interface, StepArray
 
-_RECORDED = 4
-"""Calls of a golden case that is recorded here."""
+_GOLDEN = 2
+"""Calls of a golden case, which is a part of the flash of who replays it."""
 _LEVELS = 255
 """Steps of an int8 range."""
 
@@ -106,7 +106,8 @@ def golden_case(run: Runner, graph: onnx.ModelProto, interface: Interface) -> Go
     golden, stream = interface.manifest.golden, interface.manifest.stream
     if stream is not None:
         return _from_stream(stream.golden, interface)
-    return (golden and _from_file(golden, interface)) or _record(run, graph, interface)
+    case = golden and _from_file(golden, interface)
+    return _end(run, case, interface) if case else _record(run, graph, interface)
 
 
 def _from_stream(golden: Golden | None, interface: Interface) -> GoldenCase:
@@ -185,12 +186,28 @@ def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
             name: cut(name, np.broadcast_to(golden_limits(golden, name), array.shape))[0]
             for name, array in golden.outputs.items()
         },
-        "the file's golden case",
+        "the end of the file's golden case",
+    )
+
+
+def _end(run: Runner, case: GoldenCase, interface: Interface) -> GoldenCase:
+    """Return the last calls of a case, from the states that onnxruntime has before them."""
+    states = {state.name: case.feeds[state.name].reshape(state.shape) for state in interface.states}
+    for call in range(case.calls - _GOLDEN):
+        inputs = {port.name: port.from_c(case.feeds[port.name][call]) for port in interface.inputs}
+        outputs = run({**inputs, **states})
+        states = {state.name: outputs[state.output] for state in interface.states}
+    return replace(
+        case,
+        calls=min(case.calls, _GOLDEN),
+        feeds={name: array[-_GOLDEN:] for name, array in case.feeds.items()}
+        | {name: array.reshape(1, -1) for name, array in states.items()},
+        outputs={name: array[-_GOLDEN:] for name, array in case.outputs.items()},
     )
 
 
 def _record(run: Runner, graph: onnx.ModelProto, interface: Interface) -> GoldenCase:
-    calls = list(run_calls(run, graph, interface, _RECORDED))
+    calls = list(run_calls(run, graph, interface, _GOLDEN))
     timed = {port.name for port in interface.outputs if port.time_axis is not None}
     names = [port.name for port in interface.inputs]
     return GoldenCase(

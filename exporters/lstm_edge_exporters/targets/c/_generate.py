@@ -37,7 +37,7 @@ _WRITES = {
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
 """Operations whose result may take the place of an input."""
 _USUAL = (Function.SIGMOID, Function.TANH, Function.TANH)
-"""The functions of the LSTM cell that has a kernel of its own."""
+"""The functions of the LSTM cell that has a kernel of its own, and without the last one of the GRU cell."""
 
 
 @dataclass(frozen=True)
@@ -436,6 +436,7 @@ class _Generator:
         """Emit ``to = start + weights * source``."""
         numbers, scales, quantized = weights
         rows, columns = numbers.shape
+        start = _start(start, to, rows)
         if scales is not None and not quantized:
             small = self._code.constant(f"{name}_weights", numbers)
             own = self._code.constant(f"{name}_scales", scales)
@@ -445,16 +446,16 @@ class _Generator:
             packed = self._code.constant(f"{name}_weights", _packed(numbers))
             self._emit(f"le_product({packed}, {start}, {source}, {columns}, {rows}, {to});")
             return
-        each = -(-columns // 4) * 4
-        self._quantized = max(self._quantized, each)
-        padded = np.zeros((rows, each), np.int8)
-        padded[:, :columns] = numbers
-        packed = self._code.constant(f"{name}_weights", padded)
-        many = bool((scales != scales[0]).any())
-        own = self._code.constant(f"{name}_scales", scales if many else scales[:1])
+        behind = -columns % 4
+        self._quantized = max(self._quantized, columns + behind)
+        packed = self._code.constant(f"{name}_weights", np.pad(numbers.reshape(-1), (0, behind)))
+        own, scale = "NULL", f"le_quantize({source}, {columns}, work->quantized)"
+        if (scales != scales[0]).any():
+            own = self._code.constant(f"{name}_scales", scales)
+        else:
+            scale += f" * {literal(scales[0])}"
         self._emit(
-            f"le_product8({packed}, {own}, {int(many)}, {start}, work->quantized, "
-            f"le_quantize({source}, {columns}, work->quantized), {columns}, {rows}, {to});"
+            f"le_product8({packed}, {own}, {start}, work->quantized, {scale}, {columns}, {rows}, {to});"
         )
 
     def _linear(self, arguments: Sequence[int]) -> None:
@@ -499,6 +500,7 @@ class _Generator:
             self._code.constant(f"le_{self._named}_{name}_weights", _packed(each.numbers))
             for name, each in (("input", w), ("hidden", r))
         ]
+        bias = _start(bias, gates, rows)
         self._emit(f"le_products({names[0]}, {bias}, {x}, {k}, {names[1]}, {h}, {n}, {rows}, {gates});")
 
     def _lstm(self, arguments: Sequence[int]) -> None:
@@ -522,7 +524,6 @@ class _Generator:
         (w, r), (x, h, _, new_h, _) = self._layer(arguments)
         hidden, scratch = r.numbers.shape[1], self._scratch[self._at].at
         gates, fresh, extra = (f"(work->memory + {scratch + place * hidden})" for place in (0, 2, 3))
-        functions = self._functions(arguments, 2)
         before = bool(arguments[12] & 2)
         bias, fresh_bias = "NULL", "NULL"
         if arguments[7] != NONE:
@@ -537,6 +538,11 @@ class _Generator:
         self._product(f"le_{self._named}_hidden", r.rows(slice(2 * hidden)), gates, h, gates)
         if before:
             self._product(f"le_{self._named}_fresh", fresh_weights, fresh_bias, h, extra)
+            usual = tuple(arguments[13:19:3]) == _USUAL[:2] and not arguments[11]
+            if usual and not (w.quantized or r.quantized):
+                self._emit(f"le_gru_float({gates}, {extra}, {h}, {new_h}, {hidden});")
+                return
+        functions = self._functions(arguments, 2)
         self._emit(f"le_gru_gates({functions}, {int(before)}, {gates}, {h}, {extra}, {hidden});")
         if not before:
             self._product(f"le_{self._named}_fresh", fresh_weights, fresh, extra, fresh)
@@ -677,6 +683,11 @@ def _around_time(array: StepArray) -> tuple[int, int]:
     return prod(array.shape[: array.time_axis]), prod(array.shape[array.time_axis + 1 :])
 
 
+def _start(bias: str, to: str, rows: int) -> str:
+    """Return what a product is added to: its bias, or zeros in the place of the result."""
+    return f"le_zeros({to}, {rows})" if bias == "NULL" else bias
+
+
 def _float(bits: int) -> np.float32:
     return np.frombuffer(bits.to_bytes(4, "little"), "<f4")[0]  # type: ignore[no-any-return]
 
@@ -684,10 +695,5 @@ def _float(bits: int) -> np.float32:
 def _packed(weights: Array) -> Array:
     """Return ``(M, K)`` weights as ``le_product`` takes them."""
     rows = len(weights)
-    stops = [
-        *range(0, rows - rows % 16, 16),
-        *range(rows - rows % 16, rows - rows % 4, 4),
-        *range(rows - rows % 4, rows),
-        rows,
-    ]
+    stops = [*range(0, rows - rows % 4, 16), *range(rows - rows % 4, rows + 1)]
     return np.concatenate([weights[start:stop].T.reshape(-1) for start, stop in pairwise(stops)])

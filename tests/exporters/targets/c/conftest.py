@@ -73,6 +73,18 @@ class Wearable(nn.Module):
         return self.gru(self.depthwise(F.pad(y, (2, 0))).transpose(1, 2))[0]
 
 
+class Strided(nn.Module):
+    """A convolution with a stride that looks ahead: a frame for two samples, one of them late."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(3, 12, 5, stride=2, padding=2)
+        self.gru, self.head = nn.GRU(12, 16, batch_first=True), nn.Linear(16, 4)
+
+    def forward(self, x):
+        return self.head(self.gru(torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))[0])
+
+
 def slow(*parameters):
     """Parameters that only the slow tests run."""
     return [pytest.param(each, marks=pytest.mark.slow) for each in parameters]
@@ -100,9 +112,14 @@ def _wearable():
     return _export(Wearable(), torch.randn(2, 20, 3), inputs={"x": ("N", "L", 3)})
 
 
+def _strided():
+    return _export(Strided(), torch.randn(2, 40, 3), inputs={"x": ("N", "L", 3)})
+
+
 BUILT = {"demo": _demo, "projected": _projected, "tagger": _tagger, "wearable": _wearable}
 STORED = {"int8": "motions-int8", "gru": "gru", "unbatched": "unbatched", "layers": "lstm"}
 NETWORKS = [*BUILT, *STORED]
+BUILT["strided"] = _strided  # takes two steps a call
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import platform
 import re
 import subprocess
 import sys
@@ -212,6 +213,10 @@ def test_the_class_in_cpp_wraps_the_functions_and_refuses_arrays_of_another_size
     run(*command, "-DSIZE=NET_INPUTS", "-o", tmp_path / "main")
     run(tmp_path / "main")
     run(*command, "-DSIZE=5", "-o", tmp_path / "main", code=1)
+    network = ["-std=c++11", *WARNINGS, "-x", "c++", "-c", folder / "src/net.c", "-o", tmp_path / "cpp.o"]
+    for options in ((), ("-march=haswell",), ("-march=skylake-avx512",)):
+        if not options or platform.machine() == "x86_64":
+            run(find_program(compiler), *network, *options)
 
 
 @pytest.mark.parametrize("kind", ["GRU", "RNN"])

@@ -67,7 +67,10 @@ LE_INLINE le_vf le_load(const float *p, int count) {
 #if LE_LANES == 16
     else v = (le_vf)_mm512_maskz_loadu_ps((__mmask16)((1u << count) - 1u), p);
 #elif LE_LANES == 8
-    else v = (le_vf)_mm256_maskload_ps(p, (__m256i)((le_vi){0, 1, 2, 3, 4, 5, 6, 7} < count));
+    else {
+        const le_vi lane = {0, 1, 2, 3, 4, 5, 6, 7};
+        v = (le_vf)_mm256_maskload_ps(p, (__m256i)(lane < count));
+    }
 #else
     else memcpy(&v, p, (size_t)count * sizeof *p);
 #endif
@@ -78,6 +81,9 @@ LE_INLINE void le_store(float *p, le_vf v, int count) {
     else memcpy(p, &v, (size_t)count * sizeof *p);
 }
 #else
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC optimize("no-tree-loop-distribute-patterns") /* no memset in the flash for a few loops */
+#endif
 typedef float le_vf;
 typedef int32_t le_vi;
 typedef uint32_t le_vu;
@@ -412,7 +418,14 @@ LE_KERNEL void le_depthwise(const float *x, const float *w, const float *start, 
 
 /* --- Products of float32 ----------------------------------------------------------------------------- */
 
-#define LE_4(F) F(0) F(1) F(2) F(3)
+/* y = n zeros, which it returns. */
+LE_KERNEL float *le_zeros(float *y, int n) {
+    for (int i = 0; i < n; i++) y[i] = 0.0f;
+    return y;
+}
+
+#define LE_3(F) F(0) F(1) F(2)
+#define LE_4(F) LE_3(F) F(3)
 #if LE_LANES == 16
 #define LE_16(F) F(0)
 #elif LE_LANES == 8
@@ -424,8 +437,8 @@ LE_KERNEL void le_depthwise(const float *x, const float *w, const float *start, 
 #endif
 
 /*
- * Weights of m outputs and k inputs: those of each 16 outputs lie side by side, input by input, then those of each 4 of
- * the rest, then one output's after the other's.
+ * Weights of m outputs and k inputs: those of each 16 outputs lie side by side, input by input, then those of 12, 8 or 4,
+ * then one output's after the other's.
  */
 
 #if LE_LANES > 1
@@ -447,18 +460,8 @@ LE_INLINE float le_sum(le_vf v) {
 }
 #endif
 
-/* y = start + weights * x for less than 16 outputs. */
+/* y = start + weights * x for less than 4 outputs. */
 LE_INLINE void le_product_rest(const float *w, const float *start, const float *x, int k, int m, float *y) {
-    for (; m >= 4; m -= 4, y += 4, start += 4) {
-#define LE_BEGIN1(i) float b##i = start[i];
-#define LE_ADD_TO1(i) b##i = LE_FMA1(x[j], w[i], b##i);
-#define LE_END1(i) y[i] = b##i;
-        LE_4(LE_BEGIN1)
-        for (int j = 0; j < k; j++, w += 4) {
-            LE_4(LE_ADD_TO1)
-        }
-        LE_4(LE_END1)
-    }
     for (; m > 0; m--, y++, start++) {
 #if LE_LANES > 1
         le_vf sums = le_set(0.0f);
@@ -474,9 +477,8 @@ LE_INLINE void le_product_rest(const float *w, const float *start, const float *
 }
 
 #if LE_LANES == 1 || defined(__ARM_FEATURE_MVE)
-/* y = start + weights * x: m outputs of k inputs. `start` may be y; it is NULL for zeros. */
+/* y = start + weights * x: m outputs of k inputs. `start` may be y. */
 LE_KERNEL void le_product(const float *w, const float *start, const float *x, int k, int m, float *y) {
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
     for (; m >= 16; m -= 16, y += 16, start += 16) {
 #define LE_BEGIN(i) le_vf a##i = le_load(start + i * LE_LANES, LE_LANES);
 #define LE_ADD_TO(i) a##i = LE_FMA(v, le_load(w + i * LE_LANES, LE_LANES), a##i);
@@ -488,7 +490,19 @@ LE_KERNEL void le_product(const float *w, const float *start, const float *x, in
         }
         LE_16(LE_END)
     }
-    le_product_rest(w, start, x, k, m, y);
+    const int many = m & ~3;
+    for (int i = 0; i < many; i += 4, w += 4) {
+#define LE_BEGIN1(i) float b##i = *start++;
+#define LE_ADD_TO1(i) b##i = LE_FMA1(x[j], v[i], b##i);
+#define LE_END1(i) *y++ = b##i;
+        const float *v = w;
+        LE_4(LE_BEGIN1)
+        for (int j = 0; j < k; j++, v += many) {
+            LE_4(LE_ADD_TO1)
+        }
+        LE_4(LE_END1)
+    }
+    le_product_rest(w + many * (k - 1), start, x, k, m & 3, y);
 }
 
 /* y = start + w * x + r * h. */
@@ -533,11 +547,37 @@ LE_TILE(le_tile_16, LE_16)
 LE_TILE(le_tile_80, LE_5)
 #endif
 
-/* y = start + w * x + r * h: m outputs of k and n inputs. `start` may be y; it is NULL for zeros. */
+/* The same for 4, 8 or 12 outputs. */
+LE_INLINE void le_tile_of(const float *w, const float *start, const float *x, int k, const float *r, const float *h, int n,
+                          int m, float *y) {
+    int j = 0;
+#define LE_HAS(i) ((i) * LE_LANES < m)
+#define LE_PART(p, i) le_load((p) + (i) * LE_LANES, m - (i) * LE_LANES)
+#define LE_BEGIN_OF(i) le_vf a##i = LE_HAS(i) ? LE_PART(start, i) : le_set(0.0f), b##i = le_set(0.0f);
+#define LE_ADD_X_OF(i) if (LE_HAS(i)) a##i = LE_FMA(v, LE_PART(w + j * m, i), a##i);
+#define LE_ADD_H_OF(i) if (LE_HAS(i)) a##i = LE_FMA(v, LE_PART(r + j * m, i), a##i);
+#define LE_ADD_NEXT_OF(i) if (LE_HAS(i)) b##i = LE_FMA(next, LE_PART(r + (j + 1) * m, i), b##i);
+#define LE_END_OF(i) if (LE_HAS(i)) le_store(y + (i) * LE_LANES, a##i + b##i, m - (i) * LE_LANES);
+    LE_3(LE_BEGIN_OF)
+    for (; j < k; j++) {
+        const le_vf v = le_set(x[j]);
+        LE_3(LE_ADD_X_OF)
+    }
+    for (j = 0; j + 1 < n; j += 2) {
+        const le_vf v = le_set(h[j]), next = le_set(h[j + 1]);
+        LE_3(LE_ADD_H_OF) LE_3(LE_ADD_NEXT_OF)
+    }
+    if (j < n) {
+        const le_vf v = le_set(h[j]);
+        LE_3(LE_ADD_H_OF)
+    }
+    LE_3(LE_END_OF)
+}
+
+/* y = start + w * x + r * h: m outputs of k and n inputs. `start` may be y. */
 LE_INLINE void le_products(const float *w, const float *start, const float *x, int k, const float *r, const float *h,
                            int n, int m, float *y) {
     const int many = 4 * LE_LANES;
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
 #if LE_LANES == 16
     if (m % 80 == 0) {
         for (; m > 0; m -= 80, w += 80 * k, r += 80 * n, y += 80, start += 80) {
@@ -553,6 +593,11 @@ LE_INLINE void le_products(const float *w, const float *start, const float *x, i
         le_tile_16(w, start, x, k, r, h, n, y);
     }
 #endif
+    const int some = m & ~3;
+    if (some > 0) {
+        le_tile_of(w, start, x, k, r, h, n, some, y);
+        m -= some, w += some * k, r += some * n, y += some, start += some;
+    }
     if (k > 0 && m > 0) {
         le_product_rest(w, start, x, k, m, y);
         start = y;
@@ -569,7 +614,6 @@ LE_INLINE void le_product(const float *w, const float *start, const float *x, in
 /* The same with weights that are an int8 number times their output's scale, one output's after the other's. */
 LE_KERNEL void le_product_stored(const int8_t *w, const float *scales, const float *start, const float *x, int k, int m,
                                  float *y) {
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
     for (; m >= 4; m -= 4, w += 4 * k, y += 4, start += 4, scales += 4) {
 #define LE_BEGIN_STORED(i) float c##i = 0.0f;
 #define LE_ADD_TO_STORED(i) c##i = LE_FMA1(x[j], (float)w[j + i * k], c##i);
@@ -591,11 +635,11 @@ LE_KERNEL void le_product_stored(const int8_t *w, const float *scales, const flo
 
 #if defined(__ARM_FEATURE_MVE)
 #include <arm_mve.h>
-#elif defined(__ARM_FEATURE_DSP) && defined(__thumb2__) && defined(__GNUC__)
-#define LE_DSP 1
+#elif defined(__ARM_FEATURE_DSP) && defined(__ARM_FEATURE_UNALIGNED) && defined(__thumb2__) && defined(__OPTIMIZE__)
+#define LE_DSP 1 /* the loop needs twelve registers, which compilers have that optimize */
 #endif
 #if defined(LE_DSP)
-#define LE_ORDER(i) ((i) % 2 * 2 + (i) / 2) /* 0 2 1 3: as sxtb16 takes weights apart */
+#define LE_ORDER(i) (((i) & ~3) | ((i) & 1) << 1 | ((i) & 2) >> 1) /* 0 2 1 3, 4 6 5 7: as sxtb16 takes weights apart */
 #else
 #define LE_ORDER(i) (i)
 #endif
@@ -613,41 +657,36 @@ LE_INLINE float le_number(int32_t bits) {
 }
 
 /*
- * Quantize k numbers to 8 bits as DynamicQuantizeLinear does, take off the zero point, and return the scale; `q`
- * goes on to a multiple of 4. Numbers are compared by their bits: cheap without a floating-point unit, too.
+ * Quantize k numbers to 8 bits as DynamicQuantizeLinear does, take off the zero point, and return the scale, NaN where
+ * one is not finite; `q` goes on to a multiple of 4. Numbers are compared by their bits: cheap without a floating-point
+ * unit, too.
  */
 LE_KERNEL float le_quantize(const float *x, int k, int16_t *q) {
     const float magic = 12582912.0f; /* 1.5 * 2^23: a sum with it is rounded to a whole number, in its low bits */
     const int32_t infinity = 0x7F800000, normal = 0x00800000, whole = 0x4B400000;
-    int32_t high = 0, low = 0; /* the bits of the largest number, and of the smallest without its sign */
+    int32_t high = 0; /* the bits of the largest number */
+    uint32_t low = 0x80000000u; /* and of the smallest: more bits below the sign are less */
     for (int i = 0; i < k; i++) {
-        const int32_t bits = le_word(x + i), size = bits & 0x7FFFFFFF;
+        const int32_t bits = le_word(x + i);
         if (bits > high) high = bits;
-        if (bits < 0 && size > low) low = size;
+        if ((uint32_t)bits > low) low = (uint32_t)bits;
     }
-    if (high >= infinity || low >= infinity) {
-        memset(q, 0, (size_t)((k + 3) & ~3) * sizeof *q);
-        return le_number(infinity) - le_number(infinity); /* NaN, and so is all that comes of it */
-    }
-    const float most = le_number(high < normal ? 0 : high), least = -le_number(low < normal ? 0 : low);
+    const float most = high < normal ? 0.0f : le_number(high);
+    const float least = low < 0x80800000u ? 0.0f : le_number((int32_t)low);
     float scale = (most - least) / 255.0f;
     if (le_word(&scale) >= infinity) scale = most / 255.0f - least / 255.0f;
     if (le_word(&scale) < normal) scale = 1.0f;
+    scale += most - most + (least - least); /* NaN where one of them is not finite */
     const float shifted = -least / scale + magic;
     int32_t zero = le_word(&shifted) - whole;
-    if (zero > 255) zero = 255;
-    float rest[4];
-    for (; k > 0; k -= 4, x += 4, q += 4) {
-        if (k < 4) {
-            for (int i = 0; i < 4; i++) rest[i] = i < k ? x[i] : 0.0f;
-            x = rest;
-        }
-#define LE_QUANTIZE(i)                                                      \
-    const float rounded##i = x[i] / scale + magic;                          \
-    int32_t value##i = le_word(&rounded##i) - whole + zero;                 \
-    value##i = value##i < 0 ? 0 : value##i > 255 ? 255 : value##i;          \
-    q[LE_ORDER(i)] = (int16_t)(value##i - zero);
-        LE_4(LE_QUANTIZE)
+    zero = zero < 0 ? 0 : zero > 255 ? 255 : zero;
+    const int32_t offset = zero - whole;
+    memset(q + ((k - 1) & ~3), 0, 4 * sizeof *q);
+    for (int i = 0; i < k; i++) {
+        const float rounded = x[i] / scale + magic;
+        int32_t value = le_word(&rounded) + offset;
+        value = value < 0 ? 0 : value > 255 ? 255 : value;
+        q[LE_ORDER(i)] = (int16_t)(value - zero);
     }
     return scale;
 }
@@ -669,20 +708,19 @@ LE_INLINE void le_dots(const int8_t *w, int stride, const int16_t *q, int k, int
     const int16_t *end = q + k;
     int32_t x02, x13, four, two;
     LE_4(LE_BEGIN8)
-    do {
 #define LE_ADD_PAIRS(a)                                                                                  \
     "sxtb16 %[two], %[four]\n\tsmlad " a ", %[two], %[x02], " a "\n\t"                                   \
     "sxtb16 %[four], %[four], ror #8\n\tsmlad " a ", %[four], %[x13], " a "\n\t"
-        __asm__("ldrd %[x02], %[x13], [%[q]], #8\n\t"
-                "ldr %[four], [%[w], %[stride]]\n\t" LE_ADD_PAIRS("%[a1]")
-                "ldr %[four], [%[w], %[stride], lsl #1]\n\t" LE_ADD_PAIRS("%[a2]")
-                "ldr %[four], [%[w], %[three]]\n\t" LE_ADD_PAIRS("%[a3]")
-                "ldr %[four], [%[w]], #4\n\t" LE_ADD_PAIRS("%[a0]")
-                : [a0] "+r"(a0), [a1] "+r"(a1), [a2] "+r"(a2), [a3] "+r"(a3), [w] "+r"(w), [q] "+r"(q),
-                  [x02] "=&r"(x02), [x13] "=&r"(x13), [four] "=&r"(four), [two] "=&r"(two)
-                : [stride] "r"(stride), [three] "r"(3 * stride)
-                : "memory");
-    } while (q < end);
+    __asm__("1:\tldrd %[x02], %[x13], [%[q]], #8\n\t"
+            "ldr %[four], [%[w], %[stride]]\n\t" LE_ADD_PAIRS("%[a1]")
+            "ldr %[four], [%[w], %[stride], lsl #1]\n\t" LE_ADD_PAIRS("%[a2]")
+            "add %[four], %[w], %[stride]\n\tldr %[four], [%[four], %[stride], lsl #1]\n\t" LE_ADD_PAIRS("%[a3]")
+            "ldr %[four], [%[w]], #4\n\t" LE_ADD_PAIRS("%[a0]")
+            "cmp %[q], %[end]\n\tblo 1b"
+            : [a0] "+&r"(a0), [a1] "+&r"(a1), [a2] "+&r"(a2), [a3] "+&r"(a3), [w] "+&r"(w), [q] "+&r"(q),
+              [x02] "=&r"(x02), [x13] "=&r"(x13), [four] "=&r"(four), [two] "=&r"(two)
+            : [stride] "r"(stride), [end] "r"(end)
+            : "memory", "cc");
     LE_4(LE_END8)
 #elif LE_LANES > 1
     for (int r = 0; r < 4; r++, w += stride) {
@@ -701,26 +739,19 @@ LE_INLINE void le_dots(const int8_t *w, int stride, const int16_t *q, int k, int
 }
 
 /*
- * y = start + weights * x in int8: m outputs of k inputs that le_quantize gave with `scale`. Each output's weights
- * go on to a multiple of 4. `scales` are one for each output, or one for all of them.
+ * y = start + weights * x in int8: m outputs of k inputs that le_quantize gave with `scale`, which the caller multiplies by
+ * the weights' own where `scales` of each output is NULL. Behind the last weight up to 3 more are read.
  */
-LE_KERNEL void le_product8(const int8_t *w, const float *scales, int many, const float *start, const int16_t *q,
-                           float scale, int k, int m, float *y) {
-    const int each = (k + 3) & ~3;
-    float factor = scales[0] * scale;
-    if (!start) start = (const float *)memset(y, 0, (size_t)m * sizeof *y);
-    for (; m >= 4; m -= 4, w += 4 * each, y += 4, start += 4) {
-        int32_t sums[4];
-        le_dots(w, each, q, each, sums);
-#define LE_SCALE(i) y[i] = start[i] + (float)sums[i] * (many ? scales[i] * scale : factor);
-        LE_4(LE_SCALE)
-        if (many) scales += 4;
+LE_KERNEL void le_product8(const int8_t *w, const float *scales, const float *start, const int16_t *q, float scale, int k,
+                           int m, float *y) {
+    int32_t sums[4];
+    for (; m >= 4; m -= 4, w += 4 * k) {
+        le_dots(w, k, q, k, sums);
+        for (int i = 0; i < 4; i++) *y++ = *start++ + (float)sums[i] * (scales ? *scales++ * scale : scale);
     }
-    for (; m > 0; m--, w += each) {
-        int32_t sums[4];
-        le_dots(w, 0, q, each, sums);
-        if (many) factor = *scales++ * scale;
-        *y++ = *start++ + (float)sums[0] * factor;
+    for (; m > 0; m--, w += k) {
+        le_dots(w, 0, q, k, sums);
+        *y++ = *start++ + (float)sums[0] * (scales ? *scales++ * scale : scale);
     }
 }
 
@@ -807,22 +838,30 @@ LE_INLINE le_vf le_ratio(le_vf a, le_vf b) {
 #endif
 }
 
-LE_INLINE void le_lstm_part(const float *g, const float *c, float *new_h, float *new_c, int n, int left) {
-    le_vf top, below;
-    const le_vf i = le_one_and_exp(le_load(g, left)), o = le_one_and_exp(le_load(g + n, left));
-    const le_vf forget = le_one_and_exp(le_load(g + 2 * n, left));
-    le_tanh_parts(le_load(g + 3 * n, left), &top, &below);
-    const le_vf now = le_ratio(le_load(c, left), forget) + le_ratio(top, below * i);
-    le_store(new_c, now, left);
-    le_tanh_parts(now, &top, &below);
-    le_store(new_h, le_ratio(top, below * o), left);
+/* `count` vectors, `left` numbers in the last one: two at a time, as a processor looks ahead for less than one takes. */
+LE_INLINE void le_lstm_parts(const float *g, const float *c, float *new_h, float *new_c, int n, int count, int left) {
+    le_vf i[2], o[2], forget[2], top[2], below[2], now[2];
+#define LE_PARTS for (int v = 0; v < count; v++)
+#define LE_PART(p) (p) + v * LE_LANES, (v + 1 < count ? LE_LANES : left)
+    LE_PARTS forget[v] = le_one_and_exp(le_load(LE_PART(g + 2 * n)));
+    LE_PARTS i[v] = le_one_and_exp(le_load(LE_PART(g)));
+    LE_PARTS le_tanh_parts(le_load(LE_PART(g + 3 * n)), &top[v], &below[v]);
+    LE_PARTS now[v] = le_ratio(le_load(LE_PART(c)), forget[v]) + le_ratio(top[v], below[v] * i[v]);
+    LE_PARTS o[v] = le_one_and_exp(le_load(LE_PART(g + n)));
+    LE_PARTS le_tanh_parts(now[v], &top[v], &below[v]);
+    LE_PARTS {
+        const int size = v + 1 < count ? LE_LANES : left;
+        le_store(new_c + v * LE_LANES, now[v], size);
+        le_store(new_h + v * LE_LANES, le_ratio(top[v], below[v] * o[v]), size);
+    }
 }
 
 /* The usual cell in float32, where a multiplication and an addition are fused. */
 LE_INLINE void le_lstm_float(float *g, const float *c, float *new_h, float *new_c, int n) {
     int j = 0;
-    for (; j + LE_LANES <= n; j += LE_LANES) le_lstm_part(g + j, c + j, new_h + j, new_c + j, n, LE_LANES);
-    if (j < n) le_lstm_part(g + j, c + j, new_h + j, new_c + j, n, n - j);
+    for (; j + 2 * LE_LANES <= n; j += 2 * LE_LANES) le_lstm_parts(g + j, c + j, new_h + j, new_c + j, n, 2, LE_LANES);
+    if (n - j > LE_LANES) le_lstm_parts(g + j, c + j, new_h + j, new_c + j, n, 2, n - j - LE_LANES);
+    else if (n > j) le_lstm_parts(g + j, c + j, new_h + j, new_c + j, n, 1, n - j);
 }
 #else
 #define le_lstm_float le_lstm
@@ -850,6 +889,29 @@ LE_INLINE void le_gru_cell(const le_function *f, float clip, const float *g, con
         le_store(new_h + j, update * le_load(h + j, left) + (1.0f - update) * fresh, left);
     }
 }
+
+#if LE_LANES >= 8 && defined(__FMA__)
+/* The usual cell in float32, fused and with the reset gate after the product: gates update, reset and new, and in s what the reset gate lets through of the latter. */
+LE_INLINE void le_gru_part(const float *g, const float *s, const float *h, float *new_h, int n, int left) {
+    le_vf top, below;
+    const le_vf update = le_one_and_exp(le_load(g, left)), reset = le_one_and_exp(le_load(g + n, left));
+    le_tanh_parts(le_load(g + 2 * n, left) + le_ratio(le_load(s, left), reset), &top, &below);
+    const le_vf fresh = le_ratio(top, below);
+    le_store(new_h, fresh + le_ratio(le_load(h, left) - fresh, update), left);
+}
+
+LE_INLINE void le_gru_float(const float *g, const float *s, const float *h, float *new_h, int n) {
+    int j = 0;
+    for (; j + LE_LANES <= n; j += LE_LANES) le_gru_part(g + j, s + j, h + j, new_h + j, n, LE_LANES);
+    if (j < n) le_gru_part(g + j, s + j, h + j, new_h + j, n, n - j);
+}
+#else
+LE_INLINE void le_gru_float(float *g, float *s, const float *h, float *new_h, int n) {
+    static const le_function usual[2] = {{LE_SIGMOID, 0.0f, 0.0f}, {LE_TANH, 0.0f, 0.0f}};
+    le_gru_gates(usual, 0.0f, 1, g, h, s, n);
+    le_gru_cell(usual, 0.0f, g, s, h, new_h, n);
+}
+#endif
 
 LE_INLINE void le_rnn_cell(const le_function *f, float clip, const float *g, float *new_h, int n) {
     LE_EACH(j, n) le_store(new_h + j, le_apply(f, le_clipped(le_load(g + j, n - j), clip)), n - j);
