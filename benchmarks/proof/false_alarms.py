@@ -198,9 +198,10 @@ def examine(
         path = Path(folder) / "model.onnx"
         traces, convert = list[File](), pipeline.convert
 
-        def traced(request: Request) -> File:
-            traces.append(convert(request))
-            return traces[-1]
+        def traced(request: Request) -> Iterator[File]:
+            for file in convert(request):
+                traces.append(file)
+                yield file
 
         try:
             with mock.patch.object(pipeline, "convert", traced):
@@ -209,7 +210,7 @@ def examine(
             tally.problems.append(f"{network.about}: refused: {error}")
             return tally.problems[-1:]
         file = open_file(path)
-        with mock.patch.object(pipeline, "convert", return_value=traces[-1]):
+        with mock.patch.object(pipeline, "convert", return_value=traces[-1:]):
             against = against_module(network.module, file, network.example)
         report = validate(file, against, ValidateConfig(seed=number, quick=not full))
         tally.checks += report.count("passed") + report.count("failed")

@@ -25,7 +25,7 @@
 /* Weights of a program from which on they lie in large pages of their own and are asked for ahead, as they do not
    all stay in a core's own cache; and how many bytes ahead. */
 #define LE_FAR (1u << 20)
-/* Bytes of a program up to which they stay in a first-level cache. */
+/* Bytes of weights in memory, int8 ones widened, up to which they stay in a first-level cache. */
 #define LE_NEAR (40u << 10)
 #define LE_LARGE_PAGE (1u << 21)
 #define LE_AHEAD 2048u
@@ -243,6 +243,7 @@ void *le_zeros(size_t count, size_t size);
 
 /* The same for weights; it is freed with the program. */
 void *le_weights(lstm_edge_program *program, size_t count, size_t size);
+size_t le_weight_bytes(const lstm_edge_program *program);
 void le_free_weights(lstm_edge_program *program);
 
 /* `own`: with memory for the pasts and `port_bytes`, behind that of `capacity` rows. */

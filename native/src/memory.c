@@ -53,6 +53,12 @@ void *le_weights(lstm_edge_program *p, size_t count, size_t size) {
     return memset(to, 0, bytes);
 }
 
+size_t le_weight_bytes(const lstm_edge_program *p) {
+    size_t bytes = 0;
+    for (const le_slab *slab = p->slabs; slab != NULL; slab = slab->next) bytes += slab->used;
+    return bytes;
+}
+
 void le_free_weights(lstm_edge_program *p) {
     while (p->slabs != NULL) {
         le_slab *slab = p->slabs;

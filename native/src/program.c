@@ -836,9 +836,9 @@ lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
     r.program->kernels = kernels;
     r.program->size = size;
     r.program->far = size >= LE_FAR;
-    r.program->near = size <= LE_NEAR;
     atomic_init(&r.program->users, 1);
     const bool done = read_all(&r);
+    r.program->near = le_weight_bytes(r.program) <= LE_NEAR;
     free(r.packed);
     free(r.written);
     free(r.start);

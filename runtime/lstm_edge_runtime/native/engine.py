@@ -653,10 +653,10 @@ class NativeCall:
             assert resolved is not None
             time = manifest.time_axis(output.axes)
             if single:
-                place = time or 0  # the library's frames are one after another
-                lying = (resolved[place], *resolved[:place], *resolved[place + 1 :])
+                at = slice(0, 0) if time is None else slice(time, time + 1)
+                lying = (*resolved[at], *resolved[: at.start], *resolved[at.stop :])  # frame after frame
                 view = states.view(OUTPUT, index, lying, "float32")
-                self.outputs[output.name] = np.moveaxis(view, 0, place)
+                self.outputs[output.name] = view if time is None else np.moveaxis(view, 0, time)
                 continue
             array = self.outputs[output.name] = np.zeros(resolved, "float32")
             address = _row(array, time, after) if time is not None else array.ctypes.data

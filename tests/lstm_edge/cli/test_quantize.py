@@ -194,6 +194,8 @@ def test_the_file_is_there_before_it_is_said_to_be(invoke, wide, tmp_path, monke
         raise InputError("no space left on device")
 
     monkeypatch.setattr(Quantized, "save", full)
-    code, out, err = invoke("quantize", wide.path, "-o", tmp_path / "q.onnx", "--weights-only", *LOOSE)
+    code, out, err = invoke(
+        "quantize", wide.path, "-o", tmp_path / "q.onnx", "--weights-only", *LOOSE, "--force"
+    )
     assert (code, out) == (2, "")
     assert "no space" in err
