@@ -95,7 +95,7 @@ def build(network, opset, batch_first, layers, rng_seed=0):
     return net.model({"x": axes}, [out]), baked
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(stacks())
 def test_a_stack_is_equal_at_reset_and_in_chunks(network, stack):
     model, baked = build(network, *stack)

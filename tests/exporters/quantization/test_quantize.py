@@ -135,7 +135,10 @@ def test_gru_and_rnn_are_stored_and_the_choice_says_why(network, write, kind):
 
 
 @pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
-@pytest.mark.parametrize(("kind", "hidden", "target"), [("GRU", 32, "arm"), ("RNN", 128, "x86")])
+@pytest.mark.parametrize(
+    ("kind", "hidden", "target"),
+    [("GRU", 32, "arm"), pytest.param("RNN", 128, "x86", marks=pytest.mark.system)],
+)
 def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
     network, write, kind, hidden, target, monkeypatch
 ):

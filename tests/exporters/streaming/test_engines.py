@@ -315,6 +315,7 @@ def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path)
     assert own.lib.lstm_edge_age(own.stream) == len(x)
 
 
+@pytest.mark.system
 def test_a_stream_ends_with_its_positions_in_c(behind, find_program, tmp_path):
     """Behind the end every call is refused and changes nothing; a reset starts again."""
     content, x = behind(positions.Learned), samples(9, 90, past.WIDTH)

@@ -5,16 +5,13 @@ import pytest
 from benchmarks.proof.streaming import compare_stream
 from benchmarks.proof.streaming_networks import NETWORKS
 
-QUICK = ("OverlapAdd", "StftMask")
-MARKS = {"ConvTasNet": pytest.mark.system}
+SYSTEM = ("ConvTasNet", "StftMask")
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        name if name in QUICK else pytest.param(name, marks=MARKS.get(name, pytest.mark.slow))
-        for name in NETWORKS
-    ],
-)
+def marks(name):
+    return () if name == "OverlapAdd" else pytest.mark.system if name in SYSTEM else pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in NETWORKS])
 def test_a_stream_is_the_whole_network(name):
     assert compare_stream(NETWORKS[name]).ok

@@ -195,6 +195,7 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, call):
     assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
 
 
+@pytest.mark.system
 def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder, call):
     output = ("-o", "m.onnx")
     done = call("nets:Wide", "--input", "x=N,L,4", *output)

@@ -136,6 +136,7 @@ def test_a_quantized_file_is_held_to_its_budget(job, invoke, tmp_path):
     assert code == 1
 
 
+@pytest.mark.system
 def test_reports_are_written_for_a_failure_as_well(job, invoke, tmp_path):
     junit, html = tmp_path / "report.xml", tmp_path / "report.html"
     code, _, _ = invoke(
@@ -172,6 +173,7 @@ def test_the_golden_case_in_the_file_is_enough_to_tell_right_from_wrong(job, inv
     assert invoke("validate", job / "wrong.onnx")[0] == 1
 
 
+@pytest.mark.system
 def test_the_checkpoint_that_a_failing_file_was_made_from_is_named(job, invoke, tmp_path):
     run = load(job / "run")
     with torch.no_grad():

@@ -153,6 +153,7 @@ def test_a_folder_without_a_run_or_with_a_damaged_one_is_refused(classes, tmp_pa
     assert not (tmp_path / REPORT).exists()
 
 
+@pytest.mark.system
 def test_a_forecast_of_every_feature_is_continued_and_its_error_shown_by_horizon(tmp_path):
     rows = "\n".join(f"{np.sin(step / 5):.4f}" for step in range(400))
     (tmp_path / "d.csv").write_text("wave\n" + rows)

@@ -131,6 +131,7 @@ def stream_of(folder, **options):
     return lstm_edge_runtime.load(folder / "m.onnx")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("wanted", [None, True, False])
 def test_a_forecast_that_persistence_is_near_to_predicts_the_change_and_the_file_the_value(tmp_path, wanted):
     rng = np.random.default_rng(0)

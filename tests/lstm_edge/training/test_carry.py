@@ -94,6 +94,7 @@ def made(tmp_path_factory):
     return make
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("name", [*SETS, "activities"])
 def test_streams_ten_windows_long_are_as_right_as_windows_from_reset(made, tmp_path, name):
     data, data_config = made(name)
