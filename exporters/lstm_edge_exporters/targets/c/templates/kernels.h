@@ -842,12 +842,12 @@ LE_INLINE le_vf le_ratio(le_vf a, le_vf b) {
 LE_INLINE void le_lstm_parts(const float *g, const float *c, float *new_h, float *new_c, int n, int count, int left) {
     le_vf i[2], o[2], forget[2], top[2], below[2], now[2];
 #define LE_PARTS for (int v = 0; v < count; v++)
-#define LE_PART(p) (p) + v * LE_LANES, (v + 1 < count ? LE_LANES : left)
-    LE_PARTS forget[v] = le_one_and_exp(le_load(LE_PART(g + 2 * n)));
-    LE_PARTS i[v] = le_one_and_exp(le_load(LE_PART(g)));
-    LE_PARTS le_tanh_parts(le_load(LE_PART(g + 3 * n)), &top[v], &below[v]);
-    LE_PARTS now[v] = le_ratio(le_load(LE_PART(c)), forget[v]) + le_ratio(top[v], below[v] * i[v]);
-    LE_PARTS o[v] = le_one_and_exp(le_load(LE_PART(g + n)));
+#define LE_HERE(p) (p) + v * LE_LANES, (v + 1 < count ? LE_LANES : left)
+    LE_PARTS forget[v] = le_one_and_exp(le_load(LE_HERE(g + 2 * n)));
+    LE_PARTS i[v] = le_one_and_exp(le_load(LE_HERE(g)));
+    LE_PARTS le_tanh_parts(le_load(LE_HERE(g + 3 * n)), &top[v], &below[v]);
+    LE_PARTS now[v] = le_ratio(le_load(LE_HERE(c)), forget[v]) + le_ratio(top[v], below[v] * i[v]);
+    LE_PARTS o[v] = le_one_and_exp(le_load(LE_HERE(g + n)));
     LE_PARTS le_tanh_parts(now[v], &top[v], &below[v]);
     LE_PARTS {
         const int size = v + 1 < count ? LE_LANES : left;
