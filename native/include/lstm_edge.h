@@ -18,7 +18,7 @@
  * steps, for any number and order of rows in a call, and for any number of threads. NaN and infinity stay in
  * their row. Numbers below 2^-126 are flushed to zero: every call sets the processor's flush-to-zero mode and
  * restores the caller's mode, so that silence takes no more time than sound, and libraries that change the
- * mode do not affect results (RISC-V has no such mode). The flags of floating-point exceptions are raised as by any
+ * mode do not affect results (RISC-V has its rounding alone). The flags of floating-point exceptions are raised as by any
  * arithmetic.
  *
  * Delay and unit. Where frames need later steps, the results of a stream are behind its samples; with strides there is

@@ -184,7 +184,7 @@ struct lstm_edge_program {
 
 /*
  * The floating-point mode of a call: numbers below 2^-126 are zero, as they slow a processor down up to a hundred
- * times, and results do not depend on the mode that other code of the process left behind. RISC-V has no such mode.
+ * times, and results do not depend on the mode that other code of the process left behind. RISC-V has a rounding alone.
  */
 #if defined(__x86_64__)
 typedef unsigned le_mode;
@@ -214,6 +214,15 @@ static inline void le_set_mode(le_mode mode) {
     __asm__ volatile("vmsr fpscr, %0" : : "r"((mode & ~flags) | (le_get_mode() & flags)));
 }
 #define LE_FLUSH ((le_mode)1 << 24)
+#elif defined(__riscv_flen)
+typedef unsigned long le_mode;
+static inline le_mode le_get_mode(void) {
+    le_mode mode;
+    __asm__ volatile("frrm %0" : "=r"(mode));
+    return mode;
+}
+static inline void le_set_mode(le_mode mode) { __asm__ volatile("fsrm %0" : : "r"(mode)); }
+#define LE_FLUSH 0ul /* round to nearest */
 #else
 typedef int le_mode;
 static inline le_mode le_get_mode(void) { return 0; }
