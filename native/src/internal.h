@@ -143,7 +143,7 @@ typedef struct le_slab {
 typedef struct {
     const char *name;
     size_t lanes;
-    /* Lay out (m, k) weights of so many gates; scales NULL for float32, `quantized` whether the inputs will be. False
+    /* Lay out the (m, k) weights of `gates` gates; scales NULL for float32, `quantized` whether the inputs will be. False
        where there is no memory. */
     bool (*pack)(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
                  const float *bias, const float *scales, bool quantized);

@@ -6,8 +6,8 @@
  * last what fills no vector of units, all gates in as few vectors as can be. A tile holds the sums of some rows and one
  * group in registers while k runs; a single row takes several groups at once, so that about eight sums hide the
  * latency of an addition. However many rows a tile has, each output starts from its bias (or from the sum so
- * far) and adds its products in the order of k; where a matrix is so small that one group is all, up to eight
- * partial sums take every so many k and are added at the end, for any number of rows; a single output is a dot product.
+ * far) and adds its products in the order of k; if a matrix has a single group of outputs, k is split over up to
+ * eight partial sums, which are added at the end, for any number of rows; a single output is a dot product.
  * int8 weights of inputs in float32 are widened in registers, if floats would not fit the cache, and their sum is
  * multiplied by the scale at the end. Hence the same bits on every path. Products are contracted to fused multiply-adds
  * in madd() and nowhere else.
@@ -612,7 +612,7 @@ INLINE void product(const le_matrix *m, const le_rows *p, const le_workspace *ws
     else m->many(m, p, ws, rows);
 }
 
-/* Numbers between two gates of so many units that fill no vector: what one store writes should hold what a load reads. */
+/* Distance between two gates whose `units` fill no vector: one store should write all that a later load reads. */
 INLINE size_t tail_of(size_t units) {
 #if LE_LANES > 4
     if (units > 0 && units <= 4) return 4;

@@ -471,7 +471,7 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.istft, Tensor.istft), _inverse_stft),
     **dict.fromkeys((torch.logcumsumexp, Tensor.logcumsumexp), _log_cum_sum_exp),
 }
-"""What is called in the place of a function."""
+"""What is called instead of a function."""
 _DRAWS = "bernoulli multinomial normal poisson rand rand_like randint randint_like randn randn_like randperm"
 _DRAWS_OF_TENSORS = "bernoulli_ exponential_ multinomial normal_ random_ uniform_"
 _COMPLEX = (torch.complex, torch.istft, torch.polar, torch.stft, torch.view_as_complex)

@@ -684,7 +684,7 @@ def _around_time(array: StepArray) -> tuple[int, int]:
 
 
 def _start(bias: str, to: str, rows: int) -> str:
-    """Return what a product is added to: its bias, or zeros in the place of the result."""
+    """Return what a product is added to: its bias, or the result itself, set to zero."""
     return f"le_zeros({to}, {rows})" if bias == "NULL" else bias
 
 
