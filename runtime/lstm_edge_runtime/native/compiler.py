@@ -274,6 +274,8 @@ class _Compiler:
         """Values that follow from shapes, of which those of rows and steps are 1 here alone."""
         self._counters: set[str] = set()
         """Values that count steps from a first number on."""
+        self._added, self._pasts = _find_counters(file, manifest), _find_pasts(file, manifest)
+        """Of states that count the name of what a call adds; of those that hold frames the axis of these."""
         self._ends: dict[int, int] = {}
         """Of counters the first number at which a table that they index has ended."""
 
@@ -284,25 +286,16 @@ class _Compiler:
         _check_axes(manifest)
         for spec in manifest.inputs:
             self._values[spec.name] = self._open_input(spec)
-        pasts = _find_pasts(self._file, manifest)
-        counters = _find_counters(self._file, manifest)
         for state in manifest.states:
-            if state.input in counters:
-                opened: _Any | None = self._open_counter(state)
-            else:
-                opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
-            self._values[state.input] = opened or self._open_state(state)
-        counting = {state.output for state in manifest.states if state.input in counters}
+            self._values[state.input] = self._open_state(state)
+        counting = {state.output for state in manifest.states if state.input in self._added}
         for node in graph.nodes:
             if node.outputs[0] not in counting or self._uses[node.outputs[0]] > 1:
                 self._node(node)
         for output in manifest.outputs:
             self._close_output(output)
-        for state in sorted(manifest.states, key=lambda state: state.input in pasts):
-            if state.input in counters:
-                self._close_counter(state, counters[state.input])
-            else:
-                self._close_state(state)  # a past at the end: adds reads it after its PUSH
+        for state in sorted(manifest.states, key=lambda state: state.input in self._pasts):
+            self._close_state(state)  # a past at the end: nothing reads it after its PUSH
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> _Any:
@@ -321,49 +314,42 @@ class _Compiler:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
         return _Value(shape, (self._writer.input(spec.name, prod(shape), spec.dtype),), spec.dtype, order)
 
-    def _open_state(self, state: StateSpec) -> _Value:
-        """Make a state of the program of each layer of a state of the file."""
+    def _open_state(self, state: StateSpec) -> "_Value | _Frames":
+        """Make a state of the program of a state of the file, or one of each of its layers."""
+        shape = self._shape_of(state.input, state.axes)
+        start = state.start // self._manifest.unit
+        if state.input in self._added:
+            return self._open_counter(state, shape, start)
+        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape)
+        if state.input in self._pasts:
+            axis = self._pasts[state.input]
+            past = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+            part, buffer = StatePart(state, None, past), self._writer.past(state.input, past, reset, start)
+            self._parts.append((part, buffer))
+            return _Frames(shape, part, buffer, axis)
         if state.dtype != "float32":
             raise UnsupportedError(f"state {state.input} is {state.dtype}, and counts no frames")
-        shape = self._shape_of(state.input, state.axes)
         layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
-        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape).reshape(layers, -1)
-        buffers = []
-        for layer in range(layers):
+        for layer, own in enumerate(reset.reshape(layers, -1)):
             part = StatePart(state, layer if layers > 1 else None)
             name = state.input if layers == 1 else f"{state.input}[{layer}]"
-            start = state.start // self._manifest.unit
-            buffers.append(self._writer.state(name, prod(shape) // layers, reset[layer], start))
-            self._parts.append((part, buffers[-1]))
-        return _Value(shape, tuple(buffers))
+            self._parts.append((part, self._writer.state(name, own.size, own, start)))
+        return _Value(shape, tuple(buffer for _, buffer in self._parts[-layers:]))
 
-    def _open_counter(self, state: StateSpec) -> _Value:
+    def _open_counter(self, state: StateSpec, shape: tuple[int, ...], start: int) -> _Value:
         """Make a counter of a state of one whole number, to which a call adds its number of frames."""
-        shape = self._shape_of(state.input, state.axes)
         if prod(shape) != 1:
             raise UnsupportedError(f"state {state.input} counts {prod(shape)} numbers, expected one")
-        reset = int(np.asarray(state.reset).item())
-        buffer = self._writer.counter(state.input, reset, state.start // self._manifest.unit)
+        buffer = self._writer.counter(state.input, int(np.asarray(state.reset).item()), start)
         self._parts.append((StatePart(state, None), buffer))
         return _Value(shape, (buffer,), "int64", span=_Span(0, 0, buffer, 1))
 
-    def _close_counter(self, state: StateSpec, name: str) -> None:
-        more = self._get(name)
-        kept = self._padding and self._manifest.padded_states
+    def _close_counter(self, state: StateSpec, counter: _Value, *, kept: bool) -> None:
+        more = self._get(self._added[state.input])
         if not isinstance(more, np.ndarray) or more.size != 1 or more.item() < 0:
             raise UnsupportedError(f"state {state.output} goes on by other numbers than those of frames")
-        buffer = self._values[state.input].buffers[0]  # type: ignore[union-attr]
+        (buffer,) = counter.buffers
         self._writer.count(buffer, 0 if kept else more.item(), self._ends.get(buffer, 0))
-
-    def _open_past(self, state: StateSpec, axis: int) -> _Frames:
-        """Make a ring of a state that holds the last frames of a value along ``axis``."""
-        shape = self._shape_of(state.input, state.axes)
-        past = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
-        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape)
-        part = StatePart(state, None, past)
-        start = state.start // self._manifest.unit
-        self._parts.append((part, self._writer.past(state.input, past, reset, start)))
-        return _Frames(shape, part, self._parts[-1][1], axis)
 
     def _close_output(self, output: TensorSpec) -> None:
         manifest = self._manifest
@@ -388,21 +374,23 @@ class _Compiler:
         self._writer.push(None if kept else self._in_time(new), old.buffer, past)
 
     def _close_state(self, state: StateSpec) -> None:
-        kept = self._padding and self._manifest.padded_states
-        if isinstance(old := self._values[state.input], _Frames):
+        kept, old = self._padding and self._manifest.padded_states, self._values[state.input]
+        if isinstance(old, _Frames):
             self._close_past(state, old, kept=kept)
             return
+        assert isinstance(old, _Value)
+        if state.input in self._added:
+            self._close_counter(state, old, kept=kept)
+            return
         value = self._get(state.input if kept else state.output)
-        olds = [buffer for part, buffer in self._parts if part.state.input == state.input]
         if not isinstance(value, _Value):
             raise UnsupportedError(f"state {state.output} does not depend on the input")
-        value = self._in_order(value, ())
-        widths = [self._writer.width(buffer) for buffer in value.buffers]
-        news = list(value.buffers)
-        if widths != [self._writer.width(buffer) for buffer in olds]:
-            news = self._cut(self._row(value), [self._writer.width(buffer) for buffer in olds])
+        value, widths = self._in_order(value, ()), [*map(self._writer.width, old.buffers)]
+        news = [*value.buffers]
+        if [*map(self._writer.width, news)] != widths:
+            news = self._cut(self._row(value), widths)
         given = self._writer.given
-        for buffer, new in zip(olds, news, strict=True):
+        for buffer, new in zip(old.buffers, news, strict=True):
             ended = self._writer.unary(new, Function.IDENTITY) if new in given else new
             self._writer.next_state(buffer, ended)
 
@@ -475,10 +463,13 @@ class _Compiler:
         return self._floats(value)
 
     @staticmethod
-    def _known(value: _Any | None, what: str) -> Array:
+    def _known(value: _In, what: str) -> Array:
         if not isinstance(value, np.ndarray):
             raise UnsupportedError(f"{what} that is not stored in the file")
         return value
+
+    def _optional(self, value: _In, what: str) -> Array | None:
+        return None if value is None else self._known(value, what)
 
     @staticmethod
     def _places(value: _Value) -> Array:
@@ -645,12 +636,11 @@ class _Compiler:
         if attributes.get("transA", 0) and 1 not in source.shape:
             raise UnsupportedError("a transposed input")
         weights = weights if attributes.get("transB", 0) else weights.T
-        rows = prod(source.shape) // weights.shape[1]
-        bias, shape = None, (rows, weights.shape[0])
+        shape = (prod(source.shape) // weights.shape[1], weights.shape[0])
         if attributes.get("alpha", 1.0) != 1.0:
             weights = np.float32(attributes["alpha"]) * weights
-        if added is not None:
-            bias = _uniform(self._known(added, "a bias") * np.float32(attributes.get("beta", 1.0)), shape)
+        if (bias := self._optional(added, "a bias")) is not None:
+            bias = _uniform(bias * np.float32(attributes.get("beta", 1.0)), shape)
             if bias is None:
                 raise UnsupportedError("a bias that differs between rows")
         return self._linear(source, weights, bias, shape)
@@ -725,8 +715,7 @@ class _Compiler:
             adds = kind is Binary.ADD and value.shape == shape
             if adds and (not second.any() if whole else self._fuse_bias(node, value, second, place=swap)):
                 return value
-            full = np.broadcast_to(np.asarray(second, value.dtype), shape)
-            flat = (full.transpose(order) if order else full).reshape(-1)
+            flat = _laid(np.asarray(second, value.dtype), shape, order)
             flat = flat[:1] if (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
             span = _span_of(kind, value.span, second, swap=swap) if whole else None
             row = self._writer.binary(kind, self._row(value), flat, swap=swap)
@@ -815,14 +804,10 @@ class _Compiler:
             self._known(each, "a parameter").astype("float64") for each in parameters
         )
         factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
-        shape = (-1, *[1] * (len(value.shape) - 2))
-        order = value.order or range(len(value.shape))
-        full = [
-            np.broadcast_to(each.reshape(shape), value.shape).transpose(order).astype("float32").reshape(-1)
-            for each in (factor, bias - mean * factor)
-        ]
-        row = self._writer.binary(Binary.MULTIPLY, self._row(value), full[0])
-        return value._replace(buffers=(self._writer.binary(Binary.ADD, row, full[1]),))
+        row, shape = self._row(value), (-1, *[1] * (len(value.shape) - 2))
+        for kind, each in ((Binary.MULTIPLY, factor), (Binary.ADD, bias - mean * factor)):
+            row = self._writer.binary(kind, row, _laid(each.reshape(shape), value.shape, value.order))
+        return value._replace(buffers=(row,))
 
     @_lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
     def _reduce(self, node: Node, given: _In, axes: _In = None) -> _Value:
@@ -1027,7 +1012,7 @@ class _Compiler:
     @_lowers("Conv", takes="frames")
     def _conv(self, node: Node, given: _In, matrix: _In, added: _In = None) -> _Value:
         weights = self._known(matrix, "weights").astype("float32")
-        bias = None if added is None else self._known(added, "a bias").reshape(-1)
+        bias = self._optional(added, "a bias")
         rank, groups = weights.ndim - 2, node.attributes.get("group", 1)
         value, places, time = self._taps(node, given, weights.shape[2:])
         rows, channels, outputs = places.shape[0], places.shape[1], places.shape[2 : 2 + rank]
@@ -1256,20 +1241,18 @@ class _Compiler:
         c: _In = None,
         peepholes: _In = None,
     ) -> list[_Any]:
-        attributes = node.attributes
+        attributes, hidden = node.attributes, weights[1].shape[2]
         _check_layer(attributes, weights[0].shape[0])
-        if lengths is not None:
-            self._known(lengths, "lengths")
-        hidden, gates = weights[1].shape[2], _GATES[kind]
+        ended = self._optional(lengths, "lengths") is not None and self._padding
         states = [self._floats(each) for each in ((h, c) if kind == "LSTM" else (h,))]
-        if self._padding and lengths is not None:
+        if ended:
             zeros = self._single((1, 1, 1, hidden), self._writer.filled(np.zeros(hidden, "float32")))
             return [zeros, *(value._replace(shape=(1, 1, hidden)) for value in states)]
         olds = [self._row(value) for value in states]
-        both: Array | None = None
-        if bias is not None:
-            both = self._known(bias, "a bias").reshape(2, gates * hidden)
+        if (both := self._optional(bias, "a bias")) is not None:
+            both = both.reshape(2, _GATES[kind] * hidden)
             both = both.reshape(-1) if kind == "GRU" else both[0] + both[1]
+        checks = self._optional(peepholes, "peepholes")
         before = kind == "GRU" and attributes.get("linear_before_reset", 0)
         forget = kind == "LSTM" and attributes.get("input_forget", 0)
         frames = self._floats(x)
@@ -1280,7 +1263,7 @@ class _Compiler:
             olds,
             [each[0] for each in weights],
             both,
-            peepholes=None if peepholes is None else self._known(peepholes, "peepholes").reshape(-1),
+            peepholes=checks,
             scales=scales,
             clip=float(attributes.get("clip", 0.0)),
             flags=2 if before else 1 if forget else 0,
@@ -1333,9 +1316,7 @@ class _Compiler:
         self, node: Node, given: _In, matrix: _In, scale: _In, zero: _In = None, added: _In = None
     ) -> _Value:
         source, raw = self._floats(given), _matrix(self._known(matrix, "weights"))
-        weights, bias = self._shifted(raw, zero).T, None
-        if added is not None:
-            bias = self._known(added, "a bias").reshape(-1)
+        weights, bias = self._shifted(raw, zero).T, self._optional(added, "a bias")
         scales = _vector(self._known(scale, "a scale"), raw.shape[1])
         return self._linear(source, weights, bias, (*source.shape[:-1], raw.shape[1]), scales)
 
@@ -1423,6 +1404,12 @@ def _taps_first(places: Array, rank: int, order: Sequence[int] = ()) -> Array:
     """Return places ``(N, C, *outputs, *kernel)`` as ``(*kernel, N, C, *outputs)``; outputs in an order."""
     moved: Array = places.transpose(*range(2 + rank, 2 + 2 * rank), *(order or range(2 + rank)))
     return moved
+
+
+def _laid(array: Array, shape: Sequence[int], order: Sequence[int]) -> Array:
+    """Return the numbers of an array in a shape that it broadcasts to, in an order of its axes."""
+    flat: Array = np.broadcast_to(array, shape).transpose(order or range(len(shape))).reshape(-1)
+    return flat
 
 
 def _text(value: Any) -> str:
