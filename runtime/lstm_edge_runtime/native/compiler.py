@@ -169,20 +169,6 @@ def _lowers(*names: str, takes: _Takes = "rows") -> Callable[[_Lower], _Lower]:
 
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
-_ACTIVATIONS: dict[str, tuple[Function, tuple[float | None, ...]]] = {
-    "relu": (Function.RELU, ()),
-    "tanh": (Function.TANH, ()),
-    "sigmoid": (Function.SIGMOID, ()),
-    "affine": (Function.AFFINE, (None, None)),
-    "leakyrelu": (Function.LEAKY_RELU, (0.01,)),
-    "thresholdedrelu": (Function.THRESHOLDED_RELU, (1.0,)),
-    "scaledtanh": (Function.SCALED_TANH, (None, None)),
-    "hardsigmoid": (Function.HARD_SIGMOID, (0.2, 0.5)),
-    "elu": (Function.ELU, (1.0,)),
-    "softsign": (Function.SOFTSIGN, ()),
-    "softplus": (Function.SOFTPLUS, ()),
-}
-"""The functions inside a recurrent operator, with the parameters that they take where the node gives none."""
 _UNARY: dict[str, tuple[Function, tuple[tuple[str, float], ...]]] = {
     "Relu": (Function.RELU, ()),
     "Sigmoid": (Function.SIGMOID, ()),
@@ -209,6 +195,16 @@ _UNARY: dict[str, tuple[Function, tuple[tuple[str, float], ...]]] = {
     "Cos": (Function.COS, ()),
 }
 """An operator to its function, and the attributes that are alpha and beta with their defaults."""
+_ACTIVATIONS: dict[str, tuple[Function, Sequence[float | None]]] = {
+    "affine": (Function.AFFINE, (None, None)),
+    "scaledtanh": (Function.SCALED_TANH, (None, None)),
+    **{
+        name.lower(): (function, [default for _, default in attributes])
+        for name, (function, attributes) in _UNARY.items()
+        if function <= Function.SOFTPLUS
+    },
+}
+"""The functions inside a recurrent operator, with the parameters that they take where the node gives none."""
 _BINARY = {
     "Add": Binary.ADD,
     "Sub": Binary.SUBTRACT,
@@ -706,28 +702,42 @@ class _Compiler:
         whole = node.op_type in _WHOLE and (_is_whole(a) or _is_whole(b))
         numbers = self._whole_numbers if whole else self._floats
         value, other = (numbers(b), a) if swap else (numbers(a), b)
-        second = other if isinstance(other, np.ndarray) else numbers(other)
-        shape = np.broadcast_shapes(value.shape, second.shape)
-        if value.shape != shape and prod(value.shape) != 1:
-            value = self._broadcast(value, shape)
-        order, span = value.order if value.shape == shape else (), None
-        if isinstance(second, np.ndarray):
-            adds = kind is Binary.ADD and value.shape == shape
-            if adds and (not second.any() if whole else self._fuse_bias(node, value, second, place=swap)):
-                return value
-            flat = _laid(np.asarray(second, value.dtype), shape, order)
-            flat = flat[:1] if (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
-            span = _span_of(kind, value.span, second, swap=swap) if whole else None
-            row = self._writer.binary(kind, self._row(value), flat, swap=swap)
+        if isinstance(other, np.ndarray):
+            found = self._combine_stored(node, kind, value, other, swap=swap)
         else:
+            second = numbers(other)
+            shape = np.broadcast_shapes(value.shape, second.shape)
+            value, order = self._spread(value, shape)
             if prod(value.shape) == 1 and second.shape == shape:
                 order = second.order
             elif prod(second.shape) != 1:
                 second = self._broadcast(second, shape, order)
             row = self._writer.binary(kind, self._row(value), self._row(second))
+            found = _Value(shape, (row,), value.dtype, order)
         if kind not in _COMPARES:
-            return _Value(shape, (row,), value.dtype, order, span)
-        return _Value(shape, (self._writer.cast(row) if whole else row,), "bool", order)
+            return found
+        buffers = (self._writer.cast(self._row(found)),) if whole else found.buffers
+        return found._replace(buffers=buffers, dtype="bool", span=None)
+
+    def _combine_stored(
+        self, node: Node, kind: Binary, value: _Value, stored: Array, *, swap: bool
+    ) -> _Value:
+        whole, shape = value.dtype == "int64", np.broadcast_shapes(value.shape, stored.shape)
+        value, order = self._spread(value, shape)
+        adds = kind is Binary.ADD and value.shape == shape
+        if adds and (not stored.any() if whole else self._fuse_bias(node.inputs[swap], value, stored)):
+            return value
+        flat = _laid(np.asarray(stored, value.dtype), shape, order)
+        flat = flat[:1] if (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
+        row = self._writer.binary(kind, self._row(value), flat, swap=swap)
+        span = _span_of(kind, value.span, stored, swap=swap) if whole else None
+        return _Value(shape, (row,), value.dtype, order, span)
+
+    def _spread(self, value: _Value, shape: tuple[int, ...]) -> tuple[_Value, tuple[int, ...]]:
+        """Return a value in a shape, or as it is if it is a single number, and the order of the result."""
+        if value.shape != shape and prod(value.shape) != 1:
+            value = self._broadcast(value, shape)
+        return value, value.order if value.shape == shape else ()
 
     @staticmethod
     def _whole_numbers(value: _In) -> _Value:
@@ -762,9 +772,8 @@ class _Compiler:
         value = self._runtime(given)
         return self._broadcast(value, np.broadcast_shapes(value.shape, wanted))
 
-    def _fuse_bias(self, node: Node, value: _Value, bias: Array, *, place: int) -> bool:
-        """Add a bias to the product at a place of a node's inputs; return whether nothing else uses one."""
-        name = node.inputs[place]
+    def _fuse_bias(self, name: str, value: _Value, bias: Array) -> bool:
+        """Add a bias to a product that nothing else uses; return whether it is one."""
         if name not in self._fresh or self._uses[name] != 1 or len(value.buffers) != 1:
             return False
         columns = self._writer.linear_rows(value.buffers[0])
