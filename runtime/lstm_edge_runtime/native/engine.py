@@ -482,12 +482,6 @@ class NativePool:
         for rows, given in zip(self.rows, self._convert(states), strict=True):
             rows[slots] = given
 
-    def put_back(self, slots: Array, before: Mapping[str, Array], held: Mapping[str, Array]) -> None:
-        """Put states back to ``before``, each in those of the slots that ``held`` marks."""
-        for rows, given, part in zip(self.rows, self._convert(before), self.engine.parts, strict=True):
-            mask = held[part.spec.input]
-            rows[slots[mask]] = given[mask]
-
     def check(self, slots: Array) -> None:
         """Raise where ``slots`` are not places of the pool, each once."""
         fewest = min(map(len, self.rows), default=len(slots))
