@@ -314,6 +314,15 @@ def _is_count(value: ir.Value) -> bool:
     return integer and value.shape is not None and len(value.shape) == 1
 
 
+def _output_name(name: str, others: Collection[str]) -> str:
+    """Return the name of the output that continues the state input ``name``: ``h_n`` for ``h_0``.
+
+    Of inputs that are numbered (``hidden_0``, ``hidden_1``) each keeps its number: ``hidden_0_n``.
+    """
+    stem = name.removesuffix("_0")
+    return f"{stem}_n" if f"{stem}_1" not in others else f"{name}_n"
+
+
 def _name_outputs(
     model: ir.Model, names: Sequence[str], config: ExportConfig, states: Mapping[str, int]
 ) -> tuple[str, ...]:
@@ -324,9 +333,7 @@ def _name_outputs(
         )
     chosen = list(config.outputs)
     if not chosen:
-        from ..lift.state_names import output_name
-
-        partners = {place: output_name(name, states) for name, place in states.items()}
+        partners = {place: _output_name(name, states) for name, place in states.items()}
         for place, name in enumerate(names):
             stem = name or partners.get(place, "output")
             stem = f"{stem}_n" if stem in inputs else stem
