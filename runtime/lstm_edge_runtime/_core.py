@@ -15,14 +15,13 @@ import numpy.typing as npt
 from .axes import check_lengths, describe, learn_sizes, resolve, with_ones
 from .chunks import Pace
 from .errors import ContractError, FileFormatError, InputError, StateError, UnsupportedError, first_line
-from .manifest import Manifest, TensorSpec
+from .manifest import Array, Manifest, TensorSpec
 from .ort import run_by_name, run_error
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
 
-from .manifest import Array
 
 InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""

@@ -37,7 +37,7 @@ from .graph_check import (
     read_manifest,
     refuse_windows,
 )
-from .manifest import Manifest, StateSpec, TensorSpec
+from .manifest import Array, Manifest, StateSpec, TensorSpec
 from .onnx_reader import OnnxFile, add_initializers, is_ort_format, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 from .state import State
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from .stream import Stream
     from .stream_batch import StreamBatch
 
-from .manifest import Array
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["window", "never"]

@@ -14,13 +14,12 @@ from .axes import learn_sizes, resolve, with_ones
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .chunks import behind, only, take_steps
 from .errors import InputError
-from .manifest import LONGEST, Axes, TensorSpec
+from .manifest import LONGEST, Array, Axes, TensorSpec
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeCall, NativeEngine, NativeStates
 
-from .manifest import Array
 
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""

@@ -13,13 +13,12 @@ from .axes import check_output, describe, learn_sizes, resolve, row_factor, with
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .chunks import only, take_steps, time_axis
 from .errors import ContractError, InputError, StateError
-from .manifest import Manifest
+from .manifest import Array, Manifest
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativePool, NativeTick
 
-from .manifest import Array
 
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
