@@ -99,12 +99,6 @@ class NativeEngine:
             raise FileFormatError(f"the native program is refused: {self._reason()}")
         return handle
 
-    @property
-    def isa(self) -> str:
-        """The instruction set in use."""
-        name: bytes = self.library.lstm_edge_isa()
-        return name.decode()
-
     def _ports(self, kind: int, handle: int | None = None) -> list[_Port]:
         handle, ports, port = handle or self._handle, [], Port()
         for index in range(self.library.lstm_edge_count(handle, kind)):
@@ -395,32 +389,22 @@ class NativeEngine:
 
     def _to_file(self, spec: TensorSpec, array: Array, rows: int, steps: int) -> Array:
         """Return an output in the file's layout."""
-        manifest, batch = self.manifest, self.manifest.batch
+        manifest, batch, axes = self.manifest, self.manifest.batch, spec.axes
         time_sizes = manifest.time_sizes(steps * manifest.unit)
         sizes = {batch or "": rows, manifest.sequence or "": steps * manifest.unit, **time_sizes}
-        shape, time = resolve(spec.axes, sizes), manifest.time_axis(spec.axes)
+        shape, time = resolve(axes, sizes), manifest.time_axis(axes)
         assert shape is not None
-        front = (rows, shape[time]) if time is not None else (rows,)
         if array.size != prod(shape):
             raise ManifestError(
-                f"the native program gives {spec.name} {array.shape}, its manifest says {describe(spec.axes)}"
+                f"the native program gives {spec.name} {array.shape}, its manifest says {describe(axes)}"
             )
-        full = array.reshape(*front, *self._inner(spec.axes))
-        order, at = [], len(front)
-        for place, axis in enumerate(spec.axes):
-            if axis == batch:
-                order.append(0)
-            elif place == time:
-                order.append(1)
-            else:
-                order.append(at)
-                if isinstance(axis, str) and row_factor(axis, batch):
-                    order.append(0)
-                at += 1
-        if 0 not in order:
-            order.insert(0, 0)
-        ordered: Array = full.transpose(order).reshape(shape)
-        return ordered
+        front = (rows,) if time is None else (rows, shape[time])
+        full = array.reshape(*front, *self._inner(axes))
+        own = next((place for place, axis in enumerate(axes) if row_factor(axis, batch) is not None), 0)
+        if time is not None:  # its place among the axes without that of the rows, if they have one
+            full = np.moveaxis(full, 1, 1 + time - (axes[own] == batch and own < time))
+        blocks = bool(axes) and bool(row_factor(axes[own], batch))  # k blocks of N rows
+        return np.moveaxis(full, 0, own + blocks).reshape(shape)
 
     def to_rows(self, part: _Part, states: Mapping[str, Array]) -> Array:
         """Return the rows ``(N, width)`` of a part of states in the file's layout."""
