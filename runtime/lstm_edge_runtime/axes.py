@@ -62,6 +62,11 @@ def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
     return known
 
 
+def shape_of(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the shape of ``axes``, where a name that ``sizes`` does not have is 1."""
+    return resolve(axes, with_ones(axes, sizes)) or ()
+
+
 def all_ones(axes: Axes) -> tuple[int, ...]:
     """Return the shape of ``axes`` where every dynamic one is 1."""
     return tuple(axis if isinstance(axis, int) else 1 for axis in axes)
@@ -86,12 +91,9 @@ def learn_sizes(
         InputError: another rank, a fixed axis of another size, an empty axis, a name with two sizes, or a
             size outside its range.
     """
-    fits = len(shape) == len(axes)
-    for axis, size in zip(axes, shape, strict=False):
-        (expected,) = resolve((axis,), sizes) or (size,)
-        fits = fits and size == expected and size > 0
-    found = {} if not fits else _solve(axes, shape, sizes)
-    if found is None or not fits:
+    fits = _has_shape(axes, shape, sizes) and 0 not in shape
+    found = _solve(axes, shape, sizes) if fits else None
+    if found is None:
         known = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
         raise InputError(
             f"{name} has shape {shape}, expected {describe(axes)}{f' with {known}' if known else ''}"
@@ -127,11 +129,17 @@ def check_lengths(name: str, lengths: Array, longest: int | None) -> None:
 
 def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> None:
     """Raise ``ContractError`` if an output has another shape than declared."""
-    expected = [(resolve((axis,), sizes) or (size,))[0] for axis, size in zip(axes, shape, strict=False)]
-    if len(shape) != len(axes) or [*shape] != expected:
+    if not _has_shape(axes, shape, sizes):
         raise ContractError(
             f"output {name!r} is {shape}, expected {describe(axes)}; the file does not keep its contract"
         )
+
+
+def _has_shape(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> bool:
+    """Return whether a shape is that of ``axes``, as far as their sizes are known."""
+    return len(shape) == len(axes) and all(
+        (resolve((axis,), sizes) or (size,)) == (size,) for axis, size in zip(axes, shape, strict=True)
+    )
 
 
 def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
