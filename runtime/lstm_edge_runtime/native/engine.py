@@ -288,12 +288,12 @@ class NativeEngine:
         sizes = {manifest.batch or "": rows}
         self._check_inputs(feeds, sizes)
         pool.check(slots)
-        inputs = [self._in_order(spec, feeds[spec.name]) for spec in manifest.data_inputs]
         steps, over = divmod(sizes.get(manifest.sequence or "", 1), manifest.unit)
         if over:
             raise InputError(
                 f"got a chunk that is no multiple of {manifest.unit} steps, the unit of this file"
             )
+        inputs = [self._in_order(spec, feeds[spec.name]) for spec in manifest.data_inputs]
         inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         lengths = feeds.get(manifest.lengths or "")
@@ -351,26 +351,13 @@ class NativeEngine:
         self._check(self.library.lstm_edge_run(handle, len(places), steps, places.ctypes.data, *views))
 
     def _in_order(self, spec: TensorSpec, array: Array) -> Array:
-        """Return an input as ``(N, L, width)``, a view if the numbers of a row are contiguous."""
-        places = [
-            spec.axes.index(name) if name in spec.axes else None
-            for name in (self.manifest.batch, self.manifest.sequence)
-        ]
-        inner_axes = [index for index in range(array.ndim) if index not in places]
-        moved = array.transpose([place for place in places if place is not None] + inner_axes)
-        for at, place in enumerate(places):
-            moved = moved if place is not None else np.expand_dims(moved, at)
-        inner = moved.shape[2:]
-        strides = moved.strides[2:]
-        expected = [array.itemsize * prod(inner[index + 1 :]) for index in range(len(inner))]
-        lies = all(size == 1 or a == b for size, a, b in zip(inner, strides, expected, strict=True))
-        if not lies:
-            moved = np.ascontiguousarray(moved)
-        if (unit := self.manifest.unit) > 1:
-            moved = np.ascontiguousarray(moved).reshape(len(moved), -1, unit * prod(inner))
-            inner = moved.shape[2:]
-        shape = (*moved.shape[:2], prod(inner))
-        return np.lib.stride_tricks.as_strided(moved, shape, (*moved.strides[:2], array.itemsize))
+        """Return an input as ``(N, units, width)``, a view if the numbers of a row are contiguous."""
+        names = (self.manifest.batch, self.manifest.sequence)
+        places = [spec.axes.index(name) for name in names if name in spec.axes]
+        array = np.moveaxis(array, places, range(len(places)))
+        array = np.expand_dims(array, [at for at, name in enumerate(names) if name not in spec.axes])
+        rows = array.reshape(len(array), -1, self.manifest.unit * prod(array.shape[2:]))
+        return np.ascontiguousarray(rows) if rows.strides[2] != rows.itemsize else rows
 
     def _room(self, spec: TensorSpec, rows: int, steps: int) -> Array:
         """Return room for an output, ``(N, L, width)``, or ``(N, width)`` of the last step."""
