@@ -12,23 +12,23 @@ _ANY: Mapping[str, AxisRange] = {}
 
 
 @lru_cache(256)
-def parse_sum(axis: str) -> tuple[Mapping[str, int], int] | None:
+def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
     """Return the factor of each name in ``axis`` and the constant: of ``"4*L+P+1"`` ``({L: 4, P: 1}, 1)``.
 
-    None where it is no sum of multiples of names.
+    What is no sum of multiples of names is a name itself.
     """
     factors: dict[str, int] = {}
     constant = 0
     for term in axis.split("+"):
         found = _TERM.fullmatch(term.strip())
         if found is None:
-            return None
+            return {axis: 1}, 0
         factor, name, number = found.groups()
         if name:
             factors[name] = factors.get(name, 0) + int(factor or 1)
         else:
             constant += int(number)
-    return (factors, constant) if factors else None
+    return factors or {axis: 1}, constant if factors else 0
 
 
 def fits(left: Axes, right: Axes) -> bool:
@@ -44,7 +44,7 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
     for axis in axes:
         size = axis if isinstance(axis, int) else sizes.get(axis)
         if size is None:
-            factors, constant = parse_sum(str(axis)) or ({str(axis): 1}, 0)
+            factors, constant = parse_sum(str(axis))
             if any(name not in sizes for name in factors):
                 return None
             size = constant + sum(factor * sizes[name] for name, factor in factors.items())
@@ -57,7 +57,7 @@ def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
     known = dict(sizes)
     for axis in axes:
         if isinstance(axis, str) and resolve((axis,), known) is None:
-            for name in (parse_sum(axis) or ({axis: 1}, 0))[0]:
+            for name in parse_sum(axis)[0]:
                 known.setdefault(name, 1)
     return known
 
@@ -148,7 +148,7 @@ def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict
     for axis, size in zip(axes, shape, strict=True):
         if isinstance(axis, int) or axis in sizes:
             continue
-        factors, constant = parse_sum(axis) or ({axis: 1}, 0)
+        factors, constant = parse_sum(axis)
         known = {**sizes, **found}
         unknown = [each for each in factors if each not in known]
         rest = size - constant - sum(factors[each] * known[each] for each in factors if each in known)
@@ -176,9 +176,5 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
     """Return the number of rows per source on ``axis``: 0 for the batch axis, k for ``"k*N"``, or None."""
     if axis == batch:
         return 0
-    factors, constant = (parse_sum(axis) if isinstance(axis, str) else None) or ({}, 0)
-    return (
-        factors[batch]
-        if batch is not None and batch in factors and len(factors) == 1 and not constant
-        else None
-    )
+    factors, constant = parse_sum(axis) if isinstance(axis, str) else ({}, 0)
+    return None if constant or [*factors] != [batch] else factors[str(batch)]
