@@ -36,7 +36,7 @@ EMPTY = "no step or row is left for "
 _SIZES = ((40, 7), (8, 3), (4, 1))
 """The least size to run at, and how far apart others are: windows need many steps, tables end."""
 _SHAPE_READERS = ("Shape", "Size")
-_RANDOM = (
+RANDOM = (
     "Bernoulli",
     "Multinomial",
     "RandomNormal",
@@ -274,7 +274,7 @@ def _possible(value: ir.Value) -> bool:
     node = value.producer()
     return (
         node is not None
-        and node.op_type not in _RANDOM
+        and node.op_type not in RANDOM
         and not any(
             entry.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
             for entry in node.attributes.values()
