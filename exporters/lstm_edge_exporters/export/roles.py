@@ -204,6 +204,8 @@ def _ended(model: ir.Model, found: Pairing) -> Iterator[str]:
     """Return a note for each state that no output continues."""
     values = {str(value.name): value for value in model.graph.inputs}
     for name in found.ended:
+        if sum(isinstance(axis, str) for axis in axes_of(values[name])) > 1:
+            continue  # more than its batch is dynamic
         yield (
             f"{describe_value(values[name])} looks like a state and stays an input: no output of that dtype "
             "and shape depends on it; return its next value, so that calls can follow one another"
