@@ -50,6 +50,30 @@ class Positions:
                 )
         return self._made[value]
 
+    def per_row(
+        self, value: ir.Value, positions: ir.Value, time: int, rows: Sequence[int], rank: int
+    ) -> ir.Value | None:
+        """Return a value that counts in whole numbers, of ``rank`` axes with the frames of each row.
+
+        Args:
+            value: what counts; with another value None is returned.
+            positions: ``(rows, frames)``.
+            time: the axis of frames.
+            rows: the axis of rows, if any; one behind that of frames, or the first.
+            rank: the number of axes.
+        """
+        places = sorted((time, *rows))
+        counted = self.count(value, positions) if places[0] == 0 or not rows else None
+        if counted is None:
+            return None
+        build, wanted = self._build, [1] * rank
+        if [*rows] > [time]:
+            (counted,) = build.node("Transpose", [counted], {"perm": [1, 0]})
+        for place in places:
+            wanted[place] = 0 if rows and place == 0 else -1
+        (counted,) = build.node("Reshape", [counted, build.constant(np.array(wanted), "shape")])
+        return self.spread(value, counted)
+
     def count(self, value: ir.Value, positions: ir.Value) -> ir.Value | None:
         """Return the numbers at ``positions`` of a value that counts in whole ones; None if it does not."""
         counter = self._shapes.counters.get(value)

@@ -19,7 +19,16 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
 
 from ..evaluate import inputs_above
-from ..graph import Builder, UniqueNames, axes_of, behind_identity, constant, data_inputs, values_read
+from ..graph import (
+    Builder,
+    UniqueNames,
+    axes_of,
+    behind_identity,
+    constant,
+    data_inputs,
+    is_used,
+    values_read,
+)
 from .facts import (
     Fact,
     GathersTimeError,
@@ -146,9 +155,7 @@ class Rewriter:
             if found is not None and not found.merged:
                 self.set_fact(node, node.outputs[0], first)
                 return
-        for place, operand in enumerate(node.inputs):
-            if operand is not None and operand in facts:
-                node.replace_input_with(place, self.wait(node, operand, facts[operand], delay))
+        self.wait_together(node, facts, delay)
         ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
         fact = replace(first, delay=delay, pad=0, ahead=ahead)
         for value in node.outputs:
@@ -169,7 +176,7 @@ class Rewriter:
         Raises:
             GathersTimeError: it does not grow with time.
         """
-        if not value.uses() and not value.is_graph_output():
+        if not is_used(value):
             return
         found = self.shapes.growth(value)
         if found is None:
@@ -320,7 +327,8 @@ class Rewriter:
         named = [place for place, axis in enumerate(rows) if isinstance(axis, str)]
         found, missing = self.shapes.growth(value), len(rows) - len(own)
         assert found is not None
-        if fact.merged or found.merged or missing < 0 or found.axis + missing != fact.axis or len(named) > 1:
+        apart = found.axis + missing != fact.axis or missing < 0
+        if apart or fact.merged or found.merged or len(named) > 1:
             raise NotStreamableError(f"positions that restart with every call, {name_node(node)}")
         build, batch = Builder(node, "position"), [rows[place] for place in named]
         key = (value, tuple(rows), start)
@@ -331,24 +339,15 @@ class Rewriter:
         frames = slice_of(build, shape, 0, fact.axis, fact.axis + 1)
         positions, joined = self._frames_since_reset(node, frames, (*batch, 1), fact.rate, start)
         made = Positions(self.shapes, build, joined)
-        places = sorted((fact.axis, *named))
-        counted = made.count(value, positions) if places[0] == 0 or not named else None
-        if counted is not None:
-            if named > [fact.axis]:
-                (counted,) = build.node("Transpose", [counted], {"perm": [1, 0]})
-            wanted = [
-                0 if named and place == 0 else -1 if place in places else 1 for place in range(len(rows))
-            ]
-            (counted,) = build.node("Reshape", [counted, build.constant(np.array(wanted), "shape")])
-            self._counts[key] = made.spread(value, counted)
-            return self._counts[key]
-        total = made.of(value)
+        total = made.per_row(value, positions, fact.axis, named, len(rows))
+        if total is None:
+            total = made.of(value)
+            if named:
+                sizes = [1] * missing + [1 if isinstance(axis, str) else axis for axis in own]
+                total = split_rows(build, total, sizes, fact.axis, named[0], frames)
         if made.end is not None:
             steps = int((made.end + start * fact.rate) / fact.rate) // self.unit * self.unit
             self.end = steps if self.end is None else min(self.end, steps)
-        if named:
-            sizes = [1] * missing + [1 if isinstance(axis, str) else axis for axis in own]
-            total = split_rows(build, total, sizes, fact.axis, named[0], frames)
         self._counts[key] = total
         return total
 
@@ -382,6 +381,12 @@ class Rewriter:
         late = slice_of(Builder(node, "delay"), joined, fact.axis, 0, -frames)
         self._waiting[late] = self._waiting.get(value, value)
         return late
+
+    def wait_together(self, node: ir.Node, facts: Mapping[ir.Value, Fact], delay: int) -> None:
+        """Let the operands of a node that have ``facts`` wait until all have ``delay``."""
+        for place, operand in enumerate(node.inputs):
+            if operand is not None and operand in facts:
+                node.replace_input_with(place, self.wait(node, operand, facts[operand], delay))
 
     def hand_on(self, node: ir.Node, fact: Fact) -> None:
         """Make a node hand on its first operand: ``fact`` says which frame stands where."""
