@@ -1,12 +1,12 @@
 """What grows with time in a graph, and how far behind it is: found by running the graph at several sizes."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from math import lcm
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..evaluate import evaluate, name_axis
+from ..evaluate import axes_in, evaluate
 from ..graph import axes_of, constant, data_inputs, dynamic_axes, operands
 from ..recurrent import label
 
@@ -34,6 +34,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 """The key of a node's ``metadata_props`` under which torch.onnx keeps the paths of modules around it."""
 _MOST_KEPT = 8
 """Elements of a value that is kept: starts, ends, axes and indices."""
+Found = TypeVar("Found")
 
 
 class NotStreamableError(ContractError):
@@ -206,18 +207,19 @@ class Shapes:
             from_end: whether to count it from the end.
         """
         known = constant(value)
-        arrays = [run.get(value) if known is None and value else known for run in self.numbers[:3]]
+        arrays = (
+            [run.get(value) if value else None for run in self.numbers[:3]] if known is None else [known] * 3
+        )
         found = [int(array.flat[place]) for array in arrays if array is not None]
         if lengths is not None:
-            pairs = zip(found, lengths, strict=False)
-            found = [each % size - (size if from_end else 0) for each, size in pairs if -size <= each < size]
+            pairs = [pair for pair in zip(found, lengths, strict=False) if -pair[1] <= pair[0] < pair[1]]
+            found = [each % size - size * from_end for each, size in pairs]
         return found[0] if len(found) == 3 and len(set(found)) == 1 else None
 
     def axes(self, value: ir.Value) -> Axes:
         """Return a value's axes at the first length: fixed, or named."""
         shapes = [run[value] for run in (self.runs[0], *self.runs[3:])]
-        named = [name_axis(sizes, self.sizes) for sizes in zip(*shapes, strict=True)]
-        return tuple(f"{value.name}.{place}" if axis is None else axis for place, axis in enumerate(named))
+        return axes_in(str(value.name), shapes, self.sizes) or ()
 
 
 def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | None:
@@ -228,17 +230,14 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | N
     """
     strides = _product_of_strides(model.graph)
     names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
-    base = {
-        **{name: _OTHERS + place for place, name in enumerate(names)},
-        **({batch: _ROWS[0]} if batch else {}),
-    }
+    rows = [batch] if batch else []
+    base = {name: _OTHERS + place for place, name in enumerate(names)} | dict.fromkeys(rows, _ROWS[0])
+    larger = [dict.fromkeys(rows, _ROWS[1]), {name: base[name] + len(names) for name in names}]
     values = [value for node in model.graph for value in node.outputs if value.name]
     for further, (least, multiple) in product((_FURTHER, _NEARER), _lengths(model.graph, strides)):
         steps = tuple(least + more * multiple for more in further)
         cases = [{**base, sequence: each} for each in steps]
-        cases.append({**cases[0], **({batch: _ROWS[1]} if batch else {})})
-        if names:
-            cases.append({**cases[0], **{name: base[name] + len(names) for name in names}})
+        cases += [cases[0] | each for each in larger[: 2 if names else 1]]
         try:
             runs = evaluate(model, values, cases)
         except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class
@@ -303,22 +302,25 @@ def _to_shapes(
             {value: run[value] for value in computed if run[value].size <= _MOST_KEPT} for run in runs
         ),
         even=frozenset(value for value in computed if _is_even(long[value], short[value])),
-        uniform={value: float(long[value].flat[0]) for value in computed if _is_uniform(long[value])},
-        counters={
-            value: counter
-            for value in computed
-            if (counter := _counted(long[value], short[value].shape)) is not None
-        },
-        windows={
-            value: windows
-            for value in computed
-            if (windows := _windows(long[value], short[value].shape)) is not None
-        },
+        uniform=_found(_uniform, computed, long, short),
+        counters=_found(_counted, computed, long, short),
+        windows=_found(_windows, computed, long, short),
         dtypes={value: array.dtype.name for value, array in short.items()},
         batch=batch,
         sizes=(cases[0], *cases[3:]),
         steps=steps,
     )
+
+
+def _found(
+    find: Callable[[Array, tuple[int, ...]], Found | None],
+    values: Sequence[ir.Value],
+    long: Mapping[ir.Value, Array],
+    short: Mapping[ir.Value, Array],
+) -> dict[ir.Value, Found]:
+    """Return what ``find`` tells of values at many steps and their shapes at fewer, where that is not None."""
+    found = {value: find(long[value], short[value].shape) for value in values}
+    return {value: each for value, each in found.items() if each is not None}
 
 
 def _is_even(long: Array, short: Array) -> bool:
@@ -337,21 +339,19 @@ def _counted(array: Array, short: tuple[int, ...]) -> Counter | None:
     if not np.isfinite(array).all():
         return None
     more = np.diff(array, axis=axes[0])
-    if not _is_uniform(more) or not more.flat[0]:
+    if not (step := _uniform(more)):
         return None
-    first = array.take(0, axis=axes[0])
-    return Counter(float(first.flat[0]) if _is_uniform(first) else None, float(more.flat[0]))
+    return Counter(_uniform(array.take(0, axis=axes[0])), step)
 
 
 def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
     """Return which places of steps a table of two axes has, one of which grows."""
-    if (
-        array.ndim != 2
-        or array.dtype != np.int64
-        or (array.shape[0] != short[0]) == (array.shape[1] != short[1])
-    ):
+    if array.ndim != 2 or array.dtype != np.int64:
         return None
-    axis = 0 if array.shape[0] != short[0] else 1
+    growing = [axis for axis in (0, 1) if array.shape[axis] != short[axis]]
+    if len(growing) != 1:
+        return None
+    axis = growing[0]
     places = np.moveaxis(array, axis, 0)
     if len(places) < 2 or not places.size:
         return None
@@ -363,8 +363,10 @@ def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
     return Windows(first, hop, apart, taps, axis)
 
 
-def _is_uniform(array: Array) -> bool:
-    return bool(array.size and array.dtype.kind in "fiu" and (array == array.flat[0]).all())
+def _uniform(array: Array, _: tuple[int, ...] = ()) -> float | None:
+    """Return the number that all elements are."""
+    alike = array.size and array.dtype.kind in "fiu" and (array == array.flat[0]).all()
+    return float(array.flat[0]) if alike else None
 
 
 def _made_by(value: ir.Value) -> str:

@@ -401,30 +401,31 @@ class Rewriter:
         states = {state.output for state in self.states}
         self._refuse(self.graph.outputs)
         for value in [value for value in self.graph.outputs if value.name not in states]:
-            node, fact = value.producer(), self.facts.get(value)
-            self.delays[str(value.name)] = 0
+            name, fact = str(value.name), self.facts.get(value)
+            self.delays[name] = 0
             if value in self._last:
-                fact, surplus, frames = self._last[value]
-                if fact.pad or fact.delay + surplus < 0:
-                    raise NotStreamableError(f"{value.name} is of another step than the last")
-                self.delays[str(value.name)] = (fact.delay + frames - 1) // self._unit_of(fact)
-                self.surpluses[str(value.name)] = surplus
-            elif fact is not None and node is not None:
-                surplus = self.shapes.surplus(value, fact)
-                delay = max(self.ready(fact), -surplus)
-                if delay > fact.delay:
-                    node = node if node in self._handed_on else self._behind(value)
-                    value = node.outputs[0]
-                    source = node.inputs[0]
-                    assert source is not None
-                    node.replace_input_with(0, self.wait(node, source, fact, delay))
-                self.delays[str(value.name)] = delay
-                self.surpluses[str(value.name)] = surplus
+                fact, self.surpluses[name], frames = self._last[value]
+                if fact.pad or fact.delay + self.surpluses[name] < 0:
+                    raise NotStreamableError(f"{name} is of another step than the last")
+                self.delays[name] = (fact.delay + frames - 1) // self._unit_of(fact)
+            elif fact is not None and value.producer() is not None:
+                self.surpluses[name] = self.shapes.surplus(value, fact)
+                self.delays[name] = max(self.ready(fact), -self.surpluses[name])
                 self.paced |= fact.rate != 1
-                time = rate_name(self._sequence, fact.rate.numerator, fact.rate.denominator)
-                value.shape = ir.Shape(
-                    time if place == fact.axis else axis for place, axis in enumerate(axes_of(value))
-                )
+                self._give_late(value, fact, self.delays[name])
+
+    def _give_late(self, value: ir.Value, fact: Fact, delay: int) -> None:
+        """Let an output wait until it has ``delay``, and name its axis of time."""
+        node = value.producer()
+        if node is not None and delay > fact.delay:
+            node = node if node in self._handed_on else self._behind(value)
+            value = node.outputs[0]
+            source = node.inputs[0]
+            assert source is not None
+            node.replace_input_with(0, self.wait(node, source, fact, delay))
+        axes = [*axes_of(value)]
+        axes[fact.axis] = rate_name(self._sequence, fact.rate.numerator, fact.rate.denominator)
+        value.shape = ir.Shape(axes)
 
     def _behind(self, value: ir.Value) -> ir.Node:
         """Return a node that hands ``value`` on as the output in its place."""
