@@ -207,9 +207,8 @@ class Shapes:
             from_end: whether to count it from the end.
         """
         known = constant(value)
-        arrays = (
-            [run.get(value) if value else None for run in self.numbers[:3]] if known is None else [known] * 3
-        )
+        runs = self.numbers[:3] if value and known is None else ()
+        arrays = [run.get(value) for run in runs if value] or [known] * 3
         found = [int(array.flat[place]) for array in arrays if array is not None]
         if lengths is not None:
             pairs = [pair for pair in zip(found, lengths, strict=False) if -pair[1] <= pair[0] < pair[1]]
@@ -318,7 +317,7 @@ def _found(
     long: Mapping[ir.Value, Array],
     short: Mapping[ir.Value, Array],
 ) -> dict[ir.Value, Found]:
-    """Return what ``find`` tells of values at many steps and their shapes at fewer, where that is not None."""
+    """Return what ``find`` tells of values at many steps and their shapes at fewer, unless it is None."""
     found = {value: find(long[value], short[value].shape) for value in values}
     return {value: each for value, each in found.items() if each is not None}
 
