@@ -14,6 +14,8 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
 from ..graph import axes_of, constant, data_inputs, forget_shapes, infer_shapes, operands, walk
+from .axes import take_given
+from .config import LiftConfig
 from .table import Table
 
 # fmt: off
@@ -26,7 +28,30 @@ _FOLDED = (
 """Operators between a constant or a fixed size and the condition of an ``If``."""
 
 
-def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
+def decide_branches(model: ir.Model, config: LiftConfig) -> tuple[ir.Model, dict[str, Array], bool]:
+    """Return a copy with the axes and constants that the user gives, without branches that they rule out.
+
+    Returns:
+        The copy; what stands in the place of inputs that it has no more; and whether a branch was taken.
+
+    Raises:
+        InputError: the config gives axes or a constant for no input, or such as do not fit it.
+    """
+    decided = model.clone()
+    constants = _check_constants(decided, config.constants)
+    _fix_inputs(decided, constants)
+    take_given(decided.graph, config.inputs)
+    branched = _take_branches(decided)
+    kept = {*constants, *(value.name for value in decided.graph.inputs)}
+    constants |= {
+        str(value.name): np.zeros(all_ones(axes_of(value)), value.dtype.numpy())
+        for value in data_inputs(model.graph)
+        if value.name not in kept and value.dtype is not None
+    }
+    return decided, constants, branched
+
+
+def _check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
     """Return the constants as arrays of their inputs' dtypes and shapes.
 
     Raises:
@@ -51,7 +76,7 @@ def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str
     return arrays
 
 
-def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
+def _fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
     """Replace inputs by constants, in place."""
     graph = model.graph
     for value in [value for value in data_inputs(graph) if value.name in arrays]:
@@ -61,7 +86,7 @@ def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
         graph.register_initializer(value)
 
 
-def take_branches(model: ir.Model) -> bool:
+def _take_branches(model: ir.Model) -> bool:
     """Replace each ``If`` that constants and fixed sizes decide by its branch, in place.
 
     An ``If`` inside the branch taken is looked at too; one inside a loop's body is not. Inputs that only the

@@ -28,6 +28,12 @@ class Table:
         """The graph's recurrences."""
         return recurrences(self._model)
 
+    @property
+    def steps(self) -> int:
+        """The most steps that a recurrence takes at the first of ``sizes``."""
+        known = (read for each in self.recurrences for read in each.reads if self.has([read.value]))
+        return max((self.lengths(read.value, read.time)[0] for read in known), default=1)
+
     def find(self, values: Sequence[ir.Value], fixed: dict[str, int] | None = None) -> None:
         """Compute the values that are not known yet; onnxruntime's exceptions pass through.
 
@@ -87,7 +93,9 @@ def run_graph(model: ir.Model) -> Table:
 
 
 def run_named(model: ir.Model, names: dict[str, str], unsure: bool) -> tuple[str | None, str | None, Table]:
-    """Run a graph with axes named by ``name_axes``; N and L change places if the guess was the reverse.
+    """Run a graph with axes named by ``name_axes``, and declare its outputs' axes, in place.
+
+    N and L change places if the guess was the reverse. Outputs that it does not give at all sizes stay.
 
     Returns:
         The names of the batch and time axes, None if no dynamic axis is it; and what running the graph gave.
@@ -103,6 +111,9 @@ def run_named(model: ir.Model, names: dict[str, str], unsure: bool) -> tuple[str
             names = {
                 role: found.get(role) or ("" if name in others else name) for role, name in names.items()
             }
+    for value in model.graph.outputs if table.has(list(model.graph.outputs)) else ():
+        if (axes := table.axes(value)) is not None:
+            value.shape = ir.Shape(axes)
     batch, sequence = (names[role] if names[role] in dynamic else None for role in (BATCH, SEQUENCE))
     return batch, sequence, table
 
