@@ -44,6 +44,10 @@ class NotStreamableError(ContractError):
     """Whether an operator takes all steps together, which chunks show too."""
 
 
+class GrowsTwiceError(NotStreamableError):
+    """A value grows with time on several axes, as the scores of an attention do."""
+
+
 class GathersTimeError(NotStreamableError):
     """An operator takes all steps together."""
 
@@ -112,6 +116,8 @@ class Shapes:
 
     runs: tuple[Mapping[ir.Value, tuple[int, ...]], ...]
     """At three lengths, at the first with more rows, and with larger axes beside time and rows, if any."""
+    growths: Mapping[ir.Value, Growth | NotStreamableError]
+    """How values grow with time, or why they can't be fed in chunks; the others do not grow."""
     numbers: tuple[Mapping[ir.Value, Array], ...]
     """Small values."""
     even: frozenset[ir.Value]
@@ -132,49 +138,7 @@ class Shapes:
     @property
     def unit(self) -> int:
         """The least number of steps in which every value that grows evenly has whole frames."""
-        unit = 1
-        for value in self.runs[0]:
-            try:
-                found = self.growth(value)
-            except NotStreamableError:
-                continue
-            unit = lcm(unit, found.rate.denominator if found else 1)
-        return unit
-
-    def growth(self, value: ir.Value) -> Growth | None:
-        """Return how a value grows; None if it does not.
-
-        Raises:
-            NotStreamableError: it grows on several axes, or not evenly.
-        """
-        if value not in self.runs[0]:
-            return None
-        short, middle, long, wide = (run[value] for run in self.runs[:4])
-        axes = self._axes_of_time(value)
-        if not axes:
-            return None
-        if len(axes) > 1:
-            raise NotStreamableError(f"attention over the whole sequence, {_made_by(value)}")
-        (axis,) = axes
-        merged = wide[axis] != short[axis]
-        first, *later = self.steps
-        rates = [
-            Fraction(run[axis] - short[axis], (_ROWS[0] if merged else 1) * (steps - first))
-            for run, steps in zip((middle, long), later, strict=True)
-        ]
-        if rates[0] != rates[1] or rates[0] < 0:
-            raise GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
-        return Growth(axis, merged, rates[0])
-
-    def grows_twice(self, value: ir.Value) -> bool:
-        """Return whether a value grows with time on several axes, as the scores of an attention do."""
-        return value in self.runs[0] and len(self._axes_of_time(value)) > 1
-
-    def _axes_of_time(self, value: ir.Value) -> list[int]:
-        shapes = [run[value] for run in self.runs[:3]]
-        if len(set(map(len, shapes))) > 1:
-            raise NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
-        return [axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len(set(sizes)) > 1]
+        return lcm(*(each.rate.denominator for each in self.growths.values() if isinstance(each, Growth)))
 
     def surplus(self, value: ir.Value, fact: Fact) -> int:
         """Return how many frames more than a stream of its rate a value has in the whole."""
@@ -295,8 +259,11 @@ def _to_shapes(
             shape = [axis if isinstance(axis, int) else case.get(axis, 1) for axis in axes_of(value)]
             run[value] = np.broadcast_to(np.zeros((), value.dtype.numpy() if value.dtype else None), shape)
     short, long = runs[0], runs[2]
+    shapes = tuple({value: array.shape for value, array in run.items()} for run in runs)
+    growths = {value: _growth(value, [run[value] for run in shapes[:4]], steps) for value in short}
     return Shapes(
-        runs=tuple({value: array.shape for value, array in run.items()} for run in runs),
+        runs=shapes,
+        growths={value: found for value, found in growths.items() if found is not None},
         numbers=tuple(
             {value: run[value] for value in computed if run[value].size <= _MOST_KEPT} for run in runs
         ),
@@ -320,6 +287,29 @@ def _found(
     """Return what ``find`` tells of values at many steps and their shapes at fewer, unless it is None."""
     found = {value: find(long[value], short[value].shape) for value in values}
     return {value: each for value, each in found.items() if each is not None}
+
+
+def _growth(
+    value: ir.Value, shapes: Sequence[tuple[int, ...]], steps: tuple[int, ...]
+) -> Growth | NotStreamableError | None:
+    """Return how a value of these shapes at three lengths, and with more rows, grows; None if it does not."""
+    short, middle, long, wide = shapes
+    if len({*map(len, shapes[:3])}) > 1:
+        return NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
+    axes = [axis for axis, sizes in enumerate(zip(*shapes[:3], strict=True)) if len(set(sizes)) > 1]
+    if len(axes) > 1:
+        return GrowsTwiceError(f"attention over the whole sequence, {_made_by(value)}")
+    if not axes:
+        return None
+    (axis,) = axes
+    merged, first = wide[axis] != short[axis], steps[0]
+    rates = [
+        Fraction(run[axis] - short[axis], (_ROWS[0] if merged else 1) * (each - first))
+        for run, each in zip((middle, long), steps[1:], strict=True)
+    ]
+    if rates[0] != rates[1] or rates[0] < 0:
+        return GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
+    return Growth(axis, merged, rates[0])
 
 
 def _is_even(long: Array, short: Array) -> bool:

@@ -32,6 +32,8 @@ from ..graph import (
 from .facts import (
     Fact,
     GathersTimeError,
+    GrowsTwiceError,
+    Growth,
     NotStreamableError,
     Shapes,
     name_node,
@@ -130,9 +132,9 @@ class Rewriter:
         lasts = (self._last[value] for value in read if value in self._last)
         last = max(lasts, key=lambda each: (each[0].delay + each[2]) / each[0].rate, default=None)
         for value in node.outputs:
-            if value not in self._from_data and self.shapes.grows_twice(value):
+            if value not in self._from_data and isinstance(self.shapes.growths.get(value), GrowsTwiceError):
                 continue  # a mask of an attention, which is refused where it meets the data
-            if (found := self.shapes.growth(value)) is None:
+            if (found := self.growth(value)) is None:
                 self._last.update({} if last is None else {value: last})
             elif last is not None:
                 raise NotStreamableError(f"a latent repeated over time, {name_node(node)}")
@@ -151,7 +153,7 @@ class Rewriter:
         if counted:
             self._continue_counts(node, next(iter(facts)), int(delay / first.rate))
         if first.pad and len(facts) == 1 and node.op_type in _LAYOUT:
-            found = self.shapes.growth(node.outputs[0])
+            found = self.growth(node.outputs[0])
             if found is not None and not found.merged:
                 self.set_fact(node, node.outputs[0], first)
                 return
@@ -159,7 +161,7 @@ class Rewriter:
         ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
         fact = replace(first, delay=delay, pad=0, ahead=ahead)
         for value in node.outputs:
-            if node.op_type in _CARRYING and self.shapes.growth(value) is None:
+            if node.op_type in _CARRYING and self.growth(value) is None:
                 self.set_last(value, next(iter(facts)), fact)
             else:
                 self.set_fact(node, value, fact)
@@ -170,6 +172,17 @@ class Rewriter:
             if operand is not None and self._counts_on(operand):
                 node.replace_input_with(place, self._count_on(node, operand, moving, start))
 
+    def growth(self, value: ir.Value) -> Growth | None:
+        """Return how a value grows with time; None if it does not.
+
+        Raises:
+            NotStreamableError: it grows on several axes, or not evenly.
+        """
+        found = self.shapes.growths.get(value)
+        if isinstance(found, NotStreamableError):
+            raise found
+        return found
+
     def set_fact(self, node: ir.Node, value: ir.Value, fact: Fact) -> None:
         """Record the fact of a node's output; its axis is found.
 
@@ -178,7 +191,7 @@ class Rewriter:
         """
         if not is_used(value):
             return
-        found = self.shapes.growth(value)
+        found = self.growth(value)
         if found is None:
             raise GathersTimeError(describe_gathering(node))
         if found.rate != fact.rate:
@@ -314,7 +327,7 @@ class Rewriter:
     def _counts_on(self, value: ir.Value | None) -> bool:
         """Return whether a value counts steps: it grows with time, and depends on no data."""
         known = value is None or value in self.facts or value in self._from_data
-        return value is not None and not known and self.shapes.growth(value) is not None
+        return value is not None and not known and self.growth(value) is not None
 
     def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
         """Return ``value``, which is computed from a count of steps, from one that goes on from call to call.
@@ -325,7 +338,7 @@ class Rewriter:
 
         fact, rows, own = self.facts[beside], self.shapes.axes(beside), self.shapes.axes(value)
         named = [place for place, axis in enumerate(rows) if isinstance(axis, str)]
-        found, missing = self.shapes.growth(value), len(rows) - len(own)
+        found, missing = self.growth(value), len(rows) - len(own)
         assert found is not None
         apart = found.axis + missing != fact.axis or missing < 0
         if apart or fact.merged or found.merged or len(named) > 1:
@@ -338,7 +351,7 @@ class Rewriter:
         shape.dtype = ir.DataType.INT64
         frames = slice_of(build, shape, 0, fact.axis, fact.axis + 1)
         positions, joined = self._frames_since_reset(node, frames, (*batch, 1), fact.rate, start)
-        made = Positions(self.shapes, build, joined)
+        made = Positions(self.shapes, self.growth, build, joined)
         total = made.per_row(value, positions, fact.axis, named, len(rows))
         if total is None:
             total = made.of(value)

@@ -188,7 +188,7 @@ def _add_overlap(
 def _fold(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     """Take frames that are added up one stride apart, of an image that is 1 high or wide."""
     output, block = node.outputs[0], [int(each) for each in _constant(node, node.inputs[2]).flat]
-    found, rank = work.shapes.growth(output), len(block)
+    found, rank = work.growth(output), len(block)
     if found is None or fact.axis != 2 or fact.merged or fact.pad:
         raise NotStreamableError(f"{name_node(node)} takes time for channels or rows")
     place = found.axis - 2
@@ -296,7 +296,7 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         raise GathersTimeError(f"a reversal of time, {name_node(node)}")
     if step is None or count > 1:
         raise GathersTimeError(f"a choice of steps, {name_node(node)}")
-    if work.shapes.growth(result) is None:
+    if work.growth(result) is None:
         ends = work.shapes.number(starts, place, lengths, from_end=True)
         frames = work.shapes.shape(result)[fact.axis]
         if ends != -frames:
@@ -442,7 +442,7 @@ def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool
     Frames that are split or joined, ``(N, L, C)`` to ``(N, L/160, 160*C)``, wait for a whole number of them.
     """
     result, sizes = node.outputs[0], node.inputs[1]
-    found = work.shapes.growth(result)
+    found = work.growth(result)
     if found is None or sizes is None or not (found.rate != fact.rate or work.shapes.surplus(value, fact)):
         return False
     ratio = found.rate / fact.rate
@@ -471,7 +471,7 @@ def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool
 
 def _resize(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     """Repeat frames a whole number of times."""
-    found = work.shapes.growth(node.outputs[0])
+    found = work.growth(node.outputs[0])
     if found is None or (ratio := found.rate / fact.rate) == 1:
         return False
     modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
