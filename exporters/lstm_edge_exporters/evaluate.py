@@ -153,29 +153,30 @@ def evaluate(
     wanted = [value for value in dict.fromkeys(values) if value not in fixed]
     if not wanted:
         return [fixed for _ in cases]
+    part = _part_of(model, wanted)
+    session = Session(_guard(part), "a part of the file", guarded=False)
+    found = []
+    for sizes in cases:
+        case = case_generator(part.graph, min(sizes.values(), default=1)).at(sizes)
+        results = session.run(case.feeds)
+        pairs = zip(wanted, part.graph.outputs, strict=True)
+        found.append(fixed | {value: results[str(twin.name)] for value, twin in pairs})
+    return found
+
+
+def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
+    """Return a graph whose outputs are ``values``, in which no recurrent node starts from a state."""
     copy = model.clone()
-    pairs = zip(
-        ir.traversal.RecursiveGraphIterator(model.graph),
-        ir.traversal.RecursiveGraphIterator(copy.graph),
-        strict=True,
-    )
-    twins = {old: new for mine, its in pairs for old, new in zip(mine.outputs, its.outputs, strict=True)}
-    twins |= dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
-    asked = [_in_main_graph(copy.graph, twins[value]) for value in wanted]
-    copy.graph.outputs[:] = asked
+    graphs = (ir.traversal.RecursiveGraphIterator(each.graph) for each in (model, copy))
+    twins = dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
+    for mine, its in zip(*graphs, strict=True):
+        twins.update(zip(mine.outputs, its.outputs, strict=True))
+    copy.graph.outputs[:] = [_in_main_graph(copy.graph, twins[value]) for value in values]
     for slot in (slot for node in recurrent_nodes(copy) for slot in slots(node)):
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
     RemoveUnusedNodesPass()(copy)
-    session = Session(_guard(copy), "a part of the file", guarded=False)
-    found = []
-    for sizes in cases:
-        case = case_generator(copy.graph, min(sizes.values(), default=1)).at(sizes)
-        results = session.run(case.feeds)
-        found.append(
-            fixed | {value: results[str(twin.name)] for value, twin in zip(wanted, asked, strict=True)}
-        )
-    return found
+    return copy
 
 
 def case_generator(
