@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 
-from ..graph import axes_of, operands, walk
+from ..graph import axes_of, is_used, operands, walk
 from ..numerics.reference import AllFloats, Path, Signature, output_paths
 from ..pairing import Names, Pairing, describe_value, pair_states
 from .config import ExportConfig
@@ -227,7 +227,7 @@ def _over_time(
 
 def _unused(inputs: Mapping[str, ir.Value]) -> Iterator[str]:
     for name, value in inputs.items():
-        if not value.uses() and not value.is_graph_output():
+        if not is_used(value):
             yield f"{name} changes nothing: no output depends on it"
 
 

@@ -13,7 +13,7 @@ from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..graph import axes_of, constant, data_inputs, forget_shapes, infer_shapes, operands, walk
+from ..graph import axes_of, constant, data_inputs, forget_shapes, infer_shapes, is_used, operands, walk
 from .axes import take_given
 from .config import LiftConfig
 from .table import Table
@@ -105,24 +105,30 @@ def _take_branches(model: ir.Model) -> bool:
     taken, undecided = False, set[ir.Node]()
     infer_shapes(model)
     while nodes := [node for node in graph if node.op_type == "If" and node not in undecided]:
-        (condition,) = nodes[0].inputs
-        known = _known(condition, {})
-        if known is None:
-            known = _known(condition, _measured_axes(model, condition))
-        if known is None:
+        if (branch := _decided(model, nodes[0])) is None:
             undecided.add(nodes[0])
             continue
-        branch = "then_branch" if known.all() else "else_branch"
-        _inline(nodes[0], nodes[0].attributes[branch].as_graph())
+        _inline(nodes[0], branch)
         infer_shapes(model)
         taken = True
     RemoveUnusedNodesPass()(model)
     for value in graph.outputs:
         value.shape = value.shape or declared[value.name]
     for value in read:
-        if not value.uses() and not value.is_graph_output():
+        if not is_used(value):
             graph.inputs.remove(value)
     return taken
+
+
+def _decided(model: ir.Model, node: ir.Node) -> ir.Graph | None:
+    """Return the branch that constants, declared sizes, or those of a run choose; None if they don't."""
+    (condition,) = node.inputs
+    known = _known(condition, {})
+    if known is None:
+        known = _known(condition, _measured_axes(model, condition))
+    if known is None:
+        return None
+    return node.attributes["then_branch" if known.all() else "else_branch"].as_graph()
 
 
 def choosing_input(model: ir.Model) -> str | None:

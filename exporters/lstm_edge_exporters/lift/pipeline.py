@@ -283,7 +283,7 @@ def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
 
 def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
     """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
-    left, sequence = graph.found.left, graph.manifest.sequence
+    left = graph.found.left
     states = graph.manifest.stream.states if graph.manifest.stream else graph.manifest.states
     inside = next((entry for entry in left if entry.cause == "subgraph"), None)
     if inside is not None:
@@ -301,25 +301,25 @@ def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
                 else "no other node has a state to lift: train a network that reads forward only"
             )
         )
-    if states:
-        return
-    if left:
-        raise ContractError(f"there is no state to lift: {'; '.join(_reasons(left))}")
+    if not states:
+        raise ContractError(_why_stateless(graph))
+
+
+def _why_stateless(graph: LiftedGraph) -> str:
+    if graph.found.left:
+        return f"there is no state to lift: {'; '.join(_reasons(graph.found.left))}"
     if graph.refused and not graph.refused.gathers:
-        raise ContractError(f"there is no state to lift: {graph.refused}")
-    if recurrences(graph.original):
-        raise ContractError(
-            "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
-            + (
-                "if it runs over time, give the axes with --input NAME=AXES"
-                if sequence is None
-                else f"none reads axis {sequence} step by step and carries what it computes"
-            )
+        return f"there is no state to lift: {graph.refused}"
+    if not recurrences(graph.original):
+        return (
+            "the file holds no LSTM, GRU or RNN node, no loop that carries a state, and no input that is "
+            "called like one; name its states with --state INPUT=OUTPUT if it has any"
         )
-    raise ContractError(
-        "the file holds no LSTM, GRU or RNN node, no loop that carries a state, and no input that is called "
-        "like one; "
-        "name its states with --state INPUT=OUTPUT if it has any"
+    sequence = graph.manifest.sequence
+    return "there is no state to lift: no recurrent node makes more steps over a longer sequence; " + (
+        "if it runs over time, give the axes with --input NAME=AXES"
+        if sequence is None
+        else f"none reads axis {sequence} step by step and carries what it computes"
     )
 
 
