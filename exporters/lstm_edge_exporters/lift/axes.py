@@ -55,7 +55,7 @@ def fixed_roles(model: ir.Model) -> dict[str, int]:
     return {role: found.pop() for role, found in sizes.items() if len(found) == 1}
 
 
-def free_axes(model: ir.Model, make_dynamic: frozenset[str]) -> ir.Model:
+def free_axes(model: ir.Model, make_dynamic: Mapping[str, int]) -> ir.Model:
     """Let no Reshape and no loop count to a declared size of the axes to make dynamic; return a copy.
 
     Raises:
@@ -69,7 +69,7 @@ def free_axes(model: ir.Model, make_dynamic: frozenset[str]) -> ir.Model:
 
 
 def name_axes(
-    model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozenset[str]
+    model: ir.Model, given: Mapping[str, Axes], make_dynamic: Mapping[str, int]
 ) -> tuple[dict[str, str], bool]:
     """Name every dynamic axis of the inputs, in place.
 
@@ -103,7 +103,7 @@ def name_axes(
         for axis, size in enumerate(shape):
             role = told.get(axis)
             if isinstance(size, int):
-                if role in make_dynamic:
+                if role is not None and role in make_dynamic:
                     shape[axis] = names[role]
                     changed = True
             elif size.value is None:

@@ -24,7 +24,7 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
-from ..evaluate import Session, axes_in, length_inputs, sizes_apart
+from ..evaluate import Session, axes_in, length_inputs
 from ..graph import axes_of, constant, data_inputs, forget_shapes, to_bytes, to_proto, with_manifest
 from ..isolation import isolated
 from ..numerics.graph64 import Graph64
@@ -42,7 +42,7 @@ from .quantized import is_quantized
 from .read import read_graph
 from .states import LeftAlone, lift_states, over_time, recognize
 from .subgraphs import recurrences
-from .table import run_named
+from .table import run_named, sizes_apart
 from .verification import LiftedGraph, case_at, case_of, verify_lifted
 
 _MOST_NODES = 3
@@ -123,23 +123,22 @@ def _start_at_rest(lifted: Lifted) -> Lifted:
 def _lift_file(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress) -> Lifted:
     show(0.0, "reading")
     model, proto, config = read_graph(onnx_file, config)
-    fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
-    attempts = _attempts(fixed)
-    for place, make_dynamic in enumerate(attempts):
+    attempts = _attempts({} if config.inputs else fixed_roles(model))
+    for place, declared in enumerate(attempts):
         part = place / (len(attempts) + 1)
         show(
             0.1 + 0.9 * part,
-            f"lifting, with a dynamic {' and '.join(sorted(make_dynamic))} axis, and verifying",
+            f"lifting, with a dynamic {' and '.join(sorted(declared))} axis, and verifying",
         )
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-            return _lift_past(model, proto, config, make_dynamic)
+            return _lift_past(model, proto, config, declared)
     show(0.1 + 0.9 * len(attempts) / (len(attempts) + 1), "lifting and verifying")
     try:
-        return _lift_past(model, proto, config, frozenset())
+        return _lift_past(model, proto, config, {})
     except (ContractError, FileFormatError) as error:
         if (merged := _with_one_batch(model)) is not None:
             with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-                return _lift_past(merged, proto, config, frozenset())
+                return _lift_past(merged, proto, config, {})
         chooses = choosing_input(model)
         if chooses is None or chooses in config.constants:
             raise
@@ -161,17 +160,24 @@ def _with_one_batch(model: ir.Model) -> ir.Model | None:
     return copy
 
 
-def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
-    """Return what to make dynamic, the most first."""
-    single = [frozenset({role}) for role in sorted(fixed, reverse=True)] if len(fixed) > 1 else []
+def _attempts(fixed: Mapping[str, int]) -> list[Mapping[str, int]]:
+    """Return which of the axes of fixed sizes to make dynamic, the most first."""
+    single = [{role: fixed[role]} for role in sorted(fixed, reverse=True)] if len(fixed) > 1 else []
     return [fixed, *single] if fixed else []
 
 
 def _lift_past(
-    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
+    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, declared: Mapping[str, int]
 ) -> Lifted:
-    """Lift with states of operators along time; without them where the file does not stream by that."""
-    graph = _lift(model, proto, config, make_dynamic)
+    """Lift with states of operators along time; without them where the file does not stream by that.
+
+    Args:
+        model: the file's graph.
+        proto: the file.
+        config: the options.
+        declared: the axes to make dynamic (``batch``, ``sequence``), and their declared sizes.
+    """
+    graph = _lift(model, proto, config, declared)
     kept = _keep_past(graph)
     try:
         lifted = _verify(kept, proto, config)
@@ -184,15 +190,14 @@ def _lift_past(
 
 
 def _lift(
-    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
+    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, declared: Mapping[str, int]
 ) -> LiftedGraph:
     """Name the axes, and make the states of recurrent nodes inputs and outputs."""
     decided, constants, branched = decide_branches(model, config)
-    lifted = free_axes(decided, make_dynamic)
-    batch, sequence, table = run_named(lifted, *name_axes(lifted, config.inputs, make_dynamic))
+    lifted = free_axes(decided, declared)
+    batch, sequence, table = run_named(lifted, *name_axes(lifted, config.inputs, declared))
     known = recognize(lifted, table, config.states, sequence)
     carried = {state.input for state in known}
-    declared = {role: size for role, size in fixed_roles(model).items() if role in make_dynamic}
     steps = table.steps if sequence is None else 1
     original, lengths = lifted.clone(), length_inputs(lifted.graph)
     found = lift_states(

@@ -7,11 +7,27 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..evaluate import axes_in, evaluate, sizes_apart
+from ..evaluate import axes_in, evaluate
 from ..graph import dynamic_axes
 from .axes import BATCH, SEQUENCE, row_orders, swap_names
 from .paths import operators_above
 from .subgraphs import Place, Recurrence, recurrences
+
+_SIZES = ((40, 7), (8, 3), (4, 1))
+"""The least size to run at, and how far apart others are: windows need many steps, tables end."""
+
+
+def sizes_apart(graph: ir.Graph) -> Iterator[tuple[dict[str, int], ...]]:
+    """Yield sets of sizes of the inputs' dynamic axes: one, and for each axis that one with it longer.
+
+    No two numbers of a set are the same, and axes grow by amounts of their own, so that ``L - 1`` is no
+    ``N``. A graph that does not run at one set may run at the next one.
+    """
+    names = dynamic_axes(graph)
+    for least, apart in _SIZES:
+        base = {name: least + apart * place for place, name in enumerate(names)}
+        longer = ({name: base[name] + apart * len(names) + place} for place, name in enumerate(names))
+        yield base, *(base | each for each in longer)
 
 
 class Table:
