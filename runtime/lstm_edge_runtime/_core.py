@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .axes import check_lengths, describe, learn_sizes, resolve, with_ones
+from .chunks import Pace
 from .errors import ContractError, FileFormatError, InputError, StateError, UnsupportedError, first_line
 from .manifest import Manifest, TensorSpec
 from .ort import run_by_name, run_error
@@ -170,6 +171,11 @@ class Core:
     def data(self) -> tuple[TensorSpec, ...]:
         """The inputs that are neither states nor lengths; those with sums of axes last, for their names."""
         return tuple(sorted(self.manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes)))
+
+    @cached_property
+    def pace(self) -> Pace:
+        """When a stream gives frames."""
+        return Pace(self.manifest)
 
     @cached_property
     def lengths(self) -> TensorSpec | None:

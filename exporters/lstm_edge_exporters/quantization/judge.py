@@ -259,7 +259,7 @@ def _stream(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     joined = join_samples(cases, interface, steps)
     data = {spec.name: joined[spec.name] for spec in interface.data_inputs}
     for start in range(0, steps, unit):
-        feeds = take_steps(interface, data, start, start + unit)
+        feeds = take_steps(interface.time_axes, data, start, start + unit)
         found = stream.process(
             {name: array.take(0, rows[name]) if name in rows else array for name, array in feeds.items()}
         )

@@ -482,12 +482,6 @@ class NativePool:
         for rows, given in zip(self.rows, self._convert(states), strict=True):
             rows[slots] = given
 
-    def put_back(self, slots: Array, before: Mapping[str, Array], held: Mapping[str, Array]) -> None:
-        """Put states back to ``before``, each in those of the slots that ``held`` marks."""
-        for rows, given, part in zip(self.rows, self._convert(before), self.engine.parts, strict=True):
-            mask = held[part.spec.input]
-            rows[slots[mask]] = given[mask]
-
     def check(self, slots: Array) -> None:
         """Raise where ``slots`` are not places of the pool, each once."""
         fewest = min(map(len, self.rows), default=len(slots))
@@ -628,72 +622,51 @@ class NativeCall:
         """Take the data inputs, which are copied, and the sizes of the named axes."""
         engine, manifest, lib = states.engine, states.engine.manifest, states.engine.library
         steps = sizes.get(manifest.sequence or "", 1)
-        engine._check_inputs(inputs, {**sizes, manifest.batch or "": 1})
-        self.inputs: dict[str, Array] = {}
-        self.outputs: dict[str, Array] = {}
-        single = steps == 1
-        before: list[tuple[Array, Array]] = []
-        after: list[tuple[Array, Array]] = []
+        sizes = {**sizes, manifest.batch or "": 1}
+        engine._check_inputs(inputs, {**sizes})
+        steady: list[tuple[Array, Array]] = []  # rows that are the same at every step, and their input
         pointers: list[list[int]] = [[], []]
-        for index, spec in enumerate(manifest.data_inputs):
-            shape = inputs[spec.name].shape
-            if single:
-                self.inputs[spec.name] = states.view(INPUT, index, shape, spec.dtype)
-                continue
-            array = self.inputs[spec.name] = np.zeros(shape, spec.dtype)
+
+        def room(kind: int, index: int, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+            """Return an array of a shape in the file's layout, whose memory is frame after frame."""
             time = manifest.time_axis(spec.axes)
-            if time is None:  # the same at every step
-                rows = np.zeros((steps, *shape), spec.dtype)
-                before.append((rows, array))
-                pointers[0].append(int(rows.ctypes.data))
+            lying = shape if time is None else (shape[time], *shape[:time], *shape[time + 1 :])
+            if steps == 1:
+                memory = states.view(kind, index, lying, spec.dtype)
             else:
-                pointers[0].append(_row(array, time, before))
-        for index, output in enumerate(manifest.outputs):
-            resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
-            assert resolved is not None
-            time = manifest.time_axis(output.axes)
-            if single:
-                at = slice(0, 0) if time is None else slice(time, time + 1)
-                lying = (*resolved[at], *resolved[: at.start], *resolved[at.stop :])  # frame after frame
-                view = states.view(OUTPUT, index, lying, "float32")
-                self.outputs[output.name] = view if time is None else np.moveaxis(view, 0, time)
-                continue
-            array = self.outputs[output.name] = np.zeros(resolved, "float32")
-            address = _row(array, time, after) if time is not None else array.ctypes.data
-            pointers[1].append(int(address))
+                memory = np.zeros(lying, spec.dtype)
+                rows = memory
+                if time is None and kind == INPUT:
+                    rows = np.zeros((steps, *shape), spec.dtype)
+                    steady.append((rows, memory))
+                pointers[kind].append(int(rows.ctypes.data))
+            return memory if time is None else np.moveaxis(memory, 0, time)
+
+        self.inputs = {
+            spec.name: room(INPUT, index, spec, inputs[spec.name].shape)
+            for index, spec in enumerate(manifest.data_inputs)
+        }
+        self.outputs = {
+            spec.name: room(OUTPUT, index, spec, resolve(spec.axes, sizes) or ())
+            for index, spec in enumerate(manifest.outputs)
+        }
         for name, array in inputs.items():
             self.inputs[name][...] = array
         self.run: Callable[[], int]
         """Takes the steps; a status other than 0 is a refusal, and no state has changed then."""
-        if single:
+        if steps == 1:
             self.run = MethodType(engine.step, states.handle.address)  # smaller than a partial
             return
         arrays = [(C.c_void_p * len(group))(*group) for group in pointers]
         self.run = partial(lib.lstm_edge_chunk, states.handle.address, arrays[0], steps, arrays[1])
-        if before or after:
-            self.run = partial(_copying, self.run, before, [(array, row) for row, array in after])
+        if steady:
+            self.run = partial(_filling, self.run, steady)
 
 
-_Copies = Sequence[tuple[Array, Array]]
-
-
-def _row(array: Array, place: int, copies: list[tuple[Array, Array]]) -> int:
-    """Return the address of an array's rows along an axis, or of a contiguous copy."""
-    moved = np.moveaxis(array, place, 0)
-    if not moved.flags.c_contiguous:
-        rows = np.zeros(moved.shape, array.dtype)
-        copies.append((rows, moved))
-        moved = rows
-    return int(moved.ctypes.data)
-
-
-def _copying(call: Callable[[], int], before: _Copies, after: _Copies) -> int:
-    for to, source in before:
-        to[...] = source
-    status = call()
-    for to, source in after:
-        to[...] = source
-    return status
+def _filling(call: Callable[[], int], steady: Sequence[tuple[Array, Array]]) -> int:
+    for rows, array in steady:
+        rows[...] = array
+    return call()
 
 
 def _address(array: Array) -> int:
