@@ -21,7 +21,7 @@ from ..onnx_reader import Node, OnnxFile, Tensor, stream_file
 from . import folding
 from .past import Past
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
-from .windows import PADDING, Windows, stretches, windows_of
+from .windows import PADDING, declared, stretches, windows_of
 
 _MICROSOFT = "com.microsoft"
 _MOST_STRETCHES = 1024
@@ -1104,10 +1104,7 @@ class _Compiler:
         """Multiply each frame with the taps' weights and add up what falls on one place."""
         value, weights = self._floats(given), self._known(matrix, "weights").astype("float32")
         rank, groups, kernel = weights.ndim - 2, node.attributes.get("group", 1), weights.shape[2:]
-        ones = (1,) * rank
-        strides, dilations = (node.attributes.get(name, ones) for name in ("strides", "dilations"))
-        pads = node.attributes.get("pads", (0,) * 2 * rank)
-        pairs = tuple(zip(pads[:rank], pads[rank:], strict=True))
+        windows = declared(node, kernel)
         more = node.attributes.get("output_padding", (0,) * rank)
         if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
             raise UnsupportedError("auto_pad or output_shape")
@@ -1115,9 +1112,9 @@ class _Compiler:
             raise UnsupportedError("a bias")
         sizes = value.shape[2:]
         outputs = tuple(
-            (size - 1) * stride + (taps - 1) * dilation + 1 + extra - sum(pad)
-            for size, stride, taps, dilation, extra, pad in zip(
-                sizes, strides, kernel, dilations, more, pairs, strict=True
+            (size - 1) * stride + reach + extra - sum(pad)
+            for size, stride, reach, extra, pad in zip(
+                sizes, windows.strides, windows.reach, more, windows.pads, strict=True
             )
         )
         each, made = weights.shape[0] // groups, weights.shape[1]
@@ -1131,8 +1128,7 @@ class _Compiler:
             buffers.append(self._writer.linear(self._row(read), flat))
         products = _Value((groups, *sizes, *kernel, made), tuple(buffers))
         # the products that fall on each place of the output: (one after another, *outputs, groups, made)
-        grid = np.arange(prod(outputs)).reshape(1, 1, *outputs)
-        reached = Windows(kernel, strides, dilations, pairs).places(grid)[0, 0]
+        reached = windows.places(np.arange(prod(outputs)).reshape(1, 1, *outputs))[0, 0]
         to = reached[tuple(map(slice, sizes))].reshape(-1)
         order = np.argsort(to, kind="stable")[(to == PADDING).sum() :]
         number = np.arange(len(order)) - np.searchsorted(to[order], to[order])
@@ -1441,12 +1437,10 @@ def _check_layer(attributes: Mapping[str, Any], directions: int) -> None:
 
 def _check_axes(manifest: Manifest) -> None:
     """Raise if an axis is neither fixed nor the batch or time axis, or a state has several rows."""
-    described = [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]
-    for name, axes in (*described, *((state.input, state.axes) for state in manifest.states)):
+    times = (manifest.sequence, *manifest.time_sizes(manifest.unit))
+    for name, axes in manifest.axes.items():
         for axis in axes:
-            times = (manifest.sequence, *manifest.time_sizes(manifest.unit))
-            known = axis in times or row_factor(axis, manifest.batch) is not None
-            if isinstance(axis, str) and not known:
+            if isinstance(axis, str) and axis not in times and row_factor(axis, manifest.batch) is None:
                 raise UnsupportedError(f"{name} {axes} has a dynamic axis other than batch and time")
     for state in manifest.states:
         if any(row_factor(axis, manifest.batch) for axis in state.axes):
