@@ -992,9 +992,7 @@ class _Compiler:
 
     # convolutions
 
-    def _taps(
-        self, node: Node, given: _In, kernel: Sequence[int], padding: float = 0.0
-    ) -> tuple[_Value, Array, int | None]:
+    def _taps(self, node: Node, given: _In, kernel: Sequence[int]) -> tuple[_Value, Array, int | None]:
         """Return what the outputs of a kernel read.
 
         A value, the places in its row ``(N, C, *outputs, *kernel)``, and the axis of the kernel along frames,
