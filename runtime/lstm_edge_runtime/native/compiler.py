@@ -153,15 +153,15 @@ class _Operator(NamedTuple):
 
 
 _Lower = TypeVar("_Lower", bound=Callable[..., Any])
-_LOWER: dict[str, _Operator] = {}
-"""By name, with the domain in front if it is not ONNX's own."""
+_LOWER: dict[tuple[str, str], _Operator] = {}
+"""By domain and name."""
 
 
-def _lowers(*names: str, takes: _Takes = "rows") -> Callable[[_Lower], _Lower]:
+def _lowers(*names: str, takes: _Takes = "rows", domain: str = "") -> Callable[[_Lower], _Lower]:
     """Return a decorator for the method that lowers some operators."""
 
     def register(lower: _Lower) -> _Lower:
-        _LOWER.update(dict.fromkeys(names, _Operator(lower, takes)))
+        _LOWER.update({(domain, name): _Operator(lower, takes) for name in names})
         return lower
 
     return register
@@ -452,7 +452,7 @@ class _Compiler:
             raise UnsupportedError("a quantized input")
         return value
 
-    def _filled(self, value: _Any | None) -> _Value:
+    def _filled(self, value: _In) -> _Value:
         """Return a value, or a buffer with what is stored in the file."""
         if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.bool_) and value.size:
             return self._single(value.shape, self._writer.filled(value))
@@ -553,7 +553,7 @@ class _Compiler:
         if any(True for _ in node.graphs()):
             raise UnsupportedError("it has a subgraph")
         own = node.domain in ("", "ai.onnx")
-        operator = _LOWER.get(node.op_type if own else f"{node.domain}.{node.op_type}")
+        operator = _LOWER.get(("" if own else node.domain, node.op_type))
         inputs = self._inputs(node, operator.takes if operator else "rows")
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if node.op_type in ("Shape", "Size") or not self._sizes.isdisjoint(node.inputs):
@@ -646,7 +646,8 @@ class _Compiler:
         source, weights = self._floats(given), _matrix(self._known(matrix, "weights"))
         return self._linear(source, weights.T, None, (*source.shape[:-1], weights.shape[1]))
 
-    @_lowers(*_UNARY, f"{_MICROSOFT}.Gelu", takes="any order")
+    @_lowers(*_UNARY, takes="any order")
+    @_lowers("Gelu", takes="any order", domain=_MICROSOFT)
     def _unary(self, node: Node, given: _In) -> _Value:
         if node.op_type in ("Neg", "Abs") and _is_whole(given):
             negated = self._combine(node, Binary.SUBTRACT, np.zeros(1, np.int64), given)
@@ -1221,7 +1222,7 @@ class _Compiler:
                 weights[place], scales[place] = found[0][None], found[1]
         return self._layer(node, node.op_type, x, weights, scales, *rest)
 
-    @_lowers(f"{_MICROSOFT}.DynamicQuantizeLSTM")
+    @_lowers("DynamicQuantizeLSTM", domain=_MICROSOFT)
     def _int8_lstm(self, node: Node, x: _In, w: _In, r: _In, *rest: _In) -> list[_Any]:
         *others, w_scale, w_zero, r_scale, r_zero = rest
         weights, scales = [], []
@@ -1314,7 +1315,7 @@ class _Compiler:
                 return self._linear(product.source, product.weights, None, product.shape, scales)
         raise UnsupportedError("a quantized input")
 
-    @_lowers(f"{_MICROSOFT}.DynamicQuantizeMatMul")
+    @_lowers("DynamicQuantizeMatMul", domain=_MICROSOFT)
     def _quantized_matmul(
         self, node: Node, given: _In, matrix: _In, scale: _In, zero: _In = None, added: _In = None
     ) -> _Value:
