@@ -134,8 +134,8 @@ class DelayedStream(Stream):
             found = self._take_one(sample)
         if not found:
             return None
-        frames = {name: self._pace.of_step(name, array) for name, array in found.items()}
-        given = {name: array for name, array in frames.items() if array is not None}
+        of_step = self._pace.of_step
+        given = {name: row for name, each in found.items() if (row := of_step(name, each)) is not None}
         return None if not given else given if len(found) > 1 else next(iter(given.values()))
 
     def process(self, chunk: InputArrays) -> Result | None:
