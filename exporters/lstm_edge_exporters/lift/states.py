@@ -17,8 +17,8 @@ from lstm_edge_runtime.errors import ContractError, InputError, first_line
 from lstm_edge_runtime.manifest import Array, Axes, StateSpec, TensorSpec
 
 from ..evaluate import inputs_above, is_data_free, name_axis
-from ..graph import UniqueNames, axes_of, data_inputs, walk
-from ..pairing import Names, pair_states, spec_of
+from ..graph import UniqueNames, axes_of, data_inputs, spec_of, walk
+from ..pairing import Names, pair_states
 from ..recurrent import Slot, is_reversed, label, state_shape
 from .axes import follows_input, row_orders
 from .paths import Member, Path, StateGroup, find_path, is_order, top_of, wire
