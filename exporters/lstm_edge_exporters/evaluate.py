@@ -33,7 +33,7 @@ from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 EMPTY = "no step or row is left for "
 """Prefix of the name of a guarding operator, before the label of the recurrent node."""
 _SHAPE_READERS = ("Shape", "Size")
-_RANDOM = (
+RANDOM = (
     "Bernoulli",
     "Multinomial",
     "RandomNormal",
@@ -259,7 +259,7 @@ def _possible(value: ir.Value) -> bool:
     node = value.producer()
     return (
         node is not None
-        and node.op_type not in _RANDOM
+        and node.op_type not in RANDOM
         and not any(
             entry.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
             for entry in node.attributes.values()

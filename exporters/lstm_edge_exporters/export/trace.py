@@ -30,6 +30,7 @@ from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.reference import AllFloats, Signature, flatten_output
+from .constants import fold_batch_norms, fold_constants, hide_batch_norms
 from .record import Recorder, RecurrentCall, instrument
 from .request import Request, runs
 from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text, symbols
@@ -358,12 +359,16 @@ def _translate(
                 input_names=list(names),
                 custom_translation_table=dict(TRANSLATIONS),
                 opset_version=18,
-                optimize=True,
+                optimize=False,
                 verbose=False,
             )
+            assert made is not None
+            fold_constants(made.model)
+            hide_batch_norms(made.model)
+            made.optimize()
+            fold_batch_norms(made.model)
         except Exception as error:
             raise TracingError("translation", recorder, error, program) from error
-    assert made is not None
     return made.model
 
 
