@@ -5,7 +5,6 @@ import inspect
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from itertools import zip_longest
 from typing import Any
@@ -180,7 +179,7 @@ def _suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
         axis = next((axis for axis, size in enumerate(tensor.shape[:2]) if size == steps), None)
         if axis is not None and tensor.dim() > 1:
             cut[name], example[place] = axis, tensor.narrow(axis, 0, 1)
-    one = replace(signature, example=tuple(example))
+    one = signature.with_example(example)
     advice = ", or export one step a call: let forward take and return the state, and give --step"
     if not cut or not runs(module, one):
         return advice

@@ -31,11 +31,11 @@ from .compare import (
     Strength,
     channel_limits,
     compare_within,
+    expected,
     fixed_axes,
     floors_of,
     largest,
     measure,
-    noise_floors,
     run_file,
 )
 
@@ -336,7 +336,7 @@ class ChunkedFile:
     def compare(self, one: Feeds, other: Feeds, feeds: Feeds) -> tuple[Comparison, ...]:
         """Compare two runs of ``exact`` on every output of the first; ``feeds`` gave the second."""
         if self.function and not self.function.in_float64:
-            floors = noise_floors(self.function.graph, feeds, self.function.fixed)
+            floors = expected(self.function.graph, feeds, self.function.fixed).floors
             limits = {name: MULTIPLE * array for name, array in floors.items()}
         else:
             limits = channel_limits({name: other[name] for name in one}, _SAME, fixed_axes(self.manifest))
