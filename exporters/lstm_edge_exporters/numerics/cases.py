@@ -399,16 +399,17 @@ def misshapen(manifest: Manifest, outputs: Mapping[str, Array], sizes: Mapping[s
             yield f"{name} {describe(stated)} comes out as {outputs[name].shape}"
 
 
-def take_rows(manifest: Manifest, name: str, array: Array, first: int, rows: int, count: int = 1) -> Array:
-    """Return what of an input or output belongs to ``count`` of its ``rows``; itself without a batch axis.
+def take_rows(manifest: Manifest, arrays: Feeds, first: int, rows: int, count: int = 1) -> dict[str, Array]:
+    """Return what of inputs or outputs belongs to ``count`` of their ``rows``, and what has no batch axis.
 
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """
-    axis = _batch_axis(manifest, name)
-    if axis is None:
-        return array
-    every = np.arange(array.shape[axis]).reshape(-1, rows)
-    return array.take(every[:, first : first + count].ravel(), axis=axis)
+    taken = dict(arrays)
+    for name, array in arrays.items():
+        if (axis := _batch_axis(manifest, name)) is not None:
+            every = np.arange(array.shape[axis]).reshape(-1, rows)
+            taken[name] = array.take(every[:, first : first + count].ravel(), axis=axis)
+    return taken
 
 
 def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
@@ -416,23 +417,21 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)
-        parts = [
-            run({each: take_rows(manifest, each, array, row, rows, count) for each, array in feeds.items()})
-            for row in range(0, rows, count)
-        ]
-        return {each: join_rows(manifest, each, [part[each] for part in parts], count) for each in parts[0]}
+        parts = [run(take_rows(manifest, feeds, row, rows, count)) for row in range(0, rows, count)]
+        return join_rows(manifest, parts, count)
 
     return alone
 
 
-def join_rows(manifest: Manifest, name: str, parts: Sequence[Array], count: int = 1) -> Array:
-    """Put batches of an input or output together, ``count`` rows of each in turn; undoes ``take_rows``."""
-    axis = _batch_axis(manifest, name)
-    if axis is None:
-        return parts[0]
-    before, size, after = parts[0].shape[:axis], parts[0].shape[axis], parts[0].shape[axis + 1 :]
-    blocks = [part.reshape(*before, size // count, count, *after) for part in parts]
-    return np.concatenate(blocks, axis + 1).reshape(*before, size * len(parts), *after)
+def join_rows(manifest: Manifest, parts: Sequence[Feeds], count: int = 1) -> dict[str, Array]:
+    """Put batches of inputs or outputs together, ``count`` rows of each in turn; undoes ``take_rows``."""
+    joined = dict(parts[0])
+    for name, array in parts[0].items():
+        if (axis := _batch_axis(manifest, name)) is not None:
+            before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
+            blocks = [part[name].reshape(*before, size // count, count, *after) for part in parts]
+            joined[name] = np.concatenate(blocks, axis + 1).reshape(*before, size * len(parts), *after)
+    return joined
 
 
 def _batch_axis(manifest: Manifest, name: str) -> int | None:

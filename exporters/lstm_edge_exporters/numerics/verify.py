@@ -438,13 +438,12 @@ def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:
         results = file.exact({**chunk, **file.with_lengths(feeds, lengths), **start})
         ends = {state.output: results[state.output] for state in manifest.states}
     for row in range(rows):
-        own = {name: take_rows(manifest, name, array, row, rows) for name, array in feeds.items()}
+        own = take_rows(manifest, feeds, row, rows)
         first, second = int(rising[row]), int(rising[rows - 1 - row])
         kept = [*range(first), *range(_SHORT, _SHORT + second)]
         own |= {name: own[name].take(kept, axis) for name, axis in manifest.time_axes.items() if name in own}
         own |= file.with_lengths(own, len(kept))
-        mine = {name: take_rows(manifest, name, array, row, rows) for name, array in ends.items()}
-        if not _states_agree(file, mine, file.exact(own), own):
+        if not _states_agree(file, take_rows(manifest, ends, row, rows), file.exact(own), own):
             return False
     return True
 
