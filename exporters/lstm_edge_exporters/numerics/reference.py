@@ -104,6 +104,12 @@ class Signature:
         """The example's shapes by input name."""
         return {name: tuple(tensor.shape) for name, tensor in zip(self.names, self.example, strict=True)}
 
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The example as a file takes it: arrays by input name, every float in float32."""
+        tensors = zip(self.names, self.as_float32().example, strict=True)
+        return {name: tensor.detach().numpy() for name, tensor in tensors}
+
     def as_float32(self) -> "Signature":
         """Return the same signature with the example on the CPU, every float of it in float32."""
         return self.with_example(
