@@ -90,11 +90,9 @@ class Graph64:
 
     def overflow(self, feeds: Feeds) -> str:
         """Return the first node whose result is beyond float32's range and its operands are not."""
-        values = self.values(feeds)
+        beyond = {name for name, value in self.values(feeds).items() if _beyond(value)}
         for node in self._model.graph.node:
-            if any(_beyond(values.get(name)) for name in node.output) and not any(
-                _beyond(values.get(name)) for name in node.input
-            ):
+            if beyond.intersection(node.output) and beyond.isdisjoint(node.input):
                 return describe_node(node)
         return ""
 
