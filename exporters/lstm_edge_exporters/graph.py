@@ -1,6 +1,6 @@
 """Working on an ONNX graph: names, axes, shapes, new nodes, bytes.
 
-A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``center_norms`` of
+A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``settle_floats`` of
 ``export`` or ``recurrent.to_layout_0``. It stands in the module of its subject, and its caller is a line in
 ``export/lower.py`` or ``lift/pipeline.py``. To replace a node by others, use a ``Builder``; to add nodes
 elsewhere, ``graph.append`` them, name what they compute by ``UniqueNames``, and ``graph.sort()`` at the end.

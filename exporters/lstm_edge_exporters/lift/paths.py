@@ -272,6 +272,10 @@ class StateGroup:
         kinds = {member.place.slot.kind for member in self.members}
         return kinds.pop() if len(kinds) == 1 else "state"
 
+    def names(self, prefix: str = "") -> tuple[str, str]:
+        """Return the names of the state's input and output."""
+        return f"{prefix}{self.kind}_0", f"{prefix}{self.kind}_n"
+
 
 def wire(graph: ir.Graph, group: StateGroup, state: ir.Value, names: UniqueNames) -> ir.Value:
     """Make the group's nodes start from ``state`` and return the value that it has after them.

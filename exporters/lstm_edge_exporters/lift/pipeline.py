@@ -39,16 +39,14 @@ from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
 from ..streaming.late import add_late_stream
 from ..streaming.streamable import make_streamable
-from .axes import fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
-from .axis_roles import BATCH, SEQUENCE
+from .axes import BATCH, SEQUENCE, fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
 from .branches import check_constants, choosing_input, fix_inputs, take_branches
 from .config import LiftConfig
-from .existing_states import recognize
 from .quantized import is_quantized
 from .read import read_graph
-from .states import LeftAlone, lift_states, nodes_over_time
-from .subgraphs import generalize_loops, recurrences, sequences
-from .table import Table
+from .states import LeftAlone, lift_states, over_time, recognize
+from .subgraphs import generalize_loops, recurrences
+from .table import Table, run_named
 from .verification import LiftedGraph, case_at, case_of, verify_lifted
 
 _MOST_NODES = 3
@@ -230,16 +228,16 @@ def _lift(
     if SEQUENCE in make_dynamic:
         generalize_loops(lifted)
     lifted = lifted.clone()  # in a copy, nodes without a name are numbered from 0
-    batch, sequence, table = name_axes(lifted, config.inputs, make_dynamic)
+    batch, sequence, table = run_named(lifted, *name_axes(lifted, config.inputs, make_dynamic))
     _declare_outputs(lifted, table)
-    known = recognize(lifted, config.states, sequence)
+    known = recognize(lifted, table, config.states, sequence)
     carried = {state.input for state in known}
     declared = {role: size for role, size in fixed_roles(model).items() if role in make_dynamic}
-    steps = _steps_of_a_call(lifted, table) if sequence is None else 1
+    steps = _steps_of_a_call(table) if sequence is None else 1
     original, lengths = lifted.clone(), length_inputs(lifted.graph)
     found = lift_states(
         lifted,
-        nodes_over_time(lifted, table, batch, sequence),
+        over_time(lifted, table, batch, sequence),
         table,
         batch=batch,
         carry={str(value.name) for value in data_inputs(original.graph)} - carried,
@@ -314,9 +312,9 @@ def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> L
     return Lifted(with_manifest(proto, manifest), manifest, report)
 
 
-def _steps_of_a_call(model: ir.Model, table: Table) -> int:
+def _steps_of_a_call(table: Table) -> int:
     """Return the most steps that a layer takes at the first of the table's sizes."""
-    read = (each for node in recurrences(model) for each in sequences(node) if table.has([each.value]))
+    read = (read for each in table.recurrences for read in each.reads if table.has([read.value]))
     return max((table.lengths(each.value, each.time)[0] for each in read), default=1)
 
 
@@ -355,7 +353,7 @@ def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
         raise ContractError(f"there is no state to lift: {'; '.join(_reasons(left))}")
     if graph.refused and not graph.refused.gathers:
         raise ContractError(f"there is no state to lift: {graph.refused}")
-    if any(recurrences(graph.original)):
+    if recurrences(graph.original):
         raise ContractError(
             "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
             + (
