@@ -258,19 +258,18 @@ def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at
 def _signal(
     spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool, steps: int
 ) -> Array:
-    example = spec.example
-    if _is_fraction(spec):
+    example = None if spec.example is None or not spec.example.size else spec.example
+    if example is not None and _is_fraction(spec, example):
         # A quarter of a step more than whole ones, so that no rounding makes it fewer.
         drawn = 1.0 if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps)
         return np.asarray(np.broadcast_to(drawn, shape), spec.dtype)
     if spec.values:
         return _indices(spec.values, shape, rng).astype(spec.dtype)
-    known = example is not None and example.size > 0
     if np.dtype(spec.dtype).kind in "iub":
-        low, high = (int(example.min()), int(example.max()) + 1) if example is not None and known else (0, 1)
+        low, high = (0, 1) if example is None else (int(example.min()), int(example.max()) + 1)
         return rng.integers(low, high, shape).astype(spec.dtype)
     noise = rng.standard_normal(shape)
-    if example is None or not known:
+    if example is None:
         return np.asarray(noise, spec.dtype)
     by_feature = example.ndim > 1 and isinstance(spec.axes[-1], int) and example[..., 0].size > 1
     over = tuple(range(example.ndim - 1)) if by_feature else None
@@ -278,12 +277,10 @@ def _signal(
     return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
 
 
-def _is_fraction(spec: InputSpec) -> bool:
+def _is_fraction(spec: InputSpec, example: Array) -> bool:
     """Return whether an input is each row's length as a fraction of the longest, as some libraries do."""
-    example = spec.example
-    if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
-        return False
-    return bool(example.min() > 0 and example.max() == 1)
+    one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
+    return one_a_row and bool(example.min() > 0 and example.max() == 1)
 
 
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:

@@ -142,9 +142,17 @@ def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
     ]
 
 
-def output_paths(output: Any) -> list[tuple[Path, Tensor]]:
-    """Return the tensors of ``output`` with where they are in it; raises as ``flatten_output``."""
-    return list(_flatten(output, ()))
+def output_paths(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+    """Yield the tensors of an output and where they are in it, behind ``path``; see ``flatten_output``."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif (parts := _parts(value)) is not None:
+        for key, item in parts:
+            yield from output_paths(item, (*path, key))
+    elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
+        raise InputError(
+            f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
+        )
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -179,18 +187,6 @@ def _step(key: Any) -> str | int:
     if isinstance(key, pytree.SequenceKey):
         return key.idx
     return str(next((getattr(key, mark) for mark in ("key", "name") if hasattr(key, mark)), key))
-
-
-def _flatten(value: Any, path: Path) -> Iterator[tuple[Path, Tensor]]:
-    if isinstance(value, Tensor):
-        yield path, value
-    elif (parts := _parts(value)) is not None:
-        for key, item in parts:
-            yield from _flatten(item, (*path, key))
-    elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
-        raise InputError(
-            f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
-        )
 
 
 def _parts(value: Any) -> Iterable[tuple[str | int, Any]] | None:
