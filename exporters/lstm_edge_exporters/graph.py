@@ -103,6 +103,11 @@ def walk(
         waiting += fresh
 
 
+def is_used(value: ir.Value) -> bool:
+    """Return whether a node reads ``value``, or it is an output."""
+    return bool(value.uses()) or value.is_graph_output()
+
+
 def behind_identity(value: ir.Value) -> ir.Value:
     """Return what ``value`` is a copy of."""
     node = value.producer()

@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 
-from ..graph import axes_of, operands, walk
+from ..graph import axes_of, is_used, operands, walk
 from ..numerics.reference import AllFloats, Path, Signature, output_paths
 from ..pairing import Names, Pairing, describe_value, pair_states
 from .config import ExportConfig
@@ -204,6 +204,8 @@ def _ended(model: ir.Model, found: Pairing) -> Iterator[str]:
     """Return a note for each state that no output continues."""
     values = {str(value.name): value for value in model.graph.inputs}
     for name in found.ended:
+        if sum(isinstance(axis, str) for axis in axes_of(values[name])) > 1:
+            continue  # more than its batch is dynamic
         yield (
             f"{describe_value(values[name])} looks like a state and stays an input: no output of that dtype "
             "and shape depends on it; return its next value, so that calls can follow one another"
@@ -225,7 +227,7 @@ def _over_time(
 
 def _unused(inputs: Mapping[str, ir.Value]) -> Iterator[str]:
     for name, value in inputs.items():
-        if not value.uses() and not value.is_graph_output():
+        if not is_used(value):
             yield f"{name} changes nothing: no output depends on it"
 
 

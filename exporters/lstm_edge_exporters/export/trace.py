@@ -30,6 +30,7 @@ from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.reference import AllFloats, Signature, flatten_output
+from .constants import fold_batch_norms, fold_constants, hide_batch_norms
 from .record import Recorder, RecurrentCall, instrument
 from .request import Request, runs
 from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text, symbols
@@ -358,12 +359,16 @@ def _translate(
                 input_names=list(names),
                 custom_translation_table=dict(TRANSLATIONS),
                 opset_version=18,
-                optimize=True,
+                optimize=False,
                 verbose=False,
             )
+            assert made is not None
+            fold_constants(made.model)
+            hide_batch_norms(made.model)
+            made.optimize()
+            fold_batch_norms(made.model)
         except Exception as error:
             raise TracingError("translation", recorder, error, program) from error
-    assert made is not None
     return made.model
 
 
@@ -460,9 +465,9 @@ def _read_guards(program: ExportedProgram, recorder: Recorder, axes: Mapping[str
         if isinstance(size, torch.SymInt) and isinstance(axis := axes[name][place], str)
     ]
     for size, axis in free:
-        factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
-        if len(factors) == 1 and not constant:
-            ((symbol, factor),) = factors.items()
+        factors, constant = parse_sum(str(size.node.expr))
+        ((symbol, factor), *more) = factors.items()
+        if symbol.isidentifier() and not more and not constant:
             values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
             if factor > 1:
                 facts.append((f"({axis}) % {factor} == 0", ""))

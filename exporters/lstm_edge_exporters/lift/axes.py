@@ -12,7 +12,7 @@ from lstm_edge_runtime.manifest import Axes
 from ..evaluate import numbers_of
 from ..graph import UniqueNames, axes_of, constant, data_inputs, dynamic_axes, forget_shapes, infer_shapes
 from ..recurrent import LENGTHS, is_recurrent, recurrent_nodes
-from .subgraphs import Recurrence, SequenceInput, recurrences
+from .subgraphs import Recurrence, SequenceInput, generalize_loops, recurrences
 
 BATCH, SEQUENCE = "batch", "sequence"
 
@@ -55,8 +55,21 @@ def fixed_roles(model: ir.Model) -> dict[str, int]:
     return {role: found.pop() for role, found in sizes.items() if len(found) == 1}
 
 
+def free_axes(model: ir.Model, make_dynamic: Mapping[str, int]) -> ir.Model:
+    """Let no Reshape and no loop count to a declared size of the axes to make dynamic; return a copy.
+
+    Raises:
+        ContractError: see ``generalize_loops``.
+    """
+    if make_dynamic:
+        _generalize_reshapes(model)
+    if SEQUENCE in make_dynamic:
+        generalize_loops(model)
+    return model.clone()  # in a copy, nodes without a name are numbered from 0
+
+
 def name_axes(
-    model: ir.Model, given: Mapping[str, Axes], make_dynamic: frozenset[str]
+    model: ir.Model, given: Mapping[str, Axes], make_dynamic: Mapping[str, int]
 ) -> tuple[dict[str, str], bool]:
     """Name every dynamic axis of the inputs, in place.
 
@@ -90,7 +103,7 @@ def name_axes(
         for axis, size in enumerate(shape):
             role = told.get(axis)
             if isinstance(size, int):
-                if role in make_dynamic:
+                if role is not None and role in make_dynamic:
                     shape[axis] = names[role]
                     changed = True
             elif size.value is None:
@@ -110,7 +123,7 @@ def swap_names(model: ir.Model) -> None:
     infer_shapes(model)
 
 
-def generalize_reshapes(model: ir.Model) -> None:
+def _generalize_reshapes(model: ir.Model) -> None:
     """Let a Reshape that only drops a node's direction axis take any batch and length, in place.
 
     The declared sizes must still be there.

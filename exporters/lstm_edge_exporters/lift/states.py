@@ -218,10 +218,13 @@ class _Planner:
         self.fixed_batch: int | None = None
         """The ``pinned`` batch size, if a state could be computed at it alone."""
         self.failed: list[LeftAlone] = []
+        self._values: dict[Place, list[ir.Value]] = {}
+        """What each place's initial state is read off."""
 
     def plan(self, places: Sequence[Place]) -> list[_State]:
         """Return the states; ``failed`` has the places that make none."""
-        self._table.has([value for place in places for value in values_of(place)])
+        self._values = {place: values_of(place) for place in places}
+        self._table.has([value for values in self._values.values() for value in values])
         computed = [place for place in places if self._compute(place)]
         states = []
         for group in _group(list(map(self._member, computed)), self._table.runs[0]):
@@ -241,7 +244,7 @@ class _Planner:
         reason = ""
         for pinned in [{}, self._pinned] if self._pinned else [{}]:
             try:
-                self._table.find(values_of(place), pinned)
+                self._table.find(self._values[place], pinned)
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 reason = first_line(error)
                 continue
@@ -284,7 +287,7 @@ class _Planner:
         first = group.members[0]
         place, path = first.place, first.path
         initial = place.initial
-        carried = [values_of(place)[-1], initial] if initial is not None and place.looped else []
+        carried = [self._values[place][-1], initial] if initial is not None and place.looped else []
         if any(len({run[value].shape for value in carried}) > 1 for run in self._table.runs):
             return "its shape changes from pass to pass"
         root, axis = (path.whole, path.batch_axis) if path else (initial, first.batch_axis)

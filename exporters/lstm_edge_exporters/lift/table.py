@@ -7,11 +7,27 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..evaluate import axes_in, evaluate, sizes_apart
+from ..evaluate import axes_in, evaluate
 from ..graph import dynamic_axes
 from .axes import BATCH, SEQUENCE, row_orders, swap_names
 from .paths import operators_above
 from .subgraphs import Place, Recurrence, recurrences
+
+_SIZES = ((40, 7), (8, 3), (4, 1))
+"""The least size to run at, and how far apart others are: windows need many steps, tables end."""
+
+
+def sizes_apart(graph: ir.Graph) -> Iterator[tuple[dict[str, int], ...]]:
+    """Yield sets of sizes of the inputs' dynamic axes: one, and for each axis that one with it longer.
+
+    No two numbers of a set are the same, and axes grow by amounts of their own, so that ``L - 1`` is no
+    ``N``. A graph that does not run at one set may run at the next one.
+    """
+    names = dynamic_axes(graph)
+    for least, apart in _SIZES:
+        base = {name: least + apart * place for place, name in enumerate(names)}
+        longer = ({name: base[name] + apart * len(names) + place} for place, name in enumerate(names))
+        yield base, *(base | each for each in longer)
 
 
 class Table:
@@ -27,6 +43,12 @@ class Table:
     def recurrences(self) -> tuple[Recurrence, ...]:
         """The graph's recurrences."""
         return recurrences(self._model)
+
+    @property
+    def steps(self) -> int:
+        """The most steps that a recurrence takes at the first of ``sizes``."""
+        known = (read for each in self.recurrences for read in each.reads if self.has([read.value]))
+        return max((self.lengths(read.value, read.time)[0] for read in known), default=1)
 
     def find(self, values: Sequence[ir.Value], fixed: dict[str, int] | None = None) -> None:
         """Compute the values that are not known yet; onnxruntime's exceptions pass through.
@@ -87,7 +109,9 @@ def run_graph(model: ir.Model) -> Table:
 
 
 def run_named(model: ir.Model, names: dict[str, str], unsure: bool) -> tuple[str | None, str | None, Table]:
-    """Run a graph with axes named by ``name_axes``; N and L change places if the guess was the reverse.
+    """Run a graph with axes named by ``name_axes``, and declare its outputs' axes, in place.
+
+    N and L change places if the guess was the reverse. Outputs that it does not give at all sizes stay.
 
     Returns:
         The names of the batch and time axes, None if no dynamic axis is it; and what running the graph gave.
@@ -103,6 +127,9 @@ def run_named(model: ir.Model, names: dict[str, str], unsure: bool) -> tuple[str
             names = {
                 role: found.get(role) or ("" if name in others else name) for role, name in names.items()
             }
+    for value in model.graph.outputs if table.has(list(model.graph.outputs)) else ():
+        if (axes := table.axes(value)) is not None:
+            value.shape = ir.Shape(axes)
     batch, sequence = (names[role] if names[role] in dynamic else None for role in (BATCH, SEQUENCE))
     return batch, sequence, table
 
