@@ -64,8 +64,6 @@ def make_file(request: Request, traced: Traced, lowered: Lowered, lifted: Lifted
         unstreamable=lowered.window,
         provenance={**_provenance(config), "weights_sha256": request.weights_sha256},
     )
-    tensors = zip(signature.names, signature.example, strict=True)
-    examples = {name: tensor.detach().numpy() for name, tensor in tensors}
     window = (
         f"no states are carried from call to call: {lowered.window}; to stream, let the layers run over an "
         "axis with a name, such as L in --input x=N,L,3"
@@ -76,7 +74,7 @@ def make_file(request: Request, traced: Traced, lowered: Lowered, lifted: Lifted
         manifest,
         TorchReference(request.module, signature, roles.outputs, lifted.injections),
         replace(
-            CaseGenerator.of(manifest, examples, index_values(model.graph), config.seed),
+            CaseGenerator.of(manifest, signature.arrays, index_values(model.graph), config.seed),
             held=frozenset(state.input for state in lifted.past),
         ),
         roles,

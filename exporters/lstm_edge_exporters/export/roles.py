@@ -366,7 +366,7 @@ def _find_names(module: nn.Module, signature: Signature) -> list[Names]:
 
     with torch.no_grad(), warnings.catch_warnings(), AllFloats(torch.float32), watching(enter):
         warnings.simplefilter("ignore")
-        flat = output_paths(signature.call(module, inputs))
+        flat = list(output_paths(signature.call(module, inputs)))
     before = {_key(tensor): name for tensor, name in zip(inputs, signature.names, strict=True)}
     after: dict[_Key, list[int]] = {}
     for place, (_, tensor) in enumerate(flat):
