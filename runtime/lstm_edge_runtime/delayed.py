@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ._core import Core, InputArrays
-from .axes import check_array, resolve, with_ones
+from .axes import check_array, shape_of
 from .chunks import Pace, Runner, behind, only, room, take_steps
 from .errors import ContractError, InputError, StateError
 from .manifest import Array, Manifest, TensorSpec
@@ -431,8 +431,7 @@ class _Frames:
         self._manifest, self._pace = manifest, pace
         steps = sizes[manifest.sequence or ""]
         sizes = {**sizes, **manifest.time_sizes(-(-steps // pace.unit) * pace.unit)}
-        shapes = {spec.name: resolve(spec.axes, with_ones(spec.axes, sizes)) for spec in manifest.outputs}
-        empty = {spec.name: np.zeros(shapes[spec.name] or (), spec.dtype) for spec in manifest.outputs}
+        empty = {spec.name: np.zeros(shape_of(spec.axes, sizes), spec.dtype) for spec in manifest.outputs}
         self._rows = to_sources(manifest, empty, step=False)
         self._counts = {name: np.zeros(len(rows), np.int64) for name, rows in self._rows.items()}
 
@@ -495,7 +494,7 @@ def _room_for_rest(core: Core, rows: int) -> dict[str, Array]:
         return {}
     sizes = {manifest.batch or "": rows, manifest.sequence or "": manifest.unit}
     return {
-        spec.name: np.zeros(resolve(spec.axes, with_ones(spec.axes, sizes)) or (), spec.dtype)
+        spec.name: np.zeros(shape_of(spec.axes, sizes), spec.dtype)
         for spec in core.data
         if spec.name in manifest.time_axes
     }

@@ -10,17 +10,16 @@ import numpy as np
 from numpy import ndarray
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, refuse_not_finite
-from .axes import learn_sizes, resolve, with_ones
+from .axes import learn_sizes, resolve, shape_of
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .chunks import behind, only, take_steps
 from .errors import InputError
-from .manifest import LONGEST, Axes, TensorSpec
+from .manifest import LONGEST, Array, Axes, TensorSpec
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeCall, NativeEngine, NativeStates
 
-from .manifest import Array
 
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
@@ -306,8 +305,7 @@ class Stream:
         arrays = [behind(rows, axis, pace.early(spec.name, age)) for rows, age, _ in results]
         if not arrays:
             axes = tuple(each for each in spec.axes if each != manifest.batch)
-            shape = resolve(axes, with_ones(axes, {**sizes, **manifest.time_sizes(0)}))
-            return np.zeros(shape or (), spec.dtype)
+            return np.zeros(shape_of(axes, {**sizes, **manifest.time_sizes(0)}), spec.dtype)
         return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
 
     def _process_by_step(self, chunk: InputArrays) -> Result:

@@ -9,17 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name
-from .axes import check_output, describe, learn_sizes, resolve, row_factor, with_ones
+from .axes import check_output, describe, learn_sizes, resolve, row_factor, shape_of
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .chunks import only, take_steps, time_axis
 from .errors import ContractError, InputError, StateError
-from .manifest import Manifest
+from .manifest import Array, Manifest
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativePool, NativeTick
 
-from .manifest import Array
 
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
@@ -468,7 +467,7 @@ class StatePool:
         shapes = {spec.name: (spec.axes, spec.dtype) for spec in core.data}
         shapes |= {spec.input: (spec.axes, spec.dtype) for spec in core.manifest.states}
         both = {
-            name: rng.normal(size=resolve(axes, with_ones(axes, sizes))).astype(dtype)
+            name: rng.normal(size=shape_of(axes, sizes)).astype(dtype)
             for name, (axes, dtype) in shapes.items()
         }
         together = core.call(both | core.convert_lengths(None, sizes))[1]
@@ -597,9 +596,9 @@ def stack_chunks(core: Core, chunks: Sequence[Any]) -> tuple[dict[str, list[Any]
             that is ragged or of another dtype.
     """
     parts = [by_name(chunk, core.data) for chunk in chunks]
-    lists: dict[str, list[Any]] = {spec.name: [part[spec.name] for part in parts] for spec in core.data}
-    for spec in core.data:
-        lists[spec.name] = [as_array(spec.name, part, spec.dtype) for part in lists[spec.name]]
+    lists = {
+        spec.name: [as_array(spec.name, part[spec.name], spec.dtype) for part in parts] for spec in core.data
+    }
     places = {
         spec.name: place for spec in core.data if (place := time_axis(spec.axes, core.manifest)) is not None
     }

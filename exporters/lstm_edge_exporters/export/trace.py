@@ -280,7 +280,7 @@ def _other_sizes(
                     break
                 wanted += 1
             other[name] = wanted
-        if runs(module, replace(signature, example=tuple(_at_sizes(signature, axes, other)))):
+        if runs(module, signature.with_example(_at_sizes(signature, axes, other))):
             return other
     return None
 
@@ -465,9 +465,9 @@ def _read_guards(program: ExportedProgram, recorder: Recorder, axes: Mapping[str
         if isinstance(size, torch.SymInt) and isinstance(axis := axes[name][place], str)
     ]
     for size, axis in free:
-        factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
-        if len(factors) == 1 and not constant:
-            ((symbol, factor),) = factors.items()
+        factors, constant = parse_sum(str(size.node.expr))
+        ((symbol, factor), *more) = factors.items()
+        if symbol.isidentifier() and not more and not constant:
             values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
             if factor > 1:
                 facts.append((f"({axis}) % {factor} == 0", ""))
