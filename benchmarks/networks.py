@@ -1,10 +1,14 @@
 """Building blocks of the small networks that the benchmarks export."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Layers", "OverTime"]
+__all__ = ["Fn", "Join", "Layers", "OverTime", "Planes", "causal", "chain", "concat", "gru", "lstm", "skip"]
+
+chain = nn.Sequential
 
 
 class Layers(nn.Module):
@@ -28,13 +32,80 @@ class Layers(nn.Module):
         return (self.after(y), state) if self.states else self.after(y)
 
 
-class OverTime(nn.Module):
-    """A layer that has time last, on ``(N, L, I)``."""
+def lstm(width: int, hidden: int, layers: int = 1) -> Layers:
+    """Return an LSTM that gives every step ``(N, L, hidden)``."""
+    return Layers(nn.LSTM(width, hidden, layers, batch_first=True))
 
-    def __init__(self, layer: nn.Module) -> None:
+
+def gru(width: int, hidden: int, layers: int = 1) -> Layers:
+    """Return a GRU that gives every step ``(N, L, hidden)``."""
+    return Layers(nn.GRU(width, hidden, layers, batch_first=True))
+
+
+class OverTime(nn.Module):
+    """Layers that have time last, on ``(N, L, C)``; or time first, on ``(N, C, L)``."""
+
+    def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.layer = layer
+        self.layers = chain(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run on ``x (N, L, I)``."""
-        return self.layer(x.transpose(1, 2)).transpose(1, 2)
+        """Run on ``x``, and give the axes back in its order."""
+        return self.layers(x.transpose(1, 2)).transpose(1, 2)
+
+
+class Planes(nn.Module):
+    """2-d layers over time and frequency ``(N, C, L, I)``, in the middle of ``(N, L, I)``."""
+
+    def __init__(self, *layers: nn.Module) -> None:
+        super().__init__()
+        self.layers = chain(*layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on ``x (N, L, I)``; channels and frequencies are flattened."""
+        return self.layers(x.unsqueeze(1)).permute(0, 2, 1, 3).flatten(2)
+
+
+class Fn(nn.Module):
+    """A function of the input, and of layers and tensors that it takes by name."""
+
+    def __init__(self, function: Callable[..., Tensor], **own: nn.Module | Tensor) -> None:
+        super().__init__()
+        self.function, self.names = function, tuple(own)
+        for name, each in own.items():
+            if isinstance(each, (nn.Module, nn.Parameter)):
+                setattr(self, name, each)
+            else:
+                self.register_buffer(name, each)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on what the function takes."""
+        return self.function(x, **{name: getattr(self, name) for name in self.names})
+
+
+class Join(nn.Module):
+    """A function of what branches make of one input."""
+
+    def __init__(self, function: Callable[..., Tensor], *branches: nn.Module) -> None:
+        super().__init__()
+        self.function, self.branches = function, nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on what the branches take."""
+        return self.function(*(branch(x) for branch in self.branches))
+
+
+def skip(*layers: nn.Module) -> Join:
+    """Return layers whose input is added to what they give."""
+    return Join(torch.add, nn.Identity(), chain(*layers))
+
+
+def concat(axis: int, *branches: nn.Module) -> Join:
+    """Return branches whose results are concatenated."""
+    return Join(lambda *found: torch.cat(found, axis), *branches)
+
+
+def causal(width: int, channels: int, taps: int, dilation: int = 1, **options: Any) -> nn.Sequential:
+    """Return a convolution on ``(N, C, L)``, padded in front by all that it looks back at."""
+    padding = nn.ConstantPad1d(((taps - 1) * dilation, 0), 0.0)
+    return chain(padding, nn.Conv1d(width, channels, taps, dilation=dilation, **options))
