@@ -6,9 +6,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Fn", "Join", "Layers", "OverTime", "Planes", "causal", "chain", "concat", "gru", "lstm", "skip"]
+__all__ = ["Chain", "Fn", "Join", "Layers", "OverTime", "Planes", "causal", "concat", "gru", "lstm", "skip"]
 
-chain = nn.Sequential
+
+class Chain(nn.Sequential):
+    """Layers one after the other; the input is called ``x``."""
+
+    def forward(self, x: Tensor) -> Any:
+        """Run on what the first layer takes."""
+        return super().forward(x)
 
 
 class Layers(nn.Module):
@@ -47,7 +53,7 @@ class OverTime(nn.Module):
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.layers = chain(*layers)
+        self.layers = Chain(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run on ``x``, and give the axes back in its order."""
@@ -59,7 +65,7 @@ class Planes(nn.Module):
 
     def __init__(self, *layers: nn.Module) -> None:
         super().__init__()
-        self.layers = chain(*layers)
+        self.layers = Chain(*layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Run on ``x (N, L, I)``; channels and frequencies are flattened."""
@@ -97,7 +103,7 @@ class Join(nn.Module):
 
 def skip(*layers: nn.Module) -> Join:
     """Return layers whose input is added to what they give."""
-    return Join(torch.add, nn.Identity(), chain(*layers))
+    return Join(torch.add, nn.Identity(), Chain(*layers))
 
 
 def concat(axis: int, *branches: nn.Module) -> Join:
@@ -105,7 +111,7 @@ def concat(axis: int, *branches: nn.Module) -> Join:
     return Join(lambda *found: torch.cat(found, axis), *branches)
 
 
-def causal(width: int, channels: int, taps: int, dilation: int = 1, **options: Any) -> nn.Sequential:
+def causal(width: int, channels: int, taps: int, dilation: int = 1, **options: Any) -> Chain:
     """Return a convolution on ``(N, C, L)``, padded in front by all that it looks back at."""
     padding = nn.ConstantPad1d(((taps - 1) * dilation, 0), 0.0)
-    return chain(padding, nn.Conv1d(width, channels, taps, dilation=dilation, **options))
+    return Chain(padding, nn.Conv1d(width, channels, taps, dilation=dilation, **options))

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from benchmarks.networks import Fn, Join, OverTime, Planes, causal, chain, concat, gru, lstm, skip
+from benchmarks.networks import Chain, Fn, Join, OverTime, Planes, causal, concat, gru, lstm, skip
 
 __all__ = ["NETWORKS", "Network"]
 
@@ -45,7 +45,7 @@ def _tcn_block(width: int, channels: int, dilation: int) -> nn.Module:
         return [weight_norm(conv), _cut(2 * dilation), nn.ReLU()]
 
     residual = nn.Conv1d(width, channels, 1) if width != channels else nn.Identity()
-    return chain(Join(torch.add, chain(*half(width), *half(channels)), residual), nn.ReLU())
+    return Chain(Join(torch.add, Chain(*half(width), *half(channels)), residual), nn.ReLU())
 
 
 def _pool_gates(gates: Tensor) -> Tensor:
@@ -102,23 +102,23 @@ def _attend(projected: Tensor) -> Tensor:
 
 def _stack(count: int) -> nn.Module:
     """Return GRUs of which each reads what the one before gives, all concatenated."""
-    return chain(gru(8, 8), *([concat(-1, nn.Identity(), _stack(count - 1))] if count > 1 else []))
+    return Chain(gru(8, 8), *([concat(-1, nn.Identity(), _stack(count - 1))] if count > 1 else []))
 
 
 _SENSORS: dict[str, Callable[[], nn.Module]] = {
     # dilated convolutions padded in front, with skip connections
-    "CausalTcn": lambda: chain(
+    "CausalTcn": lambda: Chain(
         OverTime(
             nn.Conv1d(FEATURES, 6, 1), *(skip(causal(6, 6, 3, 2**level), nn.ReLU()) for level in range(4))
         ),
         nn.Linear(6, 3),
     ),
     # padded on both sides and cut at the end, then a GRU
-    "ChompGru": lambda: chain(
+    "ChompGru": lambda: Chain(
         OverTime(nn.Conv1d(FEATURES, 5, 3, padding=4, dilation=2), _cut(4), nn.ReLU()), gru(5, 7)
     ),
     # convolutions padded to the same length, batch norm, a skip connection, an LSTM behind them
-    "CnnLstm": lambda: chain(
+    "CnnLstm": lambda: Chain(
         OverTime(
             *(nn.Conv1d(FEATURES, 8, 5, padding="same"), nn.BatchNorm1d(8), nn.ReLU()),
             skip(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU()),
@@ -126,7 +126,7 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         *(lstm(8, 9), nn.Linear(9, 3)),
     ),
     # a maximum of two frames, and LSTMs at two delays
-    "PooledLstms": lambda: chain(
+    "PooledLstms": lambda: Chain(
         OverTime(nn.Conv1d(FEATURES, 8, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2)),
         *(lstm(8, 9), OverTime(nn.Conv1d(9, 6, 3, padding=1)), lstm(6, 5)),
     ),
@@ -134,7 +134,7 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         _tcn_block(FEATURES, 6, 1), *(_tcn_block(6, 6, dilation) for dilation in (2, 4))
     ),
     # convolutions over time without padding, frames flattened, two layers of LSTM
-    "DeepConvLstm": lambda: chain(
+    "DeepConvLstm": lambda: Chain(
         Planes(nn.Conv2d(1, 3, (5, 1)), nn.ReLU(), nn.Conv2d(3, 3, (5, 1)), nn.ReLU()),
         *(lstm(3 * FEATURES, 6, 2), nn.Linear(6, 3)),
     ),
@@ -143,42 +143,42 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
     # the mean of the last 8 samples, and what is above it
     "MovingAverage": lambda: OverTime(Fn(_moving_average)),
     # a head on the last five frames, and their mean
-    "LastSteps": lambda: chain(
+    "LastSteps": lambda: Chain(
         OverTime(nn.Conv1d(FEATURES, 3, 3), nn.ReLU()), Fn(_last_steps, head=nn.Linear(15, 4))
     ),
     # features by the mean and the deviation of all that has been, then an LSTM
-    "RunningScale": lambda: chain(Fn(_running_scale), lstm(FEATURES, 6)),
+    "RunningScale": lambda: Chain(Fn(_running_scale), lstm(FEATURES, 6)),
     # features, their differences, and the differences of these
-    "Deltas": lambda: chain(Fn(_deltas), gru(3 * FEATURES, 6)),
+    "Deltas": lambda: Chain(Fn(_deltas), gru(3 * FEATURES, 6)),
     # two causal convolutions and three GRUs that read one another, gains of bands
     "RnNoise": lambda: Join(
         torch.mul,
         nn.Identity(),
-        chain(
+        Chain(
             OverTime(causal(FEATURES, 8, 3), nn.Tanh(), causal(8, 8, 3), nn.Tanh()),
             *(concat(-1, nn.Identity(), _stack(3)), nn.Linear(32, FEATURES), nn.Sigmoid()),
         ),
     ),
     # kernels of three sizes and a maximum beside one another, all padded to the same length
-    "InceptionTime": lambda: chain(
+    "InceptionTime": lambda: Chain(
         OverTime(
             concat(
                 1,
-                chain(
+                Chain(
                     nn.Conv1d(FEATURES, 4, 1, bias=False),
                     concat(1, *(nn.Conv1d(4, 3, taps, padding=taps // 2) for taps in (9, 5, 3))),
                 ),
-                chain(nn.MaxPool1d(3, 1, 1), nn.Conv1d(FEATURES, 3, 1)),
+                Chain(nn.MaxPool1d(3, 1, 1), nn.Conv1d(FEATURES, 3, 1)),
             ),
             *(nn.BatchNorm1d(12), nn.ReLU()),
         ),
         nn.Linear(12, 3),
     ),
     # feedforward layers with a memory of past and later frames: depthwise convolutions
-    "Fsmn": lambda: chain(
+    "Fsmn": lambda: Chain(
         nn.Linear(FEATURES, 6),
         *(
-            chain(
+            Chain(
                 skip(OverTime(_pad(5, 2), nn.Conv1d(6, 6, 8, groups=6, bias=False))),
                 nn.Linear(6, 6),
                 nn.ReLU(),
@@ -188,7 +188,7 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(6, 3),
     ),
     # a time-delay network without padding, as in front of an x-vector
-    "Tdnn": lambda: chain(
+    "Tdnn": lambda: Chain(
         OverTime(
             *(nn.Conv1d(FEATURES, 6, 5), nn.ReLU(), nn.Conv1d(6, 6, 3, dilation=2), nn.ReLU()),
             *(nn.Conv1d(6, 6, 3, dilation=3), nn.ReLU()),
@@ -196,7 +196,7 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(6, 3),
     ),
     # the Conformer's convolution module, causal, between feedforward layers with layer norm
-    "ConvModule": lambda: chain(
+    "ConvModule": lambda: Chain(
         _half_step(),
         skip(
             OverTime(
@@ -212,25 +212,25 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         nn.Upsample(scale_factor=4),
     ),
     # joins four steps to one, as in front of a recurrent transducer
-    "Subsampled": lambda: chain(Fn(lambda x: x.reshape(x.size(0), -1, 4 * FEATURES)), lstm(4 * FEATURES, 6)),
+    "Subsampled": lambda: Chain(Fn(lambda x: x.reshape(x.size(0), -1, 4 * FEATURES)), lstm(4 * FEATURES, 6)),
     # every third frame of a convolution
     "EveryThird": lambda: OverTime(nn.Conv1d(FEATURES, 6, 3, padding=1), Fn(lambda y: y[:, :, 1::3])),
     # a GRU that reads what a recurrent layer and a far dilated convolution found
-    "SkipGru": lambda: chain(concat(-1, gru(FEATURES, 5), OverTime(causal(FEATURES, 5, 2, 12))), gru(10, 5)),
+    "SkipGru": lambda: Chain(concat(-1, gru(FEATURES, 5), OverTime(causal(FEATURES, 5, 2, 12))), gru(10, 5)),
     # an embedding of the position, up to 2,000, at half the rate
-    "LearnedPositions": lambda: chain(
+    "LearnedPositions": lambda: Chain(
         OverTime(nn.Conv1d(FEATURES, 6, 5, 2, padding=2)),
         Fn(lambda y, rows: y + rows(torch.arange(y.size(1))), rows=nn.Embedding(2000, 6)),
         gru(6, 5),
     ),
     # sines and cosines of the position, from a table of 5,000
-    "SinePositions": lambda: chain(
+    "SinePositions": lambda: Chain(
         Fn(lambda x, rows: x + rows[:, : x.size(1)], rows=_sines()), lstm(FEATURES, 6)
     ),
     # a phase that is computed from the number of steps, beside the data
     "StepCounter": lambda: Fn(_count_steps),
     # attention of every step over itself and the seven before
-    "LocalAttention": lambda: chain(nn.Linear(FEATURES, 18), Fn(_attend), nn.Linear(6, 3)),
+    "LocalAttention": lambda: Chain(nn.Linear(FEATURES, 18), Fn(_attend), nn.Linear(6, 3)),
 }
 
 
@@ -278,8 +278,8 @@ def _gated(width: int, channels: int, taps: int = 1) -> list[nn.Module]:
 
 def _resnet_block(width: int, channels: int) -> nn.Module:
     layers = nn.Conv1d(width, channels, 7, 2, padding=3), nn.BatchNorm1d(channels), nn.ReLU()
-    inner = chain(*layers, nn.Conv1d(channels, channels, 7, padding=3))
-    return chain(Join(torch.add, inner, nn.Conv1d(width, channels, 1, 2)), nn.ReLU())
+    inner = Chain(*layers, nn.Conv1d(channels, channels, 7, padding=3))
+    return Chain(Join(torch.add, inner, nn.Conv1d(width, channels, 1, 2)), nn.ReLU())
 
 
 def _stft(x: Tensor, window: Tensor, hop: int) -> Tensor:
@@ -303,7 +303,7 @@ def _log_bands() -> nn.Module:
     rising, falling = (bins - bands[:-2]) / bands.diff()[:-1], (bands[2:] - bins) / bands.diff()[1:]
     mel = torch.minimum(rising, falling).clamp(min=0)
     spectrum = Fn(partial(_magnitudes, hop=8), window=torch.hann_window(32))
-    return chain(spectrum, Fn(lambda z, mel: torch.log(z.square() @ mel + 1e-3), mel=mel))
+    return Chain(spectrum, Fn(lambda z, mel: torch.log(z.square() @ mel + 1e-3), mel=mel))
 
 
 def _cepstrum(bands: Tensor, cosines: Tensor) -> Tensor:
@@ -358,7 +358,7 @@ class Gtcrn(nn.Module):
 _SPECTRA: dict[str, tuple[Callable[[], nn.Module], int]] = {
     # 2-d convolutions over time and frequency with strides over both, then a GRU
     "Crnn": (
-        lambda: chain(
+        lambda: Chain(
             Planes(nn.Conv2d(1, 4, 3, (1, 2), 1), nn.ReLU(), nn.Conv2d(4, 4, 3, (2, 2), 1), nn.ReLU()),
             gru(16, 10),
         ),
@@ -366,7 +366,7 @@ _SPECTRA: dict[str, tuple[Callable[[], nn.Module], int]] = {
     ),
     # depthwise separable 2-d convolutions, as on a microcontroller; one result every 4 frames
     "DsCnn": (
-        lambda: chain(
+        lambda: Chain(
             Planes(
                 *(nn.Conv2d(1, 6, (5, 2), 2, padding=(2, 0)), nn.ReLU()),
                 *(nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 1)),
@@ -398,7 +398,7 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
         *(_pad(4), nn.Conv1d(1, 8, 8, 4, bias=False), nn.ReLU()),
         Fn(
             _decode_masked,
-            separate=chain(
+            separate=Chain(
                 *(_cumulative_norm(8), nn.Conv1d(8, 6, 1), _tasnet_block(1), _tasnet_block(2)),
                 *(nn.Conv1d(6, 16, 1), nn.Sigmoid()),
             ),
@@ -418,7 +418,7 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
         Join(
             torch.sub,
             nn.Identity(),
-            chain(
+            Chain(
                 *(nn.Conv1d(1, 4, 8, 4, padding=2), nn.ReLU(), *_gated(4, 4)),
                 skip(
                     *(
@@ -434,22 +434,22 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
         )
     ),
     # log magnitudes of a spectrum every 8 samples, and a GRU
-    "StftGru": lambda: chain(
+    "StftGru": lambda: Chain(
         Fn(partial(_magnitudes, hop=8), window=torch.hann_window(16)), Fn(torch.log1p), gru(9, 5)
     ),
     # residual blocks with strides, as for an electrocardiogram, and an LSTM
-    "ResNetLstm": lambda: chain(OverTime(_resnet_block(1, 6), _resnet_block(6, 8)), lstm(8, 6)),
+    "ResNetLstm": lambda: Chain(OverTime(_resnet_block(1, 6), _resnet_block(6, 8)), lstm(8, 6)),
     # STFT, a GRU that masks it, iSTFT: speech enhancement
     "StftMask": lambda: Fn(
-        _mask_spectrum, layers=chain(gru(9, 8), nn.Linear(8, 9), nn.Sigmoid()), window=torch.hann_window(16)
+        _mask_spectrum, layers=Chain(gru(9, 8), nn.Linear(8, 9), nn.Sigmoid()), window=torch.hann_window(16)
     ),
     "Gtcrn": Gtcrn,
     # logarithms of mel bands, 2-d convolutions over time and frequency, a GRU
-    "WakeWord": lambda: chain(
+    "WakeWord": lambda: Chain(
         *(_log_bands(), Planes(nn.Conv2d(1, 4, 3, (2, 2), padding=1), nn.ReLU()), gru(16, 8), nn.Linear(8, 2))
     ),
     # cepstral coefficients and their differences, and an LSTM
-    "Mfcc": lambda: chain(_log_bands(), Fn(_cepstrum, cosines=_cosines()), lstm(10, 8), nn.Linear(8, 2)),
+    "Mfcc": lambda: Chain(_log_bands(), Fn(_cepstrum, cosines=_cosines()), lstm(10, 8), nn.Linear(8, 2)),
     # frames of 16 samples every 8 by ``unfold``, an LSTM, added up again by ``fold``
     "OverlapAdd": lambda: Fn(_overlap_add, layer=lstm(16, 16), window=torch.hann_window(16)),
 }
