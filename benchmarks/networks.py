@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 __all__ = ["Chain", "Fn", "Join", "Layers", "OverTime", "Planes", "causal", "concat", "gru", "lstm", "skip"]
 
@@ -32,10 +33,18 @@ class Layers(nn.Module):
         self.before, self.layer, self.after = before or nn.Identity(), layer, after or nn.Identity()
         self.states = states
 
-    def forward(self, x: Tensor) -> Any:
-        """Run on ``x (N, L, I)``."""
-        y, state = self.layer(self.before(x))
-        return (self.after(y), state) if self.states else self.after(y)
+    def forward(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> Any:
+        """Run on ``x (N, L, I)``, packed if there are ``lengths``; a ``state`` that is given is returned."""
+        inputs = self.before(x)
+        if lengths is not None:
+            inputs = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        y, last = self.layer(inputs, *(() if state is None else (state,)))
+        if lengths is not None:
+            y = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]
+        y = self.after(y)
+        if state is not None:
+            return (y, *last)
+        return (y, last) if self.states else y
 
 
 def lstm(width: int, hidden: int, layers: int = 1) -> Layers:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import SIZES, Call, interleave, parser, print_machine, ratio, table
+from benchmarks.common import SIZES, Call, interleave, parser, print_machine, table
 from benchmarks.speed.step import COUNTS, build_tools
 from benchmarks.speed.stream import open_avx2
 from lstm_edge_runtime.native.library import library
@@ -38,27 +38,24 @@ def make_program(kind: str, size: str, form: str) -> bytes:
     value, width = writer.input("x", features), features
     quantized = form in ("int8", "7 bits")
     for layer in range(layers):
-        weights = [
-            rng.uniform(-bound, bound, (gates * hidden, each)).astype("float32") for each in (width, hidden)
-        ]
-        scales = [np.abs(each).max(1) / np.float32(FORMS[form]) for each in weights]
-        whole = [
-            np.rint(each / scale[:, None]).astype("float32")
-            for each, scale in zip(weights, scales, strict=True)
-        ]
-        floats = [each * scale[:, None] for each, scale in zip(whole, scales, strict=True)]
-        if form == "float32":  # a last bit that no int8 and scale give
-            floats = [np.nextafter(each, np.float32(1)) for each in floats]
+        weights, scales = [], []
+        for each in (width, hidden):
+            array = rng.uniform(-bound, bound, (gates * hidden, each)).astype("float32")
+            scale = np.abs(array).max(1) / np.float32(FORMS[form])
+            scales.append(scale * np.float32(bound))
+            whole = np.rint(array / scale[:, None]).astype("float32")
+            exact = whole * scale[:, None]
+            # float32 has a last bit that no int8 and scale give
+            floats = np.nextafter(exact, np.float32(1)) if form == "float32" else exact
+            weights.append(whole if quantized else floats)
         old = [writer.state(f"s{layer}{place}", hidden) for place in range(states)]
         new = writer.recurrent(
             Code[kind],
             value,
             old,
-            whole if quantized else floats,
+            weights,
             np.zeros(gates * hidden * (2 if kind == "GRU" else 1), "float32"),
-            scales=[each * np.float32(hidden**-0.5) for each in scales]
-            if form in ("int8", "7 bits")
-            else None,
+            scales=scales if quantized else None,
             flags=2 if kind == "GRU" else 0,
             functions=[(each, 0.0, 0.0) for each in functions],
         )
@@ -87,7 +84,7 @@ def print_forms(tools: ctypes.CDLL, opened: ctypes.CDLL, sizes: Sequence[str], r
             calls = {form: steps(tools, opened, program) for form, program in programs.items()}
             times = interleave(calls, COUNTS[size], repeats)
             for form in FORMS:
-                cell = f"{ratio(times, form, 'float32'):.2f} ({len(programs[form]) // 1000:,} kB)"
+                cell = f"{times.ratio(form, 'float32'):.2f} ({len(programs[form]) // 1000:,} kB)"
                 cells.setdefault((kind, form), []).append(cell)
     print(f"\n{opened.lstm_edge_isa().decode()}\n")
     print(table(["", *sizes], ([f"{kind}, {form}", *row] for (kind, form), row in cells.items())))
@@ -95,16 +92,14 @@ def print_forms(tools: ctypes.CDLL, opened: ctypes.CDLL, sizes: Sequence[str], r
 
 def main() -> None:
     """Print a table for the best instruction set of this machine, and one for AVX2."""
-    arguments = parser(__doc__ or "")
+    arguments = parser(__doc__)
     arguments.add_argument("--repeats", type=int, default=41)
     arguments.add_argument("--sizes", nargs="+", default=["M", "L", "XL"], choices=list(SIZES))
     options = arguments.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tools = build_tools(folder)
-        print_forms(tools, library(), options.sizes, options.repeats)
-        if (forced := open_avx2()) is not None:
-            print_forms(tools, forced, options.sizes, options.repeats)
+        tools = build_tools(Path(name))
+        for opened in filter(None, (library(), open_avx2())):
+            print_forms(tools, opened, options.sizes, options.repeats)
     print_machine("lstm-edge", "numpy")
 
 

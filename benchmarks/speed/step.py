@@ -16,11 +16,10 @@ could save.
 
 import ctypes
 import shutil
-import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +27,18 @@ import onnx
 from onnx import helper, numpy_helper
 
 import lstm_edge_runtime.native.engine as engine_module
-from benchmarks.common import CLASSES, ROOT, SIZES, Call, interleave, parser, print_machine, ratio, table
+from benchmarks.common import (
+    CLASSES,
+    ROOT,
+    SIZES,
+    Call,
+    interleave,
+    parser,
+    print_machine,
+    repeat,
+    run,
+    table,
+)
 from benchmarks.speed.models import write_model
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library
@@ -64,8 +74,8 @@ NEIGHBORS = ("normalization before the LSTM", "bias", "activation after the dens
 
 def build_tools(folder: Path) -> ctypes.CDLL:
     """Build and open ``limits.c``."""
-    target, source = folder / "limits.so", Path(__file__).with_name("limits.c")
-    subprocess.run([shutil.which("cc") or "cc", *FLAGS, source, "-o", target], check=True)
+    target = folder / "limits.so"
+    run("cc", *FLAGS, Path(__file__).with_name("limits.c"), "-o", target)
     opened = ctypes.CDLL(str(target))
     opened.multiply_add.argtypes = [ctypes.c_size_t]
     opened.make_weights.argtypes, opened.make_weights.restype = [ctypes.c_size_t], ctypes.c_void_p
@@ -77,14 +87,7 @@ def build_tools(folder: Path) -> ctypes.CDLL:
 
 def steps_from_python(model: Model, sample: np.ndarray) -> Call:
     """Return calls of ``Stream.step`` on a stream of the model."""
-    stream = model.stream()
-    stream.step(sample)
-
-    def step(count: int) -> None:
-        for _ in range(count):
-            stream.step(sample)
-
-    return step
+    return repeat(model.stream().step, sample)
 
 
 def steps_from_c(
@@ -153,27 +156,17 @@ def print_limits(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str]) -> None
     print(f"{library().lstm_edge_isa().decode()}; multiply-adds at most {peak / 1e9:.0f} GFLOP/s\n")
     rows = []
     for size in sizes:
-        weights = _multiply_adds(size)
+        weights, bandwidth = _multiply_adds(size), _bandwidth(tools, size)
         least, by = least_seconds(tools, size)
         model = load(write_model(folder, size), engine="native", threads=1)
         sample, count = np.zeros(SIZES[size][0], np.float32), max(20, 2_000_000 // weights)
-        inside, step = (
-            _best(lambda call=call, n=count: call(n)) / count
-            for call in (steps_from_c(tools, model, sample), steps_from_python(model, sample))
-        )
+        from_c, from_python = steps_from_c(tools, model, sample), steps_from_python(model, sample)
+        inside, step = (_best(partial(call, count)) / count for call in (from_c, from_python))
         batch, x = model.streams(64), np.zeros((64, len(sample)), np.float32)
-        ids = [batch.add() for _ in range(64)]
-        tick = _best(lambda b=batch, x=x, i=ids: b.step(x, i))
-        us = (
-            f"{least * 1e6:.2f} ({by})",
-            f"{inside * 1e6:.2f}",
-            f"{inside / least:.2f}",
-            f"{step * 1e6:.2f}",
-        )
-        of_tick = tick / (64 * 2 * weights / peak)
-        rows.append(
-            [size, f"{_bandwidth(tools, size) / 1e9:.0f}", *us, f"{tick * 1e6:.0f}", f"{of_tick:.2f}"]
-        )
+        tick = _best(partial(batch.step, x, [batch.add() for _ in range(64)]))
+        us = f"{inside * 1e6:.2f}", f"{inside / least:.2f}", f"{step * 1e6:.2f}", f"{tick * 1e6:.0f}"
+        of_tick = f"{tick / (64 * 2 * weights / peak):.2f}"
+        rows.append([size, f"{bandwidth / 1e9:.0f}", f"{least * 1e6:.2f} ({by})", *us, of_tick])
     head = "size, reads GB/s, least us (by), from C us, of the least, `step` us, tick of 64 us, of its least"
     print(table(head.split(", "), rows))
 
@@ -192,8 +185,8 @@ def build(folder: Path, changes: Iterable[Change]) -> Path:
             raise SystemExit(f"{name} contains {old!r} {text.count(old)} times, expected once")
         source.write_text(text.replace(old, new), encoding="utf-8")
     made = folder / "build"
-    for command in (["cmake", "-S", folder, "-B", made], ["cmake", "--build", made]):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    run("cmake", "-S", folder, "-B", made)
+    run("cmake", "--build", made)
     return next(made.glob("liblstm_edge.*"))
 
 
@@ -208,17 +201,12 @@ def print_reading(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str], repeat
         path = write_model(folder, size)
         x = np.random.default_rng(1).normal(size=(256, SIZES[size][0])).astype(np.float32)
         models = {variant: load_on(each, path) for variant, each in opened.items()}
-        streams = {variant: model.stream() for variant, model in models.items()}
         steps = {each: steps_from_c(tools, models[each], x[0], opened[each]) for each in READING}
-        chunks: dict[str, Call] = {
-            each: lambda n, s=stream, x=x: [s.process(x) for _ in range(n)]
-            for each, stream in streams.items()
-        }
+        chunks = {variant: repeat(model.stream().process, x) for variant, model in models.items()}
         for calls, count in ((steps, COUNTS[size]), (chunks, 1)):
             times = interleave(calls, count, repeats)
             for each in READING:
-                us = statistics.median(times[each]) * 1e6
-                cells[each].append(f"{ratio(times, each, NONE):.2f} ({us:.0f} us)")
+                cells[each].append(f"{times.ratio(each, NONE):.2f} ({times.us(each):.0f} us)")
     head = [f"{what}, {size}" for size in sizes for what in ("step", "`process(256)`")]
     print(table(["", *head], ([variant, *row] for variant, row in cells.items())))
 
@@ -274,9 +262,9 @@ def print_neighbors(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str], repe
             model = load(write_neighbors(folder, size, name), engine="native", threads=1)
             calls[str(name)] = steps_from_c(tools, model, sample)
         times = interleave(calls, COUNTS[size], repeats)
-        rows["the whole step"].append(f"{statistics.median(times['None']) * 1e6:.2f} us")
+        rows["the whole step"].append(f"{times.us('None'):.2f} us")
         for name in NEIGHBORS:
-            rows[name].append(f"{1 - ratio(times, name, 'None'):.1%}")
+            rows[name].append(f"{1 - times.ratio(name, 'None'):.1%}")
     print(table(["", *sizes], ([name, *cells] for name, cells in rows.items())))
 
 
