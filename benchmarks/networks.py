@@ -43,7 +43,7 @@ class Layers(nn.Module):
             y = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]
         y = self.after(y)
         if state is not None:
-            return (y, *last)
+            return (y, *last) if isinstance(last, tuple) else (y, last)
         return (y, last) if self.states else y
 
 
