@@ -1,5 +1,6 @@
 """Models of four sizes with random weights, as ONNX files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,26 +12,43 @@ from benchmarks.common import CLASSES, SIZES
 __all__ = ["write_model"]
 
 
-def write_model(folder: Path, size: str) -> Path:
-    """Write ``size``'s file into ``folder``: standard LSTM nodes and a linear head on the last step."""
+def write_model(
+    folder: Path,
+    size: str,
+    before: Sequence[str] = (),
+    after: Sequence[str] = ("logits = MatMul (top, head)",),
+    **arrays: np.ndarray,
+) -> Path:
+    """Write ``size``'s file into ``folder``: standard LSTM nodes and a linear head on the last step.
+
+    Args:
+        folder: where it is written, under the size's name.
+        size: of ``SIZES``.
+        before: nodes that make ``normalized`` of ``x``, in ONNX's textual syntax.
+        after: nodes that make ``logits`` of ``top``, the last step's hidden state.
+        arrays: initializers of those nodes.
+    """
     features, hidden, layers = SIZES[size]
     several = range(layers) if layers > 1 else ()
-    before = {name: [f"{name}_in_{i}" for i in several] or [f"{name}_0"] for name in "hc"}
-    after = {name: [f"{name}_out_{i}" for i in several] or [f"{name}_n"] for name in "hc"}
-    nodes, shapes = ["y_0 = Transpose <perm = [1, 0, 2]> (x)"], {}
+    entering = {name: [f"{name}_in_{i}" for i in several] or [f"{name}_0"] for name in "hc"}
+    leaving = {name: [f"{name}_out_{i}" for i in several] or [f"{name}_n"] for name in "hc"}
+    nodes = [*before, f"y_0 = Transpose <perm = [1, 0, 2]> ({'normalized' if before else 'x'})"]
+    shapes: dict[str, tuple[int, ...]] = {}
     if several:
-        nodes += [f"{', '.join(before[k])} = Split <axis = 0, num_outputs = {layers}> ({k}_0)" for k in "hc"]
+        nodes += [
+            f"{', '.join(entering[k])} = Split <axis = 0, num_outputs = {layers}> ({k}_0)" for k in "hc"
+        ]
     for i in range(layers):
         shapes |= {f"W{i}": (1, 4 * hidden, hidden if i else features), f"R{i}": (1, 4 * hidden, hidden)}
         shapes[f"B{i}"] = (1, 8 * hidden)
-        inputs = f'y_{i}, W{i}, R{i}, B{i}, "", {before["h"][i]}, {before["c"][i]}'
-        outputs = f"Y_{i}, {after['h'][i]}, {after['c'][i]}"
+        inputs = f'y_{i}, W{i}, R{i}, B{i}, "", {entering["h"][i]}, {entering["c"][i]}'
+        outputs = f"Y_{i}, {leaving['h'][i]}, {leaving['c'][i]}"
         nodes.append(f"{outputs} = LSTM <hidden_size = {hidden}> ({inputs})")
         if i + 1 < layers:
             nodes.append(f"y_{i + 1} = Squeeze (Y_{i}, one)")
     if several:
-        nodes += [f"{k}_n = Concat <axis = 0> ({', '.join(after[k])})" for k in "hc"]
-    nodes += ["top = Gather <axis = 0> (h_n, last)", "logits = MatMul (top, head)"]
+        nodes += [f"{k}_n = Concat <axis = 0> ({', '.join(leaving[k])})" for k in "hc"]
+    nodes += ["top = Gather <axis = 0> (h_n, last)", *after]
     state = f"float[{layers}, N, {hidden}]"
     model = onnx.parser.parse_model(f"""
         <ir_version: 9, opset_import: ["": 18]>
@@ -40,7 +58,7 @@ def write_model(folder: Path, size: str) -> Path:
     rng, bound = np.random.default_rng(0), hidden**-0.5
     shapes["head"] = (hidden, CLASSES)
     weights = {name: rng.uniform(-bound, bound, each).astype(np.float32) for name, each in shapes.items()}
-    weights |= {"last": np.array(layers - 1)} | ({"one": np.array([1])} if several else {})
+    weights |= {"last": np.array(layers - 1), **arrays} | ({"one": np.array([1])} if several else {})
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     path = folder / f"{size}.onnx"
     onnx.save(model, path)

@@ -11,11 +11,9 @@ columns appear if torch is installed, LiteRT's with ``--litert DIR``, a folder o
 (``benchmarks/speed/tflite.py`` makes them) and ``ai-edge-litert``.
 """
 
-import ctypes
 import json
 import os
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,7 +28,15 @@ from benchmarks.common import SIZES, Call, interleave, parser, print_machine, re
 from benchmarks.speed.models import write_model
 from benchmarks.speed.peers import litert_calls, plain_loop, torch_calls
 from benchmarks.speed.processes import loading_seconds, memory_of_streams
-from benchmarks.speed.step import COUNTS, build_tools, least_seconds, load_on, steps_from_c, steps_from_python
+from benchmarks.speed.step import (
+    COUNTS,
+    build_tools,
+    least_seconds,
+    load_on,
+    open_avx2,
+    steps_from_c,
+    steps_from_python,
+)
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.cpu import describe_cpu
 
@@ -131,21 +137,6 @@ def step_calls(setting: Setting, size: str) -> dict[str, Call]:
         calls["bound run"] = lambda count: [runs[i & 1]() for i in range(count)]
         calls |= torch_calls(size, x)
     return calls | litert_calls(size, x, setting.litert)
-
-
-def open_avx2() -> ctypes.CDLL | None:
-    """Open a copy of the library that is forced to AVX2; None if the machine has none."""
-    from lstm_edge_native import LIBRARY
-
-    from lstm_edge_runtime.native.library import open_library
-
-    with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copy(LIBRARY, Path(folder) / "avx2.so")
-        os.environ["LSTM_EDGE_ISA"] = "avx2"
-        forced = open_library(copy)
-        found = forced.lstm_edge_isa()
-        del os.environ["LSTM_EDGE_ISA"]
-    return None if found is None else forced
 
 
 def measure_steps(setting: Setting, size: str) -> Iterator[Figure]:
