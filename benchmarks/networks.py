@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["Chain", "Fn", "Join", "Layers", "OverTime", "Planes", "causal", "concat", "gru", "lstm", "skip"]
+__all__ = ["Chain", "Fn", "Join", "Layers", "causal", "concat", "gru", "lstm", "over_time", "planes", "skip"]
 
 
 class Chain(nn.Sequential):
@@ -57,30 +57,6 @@ def gru(width: int, hidden: int, layers: int = 1) -> Layers:
     return Layers(nn.GRU(width, hidden, layers, batch_first=True))
 
 
-class OverTime(nn.Module):
-    """Layers that have time last, on ``(N, L, C)``; or time first, on ``(N, C, L)``."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = Chain(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run on ``x``, and give the axes back in its order."""
-        return self.layers(x.transpose(1, 2)).transpose(1, 2)
-
-
-class Planes(nn.Module):
-    """2-d layers over time and frequency ``(N, C, L, I)``, in the middle of ``(N, L, I)``."""
-
-    def __init__(self, *layers: nn.Module) -> None:
-        super().__init__()
-        self.layers = Chain(*layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run on ``x (N, L, I)``; channels and frequencies are flattened."""
-        return self.layers(x.unsqueeze(1)).permute(0, 2, 1, 3).flatten(2)
-
-
 class Fn(nn.Module):
     """A function of the input, and of layers and tensors that it takes by name."""
 
@@ -96,6 +72,16 @@ class Fn(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Run on what the function takes."""
         return self.function(x, **{name: getattr(self, name) for name in self.names})
+
+
+def over_time(*layers: nn.Module) -> Chain:
+    """Return layers that have time last, on ``(N, L, C)``; or time first, on ``(N, C, L)``."""
+    return Chain(Fn(lambda x: x.transpose(1, 2)), *layers, Fn(lambda y: y.transpose(1, 2)))
+
+
+def planes(*layers: nn.Module) -> Chain:
+    """Return 2-d layers over time and frequency ``(N, C, L, I)``, on ``(N, L, I)``; C and I are flattened."""
+    return Chain(Fn(lambda x: x.unsqueeze(1)), *layers, Fn(lambda y: y.permute(0, 2, 1, 3).flatten(2)))
 
 
 class Join(nn.Module):

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from benchmarks.networks import Fn, Layers, OverTime
+from benchmarks.networks import Fn, Layers, over_time
 
 __all__ = ["FORMS", "Network", "draw_network"]
 
@@ -40,15 +40,15 @@ def _batch_norm(inputs: int) -> nn.Module:
     norm = nn.BatchNorm1d(inputs)
     norm.running_mean.normal_(0, 30)
     norm.running_var.uniform_(0.1, 9)
-    return OverTime(norm)
+    return over_time(norm)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "layer norm": nn.LayerNorm,
     "RMS norm": nn.RMSNorm,
     "batch norm": _batch_norm,
-    "instance norm": lambda inputs: OverTime(nn.InstanceNorm1d(inputs, affine=True)),
-    "group norm": lambda inputs: OverTime(nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)),
+    "instance norm": lambda inputs: over_time(nn.InstanceNorm1d(inputs, affine=True)),
+    "group norm": lambda inputs: over_time(nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)),
     "standardized": lambda inputs: Fn(
         lambda x, mean, spread: (x - mean) / spread,
         mean=300 * torch.randn(inputs),

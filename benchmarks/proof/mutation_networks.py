@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.networks import Chain, Layers, OverTime, gru, lstm
+from benchmarks.networks import Chain, Layers, gru, lstm, over_time
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, Scale
 from lstm_edge.deploy import deployable
@@ -78,7 +78,7 @@ def _with_resets() -> Made:
 def _convolved() -> Made:
     """Convolutions with batch norm over time, then an LSTM; a call's first steps look back at padding."""
     norm = nn.BatchNorm1d(8)
-    convolutions = OverTime(nn.Conv1d(3, 8, 3, padding=1), norm, nn.ELU())
+    convolutions = over_time(nn.Conv1d(3, 8, 3, padding=1), norm, nn.ELU())
     net = Chain(convolutions, lstm(8, 10), nn.Linear(10, 3), nn.Softmax(-1))
     with torch.no_grad():
         norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import weight_norm
 
-from benchmarks.networks import Chain, Fn, Join, OverTime, Planes, causal, concat, gru, lstm, skip
+from benchmarks.networks import Chain, Fn, Join, causal, concat, gru, lstm, over_time, planes, skip
 
 __all__ = ["NETWORKS", "Network"]
 
@@ -108,18 +108,18 @@ def _stack(count: int) -> nn.Module:
 _SENSORS: dict[str, Callable[[], nn.Module]] = {
     # dilated convolutions padded in front, with skip connections
     "CausalTcn": lambda: Chain(
-        OverTime(
+        over_time(
             nn.Conv1d(FEATURES, 6, 1), *(skip(causal(6, 6, 3, 2**level), nn.ReLU()) for level in range(4))
         ),
         nn.Linear(6, 3),
     ),
     # padded on both sides and cut at the end, then a GRU
     "ChompGru": lambda: Chain(
-        OverTime(nn.Conv1d(FEATURES, 5, 3, padding=4, dilation=2), _cut(4), nn.ReLU()), gru(5, 7)
+        over_time(nn.Conv1d(FEATURES, 5, 3, padding=4, dilation=2), _cut(4), nn.ReLU()), gru(5, 7)
     ),
     # convolutions padded to the same length, batch norm, a skip connection, an LSTM behind them
     "CnnLstm": lambda: Chain(
-        OverTime(
+        over_time(
             *(nn.Conv1d(FEATURES, 8, 5, padding="same"), nn.BatchNorm1d(8), nn.ReLU()),
             skip(nn.Conv1d(8, 8, 3, padding=1), nn.ReLU()),
         ),
@@ -127,24 +127,24 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
     ),
     # a maximum of two frames, and LSTMs at two delays
     "PooledLstms": lambda: Chain(
-        OverTime(nn.Conv1d(FEATURES, 8, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2)),
-        *(lstm(8, 9), OverTime(nn.Conv1d(9, 6, 3, padding=1)), lstm(6, 5)),
+        over_time(nn.Conv1d(FEATURES, 8, 3, padding=1), nn.ReLU(), nn.MaxPool1d(2)),
+        *(lstm(8, 9), over_time(nn.Conv1d(9, 6, 3, padding=1)), lstm(6, 5)),
     ),
-    "WeightNormTcn": lambda: OverTime(
+    "WeightNormTcn": lambda: over_time(
         _tcn_block(FEATURES, 6, 1), *(_tcn_block(6, 6, dilation) for dilation in (2, 4))
     ),
     # convolutions over time without padding, frames flattened, two layers of LSTM
     "DeepConvLstm": lambda: Chain(
-        Planes(nn.Conv2d(1, 3, (5, 1)), nn.ReLU(), nn.Conv2d(3, 3, (5, 1)), nn.ReLU()),
+        planes(nn.Conv2d(1, 3, (5, 1)), nn.ReLU(), nn.Conv2d(3, 3, (5, 1)), nn.ReLU()),
         *(lstm(3 * FEATURES, 6, 2), nn.Linear(6, 3)),
     ),
     # a quasi-recurrent network: gates from a convolution over two steps
-    "Qrnn": lambda: OverTime(causal(FEATURES, 18, 2), Fn(_pool_gates)),
+    "Qrnn": lambda: over_time(causal(FEATURES, 18, 2), Fn(_pool_gates)),
     # the mean of the last 8 samples, and what is above it
-    "MovingAverage": lambda: OverTime(Fn(_moving_average)),
+    "MovingAverage": lambda: over_time(Fn(_moving_average)),
     # a head on the last five frames, and their mean
     "LastSteps": lambda: Chain(
-        OverTime(nn.Conv1d(FEATURES, 3, 3), nn.ReLU()), Fn(_last_steps, head=nn.Linear(15, 4))
+        over_time(nn.Conv1d(FEATURES, 3, 3), nn.ReLU()), Fn(_last_steps, head=nn.Linear(15, 4))
     ),
     # features by the mean and the deviation of all that has been, then an LSTM
     "RunningScale": lambda: Chain(Fn(_running_scale), lstm(FEATURES, 6)),
@@ -155,13 +155,13 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         torch.mul,
         nn.Identity(),
         Chain(
-            OverTime(causal(FEATURES, 8, 3), nn.Tanh(), causal(8, 8, 3), nn.Tanh()),
+            over_time(causal(FEATURES, 8, 3), nn.Tanh(), causal(8, 8, 3), nn.Tanh()),
             *(concat(-1, nn.Identity(), _stack(3)), nn.Linear(32, FEATURES), nn.Sigmoid()),
         ),
     ),
     # kernels of three sizes and a maximum beside one another, all padded to the same length
     "InceptionTime": lambda: Chain(
-        OverTime(
+        over_time(
             concat(
                 1,
                 Chain(
@@ -179,7 +179,7 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         nn.Linear(FEATURES, 6),
         *(
             Chain(
-                skip(OverTime(_pad(5, 2), nn.Conv1d(6, 6, 8, groups=6, bias=False))),
+                skip(over_time(_pad(5, 2), nn.Conv1d(6, 6, 8, groups=6, bias=False))),
                 nn.Linear(6, 6),
                 nn.ReLU(),
             )
@@ -189,7 +189,7 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
     ),
     # a time-delay network without padding, as in front of an x-vector
     "Tdnn": lambda: Chain(
-        OverTime(
+        over_time(
             *(nn.Conv1d(FEATURES, 6, 5), nn.ReLU(), nn.Conv1d(6, 6, 3, dilation=2), nn.ReLU()),
             *(nn.Conv1d(6, 6, 3, dilation=3), nn.ReLU()),
         ),
@@ -199,7 +199,7 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
     "ConvModule": lambda: Chain(
         _half_step(),
         skip(
-            OverTime(
+            over_time(
                 *(nn.Conv1d(FEATURES, 8, 1), nn.GLU(1), causal(4, 4, 7, groups=4)),
                 *(nn.BatchNorm1d(4), nn.SiLU(), nn.Conv1d(4, FEATURES, 1)),
             )
@@ -207,19 +207,19 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         _half_step(),
     ),
     # frames at a quarter of the rate, repeated up to the rate of the samples
-    "Upsampled": lambda: OverTime(
+    "Upsampled": lambda: over_time(
         *(nn.Conv1d(FEATURES, 6, 4, 4), nn.ReLU(), nn.Conv1d(6, FEATURES, 3, padding=1)),
         nn.Upsample(scale_factor=4),
     ),
     # joins four steps to one, as in front of a recurrent transducer
     "Subsampled": lambda: Chain(Fn(lambda x: x.reshape(x.size(0), -1, 4 * FEATURES)), lstm(4 * FEATURES, 6)),
     # every third frame of a convolution
-    "EveryThird": lambda: OverTime(nn.Conv1d(FEATURES, 6, 3, padding=1), Fn(lambda y: y[:, :, 1::3])),
+    "EveryThird": lambda: over_time(nn.Conv1d(FEATURES, 6, 3, padding=1), Fn(lambda y: y[:, :, 1::3])),
     # a GRU that reads what a recurrent layer and a far dilated convolution found
-    "SkipGru": lambda: Chain(concat(-1, gru(FEATURES, 5), OverTime(causal(FEATURES, 5, 2, 12))), gru(10, 5)),
+    "SkipGru": lambda: Chain(concat(-1, gru(FEATURES, 5), over_time(causal(FEATURES, 5, 2, 12))), gru(10, 5)),
     # an embedding of the position, up to 2,000, at half the rate
     "LearnedPositions": lambda: Chain(
-        OverTime(nn.Conv1d(FEATURES, 6, 5, 2, padding=2)),
+        over_time(nn.Conv1d(FEATURES, 6, 5, 2, padding=2)),
         Fn(lambda y, rows: y + rows(torch.arange(y.size(1))), rows=nn.Embedding(2000, 6)),
         gru(6, 5),
     ),
@@ -359,7 +359,7 @@ _SPECTRA: dict[str, tuple[Callable[[], nn.Module], int]] = {
     # 2-d convolutions over time and frequency with strides over both, then a GRU
     "Crnn": (
         lambda: Chain(
-            Planes(nn.Conv2d(1, 4, 3, (1, 2), 1), nn.ReLU(), nn.Conv2d(4, 4, 3, (2, 2), 1), nn.ReLU()),
+            planes(nn.Conv2d(1, 4, 3, (1, 2), 1), nn.ReLU(), nn.Conv2d(4, 4, 3, (2, 2), 1), nn.ReLU()),
             gru(16, 10),
         ),
         16,
@@ -367,7 +367,7 @@ _SPECTRA: dict[str, tuple[Callable[[], nn.Module], int]] = {
     # depthwise separable 2-d convolutions, as on a microcontroller; one result every 4 frames
     "DsCnn": (
         lambda: Chain(
-            Planes(
+            planes(
                 *(nn.Conv2d(1, 6, (5, 2), 2, padding=(2, 0)), nn.ReLU()),
                 *(nn.Conv2d(6, 6, 3, padding=1, groups=6), nn.BatchNorm2d(6), nn.ReLU(), nn.Conv2d(6, 6, 1)),
                 *(nn.ReLU(), nn.MaxPool2d((2, 1)), nn.Conv2d(6, 6, 3, padding=1, groups=6)),
@@ -380,11 +380,11 @@ _SPECTRA: dict[str, tuple[Callable[[], nn.Module], int]] = {
 }
 _AUDIO: dict[str, Callable[[], nn.Module]] = {
     # a strided convolution of raw samples, a GRU that gates its frames, a transposed convolution
-    "Denoiser": lambda: OverTime(
-        *(_pad(4), nn.Conv1d(1, 8, 8, 4), Join(torch.mul, OverTime(gru(8, 8)), nn.Sigmoid())),
+    "Denoiser": lambda: over_time(
+        *(_pad(4), nn.Conv1d(1, 8, 8, 4), Join(torch.mul, over_time(gru(8, 8)), nn.Sigmoid())),
         nn.ConvTranspose1d(8, 1, 8, 4),
     ),
-    "WaveNet": lambda: OverTime(
+    "WaveNet": lambda: over_time(
         Fn(
             _wavenet,
             enter=nn.Conv1d(1, 6, 1),
@@ -394,7 +394,7 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
         nn.Conv1d(6, 3, 1),
     ),
     # an encoder, depthwise separable convolutions with cumulative norms, masks, a decoder; causal
-    "ConvTasNet": lambda: OverTime(
+    "ConvTasNet": lambda: over_time(
         *(_pad(4), nn.Conv1d(1, 8, 8, 4, bias=False), nn.ReLU()),
         Fn(
             _decode_masked,
@@ -406,15 +406,17 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
         ),
     ),
     # strided and transposed convolutions with skips, an LSTM in the middle
-    "UNetLstm": lambda: OverTime(
+    "UNetLstm": lambda: over_time(
         skip(
             *_down(1),
-            skip(*_down(6), skip(OverTime(lstm(6, 6))), nn.ConvTranspose1d(6, 6, 4, 2, padding=1), nn.ReLU()),
+            skip(
+                *_down(6), skip(over_time(lstm(6, 6))), nn.ConvTranspose1d(6, 6, 4, 2, padding=1), nn.ReLU()
+            ),
             nn.ConvTranspose1d(6, 1, 4, 2, padding=1),
         )
     ),
     # an encoder and a decoder with gated linear units and skips, an LSTM between them
-    "Demucs": lambda: OverTime(
+    "Demucs": lambda: over_time(
         Join(
             torch.sub,
             nn.Identity(),
@@ -425,7 +427,7 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
                         nn.Conv1d(4, 8, 8, 2, padding=3),
                         nn.ReLU(),
                         *_gated(8, 8),
-                        skip(OverTime(lstm(8, 8, 2))),
+                        skip(over_time(lstm(8, 8, 2))),
                     ),
                     *(*_gated(8, 8, 3), nn.ConvTranspose1d(8, 4, 8, 2, padding=3), nn.ReLU()),
                 ),
@@ -438,7 +440,7 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
         Fn(partial(_magnitudes, hop=8), window=torch.hann_window(16)), Fn(torch.log1p), gru(9, 5)
     ),
     # residual blocks with strides, as for an electrocardiogram, and an LSTM
-    "ResNetLstm": lambda: Chain(OverTime(_resnet_block(1, 6), _resnet_block(6, 8)), lstm(8, 6)),
+    "ResNetLstm": lambda: Chain(over_time(_resnet_block(1, 6), _resnet_block(6, 8)), lstm(8, 6)),
     # STFT, a GRU that masks it, iSTFT: speech enhancement
     "StftMask": lambda: Fn(
         _mask_spectrum, layers=Chain(gru(9, 8), nn.Linear(8, 9), nn.Sigmoid()), window=torch.hann_window(16)
@@ -446,7 +448,7 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
     "Gtcrn": Gtcrn,
     # logarithms of mel bands, 2-d convolutions over time and frequency, a GRU
     "WakeWord": lambda: Chain(
-        *(_log_bands(), Planes(nn.Conv2d(1, 4, 3, (2, 2), padding=1), nn.ReLU()), gru(16, 8), nn.Linear(8, 2))
+        *(_log_bands(), planes(nn.Conv2d(1, 4, 3, (2, 2), padding=1), nn.ReLU()), gru(16, 8), nn.Linear(8, 2))
     ),
     # cepstral coefficients and their differences, and an LSTM
     "Mfcc": lambda: Chain(_log_bands(), Fn(_cepstrum, cosines=_cosines()), lstm(10, 8), nn.Linear(8, 2)),

@@ -28,7 +28,7 @@ from torch import nn
 from torch.export import Dim
 
 from benchmarks.common import in_process, interleave, parser, print_machine, quiet, repeat, table
-from benchmarks.networks import Chain, Fn, OverTime
+from benchmarks.networks import Chain, Fn, over_time
 from benchmarks.proof.streaming_networks import NETWORKS
 from benchmarks.strangers.calls import Build
 from benchmarks.torch_exporters import dynamo, torchscript
@@ -76,7 +76,7 @@ def make_network(name: str) -> tuple[nn.Module, int]:
     if name in NETWORKS:
         return NETWORKS[name].make().eval(), NETWORKS[name].width
     width, build = PACKAGES[name]
-    return Chain(OverTime(build(), Fn(lambda y: y.flatten(1, -2)))).eval(), width
+    return Chain(over_time(build(), Fn(lambda y: y.flatten(1, -2)))).eval(), width
 
 
 def ours(module: nn.Module, width: int) -> Artifact:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from benchmarks.common import interleave, parser, print_machine, repeat, table
-from benchmarks.networks import Chain, Fn, OverTime, causal, lstm, skip
+from benchmarks.networks import Chain, Fn, causal, lstm, over_time, skip
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_runtime import load
 
@@ -17,14 +17,14 @@ NETWORKS = {
     "CnnLstm": (
         128,
         lambda: (
-            OverTime(causal(FEATURES, 64, 5), nn.ReLU(), causal(64, 64, 5), nn.ReLU()),
+            over_time(causal(FEATURES, 64, 5), nn.ReLU(), causal(64, 64, 5), nn.ReLU()),
             *(lstm(64, 64), Fn(lambda y: y[:, -1]), nn.Linear(64, 6)),
         ),
     ),
     "Tcn": (
         255,
         lambda: (
-            OverTime(
+            over_time(
                 nn.Conv1d(FEATURES, 32, 1), *(skip(causal(32, 32, 3, 2**i), nn.ReLU()) for i in range(7))
             ),
             *(Fn(lambda y: y[:, -1]), nn.Linear(32, 6)),

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 from torch.export import Dim
 
 from benchmarks.common import apart, parser, print_machine, quiet, run, table
-from benchmarks.networks import Chain, Fn, Layers, OverTime, gru, lstm
+from benchmarks.networks import Chain, Fn, Layers, gru, lstm, over_time
 from benchmarks.torch_exporters import dynamo, torchscript
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.lift.pipeline import Lifted
@@ -163,7 +163,7 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
         "RNN_relu": nn.RNN(5, 6, batch_first=True, nonlinearity="relu"),
         "backwards_LSTM": nn.LSTM(5, 6, batch_first=True, bidirectional=True),
     }
-    mixed = Chain(OverTime(nn.Conv1d(5, 8, 1)), nn.LayerNorm(8), lstm(8, 6))
+    mixed = Chain(over_time(nn.Conv1d(5, 8, 1)), nn.LayerNorm(8), lstm(8, 6))
     tagger = Chain(nn.Embedding(30, 8), gru(8, 6, 2), nn.Linear(6, 4))
     across = Layers(nn.GRU(3, 4, batch_first=True, bidirectional=True))
     return {
