@@ -3,12 +3,12 @@
     python -m benchmarks.proof.false_alarms --count 2000 --python OLD/bin/python    # needs lstm-edge[export]
 
 Networks are drawn over the forms of ``healthy.py``, from a seed that is new each run and printed; ``--seed``
-repeats a run and ``--only`` single networks of it. Four in a row differ in their weights and examples alone;
-the first of them is traced, and its graph serves all four. Each is exported, which verifies it, and validated
-with ``--quick``. Its golden cases and cases of other sizes are then run in every engine, each in a process of
-its own, and compared by the same limits: onnxruntime of this interpreter and of each ``--python``, and the
-native engine with each instruction set of this machine, where it covers the network. Every twentieth network
-is converted to C, which compares that with onnxruntime. Exit status 1: a refusal or an alarm.
+repeats a run and ``--only`` single networks of it. Four in a row differ in their weights and examples alone.
+Each is exported, which verifies it, and validated with ``--quick``. Its golden cases and cases of other sizes
+are then run in every engine, each in a process of its own, and compared by the same limits: onnxruntime of
+this interpreter and of each ``--python``, and the native engine with each instruction set of this machine,
+where it covers the network. Every twentieth network is converted to C, which compares that with onnxruntime.
+Exit status 1: a refusal or an alarm.
 """
 
 import multiprocessing
@@ -19,13 +19,12 @@ import time
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from unittest import mock
 
 import numpy as np
-import onnx_ir as ir
 import torch
 
 from benchmarks.common import parser, print_machine, table
@@ -33,10 +32,8 @@ from benchmarks.proof.engines import Engine, EngineError, open_engines
 from benchmarks.proof.healthy import FORMS, Network, draw_network
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.export import pipeline
-from lstm_edge_exporters.export.axes import find_axes
 from lstm_edge_exporters.export.file import File
 from lstm_edge_exporters.export.request import Request
-from lstm_edge_exporters.export.trace import FoundAxes, Traced, trace
 from lstm_edge_exporters.numerics.cases import CaseGenerator
 from lstm_edge_exporters.numerics.compare import MANY_DRAWS, expected, fixed_axes
 from lstm_edge_exporters.targets.c import to_c
@@ -44,7 +41,6 @@ from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_fi
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_exporters.validate.reference import ModelFile
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
-from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.selftest import compare_golden
 from lstm_edge_runtime.tolerance import Comparison
 
@@ -115,69 +111,20 @@ def main() -> int:
     return int(any(tally.problems for tally in tallies.values()))
 
 
-class _Graphs:
-    """The graph that the first network of each ``DRAWS`` is traced to, with the weights of the others."""
-
-    def __init__(self) -> None:
-        self.layers: tuple[int, int] | None = None
-        """Which networks they are of."""
-        self._axes: FoundAxes | None = None
-        self._traced: Traced | None = None
-        self._weights: dict[str, Array] = {}
-
-    def begin(self, layers: tuple[int, int]) -> None:
-        """Forget the graph of other layers."""
-        if layers != self.layers:
-            self.layers, self._axes, self._traced = layers, None, None
-
-    def find_axes(self, request: Request) -> FoundAxes:
-        """Stand in for the pipeline's."""
-        self._axes = self._axes or find_axes(request)
-        return self._axes
-
-    def trace(self, request: Request, axes: FoundAxes) -> Traced:
-        """Stand in for the pipeline's; arrays of the graph are weights, transposed weights or constant."""
-        weights = {f"module.{name}": each.numpy() for name, each in request.module.state_dict().items()}
-        weights |= {f"{name}, transposed": array.T for name, array in weights.items() if array.ndim == 2}
-        if self._traced is None:
-            self._traced, self._weights = trace(request, axes), weights
-        model = self._traced.model.clone()
-        for name, value in model.graph.initializers.items():
-            assert value.const_value is not None
-            held = value.const_value.numpy()
-            if held.dtype != np.float32 or not held.ndim:
-                continue
-            same = (key for key, each in self._weights.items() if np.array_equal(each, held))
-            source = name if name in weights else next(same, "")
-            if source:
-                value.const_value = ir.tensor(np.ascontiguousarray(weights[source]), name=name)
-            assert source or np.unique(held).size < 2, f"{name} is no weight"
-        return replace(self._traced, model=model)
-
-
 def _start(pythons: Sequence[str]) -> None:
     torch.set_num_threads(1)
     _engines.extend(open_engines(pythons))
 
 
 _engines: list[Engine] = []
-_graphs = _Graphs()
 """Of this process."""
 
 
 def examine_number(seed: int, number: int) -> tuple[str, Tally]:
     """Return the form of network ``number`` of a run and what it gave."""
-    layers, draw = divmod(number, DRAWS)
-    form = FORMS[layers % len(FORMS)]
-    rng = np.random.default_rng
-    _graphs.begin((seed, layers))
-    tally = Tally()
-    network = draw_network(form, rng((seed, layers)), rng((seed, number)))
-    with mock.patch.multiple(pipeline, find_axes=_graphs.find_axes, trace=_graphs.trace):
-        examine(network, tally, number, _engines)
-    if tally.problems and draw:  # whatever the shared graph may have to do with them
-        tally = Tally()
-        examine(network, tally, number, _engines)
+    layers, rng = number // DRAWS, np.random.default_rng
+    form, tally = FORMS[layers % len(FORMS)], Tally()
+    examine(draw_network(form, rng((seed, layers)), rng((seed, number))), tally, number, _engines)
     tally.problems = [f"network {number}, {problem}" for problem in tally.problems]
     return form, tally
 
