@@ -70,16 +70,16 @@ class StreamComparison:
         Raises:
             CheckFailedError: a difference over 1e-5, or an accuracy below 0.95.
         """
-        if not self.max_abs <= _LARGEST_DIFFERENCE:
-            raise CheckFailedError(
-                f"the file's logits differ from PyTorch's by up to {self.max_abs:.3g}, expected "
-                f"at most {_LARGEST_DIFFERENCE:.0e}; please report this with `lstm-edge --version`"
-            )
-        if self.accuracy < _LEAST_ACCURACY:
-            raise CheckFailedError(
-                f"{self.correct} of {self.recordings} held-out recordings were recognized, expected a share "
-                f"of at least {_LEAST_ACCURACY}; please report this with `lstm-edge --version`"
-            )
+        _require(
+            self.max_abs <= _LARGEST_DIFFERENCE,
+            f"the file's logits differ from PyTorch's by up to {self.max_abs:.3g}, expected at most "
+            f"{_LARGEST_DIFFERENCE:.0e}",
+        )
+        _require(
+            self.accuracy >= _LEAST_ACCURACY,
+            f"{self.correct} of {self.recordings} held-out recordings were recognized, expected a share "
+            f"of at least {_LEAST_ACCURACY}",
+        )
 
 
 @dataclass(frozen=True)
@@ -102,11 +102,16 @@ class LongStream:
         Raises:
             CheckFailedError: an accuracy below 0.75.
         """
-        if self.accuracy < _LEAST_STREAMED:
-            raise CheckFailedError(
-                f"a stream without a reset is right at {self.accuracy:.3f} of its steps, expected at least "
-                f"{_LEAST_STREAMED}; please report this with `lstm-edge --version`"
-            )
+        _require(
+            self.accuracy >= _LEAST_STREAMED,
+            f"a stream without a reset is right at {self.accuracy:.3f} of its steps, expected at least "
+            f"{_LEAST_STREAMED}",
+        )
+
+
+def _require(kept: bool, said: str) -> None:
+    if not kept:
+        raise CheckFailedError(f"{said}; please report this with `lstm-edge --version`")
 
 
 def copy_recordings(folder: Path) -> HeldOut:
@@ -162,13 +167,8 @@ def follow_changes(stream: Stream, held_out: HeldOut, labels: Sequence[str]) -> 
     said = [int(logits.argmax()) for logits, _ in replay_recording(stream, np.concatenate(held_out.x[order]))]
     truth = [labels.index(held_out.activities[at]) for at in order for _ in held_out.x[at]]
     found = recognition_metrics(said, truth, [step == 0 for step in range(len(said))])
-    return LongStream(
-        steps=len(said),
-        accuracy=float(np.mean(np.equal(said, truth))),
-        changes=found["events"],
-        median=found["median"],
-        p90=found["p90"],
-    )
+    accuracy = float(np.mean(np.equal(said, truth)))
+    return LongStream(len(said), accuracy, found["events"], found["median"], found["p90"])
 
 
 def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> StreamComparison:
@@ -178,10 +178,7 @@ def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> StreamComparis
     logits = np.array([[step for step, _ in steps] for steps in replayed])  # (recordings, L, C)
     times = [took for steps in replayed for _, took in steps]
     module, (_, h_0, c_0, *_), _ = deployable(run)
-    zeros = (
-        torch.zeros(len(h_0), len(logits), h_0.shape[2]),
-        torch.zeros(len(c_0), len(logits), c_0.shape[2]),
-    )
+    zeros = [torch.zeros(len(each), len(logits), each.shape[2]) for each in (h_0, c_0)]
     x = torch.from_numpy(held_out.x)
     with torch.no_grad(), one_thread():
         expected = np.stack([module(x[:, : end + 1], *zeros)[0].numpy() for end in range(x.shape[1])], axis=1)

@@ -1,6 +1,6 @@
 """Working on an ONNX graph: names, axes, shapes, new nodes, bytes.
 
-A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``center_norms`` of
+A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``settle_floats`` of
 ``export`` or ``recurrent.to_layout_0``. It stands in the module of its subject, and its caller is a line in
 ``export/lower.py`` or ``lift/pipeline.py``. To replace a node by others, use a ``Builder``; to add nodes
 elsewhere, ``graph.append`` them, name what they compute by ``UniqueNames``, and ``graph.sort()`` at the end.
@@ -101,6 +101,11 @@ def walk(
         fresh = [each for each in dict.fromkeys(following(value)) if each not in seen]
         seen.update(fresh)
         waiting += fresh
+
+
+def is_used(value: ir.Value) -> bool:
+    """Return whether a node reads ``value``, or it is an output."""
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def behind_identity(value: ir.Value) -> ir.Value:

@@ -67,11 +67,8 @@ def command(folder: Path, as_json: bool) -> None:
         from .. import demo as _demo
     held_out = _demo.copy_recordings(folder)
     data, model_file = folder / _demo.DATA, folder / _demo.MODEL
-    _say(
-        screen,
-        "data",
-        f"BasicMotions: {held_out.x.shape[1]} samples of {held_out.x.shape[2]} channels per recording",
-    )
+    _, steps, channels = held_out.x.shape
+    _say(screen, "data", f"BasicMotions: {steps} samples of {channels} channels per recording")
     with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
         run, took = _timed(lambda: _demo.train_run(folder, on_epoch))
     assert run.task is not None
@@ -230,29 +227,26 @@ def _conclude(
 ) -> None:
     table = Table.grid(padding=(0, 2))
     table.add_column(style="bold")
-    table.add_row(
-        "held-out accuracy",
-        f"{compared.accuracy:.3f}",
-        f"{compared.correct} of {compared.recordings} recordings",
-    )
-    table.add_row(
-        "one long stream",
-        f"{followed.accuracy:.3f}",
-        f"of {followed.steps} steps right, {followed.changes} changes of activity, never reset",
-    )
     median, most = (
         "never" if steps is None else f"{steps / rate:.1f} s" for steps in (followed.median, followed.p90)
     )
-    table.add_row("change recognized", median, f"median; nine of ten within {most}")
-    table.add_row(
-        "largest difference",
-        f"{compared.max_abs:.1e}",
-        f"from PyTorch's logits, {compared.steps} steps compared",
-    )
-    table.add_row(
-        "time per step",
-        f"{compared.step_us:.1f} us",
-        f"median, from Python; sampling interval {1e3 / rate:.0f} ms",
-    )
-    table.add_row("total time", f"{seconds:.0f} s", "")
+    recognized = f"{compared.correct} of {compared.recordings} recordings"
+    streamed = f"of {followed.steps} steps right, {followed.changes} changes of activity, never reset"
+    for row in (
+        ("held-out accuracy", f"{compared.accuracy:.3f}", recognized),
+        ("one long stream", f"{followed.accuracy:.3f}", streamed),
+        ("change recognized", median, f"median; nine of ten within {most}"),
+        (
+            "largest difference",
+            f"{compared.max_abs:.1e}",
+            f"from PyTorch's logits, {compared.steps} steps compared",
+        ),
+        (
+            "time per step",
+            f"{compared.step_us:.1f} us",
+            f"median, from Python; sampling interval {1e3 / rate:.0f} ms",
+        ),
+        ("total time", f"{seconds:.0f} s", ""),
+    ):
+        table.add_row(*row)
     screen.print(table)

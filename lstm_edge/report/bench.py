@@ -34,23 +34,16 @@ def bench_page(document: dict[str, Any], changes: Sequence[str] = ()) -> str:
 
 
 def _plots(files: Sequence[dict[str, Any]]) -> list[Plot]:
+    places = [place for place, _ in _PERCENTILES]
     steps = [
-        Series(
-            file["name"],
-            [x for x, _ in _PERCENTILES],
-            [file["latency_us"]["step"][key] for _, key in _PERCENTILES],
-        )
+        Series(file["name"], places, [found[name] for _, name in _PERCENTILES])
         for file in files
-        if "step" in file["latency_us"]
+        if (found := file["latency_us"].get("step"))
     ]
-    throughputs = {
-        file["name"]: sorted((float(count), value) for count, value in file["samples_per_second"].items())
-        for file in files
-        if file["samples_per_second"]
-    }
     streams = [
-        Series(name, [count for count, _ in found], [value for _, value in found])
-        for name, found in throughputs.items()
+        Series(file["name"], [float(count) for count in counts], [found[count] for count in counts])
+        for file in files
+        if (counts := sorted(found := file["samples_per_second"], key=float))
     ]
     plots = []
     if steps:
@@ -60,17 +53,9 @@ def _plots(files: Sequence[dict[str, Any]]) -> list[Plot]:
     if streams:
         counts = sorted({x for series in streams for x in series.x})
         ticks = tuple((count, f"{count:g}") for count in counts)
-        throughput = Axis("samples per second", "log")
-        plots.append(
-            Plot(
-                "streams",
-                f"Many {STREAMS.strip()}",
-                tuple(streams),
-                Axis("streams per call", "log", ticks=ticks),
-                throughput,
-                "Throughput when streams share a call.",
-            )
-        )
+        together, throughput = Axis("streams per call", "log", ticks), Axis("samples per second", "log")
+        about = "Throughput when streams share a call."
+        plots.append(Plot("streams", f"Many {STREAMS.strip()}", tuple(streams), together, throughput, about))
     return plots
 
 

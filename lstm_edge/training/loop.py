@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ from ..lstm1 import LSTM1
 from .config import TrainConfig
 from .dataset import Dataset, crop
 from .lanes import Lanes
-from .series import SeriesSet, cut_streams, stream_outputs
+from .series import cut_streams, stream_outputs
 
 _PREDICTION_BATCH = 256
 _STREAMED = (2, 10)
@@ -55,7 +55,7 @@ class Loop:
         train: scaled samples to learn from.
         validation: scaled samples to stop by.
         config: how to train, resolved.
-        series: those of the two sets, ``train`` and ``validation``, if states are carried.
+        carry: carry states.
         trial: train the network again from the start, on windows from reset, in the last third of the epochs
             or after the patience, unless it is right on all validation windows by then.
     """
@@ -66,8 +66,8 @@ class Loop:
         train: Dataset,
         validation: Dataset,
         config: TrainConfig,
-        series: Mapping[str, SeriesSet] | None = None,
         *,
+        carry: bool = False,
         trial: bool = False,
     ) -> None:
         self.epochs: list[Epoch] = []
@@ -83,12 +83,11 @@ class Loop:
         self._updates = math.ceil(len(train) / config.batch_size)
         self._lanes: Lanes | None = None
         self._validate: Callable[[LSTM1, float], tuple[float, float | None]] = self._validate_windows
-        if series is not None:
-            walked, streamed = (series[name].to(config.device) for name in ("train", "validation"))
-            self._lanes = Lanes(walked, config.batch_size, config.crop, self._order)
-            self._validate = _StreamValidation(streamed, self._validation, self._updates, self._loss)
+        if carry:
+            self._lanes = Lanes(self._train.series, config.batch_size, config.crop, self._order)
+            self._validate = _StreamValidation(self._validation, self._updates, self._loss)
         self._snapshot: dict[str, Any] = {}
-        self._trial = trial and series is not None
+        self._trial = trial and carry
         self._carried: dict[str, Any] = {}
         """The state that training with carried states goes on from, once the trial from reset has begun."""
 
@@ -305,10 +304,11 @@ class _StreamValidation:
     Of whole samples, the higher one of this loss and that from reset, if both can be lower than the best.
     """
 
-    def __init__(self, series: SeriesSet, samples: Dataset, windows: int, criterion: nn.Module) -> None:
+    def __init__(self, samples: Dataset, windows: int, criterion: nn.Module) -> None:
         """Take the validation set, the windows of a stream, brought into range, and the loss of training."""
         least, most = _STREAMED
-        self._series, self._criterion = series, criterion
+        series = self._series = samples.series
+        self._criterion = criterion
         self._samples = samples if series.window is None else None
         self._streams = cut_streams(series, min(max(windows, least), most), cut=True)
         self._where = self._streams.picked

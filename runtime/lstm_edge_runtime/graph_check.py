@@ -388,7 +388,7 @@ def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
 
 def _check_axis_names(manifest: Manifest) -> None:
     named = [name for name in (manifest.batch, manifest.sequence) if name is not None]
-    plain = all(parse_sum(name) in (None, ({name: 1}, 0)) and name for name in named)
+    plain = all(parse_sum(name) == ({name: 1}, 0) and name for name in named)
     if not plain or len(set(named)) < len(named):
         raise ManifestError(
             f"the batch and time axes are {named}, expected two names; export the model again"
@@ -404,7 +404,7 @@ def _check_axis_names(manifest: Manifest) -> None:
 def _check_state_axes(state: StateSpec, manifest: Manifest) -> None:
     """Refuse axes that follow from others: only batch and ``k*N`` do not change within a stream."""
     for axis in state.axes:
-        follows = isinstance(axis, str) and parse_sum(axis) not in (None, ({axis: 1}, 0))
+        follows = isinstance(axis, str) and parse_sum(axis) != ({axis: 1}, 0)
         if axis == manifest.sequence or (follows and row_factor(axis, manifest.batch) is None):
             raise ManifestError(
                 f"state {state.input} {describe(state.axes)} has axis {axis}, expected sizes and "

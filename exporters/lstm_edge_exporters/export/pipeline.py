@@ -22,7 +22,7 @@ from ..progress import Progress, ignore
 from .artifact import Artifact, verify_file
 from .axes import find_axes
 from .config import ExportConfig
-from .failures import UnrepeatableError
+from .diagnose import UnrepeatableError, diagnose
 from .file import File, make_file
 from .lower import lower
 from .ranges import FewSizesError
@@ -105,8 +105,6 @@ def _diagnosed(request: Request) -> Iterator[None]:
     try:
         yield
     except (InputError, UnsupportedError) as error:
-        from .diagnose import diagnose
-
         raise diagnose(error, request) from error
 
 

@@ -39,7 +39,7 @@ from ..numerics.verify import (
     verify,
 )
 from ..streaming.facts import NotStreamableError
-from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .axes import BATCH, SEQUENCE, axis_roles
 from .divergence import explain_divergence
 from .quantized import float_twin, is_quantized
 from .states import LiftedStates
@@ -213,7 +213,7 @@ def _fixed_steps(graph: LiftedGraph) -> int:
     """Return the steps of one call where the inputs fix them."""
     fixed = (
         size
-        for value, roles in axis_roles(graph.original.graph, graph.original).items()
+        for value, roles in axis_roles(graph.original).items()
         for axis, role in roles.items()
         if role == SEQUENCE and isinstance(size := axes_of(value)[axis], int)
     )

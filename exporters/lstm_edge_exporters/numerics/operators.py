@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv_transpose import ConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool
 
 from lstm_edge_runtime.manifest import Array
@@ -119,7 +120,7 @@ def operators(rounds: Rounds) -> list[type[OpRun]]:
 
         return type(name, (OpRun,), {"op_domain": "", "_run": run})
 
-    classes = {"Loop": _Loop, "Scan": _Scan, "MaxPool": _MaxPool}
+    classes = {"Loop": _Loop, "Scan": _Scan, "MaxPool": _MaxPool, "ConvTranspose": _ConvTranspose}
     return [
         *(make(name, compute) for name, compute in _OPERATORS.items()),
         *(
@@ -256,6 +257,39 @@ class _MaxPool(MaxPool):
         run: Any = self._max_pool
         found: tuple[Any, ...] = run(*inputs, **options)
         return found
+
+
+class _ConvTranspose(ConvTranspose):
+    """ONNX's ``ConvTranspose``; onnx's own mixes up groups, and adds element by element."""
+
+    def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        if options.get("output_shape") or options.get("auto_pad", "NOTSET") != "NOTSET":
+            run: Any = super()._run
+            return (run(*inputs, **options)[0],)
+        x, w, *bias = inputs
+        sizes, kernel, rank = x.shape[2:], w.shape[2:], x.ndim - 2
+        strides, dilations, extra, pads, groups = (
+            np.array(options.get(name) or usual)
+            for name, usual in (
+                ("strides", [1] * rank),
+                ("dilations", [1] * rank),
+                ("output_padding", [0] * rank),
+                ("pads", [0] * 2 * rank),
+                ("group", 1),
+            )
+        )
+        spans = (np.array(sizes) - 1) * strides + 1
+        ends = spans + (np.array(kernel) - 1) * dilations + extra
+        grouped = x.reshape(len(x), groups, -1, math.prod(sizes))
+        weights, all_channels = w.reshape(groups, -1, *w.shape[1:]), (slice(None),) * 2
+        whole = np.zeros((len(x), int(groups) * w.shape[1], *ends), x.dtype)
+        for at in np.ndindex(*kernel):
+            part = np.swapaxes(weights[(slice(None),) * 3 + at], 1, 2) @ grouped
+            starts = at * dilations
+            reached = whole[all_channels + tuple(map(slice, starts, starts + spans, strides))]
+            reached += part.reshape(reached.shape)
+        found = whole[all_channels + tuple(map(slice, pads[:rank], ends - pads[rank:]))]
+        return (sum((each.reshape(-1, *[1] * rank) for each in bias if each is not None), found),)
 
 
 class _Repeated(OpRun):

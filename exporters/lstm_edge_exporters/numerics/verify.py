@@ -412,7 +412,7 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> boo
     if not file.lengths or not file.manifest.states:
         return True
     lengths = file.with_lengths(feeds, _SHORT)
-    cut = {**take_steps(file.manifest, feeds, 0, _SHORT), **lengths}
+    cut = {**take_steps(file.manifest.time_axes, feeds, 0, _SHORT), **lengths}
     try:
         padded, alone = file.exact({**feeds, **lengths}), file.exact(cut)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
@@ -433,7 +433,7 @@ def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:
     rising = np.linspace(1, _SHORT, rows).astype(np.int64)
     ends: dict[str, Array] = {}
     for place, lengths in enumerate((rising, rising[::-1])):
-        chunk = take_steps(manifest, feeds, place * _SHORT, (place + 1) * _SHORT)
+        chunk = take_steps(manifest.time_axes, feeds, place * _SHORT, (place + 1) * _SHORT)
         start = {state.input: ends[state.output] for state in manifest.states if ends}
         results = file.exact({**chunk, **file.with_lengths(feeds, lengths), **start})
         ends = {state.output: results[state.output] for state in manifest.states}

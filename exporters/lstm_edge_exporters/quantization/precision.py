@@ -112,8 +112,12 @@ def int8_storage(model: ir.Model) -> onnx.ModelProto:
 
 
 def fp16_storage(model: ir.Model) -> onnx.ModelProto:
-    """Return ``model`` (changed in place) with float16 weights and float32 arithmetic."""
-    store_fp16(model)
+    """Return ``model`` (changed in place) with float16 weights and float32 arithmetic.
+
+    A weight with a value beyond float16's range is unchanged.
+    """
+    values = [value for value in model.graph.initializers.values() if _is_large(value) and _fits(value)]
+    _replace(model.graph, values, _decode_fp16)
     return ir.to_proto(model)
 
 
@@ -141,34 +145,19 @@ _ROWS: Mapping[str, Mapping[int, int]] = {
 """Per operator: its weight inputs, and the axis that one scale spans."""
 
 
-def store_int8(model: ir.Model, operators: set[str]) -> int:
-    """Store the weights of ``operators`` as int8 with a scale per row, in place; return the number of nodes.
+def store_int8(model: ir.Model, operators: set[str]) -> None:
+    """Store the weights of ``operators`` as int8 with a scale per row, in place.
 
     ``Gather`` counts with its table (an embedding), ``Gemm`` and ``MatMul`` with their second input.
     """
-    axes: dict[ir.Value, int] = {}
-    nodes = 0
-    for node in model.graph:
-        if node.op_type in operators and node.domain == "":
-            found = {
-                value: axis
-                for index, axis in _weight_inputs(node)
-                if index < len(node.inputs) and (value := node.inputs[index]) is not None and _is_large(value)
-            }
-            axes.update(found)
-            nodes += bool(found)
+    axes = {
+        value: axis
+        for node in model.graph
+        if node.op_type in operators and node.domain == ""
+        for index, axis in _weight_inputs(node)
+        if index < len(node.inputs) and (value := node.inputs[index]) is not None and _is_large(value)
+    }
     _replace(model.graph, axes, lambda value: _decode_int8(value, axes[value]))
-    return nodes
-
-
-def store_fp16(model: ir.Model) -> int:
-    """Store every large float32 initializer as float16, in place; return their number.
-
-    One with a value beyond float16's range is unchanged.
-    """
-    values = [value for value in model.graph.initializers.values() if _is_large(value) and _fits(value)]
-    _replace(model.graph, values, _decode_fp16)
-    return len(values)
 
 
 def _weight_inputs(node: ir.Node) -> Iterator[tuple[int, int]]:
@@ -283,16 +272,12 @@ _VNNI = {"avx512_vnni", "avx_vnni"}
 _ARM = {"aarch64", "arm64", "armv7l", "armv8l", "arm"}
 
 
-def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str:
+def detect_target() -> str:
     """Return which target the machine at hand is.
 
-    Args:
-        cpuinfo: the text of ``/proc/cpuinfo``; read from there by default. Without it (another system) an
-            x86 machine counts as one without VNNI, whose files are right on both kinds.
-        machine: ``platform.machine()`` by default.
+    Without ``/proc/cpuinfo`` (another system) an x86 machine counts as one without VNNI, whose files are
+    right on both kinds.
     """
-    if (machine or platform.machine()).lower() in _ARM:
+    if platform.machine().lower() in _ARM:
         return "arm"
-    if cpuinfo is None:
-        cpuinfo = " ".join(read_cpuinfo().values())
-    return "x86-vnni" if _VNNI & set(cpuinfo.split()) else "x86"
+    return "x86-vnni" if _VNNI & set(" ".join(read_cpuinfo().values()).split()) else "x86"

@@ -9,7 +9,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import Builder, constant
+from ..graph import Builder, constant, is_used
 from ..recurrent import is_reversed
 from .facts import Fact, GathersTimeError, NotStreamableError, Windows, name_node
 from .rewrite import END, Rewriter, Rule, describe_gathering, slice_of
@@ -26,7 +26,7 @@ def _conv(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
 
 
 def _max_pool(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    if any(each.uses() or each.is_graph_output() for each in node.outputs[1:]):
+    if any(map(is_used, node.outputs[1:])):
         raise NotStreamableError(f"{name_node(node)} gives the places of maxima")
     lowest = _lowest(work.shapes.dtypes[value])
     return _window(work, node, value, fact, node.attributes.get_ints("kernel_shape", []), lowest)
@@ -188,7 +188,7 @@ def _add_overlap(
 def _fold(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     """Take frames that are added up one stride apart, of an image that is 1 high or wide."""
     output, block = node.outputs[0], [int(each) for each in _constant(node, node.inputs[2]).flat]
-    found, rank = work.shapes.growth(output), len(block)
+    found, rank = work.growth(output), len(block)
     if found is None or fact.axis != 2 or fact.merged or fact.pad:
         raise NotStreamableError(f"{name_node(node)} takes time for channels or rows")
     place = found.axis - 2
@@ -296,7 +296,7 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         raise GathersTimeError(f"a reversal of time, {name_node(node)}")
     if step is None or count > 1:
         raise GathersTimeError(f"a choice of steps, {name_node(node)}")
-    if work.shapes.growth(result) is None:
+    if work.growth(result) is None:
         ends = work.shapes.number(starts, place, lengths, from_end=True)
         frames = work.shapes.shape(result)[fact.axis]
         if ends != -frames:
@@ -406,33 +406,24 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
 def _scan(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
     """Take a Scan over time: what it carries from step to step is a state, where it begins with a number."""
     count = node.attributes.get_int("num_scan_inputs", 0) or 0
-    carried = len(node.inputs) - count
-    starts = [
-        (each, number)
-        for each in node.inputs[:carried]
-        if each is not None and (number := work.filled(each)) is not None
-    ]
-    zeros = [0] * count
+    carried, zeros = len(node.inputs) - count, [0] * count
     axes, backwards = (
         node.attributes.get_ints(f"scan_input_{name}", zeros) for name in ("axes", "directions")
     )
-    moving = {
-        place: (each, work.facts[each])
-        for place, each in enumerate(node.inputs)
-        if each is not None and each in work.facts
-    }
-    if any(place < carried or each.axis != axes[place - carried] for place, (_, each) in moving.items()):
+    facts = {each: work.facts[each] for each in node.inputs if each in work.facts}
+    time = {each: axis for each, axis in zip(node.inputs[carried:], axes, strict=True) if each is not None}
+    if any(time.get(each) != own.axis for each, own in facts.items()):
         return False  # it runs over another axis
     if any(backwards):
         raise GathersTimeError(f"{name_node(node)} reads time backwards")
-    given = any(each.uses() or each.is_graph_output() for each in node.outputs[:carried])
-    if given or len(starts) < carried:
+    starts = [(each, number) for each in node.inputs[:carried] if (number := work.filled(each)) is not None]
+    if any(map(is_used, node.outputs[:carried])) or len(starts) < carried:
         return False  # its states are inputs and outputs, or come from data
-    ready = max(work.ready(each, held=True) for _, each in moving.values())
-    for place, (read, own) in moving.items():
-        node.replace_input_with(place, work.wait(node, read, own, ready))
+    ready = max(work.ready(each, held=True) for each in facts.values())
+    work.wait_together(node, facts, ready)
     fact = replace(fact, delay=ready, pad=0)
     for place, (start, number) in enumerate(starts):
+        assert start is not None
         dtype = work.shapes.dtypes[start]
         reset = number if np.isfinite(number) else np.copysign(_lowest(dtype), number)
         state = work.state(
@@ -451,7 +442,7 @@ def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool
     Frames that are split or joined, ``(N, L, C)`` to ``(N, L/160, 160*C)``, wait for a whole number of them.
     """
     result, sizes = node.outputs[0], node.inputs[1]
-    found = work.shapes.growth(result)
+    found = work.growth(result)
     if found is None or sizes is None or not (found.rate != fact.rate or work.shapes.surplus(value, fact)):
         return False
     ratio = found.rate / fact.rate
@@ -480,7 +471,7 @@ def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool
 
 def _resize(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
     """Repeat frames a whole number of times."""
-    found = work.shapes.growth(node.outputs[0])
+    found = work.growth(node.outputs[0])
     if found is None or (ratio := found.rate / fact.rate) == 1:
         return False
     modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}

@@ -7,8 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, quantize
-from lstm_edge_exporters.quantization.precision import detect_target
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, precision, quantize
 from lstm_edge_exporters.validate import ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.reference import against_file
@@ -248,8 +247,10 @@ def test_external_data_comes_back_inside_the_file(network, tmp_path):
         ("", "arm64", "arm"),
     ],
 )
-def test_the_target_is_read_off_the_processor(flags, machine, target):
-    assert detect_target(flags, machine) == target
+def test_the_target_is_read_off_the_processor(monkeypatch, flags, machine, target):
+    monkeypatch.setattr(precision, "read_cpuinfo", lambda: dict([flags.split(" : ")]) if flags else {})
+    monkeypatch.setattr(precision.platform, "machine", lambda: machine)
+    assert precision.detect_target() == target
 
 
 def test_fp16_for_a_gpu_with_a_product_at_every_step_opens_on_a_cpu_too(network, changed, write):

@@ -204,7 +204,7 @@ def _long_run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> 
         setattr(subject.tally.figures, key, _curve(measured, np.cumsum(sizes).tolist()))
 
     first = sizes[: _SETTLED[key]]
-    start = subject.full(take_steps(subject.manifest, feeds, 0, sum(first)))
+    start = subject.full(take_steps(subject.manifest.time_axes, feeds, 0, sum(first)))
     beginning = start, last_steps(subject.manifest, first)
     procedure = last_steps(subject.manifest, sizes)
     return subject.check_engine(name, feeds, procedure=procedure, beginning=beginning, see=keep)
