@@ -5,7 +5,7 @@ A class is a function that changes a model in place (``Draft``) with the given r
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any, NamedTuple
@@ -33,6 +33,11 @@ def _require(applicable: object) -> None:
         raise NotApplicableError
 
 
+def _pick(found: Sequence[Any], rng: Rng) -> Any:
+    _require(found)
+    return found[rng.integers(len(found))]
+
+
 class Draft:
     """A model that is being changed.
 
@@ -57,9 +62,8 @@ class Draft:
 
     def node(self, rng: Rng, *kinds: str, ways: int = 0) -> onnx.NodeProto:
         """Return one node of these kinds, with that number of directions if it matters."""
-        found = [node for node in self.graph.node if node.op_type in kinds and ways in (0, _directions(node))]
-        _require(found)
-        return found[rng.integers(len(found))]
+        nodes = (node for node in self.graph.node if node.op_type in kinds)
+        return _pick([node for node in nodes if ways in (0, _directions(node))], rng)
 
     def change(self, name: str, how: Callable[[Array], Array]) -> None:
         """Replace an initializer by ``how(array)``."""
@@ -86,8 +90,7 @@ class Draft:
             for name in node.input[places[node.op_type]]
             if name in sizes and (what != "embedding" or sizes[name] == 2)
         ]
-        _require(found)
-        return found[rng.integers(len(found))]
+        return _pick(found, rng)
 
     def fresh(self) -> str:
         """Return a name that is not used."""
@@ -148,7 +151,7 @@ class Draft:
             state = self.state(rng)
             return TensorSpec(state.input if what == "state in" else state.output, state.dtype, state.axes)
         if what == "output":
-            return m.outputs[rng.integers(len(m.outputs))]
+            return _pick(m.outputs, rng)
         suits: dict[str, Callable[[TensorSpec], bool]] = {
             "lengths": lambda spec: spec.name == m.lengths,
             "float": lambda spec: spec.dtype == "float32",
@@ -161,8 +164,7 @@ class Draft:
 
     def state(self, rng: Rng) -> Any:
         """Return one of the states."""
-        _require(self.manifest.states)
-        return self.manifest.states[rng.integers(len(self.manifest.states))]
+        return _pick(self.manifest.states, rng)
 
     def exchange(self, side: str) -> dict[str, str]:
         """Return the names of two states of the same axes, ``input`` or ``output``, each for the other."""
@@ -250,10 +252,9 @@ def _replace(what: str, *expression: Any) -> Spoil:
 
 def _set(node: onnx.NodeProto, **attributes: Any) -> None:
     kept = [each for each in node.attribute if each.name not in attributes]
+    made = [helper.make_attribute(name, value) for name, value in attributes.items()]
     del node.attribute[:]
-    node.attribute.extend(
-        [*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())]
-    )
+    node.attribute.extend([*kept, *made])
 
 
 def _directions(node: onnx.NodeProto) -> int:
@@ -312,7 +313,6 @@ def _all_half(draft: Draft, _: Rng) -> None:
 def _one_ulp(draft: Draft, rng: Rng) -> None:
     """Any float tensor, weights of recurrent nodes, heads and norms alike, and any element that is not 0."""
     floats = [each for each in draft.graph.initializer if each.data_type == TensorProto.FLOAT]
-    name = floats[rng.integers(len(floats))].name
 
     def moved(array: Array) -> Array:
         places = np.flatnonzero(array)
@@ -321,7 +321,7 @@ def _one_ulp(draft: Draft, rng: Rng) -> None:
         array.reshape(-1)[place] = np.nextafter(array.reshape(-1)[place], np.float32(np.inf))
         return array
 
-    draft.change(name, moved)
+    draft.change(_pick(floats, rng).name, moved)
 
 
 _CHANGES: dict[str, Callable[[Array, Rng], Array]] = {
