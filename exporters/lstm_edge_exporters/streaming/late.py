@@ -18,7 +18,7 @@ from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest, StateSpec, S
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import without_weights
-from ..numerics.cases import Feeds, Procedure, random_sizes
+from ..numerics.cases import Feeds, Procedure, case_size, random_sizes
 from ..numerics.compare import (
     REFUSALS,
     Function,
@@ -201,20 +201,12 @@ def settled_after(streaming: Manifest) -> int:
 
 def with_past(streaming: Manifest, feeds: Feeds) -> Feeds:
     """Return the inputs of the whole with the states of the stream at reset besides."""
-    rows = {
-        streaming.batch or "": next(
-            feeds[name].shape[axis] for name, axis in streaming.batch_axes.items() if name in feeds
-        )
+    rows = {streaming.batch or "": case_size(streaming, feeds)[0]}
+    resets = {
+        state.input: np.broadcast_to(np.asarray(state.reset, state.dtype), resolve(state.axes, rows) or ())
+        for state in streaming.states
     }
-    return {
-        **{
-            state.input: np.broadcast_to(
-                np.asarray(state.reset, state.dtype), resolve(state.axes, rows) or ()
-            )
-            for state in streaming.states
-        },
-        **feeds,
-    }
+    return {**resets, **feeds}
 
 
 def _in_chunks(streaming: Manifest, sizes: Sequence[int]) -> Procedure:
