@@ -8,9 +8,9 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
-from ..graph import Builder, axes_of, data_inputs
+from ..graph import END, Builder, axes_of, data_inputs
 from .facts import NotStreamableError, find_shapes
-from .rewrite import END, Rewriter, slice_of
+from .rewrite import Rewriter
 from .rules import RULES
 
 _OPSET = 11
@@ -119,7 +119,7 @@ def take_early(model: ir.Model, early: Mapping[str, int]) -> ir.Model:
             axis = 1 if node.attributes.get_int("layout", 0) else 0
             x, *rest = node.inputs
             assert x is not None
-            read = slice_of(build, x, axis, 0, -frames)
+            read = build.slice(x, axis, 0, -frames)
             twin = build.node(node.op_type, [read, *rest], node.attributes, outputs=len(node.outputs))
             ir.convenience.replace_all_uses_with(node.outputs[place], twin[place], replace_graph_outputs=True)
     return model
