@@ -17,7 +17,7 @@ from torch import nn
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec, channel_axis
+from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
 from ..graph import spec_of, to_proto, with_manifest
 from ..numerics.cases import CaseGenerator
@@ -143,7 +143,7 @@ def _build_manifest(
     taken = tuple(spec for name, spec in values.items() if name not in inputs)
     task = None if config.task is None else _described(config.task, plain)
     features = config.signal.features
-    width = next((spec.axes[channel_axis(spec.axes)] for spec in taken if len(spec.axes) > 1), None)
+    width = next((spec.width for spec in taken if len(spec.axes) > 1), None)
     if features and isinstance(width, int) and len(features) != width:
         raise InputError(f"got {len(features)} names of features, expected {width}, the width of the input")
     return Manifest(
@@ -165,7 +165,7 @@ def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
     output = found.get(task.output) if task.output else next(iter(outputs), None)
     if output is None:
         raise InputError(f"task output {task.output!r}: the outputs are {', '.join(found) or 'states only'}")
-    width = output.axes[channel_axis(output.axes)] if output.axes else None
+    width = output.width
     for what, names in (("labels", task.labels), ("units", task.units)):
         if names and isinstance(width, int) and len(names) != width:
             raise InputError(

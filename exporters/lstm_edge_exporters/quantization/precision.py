@@ -86,7 +86,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
                 proto,
                 path,
                 op_types_to_quantize=["LSTM", "MatMul"],
-                nodes_to_exclude=padded,
+                nodes_to_exclude=padded + (_thick_products(proto.graph) if scheme.per_channel else []),
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -100,6 +100,18 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(kept)
     return quantized
+
+
+def _thick_products(graph: onnx.GraphProto) -> list[str]:
+    """Return the names, given where there are none, of products with weights of three axes.
+
+    A projection's are; onnxruntime quantizes them with a scale per channel, and then refuses to run them.
+    """
+    thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
+    products = [node for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
+    for node in products:
+        node.name = node.name or node.output[0]
+    return [node.name for node in products]
 
 
 def _keep_padding_out(model: ir.Model) -> list[str]:
