@@ -200,6 +200,10 @@ class Scale:
     std: tuple[float, ...]
     """In the units of the data, one per column, all nonzero."""
 
+    def apply(self, values: Tensor) -> Tensor:
+        """Return values ``(..., columns)``, given in the units of the data, as the network has them."""
+        return (values - torch.tensor(self.mean)) / torch.tensor(self.std)
+
 
 @dataclass(frozen=True)
 class Run:

@@ -5,7 +5,6 @@ import contextlib
 import math
 import os
 import platform
-from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -74,33 +73,24 @@ PROBE = base64.b64decode(
 """An ONNX file with one LSTM of one unit, input ``x (1, 1, 1)``, output ``h``, every weight 0.5."""
 
 
-@dataclass(frozen=True)
-class ProviderState:
-    """One execution provider of the installed wheel."""
-
-    name: str
-    usable: bool
-    why: str = ""
-    """The error if it is not usable."""
-
-
-def try_providers() -> list[ProviderState]:
+def try_providers() -> dict[str, str]:
     """Run a small LSTM on every provider that the installed onnxruntime offers.
+
+    Returns:
+        By provider the error; empty if it is usable.
 
     Raises:
         MissingDependencyError: no onnxruntime.
     """
-    return [_try(name) for name in import_onnxruntime().get_available_providers()]
+    return {name: _try(name) for name in import_onnxruntime().get_available_providers()}
 
 
-def _try(name: str) -> ProviderState:
+def _try(name: str) -> str:
     gate = 1 / (1 + math.exp(-0.5))
     expected = gate * math.tanh(gate * math.tanh(0.5))
     try:
         session = open_session(PROBE, SessionOptions(providers=(name,)), cpu_fallback=False)
         found = run_by_name(session, {"x": np.ones((1, 1, 1), np.float32)}, ["h"])["h"].item()
     except Exception as error:  # noqa: BLE001  a provider's own library may raise anything
-        return ProviderState(name, usable=False, why=first_line(error))
-    if abs(found - expected) > 1e-3:
-        return ProviderState(name, usable=False, why=f"computes {found:.6g}, expected {expected:.6g}")
-    return ProviderState(name, usable=True)
+        return first_line(error)
+    return "" if abs(found - expected) <= 1e-3 else f"computes {found:.6g}, expected {expected:.6g}"

@@ -15,6 +15,9 @@ HiddenAndCell = tuple[Tensor, Tensor]
 """``(h, c)``: ``h (layers*D, N, H_out)`` and ``c (layers*D, N, H)``, without ``N`` for unbatched input."""
 
 _HEAD_WIDTH = 128
+_LSTM_OPTIONS = (
+    "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size",
+)  # fmt: skip
 
 
 class LSTM1(nn.Module):
@@ -101,20 +104,8 @@ class LSTM1(nn.Module):
     @property
     def options(self) -> dict[str, Any]:
         """The constructor's arguments as plain values, without ``device`` and ``dtype``."""
-        lstm = self.lstm
-        return {
-            "num_classes": self.num_classes,
-            "input_size": lstm.input_size,
-            "hidden_size": lstm.hidden_size,
-            "num_layers": lstm.num_layers,
-            "seq_length": self.seq_length,
-            "readout": self.readout,
-            "bias": lstm.bias,
-            "batch_first": lstm.batch_first,
-            "dropout": lstm.dropout,
-            "bidirectional": lstm.bidirectional,
-            "proj_size": lstm.proj_size,
-        }
+        own = {name: getattr(self, name) for name in ("num_classes", "seq_length", "readout")}
+        return own | {name: getattr(self.lstm, name) for name in _LSTM_OPTIONS}
 
     def forward(
         self,

@@ -1,11 +1,11 @@
-"""Running a graph, or a part of it: guarded sessions, sizes to run at, and values that no data decides.
+"""Running a graph, or a part of it: guarded sessions, inputs for them, and values that no data decides.
 
 A value is *data-free* when it is computed from constants and from the shapes of other values alone:
 ``ConstantOfShape``, ``Expand``, ``Tile`` and ``Concat`` chains and whatever else a framework writes. What
 it is, is found by running that part of the graph.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -20,7 +20,6 @@ from .graph import (
     axes_of,
     constant,
     data_inputs,
-    dynamic_axes,
     operands,
     readers,
     to_bytes,
@@ -33,10 +32,8 @@ from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
 EMPTY = "no step or row is left for "
 """Prefix of the name of a guarding operator, before the label of the recurrent node."""
-_SIZES = ((40, 7), (8, 3), (4, 1))
-"""The least size to run at, and how far apart others are: windows need many steps, tables end."""
 _SHAPE_READERS = ("Shape", "Size")
-_RANDOM = (
+RANDOM = (
     "Bernoulli",
     "Multinomial",
     "RandomNormal",
@@ -73,19 +70,6 @@ class Session:
             self._guard.run(given)
             self._seen.add(shapes)
         return run_by_name(self._session, given)
-
-
-def sizes_apart(graph: ir.Graph) -> Iterator[tuple[dict[str, int], ...]]:
-    """Yield sets of sizes of the inputs' dynamic axes: one, and for each axis that one with it longer.
-
-    No two numbers of a set are the same, and axes grow by amounts of their own, so that ``L - 1`` is no
-    ``N``. A graph that does not run at one set may run at the next one.
-    """
-    names = dynamic_axes(graph)
-    for least, apart in _SIZES:
-        base = {name: least + apart * place for place, name in enumerate(names)}
-        longer = ({name: base[name] + apart * len(names) + place} for place, name in enumerate(names))
-        yield base, *(base | each for each in longer)
 
 
 def name_axis(rows: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int | str | None:
@@ -153,29 +137,30 @@ def evaluate(
     wanted = [value for value in dict.fromkeys(values) if value not in fixed]
     if not wanted:
         return [fixed for _ in cases]
+    part = _part_of(model, wanted)
+    session = Session(_guard(part), "a part of the file", guarded=False)
+    found = []
+    for sizes in cases:
+        case = case_generator(part.graph, min(sizes.values(), default=1)).at(sizes)
+        results = session.run(case.feeds)
+        pairs = zip(wanted, part.graph.outputs, strict=True)
+        found.append(fixed | {value: results[str(twin.name)] for value, twin in pairs})
+    return found
+
+
+def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
+    """Return a graph whose outputs are ``values``, in which no recurrent node starts from a state."""
     copy = model.clone()
-    pairs = zip(
-        ir.traversal.RecursiveGraphIterator(model.graph),
-        ir.traversal.RecursiveGraphIterator(copy.graph),
-        strict=True,
-    )
-    twins = {old: new for mine, its in pairs for old, new in zip(mine.outputs, its.outputs, strict=True)}
-    twins |= dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
-    asked = [_in_main_graph(copy.graph, twins[value]) for value in wanted]
-    copy.graph.outputs[:] = asked
+    graphs = (ir.traversal.RecursiveGraphIterator(each.graph) for each in (model, copy))
+    twins = dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
+    for mine, its in zip(*graphs, strict=True):
+        twins.update(zip(mine.outputs, its.outputs, strict=True))
+    copy.graph.outputs[:] = [_in_main_graph(copy.graph, twins[value]) for value in values]
     for slot in (slot for node in recurrent_nodes(copy) for slot in slots(node)):
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
     RemoveUnusedNodesPass()(copy)
-    session = Session(_guard(copy), "a part of the file", guarded=False)
-    found = []
-    for sizes in cases:
-        case = case_generator(copy.graph, min(sizes.values(), default=1)).at(sizes)
-        results = session.run(case.feeds)
-        found.append(
-            fixed | {value: results[str(twin.name)] for value, twin in zip(wanted, asked, strict=True)}
-        )
-    return found
+    return copy
 
 
 def case_generator(
@@ -274,7 +259,7 @@ def _possible(value: ir.Value) -> bool:
     node = value.producer()
     return (
         node is not None
-        and node.op_type not in _RANDOM
+        and node.op_type not in RANDOM
         and not any(
             entry.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
             for entry in node.attributes.values()

@@ -1,6 +1,6 @@
 """Working on an ONNX graph: names, axes, shapes, new nodes, bytes.
 
-A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``center_norms`` of
+A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``settle_floats`` of
 ``export`` or ``recurrent.to_layout_0``. It stands in the module of its subject, and its caller is a line in
 ``export/lower.py`` or ``lift/pipeline.py``. To replace a node by others, use a ``Builder``; to add nodes
 elsewhere, ``graph.append`` them, name what they compute by ``UniqueNames``, and ``graph.sort()`` at the end.
@@ -15,8 +15,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 from onnx_ir.serde import SerdeError
 
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
+from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
@@ -31,6 +32,8 @@ _MAKES_NO_TENSOR = (
 )
 
 
+END = int(np.iinfo(np.int64).max)
+"""The end of any axis."""
 KEEPING = frozenset(
     """Cast Clip Expand Flatten Gather Identity Pad Reshape ReverseSequence Slice Split Squeeze Tile TopK
     Transpose Unsqueeze""".split()  # noqa: SIM905
@@ -55,6 +58,18 @@ def axes_of(value: ir.Value) -> Axes:
         axis if isinstance(axis, int) else axis.value or f"{value.name}.{place}"
         for place, axis in enumerate(value.shape or ())
     )
+
+
+def spec_of(value: ir.Value) -> TensorSpec:
+    """Return name, dtype and axes of a value."""
+    dtype = "float32" if value.dtype is None else str(value.dtype.numpy().name)
+    return TensorSpec(str(value.name), dtype, axes_of(value))
+
+
+def describe_value(value: ir.Value) -> str:
+    """Return name, dtype and axes for a message."""
+    spec = spec_of(value)
+    return f"{spec.name} {spec.dtype} {describe(spec.axes)}"
 
 
 def values_read(node: ir.Node) -> Iterator[ir.Value]:
@@ -101,6 +116,11 @@ def walk(
         fresh = [each for each in dict.fromkeys(following(value)) if each not in seen]
         seen.update(fresh)
         waiting += fresh
+
+
+def is_used(value: ir.Value) -> bool:
+    """Return whether a node reads ``value``, or it is an output."""
+    return bool(value.uses()) or value.is_graph_output()
 
 
 def behind_identity(value: ir.Value) -> ir.Value:
@@ -272,6 +292,12 @@ class Builder:
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         """Join ``values`` along ``axis``; a single value is returned as it is."""
         return values[0] if len(values) == 1 else self.node("Concat", values, {"axis": axis})[0]
+
+    def slice(self, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:
+        """Return a part of ``value``; ``END`` is the end of any axis."""
+        numbers = {"start": start, "end": end, "axis": axis}
+        bounds = (self.constant(np.array([number]), name) for name, number in numbers.items())
+        return self.node("Slice", [value, *bounds])[0]
 
     def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> list[ir.Value]:
         """Split ``value`` along ``axis`` into parts of ``sizes``."""

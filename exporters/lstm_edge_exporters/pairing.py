@@ -6,14 +6,14 @@ and dtype; where that leaves a choice, the user makes it. Positions decide nothi
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import product
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.axes import describe, fits
+from lstm_edge_runtime.axes import fits
 from lstm_edge_runtime.graph_check import could_continue, is_called_like_a_state, is_renamed, shared_stem
-from lstm_edge_runtime.manifest import TensorSpec
 
-from .graph import axes_of, behind_identity, walk
+from .graph import axes_of, behind_identity, data_inputs, spec_of, walk
 
 _SIZES = ("Shape", "Size")
 """Operators that read no values."""
@@ -35,14 +35,27 @@ class Pairing:
 
     pairs: Mapping[str, int] = field(default_factory=dict)
     """Input name to the output's place."""
-    unclear: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Inputs that are called like states, and the outputs of which each might continue it."""
-    unnamed: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
-    """Other inputs that outputs might continue. The first input is none: it is the signal."""
+    choices: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    """Of each input that is not paired, the outputs that might continue it."""
+    called: Collection[str] = ()
+    """Inputs that are called like states."""
     by_name: tuple[str, ...] = ()
     """Inputs that are paired although nothing but an output's name says that they are states."""
-    ended: tuple[str, ...] = ()
-    """Inputs that are called like states, and that no output of their shape and dtype depends on."""
+
+    @property
+    def unclear(self) -> dict[str, tuple[int, ...]]:
+        """The choices of inputs that are called like states."""
+        return {name: each for name, each in self.choices.items() if each and name in self.called}
+
+    @property
+    def unnamed(self) -> dict[str, tuple[int, ...]]:
+        """The choices of other inputs. The first input has none: it is the signal."""
+        return {name: each for name, each in self.choices.items() if each and name not in self.called}
+
+    @property
+    def ended(self) -> tuple[str, ...]:
+        """Inputs that are called like states, and that no output of their shape and dtype depends on."""
+        return tuple(name for name, each in self.choices.items() if not each and name in self.called)
 
 
 def pair_states(
@@ -68,24 +81,13 @@ def pair_states(
     """
     inputs = _possible_states(graph, plain, sequence)
     called = {name for name in inputs if name in starts or _is_called_like_a_state(name, names, positional)}
-    others = (str(value.name) for value in graph.inputs if value.name not in called)
-    possible = inputs.keys() - known.keys() - {next(others, "")}
-    free = _free_outputs(graph, known, sequence)
-    alike = {name: _fitting(value, free) for name, value in inputs.items() if name in possible}
-    depends = {name: _computed_from(inputs[name], places, free) for name, places in alike.items()}
+    signal = next((value.name for value in graph.inputs if value.name not in called), "")
+    inputs.pop(str(signal), None)
+    alike, depends = _choices(inputs, _free_outputs(graph, known.values(), sequence))
     pairs, same = _settle(names, known, called, alike, depends)
     left = {name: tuple(sorted(places)) for name, places in _without(depends, pairs).items()}
-    unclear, unnamed = (
-        {name: places for name, places in left.items() if places and (name in called) == is_called}
-        for is_called in (True, False)
-    )
-    return Pairing(
-        {name: pairs[name] for value in graph.inputs if (name := str(value.name)) in pairs},
-        unclear,
-        unnamed,
-        same,
-        tuple(name for name in left if name in called and not left[name] and _is_small(inputs[name])),
-    )
+    order = (str(value.name) for value in graph.inputs)
+    return Pairing({name: pairs[name] for name in order if name in pairs}, left, called, same)
 
 
 def _is_called_like_a_state(name: str, names: Sequence[Names], positional: Collection[str]) -> bool:
@@ -115,48 +117,40 @@ def _settle(
 def _possible_states(graph: ir.Graph, plain: Collection[str], sequence: str | None) -> dict[str, ir.Value]:
     return {
         str(value.name): value
-        for value in graph.inputs
-        if not value.is_initializer() and sequence not in axes_of(value) and value.name not in plain
+        for value in data_inputs(graph)
+        if sequence not in axes_of(value) and value.name not in plain
     }
 
 
-def _free_outputs(graph: ir.Graph, known: Mapping[str, int], sequence: str | None) -> dict[int, ir.Value]:
+def _free_outputs(graph: ir.Graph, known: Collection[int], sequence: str | None) -> dict[int, ir.Value]:
     """Return the outputs that may continue a state, each value once, by place."""
-    taken = {behind_identity(graph.outputs[place]) for place in known.values()}
+    taken = {behind_identity(graph.outputs[place]) for place in known}
     last = {behind_identity(value): place for place, value in enumerate(graph.outputs)}
-    return {
-        place: graph.outputs[place]
-        for value, place in last.items()
-        if value not in taken and sequence not in axes_of(graph.outputs[place])
-    }
+    free = {place: graph.outputs[place] for value, place in last.items() if value not in taken}
+    return {place: value for place, value in free.items() if sequence not in axes_of(value)}
 
 
-def _computed_from(before: ir.Value, places: Collection[int], free: Mapping[int, ir.Value]) -> set[int]:
-    """Return which of ``places`` hold values that are computed from ``before`` and could continue it."""
-    reached = {*walk([before], _uses)} - {before}
-    return {
-        place
-        for place in places
-        if free[place] in reached and could_continue(spec_of(before), spec_of(free[place]))
-    }
-
-
-def _fitting(before: ir.Value, free: Mapping[int, ir.Value]) -> set[int]:
-    """Return the places of outputs that have an input's dtype and axes."""
-    axes = axes_of(before)
-    return {
-        place for place, after in free.items() if after.dtype == before.dtype and fits(axes, axes_of(after))
-    }
+def _choices(
+    inputs: Mapping[str, ir.Value], free: Mapping[int, ir.Value]
+) -> tuple[dict[str, set[int]], dict[str, set[int]]]:
+    """Return the places of outputs that have an input's dtype and axes, and which of them follow from it."""
+    outputs = {place: spec_of(value) for place, value in free.items()}
+    alike, depends = {}, {}
+    for name, value in inputs.items():
+        spec, reached = spec_of(value), {*walk([value], _uses)} - {value}
+        alike[name] = {
+            place
+            for place, after in outputs.items()
+            if after.dtype == spec.dtype and fits(spec.axes, after.axes)
+        }
+        computed = {place for place in alike[name] if free[place] in reached}
+        depends[name] = {place for place in computed if could_continue(spec, outputs[place])}
+    return alike, depends
 
 
 def _without(choices: Mapping[str, set[int]], pairs: Mapping[str, int]) -> dict[str, set[int]]:
     """Return the choices of inputs that have no output yet among the outputs that continue none."""
     return {name: places - {*pairs.values()} for name, places in choices.items() if name not in pairs}
-
-
-def _is_small(value: ir.Value) -> bool:
-    """Return whether a value has the axes of a state: at most one of them, the batch, is dynamic."""
-    return sum(isinstance(axis, str) for axis in axes_of(value)) <= 1
 
 
 def _by_name(group: Names, choices: Mapping[str, set[int]], called: Collection[str]) -> dict[str, int]:
@@ -165,24 +159,29 @@ def _by_name(group: Names, choices: Mapping[str, set[int]], called: Collection[s
     One that is not called like a state is paired if names say before and after: ``past_k`` and ``k``.
     """
     shared = {
-        (name, place): max(
-            (
-                shared_stem(before, after)
-                for before in group.inputs.get(name, ())
-                for after in group.outputs.get(place, ())
-                if name in called or is_renamed(before, after)
-            ),
-            default=0,
-        )
+        (name, place): max((shared_stem(*pair) for pair in _names_of(group, name, place, called)), default=0)
         for name, places in choices.items()
         for place in places
     }
-    best: dict[str | int, list[tuple[str, int]]] = {}
-    for side in (0, 1):
-        for key in {pair[side] for pair in shared}:
-            most = max(score for pair, score in shared.items() if pair[side] == key)
-            best[key] = [pair for pair, score in shared.items() if pair[side] == key and score == most > 0]
-    return dict(pair for pair in shared if best[pair[0]] == [pair] and best[pair[1]] == [pair])
+    best = _best(shared, 0) & _best(shared, 1)
+    return dict(pair for pair in shared if pair in best)
+
+
+def _names_of(group: Names, name: str, place: int, called: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Return what an input and an output are called, in pairs whose stems may tell."""
+    for pair in product(group.inputs.get(name, ()), group.outputs.get(place, ())):
+        if name in called or is_renamed(*pair):
+            yield pair
+
+
+def _best(shared: Mapping[tuple[str, int], int], side: int) -> set[tuple[str, int]]:
+    """Return the pairs that share more than any other with the same input (side 0) or output (1)."""
+    found: set[tuple[str, int]] = set()
+    for key in {pair[side] for pair in shared}:
+        scores = {pair: score for pair, score in shared.items() if pair[side] == key}
+        best = [pair for pair, score in scores.items() if score == max(scores.values()) > 0]
+        found.update(best if len(best) == 1 else ())
+    return found
 
 
 def _by_same_name(group: Names, choices: Mapping[str, set[int]]) -> dict[str, int]:
@@ -207,15 +206,3 @@ def _only_choices(choices: Mapping[str, set[int]]) -> dict[str, int]:
 def _uses(value: ir.Value) -> Iterator[ir.Value]:
     """Return what is computed from the values of ``value``, and not from its size alone."""
     return (output for node, _ in value.uses() if node.op_type not in _SIZES for output in node.outputs)
-
-
-def spec_of(value: ir.Value) -> TensorSpec:
-    """Return name, dtype and axes of a value."""
-    dtype = "float32" if value.dtype is None else str(value.dtype.numpy().name)
-    return TensorSpec(str(value.name), dtype, axes_of(value))
-
-
-def describe_value(value: ir.Value) -> str:
-    """Return name, dtype and axes for a message."""
-    spec = spec_of(value)
-    return f"{spec.name} {spec.dtype} {describe(spec.axes)}"

@@ -134,22 +134,21 @@ def to_layout_0(model: ir.Model) -> int:
                 swapped = ir.node("Transpose", [value], {"perm": list(order)})
                 node.prepend(swapped)
                 node.replace_input_with(place, swapped.outputs[0])
-        for place, order in _TRANSPOSED_OUTPUTS.items():
-            if len(node.outputs) <= place or not node.outputs[place].name:
-                continue
-            old = node.outputs[place]
-            back = ir.node("Transpose", [old], {"perm": list(order)})
-            node.append(back)
-            new = back.outputs[0]
-            new.name, new.type, new.shape = old.name, old.type, old.shape
-            old.name, old.shape = f"{old.name}.layout_0", None
-            for user, index in list(old.uses()):
-                if user is not back:
-                    user.replace_input_with(index, new)
-            graph = node.graph
-            if old.is_graph_output() and isinstance(graph, ir.Graph):
-                graph.outputs[:] = [new if value is old else value for value in graph.outputs]
+        for value in node.outputs:
+            if value.name:
+                _transpose_behind(node, value, _TRANSPOSED_OUTPUTS[value.index() or 0])
     return len(nodes)
+
+
+def _transpose_behind(node: ir.Node, old: ir.Value, order: tuple[int, ...]) -> None:
+    """Let whatever reads an output of ``node`` read it in another order of axes."""
+    back = ir.node("Transpose", [old], {"perm": list(order)})
+    node.append(back)
+    new = back.outputs[0]
+    new.name, new.type, new.shape = old.name, old.type, old.shape
+    old.name, old.shape = f"{old.name}.layout_0", None
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+    back.replace_input_with(0, old)
 
 
 def _reorder(op: str, stacked: Array) -> Array:

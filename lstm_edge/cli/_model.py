@@ -12,19 +12,11 @@ from lstm_edge.data.config import DATA_SUFFIXES
 from lstm_edge.run_files import CONFIG
 from lstm_edge_runtime.errors import InputError
 
-from ._options import PATH, engine_option
+from ._options import PATH, combined, count_or, engine_option
 from ._output import note
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
-
-
-def _threads(ctx: click.Context, param: click.Parameter, value: str) -> "int | str":  # noqa: ARG001
-    if value == "auto":
-        return value
-    if value.isdecimal() and int(value) > 0:
-        return int(value)
-    raise click.BadParameter(f"{value!r} is neither 'auto' nor a positive integer.")
 
 
 def _no_profile(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001
@@ -40,7 +32,7 @@ class ModelOptions(NamedTuple):
     engine: "Literal['auto', 'onnxruntime', 'native']" = "auto"
 
 
-_OPTIONS = (
+_options = combined(
     click.option(
         "--device",
         type=click.Choice(["auto", "cpu", "cuda"]),
@@ -50,7 +42,7 @@ _OPTIONS = (
     engine_option,
     click.option(
         "--threads",
-        callback=_threads,
+        type=count_or("auto"),
         metavar="N",
         default="auto",
         help="Number of threads per operator, or auto.",
@@ -66,9 +58,8 @@ def model_options(function: Callable[..., None]) -> Callable[..., None]:
     def call(**given: Any) -> None:
         function(options=ModelOptions(**{name: given.pop(name) for name in ModelOptions._fields}), **given)
 
-    for option in reversed(_OPTIONS):
-        call = option(call)
-    return call
+    added: Callable[..., None] = _options(call)
+    return added
 
 
 def check_model_path(path: Path) -> None:

@@ -2,13 +2,15 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
+from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from lstm_edge.data.config import LAYOUTS, MISSING
 from lstm_edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -19,48 +21,34 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 
 
-class _Rate(click.ParamType):  # type: ignore[type-arg]  # generic in newer versions only
-    name = "rate"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        if isinstance(value, float):
-            return value
-        found = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(k?)(?:hz)?", value.strip(), re.IGNORECASE)
-        rate = float(found[1]) * (1000 if found[2] else 1) if found else 0.0
-        if not 0 < rate < math.inf:
-            self.fail(f"{value!r} is not a rate; expected, for example, 100, 100Hz or 1kHz", param, ctx)
-        return rate
+def rate(text: str) -> float:
+    """Read a rate in Hertz, ``50``, ``50Hz`` or ``1kHz``: the type of every ``--rate``."""
+    found = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(k?)(?:hz)?", text.strip(), re.IGNORECASE)
+    value = float(found[1]) * (1000 if found[2] else 1) if found else 0.0
+    if not 0 < value < math.inf:
+        raise click.BadParameter(f"{text!r} is not a rate; expected, for example, 100, 100Hz or 1kHz")
+    return value
 
 
-class _Names(click.ParamType):  # type: ignore[type-arg]
-    name = "names"
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[str, ...]:
-        names = value if isinstance(value, tuple) else tuple(name.strip() for name in value.split(","))
-        if not all(names):
-            self.fail(f"{value!r} contains an empty name; expected NAME,NAME", param, ctx)
-        return names
+def names(text: str | tuple[str, ...]) -> tuple[str, ...]:
+    """Read names of the form ``a,b,c``; the option's default must be ``()``."""
+    found = text if isinstance(text, tuple) else tuple(name.strip() for name in text.split(","))
+    if not all(found):
+        raise click.BadParameter(f"{text!r} contains an empty name; expected NAME,NAME")
+    return found
 
 
-class _ResetEvery(click.ParamType):  # type: ignore[type-arg]
-    name = "reset_every"
+def count_or(word: str) -> Callable[[str], int | str]:
+    """Return a type that reads ``word`` or a positive integer."""
 
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> "int | Literal['never']":
-        if value == "never":
-            return "never"
-        if not (str(value).isdecimal() and int(value)):
-            self.fail(f"{value!r} is neither 'never' nor a positive integer.", param, ctx)
-        return int(value)
+    def read(text: str) -> int | str:
+        if text == word:
+            return text
+        if text.isdecimal() and int(text):
+            return int(text)
+        raise click.BadParameter(f"{text!r} is neither {word!r} nor a positive integer.")
 
-
-RATE = _Rate()
-"""The type of every ``--rate``, in Hertz: ``50``, ``50Hz`` or ``1kHz``."""
-NAMES = _Names()
-"""The type of an option of the form ``a,b,c``; its default must be ``()``."""
+    return read
 
 
 def _each_once(
@@ -88,7 +76,7 @@ seed_option = click.option(
 )
 reset_every_option = click.option(
     "--reset-every",
-    type=_ResetEvery(),
+    type=count_or("never"),
     metavar="N|never",
     help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
 )
@@ -98,6 +86,53 @@ engine_option = click.option(
     default="auto",
     help="Inference engine; native is an error if it does not support the file.",
 )
+
+
+def combined(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Return a decorator that adds several options, in this order."""
+    return lambda function: reduce(lambda made, option: option(made), reversed(options), function)
+
+
+data_options = combined(
+    click.option(
+        "--series",
+        metavar="COLUMN",
+        help="Column with the series id.  [default: series, if it exists]",
+    ),
+    click.option(
+        "--order",
+        metavar="COLUMN",
+        help="Column to sort each series by.  [default: order, if it exists]",
+    ),
+    click.option("--label", metavar="COLUMN", help="Column with the class.  [default: label; y of an .npz]"),
+    click.option(
+        "--features",
+        type=names,
+        default=(),
+        help="Feature columns.  [default: the model's; for train, all remaining columns]",
+    ),
+    click.option(
+        "--label-pattern",
+        metavar="REGEX",
+        help="For a folder: regex whose group in each file's path is the class.  [default: the subfolder]",
+    ),
+    click.option(
+        "--missing",
+        type=click.Choice(MISSING),
+        default="error",
+        show_default=False,
+        help="How to handle missing features.  [default: error]",
+    ),
+    click.option(
+        "--group", metavar="COLUMN", help="Column with a subject or machine; not used as a feature."
+    ),
+    click.option(
+        "--layout",
+        type=click.Choice(LAYOUTS),
+        help="Axes of x: samples, time, channels or samples, channels, time.  [default: NLC]",
+    ),
+)
+"""Options that describe a data file: the fields of ``ReadConfig``."""
 
 
 def fill(config: "type[_C]", options: Mapping[str, Any]) -> "_C":

@@ -11,17 +11,17 @@ from lstm_edge_runtime.errors import CheckFailedError, counted, printable
 
 from ._extras import needing
 from ._model import ModelOptions, model_options, open_model
-from ._options import PATH, RATE, json_option, models_argument
+from ._options import PATH, json_option, models_argument, rate
 from ._output import Screen, echo, echo_json, print_table
 
 if TYPE_CHECKING:
     from lstm_edge.timing.compare import Change
 
 
-def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:  # noqa: ARG001
-    parts = [part.strip() for part in value.split(",")]
+def _counts(text: str) -> tuple[int, ...]:
+    parts = [part.strip() for part in text.split(",")]
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise click.BadParameter(f"{value!r} is not a list of positive integers, such as 1,16,256.")
+        raise click.BadParameter(f"{text!r} is not a list of positive integers, such as 1,16,256.")
     return tuple(sorted({int(part) for part in parts}))
 
 
@@ -33,11 +33,11 @@ def _counts(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int
     default=10.0,
     help="Approximate time per file, in seconds.",
 )
-@click.option("--rate", type=RATE, help="Sampling rate, such as 50Hz.  [default: the file's]")
+@click.option("--rate", type=rate, help="Sampling rate, such as 50Hz.  [default: the file's]")
 @click.option("--chunk", type=click.IntRange(min=1), default=256, help="Number of steps in a chunk.")
 @click.option(
     "--streams",
-    callback=_counts,
+    type=_counts,
     default="1,4,16,64,256,1024",
     metavar="COUNTS",
     help="Numbers of streams per call.",

@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import as_file, files
+from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -141,23 +142,14 @@ def _to_triton(model: Path, output: Path, backend: str = "python") -> _Written:
     )
 
 
-@dataclass(frozen=True)
-class _Target:
-    """One format."""
-
-    convert: Callable[..., _Written]
-    """Called with the model, the output, and the given ``options``."""
-    options: tuple[str, ...] = ()
-    """Options specific to this target."""
-
-
-_TARGETS = {
-    "ort": _Target(_to_ort),
-    "c": _Target(_to_c, ("chunk", "name", "flash_limit", "ram_limit")),
-    "native": _Target(_to_native),
-    "triton": _Target(_to_triton, ("backend",)),
-    "web": _Target(_to_web, ("ort", "data")),
+_TARGETS: dict[str, Callable[..., _Written]] = {
+    "ort": _to_ort,
+    "c": _to_c,
+    "native": _to_native,
+    "triton": _to_triton,
+    "web": _to_web,
 }
+"""Each is called with the model, the output, and those options of the verb that its signature names."""
 
 
 @click.command("convert")
@@ -210,11 +202,11 @@ def command(model: Path, target: str, output: Path, as_json: bool, **options: An
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
     check_model_path(model)
-    chosen = _TARGETS[target]
+    to_target = _TARGETS[target]
     given = {name: value for name, value in options.items() if value is not None}
-    if stray := [name for name in given if name not in chosen.options]:
+    if stray := [name for name in given if name not in signature(to_target).parameters]:
         raise InputError(f"--{stray[0].replace('_', '-')} is not valid with --to {target}; remove it")
-    written = chosen.convert(model, output, **given)
+    written = to_target(model, output, **given)
     if as_json:
         echo_json({"output": str(output), **written.document})
         return

@@ -51,10 +51,7 @@ def command(as_json: bool) -> None:
     if as_json:
         echo_json([asdict(finding) for finding in findings])
     else:
-        rows = [
-            ("ok" if finding.ok else "!", finding.about, finding.found, finding.advice)
-            for finding in findings
-        ]
+        rows = (("ok" if each.ok else "!", each.about, each.found, each.advice) for each in findings)
         print_table("lstm-edge doctor", ["", "item", "found", "advice"], rows)
     if not any(finding.about == _CPU and finding.ok for finding in findings):
         raise CheckFailedError(f"no model can run on this machine; {install_command('cpu')} in a new venv")
@@ -96,20 +93,20 @@ def _onnxruntime() -> Iterator[_Finding]:
     if not wheels:
         return
     try:
-        states = try_providers()
+        providers = try_providers()
     except MissingDependencyError as error:
         found, _, advice = str(error).partition("; ")
         yield _Finding("onnxruntime", found, ok=False, advice=advice)
         return
-    for state in states:
-        if state.usable:
-            yield _Finding(state.name, "usable")
-        elif state.name in (_CPU, _CUDA):
+    for name, why in providers.items():
+        if not why:
+            yield _Finding(name, "usable")
+        elif name in (_CPU, _CUDA):
             advice = "check its driver and libraries if you want to use it"
-            yield _Finding(state.name, f"not usable: {state.why}", ok=False, advice=advice)
+            yield _Finding(name, f"not usable: {why}", ok=False, advice=advice)
         else:
-            yield _Finding(state.name, "included in the wheel, not usable on this machine; not needed")
-    if Path("/proc/driver/nvidia/version").exists() and _CUDA not in {state.name for state in states}:
+            yield _Finding(name, "included in the wheel, not usable on this machine; not needed")
+    if Path("/proc/driver/nvidia/version").exists() and _CUDA not in providers:
         advice = f"pip uninstall {' '.join(wheels)}, then {install_command('cuda')}"
         yield _Finding("NVIDIA GPU", f"present, but this wheel has no {_CUDA}", ok=False, advice=advice)
 
@@ -136,12 +133,9 @@ def _native() -> Iterator[_Finding]:
         yield _Finding("native engine", str(error), ok=False, advice="rebuild it: make native")
         return
     isa = opened.lstm_edge_isa()
-    yield _Finding(
-        "native engine",
-        f"{opened.lstm_edge_version().decode()}, {isa.decode() if isa else 'no instruction set'}",
-        ok=isa is not None,
-        advice="" if isa else "LSTM_EDGE_ISA is an instruction set that this machine does not have; unset it",
-    )
+    found = f"{opened.lstm_edge_version().decode()}, {isa.decode() if isa else 'no instruction set'}"
+    advice = "" if isa else "LSTM_EDGE_ISA is an instruction set that this machine does not have; unset it"
+    yield _Finding("native engine", found, ok=isa is not None, advice=advice)
 
 
 def _packages() -> Iterator[_Finding]:

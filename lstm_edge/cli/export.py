@@ -17,7 +17,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 from ..run_files import METRICS
 from ._extras import needing
-from ._options import NAMES, PATH, RATE, is_factory, json_option, parse_pair, rest_option, seed_option
+from ._options import PATH, is_factory, json_option, names, parse_pair, rate, rest_option, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ _OF_CONFIG = ("stateless", "rest", "opset", "ir_version", "seed")
 )
 @click.option(
     "--output-names",
-    type=NAMES,
+    type=names,
     default=(),
     help="Output names of a factory's module, in order, such as logits,h_n,c_n.",
 )
@@ -79,9 +79,9 @@ _OF_CONFIG = ("stateless", "rest", "opset", "ir_version", "seed")
     metavar="FILE|NAMES",
     help="Classes (or names of predicted values), in order: a text file with one per line, or a,b,c.",
 )
-@click.option("--units", type=NAMES, default=(), help="Units of predicted values, in order.")
-@click.option("--features", type=NAMES, default=(), help="Feature names of a factory's input.")
-@click.option("--rate", type=RATE, help="Sampling rate of a factory's input, such as 50Hz.")
+@click.option("--units", type=names, default=(), help="Units of predicted values, in order.")
+@click.option("--features", type=names, default=(), help="Feature names of a factory's input.")
+@click.option("--rate", type=rate, help="Sampling rate of a factory's input, such as 50Hz.")
 @click.option("--window", type=click.IntRange(min=1), help="Time steps of a training window.")
 @click.option(
     "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
@@ -214,10 +214,10 @@ def _from_factory(
         ]
     if not options:
         raise InputError(f"{source}: describe each input of forward, such as --input x=N,L,8")
-    names = [option.name for option in options]
-    if len(set(names)) < len(names):
-        raise InputError(f"--input {max(names, key=names.count)} is given twice; give each input once")
-    if lengths and "lengths" not in [option.name for option in options]:
+    given = [option.name for option in options]
+    if len(set(given)) < len(given):
+        raise InputError(f"--input {max(given, key=given.count)} is given twice; give each input once")
+    if lengths and "lengths" not in given:
         options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
     meaning = _task(task, labels, units)
     name = "lengths" if lengths else None

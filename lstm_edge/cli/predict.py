@@ -15,9 +15,8 @@ from lstm_edge.results import MainFrames, frame_axis
 from lstm_edge_runtime.errors import InputError, printable
 from lstm_edge_runtime.files import replacing
 
-from ._data import data_options
 from ._model import ModelOptions, model_options, open_model
-from ._options import PATH, json_lines_option, model_argument, reset_every_option
+from ._options import PATH, data_options, json_lines_option, model_argument, reset_every_option
 from ._output import note, note_resets
 from ._results import ResultLines
 

@@ -10,10 +10,9 @@ import click
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_samples
 
-from ._data import data_options
 from ._extras import needing
 from ._model import ModelOptions, check_model_path, open_model
-from ._options import PATH, fill, json_option, model_argument
+from ._options import PATH, data_options, fill, json_option, model_argument
 from ._output import check_onnx_target, echo, echo_json, note, print_table, progress
 
 if TYPE_CHECKING:
@@ -107,23 +106,15 @@ def command(model: Path, output: Path, data: Path | None, force: bool, as_json: 
 def _print(made: "Quantized", output: Path, *, refused: bool) -> None:
     ratio = len(made.model) / made.bytes_before
     if made.slower:
-        echo(
-            f"slower than the float file on this machine: {made.slower}; "
-            + (
-                "nothing was written (--weights-only is as small and not slower, --force writes it)"
-                if refused
-                else "written because of --force"
-            )
-        )
+        what = "written because of --force"
+        if refused:
+            what = "nothing was written (--weights-only is as small and not slower, --force writes it)"
+        echo(f"slower than the float file on this machine: {made.slower}; {what}")
     judged = made.judgement
-    rows: list[tuple[str, str, str, str]] = [
-        ("size in bytes", f"{made.bytes_before:,}", f"{len(made.model):,}", f"{ratio:.3f}")
-    ]
-    for timing in made.timings:
-        before, after = f"{timing.before * 1e6:,.1f} us", f"{timing.after * 1e6:,.1f} us"
-        rows.append(
-            (timing.what, before, after, f"{timing.ratio:.2f} ({timing.low:.2f} to {timing.high:.2f})")
-        )
+    rows = [("size in bytes", f"{made.bytes_before:,}", f"{len(made.model):,}", f"{ratio:.3f}")]
+    for each in made.timings:
+        interval = f"{each.ratio:.2f} ({each.low:.2f} to {each.high:.2f})"
+        rows.append((each.what, f"{each.before * 1e6:,.1f} us", f"{each.after * 1e6:,.1f} us", interval))
     for name, pair in (("accuracy", judged.accuracy), ("RMSE", judged.rmse)):
         if pair is not None:
             rows.append((name, f"{pair[0]:.4g}", f"{pair[1]:.4g}", ""))

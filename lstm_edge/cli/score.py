@@ -9,7 +9,7 @@ import click
 from lstm_edge_runtime.errors import counted
 
 from ._extras import needing
-from ._options import NAMES, PATH, engine_option, json_option, reset_every_option
+from ._options import PATH, engine_option, json_option, names, reset_every_option
 from ._output import echo, echo_json, note, note_resets, print_table, progress
 
 
@@ -19,7 +19,7 @@ from ._output import echo, echo_json, note, note_resets, print_table, progress
 @click.option("-o", "--output", type=PATH, required=True, help="Output folder.")
 @click.option("--series", metavar="COLUMN", help="Column with the series id.  [default: series]")
 @click.option("--order", metavar="COLUMN", help="Column to sort each series by.  [default: order]")
-@click.option("--features", type=NAMES, default=(), help="Feature columns.  [default: the model's]")
+@click.option("--features", type=names, default=(), help="Feature columns.  [default: the model's]")
 @click.option("--by-window", is_flag=True, help="Each row is a whole window: lists instead of numbers.")
 @click.option("--events", is_flag=True, help="Also write changes of the label to OUTPUT/_events.")
 @click.option(

@@ -57,15 +57,12 @@ def command(model: Path, golden: Path | None, options: ModelOptions, as_json: bo
             }
         )
     else:
-        rows = [
+        rows = (
             ("ok" if each.ok else "FAIL", how, each.name, f"{each.max_abs:.3g}", f"{each.limit:.3g}")
             for how, each in found
-        ]
-        print_table(
-            f"{model} on {' and '.join(engines)}",
-            ["", "replayed", "output", "largest difference", "limit"],
-            rows,
         )
+        header = ("", "replayed", "output", "largest difference", "limit")
+        print_table(f"{model} on {' and '.join(engines)}", header, rows)
         if golden is None and all(how.startswith("whole") for how, _ in found):
             echo("not replayed in chunks: the file can't be run in chunks, or the case is too short")
     how, worst = max(found, key=lambda pair: pair[1].ratio)

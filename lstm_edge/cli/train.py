@@ -13,9 +13,8 @@ from ..data.config import DataConfig
 from ..data.training import read_training_data
 from ..run_files import REPORT, check_run_folder
 from ..training.config import CARRY, CLASS_WEIGHTS, TrainConfig
-from ._data import data_options
 from ._extras import needing
-from ._options import NAMES, PATH, RATE, fill, json_option
+from ._options import PATH, data_options, fill, json_option, names, rate
 from ._output import Screen, echo, echo_json
 from ._training import epoch_log, print_summary, training_progress
 
@@ -32,18 +31,18 @@ if TYPE_CHECKING:
 @click.option("--stride", type=int, help="Time steps between windows.  [default: the window]")
 @data_options
 @click.option(
-    "--target", "targets", type=NAMES, default=(), help="Columns with values to predict, for regression."
+    "--target", "targets", type=names, default=(), help="Columns with values to predict, for regression."
 )
 @click.option(
-    "--forecast", type=NAMES, default=(), help="Columns whose next value to predict; needs --window."
+    "--forecast", type=names, default=(), help="Columns whose next value to predict; needs --window."
 )
 @click.option(
     "--forecast-difference/--forecast-value",
     default=None,
     help="Predict the change from now, or the value.  [default: the change where that is small]",
 )
-@click.option("--units", type=NAMES, default=(), help="Units of the values, kept in the exported file.")
-@click.option("--rate", "sampling_rate", type=RATE, help="Sampling rate, kept in the exported file.")
+@click.option("--units", type=names, default=(), help="Units of the values, kept in the exported file.")
+@click.option("--rate", "sampling_rate", type=rate, help="Sampling rate, kept in the exported file.")
 @click.option(
     "--validation", type=float, help="Fraction of the series in the validation set.  [default: 0.2]"
 )
@@ -146,7 +145,7 @@ def command(
     data_config, config = fill(DataConfig, vars(data_config) | given), fill(TrainConfig, vars(config) | given)
     check_run_folder(folder, resume=resume, overwrite=overwrite)
     read = read_training_data(data, data_config, seed=config.seed, batch_size=config.batch_size)
-    config = config.resolved(len(read.sets.windows["train"].x))
+    config = config.resolved(len(read.sets.windows["train"]))
     with needing("export", "train"):
         from ..training.runner import train_on
     with (

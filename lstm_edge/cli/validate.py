@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -16,10 +15,9 @@ from lstm_edge.data.config import ReadConfig
 from lstm_edge.run_files import CONFIG
 from lstm_edge_runtime.errors import InputError, counted, printable
 
-from ._data import data_options
 from ._extras import needing
 from ._model import check_model_path
-from ._options import PATH, engine_option, fill, is_factory, json_option, model_argument
+from ._options import PATH, data_options, engine_option, fill, is_factory, json_option, model_argument
 from ._output import Screen, echo, echo_json, note, progress
 
 if TYPE_CHECKING:
@@ -182,33 +180,27 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
     return against_module(module, file, example, config=config, about=about)
 
 
-def print_report(report: "Report", console: Console) -> None:
+def print_report(report: "Report", screen: Screen) -> None:
     """Print one row per group, then every failure; names from files are never treated as markup."""
-    table = Table(
-        title=_text(f"{report.model} against {report.reference}"), title_justify="left", header_style="bold"
-    )
+    title = _text(f"{report.model} against {report.reference}")
+    table = Table(title=title, title_justify="left", header_style="bold")
     for name in ("group", "checks", "limit", "error", "ratio", "result"):
         table.add_column(name, justify="left" if name in ("group", "result") else "right")
     for group in report.groups:
         table.add_row(*_row(group))
-    console.print(table)
+    screen.print(table)
     for group, check, more in report.headlines:
         rest = f" (and {more} more in this group)" if more else ""
-        console.print(_text(f"FAILED {group.title}: {check.name}: {check.message}{rest}", style="red"))
+        screen.print(f"FAILED {group.title}: {check.name}: {check.message}{rest}", style="red")
     for reason, titles in _skipped(report).items():
-        console.print(_text(f"skipped {', '.join(titles)}: {reason}", style="dim"))
+        screen.print(f"skipped {', '.join(titles)}: {reason}", style="dim")
     for each in report.notes:
-        console.print(_text(f"note: {each}"))
-    console.print(_text(f"covered: {report.coverage}", style="dim"))
-    console.print(_text(f"limits: {report.policy}; seed {report.seed}", style="dim"))
+        screen.print(f"note: {each}")
+    screen.print(f"covered: {report.coverage}", style="dim")
+    screen.print(f"limits: {report.policy}; seed {report.seed}", style="dim")
     total = f"{report.count('passed')} passed, {report.count('failed')} failed"
-    skipped = report.count("skipped")
-    console.print(
-        _text(
-            f"{'PASSED' if report.ok else 'FAILED'}: {total}, {skipped} skipped",
-            style="bold green" if report.ok else "bold red",
-        )
-    )
+    result, style = ("PASSED", "bold green") if report.ok else ("FAILED", "bold red")
+    screen.print(f"{result}: {total}, {report.count('skipped')} skipped", style=style)
 
 
 def _text(text: str, style: str = "") -> Text:

@@ -1,11 +1,11 @@
 """Evaluation data for a model: samples by input name, and their classes or values if known."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from lstm_edge_runtime.errors import counted
 
@@ -13,7 +13,6 @@ from .config import ReadConfig
 from .read import read_recordings
 from .recordings import ModelFeatures, Recording, Recordings, TargetMode
 from .sample_input import SampleInput, sample_input
-from .windows import pad
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Samples
@@ -72,7 +71,7 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)
     if place.one_step:
         return Samples({place.spec.name: place.steps(np.concatenate([one.x for one in series]))})
-    padded, lengths = pad([one.x for one in series])
+    padded, lengths = _pad([one.x for one in series])
     return Samples(
         {place.spec.name: place.rows(padded)},
         truth if last else None,
@@ -82,9 +81,14 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
 
 def _windows(series: Recording, window: int) -> list[Recording]:
     """Return the windows of a series, end to end; all of one that is shorter."""
-    return [
-        replace(
-            series, x=series.x[at : at + window], y=None if series.y is None else series.y[at : at + window]
-        )
-        for at in range(0, max(len(series.x) - window, 0) + 1, window)
-    ]
+    starts = range(0, max(len(series.x) - window, 0) + 1, window)
+    return [series.take(slice(at, at + window)) for at in starts]
+
+
+def _pad(series: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
+    """Return series ``(L, I)`` as one array ``(S, longest L, I)``, zeros behind each, and their lengths."""
+    lengths = np.array([len(one) for one in series])
+    padded = np.zeros((len(series), lengths.max(), series[0].shape[1]), np.float32)
+    for row, one in zip(padded, series, strict=True):
+        row[: len(one)] = one
+    return padded, lengths

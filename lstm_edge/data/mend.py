@@ -38,7 +38,7 @@ def mend_missing(path: Path, recordings: Recordings, mode: str) -> Recordings:
             raise InputError(
                 f"{path}: series {one.name!r} has a feature, or all of its steps, with only missing values"
             )
-        mended.append(_interpolate(one, lacking) if mode == "interpolate" else _drop(one, lacking))
+        mended.append(_interpolate(one, lacking) if mode == "interpolate" else one.take(~lacking.any(axis=1)))
     if not gaps:
         return recordings
     total = sum(one.x.size for one in recordings.series)
@@ -56,11 +56,6 @@ def _interpolate(one: Recording, lacking: npt.NDArray[np.bool_]) -> Recording:
     for column, gaps in zip(x.T, lacking.T, strict=True):
         column[gaps] = np.interp(steps[gaps], steps[~gaps], column[~gaps])
     return replace(one, x=x)
-
-
-def _drop(one: Recording, lacking: npt.NDArray[np.bool_]) -> Recording:
-    whole = ~lacking.any(axis=1)
-    return replace(one, x=one.x[whole], y=None if one.y is None else one.y[whole])
 
 
 def mend_rate(

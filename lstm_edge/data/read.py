@@ -79,15 +79,12 @@ def _read_folder(
         )
     names = [file.relative_to(folder).as_posix() for file in files]
     label_of = (_labels_in_paths(folder, names, config) or {}) if targets != "ignored" else {}
-    plain, mode = replace(config, label_pattern=None), targets
-    if label_of:
-        mode = "ignored"
-    read = (read_recordings(file, plain, targets=mode, model=model) for file in files)
-    found = [
-        _of_file(one, name, label_of.get(name), named_groups=bool(config.group))
-        for one, name in zip(read, names, strict=True)
-    ]
-    return _join(folder, dict(zip(names, found, strict=True)))
+    plain, mode = replace(config, label_pattern=None), "ignored" if label_of else targets
+    found = {}
+    for file, name in zip(files, names, strict=True):
+        one = read_recordings(file, plain, targets=mode, model=model)
+        found[name] = _of_file(one, name, label_of.get(name), named_groups=bool(config.group))
+    return _join(folder, found)
 
 
 def _of_file(one: Recordings, file: str, label: str | None, *, named_groups: bool) -> Recordings:
@@ -114,10 +111,10 @@ def _join(folder: Path, found: dict[str, Recordings]) -> Recordings:
                 f"{', '.join(first.features)}"
             )
     rates = {one.sampling_rate for one in found.values()}
+    parts = relabeled([*found.values()])
     return replace(
-        first,
-        series=tuple(each for one in relabeled([*found.values()]) for each in one.series),
-        labels=tuple(sorted({label for one in found.values() for label in one.labels})),
+        parts[0],
+        series=tuple(each for one in parts for each in one.series),
         sampling_rate=rates.pop() if len(rates) == 1 else None,
         notes=tuple(f"{name}: {note}" for name, one in found.items() for note in one.notes),
     )

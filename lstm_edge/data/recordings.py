@@ -41,6 +41,10 @@ class Recording:
     split: str = ""
     """One of ``SETS`` if the file defines it."""
 
+    def take(self, steps: slice | npt.NDArray[Any]) -> "Recording":
+        """Return some steps of the series: a slice, their indices or a mask."""
+        return replace(self, x=self.x[steps], y=None if self.y is None else self.y[steps])
+
 
 @dataclass(frozen=True)
 class Recordings:

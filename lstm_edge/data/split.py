@@ -196,16 +196,10 @@ def _in_time(series: RecordingSet, config: DataConfig) -> Split:
     cut: list[list[Recording]] = [[], [], []]
     for one in series:
         steps = len(one.x)
-        bounds = [
-            0,
-            steps - round(steps * (config.validation + config.test)),
-            steps - round(steps * config.test),
-            steps,
-        ]
-        for name, rows, start, end in zip(SETS, cut, bounds, bounds[1:], strict=False):
+        ends = [steps - round(steps * share) for share in (config.validation + config.test, config.test, 0)]
+        for name, rows, start, end in zip(SETS, cut, (0, *ends), ends, strict=False):
             if end > start:
-                y = None if one.y is None else one.y[start:end]
-                rows.append(replace(one, name=f"{one.name} ({name})", x=one.x[start:end], y=y))
+                rows.append(replace(one.take(slice(start, end)), name=f"{one.name} ({name})"))
     train, validation, test = (tuple(rows) for rows in cut)
     return Split(train, validation, test, "in time, as there are too few series to split them whole")
 

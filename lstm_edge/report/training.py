@@ -103,22 +103,15 @@ def _streams(found: Mapping[str, Any] | None) -> list[Plot]:
     level = found.get("baseline")
     baseline = (Series(level["name"], ends, [level["score"]] * 2, color="green"),) if level else ()
     ways = (("states carried", "carried", "blue"), ("every window from reset", "restarted", "gray"))
+    curves = (
+        Series(name, [found["width"] * (at + 0.5) for at in range(len(found[key]))], found[key], color=color)
+        for name, key, color in ways
+    )
     return [
         Plot(
             "streams",
             f"{words} over the steps since the reset",
-            (
-                *(
-                    Series(
-                        name,
-                        [found["width"] * (at + 0.5) for at in range(len(found[key]))],
-                        found[key],
-                        color=color,
-                    )
-                    for name, key, color in ways
-                ),
-                *baseline,
-            ),
+            (*curves, *baseline),
             Axis("steps since the reset"),
             Axis(words if found["score"] == "accuracy" else "RMSE / standard deviation"),
             caption=f"A window has {found['window']} steps.",
@@ -147,22 +140,16 @@ def _errors(name: str, pairs: Sequence[Sequence[float]]) -> list[Plot]:
     key = _key(name)
     return [
         Plot(
-            f"values-{key}",
-            f"{name}: predicted against true",
-            (
-                Series("samples", truth, predicted, "points"),
-                Series("exact", ends, ends, color="gray"),
-            ),
+            f"{kind}s-{key}",
+            f"{name}: {what} against true",
+            (Series("samples", truth, values, "points"), Series(perfect, ends, level, color="gray")),
             Axis("true"),
-            Axis("predicted"),
-        ),
-        Plot(
-            f"errors-{key}",
-            f"{name}: error against true",
-            (Series("samples", truth, errors, "points"), Series("none", ends, [0.0, 0.0], color="gray")),
-            Axis("true"),
-            Axis("error"),
-        ),
+            Axis(what),
+        )
+        for kind, what, values, perfect, level in (
+            ("value", "predicted", predicted, "exact", ends),
+            ("error", "error", errors, "none", [0.0, 0.0]),
+        )
     ]
 
 
@@ -189,23 +176,20 @@ def _signals(metrics: Mapping[str, Any]) -> list[Plot]:
     """Return one plot per feature with the mean signal of each class in the training set."""
     signals: Mapping[str, list[list[float]]] = metrics["signals"]
     width = min((len(signal[0]) for signal in signals.values()), default=0)
+    longest = metrics["data"]["steps"]["longest"]
     return [
         Plot(
             f"signal-{column}",
             feature,
-            tuple(
-                Series(label, list(range(len(signal))), [point[column] for point in signal])
-                for label, signal in signals.items()
-            ),
-            Axis(
-                "step"
-                if metrics["data"]["steps"]["longest"] == len(next(iter(signals.values())))
-                else "point"
-            ),
-            Axis(),
+            tuple(_channel(label, signal, column) for label, signal in signals.items()),
+            Axis("step" if longest == len(next(iter(signals.values()))) else "point"),
         )
         for column, feature in enumerate(metrics["data"]["features"][:width])
     ]
+
+
+def _channel(name: str, signal: Sequence[Sequence[float]], column: int) -> Series:
+    return Series(name, range(len(signal)), [point[column] for point in signal])
 
 
 def _origin(each: Mapping[str, Any]) -> str:
@@ -230,9 +214,6 @@ def _mistake(each: Mapping[str, Any], features: Sequence[str]) -> Plot:
     return Plot(
         f"mistake-{each['sample']}",
         f"{each['truth']}, classified as {each['predicted']}",
-        tuple(
-            Series(feature, list(range(len(signal))), [point[column] for point in signal])
-            for column, feature in enumerate(features[: len(signal[0])])
-        ),
+        tuple(_channel(name, signal, column) for column, name in enumerate(features[: len(signal[0])])),
         caption=f"{_origin(each)}; probability {each['probability']:.2f}.",
     )

@@ -71,18 +71,15 @@ def step_call(timed_model: TimedModel) -> Call:
     if timed_model.unit > 1:
         return chunk_call(timed_model, timed_model.unit)
     stream = timed_model.model.stream(reset_every=timed_model.reset_every)
-    samples = timed_model.samples()
-    sample = _alone(samples)
+    sample = _alone(timed_model.samples())
     return lambda: stream.step(sample)
 
 
 def chunk_call(timed_model: TimedModel, steps: int) -> Call:
     """Return a call of ``steps`` time steps, or of a whole sequence if it can't be streamed."""
     if timed_model.streamable:
-        stream, chunk = (
-            timed_model.model.stream(reset_every=timed_model.reset_every),
-            _alone(timed_model.samples(steps=steps)),
-        )
+        stream = timed_model.model.stream(reset_every=timed_model.reset_every)
+        chunk = _alone(timed_model.samples(steps=steps))
         return lambda: stream.process(chunk)
     model = timed_model.model
     samples = sample_input(model)

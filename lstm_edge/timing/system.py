@@ -22,11 +22,9 @@ _STEPS = 200
 _CHILD = """
 import json, sys, time
 def peak():
-    with open("/proc/self/status") as file:
-        return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")), None)
-def peak_or_none():
     try:
-        return peak()
+        with open("/proc/self/status") as file:
+            return next((int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM")), None)
     except OSError:
         return None
 settings = json.loads(sys.argv[2])
@@ -34,7 +32,7 @@ start = time.perf_counter()
 import lstm_edge_runtime
 from lstm_edge_runtime.ort import import_onnxruntime
 import_onnxruntime()
-imported, bare = time.perf_counter(), peak_or_none()
+imported, bare = time.perf_counter(), peak()
 model = lstm_edge_runtime.load(sys.argv[1], **settings)
 loaded = time.perf_counter()
 from lstm_edge.timing.calls import TimedModel, chunk_call, step_call
@@ -42,7 +40,7 @@ timed_model = TimedModel("", None, model)
 call = step_call(timed_model) if timed_model.streamable else chunk_call(timed_model, 16)
 for _ in range(int(sys.argv[3])):
     call()
-print(json.dumps([imported - start, loaded - imported, bare, peak_or_none()]))
+print(json.dumps([imported - start, loaded - imported, bare, peak()]))
 """
 """Run in a separate process. Linux's VmHWM starts over with it, ru_maxrss does not."""
 

@@ -1,4 +1,4 @@
-"""Sequences as tensors, scaled, and random crops of them."""
+"""Samples of a set as the network sees them, random crops of them, and the scale of a set."""
 
 from dataclasses import dataclass, replace
 
@@ -6,42 +6,52 @@ import torch
 from torch import Tensor
 
 from ..checkpoint import Scale
-from ..data.windows import Windows
+from ..data.training import Windows
+from .series import SeriesSet
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """``Windows`` as tensors."""
+    """Samples of a set: ``Windows`` of its series, as tensors on the CPU."""
 
-    x: Tensor
+    series: SeriesSet
     lengths: Tensor
-    y: Tensor
-    steady: Tensor
     last: Tensor
+    steady: Tensor
 
     @classmethod
-    def of(cls, windows: Windows) -> "Dataset":
-        """Return windows as tensors."""
-        return cls(*map(torch.from_numpy, vars(windows).values()))
+    def of(cls, series: SeriesSet, windows: Windows) -> "Dataset":
+        """Return windows of a set's series."""
+        return cls(series, *map(torch.from_numpy, vars(windows).values()))
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def to(self, device: str) -> "Dataset":
-        """Return the same on another device; ``lengths`` stay on the CPU, where packing wants them."""
-        return replace(self, x=self.x.to(device), y=self.y.to(device))
+        """Return the same with the series on another device; ``lengths`` stay where packing wants them."""
+        return replace(self, series=self.series.to(device))
 
     def take(self, rows: Tensor) -> "Dataset":
-        """Return these rows, ``int64``, without the steps that none of them has."""
-        lengths = self.lengths[rows]
-        there = rows.to(self.x.device)
-        x = self.x[there, : int(lengths.max())]
-        return Dataset(x, lengths, self.y[there], self.steady[rows], self.last[rows])
+        """Return these rows, ``int64``."""
+        return replace(self, lengths=self.lengths[rows], last=self.last[rows], steady=self.steady[rows])
+
+    @property
+    def x(self) -> Tensor:
+        """``(S, L, I)``, up to the longest of them, zeros past each sample's length."""
+        steps = torch.arange(int(self.lengths.max()))
+        valid = steps < self.lengths[:, None]
+        x = self.series.x[torch.where(valid, (self.last - self.lengths + 1)[:, None] + steps, 0)]
+        return torch.where(valid[..., None].to(x.device), x, 0.0)
+
+    @property
+    def y(self) -> Tensor:
+        """Classes ``(S,)`` or scaled values ``(S, C)``, those of the last steps."""
+        return self.series.y[self.last]
 
     @property
     def ragged(self) -> Tensor | None:
-        """The lengths where they differ from ``L``, else None."""
-        return self.lengths if bool((self.lengths != self.x.shape[1]).any()) else None
+        """The lengths where they differ, else None."""
+        return self.lengths if bool((self.lengths != self.lengths[0]).any()) else None
 
 
 def fit_scale(columns: Tensor) -> Scale:
@@ -56,16 +66,6 @@ def fit_scale(columns: Tensor) -> Scale:
     return Scale(mean=tuple(mean.tolist()), std=tuple(torch.where(varies, std, 1.0).tolist()))
 
 
-def scale_dataset(dataset: Dataset, inputs: Scale, targets: Scale | None) -> Dataset:
-    """Return the samples as the network sees them; steps past a sample's length stay zero."""
-    x = (dataset.x - torch.tensor(inputs.mean)) / torch.tensor(inputs.std)
-    valid = torch.arange(x.shape[1]) < dataset.lengths[:, None]
-    y = dataset.y
-    if targets is not None:
-        y = (y - torch.tensor(targets.mean)) / torch.tensor(targets.std)
-    return replace(dataset, x=torch.where(valid[..., None], x, 0.0), y=y)
-
-
 def crop(dataset: Dataset, shortest: float, generator: torch.Generator) -> Dataset:
     """Return a random stretch of each sample, all of one random fraction of its length.
 
@@ -76,8 +76,4 @@ def crop(dataset: Dataset, shortest: float, generator: torch.Generator) -> Datas
     slack = dataset.lengths - lengths
     start = (torch.rand(len(dataset), generator=generator) * (slack + 1)).long()
     start = torch.where(dataset.steady, torch.minimum(start, slack), slack)
-    steps = torch.arange(int(lengths.max()))
-    index = (start[:, None] + steps).clamp(max=dataset.x.shape[1] - 1)
-    x = dataset.x[torch.arange(len(dataset))[:, None], index]
-    x = torch.where((steps < lengths[:, None])[..., None].to(x.device), x, 0.0)
-    return replace(dataset, x=x, lengths=lengths)
+    return replace(dataset, lengths=lengths, last=dataset.last - slack + start)

@@ -19,7 +19,7 @@ from ..data.training import SetWindows
 from ..lstm1 import LSTM1
 from .baselines import Baseline, find_season, forecast_baselines, majority_baseline, mean_baseline, persists
 from .config import TrainConfig
-from .dataset import Dataset, fit_scale, scale_dataset
+from .dataset import Dataset, fit_scale
 from .lanes import reset_lanes
 from .loop import Loop, predict
 from .metrics import classification_metrics, recognition_metrics, regression_metrics
@@ -61,6 +61,13 @@ class StreamRun:
     y: Tensor
     """``(K,)`` or ``(K, C)``."""
 
+    @property
+    def scored(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs, truth and rows of ``SeriesSet.x`` of the steps that count, see ``Streams.counted``."""
+        counted = self.streams.counted
+        own = counted[self.streams.valid]
+        return self.outputs[own], self.y[own], self.streams.step[counted]
+
 
 @dataclass(frozen=True)
 class Experiment:
@@ -70,8 +77,6 @@ class Experiment:
     split: Split
     sets: Mapping[str, Dataset]
     """By the names of ``SETS``; without ``test`` where no test set was asked for."""
-    series: Mapping[str, SeriesSet]
-    """The same sets as whole series."""
     inputs: Scale
     targets: Scale | None
     added: tuple[int, ...]
@@ -88,27 +93,27 @@ class Experiment:
 
     def model(self) -> LSTM1:
         """Return the network with its initial parameters, which the seed determines."""
+        train = self.sets["train"]
         with torch.random.fork_rng():
             torch.manual_seed(self.config.seed)
             model = LSTM1(
                 num_classes=len(self.recordings.labels or self.recordings.targets),
-                input_size=self.sets["train"].x.shape[2],
+                input_size=train.series.x.shape[1],
                 hidden_size=self.config.hidden_size,
                 num_layers=self.config.num_layers,
-                seq_length=self.data.window or self.sets["train"].x.shape[1],
+                seq_length=int(train.lengths.max()),
                 readout="last",
                 dropout=self.config.dropout,
                 bidirectional=self.config.bidirectional,
             )
-            _initialize(model, float(self.sets["train"].lengths.double().mean()))
+            _initialize(model, float(train.lengths.double().mean()))
             return model
 
     def loop(self) -> Loop:
         """Return the training loop before its first epoch."""
         config, sets = self.config, self.sets
-        series = self.series if self.carries else None
         trial = config.carry == "auto" and self.data.window is None and config.crop == 1
-        return Loop(self.model(), sets["train"], sets["validation"], config, series, trial=trial)
+        return Loop(self.model(), sets["train"], sets["validation"], config, carry=self.carries, trial=trial)
 
     def settled(self, loop: Loop) -> "Experiment":
         """Return the same as the loop's validation set has decided so far."""
@@ -138,7 +143,7 @@ class Experiment:
             **scores,
             "config": asdict(self.config),
         }
-        size = self.series["train"].size
+        size = self.sets["train"].series.size
         whole = int(size[0]) if bool((size == size[0]).all()) else None
         carries, rows = self.carries, self.config.batch_size
         return Run(
@@ -190,13 +195,11 @@ class Experiment:
         streams = self.stream_metrics(run)
         if not self.carries:
             return windows | {"streams": streams} | self._baselines(name, dataset.last)
-        rows = run.streams.step[run.streams.counted]
-        return streams | {"windows": windows} | self._baselines(name, rows)
+        return streams | {"windows": windows} | self._baselines(name, run.scored[2])
 
     def _baselines(self, name: str, rows: Tensor) -> dict[str, Any]:
         """Return what baselines score at some steps of a set's series."""
-        series = self.series[name]
-        y, scores = series.y[rows], {}
+        y, scores = self.sets[name].series.y[rows], {}
         if self.targets is None:
             always = majority_baseline(self.sets["train"].y, self.recordings.labels, len(rows))
             scores[always.name] = {"accuracy": float((always.values == y).double().mean())}
@@ -211,7 +214,7 @@ class Experiment:
         if not self.data.forecast:
             return []
         now = self._now(name, _places(self.recordings))
-        return forecast_baselines(now, self.series[name], rows, self._season)
+        return forecast_baselines(now, self.sets[name].series, rows, self._season)
 
     @cached_property
     def _season(self) -> int | None:
@@ -222,7 +225,7 @@ class Experiment:
         """Return some features of all steps of a set in their own units, ``float64 (T, C)``."""
         columns = list(places)
         mean, std = (torch.tensor(each)[columns] for each in (self.inputs.mean, self.inputs.std))
-        return self.series[name].x.cpu()[:, columns].double() * std + mean
+        return self.sets[name].series.x.cpu()[:, columns].double() * std + mean
 
     def values(self, name: str, scaled: Tensor, rows: Tensor) -> Tensor:
         """Return values of a set in their own units, ``float64 (K, C)``.
@@ -238,9 +241,7 @@ class Experiment:
     def scored(self, model: LSTM1, name: str) -> tuple[Tensor, Tensor]:
         """Return the values that the score of a set is of, predicted and true, in their own units."""
         if self.carries:
-            run = self.stream(model, name)
-            counted = run.streams.counted[run.streams.valid]
-            outputs, y, rows = run.outputs[counted], run.y[counted], run.streams.step[run.streams.counted]
+            outputs, y, rows = self.stream(model, name).scored
         else:
             dataset = self.sets[name]
             outputs, y, rows = predict(model, dataset), dataset.y, dataset.last
@@ -248,15 +249,14 @@ class Experiment:
 
     def stream(self, model: LSTM1, name: str) -> StreamRun:
         """Run the series of a set with carried states."""
-        series = self.series[name]
+        series = self.sets[name].series
         streams = cut_streams(series, STREAM_WINDOWS, cut=False)
         outputs = stream_outputs(model, series, streams, streams.valid)
         return StreamRun(name, streams, outputs, series.y[streams.step[streams.valid]])
 
     def stream_metrics(self, run: StreamRun) -> dict[str, Any]:
         """Return what streams score; of classes also at all steps, and how soon a new class is recognized."""
-        counted = run.streams.counted[run.streams.valid]
-        found = self._metrics(run.outputs[counted], run.y[counted])
+        found = self._metrics(*run.scored[:2])
         if self.data.window is not None:
             found["series"] = self.series_scores(run)
         if self.targets is not None:
@@ -279,9 +279,8 @@ class Experiment:
 
     def series_scores(self, run: StreamRun) -> dict[str, float]:
         """Return by series its accuracy, or its RMSE as a fraction of the targets' standard deviation."""
-        counted = run.streams.counted[run.streams.valid]
-        owner = run.streams.series[run.streams.valid][counted]
-        points = self.points(run.outputs[counted], run.y[counted])
+        owner = run.streams.series[run.streams.counted]
+        points = self.points(*run.scored[:2])
         scores = torch.bincount(owner, points) / torch.bincount(owner)
         scores = scores if self.targets is None else scores.sqrt()
         names = [one.name for one in getattr(self.split, run.name)]
@@ -366,41 +365,42 @@ def make_experiment(
         data: how they were read.
         config: how to train, resolved.
     """
-    sets, added = _as_differences(recordings, sets, data)
-    windows = {name: Dataset.of(each) for name, each in sets.windows.items()}
-    inputs = fit_scale(torch.cat([torch.from_numpy(one.x.astype(np.float32)) for one in sets.split.train]))
-    targets = None if recordings.labels else fit_scale(windows["train"].y)
-    scaled = {name: scale_dataset(each, inputs, targets) for name, each in windows.items()}
+    split, added = _as_differences(recordings, sets.split, data)
+    inputs = fit_scale(torch.cat([torch.from_numpy(one.x.astype(np.float32)) for one in split.train]))
+    targets = None
+    if not recordings.labels:
+        values = np.concatenate([one.y for one in split.train if one.y is not None])
+        targets = fit_scale(torch.from_numpy(values[sets.windows["train"].last]))
     joined = joins_series(recordings, data.window)
-    series = {
-        name: SeriesSet.of(getattr(sets.split, name), inputs, targets, data.window, joined=joined)
-        for name in scaled
+    scaled = {
+        name: Dataset.of(
+            SeriesSet.of(getattr(split, name), inputs, targets, data.window, joined=joined), windows
+        )
+        for name, windows in sets.windows.items()
     }
     reason = "a bidirectional network reads the whole sample, no stream can run it" * config.bidirectional
-    return Experiment(recordings, sets.split, scaled, series, inputs, targets, added, data, config, reason)
+    return Experiment(recordings, split, scaled, inputs, targets, added, data, config, reason)
 
 
-def _as_differences(
-    recordings: Recordings, sets: SetWindows, data: DataConfig
-) -> tuple[SetWindows, tuple[int, ...]]:
+def _as_differences(recordings: Recordings, split: Split, data: DataConfig) -> tuple[Split, tuple[int, ...]]:
     """Return the sets with changes from now as values, and the places of the features that change.
 
     They stay as they are, without places, if ``data`` asks for no forecast or for one of the values.
     """
     if not data.forecast:
-        return sets, ()
+        return split, ()
     places, wanted = _places(recordings), data.forecast_difference
     if wanted is None:
-        wanted = persists([one.x[:, places] for one in sets.split.train])
+        wanted = persists([one.x[:, places] for one in split.train])
     if not wanted:
-        return sets, ()
-    parts: dict[str, Any] = {}
-    windows = {}
-    for name, each in sets.windows.items():
-        series = getattr(sets.split, name)
-        parts[name] = tuple(replace(one, y=(one.y - one.x[:, places]).astype(np.float32)) for one in series)
-        windows[name] = replace(each, y=np.concatenate([one.y for one in parts[name]])[each.last])
-    return SetWindows(replace(sets.split, **parts), windows), tuple(places)
+        return split, ()
+    parts: dict[str, Any] = {
+        name: tuple(
+            replace(one, y=(one.y - one.x[:, places]).astype(np.float32)) for one in getattr(split, name)
+        )
+        for name in SETS
+    }
+    return replace(split, **parts), tuple(places)
 
 
 def _places(recordings: Recordings) -> list[int]:

@@ -109,7 +109,7 @@ def _streams(run: Run, experiment: Experiment, name: str) -> dict[str, Any]:
     ``carried`` is that of states carried on, ``restarted`` that of windows from reset, ``baseline`` that of
     the best predictions without a network, of each target its own.
     """
-    series = experiment.series[name]
+    series = experiment.sets[name].series
     window = experiment.data.window or round(float(series.size.double().mean()))
     carried = experiment.stream(run.model, name)
     windows = cut_streams(replace(series, joined=False), 1, cut=True)
@@ -163,15 +163,13 @@ def _in_raw_units(experiment: Experiment, x: Tensor) -> npt.NDArray[np.float64]:
 
 def _class_signals(experiment: Experiment) -> dict[str, list[list[float]]]:
     """Return the mean signal of each class in the training set, by label: ``(points, features)``."""
-    train = experiment.sets["train"]
-    valid = (torch.arange(train.x.shape[1]) < train.lengths[:, None])[..., None]
-    found = {}
+    train, found = experiment.sets["train"], {}
     for index, label in enumerate(experiment.recordings.labels):
-        rows = train.y == index
-        counts = valid[rows].sum(dim=0)
-        steps = int((counts > 0).sum())
-        if steps:
-            mean = (train.x[rows] * valid[rows]).sum(dim=0)[:steps] / counts[:steps]
+        own = train.take((train.y == index).nonzero()[:, 0])
+        if len(own):
+            x = own.x
+            counts = (torch.arange(x.shape[1]) < own.lengths[:, None]).sum(dim=0)
+            mean = x.sum(dim=0) / counts[:, None]
             found[label] = _in_raw_units(experiment, mean).tolist()
     return found
 
@@ -179,23 +177,22 @@ def _class_signals(experiment: Experiment) -> dict[str, list[list[float]]]:
 def _mistakes(experiment: Experiment, name: str, outputs: Tensor) -> list[dict[str, Any]]:
     """Return the samples that the network is most wrongly sure of, with their series and steps, from 1."""
     dataset, labels = experiment.sets[name], experiment.recordings.labels
-    begin, split = experiment.series[name].begin, getattr(experiment.split, name)
-    owner = experiment.series[name].owner(dataset.last)
-    last = dataset.last - begin[owner] + 1
+    split, owner = getattr(experiment.split, name), dataset.series.owner(dataset.last)
+    last = dataset.last - dataset.series.begin[owner] + 1
     first = last - dataset.lengths + 1
     probabilities = outputs.softmax(dim=1)
     sure, predicted = probabilities.max(dim=1)
-    wrong = (predicted != dataset.y).nonzero()[:, 0]
+    wrong = (predicted != (y := dataset.y)).nonzero()[:, 0]
     worst = wrong[sure[wrong].argsort(descending=True)][:_MISTAKES]
     return [
         {
             "sample": row,
             "series": split[int(owner[row])].name,
             "steps": [int(first[row]), int(last[row])],
-            "truth": labels[int(dataset.y[row])],
+            "truth": labels[int(y[row])],
             "predicted": labels[int(predicted[row])],
             "probability": float(sure[row]),
-            "signal": _in_raw_units(experiment, dataset.x[row, : int(dataset.lengths[row])]).tolist(),
+            "signal": _in_raw_units(experiment, dataset.take(torch.tensor([row])).x[0]).tolist(),
         }
         for row in worst.tolist()
     ]
@@ -217,24 +214,27 @@ def _horizons(model: LSTM1, experiment: Experiment, name: str) -> dict[str, dict
     if steps < 1 or not places:
         return None
     chosen = [places[at] for at in _spread(len(places), _STARTS)]
-    known = torch.from_numpy(np.stack([one.x[at : at + window] for one, at in chosen])).double()
-    ahead = [slice(at + window - 1, at + window - 1 + steps) for _, at in chosen]
-    truth = torch.from_numpy(np.stack([one.y[part] for (one, _), part in zip(chosen, ahead, strict=True)]))
-    if experiment.added:
-        now = np.stack([one.x[part] for (one, _), part in zip(chosen, ahead, strict=True)])
-        truth = truth.double() + torch.from_numpy(now).double()
-    mean, std = torch.tensor(experiment.inputs.mean), torch.tensor(experiment.inputs.std)
-    last = known[:, -1]
-    found: dict[str, dict[str, list[float]]] = {target: {"rmse": [], "last_value": []} for target in targets}
-    for step in range(steps):
-        x = ((known - mean) / std).to(model.fc.weight)
-        values = experiment.unscaled(model(x)) + (known[:, -1] if experiment.added else 0.0)
-        for kind, guess in (("rmse", values), ("last_value", last)):
-            errors = torch.sqrt(((guess - truth[:, step].double()) ** 2).mean(dim=0)).tolist()
-            for target, error in zip(targets, errors, strict=True):
-                found[target][kind].append(error)
+    x, y = (
+        torch.from_numpy(np.stack([getattr(one, kind)[at : at + window - 1 + steps] for one, at in chosen]))
+        for kind in ("x", "y")
+    )
+    x, y = x.double(), y.double() + (x.double() if experiment.added else 0.0)
+    known = x[:, :window]
+    guesses = {"rmse": [], "last_value": [known[:, -1]] * steps}
+    for _ in range(steps):
+        outputs = model(experiment.inputs.apply(known).to(model.fc.weight))
+        values = experiment.unscaled(outputs) + (known[:, -1] if experiment.added else 0.0)
+        guesses["rmse"].append(values)
         known = torch.cat([known[:, 1:], values[:, None]], dim=1)
-    return found
+    truth = y[:, window - 1 :].unbind(dim=1)
+    errors = {
+        kind: [((guess - true) ** 2).mean(dim=0).sqrt() for guess, true in zip(each, truth, strict=True)]
+        for kind, each in guesses.items()
+    }
+    return {
+        target: {kind: torch.stack(each)[:, column].tolist() for kind, each in errors.items()}
+        for column, target in enumerate(targets)
+    }
 
 
 def _pairs(experiment: Experiment, outputs: Tensor, y: Tensor) -> dict[str, list[list[float]]]:

@@ -21,8 +21,6 @@ from .config import TrainConfig
 _MAY_CHANGE = {"epochs", "patience"}
 _VERSION = __version__.rpartition(".")[0]
 """How data are split and networks optimized may change from one minor version to the next."""
-_BEFORE = {"carry": "off", "bidirectional": False}
-"""What training did before there were options for it."""
 _CONTENT = {"loop", "data_sha256", "data", "train"}
 
 
@@ -63,7 +61,6 @@ def read_state(folder: Path) -> dict[str, Any]:
         for name in ("loop", "data", "train"):
             if not isinstance(content[name], dict):
                 raise TypeError(f"{name} is a {type(content[name]).__name__}")  # noqa: TRY301
-        content["train"] = {**_BEFORE, **content["train"]}
         _, config = _configs(content)
         found = infer_options(dict(content["loop"]["model"]), path)
         for name in ("hidden_size", "num_layers"):  # before a network of that size is made

@@ -91,7 +91,7 @@ def train_on(
 ) -> Run:
     """Train on data that are read already; see ``train``."""
     _check_device(config)
-    config = config.resolved(len(data.sets.windows["train"].x))
+    config = config.resolved(len(data.sets.windows["train"]))
     experiment = make_experiment(data.recordings, data.sets, data_config, config)
     loop = experiment.loop()
     if resume:

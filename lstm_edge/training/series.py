@@ -1,10 +1,11 @@
 """Whole series as tensors, and the streams of them that a device would see."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from ..checkpoint import Scale
 from ..data.recordings import Recording, Recordings
@@ -45,18 +46,14 @@ class SeriesSet:
     ) -> "SeriesSet":
         """Return scaled series."""
         size = torch.tensor([len(one.x) for one in series])
-        x = torch.cat([torch.from_numpy(one.x).float() for one in series])
+        x = inputs.apply(torch.cat([torch.from_numpy(one.x).float() for one in series]))
         y = torch.cat([torch.from_numpy(one.y.copy()) for one in series if one.y is not None])
-        if targets is not None:
-            y = (y - torch.tensor(targets.mean)) / torch.tensor(targets.std)
-        x = (x - torch.tensor(inputs.mean)) / torch.tensor(inputs.std)
+        y = y if targets is None else targets.apply(y)
         return cls(x, y, size.cumsum(0) - size, size, window, joined)
 
     def to(self, device: str) -> "SeriesSet":
         """Return the same with ``x`` and ``y`` on another device."""
-        return SeriesSet(
-            self.x.to(device), self.y.to(device), self.begin, self.size, self.window, self.joined
-        )
+        return replace(self, x=self.x.to(device), y=self.y.to(device))
 
     @property
     def unit(self) -> Tensor:
@@ -132,19 +129,17 @@ def cut_streams(series: SeriesSet, windows: int, *, cut: bool) -> Streams:
             length = min(most, size - start)
             rows[-1].append((number, start, length))
             room -= length
-    longest = max(sum(length for *_, length in row) for row in rows)
-    step, since = (torch.zeros(len(rows), longest, dtype=torch.int64) for _ in range(2))
-    owner, unit_of = torch.full_like(step, -1), torch.ones_like(step)
-    for place, row in enumerate(rows):
-        at = 0
-        for number, start, length in row:
-            there = slice(at, at + length)
-            step[place, there] = series.begin[number] + start + torch.arange(length)
-            since[place, there] = torch.arange(length)
-            owner[place, there] = number
-            unit_of[place, there] = series.unit[number]
-            at += length
-    return Streams(step, owner, since, unit_of)
+
+    def padded(piece: Callable[[int, int, int], Tensor], padding: int) -> Tensor:
+        lines = [torch.cat([piece(*each) for each in row]) for row in rows]
+        return pad_sequence(lines, batch_first=True, padding_value=padding)
+
+    return Streams(
+        step=padded(lambda number, start, length: series.begin[number] + start + torch.arange(length), 0),
+        series=padded(lambda number, _, length: torch.full((length,), number), -1),
+        since=padded(lambda _number, _start, length: torch.arange(length), 0),
+        unit=padded(lambda number, _, length: series.unit[number].expand(length), 1),
+    )
 
 
 @torch.no_grad()

@@ -12,16 +12,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from .axes import check_lengths, describe, learn_sizes, resolve, with_ones
+from .axes import check_lengths, describe, learn_sizes, resolve, shape_of
+from .chunks import Pace
 from .errors import ContractError, FileFormatError, InputError, StateError, UnsupportedError, first_line
-from .manifest import Manifest, TensorSpec
+from .manifest import Array, Manifest, TensorSpec
 from .ort import run_by_name, run_error
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeEngine
 
-from .manifest import Array
 
 InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""
@@ -172,6 +172,11 @@ class Core:
         return tuple(sorted(self.manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes)))
 
     @cached_property
+    def pace(self) -> Pace:
+        """When a stream gives frames."""
+        return Pace(self.manifest)
+
+    @cached_property
     def lengths(self) -> TensorSpec | None:
         """The input with the number of valid steps of each row, if any."""
         return self.manifest.lengths_input
@@ -280,10 +285,7 @@ class Core:
     def zero_inputs(self) -> dict[str, Array]:
         """Return data inputs of zeros, every named axis at its least size."""
         least = {name: allowed.nearest(1) for name, allowed in self.manifest.ranges.items()}
-        return {
-            spec.name: np.zeros(resolve(spec.axes, with_ones(spec.axes, least)) or (), dtype=spec.dtype)
-            for spec in self.data
-        }
+        return {spec.name: np.zeros(shape_of(spec.axes, least), dtype=spec.dtype) for spec in self.data}
 
     def check_state(self, state: State, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Return the arrays of ``state``.
@@ -317,9 +319,7 @@ def reset_states(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, Arra
     """Return the states' reset values in new arrays; an axis that ``sizes`` does not name has size 1."""
     states = {}
     for spec in manifest.states:
-        shape = resolve(spec.axes, with_ones(spec.axes, sizes))
-        assert shape is not None
-        states[spec.input] = np.empty(shape, dtype=spec.dtype)
+        states[spec.input] = np.empty(shape_of(spec.axes, sizes), dtype=spec.dtype)
         states[spec.input][...] = spec.reset
     return states
 

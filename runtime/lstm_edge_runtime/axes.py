@@ -12,23 +12,23 @@ _ANY: Mapping[str, AxisRange] = {}
 
 
 @lru_cache(256)
-def parse_sum(axis: str) -> tuple[Mapping[str, int], int] | None:
+def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
     """Return the factor of each name in ``axis`` and the constant: of ``"4*L+P+1"`` ``({L: 4, P: 1}, 1)``.
 
-    None where it is no sum of multiples of names.
+    What is no sum of multiples of names is a name itself.
     """
     factors: dict[str, int] = {}
     constant = 0
     for term in axis.split("+"):
         found = _TERM.fullmatch(term.strip())
         if found is None:
-            return None
+            return {axis: 1}, 0
         factor, name, number = found.groups()
         if name:
             factors[name] = factors.get(name, 0) + int(factor or 1)
         else:
             constant += int(number)
-    return (factors, constant) if factors else None
+    return factors or {axis: 1}, constant if factors else 0
 
 
 def fits(left: Axes, right: Axes) -> bool:
@@ -44,7 +44,7 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
     for axis in axes:
         size = axis if isinstance(axis, int) else sizes.get(axis)
         if size is None:
-            factors, constant = parse_sum(str(axis)) or ({str(axis): 1}, 0)
+            factors, constant = parse_sum(str(axis))
             if any(name not in sizes for name in factors):
                 return None
             size = constant + sum(factor * sizes[name] for name, factor in factors.items())
@@ -57,9 +57,14 @@ def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
     known = dict(sizes)
     for axis in axes:
         if isinstance(axis, str) and resolve((axis,), known) is None:
-            for name in (parse_sum(axis) or ({axis: 1}, 0))[0]:
+            for name in parse_sum(axis)[0]:
                 known.setdefault(name, 1)
     return known
+
+
+def shape_of(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    """Return the shape of ``axes``, where a name that ``sizes`` does not have is 1."""
+    return resolve(axes, with_ones(axes, sizes)) or ()
 
 
 def all_ones(axes: Axes) -> tuple[int, ...]:
@@ -86,12 +91,9 @@ def learn_sizes(
         InputError: another rank, a fixed axis of another size, an empty axis, a name with two sizes, or a
             size outside its range.
     """
-    fits = len(shape) == len(axes)
-    for axis, size in zip(axes, shape, strict=False):
-        (expected,) = resolve((axis,), sizes) or (size,)
-        fits = fits and size == expected and size > 0
-    found = {} if not fits else _solve(axes, shape, sizes)
-    if found is None or not fits:
+    fits = _has_shape(axes, shape, sizes) and 0 not in shape
+    found = _solve(axes, shape, sizes) if fits else None
+    if found is None:
         known = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
         raise InputError(
             f"{name} has shape {shape}, expected {describe(axes)}{f' with {known}' if known else ''}"
@@ -127,11 +129,17 @@ def check_lengths(name: str, lengths: Array, longest: int | None) -> None:
 
 def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> None:
     """Raise ``ContractError`` if an output has another shape than declared."""
-    expected = [(resolve((axis,), sizes) or (size,))[0] for axis, size in zip(axes, shape, strict=False)]
-    if len(shape) != len(axes) or [*shape] != expected:
+    if not _has_shape(axes, shape, sizes):
         raise ContractError(
             f"output {name!r} is {shape}, expected {describe(axes)}; the file does not keep its contract"
         )
+
+
+def _has_shape(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> bool:
+    """Return whether a shape is that of ``axes``, as far as their sizes are known."""
+    return len(shape) == len(axes) and all(
+        (resolve((axis,), sizes) or (size,)) == (size,) for axis, size in zip(axes, shape, strict=True)
+    )
 
 
 def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
@@ -140,7 +148,7 @@ def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict
     for axis, size in zip(axes, shape, strict=True):
         if isinstance(axis, int) or axis in sizes:
             continue
-        factors, constant = parse_sum(axis) or ({axis: 1}, 0)
+        factors, constant = parse_sum(axis)
         known = {**sizes, **found}
         unknown = [each for each in factors if each not in known]
         rest = size - constant - sum(factors[each] * known[each] for each in factors if each in known)
@@ -168,9 +176,5 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
     """Return the number of rows per source on ``axis``: 0 for the batch axis, k for ``"k*N"``, or None."""
     if axis == batch:
         return 0
-    factors, constant = (parse_sum(axis) if isinstance(axis, str) else None) or ({}, 0)
-    return (
-        factors[batch]
-        if batch is not None and batch in factors and len(factors) == 1 and not constant
-        else None
-    )
+    factors, constant = parse_sum(axis) if isinstance(axis, str) else ({}, 0)
+    return None if constant or [*factors] != [batch] else factors[str(batch)]

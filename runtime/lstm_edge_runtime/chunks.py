@@ -1,14 +1,22 @@
-"""Run a case in chunks, with states carried from each chunk to the next."""
+"""Run a case in chunks, with states carried from each chunk to the next, and when frames come of it."""
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from .manifest import Array, Axes, Manifest
+from .errors import StateError
+from .manifest import Array, Axes, Manifest, StateSpec
 
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Function from every input by name to every output by name, including states."""
+
+
+def only(outputs: Mapping[str, Any]) -> Any:
+    """Return the value of a single output; of several, all by name."""
+    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def even_sizes(total: int, size: int) -> list[int]:
@@ -30,7 +38,7 @@ def run_chunks(
     states: dict[str, Array] = {}
     start = 0
     for size in sizes:
-        chunk = {**take_steps(manifest, feeds, start, start + size), **states}
+        chunk = {**take_steps(manifest.time_axes, feeds, start, start + size), **states}
         if manifest.lengths is not None and manifest.lengths in feeds:
             chunk[manifest.lengths] = np.minimum(feeds[manifest.lengths] - start, size).astype(
                 feeds[manifest.lengths].dtype
@@ -41,13 +49,71 @@ def run_chunks(
         yield outputs
 
 
-def take_steps(manifest: Manifest, feeds: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+def take_steps(
+    axes: Mapping[str, int], feeds: Mapping[str, Array], start: int, stop: int
+) -> dict[str, Array]:
     """Return a case's steps from ``start`` to ``stop``; inputs without a time axis are unchanged."""
-    axes = manifest.time_axes
     return {
         name: array.take(range(start, stop), axis=axes[name]) if name in axes else array
         for name, array in feeds.items()
     }
+
+
+def time_axis(axes: Axes, manifest: Manifest) -> int | None:
+    """Return the place of the time axis once the batch axis is gone."""
+    return manifest.time_axis(tuple(axis for axis in axes if axis != manifest.batch))
+
+
+class Pace:
+    """How many frames there are, and when the first one comes."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        names, frames = [spec.name for spec in manifest.outputs], manifest.frames_a_unit
+        self.unit = manifest.unit
+        self.delays = {name: manifest.delays.get(name, 0) for name in names}
+        self.frames = {name: frames.get(name, 1) for name in names}
+        self.places, self.batches = manifest.time_axes, manifest.batch_axes
+        self.axes = {spec.name: time_axis(spec.axes, manifest) for spec in manifest.outputs}
+        """Of each output the place of the time axis once the batch axis is gone, None if it has none."""
+        self.even = {self.unit, *self.frames.values()} == {1}
+        starts = (state.start for state in manifest.states)
+        self.settled = max([*starts, *(self.unit * delay for delay in self.delays.values())])
+        """Steps from which on no state is held, and every output has frames."""
+        end = manifest.stream.end if manifest.stream else None
+        self.end = sys.maxsize if end is None else end
+        """Steps from reset that there are positions for."""
+
+    def ended(self, what: str) -> StateError:
+        """Return the error for a step behind the end of a table of positions."""
+        return StateError(
+            f"{what} has taken {self.end} steps since its reset, and the network has positions for no more; "
+            f"reset it, or open it with reset_every={self.end}"
+        )
+
+    def early(self, name: str, age: Any) -> Any:
+        """Return how many frames before the first real one a call from ``age`` gives; of several calls."""
+        return np.maximum(self.delays[name] - age * self.frames[name] // self.unit, 0)
+
+    def of_step(self, name: str, array: Array | None) -> Array | None:
+        """Return the frames of an output as ``step`` gives them: None, the only one, or several."""
+        axis = self.axes[name]
+        if axis is None or array is None:
+            return array
+        if not array.shape[axis]:
+            return None
+        return array[(slice(None),) * axis + (0,)] if self.frames[name] == 1 else array
+
+
+def room(states: Iterable[StateSpec], ages: Iterable[int], steps: int) -> int:
+    """Return how many of ``steps`` a call may take, so that no state of these ages starts inside of it."""
+    starts = {state.start for state in states}
+    return min([steps, *(start - age for age in set(ages) for start in starts if start > age)])
+
+
+def behind(array: Array, axis: int, count: int) -> Array:
+    """Return ``array`` without its first ``count`` frames."""
+    return array[(slice(None),) * axis + (slice(min(count, array.shape[axis]), None),)]
+    return array[(slice(None),) * axis + (slice(min(count, array.shape[axis]), None),)]
 
 
 def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
@@ -57,7 +123,7 @@ def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> di
     chunk; outputs that fold time into another axis (``N*L``, ``L//2``) are left out.
     """
     joined, time = dict(chunks[-1]), manifest.time_axes
-    for name in manifest.counts:
+    for name in (each for each in manifest.counts if each not in time):
         joined[name] = np.sum([chunk[name] for chunk in chunks], axis=0, dtype=joined[name].dtype)
     for spec in manifest.outputs:
         if _folds_time(spec.axes, manifest.sequence):

@@ -15,27 +15,21 @@ from typing import Any
 import numpy as np
 
 from ._core import Core, InputArrays
-from .axes import check_array, resolve, with_ones
-from .chunks import Runner, take_steps
+from .axes import check_array, shape_of
+from .chunks import Pace, Runner, behind, only, room, take_steps
 from .errors import ContractError, InputError, StateError
-from .manifest import Array, Manifest, StateSpec, TensorSpec
+from .manifest import Array, Manifest, TensorSpec
 from .state import State
-from .stream import WRONG_SAMPLE, Result, ShapedCall, Stream
+from .stream import WRONG_SAMPLE, Part, Result, ShapedCall, Stream
 from .stream_batch import (
     Ids,
     StreamBatch,
+    by_slot,
     stack_chunks,
     stack_rows,
-    time_axis,
     to_graph,
     to_sources,
 )
-
-
-def _room(states: Iterable[StateSpec], ages: Iterable[int], steps: int) -> int:
-    """Return how many of ``steps`` a call may take, so that no state of these ages starts inside of it."""
-    starts = {state.start for state in states}
-    return min([steps, *(start - age for age in set(ages) for start in starts if start > age)])
 
 
 def run_delayed(
@@ -51,15 +45,15 @@ def run_delayed(
         feeds: the whole case, states at reset.
         sizes: steps of each chunk.
     """
-    states, age, seen, pace = manifest.states_in(feeds), 0, 0, _Pace(manifest)
+    states, age, seen, pace = manifest.states_in(feeds), 0, 0, Pace(manifest)
     frames: dict[str, list[Array]] = {}
     outputs: Mapping[str, Array] = {}
     for size in sizes:
         seen += size
         end = seen - seen % manifest.unit
         while age < end:
-            stop = age + _room(manifest.states, [age], end - age)
-            outputs = run({**take_steps(manifest, feeds, age, stop), **states})
+            stop = age + room(manifest.states, [age], end - age)
+            outputs = run({**take_steps(pace.places, feeds, age, stop), **states})
             new = manifest.states_out(outputs)
             states = {
                 state.input: (states if stop <= state.start else new)[state.input]
@@ -73,7 +67,7 @@ def run_delayed(
                             f"output {name!r} of {stop - age} steps is {outputs[name].shape}, expected "
                             f"{count} frames on axis {axis}; the file does not keep its contract"
                         )
-                    frames.setdefault(name, []).append(_behind(outputs[name], axis, pace.early(name, age)))
+                    frames.setdefault(name, []).append(behind(outputs[name], axis, pace.early(name, age)))
             age = stop
     joined = {spec.name: outputs[spec.name] for spec in manifest.outputs}
     return joined | {name: np.concatenate(parts, manifest.time_axes[name]) for name, parts in frames.items()}
@@ -82,11 +76,11 @@ def run_delayed(
 class DelayedStream(Stream):
     """A stream whose results are behind, or come once a unit; see ``Stream``."""
 
-    __slots__ = ("_kept_steps", "_pace", "_place", "_scalar", "_settled", "_unit_call")
+    __slots__ = ("_kept_steps", "_place", "_scalar", "_settled", "_unit_call")
 
     def __init__(self, core: Core, reset_every: "int | str | None" = None) -> None:
         """Open a stream on the graph of the stream."""
-        self._pace, self._kept_steps = _Pace(core.manifest), _room_for_rest(core, 1)
+        self._kept_steps = _room_for_rest(core, 1)
         super().__init__(core, reset_every)
         self._unit_call: ShapedCall | None = None
         self._place, self._scalar = (0, 0, 1), False
@@ -111,7 +105,7 @@ class DelayedStream(Stream):
         """A copy of the state, with the samples that don't fill a unit yet."""
         with self._use:
             count = self._age % self._pace.unit
-            rest = self._pace.cut(self._kept_steps, 0, count) if count else {}
+            rest = take_steps(self._pace.places, self._kept_steps, 0, count) if count else {}
             return State(self._sets.read(), self._identity, self._age, rest)
 
     def restore(self, state: State) -> None:
@@ -134,21 +128,13 @@ class DelayedStream(Stream):
         Raises:
             InputError, StateError: as ``Stream.step``.
         """
-        if not self._pace.even:
-            return self._step_of_unit(sample)
-        if self._settled <= self._steps < self._due:
+        if self._settled <= self._steps < self._due and self._pace.even:
             return super().step(sample)
         with self._use:
-            call = self._prepare_step(sample)
-            with self._kept():
-                self._start_again()
-                age = self._age
-                self._hold(age, 1, call.take)
-                self._steps += 1
-            result = call.result()
-            rows = self._by_name(result).items()
-            given = {name: array for name, array in rows if age >= self._pace.delays[name]}
-            return None if not given else given if isinstance(result, dict) else next(iter(given.values()))
+            found = self._take_one(sample)
+        frames = {name: self._pace.of_step(name, array) for name, array in found.items()}
+        given = {name: array for name, array in frames.items() if array is not None}
+        return None if not given else given if len(found) > 1 else next(iter(given.values()))
 
     def process(self, chunk: InputArrays) -> Result | None:
         """Take many time steps.
@@ -170,30 +156,20 @@ class DelayedStream(Stream):
                 call.take()
                 self._steps += call.steps
                 return call.result()
-            found = self._take(*self._to_graph(chunk, {}))
-            return next(iter(found.values())) if len(found) == 1 else found
-
-    def _step_of_unit(self, sample: InputArrays) -> Result | None:
-        with self._use:
-            found = self._take_one(sample)
-        given = {}
-        for name, array in found.items():
-            frames = array if array is None else self._pace.of_step(name, array)
-            if frames is not None:
-                given[name] = frames
-        return None if not given else given if len(found) > 1 else next(iter(given.values()))
+            found: Result | None = only(self._take(*self._to_graph(chunk, {})))
+            return found
 
     def _take_one(self, sample: InputArrays) -> dict[str, Any]:
         """Take one step; return what it completes by output, nothing if that is no unit."""
-        known = {self._manifest.sequence: 1}
+        known, unit = {self._manifest.sequence: 1}, self._pace.unit
         if self._steps >= self._due:
             return self._take(*self._to_graph(sample, known))
-        place, arrays = self._age % self._pace.unit, {}
-        if not self._accept(sample, place):
+        place, arrays = self._age % unit, {}
+        if unit == 1 or not self._accept(sample, place):
             arrays = self._to_graph(sample, known)[1]
             self._keep(arrays, place)
         found: dict[str, Any] = {}
-        if place + 1 == self._pace.unit:
+        if place + 1 == unit:
             found = self._joined({}, [self._take_unit({}, arrays, self._age - place)])
         self._steps += 1
         return found
@@ -212,35 +188,21 @@ class DelayedStream(Stream):
             return False
         return True
 
-    def _take(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """Take steps in the file's layout; return what they complete by output."""
-        manifest, unit, sequence = self._manifest, self._pace.unit, self._manifest.sequence or ""
-        place, steps = 0, sizes[sequence]
-        parts: list[_Part] = []
-        with self._kept():
-            while place < steps:
-                self._start_again()
-                age = self._age
-                count, left = age % unit, min(steps - place, self._due - self._steps)
-                if fills := count > 0 or left < unit:
-                    size = min(unit - count, left)
-                else:
-                    size = _room(manifest.states, [age], left - left % unit)
-                piece = arrays if size == steps else self._pace.cut(arrays, place, place + size)
-                if not fills:
-                    call = self._chunk_call = self._call_of(
-                        {**sizes, sequence: size}, piece, self._chunk_call, drop_sequence=False
-                    )
-                    parts.append(self._call(call, age))
-                else:
-                    self._keep(piece, count)
-                    if count + size == unit:
-                        parts.append(self._take_unit(sizes, piece, age - count))
-                self._steps += size
-                place += size
-        return self._joined(sizes, parts)
+    def _most(self, steps: int) -> int:
+        age, unit = self._age, self._pace.unit
+        if age % unit or steps < unit:
+            return min(unit - age % unit, steps)
+        return room(self._manifest.states, [age], steps - steps % unit)
 
-    def _take_unit(self, sizes: Mapping[str, int], arrays: Mapping[str, Array], age: int) -> "_Part":
+    def _take_piece(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> list[Part]:
+        unit, size = self._pace.unit, sizes[self._manifest.sequence or ""]
+        count = self._age % unit
+        if not count and not size % unit:
+            return super()._take_piece(sizes, arrays)
+        self._keep(arrays, count)
+        return [self._take_unit(sizes, arrays, self._age - count)] if count + size == unit else []
+
+    def _take_unit(self, sizes: Mapping[str, int], arrays: Mapping[str, Array], age: int) -> Part:
         """Take the kept steps, which fill a unit that began at ``age``."""
         manifest = self._manifest
         sizes = {**sizes, manifest.batch or "": 1, manifest.sequence or "": self._pace.unit}
@@ -249,11 +211,10 @@ class DelayedStream(Stream):
         )
         return self._call(call, age)
 
-    def _call(self, call: ShapedCall, age: int) -> "_Part":
+    def _call(self, call: ShapedCall, age: int) -> Part:
         if age >= self._pace.settled:
-            call.take()
-        else:
-            self._hold(age, call.steps, call.take)
+            return super()._call(call, age)
+        self._hold(age, call.steps, call.take)
         return self._by_name(call.result()), age, call.steps
 
     def _keep(self, arrays: Mapping[str, Array], place: int) -> None:
@@ -297,34 +258,6 @@ class DelayedStream(Stream):
         if held:
             self._sets.write({**self._sets.read(), **held})
 
-    def _by_name(self, result: Result) -> dict[str, Array]:
-        return result if isinstance(result, dict) else {self._manifest.outputs[0].name: result}
-
-    def _joined(self, sizes: Mapping[str, int], parts: "list[_Part]") -> dict[str, Any]:
-        """Return each output's frames in all calls; of one without a time axis the last result."""
-        if len(parts) == 1 and parts[0][1] >= self._pace.settled:
-            return {**parts[0][0]}
-        return {spec.name: self._joined_output(spec, sizes, parts) for spec in self._manifest.outputs}
-
-    def _joined_output(
-        self, spec: TensorSpec, sizes: Mapping[str, int], parts: "list[_Part]"
-    ) -> Array | None:
-        manifest, pace = self._manifest, self._pace
-        axis = pace.axes[spec.name]
-        if axis is None:
-            ready = (rows for rows, age, steps in parts if pace.early(spec.name, age) < steps // pace.unit)
-            return next((rows[spec.name] for rows in reversed(list(ready))), None)
-        arrays = [_behind(rows[spec.name], axis, pace.early(spec.name, age)) for rows, age, _ in parts]
-        if not arrays:
-            axes = tuple(each for each in spec.axes if each != manifest.batch)
-            shape = resolve(axes, with_ones(axes, {**sizes, **manifest.time_sizes(0)}))
-            return np.zeros(shape or (), spec.dtype)
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
-
-
-_Part = tuple[dict[str, Array], int, int]
-"""What a call gave, the age at which it began, and its steps."""
-
 
 class DelayedBatch(StreamBatch):
     """A batch whose results are behind, or come once a unit: each source has its own age and kept samples.
@@ -335,7 +268,7 @@ class DelayedBatch(StreamBatch):
     def __init__(self, core: Core, capacity: int, reset_every: "int | str | None" = None) -> None:
         """Reserve states on the graph of the stream; see ``Model.streams``."""
         super().__init__(core, capacity, reset_every)
-        self._pace, self._kept_steps = _Pace(core.manifest), _room_for_rest(core, capacity)
+        self._pace, self._kept_steps = core.pace, _room_for_rest(core, capacity)
 
     @property
     def delay(self) -> int:
@@ -348,7 +281,7 @@ class DelayedBatch(StreamBatch):
             slots = self._slots([source])
             age = int(self._age[slots[0]])
             count, kept = age % self._pace.unit, self._rows_of(self._kept_steps, slots)
-            rest = self._pace.cut(kept, 0, count) if count else {}
+            rest = take_steps(self._pace.places, kept, 0, count) if count else {}
             return State(self._pool.gather(slots), self._identity, age, rest)
 
     def restore(self, source: int, state: State) -> None:
@@ -407,7 +340,7 @@ class DelayedBatch(StreamBatch):
                     raise self._pace.ended(f"source {self._owner[ended[0]]}")
                 left = min(self._every or sys.maxsize, self._pace.end) - int(ages.max())
                 size = min(steps - start, left)
-                piece = self._pace.cut(feeds, start, start + size) if size < steps else feeds
+                piece = take_steps(self._pace.places, feeds, start, start + size) if size < steps else feeds
                 self._take(slots, ages, piece, size, found)
                 self._age[slots] += size
                 start += size
@@ -425,9 +358,9 @@ class DelayedBatch(StreamBatch):
         while at < ends.max():
             live = np.flatnonzero(ends > at)
             left = int(ends[live].min()) - at
-            size = _room(self._manifest.states, (began[live] + at).tolist(), left)
+            size = room(self._manifest.states, (began[live] + at).tolist(), left)
             piece = feeds if len(live) == len(slots) else self._rows_of(feeds, live)
-            piece = self._pace.cut(piece, at, at + size) if unit > 1 or size < steps else piece
+            piece = take_steps(self._pace.places, piece, at, at + size) if unit > 1 or size < steps else piece
             found.add(live, began[live] + at, self._hold(slots[live], began[live] + at, piece, size), size)
             at += size
         for name, kept in self._kept_steps.items():
@@ -481,22 +414,24 @@ class DelayedBatch(StreamBatch):
         before = self._pool.gather(slots[young]) if young.size else {}
         outputs = self._chunk(slots, feeds)
         if young.size:
-            ends = ages[young] + size
-            held = {state.input: ends <= state.start for state in self._manifest.states}
-            self._pool.put_back(slots[young], before, held)
+            after = self._pool.gather(slots[young])
+            for state in self._manifest.states:
+                old, new = (by_slot(each[state.input], *self._axes[state.input]) for each in (before, after))
+                held: tuple[Any, ...] = (*[slice(None)] * new[0], ages[young] + size <= state.start)
+                new[1][held] = old[1][held]
+            self._pool.scatter(slots[young], after)
         return outputs
 
 
 class _Frames:
     """What a tick completes: a row of frames of each source, filled from the front."""
 
-    def __init__(self, manifest: Manifest, pace: "_Pace", sizes: Mapping[str, int]) -> None:
+    def __init__(self, manifest: Manifest, pace: Pace, sizes: Mapping[str, int]) -> None:
         """Make room for as many frames as samples of these sizes can complete, with what was kept."""
         self._manifest, self._pace = manifest, pace
         steps = sizes[manifest.sequence or ""]
         sizes = {**sizes, **manifest.time_sizes(-(-steps // pace.unit) * pace.unit)}
-        shapes = {spec.name: resolve(spec.axes, with_ones(spec.axes, sizes)) for spec in manifest.outputs}
-        empty = {spec.name: np.zeros(shapes[spec.name] or (), spec.dtype) for spec in manifest.outputs}
+        empty = {spec.name: np.zeros(shape_of(spec.axes, sizes), spec.dtype) for spec in manifest.outputs}
         self._rows = to_sources(manifest, empty, step=False)
         self._counts = {name: np.zeros(len(rows), np.int64) for name, rows in self._rows.items()}
 
@@ -552,50 +487,6 @@ class _Frames:
         return array[:, None] if axis is None else np.moveaxis(array, 1 + axis, 1)
 
 
-class _Pace:
-    """How many frames there are, and when the first one comes."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        self.unit, self.delays, self.frames = manifest.unit, manifest.delays, manifest.frames_a_unit
-        self.places, self.batches = manifest.time_axes, manifest.batch_axes
-        self.axes = {spec.name: time_axis(spec.axes, manifest) for spec in manifest.outputs}
-        """Of each output the place of the time axis once the batch axis is gone, None if it has none."""
-        self.even = {self.unit, *self.frames.values()} == {1}
-        starts = (state.start for state in manifest.states)
-        self.settled = max([*starts, *(self.unit * delay for delay in self.delays.values())])
-        """Steps from which on no state is held, and every output has frames."""
-        end = manifest.stream.end if manifest.stream else None
-        self.end = sys.maxsize if end is None else end
-        """Steps from reset that there are positions for."""
-
-    def ended(self, what: str) -> StateError:
-        """Return the error for a step behind the end of a table of positions."""
-        return StateError(
-            f"{what} has taken {self.end} steps since its reset, and the network has positions for no more; "
-            f"reset it, or open it with reset_every={self.end}"
-        )
-
-    def cut(self, arrays: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-        """Return the steps from ``start`` to ``stop``; inputs without a time axis are unchanged."""
-        steps, axes = range(start, stop), self.places
-        return {
-            name: array.take(steps, axes[name]) if name in axes else array for name, array in arrays.items()
-        }
-
-    def early(self, name: str, age: Any) -> Any:
-        """Return how many frames before the first real one a call from ``age`` gives; of several calls."""
-        return np.maximum(self.delays[name] - age * self.frames[name] // self.unit, 0)
-
-    def of_step(self, name: str, array: Array) -> Array | None:
-        """Return the frames of an output as ``step`` gives them: None, the only one, or several."""
-        axis = self.axes[name]
-        if axis is None:
-            return array
-        if not array.shape[axis]:
-            return None
-        return array[(slice(None),) * axis + (0,)] if self.frames[name] == 1 else array
-
-
 def _room_for_rest(core: Core, rows: int) -> dict[str, Array]:
     """Return room for the steps of a unit of each input with a time axis; none where a unit is one step."""
     manifest = core.manifest
@@ -603,7 +494,7 @@ def _room_for_rest(core: Core, rows: int) -> dict[str, Array]:
         return {}
     sizes = {manifest.batch or "": rows, manifest.sequence or "": manifest.unit}
     return {
-        spec.name: np.zeros(resolve(spec.axes, with_ones(spec.axes, sizes)) or (), spec.dtype)
+        spec.name: np.zeros(shape_of(spec.axes, sizes), spec.dtype)
         for spec in core.data
         if spec.name in manifest.time_axes
     }
@@ -627,8 +518,3 @@ def _check_rest(core: Core, state: State) -> Mapping[str, Array]:
     except InputError as error:
         raise StateError(f"{error}; save the state again, or reset the stream") from error
     return rest
-
-
-def _behind(array: Array, axis: int, count: int) -> Array:
-    """Return ``array`` without its first ``count`` frames."""
-    return array[(slice(None),) * axis + (slice(min(count, array.shape[axis]), None),)]

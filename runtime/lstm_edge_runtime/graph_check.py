@@ -140,8 +140,8 @@ def check_contract(manifest: Manifest) -> None:
 
     Raises:
         ContractError: a state is larger than any is.
-        ManifestError: the batch and time axes, ``lengths``, the task, a reset value or a state's axes can't
-            be meant, or a tensor is declared twice.
+        ManifestError: the batch and time axes, ``lengths``, the task, counts, a reset value or a state's axes
+            can't be meant, or a tensor is declared twice.
     """
     _check_axis_names(manifest)
     for state in manifest.states:
@@ -154,6 +154,8 @@ def check_contract(manifest: Manifest) -> None:
             )
     _check_lengths(manifest)
     _check_task(manifest.task, manifest.outputs)
+    if unknown := sorted({*manifest.counts} - {spec.name for spec in manifest.outputs}):
+        raise ManifestError(f"counts of steps are {unknown}, which are no outputs; export the model again")
     for names in (manifest.input_names, manifest.output_names):
         if len(set(names)) < len(names):
             raise ManifestError(f"one of {sorted(names)} is declared twice; export the model again")
@@ -388,7 +390,7 @@ def _check_task(task: Task | None, outputs: Sequence[TensorSpec]) -> None:
 
 def _check_axis_names(manifest: Manifest) -> None:
     named = [name for name in (manifest.batch, manifest.sequence) if name is not None]
-    plain = all(parse_sum(name) in (None, ({name: 1}, 0)) and name for name in named)
+    plain = all(parse_sum(name) == ({name: 1}, 0) and name for name in named)
     if not plain or len(set(named)) < len(named):
         raise ManifestError(
             f"the batch and time axes are {named}, expected two names; export the model again"
@@ -404,7 +406,7 @@ def _check_axis_names(manifest: Manifest) -> None:
 def _check_state_axes(state: StateSpec, manifest: Manifest) -> None:
     """Refuse axes that follow from others: only batch and ``k*N`` do not change within a stream."""
     for axis in state.axes:
-        follows = isinstance(axis, str) and parse_sum(axis) not in (None, ({axis: 1}, 0))
+        follows = isinstance(axis, str) and parse_sum(axis) != ({axis: 1}, 0)
         if axis == manifest.sequence or (follows and row_factor(axis, manifest.batch) is None):
             raise ManifestError(
                 f"state {state.input} {describe(state.axes)} has axis {axis}, expected sizes and "

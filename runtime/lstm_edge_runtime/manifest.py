@@ -96,6 +96,11 @@ class TensorSpec(NamedTuple):
     """numpy's name: ``float32``, ``int64``."""
     axes: Axes
 
+    @property
+    def width(self) -> int | str | None:
+        """The size of the axis of features or classes, see ``channel_axis``; None without axes."""
+        return self.axes[channel_axis(self.axes)] if self.axes else None
+
 
 class StateSpec(NamedTuple):
     """One state: its input, its output, and its reset value."""
@@ -451,60 +456,51 @@ class Manifest(NamedTuple):
         return {**outputs, **{state.output: states[state.input] for state in self.states}}
 
 
+def _without_usual(fields: Mapping[str, Any], **usual: Any) -> dict[str, Any]:
+    """Return the fields but for those with these values: texts stay the same when there are new fields."""
+    return {name: value for name, value in fields.items() if name not in usual or value != usual[name]}
+
+
 def _encode(manifest: Manifest) -> dict[str, Any]:
-    golden, signal = manifest.golden, manifest.signal._asdict()
-    if not manifest.signal.missing:
-        del signal["missing"]
-    return {
-        "schema": 1 if manifest.stream is None else 2 if manifest.stream.end is None else SCHEMA,
+    golden, stream, task, trained = manifest.golden, manifest.stream, manifest.task, manifest.trained
+    fields = manifest._asdict()
+    axes = {name: fields.pop(name) for name in ("batch", "sequence")}
+    axes["ranges"] = {name: each._asdict() for name, each in fields.pop("ranges").items()}
+    fields |= {
+        "schema": 1 if stream is None else 2 if stream.end is None else SCHEMA,
         "inputs": [spec._asdict() for spec in manifest.inputs],
         "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [_encode_state(state, manifest) for state in manifest.states],
-        "axes": {
-            "batch": manifest.batch,
-            "sequence": manifest.sequence,
-            **({"ranges": {n: r._asdict() for n, r in manifest.ranges.items()}} if manifest.ranges else {}),
-        },
-        "lengths": manifest.lengths,
-        **({} if manifest.padded_states else {"padded_states": False}),
-        **({"counts": list(manifest.counts)} if manifest.counts else {}),
-        **({"identity": manifest.identity} if manifest.identity else {}),
-        "unstreamable": manifest.unstreamable,
-        **({"stream": _encode_stream(manifest.stream, manifest)} if manifest.stream else {}),
-        "task": manifest.task and manifest.task._asdict(),
-        "signal": signal,
-        **({"trained": manifest.trained._asdict()} if manifest.trained else {}),
-        "precision": manifest.precision,
-        **({"int8_activations": True} if manifest.int8_activations else {}),
-        "provenance": manifest.provenance,
-        "equivalence": manifest.equivalence,
-        "golden": golden
-        and {
-            **_encode_golden(golden),
-            **({"more": [_encode_golden(each) for each in golden.more]} if golden.more else {}),
-        },
+        "axes": _without_usual(axes, ranges={}),
+        "stream": stream and _encode_stream(stream, manifest),
+        "task": task and task._asdict(),
+        "signal": _without_usual(manifest.signal._asdict(), missing=""),
+        "trained": trained and trained._asdict(),
+        "golden": golden and _encode_golden(golden),
     }
+    return _without_usual(
+        fields, padded_states=True, counts=(), identity="", stream=None, trained=None, int8_activations=False
+    )
 
 
 def _encode_state(state: StateSpec, manifest: Manifest) -> dict[str, Any]:
     reset = encode_array(state.reset) if isinstance(state.reset, np.ndarray) else float(state.reset)
     fields = {**state._asdict(), "batch_axis": manifest.batch_axis(state.axes), "reset": reset}
-    if not state.start:
-        del fields["start"]
-    return fields
+    return _without_usual(fields, start=0)
 
 
 def _encode_stream(stream: Streamed, manifest: Manifest) -> dict[str, Any]:
     import base64
 
-    return {
+    fields = {
         "graph": base64.b64encode(stream.graph).decode(),
         "outputs": [spec._asdict() | {"delay": stream.delays[spec.name]} for spec in stream.outputs],
         "states": [_encode_state(state, manifest) for state in stream.states],
         "golden": stream.golden and _encode_golden(stream.golden),
-        **({"unit": stream.unit} if stream.unit > 1 else {}),
-        **({} if stream.end is None else {"end": stream.end}),
+        "unit": stream.unit,
+        "end": stream.end,
     }
+    return _without_usual(fields, unit=1, end=None)
 
 
 def _decode_state(raw: Mapping[str, Any]) -> StateSpec:
@@ -555,13 +551,15 @@ def _encode_golden(golden: Golden) -> dict[str, Any]:
         name: {"shape": list(array.shape), "values": [float(f"{value:.3e}") for value in array.ravel()]}
         for name, array in golden.limits.items()
     }
-    return {
+    fields = {
         "inputs": {name: encode_array(array) for name, array in golden.inputs.items()},
         "outputs": {name: encode_array(array) for name, array in golden.outputs.items()},
         "floor": golden.floor,
         "limit": golden.limit,
-        **({"limits": limits} if limits else {}),
+        "limits": limits,
+        "more": [*map(_encode_golden, golden.more)],
     }
+    return _without_usual(fields, limits={}, more=[])
 
 
 def _decode_golden(raw: Mapping[str, Any]) -> Golden:
@@ -582,7 +580,7 @@ def _decode_golden(raw: Mapping[str, Any]) -> Golden:
 
 
 def _decode(raw: Mapping[str, Any]) -> Manifest:
-    task, signal, golden, axes = raw["task"], raw["signal"], raw["golden"], raw["axes"]
+    task, signal, axes, golden = raw["task"], raw["signal"], raw["axes"], raw["golden"]
     return Manifest(
         inputs=tuple(_decode_tensor(spec) for spec in raw["inputs"]),
         outputs=tuple(_decode_tensor(spec) for spec in raw["outputs"]),

@@ -37,7 +37,7 @@ from .graph_check import (
     read_manifest,
     refuse_windows,
 )
-from .manifest import Manifest, StateSpec, TensorSpec
+from .manifest import Array, Manifest, StateSpec, TensorSpec
 from .onnx_reader import OnnxFile, add_initializers, is_ort_format, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 from .state import State
@@ -49,7 +49,6 @@ if TYPE_CHECKING:
     from .stream import Stream
     from .stream_batch import StreamBatch
 
-from .manifest import Array
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["window", "never"]
@@ -230,8 +229,7 @@ class Model:
 
         The native engine is created on first use of this property, or with the first stream.
         """
-        core = self._open() if self._open_stream is None else self._streaming(self._open_stream)
-        return "onnxruntime" if core.native is None else "native"
+        return "onnxruntime" if self._streaming().native is None else "native"
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -307,12 +305,9 @@ class Model:
         """
         if self._open_stream is None:
             from .stream import Stream
-
-            stream = Stream(self._open(), reset_every)
         else:
-            from .delayed import DelayedStream
-
-            stream = DelayedStream(self._streaming(self._open_stream), reset_every)
+            from .delayed import DelayedStream as Stream
+        stream = Stream(self._streaming(), reset_every)
         if reset_every is None:
             self._warn("stream(")
         return stream
@@ -330,12 +325,9 @@ class Model:
         """
         if self._open_stream is None:
             from .stream_batch import StreamBatch
-
-            batch = StreamBatch(self._open(), capacity, reset_every)
         else:
-            from .delayed import DelayedBatch
-
-            batch = DelayedBatch(self._streaming(self._open_stream), capacity, reset_every)
+            from .delayed import DelayedBatch as StreamBatch
+        batch = StreamBatch(self._streaming(), capacity, reset_every)
         if reset_every is None:
             self._warn(f"streams({capacity}, ")
         return batch
@@ -363,7 +355,7 @@ class Model:
         """
         from .selftest import selftest
 
-        return selftest(self._open(), self._open_stream and self._streaming(self._open_stream))
+        return selftest(self._open(), self._open_stream and self._streaming())
 
     def warm_up(self) -> None:
         """Run zeros from the reset state and open a stream, so that the first real ones are not the slowest.
@@ -389,10 +381,11 @@ class Model:
     ) -> None:
         self.close()
 
-    def _streaming(self, open_stream: Callable[[], Core]) -> Core:
-        self._open()
+    def _streaming(self) -> Core:
+        """Return what streams: the file's graph, or that of the stream."""
+        core = self._open()
         if self._stream_core is None:
-            self._stream_core = open_stream()
+            self._stream_core = core if self._open_stream is None else self._open_stream()
         return self._stream_core
 
     def _open(self) -> Core:
@@ -426,8 +419,7 @@ def runner(model: Model) -> Runner:
 
 def stream_runner(model: Model) -> Runner:
     """Return a function that runs the graph of a model's ``stream`` on whole units; see ``runner``."""
-    assert model._open_stream is not None
-    core = model._streaming(model._open_stream)
+    core = model._streaming()
     return lambda feeds: core.manifest.all_outputs(*core.call(feeds))
 
 

@@ -418,7 +418,7 @@ def add_initializers(content: bytes, source: bytes) -> bytes:
     """
     file = read_onnx(content)
     wanted = {name for node in file.every_node() for name in node.inputs} - set(file.graph.initializers)
-    graph = _split(_message(_split(memoryview(source)), 7))
+    graph = _message(_split(memoryview(source)), 7)
     stored = [_bytes(value) for value in graph.get(5, [])]
     added = [_encode(5, bytes(each)) for each in stored if _text(_split(each), 8) in wanted]
     return content + _encode(7, b"".join(added))
@@ -438,80 +438,67 @@ def stream_file(file: OnnxFile, graph: bytes) -> OnnxFile:
 def _model(fields: _Fields, folder: str | None) -> OnnxFile:
     if 7 not in fields:
         raise FileFormatError("it contains no ONNX graph; export or copy it again")
-    opsets = [_split(_bytes(value)) for value in fields.get(8, [])]
     return OnnxFile(
-        graph=_graph(_split(_message(fields, 7)), folder),
-        functions=tuple(_function(_split(_bytes(value)), folder) for value in fields.get(25, [])),
+        graph=_graph(_message(fields, 7), folder),
+        functions=tuple(_function(each, folder) for each in _messages(fields, 25)),
         ir_version=_integer(fields, 1),
-        opsets={_text(each, 1): _integer(each, 2) for each in opsets},
+        opsets={_text(each, 1): _integer(each, 2) for each in _messages(fields, 8)},
         producer=_text(fields, 2),
         metadata=_strings(fields, 14),
     )
 
 
 def _graph(fields: _Fields, folder: str | None) -> Graph:
-    initializers = [_tensor(_split(_bytes(value)), folder) for value in fields.get(5, [])]
-    sparse = [_sparse(_split(_bytes(value)), folder) for value in fields.get(15, [])]
+    initializers = [_tensor(each, folder) for each in _messages(fields, 5)]
+    sparse = [_sparse(each, folder) for each in _messages(fields, 15)]
     stored = {tensor.name: tensor for tensor in initializers}
     if len(stored) < len(initializers):
         raise FileFormatError("it contains two tensors with the same name; export it again")
-    inputs = [_value_info(_split(_bytes(value))) for value in fields.get(11, [])]
+    inputs = map(_value_info, _messages(fields, 11))
     return Graph(
-        nodes=_nodes(fields.get(1, []), folder),
+        inputs=tuple(each for each in inputs if each.name not in stored),
+        nodes=tuple(_node(each, folder) for each in _messages(fields, 1)),
         initializers=stored,
         sparse_initializers={each.values.name: each for each in sparse},
-        inputs=tuple(each for each in inputs if each.name not in stored),
-        outputs=tuple(_value_info(_split(_bytes(value))) for value in fields.get(12, [])),
+        outputs=tuple(map(_value_info, _messages(fields, 12))),
         described=tuple(_bytes(value) for value in fields.get(13, [])),
     )
 
 
 def _function(fields: _Fields, folder: str | None) -> LocalFunction:
-    nodes, defaults = _nodes(fields.get(7, []), folder), _attributes(fields.get(11, []), folder)
-    return LocalFunction(_text(fields, 10), _text(fields, 1), nodes, defaults)
+    nodes = tuple(_node(each, folder) for each in _messages(fields, 7))
+    return LocalFunction(_text(fields, 10), _text(fields, 1), nodes, _attributes(fields, 11, folder))
 
 
-def _nodes(values: list[_Value], folder: str | None) -> tuple[Node, ...]:
-    nodes = []
-    for value in values:
-        fields = _split(_bytes(value))
-        nodes.append(
-            Node(
-                op_type=_text(fields, 4),
-                domain=_text(fields, 7),
-                inputs=tuple(_decode(_bytes(name)) for name in fields.get(1, [])),
-                outputs=tuple(_decode(_bytes(name)) for name in fields.get(2, [])),
-                attributes=_attributes(fields.get(5, []), folder),
-                name=_text(fields, 3),
-            )
-        )
-    return tuple(nodes)
+def _node(fields: _Fields, folder: str | None) -> Node:
+    return Node(
+        op_type=_text(fields, 4),
+        domain=_text(fields, 7),
+        inputs=tuple(_decode(_bytes(name)) for name in fields.get(1, [])),
+        outputs=tuple(_decode(_bytes(name)) for name in fields.get(2, [])),
+        attributes=_attributes(fields, 5, folder),
+        name=_text(fields, 3),
+    )
 
 
-def _attributes(values: list[_Value], folder: str | None) -> dict[str, Attribute]:
+def _attributes(owner: _Fields, number: int, folder: str | None) -> dict[str, Attribute]:
     attributes = {}
-    for value in values:
-        fields = _split(_bytes(value))
+    for fields in _messages(owner, number):
         name = _text(fields, 1)
         if name in attributes:
             raise FileFormatError(f"a node has two attributes {name!r}; export it again")
-        if 21 not in fields or not fields.keys().isdisjoint(_KINDS):
+        if 21 not in fields or not fields.keys().isdisjoint(_READERS):
             attributes[name] = _attribute(fields, folder)
     return attributes
 
 
 def _attribute(fields: _Fields, folder: str | None) -> Attribute:
     """Return the value whose kind is field 20; old files leave that out and have one value alone."""
-    found = [number for number in fields if number in _KINDS]
+    found = [number for number in fields if number in _READERS]
     number = _FIELDS_BY_KIND.get(_integer(fields, 20), found[0] if found else 0)
-    if any(other in _NESTED and other != number for other in found):
+    if any(other != number for other in found if other in _NESTED):
         raise FileFormatError(f"attribute {_text(fields, 1)!r} has values of two types; export it again")
-    if number in _NESTED:
-        read = _NESTED[number]
-        if number in (5, 6, 22):
-            return read(_split(_message(fields, number)), folder)
-        return tuple(read(_split(_bytes(value)), folder) for value in fields.get(number, []))
-    return _SIMPLE[number](fields) if number in _SIMPLE else None
+    return _READERS[number](fields, folder) if number in _READERS else None
 
 
 def _tensor(fields: _Fields, folder: str | None) -> Tensor:
@@ -541,23 +528,22 @@ def _external(fields: _Fields, folder: str | None) -> External:
 
 
 def _sparse(fields: _Fields, folder: str | None) -> SparseTensor:
-    values, indices = (_tensor(_split(_message(fields, number)), folder) for number in (1, 2))
+    values, indices = (_tensor(_message(fields, number), folder) for number in (1, 2))
     return SparseTensor(_integers(fields, 3), values, indices)
 
 
 def _value_info(fields: _Fields) -> ValueInfo:
-    tensor = _split(_message(_split(_message(fields, 2)), 1))
-    axes: list[int | str | None] = []
-    for value in _split(_message(tensor, 2)).get(1, []):
-        axis = _split(_bytes(value))
-        axes.append(_signed(_integer(axis, 1)) if 1 in axis else _text(axis, 2) or None)
+    tensor = _message(_message(fields, 2), 1)
+    axes = tuple(
+        _signed(_integer(axis, 1)) if 1 in axis else _text(axis, 2) or None
+        for axis in _messages(_message(tensor, 2), 1)
+    )
     kind = _integer(tensor, 1)
-    return ValueInfo(_text(fields, 1), _DTYPES.get(kind, f"type {kind}") if kind else "", tuple(axes))
+    return ValueInfo(_text(fields, 1), _DTYPES.get(kind, f"type {kind}") if kind else "", axes)
 
 
 def _strings(fields: _Fields, number: int) -> dict[str, str]:
-    entries = [_split(_bytes(value)) for value in fields.get(number, [])]
-    return {_text(entry, 1): _text(entry, 2) for entry in entries}
+    return {_text(entry, 1): _text(entry, 2) for entry in _messages(fields, number)}
 
 
 def _each(value: Attribute) -> Iterable[Any]:
@@ -571,22 +557,24 @@ def _every_node(nodes: tuple[Node, ...]) -> Iterator[Node]:
             yield from graph.every_node()
 
 
-_KINDS = {2: 1, 3: 2, 4: 3, 5: 4, 6: 5, 7: 6, 8: 7, 9: 8, 10: 9, 11: 10, 22: 11, 23: 12}
-"""The field of an attribute's value to AttributeProto.AttributeType."""
-_FIELDS_BY_KIND = {kind: number for number, kind in _KINDS.items()}
-_NESTED: dict[int, Callable[[_Fields, str | None], Tensor | SparseTensor | Graph]] = {
-    5: _tensor, 6: _graph, 10: _tensor, 11: _graph, 22: _sparse, 23: _sparse
-}  # fmt: skip
-"""Readers by field, of values with tensors."""
-_SIMPLE: dict[int, Callable[[_Fields], Attribute]] = {
-    2: lambda fields: float(floats[-1]) if (floats := _floats(fields, 2, "<f4")).size else 0.0,
-    3: lambda fields: _signed(_integer(fields, 3)),
-    4: lambda fields: _text_or_bytes(_last(fields, 4)),
-    7: lambda fields: tuple(_floats(fields, 7, "<f4").tolist()),
-    8: lambda fields: _integers(fields, 8),
-    9: lambda fields: tuple(_text_or_bytes(_bytes(value)) for value in fields.get(9, [])),
+_READERS: dict[int, Callable[[_Fields, str | None], Attribute]] = {
+    2: lambda fields, _: float(floats[-1]) if (floats := _floats(fields, 2, "<f4")).size else 0.0,
+    3: lambda fields, _: _signed(_integer(fields, 3)),
+    4: lambda fields, _: _text_or_bytes(_last(fields, 4)),
+    5: lambda fields, folder: _tensor(_message(fields, 5), folder),
+    6: lambda fields, folder: _graph(_message(fields, 6), folder),
+    7: lambda fields, _: tuple(_floats(fields, 7, "<f4").tolist()),
+    8: lambda fields, _: _integers(fields, 8),
+    9: lambda fields, _: tuple(_text_or_bytes(_bytes(value)) for value in fields.get(9, [])),
+    10: lambda fields, folder: tuple(_tensor(each, folder) for each in _messages(fields, 10)),
+    11: lambda fields, folder: tuple(_graph(each, folder) for each in _messages(fields, 11)),
+    22: lambda fields, folder: _sparse(_message(fields, 22), folder),
+    23: lambda fields, folder: tuple(_sparse(each, folder) for each in _messages(fields, 23)),
 }
-"""Readers by field, of other values."""
+"""Readers of an attribute's value by its field, in the order of AttributeProto.AttributeType."""
+_FIELDS_BY_KIND = dict(enumerate(_READERS, 1))
+_NESTED = (5, 6, 10, 11, 22, 23)
+"""Fields of values with tensors."""
 
 
 # the wire format
@@ -676,10 +664,20 @@ def _encode(number: int, content: bytes) -> bytes:
     return bytes(encoded) + bytes([size]) + content
 
 
-def _message(fields: _Fields, number: int) -> memoryview:
-    """Return a field's bytes; several occurrences are joined, which merges messages as protobuf does."""
+def _joined(fields: _Fields, number: int) -> memoryview:
+    """Return a field's bytes; several occurrences are joined."""
     parts = [_bytes(value) for value in fields.get(number, [])]
     return parts[0] if len(parts) == 1 else memoryview(b"".join(parts))
+
+
+def _message(fields: _Fields, number: int) -> _Fields:
+    """Return a field's own fields; several occurrences are merged, as protobuf does."""
+    return _split(_joined(fields, number))
+
+
+def _messages(fields: _Fields, number: int) -> Iterator[_Fields]:
+    """Return the fields of each occurrence of a field."""
+    return (_split(_bytes(value)) for value in fields.get(number, []))
 
 
 def _last(fields: _Fields, number: int) -> memoryview:
@@ -695,23 +693,17 @@ def _integer(fields: _Fields, number: int) -> int:
 
 
 def _floats(fields: _Fields, number: int, dtype: str) -> Array:
-    data = _message(fields, number)
+    data = _joined(fields, number)
     if len(data) % np.dtype(dtype).itemsize:
         raise FileFormatError(_TRUNCATED)
     return np.frombuffer(data, dtype)
 
 
 def _integers(fields: _Fields, number: int) -> tuple[int, ...]:
-    found: list[int] = []
-    for value in fields.get(number, []):
-        if isinstance(value, int):
-            found.append(_signed(value))
-            continue
-        position = 0
-        while position < len(value):
-            element, position = _varint(value, position)
-            found.append(_signed(element))
-    return tuple(found)
+    values = fields.get(number, [])
+    if all(isinstance(value, int) for value in values):
+        return tuple(map(_signed, values))  # type: ignore[arg-type]
+    return tuple(np.concatenate([*map(_varint_array, values)]).view(np.int64).tolist())
 
 
 def _signed(value: int) -> int:

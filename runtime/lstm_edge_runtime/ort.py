@@ -48,12 +48,6 @@ class SessionOptions(NamedTuple):
     providers: tuple[Provider, ...] = (CPU,)
     threads: int = 1
     """Number of threads per operator (intra-op), including the calling thread."""
-    spinning: bool = False
-    """Whether idle threads spin; faster for one busy stream, a wasted core for all else."""
-    arena: bool = False
-    """Whether CPU memory comes from onnxruntime's arena; a small step is about 1 us quicker without."""
-    memory_pattern: bool = False
-    """Whether plans of memory are kept per input shape; they grow with every new chunk length."""
     optimization: str = "ALL"
     """The graph optimization level: ``DISABLE_ALL``, ``BASIC``, ``EXTENDED`` or ``ALL``."""
 
@@ -125,14 +119,14 @@ def _settings(ort: Any, options: SessionOptions, cpu_fallback: bool) -> Any:
     settings.log_severity_level = _SILENT
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
-    settings.enable_cpu_mem_arena = options.arena
-    settings.enable_mem_pattern = options.memory_pattern
+    settings.enable_cpu_mem_arena = False  # a small step is about 1 us quicker without
+    settings.enable_mem_pattern = False  # plans that grow with every new chunk length
     settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
     for kind in (np.float16, np.float32, np.float64):
         np.finfo(kind)  # numpy 2.2 and older look once, and warn where they find denormals flushed
-    for pool in ("intra_op", "inter_op"):
-        settings.add_session_config_entry(f"session.{pool}.allow_spinning", str(int(options.spinning)))
+    for pool in ("intra_op", "inter_op"):  # a spinning thread wastes a core
+        settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
     if not cpu_fallback and options.providers != (CPU,):
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return settings

@@ -10,17 +10,16 @@ import numpy as np
 from numpy import ndarray
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, refuse_not_finite
-from .axes import learn_sizes, resolve
+from .axes import learn_sizes, resolve, shape_of
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
-from .chunks import take_steps
+from .chunks import behind, only, take_steps
 from .errors import InputError
-from .manifest import LONGEST, Axes
+from .manifest import LONGEST, Array, Axes, TensorSpec
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativeCall, NativeEngine, NativeStates
 
-from .manifest import Array
 
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
@@ -28,6 +27,10 @@ WRONG_SAMPLE = (TypeError, ValueError, BufferError)
 """Exceptions of a memory view for an object of another shape or dtype, or that is not an array."""
 Result = Array | dict[str, Array]
 """The only output that is not a state; a mapping by name where there are several."""
+
+
+Part = tuple[dict[str, Array], int, int]
+"""What a call gave, the age at which it began, and its steps."""
 
 
 class Stream:
@@ -45,6 +48,7 @@ class Stream:
         "_every",
         "_identity",
         "_manifest",
+        "_pace",
         "_result",
         "_run",
         "_sets",
@@ -60,7 +64,7 @@ class Stream:
         """Open a stream at the reset state, to which it returns by itself as ``Model.stream`` says."""
         core.require_streamable()
         self._every = core.steps_to_reset(reset_every)
-        self._core, self._manifest, self._identity = core, core.manifest, core.identity
+        self._core, self._manifest, self._identity, self._pace = core, core.manifest, core.identity, core.pace
         self._use = ExclusiveUse("stream")
         self._slot = self._use.slot
         self._count_from(0, 0)
@@ -146,7 +150,8 @@ class Stream:
             if self._manifest.sequence is None:
                 return self._process_by_step(chunk)
             if self._every is not None:
-                return self._process_by_window(chunk)
+                found: Result = only(self._take(*self._to_graph(chunk, {})))
+                return found
             call = self._chunk_call
             if call is None or not call.accept(chunk):
                 call = self._chunk_call = self._prepare(chunk, call, {})
@@ -248,38 +253,60 @@ class Stream:
         call.write(arrays)
         return call
 
-    def _process_by_window(self, chunk: InputArrays) -> Result:
-        """Take a chunk in pieces, each of which ends where the states start again."""
-        manifest, results = self._manifest, []
-        sizes, arrays = self._to_graph(chunk, {})
-        sequence = manifest.sequence or ""
-        end = self._steps + sizes[sequence]
+    def _take(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[str, Any]:
+        """Take steps in the file's layout, in pieces; return what they complete by output."""
+        sequence, place = self._manifest.sequence or "", 0
+        steps, parts = sizes[sequence], list[Part]()
         with self._kept():
-            while self._steps < end:
+            while place < steps:
                 self._start_again()
-                size, place = min(self._due, end) - self._steps, sizes[sequence] + self._steps - end
-                piece = take_steps(manifest, arrays, place, place + size)
-                call = self._chunk_call = self._call_of(
-                    {**sizes, sequence: size}, piece, self._chunk_call, drop_sequence=False
-                )
-                call.take()
+                size = self._most(min(steps - place, self._due - self._steps))
+                piece = arrays
+                if size < steps:
+                    piece = take_steps(self._pace.places, arrays, place, place + size)
+                parts += self._take_piece({**sizes, sequence: size}, piece)
                 self._steps += size
-                results.append(call.result())
-        return results[0] if len(results) == 1 else self._join(results)
+                place += size
+        return self._joined(sizes, parts)
 
-    def _join(self, results: Sequence[Result]) -> Result:
-        """Return the result of one call on all chunks, from the ``results`` of each."""
-        joined: dict[str, Array] = {}
-        for spec in self._manifest.outputs:
-            parts = [each[spec.name] if isinstance(each, dict) else each for each in results]
-            axes = [axis for axis in spec.axes if axis != self._manifest.batch]
-            if spec.name in self._manifest.counts:
-                joined[spec.name] = np.sum(parts, axis=0, dtype=parts[0].dtype)
-            elif (time := self._manifest.time_axis(tuple(axes))) is not None:
-                joined[spec.name] = np.concatenate(parts, time)
-            else:
-                joined[spec.name] = parts[-1]
-        return joined if isinstance(results[0], dict) else next(iter(joined.values()))
+    def _most(self, steps: int) -> int:
+        """Return how many of ``steps`` may be taken together."""
+        return steps
+
+    def _take_piece(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> "list[Part]":
+        """Take steps that may be taken together; return what they complete, a part or none."""
+        call = self._chunk_call = self._call_of(sizes, arrays, self._chunk_call, drop_sequence=False)
+        return [self._call(call, self._age)]
+
+    def _call(self, call: "ShapedCall", age: int) -> "Part":
+        call.take()
+        return self._by_name(call.result()), age, call.steps
+
+    def _by_name(self, result: Result) -> dict[str, Array]:
+        return result if isinstance(result, dict) else {self._manifest.outputs[0].name: result}
+
+    def _joined(self, sizes: Mapping[str, int], parts: "Sequence[Part]") -> dict[str, Any]:
+        """Return each output's frames in all calls; of one without a time axis the last result."""
+        if len(parts) == 1 and parts[0][1] >= self._pace.settled:
+            return parts[0][0]
+        return {spec.name: self._joined_output(spec, sizes, parts) for spec in self._manifest.outputs}
+
+    def _joined_output(
+        self, spec: TensorSpec, sizes: Mapping[str, int], parts: "Sequence[Part]"
+    ) -> Array | None:
+        manifest, pace = self._manifest, self._pace
+        axis, results = pace.axes[spec.name], [(rows[spec.name], age, steps) for rows, age, steps in parts]
+        if spec.name in manifest.counts:
+            total: Array = np.sum([rows for rows, _, _ in results], axis=0, dtype=spec.dtype)
+            return total
+        if axis is None:
+            ready = [rows for rows, age, steps in results if pace.early(spec.name, age) < steps // pace.unit]
+            return ready[-1] if ready else None
+        arrays = [behind(rows, axis, pace.early(spec.name, age)) for rows, age, _ in results]
+        if not arrays:
+            axes = tuple(each for each in spec.axes if each != manifest.batch)
+            return np.zeros(shape_of(axes, {**sizes, **manifest.time_sizes(0)}), spec.dtype)
+        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
 
     def _process_by_step(self, chunk: InputArrays) -> Result:
         given = {spec.name: array for spec, array in self._core.convert_inputs(chunk)}

@@ -9,17 +9,16 @@ import numpy as np
 import numpy.typing as npt
 
 from ._core import Core, ExclusiveUse, InputArrays, as_array, by_name
-from .axes import check_output, describe, learn_sizes, resolve, row_factor, with_ones
+from .axes import check_output, describe, learn_sizes, resolve, row_factor, shape_of
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
-from .chunks import take_steps
+from .chunks import only, take_steps, time_axis
 from .errors import ContractError, InputError, StateError
-from .manifest import Axes, Manifest
+from .manifest import Array, Manifest
 from .state import State
 
 if TYPE_CHECKING:
     from .native.engine import NativePool, NativeTick
 
-from .manifest import Array
 
 _BLOCK = 256
 """Rows that onnxruntime takes at a time."""
@@ -47,9 +46,9 @@ class StreamBatch:
         self._core, self._manifest, self._batch = core, manifest, manifest.batch
         self._identity = core.identity
         self._use = ExclusiveUse("batch")
-        axes, states = _batch_axes(manifest), core.initial_states({self._batch: capacity})
+        self._axes, states = _batch_axes(manifest), core.initial_states({self._batch: capacity})
         self._native = None if core.native is None else core.native.pool(states)
-        self._pool: NativePool | StatePool = self._native or StatePool(core, capacity, axes, states)
+        self._pool: NativePool | StatePool = self._native or StatePool(core, self._axes, states)
         retain_heap(WORKSPACE * self._pool.nbytes)
         self._at_reset = core.initial_states({self._batch: 1})
         self._owner = np.full(capacity, -1, dtype=np.int64)
@@ -157,7 +156,7 @@ class StreamBatch:
         if ids is None:
             return self._by_id(samples, chunks=False)
         with self._use:
-            return _only(self._tick(samples, ids, None, step=True))
+            return only(self._tick(samples, ids, None, step=True))
 
     def process(
         self,
@@ -185,7 +184,7 @@ class StreamBatch:
         if ids is None:
             return self._by_id(chunks, chunks=True)
         with self._use:
-            return _only(self._tick(chunks, ids, lengths, step=False))
+            return only(self._tick(chunks, ids, lengths, step=False))
 
     def _by_id(self, given: Any, *, chunks: bool) -> dict[int, Any]:
         if not isinstance(given, Mapping) or not given:
@@ -202,7 +201,7 @@ class StreamBatch:
         with self._use:
             rows = self._tick(stacked, ids, lengths if self._manifest.lengths else None, step=False)
         each = (_cut(self._manifest, rows, place, end) for place, end in enumerate(lengths.tolist()))
-        return dict(zip(ids, map(_only, each), strict=True))
+        return dict(zip(ids, map(only, each), strict=True))
 
     def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> dict[str, Array]:
         """Check everything, call the engine once, and only then change the states of ``ids``."""
@@ -266,7 +265,7 @@ class StreamBatch:
                 spec.name: feeds[spec.name].take(live, axis=spec.axes.index(batch))
                 for spec in self._core.data
             }
-            given = take_steps(self._manifest, given, start, start + size)
+            given = take_steps(self._manifest.time_axes, given, start, start + size)
             if self._core.lengths:
                 given[self._core.lengths.name] = valid.astype(self._core.lengths.dtype)
             self._put(rows, self._chunk(slots[live], given), live, slice(start, start + size), steps)
@@ -403,22 +402,15 @@ class StreamBatch:
         return int(self._slots([source])[0])
 
 
-def _only(rows: Mapping[str, Any]) -> Any:
-    """Return the value of a single output; of several, all by name."""
-    return next(iter(rows.values())) if len(rows) == 1 else rows
-
-
 class StatePool:
     """Blocks of ``capacity`` slots along each state's batch axis, all at the reset value.
 
     An axis of ``k*N`` rows has k blocks of N, as the rows of a stacked output do.
     """
 
-    def __init__(
-        self, core: Core, capacity: int, axes: Mapping[str, tuple[int, int]], states: dict[str, Array]
-    ) -> None:
+    def __init__(self, core: Core, axes: Mapping[str, tuple[int, int]], states: dict[str, Array]) -> None:
         """Take the blocks; ``ContractError`` if a state has no rows per source."""
-        self._core, self._capacity, self._axes, self._blocks = core, capacity, axes, states
+        self._core, self._axes, self._blocks = core, axes, states
         if any(factor for _, factor in axes.values()):
             self._check_order()
         self._sets: StateSets | None = None
@@ -449,19 +441,10 @@ class StatePool:
         """Write ``states`` to ``slots``."""
         blocks = self.arrays
         for name, block in blocks.items():
-            axis, rows = self._by_slot(name, block)
-            rows[(slice(None),) * axis + (slots,)] = self._by_slot(name, states[name])[1]
+            axis, rows = by_slot(block, *self._axes[name])
+            rows[(slice(None),) * axis + (slots,)] = by_slot(states[name], *self._axes[name])[1]
         if self._sets is not None and self._sets.device != "cpu":
             self._sets.write(blocks)
-
-    def put_back(self, slots: Array, before: Mapping[str, Array], held: Mapping[str, Array]) -> None:
-        """Put states back to ``before``, each in those of the slots that ``held`` marks."""
-        after = self.gather(slots)
-        for name, mask in held.items():
-            axis, rows = self._by_slot(name, after[name])
-            where = (slice(None),) * axis + (mask,)
-            rows[where] = self._by_slot(name, before[name])[1][where]
-        self.scatter(slots, after)
 
     @property
     def arrays(self) -> dict[str, Array]:
@@ -469,16 +452,9 @@ class StatePool:
         return self._blocks if self._sets is None else self._sets.read()
 
     def _take(self, name: str, block: Array, slots: Array) -> Array:
-        axis, rows = self._by_slot(name, block)
+        axis, rows = by_slot(block, *self._axes[name])
         taken = rows.take(slots, axis=axis)
         return taken.reshape([-1 if i == self._axes[name][0] else size for i, size in enumerate(block.shape)])
-
-    def _by_slot(self, name: str, block: Array) -> tuple[int, Array]:
-        """Return a view of a block, or of the states of some slots, and its axis of slots."""
-        axis, factor = self._axes[name]
-        if not factor:
-            return axis, block
-        return axis + 1, block.reshape((*block.shape[:axis], factor, -1, *block.shape[axis + 1 :]))
 
     def _check_order(self) -> None:
         """Raise ``ContractError`` where ``k*N`` rows are not k blocks of N: two sources would be mixed.
@@ -491,7 +467,7 @@ class StatePool:
         shapes = {spec.name: (spec.axes, spec.dtype) for spec in core.data}
         shapes |= {spec.input: (spec.axes, spec.dtype) for spec in core.manifest.states}
         both = {
-            name: rng.normal(size=resolve(axes, with_ones(axes, sizes))).astype(dtype)
+            name: rng.normal(size=shape_of(axes, sizes)).astype(dtype)
             for name, (axes, dtype) in shapes.items()
         }
         together = core.call(both | core.convert_lengths(None, sizes))[1]
@@ -508,6 +484,19 @@ class StatePool:
                         f"the rows of state {spec.input} {describe(spec.axes)} are not in blocks of {batch}; "
                         "open one stream() a source instead"
                     )
+
+
+def by_slot(block: Array, axis: int, factor: int) -> tuple[int, Array]:
+    """Return the axis of sources and a view of a state's rows on which it is an axis of its own.
+
+    Args:
+        block: the rows.
+        axis: that of the rows.
+        factor: their number for each source, in blocks; 0 for one.
+    """
+    if not factor:
+        return axis, block
+    return axis + 1, block.reshape((*block.shape[:axis], factor, -1, *block.shape[axis + 1 :]))
 
 
 def _batch_axes(manifest: Manifest) -> dict[str, tuple[int, int]]:
@@ -573,8 +562,8 @@ def to_sources(manifest: Manifest, outputs: Mapping[str, Array], *, step: bool) 
         place = next(i for i, axis in enumerate(axes) if row_factor(axis, manifest.batch) is not None)
         factor = row_factor(axes[place], manifest.batch)
         if factor:
-            array = array.reshape((*array.shape[:place], factor, -1, *array.shape[place + 1 :]))
-            axes, place = (*axes[:place], factor, manifest.batch or "", *axes[place + 1 :]), place + 1
+            axes = (*axes[:place], factor, manifest.batch or "", *axes[place + 1 :])
+            place, array = by_slot(array, place, factor)
         if step and (gone := manifest.time_axis(axes)) is not None:
             array, place = array.squeeze(gone), place - (gone < place)
         rows[spec.name] = np.moveaxis(array, place, 0) if place else array
@@ -607,9 +596,9 @@ def stack_chunks(core: Core, chunks: Sequence[Any]) -> tuple[dict[str, list[Any]
             that is ragged or of another dtype.
     """
     parts = [by_name(chunk, core.data) for chunk in chunks]
-    lists: dict[str, list[Any]] = {spec.name: [part[spec.name] for part in parts] for spec in core.data}
-    for spec in core.data:
-        lists[spec.name] = [as_array(spec.name, part, spec.dtype) for part in lists[spec.name]]
+    lists = {
+        spec.name: [as_array(spec.name, part[spec.name], spec.dtype) for part in parts] for spec in core.data
+    }
     places = {
         spec.name: place for spec in core.data if (place := time_axis(spec.axes, core.manifest)) is not None
     }
@@ -642,11 +631,6 @@ def _cut(manifest: Manifest, rows: Mapping[str, Array], place: int, end: int | N
             array if end is None or axis is None else array[(slice(None),) * axis + (slice(end),)]
         )
     return own
-
-
-def time_axis(axes: Axes, manifest: Manifest) -> int | None:
-    """Return the place of the time axis once the batch axis is gone."""
-    return manifest.time_axis(tuple(axis for axis in axes if axis != manifest.batch))
 
 
 def _pad_end(array: Array, place: int, longest: int) -> Array:

@@ -1,29 +1,29 @@
 """Why a stage of an export failed: the line, the reason and the advice, found at whatever cost."""
 
 import ast
+import copy
 import inspect
+import random
 import re
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from dataclasses import replace
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from itertools import zip_longest
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.export import ExportedProgram
-from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 from ..numerics.reference import Signature, flatten_output
-from .failures import CONTROL_FLOW, TracingError, UnrepeatableError
 from .record import LoopError
-from .repeatability import SAMPLES, why_unrepeatable
 from .request import Request, runs
-from .source import calling_line, line_at, own_place, syntax_of
-from .trace import quietly
+from .source import is_own, line_at, own_place, syntax_of, watching
+from .trace import CONTROL_FLOW, TracingError, quietly
 
 _LOOPS = (
     "write the loop with nn.LSTM, nn.GRU or nn.RNN or with tensor operations over the whole axis, or "
@@ -58,9 +58,20 @@ _WORDS = {
     "such as torch.arange(x.size(1)) < lengths.unsqueeze(1); keep a setting as a Python number, not a buffer",
 }
 """What is wrong and what to do instead, by ``TracingError.kind`` or by what a line does with values."""
+_SAMPLES = (
+    "forward samples: it draws random numbers ({}), and so gives another output on every call; "
+    "return the distribution's parameters and sample outside, or pass the numbers in"
+)
+
+_MACHINERY = frozenset(vars(nn.Module()))
+"""Attributes that every module has."""
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>|"
                           r"No decompositions registered for .*?([\w:.]+)")  # fmt: skip
 _FAILED_NODE = re.compile(r"Error when translating node .*?\[target=torch\.ops\.([\w.]+)\]")
+
+
+class UnrepeatableError(UnsupportedError):
+    """Two runs on the same inputs differ."""
 
 
 def diagnose(error: InputError | UnsupportedError, request: Request) -> InputError | UnsupportedError:
@@ -71,7 +82,7 @@ def diagnose(error: InputError | UnsupportedError, request: Request) -> InputErr
             text = str(UnsupportedError(_describe(error, request)))
         elif isinstance(error, LoopError):
             text += _suggest_step(request.copy(), request.signature, error.steps)
-        reason = why_unrepeatable(request)
+        reason = _why_unrepeatable(request)
     if reason:
         return UnsupportedError(reason if isinstance(error, UnrepeatableError) else f"{reason} ({text})")
     return InputError(text) if isinstance(error, InputError) else UnsupportedError(text)
@@ -114,7 +125,7 @@ def _untranslated(error: TracingError, program: ExportedProgram) -> str:
         if found := _NO_OPERATOR.search(str(cause)):
             operator = ".".join(part for part in found.groups() if part)
             if "sampling" in error.recorder.seen:
-                return SAMPLES.format(error.recorder.seen["sampling"])
+                return _SAMPLES.format(error.recorder.seen["sampling"])
             return (
                 f"torch.onnx has no translation for the operator {operator}{_at_line(operator, program)}; "
                 "write it with operators that ONNX has, or move it out of the module"
@@ -180,7 +191,7 @@ def _suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
         axis = next((axis for axis, size in enumerate(tensor.shape[:2]) if size == steps), None)
         if axis is not None and tensor.dim() > 1:
             cut[name], example[place] = axis, tensor.narrow(axis, 0, 1)
-    one = replace(signature, example=tuple(example))
+    one = signature.with_example(example)
     advice = ", or export one step a call: let forward take and return the state, and give --step"
     if not cut or not runs(module, one):
         return advice
@@ -224,28 +235,132 @@ def _axes_of_step(tensor: Tensor, time: int | None, state: bool) -> str:
     return ",".join(axes.get(place, str(size)) for place, size in enumerate(tensor.shape))
 
 
-def parting_line(*runs: Callable[[], object]) -> str:
-    """Return the module's own line where two runs of it part; empty where it is not known."""
-    traces: list[list[tuple[str, Any]]] = []
-    for run in runs:
-        with suppress(Exception), _LineWatch() as watch:
-            run()
-        traces.append(watch.passed)
-    pairs = zip_longest(*traces)
-    return next((one[0] if one else two[0] for one, two in pairs if one != two), "")
+def _why_unrepeatable(request: Request) -> str:
+    """Return why a module gives something else at its second call, and the way out; empty if it does not.
+
+    Every line of the module's own is watched on a copy, so that a rebound attribute, a tensor written over, a
+    list that grows and a generator outside of torch are found alike.
+    """
+    own, signature = request.copy(), request.signature
+    called = copy.deepcopy(own)
+    first = _call(called, signature)
+    if _same(first, _call(copy.deepcopy(called), signature)):
+        return ""
+    drawn = _generators()
+    if line := _line_after(lambda: _generators() != drawn, partial(_call, copy.deepcopy(own), signature)):
+        return _SAMPLES.format(line)
+    kept = [place for place in _changed(own, called) if _matters(place, own, called, signature, first)]
+    if not kept:
+        return "forward gives another output on every call; keep states outside, and pass them in"
+    watched = copy.deepcopy(called)  # the first call may only make the state
+    before = _held(watched)
+    line = _line_after(
+        lambda: any(_held(watched).get(place) != before.get(place) for place in kept),
+        partial(_call, watched, signature),
+    )
+    names = " and ".join(".".join(part for part in place if part) for place in kept)
+    taken = f"take {names} as an argument" if len(kept) == 1 else "take them as arguments"
+    values = (
+        "its new value, a state of the file" if len(kept) == 1 else "their new values, states of the file"
+    )
+    return (
+        f"forward keeps {names} in the module between calls{f' ({line})' if line else ''}, so that every "
+        f"call gives another output; {taken} and return {values}"
+    )
 
 
-class _LineWatch(TorchFunctionMode):
-    """Sees every call of PyTorch that a module's own lines make."""
+def _call(module: nn.Module, signature: Signature) -> list[Tensor] | None:
+    """Return what ``forward`` gives; None where it raises, as it may with what an earlier call left."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [tensor.clone() for _, tensor in flatten_output(signature.call(module, signature.example))]
+    except Exception:  # noqa: BLE001  a module may raise anything
+        return None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.passed: list[tuple[str, Any]] = []
-        """The line, and the function with the number of axes that it gives."""
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run ``func`` and note it."""
-        result = func(*args, **(kwargs or {}))
-        axes = result.ndim if isinstance(result, torch.Tensor) else None
-        self.passed.append((calling_line(), (func, axes)))
-        return result
+def _same(one: list[Tensor] | None, other: list[Tensor] | None) -> bool:
+    if one is None or other is None or len(one) != len(other):
+        return one is other
+    return all(
+        a.shape == b.shape and bool(((a == b) | ((a != a) & (b != b))).all())
+        for a, b in zip(one, other, strict=True)
+    )
+
+
+def _generators() -> tuple[Any, ...]:
+    """Return the state of every generator of random numbers that a module shares with others."""
+    numpys = str(np.random.get_state(legacy=False))  # noqa: NPY002  what users draw from
+    return random.getstate(), numpys, torch.get_rng_state().numpy().tobytes()
+
+
+def _held(module: nn.Module) -> dict[tuple[str, str], list[Any]]:
+    """Return what each attribute holds, by the path of its module and its name: something that compares."""
+    return {
+        (path, name): [
+            (id(leaf), leaf._version) if isinstance(leaf, Tensor) else leaf
+            for leaf in pytree.tree_leaves(value)
+            if isinstance(leaf, Tensor | bool | int | float | str) or leaf is None
+        ]
+        for path, name, value in _attributes(module)
+    }
+
+
+def _attributes(module: nn.Module) -> Iterator[tuple[str, str, Any]]:
+    for path, layer in module.named_modules():
+        own = vars(layer).items()
+        for name, value in [*own, *layer._buffers.items(), *layer._parameters.items()]:
+            if name not in _MACHINERY:
+                yield path, name, value
+
+
+def _changed(own: nn.Module, called: nn.Module) -> list[tuple[str, str]]:
+    """Return the attributes in which a copy that was called differs from one that was not."""
+    before, after = (
+        {(path, name): pytree.tree_leaves(value) for path, name, value in _attributes(each)}
+        for each in (own, called)
+    )
+    return [place for place, leaves in after.items() if not _alike(before.get(place), leaves)]
+
+
+def _alike(one: list[Any] | None, other: list[Any]) -> bool:
+    return one is not None and len(one) == len(other) and all(map(_equal, one, other))
+
+
+def _equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return _same([one], [other])
+    return type(one) is type(other) and (not isinstance(one, bool | int | float | str) or one == other)
+
+
+def _matters(
+    place: tuple[str, str],
+    own: nn.Module,
+    called: nn.Module,
+    signature: Signature,
+    first: list[Tensor] | None,
+) -> bool:
+    """Tell whether a module that holds at ``place`` what the called one does gives something else."""
+    path, name = place
+    other = copy.deepcopy(own)
+    setattr(other.get_submodule(path), name, copy.deepcopy(getattr(called.get_submodule(path), name)))
+    return not _same(first, _call(other, signature))
+
+
+def _line_after(holds: Callable[[], bool], run: Callable[[], Any]) -> str:
+    """Return the first line of the module's own, while ``run`` runs, after which ``holds`` is true."""
+    last: dict[FrameType, int] = {}
+    found = ""
+
+    def watch(frame: FrameType, event: str, _: Any) -> Any:
+        nonlocal found
+        if found or not is_own(frame.f_code.co_filename):
+            return None
+        if event != "call" and holds():
+            found = line_at(frame.f_code.co_filename, last[frame])
+        last[frame] = frame.f_lineno
+        return watch
+
+    with watching(watch):
+        run()
+    return found

@@ -3,6 +3,18 @@
 Each ``lstm_edge::Recurrent`` node becomes LSTM, GRU or RNN nodes, one node a layer, both directions in it.
 States come in as ``(layers*D, N, H)``, are split by layer, and are put together again behind the nodes.
 Afterwards every call of the module is checked to be a node.
+
+PyTorch's projected LSTM (``proj_size``) feeds ``h = W_hr c'`` (P wide) back, where c' is the unprojected
+hidden state. A standard node that feeds c' itself back computes the same with ``R = W_hh W_hr``, and the
+projection is applied to its outputs. What is left is the initial state: the node wants H numbers, ``h_0`` has
+P.
+
+- Well-conditioned ``W_hr``: start from ``pinv(W_hr) h_0``, for ``W_hr pinv(W_hr) = 1``.
+- Otherwise the node gets P more hidden units. They start as ``h_0``, which the gates read through ``W_hh``;
+  having no weights and biases of their own they are zero from the first step on (``tanh(0) = 0``, and their
+  cells start at zero). Exact for every ``W_hr``, for a recurrence of ``(H + P)^2`` in place of ``H^2``.
+
+All products are taken in float64.
 """
 
 import json
@@ -17,9 +29,10 @@ from onnx.parser import parse_graph
 
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 from lstm_edge_runtime.graph_check import why_window
+from lstm_edge_runtime.manifest import Array
 
 from ..graph import Builder
-from ..pairing import Names
+from ..lift.paths import LEFT_INVERSE
 from ..recurrent import GATES, LayerWeights, to_onnx_weights
 from .record import DOMAIN, LOG_CUM_SUM_EXP, OP, RecurrentCall
 from .request import Request
@@ -44,6 +57,8 @@ step (added_sum, added_x) => (added_next, added_same) {
 }
 """
 """Names that torch.onnx gives no value: those of a body hide others."""
+_CONDITION_LIMIT = 100.0
+"""Up to this condition number of ``W_hr`` the pseudo-inverse is used."""
 _ORIGIN = "lstm_edge.origin"
 """The key in a node's ``metadata_props`` while the graph is worked on."""
 
@@ -89,14 +104,7 @@ def lower(request: Request, traced: Traced) -> Lowered:
         CheckFailedError: a call whose result is used has no node.
     """
     model = traced.model
-    signature = request.signature
-
-    def variables() -> list[Names]:
-        from .variables import find_names
-
-        return find_names(request.copy(), signature)
-
-    roles = find_roles(model, traced.outputs, request.config, signature.positional, variables)
+    roles = find_roles(traced, request)
     window = _why_window(traced.calls) if roles.sequence is None else ""
     if window and request.config.states is None:
         roles = replace(roles, states={})
@@ -193,9 +201,7 @@ def _node(
     suffix = f"l{index}"
     projection = None
     if layer[0].w_hr is not None and c is not None:
-        from .projection import project
-
-        projection = project(build, layer, h, c, suffix)
+        projection = _project(build, layer, h, c, suffix)
         layer, h, c = list(projection.layer), projection.hidden, projection.cell
     options: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // len(GATES[op])}
     if directions == 2:
@@ -289,3 +295,79 @@ def _log_add_exp() -> Any:
     for value in (*graph.input, *graph.output):
         value.type.tensor_type.elem_type = ir.DataType.FLOAT
     return ir.from_proto(graph)
+
+
+@dataclass(frozen=True)
+class _Projection:
+    """One layer as a standard node, H' units wide, and the matrices around it."""
+
+    layer: tuple[LayerWeights, ...]
+    """A direction each, without projections."""
+    hidden: ir.Value
+    """``initial_h (D, N, H')``."""
+    cell: ir.Value
+    """``initial_c (D, N, H')``."""
+    after: ir.Value
+    """``(D, H', P)``: Y and Y_h are to be multiplied by it."""
+    cell_after: ir.Value | None
+    """``(D, H', H)`` for Y_c, or None where H' is H."""
+
+
+def _project(
+    build: Builder, layer: Sequence[LayerWeights], h: ir.Value, c: ir.Value, suffix: str
+) -> _Projection:
+    """Fold one layer's projections.
+
+    Args:
+        build: where nodes are added.
+        layer: one entry a direction, each with ``w_hr``.
+        h: ``(D, N, P)``.
+        c: ``(D, N, H)``.
+        suffix: ends the names of what is added.
+    """
+    matrices = [each.w_hr for each in layer if each.w_hr is not None]
+    folded = tuple(
+        replace(each, w_hh=each.w_hh @ w_hr, w_hr=None) for each, w_hr in zip(layer, matrices, strict=True)
+    )
+    leave = np.stack([w.T for w in matrices])
+    if max(np.linalg.cond(w) for w in matrices) <= _CONDITION_LIMIT:
+        enter = np.stack([np.linalg.pinv(w).T for w in matrices])
+        start, after = _around(build, h, enter, leave, f"P_{suffix}")
+        return _Projection(folded, start, c, after, None)
+    directions, hidden, width = leave.shape
+    wide = tuple(_widened(each, own.w_hh, width) for each, own in zip(folded, layer, strict=True))
+    ones = np.broadcast_to(np.eye(hidden + width), (directions, hidden + width, hidden + width))
+    start, after = _around(
+        build, h, ones[:, hidden:], np.pad(leave, ((0, 0), (0, width), (0, 0))), f"P_{suffix}"
+    )
+    cell, cell_after = _around(build, c, ones[:, :hidden], ones[:, :, :hidden], f"C_{suffix}")
+    return _Projection(wide, start, cell, after, cell_after)
+
+
+def _around(
+    build: Builder, state: ir.Value, enter: Array, leave: Array, name: str
+) -> tuple[ir.Value, ir.Value]:
+    """Return ``state @ enter``, and ``leave``, its left inverse, as an initializer."""
+    inverse = build.weight(leave, name)
+    entering = build.weight(enter, f"{name}_in")
+    entering.metadata_props[LEFT_INVERSE] = str(inverse.name)
+    return build.matmul(state, entering), inverse
+
+
+def _widened(folded: LayerWeights, w_hh: Array, width: int) -> LayerWeights:
+    """Add ``width`` units that only hold what they start from, and are read through ``w_hh``."""
+    recurrent = np.concatenate([folded.w_hh, w_hh], axis=1)
+    return LayerWeights(
+        _more_units(folded.w_ih, width),
+        _more_units(recurrent, width),
+        None if folded.b_ih is None else _more_units(folded.b_ih, width),
+        None if folded.b_hh is None else _more_units(folded.b_hh, width),
+        None,
+    )
+
+
+def _more_units(stacked: Array, width: int) -> Array:
+    """Add ``width`` rows of zeros to each gate of ``(G*H, ...)``."""
+    gates = np.split(stacked, len(GATES["LSTM"]))
+    zeros = np.zeros((width, *stacked.shape[1:]))
+    return np.concatenate([part for gate in gates for part in (gate, zeros)])

@@ -22,7 +22,7 @@ from ..progress import Progress, ignore
 from .artifact import Artifact, verify_file
 from .axes import find_axes
 from .config import ExportConfig
-from .failures import UnrepeatableError
+from .diagnose import UnrepeatableError, diagnose
 from .file import File, make_file
 from .lower import lower
 from .ranges import FewSizesError
@@ -57,7 +57,7 @@ def _export_nearby(
     for feeds in error.nearby:
         tensors = tuple(torch.from_numpy(feeds[name]) for name in signature.names)
         with suppress(InputError, UnsupportedError, CheckFailedError):
-            request = make_request(module, replace(signature, example=tensors), config)
+            request = make_request(module, signature.with_example(tensors), config)
             return _convert_verified(request, ignore)
     raise error
 
@@ -105,8 +105,6 @@ def _diagnosed(request: Request) -> Iterator[None]:
     try:
         yield
     except (InputError, UnsupportedError) as error:
-        from .diagnose import diagnose
-
         raise diagnose(error, request) from error
 
 

@@ -5,12 +5,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
+from itertools import zip_longest
 from math import gcd, lcm
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lstm_edge_runtime.chunks import Runner
@@ -18,7 +20,7 @@ from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
 
 from .file import File
-from .source import line_at, own_place
+from .source import calling_line, line_at, own_place
 from .trace import Guard
 
 SAME, DIFFERS, REFUSED = "same", "differs", "refused"
@@ -261,10 +263,8 @@ def _why_it_ends(
     for end in found.ends:
         line = next((each.line for each in guards if each.line and not each.holds({**traced, axis: end})), "")
         if not line:
-            from .diagnose import parting_line
-
             sizes = ({**base, axis: end}, {**base, axis: found.range.nearest(end)})
-            line = parting_line(*(partial(runs.plain, each) for each in sizes))
+            line = _parting_line(*(partial(runs.plain, each) for each in sizes))
         told = f"at {axis}={end} forward does something else than at the example"
         yield f"{told} ({line})" if line else told
 
@@ -369,6 +369,33 @@ class _TableWatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _note(self, table: Tensor, axis: int, index: Tensor) -> None:
         if index.numel():
             self.room.append(table.shape[axis] - 1 - int(index.max()))
+
+
+def _parting_line(*runs: Callable[[], object]) -> str:
+    """Return the module's own line where two runs of it part; empty where it is not known."""
+    traces: list[list[tuple[str, Any]]] = []
+    for run in runs:
+        with suppress(Exception), _LineWatch() as watch:
+            run()
+        traces.append(watch.passed)
+    pairs = zip_longest(*traces)
+    return next((one[0] if one else two[0] for one, two in pairs if one != two), "")
+
+
+class _LineWatch(TorchFunctionMode):
+    """Sees every call of PyTorch that a module's own lines make."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed: list[tuple[str, Any]] = []
+        """The line, and the function with the number of axes that it gives."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run ``func`` and note it."""
+        result = func(*args, **(kwargs or {}))
+        axes = result.ndim if isinstance(result, torch.Tensor) else None
+        self.passed.append((calling_line(), (func, axes)))
+        return result
 
 
 def _holds(guards: Sequence[Guard], traced: Mapping[str, int], axis: str, size: int) -> bool:

@@ -3,28 +3,41 @@
 Read off the graph while its recurrent layers are still one node each: an input is a state where it reaches
 a layer's initial state through nothing but views, and its partner is the output that the same layers' last
 states reach in the same way. Of all others the names and the graph decide; see ``pairing``.
+
+A tuple has no names, and its order says nothing. The variables that held its tensors do: in ``h, c = hidden``
+and ``return y, (c, h)``. They are seen by running ``forward`` once on the example, line by line.
 """
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from itertools import count as count_from
+from types import FrameType
+from typing import Any
 
 import onnx_ir as ir
+import torch
+from torch import Tensor, nn
 
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 
-from ..graph import axes_of, operands, walk
-from ..pairing import Names, Pairing, describe_value, pair_states
+from ..graph import axes_of, describe_value, is_used, operands, walk
+from ..numerics.reference import AllFloats, Path, Signature, output_paths
+from ..pairing import Names, Pairing, pair_states
 from .config import ExportConfig
 from .record import OP
+from .request import Request
+from .source import is_own, watching
+from .trace import Traced
 
 _VIEWS = frozenset(
     "Cast Concat Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
 )
+_Key = tuple[int, int, int]
 _SLOTS = (1, 2)
 """Where a recorded node's h and c are, among its inputs and among its outputs alike."""
 
@@ -52,26 +65,14 @@ class Roles:
     """Whether every layer starts from inputs alone."""
 
 
-def find_roles(
-    model: ir.Model,
-    names: Sequence[str],
-    config: ExportConfig,
-    positional: Collection[str],
-    variables: Callable[[], Sequence[Names]],
-) -> Roles:
-    """Read the roles off ``model`` before it is lowered.
-
-    Args:
-        model: a traced graph.
-        names: what the module calls its outputs, ``""`` where it says nothing.
-        config: the user's own words on names, states and lengths; they win.
-        positional: inputs without a name of their own, as in a tuple.
-        variables: gives what the module's code calls its inputs and outputs.
+def find_roles(traced: Traced, request: Request) -> Roles:
+    """Read the roles off a traced graph before it is lowered; the user's own words on names and states win.
 
     Raises:
         InputError: the config names an input or output that is not there, or it takes the user's word to tell
             which output continues a state.
     """
+    model, names, config, signature = traced.model, traced.outputs, request.config, request.signature
     inputs = {str(value.name): value for value in model.graph.inputs}
     nodes = [node for node in model.graph if node.op_type == OP]
     batch, sequence = _find_axes(inputs, nodes, config)
@@ -87,8 +88,8 @@ def find_roles(
                 pair_states,
                 model.graph,
                 known,
-                [*variables(), Names({name: {name} for name in inputs}, outputs)],
-                positional=positional,
+                [*_find_names(request.copy(), signature), Names({name: {name} for name in inputs}, outputs)],
+                positional=signature.positional,
                 starts=starts,
                 plain={*fractions, *([lengths] if lengths else [])},
             )
@@ -203,6 +204,8 @@ def _ended(model: ir.Model, found: Pairing) -> Iterator[str]:
     """Return a note for each state that no output continues."""
     values = {str(value.name): value for value in model.graph.inputs}
     for name in found.ended:
+        if sum(isinstance(axis, str) for axis in axes_of(values[name])) > 1:
+            continue  # more than its batch is dynamic
         yield (
             f"{describe_value(values[name])} looks like a state and stays an input: no output of that dtype "
             "and shape depends on it; return its next value, so that calls can follow one another"
@@ -224,7 +227,7 @@ def _over_time(
 
 def _unused(inputs: Mapping[str, ir.Value]) -> Iterator[str]:
     for name, value in inputs.items():
-        if not value.uses() and not value.is_graph_output():
+        if not is_used(value):
             yield f"{name} changes nothing: no output depends on it"
 
 
@@ -313,6 +316,15 @@ def _is_count(value: ir.Value) -> bool:
     return integer and value.shape is not None and len(value.shape) == 1
 
 
+def _output_name(name: str, others: Collection[str]) -> str:
+    """Return the name of the output that continues the state input ``name``: ``h_n`` for ``h_0``.
+
+    Of inputs that are numbered (``hidden_0``, ``hidden_1``) each keeps its number: ``hidden_0_n``.
+    """
+    stem = name.removesuffix("_0")
+    return f"{stem}_n" if f"{stem}_1" not in others else f"{name}_n"
+
+
 def _name_outputs(
     model: ir.Model, names: Sequence[str], config: ExportConfig, states: Mapping[str, int]
 ) -> tuple[str, ...]:
@@ -323,9 +335,7 @@ def _name_outputs(
         )
     chosen = list(config.outputs)
     if not chosen:
-        from ..lift.state_names import output_name
-
-        partners = {place: output_name(name, states) for name, place in states.items()}
+        partners = {place: _output_name(name, states) for name, place in states.items()}
         for place, name in enumerate(names):
             stem = name or partners.get(place, "output")
             stem = f"{stem}_n" if stem in inputs else stem
@@ -334,3 +344,78 @@ def _name_outputs(
     if inputs & {*chosen} or len(set(chosen)) < count:
         raise InputError(f"the output names {', '.join(chosen)} repeat or are those of inputs; give others")
     return tuple(chosen)
+
+
+def _find_names(module: nn.Module, signature: Signature) -> list[Names]:
+    """Return what ``forward`` calls its arguments and results, then what each function that it calls does.
+
+    A result is called as its key or field; one in a tuple as the variables that hold it at the end.
+
+    Args:
+        module: a float32 copy in eval mode.
+        signature: its inputs and an example that it takes.
+    """
+    inputs = [tensor.clone() for tensor in signature.example]
+    calls: list[_Call] = []
+
+    def enter(frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG001
+        if not is_own(frame.f_code.co_filename):
+            return None
+        calls.append(_Call())
+        return calls[-1].look
+
+    with torch.no_grad(), warnings.catch_warnings(), AllFloats(torch.float32), watching(enter):
+        warnings.simplefilter("ignore")
+        flat = list(output_paths(signature.call(module, inputs)))
+    before = {_key(tensor): name for tensor, name in zip(inputs, signature.names, strict=True)}
+    after: dict[_Key, list[int]] = {}
+    for place, (_, tensor) in enumerate(flat):
+        after.setdefault(_key(tensor), []).append(place)
+    forward, *inner = [call.names(before, after) for call in calls] or [Names({}, {})]
+    told = Names(
+        {
+            name: _told(path) | forward.inputs.get(name, set())
+            for name, path in zip(signature.names, signature.paths, strict=True)
+        },
+        {place: _told(path) or forward.outputs.get(place, set()) for place, (path, _) in enumerate(flat)},
+    )
+    return [told, *inner]
+
+
+def _told(path: Path) -> set[str]:
+    """Return what a key, a field or a parameter says; a place in a tuple or list says nothing."""
+    return set() if not path or isinstance(path[-1], int) else {"_".join(map(str, path)), str(path[-1])}
+
+
+def _key(tensor: Tensor) -> _Key:
+    """Return the same for a tensor and for views of it that hold all of its elements in place."""
+    if tensor.layout is not torch.strided:
+        return id(tensor), 0, 0
+    return tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()), tensor.numel()
+
+
+class _Call:
+    """The tensors that the variables of one call held."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, list[Tensor]] = {}  # which keeps their memory from being used again
+
+    def look(self, frame: FrameType, event: str, argument: Any) -> Any:  # noqa: ARG002
+        for name, value in frame.f_locals.items():
+            if isinstance(value, Tensor):
+                held = self._held.setdefault(name, [])
+                if not held or held[-1] is not value:
+                    held.append(value)
+        return self.look
+
+    def names(self, before: dict[_Key, str], after: dict[_Key, list[int]]) -> Names:
+        """Name each input by every variable that held it, each output by those that held it at the end."""
+        inputs: dict[str, set[str]] = {}
+        outputs: dict[int, set[str]] = {}
+        for name, held in self._held.items():
+            for tensor in held:
+                if (known := before.get(_key(tensor))) is not None:
+                    inputs.setdefault(known, set()).add(name)
+            for place in after.get(_key(held[-1]), ()):
+                outputs.setdefault(place, set()).add(name)
+        return Names(inputs, outputs)

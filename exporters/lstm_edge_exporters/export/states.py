@@ -7,6 +7,7 @@ module itself can be started from it when the file is verified.
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import takewhile
 from typing import TYPE_CHECKING, NamedTuple
 
 import onnx_ir as ir
@@ -14,7 +15,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.manifest import StateSpec
 
 from ..numerics.reference import Injection
-from ..recurrent import recurrent_nodes, state_shape
+from ..recurrent import state_shape
 from .lower import Lowered, Origin, origin_of
 
 if TYPE_CHECKING:
@@ -45,7 +46,6 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
     """Make inputs of the states that ``forward`` does not take, unless none is wanted."""
     if stateless or lowered.roles.starts_given or lowered.window:
         return Lifted(lowered.model)
-    from ..lift.state_names import name_after_modules
     from ..lift.states import lift_states
     from ..lift.table import Table
 
@@ -54,15 +54,16 @@ def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
     def naming(found: Sequence["StateGroup"]) -> list[tuple[str, str]]:
         groups.extend(found)
         single = len(lowered.calls) == 1
-        return [name_after_modules(group, _layers(group), single=single) for group in found]
+        return [_name_after_modules(group, _layers(group), single=single) for group in found]
 
     model = lowered.model.clone()
+    table = Table(model)
     calls = Counter(call.path for call in lowered.calls if call.cell)
     loops = {path: count for path, count in calls.items() if count > 1}
     lifted = lift_states(
         model,
-        [node for node in recurrent_nodes(model) if _path(node) not in loops],
-        Table(model),
+        [each for each in table.recurrences if not each.looped and _path(each.node) not in loops],
+        table,
         batch=lowered.roles.batch,
         reverse=True,
         naming=naming,
@@ -98,6 +99,24 @@ def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:
     if found.late:
         return lifted._replace(late=True)
     return lifted._replace(model=found.model, past=found.states, reach=found.reach)
+
+
+def _name_after_modules(
+    group: "StateGroup", layers: Sequence[tuple[str, int]], *, single: bool
+) -> tuple[str, str]:
+    """Name a state after the part of the path that its layers share; ``h_0/h_n`` if there is one layer.
+
+    Args:
+        group: the state.
+        layers: for each of its places the layer's path in the module, and which of the layer's calls it is.
+        single: whether the module calls one recurrent layer, once.
+    """
+    steps = zip(*(path.split(".") for path, _ in layers), strict=False)
+    stem = ".".join(step[0] for step in takewhile(lambda step: len(set(step)) == 1, steps))
+    paths, call = {path for path, _ in layers}, layers[0][1]
+    if len(paths) == 1 and call:
+        stem = f"{stem}_{call + 1}"
+    return group.names("" if single or not stem else f"{stem}.")
 
 
 def _layers(group: "StateGroup") -> list[tuple[str, int]]:

@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from traceback import FrameSummary
+from pathlib import Path
+from traceback import FrameSummary, walk_tb
 from types import CodeType
 from typing import Any
 
@@ -25,11 +26,11 @@ from torch.utils._sympy.numbers import int_oo
 from torch.utils._sympy.printers import PythonPrinter
 
 from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve
-from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 from ..numerics.reference import AllFloats, Signature, flatten_output
-from .failures import TracingError, tracing_error
+from .constants import fold_batch_norms, fold_constants, hide_batch_norms
 from .record import Recorder, RecurrentCall, instrument
 from .request import Request, runs
 from .sizes import TRANSLATIONS, keeping_sizes, settle_floats, size_text, symbols
@@ -55,6 +56,28 @@ _SPARE = (3, 7, 5, 11, 13)
 """Sizes for dynamic axes that are 1 in the example, which tracing takes for a constant."""
 _NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
 """What the tracer's text may call."""
+_DISTRIBUTIONS = str(Path(torch.distributions.__path__[0]))
+_HIGHER = str(Path(torch.__file__).parent / "_higher_order_ops")
+CONTROL_FLOW = ("associative_scan", "cond", "map", "scan", "while_loop")
+"""torch's own loops and branches, by the name of their source."""
+
+
+class TracingError(UnsupportedError):
+    """PyTorch can't trace a module or translate what it traced."""
+
+    def __init__(
+        self, kind: str, recorder: Recorder, error: Exception, program: ExportedProgram | None = None
+    ) -> None:
+        super().__init__(str(error))
+        self.kind = kind
+        """``translation``, or what tracing failed at: see ``_kind``."""
+        self.recorder, self.error, self.program = recorder, error, program
+        """What tracing saw, PyTorch's error, and what was to be translated."""
+
+    @property
+    def constant(self) -> bool:
+        """Whether code takes the size of an axis that was traced for a constant."""
+        return self.kind in ("same size", "size")
 
 
 @dataclass(frozen=True)
@@ -257,7 +280,7 @@ def _other_sizes(
                     break
                 wanted += 1
             other[name] = wanted
-        if runs(module, replace(signature, example=tuple(_at_sizes(signature, axes, other)))):
+        if runs(module, signature.with_example(_at_sizes(signature, axes, other))):
             return other
     return None
 
@@ -301,9 +324,27 @@ def export_program(
             raise
         except Exception as error:
             recorder.check_calls(signature.names)
-            raise tracing_error(error, recorder) from error
+            raise TracingError(_kind(error, recorder.seen), recorder, error) from error
     recorder.check_calls(signature.names)
     return Program(program, recorder)
+
+
+def _kind(error: Exception, seen: Mapping[str, str]) -> str:
+    """Sort what ``torch.export`` raised."""
+    if "numpy" in seen:
+        return "numpy"
+    passed = [frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)]
+    if any(each.startswith(_DISTRIBUTIONS) for each in passed):
+        return "distribution"
+    for each in passed:
+        if _HIGHER in each and Path(each).stem in CONTROL_FLOW:
+            return Path(each).stem
+    text = " ".join(str(error).split()).partition(" The error above occurred")[0]
+    if "data-dependent" in text or "GuardOnDataDependent" in type(error).__name__:
+        return "list" if "list" in seen else "values"
+    if "specialized" in text or "Constraints violated" in text or re.search(r"[\[(, *]s\d+\b", text):
+        return "size"
+    return "complex" if "complex" in seen else ""
 
 
 def _translate(
@@ -318,12 +359,16 @@ def _translate(
                 input_names=list(names),
                 custom_translation_table=dict(TRANSLATIONS),
                 opset_version=18,
-                optimize=True,
+                optimize=False,
                 verbose=False,
             )
+            assert made is not None
+            fold_constants(made.model)
+            hide_batch_norms(made.model)
+            made.optimize()
+            fold_batch_norms(made.model)
         except Exception as error:
             raise TracingError("translation", recorder, error, program) from error
-    assert made is not None
     return made.model
 
 
@@ -420,9 +465,9 @@ def _read_guards(program: ExportedProgram, recorder: Recorder, axes: Mapping[str
         if isinstance(size, torch.SymInt) and isinstance(axis := axes[name][place], str)
     ]
     for size, axis in free:
-        factors, constant = parse_sum(str(size.node.expr)) or ({}, 0)
-        if len(factors) == 1 and not constant:
-            ((symbol, factor),) = factors.items()
+        factors, constant = parse_sum(str(size.node.expr))
+        ((symbol, factor), *more) = factors.items()
+        if symbol.isidentifier() and not more and not constant:
             values.setdefault(symbol, f"({axis})" if factor == 1 else f"(({axis})//{factor})")
             if factor > 1:
                 facts.append((f"({axis}) % {factor} == 0", ""))

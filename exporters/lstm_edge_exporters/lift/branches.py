@@ -13,7 +13,9 @@ from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..graph import axes_of, constant, data_inputs, forget_shapes, infer_shapes, operands, walk
+from ..graph import axes_of, constant, data_inputs, forget_shapes, infer_shapes, is_used, operands, walk
+from .axes import take_given
+from .config import LiftConfig
 from .table import Table
 
 # fmt: off
@@ -26,7 +28,30 @@ _FOLDED = (
 """Operators between a constant or a fixed size and the condition of an ``If``."""
 
 
-def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
+def decide_branches(model: ir.Model, config: LiftConfig) -> tuple[ir.Model, dict[str, Array], bool]:
+    """Return a copy with the axes and constants that the user gives, without branches that they rule out.
+
+    Returns:
+        The copy; what stands in the place of inputs that it has no more; and whether a branch was taken.
+
+    Raises:
+        InputError: the config gives axes or a constant for no input, or such as do not fit it.
+    """
+    decided = model.clone()
+    constants = _check_constants(decided, config.constants)
+    _fix_inputs(decided, constants)
+    take_given(decided.graph, config.inputs)
+    branched = _take_branches(decided)
+    kept = {*constants, *(value.name for value in decided.graph.inputs)}
+    constants |= {
+        str(value.name): np.zeros(all_ones(axes_of(value)), value.dtype.numpy())
+        for value in data_inputs(model.graph)
+        if value.name not in kept and value.dtype is not None
+    }
+    return decided, constants, branched
+
+
+def _check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
     """Return the constants as arrays of their inputs' dtypes and shapes.
 
     Raises:
@@ -51,7 +76,7 @@ def check_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str
     return arrays
 
 
-def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
+def _fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
     """Replace inputs by constants, in place."""
     graph = model.graph
     for value in [value for value in data_inputs(graph) if value.name in arrays]:
@@ -61,7 +86,7 @@ def fix_inputs(model: ir.Model, arrays: Mapping[str, Array]) -> None:
         graph.register_initializer(value)
 
 
-def take_branches(model: ir.Model) -> bool:
+def _take_branches(model: ir.Model) -> bool:
     """Replace each ``If`` that constants and fixed sizes decide by its branch, in place.
 
     An ``If`` inside the branch taken is looked at too; one inside a loop's body is not. Inputs that only the
@@ -80,24 +105,30 @@ def take_branches(model: ir.Model) -> bool:
     taken, undecided = False, set[ir.Node]()
     infer_shapes(model)
     while nodes := [node for node in graph if node.op_type == "If" and node not in undecided]:
-        (condition,) = nodes[0].inputs
-        known = _known(condition, {})
-        if known is None:
-            known = _known(condition, _measured_axes(model, condition))
-        if known is None:
+        if (branch := _decided(model, nodes[0])) is None:
             undecided.add(nodes[0])
             continue
-        branch = "then_branch" if known.all() else "else_branch"
-        _inline(nodes[0], nodes[0].attributes[branch].as_graph())
+        _inline(nodes[0], branch)
         infer_shapes(model)
         taken = True
     RemoveUnusedNodesPass()(model)
     for value in graph.outputs:
         value.shape = value.shape or declared[value.name]
     for value in read:
-        if not value.uses() and not value.is_graph_output():
+        if not is_used(value):
             graph.inputs.remove(value)
     return taken
+
+
+def _decided(model: ir.Model, node: ir.Node) -> ir.Graph | None:
+    """Return the branch that constants, declared sizes, or those of a run choose; None if they don't."""
+    (condition,) = node.inputs
+    known = _known(condition, {})
+    if known is None:
+        known = _known(condition, _measured_axes(model, condition))
+    if known is None:
+        return None
+    return node.attributes["then_branch" if known.all() else "else_branch"].as_graph()
 
 
 def choosing_input(model: ir.Model) -> str | None:

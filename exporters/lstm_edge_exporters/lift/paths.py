@@ -11,7 +11,7 @@ With ``proj_size`` the state h (P) enters a node of width H as ``h @ M`` and lea
 (``M @ K = 1``) and if it drops nothing that the recurrence reads (``K @ M @ R.T = R.T``).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +29,8 @@ from .subgraphs import Place, carry_out
 LEFT_INVERSE = "lstm_edge.left_inverse"
 """In the ``metadata_props`` of M: the name of the initializer K, if the exporter of M knows it."""
 
-_OPERATORS = ("Gather", "Identity", "MatMul", "Slice", "Split", "Squeeze", "Transpose", "Unsqueeze")
+_KEEP: tuple[str, Any] = ("Identity", None)
+"""How to undo what changes no number."""
 _KEEPING_NUMBERS = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 _AXES_AS_INPUT = 13
 """The opset from which Squeeze and Unsqueeze take their axes as an input."""
@@ -44,6 +45,8 @@ class Step:
     """Which of the operator's outputs is on the path."""
     undo: tuple[str, Any]
     """How to undo it: an operator and its argument."""
+    batch_axis: int
+    """The batch axis of the operator's first operand."""
     span: tuple[int, int, int] | None = None
     """``(axis, start, stop)`` of the rows that it selects, None for all."""
 
@@ -69,7 +72,7 @@ def operators_above(value: ir.Value) -> list[ir.Node]:
     """Return the chain of layout operators that produce ``value``, nearest first."""
     found = []
     node = value.producer()
-    while node is not None and node.domain == "" and node.op_type in _OPERATORS:
+    while node is not None and node.domain == "" and node.op_type in _RULES:
         found.append(node)
         above = node.inputs[0]
         node = None if above is None else above.producer()
@@ -99,101 +102,134 @@ def find_path(
     steps: list[Step] = []
     best: Path | None = None
     value = slot
-    selected = False
     for node in operators_above(slot):
         above = node.inputs[0]
         if above is None or value.index() is None:
             break
-        output, shape = value.index() or 0, arrays[above].shape
-        if node.op_type in ("Gather", "Slice", "Split"):
-            step, next_axis = _select(node, output, batch_axis, shape, arrays)
-        else:
-            step, next_axis = _read(node, output, batch_axis, shape, recurrent, arrays)
-        if step is None or (step.span and selected):
+        operand = _Operand(node, value.index() or 0, batch_axis, arrays[above].shape, recurrent, arrays)
+        step = _RULES[node.op_type](operand)
+        if step is None or (step.span and any(each.span for each in steps)):
             break
         steps.append(step)
-        selected |= step.span is not None
-        value, batch_axis = above, next_axis
+        value, batch_axis = above, step.batch_axis
         if step.span or step.undo[0] in ("MatMul", "Reorder"):
             best = Path(value, batch_axis, tuple(steps))
     return best
 
 
-def _read(
-    node: ir.Node,
-    output: int,
-    batch: int,
-    shape: Sequence[int],
-    recurrent: ir.Node,
-    arrays: Mapping[ir.Value, Array],
-) -> tuple[Step | None, int]:
-    """Read an operator that keeps all rows of an operand of ``shape``: the step, and the batch axis there."""
-    rank = len(shape)
-    undo: tuple[str, Any] = ("Identity", None)
-    match node.op_type:
-        case "Transpose":
-            order = list(node.attributes.get_ints("perm", ()) or range(rank)[::-1])
-            undo, batch = ("Transpose", [order.index(axis) for axis in range(rank)]), order[batch]
-        case "Squeeze":
-            axes = sorted(axis % rank for axis in numbers_of(node, 1, "axes", arrays))
-            axes = axes or [axis for axis, size in enumerate(shape) if size == 1]
-            undo, batch = ("Unsqueeze", axes), [axis for axis in range(rank) if axis not in axes][batch]
-        case "Unsqueeze":
-            added = numbers_of(node, 1, "axes", arrays)
-            axes = sorted(axis % (rank + len(added)) for axis in added)
-            if batch in axes:
-                return None, batch
-            undo, batch = ("Squeeze", axes), batch - sum(axis < batch for axis in axes)
-        case "MatMul":
-            weight = node.inputs[1]
-            if weight is None or batch == rank - 1:
-                return None, batch
-            if (inverse := _left_inverse(weight, recurrent, arrays)) is None:
-                return None, batch
-            undo = ("MatMul", inverse)
-    return Step(node, output, undo), batch
+@dataclass(frozen=True)
+class _Operand:
+    """The first operand of an operator on the path; a rule finds the ``Step`` to it, if it can be undone."""
 
+    node: ir.Node
+    output: int
+    """Which of the operator's outputs is on the path."""
+    batch: int
+    """The batch axis of that output."""
+    shape: tuple[int, ...]
+    recurrent: ir.Node
+    """The node at the path's end."""
+    arrays: Mapping[ir.Value, Array]
+    """A value for each operand of the operator."""
 
-def _select(
-    node: ir.Node, output: int, batch: int, shape: Sequence[int], arrays: Mapping[ir.Value, Array]
-) -> tuple[Step | None, int]:
-    """Read an operator that selects rows along one axis."""
-    rank = len(shape)
-    axis = start = stop = 0
-    undo: tuple[str, Any] = ("Identity", None)
-    if node.op_type == "Slice":
-        starts, stops, axes, steps = (
-            numbers_of(node, place, name, arrays)
-            for place, name in ((1, "starts"), (2, "ends"), (3, "axes"), (4, "steps"))
+    def step(self, undo: tuple[str, Any], batch: int, span: tuple[int, int, int] | None = None) -> Step:
+        """Return the step to this operand, of which ``batch`` is the batch axis."""
+        return Step(self.node, self.output, undo, batch, span)
+
+    def rows(self, axis: int, start: int, stop: int, undo: tuple[str, Any] = _KEEP) -> Step | None:
+        """Return the step that selects rows of ``axis``; None if these are rows of the batch."""
+        dropped = undo is not _KEEP and axis <= self.batch
+        return (
+            None
+            if axis == self.batch + dropped
+            else self.step(undo, self.batch + dropped, (axis, start, stop))
         )
-        if len(starts) != 1 or set(steps or [1]) != {1}:
-            return None, batch
-        axis = (axes or [0])[0] % rank
-        start, stop, _ = slice(starts[0], stops[0]).indices(shape[axis])
-    elif node.op_type == "Split":
-        axis = (node.attributes.get_int("axis", 0) or 0) % rank
-        count = len(node.outputs)
-        even = -(-shape[axis] // count)
-        parts = numbers_of(node, 1, "split", arrays) or [even] * (count - 1) + [
-            shape[axis] - even * (count - 1)
-        ]
-        start = sum(parts[:output])
-        stop = start + parts[output]
-    else:
-        axis = (node.attributes.get_int("axis", 0) or 0) % rank
-        picked = arrays[node.inputs[1]] if node.inputs[1] is not None else np.zeros(0)
-        if axis == batch and is_order(picked, shape[axis]):
-            return Step(node, output, ("Reorder", (node.inputs[1], axis))), batch
-        rows = [int(row) % shape[axis] for row in picked.ravel()]
-        if picked.ndim > 1 or not rows or rows != list(range(rows[0], rows[0] + len(rows))):
-            return None, batch
-        start, stop = rows[0], rows[-1] + 1
-        if picked.ndim == 0:
-            undo = ("Unsqueeze", [axis])
-            batch += axis <= batch
-    if axis == batch:
-        return None, batch
-    return Step(node, output, undo, (axis, start, stop)), batch
+
+    def numbers(self, place: int, name: str) -> list[int]:
+        """Return an argument of the operator."""
+        return numbers_of(self.node, place, name, self.arrays)
+
+    @property
+    def axis(self) -> int:
+        """The operator's axis."""
+        return (self.node.attributes.get_int("axis", 0) or 0) % len(self.shape)
+
+
+def _identity(operand: _Operand) -> Step | None:
+    return operand.step(_KEEP, operand.batch)
+
+
+def _transpose(operand: _Operand) -> Step | None:
+    axes = range(len(operand.shape))
+    order = list(operand.node.attributes.get_ints("perm", ()) or axes[::-1])
+    return operand.step(("Transpose", [order.index(axis) for axis in axes]), order[operand.batch])
+
+
+def _squeeze(operand: _Operand) -> Step | None:
+    rank = len(operand.shape)
+    axes = sorted(axis % rank for axis in operand.numbers(1, "axes"))
+    axes = axes or [axis for axis, size in enumerate(operand.shape) if size == 1]
+    kept = [axis for axis in range(rank) if axis not in axes]
+    return operand.step(("Unsqueeze", axes), kept[operand.batch])
+
+
+def _unsqueeze(operand: _Operand) -> Step | None:
+    added = operand.numbers(1, "axes")
+    axes = sorted(axis % (len(operand.shape) + len(added)) for axis in added)
+    if operand.batch in axes:
+        return None
+    return operand.step(("Squeeze", axes), operand.batch - sum(axis < operand.batch for axis in axes))
+
+
+def _matmul(operand: _Operand) -> Step | None:
+    weight = operand.node.inputs[1]
+    if weight is None or operand.batch == len(operand.shape) - 1:
+        return None
+    inverse = _left_inverse(weight, operand.recurrent, operand.arrays)
+    return None if inverse is None else operand.step(("MatMul", inverse), operand.batch)
+
+
+def _slice(operand: _Operand) -> Step | None:
+    starts, stops, axes, steps = (
+        operand.numbers(place, name) for place, name in enumerate(("starts", "ends", "axes", "steps"), 1)
+    )
+    if len(starts) != 1 or set(steps or [1]) != {1}:
+        return None
+    axis = (axes or [0])[0] % len(operand.shape)
+    start, stop, _ = slice(starts[0], stops[0]).indices(operand.shape[axis])
+    return operand.rows(axis, start, stop)
+
+
+def _split(operand: _Operand) -> Step | None:
+    size, count = operand.shape[operand.axis], len(operand.node.outputs)
+    even = -(-size // count)
+    parts = operand.numbers(1, "split") or [even] * (count - 1) + [size - even * (count - 1)]
+    start = sum(parts[: operand.output])
+    return operand.rows(operand.axis, start, start + parts[operand.output])
+
+
+def _gather(operand: _Operand) -> Step | None:
+    indices, axis = operand.node.inputs[1], operand.axis
+    picked = np.zeros(0) if indices is None else operand.arrays[indices]
+    if axis == operand.batch and is_order(picked, operand.shape[axis]):
+        return operand.step(("Reorder", (indices, axis)), operand.batch)
+    rows = [int(row) % operand.shape[axis] for row in picked.ravel()]
+    if picked.ndim > 1 or not rows or rows != list(range(rows[0], rows[0] + len(rows))):
+        return None
+    return operand.rows(axis, rows[0], rows[-1] + 1, _KEEP if picked.ndim else ("Unsqueeze", [axis]))
+
+
+_RULES: Mapping[str, Callable[[_Operand], Step | None]] = {
+    "Gather": _gather,
+    "Identity": _identity,
+    "MatMul": _matmul,
+    "Slice": _slice,
+    "Split": _split,
+    "Squeeze": _squeeze,
+    "Transpose": _transpose,
+    "Unsqueeze": _unsqueeze,
+}
+"""By layout operator: the step from its output to its first operand, None if it can't be undone."""
 
 
 def is_order(indices: Array, rows: int) -> bool:
@@ -271,6 +307,10 @@ class StateGroup:
         """``h``, ``c``, or ``state`` if both are rows of one tensor."""
         kinds = {member.place.slot.kind for member in self.members}
         return kinds.pop() if len(kinds) == 1 else "state"
+
+    def names(self, prefix: str = "") -> tuple[str, str]:
+        """Return the names of the state's input and output."""
+        return f"{prefix}{self.kind}_0", f"{prefix}{self.kind}_n"
 
 
 def wire(graph: ir.Graph, group: StateGroup, state: ir.Value, names: UniqueNames) -> ir.Value:

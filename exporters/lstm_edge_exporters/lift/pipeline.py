@@ -10,13 +10,10 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
-from lstm_edge_runtime.axes import all_ones
-from lstm_edge_runtime.conventions import declared_states
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     ContractError,
@@ -27,28 +24,25 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
-from ..evaluate import Session, axes_in, length_inputs, sizes_apart
-from ..graph import axes_of, constant, data_inputs, forget_shapes, to_bytes, to_proto, with_manifest
+from ..evaluate import Session, axes_in, length_inputs
+from ..graph import axes_of, constant, data_inputs, forget_shapes, spec_of, to_bytes, to_proto, with_manifest
 from ..isolation import isolated
 from ..numerics.graph64 import Graph64
 from ..numerics.rest import Rest, find_rest, refuse_past, with_reset
 from ..numerics.verify import ChunkRun, Equivalence
-from ..pairing import spec_of
 from ..progress import Progress
 from ..recurrent import recurrent_nodes, slots, state_shape
 from ..streaming.facts import NotStreamableError
 from ..streaming.late import add_late_stream
 from ..streaming.streamable import make_streamable
-from .axes import fixed_roles, generalize_reshapes, name_axes, take_given, transpose_reshapes
-from .axis_roles import BATCH, SEQUENCE
-from .branches import check_constants, choosing_input, fix_inputs, take_branches
+from .axes import BATCH, fixed_roles, free_axes, name_axes
+from .branches import choosing_input, decide_branches
 from .config import LiftConfig
-from .existing_states import recognize
 from .quantized import is_quantized
 from .read import read_graph
-from .states import LeftAlone, lift_states, nodes_over_time
-from .subgraphs import generalize_loops, recurrences, sequences
-from .table import Table
+from .states import LeftAlone, lift_states, over_time, recognize
+from .subgraphs import recurrences
+from .table import run_named, sizes_apart
 from .verification import LiftedGraph, case_at, case_of, verify_lifted
 
 _MOST_NODES = 3
@@ -128,26 +122,23 @@ def _start_at_rest(lifted: Lifted) -> Lifted:
 
 def _lift_file(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress) -> Lifted:
     show(0.0, "reading")
-    model, proto = read_graph(onnx_file)
-    config = _with_scalars(model, _with_declared(model, onnx_file, config))
-    transpose_reshapes(model)
-    fixed = frozenset() if config.inputs else frozenset(fixed_roles(model))
-    attempts = _attempts(fixed)
-    for place, make_dynamic in enumerate(attempts):
+    model, proto, config = read_graph(onnx_file, config)
+    attempts = _attempts({} if config.inputs else fixed_roles(model))
+    for place, declared in enumerate(attempts):
         part = place / (len(attempts) + 1)
         show(
             0.1 + 0.9 * part,
-            f"lifting, with a dynamic {' and '.join(sorted(make_dynamic))} axis, and verifying",
+            f"lifting, with a dynamic {' and '.join(sorted(declared))} axis, and verifying",
         )
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-            return _lift_past(model, proto, config, make_dynamic)
+            return _lift_past(model, proto, config, declared)
     show(0.1 + 0.9 * len(attempts) / (len(attempts) + 1), "lifting and verifying")
     try:
-        return _lift_past(model, proto, config, frozenset())
+        return _lift_past(model, proto, config, {})
     except (ContractError, FileFormatError) as error:
         if (merged := _with_one_batch(model)) is not None:
             with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-                return _lift_past(merged, proto, config, frozenset())
+                return _lift_past(merged, proto, config, {})
         chooses = choosing_input(model)
         if chooses is None or chooses in config.constants:
             raise
@@ -169,41 +160,24 @@ def _with_one_batch(model: ir.Model) -> ir.Model | None:
     return copy
 
 
-def _with_declared(
-    model: ir.Model, onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig
-) -> LiftConfig:
-    """Add the states that a configuration next to the file declares."""
-    if isinstance(onnx_file, bytes):
-        return config
-    inputs, outputs = (tuple(map(spec_of, side)) for side in (data_inputs(model.graph), model.graph.outputs))
-    return replace(config, states={**declared_states(onnx_file, inputs, outputs), **config.states})
-
-
-def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
-    """Take a size given to an input without axes for its value."""
-    scalars = {
-        value.name for value in data_inputs(model.graph) if value.shape is not None and not len(value.shape)
-    }
-    numbers = {
-        name: axes[0]
-        for name, axes in config.inputs.items()
-        if name in scalars and len(axes) == 1 and isinstance(axes[0], int)
-    }
-    inputs = {name: axes for name, axes in config.inputs.items() if name not in numbers}
-    return replace(config, inputs=inputs, constants={**config.constants, **numbers})
-
-
-def _attempts(fixed: frozenset[str]) -> list[frozenset[str]]:
-    """Return what to make dynamic, the most first."""
-    single = [frozenset({role}) for role in sorted(fixed, reverse=True)] if len(fixed) > 1 else []
+def _attempts(fixed: Mapping[str, int]) -> list[Mapping[str, int]]:
+    """Return which of the axes of fixed sizes to make dynamic, the most first."""
+    single = [{role: fixed[role]} for role in sorted(fixed, reverse=True)] if len(fixed) > 1 else []
     return [fixed, *single] if fixed else []
 
 
 def _lift_past(
-    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
+    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, declared: Mapping[str, int]
 ) -> Lifted:
-    """Lift with states of operators along time; without them where the file does not stream by that."""
-    graph = _lift(model, proto, config, make_dynamic)
+    """Lift with states of operators along time; without them where the file does not stream by that.
+
+    Args:
+        model: the file's graph.
+        proto: the file.
+        config: the options.
+        declared: the axes to make dynamic (``batch``, ``sequence``), and their declared sizes.
+    """
+    graph = _lift(model, proto, config, declared)
     kept = _keep_past(graph)
     try:
         lifted = _verify(kept, proto, config)
@@ -216,30 +190,19 @@ def _lift_past(
 
 
 def _lift(
-    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, make_dynamic: frozenset[str]
+    model: ir.Model, proto: onnx.ModelProto, config: LiftConfig, declared: Mapping[str, int]
 ) -> LiftedGraph:
     """Name the axes, and make the states of recurrent nodes inputs and outputs."""
-    lifted = model.clone()
-    constants = check_constants(lifted, config.constants)
-    fix_inputs(lifted, constants)
-    take_given(lifted.graph, config.inputs)
-    branched = take_branches(lifted)
-    constants |= _unread(model, lifted, constants)
-    if make_dynamic:
-        generalize_reshapes(lifted)
-    if SEQUENCE in make_dynamic:
-        generalize_loops(lifted)
-    lifted = lifted.clone()  # in a copy, nodes without a name are numbered from 0
-    batch, sequence, table = name_axes(lifted, config.inputs, make_dynamic)
-    _declare_outputs(lifted, table)
-    known = recognize(lifted, config.states, sequence)
+    decided, constants, branched = decide_branches(model, config)
+    lifted = free_axes(decided, declared)
+    batch, sequence, table = run_named(lifted, *name_axes(lifted, config.inputs, declared))
+    known = recognize(lifted, table, config.states, sequence)
     carried = {state.input for state in known}
-    declared = {role: size for role, size in fixed_roles(model).items() if role in make_dynamic}
-    steps = _steps_of_a_call(lifted, table) if sequence is None else 1
+    steps = table.steps if sequence is None else 1
     original, lengths = lifted.clone(), length_inputs(lifted.graph)
     found = lift_states(
         lifted,
-        nodes_over_time(lifted, table, batch, sequence),
+        over_time(lifted, table, batch, sequence),
         table,
         batch=batch,
         carry={str(value.name) for value in data_inputs(original.graph)} - carried,
@@ -314,12 +277,6 @@ def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> L
     return Lifted(with_manifest(proto, manifest), manifest, report)
 
 
-def _steps_of_a_call(model: ir.Model, table: Table) -> int:
-    """Return the most steps that a layer takes at the first of the table's sizes."""
-    read = (each for node in recurrences(model) for each in sequences(node) if table.has([each.value]))
-    return max((table.lengths(each.value, each.time)[0] for each in read), default=1)
-
-
 def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
     """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
 
@@ -331,7 +288,7 @@ def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
 
 def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
     """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
-    left, sequence = graph.found.left, graph.manifest.sequence
+    left = graph.found.left
     states = graph.manifest.stream.states if graph.manifest.stream else graph.manifest.states
     inside = next((entry for entry in left if entry.cause == "subgraph"), None)
     if inside is not None:
@@ -349,25 +306,25 @@ def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
                 else "no other node has a state to lift: train a network that reads forward only"
             )
         )
-    if states:
-        return
-    if left:
-        raise ContractError(f"there is no state to lift: {'; '.join(_reasons(left))}")
+    if not states:
+        raise ContractError(_why_stateless(graph))
+
+
+def _why_stateless(graph: LiftedGraph) -> str:
+    if graph.found.left:
+        return f"there is no state to lift: {'; '.join(_reasons(graph.found.left))}"
     if graph.refused and not graph.refused.gathers:
-        raise ContractError(f"there is no state to lift: {graph.refused}")
-    if any(recurrences(graph.original)):
-        raise ContractError(
-            "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
-            + (
-                "if it runs over time, give the axes with --input NAME=AXES"
-                if sequence is None
-                else f"none reads axis {sequence} step by step and carries what it computes"
-            )
+        return f"there is no state to lift: {graph.refused}"
+    if not recurrences(graph.original):
+        return (
+            "the file holds no LSTM, GRU or RNN node, no loop that carries a state, and no input that is "
+            "called like one; name its states with --state INPUT=OUTPUT if it has any"
         )
-    raise ContractError(
-        "the file holds no LSTM, GRU or RNN node, no loop that carries a state, and no input that is called "
-        "like one; "
-        "name its states with --state INPUT=OUTPUT if it has any"
+    sequence = graph.manifest.sequence
+    return "there is no state to lift: no recurrent node makes more steps over a longer sequence; " + (
+        "if it runs over time, give the axes with --input NAME=AXES"
+        if sequence is None
+        else f"none reads axis {sequence} step by step and carries what it computes"
     )
 
 
@@ -382,16 +339,6 @@ def _reasons(left: Sequence[LeftAlone]) -> Iterator[str]:
             return
         states = " and ".join(entry.state for entry in entries)
         yield f"{states} of {node}: {entries[0].reason}"
-
-
-def _unread(model: ir.Model, original: ir.Model, constants: Mapping[str, Array]) -> dict[str, Array]:
-    """Return zeros for the inputs of ``model`` that ``original`` has no more."""
-    kept = {*constants, *(value.name for value in original.graph.inputs)}
-    return {
-        str(value.name): np.zeros(all_ones(axes_of(value)), value.dtype.numpy())
-        for value in data_inputs(model.graph)
-        if value.name not in kept and value.dtype is not None
-    }
 
 
 def _with_axes_of(model: ir.Model, named: ir.Model) -> ir.Model:
@@ -416,13 +363,6 @@ def _fixed_batch(model: ir.Model) -> int:
         if (array := constant(slot.initial)) is not None and array.ndim == 3
     }
     return max(sizes, default=1)
-
-
-def _declare_outputs(model: ir.Model, table: Table) -> None:
-    """Declare the outputs' axes as running the graph tells them, in place; what it does not run stays."""
-    for value in model.graph.outputs if table.has(list(model.graph.outputs)) else ():
-        if (axes := table.axes(value)) is not None:
-            value.shape = ir.Shape(axes)
 
 
 def _describe_outputs(graph: LiftedGraph, session: Session, seed: int) -> tuple[TensorSpec, ...]:
@@ -488,11 +428,7 @@ def _build_manifest(
 ) -> Manifest:
     """Return the manifest of a lifted file, before it ran: without outputs and figures."""
     entering = {state.input for state in states}
-    inputs = tuple(
-        TensorSpec(str(value.name), str(value.dtype.numpy().name), axes_of(value))
-        for value in data_inputs(model.graph)
-        if value.name not in entering and value.dtype is not None
-    )
+    inputs = tuple(spec_of(value) for value in data_inputs(model.graph) if value.name not in entering)
     valid = (
         spec.name
         for spec in inputs

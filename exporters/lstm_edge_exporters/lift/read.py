@@ -5,6 +5,7 @@ sorted, ``layout=1`` rewritten and shapes inferred.
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -12,22 +13,30 @@ import onnx_ir as ir
 from onnx.external_data_helper import load_external_data_for_model
 from onnx_ir.passes.common import InlinePass
 
+from lstm_edge_runtime.conventions import declared_states
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.model import read_model
 
-from ..graph import infer_shapes, to_bytes
+from ..graph import data_inputs, infer_shapes, spec_of, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import to_layout_0
+from .axes import transpose_reshapes
+from .config import LiftConfig
 
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
 
 
-def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.ModelProto]:
-    """Read a file, or a file's content; return its graph, and the file's own message with weights inside.
+def read_graph(
+    source: str | os.PathLike[str] | bytes, config: LiftConfig
+) -> tuple[ir.Model, onnx.ModelProto, LiftConfig]:
+    """Read a file, or a file's content, and what is declared next to it.
 
-    Nodes that the file lists before what they read are sorted, and ``layout=1`` is rewritten, in both.
+    Returns:
+        Its graph; the file's own message with weights inside; and the config with the states that the
+        configuration next to it declares. Nodes that the file lists before what they read are sorted, and
+        ``layout=1`` is rewritten, in both.
 
     Raises:
         NotFoundError: no such file.
@@ -59,7 +68,9 @@ def read_graph(source: str | os.PathLike[str] | bytes) -> tuple[ir.Model, onnx.M
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     if batchwise:
         open_isolated(content, name="the file")
-    return model, proto
+    config = _with_scalars(model, _with_declared(model, source, config))
+    transpose_reshapes(model)
+    return model, proto, config
 
 
 def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
@@ -74,6 +85,28 @@ def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLik
     _, file = read_model(source)
     if file is not None and os.path.realpath(output) in file.external_paths():
         raise InputError(f"{output} has weights of {source} and would be replaced; name another file")
+
+
+def _with_declared(model: ir.Model, source: str | os.PathLike[str] | bytes, config: LiftConfig) -> LiftConfig:
+    """Add the states that a configuration next to the file declares."""
+    if isinstance(source, bytes):
+        return config
+    inputs, outputs = (tuple(map(spec_of, side)) for side in (data_inputs(model.graph), model.graph.outputs))
+    return replace(config, states={**declared_states(source, inputs, outputs), **config.states})
+
+
+def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
+    """Take a size given to an input without axes for its value."""
+    scalars = {
+        value.name for value in data_inputs(model.graph) if value.shape is not None and not len(value.shape)
+    }
+    numbers = {
+        name: axes[0]
+        for name, axes in config.inputs.items()
+        if name in scalars and len(axes) == 1 and isinstance(axes[0], int)
+    }
+    inputs = {name: axes for name, axes in config.inputs.items() if name not in numbers}
+    return replace(config, inputs=inputs, constants={**config.constants, **numbers})
 
 
 def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:

@@ -3,7 +3,8 @@
 The one mechanism behind ``lift`` (any ONNX file) and the exporter (after translation from PyTorch).
 """
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -11,20 +12,30 @@ import numpy.typing as npt
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.manifest import Array, Axes, StateSpec
+from lstm_edge_runtime.axes import describe, fits
+from lstm_edge_runtime.errors import ContractError, InputError, first_line
+from lstm_edge_runtime.manifest import Array, Axes, StateSpec, TensorSpec
 
 from ..evaluate import inputs_above, is_data_free, name_axis
-from ..graph import UniqueNames, axes_of, data_inputs
-from ..recurrent import Slot, is_recurrent, is_reversed, label, state_shape
-from .axis_roles import follows_input, row_orders
+from ..graph import UniqueNames, axes_of, data_inputs, spec_of, walk
+from ..pairing import Names, pair_states
+from ..recurrent import Slot, is_reversed, label, state_shape
+from .axes import follows_input, row_orders
 from .paths import Member, Path, StateGroup, find_path, is_order, top_of, wire
-from .state_names import Naming, name_after_nodes
-from .subgraphs import Place, SequenceInput, locate, parents_of, recurrences, sequences, slots_of
+from .subgraphs import Place, Recurrence
 from .table import Table, values_of
 
+_LAYOUT = frozenset(
+    "Cast Concat Gather Identity MatMul Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
+)
+"""Operators that may lie between a last state and the output that it leaves by."""
 _SORTS_UPWARDS = 11
 """The opset from which TopK can be asked for the smallest."""
+_GENERIC = re.compile(r"(lstm|gru|rnn)?(__?\d+)?", re.IGNORECASE)
+"""Parts of a node's name that are no layer's."""
+
+Naming = Callable[[Sequence[StateGroup]], Sequence[tuple[str, str]]]
+"""Returns for each group the names of its state's input and output."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,35 @@ class _State:
     """The input that the nodes start from already, None to create one."""
 
 
-def nodes_over_time(model: ir.Model, table: Table, batch: str | None, sequence: str | None) -> list[ir.Node]:
+def _name_after_nodes(groups: Sequence[StateGroup]) -> list[tuple[str, str]]:
+    """Name a single layer's states ``h_0/h_n`` and ``c_0/c_n``; with more layers, after each layer's node."""
+    layers = list(dict.fromkeys(group.node for group in groups))
+    if len(layers) <= 1:
+        return [group.names() for group in groups]
+    known = list(map(_layer_of, layers))
+    labels = {
+        node: name if name and known.count(name) == 1 else f"{name or node.op_type.lower()}{place}"
+        for place, (node, name) in enumerate(zip(layers, known, strict=True))
+    }
+    return [group.names(f"{labels[group.node]}_") for group in groups]
+
+
+def _layer_of(node: ir.Node) -> str:
+    """Return the part of a node's name that names its layer; empty if there is none.
+
+    ``/encoder/lstm/LSTM`` is ``lstm``; ``model/lstm_1/PartitionedCall/LSTM__32`` is ``lstm_1``.
+    """
+    parts = [
+        part
+        for part in re.split(r"[/:.]", node.name or "")
+        if part and not re.fullmatch(r"PartitionedCall.*|while_loop", part)
+    ]
+    while len(parts) > 1 and (_GENERIC.fullmatch(parts[-1]) and parts[-1].split("_")[0].isupper()):
+        parts.pop()
+    return re.sub(r"\W+", "_", parts[-1]) if parts else ""
+
+
+def over_time(model: ir.Model, table: Table, batch: str | None, sequence: str | None) -> list[Recurrence]:
     """Return the recurrent nodes, then loops, whose steps are time: all unless running them shows otherwise.
 
     They are not if their number is the same for every length of the sequence, as in a layer that runs over
@@ -78,28 +117,28 @@ def nodes_over_time(model: ir.Model, table: Table, batch: str | None, sequence: 
     backwards along something that is no axis of an input counts as such a layer.
     """
 
-    def over_time(node: ir.Node, read: Sequence[SequenceInput]) -> bool:
+    def runs_over_time(each: Recurrence) -> bool:
         if sequence is None:
-            return not is_reversed(node) or any(follows_input(each, model.graph) for each in read)
-        if not table.has([each.value for each in read]):
+            return not is_reversed(each.node) or any(follows_input(read, model.graph) for read in each.reads)
+        if not table.has([read.value for read in each.reads]):
             return True  # the chunks decide
-        steps = (name_axis(table.lengths(each.value, each.time), table.sizes) for each in read)
-        return any(not isinstance(each, int) and (is_recurrent(node) or each != batch) for each in steps)
+        steps = (name_axis(table.lengths(read.value, read.time), table.sizes) for read in each.reads)
+        return any(not isinstance(name, int) and not (each.looped and name == batch) for name in steps)
 
-    nodes = sorted(recurrences(model), key=lambda node: not is_recurrent(node))
-    return [node for node in nodes if (read := list(sequences(node))) and over_time(node, read)]
+    found = sorted(table.recurrences, key=lambda each: each.looped)
+    return [each for each in found if each.reads and runs_over_time(each)]
 
 
 def lift_states(
     model: ir.Model,
-    nodes: Sequence[ir.Node],
+    nodes: Sequence[Recurrence],
     table: Table,
     *,
     batch: str | None,
     reverse: bool = False,
     carry: Collection[str] = (),
     declared: int | None = None,
-    naming: Naming = name_after_nodes,
+    naming: Naming = _name_after_nodes,
 ) -> LiftedStates:
     """Make an input of every state of ``nodes`` that is constant in all but the batch size, in place.
 
@@ -109,7 +148,7 @@ def lift_states(
 
     Args:
         model: a graph without model-local functions around its recurrent nodes.
-        nodes: recurrent ones, or loops (``Loop``, ``Scan``) of which the values that they carry are states.
+        nodes: those of the table's recurrences whose states are wanted.
         table: the graph's values as far as they are known.
         batch: the name of the batch axis; None if the graph has none and N is 1.
         reverse: lift nodes that read time backwards too. Their states can't be carried from chunk to chunk.
@@ -135,37 +174,40 @@ def lift_states(
 
 
 def _partition(
-    model: ir.Model, nodes: Iterable[ir.Node], reverse: bool, carry: Collection[str]
+    model: ir.Model, nodes: Iterable[Recurrence], reverse: bool, carry: Collection[str]
 ) -> tuple[list[Place], list[LeftAlone]]:
     """Partition the states of ``nodes`` into those that can be lifted and those that can't."""
-    parents, main_inputs = parents_of(model), set(data_inputs(model.graph))
+    inputs = set(data_inputs(model.graph))
     places, left = [], []
     known: set[tuple[ir.Node, int]] = set()
-    for node in nodes:
-        for slot in slots_of(node):
-            place = locate(slot, parents)
-            if isinstance(place, Place):
-                if (place.owner, place.input) in known:
-                    continue
-                known.add((place.owner, place.input))
-            if is_reversed(node) and not reverse:
-                reason = "it reads time backwards, so no chunk can follow another"
-                left.append(LeftAlone.of(slot, reason, "reversed"))
-            elif isinstance(place, str):
-                left.append(LeftAlone.of(slot, place, "subgraph"))
-            elif place.initial is None or is_data_free(place.initial):
-                places.append(place)
-            else:
-                top = top_of(place.initial)
-                source = str(top.name) if top in main_inputs else ""
-                if source in carry or is_data_free(top):
-                    places.append(place)  # operators between may reorder rows
-                elif source:
-                    left.append(LeftAlone.of(slot, f"it comes from input {source!r}", "given", {source}))
-                else:
-                    sources = inputs_above(place.initial)
-                    left.append(LeftAlone.of(slot, f"it comes from data, {top.name!r}", "data", sources))
+    for place in (place for each in nodes for place in each.places):
+        if (place.owner, place.input) in known:
+            continue
+        if not place.reason:
+            known.add((place.owner, place.input))
+        if (reason := _why_left(place, inputs, reverse, carry)) is None:
+            places.append(place)
+        else:
+            left.append(reason)
     return places, left
+
+
+def _why_left(place: Place, inputs: set[ir.Value], reverse: bool, carry: Collection[str]) -> LeftAlone | None:
+    """Return why the state of a place can't be lifted; None if it can."""
+    slot = place.slot
+    if is_reversed(slot.node) and not reverse:
+        return LeftAlone.of(slot, "it reads time backwards, so no chunk can follow another", "reversed")
+    if place.reason:
+        return LeftAlone.of(slot, place.reason, "subgraph")
+    if place.initial is None or is_data_free(place.initial):
+        return None
+    top = top_of(place.initial)
+    source = str(top.name) if top in inputs else ""
+    if source in carry or is_data_free(top):
+        return None  # operators between may reorder rows
+    if source:
+        return LeftAlone.of(slot, f"it comes from input {source!r}", "given", {source})
+    return LeftAlone.of(slot, f"it comes from data, {top.name!r}", "data", inputs_above(place.initial))
 
 
 class _Planner:
@@ -176,10 +218,13 @@ class _Planner:
         self.fixed_batch: int | None = None
         """The ``pinned`` batch size, if a state could be computed at it alone."""
         self.failed: list[LeftAlone] = []
+        self._values: dict[Place, list[ir.Value]] = {}
+        """What each place's initial state is read off."""
 
     def plan(self, places: Sequence[Place]) -> list[_State]:
         """Return the states; ``failed`` has the places that make none."""
-        self._table.has([value for place in places for value in values_of(place)])
+        self._values = {place: values_of(place) for place in places}
+        self._table.has([value for values in self._values.values() for value in values])
         computed = [place for place in places if self._compute(place)]
         states = []
         for group in _group(list(map(self._member, computed)), self._table.runs[0]):
@@ -199,7 +244,7 @@ class _Planner:
         reason = ""
         for pinned in [{}, self._pinned] if self._pinned else [{}]:
             try:
-                self._table.find(values_of(place), pinned)
+                self._table.find(self._values[place], pinned)
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 reason = first_line(error)
                 continue
@@ -216,7 +261,7 @@ class _Planner:
 
     def _batch_axis(self, place: Place) -> int | None:
         """Return a state's batch axis; None if a loop carries one that does not grow with the batch."""
-        if is_recurrent(place.slot.node):
+        if not place.looped:
             return state_shape(place.slot.node)[2]
         axes = () if place.initial is None else self._table.axes(place.initial) or ()
         return next((axis for axis, name in enumerate(axes) if str(name).split("*")[-1] == self._batch), None)
@@ -228,7 +273,7 @@ class _Planner:
         """
         node, graph = place.slot.node, self._model.graph
         reordered = path is not None and any(step.undo[0] == "Reorder" for step in path.steps)
-        if reordered or place.owner is not node or not is_recurrent(node) or node.graph is not graph:
+        if reordered or place.owner is not node or place.looped or node.graph is not graph:
             return ()
         if graph.opset_imports[""] < _SORTS_UPWARDS:
             return ()
@@ -242,7 +287,7 @@ class _Planner:
         first = group.members[0]
         place, path = first.place, first.path
         initial = place.initial
-        carried = [] if initial is None or is_recurrent(place.slot.node) else [values_of(place)[-1], initial]
+        carried = [self._values[place][-1], initial] if initial is not None and place.looped else []
         if any(len({run[value].shape for value in carried}) > 1 for run in self._table.runs):
             return "its shape changes from pass to pass"
         root, axis = (path.whole, path.batch_axis) if path else (initial, first.batch_axis)
@@ -370,3 +415,88 @@ def _drop_unused_defaults(graph: ir.Graph) -> None:
     for value in [value for value in graph.inputs if value.is_initializer() and not value.uses()]:
         graph.inputs.remove(value)
         graph.initializers.pop(str(value.name))
+
+
+def recognize(
+    model: ir.Model, table: Table, named: Mapping[str, str], sequence: str | None
+) -> tuple[StateSpec, ...]:
+    """Pair the state inputs of a graph with the outputs that continue them.
+
+    First as ``named``; then by the graph: an input that recurrent nodes start from and the one output that
+    their last states lead to; then as in ``pairing``, if no axis is time (``sequence``).
+
+    Raises:
+        InputError: ``named`` names what the graph does not have, one output twice, or a pair whose dtypes or
+            shapes differ.
+        ContractError: several outputs could continue a state.
+    """
+    graph = model.graph
+    inputs, outputs = (
+        {spec.name: spec for spec in map(spec_of, side)} for side in (data_inputs(graph), graph.outputs)
+    )
+    _check_named(named, inputs, outputs)
+    pairs = dict(named)
+    for entering, leaving in _by_graph(model.graph, table.recurrences):
+        if entering not in pairs and leaving not in pairs.values():
+            pairs[entering] = leaving
+    places = {name: place for place, name in enumerate(outputs)}
+    names = Names({name: {name} for name in inputs}, {place: {name} for name, place in places.items()})
+    found = pair_states(
+        graph, {name: places[output] for name, output in pairs.items()}, [names], sequence=sequence
+    )
+    for name, several in found.unclear.items():
+        candidates = [output for output, place in places.items() if place in several]
+        raise ContractError(
+            f"which output continues {name} {inputs[name].dtype} {describe(inputs[name].axes)}? candidates: "
+            f"{', '.join(candidates)}; name them: --state {name}={candidates[0]} (states=)"
+        )
+    titles = [*outputs]
+    return tuple(
+        StateSpec(name, titles[place], inputs[name].dtype, inputs[name].axes)
+        for name, place in found.pairs.items()
+    )
+
+
+def _check_named(
+    named: Mapping[str, str], inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+) -> None:
+    for entering, leaving in named.items():
+        if entering not in inputs or leaving not in outputs:
+            raise InputError(
+                f"states pair {entering!r} with {leaving!r}; the inputs are {', '.join(inputs)}, "
+                f"the outputs {', '.join(outputs)}"
+            )
+        before, after = inputs[entering], outputs[leaving]
+        if before.dtype != after.dtype or not _alike(before.axes, after.axes):
+            raise InputError(
+                f"states pair {entering} {before.dtype} {describe(before.axes)} with "
+                f"{leaving} {after.dtype} {describe(after.axes)}; a state leaves as it enters"
+            )
+        if list(named.values()).count(leaving) > 1:
+            raise InputError(f"states pair several inputs with {leaving!r}; give each its own output")
+
+
+def _by_graph(graph: ir.Graph, found: Iterable[Recurrence]) -> Iterator[tuple[str, str]]:
+    """Pair inputs with outputs if the graph leads from one to the other."""
+    inputs = set(data_inputs(graph))
+    continued: dict[ir.Value, set[ir.Value]] = {}
+    for slot in (place.slot for each in found for place in each.places):
+        top = slot.initial and top_of(slot.initial)
+        if top in inputs and len(slot.node.outputs) > slot.output:
+            continued.setdefault(top, set()).update(walk([slot.node.outputs[slot.output]], _laid_out))
+    for entering, reached in continued.items():
+        matches = [
+            value for value in graph.outputs if value in reached and _alike(axes_of(entering), axes_of(value))
+        ]
+        if len(matches) == 1:
+            yield str(entering.name), str(matches[0].name)
+
+
+def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
+    for node, _ in value.uses():
+        if node.op_type in _LAYOUT:
+            yield from node.outputs
+
+
+def _alike(entering: Axes, leaving: Axes) -> bool:
+    return not leaving or fits(entering, leaving)

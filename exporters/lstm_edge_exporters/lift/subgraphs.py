@@ -7,7 +7,7 @@ stand for.
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -50,6 +50,69 @@ class SequenceInput:
         return int(self.time == 0)
 
 
+@dataclass(frozen=True)
+class Place:
+    """Where one slot's state is read and written, as near to the main graph as possible."""
+
+    slot: Slot
+    owner: ir.Node
+    """The recurrent node, or the outermost Loop or Scan that carries its state."""
+    input: int
+    output: int
+    branches: tuple[ir.Node, ...] = ()
+    """The ``If`` nodes between ``owner`` and the main graph, innermost first."""
+    reason: str = ""
+    """Why its state can't be passed through a loop around it, if it can't."""
+
+    @property
+    def looped(self) -> bool:
+        """Whether a ``Loop`` or ``Scan`` carries it in plain operators."""
+        return not is_recurrent(self.slot.node)
+
+    @property
+    def initial(self) -> ir.Value | None:
+        """The initial value of the state, or None."""
+        return self.owner.inputs[self.input] if len(self.owner.inputs) > self.input else None
+
+    def start_from(self, value: ir.Value) -> None:
+        """Make the state start from ``value``."""
+        if len(self.owner.inputs) <= self.input:
+            self.owner.resize_inputs(self.input + 1)
+        self.owner.replace_input_with(self.input, value)
+
+
+@dataclass(frozen=True)
+class Recurrence:
+    """A recurrent node, or a ``Loop`` or ``Scan`` that carries states."""
+
+    node: ir.Node
+    reads: tuple[SequenceInput, ...]
+    """What it reads step by step."""
+    places: tuple[Place, ...]
+    """Where each of its states is; a loop around the node may carry several as one."""
+
+    @property
+    def looped(self) -> bool:
+        """Whether it is a ``Loop`` or ``Scan``."""
+        return not is_recurrent(self.node)
+
+
+def recurrences(model: ir.Model) -> tuple[Recurrence, ...]:
+    """Return every recurrence of a graph and of the bodies in it, in graph order."""
+    parents = {
+        graph: node
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        for attribute in node.attributes.values()
+        if attribute.type is ir.AttributeType.GRAPH
+        for graph in (attribute.as_graph(),)
+    }
+    return tuple(
+        Recurrence(node, tuple(_sequences(node)), tuple(_locate(slot, parents) for slot in slots))
+        for node in ir.traversal.RecursiveGraphIterator(model.graph)
+        if (slots := _slots_of(node))
+    )
+
+
 def _carried_values(node: ir.Node) -> Iterator[_Carried]:
     """Return the values that a ``Loop`` or ``Scan`` carries; nothing for other operators."""
     if node.domain != "" or node.op_type not in ("Loop", "Scan"):
@@ -66,7 +129,7 @@ def _carried_values(node: ir.Node) -> Iterator[_Carried]:
         yield _Carried(place, place - first, entering[place], behind_identity(last))
 
 
-def slots_of(node: ir.Node) -> tuple[Slot, ...]:
+def _slots_of(node: ir.Node) -> tuple[Slot, ...]:
     """Return a recurrent node's states, or values from data that a ``Loop`` or ``Scan`` carries."""
     if is_recurrent(node):
         return slots(node)
@@ -79,14 +142,7 @@ def slots_of(node: ir.Node) -> tuple[Slot, ...]:
     return tuple(Slot(node, kind, each.input, each.output) for kind, each in zip(kinds, found, strict=True))
 
 
-def recurrences(model: ir.Model) -> Iterator[ir.Node]:
-    """Return the recurrent nodes, and every ``Loop`` and ``Scan`` that carries states, in graph order."""
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if slots_of(node):
-            yield node
-
-
-def sequences(node: ir.Node) -> Iterator[SequenceInput]:
+def _sequences(node: ir.Node) -> Iterator[SequenceInput]:
     """Return the values that a recurrent node, a ``Loop`` or a ``Scan`` reads step by step."""
     read = _read_by_steps(node)
     return (SequenceInput(value, axis) for value, axis in read if value and axis is not None and axis >= 0)
@@ -114,9 +170,9 @@ def generalize_loops(model: ir.Model) -> None:
         ContractError: the condition of such a loop looks at data.
     """
     names = UniqueNames(model.graph)
-    for node in [node for node in model.graph if node.op_type == "Loop" and slots_of(node)]:
+    for node in [node for node in model.graph if node.op_type == "Loop" and _slots_of(node)]:
         trips = constant(node.inputs[0])
-        read = next((each for each in sequences(node) if each.value.shape is not None), None)
+        read = next((each for each in _sequences(node) if each.value.shape is not None), None)
         if trips is None or read is None or axes_of(read.value)[read.time] != int(trips):
             continue
         body = node.attributes["body"].as_graph()
@@ -209,54 +265,18 @@ def _is_state(node: ir.Node, each: _Carried) -> bool:
     return dtype.is_integer() and not _only_counts(each.leaving, node.attributes["body"].as_graph())
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where one slot's state is read and written, as near to the main graph as possible."""
-
-    slot: Slot
-    owner: ir.Node
-    """The recurrent node, or the outermost Loop or Scan that carries its state."""
-    input: int
-    output: int
-    branches: tuple[ir.Node, ...]
-    """The ``If`` nodes between ``owner`` and the main graph, innermost first."""
-
-    @property
-    def initial(self) -> ir.Value | None:
-        """The initial value of the state, or None."""
-        return self.owner.inputs[self.input] if len(self.owner.inputs) > self.input else None
-
-    def start_from(self, value: ir.Value) -> None:
-        """Make the state start from ``value``."""
-        if len(self.owner.inputs) <= self.input:
-            self.owner.resize_inputs(self.input + 1)
-        self.owner.replace_input_with(self.input, value)
-
-
-def parents_of(model: ir.Model) -> dict[ir.Graph, ir.Node]:
-    """Map every subgraph to its node."""
-    return {
-        graph: node
-        for node in ir.traversal.RecursiveGraphIterator(model.graph)
-        for attribute in node.attributes.values()
-        if attribute.type is ir.AttributeType.GRAPH
-        for graph in (attribute.as_graph(),)
-    }
-
-
-def locate(slot: Slot, parents: Mapping[ir.Graph, ir.Node]) -> Place | str:
-    """Find the slot's place, or say why its state can't be passed through."""
-    place = Place(slot, slot.node, slot.input, slot.output, ())
+def _locate(slot: Slot, parents: Mapping[ir.Graph, ir.Node]) -> Place:
+    """Find the slot's place, as far as its state can be passed through."""
+    place = Place(slot, slot.node, slot.input, slot.output)
     graph = slot.node.graph
     while isinstance(graph, ir.Graph) and graph in parents:
         parent = parents[graph]
         if parent.op_type == "If":
-            place = Place(slot, place.owner, place.input, place.output, (*place.branches, parent))
+            place = replace(place, branches=(*place.branches, parent))
+        elif (carried := _carried(place, parent)) is None:
+            return replace(place, reason=_why_not(place, graph, parent))
         else:
-            carried = _carried(place, parent)
-            if carried is None:
-                return _why_not(place, graph, parent)
-            place = Place(slot, parent, *carried, ())
+            place = Place(slot, parent, *carried)
         graph = parent.graph
     return place
 

@@ -21,10 +21,10 @@ from ..numerics.compare import (
     Expected,
     Function,
     GraphError,
+    expected,
     fixed_axes,
     floors_of,
     measure,
-    noise_floors,
 )
 from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
 from ..numerics.verify import (
@@ -39,7 +39,7 @@ from ..numerics.verify import (
     verify,
 )
 from ..streaming.facts import NotStreamableError
-from .axis_roles import BATCH, SEQUENCE, axis_roles
+from .axes import BATCH, SEQUENCE, axis_roles
 from .divergence import explain_divergence
 from .quantized import float_twin, is_quantized
 from .states import LiftedStates
@@ -134,7 +134,7 @@ def verify_lifted(graph: LiftedGraph, lifted: Session, seed: int) -> Verificatio
     several = (case for case in whole if case.sizes.get(graph.manifest.sequence or "", 2) > 1)
     feeds = next(several, whole[0]).feeds
     outputs = {**function.graph.run64(feeds), **function.reference.run64(feeds)}  # of states the file's own
-    known = Expected(outputs, noise_floors(function.graph, feeds, function.fixed))
+    known = Expected(outputs, expected(function.graph, feeds, function.fixed).floors)
     golden = golden_case(graph.manifest, {name: feeds[name] for name in lifted.inputs}, known)
     chunks = _run_in_chunks(graph, lifted, function, seed)
     return Verification(found, tuple(case.sizes_text for case in whole), by_rows, golden, *chunks)
@@ -213,7 +213,7 @@ def _fixed_steps(graph: LiftedGraph) -> int:
     """Return the steps of one call where the inputs fix them."""
     fixed = (
         size
-        for value, roles in axis_roles(graph.original.graph, graph.original).items()
+        for value, roles in axis_roles(graph.original).items()
         for axis, role in roles.items()
         if role == SEQUENCE and isinstance(size := axes_of(value)[axis], int)
     )

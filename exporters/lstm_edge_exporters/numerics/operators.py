@@ -5,13 +5,14 @@ scans), or has in float32 (``Erf``), or in one piece that hides where a kernel r
 """
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import numpy as np
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_conv_transpose import ConvTranspose
 from onnx.reference.ops.op_max_pool import MaxPool
 
 from lstm_edge_runtime.manifest import Array
@@ -119,7 +120,7 @@ def operators(rounds: Rounds) -> list[type[OpRun]]:
 
         return type(name, (OpRun,), {"op_domain": "", "_run": run})
 
-    classes = {"Loop": _Loop, "Scan": _Scan, "MaxPool": _MaxPool}
+    classes = {"Loop": _Loop, "Scan": _Scan, "MaxPool": _MaxPool, "ConvTranspose": _ConvTranspose}
     return [
         *(make(name, compute) for name, compute in _OPERATORS.items()),
         *(
@@ -258,6 +259,39 @@ class _MaxPool(MaxPool):
         return found
 
 
+class _ConvTranspose(ConvTranspose):
+    """ONNX's ``ConvTranspose``; onnx's own mixes up groups, and adds element by element."""
+
+    def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        if options.get("output_shape") or options.get("auto_pad", "NOTSET") != "NOTSET":
+            run: Any = super()._run
+            return (run(*inputs, **options)[0],)
+        x, w, *bias = inputs
+        sizes, kernel, rank = x.shape[2:], w.shape[2:], x.ndim - 2
+        strides, dilations, extra, pads, groups = (
+            np.array(options.get(name) or usual)
+            for name, usual in (
+                ("strides", [1] * rank),
+                ("dilations", [1] * rank),
+                ("output_padding", [0] * rank),
+                ("pads", [0] * 2 * rank),
+                ("group", 1),
+            )
+        )
+        spans = (np.array(sizes) - 1) * strides + 1
+        ends = spans + (np.array(kernel) - 1) * dilations + extra
+        grouped = x.reshape(len(x), groups, -1, math.prod(sizes))
+        weights, all_channels = w.reshape(groups, -1, *w.shape[1:]), (slice(None),) * 2
+        whole = np.zeros((len(x), int(groups) * w.shape[1], *ends), x.dtype)
+        for at in np.ndindex(*kernel):
+            part = np.swapaxes(weights[(slice(None),) * 3 + at], 1, 2) @ grouped
+            starts = at * dilations
+            reached = whole[all_channels + tuple(map(slice, starts, starts + spans, strides))]
+            reached += part.reshape(reached.shape)
+        found = whole[all_channels + tuple(map(slice, pads[:rank], ends - pads[rank:]))]
+        return (sum((each.reshape(-1, *[1] * rank) for each in bias if each is not None), found),)
+
+
 class _Repeated(OpRun):
     """A body that is run again and again."""
 
@@ -308,39 +342,20 @@ class _Scan(_Repeated):
     """ONNX's ``Scan``; onnx's own takes the first axis alone, and forwards."""
 
     def _run(
-        self,
-        *inputs: Array,
-        context: Mapping[str, Any],
-        num_scan_inputs: int = 0,
-        scan_input_axes: Sequence[int] | None = None,
-        scan_input_directions: Sequence[int] | None = None,
-        scan_output_axes: Sequence[int] | None = None,
-        scan_output_directions: Sequence[int] | None = None,
-        **_: Any,
+        self, *inputs: Array, context: Mapping[str, Any], num_scan_inputs: int = 0, **options: Any
     ) -> tuple[Array, ...]:
-        def turned(array: Array, directions: Sequence[int] | None, place: int) -> Array:
-            return np.flip(array, 0) if directions and directions[place] else array
+        def ways(arrays: Sequence[Array], side: str) -> Iterator[tuple[Array, int, int]]:
+            """Yield each array with its axis of time, and 1 or -1 for the direction."""
+            named = (options.get(f"scan_{side}_{what}") for what in ("axes", "directions"))
+            axes, backwards = (each or [0] * len(arrays) for each in named)
+            return zip(arrays, axes, (-1 if each else 1 for each in backwards), strict=True)
 
         run, wanted, rows = self.steps(context), len(inputs) - num_scan_inputs, list[list[Array]]()
         states = inputs[:wanted]
-        parts = [
-            turned(
-                np.moveaxis(array, scan_input_axes[place] if scan_input_axes else 0, 0),
-                scan_input_directions,
-                place,
-            )
-            for place, array in enumerate(inputs[wanted:])
-        ]
+        parts = (np.moveaxis(x, axis, 0)[::way] for x, axis, way in ways(inputs[wanted:], "input"))
         for step in zip(*parts, strict=True):
             results = run(*states, *step)
             states = tuple(results[:wanted])
             rows.append(results[wanted:])
-        found = (
-            np.moveaxis(
-                turned(array, scan_output_directions, place),
-                0,
-                scan_output_axes[place] if scan_output_axes else 0,
-            )
-            for place, array in enumerate(self.stacked(rows, wanted))
-        )
-        return (*states, *found)
+        collected = ways(self.stacked(rows, wanted), "output")
+        return (*states, *(np.moveaxis(y[::way], 0, axis) for y, axis, way in collected))

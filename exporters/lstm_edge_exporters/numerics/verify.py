@@ -31,11 +31,11 @@ from .compare import (
     Strength,
     channel_limits,
     compare_within,
+    expected,
     fixed_axes,
     floors_of,
     largest,
     measure,
-    noise_floors,
     run_file,
 )
 
@@ -336,7 +336,7 @@ class ChunkedFile:
     def compare(self, one: Feeds, other: Feeds, feeds: Feeds) -> tuple[Comparison, ...]:
         """Compare two runs of ``exact`` on every output of the first; ``feeds`` gave the second."""
         if self.function and not self.function.in_float64:
-            floors = noise_floors(self.function.graph, feeds, self.function.fixed)
+            floors = expected(self.function.graph, feeds, self.function.fixed).floors
             limits = {name: MULTIPLE * array for name, array in floors.items()}
         else:
             limits = channel_limits({name: other[name] for name in one}, _SAME, fixed_axes(self.manifest))
@@ -412,7 +412,7 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> boo
     if not file.lengths or not file.manifest.states:
         return True
     lengths = file.with_lengths(feeds, _SHORT)
-    cut = {**take_steps(file.manifest, feeds, 0, _SHORT), **lengths}
+    cut = {**take_steps(file.manifest.time_axes, feeds, 0, _SHORT), **lengths}
     try:
         padded, alone = file.exact({**feeds, **lengths}), file.exact(cut)
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
@@ -433,18 +433,17 @@ def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:
     rising = np.linspace(1, _SHORT, rows).astype(np.int64)
     ends: dict[str, Array] = {}
     for place, lengths in enumerate((rising, rising[::-1])):
-        chunk = take_steps(manifest, feeds, place * _SHORT, (place + 1) * _SHORT)
+        chunk = take_steps(manifest.time_axes, feeds, place * _SHORT, (place + 1) * _SHORT)
         start = {state.input: ends[state.output] for state in manifest.states if ends}
         results = file.exact({**chunk, **file.with_lengths(feeds, lengths), **start})
         ends = {state.output: results[state.output] for state in manifest.states}
     for row in range(rows):
-        own = {name: take_rows(manifest, name, array, row, rows) for name, array in feeds.items()}
+        own = take_rows(manifest, feeds, row, rows)
         first, second = int(rising[row]), int(rising[rows - 1 - row])
         kept = [*range(first), *range(_SHORT, _SHORT + second)]
         own |= {name: own[name].take(kept, axis) for name, axis in manifest.time_axes.items() if name in own}
         own |= file.with_lengths(own, len(kept))
-        mine = {name: take_rows(manifest, name, array, row, rows) for name, array in ends.items()}
-        if not _states_agree(file, mine, file.exact(own), own):
+        if not _states_agree(file, take_rows(manifest, ends, row, rows), file.exact(own), own):
             return False
     return True
 

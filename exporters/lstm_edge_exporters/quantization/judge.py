@@ -259,7 +259,7 @@ def _stream(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     joined = join_samples(cases, interface, steps)
     data = {spec.name: joined[spec.name] for spec in interface.data_inputs}
     for start in range(0, steps, unit):
-        feeds = take_steps(interface, data, start, start + unit)
+        feeds = take_steps(interface.time_axes, data, start, start + unit)
         found = stream.process(
             {name: array.take(0, rows[name]) if name in rows else array for name, array in feeds.items()}
         )
@@ -298,28 +298,17 @@ def _agreement(rows: list[Pair], margin: float) -> float | None:
     return float((left.argmax(-1) == right.argmax(-1))[clear].mean()) if clear.any() else None
 
 
-def _last(rows: list[Pair], side: int) -> Array:
-    """The last row of each case: the top layer's, or the last step's."""
-    return np.array([pair[side][-1] for pair in rows], dtype=np.float64)
-
-
 def _scored(task: Task | None, rows: list[Pair], targets: Array | None) -> dict[str, tuple[float, float]]:
+    """Return the score before and after of the last row of each case: the top layer's, or the last step's."""
     if task is None or targets is None:
         return {}
+    last = (np.array([pair[side][-1] for pair in rows], np.float64) for side in (0, 1))
     if task.kind == "classification":
-        return {"accuracy": _accuracy(rows, targets)}
-    return {"rmse": _rmse(rows, targets)}
-
-
-def _accuracy(rows: list[Pair], targets: Array) -> tuple[float, float]:
-    left, right = (float((_last(rows, side).argmax(-1) == targets).mean()) for side in (0, 1))
-    return left, right
-
-
-def _rmse(rows: list[Pair], targets: Array) -> tuple[float, float]:
-    truth = np.asarray(targets, dtype=np.float64).reshape(len(rows), -1)
-    left, right = (float(np.sqrt(((_last(rows, side) - truth) ** 2).mean())) for side in (0, 1))
-    return left, right
+        left, right = (float((each.argmax(-1) == targets).mean()) for each in last)
+        return {"accuracy": (left, right)}
+    truth = np.asarray(targets, np.float64).reshape(len(rows), -1)
+    left, right = (float(np.sqrt(((each - truth) ** 2).mean())) for each in last)
+    return {"rmse": (left, right)}
 
 
 def _changed(pairs: list[Pair]) -> Changed:

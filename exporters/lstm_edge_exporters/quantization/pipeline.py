@@ -21,7 +21,7 @@ from lstm_edge_runtime.errors import (
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Golden, Manifest, Streamed, channel_axis
+from lstm_edge_runtime.manifest import Array, Golden, Manifest, Streamed
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.onnx_reader import add_initializers
 from lstm_edge_runtime.ort import import_onnxruntime
@@ -48,6 +48,8 @@ from .prepare import prepare
 from .speed import Timing, time_both
 
 Build = Callable[[ir.Model], onnx.ModelProto]
+_HALF = "fp16 weights, float32 arithmetic"
+_STORED = "int8 weights, a scale a row, float32 arithmetic"
 _HIDDEN, _NARROW = "hidden_size", 128
 """A GRU or RNN with fewer units takes longer in int8, but on a microcontroller."""
 
@@ -307,28 +309,24 @@ def _record(model: Model, feeds: Feeds) -> Golden:
 def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator[tuple[str, Build, bool]]:
     """Return what may be tried, the fastest first, and whether it has activations of GRU and RNN in int8."""
     target = detect_target() if config.target == "auto" else config.target
-    where = f"{target}{' (this machine)' if config.target == 'auto' else ''}"
-    if config.precision == "fp16" and target == "gpu":
-        yield f"fp16 arithmetic for {where}", partial(fp16_compute, keep_io=config.keep_io), False
-    elif config.precision == "fp16":
-        yield f"fp16 weights, float32 arithmetic, for {where}", fp16_storage, False
+    where = f"for {target}{' (this machine)' if config.target == 'auto' else ''}"
+    half = partial(fp16_compute, keep_io=config.keep_io)
+    if config.precision == "fp16":
+        gpu = target == "gpu"
+        yield ("fp16 arithmetic " if gpu else f"{_HALF}, ") + where, half if gpu else fp16_storage, False
     elif config.weights_only:
-        yield f"int8 weights, a scale a row, float32 arithmetic, for {where}", int8_storage, False
+        yield f"{_STORED}, {where}", int8_storage, False
     else:
         layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
         narrow = any(each.i < _NARROW for node in layers for each in node.attribute if each.name == _HIDDEN)
-        builds: list[tuple[str, Build]]
-        if not layers or any(node.op_type == "LSTM" for node in nodes):
-            builds = [
-                (f"{each}, for {where}", partial(int8_dynamic, scheme=each)) for each in SCHEMES[target]
-            ]
-        else:
-            words = "int8 weights, a scale a row, float32 arithmetic (onnxruntime has no int8 GRU or RNN)"
-            builds = [(f"{words}, for {where}", int8_storage)]
-        for words, build in builds:
-            if layers and (target == "arm" or not narrow):
-                yield f"{words}; in int8 on the native engine and in C", build, True
-            yield words, build, False
+        integer = bool(layers) and (target == "arm" or not narrow)
+        alone = bool(layers) and all(node.op_type != "LSTM" for node in nodes)
+        stored = [(f"{_STORED} (onnxruntime has no int8 GRU or RNN)", int8_storage)]
+        dynamic = [(scheme, partial(int8_dynamic, scheme=scheme)) for scheme in SCHEMES[target]]
+        for words, build in stored if alone else dynamic:
+            if integer:
+                yield f"{words}, {where}; in int8 on the native engine and in C", build, True
+            yield f"{words}, {where}", build, False
 
 
 def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds], Array | None]:
@@ -345,25 +343,29 @@ def _truth(targets: Array | None, manifest: Manifest) -> Array | None:
     """Return class numbers ``(samples,)``, names turned into them, or values ``(samples, C)``."""
     if targets is None or manifest.task is None:
         return None
-    axes = next(spec.axes for spec in manifest.outputs if spec.name == manifest.task.output)
-    width = axes[channel_axis(axes)]
+    width = next(spec.width for spec in manifest.outputs if spec.name == manifest.task.output)
     came, kind = f"the truth is {targets.dtype} {targets.shape}", targets.dtype.kind
     if manifest.task.kind != "classification":
         values = targets.reshape(len(targets), -1)
         if kind not in "fiu" or values.shape[1] != width:
             raise InputError(f"{came}; expected numbers ({len(targets)}, {width}), as the file predicts them")
         return values
-    if kind not in "US":
-        if kind not in "iu" or targets.ndim != 1 or not 0 <= targets.min() <= targets.max() < width:
-            raise InputError(f"{came}; expected ({len(targets)},) class names or numbers below {width}")
-        return targets
-    names = {name: index for index, name in enumerate(manifest.task.labels)}
-    unknown = sorted({str(name) for name in targets} - set(names))
+    if kind in "US":
+        return _class_numbers(targets, manifest.task.labels)
+    if kind not in "iu" or targets.ndim != 1 or not 0 <= targets.min() <= targets.max() < width:
+        raise InputError(f"{came}; expected ({len(targets)},) class names or numbers below {width}")
+    return targets
+
+
+def _class_numbers(names: Array, labels: Sequence[str]) -> Array:
+    """Return the number of each name."""
+    numbers = {name: number for number, name in enumerate(labels)}
+    unknown = sorted({str(name) for name in names} - set(numbers))
     if unknown:
         raise InputError(
-            f"the data has the class {unknown[0]!r}; the file knows {', '.join(names) or 'none by name'}"
+            f"the data has the class {unknown[0]!r}; the file knows {', '.join(numbers) or 'none by name'}"
         )
-    return np.array([names[str(name)] for name in targets])
+    return np.array([numbers[str(name)] for name in names])
 
 
 def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:

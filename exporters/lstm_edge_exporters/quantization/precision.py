@@ -32,6 +32,9 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
+from ..graph import Builder, data_inputs, walk
+from ..recurrent import LENGTHS, recurrent_nodes
+
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _MARKS = (_PREPARED[0], "onnx.infer")
 """Metadata that the quantizer reads and does not remove."""
@@ -71,6 +74,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     store_int8(model, {"GRU", "RNN", "Gather"})
+    padded = _keep_padding_out(model)
     proto = ir.to_proto(model)
     _drop_shapes_of_weights(proto.graph)
     producer = proto.producer_name, proto.producer_version
@@ -82,6 +86,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
                 proto,
                 path,
                 op_types_to_quantize=["LSTM", "MatMul"],
+                nodes_to_exclude=padded + (_thick_products(proto.graph) if scheme.per_channel else []),
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -95,6 +100,50 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(kept)
     return quantized
+
+
+def _thick_products(graph: onnx.GraphProto) -> list[str]:
+    """Return the names, given where there are none, of products with weights of three axes.
+
+    A projection's are; onnxruntime quantizes them with a scale per channel, and then refuses to run them.
+    """
+    thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
+    products = [node for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
+    for node in products:
+        node.name = node.name or node.output[0]
+    return [node.name for node in products]
+
+
+def _keep_padding_out(model: ir.Model) -> list[str]:
+    """Keep steps beyond a row's length, whatever is in them, out of the ranges that are quantized over.
+
+    An LSTM takes the range of all of X: padding that reaches it becomes 0, in place. Products that padding
+    reaches are returned by name; they stay in float.
+    """
+    ends = [node for node in recurrent_nodes(model) if len(node.inputs) > LENGTHS and node.inputs[LENGTHS]]
+    inputs = [value for value in data_inputs(model.graph) if value.dtype == ir.DataType.FLOAT]
+
+    def passed_on(value: ir.Value) -> list[ir.Value]:
+        return [output for node, _ in value.uses() if node not in ends for output in node.outputs]
+
+    reached = set(walk(inputs, passed_on)) if ends else set[ir.Value]()
+    for node in ends:
+        x, lengths = node.inputs[0], node.inputs[LENGTHS]
+        if node.op_type != "LSTM" or x not in reached or x is None or lengths is None:
+            continue
+        build = Builder(node, str(node.name))
+        (shape,) = build.node("Shape", [x])
+        shape.dtype = ir.DataType.INT64
+        (steps,) = build.node("Gather", [shape, build.constant(np.array(0), "axis")])
+        start, apart = (build.constant(np.array(each, np.int32), "number") for each in (0, 1))
+        (places,) = build.node("Range", [start, build.cast(steps, ir.DataType.INT32), apart])
+        valid = [build.reshape(places, (-1, 1, 1)), build.reshape(lengths, (-1, 1))]
+        (before,) = build.node("Less", valid)
+        before.dtype = ir.DataType.BOOL
+        (kept,) = build.node("Where", [before, x, build.constant(np.float32(0).reshape(()), "padding")])
+        kept.type = x.type
+        node.replace_input_with(0, kept)
+    return [str(node.name) for node in model.graph if node.op_type == "MatMul" and node.inputs[0] in reached]
 
 
 def _drop_shapes_of_weights(graph: onnx.GraphProto) -> None:
@@ -112,8 +161,12 @@ def int8_storage(model: ir.Model) -> onnx.ModelProto:
 
 
 def fp16_storage(model: ir.Model) -> onnx.ModelProto:
-    """Return ``model`` (changed in place) with float16 weights and float32 arithmetic."""
-    store_fp16(model)
+    """Return ``model`` (changed in place) with float16 weights and float32 arithmetic.
+
+    A weight with a value beyond float16's range is unchanged.
+    """
+    values = [value for value in model.graph.initializers.values() if _is_large(value) and _fits(value)]
+    _replace(model.graph, values, _decode_fp16)
     return ir.to_proto(model)
 
 
@@ -141,34 +194,19 @@ _ROWS: Mapping[str, Mapping[int, int]] = {
 """Per operator: its weight inputs, and the axis that one scale spans."""
 
 
-def store_int8(model: ir.Model, operators: set[str]) -> int:
-    """Store the weights of ``operators`` as int8 with a scale per row, in place; return the number of nodes.
+def store_int8(model: ir.Model, operators: set[str]) -> None:
+    """Store the weights of ``operators`` as int8 with a scale per row, in place.
 
     ``Gather`` counts with its table (an embedding), ``Gemm`` and ``MatMul`` with their second input.
     """
-    axes: dict[ir.Value, int] = {}
-    nodes = 0
-    for node in model.graph:
-        if node.op_type in operators and node.domain == "":
-            found = {
-                value: axis
-                for index, axis in _weight_inputs(node)
-                if index < len(node.inputs) and (value := node.inputs[index]) is not None and _is_large(value)
-            }
-            axes.update(found)
-            nodes += bool(found)
+    axes = {
+        value: axis
+        for node in model.graph
+        if node.op_type in operators and node.domain == ""
+        for index, axis in _weight_inputs(node)
+        if index < len(node.inputs) and (value := node.inputs[index]) is not None and _is_large(value)
+    }
     _replace(model.graph, axes, lambda value: _decode_int8(value, axes[value]))
-    return nodes
-
-
-def store_fp16(model: ir.Model) -> int:
-    """Store every large float32 initializer as float16, in place; return their number.
-
-    One with a value beyond float16's range is unchanged.
-    """
-    values = [value for value in model.graph.initializers.values() if _is_large(value) and _fits(value)]
-    _replace(model.graph, values, _decode_fp16)
-    return len(values)
 
 
 def _weight_inputs(node: ir.Node) -> Iterator[tuple[int, int]]:
@@ -283,16 +321,12 @@ _VNNI = {"avx512_vnni", "avx_vnni"}
 _ARM = {"aarch64", "arm64", "armv7l", "armv8l", "arm"}
 
 
-def detect_target(cpuinfo: str | None = None, machine: str | None = None) -> str:
+def detect_target() -> str:
     """Return which target the machine at hand is.
 
-    Args:
-        cpuinfo: the text of ``/proc/cpuinfo``; read from there by default. Without it (another system) an
-            x86 machine counts as one without VNNI, whose files are right on both kinds.
-        machine: ``platform.machine()`` by default.
+    Without ``/proc/cpuinfo`` (another system) an x86 machine counts as one without VNNI, whose files are
+    right on both kinds.
     """
-    if (machine or platform.machine()).lower() in _ARM:
+    if platform.machine().lower() in _ARM:
         return "arm"
-    if cpuinfo is None:
-        cpuinfo = " ".join(read_cpuinfo().values())
-    return "x86-vnni" if _VNNI & set(cpuinfo.split()) else "x86"
+    return "x86-vnni" if _VNNI & set(" ".join(read_cpuinfo().values()).split()) else "x86"

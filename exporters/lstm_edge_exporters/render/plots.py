@@ -189,11 +189,11 @@ def _height(plot: Plot, usual: float) -> float:
 
 
 def _fill(axes: Axes, plot: Plot, *, titled: bool) -> None:
-    limits = _limits(plot)
+    x, y = _limits(plot, "x"), _limits(plot, "y")
     for series, color in _colored(plot.series):
-        _draw(axes, series, PALETTE[color][0], limits)
-    _set_axis(axes, plot.x, limits[0], "x")
-    _set_axis(axes, plot.y, limits[1], "y")
+        _draw(axes, series, PALETTE[color][0], x, y)
+    _set_axis(axes, plot.x, x, "x")
+    _set_axis(axes, plot.y, y, "y")
     if titled:
         several = len(plot.series) > 1
         axes.set_title(
@@ -212,23 +212,20 @@ def _colored(series: Sequence[Series]) -> list[tuple[Series, str]]:
     return [(each, each.color or SERIES[place % len(SERIES)]) for place, each in enumerate(series)]
 
 
-def _limits(plot: Plot) -> tuple[_Limits | None, _Limits | None]:
-    """Return whole decades for logarithmic axes; None if matplotlib may choose."""
-    found: list[_Limits | None] = []
-    for axis, side in ((plot.x, "x"), (plot.y, "y")):
-        if axis.scale == "linear":
-            found.append(None)
-            continue
-        values = [value for series in plot.series for value in getattr(series, side)]
-        values += [place for place, _ in axis.ticks]
-        logs = [math.log10(value) for value in values if 0 < value < math.inf]
-        low = math.floor(min(logs, default=-1))
-        found.append((10.0**low, 10.0 ** max(math.ceil(max(logs, default=0)), low + 1)))
-    return found[0], found[1]
+def _limits(plot: Plot, side: Literal["x", "y"]) -> _Limits | None:
+    """Return whole decades for a logarithmic axis; None if matplotlib may choose."""
+    axis: Axis = getattr(plot, side)
+    if axis.scale == "linear":
+        return None
+    values = [value for series in plot.series for value in getattr(series, side)]
+    values += [place for place, _ in axis.ticks]
+    logs = [math.log10(value) for value in values if 0 < value < math.inf]
+    low = math.floor(min(logs, default=-1))
+    return 10.0**low, 10.0 ** max(math.ceil(max(logs, default=0)), low + 1)
 
 
-def _draw(axes: Axes, series: Series, color: str, limits: tuple[_Limits | None, _Limits | None]) -> None:
-    x, y = _shown(series.x, limits[0]), _shown(series.y, limits[1])
+def _draw(axes: Axes, series: Series, color: str, along: _Limits | None, up: _Limits | None) -> None:
+    x, y = _shown(series.x, along), _shown(series.y, up)
     if series.kind == "line":
         axes.plot(x, y, color=color, linewidth=1.7, label=series.name, marker="o" if len(x) < 9 else "")
     elif series.kind == "bars":

@@ -1,12 +1,12 @@
 """What grows with time in a graph, and how far behind it is: found by running the graph at several sizes."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from itertools import product
 from math import lcm
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import onnx_ir as ir
@@ -14,7 +14,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..evaluate import evaluate, name_axis
+from ..evaluate import axes_in, evaluate
 from ..graph import axes_of, constant, data_inputs, dynamic_axes, operands
 from ..recurrent import label
 
@@ -34,6 +34,7 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 """The key of a node's ``metadata_props`` under which torch.onnx keeps the paths of modules around it."""
 _MOST_KEPT = 8
 """Elements of a value that is kept: starts, ends, axes and indices."""
+Found = TypeVar("Found")
 
 
 class NotStreamableError(ContractError):
@@ -41,6 +42,10 @@ class NotStreamableError(ContractError):
 
     gathers = False
     """Whether an operator takes all steps together, which chunks show too."""
+
+
+class GrowsTwiceError(NotStreamableError):
+    """A value grows with time on several axes, as the scores of an attention do."""
 
 
 class GathersTimeError(NotStreamableError):
@@ -73,6 +78,11 @@ class Fact:
     def start(self) -> int:
         """The place of the first frame that the graph gives; what is before it means nothing."""
         return self.delay + self.pad
+
+    @property
+    def start_step(self) -> int:
+        """The step of that frame."""
+        return int(self.start / self.rate)
 
 
 class Growth(NamedTuple):
@@ -111,6 +121,8 @@ class Shapes:
 
     runs: tuple[Mapping[ir.Value, tuple[int, ...]], ...]
     """At three lengths, at the first with more rows, and with larger axes beside time and rows, if any."""
+    growths: Mapping[ir.Value, Growth | NotStreamableError]
+    """How values grow with time, or why they can't be fed in chunks; the others do not grow."""
     numbers: tuple[Mapping[ir.Value, Array], ...]
     """Small values."""
     even: frozenset[ir.Value]
@@ -131,49 +143,7 @@ class Shapes:
     @property
     def unit(self) -> int:
         """The least number of steps in which every value that grows evenly has whole frames."""
-        unit = 1
-        for value in self.runs[0]:
-            try:
-                found = self.growth(value)
-            except NotStreamableError:
-                continue
-            unit = lcm(unit, found.rate.denominator if found else 1)
-        return unit
-
-    def growth(self, value: ir.Value) -> Growth | None:
-        """Return how a value grows; None if it does not.
-
-        Raises:
-            NotStreamableError: it grows on several axes, or not evenly.
-        """
-        if value not in self.runs[0]:
-            return None
-        short, middle, long, wide = (run[value] for run in self.runs[:4])
-        axes = self._axes_of_time(value)
-        if not axes:
-            return None
-        if len(axes) > 1:
-            raise NotStreamableError(f"attention over the whole sequence, {_made_by(value)}")
-        (axis,) = axes
-        merged = wide[axis] != short[axis]
-        first, *later = self.steps
-        rates = [
-            Fraction(run[axis] - short[axis], (_ROWS[0] if merged else 1) * (steps - first))
-            for run, steps in zip((middle, long), later, strict=True)
-        ]
-        if rates[0] != rates[1] or rates[0] < 0:
-            raise GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
-        return Growth(axis, merged, rates[0])
-
-    def grows_twice(self, value: ir.Value) -> bool:
-        """Return whether a value grows with time on several axes, as the scores of an attention do."""
-        return value in self.runs[0] and len(self._axes_of_time(value)) > 1
-
-    def _axes_of_time(self, value: ir.Value) -> list[int]:
-        shapes = [run[value] for run in self.runs[:3]]
-        if len(set(map(len, shapes))) > 1:
-            raise NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
-        return [axis for axis, sizes in enumerate(zip(*shapes, strict=True)) if len(set(sizes)) > 1]
+        return lcm(*(each.rate.denominator for each in self.growths.values() if isinstance(each, Growth)))
 
     def surplus(self, value: ir.Value, fact: Fact) -> int:
         """Return how many frames more than a stream of its rate a value has in the whole."""
@@ -206,18 +176,18 @@ class Shapes:
             from_end: whether to count it from the end.
         """
         known = constant(value)
-        arrays = [run.get(value) if known is None and value else known for run in self.numbers[:3]]
+        runs = self.numbers[:3] if value and known is None else ()
+        arrays = [run.get(value) for run in runs if value] or [known] * 3
         found = [int(array.flat[place]) for array in arrays if array is not None]
         if lengths is not None:
-            pairs = zip(found, lengths, strict=False)
-            found = [each % size - (size if from_end else 0) for each, size in pairs if -size <= each < size]
+            pairs = [pair for pair in zip(found, lengths, strict=False) if -pair[1] <= pair[0] < pair[1]]
+            found = [each % size - size * from_end for each, size in pairs]
         return found[0] if len(found) == 3 and len(set(found)) == 1 else None
 
     def axes(self, value: ir.Value) -> Axes:
         """Return a value's axes at the first length: fixed, or named."""
         shapes = [run[value] for run in (self.runs[0], *self.runs[3:])]
-        named = [name_axis(sizes, self.sizes) for sizes in zip(*shapes, strict=True)]
-        return tuple(f"{value.name}.{place}" if axis is None else axis for place, axis in enumerate(named))
+        return axes_in(str(value.name), shapes, self.sizes) or ()
 
 
 def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | None:
@@ -228,17 +198,14 @@ def find_shapes(model: ir.Model, batch: str | None, sequence: str) -> Shapes | N
     """
     strides = _product_of_strides(model.graph)
     names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
-    base = {
-        **{name: _OTHERS + place for place, name in enumerate(names)},
-        **({batch: _ROWS[0]} if batch else {}),
-    }
+    rows = [batch] if batch else []
+    base = {name: _OTHERS + place for place, name in enumerate(names)} | dict.fromkeys(rows, _ROWS[0])
+    larger = [dict.fromkeys(rows, _ROWS[1]), {name: base[name] + len(names) for name in names}]
     values = [value for node in model.graph for value in node.outputs if value.name]
     for further, (least, multiple) in product((_FURTHER, _NEARER), _lengths(model.graph, strides)):
         steps = tuple(least + more * multiple for more in further)
         cases = [{**base, sequence: each} for each in steps]
-        cases.append({**cases[0], **({batch: _ROWS[1]} if batch else {})})
-        if names:
-            cases.append({**cases[0], **{name: base[name] + len(names) for name in names}})
+        cases += [cases[0] | each for each in larger[: 2 if names else 1]]
         try:
             runs = evaluate(model, values, cases)
         except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class
@@ -297,28 +264,57 @@ def _to_shapes(
             shape = [axis if isinstance(axis, int) else case.get(axis, 1) for axis in axes_of(value)]
             run[value] = np.broadcast_to(np.zeros((), value.dtype.numpy() if value.dtype else None), shape)
     short, long = runs[0], runs[2]
+    shapes = tuple({value: array.shape for value, array in run.items()} for run in runs)
+    growths = {value: _growth(value, [run[value] for run in shapes[:4]], steps) for value in short}
     return Shapes(
-        runs=tuple({value: array.shape for value, array in run.items()} for run in runs),
+        runs=shapes,
+        growths={value: found for value, found in growths.items() if found is not None},
         numbers=tuple(
             {value: run[value] for value in computed if run[value].size <= _MOST_KEPT} for run in runs
         ),
         even=frozenset(value for value in computed if _is_even(long[value], short[value])),
-        uniform={value: float(long[value].flat[0]) for value in computed if _is_uniform(long[value])},
-        counters={
-            value: counter
-            for value in computed
-            if (counter := _counted(long[value], short[value].shape)) is not None
-        },
-        windows={
-            value: windows
-            for value in computed
-            if (windows := _windows(long[value], short[value].shape)) is not None
-        },
+        uniform=_found(_uniform, computed, long, short),
+        counters=_found(_counted, computed, long, short),
+        windows=_found(_windows, computed, long, short),
         dtypes={value: array.dtype.name for value, array in short.items()},
         batch=batch,
         sizes=(cases[0], *cases[3:]),
         steps=steps,
     )
+
+
+def _found(
+    find: Callable[[Array, tuple[int, ...]], Found | None],
+    values: Sequence[ir.Value],
+    long: Mapping[ir.Value, Array],
+    short: Mapping[ir.Value, Array],
+) -> dict[ir.Value, Found]:
+    """Return what ``find`` tells of values at many steps and their shapes at fewer, unless it is None."""
+    found = {value: find(long[value], short[value].shape) for value in values}
+    return {value: each for value, each in found.items() if each is not None}
+
+
+def _growth(
+    value: ir.Value, shapes: Sequence[tuple[int, ...]], steps: tuple[int, ...]
+) -> Growth | NotStreamableError | None:
+    """Return how a value of these shapes at three lengths, and with more rows, grows; None if it does not."""
+    short, middle, long, wide = shapes
+    if len({*map(len, shapes[:3])}) > 1:
+        return NotStreamableError(f"{_made_by(value)} gives another rank at other lengths")
+    axes = [axis for axis, sizes in enumerate(zip(*shapes[:3], strict=True)) if len(set(sizes)) > 1]
+    if len(axes) > 1:
+        return GrowsTwiceError(f"attention over the whole sequence, {_made_by(value)}")
+    if not axes:
+        return None
+    (axis,) = axes
+    merged, first = wide[axis] != short[axis], steps[0]
+    rates = [
+        Fraction(run[axis] - short[axis], (_ROWS[0] if merged else 1) * (each - first))
+        for run, each in zip((middle, long), steps[1:], strict=True)
+    ]
+    if rates[0] != rates[1] or rates[0] < 0:
+        return GathersTimeError(f"another number of frames than steps, {_made_by(value)}")
+    return Growth(axis, merged, rates[0])
 
 
 def _is_even(long: Array, short: Array) -> bool:
@@ -337,21 +333,19 @@ def _counted(array: Array, short: tuple[int, ...]) -> Counter | None:
     if not np.isfinite(array).all():
         return None
     more = np.diff(array, axis=axes[0])
-    if not _is_uniform(more) or not more.flat[0]:
+    if not (step := _uniform(more)):
         return None
-    first = array.take(0, axis=axes[0])
-    return Counter(float(first.flat[0]) if _is_uniform(first) else None, float(more.flat[0]))
+    return Counter(_uniform(array.take(0, axis=axes[0])), step)
 
 
 def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
     """Return which places of steps a table of two axes has, one of which grows."""
-    if (
-        array.ndim != 2
-        or array.dtype != np.int64
-        or (array.shape[0] != short[0]) == (array.shape[1] != short[1])
-    ):
+    if array.ndim != 2 or array.dtype != np.int64:
         return None
-    axis = 0 if array.shape[0] != short[0] else 1
+    growing = [axis for axis in (0, 1) if array.shape[axis] != short[axis]]
+    if len(growing) != 1:
+        return None
+    axis = growing[0]
     places = np.moveaxis(array, axis, 0)
     if len(places) < 2 or not places.size:
         return None
@@ -363,8 +357,10 @@ def _windows(array: Array, short: tuple[int, ...]) -> Windows | None:
     return Windows(first, hop, apart, taps, axis)
 
 
-def _is_uniform(array: Array) -> bool:
-    return bool(array.size and array.dtype.kind in "fiu" and (array == array.flat[0]).all())
+def _uniform(array: Array, _: tuple[int, ...] = ()) -> float | None:
+    """Return the number that all elements are."""
+    alike = array.size and array.dtype.kind in "fiu" and (array == array.flat[0]).all()
+    return float(array.flat[0]) if alike else None
 
 
 def _made_by(value: ir.Value) -> str:

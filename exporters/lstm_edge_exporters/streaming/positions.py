@@ -5,13 +5,13 @@ the reset, in int64, for each row. What is computed from a counter is computed a
 stream, for the frames of all rows one after another on the axis of time, and split where it meets the data.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import onnx_ir as ir
 
 from ..graph import Builder, constant
-from .facts import NotStreamableError, Shapes, name_node
+from .facts import Growth, NotStreamableError, Shapes, name_node
 
 _PER_FRAME = frozenset(
     """Abs Add And Cast Ceil Clip Concat Cos Div Equal Erf Exp Expand Floor Gather Gelu Gemm Greater
@@ -25,16 +25,22 @@ _PER_FRAME = frozenset(
 class Positions:
     """What is computed from the frames since the reset, in front of one node."""
 
-    def __init__(self, shapes: Shapes, build: Builder, positions: ir.Value) -> None:
-        """Take ``positions (rows * frames,)``, int64."""
+    def __init__(
+        self,
+        shapes: Shapes,
+        growth: Callable[[ir.Value], Growth | None],
+        build: Builder,
+        positions: ir.Value,
+    ) -> None:
+        """Take what gives the ``growth`` of values, and ``positions (rows * frames,)``, int64."""
         self.end: int | None = None
         """Positions that the tables have, where there are any."""
-        self._shapes, self._build, self._positions = shapes, build, positions
+        self._shapes, self._growth, self._build, self._positions = shapes, growth, build, positions
         self._made: dict[ir.Value, ir.Value] = {}
 
     def of(self, value: ir.Value) -> ir.Value:
         """Return ``value`` with the frames of all rows on its axis of time."""
-        found = self._shapes.growth(value)
+        found = self._growth(value)
         if found is None:
             return value
         if value not in self._made:
@@ -49,6 +55,30 @@ class Positions:
                     self._build.node("Reshape", [counted, self._build.constant(np.array(shape), "shape")])[0],
                 )
         return self._made[value]
+
+    def per_row(
+        self, value: ir.Value, positions: ir.Value, time: int, rows: Sequence[int], rank: int
+    ) -> ir.Value | None:
+        """Return a value that counts in whole numbers, of ``rank`` axes with the frames of each row.
+
+        Args:
+            value: what counts; with another value None is returned.
+            positions: ``(rows, frames)``.
+            time: the axis of frames.
+            rows: the axis of rows, if any; one behind that of frames, or the first.
+            rank: the number of axes.
+        """
+        places = sorted((time, *rows))
+        counted = self.count(value, positions) if places[0] == 0 or not rows else None
+        if counted is None:
+            return None
+        build, wanted = self._build, [1] * rank
+        if [*rows] > [time]:
+            (counted,) = build.node("Transpose", [counted], {"perm": [1, 0]})
+        for place in places:
+            wanted[place] = 0 if rows and place == 0 else -1
+        (counted,) = build.node("Reshape", [counted, build.constant(np.array(wanted), "shape")])
+        return self.spread(value, counted)
 
     def count(self, value: ir.Value, positions: ir.Value) -> ir.Value | None:
         """Return the numbers at ``positions`` of a value that counts in whole ones; None if it does not."""
@@ -69,7 +99,7 @@ class Positions:
 
     def spread(self, value: ir.Value, counted: ir.Value) -> ir.Value:
         """Return ``counted``, of 1 on all fixed axes of ``value``, of their sizes."""
-        found = self._shapes.growth(value)
+        found = self._growth(value)
         assert found is not None
         sizes = np.array([1 if isinstance(each, str) else each for each in self._shapes.axes(value)])
         sizes[found.axis] = 1
@@ -103,7 +133,7 @@ class Positions:
     def _part(self, node: ir.Node) -> ir.Value:
         """Return rows of a table of which a call of the whole takes the first ones."""
         table, starts = node.inputs[0], node.inputs[1]
-        found = self._shapes.growth(node.outputs[0])
+        found = self._growth(node.outputs[0])
         start = self._shapes.number(starts, 0)
         steps = [1] if len(node.inputs) < 5 or node.inputs[4] is None else constant(node.inputs[4])
         rows = constant(table)
@@ -120,11 +150,11 @@ class Positions:
     def _note_table(self, node: ir.Node) -> None:
         """Note how many positions the table of a Gather has."""
         table, index = node.inputs[0], node.inputs[1]
-        if table is None or index is None or self._shapes.growth(index) is None:
+        if table is None or index is None or self._growth(index) is None:
             return
         axis = node.attributes.get_int("axis", 0) or 0
         size, counter = self._shapes.shape(table)[axis], self._shapes.counters.get(index)
-        if self._shapes.growth(table) is not None:
+        if self._growth(table) is not None:
             raise NotStreamableError(_restarts(node))
         if counter is not None and counter.first is not None and counter.more > 0:
             self._ends(int((size - 1 - counter.first) // counter.more) + 1)
@@ -147,7 +177,7 @@ class Positions:
     def _sizes(self, node: ir.Node) -> ir.Value:
         """Return what an Expand or a Reshape of one row makes of the frames of all."""
         result = node.outputs[0]
-        found, axes = self._shapes.growth(result), self._shapes.axes(result)
+        found, axes = self._growth(result), self._shapes.axes(result)
         assert found is not None
         sizes = [1 if isinstance(each, str) else each for each in axes]
         sizes[found.axis] = -1 if node.op_type == "Reshape" else 1

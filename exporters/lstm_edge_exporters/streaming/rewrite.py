@@ -19,17 +19,27 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
 
 from ..evaluate import inputs_above
-from ..graph import Builder, UniqueNames, axes_of, behind_identity, constant, data_inputs, values_read
+from ..graph import (
+    END,
+    Builder,
+    UniqueNames,
+    axes_of,
+    behind_identity,
+    constant,
+    data_inputs,
+    is_used,
+    values_read,
+)
 from .facts import (
     Fact,
     GathersTimeError,
+    GrowsTwiceError,
+    Growth,
     NotStreamableError,
     Shapes,
     name_node,
 )
 
-END = int(np.iinfo(np.int64).max)
-"""The end of any axis."""
 _MOST_FRAMES = 1 << 20
 """Frames that one state holds at the most."""
 _LAYOUT = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -121,9 +131,9 @@ class Rewriter:
         lasts = (self._last[value] for value in read if value in self._last)
         last = max(lasts, key=lambda each: (each[0].delay + each[2]) / each[0].rate, default=None)
         for value in node.outputs:
-            if value not in self._from_data and self.shapes.grows_twice(value):
+            if value not in self._from_data and isinstance(self.shapes.growths.get(value), GrowsTwiceError):
                 continue  # a mask of an attention, which is refused where it meets the data
-            if (found := self.shapes.growth(value)) is None:
+            if (found := self.growth(value)) is None:
                 self._last.update({} if last is None else {value: last})
             elif last is not None:
                 raise NotStreamableError(f"a latent repeated over time, {name_node(node)}")
@@ -142,17 +152,15 @@ class Rewriter:
         if counted:
             self._continue_counts(node, next(iter(facts)), int(delay / first.rate))
         if first.pad and len(facts) == 1 and node.op_type in _LAYOUT:
-            found = self.shapes.growth(node.outputs[0])
+            found = self.growth(node.outputs[0])
             if found is not None and not found.merged:
                 self.set_fact(node, node.outputs[0], first)
                 return
-        for place, operand in enumerate(node.inputs):
-            if operand is not None and operand in facts:
-                node.replace_input_with(place, self.wait(node, operand, facts[operand], delay))
+        self.wait_together(node, facts, delay)
         ahead = next((fact.ahead for fact in facts.values() if fact.delay == delay), "")
         fact = replace(first, delay=delay, pad=0, ahead=ahead)
         for value in node.outputs:
-            if node.op_type in _CARRYING and self.shapes.growth(value) is None:
+            if node.op_type in _CARRYING and self.growth(value) is None:
                 self.set_last(value, next(iter(facts)), fact)
             else:
                 self.set_fact(node, value, fact)
@@ -163,15 +171,26 @@ class Rewriter:
             if operand is not None and self._counts_on(operand):
                 node.replace_input_with(place, self._count_on(node, operand, moving, start))
 
+    def growth(self, value: ir.Value) -> Growth | None:
+        """Return how a value grows with time; None if it does not.
+
+        Raises:
+            NotStreamableError: it grows on several axes, or not evenly.
+        """
+        found = self.shapes.growths.get(value)
+        if isinstance(found, NotStreamableError):
+            raise found
+        return found
+
     def set_fact(self, node: ir.Node, value: ir.Value, fact: Fact) -> None:
         """Record the fact of a node's output; its axis is found.
 
         Raises:
             GathersTimeError: it does not grow with time.
         """
-        if not value.uses() and not value.is_graph_output():
+        if not is_used(value):
             return
-        found = self.shapes.growth(value)
+        found = self.growth(value)
         if found is None:
             raise GathersTimeError(describe_gathering(node))
         if found.rate != fact.rate:
@@ -234,13 +253,13 @@ class Rewriter:
         if key not in self._padded:
             dtype = np.dtype(self.shapes.dtypes[self._waiting.get(value, value)])
             build, begun = Builder(node, "pad"), self._begun(node, value, late, dtype)
-            first = slice_of(build, value, late.axis, 0, early)
+            first = build.slice(value, late.axis, 0, early)
             (padded,) = build.node("Mul", [first, begun])
             if late.fill:
                 one, fill = (build.constant(np.array(each, dtype), "fill") for each in (1, late.fill))
                 (missing,) = build.node("Sub", [one, begun])
                 (padded,) = build.node("Add", [padded, build.node("Mul", [missing, fill])[0]])
-            made = build.concat([padded, slice_of(build, value, late.axis, early, END)], late.axis)
+            made = build.concat([padded, build.slice(value, late.axis, early, END)], late.axis)
             self._waiting[made] = self._waiting.get(value, value)
             self._padded[key] = made
         return self._padded[key], late
@@ -272,7 +291,7 @@ class Rewriter:
             raise NotStreamableError(f"{name_node(node)} looks back {frames} steps")
         state, build = self.frames_of(value, fact, frames, reset, kind, start), Builder(node, kind)
         joined = build.concat([state, value], fact.axis)
-        self.end_state(slice_of(build, joined, fact.axis, -frames, END))
+        self.end_state(build.slice(joined, fact.axis, -frames, END))
         self._joined[value, frames, reset, start] = joined
         return joined
 
@@ -307,7 +326,7 @@ class Rewriter:
     def _counts_on(self, value: ir.Value | None) -> bool:
         """Return whether a value counts steps: it grows with time, and depends on no data."""
         known = value is None or value in self.facts or value in self._from_data
-        return value is not None and not known and self.shapes.growth(value) is not None
+        return value is not None and not known and self.growth(value) is not None
 
     def _count_on(self, node: ir.Node, value: ir.Value, beside: ir.Value, start: int) -> ir.Value:
         """Return ``value``, which is computed from a count of steps, from one that goes on from call to call.
@@ -318,9 +337,10 @@ class Rewriter:
 
         fact, rows, own = self.facts[beside], self.shapes.axes(beside), self.shapes.axes(value)
         named = [place for place, axis in enumerate(rows) if isinstance(axis, str)]
-        found, missing = self.shapes.growth(value), len(rows) - len(own)
+        found, missing = self.growth(value), len(rows) - len(own)
         assert found is not None
-        if fact.merged or found.merged or missing < 0 or found.axis + missing != fact.axis or len(named) > 1:
+        apart = found.axis + missing != fact.axis or missing < 0
+        if apart or fact.merged or found.merged or len(named) > 1:
             raise NotStreamableError(f"positions that restart with every call, {name_node(node)}")
         build, batch = Builder(node, "position"), [rows[place] for place in named]
         key = (value, tuple(rows), start)
@@ -328,27 +348,18 @@ class Rewriter:
             return self._counts[key]
         (shape,) = build.node("Shape", [beside])
         shape.dtype = ir.DataType.INT64
-        frames = slice_of(build, shape, 0, fact.axis, fact.axis + 1)
+        frames = build.slice(shape, 0, fact.axis, fact.axis + 1)
         positions, joined = self._frames_since_reset(node, frames, (*batch, 1), fact.rate, start)
-        made = Positions(self.shapes, build, joined)
-        places = sorted((fact.axis, *named))
-        counted = made.count(value, positions) if places[0] == 0 or not named else None
-        if counted is not None:
-            if named > [fact.axis]:
-                (counted,) = build.node("Transpose", [counted], {"perm": [1, 0]})
-            wanted = [
-                0 if named and place == 0 else -1 if place in places else 1 for place in range(len(rows))
-            ]
-            (counted,) = build.node("Reshape", [counted, build.constant(np.array(wanted), "shape")])
-            self._counts[key] = made.spread(value, counted)
-            return self._counts[key]
-        total = made.of(value)
+        made = Positions(self.shapes, self.growth, build, joined)
+        total = made.per_row(value, positions, fact.axis, named, len(rows))
+        if total is None:
+            total = made.of(value)
+            if named:
+                sizes = [1] * missing + [1 if isinstance(axis, str) else axis for axis in own]
+                total = split_rows(build, total, sizes, fact.axis, named[0], frames)
         if made.end is not None:
             steps = int((made.end + start * fact.rate) / fact.rate) // self.unit * self.unit
             self.end = steps if self.end is None else min(self.end, steps)
-        if named:
-            sizes = [1] * missing + [1 if isinstance(axis, str) else axis for axis in own]
-            total = split_rows(build, total, sizes, fact.axis, named[0], frames)
         self._counts[key] = total
         return total
 
@@ -379,9 +390,22 @@ class Rewriter:
         if not frames:
             return value
         joined = self.past(node, value, fact, frames, "delay")
-        late = slice_of(Builder(node, "delay"), joined, fact.axis, 0, -frames)
+        late = Builder(node, "delay").slice(joined, fact.axis, 0, -frames)
         self._waiting[late] = self._waiting.get(value, value)
         return late
+
+    def settle(
+        self, node: ir.Node, value: ir.Value, fact: Fact, *, held: bool = False
+    ) -> tuple[ir.Value, Fact]:
+        """Return ``value`` delayed until its padding is in, and its fact; for ``held`` see ``ready``."""
+        ready = self.ready(fact, held=held)
+        return self.wait(node, value, fact, ready), replace(fact, delay=ready, pad=0)
+
+    def wait_together(self, node: ir.Node, facts: Mapping[ir.Value, Fact], delay: int) -> None:
+        """Let the operands of a node that have ``facts`` wait until all have ``delay``."""
+        for place, operand in enumerate(node.inputs):
+            if operand is not None and operand in facts:
+                node.replace_input_with(place, self.wait(node, operand, facts[operand], delay))
 
     def hand_on(self, node: ir.Node, fact: Fact) -> None:
         """Make a node hand on its first operand: ``fact`` says which frame stands where."""
@@ -396,30 +420,31 @@ class Rewriter:
         states = {state.output for state in self.states}
         self._refuse(self.graph.outputs)
         for value in [value for value in self.graph.outputs if value.name not in states]:
-            node, fact = value.producer(), self.facts.get(value)
-            self.delays[str(value.name)] = 0
+            name, fact = str(value.name), self.facts.get(value)
+            self.delays[name] = 0
             if value in self._last:
-                fact, surplus, frames = self._last[value]
-                if fact.pad or fact.delay + surplus < 0:
-                    raise NotStreamableError(f"{value.name} is of another step than the last")
-                self.delays[str(value.name)] = (fact.delay + frames - 1) // self._unit_of(fact)
-                self.surpluses[str(value.name)] = surplus
-            elif fact is not None and node is not None:
-                surplus = self.shapes.surplus(value, fact)
-                delay = max(self.ready(fact), -surplus)
-                if delay > fact.delay:
-                    node = node if node in self._handed_on else self._behind(value)
-                    value = node.outputs[0]
-                    source = node.inputs[0]
-                    assert source is not None
-                    node.replace_input_with(0, self.wait(node, source, fact, delay))
-                self.delays[str(value.name)] = delay
-                self.surpluses[str(value.name)] = surplus
+                fact, self.surpluses[name], frames = self._last[value]
+                if fact.pad or fact.delay + self.surpluses[name] < 0:
+                    raise NotStreamableError(f"{name} is of another step than the last")
+                self.delays[name] = (fact.delay + frames - 1) // self._unit_of(fact)
+            elif fact is not None and value.producer() is not None:
+                self.surpluses[name] = self.shapes.surplus(value, fact)
+                self.delays[name] = max(self.ready(fact), -self.surpluses[name])
                 self.paced |= fact.rate != 1
-                time = rate_name(self._sequence, fact.rate.numerator, fact.rate.denominator)
-                value.shape = ir.Shape(
-                    time if place == fact.axis else axis for place, axis in enumerate(axes_of(value))
-                )
+                self._give_late(value, fact, self.delays[name])
+
+    def _give_late(self, value: ir.Value, fact: Fact, delay: int) -> None:
+        """Let an output wait until it has ``delay``, and name its axis of time."""
+        node = value.producer()
+        if node is not None and delay > fact.delay:
+            node = node if node in self._handed_on else self._behind(value)
+            value = node.outputs[0]
+            source = node.inputs[0]
+            assert source is not None
+            node.replace_input_with(0, self.wait(node, source, fact, delay))
+        axes = [*axes_of(value)]
+        axes[fact.axis] = rate_name(self._sequence, fact.rate.numerator, fact.rate.denominator)
+        value.shape = ir.Shape(axes)
 
     def _behind(self, value: ir.Value) -> ir.Node:
         """Return a node that hands ``value`` on as the output in its place."""
@@ -433,7 +458,7 @@ class Rewriter:
 
     def hold(self, node: ir.Node, value: ir.Value | None, fact: Fact) -> None:
         """Hold the states that ``value``, a recurrent node's initial state, is read from until it starts."""
-        start = int(fact.start / fact.rate)
+        start = fact.start_step
         if value is None or not start:
             return
         if not (names := inputs_above(value)):
@@ -476,11 +501,3 @@ def check_sizes(axes: Axes, batch: str | None) -> None:
             f"a state needs each of its axes but that of rows at one size, and {other} takes any; give "
             "its size with --input NAME=AXES"
         )
-
-
-def slice_of(build: Builder, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:
-    """Return a part of ``value``."""
-    numbers = {"start": start, "end": end, "axis": axis}
-    return build.node(
-        "Slice", [value, *(build.constant(np.array([n]), name) for name, n in numbers.items())]
-    )[0]

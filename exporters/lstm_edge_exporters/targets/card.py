@@ -22,7 +22,7 @@ from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
-from .names import markdown, yaml_value
+from .names import markdown, text_templates, yaml_value
 
 FILES = ("README.md", "config.json", "onnx/model.onnx", "onnx/MLmodel", "onnx/requirements.txt")
 """What the folder holds."""
@@ -103,100 +103,39 @@ def to_card(
     return Card({"onnx/model.onnx": model} | {path: text.encode() for path, text in contents.items()})
 
 
-def _streaming(manifest: Manifest) -> list[str]:
-    if manifest.stream is not None:
-        return [f"It streams: {manifest.pace}.", ""]
-    return [f"It can't be streamed: {markdown(manifest.unstreamable)}.", ""] if manifest.unstreamable else []
-
-
 def _readme(name: str, manifest: Manifest, data: str, scores: Sequence[Score]) -> str:
-    signal = manifest.signal
-    inputs = [markdown(feature) for feature in signal.features]
-    rate = f" at {signal.sampling_rate:g} Hz" if signal.sampling_rate else ""
-    lines = [
-        *_metadata(name, manifest, data, scores),
-        f"# {markdown(name)}",
-        "",
-        "A recurrent network in ONNX with its states as inputs and outputs, exported from PyTorch and "
-        f"verified by lstm-edge {__version__}.",
-        *([f"It takes raw values of {', '.join(inputs)}{rate}."] if inputs else []),
-        "",
-        *_streaming(manifest),
-        "```python",
-        "from lstm_edge_runtime import load",
-        "",
-        'with load("onnx/model.onnx") as model:',
-        *(
-            ["    outputs, state = model.run(x)"]
-            if manifest.unstreamable
-            else ["    stream = model.stream()", "    output = stream.step(sample)  # one time step"]
-        ),
-        "```",
-        "",
-        "With onnxruntime alone, pass the states' reset values at first, then the states of the last call.",
-        "",
-        "| tensor | kind | dtype | shape |",
-        "| --- | --- | --- | --- |",
-        *(
-            f"| {markdown(name)} | {kind} | {spec.dtype} | {markdown(describe(spec.axes))} |"
-            for kind, spec, name in _tensors(manifest)
-        ),
-        "",
+    kind = f"time-series-{manifest.task.kind}" if manifest.task else "time-series"
+    tensors: list[tuple[str, str, TensorSpec | StateSpec]] = [
+        *((spec.name, "input", spec) for spec in manifest.inputs),
+        *((spec.name, "output", spec) for spec in manifest.outputs),
+        *((f"{state.input} to {state.output}", "state", state) for state in manifest.states),
     ]
-    if manifest.task and manifest.task.labels:
-        labels = ", ".join(map(markdown, manifest.task.labels))
-        lines += [f"Classes, in the order of {markdown(manifest.task.output)}: {labels}.", ""]
-    if scores:
-        lines += [f"Scores on {markdown(data)}:", "", "| set | metric | value |", "| --- | --- | --- |"]
-        lines += [f"| {score.split} | {markdown(score.words)} | {score.value:.4g} |" for score in scores]
-        lines += [""]
-    cases, difference = manifest.equivalence.get("cases"), manifest.equivalence.get("max_abs")
-    if cases and isinstance(difference, float):
-        lines += [
-            f"Verified: in {len(cases)} cases the graph equals the PyTorch module in float64, and in float32 "
-            f"onnxruntime is at most {difference:.3g} away. `lstm-edge selftest onnx/model.onnx` repeats the "
-            "golden cases on a device.",
-            "",
-        ]
-    return "\n".join(
-        [
-            *lines,
-            "Smaller: `lstm-edge quantize onnx/model.onnx -o onnx/model_int8.onnx`, or `model_fp16.onnx`.",
-            "",
-            'MLflow: `mlflow.pyfunc.load_model("onnx")` takes a dict of all inputs, states included.',
-            "",
-        ]
+    environment = text_templates(__package__)
+    environment.filters |= {"describe": describe, "markdown": markdown, "yaml": yaml_value}
+    return environment.get_template("card.md.j2").render(
+        name=name,
+        kind=kind,
+        manifest=manifest,
+        signal=manifest.signal,
+        tensors=tensors,
+        data=data,
+        scores=scores,
+        results=list(_results(kind, data, scores)),
+        cases=manifest.equivalence.get("cases"),
+        difference=manifest.equivalence.get("max_abs"),
+        version=__version__,
     )
 
 
-def _tensors(manifest: Manifest) -> Iterator[tuple[str, TensorSpec | StateSpec, str]]:
-    yield from (("input", spec, spec.name) for spec in manifest.inputs)
-    yield from (("output", spec, spec.name) for spec in manifest.outputs)
-    yield from (("state", state, f"{state.input} to {state.output}") for state in manifest.states)
-
-
-def _metadata(name: str, manifest: Manifest, data: str, scores: Sequence[Score]) -> Iterator[str]:
-    """Yield the YAML in front of the card; each value is written in JSON's form, which YAML reads."""
-    kind = f"time-series-{manifest.task.kind}" if manifest.task else "time-series"
-    yield "---"
-    yield "library_name: lstm-edge"
-    yield f"tags: {yaml_value(['onnx', 'onnxruntime', 'lstm', 'streaming', kind])}"
-    if scores:
-        results = [
-            {
-                "task": {"type": kind},
-                "dataset": {"type": data, "name": data, "split": split},
-                "metrics": [
-                    {"type": score.metric, "name": score.words, "value": score.value}
-                    for score in scores
-                    if score.split == split and not score.how
-                ],
-            }
-            for split in dict.fromkeys(score.split for score in scores)
-        ]
-        yield f"model-index: {yaml_value([{'name': name, 'results': results}])}"
-    yield "---"
-    yield ""
+def _results(kind: str, data: str, scores: Sequence[Score]) -> Iterator[dict[str, Any]]:
+    """Yield the model card's entry for each split of the data."""
+    for split in dict.fromkeys(score.split for score in scores):
+        own = [score for score in scores if score.split == split and not score.how]
+        yield {
+            "task": {"type": kind},
+            "dataset": {"type": data, "name": data, "split": split},
+            "metrics": [{"type": each.metric, "name": each.words, "value": each.value} for each in own],
+        }
 
 
 def _mlmodel(model: bytes, manifest: Manifest) -> str:

@@ -9,10 +9,13 @@ import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from lstm_edge_runtime.errors import InputError, printable
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 _LONGEST = 200
 """Bytes of a file's name; most file systems allow 255."""
@@ -37,6 +40,19 @@ all all_build clean edit_cache help install package package_source preinstall re
 zero_check
 """
 """Names of targets that CMake keeps for itself (policy CMP0037)."""
+
+
+def text_templates(package: str) -> "Environment":
+    """Return a package's templates of text other than HTML, in which names go through this module."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    return Environment(  # noqa: S701
+        loader=PackageLoader(package),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
 
 
 def file_name(name: str) -> str:

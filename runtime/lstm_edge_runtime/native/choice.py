@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..axes import resolve, with_ones
+from ..axes import shape_of
 from ..chunks import Runner
 from ..errors import CheckFailedError, FileFormatError, LstmEdgeError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
@@ -96,10 +96,8 @@ def _draw(file: OnnxFile | None, manifest: Manifest, run: Runner) -> Golden | No
     feeds = {}
     specs = [*manifest.inputs, *(TensorSpec(s.input, s.dtype, s.axes) for s in manifest.states)]
     for spec in specs:
-        shape = resolve(
-            spec.axes, with_ones(spec.axes, {manifest.batch or "": 2, manifest.sequence or "": 3})
-        )
-        numbers = rng.uniform(-1, 1, shape) if np.dtype(spec.dtype).kind == "f" else np.zeros(shape or ())
+        shape = shape_of(spec.axes, {manifest.batch or "": 2, manifest.sequence or "": 3})
+        numbers = rng.uniform(-1, 1, shape) if np.dtype(spec.dtype).kind == "f" else np.zeros(shape)
         feeds[spec.name] = numbers.astype(spec.dtype)
     if manifest.lengths is not None:
         feeds[manifest.lengths][...] = 3

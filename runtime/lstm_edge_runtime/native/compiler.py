@@ -8,9 +8,9 @@ that hold its numbers in order: layers of a state that are split, and joined aga
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from itertools import islice, pairwise
+from itertools import islice
 from math import prod
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
@@ -21,7 +21,7 @@ from ..onnx_reader import Node, OnnxFile, Tensor, stream_file
 from . import folding
 from .past import Past
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
-from .windows import PADDING, stretches, windows_of
+from .windows import PADDING, Windows, stretches, windows_of
 
 _MICROSOFT = "com.microsoft"
 _MOST_STRETCHES = 1024
@@ -75,6 +75,11 @@ class _Value(NamedTuple):
         """Whether the numbers lie in the order of the axes."""
         return _same_order(self.shape, self.order, ())
 
+    @property
+    def as_it_lies(self) -> "_Value":
+        """The same with its axes in the order in which the numbers lie."""
+        return self._replace(shape=tuple(self.shape[axis] for axis in self.order), order=())
+
 
 class _Quantized(NamedTuple):
     """What DynamicQuantizeLinear makes of a value, and what follows from it up to the product's scale."""
@@ -112,12 +117,121 @@ def _axes_first(axes: Sequence[int], rank: int) -> tuple[int, ...]:
     return (*axes, *(each for each in range(rank) if each not in axes))
 
 
+def _resized(shape: Sequence[int], axis: int, size: int) -> tuple[int, ...]:
+    """Return a shape with another size on an axis."""
+    return (*shape[:axis], size, *shape[axis + 1 :])
+
+
+def _is_whole(value: "_In") -> bool:
+    return isinstance(value, _Value) and value.dtype == "int64"
+
+
+def _as_floats(value: "_In") -> "_In":
+    """Return values that are 0 or 1 as numbers."""
+    return value._replace(dtype="float32") if isinstance(value, _Value) else value
+
+
 def _time_first(axis: int, rank: int) -> tuple[int, ...]:
     return _axes_first((axis,), rank)
 
 
 _Any = _Value | _Quantized | _Frames | Array
 """Value of a name in the graph: an array if it is known at compile time."""
+_In = _Any | None
+"""Input of a node; None for one that is left out."""
+_Takes = Literal["rows", "any order", "frames"]
+"""Which values an operator takes: those whose numbers lie in the order of their axes; in any order; or
+frames of a past as well."""
+
+
+class _Operator(NamedTuple):
+    """How an operator is lowered."""
+
+    lower: Callable[..., Any]
+    """Method of the compiler: takes the node and its inputs."""
+    takes: _Takes
+
+
+_Lower = TypeVar("_Lower", bound=Callable[..., Any])
+_LOWER: dict[str, _Operator] = {}
+"""By name, with the domain in front if it is not ONNX's own."""
+
+
+def _lowers(*names: str, takes: _Takes = "rows") -> Callable[[_Lower], _Lower]:
+    """Return a decorator for the method that lowers some operators."""
+
+    def register(lower: _Lower) -> _Lower:
+        _LOWER.update(dict.fromkeys(names, _Operator(lower, takes)))
+        return lower
+
+    return register
+
+
+_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
+_USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_UNARY: dict[str, tuple[Function, tuple[tuple[str, float], ...]]] = {
+    "Relu": (Function.RELU, ()),
+    "Sigmoid": (Function.SIGMOID, ()),
+    "Tanh": (Function.TANH, ()),
+    "LeakyRelu": (Function.LEAKY_RELU, (("alpha", 0.01),)),
+    "ThresholdedRelu": (Function.THRESHOLDED_RELU, (("alpha", 1.0),)),
+    "HardSigmoid": (Function.HARD_SIGMOID, (("alpha", 0.2), ("beta", 0.5))),
+    "Elu": (Function.ELU, (("alpha", 1.0),)),
+    "Selu": (Function.SELU, (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805))),
+    "Softsign": (Function.SOFTSIGN, ()),
+    "Softplus": (Function.SOFTPLUS, ()),
+    "Gelu": (Function.GELU, ()),
+    "Abs": (Function.ABS, ()),
+    "Neg": (Function.NEGATE, ()),
+    "Exp": (Function.EXP, ()),
+    "Log": (Function.LOG, ()),
+    "Sqrt": (Function.SQRT, ()),
+    "Reciprocal": (Function.RECIPROCAL, ()),
+    "Erf": (Function.ERF, ()),
+    "Floor": (Function.FLOOR, ()),
+    "Ceil": (Function.CEIL, ()),
+    "Round": (Function.ROUND, ()),
+    "Sin": (Function.SIN, ()),
+    "Cos": (Function.COS, ()),
+}
+"""An operator to its function, and the attributes that are alpha and beta with their defaults."""
+_ACTIVATIONS: dict[str, tuple[Function, Sequence[float | None]]] = {
+    "affine": (Function.AFFINE, (None, None)),
+    "scaledtanh": (Function.SCALED_TANH, (None, None)),
+    **{
+        name.lower(): (function, [default for _, default in attributes])
+        for name, (function, attributes) in _UNARY.items()
+        if function <= Function.SOFTPLUS
+    },
+}
+"""The functions inside a recurrent operator, with the parameters that they take where the node gives none."""
+_BINARY = {
+    "Add": Binary.ADD,
+    "Sub": Binary.SUBTRACT,
+    "Mul": Binary.MULTIPLY,
+    "Div": Binary.DIVIDE,
+    "Max": Binary.MAXIMUM,
+    "Min": Binary.MINIMUM,
+    "PRelu": Binary.PRELU,
+    "Pow": Binary.POWER,
+    "Sum": Binary.ADD,
+    "Mod": Binary.REMAINDER,
+    "Less": Binary.LESS,
+    "LessOrEqual": Binary.LESS_EQUAL,
+    "Greater": Binary.LESS,
+    "GreaterOrEqual": Binary.LESS_EQUAL,
+    "Equal": Binary.EQUAL,
+}
+"""Greater and GreaterOrEqual take their inputs the other way around."""
+_LOGIC = {"And": Binary.MULTIPLY, "Or": Binary.MAXIMUM, "Xor": Binary.EQUAL}
+_COUNTING = ("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+"""What may be done to a count of steps whose first one is known."""
+_WHOLE = (
+    "Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Clip", "Neg", "Abs", "Less", "LessOrEqual", "Greater",
+    "GreaterOrEqual", "Equal",
+)  # fmt: skip
+"""Operators of whole numbers."""
+_COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
 
 
 def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
@@ -156,6 +270,8 @@ class _Compiler:
         """Values that follow from shapes, of which those of rows and steps are 1 here alone."""
         self._counters: set[str] = set()
         """Values that count steps from a first number on."""
+        self._added, self._pasts = _find_counters(file, manifest), _find_pasts(file, manifest)
+        """Of states that count the name of what a call adds; of those that hold frames the axis of these."""
         self._ends: dict[int, int] = {}
         """Of counters the first number at which a table that they index has ended."""
 
@@ -166,25 +282,16 @@ class _Compiler:
         _check_axes(manifest)
         for spec in manifest.inputs:
             self._values[spec.name] = self._open_input(spec)
-        pasts = _find_pasts(self._file, manifest)
-        counters = _find_counters(self._file, manifest)
         for state in manifest.states:
-            if state.input in counters:
-                opened: _Any | None = self._open_counter(state)
-            else:
-                opened = self._open_past(state, pasts[state.input]) if state.input in pasts else None
-            self._values[state.input] = opened or self._open_state(state)
-        counting = {state.output for state in manifest.states if state.input in counters}
+            self._values[state.input] = self._open_state(state)
+        counting = {state.output for state in manifest.states if state.input in self._added}
         for node in graph.nodes:
             if node.outputs[0] not in counting or self._uses[node.outputs[0]] > 1:
                 self._node(node)
         for output in manifest.outputs:
             self._close_output(output)
-        for state in sorted(manifest.states, key=lambda state: state.input in pasts):
-            if state.input in counters:
-                self._close_counter(state, counters[state.input])
-            else:
-                self._close_state(state)  # a past at the end: nothing reads it after its PUSH
+        for state in sorted(manifest.states, key=lambda state: state.input in self._pasts):
+            self._close_state(state)  # a past at the end: nothing reads it after its PUSH
         return Compiled(self._writer, tuple(part for part, _ in self._parts))
 
     def _open_input(self, spec: TensorSpec) -> _Any:
@@ -203,56 +310,47 @@ class _Compiler:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
         return _Value(shape, (self._writer.input(spec.name, prod(shape), spec.dtype),), spec.dtype, order)
 
-    def _open_state(self, state: StateSpec) -> _Value:
-        """Make a state of the program of each layer of a state of the file."""
+    def _open_state(self, state: StateSpec) -> "_Value | _Frames":
+        """Make a state of the program of a state of the file, or one of each of its layers."""
+        shape = self._shape_of(state.input, state.axes)
+        start = state.start // self._manifest.unit
+        if state.input in self._added:
+            return self._open_counter(state, shape, start)
+        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape)
+        if state.input in self._pasts:
+            axis = self._pasts[state.input]
+            past = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
+            part, buffer = StatePart(state, None, past), self._writer.past(state.input, past, reset, start)
+            self._parts.append((part, buffer))
+            return _Frames(shape, part, buffer, axis)
         if state.dtype != "float32":
             raise UnsupportedError(f"state {state.input} is {state.dtype}, and counts no frames")
-        shape = self._shape_of(state.input, state.axes)
         layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
-        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape).reshape(layers, -1)
-        buffers = []
-        for layer in range(layers):
+        for layer, own in enumerate(reset.reshape(layers, -1)):
             part = StatePart(state, layer if layers > 1 else None)
             name = state.input if layers == 1 else f"{state.input}[{layer}]"
-            start = state.start // self._manifest.unit
-            buffers.append(self._writer.state(name, prod(shape) // layers, reset[layer], start))
-            self._parts.append((part, buffers[-1]))
-        return _Value(shape, tuple(buffers))
+            self._parts.append((part, self._writer.state(name, own.size, own, start)))
+        return _Value(shape, tuple(buffer for _, buffer in self._parts[-layers:]))
 
-    def _open_counter(self, state: StateSpec) -> _Value:
+    def _open_counter(self, state: StateSpec, shape: tuple[int, ...], start: int) -> _Value:
         """Make a counter of a state of one whole number, to which a call adds its number of frames."""
-        shape = self._shape_of(state.input, state.axes)
         if prod(shape) != 1:
             raise UnsupportedError(f"state {state.input} counts {prod(shape)} numbers, expected one")
-        reset = int(np.asarray(state.reset).item())
-        buffer = self._writer.counter(state.input, reset, state.start // self._manifest.unit)
+        buffer = self._writer.counter(state.input, int(np.asarray(state.reset).item()), start)
         self._parts.append((StatePart(state, None), buffer))
         return _Value(shape, (buffer,), "int64", span=_Span(0, 0, buffer, 1))
 
-    def _close_counter(self, state: StateSpec, name: str) -> None:
-        more = self._get(name)
-        kept = self._padding and self._manifest.padded_states
+    def _close_counter(self, state: StateSpec, counter: _Value, *, kept: bool) -> None:
+        more = self._get(self._added[state.input])
         if not isinstance(more, np.ndarray) or more.size != 1 or more.item() < 0:
             raise UnsupportedError(f"state {state.output} goes on by other numbers than those of frames")
-        buffer = self._values[state.input].buffers[0]  # type: ignore[union-attr]
+        (buffer,) = counter.buffers
         self._writer.count(buffer, 0 if kept else more.item(), self._ends.get(buffer, 0))
-
-    def _open_past(self, state: StateSpec, axis: int) -> _Frames:
-        """Make a ring of a state that holds the last frames of a value along ``axis``."""
-        shape = self._shape_of(state.input, state.axes)
-        past = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
-        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape)
-        part = StatePart(state, None, past)
-        start = state.start // self._manifest.unit
-        self._parts.append((part, self._writer.past(state.input, past, reset, start)))
-        return _Frames(shape, part, self._parts[-1][1], axis)
 
     def _close_output(self, output: TensorSpec) -> None:
         manifest = self._manifest
-        value, time = self._get(output.name), manifest.time_axis(output.axes)
-        if isinstance(value, _Frames):
-            value = self._frames(value)
-        if time is not None and isinstance(value, _Value):
+        value, time = self._settled(self._get(output.name)), manifest.time_axis(output.axes)
+        if isinstance(value, _Value) and time is not None:
             value = self._in_order(value, _time_first(time, len(value.shape)))
         self._writer.output(
             output.name,
@@ -272,21 +370,23 @@ class _Compiler:
         self._writer.push(None if kept else self._in_time(new), old.buffer, past)
 
     def _close_state(self, state: StateSpec) -> None:
-        kept = self._padding and self._manifest.padded_states
-        if isinstance(old := self._values[state.input], _Frames):
+        kept, old = self._padding and self._manifest.padded_states, self._values[state.input]
+        if isinstance(old, _Frames):
             self._close_past(state, old, kept=kept)
             return
+        assert isinstance(old, _Value)
+        if state.input in self._added:
+            self._close_counter(state, old, kept=kept)
+            return
         value = self._get(state.input if kept else state.output)
-        olds = [buffer for part, buffer in self._parts if part.state.input == state.input]
         if not isinstance(value, _Value):
             raise UnsupportedError(f"state {state.output} does not depend on the input")
-        value = self._in_order(value, ())
-        widths = [self._writer.width(buffer) for buffer in value.buffers]
-        news = list(value.buffers)
-        if widths != [self._writer.width(buffer) for buffer in olds]:
-            news = self._cut(self._row(value), [self._writer.width(buffer) for buffer in olds])
+        value, widths = self._in_order(value, ()), [*map(self._writer.width, old.buffers)]
+        news = [*value.buffers]
+        if [*map(self._writer.width, news)] != widths:
+            news = self._cut(self._row(value), widths)
         given = self._writer.given
-        for buffer, new in zip(olds, news, strict=True):
+        for buffer, new in zip(old.buffers, news, strict=True):
             ended = self._writer.unary(new, Function.IDENTITY) if new in given else new
             self._writer.next_state(buffer, ended)
 
@@ -307,13 +407,17 @@ class _Compiler:
             self._values[name] = tensor.array()
         return self._values[name]
 
-    def _inputs(self, node: Node) -> list[_Any | None]:
-        return [self._get(name) if name else None for name in node.inputs]
+    def _inputs(self, node: Node, takes: "_Takes") -> list[_In]:
+        inputs: list[_In] = [self._get(name) if name else None for name in node.inputs]
+        if takes != "frames":
+            inputs = [*map(self._settled, inputs)]
+        if takes == "rows":
+            inputs = [self._in_order(each, ()) if isinstance(each, _Value) else each for each in inputs]
+        return inputs
 
-    def _row(self, value: _Any) -> int:
+    def _row(self, value: _In) -> int:
         """Return one buffer that holds all of a value's numbers, as they lie."""
-        if isinstance(value, _Frames):
-            value = self._frames(value)
+        value = self._settled(value)
         if not isinstance(value, _Value):
             raise UnsupportedError("expected a runtime value, got a constant or a quantized value")
         if len(value.buffers) == 1:
@@ -335,11 +439,17 @@ class _Compiler:
             at += width
         return parts
 
-    def _floats(self, value: _Any | None) -> _Value:
+    def _floats(self, value: _In) -> _Value:
         if not isinstance(value, _Value):
             raise UnsupportedError("a constant or quantized input")
         if value.dtype != "float32":
             raise UnsupportedError(f"an input of {value.dtype}, expected float32")
+        return value
+
+    @staticmethod
+    def _runtime(value: _In) -> _Value:
+        if not isinstance(value, _Value):
+            raise UnsupportedError("a quantized input")
         return value
 
     def _filled(self, value: _Any | None) -> _Value:
@@ -349,10 +459,13 @@ class _Compiler:
         return self._floats(value)
 
     @staticmethod
-    def _known(value: _Any | None, what: str) -> Array:
+    def _known(value: _In, what: str) -> Array:
         if not isinstance(value, np.ndarray):
             raise UnsupportedError(f"{what} that is not stored in the file")
         return value
+
+    def _optional(self, value: _In, what: str) -> Array | None:
+        return None if value is None else self._known(value, what)
 
     @staticmethod
     def _places(value: _Value) -> Array:
@@ -405,10 +518,12 @@ class _Compiler:
         shape = (count, *frames.shape[: frames.axis], *frames.shape[frames.axis + 1 :])
         return self._single(shape, self._windows[key])
 
-    def _frames(self, frames: _Frames) -> _Value:
-        """Return frames as a value."""
-        value = self._window(frames, 1, frames.shape[frames.axis])
-        return value._replace(shape=frames.shape, order=_time_first(frames.axis, len(frames.shape)))
+    def _settled(self, value: _In) -> "_Value | _Quantized | Array | None":
+        """Return frames as a value, and anything else as it is."""
+        if not isinstance(value, _Frames):
+            return value
+        found = self._window(value, 1, value.shape[value.axis])
+        return found._replace(shape=value.shape, order=_time_first(value.axis, len(value.shape)))
 
     def _broadcast(self, value: _Value, shape: tuple[int, ...], order: Sequence[int] = ()) -> _Value:
         """Return a value in a shape that it broadcasts to, and an order of its axes."""
@@ -437,20 +552,18 @@ class _Compiler:
     def _lower(self, node: Node) -> None:
         if any(True for _ in node.graphs()):
             raise UnsupportedError("it has a subgraph")
-        inputs = self._inputs(node)
-        if node.op_type not in _LOOKS_BACK:
-            inputs = [self._frames(each) if isinstance(each, _Frames) else each for each in inputs]
-            if node.op_type not in _IN_ANY_ORDER:
-                inputs = [self._in_order(e, ()) if isinstance(e, _Value) else e for e in inputs]
+        own = node.domain in ("", "ai.onnx")
+        operator = _LOWER.get(node.op_type if own else f"{node.domain}.{node.op_type}")
+        inputs = self._inputs(node, operator.takes if operator else "rows")
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
-        whole = any(isinstance(value, _Value) and value.dtype == "int64" for value in inputs)
         if node.op_type in ("Shape", "Size") or not self._sizes.isdisjoint(node.inputs):
             self._sizes.update(node.outputs)
-        stored = node.domain in ("", "ai.onnx") and len(known) == len(inputs)
-        if whole and node.op_type in _WHOLE:
-            results: Sequence[_Any] = [self._whole(node, inputs)]
+        if own and len(known) == len(inputs):
+            results: Sequence[_Any] = self._fold(node, known)
+        elif operator is None:
+            raise UnsupportedError("an operator that is not covered")
         else:
-            results = self._fold(node, known) if stored else self._operate(node, inputs)
+            results = self._operate(node, operator, inputs)
         self._values.update((name, each) for name, each in zip(node.outputs, results, strict=False) if name)
         if any(name and name not in self._values for name in node.outputs if self._uses[name]):
             raise UnsupportedError("an output that is not covered")
@@ -461,29 +574,24 @@ class _Compiler:
         if node.op_type == "Range" or counting:
             self._counters.update(node.outputs)
         counted = node.op_type == "Cast" and results[0].dtype.kind == "f" and not counting
-        counted = (
-            counted and self._manifest.stream is None
-        )  # chunks of such a graph were compared with the whole
-        if counted and node.outputs[0] in self._sizes and (results[0] == 1).any():
+        # chunks of a graph of a stream were compared with the whole
+        counted = counted and self._manifest.stream is None and node.outputs[0] in self._sizes
+        if counted and (results[0] == 1).any():
             raise UnsupportedError("a number of rows or steps that is computed with")
         return results
 
-    def _operate(self, node: Node, inputs: list[_Any | None]) -> Sequence[_Any]:
-        lower = _LOWER.get((node.domain.replace("ai.onnx", ""), node.op_type))
-        if lower is None:
-            raise UnsupportedError("an operator that is not covered")
+    def _operate(self, node: Node, operator: "_Operator", inputs: Sequence[_In]) -> Sequence[_Any]:
         mark = self._writer.buffers
-        lowered = lower(self, node, inputs)
+        lowered = operator.lower(self, node, *inputs)
         if isinstance(lowered, _Value) and min(lowered.buffers) >= mark:
             self._fresh.add(node.outputs[0])
         return lowered if isinstance(lowered, list) else [lowered]
 
-    def _rename(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        """Change the shape alone: Identity, Reshape, Squeeze, Unsqueeze, Flatten, Dropout."""
-        value = inputs[0]
-        if not isinstance(value, _Value):
-            raise UnsupportedError("a quantized input")
-        shape = folding.shape_after(node, value.shape, inputs[1:])
+    @_lowers("Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten", takes="any order")
+    def _rename(self, node: Node, given: _In, *rest: _In) -> _Value:
+        """Change the shape alone."""
+        value = self._runtime(given)
+        shape = folding.shape_after(node, value.shape, rest)
         if prod(shape) != prod(value.shape):
             raise UnsupportedError(f"{value.shape} becomes {shape}")
         old, new = ([axis for axis, size in enumerate(each) if size > 1] for each in (value.shape, shape))
@@ -494,17 +602,13 @@ class _Compiler:
             shape=shape, order=(*(axis for axis in range(len(shape)) if axis not in new), *large)
         )
 
-    def _shape(self, node: Node, inputs: list[_Any | None]) -> Array:
-        value = inputs[0]
-        if not isinstance(value, _Value):
-            raise UnsupportedError("a quantized input")
-        start, end = node.attributes.get("start", 0), node.attributes.get("end")
-        return np.array(value.shape[start:end], np.int64)
+    @_lowers("Shape", takes="any order")
+    def _shape(self, node: Node, given: _In) -> Array:
+        return folding.fold(node, [np.broadcast_to(np.int8(0), self._runtime(given).shape)])[0]
 
-    def _transpose(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        value = inputs[0]
-        if not isinstance(value, _Value):
-            raise UnsupportedError("a quantized input")
+    @_lowers("Transpose", takes="any order")
+    def _transpose(self, node: Node, given: _In) -> _Value:
+        value = self._runtime(given)
         rank = len(value.shape)
         order = list(node.attributes.get("perm", tuple(range(rank))[::-1]))
         lying = tuple(order.index(axis) for axis in value.order or range(rank))
@@ -521,30 +625,34 @@ class _Compiler:
     ) -> _Value:
         return self._single(shape, self._writer.linear(self._row(source), weights, bias, scales))
 
-    def _gemm(self, node: Node, inputs: list[_Any | None]) -> _Value:
+    @_lowers("Gemm")
+    def _gemm(self, node: Node, given: _In, matrix: _In, added: _In = None) -> _Value:
         attributes = node.attributes
-        source, weights = self._floats(inputs[0]), self._known(inputs[1], "weights")
+        source, weights = self._floats(given), self._known(matrix, "weights")
         if attributes.get("transA", 0) and 1 not in source.shape:
             raise UnsupportedError("a transposed input")
         weights = weights if attributes.get("transB", 0) else weights.T
-        rows = prod(source.shape) // weights.shape[1]
-        bias, shape = None, (rows, weights.shape[0])
+        shape = (prod(source.shape) // weights.shape[1], weights.shape[0])
         if attributes.get("alpha", 1.0) != 1.0:
             weights = np.float32(attributes["alpha"]) * weights
-        if len(inputs) > 2 and inputs[2] is not None:
-            known = self._known(inputs[2], "a bias") * np.float32(attributes.get("beta", 1.0))
-            bias = _uniform(known, shape)
+        if (bias := self._optional(added, "a bias")) is not None:
+            bias = _uniform(bias * np.float32(attributes.get("beta", 1.0)), shape)
             if bias is None:
                 raise UnsupportedError("a bias that differs between rows")
         return self._linear(source, weights, bias, shape)
 
-    def _matmul(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        source, weights = self._floats(inputs[0]), _matrix(self._known(inputs[1], "weights"))
+    @_lowers("MatMul")
+    def _matmul(self, node: Node, given: _In, matrix: _In) -> _Value:
+        source, weights = self._floats(given), _matrix(self._known(matrix, "weights"))
         return self._linear(source, weights.T, None, (*source.shape[:-1], weights.shape[1]))
 
-    def _unary(self, node: Node, inputs: list[_Any | None]) -> _Value:
+    @_lowers(*_UNARY, f"{_MICROSOFT}.Gelu", takes="any order")
+    def _unary(self, node: Node, given: _In) -> _Value:
+        if node.op_type in ("Neg", "Abs") and _is_whole(given):
+            negated = self._combine(node, Binary.SUBTRACT, np.zeros(1, np.int64), given)
+            return negated if node.op_type == "Neg" else self._combine(node, Binary.MAXIMUM, given, negated)
         function, names = _UNARY[node.op_type]
-        value = self._floats(inputs[0])
+        value = self._floats(given)
         parameters = [float(node.attributes.get(name, default)) for name, default in names]
         if node.op_type == "Gelu" and node.attributes.get("approximate", "none") == "tanh":
             function = Function.GELU_TANH
@@ -555,131 +663,113 @@ class _Compiler:
         buffers = [self._writer.unary(buffer, function, alpha, beta) for buffer in value.buffers]
         return value._replace(buffers=tuple(buffers))
 
-    def _clip(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        limits = []
-        for index, (name, default) in enumerate((("min", -np.inf), ("max", np.inf)), 1):
-            given = inputs[index] if len(inputs) > index else None
-            known = default if given is None else self._known(given, "a limit").item()
-            limits.append(float(node.attributes.get(name, known)))
-        return self._each(self._floats(inputs[0]), Function.CLIP, *limits)
+    @_lowers("Clip", takes="any order")
+    def _clip(self, node: Node, given: _In, least: _In = None, most: _In = None) -> _Value:
+        if _is_whole(given):
+            for kind, limit in ((Binary.MAXIMUM, least), (Binary.MINIMUM, most)):
+                given = given if limit is None else self._combine(node, kind, given, limit)
+            return self._runtime(given)
+        limits = [
+            node.attributes.get(name, default if limit is None else self._known(limit, "a limit").item())
+            for name, limit, default in (("min", least, -np.inf), ("max", most, np.inf))
+        ]
+        return self._each(self._floats(given), Function.CLIP, *map(float, limits))
 
-    def _hard_swish(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        row = self._row(value := self._floats(inputs[0]))
+    @_lowers("HardSwish", takes="any order")
+    def _hard_swish(self, node: Node, given: _In) -> _Value:
+        row = self._row(value := self._floats(given))
         gate = self._writer.unary(row, Function.HARD_SIGMOID, 1 / 6, 0.5)
         return value._replace(buffers=(self._writer.binary(Binary.MULTIPLY, row, gate),))
 
-    def _binary(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
+    @_lowers(*_BINARY, takes="any order")
+    def _binary(self, node: Node, *inputs: _In) -> "_Value | _Quantized":
+        """Combine the inputs, from the first to the last."""
         if any(isinstance(value, _Quantized) for value in inputs):
-            return self._scale_product(inputs)
-        kind, (a, b) = _BINARY[node.op_type], inputs
+            return self._scale_product(*inputs)
+        if node.op_type == "Mod":
+            if not any(map(_is_whole, inputs)):
+                raise UnsupportedError("an operator that is not covered")
+            if node.attributes.get("fmod", 0):
+                raise UnsupportedError("fmod of whole numbers")
+        first, *rest = inputs[::-1] if node.op_type.startswith("Greater") else inputs
+        for other in rest:
+            first = self._combine(node, _BINARY[node.op_type], first, other)
+        return self._runtime(first)
+
+    def _combine(self, node: Node, kind: Binary, a: _In, b: _In) -> _Value:
+        """Return a function of two values of float32, or of whole numbers; one of them may be stored."""
         swap = not isinstance(a, _Value)
-        value, other = (self._floats(b), a) if swap else (self._floats(a), b)
-        shape = np.broadcast_shapes(value.shape, other.shape)  # type: ignore[union-attr]
-        dtype = "bool" if kind in _COMPARES else "float32"
+        whole = node.op_type in _WHOLE and (_is_whole(a) or _is_whole(b))
+        numbers = self._whole_numbers if whole else self._floats
+        value, other = (numbers(b), a) if swap else (numbers(a), b)
+        if isinstance(other, np.ndarray):
+            found = self._combine_stored(node, kind, value, other, swap=swap)
+        else:
+            second = numbers(other)
+            shape = np.broadcast_shapes(value.shape, second.shape)
+            value, order = self._spread(value, shape)
+            if prod(value.shape) == 1 and second.shape == shape:
+                order = second.order
+            elif prod(second.shape) != 1:
+                second = self._broadcast(second, shape, order)
+            row = self._writer.binary(kind, self._row(value), self._row(second))
+            found = _Value(shape, (row,), value.dtype, order)
+        if kind not in _COMPARES:
+            return found
+        buffers = (self._writer.cast(self._row(found)),) if whole else found.buffers
+        return found._replace(buffers=buffers, dtype="bool", span=None)
+
+    def _combine_stored(
+        self, node: Node, kind: Binary, value: _Value, stored: Array, *, swap: bool
+    ) -> _Value:
+        whole, shape = value.dtype == "int64", np.broadcast_shapes(value.shape, stored.shape)
+        value, order = self._spread(value, shape)
+        adds = kind is Binary.ADD and value.shape == shape
+        if adds and (not stored.any() if whole else self._fuse_bias(node.inputs[swap], value, stored)):
+            return value
+        flat = _laid(np.asarray(stored, value.dtype), shape, order)
+        flat = flat[:1] if (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
+        row = self._writer.binary(kind, self._row(value), flat, swap=swap)
+        span = _span_of(kind, value.span, stored, swap=swap) if whole else None
+        return _Value(shape, (row,), value.dtype, order, span)
+
+    def _spread(self, value: _Value, shape: tuple[int, ...]) -> tuple[_Value, tuple[int, ...]]:
+        """Return a value in a shape, or as it is if it is a single number, and the order of the result."""
         if value.shape != shape and prod(value.shape) != 1:
             value = self._broadcast(value, shape)
-        order = value.order if value.shape == shape else ()
-        if isinstance(other, np.ndarray):
-            if (
-                kind is Binary.ADD
-                and value.shape == shape
-                and self._fuse_bias(node.inputs[swap], value, other)
-            ):
-                return value
-            full = np.broadcast_to(np.asarray(other, "float32"), shape)
-            flat = (full.transpose(order) if order else full).reshape(-1)
-            flat = (
-                flat[:1] if flat.size and (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
-            )
-            row = self._writer.binary(kind, self._row(value), flat, swap=swap)
-            return _Value(shape, (row,), dtype, order)
-        second = self._floats(other)
-        if prod(value.shape) == 1 and second.shape == shape:
-            order = second.order
-        elif prod(second.shape) != 1:
-            second = self._broadcast(second, shape, order)
-        row = self._writer.binary(kind, self._row(value), self._row(second))
-        return _Value(shape, (row,), dtype, order)
+        return value, value.order if value.shape == shape else ()
 
-    def _whole(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        """Combine whole numbers with stored ones, or with one another."""
-        first, *rest = inputs
-        if node.op_type in ("Neg", "Abs"):
-            negated = self._combine(Binary.SUBTRACT, np.zeros(1, np.int64), first)
-            return negated if node.op_type == "Neg" else self._combine(Binary.MAXIMUM, first, negated)
-        if node.op_type == "Clip":
-            for kind, limit in zip((Binary.MAXIMUM, Binary.MINIMUM), rest, strict=False):
-                first = first if limit is None else self._combine(kind, first, limit)
-            return first  # type: ignore[return-value]
-        if node.op_type == "Mod" and node.attributes.get("fmod", 0):
-            raise UnsupportedError("fmod of whole numbers")
-        if node.op_type in ("Greater", "GreaterOrEqual"):
-            first, rest = rest[0], [first]
-        kind = Binary.REMAINDER if node.op_type == "Mod" else _BINARY[node.op_type]
-        for other in rest:
-            first = self._combine(kind, first, other)
-        assert isinstance(first, _Value)
-        if kind not in _COMPARES:
-            return first
-        return first._replace(buffers=(self._writer.cast(first.buffers[0]),), dtype="bool", span=None)
-
-    def _combine(self, kind: Binary, a: _Any | None, b: _Any | None) -> _Value:
-        """Return a function of two values of int64, one of which may be stored."""
-        swap = not isinstance(a, _Value)
-        value, other = (b, a) if swap else (a, b)
-        if not isinstance(value, _Value) or not isinstance(other, _Value | np.ndarray):
+    @staticmethod
+    def _whole_numbers(value: _In) -> _Value:
+        if not isinstance(value, _Value):
             raise UnsupportedError("a quantized input")
-        shape = np.broadcast_shapes(value.shape, other.shape)
-        span = None
-        if isinstance(other, np.ndarray):
-            if kind is Binary.ADD and shape == value.shape and not other.any():
-                return value
-            span = _span_of(kind, value.span, other, swap=swap)
-            flat = np.asarray(np.broadcast_to(other, shape), np.int64).reshape(-1)
-            flat = flat[:1] if (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
-            row = self._row(self._spread(value, shape))
-            return _Value(shape, (self._writer.binary(kind, row, flat, swap=swap),), "int64", span=span)
-        rows = [self._row(self._spread(each, shape)) for each in (value, other)]
-        return _Value(shape, (self._writer.binary(kind, *rows),), "int64")
-
-    def _spread(self, value: _Value, shape: tuple[int, ...]) -> _Value:
-        """Return whole numbers in a shape, or a single one."""
         if value.dtype != "int64":
             raise UnsupportedError(f"whole numbers beside {value.dtype}")
-        return self._in_order(value, ()) if prod(value.shape) == 1 else self._broadcast(value, shape)
+        return value
 
-    def _greater(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
-        return self._binary(node, inputs[::-1])
-
-    def _logic(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        """And, Or, Xor and Not of values that are 0 or 1."""
-        values = [
-            self._filled(each._replace(dtype="float32") if isinstance(each, _Value) else each)
-            for each in inputs
-        ]
+    @_lowers("And", "Or", "Xor", "Not", takes="any order")
+    def _logic(self, node: Node, *inputs: _In) -> _Value:
+        """Combine values that are 0 or 1."""
+        values = [self._filled(_as_floats(each)) for each in inputs]
         if node.op_type == "Not":
-            return self._negated(values[0])
-        found = self._binary(node, list(values))
-        assert isinstance(found, _Value)
+            return self._negated(*values)
+        found = self._combine(node, _LOGIC[node.op_type], *values)
         return self._negated(found) if node.op_type == "Xor" else found._replace(dtype="bool")
 
     def _negated(self, value: _Value) -> _Value:
         return self._each(value, Function.AFFINE, -1.0, 1.0)._replace(dtype="bool")
 
-    def _where(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        condition, *rest = inputs
-        if isinstance(condition, _Value):
-            condition = condition._replace(dtype="float32")
-        values = [self._filled(each) for each in (condition, *rest)]
+    @_lowers("Where", takes="any order")
+    def _where(self, node: Node, condition: _In, *choices: _In) -> _Value:
+        values = [self._filled(each) for each in (_as_floats(condition), *choices)]
         shape = np.broadcast_shapes(*[value.shape for value in values])
         rows = [self._row(self._broadcast(value, shape)) for value in values]
         return self._single(shape, self._writer.where(*rows))
 
-    def _expand(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        wanted = tuple(self._known(inputs[1], "a shape").reshape(-1).tolist())
-        value = inputs[0]
-        if not isinstance(value, _Value):
-            raise UnsupportedError("a quantized input")
+    @_lowers("Expand", takes="any order")
+    def _expand(self, node: Node, given: _In, shape: _In) -> _Value:
+        wanted = tuple(self._known(shape, "a shape").reshape(-1).tolist())
+        value = self._runtime(given)
         return self._broadcast(value, np.broadcast_shapes(value.shape, wanted))
 
     def _fuse_bias(self, name: str, value: _Value, bias: Array) -> bool:
@@ -692,15 +782,9 @@ class _Compiler:
         row = _uniform(bias, (prod(value.shape) // columns, columns))
         return row is not None and self._writer.fuse_bias(value.buffers[0], row)
 
-    def _variadic(self, node: Node, inputs: list[_Any | None]) -> _Any:
-        first, *rest = inputs
-        value: _Any = first if rest else self._floats(first)  # type: ignore[assignment]
-        for other in rest:
-            value = self._binary(node, [value, other])
-        return value
-
-    def _softmax(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        value = self._floats(inputs[0])
+    @_lowers("Softmax", "LogSoftmax")
+    def _softmax(self, node: Node, given: _In) -> _Value:
+        value = self._floats(given)
         axis = node.attributes.get("axis", -1 if self._opset >= 13 else 1) % len(value.shape)
         if self._opset >= 13 and prod(value.shape[axis + 1 :]) != 1:
             raise UnsupportedError(f"axis {axis} of {value.shape}, expected the last")
@@ -708,136 +792,119 @@ class _Compiler:
         logarithm = node.op_type == "LogSoftmax"
         return self._single(value.shape, self._writer.softmax(self._row(value), length, logarithm=logarithm))
 
-    def _layer_norm(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        value = self._floats(inputs[0])
-        axis = node.attributes.get("axis", -1) % len(value.shape)
-        inner = value.shape[axis:]
+    @_lowers("LayerNormalization")
+    def _layer_norm(self, node: Node, given: _In, scale: _In = None, bias: _In = None) -> _Value:
+        value = self._floats(given)
+        inner = value.shape[node.attributes.get("axis", -1) % len(value.shape) :]
         parameters = [
-            None if given is None else np.broadcast_to(self._known(given, "a scale"), inner).reshape(-1)
-            for given in [*inputs[1:], None, None][:2]
+            None if each is None else np.broadcast_to(self._known(each, "a scale"), inner).reshape(-1)
+            for each in (scale, bias)
         ]
         epsilon = float(node.attributes.get("epsilon", 1e-5))
-        return self._single(
-            value.shape, self._writer.normalize(self._row(value), prod(inner), epsilon, *parameters)
-        )
+        row = self._writer.normalize(self._row(value), prod(inner), epsilon, *parameters)
+        return self._single(value.shape, row)
 
-    def _batch_norm(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        value = self._floats(inputs[0])
+    @_lowers("BatchNormalization", takes="any order")
+    def _batch_norm(self, node: Node, given: _In, *parameters: _In) -> _Value:
+        value = self._floats(given)
         if node.attributes.get("training_mode", 0):
             raise UnsupportedError("training mode")
         scale, bias, mean, variance = (
-            self._known(each, "a parameter").astype("float64") for each in inputs[1:5]
+            self._known(each, "a parameter").astype("float64") for each in parameters
         )
         factor = scale / np.sqrt(variance + node.attributes.get("epsilon", 1e-5))
-        shape = (-1, *[1] * (len(value.shape) - 2))
-        order = value.order or range(len(value.shape))
-        full = [
-            np.broadcast_to(each.reshape(shape), value.shape).transpose(order).astype("float32").reshape(-1)
-            for each in (factor, bias - mean * factor)
-        ]
-        row = self._writer.binary(Binary.MULTIPLY, self._row(value), full[0])
-        return value._replace(buffers=(self._writer.binary(Binary.ADD, row, full[1]),))
+        row, shape = self._row(value), (-1, *[1] * (len(value.shape) - 2))
+        for kind, each in ((Binary.MULTIPLY, factor), (Binary.ADD, bias - mean * factor)):
+            row = self._writer.binary(kind, row, _laid(each.reshape(shape), value.shape, value.order))
+        return value._replace(buffers=(row,))
 
-    def _reduce(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        value = self._floats(inputs[0])
+    @_lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+    def _reduce(self, node: Node, given: _In, axes: _In = None) -> _Value:
+        value, kind = self._floats(given), node.op_type
         rank = len(value.shape)
-        reduced = self._reduced_axes(node, inputs, rank)
+        reduced = self._reduced_axes(node, axes, rank)
         if reduced is None:
             return value
+        inner = sorted(reduced)
+        outer = [axis for axis in range(rank) if axis not in reduced]
         keep = node.attributes.get("keepdims", 1)
-        shape = [
-            1 if i in reduced else size for i, size in enumerate(value.shape) if keep or i not in reduced
-        ]
-        large = [i for i, size in enumerate(value.shape) if size > 1]
-        length = prod(value.shape[i] for i in reduced)
-        kind = node.op_type
+        sizes = [1 if axis in reduced else size for axis, size in enumerate(value.shape)]
+        shape = sizes if keep else [sizes[axis] for axis in outer]
+        length = prod(value.shape[axis] for axis in inner)
         if kind in ("ReduceL2", "ReduceSumSquare"):
             row = self._row(value)
             value = self._single(value.shape, self._writer.binary(Binary.MULTIPLY, row, row))
         elif kind == "ReduceL1":
             value = self._each(value, Function.ABS)
         if length == 1:
-            return self._rooted(kind, value._replace(shape=tuple(shape)))
-        if any(i in reduced for i in large[: -sum(i in reduced for i in large)]):
-            order = [*(i for i in range(rank) if i not in reduced), *sorted(reduced)]
-            places = np.arange(prod(value.shape)).reshape(value.shape).transpose(order)
-            value = self._arrange(value, places)
-        factor = 1 / length if kind == "ReduceMean" else 1
-        total = self._linear(value, np.full((1, length), factor, "float32"), None, shape)
-        return self._rooted(kind, total)
+            total = value._replace(shape=tuple(shape))
+        else:
+            if not _same_order(value.shape, (*outer, *inner), ()):
+                value = self._arrange(value, self._places(value).transpose(*outer, *inner))
+            factor = 1 / length if kind == "ReduceMean" else 1
+            total = self._linear(value, np.full((1, length), factor, "float32"), None, shape)
+        return self._each(total, Function.SQRT) if kind == "ReduceL2" else total
 
-    def _reduced_axes(self, node: Node, inputs: list[_Any | None], rank: int) -> set[int] | None:
-        """Return the axes that a node reduces; None if it does nothing."""
+    def _reduced_axes(self, node: Node, given: _In, rank: int) -> set[int] | None:
+        """Return the axes that a node reduces; None if it does adds."""
         axes = node.attributes.get("axes")
-        if len(inputs) > 1 and inputs[1] is not None:
-            axes = tuple(self._known(inputs[1], "axes").reshape(-1).tolist())
+        if given is not None:
+            axes = tuple(self._known(given, "axes").reshape(-1).tolist())
         if axes:
             return {axis % rank for axis in axes}
         return None if node.attributes.get("noop_with_empty_axes", 0) else set(range(rank))
 
-    def _rooted(self, kind: str, value: _Value) -> _Value:
-        return self._each(value, Function.SQRT) if kind == "ReduceL2" else value
-
-    def _cast(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Quantized":
-        value, to = inputs[0], node.attributes.get("to")
-        if isinstance(value, _Quantized) and value.role == "product" and to == 1:
+    @_lowers("Cast", takes="any order")
+    def _cast(self, node: Node, given: _In) -> "_Value | _Quantized":
+        to = folding.CASTS.get(node.attributes.get("to", 0), node.attributes.get("to"))
+        if isinstance(given, _Quantized) and given.role == "product" and to == "float32":
+            return given
+        value = self._runtime(given)
+        floats = value.dtype in ("float32", "bool")
+        if to in ("int64", "int32") and not floats:
             return value
-        if not isinstance(value, _Value):
-            raise UnsupportedError("a quantized input")
-        if to == 1:
-            if value.dtype in ("float32", "bool"):
-                return value._replace(dtype="float32")
-            return value._replace(buffers=(self._writer.cast(self._row(value)),), dtype="float32")
-        if to == 7 or (to == 6 and value.dtype not in ("float32", "bool")):
-            if value.dtype not in ("float32", "bool"):
-                return value
+        if to == "int64":
             span = _Span(0, 1) if value.dtype == "bool" else None
-            return value._replace(
-                buffers=(self._writer.cast(self._row(value), "int64"),), dtype="int64", span=span
-            )
-        if to == 9 and value.dtype == "int64":
+            row = self._writer.cast(self._row(value), "int64")
+            return value._replace(buffers=(row,), dtype="int64", span=span)
+        if not floats and (to == "float32" or (to == "bool" and value.dtype == "int64")):
             value = value._replace(buffers=(self._writer.cast(self._row(value)),), dtype="float32")
-        if to == 9 and value.dtype in ("float32", "bool"):
+            floats = True
+        if to == "float32":
+            return value._replace(dtype="float32")
+        if to == "bool" and floats:
             zero = self._writer.binary(Binary.EQUAL, self._row(value), np.zeros(1, "float32"))
             return self._negated(value._replace(buffers=(zero,)))
-        raise UnsupportedError(f"from {value.dtype} to {folding.CASTS.get(to or 0, to)}")
+        raise UnsupportedError(f"from {value.dtype} to {to}")
 
     # parts of values
 
     def _join(self, past: _Frames, source: _Value) -> _Frames:
         """Return a past with this step's frame behind it."""
-        axis, size = past.axis, past.shape[past.axis]
-        frames = (*past.shape[:axis], source.shape[axis], *past.shape[axis + 1 :])
-        if source.shape != frames:
+        axis, count = past.axis, source.shape[past.axis]
+        if source.shape != _resized(past.shape, axis, count):
             raise UnsupportedError(f"a past of {past.shape} takes in {source.shape}")
-        shape = (*frames[:axis], size + source.shape[axis], *frames[axis + 1 :])
-        return past._replace(shape=shape, source=source)
+        return past._replace(shape=_resized(past.shape, axis, past.shape[axis] + count), source=source)
 
-    def _concat(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Frames":
+    @_lowers("Concat", takes="frames")
+    def _concat(self, node: Node, *inputs: _In) -> "_Value | _Frames":
         if isinstance(past := inputs[0], _Frames) and past.source is None:
-            source = self._frames(inputs[1]) if isinstance(inputs[1], _Frames) else inputs[1]
-            return self._join(past, self._floats(source))
-        values: list[_Value] = []
-        for given in inputs:
-            if isinstance(given, np.ndarray) and given.size == 0:
-                continue
-            if isinstance(given, _Frames):
-                given = self._frames(given)
-            values.append(self._filled(given))
+            _, source = inputs
+            return self._join(past, self._floats(self._settled(source)))
+        given = [each for each in inputs if not isinstance(each, np.ndarray) or each.size]
+        values = [self._filled(self._settled(each)) for each in given]
         axis = node.attributes["axis"] % len(values[0].shape)
         total = sum(value.shape[axis] for value in values)
         order = next((value.order for value in values if not value.is_straight), ())
         if order:
-            values = [self._in_order(value, order) for value in values]
-            lying = [each._replace(shape=tuple(each.shape[i] for i in order), order=()) for each in values]
-            joined = self._concat_rows(lying, order.index(axis), total)
-            shape = (*values[0].shape[:axis], total, *values[0].shape[axis + 1 :])
-            return joined._replace(shape=shape, order=order)
+            lying = [self._in_order(value, order).as_it_lies for value in values]
+            shape = _resized(values[0].shape, axis, total)
+            return self._concat_rows(lying, order.index(axis), total)._replace(shape=shape, order=order)
         return self._concat_rows(values, axis, total)
 
     def _concat_rows(self, values: Sequence[_Value], axis: int, total: int) -> _Value:
         """Join values, whose numbers lie in the order of their axes, along an axis."""
-        shape = (*values[0].shape[:axis], total, *values[0].shape[axis + 1 :])
+        shape = _resized(values[0].shape, axis, total)
         outer, inner = prod(shape[:axis]), prod(shape[axis + 1 :])
         if outer == 1:
             return _Value(shape, tuple(buffer for value in values for buffer in value.buffers))
@@ -849,70 +916,50 @@ class _Compiler:
             at += length
         return self._single(shape, out)
 
-    def _pick(self, value: _Any | None, axis: int, picked: Sequence[int]) -> _Value:
+    def _pick(self, given: _In, axis: int, picked: Sequence[int]) -> _Value:
         """Return what stands at some places of an axis."""
-        if not isinstance(value, _Value):
-            raise UnsupportedError("a quantized input")
+        value = self._runtime(given)
+        shape, size = _resized(value.shape, axis, len(picked)), value.shape[axis]
         if order := value.order:
-            shape = tuple(value.shape[place] for place in order)
-            found = self._pick(value._replace(shape=shape, order=()), order.index(axis), picked)
-            shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
-            return found._replace(shape=shape, order=order)
-        size, outer, inner = value.shape[axis], prod(value.shape[:axis]), prod(value.shape[axis + 1 :])
-        shape = (*value.shape[:axis], len(picked), *value.shape[axis + 1 :])
-        if len(picked) == size and list(picked) == list(range(size)):
+            return self._pick(value.as_it_lies, order.index(axis), picked)._replace(shape=shape, order=order)
+        outer, inner = prod(value.shape[:axis]), prod(value.shape[axis + 1 :])
+        if [*picked] == [*range(size)]:
             return value
         if value.dtype != "float32" or not picked:
             raise UnsupportedError(f"{len(picked)} places of {value.dtype} {value.shape}")
-        widths = [self._writer.width(buffer) for buffer in value.buffers]
-        if outer == 1 and all(width == inner for width in widths):
+        if outer == 1 and all(self._writer.width(buffer) == inner for buffer in value.buffers):
             return _Value(shape, tuple(value.buffers[place] for place in picked))
-        row, out = self._row(value), self._writer.buffer(prod(shape))
+        row, out, at = self._row(value), self._writer.buffer(prod(shape)), 0
         strides = {"source_stride": size * inner, "out_stride": len(picked) * inner}
-        at = 0
-        while at < len(picked):
-            end = at + 1
-            while end < len(picked) and picked[end] == picked[end - 1] + 1:
-                end += 1
-            places = {"source_offset": picked[at] * inner, "out_offset": at * inner}
-            self._writer.copy(row, out, length=(end - at) * inner, count=outer, **places, **strides)
-            at = end
+        for part in np.split(np.asarray(picked), np.flatnonzero(np.diff(picked) != 1) + 1):
+            places = {"source_offset": int(part[0]) * inner, "out_offset": at, "length": len(part) * inner}
+            self._writer.copy(row, out, count=outer, **places, **strides)
+            at += len(part) * inner
         return self._single(shape, out)
 
-    def _split(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
-        value = inputs[0]
-        if not isinstance(value, _Value):
-            raise UnsupportedError("a quantized input")
+    @_lowers("Split", takes="any order")
+    def _split(self, node: Node, given: _In, sizes: _In = None) -> list[_Any]:
+        value = self._runtime(given)
         axis = node.attributes.get("axis", 0) % len(value.shape)
-        size, count = value.shape[axis], len(node.outputs)
-        sizes = node.attributes.get("split")
-        if len(inputs) > 1 and inputs[1] is not None:
-            sizes = self._known(inputs[1], "sizes").tolist()
-        if sizes is None:
-            each = -(-size // count)
-            sizes = [min(each, size - each * index) for index in range(count)]
-        if len(sizes) != count or min(sizes) < 0 or sum(sizes) != size:
-            raise ValueError(f"parts of {sizes}, expected {count} of {size}")
-        starts = np.cumsum([0, *sizes]).tolist()
-        return [self._pick(value, axis, range(start, stop)) for start, stop in pairwise(starts)]
+        parts = folding.parts(node, value.shape[axis], None if sizes is None else self._known(sizes, "sizes"))
+        return [self._pick(value, axis, part) for part in parts]
 
-    def _slice(self, node: Node, inputs: list[_Any | None]) -> "_Value | _Frames":
-        value = inputs[0]
-        if isinstance(value, _Frames):
-            cuts = list(folding.slices(node, value.shape, inputs[1:]))
-            picked = [range(value.shape[axis])[cut] for axis, cut in cuts if axis == value.axis]
+    @_lowers("Slice", takes="frames")
+    def _slice(self, node: Node, given: _In, *ends: _In) -> "_Value | _Frames":
+        if isinstance(given, _Frames):
+            cuts = list(folding.slices(node, given.shape, ends))
+            picked = [range(given.shape[axis])[cut] for axis, cut in cuts if axis == given.axis]
             if len(cuts) == len(picked) == 1 and len(picked[0]) and picked[0].step == 1:
-                shape = (*value.shape[: value.axis], len(picked[0]), *value.shape[value.axis + 1 :])
-                return value._replace(shape=shape, first=value.first + picked[0].start)
-            value = self._frames(value)
-        if not isinstance(value, _Value):
-            raise UnsupportedError("a quantized input")
-        for axis, places in folding.slices(node, value.shape, inputs[1:]):
-            value = self._pick(value, axis, list(range(value.shape[axis]))[places])
+                shape = _resized(given.shape, given.axis, len(picked[0]))
+                return given._replace(shape=shape, first=given.first + picked[0].start)
+            given = self._settled(given)
+        value = self._runtime(given)
+        for axis, places in folding.slices(node, value.shape, ends):
+            value = self._pick(value, axis, range(value.shape[axis])[places])
         return value
 
-    def _gather(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        data, index = inputs
+    @_lowers("Gather", takes="any order")
+    def _gather(self, node: Node, data: _In, index: _In) -> _Value:
         axis = node.attributes.get("axis", 0)
         if isinstance(data, np.ndarray):
             if not isinstance(index, _Value) or index.dtype == "float32":
@@ -924,12 +971,11 @@ class _Compiler:
             found = self._single(shape, self._writer.gather(self._row(self._in_order(index, ())), table))
             order = _axes_first(range(axis, axis + len(index.shape)), len(shape))
             return found if _same_order(shape, order, ()) else found._replace(order=order)
-        if not isinstance(data, _Value):
-            raise UnsupportedError("a quantized input")
-        places, axis = self._known(index, "places"), axis % len(data.shape)
-        picked = (places.reshape(-1) % data.shape[axis]).tolist()
-        found = self._in_order(self._pick(data, axis, picked), ())
-        return found._replace(shape=(*data.shape[:axis], *places.shape, *data.shape[axis + 1 :]))
+        value, places = self._runtime(data), self._known(index, "places")
+        axis %= len(value.shape)
+        picked = (places.reshape(-1) % value.shape[axis]).tolist()
+        found = self._in_order(self._pick(value, axis, picked), ())
+        return found._replace(shape=(*value.shape[:axis], *places.shape, *value.shape[axis + 1 :]))
 
     def _check_index(self, index: _Value, size: int) -> None:
         """Note where a table of ``size`` rows ends for a counter; raise where an index may be beyond it."""
@@ -947,43 +993,37 @@ class _Compiler:
     # convolutions
 
     def _taps(
-        self, node: Node, source: _Any | None, kernel: Sequence[int], padding: float = 0.0
+        self, node: Node, given: _In, kernel: Sequence[int], padding: float = 0.0
     ) -> tuple[_Value, Array, int | None]:
         """Return what the outputs of a kernel read.
 
         A value, the places in its row ``(N, C, *outputs, *kernel)``, and the axis of the kernel along frames,
         if any.
         """
-        if isinstance(source, _Frames):
-            time, shape = source.axis - 2, list(source.shape)
-            if time < 0:
-                source = self._frames(source)
-        if not isinstance(source, _Frames):
-            value = self._floats(source)
+        if not isinstance(given, _Frames) or given.axis < 2:
+            value = self._floats(self._settled(given))
             windows = windows_of(node, value.shape[2:], kernel)
             first = next((axis for axis in value.order if value.shape[axis] > 1), 0)
             return value, windows.places(self._places(value)), first - 2 if first >= 2 else None
-        windows = windows_of(node, shape[2:], kernel)
+        time, windows = given.axis - 2, windows_of(node, given.shape[2:], kernel)
         if windows.pads[time] != (0, 0):
             raise UnsupportedError("padding of a past")
-        dilation, count = windows.dilations[time], shape[source.axis]
-        if (
-            kernel[time] - 1
-        ) * dilation + 1 == count:  # one frame of the output: no more than its taps are read
+        dilation, count = windows.dilations[time], given.shape[given.axis]
+        if (kernel[time] - 1) * dilation + 1 == count:  # one frame of the output: only its taps are read
             count = kernel[time]
-            single = tuple(1 if axis == time else each for axis, each in enumerate(windows.dilations))
-            windows = windows._replace(dilations=single)
+            windows = windows._replace(dilations=_resized(windows.dilations, time, 1))
         else:
             dilation = 1
-        value = self._window(source, dilation, count)
-        places = np.moveaxis(np.arange(prod(value.shape)).reshape(value.shape), 0, source.axis)
+        value = self._window(given, dilation, count)
+        places = np.moveaxis(np.arange(prod(value.shape)).reshape(value.shape), 0, given.axis)
         return value, windows.places(places), time
 
-    def _conv(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        weights = self._known(inputs[1], "weights").astype("float32")
-        bias = None if len(inputs) < 3 or inputs[2] is None else self._known(inputs[2], "a bias").reshape(-1)
+    @_lowers("Conv", takes="frames")
+    def _conv(self, node: Node, given: _In, matrix: _In, added: _In = None) -> _Value:
+        weights = self._known(matrix, "weights").astype("float32")
+        bias = self._optional(added, "a bias")
         rank, groups = weights.ndim - 2, node.attributes.get("group", 1)
-        value, places, time = self._taps(node, inputs[0], weights.shape[2:])
+        value, places, time = self._taps(node, given, weights.shape[2:])
         rows, channels, outputs = places.shape[0], places.shape[1], places.shape[2 : 2 + rank]
         each, made = channels // groups, weights.shape[0] // groups
         if weights.shape[1] != each or channels != each * groups or weights.shape[0] != made * groups:
@@ -997,20 +1037,19 @@ class _Compiler:
         laid = places.transpose(0, *range(2, 2 + rank), *first, 1, *taps)
         at = 1 + rank + len(first)
         laid = laid.reshape(*laid.shape[:at], groups, each, *laid.shape[at + 1 :])
-        matrix = weights.transpose(0, *(axis - rank for axis in first), 1, *(axis - rank for axis in taps))
+        flat = weights.transpose(0, *(axis - rank for axis in first), 1, *(axis - rank for axis in taps))
         buffers = []
         for group in range(groups):
             own = slice(group * made, (group + 1) * made)
             read = self._arrange(value, laid.take(group, axis=at))
-            flat, start = matrix[own].reshape(made, -1), None if bias is None else bias[own]
-            buffers.append(self._writer.linear(self._row(read), flat, start))
+            start = None if bias is None else bias[own]
+            buffers.append(self._writer.linear(self._row(read), flat[own].reshape(made, -1), start))
         result = _Value((groups, rows, prod(outputs), made), tuple(buffers))
         if rows * prod(outputs) == 1:
             return result._replace(shape=shape)
-        if groups == rows == 1:
-            return result._replace(shape=shape, order=(0, *range(2, 2 + rank), 1))
-        order = np.arange(prod(shape)).reshape(result.shape).transpose(1, 2, 0, 3)
-        return self._arrange(result, order)._replace(shape=shape, order=(0, *range(2, 2 + rank), 1))
+        if not groups == rows == 1:
+            result = self._arrange(result, self._places(result).transpose(1, 2, 0, 3))
+        return result._replace(shape=shape, order=(0, *range(2, 2 + rank), 1))
 
     def _depthwise(
         self, value: _Value, places: Array, weights: Array, bias: Array | None, time: int | None
@@ -1041,11 +1080,12 @@ class _Compiler:
         joined = (shape[0], channels * len(full), *shape[2:])
         return self._arrange(result, own.transpose(1, 2, 0, *range(3, 3 + rank)))._replace(shape=joined)
 
-    def _pool(self, node: Node, inputs: list[_Any | None]) -> _Value:
+    @_lowers("MaxPool", "AveragePool", takes="frames")
+    def _pool(self, node: Node, given: _In) -> _Value:
         kernel, largest = node.attributes["kernel_shape"], node.op_type == "MaxPool"
         if len(node.outputs) > 1 and self._uses[node.outputs[1]]:
             raise UnsupportedError("places of maxima")
-        value, places, time = self._taps(node, inputs[0], kernel)
+        value, places, time = self._taps(node, given, kernel)
         rank = len(kernel)
         order = () if time is None else _time_first(2 + time, 2 + rank)
         laid = _taps_first(places, rank, order)
@@ -1059,23 +1099,25 @@ class _Compiler:
         made = self._single(shape, self._writer.depthwise(self._row(read), prod(shape), weights))
         return made._replace(order=order)
 
-    def _conv_transpose(self, node: Node, inputs: list[_Any | None]) -> _Value:
+    @_lowers("ConvTranspose", takes="any order")
+    def _conv_transpose(self, node: Node, given: _In, matrix: _In, bias: _In = None) -> _Value:
         """Multiply each frame with the taps' weights and add up what falls on one place."""
-        value, weights = self._floats(inputs[0]), self._known(inputs[1], "weights").astype("float32")
+        value, weights = self._floats(given), self._known(matrix, "weights").astype("float32")
         rank, groups, kernel = weights.ndim - 2, node.attributes.get("group", 1), weights.shape[2:]
         ones = (1,) * rank
         strides, dilations = (node.attributes.get(name, ones) for name in ("strides", "dilations"))
         pads = node.attributes.get("pads", (0,) * 2 * rank)
+        pairs = tuple(zip(pads[:rank], pads[rank:], strict=True))
         more = node.attributes.get("output_padding", (0,) * rank)
         if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
             raise UnsupportedError("auto_pad or output_shape")
-        if len(inputs) > 2 and inputs[2] is not None:
+        if bias is not None:
             raise UnsupportedError("a bias")
         sizes = value.shape[2:]
         outputs = tuple(
-            (size - 1) * stride + (taps - 1) * dilation + 1 + extra - pads[axis] - pads[axis + rank]
-            for axis, (size, stride, taps, dilation, extra) in enumerate(
-                zip(sizes, strides, kernel, dilations, more, strict=True)
+            (size - 1) * stride + (taps - 1) * dilation + 1 + extra - sum(pad)
+            for size, stride, taps, dilation, extra, pad in zip(
+                sizes, strides, kernel, dilations, more, pairs, strict=True
             )
         )
         each, made = weights.shape[0] // groups, weights.shape[1]
@@ -1084,98 +1126,90 @@ class _Compiler:
         buffers = []
         for group in range(groups):
             read = self._arrange(value, np.moveaxis(own[group], 0, -1))
-            matrix = weights[group * each : (group + 1) * each]  # (C, M, *kernel)
-            flat = np.moveaxis(matrix, 0, -1).transpose(*range(1, 1 + rank), 0, 1 + rank).reshape(-1, each)
+            part = weights[group * each : (group + 1) * each]  # (C, M, *kernel)
+            flat = np.moveaxis(part, 0, -1).transpose(*range(1, 1 + rank), 0, 1 + rank).reshape(-1, each)
             buffers.append(self._writer.linear(self._row(read), flat))
         products = _Value((groups, *sizes, *kernel, made), tuple(buffers))
-        places = np.arange(prod(products.shape)).reshape(products.shape)
-        # the products that fall on each output place: (*outputs, groups, made), one list each
-        found: dict[tuple[int, ...], list[Array]] = {}
-        for place in np.ndindex(*sizes):
-            for tap in np.ndindex(*kernel):
-                at = tuple(
-                    p * stride + t * dilation - pad
-                    for p, t, stride, dilation, pad in zip(place, tap, strides, dilations, pads, strict=False)
-                )
-                if all(0 <= each < size for each, size in zip(at, outputs, strict=True)):
-                    product = (slice(None), *place, *tap)
-                    found.setdefault(at, []).append(places[product])
-        most = max(map(len, found.values()))
-        laid = np.full((most, *outputs, groups, made), PADDING)
-        for at, arrays in found.items():
-            for number, array in enumerate(arrays):
-                to = (number, *at)
-                laid[to] = array
+        # the products that fall on each place of the output: (one after another, *outputs, groups, made)
+        grid = np.arange(prod(outputs)).reshape(1, 1, *outputs)
+        reached = Windows(kernel, strides, dilations, pairs).places(grid)[0, 0]
+        to = reached[tuple(map(slice, sizes))].reshape(-1)
+        order = np.argsort(to, kind="stable")[(to == PADDING).sum() :]
+        number = np.arange(len(order)) - np.searchsorted(to[order], to[order])
+        most = int(number.max()) + 1
+        laid = np.full((most, prod(outputs), groups, made), PADDING)
+        laid[number, to[order]] = self._places(products).reshape(groups, -1, made).swapaxes(0, 1)[order]
         shape = (1, groups * made, *outputs)
-        added = self._arrange(products, laid)
-        row = self._row(added)
+        row = self._row(self._arrange(products, laid))
         if most > 1:
             row = self._writer.depthwise(row, prod(shape), np.ones((most, prod(shape)), "float32"))
         return _Value(shape, (row,), order=(0, *range(2, 2 + rank), 1))
 
-    def _resize(self, node: Node, inputs: list[_Any | None]) -> Any:
+    @_lowers("Resize", takes="any order")
+    def _resize(self, node: Node, given: _In, roi: _In = None, scales: _In = None, *_: _In) -> _Value:
         """Repeat frames: nearest neighbors, upsampled by whole numbers."""
         expected = {
             "mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor",
         }  # fmt: skip
-        given = {name: _text(node.attributes.get(name, "")) for name in expected}
-        if given != expected or len(inputs) < 3 or inputs[2] is None:
-            raise UnsupportedError(f"{given}, expected {expected} and scales")
-        value = self._floats(inputs[0])
-        for axis, scale in enumerate(self._known(inputs[2], "scales").tolist()):
+        said = {name: _text(node.attributes.get(name, "")) for name in expected}
+        if said != expected or scales is None:
+            raise UnsupportedError(f"{said}, expected {expected} and scales")
+        value = self._floats(given)
+        for axis, scale in enumerate(self._known(scales, "scales").tolist()):
             if scale != int(scale) or scale < 1:
                 raise UnsupportedError(f"a scale of {scale}")
             if scale > 1:
                 value = self._pick(value, axis, np.repeat(np.arange(value.shape[axis]), int(scale)).tolist())
         return value
 
-    def _stft(self, node: Node, inputs: list[_Any | None]) -> _Value:
+    @_lowers("STFT", takes="any order")
+    def _stft(self, node: Node, given: _In, hop: _In, taper: _In = None, length: _In = None) -> _Value:
         """Multiply each frame of the signal ``(N, samples, 1)`` with the window and the Fourier matrix."""
-        value = self._floats(inputs[0])
-        step = int(self._known(inputs[1], "a step").item())
-        given = [*inputs, None, None][:4]
-        window = None if given[2] is None else self._known(given[2], "a window").astype("float64").reshape(-1)
-        if window is None and given[3] is None:
+        value, step = self._floats(given), int(self._known(hop, "a step").item())
+        window: Array | float = 1.0
+        if taper is not None:
+            window = self._known(taper, "a window").astype("float64").reshape(-1)
+            size = len(window)
+        elif length is None:
             raise UnsupportedError("no length of frames")
-        size = len(window) if window is not None else int(self._known(given[3], "a length").item())
+        else:
+            size = int(self._known(length, "a length").item())
         samples = prod(value.shape)
         if value.shape[0] != 1 or value.shape[-1] != 1 or samples < size or step < 1:
             raise UnsupportedError(f"frames of {size} in {value.shape}")
         starts = np.arange(0, samples - size + 1, step)
         bins = size // 2 + 1 if node.attributes.get("onesided", 1) else size
         angles = -2 * np.pi * np.outer(np.arange(bins), np.arange(size)) / size
-        matrix = np.stack([np.cos(angles), np.sin(angles)], 1).reshape(-1, size)
-        matrix = matrix if window is None else matrix * window
+        matrix = np.stack([np.cos(angles), np.sin(angles)], 1).reshape(-1, size) * window
         read = self._arrange(value, starts[:, None] + np.arange(size))
-        shape = (1, len(starts), bins, 2)
-        return self._single(shape, self._writer.linear(self._row(read), matrix.astype("float32")))
+        return self._linear(read, matrix.astype("float32"), None, (1, len(starts), bins, 2))
 
-    def _pad(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        value = self._floats(inputs[0])
+    @_lowers("Pad")
+    def _pad(self, node: Node, given: _In, pads: _In = None, fill: _In = None, axes: _In = None) -> _Value:
+        value = self._floats(given)
         if (mode := node.attributes.get("mode", "constant")) != "constant":
             raise UnsupportedError(f"mode {mode}")
-        given = [*inputs, None, None, None]
-        pads = self._known(given[1], "pads").reshape(-1).tolist()
-        fill = 0.0 if given[2] is None else float(self._known(given[2], "a value").item())
-        rank = len(value.shape)
-        axes = range(rank) if given[3] is None else self._known(given[3], "axes").reshape(-1).tolist()
-        widths = [(0, 0)] * rank
-        for place, axis in enumerate(axes):
-            widths[axis % rank] = (pads[place], pads[place + len(pads) // 2])
+        around = self._known(pads, "pads").reshape(-1).tolist()
+        number = 0.0 if fill is None else float(self._known(fill, "a value").item())
+        widths = [(0, 0)] * len(value.shape)
+        own = range(len(widths)) if axes is None else self._known(axes, "axes").reshape(-1).tolist()
+        for place, axis in enumerate(own):
+            widths[axis % len(widths)] = (around[place], around[place + len(around) // 2])
         if min(min(each) for each in widths) < 0 or any(
             size == 1 and any(each) for size, each in zip(value.shape, widths, strict=True)
         ):
             raise UnsupportedError(f"pads of {widths} around {value.shape}")
         places = np.arange(prod(value.shape)).reshape(value.shape)
-        return self._arrange(value, np.pad(places, widths, constant_values=PADDING), fill)
+        return self._arrange(value, np.pad(places, widths, constant_values=PADDING), number)
 
-    def _cumulative_sum(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        value = self._floats(inputs[0])
-        axis = self._known(inputs[1], "an axis").item() % len(value.shape)
+    @_lowers("CumSum", takes="any order")
+    def _cumulative_sum(self, node: Node, given: _In, along: _In) -> _Value:
+        value = self._floats(given)
+        axis = self._known(along, "an axis").item() % len(value.shape)
         frames = value.shape[axis]
         if (frames != 1 and self._manifest.stream is None) or node.attributes.get("reverse", 0):
             raise UnsupportedError(f"axis {axis} of {value.shape}, expected that of time")
-        one = tuple(1 if place == axis else size for place, size in enumerate(value.shape))
+        one = _resized(value.shape, axis, 1)
         sums = [self._writer.filled(np.zeros(one, "float32"))] if node.attributes.get("exclusive", 0) else []
         for frame in range(frames - len(sums)):
             row = self._row(self._in_order(self._pick(value, axis, [frame]), ()))
@@ -1184,60 +1218,61 @@ class _Compiler:
 
     # recurrent layers
 
-    def _recurrent(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
-        padded = inputs + [None] * (8 - len(inputs))
-        weights = [self._known(padded[i], "weights") for i in (1, 2)]
+    @_lowers(*_GATES)
+    def _recurrent(self, node: Node, x: _In, w: _In, r: _In, *rest: _In) -> list[_Any]:
+        weights = [self._known(each, "weights") for each in (w, r)]
         scales: list[Array | None] = [None, None]
         for place, each in enumerate(weights if self._manifest.int8_activations else ()):
             if (found := in_int8(each[0])) is not None and node.op_type != "LSTM":
                 weights[place], scales[place] = found[0][None], found[1]
-        return self._layer(node, node.op_type, padded, weights, scales)
+        return self._layer(node, node.op_type, x, weights, scales, *rest)
 
-    def _int8_lstm(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
+    @_lowers(f"{_MICROSOFT}.DynamicQuantizeLSTM")
+    def _int8_lstm(self, node: Node, x: _In, w: _In, r: _In, *rest: _In) -> list[_Any]:
+        *others, w_scale, w_zero, r_scale, r_zero = rest
         weights, scales = [], []
-        for place, scale, zero in ((1, 8, 9), (2, 10, 11)):
-            raw = self._known(inputs[place], "weights")
-            shifted = _shift(raw, self._known(inputs[zero], "a zero point"))
-            weights.append(shifted.transpose(0, 2, 1))
-            scales.append(_vector(self._known(inputs[scale], "a scale"), raw.shape[2]))
-        return self._layer(node, "LSTM", inputs, weights, scales)
+        for given, scale, zero in ((w, w_scale, w_zero), (r, r_scale, r_zero)):
+            raw = self._known(given, "weights")
+            weights.append(_shift(raw, self._known(zero, "a zero point")).transpose(0, 2, 1))
+            scales.append(_vector(self._known(scale, "a scale"), raw.shape[2]))
+        return self._layer(node, "LSTM", x, weights, scales, *others)
 
     def _layer(
         self,
         node: Node,
         kind: str,
-        inputs: list[_Any | None],
+        x: _In,
         weights: list[Array],
         scales: Sequence[Array | None],
+        bias: _In = None,
+        lengths: _In = None,
+        h: _In = None,
+        c: _In = None,
+        peepholes: _In = None,
     ) -> list[_Any]:
-        attributes = node.attributes
+        attributes, hidden = node.attributes, weights[1].shape[2]
         _check_layer(attributes, weights[0].shape[0])
-        if inputs[4] is not None:
-            self._known(inputs[4], "lengths")
-        ended = self._padding and inputs[4] is not None
-        hidden, gates = weights[1].shape[2], _GATES[kind]
-        start = [self._floats(inputs[i]) for i in ((5, 6) if kind == "LSTM" else (5,))]
+        ended = self._optional(lengths, "lengths") is not None and self._padding
+        states = [self._floats(each) for each in ((h, c) if kind == "LSTM" else (h,))]
         if ended:
             zeros = self._single((1, 1, 1, hidden), self._writer.filled(np.zeros(hidden, "float32")))
-            return [zeros, *(value._replace(shape=(1, 1, hidden)) for value in start)]
-        olds = [self._row(value) for value in start]
-        bias: Array | None = None
-        if inputs[3] is not None:
-            both = self._known(inputs[3], "a bias").reshape(2, gates * hidden)
-            bias = both.reshape(-1) if kind == "GRU" else both[0] + both[1]
-        peepholes = inputs[7] if kind == "LSTM" else None
+            return [zeros, *(value._replace(shape=(1, 1, hidden)) for value in states)]
+        olds = [self._row(value) for value in states]
+        if (both := self._optional(bias, "a bias")) is not None:
+            both = both.reshape(2, _GATES[kind] * hidden)
+            both = both.reshape(-1) if kind == "GRU" else both[0] + both[1]
+        checks = self._optional(peepholes, "peepholes")
         before = kind == "GRU" and attributes.get("linear_before_reset", 0)
         forget = kind == "LSTM" and attributes.get("input_forget", 0)
-        frames = self._floats(inputs[0])
-        count = frames.shape[0]
-        rows = [self._row(self._pick(frames, 0, [place])) for place in range(count)]
+        frames = self._floats(x)
+        rows = [self._row(self._pick(frames, 0, [place])) for place in range(frames.shape[0])]
         news = self._writer.recurrent(
             Code[kind],
             rows[0],
             olds,
             [each[0] for each in weights],
-            bias,
-            peepholes=None if peepholes is None else self._known(peepholes, "peepholes").reshape(-1),
+            both,
+            peepholes=checks,
             scales=scales,
             clip=float(attributes.get("clip", 0.0)),
             flags=2 if before else 1 if forget else 0,
@@ -1248,54 +1283,55 @@ class _Compiler:
             news = self._writer.recurrent_again(first, row, news)
             every.append(news[0])
         last = [self._single((1, 1, hidden), new) for new in news]
-        return [_Value((count, 1, 1, hidden), tuple(every)), *last]
+        return [_Value((len(rows), 1, 1, hidden), tuple(every)), *last]
 
     # int8 products
 
-    def _quantize(self, node: Node, inputs: list[_Any | None]) -> list[_Any]:
-        source = self._floats(inputs[0])
+    @_lowers("DynamicQuantizeLinear")
+    def _quantize(self, node: Node, given: _In) -> list[_Any]:
+        source = self._floats(given)
         return [_Quantized(source, role, shape=source.shape) for role in ("quantized", "scale", "zero")]
 
-    def _integer_product(self, node: Node, inputs: list[_Any | None]) -> _Quantized:
-        source, raw = inputs[0], _matrix(self._known(inputs[1], "weights"))
+    @_lowers("MatMulInteger")
+    def _integer_product(
+        self, node: Node, source: _In, matrix: _In, _: _In = None, zero: _In = None
+    ) -> _Quantized:
+        raw = _matrix(self._known(matrix, "weights"))
         if not isinstance(source, _Quantized) or source.role != "quantized":
             raise UnsupportedError("an input that DynamicQuantizeLinear did not make")
-        zero = inputs[3] if len(inputs) > 3 else None
-        weights = _shift(raw, np.zeros(1, raw.dtype) if zero is None else self._known(zero, "a zero point"))
-        shape = (*source.shape[:-1], raw.shape[1])
-        return _Quantized(source.source, "product", weights.T, shape=shape)
+        weights = self._shifted(raw, zero)
+        return _Quantized(source.source, "product", weights.T, shape=(*source.shape[:-1], raw.shape[1]))
 
-    def _scale_product(self, inputs: list[_Any | None]) -> "_Value | _Quantized":
+    def _shifted(self, raw: Array, zero: _In) -> Array:
+        return _shift(raw, np.zeros(1, raw.dtype) if zero is None else self._known(zero, "a zero point"))
+
+    def _scale_product(self, *inputs: _In) -> "_Value | _Quantized":
         """Multiply the scale of an input with that of weights, or an integer product with both."""
-        a, b = inputs
-        if isinstance(b, _Quantized) and not (isinstance(a, _Quantized) and a.role == "product"):
-            a, b = b, a
-        if isinstance(a, _Quantized) and a.role == "scale" and isinstance(b, np.ndarray):
-            return a._replace(role="product_scale", scales=b.reshape(-1))
-        if (
-            isinstance(a, _Quantized)
-            and isinstance(b, _Quantized)
-            and {a.role, b.role} == {"product", "product_scale"}
-            and a.source == b.source
-        ):
-            product, scale = (a, b) if a.role == "product" else (b, a)
+        by_role = {each.role if isinstance(each, _Quantized) else "": each for each in inputs}
+        scale, product, stored = (by_role.get(role) for role in ("scale", "product", ""))
+        if isinstance(scale, _Quantized) and isinstance(stored, np.ndarray):
+            return scale._replace(role="product_scale", scales=stored.reshape(-1))
+        scale = by_role.get("product_scale")
+        if isinstance(product, _Quantized) and isinstance(scale, _Quantized):
             assert product.weights is not None
             assert scale.scales is not None
-            scales = _vector(scale.scales, len(product.weights))
-            return self._linear(product.source, product.weights, None, product.shape, scales)
+            if product.source == scale.source:
+                scales = _vector(scale.scales, len(product.weights))
+                return self._linear(product.source, product.weights, None, product.shape, scales)
         raise UnsupportedError("a quantized input")
 
-    def _quantized_matmul(self, node: Node, inputs: list[_Any | None]) -> _Value:
-        padded = inputs + [None] * (5 - len(inputs))
-        source, raw = self._floats(padded[0]), _matrix(self._known(padded[1], "weights"))
-        zero = np.zeros(1, raw.dtype) if padded[3] is None else self._known(padded[3], "a zero point")
-        bias = None if padded[4] is None else self._known(padded[4], "a bias").reshape(-1)
-        scales = _vector(self._known(padded[2], "a scale"), raw.shape[1])
-        return self._linear(source, _shift(raw, zero).T, bias, (*source.shape[:-1], raw.shape[1]), scales)
+    @_lowers(f"{_MICROSOFT}.DynamicQuantizeMatMul")
+    def _quantized_matmul(
+        self, node: Node, given: _In, matrix: _In, scale: _In, zero: _In = None, added: _In = None
+    ) -> _Value:
+        source, raw = self._floats(given), _matrix(self._known(matrix, "weights"))
+        weights, bias = self._shifted(raw, zero).T, self._optional(added, "a bias")
+        scales = _vector(self._known(scale, "a scale"), raw.shape[1])
+        return self._linear(source, weights, bias, (*source.shape[:-1], raw.shape[1]), scales)
 
 
 def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
-    """Return the states that are nothing but the last frames of a value, with their axis of frames.
+    """Return the states that are adds but the last frames of a value, with their axis of frames.
 
     Such a state is read by one Concat, which puts this step's frame behind it, and a Slice of the result
     without the oldest frame is its new value.
@@ -1379,6 +1415,12 @@ def _taps_first(places: Array, rank: int, order: Sequence[int] = ()) -> Array:
     return moved
 
 
+def _laid(array: Array, shape: Sequence[int], order: Sequence[int]) -> Array:
+    """Return the numbers of an array in a shape that it broadcasts to, in an order of its axes."""
+    flat: Array = np.broadcast_to(array, shape).transpose(order or range(len(shape))).reshape(-1)
+    return flat
+
+
 def _text(value: Any) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
@@ -1433,149 +1475,19 @@ def _vector(scales: Array, size: int) -> Array:
     return np.broadcast_to(np.asarray(scales, "float32").reshape(-1), size)
 
 
-_GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-_USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
-_ACTIVATIONS: dict[str, tuple[Function, float | None, float | None]] = {
-    "relu": (Function.RELU, 0.0, 0.0),
-    "tanh": (Function.TANH, 0.0, 0.0),
-    "sigmoid": (Function.SIGMOID, 0.0, 0.0),
-    "affine": (Function.AFFINE, None, None),
-    "leakyrelu": (Function.LEAKY_RELU, 0.01, 0.0),
-    "thresholdedrelu": (Function.THRESHOLDED_RELU, 1.0, 0.0),
-    "scaledtanh": (Function.SCALED_TANH, None, None),
-    "hardsigmoid": (Function.HARD_SIGMOID, 0.2, 0.5),
-    "elu": (Function.ELU, 1.0, 0.0),
-    "softsign": (Function.SOFTSIGN, 0.0, 0.0),
-    "softplus": (Function.SOFTPLUS, 0.0, 0.0),
-}
-"""The functions inside a recurrent operator, with the parameters where the node gives none."""
-_TAKES = {
-    Function.AFFINE: 2, Function.LEAKY_RELU: 1, Function.THRESHOLDED_RELU: 1, Function.SCALED_TANH: 2,
-    Function.HARD_SIGMOID: 2, Function.ELU: 1,
-}  # fmt: skip
-"""How many parameters of its lists a function takes."""
-
-
 def _activations(kind: str, attributes: Mapping[str, Any]) -> list[tuple[Function, float, float]]:
     names = attributes.get("activations") or _USUAL[kind]
-    alphas, betas = list(attributes.get("activation_alpha", ())), list(attributes.get("activation_beta", ()))
+    given = [list(attributes.get(f"activation_{which}", ())) for which in ("alpha", "beta")]
     if len(names) != len(_USUAL[kind]):
         raise UnsupportedError(f"{len(names)} activations, expected {len(_USUAL[kind])}")
     found = []
     for name in names:
-        function, alpha, beta = _ACTIVATIONS.get(str(name).lower(), (None, None, None))
+        function, defaults = _ACTIVATIONS.get(str(name).lower(), (None, ()))
         if function is None:
             raise UnsupportedError(f"activation {name!r}")
-        takes = _TAKES.get(function, 0)
-        if takes > 0 and alphas:
-            alpha = alphas.pop(0)
-        if takes > 1 and betas:
-            beta = betas.pop(0)
-        if alpha is None or beta is None:
+        numbers = [own.pop(0) if own else usual for own, usual in zip(given, defaults, strict=False)]
+        if None in numbers:
             raise UnsupportedError(f"activation {name!r} without its parameters")
-        found.append((function, float(alpha), float(beta)))
+        alpha, beta, *_ = (*numbers, 0.0, 0.0)
+        found.append((function, float(alpha or 0), float(beta or 0)))
     return found
-
-
-_UNARY: dict[str, tuple[Function, tuple[tuple[str, float], ...]]] = {
-    "Relu": (Function.RELU, ()),
-    "Sigmoid": (Function.SIGMOID, ()),
-    "Tanh": (Function.TANH, ()),
-    "LeakyRelu": (Function.LEAKY_RELU, (("alpha", 0.01),)),
-    "ThresholdedRelu": (Function.THRESHOLDED_RELU, (("alpha", 1.0),)),
-    "HardSigmoid": (Function.HARD_SIGMOID, (("alpha", 0.2), ("beta", 0.5))),
-    "Elu": (Function.ELU, (("alpha", 1.0),)),
-    "Selu": (Function.SELU, (("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805))),
-    "Softsign": (Function.SOFTSIGN, ()),
-    "Softplus": (Function.SOFTPLUS, ()),
-    "Gelu": (Function.GELU, ()),
-    "Abs": (Function.ABS, ()),
-    "Neg": (Function.NEGATE, ()),
-    "Exp": (Function.EXP, ()),
-    "Log": (Function.LOG, ()),
-    "Sqrt": (Function.SQRT, ()),
-    "Reciprocal": (Function.RECIPROCAL, ()),
-    "Erf": (Function.ERF, ()),
-    "Floor": (Function.FLOOR, ()),
-    "Ceil": (Function.CEIL, ()),
-    "Round": (Function.ROUND, ()),
-    "Sin": (Function.SIN, ()),
-    "Cos": (Function.COS, ()),
-}
-"""An operator to its function, and the attributes that are alpha and beta with their defaults."""
-_BINARY = {
-    "Add": Binary.ADD,
-    "Sub": Binary.SUBTRACT,
-    "Mul": Binary.MULTIPLY,
-    "Div": Binary.DIVIDE,
-    "Max": Binary.MAXIMUM,
-    "Min": Binary.MINIMUM,
-    "PRelu": Binary.PRELU,
-    "Pow": Binary.POWER,
-    "Sum": Binary.ADD,
-    "Less": Binary.LESS,
-    "LessOrEqual": Binary.LESS_EQUAL,
-    "Greater": Binary.LESS,
-    "GreaterOrEqual": Binary.LESS_EQUAL,
-    "Equal": Binary.EQUAL,
-    "And": Binary.MULTIPLY,
-    "Or": Binary.MAXIMUM,
-    "Xor": Binary.EQUAL,
-}
-_COUNTING = ("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-"""What may be done to a count of steps whose first one is known."""
-_WHOLE = (
-    "Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Clip", "Neg", "Abs", "Less", "LessOrEqual", "Greater",
-    "GreaterOrEqual", "Equal",
-)  # fmt: skip
-"""Operators of whole numbers."""
-_COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
-_REDUCE = ("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
-_LOOKS_BACK = ("Concat", "Slice", "Conv", "MaxPool", "AveragePool")
-"""Operators that take frames of a past as they are, and values in any order."""
-_IN_ANY_ORDER = (
-    *_UNARY, *_BINARY, "Clip", "HardSwish", "Not", "Where", "BatchNormalization", "Cast", "Transpose",
-    "Shape", "Size", "Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Split", "Gather",
-    "Expand", "ConvTranspose", "Resize", "STFT", "CumSum",
-)  # fmt: skip
-"""Operators that take values whose numbers lie in any order."""
-_RENAME = ("Identity", "Dropout", "Reshape", "Squeeze", "Unsqueeze", "Flatten")
-_Lower = Callable[[_Compiler, Node, list[_Any | None]], Any]
-_LOWER: dict[tuple[str, str], _Lower] = {
-    **{("", name): _Compiler._rename for name in _RENAME},
-    **{("", name): _Compiler._unary for name in _UNARY},
-    **{("", name): _Compiler._binary for name in _BINARY},
-    **{("", name): _Compiler._variadic for name in ("Max", "Min", "Sum")},
-    **{("", name): _Compiler._greater for name in ("Greater", "GreaterOrEqual")},
-    **{("", name): _Compiler._logic for name in ("And", "Or", "Xor", "Not")},
-    ("", "Where"): _Compiler._where,
-    ("", "Expand"): _Compiler._expand,
-    **{("", name): _Compiler._recurrent for name in _GATES},
-    **{("", name): _Compiler._reduce for name in _REDUCE},
-    **{("", name): _Compiler._softmax for name in ("Softmax", "LogSoftmax")},
-    ("", "Shape"): _Compiler._shape,
-    ("", "Transpose"): _Compiler._transpose,
-    ("", "Gemm"): _Compiler._gemm,
-    ("", "MatMul"): _Compiler._matmul,
-    ("", "Clip"): _Compiler._clip,
-    ("", "HardSwish"): _Compiler._hard_swish,
-    ("", "LayerNormalization"): _Compiler._layer_norm,
-    ("", "BatchNormalization"): _Compiler._batch_norm,
-    ("", "Cast"): _Compiler._cast,
-    ("", "Concat"): _Compiler._concat,
-    ("", "Conv"): _Compiler._conv,
-    **{("", name): _Compiler._pool for name in ("MaxPool", "AveragePool")},
-    ("", "Pad"): _Compiler._pad,
-    ("", "ConvTranspose"): _Compiler._conv_transpose,
-    ("", "Resize"): _Compiler._resize,
-    ("", "STFT"): _Compiler._stft,
-    ("", "CumSum"): _Compiler._cumulative_sum,
-    ("", "Split"): _Compiler._split,
-    ("", "Slice"): _Compiler._slice,
-    ("", "Gather"): _Compiler._gather,
-    ("", "DynamicQuantizeLinear"): _Compiler._quantize,
-    ("", "MatMulInteger"): _Compiler._integer_product,
-    (_MICROSOFT, "DynamicQuantizeMatMul"): _Compiler._quantized_matmul,
-    (_MICROSOFT, "DynamicQuantizeLSTM"): _Compiler._int8_lstm,
-    (_MICROSOFT, "Gelu"): _Compiler._unary,
-}

@@ -99,12 +99,6 @@ class NativeEngine:
             raise FileFormatError(f"the native program is refused: {self._reason()}")
         return handle
 
-    @property
-    def isa(self) -> str:
-        """The instruction set in use."""
-        name: bytes = self.library.lstm_edge_isa()
-        return name.decode()
-
     def _ports(self, kind: int, handle: int | None = None) -> list[_Port]:
         handle, ports, port = handle or self._handle, [], Port()
         for index in range(self.library.lstm_edge_count(handle, kind)):
@@ -294,12 +288,12 @@ class NativeEngine:
         sizes = {manifest.batch or "": rows}
         self._check_inputs(feeds, sizes)
         pool.check(slots)
-        inputs = [self._in_order(spec, feeds[spec.name]) for spec in manifest.data_inputs]
         steps, over = divmod(sizes.get(manifest.sequence or "", 1), manifest.unit)
         if over:
             raise InputError(
                 f"got a chunk that is no multiple of {manifest.unit} steps, the unit of this file"
             )
+        inputs = [self._in_order(spec, feeds[spec.name]) for spec in manifest.data_inputs]
         inputs = [np.broadcast_to(array, (rows, steps, array.shape[2])) for array in inputs]
         outputs = [self._room(spec, rows, steps) for spec in manifest.outputs]
         lengths = feeds.get(manifest.lengths or "")
@@ -357,26 +351,13 @@ class NativeEngine:
         self._check(self.library.lstm_edge_run(handle, len(places), steps, places.ctypes.data, *views))
 
     def _in_order(self, spec: TensorSpec, array: Array) -> Array:
-        """Return an input as ``(N, L, width)``, a view if the numbers of a row are contiguous."""
-        places = [
-            spec.axes.index(name) if name in spec.axes else None
-            for name in (self.manifest.batch, self.manifest.sequence)
-        ]
-        inner_axes = [index for index in range(array.ndim) if index not in places]
-        moved = array.transpose([place for place in places if place is not None] + inner_axes)
-        for at, place in enumerate(places):
-            moved = moved if place is not None else np.expand_dims(moved, at)
-        inner = moved.shape[2:]
-        strides = moved.strides[2:]
-        expected = [array.itemsize * prod(inner[index + 1 :]) for index in range(len(inner))]
-        lies = all(size == 1 or a == b for size, a, b in zip(inner, strides, expected, strict=True))
-        if not lies:
-            moved = np.ascontiguousarray(moved)
-        if (unit := self.manifest.unit) > 1:
-            moved = np.ascontiguousarray(moved).reshape(len(moved), -1, unit * prod(inner))
-            inner = moved.shape[2:]
-        shape = (*moved.shape[:2], prod(inner))
-        return np.lib.stride_tricks.as_strided(moved, shape, (*moved.strides[:2], array.itemsize))
+        """Return an input as ``(N, units, width)``, a view if the numbers of a row are contiguous."""
+        names = (self.manifest.batch, self.manifest.sequence)
+        places = [spec.axes.index(name) for name in names if name in spec.axes]
+        array = np.moveaxis(array, places, range(len(places)))
+        array = np.expand_dims(array, [at for at, name in enumerate(names) if name not in spec.axes])
+        rows = array.reshape(len(array), -1, self.manifest.unit * prod(array.shape[2:]))
+        return np.ascontiguousarray(rows) if rows.strides[2] != rows.itemsize else rows
 
     def _room(self, spec: TensorSpec, rows: int, steps: int) -> Array:
         """Return room for an output, ``(N, L, width)``, or ``(N, width)`` of the last step."""
@@ -395,32 +376,22 @@ class NativeEngine:
 
     def _to_file(self, spec: TensorSpec, array: Array, rows: int, steps: int) -> Array:
         """Return an output in the file's layout."""
-        manifest, batch = self.manifest, self.manifest.batch
+        manifest, batch, axes = self.manifest, self.manifest.batch, spec.axes
         time_sizes = manifest.time_sizes(steps * manifest.unit)
         sizes = {batch or "": rows, manifest.sequence or "": steps * manifest.unit, **time_sizes}
-        shape, time = resolve(spec.axes, sizes), manifest.time_axis(spec.axes)
+        shape, time = resolve(axes, sizes), manifest.time_axis(axes)
         assert shape is not None
-        front = (rows, shape[time]) if time is not None else (rows,)
         if array.size != prod(shape):
             raise ManifestError(
-                f"the native program gives {spec.name} {array.shape}, its manifest says {describe(spec.axes)}"
+                f"the native program gives {spec.name} {array.shape}, its manifest says {describe(axes)}"
             )
-        full = array.reshape(*front, *self._inner(spec.axes))
-        order, at = [], len(front)
-        for place, axis in enumerate(spec.axes):
-            if axis == batch:
-                order.append(0)
-            elif place == time:
-                order.append(1)
-            else:
-                order.append(at)
-                if isinstance(axis, str) and row_factor(axis, batch):
-                    order.append(0)
-                at += 1
-        if 0 not in order:
-            order.insert(0, 0)
-        ordered: Array = full.transpose(order).reshape(shape)
-        return ordered
+        front = (rows,) if time is None else (rows, shape[time])
+        full = array.reshape(*front, *self._inner(axes))
+        own = next((place for place, axis in enumerate(axes) if row_factor(axis, batch) is not None), 0)
+        if time is not None:  # its place among the axes without that of the rows, if they have one
+            full = np.moveaxis(full, 1, 1 + time - (axes[own] == batch and own < time))
+        blocks = bool(axes) and bool(row_factor(axes[own], batch))  # k blocks of N rows
+        return np.moveaxis(full, 0, own + blocks).reshape(shape)
 
     def to_rows(self, part: _Part, states: Mapping[str, Array]) -> Array:
         """Return the rows ``(N, width)`` of a part of states in the file's layout."""
@@ -481,12 +452,6 @@ class NativePool:
         """Write ``states`` to ``slots``."""
         for rows, given in zip(self.rows, self._convert(states), strict=True):
             rows[slots] = given
-
-    def put_back(self, slots: Array, before: Mapping[str, Array], held: Mapping[str, Array]) -> None:
-        """Put states back to ``before``, each in those of the slots that ``held`` marks."""
-        for rows, given, part in zip(self.rows, self._convert(before), self.engine.parts, strict=True):
-            mask = held[part.spec.input]
-            rows[slots[mask]] = given[mask]
 
     def check(self, slots: Array) -> None:
         """Raise where ``slots`` are not places of the pool, each once."""
@@ -628,72 +593,51 @@ class NativeCall:
         """Take the data inputs, which are copied, and the sizes of the named axes."""
         engine, manifest, lib = states.engine, states.engine.manifest, states.engine.library
         steps = sizes.get(manifest.sequence or "", 1)
-        engine._check_inputs(inputs, {**sizes, manifest.batch or "": 1})
-        self.inputs: dict[str, Array] = {}
-        self.outputs: dict[str, Array] = {}
-        single = steps == 1
-        before: list[tuple[Array, Array]] = []
-        after: list[tuple[Array, Array]] = []
+        sizes = {**sizes, manifest.batch or "": 1}
+        engine._check_inputs(inputs, {**sizes})
+        steady: list[tuple[Array, Array]] = []  # rows that are the same at every step, and their input
         pointers: list[list[int]] = [[], []]
-        for index, spec in enumerate(manifest.data_inputs):
-            shape = inputs[spec.name].shape
-            if single:
-                self.inputs[spec.name] = states.view(INPUT, index, shape, spec.dtype)
-                continue
-            array = self.inputs[spec.name] = np.zeros(shape, spec.dtype)
+
+        def room(kind: int, index: int, spec: TensorSpec, shape: tuple[int, ...]) -> Array:
+            """Return an array of a shape in the file's layout, whose memory is frame after frame."""
             time = manifest.time_axis(spec.axes)
-            if time is None:  # the same at every step
-                rows = np.zeros((steps, *shape), spec.dtype)
-                before.append((rows, array))
-                pointers[0].append(int(rows.ctypes.data))
+            lying = shape if time is None else (shape[time], *shape[:time], *shape[time + 1 :])
+            if steps == 1:
+                memory = states.view(kind, index, lying, spec.dtype)
             else:
-                pointers[0].append(_row(array, time, before))
-        for index, output in enumerate(manifest.outputs):
-            resolved = resolve(output.axes, {**sizes, manifest.batch or "": 1})
-            assert resolved is not None
-            time = manifest.time_axis(output.axes)
-            if single:
-                at = slice(0, 0) if time is None else slice(time, time + 1)
-                lying = (*resolved[at], *resolved[: at.start], *resolved[at.stop :])  # frame after frame
-                view = states.view(OUTPUT, index, lying, "float32")
-                self.outputs[output.name] = view if time is None else np.moveaxis(view, 0, time)
-                continue
-            array = self.outputs[output.name] = np.zeros(resolved, "float32")
-            address = _row(array, time, after) if time is not None else array.ctypes.data
-            pointers[1].append(int(address))
+                memory = np.zeros(lying, spec.dtype)
+                rows = memory
+                if time is None and kind == INPUT:
+                    rows = np.zeros((steps, *shape), spec.dtype)
+                    steady.append((rows, memory))
+                pointers[kind].append(int(rows.ctypes.data))
+            return memory if time is None else np.moveaxis(memory, 0, time)
+
+        self.inputs = {
+            spec.name: room(INPUT, index, spec, inputs[spec.name].shape)
+            for index, spec in enumerate(manifest.data_inputs)
+        }
+        self.outputs = {
+            spec.name: room(OUTPUT, index, spec, resolve(spec.axes, sizes) or ())
+            for index, spec in enumerate(manifest.outputs)
+        }
         for name, array in inputs.items():
             self.inputs[name][...] = array
         self.run: Callable[[], int]
         """Takes the steps; a status other than 0 is a refusal, and no state has changed then."""
-        if single:
+        if steps == 1:
             self.run = MethodType(engine.step, states.handle.address)  # smaller than a partial
             return
         arrays = [(C.c_void_p * len(group))(*group) for group in pointers]
         self.run = partial(lib.lstm_edge_chunk, states.handle.address, arrays[0], steps, arrays[1])
-        if before or after:
-            self.run = partial(_copying, self.run, before, [(array, row) for row, array in after])
+        if steady:
+            self.run = partial(_filling, self.run, steady)
 
 
-_Copies = Sequence[tuple[Array, Array]]
-
-
-def _row(array: Array, place: int, copies: list[tuple[Array, Array]]) -> int:
-    """Return the address of an array's rows along an axis, or of a contiguous copy."""
-    moved = np.moveaxis(array, place, 0)
-    if not moved.flags.c_contiguous:
-        rows = np.zeros(moved.shape, array.dtype)
-        copies.append((rows, moved))
-        moved = rows
-    return int(moved.ctypes.data)
-
-
-def _copying(call: Callable[[], int], before: _Copies, after: _Copies) -> int:
-    for to, source in before:
-        to[...] = source
-    status = call()
-    for to, source in after:
-        to[...] = source
-    return status
+def _filling(call: Callable[[], int], steady: Sequence[tuple[Array, Array]]) -> int:
+    for rows, array in steady:
+        rows[...] = array
+    return call()
 
 
 def _address(array: Array) -> int:

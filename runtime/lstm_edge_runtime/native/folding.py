@@ -1,6 +1,7 @@
 """Constant folding with numpy: values that follow from shapes and stored tensors alone."""
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,9 @@ def fold(node: Node, inputs: list[Array | None]) -> list[Array]:
     """
     try:
         if node.op_type == "Split":
-            return _split(node, inputs)
+            data, axis = _data(inputs), node.attributes.get("axis", 0)
+            own = parts(node, data.shape[axis], inputs[1] if len(inputs) > 1 else None)
+            return [data.take(part, axis) for part in own]
         if node.op_type in ("Identity", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Dropout"):
             data = _data(inputs)
             return [data.reshape(shape_after(node, data.shape, inputs[1:]))]
@@ -135,12 +138,16 @@ def _slice(node: Node, inputs: list[Array | None]) -> Array:
     return data
 
 
-def _split(node: Node, inputs: list[Array | None]) -> list[Array]:
-    data, axis = _data(inputs), node.attributes.get("axis", 0)
-    sizes = node.attributes.get("split") or (None if len(inputs) < 2 else _ints(inputs[1]))
+def parts(node: Node, size: int, given: Any) -> list[range]:
+    """Return the parts of an axis of ``size`` that a Split gives, where its sizes may be an input."""
+    count = len(node.outputs)
+    sizes = _ints(given) if given is not None else node.attributes.get("split")
     if sizes is None:
-        return np.array_split(data, len(node.outputs), axis)
-    return np.split(data, np.cumsum(sizes)[:-1].tolist(), axis)
+        each = -(-size // count)
+        sizes = [min(each, size - each * index) for index in range(count)]
+    if len(sizes) != count or min(sizes) < 0 or sum(sizes) != size:
+        raise ValueError(f"parts of {sizes}, expected {count} of {size}")
+    return [range(end - own, end) for own, end in zip(sizes, accumulate(sizes), strict=True)]
 
 
 def _range(node: Node, inputs: list[Array | None]) -> Array:

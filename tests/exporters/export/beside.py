@@ -114,14 +114,14 @@ class _Beside:
     def check_chunks(self):
         stream = self.model.stream(reset_every="never")
         for start, stop in zip((0, 3, 4), (3, 4, self.steps), strict=True):
-            chunk = take_steps(self.manifest, self.data, start, stop)
+            chunk = take_steps(self.manifest.time_axes, self.data, start, stop)
             result = stream.process(_single(_without(chunk, self.manifest.batch_axes)))
             self._compare_streamed(result, self._seen(stop, range(start, stop)))
 
     def _seen(self, stop, steps):
         """Return what the module gives for ``steps`` of its first ``stop`` ones."""
         manifest, time = self.manifest, self.manifest.time_axes
-        given = take_steps(manifest, self.feeds, 0, stop)
+        given = take_steps(manifest.time_axes, self.feeds, 0, stop)
         if manifest.lengths:
             given[manifest.lengths] = np.full_like(given[manifest.lengths], stop)
         whole = self._call(given)

@@ -12,7 +12,6 @@ import pytest
 from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.lift.states import lift_states
 from lstm_edge_exporters.lift.table import Table
-from lstm_edge_exporters.recurrent import recurrent_nodes
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.native.choice import compile_engine
@@ -101,7 +100,8 @@ def test_a_backward_case_is_refused_by_name_and_right_with_states_lifted_anyway(
     with pytest.raises(ContractError, match=f"{case.model.graph.node[0].op_type} .*reads time backwards"):
         lift(case.model.SerializeToString())
     feeds, expected = _expected(case)
-    lifted = lift_states(model, [*recurrent_nodes(model)], Table(model), batch=None, reverse=True)
+    table = Table(model)
+    lifted = lift_states(model, table.recurrences, table, batch=None, reverse=True)
     session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
     start = {
         entry.name: np.zeros(entry.shape, np.float32)

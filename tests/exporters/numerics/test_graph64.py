@@ -228,6 +228,25 @@ def test_indices_of_a_pooling_count_from_the_tensor_at_any_stride(options):
     np.testing.assert_array_equal(known.ref64["y"], y)
 
 
+@pytest.mark.parametrize("rank", [1, 2])
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@pytest.mark.parametrize(
+    ("stride", "dilation", "pads", "extra"),
+    [(1, 1, (0, 0), 0), (2, 1, (1, 1), 1), (3, 2, (2, 0), 1), (1, 3, (1, 2), 0)],
+)
+def test_transposed_convolutions_keep_groups_apart(rank, groups, stride, dilation, pads, extra):
+    rng = np.random.default_rng(0)
+    options = f"group={groups}, strides={[stride] * rank}, dilations={[dilation] * rank}, "
+    options += f"pads={[*pads[:1] * rank, *pads[1:] * rank]}, output_padding={[extra] * rank}"
+    shapes = [(2, 6, *[5, 4][:rank]), (6, 2, *[3] * rank), (2 * groups,)]
+    names = ", ".join(f"float{list(shape)} {name}" for name, shape in zip("xwb", shapes, strict=True))
+    sizes = "".join(f", s{axis}" for axis in range(rank))
+    model = parse(f"g ({names}) => (float[2, c{sizes}] y) {{ y = ConvTranspose <{options}> (x, w, b) }}")
+    feeds = {name: rng.standard_normal(shape).astype("f") for name, shape in zip("xwb", shapes, strict=True)}
+    (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
+    np.testing.assert_allclose(Graph64(model).run64(feeds)["y"], y, rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("axis", "shape", "wanted"),
     [(1, (3, 130, 4), (3, 2, 4)), (0, (200, 3), (5, 2)), (-1, (2, 70), (2, 70)), (1, (2, 5), (2, 0))],

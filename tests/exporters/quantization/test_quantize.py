@@ -5,10 +5,13 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, quantize
-from lstm_edge_exporters.quantization.precision import detect_target
+from lstm_edge_exporters import export
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, precision, quantize
 from lstm_edge_exporters.validate import ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.reference import against_file
@@ -210,6 +213,44 @@ def test_where_one_scale_a_tensor_is_too_coarse_a_scale_a_row_is_taken(network, 
     assert "a scale per gate row" in quantize(source, QuantizeConfig(budget=strict)).picked
 
 
+class Packed(nn.Module):
+    """Products in front of a packed LSTM, and one around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.front, self.lstm, self.head = (
+            nn.Linear(6, 32),
+            nn.LSTM(32, 32, 2, batch_first=True),
+            nn.Linear(64, 4),
+        )
+
+    def forward(self, x, lengths):
+        x = self.front(x)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, (h, _) = self.lstm(packed)
+        y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
+        return self.head(torch.cat([x, y], 2)), h[-1]
+
+
+def test_what_is_in_the_padding_changes_nothing(tmp_path):
+    torch.manual_seed(0)
+    x, lengths = np.random.default_rng(0).normal(size=(3, 12, 6)).astype(np.float32), np.array([12, 5, 9])
+    made = export(Packed().eval(), (torch.from_numpy(x), torch.from_numpy(lengths)))
+    made.save(tmp_path / "float.onnx")
+    small = quantize(tmp_path / "float.onnx", QuantizeConfig(budget=LOOSE))
+    assert small.counts == {"LSTM int8": 2}
+    valid = np.arange(12) < lengths[:, None]
+    for engine in ("onnxruntime", *["native"] * installed()):
+        model, found = load(small.model, threads=1, engine=engine), []
+        for padding in (0.0, 1e6, np.nan):
+            outputs, state = model.run(np.where(valid[..., None], x, np.float32(padding)), None, lengths)
+            each, last = outputs.values()
+            found.append([each[valid], last, *(state[spec.input] for spec in model.states)])
+        for other in found[1:]:
+            for expected, array in zip(found[0], other, strict=True):
+                np.testing.assert_array_equal(array, expected)
+
+
 @pytest.mark.parametrize("dtype", ["int64", "int32"])
 def test_without_a_golden_case_one_is_recorded_from_the_float_file(network, write, dtype):
     source = write(network(golden=False, lengths=dtype))
@@ -248,8 +289,10 @@ def test_external_data_comes_back_inside_the_file(network, tmp_path):
         ("", "arm64", "arm"),
     ],
 )
-def test_the_target_is_read_off_the_processor(flags, machine, target):
-    assert detect_target(flags, machine) == target
+def test_the_target_is_read_off_the_processor(monkeypatch, flags, machine, target):
+    monkeypatch.setattr(precision, "read_cpuinfo", lambda: dict([flags.split(" : ")]) if flags else {})
+    monkeypatch.setattr(precision.platform, "machine", lambda: machine)
+    assert precision.detect_target() == target
 
 
 def test_fp16_for_a_gpu_with_a_product_at_every_step_opens_on_a_cpu_too(network, changed, write):

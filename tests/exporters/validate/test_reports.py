@@ -6,8 +6,8 @@ import re
 from xml.etree import ElementTree as ET
 
 import pytest
-from rich.console import Console
 
+from lstm_edge.cli._output import Screen
 from lstm_edge.cli.validate import print_report
 from lstm_edge_exporters.validate.html import to_html
 from lstm_edge_exporters.validate.junit import to_junit
@@ -156,7 +156,7 @@ def test_a_report_with_nothing_checked_has_not_passed(report):
 
 def test_the_terminal_takes_names_as_text(report):
     out = io.StringIO()
-    print_report(report, Console(file=out, width=200))
+    print_report(report, Screen(file=out, width=200))
     text = out.getvalue()
     assert "[red]" in text
     assert "FAILED Sizes" in text

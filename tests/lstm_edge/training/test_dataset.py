@@ -8,9 +8,10 @@ from hypothesis import strategies as st
 
 from lstm_edge.checkpoint import Scale
 from lstm_edge.data.recordings import Recording
-from lstm_edge.data.windows import cut_windows
-from lstm_edge.training.dataset import Dataset, crop, fit_scale, scale_dataset
+from lstm_edge.data.training import cut_windows
+from lstm_edge.training.dataset import Dataset, crop, fit_scale
 from lstm_edge.training.metrics import classification_metrics, regression_metrics
+from lstm_edge.training.series import SeriesSet
 from lstm_edge_runtime.errors import InputError
 
 
@@ -19,8 +20,9 @@ def series(steps, y=None, name="s"):
     return Recording(name, name, x, np.zeros(steps, np.int64) if y is None else np.array(y))
 
 
-def windows(series, window=None, stride=None):
-    return Dataset.of(cut_windows(series, window, stride))
+def windows(series, window=None, stride=None, inputs=None, targets=None):
+    whole = SeriesSet.of(series, inputs or Scale((0.0, 0.0), (1.0, 1.0)), targets, window, joined=False)
+    return Dataset.of(whole, cut_windows(series, window, stride))
 
 
 def test_windows_lie_a_stride_apart_and_end_inside_the_series():
@@ -61,13 +63,10 @@ def test_a_column_that_varies_by_rounding_alone_is_not_blown_up():
 
 
 def test_scaling_leaves_the_padding_zero():
-    samples = scale_dataset(windows([series(2), series(3)], None, None), Scale((1.0, 5.0), (2.0, 10.0)), None)
+    values = [series(2, np.float32([[1.0], [3.0]])), series(3, np.float32([[1.0], [1.0], [5.0]]))]
+    samples = windows(values, inputs=Scale((1.0, 5.0), (2.0, 10.0)), targets=Scale((4.0,), (0.5,)))
     assert samples.x[0].tolist() == [[-0.5, -0.5], [0.0, 0.5], [0.0, 0.0]]
-    values = replace(samples, y=torch.tensor([[3.0], [5.0]]))
-    assert scale_dataset(values, Scale((0.0, 0.0), (1.0, 1.0)), Scale((4.0,), (0.5,))).y.tolist() == [
-        [-2.0],
-        [2.0],
-    ]
+    assert samples.y.tolist() == [[-2.0], [2.0]]
 
 
 @settings(deadline=None, max_examples=100, derandomize=True)

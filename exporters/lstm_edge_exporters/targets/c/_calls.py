@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Golden
@@ -17,7 +19,7 @@ from ...numerics.cases import CaseGenerator, InputSpec, case_size
 from ...numerics.compare import MANY_DRAWS, expected, fixed_axes
 from ...numerics.graph64 import Graph64
 from ...numerics.indices import index_values
-from ._interface import Interface, StepArray
+from ._interface import Interface
 
 _GOLDEN = 2
 """Calls of a golden case, which is a part of the flash of who replays it."""
@@ -61,28 +63,20 @@ def run_calls(run: Runner, graph: onnx.ModelProto, interface: Interface, count: 
     examples, values = golden.inputs if golden else {}, index_values(ir.from_proto(graph).graph)
     cases = CaseGenerator(
         tuple(
-            InputSpec(
-                spec.name,
-                spec.dtype,
-                spec.axes,
-                example=examples.get(spec.name),
-                values=values.get(spec.name),
-            )
+            InputSpec(*spec, example=examples.get(spec.name), values=values.get(spec.name))
             for spec in interface.manifest.data_inputs
         ),
         batch=interface.manifest.batch,
         sequence=interface.manifest.sequence,
     )
-
     try:
         reference = None if interface.manifest.int8_activations else Graph64(graph)
     except UnsupportedError:
         reference = None
     full = {}
     if interface.lengths is not None:
-        full[interface.lengths.name] = np.full(
-            interface.lengths.shape, interface.chunk, interface.lengths.dtype
-        )
+        lengths = interface.lengths
+        full[lengths.name] = np.full(lengths.shape, interface.chunk, lengths.dtype)
     states = {state.name: state.reset for state in interface.states}
     for place in range(count):
         feeds = {**cases.case(1, interface.chunk, at_reset=False, offset=place).feeds, **states}
@@ -123,71 +117,69 @@ def _from_stream(golden: Golden | None, interface: Interface) -> GoldenCase:
         raise InputError(
             f"the file's golden case has {steps} steps, too few for calls of {chunk}; take a smaller --chunk"
         )
-
-    def cut(port: StepArray, array: Array, missing: int) -> Array:
-        batch, axis = manifest.batch_axes.get(port.name), port.time_axis
-        row = array if batch is None else array.take([0], batch)
-        if axis is None:
-            return np.broadcast_to(row.reshape(1, -1), (1, row.size))
-        early = np.zeros([missing if i == axis else size for i, size in enumerate(row.shape)], row.dtype)
-        whole = np.concatenate([early, row], axis)
-        each = port.shape[axis]
-        parts = [whole.take(range(call * each, (call + 1) * each), axis).reshape(-1) for call in range(calls)]
-        return np.stack(parts)
-
-    feeds = {port.name: cut(port, golden.inputs[port.name], 0) for port in interface.inputs}
-    outputs, limits = {}, {}
-    for port in interface.outputs:
-        if port.time_axis is None and steps % chunk:
-            continue
-        expected, delay = golden.outputs[port.name], manifest.delays[port.name]
-        wide = np.broadcast_to(golden_limits(golden, port.name), expected.shape)
-        outputs[port.name] = cut(port, expected, delay)
-        limits[port.name] = cut(port, wide, delay)[-1]
+    cut = partial(_cut, interface, calls, 0)
+    names = [port.name for port in interface.outputs if port.time_axis is not None or not steps % chunk]
     return GoldenCase(
         calls,
-        {name: np.broadcast_to(array, (calls, array.shape[1])) for name, array in feeds.items()}
+        _feeds(calls, {port.name: cut(port.name, golden.inputs) for port in interface.inputs})
         | {state.name: state.reset.reshape(1, -1) for state in interface.states},
-        outputs,
-        limits,
+        {name: cut(name, golden.outputs, manifest.delays[name]) for name in names},
+        {name: cut(name, _limits(golden), manifest.delays[name])[-1] for name in names},
         "the golden case of the file's stream",
     )
 
 
 def _from_file(golden: Golden, interface: Interface) -> GoldenCase | None:
     manifest, chunk = interface.manifest, interface.chunk
-    axes = manifest.axes
     row, steps = 0, manifest.steps(golden.inputs)
     if manifest.lengths is not None:
         valid = golden.inputs[manifest.lengths]
         row, steps = int(valid.argmax()), int(valid.max())
-    several = any(isinstance(axis, str) and "*" in axis for each in axes.values() for axis in each)
+    several = any(isinstance(axis, str) and "*" in axis for each in manifest.axes.values() for axis in each)
     rows, _ = case_size(manifest, golden.inputs)
     if steps % chunk or (several and rows > 1):
         return None
-
-    def cut(name: str, array: Array) -> Array:
-        batch, place = manifest.batch_axis(axes[name]), manifest.time_axis(axes[name])
-        if batch is not None:
-            array = array.take([row], batch)
-        if place is None:
-            return array.reshape(1, -1)
-        parts = np.split(array.take(range(steps), place), steps // chunk, place)
-        return np.stack([part.reshape(-1) for part in parts])
-
     calls = steps // chunk
-    inputs = {port.name: cut(port.name, golden.inputs[port.name]) for port in interface.inputs}
+    cut = partial(_cut, interface, calls, row)
     return GoldenCase(
         calls,
-        {name: np.broadcast_to(array, (calls, array.shape[1])) for name, array in inputs.items()}
-        | {state.name: cut(state.name, golden.inputs[state.name]) for state in interface.states},
-        {name: cut(name, array) for name, array in golden.outputs.items()},
-        {
-            name: cut(name, np.broadcast_to(golden_limits(golden, name), array.shape))[0]
-            for name, array in golden.outputs.items()
-        },
+        _feeds(calls, {port.name: cut(port.name, golden.inputs) for port in interface.inputs})
+        | {state.name: cut(state.name, golden.inputs) for state in interface.states},
+        {name: cut(name, golden.outputs) for name in golden.outputs},
+        {name: cut(name, _limits(golden))[0] for name in golden.outputs},
         "the end of the file's golden case",
     )
+
+
+def _cut(
+    interface: Interface, calls: int, row: int, name: str, arrays: Mapping[str, Array], early: int = 0
+) -> Array:
+    """Return one row of an array call by call, ``(calls, size)``, behind ``early`` frames of zeros.
+
+    ``(1, size)`` where it has no time axis.
+    """
+    array, axes = arrays[name], interface.manifest.axes[name]
+    batch, time = interface.manifest.batch_axis(axes), interface.manifest.time_axis(axes)
+    if batch is not None:
+        array = array.take([row], batch)
+    if time is None:
+        return array.reshape(1, -1)
+    shape = resolve(axes, interface.sizes)
+    assert shape is not None
+    padded = np.pad(array, [(early if axis == time else 0, 0) for axis in range(array.ndim)])
+    parts = np.split(padded.take(range(calls * shape[time]), time), calls, time)
+    return np.stack([part.reshape(-1) for part in parts])
+
+
+def _feeds(calls: int, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    return {name: np.broadcast_to(array, (calls, array.shape[1])) for name, array in inputs.items()}
+
+
+def _limits(golden: Golden) -> dict[str, Array]:
+    return {
+        name: np.broadcast_to(golden_limits(golden, name), array.shape)
+        for name, array in golden.outputs.items()
+    }
 
 
 def _end(run: Runner, case: GoldenCase, interface: Interface) -> GoldenCase:
@@ -215,9 +207,7 @@ def _record(run: Runner, graph: onnx.ModelProto, interface: Interface) -> Golden
         {name: np.stack([call.feeds[name].reshape(-1) for call in calls]) for name in names}
         | {state.name: state.reset.reshape(1, -1) for state in interface.states},
         {
-            name: np.stack(
-                [call.outputs[name].reshape(-1) for call in (calls if name in timed else calls[-1:])]
-            )
+            name: np.stack([call.outputs[name].reshape(-1) for call in calls])[0 if name in timed else -1 :]
             for name in calls[0].outputs
         },
         # the errors of one call are in the states of the next

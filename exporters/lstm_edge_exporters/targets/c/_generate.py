@@ -1,7 +1,7 @@
 """From the native program to C: each operation is a call of a kernel, with its sizes as constants."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -97,6 +97,20 @@ class _Storage:
     at: int = -1
 
 
+def _lay(storages: Iterable[_Storage]) -> int:
+    """Lay what is not needed at the same time in the same place; return the size of all together."""
+    placed: list[_Storage] = []
+    unique = {id(storage): storage for storage in storages}
+    for storage in sorted(unique.values(), key=lambda each: (-each.size, each.first)):
+        storage.at = 0
+        near = [each for each in placed if each.first <= storage.last and storage.first <= each.last]
+        for other in sorted(near, key=lambda each: each.at):
+            if storage.at + storage.size > other.at and other.at + other.size > storage.at:
+                storage.at = other.at + other.size
+        placed.append(storage)
+    return max((each.at + each.size for each in placed), default=0)
+
+
 @dataclass
 class _Code:
     """Lines of C, and the constants that they name."""
@@ -149,11 +163,7 @@ class _Generator:
         end, ends = self._ends(starts)
         lines = [*before, *self._code.lines, *after, *self._hold(starts, settled)]
         if runs > 1:
-            lines = [
-                f"for (int le_t = 0; le_t < {runs}; le_t++) {{",
-                *(f"    {line}" for line in lines),
-                "}",
-            ]
+            lines = _block(f"for (int le_t = 0; le_t < {runs}; le_t++)", lines)
         if early:
             lines = [f"const int le_early = state->le_age < {early}u;", *lines]
         lines = [*self._whole, *checks, *ends, *lines]
@@ -202,15 +212,15 @@ class _Generator:
         """Return the lines that put states back to reset which have not started yet."""
         if not settled:
             return []
-        lines = [f"if (state->le_age < {settled}u) {{", "    state->le_age++;"]
+        lines = ["state->le_age++;"]
         for state in self._interface.states:
             if start := starts[state.symbol]:
                 place = f"state->{state.symbol}"
                 reset = f"memset({place}, 0, sizeof {place});"
                 if state.start.any():
                     reset = f"memcpy({place}, le_start_{state.symbol}, sizeof {place});"
-                lines.append(f"    if (state->le_age <= {start}u) {reset}")
-        return [*lines, "}"]
+                lines.append(f"if (state->le_age <= {start}u) {reset}")
+        return _block(f"if (state->le_age < {settled}u)", lines)
 
     # where each buffer is
 
@@ -242,11 +252,7 @@ class _Generator:
         }
         for buffer, rows in sorted(found):
             port = symbols[buffer]
-            lines += [
-                f"for (int i = 0; i < {port.size}; i++) {{",
-                f"    if (le_row({port.symbol}[i], {rows}) < 0) return 1;",
-                "}",
-            ]
+            lines += _each(port.size, f"if (le_row({port.symbol}[i], {rows}) < 0) return 1;")
         return lines
 
     def _place_inputs(self) -> list[str]:
@@ -259,12 +265,11 @@ class _Generator:
             else:
                 frames = self._interface.frames(array)
                 self._storages[port.buffer] = _Storage(frames * outer * inner, -1, -1)
-                lines += [
-                    f"for (int i = 0; i < {frames * outer}; i++) {{",
-                    f"    memcpy(@{port.buffer}@ + i * {inner}, "
+                lines += _each(
+                    frames * outer,
+                    f"memcpy(@{port.buffer}@ + i * {inner}, "
                     f"{array.symbol} + {self._frame(array, 'i')} * {inner}, {inner} * sizeof(float));",
-                    "}",
-                ]
+                )
         return lines
 
     def _lies(self, array: StepArray) -> bool:
@@ -329,15 +334,11 @@ class _Generator:
             to = f"{array.symbol}[{self._frame(array, 'i')} * {inner} + le_j]"
             if whole:
                 to = f"{self._at_time(array)}[i * {inner} + le_j]"
-            lines += [
-                f"for (int i = 0; i < {pieces}; i++) {{",
-                f"    for (int le_j = 0; le_j < {inner}; le_j++) {to} = {value};",
-                "}",
-            ]
+            lines += _each(pieces, f"for (int le_j = 0; le_j < {inner}; le_j++) {to} = {value};")
         return lines
 
     def _plan(self, last_read: dict[int, int]) -> None:
-        """Lay what is left in working memory, what is not needed at the same time in the same place."""
+        """Lay what is left in working memory."""
         for at, each in enumerate(self._operations):
             self._need_scratch(at, each)
             for buffer in self._writes(each):
@@ -345,16 +346,7 @@ class _Generator:
                     self._store(at, each, buffer, last_read)
         for buffer, storage in self._storages.items():
             storage.last = max(storage.last, last_read.get(buffer, storage.first))
-        placed: list[_Storage] = []
-        unique = {id(storage): storage for storage in (*self._storages.values(), *self._scratch.values())}
-        for storage in sorted(unique.values(), key=lambda each: (-each.size, each.first)):
-            storage.at = 0
-            near = [each for each in placed if each.first <= storage.last and storage.first <= each.last]
-            for other in sorted(near, key=lambda each: each.at):
-                if storage.at + storage.size > other.at and other.at + other.size > storage.at:
-                    storage.at = other.at + other.size
-            placed.append(storage)
-        self._memory = max((each.at + each.size for each in placed), default=0)
+        self._memory = _lay([*self._storages.values(), *self._scratch.values()])
 
     def _store(self, at: int, operation: Operation, buffer: int, last_read: dict[int, int]) -> None:
         """Find a place for what an operation writes: a constant, whole numbers, or working memory."""
@@ -386,9 +378,10 @@ class _Generator:
             self._scratch[at] = _Storage(sizes[operation.code] * hidden, at, at)
 
     def _place(self, buffer: int) -> str:
-        if buffer in self._places:
-            return self._places[buffer]
-        return f"(work->memory + {self._storages[buffer].at})"
+        return self._places.get(buffer) or self._memory_at(self._storages[buffer])
+
+    def _memory_at(self, storage: _Storage, offset: int = 0) -> str:
+        return f"(work->memory + {storage.at + offset})"
 
     # operations
 
@@ -400,12 +393,8 @@ class _Generator:
             start = len(self._code.lines)
             getattr(self, f"_{each.code.name.lower()}")(each.arguments)
             if self._interface.runs > 1 and not often[at]:
-                lines = self._code.lines[start:]
-                self._code.lines[start:] = [
-                    f"if (le_t == {self._interface.runs - 1}) {{",
-                    *(f"    {line}" for line in lines),
-                    "}",
-                ]
+                last = f"if (le_t == {self._interface.runs - 1})"
+                self._code.lines[start:] = _block(last, self._code.lines[start:])
 
     def _every_step(self) -> list[bool]:
         """Return whether each operation runs at every step of a chunk, and not for the last one alone."""
@@ -419,20 +408,16 @@ class _Generator:
                 needed.update(self._reads(each))
         return often
 
-    def _emit(self, text: str) -> None:
-        self._code.lines.append(text)
+    def _emit(self, *lines: str) -> None:
+        self._code.lines += lines
 
     def _vector(self, number: int, name: str) -> str:
         return "NULL" if number == NONE else self._code.constant(name, self._writer.constants[number])
 
-    def _product(
-        self,
-        name: str,
-        weights: Weights,
-        start: str,
-        source: str,
-        to: str,
-    ) -> None:
+    def _vectors(self, **numbers: int) -> str:
+        return ", ".join(self._vector(number, f"le_{self._at}_{name}") for name, number in numbers.items())
+
+    def _product(self, name: str, weights: Weights, start: str, source: str, to: str) -> None:
         """Emit ``to = start + weights * source``."""
         numbers, scales, quantized = weights
         rows, columns = numbers.shape
@@ -466,22 +451,20 @@ class _Generator:
         start = self._vector(bias, f"le_{self._at}_bias")
         x, y = self._place(source), self._place(out)
         if parts > 1:
-            self._emit(f"for (int i = 0; i < {parts}; i++) {{")
             x, y = f"{x} + i * {columns}", f"{y} + i * {rows}"
         self._product(f"le_{self._at}", weights, start, x, y)
         if parts > 1:
-            self._code.lines[-1] = f"    {self._code.lines[-1]}"
-            self._emit("}")
+            self._code.lines[-1:] = _each(parts, self._code.lines[-1])
 
     def _functions(self, arguments: Sequence[int], count: int) -> str:
         """Define a layer's functions; return their array and its clip, as a cell takes them."""
         names = ", ".join(
-            f"{{LE_{Function(kind).name}, {literal(_float(alpha))}, {literal(_float(beta))}}}"
+            f"{{LE_{Function(kind).name}, {_float(alpha)}, {_float(beta)}}}"
             for kind, alpha, beta in (arguments[13 + 3 * i : 16 + 3 * i] for i in range(count))
         )
         if self._named == self._at:
             self._emit(f"static const le_function le_{self._named}_functions[{count}] = {{{names}}};")
-        return f"le_{self._named}_functions, {literal(_float(arguments[11]))}"
+        return f"le_{self._named}_functions, {_float(arguments[11])}"
 
     def _layer(self, arguments: Sequence[int]) -> tuple[list[Weights], list[str]]:
         """Return W and R, and the places of x, h, c, new h and new c."""
@@ -505,14 +488,11 @@ class _Generator:
 
     def _lstm(self, arguments: Sequence[int]) -> None:
         (w, r), (x, h, c, new_h, new_c) = self._layer(arguments)
-        gates, hidden = f"(work->memory + {self._scratch[self._at].at})", r.numbers.shape[1]
+        gates, hidden = self._memory_at(self._scratch[self._at]), r.numbers.shape[1]
         self._products(arguments, w, r, x, h, gates)
         places = f"{gates}, {c}, {new_h}, {new_c}, {hidden}"
-        if (
-            tuple(arguments[13:22:3]) == _USUAL
-            and arguments[8] == NONE
-            and not (arguments[11] or arguments[12])
-        ):
+        plain = arguments[8] == NONE and not (arguments[11] or arguments[12])
+        if plain and tuple(arguments[13:22:3]) == _USUAL:
             name = "le_lstm" if w.quantized or r.quantized else "le_lstm_float"
             self._emit(f"{name}({places});")
             return
@@ -522,8 +502,8 @@ class _Generator:
 
     def _gru(self, arguments: Sequence[int]) -> None:
         (w, r), (x, h, _, new_h, _) = self._layer(arguments)
-        hidden, scratch = r.numbers.shape[1], self._scratch[self._at].at
-        gates, fresh, extra = (f"(work->memory + {scratch + place * hidden})" for place in (0, 2, 3))
+        hidden, scratch = r.numbers.shape[1], self._scratch[self._at]
+        gates, fresh, extra = (self._memory_at(scratch, place * hidden) for place in (0, 2, 3))
         before = bool(arguments[12] & 2)
         bias, fresh_bias = "NULL", "NULL"
         if arguments[7] != NONE:
@@ -552,7 +532,7 @@ class _Generator:
 
     def _rnn(self, arguments: Sequence[int]) -> None:
         (w, r), (x, h, _, new_h, _) = self._layer(arguments)
-        gates = f"(work->memory + {self._scratch[self._at].at})"
+        gates = self._memory_at(self._scratch[self._at])
         functions = self._functions(arguments, 1)
         self._products(arguments, w, r, x, h, gates)
         self._emit(f"le_rnn_cell({functions}, {gates}, {new_h}, {r.numbers.shape[1]});")
@@ -560,7 +540,7 @@ class _Generator:
     def _unary(self, arguments: Sequence[int]) -> None:
         source, out, kind, alpha, beta = arguments[:5]
         self._emit(
-            f"le_unary(LE_{Function(kind).name}, {literal(_float(alpha))}, {literal(_float(beta))}, "
+            f"le_unary(LE_{Function(kind).name}, {_float(alpha)}, {_float(beta)}, "
             f"{self._place(source)}, {self._place(out)}, {self._writer.width(out)});"
         )
 
@@ -587,10 +567,8 @@ class _Generator:
         x, y, rows = self._place(source), self._place(out), self._writer.width(source) // length
         if rows == 1:
             self._emit(call.format(x=x, y=y))
-            return
-        self._emit(f"for (int i = 0; i < {rows}; i++) {{")
-        self._emit("    " + call.format(x=f"{x} + i * {length}", y=f"{y} + i * {length}"))
-        self._emit("}")
+        else:
+            self._emit(*_each(rows, call.format(x=f"{x} + i * {length}", y=f"{y} + i * {length}")))
 
     def _softmax(self, arguments: Sequence[int]) -> None:
         source, out, length, logarithm = arguments[:4]
@@ -599,8 +577,8 @@ class _Generator:
 
     def _normalize(self, arguments: Sequence[int]) -> None:
         source, out, length, epsilon, scale, bias = arguments[:6]
-        parameters = [self._vector(scale, f"le_{self._at}_scale"), self._vector(bias, f"le_{self._at}_bias")]
-        call = f"le_normalize({{x}}, {literal(_float(epsilon))}, {', '.join(parameters)}, {{y}}, {length});"
+        parameters = self._vectors(scale=scale, bias=bias)
+        call = f"le_normalize({{x}}, {_float(epsilon)}, {parameters}, {{y}}, {length});"
         self._in_rows(source, out, length, call)
 
     def _element(self, buffer: int) -> str:
@@ -642,11 +620,8 @@ class _Generator:
         if count == 1:
             self._emit(f"memcpy({to}, {x}, {length} * sizeof(float));")
             return
-        self._emit(f"for (int i = 0; i < {count}; i++) {{")
-        self._emit(
-            f"    memcpy({to} + i * {out_stride}, {x} + i * {source_stride}, {length} * sizeof(float));"
-        )
-        self._emit("}")
+        places = f"{to} + i * {out_stride}, {x} + i * {source_stride}"
+        self._emit(*_each(count, f"memcpy({places}, {length} * sizeof(float));"))
 
     def _window(self, arguments: Sequence[int]) -> None:
         source, past, out, first, dilation, count, new = arguments[:7]
@@ -663,17 +638,22 @@ class _Generator:
 
     def _depthwise(self, arguments: Sequence[int]) -> None:
         source, out, weights, bias = arguments[:4]
-        parameters = [
-            self._vector(number, f"le_{self._at}_{name}")
-            for number, name in ((weights, "weights"), (bias, "bias"))
-        ]
+        parameters = self._vectors(weights=weights, bias=bias)
         width = self._writer.width(out)
         taps = self._writer.width(source) // width
-        places = f"{self._place(source)}, {', '.join(parameters)}"
-        self._emit(f"le_depthwise({places}, {taps}, {width}, {self._place(out)});")
+        self._emit(f"le_depthwise({self._place(source)}, {parameters}, {taps}, {width}, {self._place(out)});")
 
     def _constant(self, arguments: Sequence[int]) -> None:
         """Nothing: whoever reads the buffer reads the constant, unless it is an output."""
+
+
+def _block(head: str, lines: Sequence[str]) -> list[str]:
+    return [f"{head} {{", *(f"    {line}" for line in lines), "}"]
+
+
+def _each(count: int, line: str) -> list[str]:
+    """Return a loop over ``i``."""
+    return _block(f"for (int i = 0; i < {count}; i++)", [line])
 
 
 def _around_time(array: StepArray) -> tuple[int, int]:
@@ -688,8 +668,9 @@ def _start(bias: str, to: str, rows: int) -> str:
     return f"le_zeros({to}, {rows})" if bias == "NULL" else bias
 
 
-def _float(bits: int) -> np.float32:
-    return np.frombuffer(bits.to_bytes(4, "little"), "<f4")[0]  # type: ignore[no-any-return]
+def _float(bits: int) -> str:
+    """Return a float32 that an operation has as an argument."""
+    return literal(np.frombuffer(bits.to_bytes(4, "little"), "<f4")[0])
 
 
 def _packed(weights: Array) -> Array:

@@ -6,12 +6,11 @@ from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lstm_edge_runtime.manifest import Array
 
 from ...versions import versions
-from ..names import c_identifiers, c_string
+from ..names import c_identifiers, c_string, text_templates
 from ._calls import GoldenCase
 from ._generate import Step
 from ._interface import Interface, StateArray, StepArray
@@ -37,22 +36,13 @@ def render(
             returned.
     """
     name, manifest = interface.name, interface.manifest
-    environment = Environment(  # noqa: S701  C and Markdown; names go through names.py
-        loader=PackageLoader(__package__),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
+    environment = text_templates(__package__)
     environment.filters |= {
         "array_literal": array_literal,
         "float_literal": lambda value: f"{np.float32(value)!s}f",
         "string_literal": c_string,
     }
-    inputs = [_view(port, "INPUTS", interface, alone=len(interface.inputs) == 1) for port in interface.inputs]
-    outputs = [
-        _view(port, "OUTPUTS", interface, alone=len(interface.outputs) == 1) for port in interface.outputs
-    ]
+    inputs, outputs = _views(interface, "INPUTS"), _views(interface, "OUTPUTS")
     labels, units = (manifest.task.labels, manifest.task.units) if manifest.task else ((), ())
     ports = [*(("const ", port) for port in inputs), *(("", port) for port in outputs)]
     words = {
@@ -131,19 +121,24 @@ def _templates(name: str) -> dict[str, str]:
     }
 
 
-def _view(port: StepArray, what: str, interface: Interface, *, alone: bool) -> dict[str, Any]:
-    macro = f"{interface.name.upper()}_{what}"
-    return {
-        "symbol": port.symbol,
-        "c_type": port.c_type,
-        "size": port.size,
-        "macro": macro if alone else f"{macro}_{port.symbol}",
-        "shape_text": " x ".join(map(str, port.shape)) or "1",
-        "scan": _scan(port),
-        "delay": interface.manifest.delays.get(port.name, 0) if what == "OUTPUTS" else 0,
-        "delay_macro": f"{interface.name.upper()}_DELAY" + ("" if alone else f"_{port.symbol}"),
-        "framed": port.time_axis is not None,
-    }
+def _views(interface: Interface, what: str) -> list[dict[str, Any]]:
+    """Return what the templates say of the ``INPUTS`` or ``OUTPUTS``."""
+    upper, ports = interface.name.upper(), interface.inputs if what == "INPUTS" else interface.outputs
+    return [
+        {
+            "symbol": port.symbol,
+            "c_type": port.c_type,
+            "size": port.size,
+            "macro": f"{upper}_{what}{own}",
+            "shape_text": " x ".join(map(str, port.shape)) or "1",
+            "scan": _scan(port),
+            "delay": interface.manifest.delays.get(port.name, 0) if what == "OUTPUTS" else 0,
+            "delay_macro": f"{upper}_DELAY{own}",
+            "framed": port.time_axis is not None,
+        }
+        for port in ports
+        for own in ["" if len(ports) == 1 else f"_{port.symbol}"]
+    ]
 
 
 def _scan(port: StepArray) -> dict[str, str]:
@@ -161,15 +156,8 @@ def _golden(interface: Interface, golden: GoldenCase) -> dict[str, Any]:
 
     def add(prefix: str, port: StepArray, array: Array) -> str:
         symbol = f"{prefix}_{port.symbol}"
-        arrays.append(
-            {
-                "c_type": port.c_type,
-                "symbol": symbol,
-                "rows": len(array),
-                "size": array.shape[1],
-                "values": array,
-            }
-        )
+        rows, size = array.shape
+        arrays.append({"c_type": port.c_type, "symbol": symbol, "rows": rows, "size": size, "values": array})
         return symbol
 
     for port in interface.inputs:

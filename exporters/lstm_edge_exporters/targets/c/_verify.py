@@ -5,11 +5,11 @@ import re
 import shlex
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -161,50 +161,37 @@ def verify_c(
             )
         ]
         answer = _execute([str(program)], "the program in C", b"".join(array.tobytes() for array in arrays))
-    reader = _Reader(answer)
+    results: dict[str, StepArray] = {port.name: port for port in interface.outputs}
+    results |= {state.output: state for state in interface.states}
+    kinds = [(state.dtype, state.size) for state in interface.states] + [("int32", 1), ("float32", 1)]
+    taken = _taken(answer, kinds + [(port.dtype, port.size) for port in results.values()] * len(calls))
     for state in interface.states:
-        if not np.array_equal(reader.take(state), state.reset, equal_nan=True):
+        if not np.array_equal(state.from_c(next(taken)), state.reset, equal_nan=True):
             raise CheckFailedError(f"in C the state {state.name} does not start at its reset value")
-    passed, difference = reader.number(np.int32), reader.number(np.float32)
+    passed, difference = next(taken)[0], next(taken)[0]
     if not passed:
         raise CheckFailedError(f"the golden case fails in C, by {difference:.3g} at most; use onnxruntime")
-    results: list[Comparison] = []
-    for call in calls:
-        for port, name in (
-            *((port, port.name) for port in interface.outputs),
-            *((state, state.output) for state in interface.states),
-        ):
-            expected = call.outputs[name]
-            dtype = expected.dtype.name if expected.dtype.kind == "f" else "float32"
-            results.append(
-                compare(name, reader.take(port), expected, floor=0.0, limit=call.limits[name], dtype=dtype)
-            )
-    worst = max(results, key=lambda each: each.ratio)
+    found: list[Comparison] = []
+    for call, (name, port) in product(calls, results.items()):
+        expected = call.outputs[name]
+        dtype = expected.dtype.name if expected.dtype.kind == "f" else "float32"
+        got = port.from_c(next(taken))
+        found.append(compare(name, got, expected, floor=0.0, limit=call.limits[name], dtype=dtype))
+    worst = max(found, key=lambda each: each.ratio)
     if not worst.ok:
         raise CheckFailedError(f"C computes something else than onnxruntime: {worst}; use onnxruntime")
-    return tuple(results)
+    return tuple(found)
 
 
-class _Reader:
-    """Takes one array after another from what the program wrote."""
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self._place = 0
-
-    def take(self, port: StepArray) -> Array:
-        return port.from_c(self._next(np.dtype(port.dtype), port.size))
-
-    def number(self, dtype: type[np.generic]) -> Any:
-        return self._next(np.dtype(dtype), 1)[0]
-
-    def _next(self, dtype: np.dtype[Any], count: int) -> Array:
-        stop = self._place + count * dtype.itemsize
-        if stop > len(self._content):
+def _taken(content: bytes, kinds: Iterable[tuple[str, int]]) -> Iterator[Array]:
+    """Yield one array after another, of these dtypes and sizes, from what the program wrote."""
+    start = 0
+    for dtype, size in kinds:
+        stop = start + size * np.dtype(dtype).itemsize
+        if stop > len(content):
             raise CheckFailedError("the program in C ended early; use onnxruntime")
-        array = np.frombuffer(self._content[self._place : stop], dtype)
-        self._place = stop
-        return array
+        yield np.frombuffer(content[start:stop], dtype)
+        start = stop
 
 
 @contextmanager

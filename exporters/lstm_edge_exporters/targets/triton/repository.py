@@ -6,6 +6,7 @@ are described in Triton's user guide, "Stateful models".
 
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -91,59 +92,51 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
         content = content_of(model, path)
     if backend == "onnxruntime" and interface.sequence is None:
         raise ContractError("this file has one step per call; use the python backend")
-    contents = {"1/model.onnx": content}
+    contents = {
+        "1/model.onnx": content,
+        "config.pbtxt": _config(path.stem, interface, backend).encode(),
+    }
     labels = interface.task.labels if interface.task else ()
     if labels:
         contents["labels.txt"] = "".join(f"{line(label)}\n" for label in labels).encode()
     if backend == "python":
         contents["1/model.py"] = files(__package__).joinpath("model.py").read_bytes()
-        contents["config.pbtxt"] = _python_config(path.stem, interface).encode()
     else:
         for state in interface.states:
             contents[f"initial_state/{file_name(state.input)}"] = _initial(state, interface)
-        contents["config.pbtxt"] = _onnxruntime_config(path.stem, interface).encode()
     return Repository(path.stem, contents, interface.reset_every)
 
 
-def _python_config(name: str, interface: Manifest) -> str:
-    inputs = [_tensor(spec, _dims(spec.axes, interface, batch=False)) for spec in interface.data_inputs]
-    outputs = [_output(spec, interface, batch=False) for spec in interface.outputs]
-    controls = (
-        'START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }]',
-        'END" control [{ kind: CONTROL_SEQUENCE_END int32_false_true: [0, 1] }]',
-        'CORRID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }]',
-    )
-    return _lines(
+_CONTROLS = (
+    'START" control [{ kind: CONTROL_SEQUENCE_START int32_false_true: [0, 1] }]',
+    'END" control [{ kind: CONTROL_SEQUENCE_END int32_false_true: [0, 1] }]',
+    'CORRID" control [{ kind: CONTROL_SEQUENCE_CORRID data_type: TYPE_UINT64 }]',
+)
+
+
+def _config(name: str, interface: Manifest, backend: str) -> str:
+    plain = backend == "onnxruntime"
+    lines = [
         f"name: {pbtxt_string(name)}",
-        'backend: "python"',
-        f"max_batch_size: {MAX_ROWS}",
-        *_list("input", inputs),
-        *_list("output", outputs),
+        f'backend: "{backend}"',
+        f"max_batch_size: {0 if plain else MAX_ROWS}",
+        *_list("input", interface.inputs if plain else interface.data_inputs, interface, batch=plain),
+        *_list("output", interface.outputs, interface, batch=plain),
         "sequence_batching {",
         f"  max_sequence_idle_microseconds: {IDLE_SECONDS * 1_000_000}",
         f"  oldest {{ max_candidate_sequences: {SEQUENCES} }}",
-        *(f'  control_input {{ name: "{control} }}' for control in controls),
-        "}",
-        f'parameters {{ key: "reset_every" value {{ string_value: "{interface.reset_every or "never"}" }} }}',
-        "instance_group [{ kind: KIND_CPU count: 1 }]",
-    )
-
-
-def _onnxruntime_config(name: str, interface: Manifest) -> str:
-    inputs = [_tensor(spec, _dims(spec.axes, interface, batch=True)) for spec in interface.inputs]
-    outputs = [_output(spec, interface, batch=True) for spec in interface.outputs]
-    return _lines(
-        f"name: {pbtxt_string(name)}",
-        'backend: "onnxruntime"',
-        "max_batch_size: 0",
-        *_list("input", inputs),
-        *_list("output", outputs),
-        "sequence_batching {",
-        f"  max_sequence_idle_microseconds: {IDLE_SECONDS * 1_000_000}",
-        f"  oldest {{ max_candidate_sequences: {SEQUENCES} }}",
-        *(each for state in interface.states for each in _state(state, interface)),
-        "}",
-    )
+    ]
+    if plain:
+        lines += [*(each for state in interface.states for each in _state(state, interface)), "}"]
+    else:
+        every = interface.reset_every or "never"
+        lines += [
+            *(f'  control_input {{ name: "{control} }}' for control in _CONTROLS),
+            "}",
+            f'parameters {{ key: "reset_every" value {{ string_value: "{every}" }} }}',
+            "instance_group [{ kind: KIND_CPU count: 1 }]",
+        ]
+    return "".join(f"{each}\n" for each in lines)
 
 
 def _state(state: StateSpec, interface: Manifest) -> list[str]:
@@ -179,21 +172,14 @@ def _dims(axes: Axes, interface: Manifest, *, batch: bool) -> list[int]:
     return dims
 
 
-def _tensor(spec: TensorSpec, dims: list[int], more: str = "") -> str:
-    return f"name: {pbtxt_string(spec.name)} data_type: TYPE_{_DTYPES[spec.dtype]} dims: {dims}{more}"
-
-
-def _output(spec: TensorSpec, interface: Manifest, *, batch: bool) -> str:
-    task = interface.task
-    labeled = task is not None and task.labels and spec.name == task.output
-    return _tensor(
-        spec, _dims(spec.axes, interface, batch=batch), ' label_filename: "labels.txt"' if labeled else ""
-    )
-
-
-def _list(name: str, entries: list[str]) -> list[str]:
-    return [f"{name} [", *(f"  {{ {entry} }}," for entry in entries[:-1]), f"  {{ {entries[-1]} }}", "]"]
-
-
-def _lines(*lines: str) -> str:
-    return "".join(f"{each}\n" for each in lines)
+def _list(name: str, specs: Sequence[TensorSpec], interface: Manifest, *, batch: bool) -> list[str]:
+    task, entries = interface.task, []
+    for spec in specs:
+        labeled = name == "output" and task is not None and task.labels and spec.name == task.output
+        label = ' label_filename: "labels.txt"' if labeled else ""
+        entries.append(
+            f"  {{ name: {pbtxt_string(spec.name)} data_type: TYPE_{_DTYPES[spec.dtype]} "
+            f"dims: {_dims(spec.axes, interface, batch=batch)}"
+            f"{label} }}"
+        )
+    return [f"{name} [", ",\n".join(entries), "]"]
