@@ -1,15 +1,37 @@
-"""What the benchmarks share: the sizes of the networks, timing in turns, tables and command lines."""
+"""What the benchmarks share: sizes of networks, timing in turns, tables, command lines, processes."""
 
 import argparse
+import logging
+import multiprocessing
 import platform
 import random
 import statistics
+import subprocess
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
-__all__ = ["CLASSES", "ROOT", "SIZES", "Call", "interleave", "parser", "print_machine", "ratio", "table"]
+import numpy as np
+
+__all__ = [
+    "CLASSES",
+    "ROOT",
+    "SIZES",
+    "Call",
+    "Times",
+    "apart",
+    "in_process",
+    "interleave",
+    "parser",
+    "print_machine",
+    "quiet",
+    "repeat",
+    "run",
+    "table",
+]
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"S": (8, 32, 1), "M": (16, 128, 1), "L": (64, 256, 2), "XL": (128, 512, 2)}
@@ -19,17 +41,43 @@ Call = Callable[[int], object]
 """Does what is timed that number of times."""
 
 
+class Times(dict[str, list[float]]):
+    """Seconds per call of each contestant, one entry per repeat."""
+
+    def us(self, name: str) -> float:
+        """Return the median in microseconds."""
+        return statistics.median(self[name]) * 1e6
+
+    def ratio(self, name: str, baseline: str) -> float:
+        """Return the median of the time divided by the baseline's in the same repeat."""
+        return statistics.median(a / b for a, b in zip(self[name], self[baseline], strict=True))
+
+    def less(self, name: str, baseline: str) -> float:
+        """Return the median difference in microseconds."""
+        return statistics.median(a - b for a, b in zip(self[name], self[baseline], strict=True)) * 1e6
+
+
+def repeat(function: Callable[..., object], *arguments: object) -> Call:
+    """Return what calls a function a number of times."""
+
+    def calls(count: int) -> None:
+        for _ in range(count):
+            function(*arguments)
+
+    return calls
+
+
 def interleave(
     calls: Mapping[str, Call], count: int, repeats: int, clock: Callable[[], float] = time.process_time
-) -> dict[str, list[float]]:
-    """Time every call ``count`` times, alternately; return seconds per call, one entry per repeat.
+) -> Times:
+    """Time every call ``count`` times, alternately.
 
     Time is by default the process's CPU time: on one thread the wall time of a quiet machine, less disturbed
     by a busy one. The order is drawn again for each repeat, so that no call always follows the same one.
     """
     for call in calls.values():
         call(max(1, count // 10))
-    times: dict[str, list[float]] = {name: [] for name in calls}
+    times = Times((name, []) for name in calls)
     rng = random.Random(4)  # noqa: S311  no secret
     for _ in range(repeats):
         for name in rng.sample(list(calls), len(calls)):
@@ -39,11 +87,6 @@ def interleave(
     return times
 
 
-def ratio(times: Mapping[str, Sequence[float]], name: str, baseline: str) -> float:
-    """Return the median over the repeats of the time divided by the baseline's in the same repeat."""
-    return statistics.median(a / b for a, b in zip(times[name], times[baseline], strict=True))
-
-
 def table(columns: Iterable[object], rows: Iterable[Iterable[object]] = ()) -> str:
     """Return a table in Markdown."""
     head = list(columns)
@@ -51,7 +94,7 @@ def table(columns: Iterable[object], rows: Iterable[Iterable[object]] = ()) -> s
     return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
 
 
-def parser(doc: str) -> argparse.ArgumentParser:
+def parser(doc: str | None) -> argparse.ArgumentParser:
     """Return a parser whose help is the script's docstring."""
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
@@ -64,3 +107,58 @@ def print_machine(*packages: str) -> None:
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
     print(f"\n{cpu['processor']} ({cpu['machine']}), {cpu['cores']} cores; {versions}", end=", ")
     print(f"Python {platform.python_version()}")
+
+
+def run(*command: object) -> str:
+    """Return what a command printed.
+
+    Raises:
+        SystemExit: it failed, with what it said.
+    """
+    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{command[0]}: {done.stderr or done.stdout}")
+    return done.stdout
+
+
+def apart(got: Any, expected: Any) -> float:
+    """Return the largest difference of two arrays, as a fraction of the expected one's largest value."""
+    if got.shape != expected.shape:
+        return float("inf")
+    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
+    return float(np.abs(got.astype(np.float64) - expected).max(initial=0.0)) / scale
+
+
+def quiet() -> None:
+    """Silence warnings and logs of exporters, and keep PyTorch to one thread."""
+    import onnxruntime
+    import torch
+
+    warnings.simplefilter("ignore")
+    logging.disable(logging.CRITICAL)
+    onnxruntime.set_default_logger_severity(4)
+    torch.set_num_threads(1)
+
+
+def in_process(task: Callable[[], Any], seconds: float = 600.0) -> tuple[Any, str]:
+    """Return the result of a task in a forked process, which may crash or hang, or how that ended."""
+    context = multiprocessing.get_context("fork")  # packages are imported once
+    receiver, sender = context.Pipe(duplex=False)
+
+    def child() -> None:
+        try:
+            sender.send((task(), ""))
+        except Exception as error:  # noqa: BLE001
+            sender.send((None, f"TRACEBACK: {type(error).__name__}: {error}"))
+
+    process = context.Process(target=child)
+    process.start()
+    sender.close()
+    try:
+        return receiver.recv() if receiver.poll(seconds) else (None, f"no result in {seconds:g} seconds")
+    except EOFError:
+        process.join()
+        return None, f"CRASH: exit code {process.exitcode}"
+    finally:
+        process.kill()
+        process.join()

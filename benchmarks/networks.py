@@ -1,10 +1,21 @@
 """Building blocks of the small networks that the benchmarks export."""
 
+from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["Layers", "OverTime"]
+__all__ = ["Chain", "Fn", "Join", "Layers", "causal", "concat", "gru", "lstm", "over_time", "planes", "skip"]
+
+
+class Chain(nn.Sequential):
+    """Layers one after the other; the input is called ``x``."""
+
+    def forward(self, x: Tensor) -> Any:
+        """Run on what the first layer takes."""
+        return super().forward(x)
 
 
 class Layers(nn.Module):
@@ -22,19 +33,80 @@ class Layers(nn.Module):
         self.before, self.layer, self.after = before or nn.Identity(), layer, after or nn.Identity()
         self.states = states
 
-    def forward(self, x: Tensor) -> Any:
-        """Run on ``x (N, L, I)``."""
-        y, state = self.layer(self.before(x))
-        return (self.after(y), state) if self.states else self.after(y)
+    def forward(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> Any:
+        """Run on ``x (N, L, I)``, packed if there are ``lengths``; a ``state`` that is given is returned."""
+        inputs = self.before(x)
+        if lengths is not None:
+            inputs = pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
+        y, last = self.layer(inputs, *(() if state is None else (state,)))
+        if lengths is not None:
+            y = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]
+        y = self.after(y)
+        if state is not None:
+            return (y, *last) if isinstance(last, tuple) else (y, last)
+        return (y, last) if self.states else y
 
 
-class OverTime(nn.Module):
-    """A layer that has time last, on ``(N, L, I)``."""
+def lstm(width: int, hidden: int, layers: int = 1) -> Layers:
+    """Return an LSTM that gives every step ``(N, L, hidden)``."""
+    return Layers(nn.LSTM(width, hidden, layers, batch_first=True))
 
-    def __init__(self, layer: nn.Module) -> None:
+
+def gru(width: int, hidden: int, layers: int = 1) -> Layers:
+    """Return a GRU that gives every step ``(N, L, hidden)``."""
+    return Layers(nn.GRU(width, hidden, layers, batch_first=True))
+
+
+class Fn(nn.Module):
+    """A function of the input, and of layers and tensors that it takes by name."""
+
+    def __init__(self, function: Callable[..., Tensor], **own: nn.Module | Tensor) -> None:
         super().__init__()
-        self.layer = layer
+        self.function, self.names = function, tuple(own)
+        for name, each in own.items():
+            if isinstance(each, (nn.Module, nn.Parameter)):
+                setattr(self, name, each)
+            else:
+                self.register_buffer(name, each)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Run on ``x (N, L, I)``."""
-        return self.layer(x.transpose(1, 2)).transpose(1, 2)
+        """Run on what the function takes."""
+        return self.function(x, **{name: getattr(self, name) for name in self.names})
+
+
+def over_time(*layers: nn.Module) -> Chain:
+    """Return layers that have time last, on ``(N, L, C)``; or time first, on ``(N, C, L)``."""
+    return Chain(Fn(lambda x: x.transpose(1, 2)), *layers, Fn(lambda y: y.transpose(1, 2)))
+
+
+def planes(*layers: nn.Module) -> Chain:
+    """Return 2-d layers over time and frequency ``(N, C, L, I)``, on ``(N, L, I)``; C and I are flattened."""
+    return Chain(Fn(lambda x: x.unsqueeze(1)), *layers, Fn(lambda y: y.permute(0, 2, 1, 3).flatten(2)))
+
+
+class Join(nn.Module):
+    """A function of what branches make of one input."""
+
+    def __init__(self, function: Callable[..., Tensor], *branches: nn.Module) -> None:
+        super().__init__()
+        self.function, self.branches = function, nn.ModuleList(branches)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Run on what the branches take."""
+        return self.function(*(branch(x) for branch in self.branches))
+
+
+def skip(*layers: nn.Module) -> Join:
+    """Return layers whose input is added to what they give."""
+    return Join(torch.add, nn.Identity(), Chain(*layers))
+
+
+def concat(axis: int, *branches: nn.Module) -> Join:
+    """Return branches whose results are concatenated."""
+    return Join(lambda *found: torch.cat(found, axis), *branches)
+
+
+def causal(width: int, channels: int, taps: int, dilation: int = 1, **options: Any) -> Chain:
+    """Return a convolution on ``(N, C, L)``, padded in front by all that it looks back at."""
+    padding = nn.ConstantPad1d(((taps - 1) * dilation, 0), 0.0)
+    return Chain(padding, nn.Conv1d(width, channels, taps, dilation=dilation, **options))

@@ -1,8 +1,8 @@
 """The work of ``lstm-edge demo``, without its display."""
 
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from importlib.resources import as_file, files
 from pathlib import Path
 from time import perf_counter_ns
@@ -18,6 +18,8 @@ from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 from .checkpoint import Run
+from .data.read import read_recordings
+from .data.recordings import Recordings
 from .deploy import deployable
 from .training.config import TrainConfig
 from .training.loop import Epoch
@@ -32,17 +34,6 @@ _LEAST_ACCURACY = 0.95
 _LEAST_STREAMED = 0.75
 """Of all steps of the long stream, those right after a change included."""
 _LARGEST_DIFFERENCE = 1e-5
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """The held-out recordings."""
-
-    x: npt.NDArray[np.float32]
-    """``(40, 100, 6)``, in the watch's own units."""
-    activities: tuple[str, ...]
-    sampling_rate: float
-    """Hertz."""
 
 
 @dataclass(frozen=True)
@@ -114,8 +105,8 @@ def _require(kept: bool, said: str) -> None:
         raise CheckFailedError(f"{said}; please report this with `lstm-edge --version`")
 
 
-def copy_recordings(folder: Path) -> HeldOut:
-    """Make ``folder``, put the recordings there, and read the held-out ones.
+def copy_recordings(folder: Path) -> Recordings:
+    """Make ``folder``, put the recordings there, and return the held-out ones.
 
     Raises:
         InputError: ``folder`` can't be made or written to.
@@ -126,9 +117,8 @@ def copy_recordings(folder: Path) -> HeldOut:
             shutil.copyfile(source, folder / DATA)
     except OSError as error:
         raise InputError(f"can't create or write to {folder}: {error.strerror}") from error
-    with np.load(folder / DATA, allow_pickle=False) as arrays:
-        test = arrays["split"] == "test"
-        return HeldOut(arrays["x"][test], tuple(map(str, arrays["y"][test])), float(arrays["sampling_rate"]))
+    found = read_recordings(folder / DATA)
+    return replace(found, series=tuple(one for one in found.series if one.split == "test"))
 
 
 def train_run(folder: Path, on_epoch: Callable[[Epoch], None]) -> Run:
@@ -161,31 +151,30 @@ def replay_recording(
         yield logits.copy(), took
 
 
-def follow_changes(stream: Stream, held_out: HeldOut, labels: Sequence[str]) -> LongStream:
+def follow_changes(stream: Stream, held_out: Recordings) -> LongStream:
     """Run all held-out recordings one after another, in random order, without a reset between them."""
-    order = np.random.default_rng(0).permutation(len(held_out.x))
-    said = [int(logits.argmax()) for logits, _ in replay_recording(stream, np.concatenate(held_out.x[order]))]
-    truth = [labels.index(held_out.activities[at]) for at in order for _ in held_out.x[at]]
+    order = np.random.default_rng(0).permutation(len(held_out.series))
+    x, y = (np.concatenate([getattr(held_out.series[at], kind) for at in order]) for kind in ("x", "y"))
+    said, truth = [int(logits.argmax()) for logits, _ in replay_recording(stream, x)], y.tolist()
     found = recognition_metrics(said, truth, [step == 0 for step in range(len(said))])
     accuracy = float(np.mean(np.equal(said, truth)))
     return LongStream(len(said), accuracy, found["events"], found["median"], found["p90"])
 
 
-def compare_steps(run: Run, stream: Stream, held_out: HeldOut) -> StreamComparison:
+def compare_steps(run: Run, stream: Stream, held_out: Recordings) -> StreamComparison:
     """Run every held-out recording step by step and compare each step with PyTorch on all samples so far."""
-    assert run.task is not None
-    replayed = [list(replay_recording(stream, recording)) for recording in held_out.x]
+    x, y = (np.stack([getattr(one, kind) for one in held_out.series]) for kind in ("x", "y"))
+    replayed = [list(replay_recording(stream, recording)) for recording in x]
     logits = np.array([[step for step, _ in steps] for steps in replayed])  # (recordings, L, C)
     times = [took for steps in replayed for _, took in steps]
     module, (_, h_0, c_0, *_), _ = deployable(run)
     zeros = [torch.zeros(len(each), len(logits), each.shape[2]) for each in (h_0, c_0)]
-    x = torch.from_numpy(held_out.x)
+    parts = [torch.from_numpy(x[:, : end + 1]) for end in range(x.shape[1])]
     with torch.no_grad(), one_thread():
-        expected = np.stack([module(x[:, : end + 1], *zeros)[0].numpy() for end in range(x.shape[1])], axis=1)
-    said = [run.task.labels[index] for index in logits[:, -1].argmax(axis=-1)]
+        expected = np.stack([module(part, *zeros)[0].numpy() for part in parts], axis=1)
     return StreamComparison(
-        correct=sum(one == other for one, other in zip(said, held_out.activities, strict=True)),
-        recordings=len(said),
+        correct=int((logits[:, -1].argmax(axis=-1) == y[:, -1]).sum()),
+        recordings=len(y),
         steps=len(times),
         max_abs=float(np.abs(logits - expected).max()),
         step_us=float(np.median(times)) / 1e3,

@@ -1,17 +1,20 @@
-"""Engines in processes of their own: other onnxruntimes, and the native engine's instruction sets."""
+"""Engines in processes of their own: other onnxruntimes, and the native engine's instruction sets.
 
+The process runs this file: a request on its standard input holds a file and calls, the result on its standard
+output has the outputs of each, or why there are none. It needs numpy and onnxruntime of any version, or the
+native engine and ``lstm_edge_runtime``.
+"""
+
+import io
 import os
 import platform
 import struct
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, BinaryIO
 
 import numpy as np
-
-from benchmarks.proof.engine_worker import pack, unpack
 
 __all__ = ["INSTRUCTION_SETS", "Engine", "EngineError", "open_engines"]
 
@@ -20,6 +23,8 @@ INSTRUCTION_SETS = {
     "aarch64": ("neon-dotprod", "neon"),
 }.get(platform.machine(), ("generic",))
 """The kernels of the native engine on this machine's architecture."""
+Arrays = Mapping[str, Any]
+Run = Callable[[Arrays], Arrays]
 
 
 class EngineError(Exception):
@@ -45,38 +50,28 @@ class Engine:
         """
         self.name = name
         self._process = subprocess.Popen(
-            [python, str(Path(__file__).with_name("engine_worker.py")), kind],
+            [python, __file__, kind],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
         )
 
-    def run(self, content: bytes, calls: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    def run(self, content: bytes, calls: Sequence[Arrays]) -> list[Arrays]:
         """Return the outputs of each call of a file.
 
         Raises:
             EngineError: the engine doesn't run it.
         """
-        arrays = {"model": np.frombuffer(content, np.uint8)}
-        for place, feeds in enumerate(calls):
-            arrays |= {f"{place}/{name}": array for name, array in feeds.items()}
-        request = pack(arrays)
         source, target = self._process.stdout, self._process.stdin
         assert source is not None
         assert target is not None
-        target.write(struct.pack("<Q", len(request)) + request)
-        target.flush()
-        header = source.read(8)
-        if not header:
+        _send(target, _flat(calls) | {"model": np.frombuffer(content, np.uint8)})
+        reply = _receive(source)
+        if reply is None:
             raise EngineError("EOFError", f"{self.name} ended with {self._process.wait()}")
-        reply = unpack(source.read(struct.unpack("<Q", header)[0]))
         if "why" in reply:
             raise EngineError(str(reply["kind"]), str(reply["why"]))
-        found: list[dict[str, Any]] = [{} for _ in calls]
-        for key, array in reply.items():
-            place, _, name = key.partition("/")
-            found[int(place)][name] = array
-        return found
+        return _nested(reply)
 
     def close(self) -> None:
         """End it."""
@@ -93,3 +88,69 @@ def open_engines(pythons: Sequence[str]) -> list[Engine]:
     for name in INSTRUCTION_SETS:
         found.append(Engine(f"native, {name}", sys.executable, "native", {"LSTM_EDGE_ISA": name}))
     return found
+
+
+def _flat(calls: Sequence[Arrays]) -> dict[str, Any]:
+    return {f"{place}/{name}": each for place, call in enumerate(calls) for name, each in call.items()}
+
+
+def _nested(arrays: Arrays) -> list[Arrays]:
+    """Return the calls that ``_flat`` took."""
+    calls: list[dict[str, Any]] = []
+    for key, array in arrays.items():
+        place, _, name = key.partition("/")
+        calls += [{} for _ in range(int(place) + 1 - len(calls))]
+        calls[int(place)][name] = array
+    return list(calls)
+
+
+def _send(target: BinaryIO, arrays: Arrays) -> None:
+    content = io.BytesIO()
+    np.savez(content, **arrays)
+    target.write(struct.pack("<Q", len(content.getvalue())) + content.getvalue())
+    target.flush()
+
+
+def _receive(source: BinaryIO) -> dict[str, Any] | None:
+    """Return the arrays that were sent; None at the end."""
+    if not (header := source.read(8)):
+        return None
+    with np.load(io.BytesIO(source.read(struct.unpack("<Q", header)[0]))) as arrays:
+        return dict(arrays)
+
+
+def _open_onnxruntime(content: bytes) -> Run:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 4
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    names = [output.name for output in session.get_outputs()]
+    return lambda feeds: dict(zip(names, session.run(names, feeds), strict=True))
+
+
+def _open_native(content: bytes) -> Run:
+    """Open a file in the native engine; the instruction set comes from the environment."""
+    from lstm_edge_runtime.manifest import KEY, Manifest
+    from lstm_edge_runtime.native.choice import compile_engine
+    from lstm_edge_runtime.onnx_reader import read_onnx
+
+    file = read_onnx(content)
+    manifest = Manifest.from_json(file.metadata[KEY])
+    engine = compile_engine(file, manifest, 1)
+    return lambda feeds: manifest.all_outputs(*engine.call(feeds))
+
+
+def _serve(open_file: Callable[[bytes], Run]) -> None:
+    """Answer until standard input ends."""
+    while (request := _receive(sys.stdin.buffer)) is not None:
+        try:
+            run = open_file(request.pop("model").tobytes())
+            reply = _flat([run(feeds) for feeds in _nested(request)])
+        except Exception as error:  # noqa: BLE001  sent to the one that asked
+            reply = {"kind": np.array(type(error).__name__), "why": np.array(str(error)[:500])}
+        _send(sys.stdout.buffer, reply)
+
+
+if __name__ == "__main__":
+    _serve(_open_native if sys.argv[1] == "native" else _open_onnxruntime)

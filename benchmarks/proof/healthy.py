@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from benchmarks.networks import OverTime
+from benchmarks.networks import Fn, Layers, over_time
 
 __all__ = ["FORMS", "Network", "draw_network"]
 
@@ -37,42 +36,27 @@ class Network:
     about: str
 
 
-class Standardized(nn.Module):
-    """Features less their mean, by their spread, as measured in training."""
-
-    def __init__(self, inputs: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", 300 * torch.randn(inputs))
-        self.register_buffer("spread", torch.rand(inputs) + 0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run on ``x (N, L, I)``."""
-        return (x - self.mean) / self.spread
-
-
-class ByRow(nn.Module):
-    """Each step's features less their own mean, by their own spread."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run on ``x (N, L, I)``."""
-        return (x - x.mean(-1, keepdim=True)) / (x.std(-1, correction=0, keepdim=True) + 1e-3)
-
-
 def _batch_norm(inputs: int) -> nn.Module:
     norm = nn.BatchNorm1d(inputs)
     norm.running_mean.normal_(0, 30)
     norm.running_var.uniform_(0.1, 9)
-    return OverTime(norm)
+    return over_time(norm)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
     "layer norm": nn.LayerNorm,
     "RMS norm": nn.RMSNorm,
     "batch norm": _batch_norm,
-    "instance norm": lambda inputs: OverTime(nn.InstanceNorm1d(inputs, affine=True)),
-    "group norm": lambda inputs: OverTime(nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)),
-    "standardized": Standardized,
-    "norm of a row": lambda _: ByRow(),
+    "instance norm": lambda inputs: over_time(nn.InstanceNorm1d(inputs, affine=True)),
+    "group norm": lambda inputs: over_time(nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)),
+    "standardized": lambda inputs: Fn(
+        lambda x, mean, spread: (x - mean) / spread,
+        mean=300 * torch.randn(inputs),
+        spread=torch.rand(inputs) + 0.1,
+    ),
+    "norm of a row": lambda _: Fn(
+        lambda x: (x - x.mean(-1, keepdim=True)) / (x.std(-1, correction=0, keepdim=True) + 1e-3)
+    ),
 }
 """What stands in front of a recurrent layer."""
 
@@ -92,36 +76,23 @@ TAILS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 """What is done with the head's output; ``x`` is the input."""
 
 
-class Recurrent(nn.Module):
+class Recurrent(Layers):
     """Stacked recurrent layers, a linear head at every step, a function at the end."""
 
-    def __init__(
-        self, layer: nn.RNNBase, outputs: int, end: str, *, states: bool, packed: bool, form: str = ""
-    ) -> None:
-        super().__init__()
-        self.layer = layer
-        self.norm = NORMS[form](layer.input_size) if form in NORMS else nn.Identity()
-        self.tail = TAILS.get(form, lambda y, _: y)
+    def __init__(self, layer: nn.RNNBase, outputs: int, end: str, form: str = "") -> None:
+        norm = NORMS[form](layer.input_size) if form in NORMS else None
         width = (layer.proj_size or layer.hidden_size) * (2 if layer.bidirectional else 1)
-        self.head = nn.Linear(width, outputs) if outputs else nn.Identity()
-        self.end = end
-        self.states, self.packed = states, packed
+        super().__init__(layer, norm, nn.Linear(width, outputs) if outputs else None)
+        self.end, self.tail = ENDS[end], TAILS.get(form, lambda y, _: y)
         self.register_buffer("scale", torch.ones(max(outputs, 1)))
         self.register_buffer("center", torch.zeros(max(outputs, 1)))
 
-    def forward(self, x: Tensor, *rest: Tensor) -> Any:
+    def forward(self, x: Tensor, lengths: Tensor | None = None, state: Any = None) -> Any:
         """Run on ``x (N, L, I)``, or ``(L, I)``, with lengths or initial states where those are inputs."""
-        if self.packed:
-            packed = pack_padded_sequence(x, rest[0], batch_first=True, enforce_sorted=False)
-            y = pad_packed_sequence(self.layer(packed)[0], batch_first=True, total_length=x.shape[1])[0]
-            return self._out(y, x)
-        if not self.states:
-            return self._out(self.layer(self.norm(x))[0], x)
-        y, after = self.layer(self.norm(x), rest if isinstance(self.layer, nn.LSTM) else rest[0])
-        return (self._out(y, x), *(after if isinstance(self.layer, nn.LSTM) else (after,)))
-
-    def _out(self, y: Tensor, x: Tensor) -> Tensor:
-        return self.tail(ENDS[self.end](self.head(y)) * self.scale + self.center, x)
+        found = super().forward(x, lengths, state)
+        y, *last = found if state is not None else (found,)
+        y = self.tail(self.end(y) * self.scale + self.center, x)
+        return (y, *last) if last else y
 
 
 def draw_network(form: str, rng: np.random.Generator, weights: np.random.Generator | None = None) -> Network:
@@ -154,21 +125,18 @@ def draw_network(form: str, rng: np.random.Generator, weights: np.random.Generat
     outputs = 0 if bare else int(rng.integers(1, 6))
     if form in ("unlike units", "squeeze"):
         outputs = 2 if form == "unlike units" else 1
-    packed = form == "lengths"
-    states = not packed and form != "unbatched" and bool(rng.random() < 0.3)
-    module = Recurrent(layer, outputs, end, states=states, packed=packed, form=form).eval()
+    states = form not in ("lengths", "unbatched") and bool(rng.random() < 0.3)
+    module = Recurrent(layer, outputs, end, form).eval()
     with torch.no_grad():
         if form in _ADJUST:
             _ADJUST[form](module, weights)
     if form == "float64":
         module = module.double()
-    return Network(
-        module, _example(module, form, weights), f"{form}: {kind}({inputs}, {width}) {options} {end}"
-    )
+    example = _example(layer, form, weights, states=states)
+    return Network(module, example, f"{form}: {kind}({inputs}, {width}) {options} {end}")
 
 
-def _example(module: Recurrent, form: str, rng: np.random.Generator) -> tuple[Tensor, ...]:
-    layer = module.layer
+def _example(layer: nn.RNNBase, form: str, rng: np.random.Generator, *, states: bool) -> tuple[Any, ...]:
     dtype = torch.float64 if form == "float64" else torch.float32
     if form == "unbatched":
         return (torch.randn(7, layer.input_size),)
@@ -179,15 +147,16 @@ def _example(module: Recurrent, form: str, rng: np.random.Generator) -> tuple[Te
         x = torch.full_like(x, float(rng.normal()))
     if form == "huge inputs":
         x = 1e15 * x
-    if module.packed:
+    if form == "lengths":
         return x, torch.tensor([7, 2, 4])
-    if not module.states:
+    if not states:
         return (x,)
     rows = layer.num_layers * (2 if layer.bidirectional else 1)
-    h_0 = torch.zeros(rows, 3, layer.proj_size or layer.hidden_size, dtype=dtype)
-    return (
-        (x, h_0, torch.zeros(rows, 3, layer.hidden_size, dtype=dtype)) if layer.mode == "LSTM" else (x, h_0)
+    h_0, c_0 = (
+        torch.zeros(rows, 3, width, dtype=dtype)
+        for width in (layer.proj_size or layer.hidden_size, layer.hidden_size)
     )
+    return x, None, (h_0, c_0) if layer.mode == "LSTM" else h_0
 
 
 def _scale(low: float, high: float) -> Callable[[Recurrent, np.random.Generator], None]:
@@ -220,20 +189,20 @@ def _leak(module: Recurrent, rng: np.random.Generator) -> None:
 
 def _head(weight: float, low: float, high: float) -> Callable[[Recurrent, np.random.Generator], None]:
     def adjust(module: Recurrent, rng: np.random.Generator) -> None:
-        module.head.weight *= weight
-        module.head.bias += float(rng.uniform(low, high))
+        module.after.weight *= weight
+        module.after.bias += float(rng.uniform(low, high))
 
     return adjust
 
 
 def _tiny(module: Recurrent, rng: np.random.Generator) -> None:
-    for parameter in module.head.parameters():
+    for parameter in module.after.parameters():
         parameter *= 10.0 ** rng.uniform(-9, -3)
 
 
 def _zero(module: Recurrent, rng: np.random.Generator) -> None:
-    channel = int(rng.integers(len(module.head.bias)))
-    module.head.weight[channel], module.head.bias[channel] = 0.0, 0.0
+    channel = int(rng.integers(len(module.after.bias)))
+    module.after.weight[channel], module.after.bias[channel] = 0.0, 0.0
 
 
 def _units(module: Recurrent, _rng: np.random.Generator) -> None:

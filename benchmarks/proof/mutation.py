@@ -28,9 +28,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -40,7 +38,14 @@ from benchmarks.common import parser, print_machine, table
 from benchmarks.proof.mutation_kinds import KINDS, Draft, Kind, NotApplicableError
 from benchmarks.proof.mutation_networks import NETWORKS
 from lstm_edge_exporters import export
-from lstm_edge_exporters.numerics.cases import CaseGenerator, Procedure, in_chunks, whole
+from lstm_edge_exporters.numerics.cases import (
+    CaseGenerator,
+    Procedure,
+    full_length,
+    in_chunks,
+    whole,
+    with_padding,
+)
 from lstm_edge_exporters.numerics.compare import Expected, expected, fixed_axes
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
@@ -79,10 +84,8 @@ class Mutant:
     """One spoiled file and what became of it."""
 
     network: str
-    group: str
-    kind: str
-    contract: bool
-    unread: bool
+    name: str
+    """Of its class."""
     draw: int
     moved: float
     """The largest difference in float64 as a fraction of its element's range; infinite if it does not run."""
@@ -92,9 +95,14 @@ class Mutant:
     """By mode that was run the group or error that found it; empty where none did."""
 
     @property
+    def kind(self) -> Kind:
+        """Its class."""
+        return next(kind for kind in KINDS if kind.name == self.name)
+
+    @property
     def differs(self) -> bool:
         """Whether it must be found."""
-        return self.contract or self.moved >= DIFFERS or self.limits > _LIMITS
+        return self.kind.contract or self.moved >= DIFFERS or self.limits > _LIMITS
 
 
 @dataclass
@@ -157,18 +165,12 @@ class Bench:
         if judged is None:
             return None
         self.path.write_bytes(content)
-        mutant = Mutant(self.name, kind.group, kind.name, kind.contract, kind.unread, draw, *judged, {})
-        if mutant.differs:
-            self.validate(mutant, modes)
+        mutant = Mutant(self.name, kind.name, draw, *judged, {})
+        for mode in modes if mutant.differs else ():
+            if mode != "file" or kind.contract:
+                known = mutant.found.get("quick", "") if mode == "full" else ""
+                mutant.found[mode] = known or self.find(mode, contract=kind.contract)
         return mutant
-
-    def validate(self, mutant: Mutant, modes: Sequence[str]) -> None:
-        """Run the modes that say something of a mutant."""
-        for mode in modes:
-            if mode == "file" and not mutant.contract:
-                continue
-            known = mutant.found.get("quick", "") if mode == "full" else ""
-            mutant.found[mode] = known or self.find(mode, contract=mutant.contract)
 
     def find(self, mode: str, *, contract: bool) -> str:
         """Return what is found on the file as it stands; empty where nothing is."""
@@ -177,14 +179,10 @@ class Bench:
                 with load(self.path, device="cpu", threads=1) as model:
                     return "" if model.selftest().ok else "selftest"
             file = open_file(self.path)
-            against = None
+            against = None if mode == "alone" else self.reference
             if mode == "file":
                 against = against_file(self.healthy, file)
-            elif mode != "alone":
-                against = self.reference
-            config = ValidateConfig(quick=mode != "full")
-            numeric = () if contract else _numeric(file, against, config)
-            checks = chain(numeric, _whole(file, against, config))
+            checks = _checks(file, against, ValidateConfig(quick=mode != "full"), numeric=not contract)
             return next((key for key, check in checks if check.status == "failed"), "")
         except LstmEdgeError as error:
             return type(error).__name__
@@ -192,22 +190,16 @@ class Bench:
             return f"{_CRASH} {type(error).__name__}: {error}"
 
 
-def _numeric(
-    file: ModelFile, against: ReferenceModel | None, config: ValidateConfig
+def _checks(
+    file: ModelFile, against: ReferenceModel | None, config: ValidateConfig, *, numeric: bool
 ) -> Iterator[tuple[str, Check]]:
-    """Yield the checks that run the file, each when it is asked for: what differs is found by the first."""
-    if against is not None and file.model is not None and comparable(file, against):
+    """Yield the checks of a validation; if ``numeric``, those that run the file come first."""
+    if numeric and against is not None and file.model is not None and comparable(file, against):
         subject = Subject(file, against, config)
         for key, (_, group) in GROUPS.items():
             yield from ((key, check) for check in group(subject))
-
-
-def _whole(
-    file: ModelFile, against: ReferenceModel | None, config: ValidateConfig
-) -> Iterator[tuple[str, Check]]:
-    """Yield every check of a whole validation."""
-    for group in Validation(file, against, config).groups():
-        yield from ((group.key, check) for check in group.checks)
+    for result in Validation(file, against, config).groups():
+        yield from ((result.key, check) for check in result.checks)
 
 
 def _cases(
@@ -215,38 +207,24 @@ def _cases(
 ) -> Iterator[tuple[Mapping[str, Array], Procedure, Expected]]:
     manifest, graph = reference.manifest, Graph64(onnx.load_from_string(content))
     cases = CaseGenerator.of(manifest, reference.examples, reference.values, _SEED)
-    chosen: list[tuple[dict[str, Array], Procedure]] = []
-    for place, (n, length) in enumerate(_SIZES):
-        case = cases.case(n, length, at_reset=place % 3 == 1, offset=place, full=True)
-        chosen.append((dict(case.feeds), whole))
-    loud = dict(cases.case(3, 12, at_reset=False, offset=20, full=True).feeds)
-    for spec in manifest.data_inputs:
-        if np.dtype(spec.dtype).kind == "f":
-            loud[spec.name] = loud[spec.name] * np.float32(_LOUD)
-    chosen.append((loud, whole))
-    steps = sum(_CHUNKS)
-    feeds = dict(cases.case(2, steps, at_reset=True, offset=30, full=True).feeds)
+
+    def draw(n: int, length: int, offset: int, *, at_reset: bool) -> dict[str, Array]:
+        return dict(cases.case(n, length, at_reset=at_reset, offset=offset, full=True).feeds)
+
+    chosen: list[tuple[Mapping[str, Array], Procedure]] = [
+        (draw(*size, place, at_reset=place % 3 == 1), whole) for place, size in enumerate(_SIZES)
+    ]
+    loud = draw(3, 12, 20, at_reset=False)
+    signals = [spec.name for spec in manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
+    chosen.append((loud | {name: loud[name] * np.float32(_LOUD) for name in signals}, whole))
     if manifest.lengths is not None:
-        feeds[manifest.lengths] = np.full_like(feeds[manifest.lengths], steps)
-        chosen.append((_with_nan(manifest, dict(chosen[2][0])), whole))
+        chosen.append((with_padding(manifest, chosen[2][0], np.nan), whole))
     if manifest.states and manifest.sequence is not None:
+        feeds = full_length(manifest, draw(2, sum(_CHUNKS), 30, at_reset=True))
         chosen.append((feeds, in_chunks(manifest, _CHUNKS)))
     for feeds, procedure in chosen:
         with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a size that the network refuses
             yield feeds, procedure, expected(graph, feeds, fixed_axes(manifest), procedure)
-
-
-def _with_nan(manifest: Any, feeds: dict[str, Array]) -> dict[str, Array]:
-    """Put NaN behind every row's length."""
-    lengths = feeds[manifest.lengths]
-    for spec in manifest.data_inputs:
-        batch, time_axis = manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)
-        if batch is not None and time_axis is not None and np.dtype(spec.dtype).kind == "f":
-            moved = np.moveaxis(feeds[spec.name].copy(), (batch, time_axis), (0, 1))
-            for row, length in enumerate(lengths):
-                moved[row, int(length) :] = np.nan
-            feeds[spec.name] = np.moveaxis(moved, (0, 1), (batch, time_axis))
-    return feeds
 
 
 def _range(array: Array, fixed: Sequence[int]) -> Array:
@@ -300,7 +278,7 @@ def main() -> int:
     with ProcessPoolExecutor(chosen.processes) as pool:
         mutants = [mutant for found in pool.map(run, chosen.networks) for mutant in found]
     missed = _print(mutants)
-    print(f"\n{len({m.network for m in mutants})} networks, {len({m.kind for m in mutants})} classes, "
+    print(f"\n{len({m.network for m in mutants})} networks, {len({m.name for m in mutants})} classes, "
           f"{len(mutants)} mutants, {time.perf_counter() - began:.0f} s")  # fmt: skip
     print_machine("onnxruntime", "torch")
     return int(missed)
@@ -310,8 +288,8 @@ def _print(mutants: Sequence[Mutant]) -> bool:
     """Print the shares and the survivors; return whether a target is missed."""
     groups: dict[str, list[Mutant]] = defaultdict(list)
     for mutant in mutants:
-        groups["fields that nothing reads" if mutant.unread else mutant.group].append(mutant)
-    computing = [mutant for mutant in mutants if not mutant.contract]
+        groups["fields that nothing reads" if mutant.kind.unread else mutant.kind.group].append(mutant)
+    computing = [mutant for mutant in mutants if not mutant.kind.contract]
     groups["**all that compute otherwise**"] = computing
     rows = []
     for name, found in groups.items():
@@ -330,9 +308,11 @@ def _print(mutants: Sequence[Mutant]) -> bool:
             below |= 1 - len(missed) / len(ran) < _TARGETS[mode]
             print(f"\n{mode}: {len(missed)} of {len(ran)} mutants that {kind} survived")
             for mutant in sorted(missed, key=lambda mutant: -mutant.moved):
-                about = "" if mutant.contract else f", moves {mutant.moved:.2g}, {mutant.limits:.2g} limits"
+                about = (
+                    "" if mutant.kind.contract else f", moves {mutant.moved:.2g}, {mutant.limits:.2g} limits"
+                )
                 crash = mutant.found[mode] and f" ({mutant.found[mode]})"
-                print(f"- {mutant.kind} in {mutant.network}, draw {mutant.draw}{about}{crash}")
+                print(f"- {mutant.name} in {mutant.network}, draw {mutant.draw}{about}{crash}")
     return below
 
 

@@ -5,16 +5,16 @@ A class is a function that changes a model in place (``Draft``) with the given r
 """
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_runtime.manifest import KEY, SCHEMA, Array, AxisRange, Manifest, Task, TensorSpec
+from lstm_edge_runtime.manifest import KEY, SCHEMA, Array, AxisRange, Manifest, TensorSpec
 
 __all__ = ["KINDS", "Draft", "Kind", "NotApplicableError"]
 
@@ -31,6 +31,11 @@ class NotApplicableError(Exception):
 def _require(applicable: object) -> None:
     if not applicable:
         raise NotApplicableError
+
+
+def _pick(found: Sequence[Any], rng: Rng) -> Any:
+    _require(found)
+    return found[rng.integers(len(found))]
 
 
 class Draft:
@@ -55,15 +60,10 @@ class Draft:
         self.model.metadata_props.add(key=KEY, value=text)
         return bytes(self.model.SerializeToString())
 
-    def claim(self, **fields: Any) -> None:
-        """Change fields of the manifest."""
-        self.manifest = self.manifest._replace(**fields)
-
     def node(self, rng: Rng, *kinds: str, ways: int = 0) -> onnx.NodeProto:
         """Return one node of these kinds, with that number of directions if it matters."""
-        found = [node for node in self.graph.node if node.op_type in kinds and ways in (0, _directions(node))]
-        _require(found)
-        return found[rng.integers(len(found))]
+        nodes = (node for node in self.graph.node if node.op_type in kinds)
+        return _pick([node for node in nodes if ways in (0, _directions(node))], rng)
 
     def change(self, name: str, how: Callable[[Array], Array]) -> None:
         """Replace an initializer by ``how(array)``."""
@@ -90,8 +90,7 @@ class Draft:
             for name in node.input[places[node.op_type]]
             if name in sizes and (what != "embedding" or sizes[name] == 2)
         ]
-        _require(found)
-        return found[rng.integers(len(found))]
+        return _pick(found, rng)
 
     def fresh(self) -> str:
         """Return a name that is not used."""
@@ -141,40 +140,38 @@ class Draft:
         nodes[-1].output[0] = name
         self.graph.node.extend(nodes)
 
-    def signal(self, dtype: str = "float32") -> TensorSpec:
-        """Return the first float input that is no state."""
-        return self._first(lambda spec: spec.dtype == dtype)
+    def find(self, what: str, rng: Rng) -> TensorSpec:
+        """Return a tensor: a state coming in or going out, an output that is none, or an input.
 
-    def along(self, role: str) -> tuple[TensorSpec, int]:
-        """Return the first input with a time axis (``sequence``) or a batch axis, and the axis's place."""
-        axis = getattr(self.manifest, role)
-        spec = self._first(lambda spec: axis in spec.axes and (role == "sequence" or len(spec.axes) > 1))
-        return spec, spec.axes.index(axis)
-
-    def _first(self, suits: Callable[[TensorSpec], bool]) -> TensorSpec:
-        found = [spec for spec in self.manifest.inputs if suits(spec)]
+        Inputs: the lengths, the first ``float`` one, the first one with steps (``sequence``) or rows
+        (``batch``).
+        """
+        m = self.manifest
+        if what in ("state in", "state out"):
+            state = self.state(rng)
+            return TensorSpec(state.input if what == "state in" else state.output, state.dtype, state.axes)
+        if what == "output":
+            return _pick(m.outputs, rng)
+        suits: dict[str, Callable[[TensorSpec], bool]] = {
+            "lengths": lambda spec: spec.name == m.lengths,
+            "float": lambda spec: spec.dtype == "float32",
+            "sequence": lambda spec: m.sequence in spec.axes,
+            "batch": lambda spec: m.batch in spec.axes and len(spec.axes) > 1,
+        }
+        found = list(filter(suits[what], m.inputs))
         _require(found)
         return found[0]
 
-    def lengths(self) -> str:
-        """Return the name of the lengths."""
-        _require(self.manifest.lengths)
-        return str(self.manifest.lengths)
-
     def state(self, rng: Rng) -> Any:
         """Return one of the states."""
-        _require(self.manifest.states)
-        return self.manifest.states[rng.integers(len(self.manifest.states))]
+        return _pick(self.manifest.states, rng)
 
-    def alike(self) -> tuple[Any, Any]:
-        """Return two states of the same axes."""
+    def exchange(self, side: str) -> dict[str, str]:
+        """Return the names of two states of the same axes, ``input`` or ``output``, each for the other."""
         pairs = [pair for pair in combinations(self.manifest.states, 2) if pair[0].axes == pair[1].axes]
         _require(pairs)
-        return pairs[0]
-
-    def output(self, rng: Rng) -> TensorSpec:
-        """Return one of the outputs that are no states."""
-        return self.manifest.outputs[rng.integers(len(self.manifest.outputs))]
+        one, two = (getattr(state, side) for state in pairs[0])
+        return {one: two, two: one}
 
     @property
     def golden(self) -> Any:
@@ -218,20 +215,46 @@ def _exchange_two(size: int, rng: Rng) -> Array:
     return order
 
 
-def _channels(spec: TensorSpec) -> int:
-    """Return the size of the last axis, at least 2."""
-    width = spec.axes[-1]
-    if not isinstance(width, int) or width < 2:
-        raise NotApplicableError
-    return width
+class Place(NamedTuple):
+    """The tensor that an expression replaces."""
+
+    draft: Draft
+    rng: Rng
+    spec: TensorSpec
+
+    @property
+    def recorded(self) -> Array:
+        """The tensor in the golden case."""
+        golden = self.draft.golden
+        return {**golden.inputs, **golden.outputs}[self.spec.name]
+
+    def axis(self, role: str) -> int:
+        """Return the place of the axis of rows (``batch``) or steps (``sequence``)."""
+        return self.spec.axes.index(getattr(self.draft.manifest, role))
+
+    def size(self, axis: int) -> int:
+        """Return the size of an axis that has at least 2."""
+        size = self.spec.axes[axis]
+        _require(isinstance(size, int) and size >= 2)
+        return int(size)
+
+
+def _replace(what: str, *expression: Any) -> Spoil:
+    """Replace a tensor (``Draft.find``) by an expression, or by what a function of its ``Place`` gives."""
+
+    def spoil(draft: Draft, rng: Rng) -> None:
+        place = Place(draft, rng, draft.find(what, rng))
+        replace = draft.replace_output if what in ("output", "state out") else draft.replace_input
+        replace(place.spec.name, expression[0](place) if callable(expression[0]) else expression)
+
+    return spoil
 
 
 def _set(node: onnx.NodeProto, **attributes: Any) -> None:
     kept = [each for each in node.attribute if each.name not in attributes]
+    made = [helper.make_attribute(name, value) for name, value in attributes.items()]
     del node.attribute[:]
-    node.attribute.extend(
-        [*kept, *(helper.make_attribute(name, value) for name, value in attributes.items())]
-    )
+    node.attribute.extend([*kept, *made])
 
 
 def _directions(node: onnx.NodeProto) -> int:
@@ -241,7 +264,7 @@ def _directions(node: onnx.NodeProto) -> int:
 # Weights
 
 
-def _whole_weight(what: str, change: Callable[[Array, Rng], Array]) -> Spoil:
+def _on_weight(what: str, change: Callable[[Array, Rng], Array]) -> Spoil:
     return lambda draft, rng: draft.change(draft.weight(rng, what), lambda array: change(array, rng))
 
 
@@ -276,15 +299,9 @@ def _sparse(array: Array, rng: Rng) -> Array:
     return array
 
 
-def _half_bias(draft: Draft, rng: Rng) -> None:
-    half = int(rng.integers(2))
-
-    def drop(bias: Array) -> Array:
-        width = bias.shape[1] // 2
-        bias[:, half * width : (half + 1) * width] = 0
-        return bias
-
-    draft.change(draft.weight(rng, "B"), drop)
+def _half(array: Array, rng: Rng) -> Array:
+    np.split(array, 2, axis=1)[rng.integers(2)][:] = 0
+    return array
 
 
 def _all_half(draft: Draft, _: Rng) -> None:
@@ -296,7 +313,6 @@ def _all_half(draft: Draft, _: Rng) -> None:
 def _one_ulp(draft: Draft, rng: Rng) -> None:
     """Any float tensor, weights of recurrent nodes, heads and norms alike, and any element that is not 0."""
     floats = [each for each in draft.graph.initializer if each.data_type == TensorProto.FLOAT]
-    name = floats[rng.integers(len(floats))].name
 
     def moved(array: Array) -> Array:
         places = np.flatnonzero(array)
@@ -305,7 +321,7 @@ def _one_ulp(draft: Draft, rng: Rng) -> None:
         array.reshape(-1)[place] = np.nextafter(array.reshape(-1)[place], np.float32(np.inf))
         return array
 
-    draft.change(name, moved)
+    draft.change(_pick(floats, rng).name, moved)
 
 
 _CHANGES: dict[str, Callable[[Array, Rng], Array]] = {
@@ -320,25 +336,20 @@ _CHANGES: dict[str, Callable[[Array, Rng], Array]] = {
     "to 8 bits": lambda array, _: _round_to_bits(array, 8),
     "noise of 1e-4": lambda array, rng: array * (1 + 1e-4 * rng.standard_normal(array.shape)),
 }
-_ONE_WEIGHT = {
-    f"one {what} off by {amount:g}": _whole_weight(what, _off_by(amount))
-    for what in ("W", "R", "B", "head", "head bias", "embedding")
-    for amount in (0.3, 1e-2, 1e-3, 1e-4)
-}
-_A_WEIGHT = {
-    f"{what} {name}": _whole_weight(what, change)
-    for what in ("W", "R", "B", "head", "head bias")
-    for name, change in _CHANGES.items()
-}
-_SOME_WEIGHTS: dict[str, Spoil] = {
-    "square head transposed": _whole_weight("head", _transpose),
-    "first embedding row changed": _whole_weight(
-        "embedding", lambda a, _: np.concatenate([a[:1] + 0.5, a[1:]])
-    ),
-    "last embedding row changed": _whole_weight(
+_TENSORS = ("W", "R", "B", "head", "head bias")
+_WEIGHT_KINDS: dict[str, Spoil] = {
+    **{
+        f"one {what} off by {amount:g}": _on_weight(what, _off_by(amount))
+        for what in (*_TENSORS, "embedding")
+        for amount in (0.3, 1e-2, 1e-3, 1e-4)
+    },
+    **{f"{what} {name}": _on_weight(what, change) for what in _TENSORS for name, change in _CHANGES.items()},
+    "square head transposed": _on_weight("head", _transpose),
+    "first embedding row changed": _on_weight("embedding", lambda a, _: np.concatenate([a[:1] + 0.5, a[1:]])),
+    "last embedding row changed": _on_weight(
         "embedding", lambda a, _: np.concatenate([a[:-1], a[-1:] + 0.5])
     ),
-    "half of the bias dropped": _half_bias,
+    "half of the bias dropped": _on_weight("B", _half),
     "every float to fp16": _all_half,
 }
 
@@ -386,19 +397,23 @@ def _before_reset(draft: Draft, rng: Rng) -> None:
     _set(node, linear_before_reset=1 - now)
 
 
-_SWAPPED_GATES = {
-    f"{op} gates {letters[one]} and {letters[two]} exchanged{where}": _on_gates(op, _swap(one, two), only)
-    for op, letters in _GATES.items()
-    for one, two in combinations(range(len(letters)), 2)
-    for only, where in (("WRB", ""), ("W", " in W"), ("R", " in R"), ("B", " in B"))
-}
-_NUDGED_GATES = {
-    f"{op} bias of {'one unit of ' if unit else ''}gate {letter} off by {amount:g}": _on_gates(
-        op, _nudge(gate, amount, unit), "B"
-    )
-    for op, letters in _GATES.items()
-    for gate, letter in enumerate(letters)
-    for amount, unit in ((1e-4, False), (1e-4, True), (1e-2, True), (1.0, False))
+_GATE_KINDS: dict[str, Spoil] = {
+    **{
+        f"{op} gates {letters[one]} and {letters[two]} exchanged{where}": _on_gates(op, _swap(one, two), only)
+        for op, letters in _GATES.items()
+        for one, two in combinations(range(len(letters)), 2)
+        for only, where in (("WRB", ""), ("W", " in W"), ("R", " in R"), ("B", " in B"))
+    },
+    **{
+        f"{op} bias of {'one unit of ' if unit else ''}gate {letter} off by {amount:g}": _on_gates(
+            op, _nudge(gate, amount, unit), "B"
+        )
+        for op, letters in _GATES.items()
+        for gate, letter in enumerate(letters)
+        for amount, unit in ((1e-4, False), (1e-4, True), (1e-2, True), (1.0, False))
+    },
+    "linear_before_reset turned": _before_reset,
+    "input_forget set": lambda d, r: _set(d.node(r, "LSTM"), input_forget=1),
 }
 
 # Activations, norms and directions
@@ -425,28 +440,35 @@ def _become(before: str, after: str) -> Spoil:
 
 
 _USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
-_ACTIVATIONS = {
-    f"{op} {function} {place} is {other}": _activation(op, usual, place, other)
-    for op, usual in _USUAL.items()
-    for place, function in enumerate(usual)
-    for other in ("HardSigmoid" if function == "Sigmoid" else "Sigmoid", "Relu", "Softsign")
-}
-_CLIPS: dict[str, Spoil] = {
-    f"gates clipped at {clip:g}": lambda d, r, c=clip: _set(d.node(r, *_RECURRENT), clip=c)
-    for clip in (0.5, 2.0, 10.0)
-}
-_BECOMES = (
-    "Relu LeakyRelu, Relu Identity, Sigmoid HardSigmoid, Tanh Softsign, Softmax Sigmoid, LogSoftmax Softmax"
-)
-_HEADS = {
-    f"{before} of the head is {after}": _become(before, after)
-    for before, after in map(str.split, f"{_BECOMES}, Elu Selu, Gelu Relu".split(", "))
+_BECOMES = {
+    "Relu": "LeakyRelu Identity", "Sigmoid": "HardSigmoid", "Tanh": "Softsign", "Softmax": "Sigmoid",
+    "LogSoftmax": "Softmax", "Elu": "Selu", "Gelu": "Relu",
+}  # fmt: skip
+_ACTIVATIONS: dict[str, Spoil] = {
+    **{
+        f"{op} {function} {place} is {other}": _activation(op, usual, place, other)
+        for op, usual in _USUAL.items()
+        for place, function in enumerate(usual)
+        for other in ("HardSigmoid" if function == "Sigmoid" else "Sigmoid", "Relu", "Softsign")
+    },
+    **{
+        f"gates clipped at {clip:g}": lambda d, r, c=clip: _set(d.node(r, *_RECURRENT), clip=c)
+        for clip in (0.5, 2.0, 10.0)
+    },
+    **{
+        f"{op} of the head is {other}": _become(op, other)
+        for op, others in _BECOMES.items()
+        for other in others.split()
+    },
 }
 _EPSILONS: dict[str, Spoil] = {
-    f"epsilon of a norm {eps:g}": lambda d, r, e=eps: _set(
-        d.node(r, "LayerNormalization", "BatchNormalization"), epsilon=e
-    )
-    for eps in (1e-2, 1e-4, 1e-7)
+    **{
+        f"epsilon of a norm {eps:g}": lambda d, r, e=eps: _set(
+            d.node(r, "LayerNormalization", "BatchNormalization"), epsilon=e
+        )
+        for eps in (1e-2, 1e-4, 1e-7)
+    },
+    "softmax over another axis": lambda d, r: _set(d.node(r, "Softmax", "LogSoftmax"), axis=1),
 }
 
 
@@ -474,17 +496,9 @@ _DIRECTIONS: dict[str, Spoil] = {
     },
 }
 
-# States
+# States, sizes, lengths and values
 
-_HALF = ("Cast", ("Cast", "$", {"to": TensorProto.FLOAT16}), {"to": TensorProto.FLOAT})
-
-
-def _state_in(*expression: Any) -> Spoil:
-    return lambda draft, rng: draft.replace_input(draft.state(rng).input, expression)
-
-
-def _state_out(*expression: Any) -> Spoil:
-    return lambda draft, rng: draft.replace_output(draft.state(rng).output, expression)
+_FP16 = ("Cast", ("Cast", "$", {"to": TensorProto.FLOAT16}), {"to": TensorProto.FLOAT})
 
 
 def _not_carried(draft: Draft, rng: Rng) -> None:
@@ -493,87 +507,28 @@ def _not_carried(draft: Draft, rng: Rng) -> None:
     draft.graph.node.append(helper.make_node("Identity", [state.input], [state.output]))
 
 
-def _exchange(names: dict[str, str]) -> dict[str, str]:
-    return {**names, **{after: before for before, after in names.items()}}
+def _bake(role: str) -> Spoil:
+    """Fix an axis of an input at the golden case's size."""
+
+    def shape(place: Place) -> list[int]:
+        free = [-1 if isinstance(each, str) else each for each in place.spec.axes]
+        free[place.axis(role)] = place.recorded.shape[place.axis(role)]
+        return free
+
+    return _replace(role, lambda place: ("Reshape", "$", shape(place)))
 
 
-def _exchanged_inputs(draft: Draft, _: Rng) -> None:
-    one, two = draft.alike()
-    draft.rename(_exchange({one.input: two.input}))
-
-
-def _exchanged_outputs(draft: Draft, _: Rng) -> None:
-    one, two = draft.alike()
-    draft.rename(_exchange({one.output: two.output}), inputs=False, outputs=True)
-
-
-def _exchanged_layers(draft: Draft, rng: Rng) -> None:
-    state = draft.state(rng)
-    layers = state.axes[0]
-    _require(isinstance(layers, int) and layers >= 2)
-    draft.replace_input(state.input, ("Gather", "$", list(range(layers))[::-1], {"axis": 0}))
-
-
-def _first_rows_state(draft: Draft, rng: Rng) -> None:
-    state = draft.state(rng)
-    _require(draft.manifest.batch in state.axes)
-    axis = state.axes.index(draft.manifest.batch)
-    draft.replace_input(state.input, ("Expand", ("Gather", "$", [0], {"axis": axis}), ("Shape", "$")))
-
-
-_STATES: dict[str, Spoil] = {
-    "state output is what came in": _not_carried,
-    "state input ignored": _state_in("Mul", "$", 0.0),
-    "state input times 0.999": _state_in("Mul", "$", 0.999),
-    "state output times 1.0001": _state_out("Mul", "$", 1.0001),
-    "state output plus 1e-4": _state_out("Add", "$", 1e-4),
-    "state output zeroed": _state_out("Mul", "$", 0.0),
-    "state input clipped at 1": _state_in("Clip", "$", -1.0, 1.0),
-    "state input in fp16": _state_in(*_HALF),
-    "two state inputs exchanged": _exchanged_inputs,
-    "two state outputs exchanged": _exchanged_outputs,
-    "layers of a state exchanged": _exchanged_layers,
-    "state of row 0 for every row": _first_rows_state,
-}
-
-# Sizes and lengths
-
-
-def _baked(role: str) -> Spoil:
-    def spoil(draft: Draft, _: Rng) -> None:
-        spec, axis = draft.along(role)
-        shape = [-1 if isinstance(each, str) else each for each in spec.axes]
-        shape[axis] = draft.golden.inputs[spec.name].shape[axis]
-        draft.replace_input(spec.name, ("Reshape", "$", shape))
-
-    return spoil
-
-
-def _only_first(steps: int) -> Spoil:
-    def spoil(draft: Draft, _: Rng) -> None:
-        spec, axis = draft.along("sequence")
-        draft.replace_input(spec.name, ("Slice", "$", [0], [steps], [axis]))
-
-    return spoil
-
-
-def _reversed_steps(draft: Draft, _: Rng) -> None:
-    spec, axis = draft.along("sequence")
-    draft.replace_input(spec.name, ("Slice", "$", [-1], [np.iinfo(np.int64).min + 1], [axis], [-1]))
-
-
-def _mixed(draft: Draft, _: Rng) -> None:
-    spec, axis = draft.along("batch")
-    _require(spec.dtype == "float32")
-    draft.replace_input(spec.name, ("Add", "$", ("Mul", ("ReduceMean", "$", [axis]), 1e-3)))
+def _mix_rows(place: Place) -> Any:
+    _require(place.spec.dtype == "float32")
+    return "Add", "$", ("Mul", ("ReduceMean", "$", [place.axis("batch")]), 1e-3)
 
 
 def _beyond(role: str, size: int) -> Spoil:
     """Zero the outputs if an axis of the input is longer than ``size``."""
 
-    def spoil(draft: Draft, _: Rng) -> None:
-        spec, axis = draft.along(role)
-        small = ("Less", ("Gather", ("Shape", spec.name), axis), size + 1)
+    def spoil(draft: Draft, rng: Rng) -> None:
+        place = Place(draft, rng, draft.find(role, rng))
+        small = ("Less", ("Gather", ("Shape", place.spec.name), place.axis(role)), size + 1)
         factor = draft.insert(("Cast", small, {"to": TensorProto.FLOAT}))
         for output in draft.manifest.outputs:
             draft.replace_output(output.name, ("Mul", "$", factor))
@@ -581,135 +536,150 @@ def _beyond(role: str, size: int) -> Spoil:
     return spoil
 
 
-_SIZES: dict[str, Spoil] = {
-    **{f"only the first {steps} steps are read": _only_first(steps) for steps in (12, 20, 64, 200, 512)},
-    "shape baked in, steps": _baked("sequence"),
-    "shape baked in, rows": _baked("batch"),
-    "rows mixed by a thousandth": _mixed,
-    "steps in the wrong order": _reversed_steps,
-    **{f"wrong beyond {size} steps": _beyond("sequence", size) for size in (150, 300, 900)},
-    **{f"wrong beyond {size} rows": _beyond("batch", size) for size in (5, 20, 128)},
-}
-
-
-def _on_lengths(*expression: Any) -> Spoil:
-    return lambda draft, _: draft.replace_input(draft.lengths(), expression)
-
-
 def _deaf(draft: Draft, rng: Rng) -> None:
-    draft.lengths()
+    _require(draft.manifest.lengths)
     node = draft.node(rng, *_RECURRENT)
     _require(len(node.input) > 4 and node.input[4])
     node.input[4] = ""
 
 
-def _leak(draft: Draft, _: Rng) -> None:
-    draft.lengths()
-    leak = draft.insert(("Mul", ("ReduceSum", draft.signal().name, {"keepdims": 0}), 0.0))
+def _leak(draft: Draft, rng: Rng) -> None:
+    _require(draft.manifest.lengths)
+    leak = draft.insert(("Mul", ("ReduceSum", draft.find("float", rng).name, {"keepdims": 0}), 0.0))
     draft.replace_output(draft.manifest.outputs[0].name, ("Add", "$", leak))
 
 
+def _clip(place: Place) -> Any:
+    bound = 100 * float(np.abs(place.recorded).max())
+    return "Clip", "$", -bound, bound
+
+
+def _exchange_channels(place: Place) -> Any:
+    return "Gather", "$", _exchange_two(place.size(-1), place.rng), {"axis": len(place.spec.axes) - 1}
+
+
+def _scale_channel(value: float) -> Spoil:
+    def factors(place: Place) -> Array:
+        found = np.ones(place.size(-1))
+        found[int(place.rng.integers(len(found)))] = value
+        return found
+
+    return _replace("output", lambda place: ("Mul", "$", factors(place)))
+
+
+def _round(place: Place) -> Any:
+    step = 1e-3 * float(np.abs(place.recorded).max())
+    return "Mul", ("Round", ("Div", "$", step)), step
+
+
+_STATES: dict[str, Spoil] = {
+    "state output is what came in": _not_carried,
+    "state input ignored": _replace("state in", "Mul", "$", 0.0),
+    "state input times 0.999": _replace("state in", "Mul", "$", 0.999),
+    "state output times 1.0001": _replace("state out", "Mul", "$", 1.0001),
+    "state output plus 1e-4": _replace("state out", "Add", "$", 1e-4),
+    "state output zeroed": _replace("state out", "Mul", "$", 0.0),
+    "state input clipped at 1": _replace("state in", "Clip", "$", -1.0, 1.0),
+    "state input in fp16": _replace("state in", *_FP16),
+    "two state inputs exchanged": lambda d, _: d.rename(d.exchange("input")),
+    "two state outputs exchanged": lambda d, _: d.rename(d.exchange("output"), inputs=False, outputs=True),
+    "layers of a state exchanged": _replace(
+        "state in", lambda place: ("Gather", "$", list(range(place.size(0)))[::-1], {"axis": 0})
+    ),
+    "state of row 0 for every row": _replace(
+        "state in",
+        lambda place: ("Expand", ("Gather", "$", [0], {"axis": place.axis("batch")}), ("Shape", "$")),
+    ),
+}
+_SIZES: dict[str, Spoil] = {
+    **{
+        f"only the first {steps} steps are read": _replace(
+            "sequence", lambda place, end=steps: ("Slice", "$", [0], [end], [place.axis("sequence")])
+        )
+        for steps in (12, 20, 64, 200, 512)
+    },
+    "shape baked in, steps": _bake("sequence"),
+    "shape baked in, rows": _bake("batch"),
+    "rows mixed by a thousandth": _replace("batch", _mix_rows),
+    "steps in the wrong order": _replace(
+        "sequence",
+        lambda place: ("Slice", "$", [-1], [np.iinfo(np.int64).min + 1], [place.axis("sequence")], [-1]),
+    ),
+    **{f"wrong beyond {size} steps": _beyond("sequence", size) for size in (150, 300, 900)},
+    **{f"wrong beyond {size} rows": _beyond("batch", size) for size in (5, 20, 128)},
+}
 _LENGTHS: dict[str, Spoil] = {
-    "lengths one less": _on_lengths("Max", ("Sub", "$", 1), 1),
-    "lengths at most 12": _on_lengths("Min", "$", 12),
+    "lengths one less": _replace("lengths", "Max", ("Sub", "$", 1), 1),
+    "lengths at most 12": _replace("lengths", "Min", "$", 12),
     "lengths ignored by one layer": _deaf,
-    "the longest length for every row": _on_lengths(
-        "Expand", ("ReduceMax", "$", {"keepdims": 1}), ("Shape", "$")
+    "the longest length for every row": _replace(
+        "lengths", "Expand", ("ReduceMax", "$", {"keepdims": 1}), ("Shape", "$")
     ),
     "padding leaks where it is NaN": _leak,
 }
-
-# Values that come in and go out
-
-
-def _input(*expression: Any) -> Spoil:
-    return lambda draft, _: draft.replace_input(draft.signal().name, expression)
-
-
-def _output(*expression: Any) -> Spoil:
-    return lambda draft, rng: draft.replace_output(draft.output(rng).name, expression)
-
-
-def _clipped_input(draft: Draft, _: Rng) -> None:
-    name = draft.signal().name
-    bound = 100 * float(np.abs(draft.golden.inputs[name]).max())
-    draft.replace_input(name, ("Clip", "$", -bound, bound))
-
-
-def _exchanged_features(draft: Draft, rng: Rng) -> None:
-    spec = draft.signal()
-    order = _exchange_two(_channels(spec), rng)
-    draft.replace_input(spec.name, ("Gather", "$", order, {"axis": len(spec.axes) - 1}))
-
-
-def _exchanged_channels(draft: Draft, rng: Rng) -> None:
-    spec = draft.output(rng)
-    order = _exchange_two(_channels(spec), rng)
-    draft.replace_output(spec.name, ("Gather", "$", order, {"axis": len(spec.axes) - 1}))
-
-
-def _channel(value: float) -> Spoil:
-    def spoil(draft: Draft, rng: Rng) -> None:
-        spec = draft.output(rng)
-        factor = np.ones(_channels(spec))
-        factor[int(rng.integers(len(factor)))] = value
-        draft.replace_output(spec.name, ("Mul", "$", factor))
-
-    return spoil
-
-
-def _rounded_output(draft: Draft, rng: Rng) -> None:
-    name = draft.output(rng).name
-    step = 1e-3 * float(np.abs(draft.golden.outputs[name]).max())
-    draft.replace_output(name, ("Mul", ("Round", ("Div", "$", step)), step))
-
-
 _VALUES: dict[str, Spoil] = {
-    "input times 1.0001": _input("Mul", "$", 1.0001),
-    "input in fp16": _input(*_HALF),
-    "input clipped at 1,000 of its spread": _clipped_input,
-    "two features exchanged": _exchanged_features,
-    "output times 1.0001": _output("Mul", "$", 1.0001),
-    "output times -1": _output("Mul", "$", -1.0),
-    "output zeroed": _output("Mul", "$", 0.0),
-    "one channel of an output times 1.001": _channel(1.001),
-    "one channel of an output zeroed": _channel(0.0),
-    "two channels of an output exchanged": _exchanged_channels,
-    "output rounded to 1e-3 of its largest": _rounded_output,
+    "input times 1.0001": _replace("float", "Mul", "$", 1.0001),
+    "input in fp16": _replace("float", *_FP16),
+    "input clipped at 1,000 of its spread": _replace("float", _clip),
+    "two features exchanged": _replace("float", _exchange_channels),
+    "output times 1.0001": _replace("output", "Mul", "$", 1.0001),
+    "output times -1": _replace("output", "Mul", "$", -1.0),
+    "output zeroed": _replace("output", "Mul", "$", 0.0),
+    "one channel of an output times 1.001": _scale_channel(1.001),
+    "one channel of an output zeroed": _scale_channel(0.0),
+    "two channels of an output exchanged": _replace("output", _exchange_channels),
+    "output rounded to 1e-3 of its largest": _replace("output", _round),
 }
 
 # What the manifest claims
 
 
-def _fixed(role: str) -> Spoil:
+def _fix(role: str) -> Spoil:
     """Fix an axis in the graph and in the manifest."""
 
-    def spoil(draft: Draft, _: Rng) -> None:
-        spec, place = draft.along(role)
+    def spoil(draft: Draft, rng: Rng) -> None:
+        place = Place(draft, rng, draft.find(role, rng))
         m, axis = draft.manifest, str(getattr(draft.manifest, role))
-        size = draft.golden.inputs[spec.name].shape[place]
+        size = place.recorded.shape[place.axis(role)]
         sizes = {axis: size, **{f"{k}*{axis}": k * size for k in range(2, 9)}}
-
-        def fix(specs: Any) -> Any:
-            return tuple(s._replace(axes=tuple(sizes.get(each, each) for each in s.axes)) for s in specs)
-
-        draft.claim(inputs=fix(m.inputs), outputs=fix(m.outputs), states=fix(m.states))
+        fixed = {
+            what: tuple(
+                s._replace(axes=tuple(sizes.get(each, each) for each in s.axes)) for s in getattr(m, what)
+            )
+            for what in ("inputs", "outputs", "states")
+        }
         for value in (*draft.graph.input, *draft.graph.output):
             for dim in value.type.tensor_type.shape.dim:
                 if dim.dim_param == axis:
                     dim.dim_value = size
-        draft.claim(**{role: None})
+        draft.manifest = m._replace(**fixed, **{role: None})
 
     return spoil
 
 
-def _state_claim(change: Callable[[Any, Rng], Any]) -> Spoil:
+def _claim(owner: str = "", **changes: Any) -> Spoil:
+    """Change fields of the manifest, or of a part of it, to values or to functions of their owner.
+
+    Not applicable if the part is missing, or nothing changes.
+    """
+
+    def spoil(draft: Draft, _: Rng) -> None:
+        m = draft.manifest
+        part: Any = getattr(m, owner) if owner else m
+        _require(part is not None)
+        made = {name: change(part) if callable(change) else change for name, change in changes.items()}
+        new = {**part, **made} if isinstance(part, Mapping) else part._replace(**made)
+        draft.manifest = m._replace(**{owner: new}) if owner else new
+        _require(draft.manifest.to_json() != m.to_json())
+
+    return spoil
+
+
+def _claim_state(change: Callable[[Any, Rng], Any]) -> Spoil:
     def spoil(draft: Draft, rng: Rng) -> None:
-        states = list(draft.manifest.states)
-        _require(states)
-        place = int(rng.integers(len(states)))
-        states[place] = change(states[place], rng)
-        draft.claim(states=tuple(states))
+        chosen = draft.state(rng)
+        states = (change(each, rng) if each == chosen else each for each in draft.manifest.states)
+        draft.manifest = draft.manifest._replace(states=tuple(states))
 
     return spoil
 
@@ -722,186 +692,129 @@ def _one_reset(state: Any, rng: Rng) -> Any:
 
 
 def _pairs(draft: Draft, _: Rng) -> None:
-    one, two = draft.alike()
-    names = _exchange({one.output: two.output})
-    states = draft.manifest.states
-    draft.claim(states=tuple(each._replace(output=names.get(each.output, each.output)) for each in states))
+    names, m = draft.exchange("output"), draft.manifest
+    states = (each._replace(output=names.get(each.output, each.output)) for each in m.states)
+    draft.manifest = m._replace(states=tuple(states))
 
 
 def _no_state(draft: Draft, rng: Rng) -> None:
     state, m = draft.state(rng), draft.manifest
-    draft.claim(
+    draft.manifest = m._replace(
         states=tuple(each for each in m.states if each != state),
         inputs=(*m.inputs, TensorSpec(state.input, state.dtype, state.axes)),
         outputs=(*m.outputs, TensorSpec(state.output, state.dtype, state.axes)),
     )
 
 
-def _replaced(**changes: Any) -> Spoil:
-    """Change fields of the manifest to values, or to functions of it; not applicable if it is the same."""
+def _ranged(role: str, found: AxisRange) -> Spoil:
+    def ranges(m: Manifest) -> Any:
+        axis = getattr(m, role)
+        return m.ranges if axis is None else {**m.ranges, axis: found}
 
-    def spoil(draft: Draft, _: Rng) -> None:
-        m = draft.manifest
-        new = m._replace(
-            **{name: change(m) if callable(change) else change for name, change in changes.items()}
-        )
-        _require(new.to_json() != m.to_json())
-        draft.manifest = new
-
-    return spoil
-
-
-def _part(name: str, given: Callable[[Any], bool], **changes: Any) -> Spoil:
-    """Change fields of a part of the manifest, if it is there."""
-
-    def change(m: Manifest) -> Any:
-        part = getattr(m, name)
-        made = {key: change(part) if callable(change) else change for key, change in changes.items()}
-        return part._replace(**made)
-
-    return _replaced(**{name: lambda m: change(m) if given(getattr(m, name)) else getattr(m, name)})
-
-
-def _task(change: Callable[[Task], Task | None]) -> Spoil:
-    return _replaced(task=lambda m: m.task and change(m.task))
-
-
-def _signal(**changes: Any) -> Spoil:
-    return _part("signal", lambda signal: bool(signal.features), **changes)
-
-
-def _golden(**changes: Any) -> Spoil:
-    return _part("golden", lambda _: True, **changes)
-
-
-def _provenance(**changes: Any) -> Spoil:
-    return _replaced(provenance=lambda m: {**m.provenance, **changes})
-
-
-def _checkpoint(**changes: Any) -> Spoil:
-    def change(m: Manifest) -> Any:
-        rest = {name: value for name, value in m.provenance.items() if name != "checkpoint_sha256"}
-        return {**rest, **changes} if m.provenance.get("checkpoint_sha256") else m.provenance
-
-    return _replaced(provenance=change)
-
-
-def _off(arrays: dict[str, Array]) -> dict[str, Array]:
-    return {name: array + array.dtype.type(0.01) for name, array in arrays.items()}
+    return _claim(ranges=ranges)
 
 
 def _scaled(name: str, factor: float) -> Callable[[Any], Any]:
     return lambda golden: {key: factor * value for key, value in getattr(golden, name).items()}
 
 
-def _ranged(role: str, found: AxisRange) -> Spoil:
-    def spoil(draft: Draft, _: Rng) -> None:
-        axis = getattr(draft.manifest, role)
-        _require(axis is not None)
-        draft.claim(ranges={**draft.manifest.ranges, axis: found})
+def _checkpoint(**changes: str) -> Spoil:
+    """Replace or remove the checksum of the checkpoint, if there is one."""
 
-    return spoil
+    def provenance(m: Manifest) -> Any:
+        rest = {name: value for name, value in m.provenance.items() if name != "checkpoint_sha256"}
+        return rest | changes if m.provenance.get("checkpoint_sha256") else m.provenance
 
-
-def _schema(draft: Draft, _: Rng) -> None:
-    draft.schema = 0
+    return _claim(provenance=provenance)
 
 
 def _unused_int8(draft: Draft, _: Rng) -> None:
     draft.graph.initializer.append(numpy_helper.from_array(np.zeros(3, np.int8), draft.fresh()))
-    draft.claim(precision="int8")
+    draft.manifest = draft.manifest._replace(precision="int8")
 
 
 _CONTRACT: dict[str, Spoil] = {
-    "batch fixed in the graph and the manifest": _fixed("batch"),
-    "length fixed in the graph and the manifest": _fixed("sequence"),
-    "reset value 0.5": _state_claim(lambda state, _: state._replace(reset=0.5)),
-    "reset value 1e-3": _state_claim(lambda state, _: state._replace(reset=1e-3)),
-    "one element of a reset value": _state_claim(_one_reset),
+    "batch fixed in the graph and the manifest": _fix("batch"),
+    "length fixed in the graph and the manifest": _fix("sequence"),
+    "reset value 0.5": _claim_state(lambda state, _: state._replace(reset=0.5)),
+    "reset value 1e-3": _claim_state(lambda state, _: state._replace(reset=1e-3)),
+    "one element of a reset value": _claim_state(_one_reset),
     "state pairs exchanged": _pairs,
     "state declared as plain input and output": _no_state,
-    "schema 0": _schema,
+    "schema 0": lambda draft, _: setattr(draft, "schema", 0),
     "int8 by an unused tensor": _unused_int8,
-    "labels rotated": _task(lambda t: t._replace(labels=t.labels[1:] + t.labels[:1])),
-    "two labels exchanged": _task(lambda t: t._replace(labels=t.labels[:-2] + t.labels[:-3:-1])),
-    "a label renamed": _task(lambda t: t._replace(labels=(*t.labels[:-1], "other") if t.labels else ())),
-    "labels missing": _task(lambda t: t._replace(labels=())),
-    "task missing": _replaced(task=None),
-    "task is regression": _task(lambda t: t._replace(kind="regression")),
-    "task is classification": _task(lambda t: t._replace(kind="classification", units=())),
-    "units exchanged": _task(lambda t: t._replace(units=t.units[::-1])),
-    "features reversed": _signal(features=lambda s: s.features[::-1]),
-    "a feature renamed": _signal(features=lambda s: ("other", *s.features[1:])),
-    "sampling rate doubled": _signal(sampling_rate=lambda s: s.sampling_rate and 2 * s.sampling_rate),
-    "window one longer": _signal(window=lambda s: s.window and s.window + 1),
-    "precision int8": _replaced(precision="int8"),
-    "precision fp16": _replaced(precision="fp16"),
-    "called unstreamable": _replaced(
-        unstreamable=lambda m: m.unstreamable or ("so it is" if m.states else "")
+    "labels rotated": _claim("task", labels=lambda t: t.labels[1:] + t.labels[:1]),
+    "two labels exchanged": _claim("task", labels=lambda t: t.labels[:-2] + t.labels[:-3:-1]),
+    "a label renamed": _claim("task", labels=lambda t: (*t.labels[:-1], "other") if t.labels else ()),
+    "labels missing": _claim("task", labels=()),
+    "task missing": _claim(task=None),
+    "task is regression": _claim("task", kind="regression"),
+    "task is classification": _claim("task", kind="classification", units=()),
+    "units exchanged": _claim("task", units=lambda t: t.units[::-1]),
+    "features reversed": _claim("signal", features=lambda s: s.features[::-1]),
+    "a feature renamed": _claim(
+        "signal", features=lambda s: ("other", *s.features[1:]) if s.features else ()
     ),
-    "called streamable": _replaced(unstreamable=""),
-    "lengths null": _replaced(lengths=None),
-    "time axis null": _replaced(sequence=None),
-    "batch axis null": _replaced(batch=None),
-    "batch and time axis exchanged": _replaced(batch=lambda m: m.sequence, sequence=lambda m: m.batch),
-    "states said to run on behind a length": _replaced(
+    "sampling rate doubled": _claim(
+        "signal", sampling_rate=lambda s: s.sampling_rate and 2 * s.sampling_rate
+    ),
+    "window one longer": _claim("signal", window=lambda s: s.window and s.window + 1),
+    "precision int8": _claim(precision="int8"),
+    "precision fp16": _claim(precision="fp16"),
+    "called unstreamable": _claim(unstreamable=lambda m: m.unstreamable or ("so it is" if m.states else "")),
+    "called streamable": _claim(unstreamable=""),
+    "lengths null": _claim(lengths=None),
+    "time axis null": _claim(sequence=None),
+    "batch axis null": _claim(batch=None),
+    "batch and time axis exchanged": _claim(batch=lambda m: m.sequence, sequence=lambda m: m.batch),
+    "states said to run on behind a length": _claim(
         padded_states=lambda m: m.padded_states != bool(m.lengths and m.states and not m.unstreamable)
     ),
-    "golden limits of 1e9": _golden(limit=lambda g: dict.fromkeys(g.outputs, 1e9)),
-    "golden floors of 1": _golden(floor=lambda g: dict.fromkeys(g.outputs, 1.0)),
-    "golden outputs off by 0.01": _golden(outputs=lambda g: _off(g.outputs)),
+    "golden limits of 1e9": _claim("golden", limit=lambda g: dict.fromkeys(g.outputs, 1e9)),
+    "golden floors of 1": _claim("golden", floor=lambda g: dict.fromkeys(g.outputs, 1.0)),
+    "golden outputs off by 0.01": _claim(
+        "golden", outputs=lambda g: {name: each + each.dtype.type(0.01) for name, each in g.outputs.items()}
+    ),
     "checkpoint of another": _checkpoint(checkpoint_sha256="f" * 64),
-    "another opset": _provenance(opset=21),
+    "another opset": _claim("provenance", opset=21),
     "checkpoint removed": _checkpoint(),
-    "outputs reversed": _replaced(outputs=lambda m: m.outputs[::-1]),
-    "inputs reversed": _replaced(inputs=lambda m: m.inputs[::-1]),
+    "outputs reversed": _claim(outputs=lambda m: m.outputs[::-1]),
+    "inputs reversed": _claim(inputs=lambda m: m.inputs[::-1]),
     "rows from 1 to 2": _ranged("batch", AxisRange(1, 2)),
     "steps from 1 to 99": _ranged("sequence", AxisRange(1, 99)),
     "even steps only": _ranged("sequence", AxisRange(2, None, 2)),
-    "an output that counts steps": _replaced(counts=lambda m: (m.outputs[0].name,)),
-    "trained from reset": _replaced(trained=lambda m: m.trained and m.trained._replace(carry=False)),
-    "half as many resets in training": _replaced(
-        trained=lambda m: m.trained and m.trained._replace(reset=m.trained.reset / 2)
-    ),
-    "no golden case": _replaced(golden=None),
-    "no second golden case": _golden(more=()),
-    "golden limits 9.9 times too wide": _golden(limits=_scaled("limits", 9.9)),
-    "golden floors 9.9 times too wide": _golden(floor=_scaled("floor", 9.9)),
-    "golden case without limits": _golden(limits={}),
-    "golden case of zeros": _golden(inputs=_scaled("inputs", 0)),
-    "golden outputs off by a thousandth": _golden(outputs=_scaled("outputs", 1.001)),
+    "an output that counts steps": _claim(counts=lambda m: (m.outputs[0].name,)),
+    "trained from reset": _claim("trained", carry=False),
+    "half as many resets in training": _claim("trained", reset=lambda t: t.reset / 2),
+    "no golden case": _claim(golden=None),
+    "no second golden case": _claim("golden", more=()),
+    "golden limits 9.9 times too wide": _claim("golden", limits=_scaled("limits", 9.9)),
+    "golden floors 9.9 times too wide": _claim("golden", floor=_scaled("floor", 9.9)),
+    "golden case without limits": _claim("golden", limits={}),
+    "golden case of zeros": _claim("golden", inputs=_scaled("inputs", 0)),
+    "golden outputs off by a thousandth": _claim("golden", outputs=_scaled("outputs", 1.001)),
 }
 _UNREAD = {
-    "other versions": _provenance(versions={"torch": "2.0"}),
-    "a figure of the export": _replaced(equivalence=lambda m: {**m.equivalence, "max_abs": 0.5}),
-    "what was done with missing features": _signal(missing="dropped"),
-}
-_GROUPS: dict[str, tuple[Mapping[str, Spoil], ...]] = {
-    "weights": (_ONE_WEIGHT, _A_WEIGHT, _SOME_WEIGHTS),
-    "gates": (
-        _SWAPPED_GATES,
-        _NUDGED_GATES,
-        {
-            "linear_before_reset turned": _before_reset,
-            "input_forget set": lambda d, r: _set(d.node(r, "LSTM"), input_forget=1),
-        },
+    "other versions": _claim("provenance", versions={"torch": "2.0"}),
+    "a figure of the export": _claim("equivalence", max_abs=0.5),
+    "what was done with missing features": _claim(
+        "signal", missing=lambda s: "dropped" if s.features else s.missing
     ),
-    "activations": (_ACTIVATIONS, _CLIPS, _HEADS),
-    "epsilon": (
-        _EPSILONS,
-        {"softmax over another axis": lambda d, r: _set(d.node(r, "Softmax", "LogSoftmax"), axis=1)},
-    ),
-    "directions": (_DIRECTIONS,),
-    "states": (_STATES,),
-    "sizes": (_SIZES,),
-    "lengths": (_LENGTHS,),
-    "values": (_VALUES,),
-    "contract": (_CONTRACT, _UNREAD),
-    "one ULP": ({"one weight off by one unit in the last place": _one_ulp},),
 }
 KINDS = [
     Kind(group, name, spoil, contract=group == "contract", unread=name in _UNREAD)
-    for group, tables in _GROUPS.items()
-    for table in tables
+    for group, table in {
+        "weights": _WEIGHT_KINDS,
+        "gates": _GATE_KINDS,
+        "activations": _ACTIVATIONS,
+        "epsilon": _EPSILONS,
+        "directions": _DIRECTIONS,
+        "states": _STATES,
+        "sizes": _SIZES,
+        "lengths": _LENGTHS,
+        "values": _VALUES,
+        "contract": {**_CONTRACT, **_UNREAD},
+        "one ULP": {"one weight off by one unit in the last place": _one_ulp},
+    }.items()
     for name, spoil in table.items()
 ]

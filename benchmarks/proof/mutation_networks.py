@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import pack_padded_sequence
 
-from benchmarks.networks import Layers, OverTime
+from benchmarks.networks import Chain, Layers, gru, lstm, over_time
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, Scale
 from lstm_edge.deploy import deployable
@@ -33,21 +33,21 @@ def _lstm1(*, hidden: int = 12, layers: int = 1, lengths: bool = False, **option
 
 def _weather() -> Made:
     """Two values of unlike units: pascal around 101,325, and radians around 0.02."""
-    rnn, head = nn.GRU(3, 10, batch_first=True), nn.Linear(10, 2)
+    layer, head = gru(3, 10), nn.Linear(10, 2)
     with torch.no_grad():
         head.weight *= torch.tensor([[800.0], [0.02]])
         head.bias.copy_(torch.tensor([101325.0, 0.01]))
     task = Task("regression", "output", units=("Pa", "rad"))
     signal = Signal(("temperature", "humidity", "wind"), 1.0)
-    return Layers(rnn, after=head), torch.randn(3, 5, 3), ExportConfig(task=task, signal=signal)
+    return Chain(layer, head), torch.randn(3, 5, 3), ExportConfig(task=task, signal=signal)
 
 
 def _detector() -> Made:
     """Probabilities of a few in a thousand."""
-    rnn, head = nn.LSTM(6, 16, batch_first=True), nn.Linear(16, 3)
+    layer, head = lstm(6, 16), nn.Linear(16, 3)
     with torch.no_grad():
         head.bias -= 6
-    return Layers(rnn, after=nn.Sequential(head, nn.Sigmoid())), torch.randn(3, 5, 6), ExportConfig()
+    return Chain(layer, head, nn.Sigmoid()), torch.randn(3, 5, 6), ExportConfig()
 
 
 class _Packed(nn.Module):
@@ -63,39 +63,23 @@ class _Packed(nn.Module):
         return self.out(torch.cat(tuple(self.rnn(packed)[1]), -1))
 
 
-class _PackedSequence(nn.Module):
-    """A packed LSTM that gives the whole sequence; streamable, with lengths."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.LSTM(4, 9, batch_first=True)
-        self.norm = nn.LayerNorm(9)
-
-    def forward(
-        self, x: Tensor, lengths: Tensor, state: tuple[Tensor, Tensor]
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        y, (h, c) = self.rnn(packed, state)
-        return self.norm(pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]), h, c
-
-
 def _with_resets() -> Made:
-    """States that start elsewhere than at zero."""
+    """A packed LSTM that gives the whole sequence; its states start elsewhere than at zero."""
     example = (
         torch.randn(3, 5, 4),
         torch.tensor([2, 5, 3]),
         (torch.zeros(1, 3, 9), torch.zeros(1, 3, 9)),
     )
     reset = {"state_0": np.linspace(-0.5, 0.5, 9, dtype=np.float32).reshape(1, 1, 9), "state_1": 0.25}
-    return _PackedSequence().eval(), example, ExportConfig(reset=reset)
+    layers = Layers(nn.LSTM(4, 9, batch_first=True), after=nn.LayerNorm(9))
+    return layers.eval(), example, ExportConfig(reset=reset)
 
 
 def _convolved() -> Made:
     """Convolutions with batch norm over time, then an LSTM; a call's first steps look back at padding."""
     norm = nn.BatchNorm1d(8)
-    convolutions = OverTime(nn.Sequential(nn.Conv1d(3, 8, 3, padding=1), norm, nn.ELU()))
-    lstm, head = nn.LSTM(8, 10, batch_first=True), nn.Linear(10, 3)
-    net = Layers(lstm, convolutions, nn.Sequential(head, nn.Softmax(-1)))
+    convolutions = over_time(nn.Conv1d(3, 8, 3, padding=1), norm, nn.ELU())
+    net = Chain(convolutions, lstm(8, 10), nn.Linear(10, 3), nn.Softmax(-1))
     with torch.no_grad():
         norm.running_mean.uniform_(-1, 1)  # type: ignore[union-attr]
         norm.running_var.uniform_(0.05, 2)  # type: ignore[union-attr]
@@ -104,10 +88,8 @@ def _convolved() -> Made:
 
 def _tagger() -> Made:
     """Tokens in, log probabilities out, states absent from ``forward``."""
-    embed = nn.Embedding(24, 6, padding_idx=0)
-    rnn, head = nn.GRU(6, 9, num_layers=2, batch_first=True), nn.Linear(9, 5)
-    net = Layers(rnn, embed, nn.Sequential(head, nn.LogSoftmax(-1)))
-    return net, {"x": torch.randint(0, 24, (3, 5))}, ExportConfig()
+    layers = nn.Embedding(24, 6, padding_idx=0), gru(6, 9, 2), nn.Linear(9, 5), nn.LogSoftmax(-1)
+    return Chain(*layers), {"x": torch.randint(0, 24, (3, 5))}, ExportConfig()
 
 
 class _Residual(nn.Module):
@@ -137,6 +119,7 @@ class _Seq2Seq(nn.Module):
         return self.head(self.decoder(target, self.encoder(source)[1])[0])
 
 
+_PLAIN = ExportConfig()
 NETWORKS: dict[str, Callable[[], Made]] = {
     "LSTM1": _lstm1,
     "LSTM1, two layers, lengths": lambda: _lstm1(layers=2, lengths=True),
@@ -149,32 +132,21 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "packed GRU, both directions": lambda: (
         _Packed(),
         (torch.randn(3, 5, 5), torch.tensor([2, 5, 3])),
-        ExportConfig(),
+        _PLAIN,
     ),
     "packed LSTM, states that start elsewhere": _with_resets,
     "convolutions and LSTM": _convolved,
-    "RNN, residual, time first": lambda: (
-        _Residual(),
-        (torch.randn(5, 3, 7), torch.zeros(1, 3, 7)),
-        ExportConfig(),
-    ),
+    "RNN, residual, time first": lambda: (_Residual(), (torch.randn(5, 3, 7), torch.zeros(1, 3, 7)), _PLAIN),
     "RNN-relu, two layers": lambda: (
-        Layers(
-            nn.RNN(4, 8, 2, nonlinearity="relu", batch_first=True),
-            after=nn.Sequential(nn.Linear(8, 2), nn.Tanh()),
-        ),
+        Chain(Layers(nn.RNN(4, 8, 2, "relu", batch_first=True)), nn.Linear(8, 2), nn.Tanh()),
         torch.randn(3, 5, 4),
-        ExportConfig(),
+        _PLAIN,
     ),
     "LSTM, unbatched": lambda: (
         Layers(nn.LSTM(6, 5)),
         torch.randn(7, 6),
         ExportConfig(inputs={"x": ("L", 6)}),
     ),
-    "sequence to sequence": lambda: (
-        _Seq2Seq(),
-        (torch.randn(3, 5, 5), torch.randn(3, 7, 3)),
-        ExportConfig(),
-    ),
+    "sequence to sequence": lambda: (_Seq2Seq(), (torch.randn(3, 5, 5), torch.randn(3, 7, 3)), _PLAIN),
 }
 """Each makes a module, an example and a configuration; seed torch before."""

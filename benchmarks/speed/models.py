@@ -1,69 +1,65 @@
-"""Models of four sizes with random weights, as ONNX files and as the PyTorch module beside them."""
+"""Models of four sizes with random weights, as ONNX files."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from benchmarks.common import CLASSES, SIZES
 
 __all__ = ["write_model"]
 
 
-def write_model(folder: Path, size: str) -> Path:
-    """Write ``size``'s file into ``folder``: standard LSTM nodes and a linear head on the last step."""
+def write_model(
+    folder: Path,
+    size: str,
+    before: Sequence[str] = (),
+    after: Sequence[str] = ("logits = MatMul (top, head)",),
+    **arrays: np.ndarray,
+) -> Path:
+    """Write ``size``'s file into ``folder``: standard LSTM nodes and a linear head on the last step.
+
+    Args:
+        folder: where it is written, under the size's name.
+        size: of ``SIZES``.
+        before: nodes that make ``normalized`` of ``x``, in ONNX's textual syntax.
+        after: nodes that make ``logits`` of ``top``, the last step's hidden state.
+        arrays: initializers of those nodes.
+    """
     features, hidden, layers = SIZES[size]
-    rng = np.random.default_rng(0)
-    nodes = [helper.make_node("Transpose", ["x"], ["y_0"], perm=[1, 0, 2])]
-    weights: list[onnx.TensorProto] = []
-
-    def uniform(name: str, *shape: int) -> None:
-        bound = hidden**-0.5
-        weights.append(numpy_helper.from_array(rng.uniform(-bound, bound, shape).astype(np.float32), name))
-
-    entering, leaving = {}, {}
-    for state in "hc":
-        entering[state], leaving[state] = [f"{state}_0"], [f"{state}_n"]
-        if layers > 1:
-            entering[state] = [f"{state}_in_{i}" for i in range(layers)]
-            leaving[state] = [f"{state}_out_{i}" for i in range(layers)]
-            nodes.append(
-                helper.make_node("Split", [f"{state}_0"], entering[state], axis=0, num_outputs=layers)
-            )
+    several = range(layers) if layers > 1 else ()
+    entering = {name: [f"{name}_in_{i}" for i in several] or [f"{name}_0"] for name in "hc"}
+    leaving = {name: [f"{name}_out_{i}" for i in several] or [f"{name}_n"] for name in "hc"}
+    nodes = [*before, f"y_0 = Transpose <perm = [1, 0, 2]> ({'normalized' if before else 'x'})"]
+    shapes: dict[str, tuple[int, ...]] = {}
+    if several:
+        nodes += [
+            f"{', '.join(entering[k])} = Split <axis = 0, num_outputs = {layers}> ({k}_0)" for k in "hc"
+        ]
     for i in range(layers):
-        uniform(f"W{i}", 1, 4 * hidden, features if i == 0 else hidden)
-        uniform(f"R{i}", 1, 4 * hidden, hidden)
-        uniform(f"B{i}", 1, 8 * hidden)
-        inputs = [f"y_{i}", f"W{i}", f"R{i}", f"B{i}", "", entering["h"][i], entering["c"][i]]
-        outputs = [f"Y_{i}", leaving["h"][i], leaving["c"][i]]
-        nodes.append(helper.make_node("LSTM", inputs, outputs, hidden_size=hidden))
+        shapes |= {f"W{i}": (1, 4 * hidden, hidden if i else features), f"R{i}": (1, 4 * hidden, hidden)}
+        shapes[f"B{i}"] = (1, 8 * hidden)
+        inputs = f'y_{i}, W{i}, R{i}, B{i}, "", {entering["h"][i]}, {entering["c"][i]}'
+        outputs = f"Y_{i}, {leaving['h'][i]}, {leaving['c'][i]}"
+        nodes.append(f"{outputs} = LSTM <hidden_size = {hidden}> ({inputs})")
         if i + 1 < layers:
-            nodes.append(helper.make_node("Squeeze", [f"Y_{i}", "one"], [f"y_{i + 1}"]))
-    if layers > 1:
-        nodes += [helper.make_node("Concat", leaving[state], [f"{state}_n"], axis=0) for state in "hc"]
-        weights.append(numpy_helper.from_array(np.array([1]), "one"))
-    uniform("head", hidden, CLASSES)
-    weights.append(numpy_helper.from_array(np.array(layers - 1), "last"))
-    nodes.append(helper.make_node("Gather", ["h_n", "last"], ["top"], axis=0))
-    nodes.append(helper.make_node("MatMul", ["top", "head"], ["logits"]))
-    value, state_axes = helper.make_tensor_value_info, [layers, "N", hidden]
-    graph = helper.make_graph(
-        nodes,
-        size,
-        [
-            value("x", TensorProto.FLOAT, ["N", "L", features]),
-            value("h_0", TensorProto.FLOAT, state_axes),
-            value("c_0", TensorProto.FLOAT, state_axes),
-        ],
-        [
-            value("logits", TensorProto.FLOAT, ["N", CLASSES]),
-            value("h_n", TensorProto.FLOAT, state_axes),
-            value("c_n", TensorProto.FLOAT, state_axes),
-        ],
-        weights,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+            nodes.append(f"y_{i + 1} = Squeeze (Y_{i}, one)")
+    if several:
+        nodes += [f"{k}_n = Concat <axis = 0> ({', '.join(leaving[k])})" for k in "hc"]
+    nodes += ["top = Gather <axis = 0> (h_n, last)", *after]
+    state = f"float[{layers}, N, {hidden}]"
+    model = onnx.parser.parse_model(f"""
+        <ir_version: 9, opset_import: ["": 18]>
+        {size} (float[N, L, {features}] x, {state} h_0, {state} c_0)
+            => (float[N, {CLASSES}] logits, {state} h_n, {state} c_n) {{ {" ".join(nodes)} }}
+    """)
+    rng, bound = np.random.default_rng(0), hidden**-0.5
+    shapes["head"] = (hidden, CLASSES)
+    weights = {name: rng.uniform(-bound, bound, each).astype(np.float32) for name, each in shapes.items()}
+    weights |= {"last": np.array(layers - 1), **arrays} | ({"one": np.array([1])} if several else {})
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     path = folder / f"{size}.onnx"
     onnx.save(model, path)
     return path

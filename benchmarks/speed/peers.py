@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -53,20 +54,17 @@ def torch_calls(size: str, x: np.ndarray) -> dict[str, Call]:
     torch.set_num_threads(1)
     sample, zeros = torch.from_numpy(x), torch.zeros(layers, 1, hidden)
 
-    def loop_of(module: Any) -> Call:
-        def loop(count: int) -> None:
-            h = c = zeros
-            with torch.inference_mode():
-                for _ in range(count):
-                    _, h, c = module(sample, h, c)
-
-        return loop
+    def loop(module: Any, count: int) -> None:
+        h = c = zeros
+        with torch.inference_mode():
+            for _ in range(count):
+                _, h, c = module(sample, h, c)
 
     eager = Network().eval()
-    calls = {"PyTorch eager": loop_of(eager)}
+    calls = {"PyTorch eager": partial(loop, eager)}
     with contextlib.suppress(Exception), warnings.catch_warnings():  # TorchScript is deprecated
         warnings.simplefilter("ignore")
-        calls["TorchScript"] = loop_of(torch.jit.freeze(torch.jit.script(eager)))
+        calls["TorchScript"] = partial(loop, torch.jit.freeze(torch.jit.script(eager)))
     return calls
 
 

@@ -6,17 +6,16 @@ Every ratio is measured in one process, on one thread, alternately with the floa
 gives the accuracy; the weights of the other networks are random.
 """
 
-import statistics
 import tempfile
-from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from benchmarks.common import ROOT, SIZES, Call, interleave, parser, print_machine, ratio, table
+from benchmarks.common import ROOT, SIZES, Call, interleave, parser, print_machine, repeat, table
 from lstm_edge import LSTM1, train
 from lstm_edge.checkpoint import Run
 from lstm_edge.demo import TRAINING
@@ -58,36 +57,25 @@ def files_of(name: str, folder: Path) -> dict[str, Path]:
     return made
 
 
-def repeated(call: Callable[[], object]) -> Call:
-    """Return what makes a call a number of times."""
-
-    def calls(count: int) -> None:
-        for _ in range(count):
-            call()
-
-    return calls
-
-
 def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
     """Return, for each file of a size, bytes, step, chunk and load as ratios to the float file."""
     models = {variant: load(path, engine="onnxruntime", threads=1) for variant, path in paths.items()}
     x = np.random.default_rng(0).normal(size=(CHUNK, SIZES[name][0])).astype(np.float32)
     calls: dict[str, dict[str, Call]] = {"step": {}, "chunk": {}, "load": {}}
     for variant, model in models.items():
-        step, chunk = model.stream(), model.stream()
-        calls["step"][variant] = repeated(lambda s=step: s.step(x[0]))
-        calls["chunk"][variant] = repeated(lambda s=chunk: s.process(x))
-        calls["load"][variant] = repeated(lambda p=paths[variant]: load(p, engine="onnxruntime", threads=1))
+        calls["step"][variant] = repeat(model.stream().step, x[0])
+        calls["chunk"][variant] = repeat(model.stream().process, x)
+        calls["load"][variant] = repeat(partial(load, engine="onnxruntime", threads=1), paths[variant])
     found = {
         variant: {"bytes": path.stat().st_size / paths["float"].stat().st_size}
         for variant, path in paths.items()
     }
     for what, each in calls.items():
-        (seconds,) = interleave({"float": each["float"]}, 1, 5).values()
-        count = 1 if what == "load" else max(1, int(2e-3 / statistics.median(seconds)))
+        one = interleave({"float": each["float"]}, 1, 5).us("float")
+        count = 1 if what == "load" else max(1, int(2e3 / one))
         times = interleave(each, count, rounds if what != "load" else max(5, rounds // 3))
         for variant in paths:
-            found[variant][what] = ratio(times, variant, "float")
+            found[variant][what] = times.ratio(variant, "float")
     return found
 
 

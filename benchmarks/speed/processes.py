@@ -1,11 +1,11 @@
 """What needs a fresh process: the time to import and load, and the memory of many streams."""
 
-import json
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+from benchmarks.common import Times, run
 
 __all__ = ["loading_seconds", "memory_of_streams"]
 
@@ -21,7 +21,7 @@ _PLAIN = _CLOCK + (
     "print(time.perf_counter() - start)"
 )
 _MEMORY = """
-import gc, json, os, sys
+import gc, os, sys
 import numpy as np
 from lstm_edge_runtime import load
 model, kind, count, some = load(sys.argv[1], threads=1, device="cpu"), sys.argv[2], int(sys.argv[3]), 50
@@ -50,16 +50,16 @@ if kind == "objects":
 else:
     kept = ticked(count, count if kind == "at once" else some - 1)
 size = count * sum(array.nbytes for array in first.state.values())
-print(json.dumps((rss() - before) / size))
+print((rss() - before) / size)
 """
 
 
-def loading_seconds(path: Path, kinds: Sequence[str], repeats: int) -> dict[str, list[float]]:
+def loading_seconds(path: Path, kinds: Sequence[str], repeats: int) -> Times:
     """Return the time of import and load, alternately: by engine, or ``plain`` for onnxruntime alone."""
-    times: dict[str, list[float]] = {kind: [] for kind in kinds}
+    times = Times((kind, []) for kind in kinds)
     for repeat in range(repeats + 1):
         for kind, seconds in times.items():
-            taken = float(_run(_PLAIN if kind == "plain" else _OURS, path, kind))
+            taken = float(_python(_PLAIN if kind == "plain" else _OURS, path, kind))
             if repeat:  # the first fills the page cache
                 seconds.append(taken)
     return times
@@ -76,9 +76,8 @@ def memory_of_streams(path: Path, count: int, kind: str, repeats: int) -> float:
             ``Stream`` objects.
         repeats: number of processes.
     """
-    return statistics.median(json.loads(_run(_MEMORY, path, kind, count)) for _ in range(repeats))
+    return statistics.median(float(_python(_MEMORY, path, kind, count)) for _ in range(repeats))
 
 
-def _run(program: str, *arguments: object) -> str:
-    command = [sys.executable, "-I", "-c", program, *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+def _python(program: str, *arguments: object) -> str:
+    return run(sys.executable, "-I", "-c", program, *arguments)

@@ -1,6 +1,6 @@
 """Where the time of a native step goes. Run it on a quiet machine, on one core.
 
-    taskset -c 1 python -m benchmarks.speed.step limits|reading|neighbors [--repeats N] [--sizes S M]
+    taskset -c 1 python -m benchmarks.speed.step limits|reading|neighbors|int8 [--repeats N] [--sizes S M]
 
 ``limits`` compares it with the most that one core of this machine can do: a step takes at least the time of
 reading its weights once, and of its multiply-adds; both are measured by a few lines of C (``limits.c``).
@@ -12,28 +12,49 @@ any. It is of interest if the weights do not fit the core's cache (L and XL), an
 ``neighbors`` adds what people put around a recurrent layer (normalization before it; a layer of the hidden
 width with bias and activation, and softmax after it) and leaves one out at a time: the most that fusing it
 could save.
+
+``int8`` changes the weights of LSTM and GRU layers: int8 weights and quantized activations (``int8``; ``7
+bits``, which AVX2 multiplies faster), and int8 weights alone (``weights``), then the same with AVX2.
 """
 
 import ctypes
+import os
 import shutil
-import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import helper, numpy_helper
 
 import lstm_edge_runtime.native.engine as engine_module
-from benchmarks.common import CLASSES, ROOT, SIZES, Call, interleave, parser, print_machine, ratio, table
+from benchmarks.common import (
+    CLASSES,
+    ROOT,
+    SIZES,
+    Call,
+    interleave,
+    parser,
+    print_machine,
+    repeat,
+    run,
+    table,
+)
 from benchmarks.speed.models import write_model
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library
+from lstm_edge_runtime.native.program import Code, Function, ProgramWriter
 
-__all__ = ["COUNTS", "build_tools", "least_seconds", "load_on", "steps_from_c", "steps_from_python"]
+__all__ = [
+    "COUNTS",
+    "build_tools",
+    "least_seconds",
+    "load_on",
+    "open_avx2",
+    "steps_from_c",
+    "steps_from_python",
+]
 
 COUNTS = {"S": 600, "M": 300, "L": 40, "XL": 12}
 """Steps in a turn, which takes a few ms."""
@@ -59,13 +80,20 @@ READING: dict[str, tuple[Change, ...]] = {
     },
     "prefetching into the second-level cache only": (SECOND_LEVEL,),
 }
+LAYERS = {
+    "LSTM": (4, 2, (Function.SIGMOID, Function.TANH, Function.TANH)),
+    "GRU": (3, 1, (Function.SIGMOID, Function.TANH)),
+}
+"""Of each kind its gates, states and functions."""
+FORMS = {"float32": 127, "int8": 127, "7 bits": 64, "weights": 127}
+"""The largest weight of each form."""
 NEIGHBORS = ("normalization before the LSTM", "bias", "activation after the dense layer", "softmax")
 
 
 def build_tools(folder: Path) -> ctypes.CDLL:
     """Build and open ``limits.c``."""
-    target, source = folder / "limits.so", Path(__file__).with_name("limits.c")
-    subprocess.run([shutil.which("cc") or "cc", *FLAGS, source, "-o", target], check=True)
+    target = folder / "limits.so"
+    run("cc", *FLAGS, Path(__file__).with_name("limits.c"), "-o", target)
     opened = ctypes.CDLL(str(target))
     opened.multiply_add.argtypes = [ctypes.c_size_t]
     opened.make_weights.argtypes, opened.make_weights.restype = [ctypes.c_size_t], ctypes.c_void_p
@@ -77,14 +105,7 @@ def build_tools(folder: Path) -> ctypes.CDLL:
 
 def steps_from_python(model: Model, sample: np.ndarray) -> Call:
     """Return calls of ``Stream.step`` on a stream of the model."""
-    stream = model.stream()
-    stream.step(sample)
-
-    def step(count: int) -> None:
-        for _ in range(count):
-            stream.step(sample)
-
-    return step
+    return repeat(model.stream().step, sample)
 
 
 def steps_from_c(
@@ -96,6 +117,19 @@ def steps_from_c(
     handle = stream._sets.handle
     function = ctypes.cast((opened or library()).lstm_edge_step, ctypes.c_void_p)
     return lambda count: (tools.take_steps(function, handle.address, count), stream)
+
+
+def open_avx2() -> ctypes.CDLL | None:
+    """Open a copy of the library that is forced to AVX2; None if the machine has none."""
+    from lstm_edge_native import LIBRARY
+
+    with tempfile.TemporaryDirectory() as folder:
+        copy = shutil.copy(LIBRARY, Path(folder) / "avx2.so")
+        os.environ["LSTM_EDGE_ISA"] = "avx2"
+        forced = open_library(copy)
+        found = forced.lstm_edge_isa()
+        del os.environ["LSTM_EDGE_ISA"]
+    return None if found is None else forced
 
 
 def load_on(opened: ctypes.CDLL, path: Path) -> Model:
@@ -147,33 +181,23 @@ def least_seconds(tools: ctypes.CDLL, size: str) -> tuple[float, str]:
     return (by_reading, "reading") if by_reading > by_computing else (by_computing, "multiply-adds")
 
 
-def print_limits(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str]) -> None:
+def print_limits(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str], _: int) -> None:
     """Print the core's limits, and each size's step and tick compared with them."""
     peak = _peak_flops(tools)
     print(f"{library().lstm_edge_isa().decode()}; multiply-adds at most {peak / 1e9:.0f} GFLOP/s\n")
     rows = []
     for size in sizes:
-        weights = _multiply_adds(size)
+        weights, bandwidth = _multiply_adds(size), _bandwidth(tools, size)
         least, by = least_seconds(tools, size)
         model = load(write_model(folder, size), engine="native", threads=1)
         sample, count = np.zeros(SIZES[size][0], np.float32), max(20, 2_000_000 // weights)
-        inside, step = (
-            _best(lambda call=call, n=count: call(n)) / count
-            for call in (steps_from_c(tools, model, sample), steps_from_python(model, sample))
-        )
+        from_c, from_python = steps_from_c(tools, model, sample), steps_from_python(model, sample)
+        inside, step = (_best(partial(call, count)) / count for call in (from_c, from_python))
         batch, x = model.streams(64), np.zeros((64, len(sample)), np.float32)
-        ids = [batch.add() for _ in range(64)]
-        tick = _best(lambda b=batch, x=x, i=ids: b.step(x, i))
-        us = (
-            f"{least * 1e6:.2f} ({by})",
-            f"{inside * 1e6:.2f}",
-            f"{inside / least:.2f}",
-            f"{step * 1e6:.2f}",
-        )
-        of_tick = tick / (64 * 2 * weights / peak)
-        rows.append(
-            [size, f"{_bandwidth(tools, size) / 1e9:.0f}", *us, f"{tick * 1e6:.0f}", f"{of_tick:.2f}"]
-        )
+        tick = _best(partial(batch.step, x, [batch.add() for _ in range(64)]))
+        us = f"{inside * 1e6:.2f}", f"{inside / least:.2f}", f"{step * 1e6:.2f}", f"{tick * 1e6:.0f}"
+        of_tick = f"{tick / (64 * 2 * weights / peak):.2f}"
+        rows.append([size, f"{bandwidth / 1e9:.0f}", f"{least * 1e6:.2f} ({by})", *us, of_tick])
     head = "size, reads GB/s, least us (by), from C us, of the least, `step` us, tick of 64 us, of its least"
     print(table(head.split(", "), rows))
 
@@ -192,8 +216,8 @@ def build(folder: Path, changes: Iterable[Change]) -> Path:
             raise SystemExit(f"{name} contains {old!r} {text.count(old)} times, expected once")
         source.write_text(text.replace(old, new), encoding="utf-8")
     made = folder / "build"
-    for command in (["cmake", "-S", folder, "-B", made], ["cmake", "--build", made]):
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    run("cmake", "-S", folder, "-B", made)
+    run("cmake", "--build", made)
     return next(made.glob("liblstm_edge.*"))
 
 
@@ -208,60 +232,30 @@ def print_reading(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str], repeat
         path = write_model(folder, size)
         x = np.random.default_rng(1).normal(size=(256, SIZES[size][0])).astype(np.float32)
         models = {variant: load_on(each, path) for variant, each in opened.items()}
-        streams = {variant: model.stream() for variant, model in models.items()}
         steps = {each: steps_from_c(tools, models[each], x[0], opened[each]) for each in READING}
-        chunks: dict[str, Call] = {
-            each: lambda n, s=stream, x=x: [s.process(x) for _ in range(n)]
-            for each, stream in streams.items()
-        }
+        chunks = {variant: repeat(model.stream().process, x) for variant, model in models.items()}
         for calls, count in ((steps, COUNTS[size]), (chunks, 1)):
             times = interleave(calls, count, repeats)
             for each in READING:
-                us = statistics.median(times[each]) * 1e6
-                cells[each].append(f"{ratio(times, each, NONE):.2f} ({us:.0f} us)")
+                cells[each].append(f"{times.ratio(each, NONE):.2f} ({times.us(each):.0f} us)")
     head = [f"{what}, {size}" for size in sizes for what in ("step", "`process(256)`")]
     print(table(["", *head], ([variant, *row] for variant, row in cells.items())))
 
 
 def write_neighbors(folder: Path, size: str, without: str | None) -> Path:
     """Write ``size``'s network with all its neighbors but one."""
-    model = onnx.load(write_model(folder, size))
     features, hidden, _ = SIZES[size]
     rng = np.random.default_rng(1)
-
-    def constant(name: str, *shape: int) -> str:
-        values = rng.uniform(0.1, 0.2, shape).astype(np.float32)
-        model.graph.initializer.append(numpy_helper.from_array(values, name))
-        return name
-
-    nodes = list(model.graph.node)
-    del nodes[-1]  # the head
     normalization, bias, activation, softmax = NEIGHBORS
-    if without != normalization:
-        nodes[0].input[0] = "normalized"
-        nodes[:0] = [
-            helper.make_node("Sub", ["x", constant("mean", features)], ["centered"]),
-            helper.make_node("Div", ["centered", constant("deviation", features)], ["normalized"]),
-        ]
-    behind = [
-        ("", "MatMul", [constant("dense", hidden, hidden)]),
-        (bias, "Add", [constant("bias", hidden)]),
-        (activation, "Relu", []),
-        ("", "MatMul", ["head"]),
-        (softmax, "Softmax", []),
-    ]
-    value = "top"
-    for neighbor, operator, weights in behind:
-        if neighbor and neighbor == without:
-            continue
-        nodes.append(helper.make_node(operator, [value, *weights], [f"after {value}"]))
-        value = f"after {value}"
-    nodes[-1].output[0] = "logits"
-    del model.graph.node[:]
-    model.graph.node.extend(nodes)
-    path = folder / f"{size} without {without}.onnx"
-    onnx.save(model, path)
-    return path
+    before = ["centered = Sub (x, mean)", "normalized = Div (centered, deviation)"]
+    chain = [("", "MatMul", ", dense"), (bias, "Add", ", bias"), (activation, "Relu", "")]
+    chain += [("", "MatMul", ", head"), (softmax, "Softmax", "")]
+    kept = [(operator, weight) for name, operator, weight in chain if not name or name != without]
+    names = ["top", *(f"after_{i}" for i in range(1, len(kept))), "logits"]
+    after = [f"{names[i + 1]} = {operator} ({names[i]}{weight})" for i, (operator, weight) in enumerate(kept)]
+    shapes = {"mean": (features,), "deviation": (features,), "dense": (hidden, hidden), "bias": (hidden,)}
+    arrays = {name: rng.uniform(0.1, 0.2, shape).astype(np.float32) for name, shape in shapes.items()}
+    return write_model(folder, size, [] if without == normalization else before, after, **arrays)
 
 
 def print_neighbors(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str], repeats: int) -> None:
@@ -274,28 +268,97 @@ def print_neighbors(tools: ctypes.CDLL, folder: Path, sizes: Sequence[str], repe
             model = load(write_neighbors(folder, size, name), engine="native", threads=1)
             calls[str(name)] = steps_from_c(tools, model, sample)
         times = interleave(calls, COUNTS[size], repeats)
-        rows["the whole step"].append(f"{statistics.median(times['None']) * 1e6:.2f} us")
+        rows["the whole step"].append(f"{times.us('None'):.2f} us")
         for name in NEIGHBORS:
-            rows[name].append(f"{1 - ratio(times, name, 'None'):.1%}")
+            rows[name].append(f"{1 - times.ratio(name, 'None'):.1%}")
     print(table(["", *sizes], ([name, *cells] for name, cells in rows.items())))
+
+
+def make_program(kind: str, size: str, form: str) -> bytes:
+    """Return a program of the layers alone; the output is the last one's."""
+    features, hidden, layers = SIZES[size]
+    gates, states, functions = LAYERS[kind]
+    rng, writer, bound = np.random.default_rng(0), ProgramWriter(), hidden**-0.5
+    value, width = writer.input("x", features), features
+    quantized = form in ("int8", "7 bits")
+    for layer in range(layers):
+        weights, scales = [], []
+        for each in (width, hidden):
+            array = rng.uniform(-bound, bound, (gates * hidden, each)).astype("float32")
+            scale = np.abs(array).max(1) / np.float32(FORMS[form])
+            scales.append(scale * np.float32(bound))
+            whole = np.rint(array / scale[:, None]).astype("float32")
+            exact = whole * scale[:, None]
+            # float32 has a last bit that no int8 and scale give
+            floats = np.nextafter(exact, np.float32(1)) if form == "float32" else exact
+            weights.append(whole if quantized else floats)
+        old = [writer.state(f"s{layer}{place}", hidden) for place in range(states)]
+        new = writer.recurrent(
+            Code[kind],
+            value,
+            old,
+            weights,
+            np.zeros(gates * hidden * (2 if kind == "GRU" else 1), "float32"),
+            scales=scales if quantized else None,
+            flags=2 if kind == "GRU" else 0,
+            functions=[(each, 0.0, 0.0) for each in functions],
+        )
+        for before, after in zip(old, new, strict=True):
+            writer.next_state(before, after)
+        value, width = new[0], hidden
+    writer.output("y", value, every_step=True)
+    return writer.to_bytes()
+
+
+def steps_of_program(tools: ctypes.CDLL, opened: ctypes.CDLL, program: bytes) -> Call:
+    """Return steps in a loop of C on a stream of the program."""
+    loaded = opened.lstm_edge_load(program, len(program))
+    if not loaded:
+        raise SystemExit(opened.lstm_edge_last_error().decode())
+    stream = opened.lstm_edge_stream_new(loaded)
+    return partial(tools.take_steps, ctypes.cast(opened.lstm_edge_step, ctypes.c_void_p), stream)
+
+
+def print_int8(tools: ctypes.CDLL, _: Path, sizes: Sequence[str], repeats: int) -> None:
+    """Print a table for the best instruction set of this machine, and one for AVX2."""
+    for opened in filter(None, (library(), open_avx2())):
+        print_forms(tools, opened, sizes, repeats)
+
+
+def print_forms(tools: ctypes.CDLL, opened: ctypes.CDLL, sizes: Sequence[str], repeats: int) -> None:
+    """Print a step of each form as a fraction of float32's, and the programs' bytes."""
+    cells: dict[tuple[str, str], list[str]] = {}
+    for kind in LAYERS:
+        for size in sizes:
+            programs = {form: make_program(kind, size, form) for form in FORMS}
+            calls = {form: steps_of_program(tools, opened, program) for form, program in programs.items()}
+            times = interleave(calls, COUNTS[size], repeats)
+            for form in FORMS:
+                cell = f"{times.ratio(form, 'float32'):.2f} ({len(programs[form]) // 1000:,} kB)"
+                cells.setdefault((kind, form), []).append(cell)
+    print(f"\n{opened.lstm_edge_isa().decode()}\n")
+    print(table(["", *sizes], ([f"{kind}, {form}", *row] for (kind, form), row in cells.items())))
+
+
+QUESTIONS = {
+    "limits": (print_limits, tuple(SIZES)),
+    "reading": (print_reading, ("L", "XL")),
+    "neighbors": (print_neighbors, tuple(SIZES)),
+    "int8": (print_int8, ("M", "L", "XL")),
+}
+"""What answers each, and the sizes by default."""
 
 
 def main() -> None:
     """Answer one question."""
     arguments = parser(__doc__)
-    arguments.add_argument("question", choices=("limits", "reading", "neighbors"))
+    arguments.add_argument("question", choices=QUESTIONS)
     arguments.add_argument("--repeats", type=int, default=45, help="turns that each variant takes")
-    arguments.add_argument("--sizes", nargs="*", choices=SIZES, help="L and XL by default for reading")
+    arguments.add_argument("--sizes", nargs="*", choices=SIZES, help="by default all that the docs have")
     options = arguments.parse_args()
-    sizes = options.sizes or (("L", "XL") if options.question == "reading" else tuple(SIZES))
+    show, sizes = QUESTIONS[options.question]
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tools = build_tools(folder)
-        if options.question == "limits":
-            print_limits(tools, folder, sizes)
-        else:
-            show = print_reading if options.question == "reading" else print_neighbors
-            show(tools, folder, sizes, options.repeats)
+        show(build_tools(Path(name)), Path(name), options.sizes or sizes, options.repeats)
     print_machine("numpy", "lstm-edge-native")
 
 

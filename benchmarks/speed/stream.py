@@ -11,12 +11,9 @@ columns appear if torch is installed, LiteRT's with ``--litert DIR``, a folder o
 (``benchmarks/speed/tflite.py`` makes them) and ``ai-edge-litert``.
 """
 
-import ctypes
 import json
 import os
 import platform
-import shutil
-import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.common import SIZES, Call, interleave, parser, print_machine, ratio, table
+from benchmarks.common import SIZES, Call, interleave, parser, print_machine, repeat, table
 from benchmarks.speed.models import write_model
 from benchmarks.speed.peers import litert_calls, plain_loop, torch_calls
 from benchmarks.speed.processes import loading_seconds, memory_of_streams
@@ -36,6 +33,7 @@ from benchmarks.speed.step import (
     build_tools,
     least_seconds,
     load_on,
+    open_avx2,
     steps_from_c,
     steps_from_python,
 )
@@ -121,12 +119,6 @@ def _draw(*shape: int) -> np.ndarray:
     return np.random.default_rng(len(shape)).normal(size=shape).astype(np.float32)
 
 
-def _less(times: Mapping[str, list[float]], name: str, baseline: str) -> float:
-    """Return the median difference in microseconds."""
-    pairs = zip(times[name], times[baseline], strict=True)
-    return statistics.median(a - b for a, b in pairs) * 1e6
-
-
 def step_calls(setting: Setting, size: str) -> dict[str, Call]:
     """Return one step of every contestant by name."""
     x = _draw(1, 1, SIZES[size][0])
@@ -135,67 +127,43 @@ def step_calls(setting: Setting, size: str) -> dict[str, Call]:
         folder, sample, model = setting.paths[size].parent, x[0, 0], setting.load(size)
         calls["step"] = steps_from_python(model, sample)
         calls["C"] = steps_from_c(build_tools(folder), model, sample)
-        if (avx2 := load_avx2(setting.paths[size])) is not None:
-            calls["AVX2"] = steps_from_python(avx2, sample)
+        if (avx2 := open_avx2()) is not None:
+            calls["AVX2"] = steps_from_python(load_on(avx2, setting.paths[size]), sample)
     else:
         stream = setting.load(size).stream()
         stream.step(x[0, 0])
         runs = stream._step_call.engine.runs
-        calls["step"] = lambda count: [stream.step(x[0, 0]) for _ in range(count)]
+        calls["step"] = repeat(stream.step, x[0, 0])
         calls["bound run"] = lambda count: [runs[i & 1]() for i in range(count)]
         calls |= torch_calls(size, x)
     return calls | litert_calls(size, x, setting.litert)
 
 
-def open_avx2() -> ctypes.CDLL | None:
-    """Open a copy of the library that is forced to AVX2; None if the machine has none."""
-    from lstm_edge_native import LIBRARY
-
-    from lstm_edge_runtime.native.library import open_library
-
-    with tempfile.TemporaryDirectory() as folder:
-        copy = shutil.copy(LIBRARY, Path(folder) / "avx2.so")
-        os.environ["LSTM_EDGE_ISA"] = "avx2"
-        forced = open_library(copy)
-        found = forced.lstm_edge_isa()
-        del os.environ["LSTM_EDGE_ISA"]
-    return None if found is None else forced
-
-
-def load_avx2(path: Path) -> Model | None:
-    """Load on a library that is forced to AVX2; None if the machine has none."""
-    forced = open_avx2()
-    return None if forced is None else load_on(forced, path)
-
-
 def measure_steps(setting: Setting, size: str) -> Iterator[Figure]:
     """Yield the rows of a step."""
     times = interleave(step_calls(setting, size), COUNTS[size], 5 * setting.repeats)
-    us = {name: statistics.median(each) * 1e6 for name, each in times.items()}
-    detail = ""
+    us, detail = {name: times.us(name) for name in times}, ""
     if setting.engine == "native":
         least, by = least_seconds(build_tools(setting.paths[size].parent), size)
         us["limit"] = least * 1e6
         detail = f"limited by {by}, from C {us['C'] / us['limit']:.2f} of the limit"
-    yield Figure("`Stream.step` / the loop", size, ratio(times, "step", "loop"), detail, us)
+    yield Figure("`Stream.step` / the loop", size, times.ratio("step", "loop"), detail, us)
     if "LiteRT" in times:
-        yield Figure("`Stream.step` / LiteRT's step", size, ratio(times, "step", "LiteRT"))
+        yield Figure("`Stream.step` / LiteRT's step", size, times.ratio("step", "LiteRT"))
     if "C" in times and size in ("S", "M"):
-        yield Figure("`Stream.step` less the step from C, us", size, _less(times, "step", "C"))
+        yield Figure("`Stream.step` less the step from C, us", size, times.less("step", "C"))
     if "AVX2" in times:
-        yield Figure("step forced to AVX2 / the loop", size, ratio(times, "AVX2", "loop"))
+        yield Figure("step forced to AVX2 / the loop", size, times.ratio("AVX2", "loop"))
 
 
 def measure_chunks(setting: Setting, size: str) -> Iterator[Figure]:
     """Yield a chunk through ``Stream.process``, compared with the same through one ``session.run``."""
-    x, stream = _draw(1, 256, SIZES[size][0]), setting.load(size).stream()
-    calls: dict[str, Call] = {
-        "run": plain_loop(setting.paths[size], x, size),
-        "process": lambda count: [stream.process(x[0]) for _ in range(count)],
-    }
+    x = _draw(1, 256, SIZES[size][0])
+    process = repeat(setting.load(size).stream().process, x[0])
+    calls = {"run": plain_loop(setting.paths[size], x, size), "process": process}
     times = interleave(calls, max(1, COUNTS[size] // 60), 3 * setting.repeats)
-    detail = f"{statistics.median(times['process']) * 1e6:.0f} us"
-    yield Figure("`Stream.process(256)` / a raw run", size, ratio(times, "process", "run"), detail)
+    value, detail = times.ratio("process", "run"), f"{times.us('process'):.0f} us"
+    yield Figure("`Stream.process(256)` / a raw run", size, value, detail)
 
 
 def ticks(model: Model, count: int, order: int = 1, mapping: bool = False) -> Call:
@@ -204,40 +172,29 @@ def ticks(model: Model, count: int, order: int = 1, mapping: bool = False) -> Ca
     ids = np.array([batch.add() for _ in range(count)])[::order].copy()
     x = _draw(count, int(model.inputs[0].axes[-1]))
     given: tuple[Any, ...] = (dict(zip(ids.tolist(), x, strict=True)),) if mapping else (x, ids)
-    return lambda n: [batch.step(*given) for _ in range(n)]
+    return repeat(batch.step, *given)
 
 
 def measure_ticks(setting: Setting, size: str) -> Iterator[Figure]:
     """Yield ticks of 64 sources, and of 1,000 on onnxruntime."""
     model, x = setting.load(size), _draw(1000, 1, SIZES[size][0])
     one = plain_loop(setting.paths[size], x[:1], size)
-    calls = {
-        "loop": lambda count: one(64 * count),
-        "tick": ticks(model, 64),
-        "any order": ticks(model, 64, order=-1),
-    }
-    times = interleave(calls, max(1, COUNTS[size] // 20), 2 * setting.repeats)
-    order = f", any order {ratio(times, 'any order', 'loop'):.3f}"
-    detail = f"{statistics.median(times['tick']) * 1e6:.0f} us{order}"
-    yield Figure("tick of 64 sources / 64 steps of the loop", size, ratio(times, "tick", "loop"), detail)
+    loop, run = (lambda count: one(64 * count)), plain_loop(setting.paths[size], x, size)
+    wanted = [("64 sources / 64 steps of the loop", loop, 64, max(1, COUNTS[size] // 20), 2)]
     if setting.engine == "onnxruntime":
-        calls = {
-            "run": plain_loop(setting.paths[size], x, size),
-            "tick": ticks(model, 1000),
-            "any order": ticks(model, 1000, order=-1),
-        }
-        times = interleave(calls, 15, setting.repeats)
-        order = f"any order {ratio(times, 'any order', 'run'):.3f}"
-        yield Figure(
-            "tick of 1,000 sources / a raw run of the batch", size, ratio(times, "tick", "run"), order
-        )
+        wanted.append(("1,000 sources / a raw run of the batch", run, 1000, 15, 1))
+    for row, baseline, sources, count, turns in wanted:
+        ours = {"tick": ticks(model, sources), "any order": ticks(model, sources, order=-1)}
+        times = interleave({"baseline": baseline, **ours}, count, turns * setting.repeats)
+        detail = f"{times.us('tick'):.0f} us, any order {times.ratio('any order', 'baseline'):.3f}"
+        yield Figure(f"tick of {row}", size, times.ratio("tick", "baseline"), detail)
 
 
 def measure_onnxruntime(setting: Setting) -> Iterator[Figure]:
     """Yield what is only measured on onnxruntime: loading, memory, the tail, several cores."""
     path = setting.paths["M"]
     times = loading_seconds(path, ("onnxruntime", "plain"), max(9, setting.repeats))
-    value = ratio(times, "onnxruntime", "plain")
+    value = times.ratio("onnxruntime", "plain")
     yield Figure("import and load / import of onnxruntime and a session", "M", value)
     memory = {kind: memory_of_streams(path, 1000, kind, 5) for kind in ("some at once", "at once", "objects")}
     detail = f"ticked all at once {memory['at once']:.1f}, 1,000 Stream objects {memory['objects']:.1f}"
@@ -249,7 +206,7 @@ def measure_onnxruntime(setting: Setting) -> Iterator[Figure]:
         sample = np.zeros(SIZES[size][0], np.float32)
         calls = {str(n): steps_from_python(setting.load(size, threads=n), sample) for n in (1, cores)}
         times = interleave(calls, COUNTS[size], 5 * setting.repeats, time.perf_counter)
-        yield Figure("a step on all cores / on one", size, ratio(times, str(cores), "1"))
+        yield Figure("a step on all cores / on one", size, times.ratio(str(cores), "1"))
 
 
 def measure_tail(setting: Setting, size: str) -> Iterator[Figure]:
@@ -286,14 +243,13 @@ def measure_native(setting: Setting, cores: Sequence[int]) -> Iterator[Figure]:
         model = setting.load("M", engine=name)
         few, many = ticks(model, 64), ticks(model, 10_000)
         times = interleave({"64": lambda n, call=few: call(156 * n), "10000": many}, 1, repeats)
-        value, us = ratio(times, "10000", "64") * 156 * 64 / 10_000, statistics.median(times["10000"]) * 100
+        value, us = times.ratio("10000", "64") * 156 * 64 / 10_000, times.us("10000") / 10_000
         yield Figure(f"a source's cost at 10,000 / at 64, {name}", "M", value, f"{us:.2f} us per source")
         calls = {"array": few, "mapping": ticks(model, 64, mapping=True)}
-        value = _less(interleave(calls, 100, 3 * repeats), "mapping", "array") / 64
+        value = interleave(calls, 100, 3 * repeats).less("mapping", "array") / 64
         yield Figure(f"mapping form less array form, us per source, {name}", "M", value)
     times = loading_seconds(path, ("auto", "onnxruntime"), max(9, repeats))
-    detail = f"{statistics.median(times['auto']) * 1e3:.0f} ms"
-    value = ratio(times, "auto", "onnxruntime")
+    value, detail = times.ratio("auto", "onnxruntime"), f"{times.us('auto') / 1e3:.0f} ms"
     yield Figure("import and load with the library / without", "M", value, detail)
     states = 2 * 4 * SIZES["M"][1]
     for kind, name in (("objects", "Stream"), ("some at once", "StreamBatch")):
@@ -304,8 +260,7 @@ def measure_native(setting: Setting, cores: Sequence[int]) -> Iterator[Figure]:
         engines = ("native", "onnxruntime")
         calls = {name: ticks(setting.load("M", engine=name, threads=2), 10_000) for name in engines}
         times = interleave(calls, 3, 2 * repeats, time.perf_counter)
-        detail = f"{statistics.median(times['native']) * 1e3:.1f} ms"
-        value = ratio(times, "native", "onnxruntime")
+        value, detail = times.ratio("native", "onnxruntime"), f"{times.us('native') / 1e3:.1f} ms"
         yield Figure("tick of 10,000 on two threads / onnxruntime", "M", value, detail)
 
 
@@ -322,15 +277,11 @@ def measure_int8(setting: Setting, size: str) -> Figure:
     prepare(model)
     smaller = path.with_name(f"{size}-int8.onnx")
     onnx.save(int8_dynamic(model, scheme=SCHEMES[detect_target()][0]), smaller)
-    sample = _draw(SIZES[size][0])
-    files = {"fp32": path, "int8": smaller}
-    calls = {
-        name: steps_from_python(load(file, engine="native", threads=1), sample)
-        for name, file in files.items()
-    }
+    models = {"fp32": setting.load(size), "int8": load(smaller, engine="native", threads=1)}
+    calls = {name: steps_from_python(model, _draw(SIZES[size][0])) for name, model in models.items()}
     times = interleave(calls, COUNTS[size], 3 * setting.repeats)
-    us = {"int8": statistics.median(times["int8"]) * 1e6}
-    return Figure("int8 step / fp32 step, both native", size, ratio(times, "int8", "fp32"), "", us)
+    us = {"int8": times.us("int8")}
+    return Figure("int8 step / fp32 step, both native", size, times.ratio("int8", "fp32"), "", us)
 
 
 def measure(setting: Setting) -> Iterator[Figure]:

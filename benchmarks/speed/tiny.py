@@ -11,17 +11,14 @@ weights, and are compared with PyTorch's outputs. ``LSTM_EDGE_ISA`` chooses the 
 
 import ctypes
 import os
-import statistics
-import subprocess
 import tempfile
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from benchmarks.common import Call, interleave, parser, print_machine, ratio, table
+from benchmarks.common import Call, Times, interleave, parser, print_machine, run, table
 from benchmarks.networks import Layers
 from benchmarks.speed.step import build_tools, steps_from_c
 from lstm_edge_exporters import ExportConfig, export
@@ -68,20 +65,14 @@ def build_peers(folder: Path, peers: Path | None, hidden: int, march: str) -> di
             continue
         target = folder / f"{len(made)}.so"
         words = (*options, f"-DHIDDEN={hidden}", "-std=c++20", *(f"-I{place}" for place in places))
-        _compile(os.environ.get("CXX", "c++"), Path(__file__).with_suffix(".cpp"), target, march, *words)
-        made[name] = ctypes.CDLL(str(target))
+        source = Path(__file__).with_suffix(".cpp")
+        made[name] = _compile(os.environ.get("CXX", "c++"), source, target, march, *words)
     return made
 
 
-def _compile(compiler: str, source: Path, target: Path, march: str, *words: str) -> None:
-    done = subprocess.run(
-        [compiler, "-O3", f"-march={march}", "-shared", "-fPIC", source, "-o", target, *words],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise SystemExit(f"{compiler}: {done.stderr}")
+def _compile(compiler: str, source: Path, target: Path, march: str, *words: str) -> ctypes.CDLL:
+    run(compiler, "-O3", f"-march={march}", "-shared", "-fPIC", source, "-o", target, *words)
+    return ctypes.CDLL(str(target))
 
 
 def build_generated(folder: Path, onnx: Path, march: str) -> ctypes.CDLL:
@@ -89,8 +80,7 @@ def build_generated(folder: Path, onnx: Path, march: str) -> ctypes.CDLL:
     made = to_c(onnx, name="net").save(folder / "c")
     source, target = made / "src" / "steps.c", folder / "generated.so"
     source.write_text(STEPS, encoding="utf-8")
-    _compile(os.environ.get("CC", "cc"), source, target, march, "-std=c99", "-lm")
-    return ctypes.CDLL(str(target))
+    return _compile(os.environ.get("CC", "cc"), source, target, march, "-std=c99", "-lm")
 
 
 def _begin(opened: ctypes.CDLL, network: Layers) -> None:
@@ -113,10 +103,8 @@ def _calls(opened: ctypes.CDLL, x: np.ndarray, y: np.ndarray) -> Call:
     return steps
 
 
-def measure(
-    folder: Path, hidden: int, peers: Path | None, repeats: int, march: str
-) -> Mapping[str, list[float]]:
-    """Return the seconds of a step of each, one entry per repeat.
+def measure(folder: Path, hidden: int, peers: Path | None, repeats: int, march: str) -> Times:
+    """Time a step of each.
 
     Raises:
         SystemExit: outputs differ from PyTorch's.
@@ -147,7 +135,7 @@ def measure(
 
 def main() -> None:
     """Print nanoseconds of a step, and the fraction of the fastest peer's."""
-    arguments = parser(__doc__ or "")
+    arguments = parser(__doc__)
     arguments.add_argument("--peers", type=Path, metavar="DIR")
     arguments.add_argument("--hidden", type=int, nargs="+", default=[16, 20, 40])
     arguments.add_argument("--repeats", type=int, default=101)
@@ -157,10 +145,9 @@ def main() -> None:
     for hidden in options.hidden:
         with tempfile.TemporaryDirectory() as name:
             times = measure(Path(name), hidden, options.peers, options.repeats, options.march)
-        medians = {name: statistics.median(each) for name, each in times.items()}
-        fastest = min((name for name in PEERS if name in times), key=medians.__getitem__, default=GENERATED)
-        for name, median in medians.items():
-            cell = f"{median * 1e9:.0f} ({ratio(times, name, fastest):.2f})"
+        fastest = min((name for name in PEERS if name in times), key=times.us, default=GENERATED)
+        for name in times:
+            cell = f"{times.us(name) * 1e3:.0f} ({times.ratio(name, fastest):.2f})"
             rows.setdefault(name, []).append(cell)
     print(f"\n-march={options.march}, native kernels: {library().lstm_edge_isa().decode()}\n")
     head = ["ns a step (fraction of the fastest peer's)", *options.hidden]

@@ -3,88 +3,60 @@
 A CNN-LSTM whose application runs windows of 128 steps, and a TCN that looks back 254 steps.
 """
 
-import statistics
-
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import nn
 
-from benchmarks.common import interleave, parser, print_machine, ratio, table
+from benchmarks.common import interleave, parser, print_machine, repeat, table
+from benchmarks.networks import Chain, Fn, causal, lstm, over_time, skip
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_runtime import Model, load
+from lstm_edge_runtime import load
 
 FEATURES = 6
-
-
-class CnnLstm(nn.Module):
-    """Two convolutions of 5 taps and an LSTM, 64 channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolutions = nn.ModuleList([nn.Conv1d(FEATURES, 64, 5), nn.Conv1d(64, 64, 5)])
-        self.lstm, self.head = nn.LSTM(64, 64, batch_first=True), nn.Linear(64, 6)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``(N, 6)`` after the last step."""
-        y = x.transpose(1, 2)
-        for layer in self.convolutions:
-            y = torch.relu(layer(F.pad(y, (4, 0))))
-        return self.head(self.lstm(y.transpose(1, 2))[0][:, -1])
-
-
-class Tcn(nn.Module):
-    """Seven dilated convolutions of 3 taps with skip connections, 32 channels."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter, self.head = nn.Conv1d(FEATURES, 32, 1), nn.Linear(32, 6)
-        self.layers = nn.ModuleList(nn.Conv1d(32, 32, 3, dilation=2**level) for level in range(7))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return ``(N, 6)`` after the last step."""
-        y = self.enter(x.transpose(1, 2))
-        for level, layer in enumerate(self.layers):
-            y = y + torch.relu(layer(F.pad(y, (2 * 2**level, 0))))
-        return self.head(y[:, :, -1])
-
-
-def measure(model: Model, window: int, repeats: int) -> tuple[float, float, float]:
-    """Return the microseconds of a step and of a window, and the median ratio."""
-    x = np.random.default_rng(0).standard_normal((1, window, FEATURES)).astype(np.float32)
-    stream, sample = model.stream(), x[0, 0].copy()
-
-    def step(count: int) -> None:
-        for _ in range(10 * count):
-            stream.step(sample)
-
-    def whole(count: int) -> None:
-        for _ in range(count):
-            model.run(x)
-
-    times = interleave({"step": step, "window": whole}, 20, repeats)
-    one, all_steps = (1e6 * statistics.median(times[name]) for name in ("step", "window"))
-    return one / 10, all_steps, 10 * ratio(times, "window", "step")
+NETWORKS = {
+    "CnnLstm": (
+        128,
+        lambda: (
+            over_time(causal(FEATURES, 64, 5), nn.ReLU(), causal(64, 64, 5), nn.ReLU()),
+            *(lstm(64, 64), Fn(lambda y: y[:, -1]), nn.Linear(64, 6)),
+        ),
+    ),
+    "Tcn": (
+        255,
+        lambda: (
+            over_time(
+                nn.Conv1d(FEATURES, 32, 1), *(skip(causal(32, 32, 3, 2**i), nn.ReLU()) for i in range(7))
+            ),
+            *(Fn(lambda y: y[:, -1]), nn.Linear(32, 6)),
+        ),
+    ),
+}
+"""Steps of a window, and layers that give ``(N, 6)`` after the last step."""
+STEPS = 10
+"""Steps in the time of a window."""
 
 
 def main() -> None:
-    """Print one row per network."""
-    options = parser(str(__doc__))
+    """Print one row per network and engine."""
+    options = parser(__doc__)
     options.add_argument("--repeats", type=int, default=15)
     repeats = options.parse_args().repeats
     torch.manual_seed(0)
     rows = []
-    for module, window in ((CnnLstm(), 128), (Tcn(), 255)):
+    for name, (window, layers) in NETWORKS.items():
         config = ExportConfig(inputs={"x": ("N", "L", FEATURES)})
-        content = export(module, torch.randn(2, 20, FEATURES), config).model
+        content = export(Chain(*layers()), torch.randn(2, 20, FEATURES), config).model
+        x = np.random.default_rng(0).standard_normal((1, window, FEATURES)).astype(np.float32)
         for engine in ("onnxruntime", "native"):
             model = load(content, threads=1, engine=engine)
-            one, whole, times = measure(model, window, repeats)
-            name = type(module).__name__
-            rows.append((name, engine, f"{one:.1f}", window, f"{whole:.0f}", f"{times:.1f}"))
-    print(
-        table(("network", "engine", "a step, us", "steps of a window", "a window, us", "times a step"), rows)
-    )
+            step = repeat(model.stream().step, x[0, 0].copy())
+            calls = {"step": lambda count, step=step: step(STEPS * count), "window": repeat(model.run, x)}
+            times = interleave(calls, 20, repeats)
+            ratio = f"{STEPS * times.ratio('window', 'step'):.1f}"
+            us = f"{times.us('step') / STEPS:.1f}", window, f"{times.us('window'):.0f}"
+            rows.append((name, engine, *us, ratio))
+    head = ("network", "engine", "a step, us", "steps of a window", "a window, us", "times a step")
+    print(table(head, rows))
     print_machine("onnxruntime")
 
 

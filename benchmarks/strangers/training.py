@@ -28,32 +28,24 @@ import numpy as np
 from aeon.datasets import load_from_ts_file
 from aeon.distances import dtw_pairwise_distance
 
-from benchmarks.common import parser, table
+from benchmarks.common import Times, parser, table
 
 SETS = (
-    "ItalyPowerDemand",
-    "JapaneseVowels",
-    "UnitTest",
-    "BasicMotions",
-    "Covid3Month_disc",
-    "GunPoint",
-    "PickupGestureWiimoteZ",
-    "ArrowHead",
-    "OSULeaf",
-    "ACSF1",
-    "PLAID",
+    *("ItalyPowerDemand", "JapaneseVowels", "UnitTest", "BasicMotions", "Covid3Month_disc", "GunPoint"),
+    *("PickupGestureWiimoteZ", "ArrowHead", "OSULeaf", "ACSF1", "PLAID"),
 )
 """Every set with classes and its own test set in the wheels, from the quickest to the slowest."""
 EPOCHS_OF = 400
 """Steps of the optimizer that a timed training takes."""
+Data = dict[str, tuple[list[Any], Any]]
+"""Samples ``(channels, time)`` and their classes, of ``TRAIN`` and ``TEST``."""
 
 
-def read(name: str) -> dict[str, tuple[list[Any], Any]]:
-    """Return training and test samples ``(channels, time)`` and their classes, as they ship."""
-    wheels = [
-        Path(wheel.origin).parent for wheel in map(find_spec, ("aeon", "sktime")) if wheel and wheel.origin
-    ]
-    folder = next(folder for wheel in wheels if (folder := wheel / "datasets" / "data" / name).is_dir())
+def read(name: str) -> Data:
+    """Return a set as it ships."""
+    origins = [wheel.origin for wheel in map(find_spec, ("aeon", "sktime")) if wheel and wheel.origin]
+    folders = (Path(origin).with_name("datasets") / "data" / name for origin in origins)
+    folder = next(filter(Path.is_dir, folders))
     found = {}
     for part in ("TRAIN", "TEST"):
         x, y = load_from_ts_file(str(folder / f"{name}_{part}.ts"))
@@ -61,7 +53,7 @@ def read(name: str) -> dict[str, tuple[list[Any], Any]]:
     return found
 
 
-def compress(data: dict[str, tuple[list[Any], Any]], every: int) -> dict[str, tuple[list[Any], Any]]:
+def compress(data: Data, every: int) -> Data:
     """Return every ``every``-th step as ``arcsinh((x - median) / MAD)``, of the training samples' numbers."""
     numbers = np.concatenate([sample.ravel() for sample in data["TRAIN"][0]])
     median = np.median(numbers)
@@ -72,14 +64,14 @@ def compress(data: dict[str, tuple[list[Any], Any]], every: int) -> dict[str, tu
     }
 
 
-def nearest_neighbor(data: dict[str, tuple[list[Any], Any]]) -> float:
+def nearest_neighbor(data: Data) -> float:
     """Return the accuracy of the nearest training sample by DTW."""
     (train, train_y), (test, test_y) = data["TRAIN"], data["TEST"]
     nearest = dtw_pairwise_distance(test, train).argmin(axis=1)
     return float((train_y[nearest] == test_y).mean())
 
 
-def write(path: Path, data: dict[str, tuple[list[Any], Any]]) -> None:
+def write(path: Path, data: Data) -> None:
     """Write what ``lstm-edge train`` reads, with the set's own test set."""
     samples = [sample.T for part in ("TRAIN", "TEST") for sample in data[part][0]]
     lengths = np.array([len(sample) for sample in samples])
@@ -135,21 +127,18 @@ def show_times(options: Any, more: list[str]) -> None:
         data = read(name)
         limits = [*more, "--patience", "1000000", "--epochs"]
         epochs = max(4, EPOCHS_OF // math.ceil(len(data["TRAIN"][1]) / 16))
+        times = Times({"off": [], "auto": []})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / f"{name}.npz"
             write(path, data)
-            pairs = []
             for _ in range(options.seeds):
-                took = []
-                for carry in ("off", "auto"):
+                for carry, seconds in times.items():
                     long, short = (
                         train(options, path, carry, [*limits, str(count)])[1] for count in (epochs, 1)
                     )
-                    took.append((long - short) / (epochs - 1) * 1e3)
-                pairs.append(took)
-        off, carried = (statistics.median(each) for each in zip(*pairs, strict=True))
-        ratio = statistics.median(carried / off for off, carried in pairs)
-        rows.append([name, f"{off:.1f}", f"{carried:.1f}", f"{ratio:.2f}"])
+                    seconds.append((long - short) / (epochs - 1))
+        ms = (f"{times.us(carry) / 1e3:.1f}" for carry in times)
+        rows.append([name, *ms, f"{times.ratio('auto', 'off'):.2f}"])
     print(table(["set", "ms per epoch, --carry off", "ms per epoch", "ratio"], rows))
 
 

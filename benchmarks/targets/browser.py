@@ -9,18 +9,17 @@ or browser profile and includes the start of onnxruntime.
 
 import json
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from benchmarks.common import ROOT, SIZES, parser, print_machine, table
+from benchmarks.common import ROOT, SIZES, parser, print_machine, run, table
 from benchmarks.speed.models import write_model
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Manifest
@@ -46,28 +45,17 @@ def write(folder: Path, size: str) -> None:
 
 def measure_python(path: Path, width: int, steps: int) -> Times:
     """Do what measure() of browser.mjs does; times in milliseconds."""
-    started = time.perf_counter()
-
-    def lap() -> float:
-        nonlocal started
-        now = time.perf_counter()
-        took, started = (now - started) * 1e3, now
-        return took
-
-    model = load(path, device="cpu", threads=1)
-    stream, loaded = model.stream(), lap()
     sample = np.full(width, 0.1, dtype=np.float32)
-    lap()
-    stream.step(sample)
-    first = lap()
-    for _ in range(steps // 4):
-        stream.step(sample)
-    times = []
-    for _ in range(steps):
-        lap()
-        stream.step(sample)
-        times.append(lap())
-    return {"loaded": loaded, "first": first, "times": times}
+
+    def took(call: Callable[..., Any], *arguments: object) -> tuple[float, Any]:
+        started = time.perf_counter()
+        result = call(*arguments)
+        return (time.perf_counter() - started) * 1e3, result
+
+    loaded, stream = took(lambda: load(path, device="cpu", threads=1).stream())
+    first, _ = took(stream.step, sample)
+    times = [took(stream.step, sample)[0] for _ in range(steps // 4 + steps)]
+    return {"loaded": loaded, "first": first, "times": times[steps // 4 :]}
 
 
 def ask(place: str, folder: Path, steps: int) -> Times:
@@ -78,11 +66,7 @@ def ask(place: str, folder: Path, steps: int) -> Times:
         program = [sys.executable, "-m", "benchmarks.targets.browser"]
     found: Times = {}
     for part in [words] if place in ("one", "two") else [[word] for word in words]:
-        command = [*program, place, str(folder), str(steps), *part]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        if ran.returncode:
-            raise SystemExit(ran.stderr)
-        found.update(json.loads(ran.stdout))
+        found |= json.loads(run(*program, place, folder, steps, *part))
     return found
 
 

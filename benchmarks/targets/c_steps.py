@@ -8,8 +8,8 @@ machine. The times here are the best of rounds alternately, C beside onnxruntime
 Needs ``lstm-edge[cpu,export]``, gcc, make, arm-none-eabi-gcc with newlib, and qemu-system-arm.
 """
 
+import ctypes
 import re
-import subprocess
 import sys
 import tempfile
 import time
@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.common import ROOT, parser, print_machine, table
+from benchmarks.common import ROOT, interleave, parser, print_machine, repeat, run, table
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import Stream, load
 
@@ -31,38 +31,16 @@ BOARDS = {
     "m55": "Cortex-M55",
 }
 ROUNDS, STEPS = 200, 200
-TIMER = """
-#define _POSIX_C_SOURCE 199309L
-#include <stdio.h>
-#include <time.h>
+STEPPER = """
 #include "har.h"
-int main(void)
+static har_state state;
+void begin(void) { har_reset(&state); }
+void steps(int count)
 {
-    static har_state state;
     float x[HAR_INPUTS] = {0}, y[HAR_OUTPUTS];
-    struct timespec start, stop;
-    har_reset(&state);
-    while (getchar() != EOF) {
-        clock_gettime(CLOCK_MONOTONIC, &start);
-        for (int i = 0; i < STEPS; ++i) {
-            har_step(&state, x, y);
-        }
-        clock_gettime(CLOCK_MONOTONIC, &stop);
-        double seconds = (double)(stop.tv_sec - start.tv_sec) + (double)(stop.tv_nsec - start.tv_nsec) / 1e9;
-        printf("%.4f\\n", seconds * 1e6 / STEPS);
-        fflush(stdout);
-    }
-    return 0;
+    for (int i = 0; i < count; ++i) har_step(&state, x, y);
 }
 """
-
-
-def run(*command: object) -> str:
-    """Return what a command printed."""
-    done = subprocess.run([str(word) for word in command], capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{command[0]}: {done.stderr or done.stdout}")
-    return done.stdout
 
 
 def on_board(board: str, network: Path, out: Path) -> tuple[int, int, int]:
@@ -77,24 +55,15 @@ def on_board(board: str, network: Path, out: Path) -> tuple[int, int, int]:
 
 def times_here(network: Path, stream: Stream, out: Path) -> tuple[float, float]:
     """Return the least microseconds of a step in C and from Python."""
-    source, program = out / "time.c", out / "time"
-    source.write_text(TIMER)
+    source, library = out / "steps.c", out / f"{network.name}.so"
+    source.write_text(STEPPER)
     files = sorted((network / "src").glob("*.c"))
-    run("gcc", "-O2", f"-DSTEPS={STEPS}", f"-I{network / 'src'}", *files, source, "-lm", "-o", program)
-    x, in_c, in_python = np.zeros(6, np.float32), [], []
-    with subprocess.Popen([str(program)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as timer:
-        assert timer.stdin is not None
-        assert timer.stdout is not None
-        for _ in range(ROUNDS):
-            timer.stdin.write("\n")
-            timer.stdin.flush()
-            in_c.append(float(timer.stdout.readline()))
-            start = time.perf_counter()
-            for _ in range(STEPS):
-                stream.step(x)
-            in_python.append((time.perf_counter() - start) / STEPS * 1e6)
-        timer.stdin.close()
-    return min(in_c), min(in_python)
+    run("gcc", "-O2", "-shared", "-fPIC", f"-I{network / 'src'}", *files, source, "-lm", "-o", library)
+    opened = ctypes.CDLL(str(library))
+    opened.begin()
+    calls = {"c": opened.steps, "python": repeat(stream.step, np.zeros(6, np.float32))}
+    times = interleave(calls, STEPS, ROUNDS, time.perf_counter)
+    return min(times["c"]) * 1e6, min(times["python"]) * 1e6
 
 
 def main() -> None:

@@ -15,8 +15,9 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 from onnx_ir.serde import SerdeError
 
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest
+from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
@@ -31,6 +32,8 @@ _MAKES_NO_TENSOR = (
 )
 
 
+END = int(np.iinfo(np.int64).max)
+"""The end of any axis."""
 KEEPING = frozenset(
     """Cast Clip Expand Flatten Gather Identity Pad Reshape ReverseSequence Slice Split Squeeze Tile TopK
     Transpose Unsqueeze""".split()  # noqa: SIM905
@@ -55,6 +58,18 @@ def axes_of(value: ir.Value) -> Axes:
         axis if isinstance(axis, int) else axis.value or f"{value.name}.{place}"
         for place, axis in enumerate(value.shape or ())
     )
+
+
+def spec_of(value: ir.Value) -> TensorSpec:
+    """Return name, dtype and axes of a value."""
+    dtype = "float32" if value.dtype is None else str(value.dtype.numpy().name)
+    return TensorSpec(str(value.name), dtype, axes_of(value))
+
+
+def describe_value(value: ir.Value) -> str:
+    """Return name, dtype and axes for a message."""
+    spec = spec_of(value)
+    return f"{spec.name} {spec.dtype} {describe(spec.axes)}"
 
 
 def values_read(node: ir.Node) -> Iterator[ir.Value]:
@@ -277,6 +292,12 @@ class Builder:
     def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
         """Join ``values`` along ``axis``; a single value is returned as it is."""
         return values[0] if len(values) == 1 else self.node("Concat", values, {"axis": axis})[0]
+
+    def slice(self, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:
+        """Return a part of ``value``; ``END`` is the end of any axis."""
+        numbers = {"start": start, "end": end, "axis": axis}
+        bounds = (self.constant(np.array([number]), name) for name, number in numbers.items())
+        return self.node("Slice", [value, *bounds])[0]
 
     def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> list[ir.Value]:
         """Split ``value`` along ``axis`` into parts of ``sizes``."""

@@ -10,11 +10,10 @@ from itertools import product
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.axes import describe, fits
+from lstm_edge_runtime.axes import fits
 from lstm_edge_runtime.graph_check import could_continue, is_called_like_a_state, is_renamed, shared_stem
-from lstm_edge_runtime.manifest import TensorSpec
 
-from .graph import axes_of, behind_identity, data_inputs, walk
+from .graph import axes_of, behind_identity, data_inputs, spec_of, walk
 
 _SIZES = ("Shape", "Size")
 """Operators that read no values."""
@@ -207,15 +206,3 @@ def _only_choices(choices: Mapping[str, set[int]]) -> dict[str, int]:
 def _uses(value: ir.Value) -> Iterator[ir.Value]:
     """Return what is computed from the values of ``value``, and not from its size alone."""
     return (output for node, _ in value.uses() if node.op_type not in _SIZES for output in node.outputs)
-
-
-def spec_of(value: ir.Value) -> TensorSpec:
-    """Return name, dtype and axes of a value."""
-    dtype = "float32" if value.dtype is None else str(value.dtype.numpy().name)
-    return TensorSpec(str(value.name), dtype, axes_of(value))
-
-
-def describe_value(value: ir.Value) -> str:
-    """Return name, dtype and axes for a message."""
-    spec = spec_of(value)
-    return f"{spec.name} {spec.dtype} {describe(spec.axes)}"

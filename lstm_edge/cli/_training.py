@@ -67,9 +67,9 @@ def print_summary(summary: dict[str, Any]) -> None:
     measured = [name for name in ("validation", "test") if summary[name] is not None]
     scores = [summary[name] for name in measured]
     rows = _classes(measured, scores) if summary["task"] == "classification" else _values(scores)
-    if found := summary.get("cross_validation"):
-        for name in found.keys() - {"folds"}:
-            each, folds = found[name], len(found["folds"])
+    for name, each in (found := summary.get("cross_validation") or {}).items():
+        if name != "folds":
+            folds = len(found["folds"])
             echo(f"{name} over {folds} folds: {each['mean']:.4g}, standard deviation {each['std']:.2g}")
     if worst := _worst_series(scores[-1]):
         echo(f"worst of {counted(len(scores[-1]['series']), 'series')} in the {measured[-1]} set: {worst}")

@@ -1,5 +1,6 @@
 """``lstm-edge demo``."""
 
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -23,7 +24,8 @@ from ._training import training_progress
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
-    from ..demo import HeldOut, LongStream, StreamComparison
+    from ..data.recordings import Recordings
+    from ..demo import LongStream, StreamComparison
 
 _T = TypeVar("_T")
 
@@ -67,11 +69,11 @@ def command(folder: Path, as_json: bool) -> None:
         from .. import demo as _demo
     held_out = _demo.copy_recordings(folder)
     data, model_file = folder / _demo.DATA, folder / _demo.MODEL
-    _, steps, channels = held_out.x.shape
+    assert held_out.sampling_rate is not None
+    steps, channels = held_out.series[0].x.shape
     _say(screen, "data", f"BasicMotions: {steps} samples of {channels} channels per recording")
     with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
         run, took = _timed(lambda: _demo.train_run(folder, on_epoch))
-    assert run.task is not None
     split = run.summary["split"]
     _say(
         screen,
@@ -91,13 +93,13 @@ def command(folder: Path, as_json: bool) -> None:
         stream = model.stream(reset_every="never")  # reset before each recording
         _say(screen, "run", "one sample at a time, without torch")
         screen.print(
-            Text("        above: strength of the motion; below: activity recognized so far", style="dim")
+            f"{_INDENT}above: strength of the motion; below: activity recognized so far", style="dim"
         )
-        replays = _show(screen, stream, held_out, run.task.labels)
+        replays = [_play(screen, stream, held_out, activity) for activity in range(len(held_out.labels))]
         with screen.status("running all held-out recordings, also in PyTorch"):
             compared = _demo.compare_steps(run, stream, held_out)
         with screen.status("running one long stream without a reset"):
-            followed = _demo.follow_changes(stream, held_out, run.task.labels)
+            followed = _demo.follow_changes(stream, held_out)
     compared.check()
     followed.check()
     seconds = time.monotonic() - started
@@ -136,43 +138,31 @@ def _say(screen: Console, what: str, text: str) -> None:
     screen.print(Text.assemble((f"{what:<8}", "bold green"), text))
 
 
-def _show(
-    screen: Console, stream: "Stream", held_out: "HeldOut", labels: tuple[str, ...]
-) -> list[dict[str, Any]]:
-    """Play one recording of each activity; return the recognized activities, and when."""
-    found = []
-    for activity in labels:
-        recording = held_out.x[held_out.activities.index(activity)]
-        said = _play(screen, stream, recording, held_out.sampling_rate, labels, activity)
-        first = recognized_from(said, labels.index(activity))
-        seconds = None if first is None else (first + 1) / held_out.sampling_rate
-        found.append({"activity": activity, "recognized": labels[said[-1]], "after_seconds": seconds})
-    return found
-
-
-def _play(
-    screen: Console, stream: "Stream", recording: Any, rate: float, labels: tuple[str, ...], activity: str
-) -> list[int]:
-    """Run a recording and show the predictions, live on a terminal; return all of them."""
+def _play(screen: Console, stream: "Stream", held_out: "Recordings", activity: int) -> dict[str, Any]:
+    """Show a recording of an activity, live on a terminal; return what was recognized at last, and when."""
     from ..demo import replay_recording
 
+    recording = next(one.x for one in held_out.series if one.y is not None and one.y[-1] == activity)
+    rate, labels = held_out.sampling_rate or 1.0, held_out.labels
     plain = not screen.encoding.lower().startswith("utf")
     strength = np.linalg.norm(recording[:, :3], axis=1)
     said: list[int] = []
 
     def frame() -> Group:
-        return timeline(strength, said, labels, activity, rate, plain=plain)
+        return timeline(strength, said, labels, labels[activity], rate, plain=plain)
 
-    if not screen.is_terminal:
-        said += [int(logits.argmax()) for logits, _ in replay_recording(stream, recording)]
-        screen.print(frame())
-        return said
-    with Live(console=screen, auto_refresh=False) as live:
+    live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
+    with live or contextlib.nullcontext():
         for logits, _ in replay_recording(stream, recording):
             said.append(int(logits.argmax()))
-            live.update(frame(), refresh=True)
-            time.sleep(1 / (rate * _SPEED))
-    return said
+            if live is not None:
+                live.update(frame(), refresh=True)
+                time.sleep(1 / (rate * _SPEED))
+    if live is None:
+        screen.print(frame())
+    first = recognized_from(said, activity)
+    seconds = None if first is None else (first + 1) / rate
+    return {"activity": labels[activity], "recognized": labels[said[-1]], "after_seconds": seconds}
 
 
 def recognized_from(said: Sequence[int], activity: int) -> int | None:

@@ -35,28 +35,25 @@ def bench_page(document: dict[str, Any], changes: Sequence[str] = ()) -> str:
 
 def _plots(files: Sequence[dict[str, Any]]) -> list[Plot]:
     places = [place for place, _ in _PERCENTILES]
-    steps = [
+    steps = tuple(
         Series(file["name"], places, [found[name] for _, name in _PERCENTILES])
         for file in files
         if (found := file["latency_us"].get("step"))
-    ]
-    streams = [
+    )
+    streams = tuple(
         Series(file["name"], [float(count) for count in counts], [found[count] for count in counts])
         for file in files
         if (counts := sorted(found := file["samples_per_second"], key=float))
+    )
+    ticks = tuple((count, f"{count:g}") for count in sorted({x for series in streams for x in series.x}))
+    percentiles, microseconds = Axis("percentile", "log", ticks=_PERCENTILES), Axis("microseconds", "log")
+    together, throughput = Axis("streams per call", "log", ticks), Axis("samples per second", "log")
+    shared = "Throughput when streams share a call."
+    plots = [
+        Plot("step", "One step", steps, percentiles, microseconds, "Time of one step."),
+        Plot("streams", f"Many {STREAMS.strip()}", streams, together, throughput, shared),
     ]
-    plots = []
-    if steps:
-        percentiles = Axis("percentile", "log", ticks=_PERCENTILES)
-        microseconds = Axis("microseconds", "log")
-        plots.append(Plot("step", "One step", tuple(steps), percentiles, microseconds, "Time of one step."))
-    if streams:
-        counts = sorted({x for series in streams for x in series.x})
-        ticks = tuple((count, f"{count:g}") for count in counts)
-        together, throughput = Axis("streams per call", "log", ticks), Axis("samples per second", "log")
-        about = "Throughput when streams share a call."
-        plots.append(Plot("streams", f"Many {STREAMS.strip()}", tuple(streams), together, throughput, about))
-    return plots
+    return [plot for plot in plots if plot.series]
 
 
 def _words(value: Any) -> str:

@@ -62,9 +62,11 @@ class StreamRun:
     """``(K,)`` or ``(K, C)``."""
 
     @property
-    def counted(self) -> Tensor:
-        """``bool (K,)``: those of them that count, see ``Streams.counted``."""
-        return self.streams.counted[self.streams.valid]
+    def scored(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Outputs, truth and rows of ``SeriesSet.x`` of the steps that count, see ``Streams.counted``."""
+        counted = self.streams.counted
+        own = counted[self.streams.valid]
+        return self.outputs[own], self.y[own], self.streams.step[counted]
 
 
 @dataclass(frozen=True)
@@ -193,8 +195,7 @@ class Experiment:
         streams = self.stream_metrics(run)
         if not self.carries:
             return windows | {"streams": streams} | self._baselines(name, dataset.last)
-        rows = run.streams.step[run.streams.counted]
-        return streams | {"windows": windows} | self._baselines(name, rows)
+        return streams | {"windows": windows} | self._baselines(name, run.scored[2])
 
     def _baselines(self, name: str, rows: Tensor) -> dict[str, Any]:
         """Return what baselines score at some steps of a set's series."""
@@ -240,9 +241,7 @@ class Experiment:
     def scored(self, model: LSTM1, name: str) -> tuple[Tensor, Tensor]:
         """Return the values that the score of a set is of, predicted and true, in their own units."""
         if self.carries:
-            run = self.stream(model, name)
-            outputs, y = run.outputs[run.counted], run.y[run.counted]
-            rows = run.streams.step[run.streams.counted]
+            outputs, y, rows = self.stream(model, name).scored
         else:
             dataset = self.sets[name]
             outputs, y, rows = predict(model, dataset), dataset.y, dataset.last
@@ -257,7 +256,7 @@ class Experiment:
 
     def stream_metrics(self, run: StreamRun) -> dict[str, Any]:
         """Return what streams score; of classes also at all steps, and how soon a new class is recognized."""
-        found = self._metrics(run.outputs[run.counted], run.y[run.counted])
+        found = self._metrics(*run.scored[:2])
         if self.data.window is not None:
             found["series"] = self.series_scores(run)
         if self.targets is not None:
@@ -281,7 +280,7 @@ class Experiment:
     def series_scores(self, run: StreamRun) -> dict[str, float]:
         """Return by series its accuracy, or its RMSE as a fraction of the targets' standard deviation."""
         owner = run.streams.series[run.streams.counted]
-        points = self.points(run.outputs[run.counted], run.y[run.counted])
+        points = self.points(*run.scored[:2])
         scores = torch.bincount(owner, points) / torch.bincount(owner)
         scores = scores if self.targets is None else scores.sqrt()
         names = [one.name for one in getattr(self.split, run.name)]

@@ -85,7 +85,10 @@ class Loop:
         self._validate: Callable[[LSTM1, float], tuple[float, float | None]] = self._validate_windows
         if carry:
             self._lanes = Lanes(self._train.series, config.batch_size, config.crop, self._order)
-            self._validate = _StreamValidation(self._validation, self._updates, self._loss)
+            least, most = _STREAMED
+            windows = min(max(self._updates, least), most)
+            self._streams = cut_streams(self._validation.series, windows, cut=True)
+            self._validate = self._validate_streams
         self._snapshot: dict[str, Any] = {}
         self._trial = trial and carry
         self._carried: dict[str, Any] = {}
@@ -264,6 +267,18 @@ class Loop:
         outputs, y = predict(model, self._validation), self._validation.y
         return float(self._loss(outputs, y)), _accuracy(outputs, y)
 
+    def _validate_streams(self, model: LSTM1, best: float) -> tuple[float, float | None]:
+        """Return loss and accuracy of streams that carry their states.
+
+        Of whole samples, the higher one of this loss and that from reset, if both can be lower than the best.
+        """
+        series, where = self._validation.series, self._streams.picked
+        outputs, y = stream_outputs(model, series, self._streams, where), series.y[self._streams.step[where]]
+        loss = float(self._loss(outputs, y))
+        if series.window is None and loss < best:
+            loss = max(loss, self._validate_windows(model, best)[0])
+        return loss, _accuracy(outputs, y)
+
     def _train_once(self) -> float:
         self._model.train()
         total = count = 0.0
@@ -296,30 +311,6 @@ def surely_lower(losses: Tensor, others: Tensor) -> bool:
     gain = others - losses
     error = float(gain.std(correction=0)) / math.sqrt(max(len(gain) - 1, 1))
     return len(gain) > 1 and float(gain.mean()) > max(_LOSS, _ERRORS * error)
-
-
-class _StreamValidation:
-    """Loss and accuracy of streams that carry their states.
-
-    Of whole samples, the higher one of this loss and that from reset, if both can be lower than the best.
-    """
-
-    def __init__(self, samples: Dataset, windows: int, criterion: nn.Module) -> None:
-        """Take the validation set, the windows of a stream, brought into range, and the loss of training."""
-        least, most = _STREAMED
-        series = self._series = samples.series
-        self._criterion = criterion
-        self._samples = samples if series.window is None else None
-        self._streams = cut_streams(series, min(max(windows, least), most), cut=True)
-        self._where = self._streams.picked
-        self._y = series.y[self._streams.step[self._where]]
-
-    def __call__(self, model: LSTM1, best: float) -> tuple[float, float | None]:
-        outputs = stream_outputs(model, self._series, self._streams, self._where)
-        loss = float(self._criterion(outputs, self._y))
-        if self._samples is not None and loss < best:
-            loss = max(loss, float(self._criterion(predict(model, self._samples), self._samples.y)))
-        return loss, _accuracy(outputs, self._y)
 
 
 def _accuracy(outputs: Tensor, y: Tensor) -> float | None:

@@ -123,7 +123,7 @@ def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> di
     chunk; outputs that fold time into another axis (``N*L``, ``L//2``) are left out.
     """
     joined, time = dict(chunks[-1]), manifest.time_axes
-    for name in manifest.counts:
+    for name in (each for each in manifest.counts if each not in time):
         joined[name] = np.sum([chunk[name] for chunk in chunks], axis=0, dtype=joined[name].dtype)
     for spec in manifest.outputs:
         if _folds_time(spec.axes, manifest.sequence):

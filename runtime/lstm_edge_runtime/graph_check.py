@@ -140,8 +140,8 @@ def check_contract(manifest: Manifest) -> None:
 
     Raises:
         ContractError: a state is larger than any is.
-        ManifestError: the batch and time axes, ``lengths``, the task, a reset value or a state's axes can't
-            be meant, or a tensor is declared twice.
+        ManifestError: the batch and time axes, ``lengths``, the task, counts, a reset value or a state's axes
+            can't be meant, or a tensor is declared twice.
     """
     _check_axis_names(manifest)
     for state in manifest.states:
@@ -154,6 +154,8 @@ def check_contract(manifest: Manifest) -> None:
             )
     _check_lengths(manifest)
     _check_task(manifest.task, manifest.outputs)
+    if unknown := sorted({*manifest.counts} - {spec.name for spec in manifest.outputs}):
+        raise ManifestError(f"counts of steps are {unknown}, which are no outputs; export the model again")
     for names in (manifest.input_names, manifest.output_names):
         if len(set(names)) < len(names):
             raise ManifestError(f"one of {sorted(names)} is declared twice; export the model again")

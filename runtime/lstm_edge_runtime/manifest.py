@@ -96,6 +96,11 @@ class TensorSpec(NamedTuple):
     """numpy's name: ``float32``, ``int64``."""
     axes: Axes
 
+    @property
+    def width(self) -> int | str | None:
+        """The size of the axis of features or classes, see ``channel_axis``; None without axes."""
+        return self.axes[channel_axis(self.axes)] if self.axes else None
+
 
 class StateSpec(NamedTuple):
     """One state: its input, its output, and its reset value."""

@@ -158,8 +158,13 @@ def compare(
 
 
 def distance(one: Array, other: Array) -> Array:
-    """Return absolute differences; equal infinities and NaN in both places agree, other NaN are infinite."""
+    """Return absolute differences in the shape of ``other``; of arrays of unlike shapes all are infinite.
+
+    Equal infinities and NaN in both places agree, other NaN are infinite.
+    """
     one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if one.shape != other.shape:
+        return np.full(other.shape, np.inf)
     with np.errstate(invalid="ignore"):
         difference = np.abs(one - other)
     same = (one == other) | (np.isnan(one) & np.isnan(other))

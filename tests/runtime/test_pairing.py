@@ -144,6 +144,7 @@ def test_a_file_made_elsewhere_equals_the_same_file_with_a_manifest(opened):
             "the task's output is 'none', which is not an out",
         ),
         ({"task": Task("classification", "y", tuple("abc"))}, ManifestError, "3 labels .* 4 values of y"),
+        ({"counts": ("none",)}, ManifestError, r"counts of steps are \['none'\], which are no outputs"),
     ],
 )
 def test_a_manifest_that_does_not_fit_its_graph_is_refused(change, error, message):

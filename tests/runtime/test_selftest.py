@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime._core import Core
+from lstm_edge_runtime.chunks import join_chunks
 from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError
-from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.manifest import Manifest, TensorSpec
 from lstm_edge_runtime.selftest import selftest
 
 
@@ -135,3 +136,10 @@ def test_a_file_without_a_golden_case_says_so(opened):
     for name in ("bare", "unbatched"):
         with pytest.raises(InputError, match="has no golden case"):
             opened(name).selftest()
+
+
+def test_an_output_along_time_is_joined_even_where_the_manifest_counts_it():
+    y = TensorSpec("y", "float32", ("N", "L", 2))
+    manifest = Manifest((y._replace(name="x"),), (y,), batch="N", sequence="L", counts=("y",))
+    chunks = [{"y": np.zeros((1, steps, 2))} for steps in (1, 3)]
+    assert join_chunks(manifest, chunks)["y"].shape == (1, 4, 2)

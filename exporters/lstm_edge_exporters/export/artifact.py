@@ -227,9 +227,9 @@ def _center_norms(model: ir.Model, content: bytes, cases: Iterable[Case]) -> boo
         cases: what it is run on.
     """
     norms = {
-        node: str(node.inputs[0].name)
+        node: (str(node.inputs[0].name), axes)
         for node in model.graph
-        if node.op_type == "LayerNormalization" and node.inputs[0] is not None and _axes(node)
+        if node.op_type == "LayerNormalization" and node.inputs[0] is not None and (axes := _axes(node))
     }
     if not norms:
         return False
@@ -237,18 +237,18 @@ def _center_norms(model: ir.Model, content: bytes, cases: Iterable[Case]) -> boo
     passed = {value.name for value in (*proto.graph.input, *proto.graph.output)}
     proto.graph.output.extend(
         onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
-        for name in {*norms.values()} - passed
+        for name in {name for name, _ in norms.values()} - passed
     )
     session = open_session(proto.SerializeToString())
     largest = dict.fromkeys(norms, 0.0)
     for case in cases:
         with contextlib.suppress(Exception):  # a size that the graph does not take; the verification will say
             values = {**case.feeds, **run_by_name(session, case.feeds)}
-            for node, name in norms.items():
-                largest[node] = max(largest[node], _offset(values[name], _axes(node)))
+            for node, (name, axes) in norms.items():
+                largest[node] = max(largest[node], _offset(values[name], axes))
     for node in (node for node, offset in largest.items() if offset > _MOST):
         build, x = Builder(node, "centered"), node.inputs[0]
-        (mean,) = build.node("ReduceMean", [x, build.constant(np.array(_axes(node)), "axes")])
+        (mean,) = build.node("ReduceMean", [x, build.constant(np.array(norms[node][1]), "axes")])
         node.replace_input_with(0, build.node("Sub", [x, mean])[0])
     return max(largest.values()) > _MOST
 

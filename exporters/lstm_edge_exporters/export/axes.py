@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import chain, combinations
 from typing import Any
 
@@ -107,7 +107,7 @@ def _enlarged(module: nn.Module, signature: Signature) -> Iterator[Signature]:
             example = list(signature.example)
             for place, axis in chosen:
                 example[place] = example[place].repeat_interleave(size, dim=axis)
-            larger = replace(signature, example=tuple(example))
+            larger = signature.with_example(example)
             if runs(module, larger):
                 yield larger
 

@@ -7,7 +7,6 @@ import random
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -192,7 +191,7 @@ def _suggest_step(module: nn.Module, signature: Signature, steps: int) -> str:
         axis = next((axis for axis, size in enumerate(tensor.shape[:2]) if size == steps), None)
         if axis is not None and tensor.dim() > 1:
             cut[name], example[place] = axis, tensor.narrow(axis, 0, 1)
-    one = replace(signature, example=tuple(example))
+    one = signature.with_example(example)
     advice = ", or export one step a call: let forward take and return the state, and give --step"
     if not cut or not runs(module, one):
         return advice

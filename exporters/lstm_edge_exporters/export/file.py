@@ -17,9 +17,9 @@ from torch import nn
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec, channel_axis
+from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
-from ..graph import axes_of, to_proto, with_manifest
+from ..graph import spec_of, to_proto, with_manifest
 from ..numerics.cases import CaseGenerator
 from ..numerics.indices import index_values
 from ..numerics.reference import Injection, TorchReference
@@ -64,8 +64,6 @@ def make_file(request: Request, traced: Traced, lowered: Lowered, lifted: Lifted
         unstreamable=lowered.window,
         provenance={**_provenance(config), "weights_sha256": request.weights_sha256},
     )
-    tensors = zip(signature.names, signature.example, strict=True)
-    examples = {name: tensor.detach().numpy() for name, tensor in tensors}
     window = (
         f"no states are carried from call to call: {lowered.window}; to stream, let the layers run over an "
         "axis with a name, such as L in --input x=N,L,3"
@@ -76,7 +74,7 @@ def make_file(request: Request, traced: Traced, lowered: Lowered, lifted: Lifted
         manifest,
         TorchReference(request.module, signature, roles.outputs, lifted.injections),
         replace(
-            CaseGenerator.of(manifest, examples, index_values(model.graph), config.seed),
+            CaseGenerator.of(manifest, signature.arrays, index_values(model.graph), config.seed),
             held=frozenset(state.input for state in lifted.past),
         ),
         roles,
@@ -130,9 +128,9 @@ def _drop_identities(graph: ir.Graph) -> None:
 def _build_manifest(
     model: ir.Model, roles: Roles, lifted: Sequence[StateSpec], config: ExportConfig
 ) -> Manifest:
-    values = {str(value.name): value for value in model.graph.inputs}
+    values = {spec.name: spec for spec in map(spec_of, model.graph.inputs)}
     own = [
-        StateSpec(name, output, _dtype(values[name]), axes_of(values[name]), config.reset.get(name, 0.0))
+        StateSpec(name, output, values[name].dtype, values[name].axes, config.reset.get(name, 0.0))
         for name, output in roles.states.items()
     ]
     states = sorted([*own, *lifted], key=lambda state: list(values).index(state.input))
@@ -141,11 +139,11 @@ def _build_manifest(
     for name in config.reset:
         if name not in roles.states:
             raise InputError(f"reset of {name}: the states are {', '.join(roles.states) or 'none'}")
-    plain = tuple(_tensor(value) for value in model.graph.outputs if value.name not in outputs)
-    taken = tuple(_tensor(value) for name, value in values.items() if name not in inputs)
+    plain = tuple(spec_of(value) for value in model.graph.outputs if value.name not in outputs)
+    taken = tuple(spec for name, spec in values.items() if name not in inputs)
     task = None if config.task is None else _described(config.task, plain)
     features = config.signal.features
-    width = next((spec.axes[channel_axis(spec.axes)] for spec in taken if len(spec.axes) > 1), None)
+    width = next((spec.width for spec in taken if len(spec.axes) > 1), None)
     if features and isinstance(width, int) and len(features) != width:
         raise InputError(f"got {len(features)} names of features, expected {width}, the width of the input")
     return Manifest(
@@ -167,7 +165,7 @@ def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
     output = found.get(task.output) if task.output else next(iter(outputs), None)
     if output is None:
         raise InputError(f"task output {task.output!r}: the outputs are {', '.join(found) or 'states only'}")
-    width = output.axes[channel_axis(output.axes)] if output.axes else None
+    width = output.width
     for what, names in (("labels", task.labels), ("units", task.units)):
         if names and isinstance(width, int) and len(names) != width:
             raise InputError(
@@ -212,12 +210,3 @@ def _every_row(state: StateSpec) -> float | npt.NDArray[Any]:
         raise InputError(
             f"reset of {state.input} has shape {list(np.shape(state.reset))}, expected {list(shape)}"
         ) from error
-
-
-def _tensor(value: ir.Value) -> TensorSpec:
-    return TensorSpec(str(value.name), _dtype(value), axes_of(value))
-
-
-def _dtype(value: ir.Value) -> str:
-    assert value.dtype is not None
-    return str(value.dtype.numpy().name)

@@ -57,7 +57,7 @@ def _export_nearby(
     for feeds in error.nearby:
         tensors = tuple(torch.from_numpy(feeds[name]) for name in signature.names)
         with suppress(InputError, UnsupportedError, CheckFailedError):
-            request = make_request(module, replace(signature, example=tensors), config)
+            request = make_request(module, signature.with_example(tensors), config)
             return _convert_verified(request, ignore)
     raise error
 

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
@@ -113,29 +114,34 @@ class _Packing:
         Raises:
             UnsupportedError: lengths come as a list.
         """
-        if func is torch._VF._pack_padded_sequence:
-            return self._pack(*args)
         caller = sys._getframe(depth + 1)
+        if (answers := _PACKING.get(func)) is not None:
+            return answers(self, caller, *args)
+        if func in _ON_IDENTITY and any(map(self._is_identity, args)):
+            return _ON_IDENTITY[func](*args)
+        return NotImplemented
+
+    def _sort(self, caller: FrameType, lengths: Tensor, *_: Any) -> Any:
         packs = caller.f_code is rnn.pack_padded_sequence.__code__
-        if func is torch.sort and packs:
-            return args[0], self._identity(args[0])
-        if func is torch.as_tensor and packs:
+        return (lengths, self._identity(lengths)) if packs else NotImplemented
+
+    def _as_tensor(self, caller: FrameType, *_: Any) -> Any:
+        if caller.f_code is rnn.pack_padded_sequence.__code__:
             raise UnsupportedError(
                 "pack_padded_sequence is given a list of lengths, which a file would hold as constants; "
                 "give it the tensor of lengths itself, without tolist()"
             )
-        if func is torch._VF._pad_packed_sequence:
-            return self._pad(*args, trim=caller.f_locals.get("total_length", 0) is None)
-        if func is Tensor.size and caller.f_code is rnn.pad_packed_sequence.__code__:
-            packed = self.find(args[0])
-            if packed and caller.f_locals["total_length"] is None:
-                return _longest(packed.lengths, args[0].shape[0])
-        if func in _ON_IDENTITY and any(self._is_identity(arg) for arg in args):
-            return _ON_IDENTITY[func](*args)
-        if func is Tensor.__getitem__ and type(args[1]) is int and args[1] == 0:
-            packed = self.find(args[0])
-            return packed.batch if packed else NotImplemented
         return NotImplemented
+
+    def _size(self, caller: FrameType, tensor: Tensor, *_: Any) -> Any:
+        packed = self.find(tensor) if caller.f_code is rnn.pad_packed_sequence.__code__ else None
+        if packed is None or caller.f_locals["total_length"] is not None:
+            return NotImplemented
+        return _longest(packed.lengths, tensor.shape[0])
+
+    def _item(self, _: FrameType, tensor: Tensor, index: Any) -> Any:
+        packed = self.find(tensor) if type(index) is int and index == 0 else None
+        return packed.batch if packed else NotImplemented
 
     def find(self, batch_sizes: Any) -> _Packed | None:
         """Return what ``batch_sizes`` stand for; None where they are of no packed sequence."""
@@ -162,7 +168,7 @@ class _Packing:
     def _is_identity(self, value: Any) -> bool:
         return any(value is marker for marker in self._identities)
 
-    def _pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    def _pack(self, _: FrameType, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
         rows = x if batch_first else x.transpose(0, 1)
         _assume(lengths.shape[0] == rows.shape[0])
         steps = torch.arange(rows.shape[1], device=lengths.device)
@@ -171,7 +177,13 @@ class _Packing:
         return self.flatten(rows, zero_padded=False), batch_sizes
 
     def _pad(
-        self, data: Tensor, batch_sizes: Tensor, batch_first: bool, value: float, total: Any, *, trim: bool
+        self,
+        caller: FrameType,
+        data: Tensor,
+        batch_sizes: Tensor,
+        batch_first: bool,
+        value: float,
+        total: Any,
     ) -> tuple[Tensor, Tensor]:
         packed = self.find(batch_sizes)
         if packed is None:
@@ -181,7 +193,7 @@ class _Packing:
             steps = torch.arange(y.shape[1], device=data.device)
             valid = steps.unsqueeze(0) < packed.lengths.unsqueeze(1)
             y = torch.where(valid.reshape(*valid.shape, *[1] * (y.dim() - 2)), y, value)
-        if trim:
+        if caller.f_locals.get("total_length", 0) is None:
             y = y.narrow(1, 0, total)
         elif not statically_known_true(total == y.shape[1]):
             room = [*[0, 0] * (y.dim() - 2), 0, total - y.shape[1]]
@@ -462,6 +474,15 @@ def _recorded(kind: type[nn.Module]) -> type:
     return types.new_class(kind.__name__, (kind,), exec_body=lambda names: names.update(methods))
 
 
+_PACKING: dict[Any, Callable[..., Any]] = {
+    Tensor.__getitem__: _Packing._item,
+    Tensor.size: _Packing._size,
+    torch._VF._pack_padded_sequence: _Packing._pack,
+    torch._VF._pad_packed_sequence: _Packing._pad,
+    torch.as_tensor: _Packing._as_tensor,
+    torch.sort: _Packing._sort,
+}
+"""What PyTorch's packing asks, of which the frame that asks is told; NotImplemented passes it on."""
 _UNBINDS = frozenset({torch.unbind, Tensor.unbind, Tensor.__iter__})
 _SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
 _MAX_POOLS = (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices)

@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 
-from ..graph import axes_of, is_used, operands, walk
+from ..graph import axes_of, describe_value, is_used, operands, walk
 from ..numerics.reference import AllFloats, Path, Signature, output_paths
-from ..pairing import Names, Pairing, describe_value, pair_states
+from ..pairing import Names, Pairing, pair_states
 from .config import ExportConfig
 from .record import OP
 from .request import Request
@@ -366,7 +366,7 @@ def _find_names(module: nn.Module, signature: Signature) -> list[Names]:
 
     with torch.no_grad(), warnings.catch_warnings(), AllFloats(torch.float32), watching(enter):
         warnings.simplefilter("ignore")
-        flat = output_paths(signature.call(module, inputs))
+        flat = list(output_paths(signature.call(module, inputs)))
     before = {_key(tensor): name for tensor, name in zip(inputs, signature.names, strict=True)}
     after: dict[_Key, list[int]] = {}
     for place, (_, tensor) in enumerate(flat):

@@ -280,7 +280,7 @@ def _other_sizes(
                     break
                 wanted += 1
             other[name] = wanted
-        if runs(module, replace(signature, example=tuple(_at_sizes(signature, axes, other)))):
+        if runs(module, signature.with_example(_at_sizes(signature, axes, other))):
             return other
     return None
 

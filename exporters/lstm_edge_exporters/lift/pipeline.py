@@ -25,7 +25,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
 from ..evaluate import Session, axes_in, length_inputs
-from ..graph import axes_of, constant, data_inputs, forget_shapes, to_bytes, to_proto, with_manifest
+from ..graph import axes_of, constant, data_inputs, forget_shapes, spec_of, to_bytes, to_proto, with_manifest
 from ..isolation import isolated
 from ..numerics.graph64 import Graph64
 from ..numerics.rest import Rest, find_rest, refuse_past, with_reset
@@ -428,11 +428,7 @@ def _build_manifest(
 ) -> Manifest:
     """Return the manifest of a lifted file, before it ran: without outputs and figures."""
     entering = {state.input for state in states}
-    inputs = tuple(
-        TensorSpec(str(value.name), str(value.dtype.numpy().name), axes_of(value))
-        for value in data_inputs(model.graph)
-        if value.name not in entering and value.dtype is not None
-    )
+    inputs = tuple(spec_of(value) for value in data_inputs(model.graph) if value.name not in entering)
     valid = (
         spec.name
         for spec in inputs

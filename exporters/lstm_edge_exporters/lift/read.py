@@ -18,9 +18,8 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.model import read_model
 
-from ..graph import data_inputs, infer_shapes, to_bytes
+from ..graph import data_inputs, infer_shapes, spec_of, to_bytes
 from ..isolation import open_isolated
-from ..pairing import spec_of
 from ..recurrent import to_layout_0
 from .axes import transpose_reshapes
 from .config import LiftConfig

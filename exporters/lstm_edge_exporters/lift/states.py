@@ -17,8 +17,8 @@ from lstm_edge_runtime.errors import ContractError, InputError, first_line
 from lstm_edge_runtime.manifest import Array, Axes, StateSpec, TensorSpec
 
 from ..evaluate import inputs_above, is_data_free, name_axis
-from ..graph import UniqueNames, axes_of, data_inputs, walk
-from ..pairing import Names, pair_states, spec_of
+from ..graph import UniqueNames, axes_of, data_inputs, spec_of, walk
+from ..pairing import Names, pair_states
 from ..recurrent import Slot, is_reversed, label, state_shape
 from .axes import follows_input, row_orders
 from .paths import Member, Path, StateGroup, find_path, is_order, top_of, wire
@@ -86,7 +86,7 @@ def _name_after_nodes(groups: Sequence[StateGroup]) -> list[tuple[str, str]]:
     layers = list(dict.fromkeys(group.node for group in groups))
     if len(layers) <= 1:
         return [group.names() for group in groups]
-    known = [_layer_of(str(node.name or "")) for node in layers]
+    known = list(map(_layer_of, layers))
     labels = {
         node: name if name and known.count(name) == 1 else f"{name or node.op_type.lower()}{place}"
         for place, (node, name) in enumerate(zip(layers, known, strict=True))
@@ -94,14 +94,14 @@ def _name_after_nodes(groups: Sequence[StateGroup]) -> list[tuple[str, str]]:
     return [group.names(f"{labels[group.node]}_") for group in groups]
 
 
-def _layer_of(node: str) -> str:
-    """Return the part of a node's name that names its layer.
+def _layer_of(node: ir.Node) -> str:
+    """Return the part of a node's name that names its layer; empty if there is none.
 
     ``/encoder/lstm/LSTM`` is ``lstm``; ``model/lstm_1/PartitionedCall/LSTM__32`` is ``lstm_1``.
     """
     parts = [
         part
-        for part in re.split(r"[/:.]", node)
+        for part in re.split(r"[/:.]", node.name or "")
         if part and not re.fullmatch(r"PartitionedCall.*|while_loop", part)
     ]
     while len(parts) > 1 and (_GENERIC.fullmatch(parts[-1]) and parts[-1].split("_")[0].isupper()):

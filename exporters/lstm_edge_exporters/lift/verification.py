@@ -21,10 +21,10 @@ from ..numerics.compare import (
     Expected,
     Function,
     GraphError,
+    expected,
     fixed_axes,
     floors_of,
     measure,
-    noise_floors,
 )
 from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
 from ..numerics.verify import (
@@ -134,7 +134,7 @@ def verify_lifted(graph: LiftedGraph, lifted: Session, seed: int) -> Verificatio
     several = (case for case in whole if case.sizes.get(graph.manifest.sequence or "", 2) > 1)
     feeds = next(several, whole[0]).feeds
     outputs = {**function.graph.run64(feeds), **function.reference.run64(feeds)}  # of states the file's own
-    known = Expected(outputs, noise_floors(function.graph, feeds, function.fixed))
+    known = Expected(outputs, expected(function.graph, feeds, function.fixed).floors)
     golden = golden_case(graph.manifest, {name: feeds[name] for name in lifted.inputs}, known)
     chunks = _run_in_chunks(graph, lifted, function, seed)
     return Verification(found, tuple(case.sizes_text for case in whole), by_rows, golden, *chunks)

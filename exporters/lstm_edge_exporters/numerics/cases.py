@@ -258,19 +258,18 @@ def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at
 def _signal(
     spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool, steps: int
 ) -> Array:
-    example = spec.example
-    if _is_fraction(spec):
+    example = None if spec.example is None or not spec.example.size else spec.example
+    if example is not None and _is_fraction(spec, example):
         # A quarter of a step more than whole ones, so that no rounding makes it fewer.
         drawn = 1.0 if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps)
         return np.asarray(np.broadcast_to(drawn, shape), spec.dtype)
     if spec.values:
         return _indices(spec.values, shape, rng).astype(spec.dtype)
-    known = example is not None and example.size > 0
     if np.dtype(spec.dtype).kind in "iub":
-        low, high = (int(example.min()), int(example.max()) + 1) if example is not None and known else (0, 1)
+        low, high = (0, 1) if example is None else (int(example.min()), int(example.max()) + 1)
         return rng.integers(low, high, shape).astype(spec.dtype)
     noise = rng.standard_normal(shape)
-    if example is None or not known:
+    if example is None:
         return np.asarray(noise, spec.dtype)
     by_feature = example.ndim > 1 and isinstance(spec.axes[-1], int) and example[..., 0].size > 1
     over = tuple(range(example.ndim - 1)) if by_feature else None
@@ -278,12 +277,10 @@ def _signal(
     return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
 
 
-def _is_fraction(spec: InputSpec) -> bool:
+def _is_fraction(spec: InputSpec, example: Array) -> bool:
     """Return whether an input is each row's length as a fraction of the longest, as some libraries do."""
-    example = spec.example
-    if example is None or len(spec.axes) != 1 or not example.size or np.dtype(spec.dtype).kind != "f":
-        return False
-    return bool(example.min() > 0 and example.max() == 1)
+    one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
+    return one_a_row and bool(example.min() > 0 and example.max() == 1)
 
 
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
@@ -399,16 +396,17 @@ def misshapen(manifest: Manifest, outputs: Mapping[str, Array], sizes: Mapping[s
             yield f"{name} {describe(stated)} comes out as {outputs[name].shape}"
 
 
-def take_rows(manifest: Manifest, name: str, array: Array, first: int, rows: int, count: int = 1) -> Array:
-    """Return what of an input or output belongs to ``count`` of its ``rows``; itself without a batch axis.
+def take_rows(manifest: Manifest, arrays: Feeds, first: int, rows: int, count: int = 1) -> dict[str, Array]:
+    """Return what of inputs or outputs belongs to ``count`` of their ``rows``, and what has no batch axis.
 
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """
-    axis = _batch_axis(manifest, name)
-    if axis is None:
-        return array
-    every = np.arange(array.shape[axis]).reshape(-1, rows)
-    return array.take(every[:, first : first + count].ravel(), axis=axis)
+    taken = dict(arrays)
+    for name, array in arrays.items():
+        if (axis := _batch_axis(manifest, name)) is not None:
+            every = np.arange(array.shape[axis]).reshape(-1, rows)
+            taken[name] = array.take(every[:, first : first + count].ravel(), axis=axis)
+    return taken
 
 
 def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
@@ -416,23 +414,21 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)
-        parts = [
-            run({each: take_rows(manifest, each, array, row, rows, count) for each, array in feeds.items()})
-            for row in range(0, rows, count)
-        ]
-        return {each: join_rows(manifest, each, [part[each] for part in parts], count) for each in parts[0]}
+        parts = [run(take_rows(manifest, feeds, row, rows, count)) for row in range(0, rows, count)]
+        return join_rows(manifest, parts, count)
 
     return alone
 
 
-def join_rows(manifest: Manifest, name: str, parts: Sequence[Array], count: int = 1) -> Array:
-    """Put batches of an input or output together, ``count`` rows of each in turn; undoes ``take_rows``."""
-    axis = _batch_axis(manifest, name)
-    if axis is None:
-        return parts[0]
-    before, size, after = parts[0].shape[:axis], parts[0].shape[axis], parts[0].shape[axis + 1 :]
-    blocks = [part.reshape(*before, size // count, count, *after) for part in parts]
-    return np.concatenate(blocks, axis + 1).reshape(*before, size * len(parts), *after)
+def join_rows(manifest: Manifest, parts: Sequence[Feeds], count: int = 1) -> dict[str, Array]:
+    """Put batches of inputs or outputs together, ``count`` rows of each in turn; undoes ``take_rows``."""
+    joined = dict(parts[0])
+    for name, array in parts[0].items():
+        if (axis := _batch_axis(manifest, name)) is not None:
+            before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
+            blocks = [part[name].reshape(*before, size // count, count, *after) for part in parts]
+            joined[name] = np.concatenate(blocks, axis + 1).reshape(*before, size * len(parts), *after)
+    return joined
 
 
 def _batch_axis(manifest: Manifest, name: str) -> int | None:

@@ -28,7 +28,7 @@ from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare, distance
 
 from .cases import Feeds, Procedure, whole
-from .graph64 import Graph64, MeasuredGraph, introduced_constants, rounded_inverses, short_arrays
+from .graph64 import Constants, Graph64, MeasuredGraph, rounded_inverses
 from .noise import TINY, Rounding
 
 EQUAL = 1e-11
@@ -231,14 +231,12 @@ class Function:
         """Constants that the translation introduced, whether the reference is PyTorch or such a file."""
         if not isinstance(self.graph, Graph64):
             return ()
-        introduced = introduced_constants(self.graph, self.reference.tensors)
-        return tuple(dict.fromkeys((*introduced, *rounded_inverses(self.graph))))
+        return tuple(dict.fromkeys((*self._known.introduced(), *rounded_inverses(self.graph))))
 
     @cached_property
-    def _perhaps(self) -> tuple[str, ...]:
-        """The same, and those of short numbers, of which the file does not tell whether they were rounded."""
+    def _known(self) -> Constants:
         assert isinstance(self.graph, Graph64)
-        return (*self.constants, *short_arrays(self.graph, self.reference.tensors))
+        return Constants(self.graph, self.reference.tensors)
 
     @property
     def in_float64(self) -> bool:
@@ -272,7 +270,8 @@ class Function:
         if found.ok or any(got[name].shape != array.shape for name, array in shared.items()):
             return found
         exact = limits
-        for constants in filter(None, dict.fromkeys((self.constants, self._perhaps))):
+        perhaps = (*self.constants, *self._known.short())  # which the file does not tell from others
+        for constants in filter(None, dict.fromkeys((self.constants, perhaps))):
             graphs = (self._moved(constants, seed) for seed in range(_DRAWS[1]))
             moved = (procedure(each.run64, feeds) for each in graphs)
             known = replace(found, constants=constants)
@@ -354,18 +353,7 @@ def expected(
     procedure: Procedure = whole,
     draws: int = DRAWS,
 ) -> Expected:
-    """Run a graph on one case, exactly and perturbed; arguments as of ``noise_floors``."""
-    return Expected(procedure(graph.run64, feeds), noise_floors(graph, feeds, fixed, procedure, draws))
-
-
-def noise_floors(
-    graph: Graph64 | MeasuredGraph,
-    feeds: Feeds,
-    fixed: Mapping[str, tuple[int, ...]],
-    procedure: Procedure = whole,
-    draws: int = DRAWS,
-) -> dict[str, Array]:
-    """Return the noise floors of a case by output name, of as many perturbed runs as ``draws``.
+    """Run a graph on one case: exactly and, for the noise floors, perturbed as often as ``draws``.
 
     ``fixed`` are each output's axes of fixed size; see ``fixed_axes``. Raises what the graph raises.
     """
@@ -375,13 +363,12 @@ def noise_floors(
         rounding = Rounding(draw, keep=draw % 2 == 1, unit=graph.unit)
         outputs = procedure(partial(graph.perturbed, rounding=rounding), feeds)
         for name, array in exact.items():
-            same = outputs[name].shape == array.shape
-            away = distance(outputs[name], array) if same else np.full(array.shape, np.inf)
+            away = distance(outputs[name], array)
             floors[name] = np.maximum(floors[name], largest(away, fixed.get(name, ())))
     for name, array in exact.items():
         if array.dtype.kind == "f":
             floors[name] = floors[name] + graph.unit * reduce_free(array, fixed.get(name, ())) + TINY
-    return floors
+    return Expected(exact, floors)
 
 
 def floors_of(
@@ -389,10 +376,10 @@ def floors_of(
     feeds: Feeds,
     fixed: Mapping[str, tuple[int, ...]],
     procedure: Procedure = whole,
-) -> Iterator[dict[str, Array]]:
-    """Yield the noise floors of few draws, then of many; arguments as of ``noise_floors``."""
+) -> Iterator[Mapping[str, Array]]:
+    """Yield the noise floors of few draws, then of many; arguments as of ``expected``."""
     for draws in (FEW_DRAWS, MANY_DRAWS):
-        yield noise_floors(graph, feeds, fixed, procedure, draws)
+        yield expected(graph, feeds, fixed, procedure, draws).floors
 
 
 @dataclass(frozen=True)

@@ -92,11 +92,9 @@ class Graph64:
 
     def overflow(self, feeds: Feeds) -> str:
         """Return the first node whose result is beyond float32's range and its operands are not."""
-        values = self.values(feeds)
+        beyond = {name for name, value in self.values(feeds).items() if _beyond(value)}
         for node in self._model.graph.node:
-            if any(_beyond(values.get(name)) for name in node.output) and not any(
-                _beyond(values.get(name)) for name in node.input
-            ):
+            if beyond.intersection(node.output) and beyond.isdisjoint(node.input):
                 return describe_node(node)
         return ""
 
@@ -186,26 +184,59 @@ def differs(one: Array, two: Array, limit: float) -> bool:
     return not np.allclose(one, two, rtol=0.0, atol=limit * scale, equal_nan=True)
 
 
-class _Known:
-    """The numbers of a reference."""
+class Constants:
+    """The constants of a graph beside the tensors of its reference."""
 
-    def __init__(self, tensors: Iterable[Array]) -> None:
-        arrays = tuple(tensors)
-        exact = [np.array_equal(each, np.asarray(each, np.float32), equal_nan=True) for each in arrays]
-        ordered = [np.sort(array, axis=None) for array in arrays]
-        self.held = [array for array, own in zip(ordered, exact, strict=True) if own]
-        """Of its tensors in order."""
-        self.computed = [array for array, own in zip(ordered, exact, strict=True) if not own]
-        """Of those that have more digits than the weights of a file."""
-        every = (np.asarray(array, np.float32).ravel() for array in (0, *arrays))
-        self._numbers = np.unique(np.concatenate([*every]))
+    def __init__(self, graph: Graph64, tensors: Iterable[Array]) -> None:
+        arrays = (np.zeros(1), *tensors)
+        self._numbers = np.unique(np.concatenate([np.asarray(each, np.float32).ravel() for each in arrays]))
+        self._held: list[Array] = []
+        """The reference's tensors in order,"""
+        self._computed: list[Array] = []
+        """and those that have more digits than the weights of a file."""
+        for array in arrays:
+            exact = np.array_equal(array, np.asarray(array, np.float32), equal_nan=True)
+            (self._held if exact else self._computed).append(np.sort(array, axis=None))
+        self._constants = [
+            (name, array, rounded, self._lacking(rounded))
+            for name, array in graph.constants.items()
+            for rounded in [array[~_is_short(array)]]
+        ]
+        """By name: the numbers, those that were rounded, and of these those that no tensor has."""
 
-    def strange(self, array: Array) -> tuple[Array, Array]:
-        """Return the rounded numbers of an array, and those of them that no tensor has."""
-        rounded = np.asarray(array[~_is_short(array)])
-        return rounded, self.lacking(rounded)
+    def introduced(self) -> Iterator[str]:
+        """Return those that hold rounded numbers which the reference's tensors do not.
 
-    def lacking(self, numbers: Array) -> Array:
+        One that is the reference's but for some elements is a wrong copy, and none that was introduced. One
+        that the reference computes from its weights, as weight norm does, is rounded to float32 in the file.
+        """
+        for name, array, rounded, strange in self._constants:
+            new = 2 * strange.size > rounded.size and not _in(array, self._held)
+            parts = (array, *array) if array.ndim == _OF_DIRECTIONS else (array,)
+            if new or any(_in(part, self._computed) for part in parts):
+                yield name
+
+    def short(self) -> Iterator[str]:
+        """Return those of several short numbers that are not all the reference's.
+
+        The translation may have computed them, and rounded: ``exp`` of ``log(3)`` is 3 in float32 alone.
+        """
+        for name, array, rounded, _ in self._constants:
+            if array.size > 1 and not rounded.size and self._lacking(array.ravel()).size:
+                yield name
+
+    def wrong(self) -> Iterator[str]:
+        """Return those in which a few numbers are none of the reference's, and these numbers.
+
+        What is computed from weights is new throughout; a copy that is off in some places is wrong. No case
+        may show it: a unit behind a ReLU may be off on all of them.
+        """
+        for name, array, rounded, strange in self._constants:
+            few = 0 < strange.size <= max(1, int(_FEW * rounded.size))
+            if few and (rounded.size - strange.size >= _COPIED or _in(array, self._held)):
+                yield f"{name} has {', '.join(f'{value:.9g}' for value in strange[:3])}"
+
+    def _lacking(self, numbers: Array) -> Array:
         """Return those of some numbers that no tensor has."""
         place = np.minimum(np.searchsorted(self._numbers, numbers), len(self._numbers) - 1)
         return np.asarray(numbers[self._numbers[place] != numbers])
@@ -216,32 +247,6 @@ def _in(array: Array, others: Iterable[Array]) -> bool:
     alike = [each for each in others if each.size == array.size]
     mine = np.sort(array, axis=None) if alike else array
     return any(np.allclose(mine, each, rtol=_ALIKE, atol=0) for each in alike)
-
-
-def introduced_constants(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
-    """Return the constants of a graph that hold rounded numbers which its reference's tensors do not.
-
-    A tensor that is the reference's but for some elements is a wrong copy, and none that was introduced. One
-    that the reference computes from its weights, as weight norm does, is rounded to float32 in the file.
-    """
-    known = _Known(tensors)
-    for name, array in graph.constants.items():
-        rounded, strange = known.strange(array)
-        new = 2 * strange.size > rounded.size and not _in(array, known.held)
-        parts = (array, *array) if array.ndim == _OF_DIRECTIONS else (array,)
-        if new or any(_in(part, known.computed) for part in parts):
-            yield name
-
-
-def short_arrays(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
-    """Return the constants of several short numbers that are not all the reference's.
-
-    The translation may have computed them, and rounded: ``exp`` of ``log(3)`` in float32 is 3 there alone.
-    """
-    known = _Known(tensors)
-    for name, array in graph.constants.items():
-        if array.size > 1 and _is_short(array).all() and known.lacking(array.ravel()).size:
-            yield name
 
 
 def rounded_inverses(graph: Graph64) -> Iterator[str]:
@@ -267,20 +272,6 @@ def nearly_equal(product: Array, expected: Array) -> bool:
     """Return whether a product of a matrix and its inverse in float32 may be ``expected``."""
     limit = _ROUNDED_PRODUCT * np.abs(expected).max(initial=0.0)
     return bool((np.abs(product - expected) <= limit).all())
-
-
-def wrong_copies(graph: Graph64, tensors: Iterable[Array]) -> Iterator[str]:
-    """Return the constants of a graph in which a few numbers are none of its reference's, and those numbers.
-
-    What is computed from weights is new throughout; a copy that is off in some places is wrong. No case may
-    show it: a unit behind a ReLU may be off on all of them.
-    """
-    known = _Known(tensors)
-    for name, array in graph.constants.items():
-        rounded, strange = known.strange(array)
-        few = 0 < strange.size <= max(1, int(_FEW * rounded.size))
-        if few and (rounded.size - strange.size >= _COPIED or _in(array, known.held)):
-            yield f"{name} has {', '.join(f'{value:.9g}' for value in strange[:3])}"
 
 
 def _is_short(values: Array) -> Array:

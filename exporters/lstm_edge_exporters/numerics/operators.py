@@ -5,7 +5,7 @@ scans), or has in float32 (``Erf``), or in one piece that hides where a kernel r
 """
 
 import math
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -342,39 +342,20 @@ class _Scan(_Repeated):
     """ONNX's ``Scan``; onnx's own takes the first axis alone, and forwards."""
 
     def _run(
-        self,
-        *inputs: Array,
-        context: Mapping[str, Any],
-        num_scan_inputs: int = 0,
-        scan_input_axes: Sequence[int] | None = None,
-        scan_input_directions: Sequence[int] | None = None,
-        scan_output_axes: Sequence[int] | None = None,
-        scan_output_directions: Sequence[int] | None = None,
-        **_: Any,
+        self, *inputs: Array, context: Mapping[str, Any], num_scan_inputs: int = 0, **options: Any
     ) -> tuple[Array, ...]:
-        def turned(array: Array, directions: Sequence[int] | None, place: int) -> Array:
-            return np.flip(array, 0) if directions and directions[place] else array
+        def ways(arrays: Sequence[Array], side: str) -> Iterator[tuple[Array, int, int]]:
+            """Yield each array with its axis of time, and 1 or -1 for the direction."""
+            named = (options.get(f"scan_{side}_{what}") for what in ("axes", "directions"))
+            axes, backwards = (each or [0] * len(arrays) for each in named)
+            return zip(arrays, axes, (-1 if each else 1 for each in backwards), strict=True)
 
         run, wanted, rows = self.steps(context), len(inputs) - num_scan_inputs, list[list[Array]]()
         states = inputs[:wanted]
-        parts = [
-            turned(
-                np.moveaxis(array, scan_input_axes[place] if scan_input_axes else 0, 0),
-                scan_input_directions,
-                place,
-            )
-            for place, array in enumerate(inputs[wanted:])
-        ]
+        parts = (np.moveaxis(x, axis, 0)[::way] for x, axis, way in ways(inputs[wanted:], "input"))
         for step in zip(*parts, strict=True):
             results = run(*states, *step)
             states = tuple(results[:wanted])
             rows.append(results[wanted:])
-        found = (
-            np.moveaxis(
-                turned(array, scan_output_directions, place),
-                0,
-                scan_output_axes[place] if scan_output_axes else 0,
-            )
-            for place, array in enumerate(self.stacked(rows, wanted))
-        )
-        return (*states, *found)
+        collected = ways(self.stacked(rows, wanted), "output")
+        return (*states, *(np.moveaxis(y[::way], 0, axis) for y, axis, way in collected))

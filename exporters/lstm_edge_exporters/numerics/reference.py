@@ -45,10 +45,8 @@ class Signature:
 
     paths: tuple[Path, ...]
     """Where each tensor is, from the parameter of ``forward`` on, in the order of the parameters."""
-    example: tuple[Tensor, ...]
-    """The example's tensors in that order."""
     leaves: tuple[Any, ...]
-    """Every leaf of the call; a tensor's place holds its index in ``names`` wrapped in ``_Slot``."""
+    """Every leaf of the example's call, those that are no tensors too."""
     spec: pytree.TreeSpec
     """The tree of ``(args, kwargs)``."""
 
@@ -75,23 +73,21 @@ class Signature:
                 f"the example does not fit {type(module).__name__}.forward{signature}: {error}"
                 f"{hint if isinstance(example, Mapping) else ''}"
             ) from error
-        call = (bound.args, bound.kwargs)
-        leaves, spec = pytree.tree_flatten(call)
-        paths = list(_leaf_paths(bound))
+        leaves, spec = pytree.tree_flatten((bound.args, bound.kwargs))
+        paths = [path for name, value in _named(bound) for path in _paths(value, name)]
         if len(paths) != len(leaves):
             raise InputError(
                 "the example holds a container that is not a tuple, list or dict; pass its tensors apart"
             )
-        tensors = [(path, leaf) for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)]
+        tensors = [path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)]
         if not tensors:
             raise InputError("the example holds no tensor; pass one tensor for each input of the network")
-        slots = iter(range(len(tensors)))
-        return cls(
-            paths=tuple(path for path, _ in tensors),
-            example=tuple(tensor for _, tensor in tensors),
-            leaves=tuple(_Slot(next(slots)) if isinstance(leaf, Tensor) else leaf for leaf in leaves),
-            spec=spec,
-        )
+        return cls(tuple(tensors), tuple(leaves), spec)
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """The example's tensors in the order of ``paths``."""
+        return tuple(leaf for leaf in self.leaves if isinstance(leaf, Tensor))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -108,17 +104,27 @@ class Signature:
         """The example's shapes by input name."""
         return {name: tuple(tensor.shape) for name, tensor in zip(self.names, self.example, strict=True)}
 
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The example as a file takes it: arrays by input name, every float in float32."""
+        tensors = zip(self.names, self.as_float32().example, strict=True)
+        return {name: tensor.detach().numpy() for name, tensor in tensors}
+
     def as_float32(self) -> "Signature":
         """Return the same signature with the example on the CPU, every float of it in float32."""
-        example = tuple(
-            tensor.cpu().float() if tensor.is_floating_point() else tensor.cpu() for tensor in self.example
+        return self.with_example(
+            each.cpu().float() if each.is_floating_point() else each.cpu() for each in self.example
         )
-        return dataclasses.replace(self, example=example)
+
+    def with_example(self, tensors: Iterable[Tensor]) -> "Signature":
+        """Return the same signature with ``tensors`` in the places of the example's."""
+        given = iter(tensors)
+        leaves = (next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves)
+        return dataclasses.replace(self, leaves=tuple(leaves))
 
     def call(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
         """Call ``module`` with ``tensors`` in the places of the example's."""
-        leaves = [tensors[leaf.index] if isinstance(leaf, _Slot) else leaf for leaf in self.leaves]
-        args, kwargs = pytree.tree_unflatten(leaves, self.spec)
+        args, kwargs = pytree.tree_unflatten(self.with_example(tensors).leaves, self.spec)
         return module(*args, **kwargs)
 
 
@@ -136,14 +142,17 @@ def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
     ]
 
 
-def output_paths(output: Any) -> list[tuple[Path, Tensor]]:
-    """Return the tensors of ``output`` with where they are in it; raises as ``flatten_output``."""
-    return list(_flatten(output, ()))
-
-
-@dataclass(frozen=True)
-class _Slot:
-    index: int
+def output_paths(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+    """Yield the tensors of an output and where they are in it, behind ``path``; see ``flatten_output``."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif (parts := _parts(value)) is not None:
+        for key, item in parts:
+            yield from output_paths(item, (*path, key))
+    elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
+        raise InputError(
+            f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
+        )
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -158,25 +167,19 @@ def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     )
 
 
-def _leaf_paths(bound: inspect.BoundArguments) -> Iterator[Path]:
-    """Return where the leaves of ``(bound.args, bound.kwargs)`` are, in pytree order."""
+def _named(bound: inspect.BoundArguments) -> Iterator[tuple[str, Any]]:
+    """Return each argument with its name, those that only ``**kwargs`` takes too."""
     for name, value in bound.arguments.items():
         kind = bound.signature.parameters[name].kind
-        if kind is inspect.Parameter.VAR_KEYWORD:
-            for key, item in value.items():
-                yield from _paths(item, key)
-        else:
-            yield from _paths(value, name)
+        yield from value.items() if kind is inspect.Parameter.VAR_KEYWORD else [(name, value)]
 
 
 def _paths(value: Any, name: str) -> Iterator[Path]:
+    """Return where the leaves of an argument are, in pytree order."""
     try:
-        paths = [path for path, _ in pytree.tree_flatten_with_path(value)[0]]
+        yield from ((name, *map(_step, path)) for path, _ in pytree.tree_flatten_with_path(value)[0])
     except ValueError:  # a class that was registered without names for its parts
         yield from ((name, place) for place in range(len(pytree.tree_leaves(value))))
-        return
-    for path in paths:
-        yield (name, *map(_step, path))
 
 
 def _step(key: Any) -> str | int:
@@ -184,18 +187,6 @@ def _step(key: Any) -> str | int:
     if isinstance(key, pytree.SequenceKey):
         return key.idx
     return str(next((getattr(key, mark) for mark in ("key", "name") if hasattr(key, mark)), key))
-
-
-def _flatten(value: Any, path: Path) -> Iterator[tuple[Path, Tensor]]:
-    if isinstance(value, Tensor):
-        yield path, value
-    elif (parts := _parts(value)) is not None:
-        for key, item in parts:
-            yield from _flatten(item, (*path, key))
-    elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
-        raise InputError(
-            f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
-        )
 
 
 def _parts(value: Any) -> Iterable[tuple[str | int, Any]] | None:

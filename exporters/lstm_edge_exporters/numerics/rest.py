@@ -5,8 +5,9 @@ span and then over as many steps as before, again and again. Of a state that app
 factor a step, however near to 1, the change over the last span bounds what is left.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -14,6 +15,7 @@ from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec
+from lstm_edge_runtime.tolerance import distance
 
 from .cases import CaseGenerator, full_length
 
@@ -69,27 +71,23 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
         UnsupportedError: there are no states to carry, or silence is not defined for an input.
         CheckFailedError: the states do not settle within 131,072 steps, oscillate, or are not stable.
     """
-    _check(manifest)
+    if reason := next(_why_none(manifest), ""):
+        raise UnsupportedError(f"{reason}; leave rest out")
     cases = CaseGenerator.of(manifest)
-
-    def silence(steps: int) -> dict[str, Array]:
-        drawn = cases.case(1, steps, at_reset=True, full=True).feeds
-        zeros = {spec.name: np.zeros_like(drawn[spec.name]) for spec in manifest.data_inputs}
-        return full_length(manifest, {**drawn, **zeros})
 
     def follow(states: Mapping[str, Array], steps: int) -> Mapping[str, Array]:
         call = min(steps, _CALL) if manifest.time_axes else 1
-        feeds = silence(call)
+        drawn = cases.case(1, call, at_reset=True).feeds
+        zeros = {spec.name: np.zeros_like(drawn[spec.name]) for spec in manifest.data_inputs}
+        feeds = full_length(manifest, {**drawn, **zeros})
         for _ in range(steps // call):
             states = manifest.states_out(run({**feeds, **states}))
         return states
 
-    start = manifest.states_in(silence(1)).items()
-    states: Mapping[str, Array] = {
-        name: array.astype(np.float64) if array.dtype.kind == "f" else array for name, array in start
-    }
+    start = manifest.states_in(cases.case(1, 1, at_reset=True).feeds).items()
+    states: Mapping[str, Array] = {name: array.astype(_wide(array)) for name, array in start}
     steps, moved = 0, {"": np.inf}
-    while not all(change <= _MOVED for change in moved.values()):  # NaN is not
+    while not all(change <= _MOVED for change in moved.values()):
         if steps == _MOST or not all(np.isfinite(each).all() for each in states.values()):
             name, change = max(moved.items(), key=lambda each: each[1])
             raise CheckFailedError(
@@ -113,7 +111,7 @@ def find_rest(manifest: Manifest, run: Runner) -> Rest:
         for name, array in states.items()
     }
     for name, change in _distance(states, follow(pushed, _RETURN)).items():
-        if not change <= _PUSH:
+        if change > _PUSH:
             raise CheckFailedError(
                 f"the states at rest are not stable: a change of {_PUSH} grows to {change:.3g} in {name} "
                 f"within {_RETURN:,} steps of silence; leave rest out"
@@ -136,25 +134,23 @@ def is_at_rest(state: StateSpec, rest: Array) -> bool:
     return bool(np.all(np.abs(np.asarray(state.reset, np.float64) - rest) <= limit * _unit(rest)))
 
 
-def _check(manifest: Manifest) -> None:
+def _why_none(manifest: Manifest) -> Iterator[str]:
+    """Yield why a stream of the network has no rest to start from."""
     if manifest.stream is not None or any(state.start for state in manifest.states):
         late = any(manifest.delays.values()) or any(state.start for state in manifest.states)
-        why = (
-            "is behind, and its states are held at padding at first"
-            if late
-            else f"takes {manifest.unit} steps at a time, by a graph of its own"
-        )
-        raise UnsupportedError(
-            f"a stream of this network {why}, so that it can't start at rest; leave rest out"
-        )
+        why = f"takes {manifest.unit} steps at a time, by a graph of its own"
+        why = "is behind, and its states are held at padding at first" if late else why
+        yield f"a stream of this network {why}, so that it can't start at rest"
     if not manifest.streamable:
         reason = manifest.unstreamable or "the file has no states"
-        raise UnsupportedError(f"{reason}, so that there is no state to start from; leave rest out")
+        yield f"{reason}, so that there is no state to start from"
     for spec in manifest.data_inputs:
         if np.dtype(spec.dtype).kind != "f":
-            raise UnsupportedError(
-                f"input {spec.name} is {spec.dtype}, and silence is zero in float inputs; leave rest out"
-            )
+            yield f"input {spec.name} is {spec.dtype}, and silence is zero in float inputs"
+
+
+def _wide(array: Array) -> Any:
+    return np.float64 if array.dtype.kind == "f" else array.dtype
 
 
 def _unit(array: Array) -> float:
@@ -163,17 +159,12 @@ def _unit(array: Array) -> float:
 
 
 def _distance(one: Mapping[str, Array], other: Mapping[str, Array]) -> dict[str, float]:
-    """Return the largest difference of each state; infinite where one is no longer finite."""
-    pairs = (
-        (name, np.asarray(one[name], np.float64), np.asarray(array, np.float64))
-        for name, array in other.items()
-    )
-    return {
-        name: float(np.abs(new - old).max(initial=0.0)) / _unit(old)
-        if np.isfinite(new).all() and np.isfinite(old).all()
-        else np.inf
-        for name, old, new in pairs
-    }
+    """Return the largest change of each state; infinite where one is no longer finite."""
+    found = {}
+    for name, array in other.items():
+        away = float(distance(one[name], array).max(initial=0.0)) / _unit(one[name])
+        found[name] = away if np.isfinite(array).all() and np.isfinite(one[name]).all() else np.inf
+    return found
 
 
 def _one_row(state: StateSpec, array: Array) -> Array:

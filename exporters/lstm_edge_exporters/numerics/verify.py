@@ -31,11 +31,11 @@ from .compare import (
     Strength,
     channel_limits,
     compare_within,
+    expected,
     fixed_axes,
     floors_of,
     largest,
     measure,
-    noise_floors,
     run_file,
 )
 
@@ -336,7 +336,7 @@ class ChunkedFile:
     def compare(self, one: Feeds, other: Feeds, feeds: Feeds) -> tuple[Comparison, ...]:
         """Compare two runs of ``exact`` on every output of the first; ``feeds`` gave the second."""
         if self.function and not self.function.in_float64:
-            floors = noise_floors(self.function.graph, feeds, self.function.fixed)
+            floors = expected(self.function.graph, feeds, self.function.fixed).floors
             limits = {name: MULTIPLE * array for name, array in floors.items()}
         else:
             limits = channel_limits({name: other[name] for name in one}, _SAME, fixed_axes(self.manifest))
@@ -438,13 +438,12 @@ def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:
         results = file.exact({**chunk, **file.with_lengths(feeds, lengths), **start})
         ends = {state.output: results[state.output] for state in manifest.states}
     for row in range(rows):
-        own = {name: take_rows(manifest, name, array, row, rows) for name, array in feeds.items()}
+        own = take_rows(manifest, feeds, row, rows)
         first, second = int(rising[row]), int(rising[rows - 1 - row])
         kept = [*range(first), *range(_SHORT, _SHORT + second)]
         own |= {name: own[name].take(kept, axis) for name, axis in manifest.time_axes.items() if name in own}
         own |= file.with_lengths(own, len(kept))
-        mine = {name: take_rows(manifest, name, array, row, rows) for name, array in ends.items()}
-        if not _states_agree(file, mine, file.exact(own), own):
+        if not _states_agree(file, take_rows(manifest, ends, row, rows), file.exact(own), own):
             return False
     return True
 

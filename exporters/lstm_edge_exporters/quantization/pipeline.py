@@ -21,7 +21,7 @@ from lstm_edge_runtime.errors import (
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Golden, Manifest, Streamed, channel_axis
+from lstm_edge_runtime.manifest import Array, Golden, Manifest, Streamed
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.onnx_reader import add_initializers
 from lstm_edge_runtime.ort import import_onnxruntime
@@ -343,8 +343,7 @@ def _truth(targets: Array | None, manifest: Manifest) -> Array | None:
     """Return class numbers ``(samples,)``, names turned into them, or values ``(samples, C)``."""
     if targets is None or manifest.task is None:
         return None
-    axes = next(spec.axes for spec in manifest.outputs if spec.name == manifest.task.output)
-    width = axes[channel_axis(axes)]
+    width = next(spec.width for spec in manifest.outputs if spec.name == manifest.task.output)
     came, kind = f"the truth is {targets.dtype} {targets.shape}", targets.dtype.kind
     if manifest.task.kind != "classification":
         values = targets.reshape(len(targets), -1)

@@ -32,6 +32,9 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
+from ..graph import Builder, data_inputs, walk
+from ..recurrent import LENGTHS, recurrent_nodes
+
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _MARKS = (_PREPARED[0], "onnx.infer")
 """Metadata that the quantizer reads and does not remove."""
@@ -71,6 +74,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     store_int8(model, {"GRU", "RNN", "Gather"})
+    padded = _keep_padding_out(model)
     proto = ir.to_proto(model)
     _drop_shapes_of_weights(proto.graph)
     producer = proto.producer_name, proto.producer_version
@@ -82,6 +86,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
                 proto,
                 path,
                 op_types_to_quantize=["LSTM", "MatMul"],
+                nodes_to_exclude=padded + (_thick_products(proto.graph) if scheme.per_channel else []),
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -95,6 +100,50 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     del quantized.metadata_props[:]
     quantized.metadata_props.extend(kept)
     return quantized
+
+
+def _thick_products(graph: onnx.GraphProto) -> list[str]:
+    """Return the names, given where there are none, of products with weights of three axes.
+
+    A projection's are; onnxruntime quantizes them with a scale per channel, and then refuses to run them.
+    """
+    thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
+    products = [node for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
+    for node in products:
+        node.name = node.name or node.output[0]
+    return [node.name for node in products]
+
+
+def _keep_padding_out(model: ir.Model) -> list[str]:
+    """Keep steps beyond a row's length, whatever is in them, out of the ranges that are quantized over.
+
+    An LSTM takes the range of all of X: padding that reaches it becomes 0, in place. Products that padding
+    reaches are returned by name; they stay in float.
+    """
+    ends = [node for node in recurrent_nodes(model) if len(node.inputs) > LENGTHS and node.inputs[LENGTHS]]
+    inputs = [value for value in data_inputs(model.graph) if value.dtype == ir.DataType.FLOAT]
+
+    def passed_on(value: ir.Value) -> list[ir.Value]:
+        return [output for node, _ in value.uses() if node not in ends for output in node.outputs]
+
+    reached = set(walk(inputs, passed_on)) if ends else set[ir.Value]()
+    for node in ends:
+        x, lengths = node.inputs[0], node.inputs[LENGTHS]
+        if node.op_type != "LSTM" or x not in reached or x is None or lengths is None:
+            continue
+        build = Builder(node, str(node.name))
+        (shape,) = build.node("Shape", [x])
+        shape.dtype = ir.DataType.INT64
+        (steps,) = build.node("Gather", [shape, build.constant(np.array(0), "axis")])
+        start, apart = (build.constant(np.array(each, np.int32), "number") for each in (0, 1))
+        (places,) = build.node("Range", [start, build.cast(steps, ir.DataType.INT32), apart])
+        valid = [build.reshape(places, (-1, 1, 1)), build.reshape(lengths, (-1, 1))]
+        (before,) = build.node("Less", valid)
+        before.dtype = ir.DataType.BOOL
+        (kept,) = build.node("Where", [before, x, build.constant(np.float32(0).reshape(()), "padding")])
+        kept.type = x.type
+        node.replace_input_with(0, kept)
+    return [str(node.name) for node in model.graph if node.op_type == "MatMul" and node.inputs[0] in reached]
 
 
 def _drop_shapes_of_weights(graph: onnx.GraphProto) -> None:

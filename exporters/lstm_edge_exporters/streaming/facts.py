@@ -79,6 +79,11 @@ class Fact:
         """The place of the first frame that the graph gives; what is before it means nothing."""
         return self.delay + self.pad
 
+    @property
+    def start_step(self) -> int:
+        """The step of that frame."""
+        return int(self.start / self.rate)
+
 
 class Growth(NamedTuple):
     """How a value grows with time."""

@@ -4,7 +4,7 @@ In float64, chunks of it give the frames of the whole, from random states too; i
 whole's noise floors.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
@@ -17,8 +17,8 @@ from lstm_edge_runtime.errors import CheckFailedError, counted, first_line
 from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest, StateSpec, Streamed
 from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..graph import without_weights
-from ..numerics.cases import Feeds, Procedure, random_sizes
+from ..graph import END, Builder, without_weights
+from ..numerics.cases import Feeds, Procedure, case_size, random_sizes
 from ..numerics.compare import (
     REFUSALS,
     Function,
@@ -33,7 +33,7 @@ from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
 from ..numerics.verify import golden_case
 from .facts import NotStreamableError
 from .rewrite import check_sizes
-from .streamable import Streamable, make_streamable, take_early
+from .streamable import Streamable, make_streamable
 
 _STEPS = 24
 """Steps that are compared, beside those before the first frame and ``_REACHES`` times the reach."""
@@ -102,8 +102,43 @@ def make_late_stream(
         end=found.end,
     )
     streaming = manifest._replace(stream=stream).streaming
-    early = to_bytes(take_early(model, found.early))
+    early = to_bytes(_take_early(model, found.early))
     return stream._replace(golden=_verify(streaming, manifest, content, early, found.reach, draw))
+
+
+def _take_early(model: ir.Model, early: Mapping[str, int]) -> ir.Model:
+    """Return a copy of ``model`` in which what is taken of the last step is taken of an earlier one.
+
+    A stream that is behind is compared with it: where frames are computed from later ones, the last frame of
+    a stream is the last one of no whole sequence.
+
+    Args:
+        model: the graph of the whole.
+        early: by value, how many frames before the last one to take it of.
+    """
+    model = model.clone()
+    found = {value.name: node for node in model.graph for value in node.outputs}
+    for name, frames in early.items():
+        node = found[name]
+        build = Builder(node, "early")
+        if node.op_type == "Slice":
+            start = node.inputs[1]
+            assert start is not None
+            less = np.array([frames], start.dtype.numpy() if start.dtype else np.int64)
+            node.replace_input_with(1, build.node("Sub", [start, build.constant(less, "frames")])[0])
+            node.replace_input_with(2, build.constant(np.array([-frames or END]), "end"))
+        elif node.op_type == "Gather":
+            frame = build.constant(np.array(frames, np.int64), "frames")
+            node.replace_input_with(1, build.node("Sub", [node.inputs[1], frame])[0])
+        elif frames and name != node.outputs[0].name:  # a recurrent layer's last state
+            place = next(place for place, value in enumerate(node.outputs) if value.name == name)
+            axis = 1 if node.attributes.get_int("layout", 0) else 0
+            x, *rest = node.inputs
+            assert x is not None
+            read = build.slice(x, axis, 0, -frames)
+            twin = build.node(node.op_type, [read, *rest], node.attributes, outputs=len(node.outputs))
+            ir.convenience.replace_all_uses_with(node.outputs[place], twin[place], replace_graph_outputs=True)
+    return model
 
 
 def _states(manifest: Manifest, found: Streamable) -> tuple[StateSpec, ...]:
@@ -201,20 +236,12 @@ def settled_after(streaming: Manifest) -> int:
 
 def with_past(streaming: Manifest, feeds: Feeds) -> Feeds:
     """Return the inputs of the whole with the states of the stream at reset besides."""
-    rows = {
-        streaming.batch or "": next(
-            feeds[name].shape[axis] for name, axis in streaming.batch_axes.items() if name in feeds
-        )
+    rows = {streaming.batch or "": case_size(streaming, feeds)[0]}
+    resets = {
+        state.input: np.broadcast_to(np.asarray(state.reset, state.dtype), resolve(state.axes, rows) or ())
+        for state in streaming.states
     }
-    return {
-        **{
-            state.input: np.broadcast_to(
-                np.asarray(state.reset, state.dtype), resolve(state.axes, rows) or ()
-            )
-            for state in streaming.states
-        },
-        **feeds,
-    }
+    return {**resets, **feeds}
 
 
 def _in_chunks(streaming: Manifest, sizes: Sequence[int]) -> Procedure:

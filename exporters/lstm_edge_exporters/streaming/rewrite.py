@@ -20,6 +20,7 @@ from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
 
 from ..evaluate import inputs_above
 from ..graph import (
+    END,
     Builder,
     UniqueNames,
     axes_of,
@@ -39,8 +40,6 @@ from .facts import (
     name_node,
 )
 
-END = int(np.iinfo(np.int64).max)
-"""The end of any axis."""
 _MOST_FRAMES = 1 << 20
 """Frames that one state holds at the most."""
 _LAYOUT = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
@@ -254,13 +253,13 @@ class Rewriter:
         if key not in self._padded:
             dtype = np.dtype(self.shapes.dtypes[self._waiting.get(value, value)])
             build, begun = Builder(node, "pad"), self._begun(node, value, late, dtype)
-            first = slice_of(build, value, late.axis, 0, early)
+            first = build.slice(value, late.axis, 0, early)
             (padded,) = build.node("Mul", [first, begun])
             if late.fill:
                 one, fill = (build.constant(np.array(each, dtype), "fill") for each in (1, late.fill))
                 (missing,) = build.node("Sub", [one, begun])
                 (padded,) = build.node("Add", [padded, build.node("Mul", [missing, fill])[0]])
-            made = build.concat([padded, slice_of(build, value, late.axis, early, END)], late.axis)
+            made = build.concat([padded, build.slice(value, late.axis, early, END)], late.axis)
             self._waiting[made] = self._waiting.get(value, value)
             self._padded[key] = made
         return self._padded[key], late
@@ -292,7 +291,7 @@ class Rewriter:
             raise NotStreamableError(f"{name_node(node)} looks back {frames} steps")
         state, build = self.frames_of(value, fact, frames, reset, kind, start), Builder(node, kind)
         joined = build.concat([state, value], fact.axis)
-        self.end_state(slice_of(build, joined, fact.axis, -frames, END))
+        self.end_state(build.slice(joined, fact.axis, -frames, END))
         self._joined[value, frames, reset, start] = joined
         return joined
 
@@ -349,7 +348,7 @@ class Rewriter:
             return self._counts[key]
         (shape,) = build.node("Shape", [beside])
         shape.dtype = ir.DataType.INT64
-        frames = slice_of(build, shape, 0, fact.axis, fact.axis + 1)
+        frames = build.slice(shape, 0, fact.axis, fact.axis + 1)
         positions, joined = self._frames_since_reset(node, frames, (*batch, 1), fact.rate, start)
         made = Positions(self.shapes, self.growth, build, joined)
         total = made.per_row(value, positions, fact.axis, named, len(rows))
@@ -391,9 +390,16 @@ class Rewriter:
         if not frames:
             return value
         joined = self.past(node, value, fact, frames, "delay")
-        late = slice_of(Builder(node, "delay"), joined, fact.axis, 0, -frames)
+        late = Builder(node, "delay").slice(joined, fact.axis, 0, -frames)
         self._waiting[late] = self._waiting.get(value, value)
         return late
+
+    def settle(
+        self, node: ir.Node, value: ir.Value, fact: Fact, *, held: bool = False
+    ) -> tuple[ir.Value, Fact]:
+        """Return ``value`` delayed until its padding is in, and its fact; for ``held`` see ``ready``."""
+        ready = self.ready(fact, held=held)
+        return self.wait(node, value, fact, ready), replace(fact, delay=ready, pad=0)
 
     def wait_together(self, node: ir.Node, facts: Mapping[ir.Value, Fact], delay: int) -> None:
         """Let the operands of a node that have ``facts`` wait until all have ``delay``."""
@@ -452,7 +458,7 @@ class Rewriter:
 
     def hold(self, node: ir.Node, value: ir.Value | None, fact: Fact) -> None:
         """Hold the states that ``value``, a recurrent node's initial state, is read from until it starts."""
-        start = int(fact.start / fact.rate)
+        start = fact.start_step
         if value is None or not start:
             return
         if not (names := inputs_above(value)):
@@ -495,11 +501,3 @@ def check_sizes(axes: Axes, batch: str | None) -> None:
             f"a state needs each of its axes but that of rows at one size, and {other} takes any; give "
             "its size with --input NAME=AXES"
         )
-
-
-def slice_of(build: Builder, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:
-    """Return a part of ``value``."""
-    numbers = {"start": start, "end": end, "axis": axis}
-    return build.node(
-        "Slice", [value, *(build.constant(np.array([n]), name) for name, n in numbers.items())]
-    )[0]

@@ -9,10 +9,10 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import Builder, constant, is_used
+from ..graph import END, Builder, constant, is_used
 from ..recurrent import is_reversed
 from .facts import Fact, GathersTimeError, NotStreamableError, Windows, name_node
-from .rewrite import END, Rewriter, Rule, describe_gathering, slice_of
+from .rewrite import Rewriter, Rule, describe_gathering
 
 _KINDS = {"Conv": "conv", "MaxPool": "pool", "AveragePool": "pool"}
 """What the states of an operator are called."""
@@ -104,7 +104,7 @@ def _look_back(
     early = (kept - least) // stride * stride
     joined = work.past(node, value, fact, max(kept, 0), _KINDS.get(node.op_type, "window"))
     if kept < 0 or early:
-        joined = slice_of(Builder(node, "part"), joined, fact.axis, max(-kept, 0), -early or END)
+        joined = Builder(node, "part").slice(joined, fact.axis, max(-kept, 0), -early or END)
     return joined, replace(fact, delay=(fact.delay + kept) // stride, pad=0, rate=fact.rate / stride)
 
 
@@ -134,12 +134,8 @@ def _transposed(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> b
         raise NotStreamableError(f"{name_node(node)} pads by its length; give it padding")
     if fact.pad and fact.fill:
         raise NotStreamableError(f"{name_node(node)} reads padding by {fact.fill:g}")
-    ready = work.ready(fact, held=True)
-    source, fact = work.wait(node, value, fact, ready), replace(fact, delay=ready, pad=0)
-    numbers = {
-        name: list(node.attributes.get_ints(name, [default] * (rank * (2 if name == "pads" else 1))))
-        for name, default in (("dilations", 1), ("output_padding", 0), ("pads", 0), ("strides", 1))
-    }
+    source, fact = work.settle(node, value, fact, held=True)
+    numbers = _spatial(node, rank, dilations=1, output_padding=0, pads=0, strides=1)
     stride, front = numbers["strides"][place], numbers["pads"][place]
     overlap = (kernel[place] - 1) * numbers["dilations"][place] + 1 - stride
     numbers["pads"][place] = numbers["pads"][place + rank] = numbers["output_padding"][place] = 0
@@ -148,7 +144,7 @@ def _transposed(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> b
     build = Builder(node, "overlap")
     group = node.attributes.get_int("group", 1) or 1
     (summed,) = build.node("ConvTranspose", [source, node.inputs[1]], {**numbers, "group": group})
-    summed = _add_overlap(work, build, summed, (output, late), overlap, int(fact.start / fact.rate))
+    summed = _add_overlap(work, build, summed, (output, late), overlap, fact.start_step)
     if len(node.inputs) > 2 and node.inputs[2] is not None:
         shape = build.constant(np.array([-1] + [1] * rank), "shape")
         (summed,) = build.node("Add", [summed, build.node("Reshape", [node.inputs[2], shape])[0]])
@@ -174,10 +170,10 @@ def _add_overlap(
     axis = work.facts.get(output, late).axis
     if overlap > 0:
         state = work.frames_of(output, work.facts.get(output, late), overlap, 0.0, "overlap", start)
-        first, rest = (slice_of(build, summed, axis, *ends) for ends in ((0, overlap), (overlap, END)))
+        first, rest = (build.slice(summed, axis, *ends) for ends in ((0, overlap), (overlap, END)))
         joined = build.concat([build.node("Add", [first, state])[0], rest], axis)
-        work.end_state(slice_of(build, joined, axis, -overlap, END))
-        return slice_of(build, joined, axis, 0, -overlap)
+        work.end_state(build.slice(joined, axis, -overlap, END))
+        return build.slice(joined, axis, 0, -overlap)
     if overlap < 0:
         pads = [0] * (2 * len(work.shapes.shape(output)))
         pads[len(pads) // 2 + axis] = -overlap
@@ -193,33 +189,35 @@ def _fold(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         raise NotStreamableError(f"{name_node(node)} takes time for channels or rows")
     place = found.axis - 2
     others = [size for axis, size in enumerate(work.shapes.shape(output)[2:]) if axis != place]
-    numbers = {
-        name: list(node.attributes.get_ints(name, [default] * (rank * (2 if name == "pads" else 1))))
-        for name, default in (("dilations", 1), ("pads", 0), ("strides", 1))
-    }
+    numbers = _spatial(node, rank, dilations=1, pads=0, strides=1)
     stride, front = numbers["strides"][place], numbers["pads"][place]
     if place < 0 or any(each != 1 for each in (*others, *block[:place], *block[place + 1 :])):
         raise NotStreamableError(f"{name_node(node)} adds up frames on several axes")
     span = (block[place] - 1) * numbers["dilations"][place] + 1
     numbers["pads"][place] = numbers["pads"][place + rank] = 0
-    ready = work.ready(fact, held=True)
-    source, fact = work.wait(node, value, fact, ready), replace(fact, delay=ready)
+    source, fact = work.settle(node, value, fact, held=True)
     late = replace(fact, delay=fact.delay * stride + front, rate=fact.rate * stride, axis=found.axis)
     work.set_fact(node, output, late)
     build = Builder(node, "overlap")
     (shape,) = build.node("Shape", [source])
     shape.dtype = ir.DataType.INT64
-    (spread,) = build.node(
-        "Mul", [slice_of(build, shape, 0, 2, 3), build.constant(np.array([stride]), "stride")]
-    )
+    (spread,) = build.node("Mul", [build.slice(shape, 0, 2, 3), build.constant(np.array([stride]), "stride")])
     (frames,) = build.node("Add", [spread, build.constant(np.array([span - stride]), "span")])
     one = build.constant(np.array([1]), "one")
     image = build.concat([frames if axis == place else one for axis in range(rank)], 0)
     (summed,) = build.node("Col2Im", [source, image, node.inputs[2]], numbers)
-    start = int(fact.start / fact.rate)
+    start = fact.start_step
     node.replace_input_with(0, _add_overlap(work, build, summed, (output, late), span - stride, start))
     work.hand_on(node, late)
     return True
+
+
+def _spatial(node: ir.Node, rank: int, **defaults: int) -> dict[str, list[int]]:
+    """Return attributes of ``rank`` spatial axes, of which padding has a number in front and one behind."""
+    return {
+        name: list(node.attributes.get_ints(name, [default] * rank * (2 if name == "pads" else 1)))
+        for name, default in defaults.items()
+    }
 
 
 def _padded(node: ir.Node, fact: Fact, front: int, fill: float) -> Fact:
@@ -303,8 +301,7 @@ def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
             work.refuse_readers(node, "a choice of steps")
             return True
         if frames > 1:
-            ready = work.ready(fact)
-            value, fact = work.wait(node, value, fact, ready), replace(fact, delay=ready, pad=0)
+            value, fact = work.settle(node, value, fact)
             node.replace_input_with(0, work.past(node, value, fact, frames - 1, "last"))
         build = Builder(node, "last")  # the value may have other steps than in the whole
         node.replace_input_with(1, build.constant(np.array([-frames]), "start"))
@@ -350,7 +347,7 @@ def _frames(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact, windows:
     build, axis = Builder(node, "window"), work.facts[value].axis
     (shape,) = build.node("Shape", [joined])
     shape.dtype = ir.DataType.INT64
-    (size,) = build.node("Squeeze", [slice_of(build, shape, 0, axis, axis + 1)])
+    (size,) = build.node("Squeeze", [build.slice(shape, 0, axis, axis + 1)])
     (end,) = build.node("Sub", [size, build.constant(np.array(reach), "reach")])
     zero, hop = (build.constant(np.array(each), "number") for each in (0, windows.hop))
     (firsts,) = build.node("Range", [zero, end, hop])
@@ -389,14 +386,13 @@ def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) 
         raise NotStreamableError(f"{name_node(node)} sums merged rows")
     exclusive = node.attributes.get_int("exclusive", 0) or 0
     build = Builder(node, "total")
-    ready = work.ready(fact, held=True)
-    summed, fact = work.wait(node, value, fact, ready), replace(fact, delay=ready, pad=0)
-    state = work.frames_of(value, fact, 1, 0.0, "total", int(fact.start / fact.rate))
+    summed, fact = work.settle(node, value, fact, held=True)
+    state = work.frames_of(value, fact, 1, 0.0, "total", fact.start_step)
     (own,) = build.node("CumSum", [summed, node.inputs[1]], {"exclusive": exclusive})
     (total,) = build.node("Add", [own, state])
-    last = slice_of(build, total, fact.axis, -1, END)
+    last = build.slice(total, fact.axis, -1, END)
     if exclusive:
-        (last,) = build.node("Add", [last, slice_of(build, summed, fact.axis, -1, END)])
+        (last,) = build.node("Add", [last, build.slice(summed, fact.axis, -1, END)])
     work.end_state(last)
     node.replace_input_with(0, total)
     work.hand_on(node, fact)
@@ -426,9 +422,7 @@ def _scan(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  
         assert start is not None
         dtype = work.shapes.dtypes[start]
         reset = number if np.isfinite(number) else np.copysign(_lowest(dtype), number)
-        state = work.state(
-            work.shapes.axes(start), dtype, float(reset), "carried", int(fact.start / fact.rate)
-        )
+        state = work.state(work.shapes.axes(start), dtype, float(reset), "carried", fact.start_step)
         node.replace_input_with(place, state)
         work.end_state(node.outputs[place])
     for result in node.outputs[carried:]:
@@ -461,7 +455,7 @@ def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool
         elif isinstance(size, int):
             entries.append(build.constant(np.array([size]), "size"))
         else:
-            entries.append(slice_of(build, sizes, 0, place, place + 1))
+            entries.append(build.slice(sizes, 0, place, place + 1))
     node.replace_input_with(1, build.concat(entries, 0))
     if ratio == 1:
         return False
@@ -480,10 +474,9 @@ def _resize(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
         each is None or each.as_string() != modes[name] for name, each in given.items()
     ):
         raise NotStreamableError(f"{name_node(node)} interpolates between frames; use mode='nearest'")
-    ready = work.ready(fact)
-    node.replace_input_with(0, work.wait(node, value, fact, ready))
-    fact = replace(fact, delay=ready * int(ratio), pad=0, rate=found.rate)
-    work.set_fact(node, node.outputs[0], fact)
+    source, fact = work.settle(node, value, fact)
+    node.replace_input_with(0, source)
+    work.set_fact(node, node.outputs[0], replace(fact, delay=fact.delay * int(ratio), rate=found.rate))
     return True
 
 
@@ -497,9 +490,8 @@ def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bo
             f"{name_node(node)} would start late: {fact.ahead} looks ahead, or is not padded, and rows have "
             "lengths"
         )
-    ready = work.ready(fact, held=True)
-    node.replace_input_with(0, work.wait(node, value, fact, ready))
-    fact = replace(fact, delay=ready, pad=0)
+    source, fact = work.settle(node, value, fact, held=True)
+    node.replace_input_with(0, source)
     for each in node.inputs[5:7]:
         work.hold(node, each, fact)
     for place, result in enumerate(node.outputs):

@@ -3,14 +3,13 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
-from ..graph import Builder, axes_of, data_inputs
+from ..graph import axes_of, data_inputs
 from .facts import NotStreamableError, find_shapes
-from .rewrite import END, Rewriter, slice_of
+from .rewrite import Rewriter
 from .rules import RULES
 
 _OPSET = 11
@@ -88,38 +87,3 @@ def make_streamable(model: ir.Model, batch: str | None, sequence: str | None) ->
         work.end,
         late,
     )
-
-
-def take_early(model: ir.Model, early: Mapping[str, int]) -> ir.Model:
-    """Return a copy of ``model`` in which what is taken of the last step is taken of an earlier one.
-
-    A stream that is behind is compared with it: where frames are computed from later ones, the last frame of
-    a stream is the last one of no whole sequence.
-
-    Args:
-        model: the graph of the whole.
-        early: by value, how many frames before the last one to take it of.
-    """
-    model = model.clone()
-    found = {value.name: node for node in model.graph for value in node.outputs}
-    for name, frames in early.items():
-        node = found[name]
-        build = Builder(node, "early")
-        if node.op_type == "Slice":
-            start = node.inputs[1]
-            assert start is not None
-            less = np.array([frames], start.dtype.numpy() if start.dtype else np.int64)
-            node.replace_input_with(1, build.node("Sub", [start, build.constant(less, "frames")])[0])
-            node.replace_input_with(2, build.constant(np.array([-frames or END]), "end"))
-        elif node.op_type == "Gather":
-            frame = build.constant(np.array(frames, np.int64), "frames")
-            node.replace_input_with(1, build.node("Sub", [node.inputs[1], frame])[0])
-        elif frames and name != node.outputs[0].name:  # a recurrent layer's last state
-            place = next(place for place, value in enumerate(node.outputs) if value.name == name)
-            axis = 1 if node.attributes.get_int("layout", 0) else 0
-            x, *rest = node.inputs
-            assert x is not None
-            read = slice_of(build, x, axis, 0, -frames)
-            twin = build.node(node.op_type, [read, *rest], node.attributes, outputs=len(node.outputs))
-            ir.convenience.replace_all_uses_with(node.outputs[place], twin[place], replace_graph_outputs=True)
-    return model

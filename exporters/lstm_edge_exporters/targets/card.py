@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -105,18 +105,6 @@ def to_card(
 
 def _readme(name: str, manifest: Manifest, data: str, scores: Sequence[Score]) -> str:
     kind = f"time-series-{manifest.task.kind}" if manifest.task else "time-series"
-    results = [
-        {
-            "task": {"type": kind},
-            "dataset": {"type": data, "name": data, "split": split},
-            "metrics": [
-                {"type": score.metric, "name": score.words, "value": score.value}
-                for score in scores
-                if score.split == split and not score.how
-            ],
-        }
-        for split in dict.fromkeys(score.split for score in scores)
-    ]
     tensors: list[tuple[str, str, TensorSpec | StateSpec]] = [
         *((spec.name, "input", spec) for spec in manifest.inputs),
         *((spec.name, "output", spec) for spec in manifest.outputs),
@@ -132,11 +120,22 @@ def _readme(name: str, manifest: Manifest, data: str, scores: Sequence[Score]) -
         tensors=tensors,
         data=data,
         scores=scores,
-        results=results,
+        results=list(_results(kind, data, scores)),
         cases=manifest.equivalence.get("cases"),
         difference=manifest.equivalence.get("max_abs"),
         version=__version__,
     )
+
+
+def _results(kind: str, data: str, scores: Sequence[Score]) -> Iterator[dict[str, Any]]:
+    """Yield the model card's entry for each split of the data."""
+    for split in dict.fromkeys(score.split for score in scores):
+        own = [score for score in scores if score.split == split and not score.how]
+        yield {
+            "task": {"type": kind},
+            "dataset": {"type": data, "name": data, "split": split},
+            "metrics": [{"type": each.metric, "name": each.words, "value": each.value} for each in own],
+        }
 
 
 def _mlmodel(model: bytes, manifest: Manifest) -> str:

@@ -9,6 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ import numpy.typing as npt
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, ManifestError, NotFoundError
 from lstm_edge_runtime.files import write_folder
-from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.manifest import KEY, Manifest
 from lstm_edge_runtime.model import content_of
 from lstm_edge_runtime.onnx_reader import add_metadata
 
@@ -99,25 +100,25 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
     path = Path(model)
     name = "model.ort" if content[4:8] == b"ORTM" else "model.onnx"
     files = {name: content, **_page(), **_runtime(runtime)}
-    version = hashlib.sha256(
-        b"".join(part for item in sorted(files.items()) for part in (item[0].encode(), item[1]))
-    )
+    version = hashlib.sha256(b"".join(name.encode() + part for name, part in sorted(files.items())))
     described = {
         "model": name,
         "name": path.name,
-        "recordings": [
-            {
-                "label": one.label,
-                "features": list(manifest.signal.features) or [""] * one.x.shape[1],
-                "x": base64.b64encode(one.x.astype("<f4").tobytes()).decode(),
-            }
-            for one in recordings
-        ],
+        "recordings": [_recorded(one, manifest) for one in recordings],
         "files": ["./", _CONTENTS, *sorted(name for name in files if name != "sw.js")],
     }
     version.update(json_text(described).encode())
     text = json_text({**described, "version": version.hexdigest()[:16]})
     return Site({**files, _CONTENTS: f"self.SITE = {text};\n".encode()})
+
+
+def _recorded(one: PageSignal, manifest: Manifest) -> dict[str, Any]:
+    """Return a recording as the page reads it."""
+    return {
+        "label": one.label,
+        "features": list(manifest.signal.features) or [""] * one.x.shape[1],
+        "x": base64.b64encode(one.x.astype("<f4").tobytes()).decode(),
+    }
 
 
 def _page() -> dict[str, bytes]:

@@ -32,10 +32,12 @@ def error_to_junit(model: str, error: Exception) -> bytes:
 
 
 def _document(suites: Sequence[Element]) -> bytes:
+    """Return the document, with a replacement character where XML 1.0 allows none."""
     root = Element("testsuites")
     root.extend(suites)
     indent(root)
-    return bytes(tostring(root, encoding="utf-8", xml_declaration=True)) + b"\n"
+    text = _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", tostring(root, encoding="unicode"))
+    return f"<?xml version='1.0' encoding='utf-8'?>\n{text}\n".encode()
 
 
 def _suite(
@@ -43,36 +45,34 @@ def _suite(
 ) -> Element:
     """Return the test suite of a group; what failed is an ``error`` where there is one."""
     failed = group.count("failed")
-    suite = Element(
-        "testsuite",
-        {
-            "id": str(number),
-            "package": "lstm-edge",
-            "name": _clean(group.title),
-            "tests": str(len(group.checks)),
-            "failures": str(0 if error else failed),
-            "errors": str(failed if error else 0),
-            "skipped": str(group.count("skipped")),
-            "time": f"{sum(check.seconds for check in group.checks):.3f}",
-            "timestamp": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
-            "hostname": "localhost",
-        },
-    )
+    about: dict[str, object] = {
+        "id": number,
+        "package": "lstm-edge",
+        "name": group.title,
+        "tests": len(group.checks),
+        "failures": 0 if error else failed,
+        "errors": failed if error else 0,
+        "skipped": group.count("skipped"),
+        "time": f"{sum(check.seconds for check in group.checks):.3f}",
+        "timestamp": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%S"),
+        "hostname": "localhost",
+    }
+    suite = Element("testsuite", {name: str(value) for name, value in about.items()})
     properties = SubElement(suite, "properties")
     if worst := group.worst:
         facts = {**facts, **{name: f"{getattr(worst, name):.3g}" for name in ("floor", "error", "ratio")}}
     for name, value in facts.items():
-        SubElement(properties, "property", {"name": name, "value": _clean(str(value))})
+        SubElement(properties, "property", name=name, value=str(value))
     for check in group.checks:
-        about = {"classname": f"lstm-edge.{group.key}", "name": _clean(check.name)}
-        case = SubElement(suite, "testcase", {**about, "time": f"{check.seconds:.3f}"})
-        message = {"message": _clean(check.message)}
+        place = {"classname": f"lstm-edge.{group.key}", "name": check.name}
+        case = SubElement(suite, "testcase", place, time=f"{check.seconds:.3f}")
         if check.status == "failed":
-            kind = {**message, "type": (error or CheckFailedError).__name__}
-            SubElement(case, "error" if error else "failure", kind).text = _clean(_line(check))
+            kind = (error or CheckFailedError).__name__
+            tag = "error" if error else "failure"
+            SubElement(case, tag, message=check.message, type=kind).text = _line(check)
         elif check.status == "skipped":
-            SubElement(case, "skipped", message)
-    SubElement(suite, "system-out").text = _clean("\n".join(map(_line, group.checks)))
+            SubElement(case, "skipped", message=check.message)
+    SubElement(suite, "system-out").text = "\n".join(map(_line, group.checks))
     SubElement(suite, "system-err")
     return suite
 
@@ -80,8 +80,3 @@ def _suite(
 def _line(check: Check) -> str:
     worst = f" [{check.worst}; ratio {check.worst.ratio:.3g}]" if check.worst else ""
     return f"{check.status} {check.name}{worst}{': ' if check.message else ''}{check.message}"
-
-
-def _clean(text: str) -> str:
-    """Put a replacement character where XML 1.0 allows none."""
-    return _NOT_XML.sub("\N{REPLACEMENT CHARACTER}", text)

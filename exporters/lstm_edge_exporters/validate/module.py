@@ -69,20 +69,16 @@ def against_module(
         and {state.input for state in file.manifest.states} <= {*config.states}
         and file.manifest.ranges == config.ranges
     ):
-        manifest = _declared(file, signature, config)
+        manifest = _declared(file, signature.arrays, config)
         reference: Reference = TorchReference(module, signature, config.outputs)
         graph = None
     else:
         reference, manifest, graph = _trace_manifest(module, signature, example, file, config)
-    examples = {
-        name: tensor.detach().cpu().numpy()
-        for name, tensor in zip(signature.names, signature.example, strict=True)
-    }
     return ReferenceModel(
         computation=reference,
         about=about or type(module).__name__,
         manifest=manifest,
-        examples=examples,
+        examples=signature.arrays,
         values=index_values((graph or ir.from_proto(file.proto)).graph),
         graph=cache(lambda: _translated(module, example, config) if graph is None else _evaluated(graph)),
         sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
@@ -188,17 +184,13 @@ class _WithPast:
         return found
 
 
-def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Manifest:
+def _declared(file: ModelFile, example: Mapping[str, Array], config: ExportConfig) -> Manifest:
     """Return the manifest that ``config`` gives, without tracing; shapes of outputs are seen when it runs."""
     assert config.states is not None
-    dtypes = {
-        name: "float32" if tensor.is_floating_point() else str(tensor.dtype).removeprefix("torch.")
-        for name, tensor in zip(signature.names, signature.example, strict=True)
-    }
     own = {spec.name: spec for spec in file.manifest.outputs}
     return Manifest(
         inputs=tuple(
-            TensorSpec(name, dtypes[name], tuple(axes))
+            TensorSpec(name, example[name].dtype.name, tuple(axes))
             for name, axes in config.inputs.items()
             if name not in config.states
         ),
@@ -222,21 +214,14 @@ def _declared(file: ModelFile, signature: Signature, config: ExportConfig) -> Ma
 
 
 def _example(module: nn.Module, file: ModelFile) -> dict[str, torch.Tensor]:
-    golden = file.manifest.golden
+    arrays = file.manifest.golden.inputs if file.manifest.golden else {}
     parameters = inspect.signature(module.forward).parameters
-    dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
-    own = next(dtypes, torch.float32)  # a file is float32 whatever its module is
-    tensors = {
-        name: torch.from_numpy(np.array(each)) for name, each in (golden.inputs if golden else {}).items()
-    }
-    found = {
-        name: tensor.to(own) if tensor.is_floating_point() else tensor
-        for name, tensor in tensors.items()
-        if name in parameters
-    }
+    found = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays if name in parameters}
     if not found:
         raise InputError(
             f"{file.path} carries no golden inputs named as the parameters of {type(module).__name__}."
             f"forward ({', '.join(parameters)}); give an example"
         )
-    return found
+    dtypes = (each.dtype for each in module.parameters() if each.is_floating_point())
+    own = next(dtypes, torch.float32)  # a file is float32 whatever its module is
+    return {name: each.to(own) if each.is_floating_point() else each for name, each in found.items()}

@@ -120,9 +120,8 @@ class ModelFile:
             spec.name: spec.dtype for spec in graph_specs(session.get_inputs()) if "float" in spec.dtype
         }
 
-        def run(
-            feeds: Mapping[str, Array],
-        ) -> dict[str, Array]:  # floats may be wider or narrower than its own
+        def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+            # floats may be wider or narrower than the file's
             own = {name: array.astype(floats.get(name, array.dtype)) for name, array in feeds.items()}
             return run_by_name(session, own)
 

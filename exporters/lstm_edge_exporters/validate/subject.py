@@ -40,9 +40,9 @@ from ..numerics.compare import (
     Measured,
     RefusedError,
     ask,
+    expected,
     fixed_axes,
     measure,
-    noise_floors,
     run_file,
 )
 from ..numerics.graph64 import Graph64, MeasuredGraph
@@ -92,9 +92,7 @@ class Subject:
         self.budgets = budgets
         """What an int8 or fp16 file is held to; None for one that must be exact."""
         self.tally = Tally(self.manifest, reference.values, modeled=not (budgets or config.overridden))
-        self._few = remember(
-            partial(noise_floors, self.function.graph, fixed=self.function.fixed, draws=FEW_DRAWS)
-        )
+        self._few = remember(partial(self._modeled, procedure=whole, draws=FEW_DRAWS))
         self.run_alone = row_by_row(self.manifest, self.run) if budgets else self.run
         """The file with no rows that share a call where that changes results, as ranges in int8 do."""
 
@@ -245,7 +243,10 @@ class Subject:
             return {name: np.zeros([1] * len(axes[name])) for name in self.manifest.output_names}
         if procedure is whole and draws == FEW_DRAWS:
             return self._few(feeds)
-        return noise_floors(self.function.graph, feeds, self.function.fixed, procedure, draws)
+        return self._modeled(feeds, procedure, draws)
+
+    def _modeled(self, feeds: Feeds, procedure: Procedure, draws: int) -> Mapping[str, Array]:
+        return expected(self.function.graph, feeds, self.function.fixed, procedure, draws).floors
 
     @property
     def policy(self) -> str:

@@ -2,12 +2,12 @@
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from lstm_edge_runtime.manifest import Array, Manifest
+from lstm_edge_runtime.tolerance import distance
 
 from ..numerics.cases import Feeds, case_size
 from ..numerics.compare import FEW_DRAWS, Agreement, Equality, Measured, Strength, fixed_axes, reduce_free
@@ -50,8 +50,9 @@ class Tally:
             self._strength.add(measured, self._fixed)
         for name, array in measured.known.ref64.items():
             if measured.got[name].shape == array.shape:
-                self._count_channels(name, measured)
-                self._count_errors(measured.got[name], array)
+                errors = distance(measured.got[name], array)
+                self._count_channels(name, measured, errors)
+                self._count_errors(errors[np.isfinite(errors)])
 
     def results(self) -> dict[str, Any]:
         """Return the fields of a report that this gives, by name."""
@@ -61,7 +62,7 @@ class Tally:
         return {
             "equality": self.equality if self.equality.cases else None,
             "figures": self.figures,
-            "channels": tuple(map(self._named, self._channels.values())),
+            "channels": tuple(self._channels.values()),
             "coverage": self.coverage,
         }
 
@@ -82,13 +83,12 @@ class Tally:
             unverified=unverified,
         )
 
-    def _named(self, channel: Channel) -> Channel:
-        """Return a channel with what the task calls it."""
+    def _names(self, output: str, place: tuple[int, ...]) -> list[str]:
+        """Return the label and the unit that the task gives a channel."""
         task = self._manifest.task
-        if task is None or channel.output != task.output or not channel.index:
-            return channel
-        label, unit = ("".join(names[channel.index[-1] :][:1]) for names in (task.labels, task.units))
-        return replace(channel, label=label, unit=unit)
+        if task is None or output != task.output or not place:
+            return []
+        return ["".join(names[place[-1] :][:1]) for names in (task.labels, task.units)]
 
     def _count_inputs(self, feeds: Feeds) -> None:
         self._compared.append(case_size(self._manifest, feeds))
@@ -96,12 +96,10 @@ class Tally:
             if np.dtype(spec.dtype).kind in "iu":
                 self._tokens.setdefault(spec.name, set()).update(np.unique(feeds[spec.name]).tolist())
 
-    def _count_channels(self, name: str, measured: Measured) -> None:
-        got, exact, floors = measured.got[name], measured.known.ref64[name], measured.known.floors[name]
+    def _count_channels(self, name: str, measured: Measured, errors: Array) -> None:
+        floors = measured.known.floors[name]
         kept = [axis for axis, size in enumerate(floors.shape) if size > 1]
-        fixed = [axis - exact.ndim for axis in kept]
-        with np.errstate(invalid="ignore"):
-            errors = reduce_free(got.astype(np.float64) - exact, fixed)
+        errors = reduce_free(errors, [axis - errors.ndim for axis in kept])
         limits, floors = (np.broadcast_to(each, errors.shape) for each in (measured.limits[name], floors))
         state = any(name == each.output for each in self._manifest.states)
         for index in np.ndindex(errors.shape):
@@ -110,12 +108,10 @@ class Tally:
             key = (name, place[:-1] if state else place)  # of a layer's units the worst
             known = self._channels.get(key)
             if known is None or error * known.limit > known.error * limit:
-                self._channels[key] = Channel(name, place, error, floor, limit)
+                names = self._names(name, place)
+                self._channels[key] = Channel(name, place, error, floor, limit, *names)
 
-    def _count_errors(self, got: Array, exact: Array) -> None:
-        with np.errstate(invalid="ignore"):
-            errors = np.abs(got.astype(np.float64) - exact)
-        errors = errors[np.isfinite(errors)]
+    def _count_errors(self, errors: Array) -> None:
         seen = errors >= 10.0 ** _EDGES[0]
         self._exact += int((~seen).sum())
         self._errors += np.histogram(np.minimum(np.log10(errors[seen]), _EDGES[-1]), _EDGES)[0]

@@ -117,3 +117,33 @@ def test_an_embedding_table_is_stored_by_row():
     (found,) = session.run(None, {"tokens": np.arange(40)})
     step = np.abs(table).max(axis=1, keepdims=True) / 127
     assert np.all(np.abs(found - table) <= step * 0.5001)
+
+
+@pytest.mark.parametrize(
+    "scheme", {scheme for each in precision.SCHEMES.values() for scheme in each}, ids=str
+)
+def test_a_matrix_of_three_axes_runs_with_every_scheme(scheme):
+    """A projection has one: with a scale per channel onnxruntime 1.32 quantizes it and refuses to run it."""
+    weights = {"w": (1, 16, 20), "v": (20, 16)}
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["h"]), helper.make_node("MatMul", ["h", "v"], ["y"])],
+        "g",
+        [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, ["L", 16])],
+        [helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, "L", 16])],
+        [
+            numpy_helper.from_array(rng.normal(size=shape).astype(np.float32), name)
+            for name, shape in weights.items()
+        ],
+    )
+    content = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    proto = precision.int8_dynamic(ir.from_proto(content), scheme)
+    x = {"x": rng.normal(size=(5, 16)).astype(np.float32)}
+    expected, found = (
+        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, x
+        )[0]
+        for each in (content, proto)
+    )
+    assert np.abs(found - expected).max() < 0.05 * np.abs(expected).max()
+    assert {node.op_type for node in proto.graph.node} & {"DynamicQuantizeMatMul", "MatMulInteger"}

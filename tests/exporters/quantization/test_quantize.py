@@ -5,8 +5,12 @@ from dataclasses import replace
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, precision, quantize
 from lstm_edge_exporters.validate import ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
@@ -207,6 +211,44 @@ def test_where_one_scale_a_tensor_is_too_coarse_a_scale_a_row_is_taken(network, 
     strict = replace(LOOSE, drift=0.05)
     assert "one scale a tensor" in quantize(source, QuantizeConfig(budget=LOOSE)).picked
     assert "a scale per gate row" in quantize(source, QuantizeConfig(budget=strict)).picked
+
+
+class Packed(nn.Module):
+    """Products in front of a packed LSTM, and one around it."""
+
+    def __init__(self):
+        super().__init__()
+        self.front, self.lstm, self.head = (
+            nn.Linear(6, 32),
+            nn.LSTM(32, 32, 2, batch_first=True),
+            nn.Linear(64, 4),
+        )
+
+    def forward(self, x, lengths):
+        x = self.front(x)
+        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+        y, (h, _) = self.lstm(packed)
+        y, _ = pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])
+        return self.head(torch.cat([x, y], 2)), h[-1]
+
+
+def test_what_is_in_the_padding_changes_nothing(tmp_path):
+    torch.manual_seed(0)
+    x, lengths = np.random.default_rng(0).normal(size=(3, 12, 6)).astype(np.float32), np.array([12, 5, 9])
+    made = export(Packed().eval(), (torch.from_numpy(x), torch.from_numpy(lengths)))
+    made.save(tmp_path / "float.onnx")
+    small = quantize(tmp_path / "float.onnx", QuantizeConfig(budget=LOOSE))
+    assert small.counts == {"LSTM int8": 2}
+    valid = np.arange(12) < lengths[:, None]
+    for engine in ("onnxruntime", *["native"] * installed()):
+        model, found = load(small.model, threads=1, engine=engine), []
+        for padding in (0.0, 1e6, np.nan):
+            outputs, state = model.run(np.where(valid[..., None], x, np.float32(padding)), None, lengths)
+            each, last = outputs.values()
+            found.append([each[valid], last, *(state[spec.input] for spec in model.states)])
+        for other in found[1:]:
+            for expected, array in zip(found[0], other, strict=True):
+                np.testing.assert_array_equal(array, expected)
 
 
 @pytest.mark.parametrize("dtype", ["int64", "int32"])

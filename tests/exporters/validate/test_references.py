@@ -63,6 +63,19 @@ def test_another_network_of_the_same_form_is_told_apart(tagger):
     assert failed is report.groups[0].checks[0]
 
 
+@pytest.mark.parametrize("given", [False, True])
+def test_a_module_in_bfloat16_is_a_reference(tmp_path, given):
+    torch.manual_seed(0)
+    module, example = nn.GRU(3, 4, batch_first=True).to(torch.bfloat16), torch.randn(2, 5, 3).bfloat16()
+    export(module.eval(), example).save(tmp_path / "model.onnx")
+    file = open_file(tmp_path / "model.onnx")
+    reference = against_module(module, file, example if given else None)
+    assert reference.examples["input"].dtype == np.float32
+    assert Graph64(file.proto).run64(file.manifest.golden.inputs).keys() == (
+        reference.computation.run64(file.manifest.golden.inputs).keys()
+    )
+
+
 class Wrapped(nn.Module):
     def __init__(self, inner):
         super().__init__()

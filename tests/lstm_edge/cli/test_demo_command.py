@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from lstm_edge.checkpoint import load
-from lstm_edge.demo import HeldOut, StreamComparison, compare_steps
+from lstm_edge.data.recordings import Recording, Recordings
+from lstm_edge.demo import StreamComparison, compare_steps
 from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
@@ -87,6 +88,7 @@ def test_the_proof_sees_a_file_that_computes_something_else(document, folder):
     run = load(folder / "run")
     other = load(folder / "run")
     other.model.fc.bias.data[0] += 1e-3
-    held_out = HeldOut(np.zeros((2, 5, 6), np.float32), ("Walking", "Walking"), 10.0)
+    series = Recording("0", "0", np.zeros((5, 6), np.float32), np.zeros(5, np.int64))
+    held_out = Recordings((series, series), run.task.labels)
     stream = load_model(export(*deployable(other)).model).stream()
     assert compare_steps(run, stream, held_out).max_abs == pytest.approx(1e-3, rel=0.01)

@@ -1,7 +1,7 @@
 """From the native program to C: each operation is a call of a kernel, with its sizes as constants."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from math import prod
@@ -95,6 +95,20 @@ class _Storage:
     first: int
     last: int
     at: int = -1
+
+
+def _lay(storages: Iterable[_Storage]) -> int:
+    """Lay what is not needed at the same time in the same place; return the size of all together."""
+    placed: list[_Storage] = []
+    unique = {id(storage): storage for storage in storages}
+    for storage in sorted(unique.values(), key=lambda each: (-each.size, each.first)):
+        storage.at = 0
+        near = [each for each in placed if each.first <= storage.last and storage.first <= each.last]
+        for other in sorted(near, key=lambda each: each.at):
+            if storage.at + storage.size > other.at and other.at + other.size > storage.at:
+                storage.at = other.at + other.size
+        placed.append(storage)
+    return max((each.at + each.size for each in placed), default=0)
 
 
 @dataclass
@@ -324,7 +338,7 @@ class _Generator:
         return lines
 
     def _plan(self, last_read: dict[int, int]) -> None:
-        """Lay what is left in working memory, what is not needed at the same time in the same place."""
+        """Lay what is left in working memory."""
         for at, each in enumerate(self._operations):
             self._need_scratch(at, each)
             for buffer in self._writes(each):
@@ -332,16 +346,7 @@ class _Generator:
                     self._store(at, each, buffer, last_read)
         for buffer, storage in self._storages.items():
             storage.last = max(storage.last, last_read.get(buffer, storage.first))
-        placed: list[_Storage] = []
-        unique = {id(storage): storage for storage in (*self._storages.values(), *self._scratch.values())}
-        for storage in sorted(unique.values(), key=lambda each: (-each.size, each.first)):
-            storage.at = 0
-            near = [each for each in placed if each.first <= storage.last and storage.first <= each.last]
-            for other in sorted(near, key=lambda each: each.at):
-                if storage.at + storage.size > other.at and other.at + other.size > storage.at:
-                    storage.at = other.at + other.size
-            placed.append(storage)
-        self._memory = max((each.at + each.size for each in placed), default=0)
+        self._memory = _lay([*self._storages.values(), *self._scratch.values()])
 
     def _store(self, at: int, operation: Operation, buffer: int, last_read: dict[int, int]) -> None:
         """Find a place for what an operation writes: a constant, whole numbers, or working memory."""

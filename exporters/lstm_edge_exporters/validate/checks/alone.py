@@ -115,9 +115,9 @@ def _changed(manifest: Manifest, feeds: Feeds, other: Feeds, row: int, span: sli
 
 def _moved(manifest: Manifest, before: Feeds, after: Feeds, row: int) -> Iterator[str]:
     """Return the outputs of which what belongs to ``row`` moved."""
-    for name, array in before.items():
-        one, two = (take_rows(manifest, name, each, row, _ROWS) for each in (array, after[name]))
-        if not np.array_equal(np.nan_to_num(one), np.nan_to_num(two)):
+    one, two = (take_rows(manifest, each, row, _ROWS) for each in (before, after))
+    for name, array in one.items():
+        if not np.array_equal(np.nan_to_num(array), np.nan_to_num(two[name])):
             yield name
 
 
@@ -131,10 +131,7 @@ def _long(manifest: Manifest, run: Runner, cases: CaseGenerator, same: float) ->
 
 def _repeated(manifest: Manifest, run: Runner, golden: Golden) -> str:
     """Each row of the golden case many times over, within the case's own limits."""
-    inputs, outputs = (
-        {name: join_rows(manifest, name, [array] * _WIDE) for name, array in arrays.items()}
-        for arrays in (golden.inputs, golden.outputs)
-    )
+    inputs, outputs = (join_rows(manifest, [arrays] * _WIDE) for arrays in (golden.inputs, golden.outputs))
     records = compare_golden(golden._replace(inputs=inputs, outputs=outputs), run(inputs))
     worst = max(records, key=lambda each: each.ratio)
     return "" if worst.ok else str(worst)

@@ -13,7 +13,7 @@ from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
 from ...numerics.cases import case_size, closed_loop, misshapen
-from ...numerics.graph64 import Graph64, wrong_copies
+from ...numerics.graph64 import Constants, Graph64
 from ...versions import IR_VERSIONS, MAKERS, OLDEST_ONNXRUNTIME, OPSETS, versions
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact, answered
@@ -266,7 +266,7 @@ def _weights(subject: Subject, graph: Graph64) -> Check:
     made = subject.file.manifest.provenance.get("versions", {})
     if subject.function.constants and made == versions(*MAKERS) and (translated := subject.reference.graph()):
         known += translated.tensors
-    wrong = "; ".join(wrong_copies(graph, known))
+    wrong = "; ".join(Constants(graph, known).wrong())
     about = f"{wrong}, which no tensor of the reference holds" if wrong else ""
     return answered("weights are the reference's", about)
 

@@ -12,6 +12,7 @@ from lstm_edge_runtime.chunks import Runner, even_sizes, take_steps
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError, counted, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
+from lstm_edge_runtime.tolerance import distance
 
 from ...numerics.cases import (
     GRID,
@@ -213,8 +214,7 @@ def _long_run(subject: Subject, key: str, name: str, steps: int, chunk: int) -> 
 def _curve(measured: Measured, steps: list[int]) -> Curve:
     errors = []
     for name, exact in measured.known.ref64.items():
-        same = measured.got[name].shape == exact.shape
-        away = np.abs(measured.got[name].astype(np.float64) - exact) if same else np.full(exact.shape, np.inf)
+        away = distance(measured.got[name], exact)
         errors.append(away.reshape(len(exact), -1).max(axis=1, initial=0.0))
     limit = max(record.limit for record in measured.records)
     return Curve(tuple(steps), tuple(map(float, np.max(errors, axis=0))), limit)

@@ -45,8 +45,7 @@ def check_decisions(subject: Subject) -> Iterator[Check]:
 
     @cache
     def measure() -> Measured:
-        feeds = batches[0][1].items()
-        few = {each: take_rows(subject.manifest, each, array, 0, rows[0], _FEW) for each, array in feeds}
+        few = take_rows(subject.manifest, batches[0][1], 0, rows[0], _FEW)
         return subject.measure(subject.run_alone, few)
 
     def compare(carried: str, runs: Iterator[tuple[Feeds, Feeds]]) -> Check:

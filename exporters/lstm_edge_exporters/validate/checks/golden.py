@@ -10,7 +10,7 @@ import numpy as np
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, ManifestError, counted, first_line
 from lstm_edge_runtime.golden import GoldenFolder, read_golden, replay
-from lstm_edge_runtime.manifest import Array, Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden
 from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_golden
 from lstm_edge_runtime.tolerance import Comparison
 
@@ -39,12 +39,11 @@ def check_recorded(subject: Subject) -> Iterator[Check]:
         name = f"golden case{f' {place + 1}' if place else ''} is the reference's"
 
         def compare(golden: Golden = golden, name: str = name) -> Check:
-            case = _widened(golden, subject.manifest) if subject.budgets else golden
             try:
-                check_golden_case(subject.manifest, case)
+                check_golden_case(subject.file.manifest, golden)
             except (CheckFailedError, ManifestError) as error:
                 return Check(name, "failed", f"it does not fit the file: {error}")
-            measured = subject.measure(lambda _: golden.outputs, case.inputs, draws=DRAWS)
+            measured = subject.measure(lambda _: golden.outputs, golden.inputs, draws=DRAWS)
             wrong.extend(_wrong_limits(subject, golden, measured))
             by_parent = subject.budgets and subject.reference.computation is not subject.graph
             exact = measured.known.ref64
@@ -113,17 +112,6 @@ def _lacks(subject: Subject, golden: Golden, expected: Golden | None) -> Iterato
         here, there = (np.unique(each[name]).size for each in (golden.inputs, expected.inputs))
         if 2 * here < there or (there > 1 and here == 1):
             yield f"{name} has {counted(here, 'distinct value')}, expected about {there} as in {array.shape}"
-
-
-def _widened(golden: Golden, manifest: Manifest) -> Golden:
-    """Return a case with the float inputs of the reference's dtype: a file may take halves instead."""
-    dtypes = {spec.name: spec.dtype for spec in manifest.inputs}
-    dtypes |= {state.input: state.dtype for state in manifest.states}
-    inputs = {
-        name: array.astype(dtypes.get(name, array.dtype)) if array.dtype.kind == "f" else array
-        for name, array in golden.inputs.items()
-    }
-    return golden._replace(inputs=inputs)
 
 
 def compare_recorded(golden: Golden, exact: Feeds) -> tuple[Comparison, ...]:
