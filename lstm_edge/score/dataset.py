@@ -14,7 +14,8 @@ from lstm_edge.data.recordings import missing_name, usable
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.manifest import Array
 
-from .job import Columns, DataFile, Job, exact_order
+from .config import ScoreConfig
+from .job import DataFile, Job, exact_order
 
 _BATCH, _BATCH_BYTES = 65_536, 2**25
 """Maximum number of rows decoded at once, and of their bytes by the file's footer."""
@@ -42,17 +43,16 @@ def find_files(dataset: str) -> list[DataFile]:
         found = [Path(each) for each in glob.glob(dataset, recursive=True)]  # noqa: PTH207
     files: list[DataFile] = []
     for each in sorted(each for each in found if each.is_file()):
-        name = each.relative_to(root).as_posix()
+        name, about = each.relative_to(root).as_posix(), each.stat()
         if not any(part.startswith(("_", ".")) for part in name.split("/")):
-            about = each.stat()
             files.append(DataFile(len(files), str(each.absolute()), name, about.st_size, about.st_mtime_ns))
     if not files:
         raise NotFoundError(f"{dataset} contains no .parquet file; {advice}")
     return files
 
 
-def open_parquet(source: DataFile, columns: Columns) -> parquet.ParquetFile:
-    """Open a file that has these columns.
+def open_parquet(source: DataFile, config: ScoreConfig) -> parquet.ParquetFile:
+    """Open a file that has the columns of a run.
 
     Raises:
         FileFormatError: it can't be read as Parquet.
@@ -61,31 +61,21 @@ def open_parquet(source: DataFile, columns: Columns) -> parquet.ParquetFile:
     with _readable(source):
         file = parquet.ParquetFile(source.path, pre_buffer=False)
         stored = file.schema_arrow.names
-    have = [*stored, *_path_columns(source)]
-    for option, column in (("--series", columns.series), ("--order", columns.order)):
-        if column is not None and column not in have:
-            raise missing_name(Path(source.path), "column", column, have, f"name the right one with {option}")
-    for column in columns.features:
-        if column not in stored:
-            raise missing_name(Path(source.path), "column", column, have, "name the features with --features")
-    needed = (*stored_keys(source, columns), *columns.features)
+    have = [*stored, *source.path_columns]
+    for option, columns, where in (
+        ("name the right one with --series", [config.series], have),
+        ("name the right one with --order", [config.order], have),
+        ("name the features with --features", config.features, stored),
+    ):
+        for column in columns:
+            if column is not None and column not in where:
+                raise missing_name(Path(source.path), "column", column, have, option)
+    needed = (*source.stored_keys(config), *config.features)
     if twice := next((column for column in needed if stored.count(column) > 1), None):
         raise InputError(
             f"{source.path} has {stored.count(twice)} columns {twice!r}, expected one; {_ADVICE}"
         )
     return file
-
-
-def stored_keys(source: DataFile, columns: Columns) -> list[str]:
-    """Return the columns of series and order that are in the file itself, not in its path."""
-    given = _path_columns(source)
-    return [name for name in (columns.series, columns.order) if name and name not in given]
-
-
-def _path_columns(source: DataFile) -> dict[str, str]:
-    """Return the columns encoded in the path of a file: ``day=17`` is a column ``day``."""
-    pairs = (part.partition("=") for part in source.name.split("/")[:-1])
-    return {key: value for key, equals, value in pairs if key and equals}
 
 
 @contextmanager
@@ -98,63 +88,32 @@ def _readable(source: DataFile) -> Iterator[None]:
         ) from error
 
 
-def read_rows(
-    source: DataFile, job: Job, groups: Sequence[int], first: int
-) -> Iterator[tuple[list[pa.Array], Array]]:
-    """Yield the rows of a file's row groups: series, order, file and row, and the features ``(n, I)``.
+def read_batches(
+    source: DataFile, job: Job, groups: Sequence[int] | None = None, first: int = 0
+) -> Iterator["Batch"]:
+    """Yield the columns of a file that a run needs, in batches that fit in memory.
 
     Args:
         source: the file.
         job: the run.
-        groups: its row groups to read.
-        first: number of the first row in them.
+        groups: the row groups to read; None for all.
+        first: number of their first row.
 
     Raises:
-        FileFormatError, InputError: the file can't be read, lacks a column, or contains an invalid cell.
+        FileFormatError, InputError: the file can't be read, or lacks a column.
     """
-    columns = job.columns
-    if columns.order in _path_columns(source):
-        raise InputError(
-            f"{source.path}: column {columns.order!r} is in its path, expected one in the file, a number "
-            "or time for each row"
-        )
-    for batch in _batches(source, job, groups, first):
-        size = len(batch.rows)
-        file = pa.array(np.full(size, source.number, dtype=np.int32))
-        row = pa.array(np.arange(batch.first, batch.first + size))
-        keys = [batch.series(), batch.order(), file, row]
-        yield keys, batch.features([batch.column(name) for name in columns.features])
-
-
-def read_windows(source: DataFile, job: Job) -> Iterator[tuple[pa.RecordBatch, Array, Array]]:
-    """Yield a file's rows as a batch of the key columns, all steps ``(steps, I)``, and each row's ``(n,)``.
-
-    A feature's column contains a list of L values in each row, or one value; or one column has L lists of I.
-
-    Raises:
-        FileFormatError, InputError: as ``read_rows``.
-    """
-    keys = stored_keys(source, job.columns)
-    for batch in _batches(source, job):
-        yield batch.rows.select(keys), *batch.windows()
-
-
-def _batches(
-    source: DataFile, job: Job, groups: Sequence[int] | None = None, first: int = 0
-) -> Iterator["_Batch"]:
-    """Yield the columns that a run needs, in batches that fit in memory."""
-    file = open_parquet(source, job.columns)
+    file = open_parquet(source, job.config)
     about = file.metadata
     size = sum(about.row_group(group).total_byte_size for group in range(about.num_row_groups))
     rows = max(1, min(_BATCH, job.rows, _BATCH_BYTES * about.num_rows // max(size, 1)))
-    columns = [*stored_keys(source, job.columns), *job.columns.features]
+    columns = [*source.stored_keys(job.config), *job.config.features]
     with _readable(source):
         for batch in file.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
-            yield _Batch(source, job, batch, first)
+            yield Batch(source, job, batch, first)
             first += len(batch)
 
 
-class _Batch(NamedTuple):
+class Batch(NamedTuple):
     """Rows of a file, checked when they are taken; raises ``InputError``."""
 
     source: DataFile
@@ -163,7 +122,7 @@ class _Batch(NamedTuple):
     first: int
     """Number of the first row in the file."""
 
-    def column(self, name: str) -> pa.Array:
+    def _column(self, name: str) -> pa.Array:
         """Return a column without empty cells."""
         column = self.rows.column(name)
         if column.null_count:
@@ -173,10 +132,10 @@ class _Batch(NamedTuple):
 
     def series(self) -> pa.Array:
         """Return the names of the series."""
-        name, given = str(self.job.columns.series), _path_columns(self.source)
+        name, given = str(self.job.config.series), self.source.path_columns
         if name in given:
             return pa.array([given[name]] * len(self.rows), pa.string())
-        column = self.column(name)
+        column = self._column(name)
         try:
             names = column.cast(pa.string())
             names.validate(full=True)
@@ -188,13 +147,17 @@ class _Batch(NamedTuple):
 
     def order(self) -> pa.Array:
         """Return the order as it is stored between stages."""
-        name, path = str(self.job.columns.order), self.source.path
-        column = self.column(name)
-        exact, own = exact_order(column.type), exact_order(self.job.order_type)
+        name, path, expected = str(self.job.config.order), self.source.path, self.job.order_type
+        if name in self.source.path_columns:
+            raise InputError(
+                f"{path}: column {name!r} is in its path, expected one in the file, a number or time for "
+                "each row"
+            )
+        column = self._column(name)
+        exact, own = exact_order(column.type), exact_order(expected)
         if exact is None or own is None or exact.id != own.id:
             raise InputError(
-                f"{path}: column {name!r} is {column.type}, expected {self.job.order_type} as in the first "
-                "file"
+                f"{path}: column {name!r} is {column.type}, expected {expected} as in the first file"
             )
         try:
             order = column.cast(exact).cast(self.job.order_storage)
@@ -204,11 +167,13 @@ class _Batch(NamedTuple):
             raise InputError(f"{path}: column {name!r} contains a number that is not finite")
         return order
 
-    def features(self, columns: Sequence[pa.Array]) -> Array:
-        """Return columns of numbers as ``(n, I)``."""
-        names = self.job.columns.features
-        numbers = [self._numbers(name, column) for name, column in zip(names, columns, strict=True)]
-        return np.stack(numbers, axis=1)
+    def features(self) -> Array:
+        """Return the features of samples as ``(n, I)``."""
+        return self._stack([self._column(name) for name in self.job.config.features])
+
+    def _stack(self, columns: Sequence[pa.Array]) -> Array:
+        names = self.job.config.features
+        return np.stack([self._numbers(*each) for each in zip(names, columns, strict=True)], axis=1)
 
     def _numbers(self, name: str, column: pa.Array) -> Array:
         kind, dtype = column.type, self.job.dtype
@@ -232,9 +197,12 @@ class _Batch(NamedTuple):
         return numbers
 
     def windows(self) -> tuple[Array, Array]:
-        """Return all steps ``(steps, I)``, and the number of steps of each row ``(n,)``."""
-        path, width, names = self.source.path, self.job.width, self.job.columns.features
-        columns, counts = [self.column(name) for name in names], np.ones(len(self.rows), dtype=np.int64)
+        """Return all steps of windows ``(steps, I)``, and the number of steps of each ``(n,)``.
+
+        A feature's column has a list of L values in each row, or one value; or one column has L lists of I.
+        """
+        path, width, names = self.source.path, self.job.width, self.job.config.features
+        columns, counts = [self._column(name) for name in names], np.ones(len(self.rows), dtype=np.int64)
         nested = {_is_list(column.type) for column in columns}
         if len(nested) > 1:
             raise InputError(f"{path}: some features are lists and some are numbers, expected one kind")
@@ -252,7 +220,7 @@ class _Batch(NamedTuple):
             raise InputError(f"{path}: got {len(names)} features, expected {width}")
         if empty := [name for name, each in zip(names, columns, strict=True) if each.null_count]:
             raise InputError(f"{path}: a list in column {empty[0]!r} has an empty cell; {_ADVICE}")
-        return self.features(columns), counts
+        return self._stack(columns), counts
 
 
 def _lengths(column: pa.Array) -> Array:

@@ -1,26 +1,37 @@
-"""Who does the work: this process, or Ray Data's workers on this machine or a cluster."""
+"""Who does the work: this process, or Ray Data's workers on this machine or a cluster.
+
+Ray runs in a separate process, the driver: it ends its process if a head or node dies, and prints to its
+output.
+"""
 
 import contextlib
+import logging
 import os
 import pickle
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from importlib.util import find_spec
+from itertools import chain
+from queue import SimpleQueue
 from typing import Any
 
-from lstm_edge_runtime.errors import LstmEdgeError, MissingDependencyError
+from lstm_edge_runtime.errors import InputError, LstmEdgeError, MissingDependencyError, first_line
 
-from .driver import ENDED
-from .job import Job, Stage, Tell
+from .job import Done, Job, Stage, Tell
 
-_DRIVER = "lstm_edge.score.driver"
+_ENDED = "Ray ended while it was at work: its head or node died; run again, or give --workers 1"
 _END = 20
 """Seconds that Ray has to shut down."""
+_PATIENCE = 10
+"""Seconds to wait for a cluster's answer."""
+_OBJECT_STORE = 80 * 2**20
+"""Bytes, near the minimum of Ray: rows go through files, and items and their results are small."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +42,7 @@ class Engine:
     """``one process`` or ``Ray``."""
     workers: int
     """Number of items processed at once."""
-    map: Callable[[Stage, Job, Sequence[Mapping[str, Any]], Tell], Iterator[dict[str, Any]]]
+    map: Callable[[Stage, Job, Sequence[Any], Tell], Iterator[Done]]
     """Yields the results of items in any order; calls ``Tell`` with numbers of rows."""
 
 
@@ -60,6 +71,11 @@ def open_engine(workers: int | None, address: str | None) -> Iterator[Engine]:
         )
 
 
+def _map_in_turn(stage: Stage, job: Job, items: Sequence[Any], tell: Tell) -> Iterator[Done]:
+    for number, item in enumerate(items):
+        yield stage(job, number, item, tell)
+
+
 @contextmanager
 def open_ray(workers: int | None, address: str | None) -> Iterator[Engine]:
     """Yield Ray Data: one task per item; arguments as ``open_engine``.
@@ -74,7 +90,7 @@ def open_ray(workers: int | None, address: str | None) -> Iterator[Engine]:
         [
             sys.executable,
             "-c",
-            f"import sys; sys.path[:] = {sys.path!r}; from {_DRIVER} import serve; serve()",
+            f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import serve; serve()",
         ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -82,10 +98,26 @@ def open_ray(workers: int | None, address: str | None) -> Iterator[Engine]:
         env=environment,
         start_new_session=True,  # Ctrl-C is this process's
     )
+
+    def send(request: object) -> None:
+        with contextlib.suppress(OSError):  # the next answer says that it has ended
+            pickle.dump(request, driver.stdin)  # type: ignore[arg-type]
+            driver.stdin.flush()  # type: ignore[union-attr]
+
+    def ask(*request: Any) -> Iterator[Any]:
+        send(request)
+        while (answer := _receive(driver)) is not None:
+            yield answer
+
+    def map_by_ray(stage: Stage, job: Job, items: Sequence[Any], tell: Tell) -> Iterator[Done]:
+        for done in ask(_map, stage, job, items):
+            tell(done.rows)
+            yield done
+
     try:
-        _send(driver, (workers, address))
-        yield Engine("Ray", _receive(driver), partial(_map_by_ray, driver))
-        _send(driver, None)
+        (cores,) = ask(_start, workers, address)
+        yield Engine("Ray", cores, map_by_ray)
+        send(None)
         with contextlib.suppress(subprocess.TimeoutExpired):
             driver.wait(_END)
     finally:
@@ -103,41 +135,102 @@ def _kill(driver: "subprocess.Popen[bytes]") -> None:
         driver.kill()
 
 
-def _send(driver: "subprocess.Popen[bytes]", request: object) -> None:
-    assert driver.stdin is not None
-    with contextlib.suppress(OSError):  # the next answer says that it has ended
-        pickle.dump(request, driver.stdin)
-        driver.stdin.flush()
-
-
 def _receive(driver: "subprocess.Popen[bytes]") -> Any:
     """Return the next answer; raises ``LstmEdgeError``, also if Ray ended the process."""
-    assert driver.stdout is not None
     try:
-        answer = pickle.load(driver.stdout)  # noqa: S301  from this program
+        answer = pickle.load(driver.stdout)  # type: ignore[arg-type]  # noqa: S301  from this program
     except (EOFError, OSError, pickle.UnpicklingError) as error:
-        raise LstmEdgeError(ENDED) from error
+        raise LstmEdgeError(_ENDED) from error
     if isinstance(answer, LstmEdgeError):
         raise answer
     return answer
 
 
-def _map_in_turn(
-    stage: Stage, job: Job, items: Sequence[Mapping[str, Any]], tell: Tell
-) -> Iterator[dict[str, Any]]:
-    for item in items:
-        yield stage(job, item, tell)
+def serve() -> None:
+    """Run in the driver what the parent asks for, until it asks for no more or ends.
+
+    Requests are pickled on standard input: a generator function and its arguments, None last. What it yields
+    goes to standard output: values or an ``LstmEdgeError``, and None at its end.
+    """
+    answers = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # for the output of Ray
+    requests: SimpleQueue[Any] = SimpleQueue()
+
+    def read() -> None:
+        try:
+            while True:
+                requests.put(pickle.load(sys.stdin.buffer))  # noqa: S301  from this program
+        except EOFError:
+            os._exit(1)  # the parent is gone; Ray's processes end with this one
+
+    threading.Thread(target=read, daemon=True).start()
+    import ray
+
+    try:
+        while (request := requests.get()) is not None:
+            function, *arguments = request
+            for answer in chain(function(*arguments), [None]):
+                pickle.dump(answer, answers)
+                answers.flush()
+    finally:
+        ray.shutdown()
+        os._exit(0)  # the thread may be reading
 
 
-def _map_by_ray(
-    driver: "subprocess.Popen[bytes]",
-    stage: Stage,
-    job: Job,
-    items: Sequence[Mapping[str, Any]],
-    tell: Tell,
-) -> Iterator[dict[str, Any]]:
-    """Yield each item's result; raises ``LstmEdgeError``: the stage's own; or Ray gave up, or ended."""
-    _send(driver, (stage, job, items))
-    while (result := _receive(driver)) is not None:
-        tell(result["rows"])
-        yield result
+def _start(workers: int | None, address: str | None) -> Iterator[int | LstmEdgeError]:
+    """Start Ray, or join it at an address; yield its number of processors."""
+    import ray
+    import ray.data
+
+    quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": False}
+    try:
+        if address is None:
+            quiet |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE}
+            ray.init("local", num_cpus=workers, **quiet)
+        else:
+            _reach(address)
+            ray.init(address, **quiet)
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        yield int(ray.cluster_resources().get("CPU", 1))
+    except Exception as error:  # noqa: BLE001  Ray raises many classes if it can't start
+        what = f"no Ray cluster answers at {address}" if address else "Ray can't start here"
+        advice = "ray start --head starts one" if address else "give --workers 1"
+        yield InputError(f"{what} ({first_line(error)}); {advice}")
+
+
+def _reach(address: str) -> None:
+    """Raise ``OSError`` if nobody listens at an address; Ray itself tries for minutes."""
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if colon and port.isdecimal():
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_PATIENCE).close()
+
+
+def _map(stage: Stage, job: Job, items: Sequence[Any]) -> Iterator[Done | LstmEdgeError]:
+    """Yield each item's result, or the first error: the stage's own, or that Ray itself gave up."""
+    import ray
+
+    try:
+        done = ray.data.from_items(
+            [{"item": pickle.dumps(item)} for item in enumerate(items)], override_num_blocks=len(items)
+        ).map_batches(
+            _call, fn_kwargs={"stage": stage, "job": job}, batch_size=1, batch_format="numpy", num_cpus=1
+        )
+        for row in done.iter_rows():
+            yield pickle.loads(row["result"])  # noqa: S301  from a worker, which runs this program
+    except Exception as error:  # noqa: BLE001  Ray's own are of many classes, a worker's of any
+        cause = getattr(error, "cause", None) or error
+        ended = type(cause).__name__ == "LocalRayletDiedError"
+        what = f"Ray could not finish the work ({type(cause).__name__}: {first_line(cause)})"
+        yield LstmEdgeError(_ENDED if ended else f"{what}; check the cluster, or give --workers 1")
+
+
+def _call(batch: Mapping[str, Any], stage: Stage, job: Job) -> dict[str, list[bytes]]:
+    """Apply a stage to the item in a batch; the project's own errors come back as results."""
+    result: Done | LstmEdgeError
+    try:
+        number, item = pickle.loads(batch["item"][0])  # noqa: S301  from this program
+        result = stage(job, number, item, lambda _: None)
+    except LstmEdgeError as error:
+        result = error
+    return {"result": [pickle.dumps(result)]}

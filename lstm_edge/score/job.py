@@ -1,23 +1,29 @@
-"""Parameters of a run, and helpers that all workers share."""
+"""Parameters of a run, and what all workers share."""
 
 import contextlib
 import functools
 import os
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 
 from lstm_edge_runtime.errors import InputError
 
+from .config import ScoreConfig
+
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
-MOST_BUCKETS = 4096
-"""Maximum number of parts that series are split into."""
+MOST_PARTS = 4096
+"""Maximum number of parts that series are split into by a hash of their names; it is a power of two."""
+PLACES = np.array([int(f"{part:0{MOST_PARTS.bit_length() - 1}b}"[::-1], 2) for part in range(MOST_PARTS)])
+"""Where hashes modulo ``MOST_PARTS`` are stored: those of a part, ``hash % parts``, are adjacent."""
 Tell = Callable[[int], None]
 """Called with the number of rows processed since the last call."""
 
@@ -33,32 +39,47 @@ class DataFile(NamedTuple):
     """Bytes."""
     modified: int
     """When, in nanoseconds since 1970."""
+    groups: tuple[int, ...] = ()
+    """Rows of each row group."""
+    series_type: Any = None
+    """The series column's Arrow type."""
+    order_type: Any = None
+    """The order column's Arrow type; None if it is in the path."""
 
+    @property
+    def rows(self) -> int:
+        """Number of rows by its footer."""
+        return sum(self.groups)
 
-class Columns(NamedTuple):
-    """Names of columns; series and order may be None for windows."""
+    @property
+    def path_columns(self) -> dict[str, str]:
+        """The columns encoded in its path: ``day=17`` is a column ``day``."""
+        pairs = (part.partition("=") for part in self.name.split("/")[:-1])
+        return {key: value for key, equals, value in pairs if key and equals}
 
-    series: str | None
-    order: str | None
-    features: tuple[str, ...]
+    def stored_keys(self, config: ScoreConfig) -> list[str]:
+        """Return the columns of series and order that are in the file itself, not in its path."""
+        given = self.path_columns
+        return [name for name in (config.series, config.order) if name and name not in given]
 
 
 @dataclass(frozen=True)
 class Job:
     """Parameters of a run; paths are absolute and the same for all workers."""
 
+    config: ScoreConfig
+    """The options, with the values of those that were not given."""
     model: str
     identity: str
     """The model file's sha256 in hex."""
-    engine: str
+    engine: Any
     """``native`` or ``onnxruntime``."""
     work: str
     """The run's own folder."""
-    columns: Columns
-    order_type: Any
-    """The order column's Arrow type; None for windows."""
     series_type: Any
     """The series column's Arrow type; None for windows."""
+    order_type: Any
+    """The order column's Arrow type; None for windows."""
     width: int
     """I, number of features."""
     dtype: Any
@@ -67,24 +88,16 @@ class Job:
     """Names of the columns with probabilities or values."""
     labels: tuple[str, ...]
     """Class names; empty if the outputs are values."""
-    buckets: int
-    """The number of parts that series are split into by a hash of their names; a power of two."""
-    events: bool
     late: bool
     """Whether samples may complete no frame, so that rows have no result."""
-    hold: int
-    """Number of equal labels in a row that confirm a label."""
-    reset_every: int | None
-    """Steps after which a series is reset; None for never."""
     number: int
     """Number of this run among those that continued each other, from 1."""
     rows: int
     """Rows in memory at once."""
-    memory: int
-    """Memory limit of DuckDB in bytes."""
-    previous: str | None = None
-    """The folder with an earlier run's states."""
-    previous_buckets: int = 0
+    previous: str
+    """The folder of an earlier run's states; empty if there is none."""
+    previous_parts: int
+    """Their number; 0 if there is none."""
 
     @property
     def order_storage(self) -> pa.DataType:
@@ -96,15 +109,43 @@ class Job:
         return Path(self.work) / name
 
 
-Stage = Callable[[Job, Mapping[str, Any], Tell], dict[str, Any]]
+@dataclass
+class Done:
+    """Results of one item of a stage, or of several."""
+
+    rows: int = 0
+    by_file: Counter[DataFile] = field(default_factory=Counter)
+    """Number of rows read from each file."""
+    bad: dict[DataFile, str] = field(default_factory=dict)
+    """Errors of files that can't be scored."""
+    names: set[int] = field(default_factory=set)
+    """Hashes of the names of the series read."""
+    series: int = 0
+    """Number of series scored."""
+    events: int = 0
+
+    def add(self, other: "Done") -> None:
+        """Add the results of another item."""
+        self.rows += other.rows
+        self.by_file += other.by_file
+        self.bad |= other.bad
+        self.names |= other.names
+        self.series += other.series
+        self.events += other.events
 
 
-def exact_order(kind: pa.DataType) -> pa.DataType | None:
+Stage = Callable[[Job, int, Any, Tell], Done]
+"""Does the work of one item: the job, the number of the item, and the item."""
+
+
+def exact_order(kind: pa.DataType | None) -> pa.DataType | None:
     """Return the widest type of an order's kind (numbers, times, durations); None for other types.
 
     A time of day is no order: it repeats every day.
     """
     types = pa.types
+    if kind is None:
+        return None
     if types.is_floating(kind):
         return pa.float64()
     if types.is_integer(kind):
@@ -115,7 +156,7 @@ def exact_order(kind: pa.DataType) -> pa.DataType | None:
 
 
 def hash_of(series: str) -> int:
-    """Return a 32-bit hash of a series' name, the same in every process; modulo ``buckets`` its bucket."""
+    """Return a 32-bit hash of a series' name, the same in every process; modulo their number its part."""
     return zlib.crc32(series.encode("utf-8", "surrogatepass"))
 
 
@@ -143,7 +184,7 @@ def writing(job: Job, target: Path, *, durable: bool = False) -> Iterator[str]:
     runs twice writes the same content twice.
     """
     temporary = job.folder("tmp") / f"{target.name}.{os.getpid()}.{os.urandom(4).hex()}"
-    temporary.parent.mkdir(parents=True, exist_ok=True)
+    temporary.parent.mkdir(exist_ok=True)  # not the run's folder: that of a run that failed has been removed
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield str(temporary)

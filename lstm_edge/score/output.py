@@ -5,7 +5,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.files import check_folder, put_in_place
 from lstm_edge_runtime.json_reader import malformed_as, read_json, text, text_or_none, texts
 
-from .job import MOST_BUCKETS, Columns
+from .job import MOST_PARTS
 
 try:
     import fcntl
@@ -49,7 +49,7 @@ def check_output(output: Path, dataset: str, files: Iterable[str]) -> None:
 
 
 def read_ledger(output: Path) -> dict[str, Any]:
-    """Return the ledger of an earlier run.
+    """Return the settings and files of an earlier run.
 
     Raises:
         NotFoundError: there is none.
@@ -64,61 +64,69 @@ def read_ledger(output: Path) -> dict[str, Any]:
         raise NotFoundError(f"{output} is no output of lstm-edge score; score without --since first")
     with malformed_as(FileFormatError, f"{path} can't be read", "score without --since"):
         raw = read_json(path.read_bytes())
-        known = raw["schema"] == _SCHEMA
-        ledger = _decode(raw) if known else {}
-    if not known:
-        raise FileFormatError(f"{path} is of another version of lstm-edge; score without --since")
+        if raw["schema"] != _SCHEMA:
+            raise FileFormatError(f"{path} is of another version of lstm-edge; score without --since")
+        earlier = {"hold": 1, "reset_every": None}  # versions that did not write them
+        ledger: dict[str, Any] = _checked(earlier | raw, _FORM)
     return ledger
 
 
-def _decode(raw: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the checked values of a ledger; raises exceptions for ``malformed_as``."""
-    columns = raw["columns"]
-    features = texts(columns["features"])
-    keys = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text(raw["keys"]), validate=True)))
-    if not features or keys.names != ["series", "order"]:
-        raise ValueError("columns or their types are missing")
-    buckets = _whole(raw["buckets"], 1, MOST_BUCKETS)
-    if buckets & (buckets - 1) or raw["engine"] not in ("native", "onnxruntime"):
-        raise ValueError(f"{buckets} buckets, engine {raw['engine']!r:.60}")
-    return {
-        "model": {name: text(raw["model"][name]) for name in ("name", "identity")},
-        "engine": raw["engine"],
-        "columns": Columns(text_or_none(columns["series"]), text_or_none(columns["order"]), features),
-        "keys": raw["keys"],
-        "events": _flag(raw["events"]),
-        "by_window": _flag(raw["by_window"]),
-        # earlier versions wrote neither
-        **{
-            name: _whole(raw[name], 1, 1 << 31)
-            for name in ("hold", "reset_every")
-            if raw.get(name) is not None
-        },
-        "buckets": buckets,
-        "number": _whole(raw["number"], 1, 1 << 31),
-        "files": {name: _decode_mark(mark) for name, mark in raw["files"].items()},
-        "left_out": {
-            name: {**_decode_mark(mark), "why": text(mark["why"])} for name, mark in raw["left_out"].items()
-        },
-    }
+def encode_keys(series: pa.DataType, order: pa.DataType) -> str:
+    """Return the types of series and order as text."""
+    keys = pa.schema({"series": series, "order": order})
+    return base64.b64encode(keys.serialize().to_pybytes()).decode()
 
 
-def _decode_mark(raw: Mapping[str, Any]) -> dict[str, Any]:
-    mark = {name: _whole(raw[name], 0, 1 << 63) for name in ("rows", "bytes")}
-    return mark | {"modified": _whole(raw["modified"], -1 << 63, 1 << 63)}
+def decode_keys(keys: str) -> list[pa.DataType]:
+    """Return the types of series and order."""
+    schema = pa.ipc.read_schema(pa.py_buffer(base64.b64decode(keys, validate=True)))
+    return [schema.field(name).type for name in ("series", "order")]
 
 
-def _flag(raw: object) -> bool:
-    if not isinstance(raw, bool):
-        raise TypeError(f"{raw!r:.60}, expected true or false")
-    return raw
+def _keys(raw: Any) -> str:
+    decode_keys(text(raw))
+    return str(raw)
 
 
-def _whole(raw: object, least: int, most: int) -> int:
-    """Return an integer in a range; ``ValueError`` for anything else."""
-    if type(raw) is not int or not least <= raw <= most:
-        raise ValueError(f"{raw!r:.60}, expected a whole number from {least} to {most}")
-    return raw
+def _whole(least: int, most: int) -> Callable[[Any], int]:
+    def check(raw: Any) -> int:
+        if type(raw) is not int or not least <= raw <= most:
+            raise ValueError(f"{raw!r:.60}, expected a whole number from {least} to {most}")
+        return raw
+
+    return check
+
+
+def _one_of(*values: Any) -> Callable[[Any], Any]:
+    def check(raw: Any) -> Any:
+        if not any(raw == value and type(raw) is type(value) for value in values):
+            raise ValueError(f"{raw!r:.60}, expected one of {values}")
+        return raw
+
+    return check
+
+
+def _checked(raw: Any, form: Any) -> Any:
+    """Return a value that has a form: a function that checks it, or a mapping of forms."""
+    return form(raw) if callable(form) else {name: _checked(raw[name], inner) for name, inner in form.items()}
+
+
+_MARK = {"rows": _whole(0, 1 << 63), "bytes": _whole(0, 1 << 63), "modified": _whole(-1 << 63, 1 << 63)}
+_FORM = {
+    "model": {"name": text, "identity": text},
+    "engine": _one_of("native", "onnxruntime"),
+    "columns": {"series": text_or_none, "order": text_or_none, "features": texts},
+    "keys": _keys,
+    "events": _one_of(False, True),
+    "by_window": _one_of(False, True),
+    "hold": _whole(1, 1 << 31),
+    "reset_every": lambda raw: None if raw is None else _whole(1, 1 << 31)(raw),
+    "buckets": _one_of(*(1 << bits for bits in range(MOST_PARTS.bit_length()))),
+    "number": _whole(1, 1 << 31),
+    "files": lambda raw: {name: _checked(mark, _MARK) for name, mark in raw.items()},
+    "left_out": lambda raw: {name: _checked(mark, _MARK | {"why": text}) for name, mark in raw.items()},
+}
+"""The form of a ledger; a value of another raises an exception for ``malformed_as``."""
 
 
 @contextlib.contextmanager

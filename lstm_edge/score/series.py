@@ -99,7 +99,7 @@ def write_events(job: Job, name: str, found: Iterable[tuple[str, Span]], *, is_o
     if rows:
         series, start, end, *others = zip(*rows, strict=True)
         columns = [pa.array(series).cast(job.series_type), from_storage(job, start), from_storage(job, end)]
-        titles = [str(job.columns.series), "start", "end", "label", "samples", "mean_probability", "open"]
+        titles = [str(job.config.series), "start", "end", "label", "samples", "mean_probability", "open"]
         with writing(job, job.folder("new") / "_events" / name, durable=True) as path:
             parquet.write_table(pa.table([*columns, *map(pa.array, others)], titles), path)
     return len(rows)
@@ -110,68 +110,61 @@ def from_storage(job: Job, values: Sequence[int | float]) -> pa.Array:
     return pa.array(values, job.order_storage).cast(exact_order(job.order_type)).cast(job.order_type)
 
 
-def write_series(job: Job, series: Mapping[str, Series]) -> None:
-    """Write series for the next run, one file per bucket."""
-    buckets: dict[int, list[dict[str, Any]]] = {}
-    for name, each in series.items():
-        row: dict[str, Any] = {
+def write_series(job: Job, part: int, parts: int, series: Mapping[str, Series]) -> None:
+    """Write the series of a part for the next run."""
+    rows = [
+        {
             "series": name,
             "last": each.last,
             "age": each.state.age,
             "hold": list(each.hold.saved),
+            **(each.span._asdict() if each.span else {}),
+            **{f"state/{key}": array.tobytes() for key, array in each.state.items()},
+            **{_REST + key: _to_npy(array) for key, array in each.state.rest.items()},
         }
-        row |= each.span._asdict() if each.span else {}
-        row |= {f"state/{key}": array.tobytes() for key, array in each.state.items()}
-        row |= {_REST + key: _to_npy(array) for key, array in each.state.rest.items()}
-        buckets.setdefault(hash_of(name) % job.buckets, []).append(row)
-    for bucket, rows in buckets.items():
-        schema = {
-            "series": pa.string(),
-            "last": job.order_storage,
-            "label": pa.int32(),
-            "start": job.order_storage,
-            "end": job.order_storage,
-            "total": pa.float64(),
-            "samples": pa.int64(),
-            "age": pa.int64(),
-            "hold": pa.list_(pa.int64(), 3),
-            **{key: pa.binary() for row in rows for key in row if key.startswith(("state/", _REST))},
-        }
-        with writing(job, job.folder("new") / _FOLDER / _name(bucket, job.buckets), durable=True) as path:
-            parquet.write_table(pa.Table.from_pylist(rows, pa.schema(schema)), path)
+        for name, each in series.items()
+    ]
+    schema = {
+        "series": pa.string(),
+        "last": job.order_storage,
+        "label": pa.int32(),
+        "start": job.order_storage,
+        "end": job.order_storage,
+        "total": pa.float64(),
+        "samples": pa.int64(),
+        "age": pa.int64(),
+        "hold": pa.list_(pa.int64(), 3),
+        **{key: pa.binary() for row in rows for key in row if key.startswith(("state/", _REST))},
+    }
+    with writing(job, job.folder("new") / _FOLDER / _name(part, parts), durable=True) as path:
+        parquet.write_table(pa.Table.from_pylist(rows, pa.schema(schema)), path)
 
 
-def read_series(job: Job, buckets: Sequence[int], reset: State) -> dict[str, Series]:
-    """Return the series of some buckets as an earlier run, with any number of buckets, left them.
-
-    Args:
-        job: the run.
-        buckets: of this run.
-        reset: the reset state.
+def read_series(job: Job, part: int, parts: int, reset: State) -> dict[str, Series]:
+    """Return the series of a part as an earlier run, with any number of parts, left them.
 
     Raises:
         FileFormatError: a file of the earlier run can't be read.
     """
     found: dict[str, Series] = {}
-    common = min(job.buckets, job.previous_buckets)
-    for bucket in buckets if job.previous else ():
-        for each in range(bucket % common, job.previous_buckets, common):
-            path = Path(str(job.previous)) / _FOLDER / _name(each, job.previous_buckets)
-            if not path.exists():
-                continue
-            try:
-                for row in parquet.read_table(path, use_threads=False).to_pylist():
-                    if hash_of(row["series"]) % job.buckets == bucket:
-                        found[row["series"]] = _decode(row, job, reset)
-            except (*_DAMAGED, AttributeError, LookupError, TypeError, ValueError) as error:
-                raise FileFormatError(
-                    f"{path} is not the state of an earlier run ({first_line(error)}); score without --since"
-                ) from error
+    common = min(parts, job.previous_parts)
+    for each in range(part % common, job.previous_parts, common) if common else ():
+        path = Path(job.previous) / _FOLDER / _name(each, job.previous_parts)
+        if not path.exists():
+            continue
+        try:
+            for row in parquet.read_table(path, use_threads=False).to_pylist():
+                if hash_of(row["series"]) % parts == part:
+                    found[row["series"]] = _decode(row, job, reset)
+        except (*_DAMAGED, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise FileFormatError(
+                f"{path} is not the state of an earlier run ({first_line(error)}); score without --since"
+            ) from error
     return found
 
 
 def _decode(row: Mapping[str, Any], job: Job, reset: State) -> Series:
-    hold = Hold(job.hold)
+    hold = Hold(job.config.hold or 1)
     # outputs of earlier versions have neither hold nor age, and spans end with the last sample
     hold.restore(*row.get("hold", NO_LABEL))
     arrays = {
@@ -195,5 +188,5 @@ def _to_npy(array: "Array") -> bytes:
     return file.getvalue()
 
 
-def _name(bucket: int, buckets: int) -> str:
-    return f"{bucket:05d}-of-{buckets:05d}.parquet"
+def _name(part: int, parts: int) -> str:
+    return f"{part:05d}-of-{parts:05d}.parquet"

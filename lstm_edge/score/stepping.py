@@ -28,8 +28,8 @@ class Stepper:
     at a time.
     """
 
-    def __init__(self, model: "Model", reset_every: int | None) -> None:
-        """Reset each series after ``reset_every`` steps; None for never.
+    def __init__(self, model: "Model", reset_every: "ResetEvery | None") -> None:
+        """Reset each series after ``reset_every`` steps; None for those of the training.
 
         Raises:
             ContractError: the file can't be streamed.
@@ -42,8 +42,7 @@ class Stepper:
                 f"this file gives {frames} frames at a time, and score writes one result a row; use "
                 "lstm-edge stream, or streams() of lstm_edge_runtime"
             )
-        every: ResetEvery = reset_every or "never"
-        self._model, self._stream = model, model.stream(reset_every=every)
+        self._model, self._stream = model, model.stream(reset_every=reset_every)
         self.late = manifest.stream is not None
         """Whether samples may complete no frame."""
         self.reset = self._stream.state
@@ -52,7 +51,7 @@ class Stepper:
         mixes = manifest.precision == "int8" and model.engine == "onnxruntime"
         if self.late:  # rows without a frame are NaN
             mixes = mixes or any(np.dtype(spec.dtype).kind != "f" for spec in model.outputs)
-        self._batch = model.streams(_GROUP, reset_every=every) if place.batched and not mixes else None
+        self._batch = model.streams(_GROUP, reset_every=reset_every) if place.batched and not mixes else None
         self._ids = np.array([0] if self._batch is None else [self._batch.add() for _ in range(_GROUP)])
         sample = place.steps(np.zeros(place.width, dtype=place.spec.dtype))
         frame = [self._stream.step(sample) for _ in range(manifest.delay_steps + manifest.unit)][-1]

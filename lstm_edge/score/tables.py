@@ -1,7 +1,7 @@
 """Rows between stages: Parquet files, which DuckDB sorts out of core."""
 
 import contextlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,48 +15,42 @@ from lstm_edge_runtime.manifest import Array
 
 from .job import Job, writing
 
-_BATCH = 131_072
-"""Maximum number of rows in a batch from DuckDB."""
-GROUP = 65_536
-"""Maximum number of rows in a row group; DuckDB has one in memory while writing."""
+_BATCH, _GROUP = 131_072, 65_536
+"""Maximum number of rows in a batch from DuckDB, and in a row group, which it has in memory while writing."""
+_MEMORY = "256MB"
+"""Memory limit of DuckDB: twice the rows in memory."""
 
 
 def write_sorted(job: Job, target: Path, schema: pa.Schema, rows: Iterable[pa.RecordBatch], by: str) -> None:
-    """Write rows as one Parquet file, sorted by two of its columns, so that row groups can be skipped."""
+    """Write rows as one Parquet file, sorted by some of its columns, so that row groups can be skipped."""
     with writing(job, target) as path, _database(job) as database:
         database.register("rows", pa.RecordBatchReader.from_batches(schema, rows))
         database.execute(
             f"COPY (FROM rows ORDER BY {by}) TO {_text(path)} "
-            f"(FORMAT parquet, COMPRESSION lz4, ROW_GROUP_SIZE {min(GROUP, max(job.rows // 16, 1))})"
+            f"(FORMAT parquet, COMPRESSION lz4, ROW_GROUP_SIZE {min(_GROUP, max(job.rows // 16, 1))})"
         ).fetchall()
 
 
-def read_table(
-    job: Job, folder: str, where: str, order: str | None = None, rows: int = 0
-) -> Iterator[pa.RecordBatch]:
-    """Yield some rows of a folder's files, up to ``job.rows`` at once.
+def read_sorted(job: Job, folder: str, where: str, by: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the rows of a folder's files that fulfill a condition, sorted, up to ``job.rows`` at once.
 
-    Args:
-        job: the run.
-        folder: of the run.
-        where: SQL condition of the rows.
-        order: a column of numbers to sort them by.
-        rows: their number: they are sorted in ranges of the order that fit in memory.
+    They are sorted in ranges of the first column that fit in memory: DuckDB can't sort rows of several kB out
+    of core.
     """
     files = ", ".join(_text(str(path)) for path in sorted(job.folder(folder).glob("*.parquet")))
     if not files:
         return
-    found, ranges = f"FROM read_parquet([{files}], hive_partitioning = false) WHERE {where}", [""]
+    found = f"FROM read_parquet([{files}], hive_partitioning = false) WHERE {where}"
     with _database(job) as database:
-        if order:
-            shares = np.linspace(0, 1, rows // job.rows + 1, endpoint=False).tolist()
-            ((cuts,),) = database.sql(f"SELECT approx_quantile({order}, {shares}) {found}").fetchall()
-            _, *ends = sorted(set(cuts or [0]))
-            low = ["", *(f" AND {order} >= {end!r}" for end in ends)]
-            high = [*(f" AND {order} < {end!r}" for end in ends), ""]
-            ranges = [f"{least}{most} ORDER BY {order}" for least, most in zip(low, high, strict=True)]
-        for one in ranges:
-            yield from database.sql(found + one).to_arrow_reader(min(job.rows, _BATCH))
+        ((rows,),) = database.sql(f"SELECT count(*) {found}").fetchall()
+        shares = np.linspace(0, 1, rows // job.rows + 1, endpoint=False).tolist()
+        ((cuts,),) = database.sql(f"SELECT approx_quantile({by[0]}, {shares}) {found}").fetchall()
+        _, *ends = sorted(set(cuts or [0]))
+        low = ["", *(f" AND {by[0]} >= {end!r}" for end in ends)]
+        high = [*(f" AND {by[0]} < {end!r}" for end in ends), ""]
+        for least, most in zip(low, high, strict=True):
+            query = f"{found}{least}{most} ORDER BY {', '.join(by)}"
+            yield from database.sql(query).to_arrow_reader(min(job.rows, _BATCH))
 
 
 def as_column(values: Array) -> pa.Array:
@@ -84,7 +78,7 @@ def _database(job: Job) -> Iterator[duckdb.DuckDBPyConnection]:
     with TemporaryDirectory(dir=job.folder("tmp")) as folder:
         options: dict[str, str | bool | int | float | list[str]] = {
             "threads": 1,
-            "memory_limit": f"{job.memory >> 20}MB",
+            "memory_limit": _MEMORY,
             "temp_directory": folder,
             "autoinstall_known_extensions": False,
             "autoload_known_extensions": False,

@@ -290,7 +290,7 @@ def test_nightly_runs_equal_one_long_run(har, tmp_path, apart, options):
     for each in range(4):
         write(table.filter(pa.array(night == each)), tmp_path / "in" / f"{each}.parquet")
         output = tmp_path / (f"night{each}" if apart else "nightly")
-        rows = 10 if each == 1 else None  # other cuts, and another number of buckets
+        rows = 10 if each == 1 else None  # other cuts
         said = {} if last else options  # what is not given again stays
         report, _ = run(
             tmp_path / "in", har.path, output, events=True, since=last, rows_in_memory=rows, **said
@@ -794,6 +794,23 @@ def test_series_that_many_files_share_fill_batches_of_512(har, tmp_path, count, 
     report, shown = run(tmp_path / "in", har.path, tmp_path / "out", rows_in_memory=count)
     assert report.series == count
     assert f"score: {counted(items, 'item')} for 1 worker" in [text for _, text in shown]
+
+
+def test_states_of_one_part_and_of_many_continue_each_other(har, tmp_path):
+    rng, devices = np.random.default_rng(36), 2100
+    nights = [samples(rng, [6] * devices), samples(rng, [8] * 3), samples(rng, [9] * devices)]
+    parts = []
+    for each in range(3):  # the orders of a night follow those of the night before
+        first = nights[each - 1]["order"].to_numpy().max() + 6 if each else 0
+        order = pa.array(nights[each]["order"].to_numpy() + first)
+        nights[each] = nights[each].set_column(1, "order", order)
+        write(nights[each], tmp_path / "in" / f"{each}.parquet")
+        since = tmp_path / "out" if each else None
+        run(tmp_path / "in", har.path, tmp_path / "out", events=True, since=since)
+        parts.append(len(list((tmp_path / "out" / "_state").iterdir())))
+    assert parts == [4, 1, 4]
+    run(tmp_path / "in", har.path, tmp_path / "long", events=True)
+    assert_same(contents(tmp_path / "out"), contents(tmp_path / "long"))
 
 
 @pytest.fixture
