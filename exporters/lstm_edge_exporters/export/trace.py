@@ -356,7 +356,6 @@ def _translate(
                 program,
                 tuple(tensors),
                 dynamo=True,
-                input_names=list(names),
                 custom_translation_table=dict(TRANSLATIONS),
                 opset_version=18,
                 optimize=False,
@@ -367,6 +366,8 @@ def _translate(
             hide_batch_norms(made.model)
             made.optimize()
             fold_batch_norms(made.model)
+            for value, name in zip(made.model.graph.inputs, names, strict=True):
+                value.name = name
         except Exception as error:
             raise TracingError("translation", recorder, error, program) from error
     return made.model
