@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from lstm_edge.checkpoint import read_tensors
-from lstm_edge_runtime.axes import parse_sum, resolve
+from lstm_edge_runtime.axes import is_sum, parse_sum, resolve
 from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
@@ -66,7 +66,7 @@ def parse_input(entry: str) -> InputOption:
             raise InputError(f"--input {entry}: {left[0]!r} follows an axis; put the dtype last")
         axis, *left = (each.strip() for each in part.split(":"))
         axes.append(int(axis) if axis.isdecimal() else axis)
-        if axis == "0" or not (axis.isdecimal() or parse_sum(axis)):
+        if axis == "0" or not (axis.isdecimal() or is_sum(axis)):
             raise InputError(f"--input {entry}: axis {axis!r} is neither a positive number nor a valid name")
         if left and re.fullmatch(r"\d+\.\.\d*", left[0]):
             count = 2 if left[1:] and left[1].isdecimal() else 1
@@ -230,7 +230,7 @@ def _make_example(
 def _choose_sizes(options: Sequence[InputOption], times: int) -> dict[str, int]:
     """Return a size for every named axis, in order: rows, then ``times`` as many steps, and so on."""
     axes = [axis for each in options for axis in each.axes if isinstance(axis, str)]
-    names = dict.fromkeys(name for axis in axes for name in (parse_sum(axis) or ({}, 0))[0])
+    names = dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0])
     ranges = {name: limits for each in options for name, limits in each.ranges.items()}
     return {
         name: ranges.get(name, AxisRange()).nearest((_ROWS + 2 * place) * (times if place else 1))

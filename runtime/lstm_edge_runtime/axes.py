@@ -31,6 +31,11 @@ def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
     return factors or {axis: 1}, constant if factors else 0
 
 
+def is_sum(axis: str) -> bool:
+    """Return whether an axis is a name, or a sum of multiples of names and perhaps a constant."""
+    return all(map(str.isidentifier, parse_sum(axis)[0]))
+
+
 def fits(left: Axes, right: Axes) -> bool:
     """Return whether two descriptions of a shape can be the same: a name fits any size."""
     return len(left) == len(right) and all(

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from .axes import check_output, resolve
-from .errors import ContractError
 from .manifest import Array, Manifest
 from .ort import CPU, CUDA, import_onnxruntime, run_by_name, run_error
 
@@ -101,10 +100,6 @@ class BoundCall:
         except Exception as error:
             raise run_error(error) from error
         states.front = 1 - states.front
-
-    def refusal(self) -> ContractError:
-        """Return the exception for a run that returned a status: onnxruntime returns none, it raises."""
-        return ContractError("onnxruntime refused a step")
 
     def _output_buffers(self, sizes: Mapping[str, int]) -> dict[str, Array]:
         buffers = {}

@@ -128,12 +128,14 @@ class DelayedStream(Stream):
         Raises:
             InputError, StateError: as ``Stream.step``.
         """
-        if self._settled <= self._steps < self._due and self._pace.even:
+        if self._pace.even and self._settled <= self._steps < self._due:
             return super().step(sample)
         with self._use:
             found = self._take_one(sample)
-        frames = {name: self._pace.of_step(name, array) for name, array in found.items()}
-        given = {name: array for name, array in frames.items() if array is not None}
+        if not found:
+            return None
+        of_step = self._pace.of_step
+        given = {name: row for name, each in found.items() if (row := of_step(name, each)) is not None}
         return None if not given else given if len(found) > 1 else next(iter(given.values()))
 
     def process(self, chunk: InputArrays) -> Result | None:

@@ -18,7 +18,7 @@ from .manifest import LONGEST, Array, Axes, TensorSpec
 from .state import State
 
 if TYPE_CHECKING:
-    from .native.engine import NativeCall, NativeEngine, NativeStates
+    from .native.engine import NativeCall, NativeStates
 
 
 _CLOSED = memoryview(b"")
@@ -124,7 +124,7 @@ class Stream:
                     self._start_again()
                     self._step_call.take()
             elif self._run():
-                raise self._step_call.engine.refusal()
+                raise self._step_call.refusal()
             self._steps += 1
             return self._result()
         finally:
@@ -330,8 +330,8 @@ class ShapedCall:
     __slots__ = (
         "cell",
         "dtype",
-        "engine",
         "inputs",
+        "refusal",
         "result",
         "run",
         "shape",
@@ -353,13 +353,13 @@ class ShapedCall:
         if self.steps > 1:
             retain_heap(WORKSPACE * self.steps * states.nbytes)
         call: BoundCall | NativeCall
-        self.engine: BoundCall | NativeEngine
-        """Gives the exception for a call that it refused."""
+        self.refusal: Callable[[], InputError]
+        """Returns the exception for a call that the native engine refused; onnxruntime raises its own."""
         if isinstance(states, StateSets):
-            valid = core.convert_lengths(None, sizes)
-            call = self.engine = BoundCall(core.session, manifest, states, inputs, sizes, valid)
+            lengths = core.convert_lengths(None, sizes)
+            call = BoundCall(core.session, manifest, states, inputs, sizes, lengths)
         else:
-            call, self.engine = states.call(inputs, sizes), states.engine
+            call, self.refusal = states.call(inputs, sizes), states.engine.refusal
         self.inputs: dict[str, Array] | None = call.inputs
         """None where ``cell`` is enough: a native stream's only input has no axis of free size but time."""
         self.run: Callable[[], int | None] = call.run
@@ -413,7 +413,7 @@ class ShapedCall:
     def take(self) -> None:
         """Make the call; raise where it is refused."""
         if self.run():
-            raise self.engine.refusal()
+            raise self.refusal()
 
 
 def _copies(views: Mapping[str, Array]) -> dict[str, Array]:

@@ -24,8 +24,9 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.choice import uncovered
 from lstm_edge_runtime.native.convert import to_native
+from lstm_edge_runtime.native.folding import fold
 from lstm_edge_runtime.native.library import installed, library
-from lstm_edge_runtime.onnx_reader import read_onnx
+from lstm_edge_runtime.onnx_reader import Node, read_onnx
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
@@ -508,3 +509,9 @@ def test_a_library_of_an_earlier_version_is_one_line(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("lstm_edge_native.LIBRARY", "libm.so.6")  # it has none of the functions
     with pytest.raises(MissingDependencyError, match=r"of an earlier version \(.*lstm_edge_.*--upgrade"):
         library.__wrapped__()
+
+
+def test_a_stored_tensor_is_split_into_equal_parts_of_which_the_last_may_be_smaller() -> None:
+    node = Node("Split", "", ("w",), ("a", "b", "c"), {"axis": 1, "num_outputs": 3}, "")
+    parts = fold(node, [np.arange(14).reshape(2, 7)])
+    assert [part[0].tolist() for part in parts] == [[0, 1, 2], [3, 4, 5], [6]]

@@ -202,7 +202,7 @@ def _why_no_chunks(made: File) -> Iterator[str]:
             end = "and so can't take a single one" if taken == "steps" else "not one"
             yield f"a call takes {sizes} {taken} ({name}), {end}"
     for name, axis in ((spec.name, axis) for spec in manifest.inputs for axis in spec.axes):
-        if axis != manifest.sequence and manifest.sequence in (parse_sum(str(axis)) or ({}, 0))[0]:
+        if axis != manifest.sequence and manifest.sequence in parse_sum(str(axis))[0]:
             yield (
                 f"axis {axis} of {name} follows the time axis {manifest.sequence}, and chunks cut that alone"
             )

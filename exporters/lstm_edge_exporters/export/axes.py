@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from lstm_edge_runtime.axes import parse_sum
+from lstm_edge_runtime.axes import is_sum, parse_sum
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.graph_check import is_called_like_a_state
 from lstm_edge_runtime.manifest import Axes
@@ -169,7 +169,7 @@ def _free_symbols(recorder: Recorder, names: Sequence[str]) -> list[str]:
     texts, returned = (
         [list(map(size_text, shape)) for shape in shapes] for shapes in (recorder.shapes, recorder.returned)
     )
-    tied = {symbol for text in chain(*texts) if parse_sum(text) is None for symbol in symbols(text)}
+    tied = {symbol for text in chain(*texts) if not is_sum(text) for symbol in symbols(text)}
     signal = next((i for i, name in enumerate(names) if not is_called_like_a_state(name)), 0)
     seen = [text for i, shape in enumerate(texts) if i == signal or shape not in returned for text in shape]
     return list(dict.fromkeys(symbol for text in seen for symbol in symbols(text) if symbol not in tied))
@@ -177,8 +177,8 @@ def _free_symbols(recorder: Recorder, names: Sequence[str]) -> list[str]:
 
 def _axis_of(size: Any, names: Mapping[str, str], example: int) -> str | int:
     """Return the axis of a traced size: a name, a multiple or sum of names, else the example's size."""
-    factors, constant = parse_sum(size_text(size)) or ({}, 0)
-    if not factors or not all(symbol in names for symbol in factors):
+    factors, constant = parse_sum(size_text(size))
+    if not all(symbol in names for symbol in factors):
         return example
     terms = [
         names[symbol] if factor == 1 else f"{factor}*{names[symbol]}" for symbol, factor in factors.items()

@@ -518,11 +518,11 @@ def _symbol_names(model: ir.Model, axes: Mapping[str, Axes]) -> dict[str, str]:
         if isinstance(axis, str)
     ]
     for dimension, axis in sorted(dimensions, key=lambda each: not each[1].isidentifier()):
-        factors = (parse_sum(dimension) or ({dimension: 1}, 0))[0]
+        factors, _ = parse_sum(dimension)
         if len(factors) > 1:
             continue
         ((symbol, factor),) = factors.items()
-        own, _ = parse_sum(axis) or ({}, 0)
+        own, _ = parse_sum(axis)
         (name,) = [axis] if factor == 1 else [each for each in own if own == {each: factor}] or [""]
         names.setdefault(symbol, name if name.isidentifier() else f"({name or f'{axis}/{factor}'})")
     return names

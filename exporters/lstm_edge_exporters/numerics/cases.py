@@ -201,7 +201,7 @@ class CaseGenerator:
     def _names(self) -> list[str]:
         """Return the names of every axis, those inside sums and products included."""
         axes = [axis for each in self.inputs for axis in each.axes if isinstance(axis, str)]
-        return list(dict.fromkeys(name for axis in axes for name in (parse_sum(axis) or ({axis: 1}, 0))[0]))
+        return list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
 
     def _range(self, name: str) -> AxisRange:
         return self.ranges.get(name, AxisRange())

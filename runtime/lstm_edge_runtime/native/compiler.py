@@ -21,7 +21,7 @@ from ..onnx_reader import Node, OnnxFile, Tensor, stream_file
 from . import folding
 from .past import Past
 from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
-from .windows import PADDING, Windows, stretches, windows_of
+from .windows import PADDING, declared, stretches, windows_of
 
 _MICROSOFT = "com.microsoft"
 _MOST_STRETCHES = 1024
@@ -153,15 +153,15 @@ class _Operator(NamedTuple):
 
 
 _Lower = TypeVar("_Lower", bound=Callable[..., Any])
-_LOWER: dict[str, _Operator] = {}
-"""By name, with the domain in front if it is not ONNX's own."""
+_LOWER: dict[tuple[str, str], _Operator] = {}
+"""By domain and name."""
 
 
-def _lowers(*names: str, takes: _Takes = "rows") -> Callable[[_Lower], _Lower]:
+def _lowers(*names: str, takes: _Takes = "rows", domain: str = "") -> Callable[[_Lower], _Lower]:
     """Return a decorator for the method that lowers some operators."""
 
     def register(lower: _Lower) -> _Lower:
-        _LOWER.update(dict.fromkeys(names, _Operator(lower, takes)))
+        _LOWER.update({(domain, name): _Operator(lower, takes) for name in names})
         return lower
 
     return register
@@ -452,7 +452,7 @@ class _Compiler:
             raise UnsupportedError("a quantized input")
         return value
 
-    def _filled(self, value: _Any | None) -> _Value:
+    def _filled(self, value: _In) -> _Value:
         """Return a value, or a buffer with what is stored in the file."""
         if isinstance(value, np.ndarray) and value.dtype in (np.float32, np.bool_) and value.size:
             return self._single(value.shape, self._writer.filled(value))
@@ -553,7 +553,7 @@ class _Compiler:
         if any(True for _ in node.graphs()):
             raise UnsupportedError("it has a subgraph")
         own = node.domain in ("", "ai.onnx")
-        operator = _LOWER.get(node.op_type if own else f"{node.domain}.{node.op_type}")
+        operator = _LOWER.get(("" if own else node.domain, node.op_type))
         inputs = self._inputs(node, operator.takes if operator else "rows")
         known = [value for value in inputs if value is None or isinstance(value, np.ndarray)]
         if node.op_type in ("Shape", "Size") or not self._sizes.isdisjoint(node.inputs):
@@ -646,7 +646,8 @@ class _Compiler:
         source, weights = self._floats(given), _matrix(self._known(matrix, "weights"))
         return self._linear(source, weights.T, None, (*source.shape[:-1], weights.shape[1]))
 
-    @_lowers(*_UNARY, f"{_MICROSOFT}.Gelu", takes="any order")
+    @_lowers(*_UNARY, takes="any order")
+    @_lowers("Gelu", takes="any order", domain=_MICROSOFT)
     def _unary(self, node: Node, given: _In) -> _Value:
         if node.op_type in ("Neg", "Abs") and _is_whole(given):
             negated = self._combine(node, Binary.SUBTRACT, np.zeros(1, np.int64), given)
@@ -992,9 +993,7 @@ class _Compiler:
 
     # convolutions
 
-    def _taps(
-        self, node: Node, given: _In, kernel: Sequence[int], padding: float = 0.0
-    ) -> tuple[_Value, Array, int | None]:
+    def _taps(self, node: Node, given: _In, kernel: Sequence[int]) -> tuple[_Value, Array, int | None]:
         """Return what the outputs of a kernel read.
 
         A value, the places in its row ``(N, C, *outputs, *kernel)``, and the axis of the kernel along frames,
@@ -1104,10 +1103,7 @@ class _Compiler:
         """Multiply each frame with the taps' weights and add up what falls on one place."""
         value, weights = self._floats(given), self._known(matrix, "weights").astype("float32")
         rank, groups, kernel = weights.ndim - 2, node.attributes.get("group", 1), weights.shape[2:]
-        ones = (1,) * rank
-        strides, dilations = (node.attributes.get(name, ones) for name in ("strides", "dilations"))
-        pads = node.attributes.get("pads", (0,) * 2 * rank)
-        pairs = tuple(zip(pads[:rank], pads[rank:], strict=True))
+        windows = declared(node, kernel)
         more = node.attributes.get("output_padding", (0,) * rank)
         if node.attributes.get("auto_pad", "NOTSET") != "NOTSET" or "output_shape" in node.attributes:
             raise UnsupportedError("auto_pad or output_shape")
@@ -1115,9 +1111,9 @@ class _Compiler:
             raise UnsupportedError("a bias")
         sizes = value.shape[2:]
         outputs = tuple(
-            (size - 1) * stride + (taps - 1) * dilation + 1 + extra - sum(pad)
-            for size, stride, taps, dilation, extra, pad in zip(
-                sizes, strides, kernel, dilations, more, pairs, strict=True
+            (size - 1) * stride + reach + extra - sum(pad)
+            for size, stride, reach, extra, pad in zip(
+                sizes, windows.strides, windows.reach, more, windows.pads, strict=True
             )
         )
         each, made = weights.shape[0] // groups, weights.shape[1]
@@ -1131,8 +1127,7 @@ class _Compiler:
             buffers.append(self._writer.linear(self._row(read), flat))
         products = _Value((groups, *sizes, *kernel, made), tuple(buffers))
         # the products that fall on each place of the output: (one after another, *outputs, groups, made)
-        grid = np.arange(prod(outputs)).reshape(1, 1, *outputs)
-        reached = Windows(kernel, strides, dilations, pairs).places(grid)[0, 0]
+        reached = windows.places(np.arange(prod(outputs)).reshape(1, 1, *outputs))[0, 0]
         to = reached[tuple(map(slice, sizes))].reshape(-1)
         order = np.argsort(to, kind="stable")[(to == PADDING).sum() :]
         number = np.arange(len(order)) - np.searchsorted(to[order], to[order])
@@ -1227,7 +1222,7 @@ class _Compiler:
                 weights[place], scales[place] = found[0][None], found[1]
         return self._layer(node, node.op_type, x, weights, scales, *rest)
 
-    @_lowers(f"{_MICROSOFT}.DynamicQuantizeLSTM")
+    @_lowers("DynamicQuantizeLSTM", domain=_MICROSOFT)
     def _int8_lstm(self, node: Node, x: _In, w: _In, r: _In, *rest: _In) -> list[_Any]:
         *others, w_scale, w_zero, r_scale, r_zero = rest
         weights, scales = [], []
@@ -1320,7 +1315,7 @@ class _Compiler:
                 return self._linear(product.source, product.weights, None, product.shape, scales)
         raise UnsupportedError("a quantized input")
 
-    @_lowers(f"{_MICROSOFT}.DynamicQuantizeMatMul")
+    @_lowers("DynamicQuantizeMatMul", domain=_MICROSOFT)
     def _quantized_matmul(
         self, node: Node, given: _In, matrix: _In, scale: _In, zero: _In = None, added: _In = None
     ) -> _Value:
@@ -1441,12 +1436,10 @@ def _check_layer(attributes: Mapping[str, Any], directions: int) -> None:
 
 def _check_axes(manifest: Manifest) -> None:
     """Raise if an axis is neither fixed nor the batch or time axis, or a state has several rows."""
-    described = [(spec.name, spec.axes) for spec in (*manifest.inputs, *manifest.outputs)]
-    for name, axes in (*described, *((state.input, state.axes) for state in manifest.states)):
+    times = (manifest.sequence, *manifest.time_sizes(manifest.unit))
+    for name, axes in manifest.axes.items():
         for axis in axes:
-            times = (manifest.sequence, *manifest.time_sizes(manifest.unit))
-            known = axis in times or row_factor(axis, manifest.batch) is not None
-            if isinstance(axis, str) and not known:
+            if isinstance(axis, str) and axis not in times and row_factor(axis, manifest.batch) is None:
                 raise UnsupportedError(f"{name} {axes} has a dynamic axis other than batch and time")
     for state in manifest.states:
         if any(row_factor(axis, manifest.batch) for axis in state.axes):

@@ -21,6 +21,11 @@ class Windows(NamedTuple):
     dilations: tuple[int, ...]
     pads: tuple[tuple[int, int], ...]
 
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How many places a window covers."""
+        return tuple((taps - 1) * each + 1 for taps, each in zip(self.kernel, self.dilations, strict=True))
+
     def places(self, places: Array) -> Array:
         """Return which of ``places (N, C, *spatial)`` each output reads, ``(N, C, *outputs, *kernel)``."""
         rank = len(self.kernel)
@@ -37,34 +42,39 @@ class Windows(NamedTuple):
         return moved
 
 
+def declared(node: Node, kernel: Sequence[int]) -> Windows:
+    """Return the windows that the attributes of a node declare, without ``auto_pad``."""
+    rank = len(kernel)
+    strides, dilations = (tuple(node.attributes.get(name, (1,) * rank)) for name in ("strides", "dilations"))
+    pads = node.attributes.get("pads", (0,) * (2 * rank))
+    return Windows(tuple(kernel), strides, dilations, tuple(zip(pads[:rank], pads[rank:], strict=True)))
+
+
 def windows_of(node: Node, sizes: Sequence[int], kernel: Sequence[int]) -> Windows:
     """Return the windows of a node over spatial axes of these sizes."""
-    ones = (1,) * len(kernel)
-    strides = tuple(node.attributes.get("strides", ones))
-    dilations = tuple(node.attributes.get("dilations", ones))
-    reach = [(taps - 1) * dilation + 1 for taps, dilation in zip(kernel, dilations, strict=True)]
-    auto = node.attributes.get("auto_pad", "NOTSET")
-    if auto in ("SAME_UPPER", "SAME_LOWER"):
+    windows = declared(node, kernel)
+    strides, auto = windows.strides, node.attributes.get("auto_pad", "NOTSET")
+    if auto == "VALID":
+        windows = windows._replace(pads=((0, 0),) * len(kernel))
+    elif auto in ("SAME_UPPER", "SAME_LOWER"):
         totals = [
             max(0, (-(-size // stride) - 1) * stride + each - size)
-            for size, stride, each in zip(sizes, strides, reach, strict=True)
+            for size, stride, each in zip(sizes, strides, windows.reach, strict=True)
         ]
         less = [(total // 2, total - total // 2) for total in totals]
-        pads = less if auto == "SAME_UPPER" else [each[::-1] for each in less]
-    else:
-        given = node.attributes.get("pads", (0,) * (2 * len(kernel)))
-        given = (0,) * (2 * len(kernel)) if auto == "VALID" else given
-        pads = list(zip(given[: len(kernel)], given[len(kernel) :], strict=True))
+        windows = windows._replace(
+            pads=tuple(less if auto == "SAME_UPPER" else [each[::-1] for each in less])
+        )
     if any(size == 1 and taps > 1 for size, taps in zip(sizes, kernel, strict=True)):
-        raise UnsupportedError(f"a kernel of {tuple(kernel)} over one step")
-    if min(*strides, *dilations, *kernel) < 1 or any(min(each) < 0 for each in pads):
-        raise UnsupportedError(f"strides {strides}, dilations {dilations} or pads {pads}")
+        raise UnsupportedError(f"a kernel of {windows.kernel} over one step")
+    if min(*strides, *windows.dilations, *kernel) < 1 or any(min(each) < 0 for each in windows.pads):
+        raise UnsupportedError(f"strides {strides}, dilations {windows.dilations} or pads {[*windows.pads]}")
     if node.attributes.get("ceil_mode", 0) and any(
         (size + sum(pad) - each) % stride
-        for size, pad, each, stride in zip(sizes, pads, reach, strides, strict=True)
+        for size, pad, each, stride in zip(sizes, windows.pads, windows.reach, strides, strict=True)
     ):
         raise UnsupportedError("ceil_mode")
-    return Windows(tuple(kernel), strides, dilations, tuple(pads))
+    return windows
 
 
 class Stretches(NamedTuple):
