@@ -124,7 +124,7 @@ def test_ray_gives_the_bits_of_one_process_though_a_worker_is_killed(har, tmp_pa
         (tmp_path / "said").open("w") as out,
         subprocess.Popen(line, stdout=out, stderr=subprocess.PIPE, text=True) as process,
     ):
-        while not said or not said[-1].startswith("score: 4 items for 2 workers"):
+        while not said or not said[-1].startswith("score: "):
             said.append(next(process.stderr))
         family = _descendants(process.pid)
         addresses = _listening(family)
@@ -157,7 +157,7 @@ def test_sigterm_ends_it_with_143_and_leaves_no_process(har, tmp_path, when):
             family |= _descendants(process.pid)
             time.sleep(0.02)
         if when == "at work":
-            while not next(process.stderr).startswith("score: 4 items"):
+            while not next(process.stderr).startswith("score: "):
                 pass
         family |= _descendants(process.pid)
         process.terminate()
