@@ -113,7 +113,6 @@ def room(states: Iterable[StateSpec], ages: Iterable[int], steps: int) -> int:
 def behind(array: Array, axis: int, count: int) -> Array:
     """Return ``array`` without its first ``count`` frames."""
     return array[(slice(None),) * axis + (slice(min(count, array.shape[axis]), None),)]
-    return array[(slice(None),) * axis + (slice(min(count, array.shape[axis]), None),)]
 
 
 def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
