@@ -16,6 +16,7 @@ from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 from lstm_edge_runtime.ort import run_by_name
 
 from .graph import (
+    RANDOM,
     UniqueNames,
     axes_of,
     constant,
@@ -33,14 +34,6 @@ from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 EMPTY = "no step or row is left for "
 """Prefix of the name of a guarding operator, before the label of the recurrent node."""
 _SHAPE_READERS = ("Shape", "Size")
-RANDOM = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
-)
 
 
 class Session:

@@ -39,6 +39,15 @@ KEEPING = frozenset(
     Transpose Unsqueeze""".split()  # noqa: SIM905
 )
 """Operators whose outputs hold numbers of the first operand."""
+RANDOM = (
+    "Bernoulli",
+    "Multinomial",
+    "RandomNormal",
+    "RandomNormalLike",
+    "RandomUniform",
+    "RandomUniformLike",
+)
+"""Operators that give something else on every call."""
 
 
 def constant(value: ir.Value | None) -> Array | None:

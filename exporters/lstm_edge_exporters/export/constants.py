@@ -13,8 +13,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 
-from ..evaluate import RANDOM
-from ..graph import KEEPING, Builder, constant, to_proto, values_read
+from ..graph import KEEPING, RANDOM, Builder, constant, to_proto, values_read
 from ..numerics.compare import REFUSALS
 from ..numerics.graph64 import Graph64
 from .record import DOMAIN
