@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from lstm_edge.data.config import LAYOUTS, MISSING
 from lstm_edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
@@ -93,46 +92,52 @@ def combined(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda function: reduce(lambda made, option: option(made), reversed(options), function)
 
 
-data_options = combined(
-    click.option(
-        "--series",
-        metavar="COLUMN",
-        help="Column with the series id.  [default: series, if it exists]",
-    ),
-    click.option(
-        "--order",
-        metavar="COLUMN",
-        help="Column to sort each series by.  [default: order, if it exists]",
-    ),
-    click.option("--label", metavar="COLUMN", help="Column with the class.  [default: label; y of an .npz]"),
-    click.option(
-        "--features",
-        type=names,
-        default=(),
-        help="Feature columns.  [default: the model's; for train, all remaining columns]",
-    ),
-    click.option(
-        "--label-pattern",
-        metavar="REGEX",
-        help="For a folder: regex whose group in each file's path is the class.  [default: the subfolder]",
-    ),
-    click.option(
-        "--missing",
-        type=click.Choice(MISSING),
-        default="error",
-        show_default=False,
-        help="How to handle missing features.  [default: error]",
-    ),
-    click.option(
-        "--group", metavar="COLUMN", help="Column with a subject or machine; not used as a feature."
-    ),
-    click.option(
-        "--layout",
-        type=click.Choice(LAYOUTS),
-        help="Axes of x: samples, time, channels or samples, channels, time.  [default: NLC]",
-    ),
-)
-"""Options that describe a data file: the fields of ``ReadConfig``."""
+def data_options(function: Any) -> Any:
+    """Add the options that describe a data file: the fields of ``ReadConfig``."""
+    from lstm_edge.data.config import LAYOUTS, MISSING
+
+    return combined(
+        click.option(
+            "--series",
+            metavar="COLUMN",
+            help="Column with the series id.  [default: series, if it exists]",
+        ),
+        click.option(
+            "--order",
+            metavar="COLUMN",
+            help="Column to sort each series by.  [default: order, if it exists]",
+        ),
+        click.option(
+            "--label", metavar="COLUMN", help="Column with the class.  [default: label; y of an .npz]"
+        ),
+        click.option(
+            "--features",
+            type=names,
+            default=(),
+            help="Feature columns.  [default: the model's; for train, all remaining columns]",
+        ),
+        click.option(
+            "--label-pattern",
+            metavar="REGEX",
+            help="For a folder: regex whose group in each file's path is the class.  "
+            "[default: the subfolder]",
+        ),
+        click.option(
+            "--missing",
+            type=click.Choice(MISSING),
+            default="error",
+            show_default=False,
+            help="How to handle missing features.  [default: error]",
+        ),
+        click.option(
+            "--group", metavar="COLUMN", help="Column with a subject or machine; not used as a feature."
+        ),
+        click.option(
+            "--layout",
+            type=click.Choice(LAYOUTS),
+            help="Axes of x: samples, time, channels or samples, channels, time.  [default: NLC]",
+        ),
+    )(function)
 
 
 def fill(config: "type[_C]", options: Mapping[str, Any]) -> "_C":

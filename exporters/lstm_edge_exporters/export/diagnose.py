@@ -21,7 +21,7 @@ from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 from ..numerics.reference import Signature, flatten_output
 from .record import LoopError
-from .request import Request, runs
+from .request import Request, UnrepeatableError, runs
 from .source import is_own, line_at, own_place, syntax_of, watching
 from .trace import CONTROL_FLOW, TracingError, quietly
 
@@ -68,10 +68,6 @@ _MACHINERY = frozenset(vars(nn.Module()))
 _NO_OPERATOR = re.compile(r"No ONNX function found for <OpOverload\(op='([\w.]+)', overload='(\w+)'\)>|"
                           r"No decompositions registered for .*?([\w:.]+)")  # fmt: skip
 _FAILED_NODE = re.compile(r"Error when translating node .*?\[target=torch\.ops\.([\w.]+)\]")
-
-
-class UnrepeatableError(UnsupportedError):
-    """Two runs on the same inputs differ."""
 
 
 def diagnose(error: InputError | UnsupportedError, request: Request) -> InputError | UnsupportedError:

@@ -32,8 +32,7 @@ from lstm_edge_runtime.graph_check import why_window
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import Builder
-from ..lift.paths import LEFT_INVERSE
-from ..recurrent import GATES, LayerWeights, to_onnx_weights
+from ..recurrent import GATES, LEFT_INVERSE, LayerWeights, to_onnx_weights
 from .record import DOMAIN, LOG_CUM_SUM_EXP, OP, RecurrentCall
 from .request import Request
 from .roles import Roles, find_roles

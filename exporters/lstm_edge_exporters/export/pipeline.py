@@ -22,11 +22,10 @@ from ..progress import Progress, ignore
 from .artifact import Artifact, verify_file
 from .axes import find_axes
 from .config import ExportConfig
-from .diagnose import UnrepeatableError, diagnose
 from .file import File, make_file
 from .lower import lower
 from .ranges import FewSizesError
-from .request import Request, make_request
+from .request import Request, UnrepeatableError, make_request
 from .states import keep_past, lift
 from .trace import TURNS, trace
 
@@ -105,6 +104,8 @@ def _diagnosed(request: Request) -> Iterator[None]:
     try:
         yield
     except (InputError, UnsupportedError) as error:
+        from .diagnose import diagnose
+
         raise diagnose(error, request) from error
 
 

@@ -17,6 +17,10 @@ from ..numerics.reference import OTHER_FLOATS, Signature, copy_as, copy_module, 
 from .config import ExportConfig
 
 
+class UnrepeatableError(UnsupportedError):
+    """Two runs on the same inputs differ."""
+
+
 @dataclass(frozen=True)
 class Request:
     """A module, its inputs and the options of one export."""

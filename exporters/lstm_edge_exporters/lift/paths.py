@@ -24,10 +24,8 @@ from lstm_edge_runtime.manifest import Array
 from ..evaluate import numbers_of
 from ..graph import UniqueNames, firsts_from, walk
 from ..numerics.graph64 import nearly_equal
+from ..recurrent import LEFT_INVERSE
 from .subgraphs import Place, carry_out
-
-LEFT_INVERSE = "lstm_edge.left_inverse"
-"""In the ``metadata_props`` of M: the name of the initializer K, if the exporter of M knows it."""
 
 _KEEP: tuple[str, Any] = ("Identity", None)
 """How to undo what changes no number."""
