@@ -255,8 +255,7 @@ def _center_norms(model: ir.Model, content: bytes, cases: Iterable[Case]) -> boo
 
 def _axes(node: ir.Node) -> list[int]:
     """Return the axes that a node normalizes, from the last; none where they are counted from the first."""
-    axis = node.attributes.get("axis")
-    return [*range(-1 if axis is None else axis.as_int(), 0)]
+    return [*range(node.attributes.get_int("axis", -1), 0)]
 
 
 def _offset(x: Array, axes: list[int]) -> float:

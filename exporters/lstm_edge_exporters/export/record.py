@@ -482,7 +482,7 @@ _PACKING: dict[Any, Callable[..., Any]] = {
     torch.as_tensor: _Packing._as_tensor,
     torch.sort: _Packing._sort,
 }
-"""What PyTorch's packing asks, of which the frame that asks is told; NotImplemented passes it on."""
+"""Answers to PyTorch's packing, chosen by the frame that asks; NotImplemented calls PyTorch's own."""
 _UNBINDS = frozenset({torch.unbind, Tensor.unbind, Tensor.__iter__})
 _SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
 _MAX_POOLS = (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices)

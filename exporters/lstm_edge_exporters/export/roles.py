@@ -372,17 +372,17 @@ def _find_names(module: nn.Module, signature: Signature) -> list[Names]:
     for place, (_, tensor) in enumerate(flat):
         after.setdefault(_key(tensor), []).append(place)
     forward, *inner = [call.names(before, after) for call in calls] or [Names({}, {})]
-    told = Names(
+    whole = Names(
         {
-            name: _told(path) | forward.inputs.get(name, set())
+            name: _names_in(path) | forward.inputs.get(name, set())
             for name, path in zip(signature.names, signature.paths, strict=True)
         },
-        {place: _told(path) or forward.outputs.get(place, set()) for place, (path, _) in enumerate(flat)},
+        {place: _names_in(path) or forward.outputs.get(place, set()) for place, (path, _) in enumerate(flat)},
     )
-    return [told, *inner]
+    return [whole, *inner]
 
 
-def _told(path: Path) -> set[str]:
+def _names_in(path: Path) -> set[str]:
     """Return what a key, a field or a parameter says; a place in a tuple or list says nothing."""
     return set() if not path or isinstance(path[-1], int) else {"_".join(map(str, path)), str(path[-1])}
 

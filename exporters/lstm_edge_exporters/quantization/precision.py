@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
 
 from lstm_edge_runtime.cpu import read_cpuinfo
 from lstm_edge_runtime.errors import CheckFailedError, InputError
@@ -74,6 +75,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     store_int8(model, {"GRU", "RNN", "Gather"})
+    NameFixPass()(model)  # products that are left out are named
     padded = _keep_padding_out(model)
     proto = ir.to_proto(model)
     _drop_shapes_of_weights(proto.graph)
@@ -103,15 +105,12 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
 
 
 def _thick_products(graph: onnx.GraphProto) -> list[str]:
-    """Return the names, given where there are none, of products with weights of three axes.
+    """Return the names of products with weights of three axes.
 
     A projection's are; onnxruntime quantizes them with a scale per channel, and then refuses to run them.
     """
     thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
-    products = [node for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
-    for node in products:
-        node.name = node.name or node.output[0]
-    return [node.name for node in products]
+    return [node.name for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
 
 
 def _keep_padding_out(model: ir.Model) -> list[str]:
