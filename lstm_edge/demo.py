@@ -17,18 +17,16 @@ from lstm_edge_exporters.numerics.reference import one_thread
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
-from .checkpoint import Run
-from .data.read import read_recordings
-from .data.recordings import Recordings
-from .deploy import deployable
+from .checkpoint import Run, deployable
+from .data.read import read_data
+from .data.series import Data
 from .training.config import TrainConfig
-from .training.loop import Epoch
-from .training.metrics import recognition_metrics
-from .training.runner import train
+from .training.metrics import steps_until_right
+from .training.train import Epoch, train
 
 DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"
 """Files that the demo writes to its folder."""
-TRAINING = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)
+TRAINING = TrainConfig(hidden_size=32, epochs=200, patience=60, seed=0)
 """A few seconds on two cores."""
 _LEAST_ACCURACY = 0.95
 _LEAST_STREAMED = 0.75
@@ -105,7 +103,7 @@ def _require(kept: bool, said: str) -> None:
         raise CheckFailedError(f"{said}; please report this with `lstm-edge --version`")
 
 
-def copy_recordings(folder: Path) -> Recordings:
+def copy_recordings(folder: Path) -> Data:
     """Make ``folder``, put the recordings there, and return the held-out ones.
 
     Raises:
@@ -117,11 +115,11 @@ def copy_recordings(folder: Path) -> Recordings:
             shutil.copyfile(source, folder / DATA)
     except OSError as error:
         raise InputError(f"can't create or write to {folder}: {error.strerror}") from error
-    found = read_recordings(folder / DATA)
-    return replace(found, series=tuple(one for one in found.series if one.split == "test"))
+    found = read_data(folder / DATA)
+    return replace(found, series=tuple(found.of("test")))
 
 
-def train_run(folder: Path, on_epoch: Callable[[Epoch], None]) -> Run:
+def train_run(folder: Path, on_epoch: Callable[[Epoch, int], None]) -> Run:
     """Train on the recordings that are not held out; replaces the run of an earlier demo."""
     return train(folder / DATA, folder / RUN, config=TRAINING, overwrite=True, on_epoch=on_epoch)
 
@@ -151,17 +149,18 @@ def replay_recording(
         yield logits.copy(), took
 
 
-def follow_changes(stream: Stream, held_out: Recordings) -> LongStream:
+def follow_changes(stream: Stream, held_out: Data) -> LongStream:
     """Run all held-out recordings one after another, in random order, without a reset between them."""
     order = np.random.default_rng(0).permutation(len(held_out.series))
     x, y = (np.concatenate([getattr(held_out.series[at], kind) for at in order]) for kind in ("x", "y"))
     said, truth = [int(logits.argmax()) for logits, _ in replay_recording(stream, x)], y.tolist()
-    found = recognition_metrics(said, truth, [step == 0 for step in range(len(said))])
+    starts = torch.arange(len(said)) == 0
+    found = steps_until_right(torch.tensor(said), torch.tensor(truth), starts)
     accuracy = float(np.mean(np.equal(said, truth)))
     return LongStream(len(said), accuracy, found["events"], found["median"], found["p90"])
 
 
-def compare_steps(run: Run, stream: Stream, held_out: Recordings) -> StreamComparison:
+def compare_steps(run: Run, stream: Stream, held_out: Data) -> StreamComparison:
     """Run every held-out recording step by step and compare each step with PyTorch on all samples so far."""
     x, y = (np.stack([getattr(one, kind) for one in held_out.series]) for kind in ("x", "y"))
     replayed = [list(replay_recording(stream, recording)) for recording in x]

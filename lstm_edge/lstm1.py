@@ -210,7 +210,7 @@ class LSTM1(nn.Module):
             x: raw features ``(..., I)`` of the same steps, for a network that predicts differences.
         """
         values: Tensor = self.fc(torch.relu(self.fc_1(torch.relu(hidden))))
-        if self.y_mean is not None:
+        if self.y_mean is not None and self.y_std is not None:
             values = values * self.y_std + self.y_mean
         if self.added and x is not None:
             values = values + self.now(x)
@@ -245,7 +245,7 @@ class LSTM1(nn.Module):
         return self
 
     def _normalized(self, x: Any) -> Any:
-        if self.x_mean is None:
+        if self.x_mean is None or self.x_std is None:
             return x
         if isinstance(x, PackedSequence):
             return x._replace(data=(x.data - self.x_mean) / self.x_std)

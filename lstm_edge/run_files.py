@@ -74,8 +74,11 @@ def locked(folder: Path) -> Iterator[None]:
             raise InputError(
                 f"another training is writing to {folder}; wait for it, or use another folder"
             ) from error
-        yield
-        (folder / _LOCK).unlink(missing_ok=os.name != "nt")
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows keeps open files
+                (folder / _LOCK).unlink()
 
 
 def _lock(descriptor: int) -> None:

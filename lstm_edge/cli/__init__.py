@@ -27,7 +27,6 @@ _NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _VERBS = {
     "demo": "Train, export, verify and run on real sensor data.",
     "train": "Train an LSTM1 on your data.",
-    "report": "Write a report of a trained run: curves, confusion matrix, mistakes, data.",
     "export": "Export a PyTorch network to one verified ONNX file.",
     "lift": "Turn the hidden states of a recurrent ONNX file into inputs and outputs.",
     "validate": "Verify that a file computes the same as its reference.",
@@ -59,10 +58,6 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] == "tune":
-            raise InputError(
-                "tune was removed; lstm-edge bench MODELS prints the fastest engine and number of threads"
-            )
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
             advice = did_you_mean(args[0], _VERBS) or f"the verbs are {', '.join(_VERBS)}"
             raise InputError(f"no verb {args[0]!r}; {advice}")

@@ -18,13 +18,13 @@ from rich.text import Text
 
 from ._extras import needing
 from ._options import PATH, json_option
-from ._output import Screen, echo_json
-from ._training import training_progress
+from ._output import Screen, echo_json, progress
+from .train import describe_epoch
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
-    from ..data.recordings import Recordings
+    from ..data.series import Data
     from ..demo import LongStream, StreamComparison
 
 _T = TypeVar("_T")
@@ -69,11 +69,15 @@ def command(folder: Path, as_json: bool) -> None:
         from .. import demo as _demo
     held_out = _demo.copy_recordings(folder)
     data, model_file = folder / _demo.DATA, folder / _demo.MODEL
-    assert held_out.sampling_rate is not None
+    assert held_out.signal.sampling_rate is not None
     steps, channels = held_out.series[0].x.shape
     _say(screen, "data", f"BasicMotions: {steps} samples of {channels} channels per recording")
-    with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
-        run, took = _timed(lambda: _demo.train_run(folder, on_epoch))
+    with progress(quiet=True) as show:
+        run, took = _timed(
+            lambda: _demo.train_run(
+                folder, lambda epoch, epochs: show(epoch.number / epochs, describe_epoch(epoch, epochs))
+            )
+        )
     split = run.summary["split"]
     _say(
         screen,
@@ -95,7 +99,7 @@ def command(folder: Path, as_json: bool) -> None:
         screen.print(
             f"{_INDENT}above: strength of the motion; below: activity recognized so far", style="dim"
         )
-        replays = [_play(screen, stream, held_out, activity) for activity in range(len(held_out.labels))]
+        replays = [_play(screen, stream, held_out, activity) for activity in range(len(held_out.classes))]
         with screen.status("running all held-out recordings, also in PyTorch"):
             compared = _demo.compare_steps(run, stream, held_out)
         with screen.status("running one long stream without a reset"):
@@ -119,7 +123,7 @@ def command(folder: Path, as_json: bool) -> None:
         )
         return
     screen.print()
-    _conclude(screen, compared, followed, held_out.sampling_rate, seconds)
+    _conclude(screen, compared, followed, held_out.signal.sampling_rate, seconds)
     screen.print("\nnext:", style="bold")
     for line in (
         f"lstm-edge inspect {model_file}",
@@ -138,12 +142,12 @@ def _say(screen: Console, what: str, text: str) -> None:
     screen.print(Text.assemble((f"{what:<8}", "bold green"), text))
 
 
-def _play(screen: Console, stream: "Stream", held_out: "Recordings", activity: int) -> dict[str, Any]:
+def _play(screen: Console, stream: "Stream", held_out: "Data", activity: int) -> dict[str, Any]:
     """Show a recording of an activity, live on a terminal; return what was recognized at last, and when."""
     from ..demo import replay_recording
 
-    recording = next(one.x for one in held_out.series if one.y is not None and one.y[-1] == activity)
-    rate, labels = held_out.sampling_rate or 1.0, held_out.labels
+    recording = next(one.x for one in held_out.series if one.y[-1] == activity)
+    rate, labels = held_out.signal.sampling_rate or 1.0, held_out.classes
     plain = not screen.encoding.lower().startswith("utf")
     strength = np.linalg.norm(recording[:, :3], axis=1)
     said: list[int] = []

@@ -133,8 +133,7 @@ def command(
         if factory:
             module, example, config = _from_factory(source, lengths, **options)
         else:
-            from lstm_edge.checkpoint import load
-            from lstm_edge.deploy import deployable
+            from lstm_edge.checkpoint import deployable, load
 
             module, example, config = deployable(load(source), lengths=lengths)
         with progress(quiet=as_json) as show:

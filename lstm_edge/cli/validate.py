@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_edge.data.config import ReadConfig
-from lstm_edge.run_files import CONFIG
+from lstm_edge.run_files import is_run
 from lstm_edge_runtime.errors import InputError, printable
 
 from ._extras import needing
@@ -111,7 +111,7 @@ def command(
 def _check_options(model: Path, against: str | None, weights: Path | None) -> None:
     if against is None and weights is not None:
         raise InputError("got --weights without --against package.module:factory")
-    if against is not None and (model / CONFIG).is_file() and Path(against).suffix == ".onnx":
+    if against is not None and is_run(model) and Path(against).suffix == ".onnx":
         raise InputError(
             f"{model} and {against} are swapped; run lstm-edge validate {against} --against {model}"
         )
@@ -147,8 +147,7 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
 
         return against_file(against, file)
     with needing("export", "validate"):
-        from lstm_edge.checkpoint import load
-        from lstm_edge.deploy import deployable
+        from lstm_edge.checkpoint import deployable, load
         from lstm_edge_exporters.validate.module import against_module
 
     run = load(against)

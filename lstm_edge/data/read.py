@@ -20,7 +20,7 @@ from lstm_edge_runtime.manifest import Array, Signal, Task
 from ..run_files import is_run
 from .config import DATA_SUFFIXES, DEFAULT_NAMES, ReadConfig
 from .series import SETS, Data, Series
-from .tables import LARGEST, Table, missing_name, read_table
+from .tables import Table, missing_name, read_table, usable
 
 TargetMode = Literal["required", "optional", "ignored"]
 """Classes or values must be in the file, are read if present, or are not read."""
@@ -466,19 +466,12 @@ def _values(path: Path, name: str, y: Array, samples: int) -> npt.NDArray[np.flo
             "samples"
         )
     values = y.reshape(samples, -1)
-    if len(wrong := np.argwhere(~_usable(values))):
+    if len(wrong := np.argwhere(~usable(values))):
         row, column = wrong[0]
         raise InputError(
             f"{path}: {name}[{row}, {column}] is {values[row, column]}, expected a finite number"
         )
     return values.astype(np.float32)
-
-
-def _usable(values: Array) -> npt.NDArray[np.bool_]:
-    """Return which numbers are finite, also as float32."""
-    with np.errstate(over="ignore"):  # for float16 the bound itself is infinite
-        fits: npt.NDArray[np.bool_] = np.isfinite(values) & (np.abs(values) <= LARGEST)
-    return fits
 
 
 def _pick(
@@ -516,7 +509,7 @@ def _lengths(path: Path, lengths: Array | None, samples: int, longest: int) -> l
 def _check_finite(path: Path, x: Array, lengths: list[int], *, gaps: bool) -> None:
     """Refuse values that are not finite, except after the length of a sample."""
     valid = (np.arange(x.shape[1]) < np.array(lengths)[:, None])[..., None]
-    wrong = np.argwhere(~(_usable(x) | (np.isnan(x) & gaps)) & valid)
+    wrong = np.argwhere(~(usable(x) | (np.isnan(x) & gaps)) & valid)
     if len(wrong):
         where, value = ", ".join(map(str, wrong[0])), x[tuple(wrong[0])]
         advice = _MENDS if np.isnan(value) else ""

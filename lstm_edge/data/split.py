@@ -120,12 +120,12 @@ def _places(
     random = np.random.default_rng(seed).permutation(sorted(counts))
     by_class = {
         label: [group for group in random if counts[group][label]]
-        for label in range(len(total))
+        for label in range(len(total) - 1)
         if total[label]
     }
     placed: dict[str, str] = {}
     for label in sorted(by_class, key=lambda each: len(by_class[each])):
-        for group in sorted(by_class[label], key=lambda each: -int(counts[each].sum())):
+        for group in sorted(by_class[label], key=lambda each: -int(counts[each][-1])):
             if group in placed:
                 continue
             empty = [name for name in names if not held[name][label]]
@@ -138,12 +138,13 @@ def _places(
 
 
 def _class_steps(series: Sequence[Series]) -> dict[str, _Counts]:
-    """Return by group the steps of each class; without classes, all steps."""
+    """Return by group the steps of each class and, last, all steps, so that the sizes of the sets fit too."""
     classes = 1 + max((int(one.y.max()) for one in series if one.y.ndim == 1), default=0)
     counts: dict[str, _Counts] = {}
     for one in series:
         y = one.y if one.y.ndim == 1 else np.zeros(len(one), np.int64)
-        counts[one.group] = counts.get(one.group, 0) + np.bincount(y, minlength=classes)
+        found = np.append(np.bincount(y, minlength=classes), len(one))
+        counts[one.group] = found + counts[one.group] if one.group in counts else found
     return counts
 
 

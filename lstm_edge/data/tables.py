@@ -29,6 +29,13 @@ _WAV_DTYPES = {(1, 16): "<i2", (1, 32): "<i4", (3, 32): "<f4", (3, 64): "<f8"}
 _WAV_EXTENSIBLE = 0xFFFE
 
 
+def usable(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which numbers are finite, also as float32."""
+    with np.errstate(over="ignore"):  # for float16 the bound itself is infinite
+        fits: npt.NDArray[np.bool_] = np.isfinite(values) & (np.abs(values) <= LARGEST)
+    return fits
+
+
 def missing_name(path: Path, kind: str, name: str, available: Sequence[str], advice: str = "") -> InputError:
     """Return the error for a column or array that is not in the file; suggests the nearest name."""
     text = f"{path} has no {kind} {name!r} (it has {', '.join(available) or 'none'})"
@@ -89,7 +96,8 @@ class Table:
         cells = column.astype(object).fillna("").astype(str).str.strip().to_numpy(dtype=object)
         if (empty := cells == "").any():
             raise InputError(f"{self.path} row {self.line(int(empty.argmax()))}, column {name!r} is empty")
-        return cells
+        texts: npt.NDArray[Any] = cells
+        return texts
 
     def numbers(self, names: Sequence[str], *, gaps: bool, advice: str = "") -> npt.NDArray[np.float64]:
         """Return columns ``(rows, columns)``.
@@ -105,7 +113,7 @@ class Table:
         values = np.empty((len(self), len(names)))
         for place, name in enumerate(names):
             values[:, place] = _to_numbers(self.frame[name], comma=self._comma)
-            wrong = ~(np.abs(values[:, place]) <= LARGEST)
+            wrong = ~usable(values[:, place])
             if wrong.any():
                 missing = np.array([_is_gap(cell) for cell in self.frame[name][wrong]])
                 if not gaps or not missing.all():
@@ -165,7 +173,7 @@ def _is_gap(cell: Any) -> bool:
     return bool(pd.isna(cell)) or str(cell).strip().lower() in GAPS
 
 
-def _to_numbers(column: "pd.Series[Any]", *, comma: bool) -> npt.NDArray[np.float64]:
+def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
     """Return a column as numbers, NaN for any other cell."""
     if not pd.api.types.is_numeric_dtype(column):
         if pd.api.types.is_datetime64_any_dtype(column):
@@ -173,7 +181,8 @@ def _to_numbers(column: "pd.Series[Any]", *, comma: bool) -> npt.NDArray[np.floa
         text = column.astype(str).str.strip()
         text = text.str.replace(",", ".", regex=False) if comma else text
         column = pd.to_numeric(text.where(~text.str.contains("_", regex=False)), errors="coerce")
-    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+    numbers: npt.NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
+    return numbers
 
 
 def _read_csv(path: Path, encoding: str) -> Table:

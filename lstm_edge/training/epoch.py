@@ -222,7 +222,8 @@ def _pick(net: LSTM1, batch: Batch, fresh: Tensor, count: int | None, *, trainin
     steps = torch.arange(batch.x.shape[1]).expand(counted.shape)
     if count is not None and steps.shape[1] > count:
         keys = torch.rand(counted.shape) * counted
-        keys.scatter_add_(1, last, torch.ones(last.shape) * counted.gather(1, last))
+        if training:
+            keys.scatter_add_(1, last, counted.gather(1, last).float())
         steps = keys.topk(count, dim=1).indices
     chosen = counted.gather(1, steps).float()
     if not training:

@@ -88,15 +88,15 @@ def run_all_steps(
         )
 
     mean, _ = run_epoch(net, loss, batches, keep, on_batch=collect)
-    return Steps(*_by_stream(parts, forecast=bool(forecast)), loss=mean)
+    return _by_stream(parts, mean, forecast=bool(forecast))
 
 
-def _by_stream(parts: list[tuple[Tensor, ...]], *, forecast: bool) -> Any:
+def _by_stream(parts: list[tuple[Tensor, ...]], loss: float, *, forecast: bool) -> Steps:
     """Return the steps of all batches in the order of each lane."""
     rows = torch.cat([part[-1].nonzero()[:, 0] for part in parts])
     order = rows.argsort(stable=True)
     out, y, now, scored, starts = (torch.cat([part[place] for part in parts])[order] for place in range(5))
-    return out, y, now if forecast else None, scored, starts
+    return Steps(out, y, now if forecast else None, scored, starts, loss)
 
 
 def score_set(

@@ -6,8 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.errors import counted
-
 from ..data.config import DataConfig
 from ..data.series import SETS
 from ..data.split import Split
@@ -129,20 +127,3 @@ def _about_states(config: TrainConfig, scores: Mapping[str, Any]) -> str:
     if streams > windows:
         return f"{what}: what came before the window helps; train with --carry on"
     return f"{what}: training saw no state older than a window, so streams are reset every window"
-
-
-def describe_best(scores: Mapping[str, Any]) -> str:
-    """Return the score that a device gets, in words."""
-    shown = scores[scores["shown"]]
-    if "accuracy" in shown:
-        return f"accuracy {shown['accuracy']:.3f}"
-    return ", ".join(f"RMSE of {target} {error:.4g}" for target, error in shown["rmse"].items())
-
-
-def describe_size(summary: Mapping[str, Any]) -> str:
-    """Return what the data are, in words."""
-    data = summary["data"]
-    steps = data["steps"]
-    shortest, longest = steps["shortest"], steps["longest"]
-    length = counted(longest, "step") if shortest == longest else f"{shortest} to {longest} steps"
-    return f"{counted(data['series'], 'series')} of {length}, {counted(len(data['features']), 'feature')}"

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.json_reader import malformed_as
 from lstm_edge_runtime.manifest import Trained
@@ -186,8 +186,8 @@ class Training:
         tensors, facts = read_tensors(path)
         with malformed_as(FileFormatError, f"{path} is not the state of a training", "use --overwrite"):
             before = _configs(facts)
-            for old, new in zip(before, (self.options, self.config), strict=True):
-                _check_same(folder, asdict(old), asdict(new))
+            _check_same(folder, asdict(before[0]), asdict(self.options))
+            _check_same(folder, asdict(before[1]), asdict(self.config))
             if facts["series"] != _hash(self.split.data):
                 raise InputError(
                     f"{folder} was trained on other data; resume with the same, or use another folder"
@@ -199,7 +199,10 @@ class Training:
             history = [Epoch(**one) for one in facts["history"]]
             if [one.number for one in history] != list(range(1, len(history) + 1)):
                 raise ValueError("the epochs are not in order")
-            self._restore(parts)
+            try:
+                self._restore(parts)
+            except RuntimeError as error:
+                raise ValueError(first_line(error)) from error
             self.kept, self.history = tensors, history
 
     def _restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -444,7 +447,9 @@ def initialize(net: LSTM1, steps: float) -> None:
 def _loss_of(net: LSTM1, data: Data, train: list[Series], config: TrainConfig) -> Loss:
     """Return the loss of each step: cross entropy of classes, or squared error relative to the variance."""
     if not data.classes:
-        return lambda outputs, y: (((outputs - y) / net.y_std) ** 2).mean(dim=-1)
+        std = net.y_std
+        assert std is not None
+        return lambda outputs, y: (((outputs - y) / std) ** 2).mean(dim=-1)
     weight = None
     if config.class_weight == "balanced":
         counts = np.bincount(np.concatenate([one.y for one in train]), minlength=len(data.classes))
@@ -460,7 +465,9 @@ def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def _configs(facts: Mapping[str, Any]) -> tuple[DataConfig, TrainConfig]:
     """Return the configurations that ``Training.save`` wrote."""
-    data = {name: tuple(each) if isinstance(each, list) else each for name, each in facts["data"].items()}
+    data: dict[str, Any] = {
+        name: tuple(each) if isinstance(each, list) else each for name, each in facts["data"].items()
+    }
     return DataConfig(**data), TrainConfig(**facts["train"])
 
 
@@ -478,8 +485,8 @@ def _hash(data: Data) -> str:
     found = hashlib.sha256(repr(data.task).encode())
     for one in data.series:
         found.update(f"{one.split} {one.x.shape} {one.y.shape}".encode())
-        found.update(np.ascontiguousarray(one.x))
-        found.update(np.ascontiguousarray(one.y))
+        found.update(one.x.tobytes())
+        found.update(one.y.tobytes())
     return found.hexdigest()
 
 

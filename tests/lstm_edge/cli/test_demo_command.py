@@ -6,11 +6,11 @@ import sys
 
 import numpy as np
 import pytest
+from lstm_edge.data.recordings import Recording, Recordings
+from lstm_edge.deploy import deployable
 
 from lstm_edge.checkpoint import load
-from lstm_edge.data.recordings import Recording, Recordings
 from lstm_edge.demo import StreamComparison, compare_steps
-from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
 from lstm_edge_runtime.errors import CheckFailedError

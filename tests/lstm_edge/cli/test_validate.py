@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from lstm_edge.deploy import deployable
 from onnx import numpy_helper
 
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, load, save
-from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import quantize
 from lstm_edge_runtime.errors import install_command
