@@ -49,7 +49,8 @@ def check(tag: str, changelog: str) -> str:
     heading = re.search(r"^## .*$", changelog, re.MULTILINE)
     expected = rf"## \[{re.escape(version())}\] - \d{{4}}-\d\d-\d\d"
     if heading is None or not re.fullmatch(expected, heading[0]):
-        return f"CHANGELOG.md begins with {heading and heading[0]!r}, expected '## [{version()}] - 2026-12-31'"
+        found = heading and heading[0]
+        return f"CHANGELOG.md begins with {found!r}, expected '## [{version()}] - 2026-12-31'"
     return ""
 
 
@@ -105,9 +106,7 @@ def try_wheels_for_arm() -> None:
         folder = Path(name)
         try:
             with arm_python([folder / "site"]) as python:
-                install_for_arm(
-                    python, folder / "site", [f"{wheels[0]}[cpu]", *map(str, wheels[1:])]
-                )
+                install_for_arm(python, folder / "site", [f"{wheels[0]}[cpu]", *map(str, wheels[1:])])
                 program = [python, folder / "site" / "bin" / "lstm-edge"]
                 for cpu in TESTED:
                     try_installed(program, folder, native=True, environment={"QEMU_CPU": cpu})
