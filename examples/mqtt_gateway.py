@@ -35,9 +35,10 @@ import paho.mqtt.client as mqtt
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
 from lstm_edge_runtime.errors import InputError, StateError
-from lstm_edge_runtime.files import check_target, read_arrays, replacing
+from lstm_edge_runtime.files import check_target, replacing
 from lstm_edge_runtime.hold import NO_LABEL, Hold
 from lstm_edge_runtime.prediction import softmax
+from lstm_edge_runtime.reading import read_arrays
 
 ROUNDS = 64
 """Maximum number of samples per device and tick."""
