@@ -266,7 +266,7 @@ def _nan_sample(subject: Subject, feeds: Feeds, names: list[str]) -> Check:
     if subject.budgets or not subject.function.in_float64 or subject.reference.computation is subject.graph:
         about = "onnxruntime's LSTM, GRU and RNN ignore NaN, so float32 results are not compared"
         return Check(name, "skipped", about)
-    return subject.check(name, feeds | {each: _broken(feeds[each]) for each in names})
+    return subject.check(name, {**feeds, **{each: _broken(feeds[each]) for each in names}})
 
 
 def _every_value(subject: Subject) -> Iterator[Check]:
