@@ -91,7 +91,7 @@ def main(folder: Path, steps: int = 300) -> None:
         right = amplifier(test, gain)
         print(f"{name}: error {np.sum((wet - right) ** 2) / np.sum(right**2):.2%} of the energy")
         write_wav(folder / f"{name}-pytorch.wav", wet)
-        config = ExportConfig(outputs=("y",), signal=Signal(sampling_rate=float(RATE)), rest=True)
+        config = ExportConfig(outputs=("y",), signal=Signal(sampling_rate=float(RATE)))
         artifact = export(net.eval(), torch.randn(2, 50, 1), config)
         artifact.save(folder / f"{name}.onnx")
         (folder / f"{name}.lep").write_bytes(to_native(artifact.model))

@@ -175,7 +175,7 @@ def test_narrow_lengths_pick_the_last_step_beside_wide_rows():
 
 def test_lengths_that_stop_no_layer_can_not_pad_unequal_chunks():
     module = PicksLast().eval()
-    artifact = export(module, (X, UNSORTED))
+    artifact = export(module, (X, UNSORTED), ExportConfig(lengths="lengths"))
     assert not artifact.manifest.padded_states
     batch = load(artifact.model).streams(2)
     one, other = batch.add(), batch.add()
