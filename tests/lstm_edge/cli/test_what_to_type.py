@@ -79,9 +79,9 @@ class _Installed:
         ('{"url": "file:///src", "dir_info": {}}', "cpu", 'pip install "/src[cpu]"'),
         ('{"url": "file:///src", "dir_info": {}}', "native", 'pip install "/src/native"'),
         (
-            '{"url": "file:///w/lstm_edge-0.2.0-py3-none-any.whl", "archive_info": {}}',
+            '{"url": "file:///w/lstm_edge-0.1.0-py3-none-any.whl", "archive_info": {}}',
             "cpu",
-            'pip install "lstm-edge[cpu] @ file:///w/lstm_edge-0.2.0-py3-none-any.whl"',
+            'pip install "lstm-edge[cpu] @ file:///w/lstm_edge-0.1.0-py3-none-any.whl"',
         ),
     ],
 )
