@@ -29,7 +29,6 @@ from lstm_edge_runtime import LstmEdgeError, Model, State, load
 from lstm_edge_runtime.errors import InputError, StateError
 from lstm_edge_runtime.files import check_target, replacing
 from lstm_edge_runtime.prediction import softmax
-from lstm_edge_runtime.reading import read_arrays
 
 NO_FRAME = {"label": None, "p": None}
 CONFIRM_SECONDS = 5  # maximum time to wait for the confirmation of answers before a save is postponed
