@@ -27,7 +27,6 @@ def folder(tmp_path, har, monkeypatch):
         ("stream run", "run is a run folder, expected an .onnx file; run lstm-edge export run -o run.onnx"),
         ("inspect run", "run lstm-edge export run -o run.onnx"),
         ("bench run", "run lstm-edge export run -o run.onnx"),
-        ("tune har.onnx", "tune was removed; lstm-edge bench MODELS prints the fastest engine"),
         ("convert run -o a.ort", "run lstm-edge export run -o run.onnx"),
         ("quantize run -o a.onnx", "run lstm-edge export run -o run.onnx"),
         ("lift run -o a.onnx", "run lstm-edge export run -o run.onnx"),
