@@ -227,7 +227,7 @@ def test_what_does_not_support_an_end_refuses(learned, tmp_path):
 
 def test_a_manifest_whose_end_can_not_be_is_refused(learned):
     manifest = learned[1].manifest
-    assert '"schema":3' in manifest.to_json()
+    assert '"schema":1' in manifest.to_json()
     for end in (0, 1, 81):
         with pytest.raises(ManifestError, match=f"ends after {end} steps"):
             check_stream(manifest._replace(stream=manifest.stream._replace(end=end)))
