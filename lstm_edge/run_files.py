@@ -44,13 +44,13 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
     if is_run(folder) and not resume and not overwrite:
         how = "--resume it, --overwrite it" if resumable else "--overwrite it"
         raise InputError(f"{folder} already contains a run; {how}, or use another folder")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; use a folder for the run")
     if folder.suffix in _FILES:
         raise InputError(
             f"{folder} looks like a file name; -o is a folder for the run, such as {folder.stem}"
         )
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"{there} is a file; use a folder for the run")
     if not os.access(there, os.W_OK):
         raise InputError(f"{there} can't be written to; use another folder for the run")
 

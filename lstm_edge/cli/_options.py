@@ -99,7 +99,7 @@ def _from_field(entry: Field[Any], hint: Any) -> Callable[[Any], Any]:
     """Return the option of one field."""
     rule = rule_of(entry)
     flag = rule.flag or f"--{entry.name.replace('_', '-')}"
-    shown = rule.shown or ("" if entry.default in (None, (), False) else f"{entry.default}")
+    shown = rule.shown or ("" if entry.default in (None, ()) or hint is bool else f"{entry.default}")
     text = rule.help + (f"  [default: {shown}]" if shown else "")
     if hint is bool:
         return click.option(flag, entry.name, is_flag=True, help=text)

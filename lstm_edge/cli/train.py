@@ -104,7 +104,7 @@ def command(
 def describe_epoch(epoch: "Epoch", epochs: int) -> str:
     """Return one line of progress."""
     return (
-        f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}  validation {epoch.streams:.4f}  "
+        f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}  val {epoch.streams:.4f}  "
         f"score {epoch.score:.3f}"
     )
 
@@ -129,7 +129,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     sets = [name for name in ("validation", "test") if summary[name]]
     columns = [dict(_rows(summary[name])) for name in sets]
     rows = [[what, *(column.get(what, "") for column in columns)] for what in columns[0]]
-    print_table("", ["", *(f"{name} ({split[name]} series)" for name in sets)], rows)
+    print_table("", ["", *(f"{name} ({split[name]})" for name in sets)], rows)
 
 
 _WAYS = {"streams": "streams", "windows": "windows from reset"}

@@ -284,9 +284,9 @@ def train(
         raise InputError(
             "device is 'cuda', but PyTorch finds none; train on cpu, or install a CUDA build of torch"
         )
+    split, folds = read_split(Path(data), data_config, config.seed)
     one_thread = _one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext()
     with locked(folder), one_thread:
-        split, folds = read_split(Path(data), data_config, config.seed)
         training = Training(split, data_config, config)
         if resume:
             training.resume(folder)
@@ -294,6 +294,7 @@ def train(
             remove_run(folder)
         run = training.finish(_run(training, folder, on_epoch))
         run.summary["data"]["file"] = Path(data).name
+        run.summary["cross_validation"] = None
         if folds and run.summary["stopped"] != "interrupted":
             run.summary["cross_validation"] = _cross_validate(folds, data_config, config, on_fold)
         run = save(run, folder)

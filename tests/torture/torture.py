@@ -362,7 +362,7 @@ class Torture:
                 if not path.exists():
                     assert name == "train", "it is lost"  # a new run, killed before anything was written
                     continue
-                if name == "train" and not (path / "config.json").exists():
+                if name == "train" and not (path / "model.safetensors").exists():
                     continue
                 check(path)
             except Exception as error:  # noqa: BLE001  whatever it is, it is not whole
