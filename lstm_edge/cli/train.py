@@ -112,14 +112,14 @@ def describe_epoch(epoch: "Epoch", epochs: int) -> str:
 def print_summary(summary: Mapping[str, Any]) -> None:
     """Print the data, the sets, their scores, and notes."""
     data, split = summary["data"], summary["split"]
-    steps = data["steps"]
+    length = " to ".join(dict.fromkeys(str(data["steps"][key]) for key in ("shortest", "longest")))
     echo(
         f"{counted(summary['epochs'], 'epoch')}, best epoch {summary['best_epoch']}; "
         f"{_ENDS[summary['stopped']]}"
     )
     echo(
-        f"data: {data['series']} series of {steps['shortest']} to {steps['longest']} steps, "
-        f"{counted(len(data['features']), 'feature')}; split: {split['description']}"
+        f"data: {data['series']} series of {length} steps, {counted(len(data['features']), 'feature')}; "
+        f"split: {split['description']}"
     )
     for text in summary["notes"]:
         echo(f"note: {text}")
@@ -129,7 +129,7 @@ def print_summary(summary: Mapping[str, Any]) -> None:
     sets = [name for name in ("validation", "test") if summary[name]]
     columns = [dict(_rows(summary[name])) for name in sets]
     rows = [[what, *(column.get(what, "") for column in columns)] for what in columns[0]]
-    print_table("", ["", *(f"{name} ({split[name]})" for name in sets)], rows)
+    print_table("", ["", *(f"{name} ({split[name]} series)" for name in sets)], rows)
 
 
 _WAYS = {"streams": "streams", "windows": "windows from reset"}

@@ -115,7 +115,7 @@ def _places(
     """
     counts = _class_steps(series)
     total = np.sum(list(counts.values()), axis=0)
-    lacking = np.outer(shares, total > 0).astype(np.float64)
+    lacking = np.ones((len(shares), len(total)))  # of each set's share, the fraction that is still missing
     held = {name: np.zeros(len(total), bool) for name in names}
     random = np.random.default_rng(seed).permutation(sorted(counts))
     by_class = {
@@ -132,7 +132,8 @@ def _places(
             fraction = counts[group] / np.maximum(total, 1)
             need = {name: float(lacking[names.index(name)] @ fraction) for name in empty[:1] or names}
             placed[group] = max(need, key=lambda name: need[name])
-            lacking[names.index(placed[group])] -= fraction
+            place = names.index(placed[group])
+            lacking[place] -= fraction / shares[place]
             held[placed[group]] |= counts[group] > 0
     return placed
 

@@ -19,7 +19,7 @@ from lstm_edge.cli.train import command
 from lstm_edge_runtime import load as load_model
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]
-FAST = ["--hidden-size", "6", "--epochs", "4", "--batch-size", "4"]
+FAST = ["--hidden-size", "6", "--epochs", "4", "--patience", "9", "--batch-size", "4"]
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_training_prints_a_summary_and_the_next_command(lstm_edge, data):
     assert code == 0
     assert "4 epochs, best epoch" in out
     assert "recall of 1" in out
-    assert "test (6)" in out
+    assert "test (6 series)" in out
     assert "lstm-edge export run -o model.onnx" in out
     assert "epoch 4/4  loss" in err
     assert json.loads(Path("run/metrics.json").read_text())["epochs"] == 4

@@ -96,7 +96,7 @@ def test_few_series_are_cut_in_time():
 
 def test_sets_of_the_data_are_kept_and_a_validation_set_is_taken_from_training():
     split = split_series(data_of("ab" * 10, splits=["train"] * 16 + ["test"] * 4), DataConfig(), 0)
-    assert Counter(one.split for one in split.data.series) == {"train": 13, "validation": 3, "test": 4}
+    assert Counter(one.split for one in split.data.series) == {"train": 12, "validation": 4, "test": 4}
     assert [one.name for one in split.data.of("test")] == ["16", "17", "18", "19"]
 
 
