@@ -32,7 +32,7 @@ _VERBS = {
     "lift": "Turn the hidden states of a recurrent ONNX file into inputs and outputs.",
     "validate": "Verify that a file computes the same as its reference.",
     "quantize": "Quantize a file to int8 or fp16, with an accuracy gate.",
-    "convert": "Convert a file to another format: ORT, native, C, web page, Triton.",
+    "convert": "Convert a file to another format: native, C, web page.",
     "predict": "Run a model on data.",
     "score": "Run a model on a Parquet data set of any size, in one process or on a cluster.",
     "stream": "Run a model on samples as they arrive.",

@@ -94,14 +94,14 @@ def _state(spec: "StateSpec") -> dict[str, Any]:
 
 
 def _cost(path: Path, model: "Model") -> dict[str, Any]:
-    """Return parameters and operations; unknown for a file in ORT format."""
+    """Return parameters and operations; unknown for a native program."""
     from lstm_edge.cost import measure_cost
     from lstm_edge_runtime.native.choice import uncovered
-    from lstm_edge_runtime.onnx_reader import add_initializers, is_ort_format, read_onnx
+    from lstm_edge_runtime.onnx_reader import add_initializers, read_onnx
 
     content = path.read_bytes()
-    if is_ort_format(content) or not model.providers:
-        why = f"the nodes of a {'file in ORT format' if model.providers else 'native program'} can't be read"
+    if not model.providers:
+        why = "the nodes of a native program can't be read"
         return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
     file, manifest = read_onnx(content, path.parent), model.interface
     cost = measure_cost(content, file)

@@ -103,7 +103,6 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
         (3, Verb(("validate", name, "--quick", "--steps", "50"))),
         (3, Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16"))))),
         (3, Verb(("convert", name, "--to", "c", "-o", out))),
-        (1, Verb(("convert", name, "-o", out + ".ort"))),
     )
     return rng.choices([verb for _, verb in verbs], [weight for weight, _ in verbs])[0]
 
@@ -202,17 +201,8 @@ def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         rng.choice((
             ("inspect", str(path)), ("inspect", str(path), "--json"), ("selftest", str(path)),
             ("convert", str(path), "--to", "native", "-o", out),
-            ("convert", str(path), "--to", "triton", "-o", out),
-            ("convert", str(path), "--to", "triton", "--backend", "onnxruntime", "-o", out),
         ))
     )  # fmt: skip
-
-
-def ort_format(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    path = _put(folder, "m.ort", mutate.damage(rng, _pick(rng, corpus / "ort", ".ort").read_bytes()))
-    if rng.random() < 0.6:
-        return _run(path)
-    return Verb((rng.choice(("inspect", "selftest")), str(path)))
 
 
 def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -444,19 +434,6 @@ def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
             Verb(("convert", name, "--to", "native", "-o", out)),
             Verb(("convert", name, "--to", "c", "-o", out)),
             Verb(("convert", name, "--to", "web", "--ort", str(_web_runtime(folder)), "-o", out)),
-            Verb(
-                (
-                    "convert",
-                    name,
-                    "--to",
-                    "triton",
-                    "-o",
-                    out,
-                    "--backend",
-                    rng.choice(("python", "onnxruntime")),
-                )
-            ),
-            Verb(("convert", name, "-o", out + ".ort")),
         )
     )
 
@@ -505,8 +482,7 @@ READERS: dict[str, tuple[int, Read]] = {
     "stream, one edit": (6, one_stream_edit),
     "program, one edit": (10, one_program_edit),
     "names": (4, names),
-    "ort format": (4, ort_format),
-    "native program": (5, program),
+    "native program": (9, program),
     "npz": (7, npz),
     "npy": (3, npy),
     "csv": (7, table),

@@ -18,7 +18,7 @@ def _rows(name):
         return [(row["label"], float(row["p_walk"])) for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "int8.onnx", "fp16.onnx", "model.ort"])
+@pytest.mark.parametrize("name", ["model.onnx", "int8.onnx", "fp16.onnx"])
 def test_each_kind_of_file_passes_its_own_golden_case(name):
     with load(OLD / name, device="cpu", threads=1) as model:
         assert model.selftest().ok
@@ -27,7 +27,7 @@ def test_each_kind_of_file_passes_its_own_golden_case(name):
         assert model.interface.lengths == "lengths"
 
 
-@pytest.mark.parametrize("name", ["model.onnx", "model.ort"])
+@pytest.mark.parametrize("name", ["model.onnx"])
 def test_predictions_are_those_of_the_old_version(name):
     with load(OLD / name, device="cpu", threads=1) as model:
         found = model.predict(X)

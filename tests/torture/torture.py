@@ -167,15 +167,10 @@ def prepare(folder: Path) -> dict[str, Verb]:
         ),
         "report": Verb(("report", "{out}/run"), {"run": _run_folder}),
         "export": Verb(("export", str(folder / "run"), "-o", "{out}/m.onnx"), onnx_target),
-        "export --format ort": Verb(
-            ("export", str(folder / "run"), "-o", "{out}/m.ort", "--format", "ort"),
-            {"m.ort": _model},
-        ),
         "lift": Verb(("lift", str(folder / "foreign.onnx"), "-o", "{out}/m.onnx"), {"m.onnx": _loads}),
         "quantize": Verb(
             ("quantize", model, "--weights-only", "--data", data, "-o", "{out}/m.onnx"), onnx_target
         ),
-        "convert --to ort": Verb(("convert", model, "-o", "{out}/m.ort"), {"m.ort": _model}),
         "convert --to native": Verb(
             ("convert", model, "--to", "native", "-o", "{out}/m.lep"), {"m.lep": _loads}
         ),

@@ -9,8 +9,6 @@ from torch import nn
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.rest import find_rest
 from lstm_edge_exporters.targets.c import to_c
-from lstm_edge_exporters.targets.ort import to_ort
-from lstm_edge_exporters.targets.triton import to_triton
 from lstm_edge_exporters.validate import ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.module import against_module
@@ -255,9 +253,3 @@ def test_a_file_that_claims_another_rest_fails_with_and_without_a_reference(file
 def test_every_target_starts_at_rest(amp, files, tmp_path, find_program):
     find_program("cc", "gcc", "clang")
     to_c(files / "rest.onnx")  # refuses to write code whose states do not start at their reset values
-    (tmp_path / "rest.ort").write_bytes(to_ort(amp.model).model)
-    with load(tmp_path / "rest.ort") as converted:
-        assert np.ptp(converted.stream().process(np.zeros((300, 1), np.float32))) < 1e-6
-    contents = to_triton(files / "rest.onnx", "onnxruntime").contents
-    for state in amp.manifest.states:
-        assert contents[f"initial_state/{state.input}"] == state.reset.astype("<f4").tobytes()
