@@ -370,7 +370,8 @@ def test_a_counter_is_one_number_however_much_a_unit_adds(best: C.CDLL) -> None:
     program = Program(best, writer.to_bytes())
     assert [port.width for port in program.states] == [1]
     reset = np.full(2, -1, "int64")
-    assert best.lstm_edge_reset_value(program.handle, 0, reset.ctypes.data) == 0
+    handle, row = C.c_void_p(program.handle), C.c_void_p(reset.ctypes.data)
+    assert best.lstm_edge_reset_value(handle, 0, row) == 0
     assert reset.tolist() == [5, -1]
 
 
