@@ -26,6 +26,7 @@ from torch import Tensor
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.json_reader import malformed_as, read_json
 from lstm_edge_runtime.manifest import Signal, Task, Trained
+from lstm_edge_runtime.reading import open_regular
 
 from .lstm1 import LSTM1
 from .run_files import CONFIG
@@ -81,7 +82,8 @@ def load_plain(path: Path) -> Any:
     """Return the tensors, on the CPU, and plain values that ``torch.save`` wrote; raises nearly anything."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of old formats
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with open_regular(path) as file:
+            return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def is_plain(value: object) -> bool:

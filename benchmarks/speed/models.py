@@ -1,6 +1,5 @@
 """Models of four sizes with random weights, as ONNX files."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,27 +11,13 @@ from benchmarks.common import CLASSES, SIZES
 __all__ = ["write_model"]
 
 
-def write_model(
-    folder: Path,
-    size: str,
-    before: Sequence[str] = (),
-    after: Sequence[str] = ("logits = MatMul (top, head)",),
-    **arrays: np.ndarray,
-) -> Path:
-    """Write ``size``'s file into ``folder``: standard LSTM nodes and a linear head on the last step.
-
-    Args:
-        folder: where it is written, under the size's name.
-        size: of ``SIZES``.
-        before: nodes that make ``normalized`` of ``x``, in ONNX's textual syntax.
-        after: nodes that make ``logits`` of ``top``, the last step's hidden state.
-        arrays: initializers of those nodes.
-    """
+def write_model(folder: Path, size: str) -> Path:
+    """Write ``size``'s file into ``folder``: standard LSTM nodes and a linear head on the last step."""
     features, hidden, layers = SIZES[size]
     several = range(layers) if layers > 1 else ()
     entering = {name: [f"{name}_in_{i}" for i in several] or [f"{name}_0"] for name in "hc"}
     leaving = {name: [f"{name}_out_{i}" for i in several] or [f"{name}_n"] for name in "hc"}
-    nodes = [*before, f"y_0 = Transpose <perm = [1, 0, 2]> ({'normalized' if before else 'x'})"]
+    nodes = ["y_0 = Transpose <perm = [1, 0, 2]> (x)"]
     shapes: dict[str, tuple[int, ...]] = {}
     if several:
         nodes += [
@@ -48,7 +33,7 @@ def write_model(
             nodes.append(f"y_{i + 1} = Squeeze (Y_{i}, one)")
     if several:
         nodes += [f"{k}_n = Concat <axis = 0> ({', '.join(leaving[k])})" for k in "hc"]
-    nodes += ["top = Gather <axis = 0> (h_n, last)", *after]
+    nodes += ["top = Gather <axis = 0> (h_n, last)", "logits = MatMul (top, head)"]
     state = f"float[{layers}, N, {hidden}]"
     model = onnx.parser.parse_model(f"""
         <ir_version: 9, opset_import: ["": 18]>
@@ -58,7 +43,7 @@ def write_model(
     rng, bound = np.random.default_rng(0), hidden**-0.5
     shapes["head"] = (hidden, CLASSES)
     weights = {name: rng.uniform(-bound, bound, each).astype(np.float32) for name, each in shapes.items()}
-    weights |= {"last": np.array(layers - 1), **arrays} | ({"one": np.array([1])} if several else {})
+    weights |= {"last": np.array(layers - 1)} | ({"one": np.array([1])} if several else {})
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     path = folder / f"{size}.onnx"
     onnx.save(model, path)

@@ -1,4 +1,4 @@
-"""What a step is compared with: the loop that most people write, PyTorch, and LiteRT."""
+"""What a step is compared with: the loop that most people write, and PyTorch."""
 
 import contextlib
 import importlib.util
@@ -12,7 +12,7 @@ import onnxruntime
 
 from benchmarks.common import CLASSES, SIZES, Call
 
-__all__ = ["litert_calls", "plain_loop", "torch_calls"]
+__all__ = ["plain_loop", "torch_calls"]
 
 
 def plain_loop(path: Path, x: np.ndarray, size: str) -> Call:
@@ -66,26 +66,3 @@ def torch_calls(size: str, x: np.ndarray) -> dict[str, Call]:
         warnings.simplefilter("ignore")
         calls["TorchScript"] = partial(loop, torch.jit.freeze(torch.jit.script(eager)))
     return calls
-
-
-def litert_calls(size: str, x: np.ndarray, folder: Path | None) -> dict[str, Call]:
-    """Return LiteRT's step on ``SIZE.tflite`` of ``folder``; empty without a folder."""
-    if folder is None:
-        return {}
-    from ai_edge_litert.interpreter import Interpreter
-
-    interpreter = Interpreter(str(folder / f"{size}.tflite"), num_threads=1)
-    interpreter.allocate_tensors()
-    entering = {tuple(each["shape"]): each["index"] for each in interpreter.get_input_details()}
-    leaving = {tuple(each["shape"]): each["index"] for each in interpreter.get_output_details()}
-    data, logits = entering.pop(x.shape), leaving.pop((1, CLASSES))
-    (state,), (new_state,) = entering.values(), leaving.values()
-
-    def loop(count: int) -> None:
-        for _ in range(count):
-            interpreter.set_tensor(data, x)
-            interpreter.invoke()
-            interpreter.get_tensor(logits)
-            interpreter.set_tensor(state, interpreter.get_tensor(new_state))
-
-    return {"LiteRT": loop}

@@ -4,11 +4,10 @@ Every ratio is measured in one process, alternately with its baseline: the media
 divided by the baseline's. Run it on a quiet machine:
 
     taskset -c 1 python -m benchmarks.speed.stream --json docs/stream.json --plot docs/stream.svg
-    python -m benchmarks.speed.stream --native --litert DIR
+    python -m benchmarks.speed.stream --native
 
 ``--native`` needs a C compiler and pins itself to one core, or to two for what runs on two threads. PyTorch's
-columns appear if torch is installed, LiteRT's with ``--litert DIR``, a folder of S.tflite to XL.tflite
-(``benchmarks/speed/tflite.py`` makes them) and ``ai-edge-litert``.
+columns appear if torch is installed.
 """
 
 import json
@@ -26,12 +25,11 @@ import numpy as np
 
 from benchmarks.common import SIZES, Call, interleave, parser, print_machine, repeat, table
 from benchmarks.speed.models import write_model
-from benchmarks.speed.peers import litert_calls, plain_loop, torch_calls
+from benchmarks.speed.peers import plain_loop, torch_calls
 from benchmarks.speed.processes import loading_seconds, memory_of_streams
 from benchmarks.speed.step import (
     COUNTS,
     build_tools,
-    least_seconds,
     load_on,
     open_avx2,
     steps_from_c,
@@ -54,7 +52,6 @@ LIMITS: dict[str, dict[str, dict[str, float]]] = {
     },
     "native": {
         "`Stream.step` / the loop": {"S": 0.09, "M": 0.20, "L": 0.66, "XL": 0.76},
-        "`Stream.step` / LiteRT's step": {"S": 0.30, "M": 0.48, "L": 0.85, "XL": 0.88},
         "`Stream.step` less the step from C, us": {"S": 0.8, "M": 0.8},
         "`Stream.process(256)` / a raw run": {"S": 0.60, "M": 0.95, "L": 0.97, "XL": 1.00},
         "tick of 64 sources / 64 steps of the loop": {"S": 0.04, "M": 0.09, "L": 0.30, "XL": 0.35},
@@ -78,8 +75,6 @@ CONTESTANTS = {
     "C": "the same from C",
     "AVX2": "forced to AVX2, from Python",
     "int8": "int8, from Python",
-    "limit": "this core's limit (reading the weights, or multiply-adds)",
-    "LiteRT": "LiteRT",
     "TorchScript": "TorchScript",
     "PyTorch eager": "PyTorch eager",
 }
@@ -108,7 +103,6 @@ class Setting:
     repeats: int
     steps: int
     """Steps of the tail."""
-    litert: Path | None
 
     def load(self, size: str, *, engine: str = "", threads: int = 1) -> Model:
         """Open a size's file on this or another engine."""
@@ -136,20 +130,14 @@ def step_calls(setting: Setting, size: str) -> dict[str, Call]:
         calls["step"] = repeat(stream.step, x[0, 0])
         calls["bound run"] = lambda count: [runs[i & 1]() for i in range(count)]
         calls |= torch_calls(size, x)
-    return calls | litert_calls(size, x, setting.litert)
+    return calls
 
 
 def measure_steps(setting: Setting, size: str) -> Iterator[Figure]:
     """Yield the rows of a step."""
     times = interleave(step_calls(setting, size), COUNTS[size], 5 * setting.repeats)
-    us, detail = {name: times.us(name) for name in times}, ""
-    if setting.engine == "native":
-        least, by = least_seconds(build_tools(setting.paths[size].parent), size)
-        us["limit"] = least * 1e6
-        detail = f"limited by {by}, from C {us['C'] / us['limit']:.2f} of the limit"
-    yield Figure("`Stream.step` / the loop", size, times.ratio("step", "loop"), detail, us)
-    if "LiteRT" in times:
-        yield Figure("`Stream.step` / LiteRT's step", size, times.ratio("step", "LiteRT"))
+    us = {name: times.us(name) for name in times}
+    yield Figure("`Stream.step` / the loop", size, times.ratio("step", "loop"), us=us)
     if "C" in times and size in ("S", "M"):
         yield Figure("`Stream.step` less the step from C, us", size, times.less("step", "C"))
     if "AVX2" in times:
@@ -337,21 +325,19 @@ def main() -> None:
     arguments.add_argument("--native", action="store_true", help="the native engine instead of onnxruntime")
     arguments.add_argument("--repeats", type=int, default=9)
     arguments.add_argument("--steps", type=int, default=100_000, help="steps of the tail, at least 25,000")
-    arguments.add_argument("--litert", type=Path, help="a folder with S.tflite to XL.tflite")
     arguments.add_argument("--json", type=Path, help="write the figures there")
     arguments.add_argument("--plot", type=Path, help="write a plot (SVG) there")
     options = arguments.parse_args()
     engine = "native" if options.native else "onnxruntime"
     with tempfile.TemporaryDirectory() as folder:
         paths = {size: write_model(Path(folder), size) for size in SIZES}
-        figures = list(measure(Setting(engine, paths, options.repeats, options.steps, options.litert)))
+        figures = list(measure(Setting(engine, paths, options.repeats, options.steps)))
     limits = LIMITS[engine]
     print(tables(limits, figures))
     for figure in figures:
         if figure.detail:
             print(f"- {figure.row}, {figure.size}: {figure.detail}")
-    packages = ["onnxruntime", *(["ai-edge-litert"] if options.litert else [])]
-    print_machine(*packages, *(["lstm-edge-native"] if options.native else []))
+    print_machine("onnxruntime", *(["lstm-edge-native"] if options.native else []))
     steps = {figure.size: figure.us for figure in figures if figure.row == "`Stream.step` / the loop"}
     if options.json:
         document = {

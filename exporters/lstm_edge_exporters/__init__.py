@@ -11,17 +11,15 @@ from .export import export
 
 if _typing.TYPE_CHECKING:
     from .export.artifact import Artifact
-    from .export.artifact import Artifact as Artefact
     from .export.config import ExportConfig
     from .quantization.config import QuantizeConfig
     from .quantization.pipeline import quantize
 
-__all__ = ["Artefact", "Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
+__all__ = ["Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
 
 __getattr__, __dir__ = _lazy_names(
     __name__,
     {
-        "Artefact": ".export.artifact:Artifact",  # the name that Artifact had at first
         "Artifact": ".export.artifact",
         "ExportConfig": ".export.config",
         "QuantizeConfig": ".quantization.config",

@@ -6,8 +6,10 @@ OLDEST_ONNXRUNTIME = "1.18"
 """The oldest onnxruntime that runs the files."""
 OPSETS = range(18, 22)
 """ONNX opsets that can be written; onnxruntime 1.18, built with onnx 1.16, reads up to the last."""
-IR_VERSIONS = range(7, 11)
-"""ONNX IR versions that can be written, likewise."""
+IR_VERSION = 8
+"""The ONNX IR version of files; 8 is read by onnxruntime 1.14 and later."""
+LATEST_IR_VERSION = 10
+"""The latest ONNX IR version that onnxruntime 1.18 reads."""
 MAKERS = ("lstm-edge", "torch", "onnx", "onnxscript", "onnx-ir", "onnxruntime")
 """What makes a file of a module."""
 

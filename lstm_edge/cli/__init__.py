@@ -59,10 +59,6 @@ class _LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] == "tune":
-            raise InputError(
-                "tune was removed; lstm-edge bench MODELS prints the fastest engine and number of threads"
-            )
         if args and args[0] not in _VERBS and not args[0].startswith("-"):
             advice = did_you_mean(args[0], _VERBS) or f"the verbs are {', '.join(_VERBS)}"
             raise InputError(f"no verb {args[0]!r}; {advice}")

@@ -64,12 +64,6 @@ model_argument = click.argument("model", type=PATH)
 models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_each_once)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
-rest_option = click.option(
-    "--rest",
-    is_flag=True,
-    help="Start at the states that the network settles into on silence (zero inputs): no transient at start "
-    "and reset.",
-)
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, help="Random seed of the verification data."
 )

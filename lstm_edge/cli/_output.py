@@ -91,7 +91,6 @@ def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[objec
 
 def print_interface(title: str, manifest: "Manifest", states: "Iterable[StateSpec]") -> None:
     """Print a table of a file's inputs, states and outputs."""
-    array = "at rest" if manifest.provenance.get("rest") else "learned"
     rows = [("input", spec.name, spec.dtype, describe(spec.axes), "") for spec in manifest.inputs]
     rows += [
         (
@@ -99,7 +98,7 @@ def print_interface(title: str, manifest: "Manifest", states: "Iterable[StateSpe
             f"{spec.input} -> {spec.output}",
             spec.dtype,
             describe(spec.axes),
-            f"{spec.reset:g}" if isinstance(spec.reset, float) else array,
+            f"{spec.reset:g}" if isinstance(spec.reset, float) else "learned",
         )
         for spec in states
     ]

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
-from lstm_edge_runtime.files import read_arrays, replacing
+from lstm_edge_runtime.files import replacing
 from lstm_edge_runtime.hold import Hold
-from lstm_edge_runtime.state import IDENTITY, from_arrays, to_arrays
+from lstm_edge_runtime.reading import read_saved
+from lstm_edge_runtime.state import AGE, IDENTITY, from_arrays, is_state, to_arrays
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
@@ -72,7 +73,13 @@ class StateFile:
         self._saved_steps, self._saved_at = self.steps, time.monotonic()
 
     def _restore(self, path: Path) -> None:
-        arrays = read_arrays(path, _WRONG, _ADVICE, [IDENTITY, _STEPS])
+        arrays = read_saved(
+            path,
+            lambda name: is_state(name) or name in (_STEPS, _HOLD),
+            _WRONG,
+            _ADVICE,
+            [IDENTITY, AGE, _STEPS],
+        )
         steps = arrays[_STEPS]
         if steps.shape or steps.dtype.kind not in "iu":
             raise FileFormatError(f"{path} {_WRONG} (steps is {steps.dtype} {steps.shape}); {_ADVICE}")

@@ -15,14 +15,14 @@ from lstm_edge_runtime.files import check_target
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ._extras import needing
-from ._options import PATH, is_factory, json_option, names, parse_pair, rate, rest_option, seed_option
+from ._options import PATH, is_factory, json_option, names, parse_pair, rate, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
 
 
-_OF_CONFIG = ("stateless", "rest", "opset", "ir_version", "seed")
+_OF_CONFIG = ("stateless", "opset", "seed")
 """Options of every source: fields of ``ExportConfig``."""
 
 
@@ -71,9 +71,7 @@ _OF_CONFIG = ("stateless", "rest", "opset", "ir_version", "seed")
 @click.option(
     "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
 )
-@rest_option
 @click.option("--opset", type=int, default=18, help="The ONNX opset.")
-@click.option("--ir-version", type=int, default=8, help="The ONNX IR version.")
 @seed_option
 @json_option
 def command(
@@ -95,7 +93,7 @@ def command(
     Example:
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
-      lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx --rest
+      lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
       lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx

@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 from ..data.sample_input import sample_input
 from ._extras import needing
 from ._model import check_model_path
-from ._options import PATH, json_option, model_argument, parse_pair, rest_option, seed_option
+from ._options import PATH, json_option, model_argument, parse_pair, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ if TYPE_CHECKING:
     metavar="INPUT=OUTPUT",
     help="State input and output that the file already has, if not found by name. Repeatable.",
 )
-@rest_option
 @seed_option
 @json_option
 def command(
@@ -57,7 +56,6 @@ def command(
     inputs: tuple[str, ...],
     constants: tuple[str, ...],
     states: tuple[str, ...],
-    rest: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -71,7 +69,6 @@ def command(
     Example:
       lstm-edge lift keras.onnx -o stateful.onnx
       lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
-      lstm-edge lift amp.onnx -o amp-rest.onnx --rest
       lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 \\
           --input input=N,512
     """  # noqa: D301
@@ -86,7 +83,6 @@ def command(
         constants=dict(_number(entry) for entry in constants),
         states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
         skip_reverse=skip_reverse,
-        rest=rest,
         seed=seed,
     )
     with progress(quiet=as_json) as show:
@@ -118,8 +114,7 @@ def _number(entry: str) -> tuple[str, float]:
 def _print(lifted: "Lifted", output: Path) -> None:
     report = lifted.report
     kinds = {"lifted": report.lifted, "past steps": report.past, "existing": report.recognized}
-    array = "at rest" if report.rest else "learned"
-    rows = [(*_row(state, array), kind) for kind, states in kinds.items() for state in states]
+    rows = [(*_row(state), kind) for kind, states in kinds.items() for state in states]
     print_table(f"{output}: {counted(len(rows), 'state')}", ("input", "output", "shape", "reset", ""), rows)
     for entry in report.left:
         echo(f"not lifted: {entry.state} of {entry.node}: {entry.reason}")
@@ -141,8 +136,6 @@ def _print(lifted: "Lifted", output: Path) -> None:
             f"(largest difference {max(each.max_abs for each in report.chunks.records):.3g}, "
             f"{worst.ratio:.0%} of its limit)"
         )
-    if report.rest:
-        echo(str(report.rest))
     stream = f"   lstm-edge stream {output}" if _streams(output) else ""
     echo(f"next: lstm-edge inspect {output}{stream}")
 
@@ -158,8 +151,8 @@ def _streams(path: Path) -> bool:
     return True
 
 
-def _row(state: "StateSpec", array: str) -> tuple[str, str, str, str]:
-    reset = f"{state.reset:g}" if isinstance(state.reset, float) else f"{array} {state.reset.shape}"
+def _row(state: "StateSpec") -> tuple[str, str, str, str]:
+    reset = f"{state.reset:g}" if isinstance(state.reset, float) else f"learned {state.reset.shape}"
     return state.input, state.output, describe(state.axes), reset
 
 
@@ -196,7 +189,6 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
             "in_float": chunks.in_float,
         },
         "unstreamable": report.unstreamable,
-        "rest_steps": report.rest and report.rest.steps,
         "delays": lifted.manifest.delays,
         "unit": lifted.manifest.unit,
     }

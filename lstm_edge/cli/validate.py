@@ -13,12 +13,12 @@ from rich.text import Text
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.run_files import CONFIG
-from lstm_edge_runtime.errors import InputError, counted, printable
+from lstm_edge_runtime.errors import InputError, printable
 
 from ._extras import needing
 from ._model import check_model_path
 from ._options import PATH, data_options, engine_option, fill, is_factory, json_option, model_argument
-from ._output import Screen, echo, echo_json, note, progress
+from ._output import Screen, echo_json, note, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.validate import ReferenceModel
@@ -34,25 +34,16 @@ _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
     "--against",
     metavar="REFERENCE",
     help="A run folder, a checkpoint, package.module:factory, or another .onnx file; without it, only the "
-    "golden vectors are replayed.",
+    "golden cases are replayed.",
 )
 @click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
 @click.option("--data", type=PATH, help="Real data: .npz, .npy or .csv, as for train; its test set is used.")
 @data_options
-@click.option(
-    "--golden",
-    type=click.Path(path_type=Path, exists=True, file_okay=False),
-    metavar="DIR",
-    help="Golden vectors to replay.",
-)
 @click.option("--quick", is_flag=True, help="Fewer sizes, chunks and samples, and a tenth of the long run.")
 @click.option("--steps", type=click.IntRange(1), default=10_000, help="Number of steps of the long run.")
-@click.option("--rtol", type=click.FloatRange(0), help="Override the tolerance policy, with --atol.")
-@click.option("--atol", type=click.FloatRange(0), help="Override the tolerance policy, with --rtol.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Random seed.")
 @click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report with one test case per check.")
 @click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with plots.")
-@click.option("--save-test-data", type=PATH, metavar="DIR", help="Record golden vectors of the reference.")
 @engine_option
 @json_option
 def command(
@@ -62,14 +53,13 @@ def command(
     data: Path | None,
     junit: Path | None,
     html: Path | None,
-    save_test_data: Path | None,
     as_json: bool,
     **options: Any,
 ) -> None:
     """Verify that MODEL computes the same as its reference: exit code 0 if so, 1 if not.
 
     Checks contract, sizes, states, lengths, streaming, inputs, providers and threads, decisions and golden
-    vectors. The file's graph must equal the reference in float64, and each engine must be as close to that
+    cases. The file's graph must equal the reference in float64, and each engine must be as close to that
     graph as float32 allows on the same case: there is nothing to tune.
 
     \b
@@ -85,7 +75,7 @@ def command(
 
         check_target(target)
     with _junit_on_error(junit, model):
-        _check_options(model, against, weights, save_test_data)
+        _check_options(model, against, weights)
         with needing("export", "validate"):
             from lstm_edge_exporters.isolation import prepare
 
@@ -114,22 +104,11 @@ def command(
         echo_json(report.to_dict())
     else:
         print_report(report, Screen())
-    if save_test_data is not None and reference is not None:
-        from lstm_edge_exporters.validate.vectors import save_vectors
-
-        names = save_vectors(save_test_data, file, reference, config)
-        if not as_json:
-            echo(f"{counted(len(names), 'set')} of golden vectors in {save_test_data}")
-            echo(f"next: lstm-edge selftest {file.path} --golden {save_test_data}")
     if not report.ok:
         sys.exit(1)
 
 
-def _check_options(
-    model: Path, against: str | None, weights: Path | None, save_test_data: Path | None
-) -> None:
-    if against is None and save_test_data is not None:
-        raise InputError("--save-test-data records a reference; give it with --against")
+def _check_options(model: Path, against: str | None, weights: Path | None) -> None:
     if against is None and weights is not None:
         raise InputError("got --weights without --against package.module:factory")
     if against is not None and (model / CONFIG).is_file() and Path(against).suffix == ".onnx":
@@ -196,7 +175,6 @@ def print_report(report: "Report", screen: Screen) -> None:
         screen.print(f"skipped {', '.join(titles)}: {reason}", style="dim")
     for each in report.notes:
         screen.print(f"note: {each}")
-    screen.print(f"covered: {report.coverage}", style="dim")
     screen.print(f"limits: {report.policy}; seed {report.seed}", style="dim")
     total = f"{report.count('passed')} passed, {report.count('failed')} failed"
     result, style = ("PASSED", "bold green") if report.ok else ("FAILED", "bold red")

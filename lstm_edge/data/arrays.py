@@ -6,8 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import read_arrays
 from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.reading import read_arrays
 
 from .config import ReadConfig
 from .mend import mend_missing

@@ -14,6 +14,7 @@ import pyarrow as pa
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.files import check_folder, put_in_place
 from lstm_edge_runtime.json_reader import malformed_as, read_json, text, text_or_none, texts
+from lstm_edge_runtime.reading import open_regular
 
 from .job import MOST_PARTS
 
@@ -63,7 +64,8 @@ def read_ledger(output: Path) -> dict[str, Any]:
     if not path.exists():
         raise NotFoundError(f"{output} is no output of lstm-edge score; score without --since first")
     with malformed_as(FileFormatError, f"{path} can't be read", "score without --since"):
-        raw = read_json(path.read_bytes())
+        with open_regular(path) as file:
+            raw = read_json(file.read())
         if raw["schema"] != _SCHEMA:
             raise FileFormatError(f"{path} is of another version of lstm-edge; score without --since")
         earlier = {"hold": 1, "reset_every": None}  # versions that did not write them

@@ -14,6 +14,7 @@ from pyarrow import parquet
 from lstm_edge_runtime import State
 from lstm_edge_runtime.errors import FileFormatError, first_line
 from lstm_edge_runtime.hold import NO_LABEL, Hold
+from lstm_edge_runtime.reading import open_regular
 
 from .job import Job, exact_order, hash_of, writing
 
@@ -153,7 +154,9 @@ def read_series(job: Job, part: int, parts: int, reset: State) -> dict[str, Seri
         if not path.exists():
             continue
         try:
-            for row in parquet.read_table(path, use_threads=False).to_pylist():
+            with open_regular(path) as file:
+                rows = parquet.read_table(file, use_threads=False).to_pylist()
+            for row in rows:
                 if hash_of(row["series"]) % parts == part:
                     found[row["series"]] = _decode(row, job, reset)
         except (*_DAMAGED, AttributeError, LookupError, TypeError, ValueError) as error:

@@ -117,8 +117,7 @@ def _pairs(old: list[Any], new: list[Any]) -> list[tuple[Any, Any]]:
 
 def _normalized(document: dict[str, Any], file: dict[str, Any], name: str) -> npt.NDArray[np.float64]:
     rounds = np.array(file["latency_us"][name]["rounds_us"], np.float64)
-    key = "calibration_us" if "calibration_us" in document else "yardstick_us"  # the name in version 0.1
-    fixed = np.array(document[key], np.float64)
+    fixed = np.array(document["calibration_us"], np.float64)
     positive = all((np.isfinite(times) & (times > 0)).all() for times in (rounds, fixed))
     if not rounds.shape == fixed.shape != (0,) or not positive:
         raise ValueError(f"{name}: {rounds.shape} rounds, but {fixed.shape} of the calibration")

@@ -9,7 +9,6 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import torch
 
-from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import write_bytes
 
@@ -19,8 +18,6 @@ from ..run_files import RESUME, check_run_folder
 from .config import TrainConfig
 
 _MAY_CHANGE = {"epochs", "patience"}
-_VERSION = __version__.rpartition(".")[0]
-"""How data are split and networks optimized may change from one minor version to the next."""
 _CONTENT = {"loop", "data_sha256", "data", "train"}
 
 
@@ -29,7 +26,6 @@ def write_state(
 ) -> None:
     """Put the loop's state, the configurations and the data's hash into ``folder``, whole or not at all."""
     content = {"loop": loop, "data_sha256": data_sha256, "data": asdict(data), "train": asdict(config)}
-    content["version"] = _VERSION
     file = io.BytesIO()  # torch.save itself raises anything on a full disk
     torch.save(content, file)
     write_bytes(folder / RESUME, file.getvalue())
@@ -40,7 +36,7 @@ def read_state(folder: Path) -> dict[str, Any]:
 
     Raises:
         NotFoundError: the folder holds no such state.
-        FileFormatError: it is truncated, foreign, or of another minor version.
+        FileFormatError: it is truncated or foreign.
     """
     path = folder / RESUME
     check_run_folder(folder, resume=True)
@@ -49,13 +45,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = first_line(error)
         raise FileFormatError(f"{path} can't be read ({reason}); train again with --overwrite") from error
-    version = content.pop("version", "0.1") if isinstance(content, dict) else None
     if not isinstance(content, dict) or set(content) != _CONTENT:
         raise FileFormatError(f"{path} is not what training left; train again with --overwrite")
-    if version != _VERSION:
-        raise FileFormatError(
-            f"{path} is of lstm-edge {version} and this is {_VERSION}; train again with --overwrite"
-        )
     try:
         _check_plain(content)
         for name in ("loop", "data", "train"):

@@ -2,8 +2,8 @@
  * lstm_edge_format.h: the program file (.lep), for those who write one.
  *
  * A program says what one time step of one row computes: a list of operations on flat buffers. It knows no
- * batch axis and no time axis; the library runs it for many rows and steps at once. In version 2 it says what one
- * unit of several time steps computes; "step" then stands for a unit everywhere below.
+ * batch axis and no time axis; the library runs it for many rows and steps at once. With a unit it says what
+ * several time steps compute; "step" then stands for a unit everywhere below.
  *
  * Everything is little-endian. A file is, one after the other:
  *
@@ -31,8 +31,7 @@
 #include <stdint.h>
 
 #define LE_MAGIC "LSTMEDGE"
-#define LE_FORMAT 3u /* the newest; a program without counters and what came with them is of version 2, one without delay
-                        and unit of version 1, which any library reads */
+#define LE_FORMAT 1u /* the version; a library refuses any other */
 #define LE_NONE 0xFFFFFFFFu
 
 /* Limits: a program beyond them is refused. */
@@ -42,7 +41,7 @@
 
 typedef struct {
     char magic[8];    /* LE_MAGIC */
-    uint32_t version; /* 1 to LE_FORMAT */
+    uint32_t version; /* LE_FORMAT */
     uint32_t crc;     /* CRC-32 (as in zlib) of the file from byte 16 to its end */
     uint64_t size;    /* of the file, in bytes */
     uint32_t constants, buffers, inputs, outputs, states, operations;
@@ -50,7 +49,7 @@ typedef struct {
     uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
     uint32_t padding;      /* one more than the number of a UINT8 constant: the program of the steps beyond a row's
                               length; 0 for none. This library leaves it to callers that pad unequal rows to one */
-    uint32_t unit;         /* from version 2 on: time steps of a unit, from 1; version 1: 0 */
+    uint32_t unit;         /* time steps of a unit, from 1 */
 } le_header; /* 64 bytes */
 
 /* A matrix, row after row; a vector is one row. The type is an lstm_edge_type. */
@@ -75,13 +74,13 @@ typedef struct {
     uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step
                         or the last step's; of a state: one row, expected after the last step */
     uint32_t tolerance; /* largest allowed difference of each number in golden; LE_NONE for inputs */
-    uint32_t start;     /* from version 2 on: of a state: the units for which it is held at its reset value; of an output: its
+    uint32_t start;     /* of a state: the units for which it is held at its reset value; of an output: its
                            first frames after a reset, which mean nothing (units where it has no frames); of an input: 0 */
-    uint32_t frames;    /* from version 2 on: of an input: the unit; of an output for every step: its frames in a unit,
+    uint32_t frames;    /* of an input: the unit; of an output for every step: its frames in a unit,
                            each of width / frames numbers, one after another; of a counter: what a step adds; else 0 */
-    uint32_t end;       /* from version 3 on: of a counter: the first number at which a step is refused, as the tables of
+    uint32_t end;       /* of a counter: the first number at which a step is refused, as the tables of
                            positions end there; 0 if they don't, and for all else */
-} le_port;              /* 36 bytes; version 2 ends before `end`, version 1 before `start` */
+} le_port;              /* 36 bytes */
 
 typedef struct {
     uint32_t code;   /* an le_code */

@@ -11,11 +11,6 @@ _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a program file is rea
 _Static_assert(sizeof(float) == 4 && sizeof(le_header) == 64 && sizeof(le_constant) == 24, "the format's sizes");
 _Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 36 && sizeof(le_operation) == 128, "the format's sizes");
 
-/* Bytes of a port: version 1 lacks the last three words, version 2 the last one. */
-static size_t port_size(const le_header *h) {
-    return h->version == 1 ? offsetof(le_port, start) : h->version == 2 ? offsetof(le_port, end) : sizeof(le_port);
-}
-
 /* Wide enough for a whole vector of any instruction set. */
 #define PAD 16u
 
@@ -529,7 +524,7 @@ static bool read_pace(reader *r, lstm_edge_kind kind, const le_port *port, le_io
     lstm_edge_program *p = r->program;
     const bool framed = kind == LSTM_EDGE_INPUT || io->every_step;
     const size_t whole = r->program->places[io->buffer].width;
-    io->each = r->header.version == 1 ? framed : port->frames;
+    io->each = port->frames;
     io->start = port->start;
     if (!io->counts && (framed ? io->each == 0 || whole % io->each != 0 : io->each != 0)) return REFUSE("%s: frames that do not fit its row", io->name);
     if (kind == LSTM_EDGE_INPUT && (io->each != p->unit || io->start != 0)) return REFUSE("%s: an input of another unit", io->name);
@@ -555,9 +550,9 @@ static bool read_ports(reader *r) {
     lstm_edge_program *p = r->program;
     const char *from = r->ports;
     for (int kind = LSTM_EDGE_INPUT; kind <= LSTM_EDGE_STATE; kind++) {
-        for (size_t i = 0; i < p->count[kind]; i++, from += port_size(&r->header)) {
+        for (size_t i = 0; i < p->count[kind]; i++, from += sizeof(le_port)) {
             le_port port = {0};
-            memcpy(&port, from, port_size(&r->header));
+            memcpy(&port, from, sizeof port);
             le_io *io = &p->io[kind][i];
             if (!expect(r, port.name, LSTM_EDGE_UINT8, 1, 0, "a name")) return false;
             if (port.buffer >= p->buffers) return REFUSE("an input, output or state names a buffer that is not there");
@@ -697,10 +692,10 @@ static bool read_tables(reader *r) {
     for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
         if (counts[i] > LE_MAX_ITEMS) return REFUSE("a count of %u, at most %u are read", (unsigned)counts[i], LE_MAX_ITEMS);
     }
-    if (h->version == 1 ? h->unit != 0 : h->unit == 0 || h->unit > LE_MAX_WIDTH) return REFUSE("a unit of %u steps", (unsigned)h->unit);
+    if (h->unit == 0 || h->unit > LE_MAX_WIDTH) return REFUSE("a unit of %u steps", (unsigned)h->unit);
     if (h->golden_steps > r->size) return REFUSE("a golden case of more steps than the file has bytes");
     const size_t ports = (size_t)h->inputs + h->outputs + h->states;
-    const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer), ports * port_size(h),
+    const size_t sizes[] = {h->constants * sizeof(le_constant), h->buffers * sizeof(le_buffer), ports * sizeof(le_port),
                             h->operations * sizeof(le_operation)};
     const char **starts[] = {&r->constants, &r->buffers, &r->ports, &r->operations};
     size_t at = sizeof *h;
@@ -749,7 +744,7 @@ static bool read_all(reader *r) {
     p->count[LSTM_EDGE_OUTPUT] = h->outputs;
     p->count[LSTM_EDGE_STATE] = h->states;
     p->golden_steps = h->golden_steps;
-    p->unit = h->version == 1 ? 1 : h->unit;
+    p->unit = h->unit;
     p->places = calloc(p->buffers + 1, sizeof *p->places);
     p->op = calloc(p->ops + 1, sizeof *p->op);
     r->start = calloc(p->buffers + 1, sizeof *r->start);
@@ -815,8 +810,8 @@ lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
         return NULL;
     }
     memcpy(&r.header, data, sizeof r.header);
-    if (r.header.version == 0 || r.header.version > LE_FORMAT) {
-        le_fail(LSTM_EDGE_BAD_VERSION, "format version %u, this library reads 1 to %u", (unsigned)r.header.version, LE_FORMAT);
+    if (r.header.version != LE_FORMAT) {
+        le_fail(LSTM_EDGE_BAD_VERSION, "format version %u, this library reads %u", (unsigned)r.header.version, LE_FORMAT);
         return NULL;
     }
     if (r.header.size != size) {

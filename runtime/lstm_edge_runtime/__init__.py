@@ -9,7 +9,7 @@ import typing as _typing
 
 from .lazy import lazy_names as _lazy_names
 
-__version__ = "0.2.0"
+__version__ = "0.1.0"
 _os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 """onnxruntime reads this when it is imported, and torch.onnx and onnxscript import it too: it is set before
 any other module of the three packages runs, unless the environment says otherwise."""

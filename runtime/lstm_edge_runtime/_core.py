@@ -91,13 +91,6 @@ class Identity:
         """The identity in hex; raises ``FileFormatError`` where external data have changed since."""
         return self._read()[1]
 
-    def accepts(self, identity: str) -> bool:
-        """Return whether a state with ``identity`` is of this network.
-
-        States saved by version 0.2 have the sha256 of the model file without its external data.
-        """
-        return identity == self.digest or identity == self.sha256
-
     def _read(self) -> tuple[str, str]:
         content = self._content
         if content is not None:
@@ -295,7 +288,7 @@ class Core:
         """
         if not isinstance(state, State):
             raise StateError(f"got a {type(state).__name__}, expected the State that run() returned")
-        if not self.source.accepts(state.identity):
+        if state.identity != self.identity:
             raise StateError(
                 f"got a state of model {state.identity[:12]}, expected one of model {self.identity[:12]}; "
                 "start from state=None"

@@ -1,4 +1,4 @@
-"""Write files atomically, and read arrays from files that may be damaged."""
+"""Write files and folders atomically."""
 
 import contextlib
 import glob
@@ -6,20 +6,15 @@ import os
 import re
 import shutil
 import stat
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
-from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
+from .errors import InputError, LstmEdgeError, NotFoundError
 
 _CURRENT, _RENAME_EXCHANGE = -100, 2
 """AT_FDCWD and a flag of Linux's renameat2."""
@@ -176,48 +171,6 @@ def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:
     """Write ``content`` to ``target`` atomically; raises as ``replacing``."""
     with replacing(target) as temporary:
         temporary.write_bytes(content)
-
-
-def read_arrays(
-    path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
-) -> dict[str, npt.NDArray[Any]]:
-    """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
-
-    Args:
-        path: the file.
-        wrong: what to call one that can't be read: ``can't be read``.
-        advice: what to do then, and if it does not exist.
-        needed: names that the file must contain.
-
-    Raises:
-        NotFoundError: no such file.
-        FileFormatError: it can't be read: a folder, truncated, damaged, foreign, or with a pickle in it.
-    """
-    try:
-        with Path(path).open("rb") as file:  # numpy leaves a truncated file open that it opened itself
-            found = np.load(file, allow_pickle=False)
-            arrays = {"x": found} if isinstance(found, np.ndarray) else dict(found)
-        wrong_members = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
-        missing = [name for name in needed if name not in arrays]
-        if wrong_members or missing:
-            what = f"{wrong_members[0]!r} is not an array" if wrong_members else f"it has no {missing[0]!r}"
-            raise ValueError(what)  # noqa: TRY301  one message for all
-        for name, array in arrays.items():
-            _check_elements(name, array)
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} does not exist; {advice}") from error
-    except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
-        raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
-    return arrays
-
-
-def _check_elements(name: str, array: npt.NDArray[Any]) -> None:
-    if not array.dtype.itemsize:  # a few bytes may claim any number of these
-        raise ValueError(f"{name!r} has elements of no size")
-    if array.dtype.kind == "U":
-        codes = np.frombuffer(array.tobytes(), array.dtype.byteorder.replace("=", "") + "u4")
-        if codes.max(initial=0) > sys.maxunicode:
-            raise ValueError(f"{name!r} is not Unicode text")
 
 
 def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]) -> None:

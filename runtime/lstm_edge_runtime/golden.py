@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from .errors import FileFormatError, InputError, NotFoundError
-from .files import read_arrays
 from .json_reader import malformed_as, number, read_json, text, text_or_none
 from .manifest import Array, Golden, Manifest
 from .model import Model, runner
+from .reading import read_arrays
 from .selftest import compare_golden
 from .tolerance import Comparison
 

@@ -29,9 +29,8 @@ from .json_reader import (
 
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
-SCHEMA = 3
-"""The newest schema version; a reader refuses a newer one. Written are 3 for files with a ``stream`` that
-ends, 2 for others with a ``stream``, which readers of 1 would pass over, and 1 for all others."""
+SCHEMA = 1
+"""The schema version; a reader refuses any other."""
 
 LONGEST = "longest"
 """The axis of an output that ends with the longest row: the time axis where one row is full."""
@@ -181,8 +180,7 @@ class Golden(NamedTuple):
     limit: Mapping[str, float] = _NOTHING
     """Per output: an absolute limit that replaces the policy's (int8 and fp16 budgets)."""
     limits: Mapping[str, Array] = _NOTHING
-    """Per output: the policy's absolute limits, one a channel; each broadcasts against its output. Files
-    made before have none."""
+    """Per output: the policy's absolute limits, one a channel; each broadcasts against its output."""
     more: tuple["Golden", ...] = ()
     """Further cases, of other sizes."""
 
@@ -237,7 +235,7 @@ class Manifest(NamedTuple):
     task: Task | None = None
     signal: Signal = Signal()
     trained: Trained | None = None
-    """None where unknown, and in files made before."""
+    """None if unknown."""
     precision: str = "fp32"
     """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
     int8_activations: bool = False
@@ -273,13 +271,9 @@ class Manifest(NamedTuple):
             raw = read_json(text)
         if not isinstance(raw, dict) or type(raw.get("schema")) is not int:
             raise ManifestError("the manifest has no integer 'schema'; export the model again")
-        if raw["schema"] < 1:
+        if raw["schema"] != SCHEMA:
             raise ManifestError(
-                f"the manifest has schema {raw['schema']}, expected 1 to {SCHEMA}; export the model again"
-            )
-        if raw["schema"] > SCHEMA:
-            raise ManifestError(
-                f"the manifest has schema {raw['schema']}, this version reads {SCHEMA}; upgrade lstm-edge"
+                f"the manifest has schema {raw['schema']}, expected {SCHEMA}; export the model again"
             )
         with malformed_as(ManifestError, "the manifest is malformed", "export the model again"):
             return _decode(raw)
@@ -467,7 +461,7 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
     axes = {name: fields.pop(name) for name in ("batch", "sequence")}
     axes["ranges"] = {name: each._asdict() for name, each in fields.pop("ranges").items()}
     fields |= {
-        "schema": 1 if stream is None else 2 if stream.end is None else SCHEMA,
+        "schema": SCHEMA,
         "inputs": [spec._asdict() for spec in manifest.inputs],
         "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [_encode_state(state, manifest) for state in manifest.states],

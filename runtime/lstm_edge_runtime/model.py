@@ -5,7 +5,6 @@ The loaded model is immutable and shared between threads, with the state always 
 
 import mmap
 import os
-import stat
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -40,6 +39,7 @@ from .graph_check import (
 from .manifest import Array, Manifest, StateSpec, TensorSpec
 from .onnx_reader import OnnxFile, add_initializers, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
+from .reading import open_regular
 from .state import State
 
 if TYPE_CHECKING:
@@ -64,7 +64,6 @@ def load(
     states: Mapping[str, str] | None = None,
     check: bool = False,
     engine: Literal["auto", "onnxruntime", "native"] = "auto",
-    profile: object = None,
 ) -> "Model":
     """Open a model file.
 
@@ -84,7 +83,6 @@ def load(
             golden cases replay within their limits on both engines (otherwise onnxruntime, with a
             ``RuntimeWarning``); ``run`` and ``predict`` then use onnxruntime. ``"native"`` runs these as
             well, and is an error if it does not support the file.
-        profile: deprecated and ignored, as version 0.3 has no profiles; removed in 0.4.
 
     Raises:
         NotFoundError: no such file.
@@ -96,11 +94,16 @@ def load(
         CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
         InputError: an argument that is none of the above.
     """
-    _check_arguments(threads, engine, profile)
+    _check_arguments(device, threads, engine)
     name, data, stamp = _content(source)
     if data[:8] == b"LSTMEDGE":
         return _load_program(
-            name, data, threads, check=check, onnxruntime=engine == "onnxruntime" or providers is not None
+            name,
+            data,
+            device,
+            threads,
+            check=check,
+            onnxruntime=engine == "onnxruntime" or providers is not None,
         )
     file = _parse(name, data, source)
     beside = [FileStamp(path) for path in sorted(file.external_paths())]
@@ -139,17 +142,13 @@ def load(
     return model
 
 
-def _check_arguments(threads: object, engine: object, profile: object) -> None:
+def _check_arguments(device: object, threads: object, engine: object) -> None:
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
     if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
         raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
     if engine not in ("auto", "onnxruntime", "native"):
         raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
-    if profile is not None:
-        warnings.warn(
-            "profile= is ignored: profiles were removed; lstm-edge bench prints the fastest settings",
-            DeprecationWarning,
-            stacklevel=3,
-        )
 
 
 def _read_interface(
@@ -368,6 +367,7 @@ class Model:
     def close(self) -> None:
         """Release the session; open streams keep it until they are deleted."""
         self._core = self._stream_core = None
+        self._open_stream = _closed if self._open_stream else None  # it has the file and the session
 
     def __enter__(self) -> "Model":  # noqa: PYI034
         return self
@@ -386,12 +386,16 @@ class Model:
 
     def _open(self) -> Core:
         if self._core is None:
-            raise InputError("this model is closed; load it again")
+            return _closed()
         return self._core
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)
         return f"Model({inputs}; states {[spec.input for spec in self.states]})"
+
+
+def _closed() -> Core:
+    raise InputError("this model is closed; load it again")
 
 
 def runner(model: Model) -> Runner:
@@ -486,12 +490,16 @@ def _open_stream(
     return Core(session, manifest, core.source, has_manifest=True, check=core.check, open_native=native)
 
 
-def _load_program(name: str, data: bytes, threads: int | str, *, check: bool, onnxruntime: bool) -> Model:
+def _load_program(
+    name: str, data: bytes, device: str, threads: int | str, *, check: bool, onnxruntime: bool
+) -> Model:
     """Open a native program, which needs no onnxruntime."""
     from .native.engine import NativeEngine
 
     if onnxruntime:
         raise InputError(f"{name} is a native program, which onnxruntime can't run; load the .onnx file")
+    if device == "cuda":
+        raise ProviderError(f"{name} is a native program, which runs on the CPU; load the .onnx file")
     count = threads if isinstance(threads, int) else 1
     try:
         native = NativeEngine(data, None, count)
@@ -559,16 +567,10 @@ def _content(source: Source) -> tuple[str, bytes, FileStamp | None]:
         raise InputError(f"got a {type(source).__name__}, expected a path, or a file's bytes or memory map")
     path = os.fspath(source)
     try:
-        mode = os.stat(path).st_mode  # noqa: PTH116  pathlib's import is a tenth of the time to load
-        if not stat.S_ISREG(mode):
-            what = "a folder" if stat.S_ISDIR(mode) else "not a regular file"
-            raise NotFoundError(f"{path} is {what}, expected an .onnx file")
-        with open(path, "rb") as file:  # noqa: PTH123
+        with open_regular(path) as file:
             stamp = FileStamp(path, os.fstat(file.fileno()))
             return path, file.read(), stamp
     except (FileNotFoundError, NotADirectoryError) as error:
-        if isinstance(error, NotFoundError):
-            raise
         raise NotFoundError(f"{path} does not exist, expected an .onnx file") from error
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error

@@ -179,8 +179,6 @@ def resolve_providers(device: str, providers: Sequence[Provider] | None) -> tupl
         return tuple(providers)
     if device == "auto":
         return (CUDA, CPU) if CUDA in import_onnxruntime().get_available_providers() else (CPU,)
-    if device not in ("cpu", "cuda"):
-        raise InputError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'; or give providers=")
     return (CPU,) if device == "cpu" else (CUDA, CPU)
 
 

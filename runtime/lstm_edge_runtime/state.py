@@ -9,7 +9,7 @@ import numpy as np
 from .errors import FileFormatError
 from .manifest import Array
 
-IDENTITY, _AGE, _PREFIX, _REST = "identity", "age", "state/", "rest/"
+IDENTITY, AGE, _PREFIX, _REST = "identity", "age", "state/", "rest/"
 """In a file: the names of the identity and the age, and what names of states and of a rest start with."""
 _NO_REST: Mapping[str, Array] = {}
 
@@ -86,27 +86,31 @@ class State(Mapping[str, Array]):
             NotFoundError: no such file.
             FileFormatError: truncated, or not a saved state.
         """
-        from .files import read_arrays
+        from .reading import read_saved
 
-        return from_arrays(
-            read_arrays(path, "is not a saved state", "save one first, or reset the stream", [IDENTITY])
-        )
+        advice = "save one first, or reset the stream"
+        return from_arrays(read_saved(path, is_state, "is not a saved state", advice, [IDENTITY, AGE]))
+
+
+def is_state(name: str) -> bool:
+    """Return True for the name of an array of a state in a file."""
+    return name in (IDENTITY, AGE) or name.startswith((_PREFIX, _REST))
 
 
 def to_arrays(state: State) -> dict[str, Any]:
     """Return a state as arrays by the names used in a file."""
     arrays = {_PREFIX + name: array for name, array in state.items()}
     arrays |= {_REST + name: array for name, array in state.rest.items()}
-    return {IDENTITY: np.array(state.identity), _AGE: np.array(state.age)} | arrays
+    return {IDENTITY: np.array(state.identity), AGE: np.array(state.age)} | arrays
 
 
 def from_arrays(arrays: Mapping[str, Array]) -> State:
-    """Read what ``to_arrays`` gave; other names are passed over. States saved before have no age: it is 0.
+    """Read what ``to_arrays`` gave; other names are ignored.
 
     Raises:
         FileFormatError: the age is no whole number from 0.
     """
-    age = arrays.get(_AGE, np.array(0))
+    age = arrays[AGE]
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
         raise FileFormatError(
             f"a saved state has age {age!r:.60}, expected a nonnegative integer; save it again"

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
-WRONG_SAMPLE = (TypeError, ValueError, BufferError)
+WRONG_SAMPLE = (TypeError, ValueError, BufferError, NotImplementedError)
 """Exceptions of a memory view for an object of another shape or dtype, or that is not an array."""
 Result = Array | dict[str, Array]
 """The only output that is not a state; a mapping by name where there are several."""

@@ -13,7 +13,7 @@ from .axes import check_output, describe, learn_sizes, resolve, row_factor, shap
 from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
 from .chunks import only, take_steps, time_axis
 from .errors import ContractError, InputError, StateError
-from .manifest import Array, Manifest
+from .manifest import LONGEST, Array, Manifest
 from .state import State
 
 if TYPE_CHECKING:
@@ -182,6 +182,8 @@ class StreamBatch:
         if self._manifest.sequence is None:
             raise InputError("this file takes one step a call; use step()")
         if ids is None:
+            if lengths is not None:
+                raise InputError("got {id: chunk} and lengths; each chunk has its own, so remove lengths")
             return self._by_id(chunks, chunks=True)
         with self._use:
             return only(self._tick(chunks, ids, lengths, step=False))
@@ -268,7 +270,7 @@ class StreamBatch:
             given = take_steps(self._manifest.time_axes, given, start, start + size)
             if self._core.lengths:
                 given[self._core.lengths.name] = valid.astype(self._core.lengths.dtype)
-            self._put(rows, self._chunk(slots[live], given), live, slice(start, start + size), steps)
+            self._put(rows, self._chunk(slots[live], given), live, slice(start, start + size), (steps, last))
             self._age[slots[live]] += valid
             start += size
         return rows
@@ -279,13 +281,17 @@ class StreamBatch:
         piece: Mapping[str, Array],
         live: Array,
         time: slice,
-        steps: int,
+        steps: tuple[int, int],
     ) -> None:
-        """Write a piece of some sources into the outputs of whole chunks; the first makes room."""
+        """Write a piece of some sources into the outputs of whole chunks; the first makes room.
+
+        ``steps`` are those of the chunks and of the longest row.
+        """
         for spec in self._manifest.outputs:
             part, along = piece[spec.name], time_axis(spec.axes, self._manifest)
             if spec.name not in rows:
-                shape = [steps if axis - 1 == along else size for axis, size in enumerate(part.shape)]
+                frames = steps[LONGEST in spec.axes]
+                shape = [frames if axis - 1 == along else size for axis, size in enumerate(part.shape)]
                 rows[spec.name] = np.zeros(shape, part.dtype)
             if spec.name in self._manifest.counts:
                 rows[spec.name][live] += part

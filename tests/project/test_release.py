@@ -1,5 +1,6 @@
 """A release: its files keep to their schemas and agree on the version, and its workflow's steps run here."""
 
+import json
 import os
 import re
 import shutil
@@ -39,10 +40,11 @@ def test_a_file_keeps_to_its_schema(root, schema, file):
 
 def test_the_version_is_the_same_everywhere(root):
     citation = YAML(typ="safe").load(root / "CITATION.cff")
-    assert citation["version"] == __version__ == dist.version()
-    heading = re.search(r"^## (\S+) — (\S+)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)
-    assert heading[1] == __version__
-    assert heading[2] in (str(citation["date-released"]), "unreleased")
+    native = re.search(r'LSTM_EDGE_VERSION "(.+)"', (root / "native/include/lstm_edge.h").read_text())[1]
+    web = json.loads((root / "web/package.json").read_text())["version"]
+    heading = re.search(r"^## (.+)$", (root / "CHANGELOG.md").read_text(), re.MULTILINE)[1]
+    assert {citation["version"], dist.version(), native, web} == {__version__}
+    assert heading.startswith((f"[{__version__}] - ", f"[Unreleased]: first release ({__version__})"))
 
 
 def test_every_issue_about_an_error_asks_for_doctor(root):
@@ -54,10 +56,10 @@ def test_every_issue_about_an_error_asks_for_doctor(root):
 @pytest.mark.parametrize(
     ("tag", "changelog", "wrong"),
     [
-        (f"v{__version__}", f"# Changelog\n\n## {__version__} — 2026-11-25\n", ""),
-        ("v9.9.9", f"## {__version__} — 2026-11-25\n", "the tag is v9.9.9"),
-        (f"v{__version__}", "## 0.0.9 — 2026-11-25\n", f"does not begin with {__version__}"),
-        (f"v{__version__}", f"## {__version__} — unreleased\n", "expected a day"),
+        (f"v{__version__}", f"# Changelog\n\n## [{__version__}] - 2026-11-25\n", ""),
+        ("v9.9.9", f"## [{__version__}] - 2026-11-25\n", "the tag is v9.9.9"),
+        (f"v{__version__}", "## [0.0.9] - 2026-11-25\n", "expected '## [" + __version__),
+        (f"v{__version__}", "## [Unreleased]: first release\n", "begins with '## [Unreleased]"),
     ],
 )
 def test_a_tag_is_released_only_where_version_and_changelog_agree(tag, changelog, wrong):
@@ -83,8 +85,8 @@ def test_each_project_is_published_with_its_own_files(root, tmp_path):
     """The step that sorts files runs on names as ``make dist`` gives them."""
     (sort,) = [step["run"] for step in _steps(root, "publish") if "run" in step]
     names = [
-        "lstm_edge-0.2.0-py3-none-any.whl",
-        "lstm_edge-0.2.0.tar.gz",
+        "lstm_edge-0.1.0-py3-none-any.whl",
+        "lstm_edge-0.1.0.tar.gz",
         "lstm_edge_native-0.1.0-py3-none-manylinux2014_aarch64.manylinux_2_17_aarch64.whl",
     ]
     workflow = YAML(typ="safe").load(root / RELEASE)["jobs"]["publish"]

@@ -54,7 +54,7 @@ def verb(root, tmp_path):
 
 
 def test_a_stream_answers_and_keeps_its_state_without_what_only_posix_has(root, tmp_path, verb):
-    model = root / "tests" / "data" / "0.1.0" / "model.onnx"
+    model = root / "tests" / "runtime" / "data" / "lstm.onnx"
     first = verb("stream", model, "--state", "s.npz", text="1,2,3\n4,5,6\n")
     after = verb("stream", model, "--state", "s.npz", text="7,8,9\n")
     at_once = verb("stream", model, text="1,2,3\n4,5,6\n7,8,9\n")
@@ -70,16 +70,8 @@ def test_a_table_is_scored_and_leaves_no_work_folder_without_what_only_posix_has
     (tmp_path / "data").mkdir()
     parquet.write_table(table, tmp_path / "data" / "rows.parquet")
     for _ in range(2):
-        verb(
-            "score",
-            "data",
-            "-m",
-            root / "tests" / "data" / "0.1.0" / "model.onnx",
-            "-o",
-            "out",
-            "--workers",
-            "1",
-        )
+        model = root / "tests" / "runtime" / "data" / "lstm.onnx"
+        verb("score", "data", "-m", model, "-o", "out", "--workers", "1")
     assert (
         sum(parquet.ParquetFile(path).metadata.num_rows for path in (tmp_path / "out").glob("*.parquet")) == 8
     )

@@ -396,3 +396,12 @@ def test_an_int8_batch_refuses_what_would_reach_other_sources(bad):
     for source, state in zip(ids, before, strict=True):
         np.testing.assert_array_equal(batch.state(source)["h_0"], state["h_0"])
     assert model.stream(reset_every="window").step(x[1]).shape == (4,)
+
+
+def test_chunks_by_id_have_their_own_lengths(opened):
+    batch = opened("gru").streams(2)
+    source = batch.add()
+    before = batch.state(source)
+    with pytest.raises(InputError, match="each chunk has its own"):
+        batch.process({source: {"x": samples(4, 3), "gain": samples(4, 1)}}, lengths=[2])
+    np.testing.assert_array_equal(batch.state(source)["h_0"], before["h_0"])

@@ -1,3 +1,4 @@
+import gc
 import hashlib
 import mmap
 import re
@@ -5,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import tracemalloc
+import weakref
 
 import numpy as np
 import onnxruntime as ort
@@ -59,7 +61,7 @@ def test_path_string_bytes_memoryview_and_memory_map_give_the_same_model(path):
 def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
     with pytest.raises(NotFoundError, match=r"none\.onnx does not exist"):
         load(tmp_path / "none.onnx")
-    with pytest.raises(NotFoundError, match="is a folder"):
+    with pytest.raises(FileFormatError, match="it is a folder"):
         load(tmp_path)
     for no_path in (None, 5):
         with pytest.raises(InputError, match="expected a path, or a file's bytes"):
@@ -228,6 +230,19 @@ def test_a_closed_model_says_so_and_its_streams_go_on(path):
     with pytest.raises(InputError, match="this model is closed"):
         model.run(X)
     np.testing.assert_array_equal(stream.step([1, 2, 3]), expected)
+
+
+@pytest.mark.parametrize("name", ["lstm", "late"])
+def test_a_closed_model_keeps_no_session(path, name, sessions):
+    model = load(path(name), engine="onnxruntime")
+    model.stream()
+    kept = [weakref.ref(session) for session in sessions]
+    sessions.clear()
+    model.close()
+    gc.collect()
+    assert [each() for each in kept] == [None] * len(kept)
+    with pytest.raises(InputError, match="this model is closed"):
+        model.stream()
 
 
 def test_a_path_that_is_not_plain_text_loads(path, tmp_path):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, StateWarning
-from lstm_edge_runtime.manifest import KEY, Manifest, Signal, Trained
+from lstm_edge_runtime.manifest import KEY, Manifest, Signal, StateSpec, TensorSpec, Trained
 from lstm_edge_runtime.state import to_arrays
 
 CARRIED, FROM_RESET, WHOLE = Trained(True, 20, 0.5), Trained(False, 20, 1.0), Trained(False, None, 1.0)
@@ -139,23 +139,15 @@ def test_a_state_older_than_the_window_starts_again_at_once(model):
     assert stream.state.age == 1
 
 
-def test_a_state_that_was_saved_before_has_no_age_and_a_false_one_is_refused(model, tmp_path):
+def test_a_saved_state_without_its_age_or_with_a_false_one_is_refused(model, tmp_path):
     stream = model.stream(reset_every=5)
     stream.process(samples(4, 3))
     arrays = to_arrays(stream.state)
-    for age, refused in (
-        (None, False),
-        (np.array(-1), True),
-        (np.array(1.5), True),
-        (np.zeros(2, int), True),
-    ):
+    for age in (None, np.array(-1), np.array(1.5), np.zeros(2, int)):
         saved = {name: array for name, array in arrays.items() if name != "age"}
         np.savez(tmp_path / "s.npz", **saved, **({} if age is None else {"age": age}))
-        if refused:
-            with pytest.raises(FileFormatError, match="has age"):
-                State.load(tmp_path / "s.npz")
-        else:
-            assert State.load(tmp_path / "s.npz").age == 0
+        with pytest.raises(FileFormatError, match=r"has age|has no 'age'"):
+            State.load(tmp_path / "s.npz")
 
 
 def test_a_step_that_the_engine_refuses_at_a_boundary_leaves_states_and_ages(engine):
@@ -232,3 +224,51 @@ def test_a_file_that_was_trained_with_carried_states_or_does_not_say_is_not_warn
     assert model.stream().reset_every is None
     assert model.streams(3).reset_every is None
     assert model.interface.reset_every is None
+
+
+def longest_frames() -> bytes:
+    """A file whose frames end with the longest row: ``y = x + h``, and h counts the valid steps."""
+    onnx = pytest.importorskip("onnx")
+    info, node, kinds = onnx.helper.make_tensor_value_info, onnx.helper.make_node, onnx.TensorProto
+    constants = {"zero": [0], "one": [1]}
+    graph = onnx.helper.make_graph(
+        [
+            node("ReduceMax", ["lengths"], ["most"], keepdims=1),
+            node("Slice", ["x", "zero", "most", "one"], ["valid"]),
+            node("Unsqueeze", ["h", "one"], ["held"]),
+            node("Add", ["valid", "held"], ["y"]),
+            node("Cast", ["lengths"], ["steps"], to=kinds.FLOAT),
+            node("Unsqueeze", ["steps", "one"], ["more"]),
+            node("Add", ["h", "more"], ["h_n"]),
+        ],
+        "g",
+        [
+            info("x", kinds.FLOAT, ["N", "L", 3]),
+            info("lengths", kinds.INT64, ["N"]),
+            info("h", kinds.FLOAT, ["N", 3]),
+        ],
+        [info("y", kinds.FLOAT, ["N", "M", 3]), info("h_n", kinds.FLOAT, ["N", 3])],
+        [onnx.numpy_helper.from_array(np.array(value), name) for name, value in constants.items()],
+    )
+    model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9)
+    manifest = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", "L", 3)), TensorSpec("lengths", "int64", ("N",))),
+        outputs=(TensorSpec("y", "float32", ("N", "longest", 3)),),
+        states=(StateSpec("h", "h_n", "float32", ("N", 3)),),
+        lengths="lengths",
+    )
+    onnx.helper.set_model_props(model, {KEY: manifest.to_json()})
+    return model.SerializeToString()
+
+
+def test_frames_that_end_with_the_longest_row_have_one_shape_with_and_without_resets():
+    model, results = load(longest_frames()), []
+    x = samples(2, 7, 3)
+    for every in ("never", 100, 4):
+        batch = model.streams(2, reset_every=every)
+        ids = [batch.add(), batch.add()]
+        results.append(batch.process(x, ids, [5, 2]))
+        assert results[-1].shape == (2, 5, 3)
+    np.testing.assert_array_equal(results[0], results[1])
+    np.testing.assert_array_equal(results[0][:, :4], results[2][:, :4])
+    np.testing.assert_array_equal(results[2][0, 4], x[0, 4])

@@ -227,17 +227,47 @@ def test_a_chunk_that_fails_half_way_leaves_the_state_at_its_start(path):
     assert stream.steps_seen == 3
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "native"])
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_checking_refuses_what_is_not_finite_and_not_checking_lets_it_in(path, bad):
+def test_checking_refuses_what_is_not_finite_and_not_checking_lets_it_in(path, bad, engine):
+    if engine == "native":
+        pytest.importorskip("lstm_edge_native")
     sample = np.array([0, bad, 0], np.float32)
-    stream = load(path("lstm"), check=True).stream()
-    stream.step(samples(3))
-    before = stream.state
-    for call in (lambda: stream.step(sample), lambda: stream.process(sample[None])):
-        with pytest.raises(InputError, match=r"x is (nan|inf) at"):
-            call()
-    assert_same_state(stream.state, before)
-    assert load(path("lstm")).stream().step(sample).shape == (4,)
+    model = load(path("lstm"), check=True, engine=engine)
+    stream, batch = model.stream(), model.streams(2)
+    ids = [batch.add(), batch.add()]
+    for _ in range(2):  # the first sample and the fast path
+        stream.step(samples(3))
+        before, in_batch = stream.state, batch.state(ids[0])
+        for call in (
+            lambda: stream.step(sample),
+            lambda: stream.process(sample[None]),
+            lambda: batch.step([sample, sample], ids),
+            lambda: batch.process([[sample], [sample]], ids),
+            lambda: model.run(sample[None, None]),
+        ):
+            with pytest.raises(InputError, match=r"x is (nan|inf) at"):
+                call()
+        assert_same_state(stream.state, before)
+        assert_same_state(batch.state(ids[0]), in_batch)
+    after = load(path("lstm"), engine=engine).stream().step(sample)
+    assert after.shape == (4,)
+    if engine == "native" and np.isnan(bad):
+        assert np.isnan(after).all()
+
+
+def test_a_sample_of_any_kind_of_float_is_converted(opened):
+    model = opened("lstm")
+    expected = model.stream().step(np.array([1, 2, 3], np.float32))
+    for sample in ([1, 2, 3], np.array([1, 2, 3], np.float64), np.array([1, 2, 3], np.float16)):
+        stream = model.stream()
+        for _ in range(2):  # before and behind the fast path
+            stream.reset()
+            np.testing.assert_array_equal(stream.step(sample), expected)
+    stream = model.stream()
+    stream.step([1, 2, 3])
+    with pytest.raises(InputError, match="shape"):
+        stream.step(np.float16(1))
 
 
 def test_a_failure_inside_onnxruntime_leaves_the_state_as_it_was():

@@ -23,7 +23,6 @@ from ..graph import Builder
 from ..numerics.cases import Case, Feeds, closed_loop
 from ..numerics.compare import Function, GraphError, RefusedError, expected, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
-from ..numerics.rest import find_rest, with_reset
 from ..numerics.verify import (
     ChunkedFile,
     Equivalence,
@@ -72,10 +71,10 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     """Find the sizes that ``made`` takes, compare it with the module, and record both in its manifest.
 
     Raises:
-        CheckFailedError: the file does not compute what the module does, or has no rest (see ``find_rest``).
-        UnsupportedError, InputError: see ``settle_ranges`` and ``find_rest``.
+        CheckFailedError: the file does not compute what the module does.
+        UnsupportedError, InputError: see ``settle_ranges``.
     """
-    model, write = made.model, partial(serialize, opset=config.opset, ir_version=config.ir_version)
+    model, write = made.model, partial(serialize, opset=config.opset)
     bare = write(model, made.manifest)
     if _center_norms(model, bare, made.cases.cases()):
         bare = write(model, made.manifest)
@@ -102,11 +101,6 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     show(0.7, "feeding chunks")
     manifest = _try_chunks(made, file, engine, lambda each: write(each, made.manifest))
     drawn, notes = replace(made.cases, held=frozenset()), (*made.notes, *narrowed)
-    if config.rest:
-        show(0.75, "waiting for the states to settle on silence")
-        rest = find_rest(manifest, file.exact)
-        manifest, drawn = with_reset(manifest, rest.states), drawn.from_reset(rest.states)
-        notes += (str(rest),)
     show(0.8, "recording golden cases")
     expect = partial(expected, file.graph, fixed=file.fixed)
     golden = record_golden(expect, manifest, drawn, equivalence.cases)

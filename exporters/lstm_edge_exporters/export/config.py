@@ -1,17 +1,17 @@
 """Export options: everything that can't be read off the module and its example."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.axes import is_sum
+from lstm_edge_runtime.axes import is_sum, parse_sum
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
-from ..versions import IR_VERSIONS, OLDEST_ONNXRUNTIME, OPSETS
+from ..versions import OLDEST_ONNXRUNTIME, OPSETS
 
 
 @dataclass(frozen=True)
@@ -34,8 +34,6 @@ class ExportConfig:
     and by names."""
     reset: Mapping[str, float | npt.NDArray[Any]] = field(default_factory=dict)
     """What a state input is at the start of a stream, by input name; 0 where left out."""
-    rest: bool = False
-    """Replace all reset values by the states that the network settles into on silence (zero inputs)."""
     lengths: str | None = None
     """The input with each row's count of valid steps; None takes the one that packing uses."""
     batch: str = "N"
@@ -46,8 +44,6 @@ class ExportConfig:
     """Leave absent, zero and learned initial states inside the graph instead of making them inputs."""
     opset: int = 18
     """The ONNX opset; 18 is read by onnxruntime 1.14 (February 2023) and later."""
-    ir_version: int = 8
-    """The ONNX IR version; 8 is read by onnxruntime 1.14 and later."""
     task: Task | None = None
     """What an output means; with an empty ``Task.output`` it is the first that is no state."""
     signal: Signal = field(default_factory=Signal)
@@ -62,7 +58,7 @@ class ExportConfig:
         """Refuse what no export can honor.
 
         Raises:
-            InputError: an opset, IR version, axis, name or seed that is out of range, or a reset that is not
+            InputError: an opset, axis, name or seed that is out of range, or a reset that is not
                 finite.
         """
         if not isinstance(self.seed, int) or self.seed < 0:
@@ -74,11 +70,14 @@ class ExportConfig:
             raise InputError(f"batch and sequence are both called {self.batch}; name two axes")
         if isinstance(self.outputs, str) or not all(self.outputs):
             raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
-        _check_version("opset", self.opset, OPSETS)
-        _check_version("ir_version", self.ir_version, IR_VERSIONS)
+        if self.opset not in OPSETS:
+            raise InputError(
+                f"opset {self.opset}: choose from {OPSETS[0]} to {OPSETS[-1]}, which onnxruntime "
+                f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
+            )
         for name, axes in self.inputs.items():
             _check_names(name, axes)
-        named = {axis for axes in self.inputs.values() for axis in axes}
+        named = _names(self.inputs)
         for name in (name for name in self.ranges if self.inputs and name not in named):
             raise InputError(f"range {self.ranges[name]} of axis {name}: it is in none of the inputs")
         for name in (name for name, value in self.reset.items() if not np.all(np.isfinite(value))):
@@ -96,19 +95,17 @@ class ExportConfig:
         """
         for name, axes in self.inputs.items():
             _check_axes(name, tuple(axes), shapes)
-        known = {axis for axes in self.inputs.values() for axis in axes}
+        known = _names(self.inputs)
         for name, usual in ((self.batch, "N"), (self.sequence, "L")):
             if name != usual and known and name not in known:
-                raise InputError(f"axis {name} is in none of the inputs: {', '.join(map(str, known))}")
+                raise InputError(f"axis {name} is in none of the inputs: {', '.join(known)}")
         return {name: tuple(self.inputs[name]) for name in shapes if name in self.inputs}
 
 
-def _check_version(option: str, number: int, known: Sequence[int]) -> None:
-    if number not in known:
-        raise InputError(
-            f"{option} {number}: choose from {known[0]} to {known[-1]}, which onnxruntime "
-            f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
-        )
+def _names(inputs: Mapping[str, Axes]) -> dict[str, None]:
+    """Return every name in the axes, those inside sums and multiples included."""
+    axes = (axis for each in inputs.values() for axis in each if isinstance(axis, str))
+    return dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0])
 
 
 def _check_names(name: str, axes: Axes) -> None:

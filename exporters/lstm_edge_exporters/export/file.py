@@ -23,7 +23,7 @@ from ..graph import spec_of, to_proto, with_manifest
 from ..numerics.cases import CaseGenerator
 from ..numerics.indices import index_values
 from ..numerics.reference import Injection, TorchReference
-from ..versions import MAKERS, versions
+from ..versions import IR_VERSION, MAKERS, versions
 from .config import ExportConfig
 from .lower import Lowered
 from .request import Request
@@ -174,7 +174,7 @@ def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
     return task._replace(output=output.name)
 
 
-def serialize(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) -> bytes:
+def serialize(model: ir.Model, manifest: Manifest, opset: int) -> bytes:
     """Return the file's bytes, the same ones for the same content.
 
     Raises:
@@ -188,7 +188,7 @@ def serialize(model: ir.Model, manifest: Manifest, opset: int, ir_version: int) 
             raise UnsupportedError(
                 f"the graph can't be written for opset {opset}: {first_line(error)}"
             ) from error
-    proto.ir_version = ir_version
+    proto.ir_version = IR_VERSION
     return with_manifest(proto, manifest)
 
 
@@ -196,7 +196,7 @@ def _provenance(config: ExportConfig) -> dict[str, Any]:
     return {
         "checkpoint_sha256": config.checkpoint_sha256,
         "opset": config.opset,
-        "ir_version": config.ir_version,
+        "ir_version": IR_VERSION,
         "versions": versions(*MAKERS),
     }
 

@@ -16,7 +16,6 @@ from torch import nn
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError
 
 from ..numerics.reference import Signature
-from ..numerics.rest import refuse_past
 from ..numerics.verify import StatesRefusedError
 from ..progress import Progress, ignore
 from .artifact import Artifact, verify_file
@@ -65,8 +64,6 @@ def _convert_verified(request: Request, show: Progress) -> Artifact:
     """Convert and verify; without states of the past where a file with them is not the module in chunks."""
     files = convert(request)
     file = next(files)
-    if request.config.rest:
-        refuse_past(file.lifted.past)
     try:
         return verify_file(file, request.config, show)
     except StatesRefusedError:

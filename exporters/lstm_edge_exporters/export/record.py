@@ -325,8 +325,9 @@ class Recorder(TorchFunctionMode):
             return func(args[0], pytree.tree_map_only(Tensor, _as_index, args[1]))
         return func(*args, **kwargs)
 
-    def _squeeze(self, x: Tensor, dim: Any = None) -> Tensor:
+    def _squeeze(self, input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
         """Squeeze as PyTorch does, which leaves an axis of another size than 1 alone; ONNX refuses one."""
+        x = input
         axes = range(x.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
         for axis in sorted({axis % max(x.dim(), 1) for axis in axes}, reverse=True):
             size: Any = x.shape[axis] if x.dim() else 0

@@ -100,6 +100,10 @@ def runs(module: nn.Module, signature: Signature) -> bool:
 
 def _check_module(module: nn.Module) -> None:
     for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise InputError(
+                f"{name} of a {type(module).__name__} has no shape yet; call the module once before export"
+            )
         if not bool(torch.isfinite(parameter).all()):
             raise InputError(f"{name} holds NaN or infinity; train again, or load other weights")
     for path, layer in module.named_modules():

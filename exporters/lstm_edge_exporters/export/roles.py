@@ -307,8 +307,7 @@ def _find_lengths(inputs: Mapping[str, ir.Value], nodes: Sequence[ir.Node], give
         return given
     read = (source for node in nodes if node.inputs[3] is not None for source in _sources(node.inputs[3]))
     found = (str(source.name) for source in read if source.is_graph_input())
-    called = (name for name, value in inputs.items() if _is_count(value) and "len" in name.lower())
-    return next(chain(found, called), None)
+    return next(found, None)
 
 
 def _is_count(value: ir.Value) -> bool:

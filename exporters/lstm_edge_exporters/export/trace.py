@@ -8,6 +8,7 @@ import logging
 import math
 import re
 import threading
+import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -54,7 +55,11 @@ TURNS = threading.RLock()
 """Held while an export runs: PyTorch's tracer, logging, warnings and stderr belong to the whole process."""
 _SPARE = (3, 7, 5, 11, 13)
 """Sizes for dynamic axes that are 1 in the example, which tracing takes for a constant."""
-_NAMES = {"__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round}, "math": math}
+_NAMES = {
+    "__builtins__": {"min": min, "max": max, "abs": abs, "int": int, "round": round},
+    "math": math,
+    "torch": types.SimpleNamespace(sym_float=float, sym_int=int),
+}
 """What the tracer's text may call."""
 _DISTRIBUTIONS = str(Path(torch.distributions.__path__[0]))
 _HIGHER = str(Path(torch.__file__).parent / "_higher_order_ops")
@@ -92,11 +97,21 @@ class Guard:
     an operator did."""
 
     def holds(self, sizes: Mapping[str, int]) -> bool:
-        """Return whether it is true where the axes have ``sizes``."""
+        """Return whether it is true where the axes have ``sizes``.
+
+        Raises:
+            UnsupportedError: it can't be evaluated.
+        """
         try:
             return bool(eval(self.code, _NAMES.copy(), dict(sizes)))  # noqa: S307  the tracer's own text
-        except (ArithmeticError, NameError):
+        except ArithmeticError:
             return False
+        except (AttributeError, NameError, TypeError) as error:
+            line = f" ({self.line})" if self.line else ""
+            raise UnsupportedError(
+                f"forward depends on {self.text}{line}, which can't be evaluated ({error}); write the "
+                "condition with whole numbers"
+            ) from error
 
 
 @dataclass(frozen=True)

@@ -36,8 +36,7 @@ def lift(
         ContractError: there is no state to lift or to recognize; a node reads time backwards, or starts over
             in every pass of a loop, so that its state can't be carried.
         InputError: an option that does not fit the file.
-        CheckFailedError: the lifted file does not compute what the original does, or has no rest.
-        UnsupportedError: silence is not defined for the file, or it can't be followed in float64.
+        CheckFailedError: the lifted file does not compute what the original does.
     """
     from ..progress import ignore
     from .config import LiftConfig

@@ -21,8 +21,6 @@ class LiftConfig:
     ``{"sr": 16000}``."""
     skip_reverse: bool = False
     """Leave nodes that read time backwards as they are and lift the rest, instead of refusing the file."""
-    rest: bool = False
-    """Start at the states that the network settles into on silence."""
     seed: int = 0
     """Seed of the random data for the verification and the golden case."""
 

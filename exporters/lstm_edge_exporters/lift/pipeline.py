@@ -18,7 +18,6 @@ from lstm_edge_runtime.errors import (
     CheckFailedError,
     ContractError,
     FileFormatError,
-    UnsupportedError,
     first_line,
 )
 from lstm_edge_runtime.files import write_bytes
@@ -27,8 +26,6 @@ from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 from ..evaluate import Session, axes_in, length_inputs
 from ..graph import axes_of, constant, data_inputs, forget_shapes, spec_of, to_bytes, to_proto, with_manifest
 from ..isolation import isolated
-from ..numerics.graph64 import Graph64
-from ..numerics.rest import Rest, find_rest, refuse_past, with_reset
 from ..numerics.verify import ChunkRun, Equivalence
 from ..progress import Progress
 from ..recurrent import recurrent_nodes, slots, state_shape
@@ -73,8 +70,6 @@ class LiftReport:
     """How chunks with the states carried compare with the whole; None where none were run."""
     unstreamable: str
     """Why chunks do not equal the whole; empty where they do."""
-    rest: Rest | None = None
-    """The states at rest, where they are the reset values."""
 
 
 @dataclass(frozen=True)
@@ -101,26 +96,6 @@ class Lifted:
 @isolated()
 def lift_verified(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress) -> Lifted:
     """Read, lift, verify; see ``lift``."""
-    lifted = _lift_file(onnx_file, config, show)
-    return _start_at_rest(lifted) if config.rest else lifted
-
-
-def _start_at_rest(lifted: Lifted) -> Lifted:
-    """Return the file with the states that it settles into on silence as reset values."""
-    refuse_past(lifted.report.past)
-    proto, report = onnx.load_from_string(lifted.model), lifted.report
-    try:
-        run = Graph64(proto, "the lifted file").run64
-    except UnsupportedError as error:
-        raise UnsupportedError(f"{error}, so that its states can't be followed; leave rest out") from error
-    rest = find_rest(lifted.manifest, run)
-    manifest = with_reset(lifted.manifest, rest.states)
-    count = len(report.recognized)
-    report = replace(report, recognized=manifest.states[:count], lifted=manifest.states[count:], rest=rest)
-    return Lifted(with_manifest(proto, manifest), manifest, report)
-
-
-def _lift_file(onnx_file: str | os.PathLike[str] | bytes, config: LiftConfig, show: Progress) -> Lifted:
     show(0.0, "reading")
     model, proto, config = read_graph(onnx_file, config)
     attempts = _attempts({} if config.inputs else fixed_roles(model))

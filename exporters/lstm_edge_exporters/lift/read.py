@@ -17,7 +17,7 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.model import read_model
 
-from ..graph import data_inputs, infer_shapes, to_bytes
+from ..graph import data_inputs, forget_shapes, infer_shapes, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import to_layout_0
 from .axes import transpose_reshapes
@@ -59,6 +59,7 @@ def read_graph(
             model = InlinePass()(model).model
         before = list(model.graph.all_nodes())
         model.graph.sort()
+        forget_shapes(model)  # PyTorch's exporter declares the example's size for an axis that is dynamic
         infer_shapes(model)
         if to_layout_0(model) or list(model.graph.all_nodes()) != before:
             content = to_bytes(model)

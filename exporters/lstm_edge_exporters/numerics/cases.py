@@ -107,11 +107,6 @@ class CaseGenerator:
         ]
         return cls((*data, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
 
-    def from_reset(self, values: Mapping[str, Array]) -> "CaseGenerator":
-        """Return the generator with these reset values, by input name."""
-        inputs = (replace(each, reset=values.get(each.name, each.reset)) for each in self.inputs)
-        return replace(self, inputs=tuple(inputs))
-
     def cases(self) -> Iterator[Case]:
         """Generate the example, one case for every ``(N, L)`` of ``GRID``, and one well above the example."""
         example = self.example()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from lstm_edge_runtime.errors import InputError
 
 from ..isolation import isolated
-from ..numerics.rest import REST
 from ..progress import Progress, ignore
 from ..versions import versions
 from .checks import comparisons
@@ -15,8 +14,8 @@ from .checks.claims import CHECKPOINT, check_claims, check_file, comparable, com
 from .checks.decisions import check_decisions
 from .checks.golden import check_golden, check_recorded, other_weights
 from .config import ValidateConfig
-from .reference import ModelFile, ReferenceModel, against_itself, at_rest, open_file
-from .report import OVERFLOW, Check, Fact, Group, Report, answered
+from .reference import ModelFile, ReferenceModel, open_file
+from .report import OVERFLOW, Check, Fact, Group, Report
 from .subject import Subject
 
 GROUPS: dict[str, tuple[str, Callable[[Subject], Iterator[Check]]]] = {
@@ -50,8 +49,8 @@ def validate(
 
     Args:
         file: the ONNX file.
-        against: what it must equal (see ``against_module`` and ``against_file``); None compares it with its
-            golden case, and with its own float64 run at other sizes, in pieces and row by row.
+        against: what it must equal (see ``against_module`` and ``against_file``); None only replays its
+            golden cases.
         config: see ``ValidateConfig``.
         on_progress: called with the fraction of the work that is done, and the group that begins.
 
@@ -62,10 +61,10 @@ def validate(
     """
     config = config or ValidateConfig()
     file = file if isinstance(file, ModelFile) else open_file(file)
-    if against is None and config.golden is None and file.model and file.manifest.golden is None:
+    if against is None and file.model and file.manifest.golden is None:
         raise InputError(
             f"{file.path} carries no golden case and there is nothing to compare it with; "
-            "give --against a reference, or --golden vectors"
+            "give --against a reference"
         )
     return Validation(file, against, config, on_progress or ignore).report()
 
@@ -83,8 +82,6 @@ class Validation:
     _told: int = field(default=0, init=False)
     _why_not: str = field(default="", init=False)
     """Why file and reference were not run on the same inputs."""
-    _not_at_rest: str = field(default="", init=False)
-    """Why the reset values are not the states at rest, where the file says so."""
 
     def report(self) -> Report:
         """Return the report of every group."""
@@ -93,7 +90,7 @@ class Validation:
         return Report(
             model=self.file.path.name,
             sha256=self.file.sha256,
-            reference=self.against.about if self.against else "its golden case and its own float64 run",
+            reference=self.against.about if self.against else "its golden case",
             precision=self.file.precision,
             policy=self.subject.policy if self.subject else _GOLDEN_POLICY,
             seed=self.config.seed,
@@ -108,22 +105,15 @@ class Validation:
     def groups(self) -> Iterator[Group]:
         """Yield each group when it is done."""
         yield Group("contract", self._tell("Contract"), tuple(self._claims()))
-        if self.file.model is not None and self.against is None:
-            from .checks.alone import check_alone
-
-            yield Group(
-                "alone", self._tell("The file alone"), tuple(check_alone(self.file, self.config.seed))
-            )
         for key, (title, check) in GROUPS.items():
             self._tell(title)
             skipped = (Check(key, "skipped", self._why_not),)
             yield Group(key, title, tuple(check(self.subject)) if self.subject else skipped)
         if self.file.model is not None:
-            yield Group("golden", self._tell("Golden vectors"), tuple(check_golden(self.file, self.config)))
+            yield Group("golden", self._tell("Golden cases"), tuple(check_golden(self.file)))
 
     def _claims(self) -> Iterator[Check]:
         if self.file.model is not None:
-            self.against = self._at_rest(self.against)
             self.facts = tuple(compare_facts(self.file, self.against))
             factory = self.against if self.against and not self.against.sha256 else None
             if factory and (differ := other_weights(self.file, factory, self.config)):
@@ -138,9 +128,9 @@ class Validation:
             from .checks.stream import check_stream
 
             yield from check_stream(self.file, self.against, self.config.seed)
-        reference = self.against or self._at_rest(against_itself(self.file))
+        reference = self.against
         if reference is None:
-            self._why_not = "no reference was given, and the file has no float64 run of its own"
+            self._why_not = "no reference was given"
         elif not comparable(self.file, reference):
             self._why_not = "inputs or outputs are not the reference's"
             mine, theirs = (interface_of(each.manifest) for each in (self.file, reference))
@@ -148,8 +138,6 @@ class Validation:
             yield Check("inputs and outputs are the reference's", "failed", about)
         else:
             self.subject = Subject(self.file, reference, self.config)
-            if self.file.manifest.provenance.get(REST):
-                yield answered("reset values are the states at rest", self._not_at_rest)
             yield from check_claims(self.subject)
             if self.file.has_manifest:
                 yield from check_recorded(self.subject)
@@ -157,17 +145,6 @@ class Validation:
                 from .checks.quantized import check_weights
 
                 yield from check_weights(self.subject)
-
-    def _at_rest(self, reference: ReferenceModel | None) -> ReferenceModel | None:
-        """Return the reference; starting at rest where the file says that it does."""
-        if (
-            reference is None
-            or not self.file.manifest.provenance.get(REST)
-            or not comparable(self.file, reference)
-        ):
-            return reference
-        reference, self._not_at_rest = at_rest(reference, self.file)
-        return reference
 
     def _notes(self, groups: Sequence[Group]) -> Iterator[str]:
         """What a reader of a failure should know first, and what was not verified."""
@@ -188,7 +165,7 @@ class Validation:
 
     def _numbers_notes(self, subject: Subject) -> Iterator[str]:
         """What float64 showed, and what neither float64 nor float32 did."""
-        equality, coverage = subject.tally.equality, subject.tally.coverage
+        equality = subject.tally.equality
         if equality.cases and equality.equal and self.against:
             yield f"equal to {self.against.about} {equality}"
         if equality.ill_conditioned:
@@ -196,13 +173,13 @@ class Validation:
             yield f"float64 itself leaves few digits in {count} cases; differences there are its rounding"
         if subject.not_in_float64:
             yield f"{subject.not_in_float64}; compared in float32 alone"
-        for name, limit in coverage.unverified.items():
+        for name, limit in subject.tally.unverified.items():
             yield f"{name} is not verified in float32: its limit is {limit:.2g}, more than a tenth of it"
-        for name, (used, known) in coverage.tokens.items():
+        for name, (used, known) in subject.tally.tokens.items():
             if known and used < known:
                 yield f"{used:,} of {known:,} values of {name} were drawn; the others are not verified"
 
     def _tell(self, title: str) -> str:
-        self.on_progress(self._told / (len(GROUPS) + 2 + (self.against is None)), f"checking: {title}")
+        self.on_progress(self._told / (len(GROUPS) + 2), f"checking: {title}")
         self._told += 1
         return title

@@ -3,10 +3,7 @@
 from collections.abc import Sequence
 
 from ..render import Axis, Plot, Series, render_page
-from .report import MAX_CHECKS, Curve, Group, Histogram, Report
-
-_MIN_SHARE = 0.0005
-"""Bins at the ends of the histogram that hold less are left out."""
+from .report import MAX_CHECKS, Curve, Group, Report
 
 
 def to_html(report: Report) -> str:
@@ -21,11 +18,6 @@ def _plots(report: Report) -> list[Plot]:
     if figures.steps:
         caption = "One sample at a time, states carried by the file."
         plots.append(_curve("steps", "Error against step", figures.steps, caption))
-    if figures.histogram:
-        plots.append(_histogram(figures.histogram))
-    if figures.drift:
-        caption = "In chunks, states carried by the file itself."
-        plots.append(_curve("drift", "Drift over a long run", figures.drift, caption))
     if figures.margins:
         plots.append(_margins(report))
     return plots
@@ -70,22 +62,6 @@ def _curve(key: str, title: str, curve: Curve, caption: str) -> Plot:
         Axis("time step"),
         Axis("absolute error", "log"),
         caption,
-    )
-
-
-def _histogram(histogram: Histogram) -> Plot:
-    total = sum(histogram.counts) + histogram.exact
-    filled = [place for place, count in enumerate(histogram.counts) if count > _MIN_SHARE * total]
-    first, last = (filled[0], filled[-1] + 1) if filled else (0, 1)
-    edges = [10**edge for edge in histogram.edges[first : last + 1]]
-    shares = [100 * count / max(total, 1) for count in histogram.counts[first:last]]
-    return Plot(
-        "histogram",
-        "Error histogram",
-        (Series("this file", edges, shares, "bars", "pale"),),
-        Axis("absolute error against float64", "log"),
-        Axis("share in %"),
-        f"{total:,} compared elements; {histogram.exact / max(total, 1):.1%} are exact.",
     )
 
 

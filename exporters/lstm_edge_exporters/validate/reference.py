@@ -19,7 +19,6 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import (
-    CheckFailedError,
     ContractError,
     InputError,
     ManifestError,
@@ -35,7 +34,6 @@ from ..isolation import open_isolated
 from ..numerics.compare import Reference
 from ..numerics.graph64 import Graph64
 from ..numerics.indices import index_values
-from ..numerics.rest import find_rest, is_at_rest, with_reset
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
@@ -210,16 +208,6 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
     return replace(found, computation=computation, manifest=freed, stateless=True)
 
 
-def against_itself(file: ModelFile) -> ReferenceModel | None:
-    """Compare with the file's own float64 run; None where it has none, as an int8 file."""
-    try:
-        own = _of_file(file, "its own float64 run")
-    except UnsupportedError:
-        return None
-    exported = "torch" in file.manifest.provenance.get("versions", {})
-    return replace(own, manifest=own.manifest._replace(golden=None), regenerates=exported)
-
-
 def _of_file(file: ModelFile, about: str) -> ReferenceModel:
     graph, reason = file.graph64
     if graph is None or file.precision == "int8":
@@ -256,33 +244,6 @@ def _freed(lifted: Manifest, original: Manifest) -> Manifest:
         for specs in (original.inputs, original.outputs)
     )
     return lifted._replace(golden=original.golden, ranges=original.ranges, inputs=inputs, outputs=outputs)
-
-
-def at_rest(reference: ReferenceModel, file: ModelFile) -> tuple[ReferenceModel, str]:
-    """Return the reference with its states at rest as reset values, and why the file's are not these.
-
-    Reset values of the file that are equal but for rounding are kept.
-
-    Raises:
-        InputError: the reference can't be started there.
-    """
-    if reference.stateless or reference.past:
-        raise InputError(
-            f"{file.path.name} starts at rest, where {reference.about} can't be started; compare it with the "
-            "module that it was made from, or with a file that has the same states"
-        )
-    try:
-        rest = find_rest(reference.manifest, reference.computation.run64)
-    except (CheckFailedError, UnsupportedError) as error:
-        return reference, str(error)
-    mine = {state.input: state for state in file.manifest.states}
-    states, wrong = dict(rest.states), ""
-    for name, array in rest.states.items():
-        if is_at_rest(mine[name], array):
-            states[name] = np.broadcast_to(mine[name].reset, array.shape)
-        else:
-            wrong = f"{name} is at rest at other values"
-    return replace(reference, manifest=with_reset(reference.manifest, states)), wrong
 
 
 class _AtReset:

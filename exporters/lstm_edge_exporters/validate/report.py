@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
-from lstm_edge_runtime.errors import counted, first_line
+from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..numerics.compare import Equality
@@ -115,7 +115,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Curve:
-    """Errors along a stream; one point a step or a chunk."""
+    """Errors along a stream; one point a step."""
 
     steps: tuple[int, ...]
     """Time steps taken when the point was measured."""
@@ -123,17 +123,6 @@ class Curve:
     """The file's largest absolute difference from float64, over all outputs."""
     limit: float
     """What it may be, of the output that may differ most."""
-
-
-@dataclass(frozen=True)
-class Histogram:
-    """How many elements have an absolute error of each decade's part, over every engine's comparisons."""
-
-    edges: tuple[float, ...]
-    """Bin edges as log10 of the absolute error; one more than counts."""
-    counts: tuple[int, ...]
-    exact: int = 0
-    """Elements without any error."""
 
 
 @dataclass(frozen=True)
@@ -170,85 +159,12 @@ class Fact:
         return f"the file has {self.file or 'none'}, the reference {self.reference or 'none'}"
 
 
-@dataclass(frozen=True)
-class Channel:
-    """The comparison of one channel that came nearest to its limit, over every case."""
-
-    output: str
-    index: tuple[int, ...]
-    """Its place on the fixed axes; empty where the output has one limit."""
-    error: float
-    floor: float
-    limit: float
-    label: str = ""
-    """The class or layer that the channel stands for, where the file says so."""
-    unit: str = ""
-
-    @property
-    def ratio(self) -> float:
-        """The error as a fraction of the limit."""
-        return 0.0 if self.error == 0 else self.error / self.limit if self.limit > 0 else math.inf
-
-    def __str__(self) -> str:
-        """Return ``logits[2] (run)``."""
-        index = f"[{', '.join(map(str, self.index))}]" if self.index else ""
-        label = ", ".join(filter(None, (self.label, self.unit)))
-        return f"{self.output}{index}{f' ({label})' if label else ''}"
-
-
-@dataclass(frozen=True)
-class Coverage:
-    """What was compared, in numbers."""
-
-    cases: int = 0
-    """Inputs that the file and its reference were both run on."""
-    draws: int = 0
-    """Perturbed runs of the reference behind each case's noise floors."""
-    overflows: Mapping[str, int] = field(default_factory=dict)
-    """Nodes at which cases are beyond float32's range, and in how many."""
-    rows: int = 0
-    steps: int = 0
-    """Time steps, over all rows."""
-    sizes: tuple[tuple[int, int], ...] = ()
-    """Different sizes ``(N, L)``."""
-    tokens: Mapping[str, tuple[int, int | None]] = field(default_factory=dict)
-    """Of each input of indices: how many different ones were used, and of how many; None where unknown."""
-    channels: Mapping[str, int] = field(default_factory=dict)
-    """How many channels of each output have a limit of their own."""
-    weakest: Mapping[str, float] = field(default_factory=dict)
-    """Of each output the largest limit of a verified channel, as a fraction of the channel."""
-    unverified: Mapping[str, float] = field(default_factory=dict)
-    """Channels whose limit in float32 was more than a tenth of them in a case, with the largest limit."""
-
-    def __str__(self) -> str:
-        """Return everything in one sentence."""
-        if not self.cases:
-            return "nothing was compared with a reference"
-        longest, widest = (max(each[place] for each in self.sizes) for place in (1, 0))
-        parts = [
-            f"{self.cases} cases of {len(self.sizes)} sizes (up to {widest:,} rows and {longest:,} steps)",
-            f"{self.rows:,} rows and {self.steps:,} steps in all",
-            "channels " + ", ".join(f"{name} {count}" for name, count in self.channels.items()),
-            *(
-                f"{name}: {used} of {known or 'unknown many'} values"
-                for name, (used, known) in self.tokens.items()
-            ),
-            f"{self.draws} perturbed runs a case or more",
-            *(f"weakest limit of {name} {share:.1g} of it" for name, share in self.weakest.items()),
-            *(f"{OVERFLOW} {node} in {counted(count, 'case')}" for node, count in self.overflows.items()),
-        ]
-        return "; ".join(parts)
-
-
 @dataclass
 class Figures:
     """What the plots show; None or empty where the file or the data gives nothing to show."""
 
     steps: Curve | None = None
     """One point a step, over the first steps of a stream."""
-    drift: Curve | None = None
-    """One point a chunk, over the long run."""
-    histogram: Histogram | None = None
     disagreements: tuple[Disagreement, ...] = ()
     margins: tuple[float, ...] = ()
     """Of every sample that labels were compared on."""
@@ -274,8 +190,6 @@ class Report:
     figures: Figures = field(default_factory=Figures)
     facts: tuple[Fact, ...] = ()
     """What the file states, beside what its reference has."""
-    coverage: Coverage = Coverage()
-    channels: tuple[Channel, ...] = ()
     notes: tuple[str, ...] = ()
     """What a reader should know beside the verdict: above all, what was not verified."""
     versions: dict[str, str] = field(default_factory=dict)
@@ -307,11 +221,9 @@ class Report:
             **{name: _plain(value) for name, value in vars(self).items()},
             "ok": self.ok,
             **{status: self.count(status) for status in get_args(Status)},
-            "channels": [_plain(each) | {"ratio": _plain(each.ratio)} for each in self.channels],
             "groups": [group.to_dict() for group in self.groups],
             "figures": {
                 "steps": _plain(figures.steps),
-                "drift": _plain(figures.drift),
                 "samples": len(figures.margins),
                 "disagreements": _plain(figures.disagreements),
             },

@@ -91,7 +91,7 @@ class Subject:
         """The file's graph beside the reference; measured where it has no float64 run, or is not float32."""
         self.budgets = budgets
         """What an int8 or fp16 file is held to; None for one that must be exact."""
-        self.tally = Tally(self.manifest, reference.values, modeled=not (budgets or config.overridden))
+        self.tally = Tally(self.manifest, reference.values, modeled=not budgets)
         self._few = remember(partial(self._modeled, procedure=whole, draws=FEW_DRAWS))
         self.run_alone = row_by_row(self.manifest, self.run) if budgets else self.run
         """The file with no rows that share a call where that changes results, as ranges in int8 do."""
@@ -123,12 +123,6 @@ class Subject:
 
         def compare() -> Check:
             found = self.function.compare(feeds, procedure, whole if itself else against)
-            own = self.config.own_limit if self.config.overridden else None
-            records = [
-                replace(each, limit=own(each.scale), error=each.max_abs) if own else each
-                for each in found.records
-            ]
-            found = replace(found, records=tuple(records))
             self.tally.add_agreement(feeds, found)
             made = judged(name, found.records)
             if made.status == "failed" and (node := self._first_difference(feeds)):
@@ -210,8 +204,6 @@ class Subject:
         ways = [(*beginning, draws), (feeds, procedure, DRAWS)] if beginning else [(feeds, procedure, draws)]
 
         def limit(name: str, known: Expected) -> Array:
-            if self.config.overridden:
-                return np.asarray(self.config.own_limit(exact[name]))
             if self.budgets:
                 return np.asarray(self.budgets.limit(name, got[name], exact[name], over_a_run=over_a_run))
             return MULTIPLE * known.floors[name]
@@ -251,8 +243,6 @@ class Subject:
     @property
     def policy(self) -> str:
         """The rule that gives the limits, in words."""
-        if self.config.overridden:
-            return f"limit = {self.config.atol or 0:g} + {self.config.rtol or 0:g} x max |reference|"
         if self.budgets:
             return str(self.budgets)
         return f"in float64 {EQUAL:g} of a channel's largest value; in float32 {POLICY}"

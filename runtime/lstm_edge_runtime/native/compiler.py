@@ -257,7 +257,7 @@ class _Compiler:
     def __init__(self, file: OnnxFile, manifest: Manifest, *, padding: bool = False) -> None:
         self._file, self._manifest, self._padding = file, manifest, padding
         self._opset = file.opsets.get("", 1)
-        self._writer = ProgramWriter(manifest.unit if manifest.stream else None)
+        self._writer = ProgramWriter(manifest.unit)
         self._values: dict[str, _Any] = {}
         self._uses = Counter(name for node in file.graph.nodes for name in node.inputs)
         self._uses.update(manifest.output_names)

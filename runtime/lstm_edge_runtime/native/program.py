@@ -20,8 +20,9 @@ INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
 _MAGIC = b"LSTMEDGE"
 _HEADER = struct.Struct("<8sIIQ10I")
 _CONSTANT = struct.Struct("<Q4I")
-_PORTS = {1: struct.Struct("<6I"), 2: struct.Struct("<8I"), 3: struct.Struct("<9I")}
-"""A port by the version of the format."""
+_VERSION = 1
+"""Of the format."""
+_PORT = struct.Struct("<9I")
 _ARGUMENTS = 31
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
@@ -145,13 +146,13 @@ class Weights(NamedTuple):
 class ProgramWriter:
     """Collects a program and gives the bytes of its file."""
 
-    def __init__(self, unit: int | None = None) -> None:
+    def __init__(self, unit: int = 1) -> None:
         """Begin with nothing.
 
         Args:
-            unit: time steps in one run of the operations; None for one, and no delay.
+            unit: time steps in one run of the operations.
         """
-        self._version, self._unit = (1, 1) if unit is None else (2, unit)
+        self._unit = unit
         self._constants: list[Array] = []
         self._buffers: list[tuple[int, int]] = []
         self._ports: dict[str, list[list[int]]] = {"inputs": [], "outputs": [], "states": []}
@@ -219,11 +220,6 @@ class ProgramWriter:
         """Return the type of a buffer's elements."""
         return INPUT_TYPES[self._buffers[buffer][1]]
 
-    def _result(self, width: int, dtype: str) -> int:
-        if dtype != "float32":
-            self._version = 3
-        return self.buffer(width, dtype)
-
     def input(self, name: str, width: int, dtype: str = "float32") -> int:
         """Add an input; return its buffer."""
         buffer = self.buffer(width, dtype)
@@ -239,7 +235,7 @@ class ProgramWriter:
 
     def counter(self, name: str, reset: int = 0, start: int = 0) -> int:
         """Add a state that counts, one whole number; return its buffer. ``count`` says how it goes on."""
-        self._version, buffer = 3, self.buffer(1, "int64")
+        buffer = self.buffer(1, "int64")
         value = self.constant(np.array([reset], np.int64)) if reset else NONE
         self._port("states", name, buffer, value, start)
         self.next_state(buffer, buffer)
@@ -394,8 +390,6 @@ class ProgramWriter:
 
     def unary(self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0) -> int:
         """Add a function of each number; return the result."""
-        if kind >= Function.FLOOR:
-            self._version = 3
         out = self.buffer(self.width(source))
         self.operation(Code.UNARY, source, out, int(kind), float(alpha), float(beta))
         return out
@@ -407,7 +401,7 @@ class ProgramWriter:
         """
         constant, dtype = b if isinstance(b, np.ndarray) else None, self.dtype(a)
         other = constant.size if constant is not None else self.width(b)  # type: ignore[arg-type]
-        out = self._result(max(self.width(a), other), dtype)
+        out = self.buffer(max(self.width(a), other), dtype)
         operands = (b, NONE)
         if constant is not None:
             operands = (NONE, self.constant(np.asarray(constant, dtype).reshape(1, -1)))
@@ -500,7 +494,7 @@ class ProgramWriter:
 
     def cast(self, source: int, dtype: str = "float32") -> int:
         """Add a conversion to float32 or int64; return the result."""
-        out = self._result(self.width(source), dtype)
+        out = self.buffer(self.width(source), dtype)
         self.operation(Code.CAST, source, out)
         return out
 
@@ -518,7 +512,7 @@ class ProgramWriter:
         sizes = (
             _CONSTANT.size * len(self._constants),
             8 * len(self._buffers),
-            _PORTS[self._version].size * len(ports),
+            _PORT.size * len(ports),
             4 * (1 + _ARGUMENTS) * len(self._operations),
         )
         offset = _HEADER.size + sum(sizes)
@@ -532,7 +526,7 @@ class ProgramWriter:
             data += [bytes(padding), array.tobytes()]
             offset += padding + array.nbytes
         tables += [struct.pack("<2I", *buffer) for buffer in self._buffers]
-        tables += [_PORTS[self._version].pack(*port[: _PORTS[self._version].size // 4]) for port in ports]
+        tables += [_PORT.pack(*port) for port in ports]
         body = b"".join([*tables, *self._operations, *data])
         counts = (
             len(self._constants),
@@ -542,11 +536,11 @@ class ProgramWriter:
             self._manifest,
             self._golden_steps,
             self._padding,
-            0 if self._version == 1 else self._unit,
+            self._unit,
         )
-        head = _HEADER.pack(_MAGIC, self._version, 0, offset, *counts)
+        head = _HEADER.pack(_MAGIC, _VERSION, 0, offset, *counts)
         checksum = zlib.crc32(body, zlib.crc32(head[16:]))
-        return _HEADER.pack(_MAGIC, self._version, checksum, offset, *counts) + body
+        return _HEADER.pack(_MAGIC, _VERSION, checksum, offset, *counts) + body
 
     def _text(self, text: str) -> int:
         return self.constant(np.frombuffer(text.encode(), np.uint8))

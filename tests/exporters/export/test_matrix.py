@@ -4,9 +4,9 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from beside import export_beside as export
 
 from benchmarks.strangers import matrix
-from lstm_edge_exporters import export
 from lstm_edge_runtime.native.choice import compile_engine
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.onnx_reader import read_onnx

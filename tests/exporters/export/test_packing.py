@@ -4,10 +4,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from beside import export_beside as export
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
@@ -175,7 +176,7 @@ def test_narrow_lengths_pick_the_last_step_beside_wide_rows():
 
 def test_lengths_that_stop_no_layer_can_not_pad_unequal_chunks():
     module = PicksLast().eval()
-    artifact = export(module, (X, UNSORTED))
+    artifact = export(module, (X, UNSORTED), ExportConfig(lengths="lengths"))
     assert not artifact.manifest.padded_states
     batch = load(artifact.model).streams(2)
     one, other = batch.add(), batch.add()

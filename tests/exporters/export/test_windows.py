@@ -6,11 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from beside import export_beside as export
 from onnxruntime import InferenceSession
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.targets.web import to_site
 from lstm_edge_runtime import load

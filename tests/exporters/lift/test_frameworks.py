@@ -6,6 +6,7 @@ import warnings
 import numpy as np
 import pytest
 import torch
+from torch.export import Dim
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
@@ -81,6 +82,16 @@ class _Tagger(torch.nn.Module):
         return self.head(self.rnn(x)[0])
 
 
+class _Frames(torch.nn.Module):
+    def __init__(self, kind, head):
+        super().__init__()
+        self.rnn = kind(5, 6, batch_first=True)
+        self.head = torch.nn.Linear(6, 3) if head else torch.nn.Identity()
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
 def assert_equal_in_chunks(lifted, module, name=None):
     """The output called ``name``, or the first one, is the module's, chunk by chunk."""
     x = torch.randn(3, 14, 5)
@@ -149,6 +160,38 @@ def test_a_file_of_pytorchs_exporter_at_a_fixed_shape_becomes_dynamic(kind, laye
     lifted = lift(tmp_path / "fixed.onnx")
     assert lifted.report.made_dynamic == ("batch", "sequence")
     assert_equal_in_chunks(lifted, module)
+
+
+FORMS = {
+    "auto": {0: Dim.AUTO, 1: Dim.AUTO},
+    "dynamic": {0: Dim.DYNAMIC},  # torch.export refuses the time axis of a recurrent layer in these two forms
+    "named": {0: "rows"},
+    "fixed": None,
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", [torch.nn.LSTM, torch.nn.GRU])
+@pytest.mark.parametrize("head", [False, True])
+def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(kind, head, form):
+    """Shapes that it declares inside of the graph keep the example's size for axes that are dynamic."""
+    torch.manual_seed(0)
+    module, buffer = _Frames(kind, head).eval(), io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        shapes = FORMS[form] and (FORMS[form],)
+        program = torch.onnx.export(
+            module, (torch.zeros(2, 12, 5),), dynamo=True, dynamic_shapes=shapes, verbose=False
+        )
+    program.save(buffer)
+    lifted, x = lift(buffer.getvalue()), torch.randn(1, 40, 5)
+    with torch.no_grad():
+        expected = module(x)[0].numpy()
+    for engine in ("onnxruntime", "native"):
+        with load(lifted.model, engine=engine) as model:
+            stream = model.stream()
+            parts = [stream.process(chunk.numpy()) for chunk in x[0].split([5, 12, 1, 22])]
+        np.testing.assert_allclose(np.concatenate(parts), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [2, 0, 1, 3]])

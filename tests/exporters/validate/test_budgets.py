@@ -13,10 +13,7 @@ from lstm_edge_exporters.quantization import Samples, quantize
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_exporters.validate.subject import Subject
-from lstm_edge_exporters.validate.vectors import save_vectors
-from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.golden import read_golden, replay
 from lstm_edge_runtime.manifest import Task
 
 from .faults import change, forget_state_output, ignore_state_input, recurrent, run_backwards, swap_states
@@ -149,16 +146,3 @@ def test_faults_are_found_beyond_the_golden_case(switching, tmp_path, fault, wit
     report = judged(switching, tmp_path / "faulty.onnx", data=data if with_data else None)
     failed = {group.key for group in report.groups if any(each.status == "failed" for each in group.checks)}
     assert failed - {"golden", "contract"}, "only the golden case shows it"
-
-
-def test_golden_vectors_hold_a_device_to_what_was_measured_here(switching, tmp_path):
-    module, example, path, *_ = switching
-    file = open_file(path)
-    save_vectors(tmp_path / "golden", file, against_module(module, file, example), ValidateConfig())
-    folder = read_golden(tmp_path / "golden")
-    with load(path) as model:
-        assert all(each.comparison.ok for each in replay(model, folder))
-    wrong = onnx.load(path)
-    double_recurrent_scale(wrong)
-    with load(wrong.SerializeToString()) as model:
-        assert not all(each.comparison.ok for each in replay(model, folder))

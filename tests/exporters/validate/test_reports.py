@@ -17,7 +17,6 @@ from lstm_edge_exporters.validate.report import (
     Disagreement,
     Figures,
     Group,
-    Histogram,
     Report,
 )
 from lstm_edge_runtime.tolerance import Comparison
@@ -54,8 +53,6 @@ def report():
         ),
         figures=Figures(
             steps=Curve((1, 2, 3), (1e-8, 0.0, float("inf")), 1e-8),
-            drift=Curve((100, 200), (1e-8, 2e-8), 1e-8),
-            histogram=Histogram((-9.0, -8.0, -7.0), (10, 5), 2),
             disagreements=(Disagreement(1, 17, NASTY, "rest", NASTY, 1e-6),),
             margins=(0.5, 1e-6, 0.0),
         ),
@@ -123,9 +120,9 @@ def test_html_escapes_what_comes_from_files_and_fetches_nothing(report):
 
 def test_html_shows_every_plot_and_every_check(report):
     page = to_html(report)
-    for key in ("ratios", "steps", "histogram", "drift", "disagreements"):
+    for key in ("ratios", "steps", "disagreements"):
         assert f'id="plot-{key}"' in page
-    assert page.count("<svg") == 5
+    assert page.count("<svg") == 3
     assert "the file takes no lengths" in page
     assert "NaN" not in page
     assert "nan" not in page.replace("alert", "")

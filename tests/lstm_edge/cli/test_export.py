@@ -129,21 +129,6 @@ def call(folder, monkeypatch, capsys):
     return called
 
 
-def test_a_run_starts_at_rest_and_its_file_is_validated_there(call, folder, monkeypatch, capsys):
-    torch.manual_seed(0)
-    save(Run(LSTM1(4, 6, 8, 1, 20)), folder / "run")
-    done = call("run", "-o", "har.onnx", "--rest")
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("at rest") == 3
-    monkeypatch.setattr(
-        sys, "argv", ["lstm-edge", "validate", "har.onnx", "--against", "run", "--quick", "--json"]
-    )
-    with pytest.raises(SystemExit) as ended:
-        main()
-    assert not ended.value.code
-    assert '"reset values are the states at rest"' in capsys.readouterr().out
-
-
 @pytest.mark.system
 def test_a_run_becomes_a_file_with_a_table_and_the_next_commands(folder):
     torch.manual_seed(0)

@@ -73,14 +73,6 @@ def test_json_is_one_document(gru, tmp_path):
     ]
     assert document["chunks"]["equal"] is True
     assert document["unstreamable"] == ""
-    assert document["rest_steps"] is None
-
-
-def test_a_file_that_starts_at_rest_says_after_how_many_steps(gru, tmp_path):
-    out = tmp_path / "out.onnx"
-    result = run(gru(), "-o", out, "--rest")
-    assert "every state was at rest after 64 steps of silence, and starts there" in result.output
-    assert load(out).manifest.provenance["rest"] is True
 
 
 def test_a_refusal_is_one_line_and_leaves_the_old_file(gru, tmp_path):

@@ -1,6 +1,7 @@
 import contextlib
 import fcntl
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -353,6 +354,9 @@ def test_since_refuses_what_could_not_equal_one_run(invoke, har, make, tmp_path)
     (tmp_path / "_run.json").unlink()
     code, _, err = invoke("score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "x", "--since", tmp_path)
     assert (code, "is no output of lstm-edge score" in err) == (2, True)
+    os.mkfifo(tmp_path / "_run.json")
+    code, _, err = invoke("score", tmp_path / "in", "-m", har.path, "-o", tmp_path / "x", "--since", tmp_path)
+    assert (code, "it is not a regular file" in err) == (2, True)
     write(table.slice(0, 4), tmp_path / "in" / "1.parquet")
     code, _, err = invoke("score", tmp_path / "in", "-m", har.path, *more)
     assert (code, "its rows came late" in err) == (2, True)

@@ -359,6 +359,13 @@ def test_a_state_file_that_is_none_is_refused_and_kept(invoke, har, tmp_path, co
     assert path.read_bytes() == content
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no FIFOs in folders")
+def test_a_state_file_that_is_a_fifo_is_refused_without_waiting(invoke, har, tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    code, _, err = invoke("stream", har.path, "--state", tmp_path / "fifo")
+    assert (code, "it is not a regular file" in err) == (2, True)
+
+
 def test_the_state_of_another_model_and_a_folder_that_is_not_there_are_refused(invoke, har, make, tmp_path):
     other = make("other", seed=9)
     path = tmp_path / "s.npz"

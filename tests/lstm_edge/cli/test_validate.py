@@ -65,7 +65,7 @@ def test_a_good_file_passes_against_its_run_and_says_so(job, invoke):
     assert code == 0
     assert err.splitlines()[0] == "checking: Contract"
     assert re.search(r"PASSED: \d+ passed, 0 failed", out)
-    for group in ("Contract", "Sizes", "States", "Streaming", "Inputs", "Decisions", "Golden vectors"):
+    for group in ("Contract", "Sizes", "States", "Streaming", "Inputs", "Decisions", "Golden cases"):
         assert re.search(rf"{group} .*passed", out), group
 
 
@@ -130,10 +130,6 @@ def test_a_quantized_file_is_held_to_its_budget(job, invoke, tmp_path):
     code, out, _ = invoke("validate", path, "--against", job / "run", *SHORT)
     assert code == 0, out
     assert "budgets" in out
-    code, _, _ = invoke(
-        "validate", path, "--against", job / "run", *SHORT, "--rtol", "1e-6", "--atol", "1e-7"
-    )
-    assert code == 1
 
 
 @pytest.mark.system
@@ -145,26 +141,6 @@ def test_reports_are_written_for_a_failure_as_well(job, invoke, tmp_path):
     assert code == 1
     assert ET.parse(junit).findall("testsuite/testcase/failure")
     assert "plot-ratios" in html.read_text()
-
-
-@pytest.mark.system
-def test_golden_vectors_are_saved_and_replayed_without_the_reference(job, invoke, tmp_path):
-    golden = tmp_path / "golden"
-    code, out, _ = invoke(
-        "validate", job / "m.onnx", "--against", job / "run", *SHORT, "--save-test-data", golden
-    )
-    assert (code, f"7 sets of golden vectors in {golden}" in out) == (0, True)
-    assert invoke("validate", job / "m.onnx", "--golden", golden)[0] == 0
-    assert invoke("validate", job / "wrong.onnx", "--golden", golden)[0] == 1
-    code, out, _ = invoke("selftest", job / "m.onnx", "--golden", golden, "--json")
-    found = json.loads(out)["comparisons"]
-    assert code == 0
-    assert len(found) == 3 * (7 + 3)
-    assert sum(each["replayed"].endswith("states carried") for each in found) == 3 * 3
-    code, _, err = invoke("selftest", job / "wrong.onnx", "--golden", golden)
-    assert code == 1
-    assert err.startswith("error: golden vectors fail on this device (test_data_set_")
-    assert invoke("selftest", job / "m.onnx", "--golden", job)[0] == 2
 
 
 @pytest.mark.system
@@ -194,8 +170,6 @@ def test_the_checkpoint_that_a_failing_file_was_made_from_is_named(job, invoke, 
         (["m.onnx", "--against", "nowhere"], "nowhere"),
         (["m.onnx", "--against", "run", "--weights", "bare.pt"], "not a package.module:factory"),
         (["m.onnx", "--weights", "bare.pt"], "without --against"),
-        (["m.onnx", "--save-test-data", "new"], "give it with --against"),
-        (["m.onnx", "--golden", "nowhere"], "nowhere"),
         (["m.onnx", "--junit", "nowhere/report.xml"], "does not exist"),
         (["m.onnx", "--against", "os:getcwd"], "expected a torch.nn.Module"),
         (["run/config.json", "--against", "run"], "not an ONNX file"),

@@ -27,7 +27,6 @@ def folder(tmp_path, har, monkeypatch):
         ("stream run", "run is a run folder, expected an .onnx file; run lstm-edge export run -o run.onnx"),
         ("inspect run", "run lstm-edge export run -o run.onnx"),
         ("bench run", "run lstm-edge export run -o run.onnx"),
-        ("tune har.onnx", "tune was removed; lstm-edge bench MODELS prints the fastest engine"),
         ("convert run --to native -o a.lep", "run lstm-edge export run -o run.onnx"),
         ("quantize run -o a.onnx", "run lstm-edge export run -o run.onnx"),
         ("lift run -o a.onnx", "run lstm-edge export run -o run.onnx"),
@@ -80,9 +79,9 @@ class _Installed:
         ('{"url": "file:///src", "dir_info": {}}', "cpu", 'pip install "/src[cpu]"'),
         ('{"url": "file:///src", "dir_info": {}}', "native", 'pip install "/src/native"'),
         (
-            '{"url": "file:///w/lstm_edge-0.2.0-py3-none-any.whl", "archive_info": {}}',
+            '{"url": "file:///w/lstm_edge-0.1.0-py3-none-any.whl", "archive_info": {}}',
             "cpu",
-            'pip install "lstm-edge[cpu] @ file:///w/lstm_edge-0.2.0-py3-none-any.whl"',
+            'pip install "lstm-edge[cpu] @ file:///w/lstm_edge-0.1.0-py3-none-any.whl"',
         ),
     ],
 )

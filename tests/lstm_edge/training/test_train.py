@@ -1,4 +1,5 @@
 import json
+import os
 from dataclasses import replace
 
 import numpy as np
@@ -245,6 +246,10 @@ def test_a_damaged_or_missing_state_to_resume_is_refused(data, tmp_path):
         train(data, tmp_path / "run", config=QUICK, resume=True)
     torch.save({"epoch": 1}, tmp_path / "run" / RESUME)
     with pytest.raises(FileFormatError, match=r"resume\.pt is not what training left"):
+        read_configs(tmp_path / "run")
+    (tmp_path / "run" / RESUME).unlink()
+    os.mkfifo(tmp_path / "run" / RESUME)  # which is refused without waiting
+    with pytest.raises((FileFormatError, NotFoundError)):
         read_configs(tmp_path / "run")
 
 

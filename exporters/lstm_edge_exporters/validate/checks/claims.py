@@ -14,7 +14,7 @@ from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec, Ten
 
 from ...numerics.cases import case_size, closed_loop, misshapen
 from ...numerics.graph64 import Constants, Graph64
-from ...versions import IR_VERSIONS, MAKERS, OLDEST_ONNXRUNTIME, OPSETS, versions
+from ...versions import LATEST_IR_VERSION, MAKERS, OLDEST_ONNXRUNTIME, OPSETS, versions
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact, answered
 from ..subject import Subject
@@ -199,8 +199,8 @@ def check_file(file: ModelFile, facts: tuple[Fact, ...]) -> Iterator[Check]:
     yield answered("onnx.checker", refused)
     yield answered("manifest and graph agree", file.broken)
     opset, version = file.content.opset, file.content.ir_version
-    about, new = f"opset {opset}, IR version {version}", opset > OPSETS[-1] or version > IR_VERSIONS[-1]
-    wrong = f"{about}; expected at most {OPSETS[-1]} and {IR_VERSIONS[-1]}; export for a lower opset"
+    about, new = f"opset {opset}, IR version {version}", opset > OPSETS[-1] or version > LATEST_IR_VERSION
+    wrong = f"{about}; expected at most {OPSETS[-1]} and {LATEST_IR_VERSION}; export for a lower opset"
     name = f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads"
     yield answered(name, wrong if new else "", about)
     yield _operators(file)

@@ -2,14 +2,11 @@
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import zip_longest
 
 import numpy as np
 
-from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, ManifestError, counted, first_line
-from lstm_edge_runtime.golden import GoldenFolder, read_golden, replay
 from lstm_edge_runtime.manifest import Array, Golden
 from lstm_edge_runtime.selftest import check_golden_case, golden_limits, replay_golden
 from lstm_edge_runtime.tolerance import Comparison
@@ -158,43 +155,17 @@ def loose(name: str, recorded: Array, found: Array) -> Iterator[str]:
         yield f"{name}: the file has {has:.3g}, expected at most {most:.3g}"
 
 
-def check_golden(file: ModelFile, config: ValidateConfig) -> Iterator[Check]:
-    """Replay the case in the file as a device's self-test does, and each set of the folder."""
+def check_golden(file: ModelFile) -> Iterator[Check]:
+    """Replay the case in the file as a device's self-test does."""
     assert file.model is not None
-    if file.manifest.golden is None and config.golden is None:
-        yield Check("golden", "skipped", "the file carries no golden case, and no folder was given")
-    if file.manifest.golden is not None:
-        yield from _replayed("the file's own case", _own_case(file.model, file.manifest.golden), config)
-    if config.golden is not None:
-        folder = read_golden(config.golden)
-        yield from _replayed(folder.sets[0].name, _folder(file.model, folder), config)
-
-
-Replays = Iterator[tuple[str, Sequence[Comparison], Golden]]
-"""What was replayed, the comparisons and the case."""
-
-
-def _replayed(first: str, replays: Replays, config: ValidateConfig) -> Iterator[Check]:
+    if file.manifest.golden is None:
+        yield Check("golden", "skipped", "the file carries no golden case")
+        return
     try:
-        for name, records, golden in replays:
-            if config.overridden:
-                limits = {each.name: config.own_limit(golden.outputs[each.name]) for each in records}
-                records = [replace(each, limit=limits[each.name], error=each.max_abs) for each in records]
-            yield judged(name, records)
+        found = file.model.selftest()
     except LstmEdgeError as error:
-        yield Check(first, "failed", first_line(error))
-
-
-def _own_case(model: Model, golden: Golden) -> Replays:
-    found = model.selftest()
+        yield Check("the file's own case", "failed", first_line(error))
+        return
     for how, records in (("", found.whole), (" in chunks, states carried", found.chunked)):
         if records:
-            yield f"the file's own case{how}", records, golden
-
-
-def _folder(model: Model, folder: GoldenFolder) -> Replays:
-    records = replay(model, folder)
-    cases = {each.name: each.golden for each in folder.sets}
-    for name, carried in dict.fromkeys((each.set_name, each.carried) for each in records):
-        found = [each.comparison for each in records if (each.set_name, each.carried) == (name, carried)]
-        yield f"{name}, states carried from the set before" if carried else name, found, cases[name]
+            yield judged(f"the file's own case{how}", records)
