@@ -232,7 +232,7 @@ def test_a_program_whose_pace_can_not_be_is_refused(
 ) -> None:
     data = bytearray(late_operation())
     constants, buffers = struct.unpack_from("<2I", data, 24)
-    port = 64 + 24 * constants + 8 * buffers + 32  # the first output's
+    port = 64 + 24 * constants + 8 * buffers + 36  # the first output's
     place = at if isinstance(at, int) else port + (24 if at == "start" else 28)
     struct.pack_into("<I", data, place, value)
     struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
