@@ -99,9 +99,9 @@ def _samples(model: "Model", *, rows: int | None, steps: int | None) -> Any:
     sizes = {interface.batch: rows, interface.sequence: steps}
     samples: dict[str, Any] = {}
     for spec in interface.data_inputs:
-        shape = [sizes.get(axis, axis) if isinstance(axis, str) else axis for axis in spec.axes]
+        shape = [axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes]
         kept = [size for size in shape if size is not None]
-        if not all(isinstance(size, int) for size in kept):
+        if -1 in kept:
             axes = ", ".join(map(str, spec.axes))
             raise InputError(f"{spec.name} is ({axes}), expected axes of batch and time and fixed ones")
         dtype = np.dtype(spec.dtype)
