@@ -1,6 +1,5 @@
 """What is fuzzed: for each reader, how an undamaged file is damaged and what then reads it."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -320,19 +319,6 @@ def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return None
 
 
-def baseline(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    from lstm_edge.timing.compare import compare_with, read_baseline
-
-    content = (corpus / "baseline.json").read_bytes()
-    path = _put(
-        folder, "b.json", rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))(rng, content)
-    )
-    read = read_baseline(path, ["lstm.onnx"], 256)
-    for each in compare_with(read, json.loads(content)):
-        str(each)
-    return None
-
-
 # --- runs and checkpoints
 
 
@@ -490,13 +476,12 @@ READERS: dict[str, tuple[int, Read]] = {
     "lines": (3, lines),
     "golden vectors": (4, golden),
     "state": (3, state),
-    "baseline": (3, baseline),
     "checkpoint": (5, weights),
     "run folder": (3, run_folder),
     "resume file": (2, resume),
     "score output": (3, score_output),
     "valid graph": (1, valid_graph),
-    "command line": (2, command_line),
+    "command line": (5, command_line),
 }
 """How often each is drawn, in about a hundred, and what it is."""
 CHEAP = {"stream, one edit": 4, "manifest, one edit": 6, "program, one edit": 89, "names": 1}
