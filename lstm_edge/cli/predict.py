@@ -52,7 +52,7 @@ def command(
     Example:
       lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
     """  # noqa: D301
-    if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
+    if data.suffix in (".onnx", ".lep") and model.suffix not in (".onnx", ".lep"):
         raise InputError(f"{model} and {data} are swapped; run lstm-edge predict {data} {model}")
     opened = open_model(model, options)
     found_data, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
