@@ -133,13 +133,16 @@ def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor
         lengths: True for a file with the input ``lengths``, for batches of sequences of different length.
 
     Returns:
-        The network in evaluation mode; an example ``(x, h_0, c_0[, lengths])`` of 3 sequences of 5 steps in
-        the data's own scale; and the configuration: axes, states, the task, the signal and the
-        checkpoint's hash.
+        The network in evaluation mode, batch first; an example ``(x, h_0, c_0[, lengths])`` of 3 sequences
+        of 5 steps in the data's own scale; and the configuration: axes, states, the task, the signal and
+        the checkpoint's hash.
     """
     from lstm_edge_exporters.export.config import ExportConfig
 
-    model, lstm = run.model.eval(), run.model.lstm
+    model = run.model.eval()
+    if not model.lstm.batch_first:
+        model = build({**model.options, "batch_first": True}, model.state_dict(), Path("the network"))
+    lstm = model.lstm
     layers, width = lstm.num_layers * (1 + lstm.bidirectional), lstm.proj_size or lstm.hidden_size
     dtype = model.fc.weight.dtype
     x = torch.randn(
@@ -152,10 +155,9 @@ def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor
     if model.x_mean is not None and model.x_std is not None:
         x = x * model.x_std + model.x_mean
     states = [torch.zeros(layers, _EXAMPLE_ROWS, size, dtype=dtype) for size in (width, lstm.hidden_size)]
-    axes = ("N", "L") if lstm.batch_first else ("L", "N")
     config = ExportConfig(
         inputs={
-            "x": (*axes, lstm.input_size),
+            "x": ("N", "L", lstm.input_size),
             "h_0": (layers, "N", width),
             "c_0": (layers, "N", lstm.hidden_size),
             **({"lengths": ("N",)} if lengths else {}),
@@ -168,7 +170,7 @@ def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor
         trained=run.trained,
         checkpoint_sha256=run.sha256 or None,
     )
-    example = (x if lstm.batch_first else x.transpose(0, 1), *states)
+    example = (x, *states)
     return model, (*example, torch.tensor([2, 5, 3])) if lengths else example, config
 
 

@@ -166,7 +166,7 @@ def _join(path: Path, parts: Sequence[_Part], config: ReadConfig) -> Data:
     series = [one for part in parts for one in part.series]
     labels: tuple[str, ...] = ()
     if first.classes:
-        labels = _sorted({label for one in series for label in one.y})
+        labels = _sorted({str(label) for one in series for label in one.y})
         index = {label: number for number, label in enumerate(labels)}
         series = [replace(one, y=np.array([index[label] for label in one.y])) for one in series]
     rate = _rate(path, {key: rate for part in parts for key, rate in part.rates.items()}, config)

@@ -17,6 +17,7 @@ from lstm_edge.data.series import Series
 from lstm_edge.run_files import METRICS, MODEL, RESUME
 from lstm_edge.training.epoch import lanes, run_epoch, shuffled
 from lstm_edge.training.metrics import classification, steps_until_right
+from lstm_edge.training.summary import summarize
 from lstm_edge.training.train import Training, read_configs, read_split
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
@@ -277,18 +278,17 @@ def test_folds_score_every_series_and_report_the_spread(data, tmp_path):
     assert found["mean"] == pytest.approx(np.mean(found["folds"]))
 
 
-def test_a_rare_class_that_is_never_recognized_gets_advice_and_balanced_weights_help(tmp_path):
-    rng = np.random.default_rng(0)
-    y = np.array(["common"] * 57 + ["rare"] * 3)
-    x = rng.normal(size=(60, 10, 1))
-    np.savez(tmp_path / "d.npz", x=x, y=y)
-    run = train(tmp_path / "d.npz", tmp_path / "run", config=QUICK)
-    advice = "of the training steps and is never recognized; --class-weight balanced"
-    assert any("class 'rare' has" in note and advice in note for note in run.summary["notes"])
-    balanced = train(
-        tmp_path / "d.npz", tmp_path / "balanced", config=replace(QUICK, class_weight="balanced")
-    )
-    assert not any("--class-weight" in note for note in balanced.summary["notes"])
+@pytest.mark.parametrize(
+    ("recall", "weight", "advised"), [(0.0, "none", True), (0.5, "none", False), (0.0, "balanced", False)]
+)
+def test_a_rare_class_that_is_never_recognized_gets_advice(tmp_path, recall, weight, advised):
+    save_classes(tmp_path / "d.npz", y=np.array(["common"] * 37 + ["rare"] * 3))
+    split, _ = read_split(tmp_path / "d.npz", DataConfig(), 0)
+    windows = {"accuracy": 0.9, "recall": {"common": 1.0, "rare": recall}}
+    scores = {"shown": "windows", "windows": windows, "baselines": {"majority": {"accuracy": 0.5}}}
+    config = replace(QUICK, class_weight=weight)
+    notes = summarize(split, DataConfig(), config, [{"best": 1}], "epochs", {"test": scores})["notes"]
+    assert any("class 'rare' has" in note and "--class-weight balanced" in note for note in notes) == advised
 
 
 def test_a_class_that_ends_no_window_is_weighted(tmp_path):
