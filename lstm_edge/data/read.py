@@ -401,7 +401,7 @@ def _read_arrays(path: Path, config: ReadConfig, targets: TargetMode, model: Mod
     _check_finite(path, x, lengths, gaps=config.missing != "error")
     part = _Part(path, features)
     y = _array_targets(part, arrays, config, targets, samples)
-    rate, group = _array_rate(path, arrays), config.group or config.series or "group"
+    rate, group = _array_rate(path, arrays), config.group or "group"
     groups = _texts(path, group, arrays, samples) or tuple(map(str, range(samples)))
     splits = _texts(path, "split", arrays, samples) or ("",) * samples
     for index, (length, split) in enumerate(zip(lengths, splits, strict=True)):
