@@ -125,6 +125,16 @@ def load(path: str | os.PathLike[str]) -> Run:
     return run
 
 
+def describe_run(run: Run, task: Task | None, signal: Signal) -> Run:
+    """Return a bare checkpoint with a description; raises InputError for one that does not fit."""
+    described = replace(run, task=task or run.task, signal=signal)
+    try:
+        _check_widths(described, Path("the description"))
+    except FileFormatError as error:
+        raise InputError(str(error).removesuffix("; train again")) from error
+    return described
+
+
 def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor, ...], ExportConfig]":
     """Return the arguments of ``export`` for ``run``.
 

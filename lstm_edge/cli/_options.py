@@ -69,6 +69,13 @@ json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write 
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, help="Random seed of the verification data."
 )
+scale_option = click.option(
+    "--scale",
+    type=PATH,
+    metavar="FILE",
+    help="Scaling that a checkpoint was trained with, so that raw values go in: a JSON file or .npz with "
+    "mean and std, or min and max.",
+)
 reset_every_option = click.option(
     "--reset-every",
     type=count_or("never"),
