@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -44,9 +45,9 @@ def literals(values: Array) -> str:
     return ", ".join(_literal(value) for value in values.reshape(-1))
 
 
-def _literal(value: np.generic) -> str:
+def _literal(value: Any) -> str:
     if value.dtype == np.int64:
-        return "INT64_MIN" if int(value) == np.iinfo(np.int64).min else f"{value}LL"
+        return "INT64_MIN" if value == np.iinfo(np.int64).min else f"{value}LL"
     if value.dtype.kind != "f":
         return str(value)
     if np.isfinite(value):
@@ -131,6 +132,8 @@ class Table:
 
     def __init__(self, writer: ProgramWriter) -> None:
         self._writer, self._operations = writer, writer.operations
+        if any(port.end for port in writer.ports("states")):
+            raise UnsupportedError("the network has positions for some steps only; use a native program")
         ports = len(writer.ports("inputs")) + len(writer.ports("outputs"))
         if ports > _MOST_PORTS:
             raise UnsupportedError(f"{ports} inputs and outputs, expected at most {_MOST_PORTS} in C")
@@ -148,6 +151,7 @@ class Table:
         self.aged = False
         """True if the last number of a state counts calls."""
         self.offsets, self.states, self.reset = self._lay_states()
+        self._place_constants()
         copies = self._place_ports()
         self._gates = self._plan()
         self._number = 0
@@ -180,6 +184,12 @@ class Table:
                 reset[start : start + writer.width(port.buffer)] = writer.constants[port.option]
         return offsets, len(reset), reset
 
+    def _place_constants(self) -> None:
+        for number, operation in enumerate(self._operations):
+            if operation.code == Code.CONSTANT:
+                values = self._writer.constants[operation.arguments[0]]
+                self._refs[operation.arguments[1]] = self._operand(f"{number} value", values)
+
     def _place_ports(self) -> list[tuple[int, str, int]]:
         """Place inputs, outputs and states; return what has to be copied in the end: from, to, how many."""
         writer, last, copies = self._writer, last_reads(self._writer), []
@@ -199,10 +209,6 @@ class Table:
                 copies.append((port.next, place, writer.width(port.buffer)))
             elif writer.dtype(port.buffer) == "int64":
                 self._counters.append((place, port.frames))
-        for number, operation in enumerate(self._operations):
-            if operation.code == Code.CONSTANT:
-                values = writer.constants[operation.arguments[0]]
-                self._refs[operation.arguments[1]] = self._operand(f"{number} value", values)
         for number, port in enumerate(outputs):
             place = f"LE_REF(LE_PORTS + {len(inputs) + number}, 0)"
             if port.buffer in self._refs:
@@ -270,8 +276,9 @@ class Table:
             self._add("le_grow", "le_age_op", age | {"settled": settled + 1})
         for port, offset in zip(states, self.offsets, strict=True):
             if port.start:
-                fields = {"state": f"LE_REF(LE_STATE, {offset})", "reset": self._vector(port.option, "reset")}
-                fields |= {"n": self._writer.width(port.buffer), "start": port.start}
+                reset = self._vector(port.option, "reset")
+                sizes = {"n": self._writer.width(port.buffer), "start": port.start}
+                fields = {"state": f"LE_REF(LE_STATE, {offset})", "reset": reset, **sizes}
                 self._add("le_hold", "le_age_op", age | fields)
         if early:
             self._add("le_early", "le_age_op", age | {"start": early})
