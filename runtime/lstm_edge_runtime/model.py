@@ -351,12 +351,10 @@ class Model:
             window = self._interface.window
             what = f"windows of {counted(window, 'step')}" if window else "whole samples"
             every = '"window"' if window else "STEPS"
-            sliding = (
-                f"stream(window={window}) for a result at every step as in training, or " if window else ""
-            )
+            sliding = f"model.stream(window={window}) for a result at every step, " if window else ""
             warnings.warn(
                 f"this model was trained on {what}, each from the reset state; longer streams may be wrong. "
-                f'Use model.{sliding}{call}reset_every={every}), or "never" to silence this warning',
+                f'Use model.{call}reset_every={every}), {sliding}or "never" to silence this warning',
                 StateWarning,
                 stacklevel=3,
             )

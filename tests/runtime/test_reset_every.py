@@ -194,7 +194,7 @@ def test_the_window_of_a_file_that_does_not_say_is_an_error_with_what_to_do(open
 @pytest.mark.parametrize(
     ("trained", "window", "words"),
     [
-        (None, 20, 'windows of 20 steps.*model.stream\\(window=20\\) .*reset_every="window"\\)'),
+        (None, 20, 'windows of 20 steps.*reset_every="window"\\), model.stream\\(window=20\\) '),
         (FROM_RESET, None, 'windows of 20 steps.*reset_every="window"\\)'),
         (WHOLE, None, "whole samples.*Use model.stream\\(reset_every=STEPS\\)"),
     ],
