@@ -17,7 +17,9 @@ from pathlib import Path
 import click
 
 from lstm_edge_runtime import LstmEdgeError, __version__
-from lstm_edge_runtime.errors import CheckFailedError, InputError, did_you_mean, one_line
+from lstm_edge_runtime.errors import CheckFailedError, InputError, did_you_mean
+
+from ._output import echo_prose, note
 
 __all__ = ["cli", "main", "run"]
 
@@ -27,12 +29,11 @@ _NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _VERBS = {
     "demo": "Train, export, verify and run on real sensor data.",
     "train": "Train an LSTM1 on your data.",
-    "report": "Write a report of a trained run: curves, confusion matrix, mistakes, data.",
     "export": "Export a PyTorch network to one verified ONNX file.",
     "lift": "Turn the hidden states of a recurrent ONNX file into inputs and outputs.",
     "validate": "Verify that a file computes the same as its reference.",
     "quantize": "Quantize a file to int8 or fp16, with an accuracy gate.",
-    "convert": "Convert a file to another format: ORT, native, C, web page, Triton.",
+    "convert": "Convert a file to another format: native, C, web page.",
     "predict": "Run a model on data.",
     "score": "Run a model on a Parquet data set of any size, in one process or on a cluster.",
     "stream": "Run a model on samples as they arrive.",
@@ -130,13 +131,13 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
         code = _BY_SIGNAL + came[0]
     if line:
         with contextlib.suppress(OSError):
-            click.echo(one_line(line), err=True)
+            echo_prose(line)
     return code
 
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line."""
-    click.echo(one_line(f"note: {message}"), err=True)
+    note(str(message))
 
 
 def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:

@@ -12,19 +12,19 @@ import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, counted, first_line
 from lstm_edge_runtime.files import check_target
-from lstm_edge_runtime.json_reader import read_json
 from lstm_edge_runtime.manifest import Signal, Task
 
-from ..run_files import METRICS
 from ._extras import needing
-from ._options import PATH, is_factory, json_option, names, parse_pair, rate, seed_option
+from ._options import PATH, is_factory, json_option, names, parse_pair, rate, scale_option, seed_option
 from ._output import check_onnx_target, echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
+    from lstm_edge.checkpoint import Run
     from lstm_edge_exporters import Artifact, ExportConfig
-    from lstm_edge_exporters.targets.card import Score
 
 
+_OF_FACTORY = ("weights", "input", "step", "state", "output_names")
+"""Options that require a factory."""
 _OF_CONFIG = ("stateless", "opset", "seed")
 """Options of every source: fields of ``ExportConfig``."""
 
@@ -32,18 +32,6 @@ _OF_CONFIG = ("stateless", "opset", "seed")
 @click.command("export")
 @click.argument("source")
 @click.option("-o", "--output", type=PATH, required=True, help="The .onnx file to write.")
-@click.option(
-    "--format",
-    "form",
-    type=click.Choice(["onnx", "ort"]),
-    default="onnx",
-    help="ort writes an .ort file for minimal builds, and a list of the operators that such a build needs.",
-)
-@click.option(
-    "--card",
-    type=PATH,
-    help="Also write this folder: a Hugging Face model repository with a card, an MLflow model in its onnx/.",
-)
 @click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
 @click.option(
     "--input",
@@ -80,9 +68,10 @@ _OF_CONFIG = ("stateless", "opset", "seed")
     help="Classes (or names of predicted values), in order: a text file with one per line, or a,b,c.",
 )
 @click.option("--units", type=names, default=(), help="Units of predicted values, in order.")
-@click.option("--features", type=names, default=(), help="Feature names of a factory's input.")
-@click.option("--rate", type=rate, help="Sampling rate of a factory's input, such as 50Hz.")
+@click.option("--features", type=names, default=(), help="Feature names, in order.")
+@click.option("--rate", type=rate, help="Sampling rate of the input, such as 50Hz.")
 @click.option("--window", type=click.IntRange(min=1), help="Time steps of a training window.")
+@scale_option
 @click.option(
     "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
 )
@@ -92,16 +81,17 @@ _OF_CONFIG = ("stateless", "opset", "seed")
 def command(
     source: str,
     output: Path,
-    form: str,
     lengths: bool,
     as_json: bool,
-    card: Path | None,
     **options: Any,
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
 
     The file is only written after it has been verified: it loads in onnxruntime and computes the same as
     PyTorch, at other batch sizes and lengths than it was traced at, from zero and from random states.
+
+    A checkpoint file is a state_dict of the tutorials' LSTM1 class; --features, --labels, --units, --window,
+    --rate and --scale describe it.
 
     A factory is a function or class that takes no arguments and returns a torch.nn.Module; describe each of
     its inputs with --input: a number for a fixed axis, a name for a dynamic one.
@@ -110,78 +100,80 @@ def command(
     Example:
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
-      lstm-edge export runs/har -o har.onnx --card har
+      lstm-edge export lstm1.pth --features open,high,low --units USD --window 20 \\
+          --scale scale.json -o price.onnx
       lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
       lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
-    _check_output(form, output)
+    check_onnx_target(output)
+    check_target(output)
     with needing("export", "export"):
         from lstm_edge_exporters import export
-
-        if card is not None:
-            from lstm_edge_exporters.targets.card import check_card, to_card
-
-            check_card(card)
-            scored = _read_scores(Path(source))
     of_config = {name: options.pop(name) for name in _OF_CONFIG}
     factory = is_factory(source)
-    _check_source(source, () if factory else [name for name, value in options.items() if value])
+    _check_source(source, [name for name, value in options.items() if value], factory=factory)
     # output printed by a user's code is not the result
     with needing("export", "export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, lengths, **options)
+            module, example, config = _from_factory(source, lengths, **_without(options, "scale"))
         else:
-            from lstm_edge.checkpoint import load
-            from lstm_edge.deploy import deployable
+            from lstm_edge.checkpoint import deployable
 
-            module, example, config = deployable(load(source), lengths=lengths)
+            run = _described(Path(source), **_without(options, *_OF_FACTORY))
+            module, example, config = deployable(run, lengths=lengths)
         with progress(quiet=as_json) as show:
             artifact = export(module, example, replace(config, **of_config), on_progress=show)
-    converted = operators = None
-    if form == "ort":
-        from lstm_edge_exporters.targets.ort import to_ort
-
-        converted = to_ort(artifact.model)
-        operators = converted.save(output)
-    else:
-        artifact.save(output)
-    if card is not None:
-        to_card(card.absolute().name, artifact.model, artifact.manifest, *scored).save(card)
+    artifact.save(output)
     if as_json:
-        document = _document(artifact, output) | {"card": card and str(card)}
-        if converted:
-            document |= {"bytes": len(converted.model), "operators": str(operators)}
-        echo_json(document)
+        echo_json(_document(artifact, output))
         return
-    _print(artifact, source, output)
-    if card is not None:
-        echo(f"card: {card}; an MLflow model: {card / 'onnx'}")
-    if converted:
-        echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
+    _print(artifact, source, output, options)
 
 
-def _check_output(form: str, output: Path) -> None:
-    if form == "onnx" and output.suffix != ".ort":
-        check_onnx_target(output)
-    check_target(output)
-    if (form == "ort") != (output.suffix == ".ort"):
-        raise InputError(
-            f"--format {form} does not match {output}; use .ort for --format ort, .onnx otherwise"
-        )
+def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
 
 
-def _check_source(source: str, of_factory: Sequence[str]) -> None:
-    """Refuse a file that is exported already, and the options of a factory for what is none."""
-    if Path(source).suffix in (".onnx", ".ort"):
+def _check_source(source: str, given: Sequence[str], *, factory: bool) -> None:
+    """Refuse a file that is exported already, and options that do not fit the source."""
+    if Path(source).suffix in (".onnx", ".lep"):
         raise InputError(
             f"{source} is already exported; run lstm-edge lift to add states, lstm-edge inspect to see its "
             "contents"
         )
-    if of_factory:
-        option = "--" + of_factory[0].replace("_", "-")
-        raise InputError(f"{source} is not a package.module:factory, but {option} requires one")
+    wrong = [name for name in given if name in (("scale",) if factory else _OF_FACTORY)]
+    if wrong:
+        option = "--" + wrong[0].replace("_", "-")
+        kind = "an LSTM1 checkpoint" if factory else "a package.module:factory"
+        raise InputError(f"{source} is not {kind}, but {option} requires one")
+    if given and Path(source).is_dir():
+        raise InputError(f"{source} is a run, which describes itself; remove --{given[0]}")
+
+
+def _described(
+    path: Path,
+    *,
+    task: str | None,
+    labels: str | None,
+    units: tuple[str, ...],
+    features: tuple[str, ...],
+    rate: float | None,
+    window: int | None,
+    scale: Path | None,
+) -> "Run":
+    """Return a run, or a bare checkpoint with the description that the options give."""
+    from lstm_edge.checkpoint import describe_run, load
+    from lstm_edge.scales import with_scales
+
+    run = load(path)
+    if scale is not None:
+        with_scales(run.model, scale)
+    meaning = _task(task, labels, units)
+    if not (meaning or features or rate or window):
+        return run
+    return describe_run(run, meaning and meaning._replace(output="logits"), Signal(features, rate, window))
 
 
 def _from_factory(
@@ -262,40 +254,7 @@ def _read_labels(given: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_scores(source: Path) -> "tuple[str, list[Score]]":
-    """Return the name of a run's data and its scores; nothing if ``source`` is no run."""
-    metrics = source / METRICS
-    if not metrics.is_file():
-        return "", []
-    try:
-        document = read_json(metrics.read_bytes())
-        return str(document["data"]["file"]), _scores(document)
-    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{metrics} is invalid ({first_line(error)}); train again") from error
-
-
-def _scores(document: Mapping[str, Any]) -> "list[Score]":
-    """Return what a run's metrics say of its test set, or of its validation set if it has no other."""
-    from lstm_edge_exporters.targets.card import Score
-
-    split = "test" if document.get("test") else "validation"
-    scores = document.get(split) or {}
-    kinds = [("", scores), ("windows from reset", scores.get("windows") or {})]
-    kinds += [(f"without a network ({name})", each) for name, each in scores.get("baselines", {}).items()]
-    found = []
-    for how, figures in kinds:
-        for metric in ("accuracy", "mae", "rmse"):
-            values = figures.get(metric)
-            targets = values if isinstance(values, dict) else {"": values}
-            found += [
-                Score(metric, value, split, target, how)
-                for target, value in targets.items()
-                if isinstance(value, float)
-            ]
-    return found
-
-
-def _print(artifact: "Artifact", source: str, output: Path) -> None:
+def _print(artifact: "Artifact", source: str, output: Path, options: Mapping[str, Any]) -> None:
     manifest = artifact.manifest
     print_interface(str(output), manifest, manifest.states)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
@@ -315,7 +274,8 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
         echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:
         echo(f"note: {note}")
-    echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
+    files = "".join(f" --{name} {options[name]}" for name in ("weights", "scale") if options[name])
+    echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}{files}")
 
 
 def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:

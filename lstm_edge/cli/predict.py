@@ -52,11 +52,11 @@ def command(
     Example:
       lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
     """  # noqa: D301
-    if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
+    if data.suffix in (".onnx", ".lep") and model.suffix not in (".onnx", ".lep"):
         raise InputError(f"{model} and {data} are swapped; run lstm-edge predict {data} {model}")
     opened = open_model(model, options)
-    recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
-    found = recordings.series
+    found_data, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
+    found = found_data.series
     interface = opened.interface
     if reset_every is None and interface.from_reset:
         reset_every = interface.reset_every

@@ -99,8 +99,9 @@ def command(model: Path, output: Path, data: Path | None, force: bool, as_json: 
     if refused:
         sys.exit(1)
     if not as_json:
-        other = "" if made.manifest.stream else f"   lstm-edge convert {output} -o {output.stem}.ort"
-        echo(f"next: lstm-edge inspect {output}{other}")
+        echo(
+            f"next: lstm-edge inspect {output}   lstm-edge convert {output} --to native -o {output.stem}.lep"
+        )
 
 
 def _print(made: "Quantized", output: Path, *, refused: bool) -> None:

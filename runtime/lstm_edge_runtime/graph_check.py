@@ -3,7 +3,6 @@
 import re
 from collections.abc import Collection, Mapping, Sequence
 from math import prod
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -165,13 +164,11 @@ def infer_manifest(
     inputs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     states: Mapping[str, str] | None,
-    file: OnnxFile | None,
-    declared: Mapping[str, str] = MappingProxyType({}),
+    file: OnnxFile,
 ) -> Manifest:
     """Return the manifest of a file made elsewhere: ``states`` as named, else paired by name and shape.
 
-    ``file`` shows the layers that can't be streamed; None where it can't be read (the ORT format).
-    ``declared`` are pairs that a configuration next to the file names, which need not be all.
+    ``file`` shows the layers that can't be streamed.
 
     The batch axis is the one name that every state shares with an input; the sequence axis is the one
     other name of the inputs. Where there is no such single name, the manifest has none.
@@ -180,12 +177,9 @@ def infer_manifest(
         ContractError: states can't be paired, or a named pair does not fit.
         InputError: ``states`` names what the graph does not have.
     """
-    pairs = _named_pairs(inputs, outputs, declared if states is None else states)
+    pairs = _named_pairs(inputs, outputs, states or {})
     if states is None:
-        pairs += pair_states(
-            [spec for spec in inputs if spec.name not in declared],
-            [spec for spec in outputs if spec.name not in declared.values()],
-        )
+        pairs += pair_states(inputs, outputs)
     specs = tuple(
         StateSpec(entering.name, leaving.name, entering.dtype, entering.axes) for entering, leaving in pairs
     )
@@ -199,7 +193,7 @@ def infer_manifest(
             states=specs,
             batch=batch,
             sequence=_only(in_data - {batch}),
-            unstreamable="" if file is None else _why_backwards(file),
+            unstreamable=_why_backwards(file),
         ),
         file,
     )
@@ -210,16 +204,16 @@ def _only(axes: Collection[int | str]) -> str | None:
     return str(next(iter(axes))) if len(axes) == 1 else None
 
 
-def refuse_windows(manifest: Manifest, file: OnnxFile | None) -> Manifest:
+def refuse_windows(manifest: Manifest, file: OnnxFile) -> Manifest:
     """Return the manifest with why a file without a time axis can't be streamed, where its calls are windows.
 
     Files that were made before their exporter knew say nothing of it.
 
     Args:
         manifest: what the file says, or what was inferred from it.
-        file: its graph; None where it can't be read (the ORT format).
+        file: its graph.
     """
-    if manifest.sequence is not None or not manifest.streamable or file is None:
+    if manifest.sequence is not None or not manifest.streamable:
         return manifest
     axes, named = file.graph.axes(), {axis for spec in manifest.inputs for axis in spec.axes}
     for node in file.graph.nodes:

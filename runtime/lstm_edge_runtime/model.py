@@ -37,7 +37,7 @@ from .graph_check import (
     refuse_windows,
 )
 from .manifest import Array, Manifest, StateSpec, TensorSpec
-from .onnx_reader import OnnxFile, add_initializers, is_ort_format, read_onnx
+from .onnx_reader import OnnxFile, add_initializers, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 from .reading import open_regular
 from .state import State
@@ -68,7 +68,7 @@ def load(
     """Open a model file.
 
     Args:
-        source: the path of an ``.onnx`` or ``.ort`` file or of a native program, or its content (bytes, or a
+        source: the path of an ``.onnx`` file or of a native program, or its content (bytes, or a
             memory map).
         device: ``"cpu"``; ``"cuda"``, which is an error if CUDA is not actually used; or ``"auto"``: CUDA
             if the wheel supports it and it starts, otherwise the CPU with a ``RuntimeWarning``.
@@ -106,7 +106,7 @@ def load(
             onnxruntime=engine == "onnxruntime" or providers is not None,
         )
     file = _parse(name, data, source)
-    beside = [FileStamp(path) for path in sorted(() if file is None else file.external_paths())]
+    beside = [FileStamp(path) for path in sorted(file.external_paths())]
     size = len(data) + sum(each.size for each in beside)
     # the content that was read, as the path may lead to another by now; external data are found by path alone
     target = name if beside else data
@@ -120,13 +120,13 @@ def load(
     if beside and stamp:
         for each in (stamp, *beside):
             each.check()
-    interface = _read_interface(session, manifest, states, file, name if stamp else None)
+    interface = _read_interface(session, manifest, states, file)
     given = providers is not None
     own = engine if interface.stream is None else "onnxruntime"  # else the native engine runs that graph
     core = Core(
         session,
         interface,
-        Identity(data, beside, interface.identity if file is None else ""),
+        Identity(data, beside, ""),
         has_manifest=manifest is not None,
         check=check,
         open_native=_native(own, session, file, interface, options.threads, given=given),
@@ -155,16 +155,12 @@ def _read_interface(
     session: Any,
     manifest: Manifest | None,
     states: Mapping[str, str] | None,
-    file: OnnxFile | None,
-    path: str | None,
+    file: OnnxFile,
 ) -> Manifest:
     """Return the file's manifest, checked against its graph, or one that is inferred from the graph."""
     inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
     if manifest is None:
-        from .conventions import declared_states
-
-        declared = declared_states(path, inputs, outputs) if path and states is None else {}
-        return infer_manifest(inputs, outputs, states, file, declared)
+        return infer_manifest(inputs, outputs, states, file)
     if states is not None:
         raise InputError("got states=, but the file has a manifest that names its states; remove it")
     check_manifest(manifest, inputs, outputs)
@@ -427,8 +423,8 @@ def stream_runner(model: Model) -> Runner:
     return lambda feeds: core.manifest.all_outputs(*core.call(feeds))
 
 
-def read_model(source: Source) -> tuple[bytes, OnnxFile | None]:
-    """Return a model file's content and, where it is an ONNX file, its graph.
+def read_model(source: Source) -> tuple[bytes, OnnxFile]:
+    """Return an ONNX file's content and its graph.
 
     Raises:
         NotFoundError: no such file.
@@ -450,16 +446,15 @@ def content_of(model: Model, path: str | os.PathLike[str]) -> bytes:
     return content
 
 
-def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
-    """Return the graph of an ONNX file, None for one in ORT format."""
+def _parse(name: str, data: bytes, source: Source) -> OnnxFile:
+    """Return the graph of an ONNX file."""
     if not data:
         raise FileFormatError(f"{name} is empty; export or copy it again")
     folder = (os.path.dirname(source) or ".") if isinstance(source, str | os.PathLike) else None  # noqa: PTH120
     try:
-        file = None if is_ort_format(data) else read_onnx(data, folder)
-        if file is not None:
-            file.external_paths()
-            file.check()
+        file = read_onnx(data, folder)
+        file.external_paths()
+        file.check()
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     return file
@@ -468,7 +463,7 @@ def _parse(name: str, data: bytes, source: Source) -> OnnxFile | None:
 def _open_stream(
     name: str,
     data: bytes,
-    file: OnnxFile | None,
+    file: OnnxFile,
     options: SessionOptions,
     core: Core,
     open_native: "Callable[..., Callable[[], NativeEngine | None]]",
@@ -481,7 +476,7 @@ def _open_stream(
     """
     stream = core.manifest.stream
     assert stream is not None
-    if file is None or file.external_paths():
+    if file.external_paths():
         raise ContractError(
             f"{name} streams by another graph, whose weights are not in this file; load the .onnx file that "
             "export or lift wrote"
@@ -528,7 +523,7 @@ def _load_program(
 
 
 def _native(
-    engine: str, session: Any, file: OnnxFile | None, manifest: Manifest, threads: int, *, given: bool
+    engine: str, session: Any, file: OnnxFile, manifest: Manifest, threads: int, *, given: bool
 ) -> "Callable[[], NativeEngine | None]":
     """Return a function for the native engine, which exists already if it is required.
 
@@ -551,9 +546,7 @@ def _native(
     return partial(_try_native, file, manifest, threads, session)
 
 
-def _try_native(
-    file: OnnxFile | None, manifest: Manifest, threads: int, session: Any
-) -> "NativeEngine | None":
+def _try_native(file: OnnxFile, manifest: Manifest, threads: int, session: Any) -> "NativeEngine | None":
     """Return the native engine where it covers the file and replays its golden case."""
     from .native.choice import compile_engine
 

@@ -21,8 +21,6 @@ def make_corpus(folder: Path, *, full: bool) -> None:
     for path in DATA.glob("*.onnx"):
         if path.stem != "broken":
             shutil.copy(path, models / path.name)
-    (folder / "ort").mkdir()
-    shutil.copy(DATA / "motions-int8.ort", folder / "ort")
     _tables(folder)
     _verb(
         "train",
@@ -49,7 +47,6 @@ def make_corpus(folder: Path, *, full: bool) -> None:
         _verb("lift", _foreign(folder / "foreign.onnx"), "-o", models / "lifted.onnx")
         shutil.copy(folder / "foreign.onnx", models)
         _verb("quantize", models / "lstm.onnx", "--precision", "fp16", "-o", models / "fp16.onnx")
-        _verb("convert", models / "exported.onnx", "-o", folder / "ort" / "exported.ort")
         _tokens(models)
         native += ("exported", "tokens") if native else ()
     for name in native:

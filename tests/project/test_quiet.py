@@ -15,7 +15,6 @@ pytestmark = pytest.mark.system
 
 VERBS = (
     "train data.npz -o run --hidden-size 16 --batch-size 4 --epochs 2",
-    "report run",
     "export run -o m.onnx",
     "inspect m.onnx",
     "selftest m.onnx",
@@ -25,7 +24,7 @@ VERBS = (
     "lift bare.onnx -o lifted.onnx",
     "quantize m.onnx --weights-only --data data.npz -o q.onnx",
     "convert m.onnx --to web --ort runtime -o site",
-    "convert m.onnx -o m.ort",
+    "convert m.onnx --to native -o m.lep",
     "bench m.onnx --seconds 0.1 --streams 1",
     "doctor",
 )

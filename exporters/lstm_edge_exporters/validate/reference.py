@@ -67,9 +67,7 @@ class ModelFile:
     @cached_property
     def content(self) -> OnnxFile:
         """The graph and what stands beside it."""
-        _, content = read_model(self.path)
-        assert content is not None
-        return content
+        return read_model(self.path)[1]
 
     @property
     def graph_axes(self) -> dict[str, Axes]:
@@ -147,11 +145,8 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated, foreign, or unsafe.
-        InputError: in ORT format, which says too little of its graph.
     """
     path = Path(path)
-    if path.suffix == ".ort":
-        raise InputError(f"{path} is in ORT format; validate the .onnx file that it was made from")
     model, broken = None, ""
     try:
         model = load(path, device="cpu", threads=1, engine="onnxruntime")

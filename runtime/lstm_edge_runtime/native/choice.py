@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from .engine import NativeEngine
 
 
-def compile_engine(
-    file: OnnxFile | None, manifest: Manifest, threads: int, session: Any = None
-) -> "NativeEngine":
+def compile_engine(file: OnnxFile, manifest: Manifest, threads: int, session: Any = None) -> "NativeEngine":
     """Return the native engine of a file, after it has replayed the file's golden cases.
 
     Without golden cases, a random case is used: onnxruntime must give the same up to rounding.
@@ -87,7 +85,7 @@ def _check(what: str, engine: str, records: Sequence[Comparison]) -> None:
         raise CheckFailedError(f"{what} fails on {engine}: {worst}")
 
 
-def _draw(file: OnnxFile | None, manifest: Manifest, run: Runner) -> Golden | None:
+def _draw(file: OnnxFile, manifest: Manifest, run: Runner) -> Golden | None:
     """Return a case of two rows and three steps as onnxruntime runs it; None where that is not finite.
 
     It shows that a graph means what the compiler took it for (a mean over time, say), not how it rounds.
@@ -107,14 +105,14 @@ def _draw(file: OnnxFile | None, manifest: Manifest, run: Runner) -> Golden | No
         raise UnsupportedError(f"onnxruntime rejects a random case ({first_line(error)})") from error
     if not all(np.isfinite(array).all() for array in outputs.values() if array.dtype.kind == "f"):
         return None
-    int8 = file is not None and any("Quantize" in node.op_type for node in file.every_node())
+    int8 = any("Quantize" in node.op_type for node in file.every_node())
     int8 = int8 or manifest.int8_activations
     share = 0.1 if int8 else 1e-3
     limit = {name: share * float(np.abs(array).max(initial=1e-3)) for name, array in outputs.items()}
     return Golden(feeds, outputs, floor={}, limit=limit)
 
 
-def uncovered(file: OnnxFile | None, manifest: Manifest) -> str:
+def uncovered(file: OnnxFile, manifest: Manifest) -> str:
     """Return why the native engine does not run a file's streams, empty where it does.
 
     It need not be installed for that.
@@ -126,7 +124,7 @@ def uncovered(file: OnnxFile | None, manifest: Manifest) -> str:
     return ""
 
 
-def native_selftest(file: OnnxFile | None, manifest: Manifest) -> SelfTest | None:
+def native_selftest(file: OnnxFile, manifest: Manifest) -> SelfTest | None:
     """Replay the golden cases on the native engine; None where it is not there or does not cover the file.
 
     Raises:
@@ -143,11 +141,9 @@ def native_selftest(file: OnnxFile | None, manifest: Manifest) -> SelfTest | Non
     return SelfTest(tuple(replay(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))))
 
 
-def _program(file: OnnxFile | None, manifest: Manifest) -> bytes:
+def _program(file: OnnxFile, manifest: Manifest) -> bytes:
     from .compiler import compile_program
 
-    if file is None:
-        raise UnsupportedError("a file in onnxruntime's own format")
     if manifest.stream is None and not manifest.streamable:
         raise UnsupportedError(manifest.unstreamable or "it has no states")
     return compile_program(file, manifest).writer.to_bytes()

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..errors import CheckFailedError, InputError
+from ..errors import CheckFailedError
 from ..manifest import Array, Golden, Manifest
 from ..model import load, read_model
 from ..selftest import golden_limits
@@ -26,8 +26,6 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
         CheckFailedError: an output of the golden case is beyond its limit.
     """
     content, file = read_model(source)
-    if file is None:
-        raise InputError("got a file in onnxruntime's own format, expected an .onnx file")
     given = source if file.external_paths() else content
     load(given, engine="native")
     model = load(given, engine="onnxruntime")

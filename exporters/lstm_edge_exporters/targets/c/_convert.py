@@ -11,7 +11,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, UnsupportedError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.model import content_of, read_model, runner, stream_runner
-from lstm_edge_runtime.onnx_reader import add_initializers, is_ort_format
+from lstm_edge_runtime.onnx_reader import add_initializers
 from lstm_edge_runtime.tolerance import Comparison
 
 from ._calls import golden_case, run_calls
@@ -103,8 +103,6 @@ def to_c(
             model.selftest().require()
         stream, run = model.manifest.stream, runner(model)
         content = content_of(model, source)
-        if is_ort_format(content):
-            raise InputError("the file is in ORT format; give the .onnx file")
         graph = _read(content, source)
         manifest = model.manifest.streaming
         if stream is not None:
@@ -117,7 +115,6 @@ def to_c(
                 "steps; leave --chunk out, or convert the float file"
             )
         file = read_model(source)[1]
-        assert file is not None
         build_interface(manifest, prefix, chunk)  # refuses names and axes before operators
         compiled = compile_to_c(file, manifest)
         interface = build_interface(manifest, prefix, chunk, compiled.parts)
