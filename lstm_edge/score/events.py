@@ -86,4 +86,5 @@ class Spans:
 
 def _last(values: Array, owner: Array) -> Array:
     """Return the last value of each owner."""
-    return values[np.diff(owner, append=-1) != 0]
+    last: Array = values[np.diff(owner, append=-1) != 0]
+    return last

@@ -37,7 +37,7 @@ class Pool:
         alone = contract.precision == "int8" and model.engine == "onnxruntime"  # rows share a scale
         together = self._samples.batched and not alone and (floats or not self.delayed)
         self._batch = model.streams(size, reset_every=reset_every) if together else None
-        self._ids = np.array([self._batch.add() for _ in range(size)] if together else range(size))
+        self._ids = np.array([self._batch.add() for _ in range(size)] if self._batch is not None else [])
         every_step = frame_axis(model) is not None and not self._samples.one_step
         chunks = every_step and not self.delayed and contract.precision == "fp32" and len(model.outputs) == 1
         self._chunk = _CHUNK if chunks and contract.batch_axes.get(self._main) == 0 else 1

@@ -222,12 +222,11 @@ class Partition:
 
 def _as_numbers(order: pa.Array) -> Array:
     """Return orders as int64, times in nanoseconds; or as float64."""
-    if pa.types.is_integer(order.type):
-        return order.cast(pa.int64()).to_numpy()
     if pa.types.is_temporal(order.type):
-        return order.cast(pa.timestamp("ns", getattr(order.type, "tz", None))).cast(pa.int64()).to_numpy()
-    numbers: Array = order.cast(pa.float64()).to_numpy()
-    if not np.isfinite(numbers).all():
+        order = order.cast(pa.timestamp("ns", getattr(order.type, "tz", None))).cast(pa.int64())
+    floats = pa.types.is_floating(order.type)
+    numbers: Array = order.cast(pa.float64() if floats else pa.int64()).to_numpy()
+    if floats and not np.isfinite(numbers).all():
         raise InputError("the order contains a number that is not finite; correct it")
     return numbers
 

@@ -1,6 +1,7 @@
 """Who does the work: this process, several, or a Ray cluster."""
 
 import os
+import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
 from multiprocessing import get_context
@@ -43,7 +44,10 @@ def ray_cluster(address: str) -> Workers:
         import ray
     except ImportError as error:
         raise MissingDependencyError(f"--address needs ray; {install_command('cluster')}") from error
+    host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
+        if host:  # Ray itself waits for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
         ray.init(address, log_to_driver=False, configure_logging=False)
     except (OSError, RuntimeError, ValueError) as error:
         raise LstmEdgeError(f"no Ray cluster answers at {address} ({first_line(error)})") from error
