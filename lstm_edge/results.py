@@ -61,7 +61,7 @@ class MainFrames:
 
 def frame_axis(model: "Model") -> int | None:
     """Return the index of the time axis of the main output; None if it is a result of the last step alone."""
-    interface = model.interface.streaming
+    interface = model.interface
     return interface.time_axes.get(main_name(model)) if model.interface.sequence else None
 
 

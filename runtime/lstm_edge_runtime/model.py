@@ -18,7 +18,6 @@ from .axes import describe
 from .chunks import Runner
 from .errors import (
     CheckFailedError,
-    ContractError,
     FileFormatError,
     InputError,
     MissingDependencyError,
@@ -30,14 +29,13 @@ from .errors import (
 )
 from .graph_check import (
     check_manifest,
-    check_stream,
     graph_specs,
     infer_manifest,
     read_manifest,
     refuse_windows,
 )
 from .manifest import Array, Manifest, StateSpec, TensorSpec
-from .onnx_reader import OnnxFile, add_initializers, read_onnx
+from .onnx_reader import OnnxFile, read_onnx
 from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
 from .reading import open_regular
 from .state import State
@@ -123,24 +121,16 @@ def load(
             each.check()
     interface = _read_interface(session, manifest, states, file)
     given = providers is not None
-    own = engine if interface.stream is None else "onnxruntime"  # else the native engine runs that graph
     core = Core(
         session,
         interface,
         Identity(data, beside, ""),
         has_manifest=manifest is not None,
         check=check,
-        open_native=_native(own, session, file, interface, options.threads, given=given),
-        native_calls=own == "native",
+        open_native=_native(engine, session, file, interface, options.threads, given=given),
+        native_calls=engine == "native",
     )
-    if interface.stream is None:
-        return Model(core, options)
-    check_stream(interface)
-    open_native = partial(_native, engine, given=given)
-    model = Model(core, options, partial(_open_stream, name, data, file, options, core, open_native))
-    if engine == "native":
-        model.stream(reset_every="never")
-    return model
+    return Model(core, options)
 
 
 def _check_arguments(device: object, threads: object, engine: object) -> None:
@@ -174,19 +164,9 @@ class Model:
     It is immutable, so any number of threads may share it.
     """
 
-    def __init__(
-        self, core: Core, options: SessionOptions, open_stream: Callable[[], Core] | None = None
-    ) -> None:
-        """Take what ``load`` opened and checked, and the options of its session.
-
-        Args:
-            core: of the file's graph.
-            options: of its session.
-            open_stream: opens the graph of the stream, if that is another one; called with the first stream.
-        """
+    def __init__(self, core: Core, options: SessionOptions) -> None:
+        """Take what ``load`` opened and checked, and the options of its session."""
         self._core: Core | None = core
-        self._open_stream = open_stream
-        self._stream_core: Core | None = None
         self._interface = core.manifest
         self._has_manifest = core.has_manifest
         self._source = core.source
@@ -225,7 +205,7 @@ class Model:
 
         The native engine is created on first use of this property, or with the first stream.
         """
-        return "onnxruntime" if self._streaming().native is None else "native"
+        return "onnxruntime" if self._open().native is None else "native"
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -315,11 +295,16 @@ class Model:
             if reset_every is not None:
                 raise InputError("a sliding window starts from reset at every step; remove reset_every")
             return SlidingStream(self, window)
-        if self._open_stream is None:
-            from .stream import Stream
+        kind: type[Stream]
+        if self._interface.is_buffered:
+            from .delayed import DelayedStream
+
+            kind = DelayedStream
         else:
-            from .delayed import DelayedStream as Stream
-        stream = Stream(self._streaming(), reset_every)
+            from .stream import Stream as PlainStream
+
+            kind = PlainStream
+        stream = kind(self._open(), reset_every)
         if reset_every is None:
             self._warn("stream(")
         return stream
@@ -335,11 +320,16 @@ class Model:
             ContractError: as ``stream``; or the file has no batch axis.
             InputError: ``capacity`` is not a whole number from 1; as ``stream``.
         """
-        if self._open_stream is None:
-            from .stream_batch import StreamBatch
+        kind: type[StreamBatch]
+        if self._interface.is_buffered:
+            from .delayed import DelayedBatch
+
+            kind = DelayedBatch
         else:
-            from .delayed import DelayedBatch as StreamBatch
-        batch = StreamBatch(self._streaming(), capacity, reset_every)
+            from .stream_batch import StreamBatch as PlainBatch
+
+            kind = PlainBatch
+        batch = kind(self._open(), capacity, reset_every)
         if reset_every is None:
             self._warn(f"streams({capacity}, ")
         return batch
@@ -368,7 +358,7 @@ class Model:
         """
         from .selftest import selftest
 
-        return selftest(self._open(), self._open_stream and self._streaming())
+        return selftest(self._open())
 
     def warm_up(self) -> None:
         """Run zeros from the reset state and open a stream, so that the first real ones are not the slowest.
@@ -377,15 +367,13 @@ class Model:
         no trace: the model has no state.
         """
         core = self._open()
-        if self._open_stream is None or core.session is not None:
-            core.run(core.zero_inputs())
-        if core.manifest.streamable or core.manifest.stream is not None:
+        core.run(core.zero_inputs())
+        if core.manifest.streamable:
             self.stream(reset_every="never")
 
     def close(self) -> None:
         """Release the session; open streams keep it until they are deleted."""
-        self._core = self._stream_core = None
-        self._open_stream = _closed if self._open_stream else None  # it has the file and the session
+        self._core = None
 
     def __enter__(self) -> "Model":  # noqa: PYI034
         return self
@@ -394,13 +382,6 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _streaming(self) -> Core:
-        """Return what streams: the file's graph, or that of the stream."""
-        core = self._open()
-        if self._stream_core is None:
-            self._stream_core = core if self._open_stream is None else self._open_stream()
-        return self._stream_core
 
     def _open(self) -> Core:
         if self._core is None:
@@ -433,12 +414,6 @@ def runner(model: Model) -> Runner:
         return interface.all_outputs(outputs, after)
 
     return run
-
-
-def stream_runner(model: Model) -> Runner:
-    """Return a function that runs the graph of a model's ``stream`` on whole units; see ``runner``."""
-    core = model._streaming()
-    return lambda feeds: core.manifest.all_outputs(*core.call(feeds))
 
 
 def read_model(source: Source) -> tuple[bytes, OnnxFile]:
@@ -478,36 +453,6 @@ def _parse(name: str, data: bytes, source: Source) -> OnnxFile:
     return file
 
 
-def _open_stream(
-    name: str,
-    data: bytes,
-    file: OnnxFile,
-    options: SessionOptions,
-    core: Core,
-    open_native: "Callable[..., Callable[[], NativeEngine | None]]",
-) -> Core:
-    """Open the graph of the stream, which has the weights of the file's own.
-
-    Raises:
-        ContractError: it does not keep its contract, or the file's weights can't be read.
-        FileFormatError: it is not ONNX.
-    """
-    stream = core.manifest.stream
-    assert stream is not None
-    if file.external_paths():
-        raise ContractError(
-            f"{name} streams by another graph, whose weights are not in this file; load the .onnx file that "
-            "export or lift wrote"
-        )
-    content = add_initializers(stream.graph, data)
-    _parse(f"the stream of {name}", content, content)
-    session = open_session(content, options, name=f"the stream of {name}")
-    manifest = core.manifest.streaming
-    check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
-    native = open_native(session, file, manifest, options.threads)
-    return Core(session, manifest, core.source, has_manifest=True, check=core.check, open_native=native)
-
-
 def _load_program(
     name: str, data: bytes, device: str, threads: int | str, *, check: bool, onnxruntime: bool
 ) -> Model:
@@ -524,7 +469,7 @@ def _load_program(
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     identity = Identity(data, (), native.manifest.identity)
-    stream = Core(
+    core = Core(
         None,
         native.manifest,
         identity,
@@ -534,10 +479,7 @@ def _load_program(
         native_calls=True,
     )
     options = SessionOptions(providers=(CPU,), threads=count)
-    if native.source.stream is None:
-        return Model(stream, options)
-    whole = Core(None, native.source, identity, has_manifest=True, check=check)
-    return Model(whole, options, lambda: stream)
+    return Model(core, options)
 
 
 def _native(

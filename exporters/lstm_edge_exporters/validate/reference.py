@@ -123,19 +123,16 @@ class ModelFile:
 
         return run
 
-    def native_runner(self) -> Runner | None:
-        """Make the native engine of the file; None if another graph streams, whose golden case it replayed.
+    def native_runner(self) -> Runner:
+        """Make the native engine of the file.
 
         Raises:
             UnsupportedError: a part of it is not covered.
-            CheckFailedError: the golden case of the stream is beyond its limits.
             MissingDependencyError: ``lstm-edge-native`` is not installed.
         """
         from lstm_edge_runtime.native.choice import compile_engine
 
         native = compile_engine(self.content, self.manifest._replace(golden=None), 1)
-        if self.manifest.stream is not None:
-            return None
         return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
 
 

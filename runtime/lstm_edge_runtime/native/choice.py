@@ -1,17 +1,17 @@
 """Choose the engine of a model's streams."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..axes import shape_of
 from ..chunks import Runner
-from ..errors import CheckFailedError, FileFormatError, LstmEdgeError, UnsupportedError, first_line
+from ..errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
 from ..manifest import Golden, Manifest, TensorSpec
 from ..onnx_reader import OnnxFile
 from ..ort import run_by_name
-from ..selftest import SelfTest, check_golden_case, compare_golden, replay_golden, replay_stream
+from ..selftest import SelfTest, check_golden_case, compare_golden, replay_golden
 from ..tolerance import Comparison
 from .library import installed
 
@@ -26,8 +26,7 @@ def compile_engine(file: OnnxFile, manifest: Manifest, threads: int, session: An
 
     Args:
         file: the graph; None for a file in onnxruntime's own format.
-        manifest: the file's manifest, or what was inferred from its graph. Of a file with a ``stream`` the
-            engine runs that graph.
+        manifest: the file's manifest, or what was inferred from its graph.
         threads: for batches.
         session: onnxruntime's of the same file, which must replay the golden cases too; None leaves it out.
 
@@ -48,9 +47,6 @@ def compile_engine(file: OnnxFile, manifest: Manifest, threads: int, session: An
     runs: dict[str, Runner] = {"the native engine": lambda feeds: manifest.all_outputs(*native.call(feeds))}
     if session is not None:
         runs["onnxruntime"] = lambda feeds: run_by_name(session, feeds, manifest.output_names)
-    if manifest.stream is not None:
-        _check_stream(manifest, runs)
-        return native
     golden, what = manifest.golden, "the golden case"
     if golden is None and session is not None:
         golden, what = _draw(file, manifest, runs.pop("onnxruntime")), "a random case"
@@ -63,20 +59,6 @@ def compile_engine(file: OnnxFile, manifest: Manifest, threads: int, session: An
                 raise CheckFailedError(f"{what} does not run on {name}: {first_line(error)}") from error
             _check(what, name, compare_golden(case, outputs))
     return native
-
-
-def _check_stream(manifest: Manifest, runs: Mapping[str, Runner]) -> None:
-    if manifest.stream is None or manifest.stream.golden is None:
-        raise UnsupportedError("its stream has no golden case")
-    for name, run in runs.items():
-        try:
-            replays = [*replay_stream(manifest, run)]
-        except LstmEdgeError:
-            raise
-        except Exception as error:
-            raise CheckFailedError(f"the golden case does not run on {name}: {first_line(error)}") from error
-        for replay in replays:
-            _check("the golden case", name, replay.comparisons)
 
 
 def _check(what: str, engine: str, records: Sequence[Comparison]) -> None:
@@ -137,13 +119,12 @@ def native_selftest(file: OnnxFile, manifest: Manifest) -> SelfTest | None:
     except UnsupportedError:
         return None
     manifest = native.manifest._replace(golden=manifest.golden)
-    replay = replay_golden if manifest.stream is None else replay_stream
-    return SelfTest(tuple(replay(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))))
+    return SelfTest(tuple(replay_golden(manifest, lambda feeds: manifest.all_outputs(*native.call(feeds)))))
 
 
 def _program(file: OnnxFile, manifest: Manifest) -> bytes:
     from .compiler import compile_program
 
-    if manifest.stream is None and not manifest.streamable:
+    if not manifest.streamable:
         raise UnsupportedError(manifest.unstreamable or "it has no states")
     return compile_program(file, manifest).writer.to_bytes()

@@ -30,18 +30,8 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
     load(given, engine="native")
     model = load(given, engine="onnxruntime")
     manifest = model.interface
-    compiled, stream = compile_program(file, manifest), manifest.stream
-    if stream is not None:
-        golden = stream.golden
-        if golden is not None:
-            axes = manifest.streaming.batch_axes
-            rows = [
-                {name: array.take([0], axes[name]) if name in axes else array for name, array in each.items()}
-                for each in (golden.inputs, golden.outputs)
-            ]
-            _record(compiled, manifest.streaming, golden, *rows)
-        manifest = manifest._replace(golden=None, stream=stream._replace(graph=b""))
-    elif (golden := manifest.golden) is not None:
+    compiled = compile_program(file, manifest)
+    if (golden := manifest.golden) is not None:
         feeds = _first_row(manifest, golden)
         outputs, states = model.run(feeds)
         _record(compiled, manifest, golden, feeds, manifest.all_outputs(outputs, states))
@@ -77,12 +67,14 @@ def _record(
     expected: dict[str, tuple[Array, Array]] = {}
     for spec in manifest.outputs:
         array, limits = _with_limits(outputs[spec.name], golden, spec.name)
-        axis = manifest.time_axis(spec.axes)
-        expected[spec.name] = (
-            (array, limits) if axis is None else (np.moveaxis(array, axis, 0), np.moveaxis(limits, axis, 0))
-        )
+        if (axis := manifest.time_axis(spec.axes)) is not None:
+            delay = manifest.delays.get(spec.name, 0)
+            array, limits = (np.moveaxis(each, axis, 0)[delay:] for each in (array, limits))
+        expected[spec.name] = (array, limits)
     for part in compiled.parts:
         if part.state.output not in outputs or part.state.dtype != "float32":
+            continue
+        if part.past is not None and manifest.is_buffered:  # its ring turns by several frames per unit
             continue
         array, limits = _with_limits(outputs[part.state.output], golden, part.state.output)
         name = part.state.input
