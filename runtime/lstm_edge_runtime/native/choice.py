@@ -68,7 +68,7 @@ def _check(what: str, engine: str, records: Sequence[Comparison]) -> None:
 
 
 def _draw(file: OnnxFile, manifest: Manifest, run: Runner) -> Golden | None:
-    """Return a case of two rows and three steps as onnxruntime runs it; None where that is not finite.
+    """Return a case of two rows and three steps or units as onnxruntime runs it; None where that is not finite.
 
     It shows that a graph means what the compiler took it for (a mean over time, say), not how it rounds.
     """
@@ -76,7 +76,7 @@ def _draw(file: OnnxFile, manifest: Manifest, run: Runner) -> Golden | None:
     feeds = {}
     specs = [*manifest.inputs, *(TensorSpec(s.input, s.dtype, s.axes) for s in manifest.states)]
     for spec in specs:
-        shape = shape_of(spec.axes, {manifest.batch or "": 2, manifest.sequence or "": 3})
+        shape = shape_of(spec.axes, {manifest.batch or "": 2, manifest.sequence or "": 3 * manifest.unit})
         numbers = rng.uniform(-1, 1, shape) if np.dtype(spec.dtype).kind == "f" else np.zeros(shape)
         feeds[spec.name] = numbers.astype(spec.dtype)
     if manifest.lengths is not None:
