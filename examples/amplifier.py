@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime.manifest import Signal
-from lstm_edge_runtime.native.convert import to_native
 
 RATE, GAINS = 48000, {"clean": 2.0, "lead": 12.0}
 WARM_UP, WINDOW = 128, 512

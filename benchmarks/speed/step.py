@@ -18,9 +18,9 @@ import numpy as np
 
 import lstm_edge_runtime.native.engine as engine_module
 from benchmarks.common import SIZES, Call, interleave, parser, print_machine, repeat, run, table
+from lstm_edge_exporters.targets.native.program import Code, Function, ProgramWriter
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library
-from lstm_edge_runtime.native.program import Code, Function, ProgramWriter
 
 __all__ = [
     "COUNTS",

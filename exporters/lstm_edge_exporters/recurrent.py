@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
+OPERATORS = ("LSTM", "GRU", "RNN")
+"""The standard recurrent operators."""
+QUANTIZED = "DynamicQuantizeLSTM"
+"""The operator that onnxruntime's dynamic quantizer replaces LSTM by; states and X have the same indices."""
 GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4

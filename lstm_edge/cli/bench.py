@@ -59,13 +59,13 @@ def command(
     """Measure and compare MODELS on this machine: latency, throughput, processor, loading and memory.
 
     All files are timed in short alternating blocks; ratios are to the first file, each with a 95 % bootstrap
-    interval over the rounds. Unless --device, --engine or --threads is given, engines and numbers of threads
-    are also compared, and the fastest setting for each file is printed. If the calibration workload varies
+    interval over the rounds. If the calibration workload varies
     too much between rounds, nothing is reported and the exit code is 1. With --compare the exit code is 1 if
     a call became slower beyond noise.
 
     \b
     Example:
+      lstm-edge bench har.onnx har.lep
       lstm-edge bench har.onnx har-int8.onnx --html bench.html
       lstm-edge bench har.onnx --json > baseline.json
       lstm-edge bench har.onnx --compare baseline.json
@@ -116,8 +116,6 @@ def _judge(changes: Sequence["Change"]) -> None:
 
 
 def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
-    from lstm_edge.timing.settings import load_call
-
     host = document["host"]
     software = ", ".join(f"{name} {version}" for name, version in document["software"].items())
     print_table(
@@ -139,11 +137,6 @@ def _print(document: dict[str, Any], changes: Sequence["Change"]) -> None:
         )
         title = f"time relative to {document['ratios'][0]['against']}"
         print_table(title, ["file", "call", "ratio", "95 % interval"], rows)
-    for file in document["files"]:
-        for name, found in file["settings"].items():
-            shares = [f"{each['ratio']:.3f} of the defaults' time" for each in found if each["recommended"]]
-            why = shares[0] if shares else "no setting is faster beyond noise"
-            echo(f"fastest {name}: {load_call(file['path'], found)}  ({why})")
     for change in changes:
         echo(str(change))
     echo(f"the calibration workload varied by {document['noise']:.1%} between rounds")

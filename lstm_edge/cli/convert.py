@@ -62,7 +62,7 @@ def _to_ort(model: Path, output: Path) -> _Written:
 
 def _to_native(model: Path, output: Path) -> _Written:
     check_target(output)
-    from lstm_edge_runtime.native.convert import to_native
+    from lstm_edge_exporters.targets.native.convert import to_native
 
     content = to_native(model)
     write_bytes(output, content)
@@ -233,7 +233,7 @@ def _recordings_for(model: Path, data: Path | None) -> "list[PageSignal]":
         if data is not None:
             found, _ = read_for_model(data, opened, ReadConfig(), targets="optional", tell=note)
             return _one_of_each(found)
-        features = opened.interface.signal.features
+        features = opened.manifest.signal.features
     with as_file(files("lstm_edge") / "data" / "basic_motions.npz") as path:
         demo = read_recordings(path)
     return _one_of_each(demo) if demo.features == features else []

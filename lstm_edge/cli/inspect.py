@@ -36,20 +36,20 @@ def command(model: Path, as_json: bool) -> None:
     Example:
       lstm-edge inspect har.onnx
     """  # noqa: D301
-    with open_model(model, ModelOptions("cpu", 1)) as opened:
+    with open_model(model, ModelOptions()) as opened:
         document = _describe(model, opened)
         if as_json:
             echo_json(document)
         else:
-            states = opened.interface.streaming.states
-            print_interface(document["file"]["path"], opened.interface, states)
+            states = opened.manifest.streaming.states
+            print_interface(document["file"]["path"], opened.manifest, states)
             print_table("properties", ["property", "value"], _facts(document))
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
     """Return all properties of a file as a JSON document."""
     manifest = model.manifest
-    states = [_state(spec) for spec in model.interface.streaming.states]
+    states = [_state(spec) for spec in model.manifest.streaming.states]
     return {
         "file": {
             "path": str(path),
@@ -95,15 +95,16 @@ def _state(spec: "StateSpec") -> dict[str, Any]:
 
 def _cost(path: Path, model: "Model") -> dict[str, Any]:
     """Return parameters and operations; unknown for a file in ORT format."""
-    from lstm_edge.cost import measure_cost
     from lstm_edge_runtime.native.choice import uncovered
+
+    from lstm_edge.cost import measure_cost
     from lstm_edge_runtime.onnx_reader import add_initializers, is_ort_format, read_onnx
 
     content = path.read_bytes()
     if is_ort_format(content) or not model.providers:
         why = f"the nodes of a {'file in ORT format' if model.providers else 'native program'} can't be read"
         return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
-    file, manifest = read_onnx(content, path.parent), model.interface
+    file, manifest = read_onnx(content, path.parent), model.manifest
     cost = measure_cost(content, file)
     if manifest.stream is not None:
         graph = add_initializers(manifest.stream.graph, content)

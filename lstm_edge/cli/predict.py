@@ -52,27 +52,27 @@ def command(
     Example:
       lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
     """  # noqa: D301
-    if data.suffix in (".onnx", ".ort") and model.suffix not in (".onnx", ".ort"):
+    if data.suffix in (".onnx", ".lep") and model.suffix not in (".onnx", ".lep"):
         raise InputError(f"{model} and {data} are swapped; run lstm-edge predict {data} {model}")
     opened = open_model(model, options)
     recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = recordings.series
-    interface = opened.interface
-    if reset_every is None and interface.from_reset:
-        reset_every = interface.reset_every
+    manifest = opened.manifest
+    if reset_every is None and manifest.from_reset:
+        reset_every = manifest.reset_every
         if any(len(one.x) > (reset_every or 0) for one in found):
             note_resets(reset_every, "only the last {} of longer series are used")
     last = 0 if reset_every in (None, "never") else int(reset_every)
     series = [one.x[-last:] for one in found]
     with _writer(output) as write:
         if frame_axis(opened) is None:
-            lines = ResultLines(interface.task, "series", as_json=as_json)
+            lines = ResultLines(manifest.task, "series", as_json=as_json)
             results = run_series(opened, samples, series)
             write(lines.header(results.shape[1]))
             for one, row in zip(found, results, strict=True):
                 write(lines.line(row, one.name))
             return
-        lines = ResultLines(interface.task, "series", "step", as_json=as_json)
+        lines = ResultLines(manifest.task, "series", "step", as_json=as_json)
         every, frames = run_frames(opened, samples, series), MainFrames(opened)
         write(lines.header(every[0].shape[1]))
         for one, used, rows in zip(found, series, every, strict=True):

@@ -84,7 +84,7 @@ def command(model: Path, output: Path, data: Path | None, force: bool, as_json: 
 
         samples = None
         if data is not None:
-            opened = open_model(model, ModelOptions("cpu", 1))
+            opened = open_model(model, ModelOptions())
             samples = read_samples(data, opened, fill(ReadConfig, options), note)
     config = fill(QuantizeConfig, options | {"budget": fill(Budget, options)})
     with progress(quiet=as_json) as show:
@@ -99,7 +99,7 @@ def command(model: Path, output: Path, data: Path | None, force: bool, as_json: 
     if refused:
         sys.exit(1)
     if not as_json:
-        other = "" if made.manifest.stream else f"   lstm-edge convert {output} -o {output.stem}.ort"
+        other = "" if made.manifest.stream else f"   lstm-edge convert {output} -o {output.stem}.lep"
         echo(f"next: lstm-edge inspect {output}{other}")
 
 

@@ -9,7 +9,7 @@ import click
 from lstm_edge_runtime.errors import counted
 
 from ._extras import needing
-from ._options import PATH, engine_option, json_option, names, reset_every_option
+from ._options import PATH, json_option, names, reset_every_option
 from ._output import echo, echo_json, note, note_resets, print_table, progress
 
 
@@ -40,7 +40,6 @@ from ._output import echo, echo_json, note, note_resets, print_table, progress
     "--workers", type=click.IntRange(1), help="Number of processes on this machine.  [default: one per core]"
 )
 @click.option("--address", help="Running Ray cluster to join: ray://HOST:PORT, HOST:PORT or auto.")
-@engine_option
 @json_option
 def command(dataset: str, model: Path, output: Path, as_json: bool, **options: Any) -> None:
     """Run a model on every series of DATASET, a folder, a file or a glob of Parquet with one row per sample.

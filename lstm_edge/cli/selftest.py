@@ -34,13 +34,14 @@ def command(model: Path, golden: Path | None, options: ModelOptions, as_json: bo
       lstm-edge selftest har.onnx --device cuda
       lstm-edge selftest har.onnx --golden golden
     """  # noqa: D301
-    from lstm_edge_runtime.model import read_model
     from lstm_edge_runtime.native.choice import native_selftest
+
+    from lstm_edge_runtime.model import read_model
     from lstm_edge_runtime.ort import CPU
 
     with open_model(model, options) as opened:
         found = _own_case(opened.selftest()) if golden is None else _folder(opened, golden)
-        providers, interface = opened.providers, opened.interface
+        providers, interface = opened.providers, opened.manifest
     engines = ["the native engine" if options.engine == "native" or not providers else providers[0]]
     if golden is None and options.engine == "auto" and providers[:1] == (CPU,):
         other = native_selftest(read_model(model)[1], interface)

@@ -96,7 +96,7 @@ def command(
     with stopped_by_signals() as stop:
         opened = open_model(model, options)
         samples = sample_input(opened)
-        manifest = opened.interface
+        manifest = opened.manifest
         features = manifest.signal.features
         read: Parser = LineParser(samples.width, features, samples.spec.dtype).parse_bytes
         if binary:

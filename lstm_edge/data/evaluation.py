@@ -35,7 +35,7 @@ def read_for_model(
         NotFoundError, FileFormatError, InputError: as ``read_recordings`` and ``sample_input``.
     """
     place = sample_input(model)
-    signal = model.interface.signal
+    signal = model.manifest.signal
     features = ModelFeatures(signal.features, place.width)
     recordings = read_recordings(path, config, targets=targets, model=features)
     for note in recordings.notes:
@@ -65,7 +65,7 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
 
     recordings, place = read_for_model(path, model, config, targets="optional", tell=tell)
     series = [one for one in recordings.series if one.split == "test"] or list(recordings.series)
-    if window := model.interface.reset_every:
+    if window := model.manifest.reset_every:
         series = [part for one in series for part in _windows(one, window)]
     last = [one.y[-1] for one in series if one.y is not None]
     truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)

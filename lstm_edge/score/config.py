@@ -29,8 +29,6 @@ class ScoreConfig:
     """Skip and count files that can't be read."""
     since: Path | None = None
     """Output of an earlier run: its files are skipped, and series continue from its states."""
-    engine: Literal["auto", "onnxruntime", "native"] = "auto"
-    """Engine that runs the steps."""
     workers: int | None = None
     """Number of processes on this machine; None for one per core, or one if Ray is not installed."""
     address: str | None = None

@@ -161,7 +161,7 @@ def hash_of(series: str) -> int:
 
 
 @functools.lru_cache(maxsize=2)
-def open_job_model(path: str, identity: str, engine: Any) -> "Model":
+def open_job_model(path: str, identity: str) -> "Model":
     """Open the run's model, once per process.
 
     Raises:
@@ -170,7 +170,7 @@ def open_job_model(path: str, identity: str, engine: Any) -> "Model":
     """
     from lstm_edge_runtime import load
 
-    model = load(path, device="cpu", threads=1, engine=engine)
+    model = load(path)
     if model.identity != identity:
         raise InputError(f"{path} changed while it was used; run again")
     return model

@@ -108,7 +108,7 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
     check_output(output, dataset, (source.path for source in files))
     earlier = read_ledger(config.since) if config.since else None
     config = _continued(config, earlier) if earlier else config
-    opened = load(model, device="cpu", threads=1, engine=config.engine)
+    opened = load(model)
     config = _resolved(config, opened)
     new, bad = _look(files, config, earlier)
     width = _width(opened, config)
@@ -142,7 +142,7 @@ def score(dataset: str, model: Path, output: Path, config: ScoreConfig, show: Sh
             distribution=workers.name,
             engine=job.engine,
             reset_every=ledger["reset_every"],
-            from_reset=opened.interface.from_reset and not given,
+            from_reset=opened.manifest.from_reset and not given,
         )
 
 
@@ -152,7 +152,6 @@ def _continued(config: ScoreConfig, earlier: Mapping[str, Any]) -> ScoreConfig:
     return replace(
         config,
         **{name: getattr(config, name) or before[name] for name in before},
-        engine=earlier["engine"] if config.engine == "auto" else config.engine,
         reset_every=config.reset_every or earlier["reset_every"] or "never",
         hold=config.hold or (earlier["hold"] if config.events else None),
     )
@@ -161,7 +160,7 @@ def _continued(config: ScoreConfig, earlier: Mapping[str, Any]) -> ScoreConfig:
 def _resolved(config: ScoreConfig, model: "Model") -> ScoreConfig:
     """Return the options with the model's values, or the defaults, for those not given."""
     width = sample_input(model).width
-    features = config.features or model.interface.signal.features
+    features = config.features or model.manifest.signal.features
     if not features:
         raise InputError(f"the model's file names no features; name its {width} with --features")
     if len(features) != width and not (config.by_window and len(features) == 1):
@@ -176,18 +175,18 @@ def _resolved(config: ScoreConfig, model: "Model") -> ScoreConfig:
     series, order = config.series or "series", config.order or "order"
     if series == order or {series, order} & set(features):
         raise InputError(f"the columns {series!r} and {order!r} must differ from each other and the features")
-    every = config.reset_every or model.interface.reset_every or "never"
+    every = config.reset_every or model.manifest.reset_every or "never"
     return replace(config, features=features, series=series, order=order, reset_every=every)
 
 
 def _width(model: "Model", config: ScoreConfig) -> int:
     """Return C, the number of values per row of the output."""
-    if config.events and not is_classification(model.interface.task):
+    if config.events and not is_classification(model.manifest.task):
         raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
     if not config.by_window:
         return Stepper(model, "never").width
     samples = sample_input(model)
-    row = np.zeros((model.interface.signal.window or 1, samples.width), dtype=samples.spec.dtype)
+    row = np.zeros((model.manifest.signal.window or 1, samples.width), dtype=samples.spec.dtype)
     return int(run_series(model, samples, [row]).shape[1])
 
 
@@ -259,7 +258,7 @@ def _job(
     earlier: Mapping[str, Any] | None,
     work: Path,
 ) -> Job:
-    task, place = opened.interface.task, sample_input(opened)
+    task, place = opened.manifest.task, sample_input(opened)
     in_memory = config.rows_in_memory or min(_ROWS, _BYTES // (4 * (place.width + width) + _KEYS))
     series_type, order_type = _key_types(files, config, earlier)
     names = tuple(result_names(task, width))
@@ -277,7 +276,7 @@ def _job(
         dtype=np.dtype(place.spec.dtype),
         results=names,
         labels=tuple(class_names(task, width)) if is_classification(task) else (),
-        late=opened.interface.stream is not None and not config.by_window,
+        late=opened.manifest.stream is not None and not config.by_window,
         number=earlier["number"] + 1 if earlier else 1,
         rows=in_memory,
         previous=str(config.since.resolve()) if config.since else "",

@@ -81,7 +81,7 @@ def score_series(job: Job, number: int, item: tuple[int, Sequence[int]], tell: T
     parts, left_out = item
     first, bad = int(PLACES[number]), ", ".join(map(str, [-1, *left_out]))
     where = f"place BETWEEN {first} AND {first + MOST_PARTS // parts - 1} AND file NOT IN ({bad})"
-    stepper = Stepper(open_job_model(job.model, job.identity, job.engine), job.config.reset_every)
+    stepper = Stepper(open_job_model(job.model, job.identity), job.config.reset_every)
     series, seen = read_series(job, number, parts, stepper.reset), set[str]()
     closed: list[tuple[str, Span]] = []
     done = Done()
@@ -187,7 +187,7 @@ def write_files(job: Job, _: int, item: Sequence[tuple[DataFile, int]], tell: Te
 
 def score_windows(job: Job, _: int, item: Sequence[DataFile], tell: Tell) -> Done:
     """Score some files whose rows are windows, and write their outputs."""
-    model = open_job_model(job.model, job.identity, job.engine)
+    model = open_job_model(job.model, job.identity)
     samples = sample_input(model)
     done = Done()
 

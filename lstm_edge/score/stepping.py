@@ -36,7 +36,7 @@ class Stepper:
             InputError: it takes several inputs.
             UnsupportedError: a step gives several frames.
         """
-        manifest, self._main = model.interface, main_name(model)
+        manifest, self._main = model.manifest, main_name(model)
         if (frames := manifest.frames_a_unit.get(self._main, 1)) > 1:
             raise UnsupportedError(
                 f"this file gives {frames} frames at a time, and score writes one result a row; use "

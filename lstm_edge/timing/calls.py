@@ -28,23 +28,23 @@ class TimedModel:
     @property
     def streamable(self) -> bool:
         """Whether it can be fed in steps with its state carried."""
-        return self.model.interface.streamable or self.model.interface.stream is not None
+        return self.model.manifest.streamable or self.model.manifest.stream is not None
 
     @property
     def unit(self) -> int:
         """Time steps that a stream takes at once."""
-        return self.model.interface.unit
+        return self.model.manifest.unit
 
     @property
     def reset_every(self) -> "int | Literal['never']":
         """Steps after which a stream starts again: where the network has no more positions."""
-        stream = self.model.interface.stream
+        stream = self.model.manifest.stream
         return (stream and stream.end) or "never"
 
     @property
     def batched(self) -> bool:
         """Whether many streams can share a call."""
-        return self.streamable and (self.model.manifest is None or self.model.manifest.batch is not None)
+        return self.streamable and self.model.manifest.batch is not None
 
     def samples(self, *, streams: int | None = None, steps: int | None = None) -> dict[str, npt.NDArray[Any]]:
         """Make samples for every input, of some streams, some steps or one of each, the same each time.
@@ -53,7 +53,7 @@ class TimedModel:
             InputError: an input of other axes than batch, time and features.
         """
         generator = np.random.default_rng(0)
-        manifest = self.model.interface
+        manifest = self.model.manifest
         found = {}
         for spec in manifest.data_inputs:
             place = SampleInput(spec, manifest)

@@ -1,6 +1,6 @@
 """One measurement of one or more files, side by side, as a document ready for JSON."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -11,7 +11,6 @@ from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
 
 from .calls import TimedModel, chunk_call, step_call, streams_call
 from .rounds import Call, Rounds, interleave
-from .settings import compare_settings
 from .system import cpu_at_rate, cpu_idle, measure_load
 
 FORMAT = "lstm-edge bench"
@@ -22,8 +21,6 @@ _IDLE_SECONDS = 0.5
 _PACED_SECONDS = 1.0
 _LEAST_RATE = 0.2
 """Hertz; below it two samples keep everyone waiting for more than ten seconds."""
-_SETTINGS_SHARE = 0.3
-"""Of ``Plan.seconds``, for the comparison of engines and thread counts."""
 _NOISE_LIMIT = 0.25
 """Maximum variation of the calibration workload; beyond it the rounds measure the machine, not a file."""
 
@@ -42,8 +39,6 @@ class Plan:
     """Batches of streams whose ticks are timed."""
     rate: float | None = None
     """Hertz; None for each file's own sampling rate."""
-    settings: bool = True
-    """Whether engines and thread counts are compared with how the files were opened."""
 
 
 def measure(
@@ -74,9 +69,7 @@ def measure(
     files = []
     for timed_model in timed_models:
         progress(f"loading {timed_model.name} in separate processes")
-        file = _file(timed_model, rounds, plan, settings) | {"left_out": left_out[timed_model.name]}
-        progress(f"trying engines and thread counts for {timed_model.name}")
-        files.append(file | {"settings": _settings(timed_model, file["latency_us"], plan)})
+        files.append(_file(timed_model, rounds, plan, settings) | {"left_out": left_out[timed_model.name]})
     return {
         "format": FORMAT,
         "schema": _SCHEMA,
@@ -118,7 +111,7 @@ def _calls(timed_model: TimedModel, plan: Plan) -> tuple[dict[str, Call], list[s
 def _quiet_rounds(
     calls: dict[tuple[str, str], Call], plan: Plan, files: int, progress: Callable[[str], None]
 ) -> Rounds[tuple[str, str]]:
-    seconds = plan.seconds * files * (1 - _SETTINGS_SHARE if plan.settings else 1)
+    seconds = plan.seconds * files
     rounds = interleave(calls, seconds, plan.rounds)
     if rounds.noise > _NOISE_LIMIT:
         progress("timing again: the machine was noisy")
@@ -140,16 +133,16 @@ def _file(
         name: asdict(found.latency) | {"rounds_us": [value / 1e3 for value in found.rounds]}
         for name, found in timed.items()
     }
-    rate, unit = plan.rate or timed_model.model.interface.signal.sampling_rate, timed_model.unit
+    rate, unit = plan.rate or timed_model.model.manifest.signal.sampling_rate, timed_model.unit
     step = measures.get("step" if unit == 1 else "unit")
     return {
         "name": timed_model.name,
         "path": str(timed_model.path),
         "sha256": model.sha256,
         "bytes": timed_model.path.stat().st_size,
-        "precision": model.manifest.precision if model.manifest else None,
+        "precision": model.manifest.precision,
         "engine": model.engine,
-        "providers": list(model.providers),
+        "device": model.device,
         "latency_us": measures,
         "samples_per_second": {
             count: int(count) * unit / measures[name]["p50"] * 1e6
@@ -194,20 +187,6 @@ def _cpu(timed_model: TimedModel, rate: float | None) -> dict[str, float | None]
         "idle": idle,
         "at_rate": cpu_at_rate(step_call(timed_model), rate, _PACED_SECONDS),
         "pacing_alone": cpu_at_rate(lambda: None, rate, _PACED_SECONDS),
-    }
-
-
-def _settings(timed_model: TimedModel, timed: Iterable[str], plan: Plan) -> dict[str, list[dict[str, Any]]]:
-    """Return results of ``compare_settings`` for a step and for the largest batch of streams that runs."""
-    counts = [int(name.removeprefix(STREAMS)) for name in timed if name.startswith(STREAMS)]
-    measures: dict[str, int | None] = {name: None for name in ("step", "unit") if name in timed}
-    measures |= {f"{STREAMS}{max(counts)}": max(counts)} if counts else {}
-    if not plan.settings:
-        return {}
-    seconds = plan.seconds * _SETTINGS_SHARE / max(1, len(measures))
-    return {
-        name: compare_settings(timed_model, streams, seconds, plan.rounds)
-        for name, streams in measures.items()
     }
 
 

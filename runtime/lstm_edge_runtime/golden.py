@@ -149,14 +149,14 @@ def replay(model: Model, folder: GoldenFolder) -> tuple[Replayed, ...]:
                 Replayed(each.name, bool(carried), comparison)
                 for comparison in compare_golden(each.golden, outputs)
             ]
-            ends[each.name] = model.interface.states_out(outputs)
+            ends[each.name] = model.manifest.states_out(outputs)
     return tuple(records)
 
 
 def _check_names(model: Model, each: GoldenSet) -> None:
     for role, found, expected in (
-        ("inputs", set(each.golden.inputs), set(model.interface.input_names)),
-        ("outputs", set(each.golden.outputs), set(model.interface.output_names)),
+        ("inputs", set(each.golden.inputs), set(model.manifest.input_names)),
+        ("outputs", set(each.golden.outputs), set(model.manifest.output_names)),
     ):
         if found != expected:
             raise InputError(

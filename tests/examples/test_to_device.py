@@ -33,7 +33,7 @@ def test_an_example_goes_from_data_to_a_device_and_draws_what_came_of_it(name, t
     assert said >= {"train", "export", "validate", "quantize", "selftest", "stream"}
     for path, precision in (("model.onnx", "fp32"), ("model-int8.onnx", "int8")):
         with load(tmp_path / "out" / path, device="cpu") as model:
-            assert model.interface.precision == precision
+            assert model.manifest.precision == precision
             assert model.inputs[0].axes[:2] == ("N", "L")
             assert model.selftest().ok
     with Image.open(tmp_path / "out" / f"{name}.png") as picture:

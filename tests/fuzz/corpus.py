@@ -92,7 +92,7 @@ def _golden(folder: Path) -> None:
     with load(DATA / "lstm.onnx", device="cpu") as model:
         x = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(np.float32)
         outputs, state = model.run(x)
-        spec = model.interface
+        spec = model.manifest
         arrays = {INPUT + "x": x} | {
             INPUT + each.input: np.zeros((2, 2, 8), np.float32) for each in spec.states
         }
@@ -148,7 +148,7 @@ def _counted(models: Path) -> None:
     inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
     with load(DATA / "gru.onnx", engine="onnxruntime") as model:
         outputs, after = model.run({name: inputs[name] for name in ("x", "gain")}, lengths=[4, 2])
-        manifest = model.interface
+        manifest = model.manifest
         outputs = manifest.all_outputs(outputs, after)
     golden = Golden(
         {**inputs, "lengths": np.array([4, 2])}, outputs, floor={}, limit=dict.fromkeys(outputs, 1e-3)

@@ -56,7 +56,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
 def _run(path: Path, **options: Any) -> None:
     """Load a file and use it in every way that reads it further."""
     with load(path, device="cpu", threads=1, **options) as model:
-        if model.interface.golden is not None and options.get("engine") != "native":
+        if model.manifest.golden is not None and options.get("engine") != "native":
             model.selftest()
         shapes = {
             spec.name: [axis if isinstance(axis, int) else 2 for axis in spec.axes] for spec in model.inputs
@@ -73,7 +73,7 @@ def _run(path: Path, **options: Any) -> None:
                     axis
                     for place, axis in enumerate(shapes[spec.name])
                     if place
-                    not in (model.interface.batch_axis(spec.axes), model.interface.time_axis(spec.axes))
+                    not in (model.manifest.batch_axis(spec.axes), model.manifest.time_axis(spec.axes))
                 ],
                 spec.dtype,
             )

@@ -9,9 +9,9 @@ import numpy as np
 
 from lstm_edge_exporters.targets.c import _generate
 from lstm_edge_exporters.targets.c._interface import Interface, StateArray, StepArray
+from lstm_edge_exporters.targets.native.compiler import Compiled, StatePart
+from lstm_edge_exporters.targets.native.program import ProgramWriter
 from lstm_edge_runtime.manifest import Manifest, StateSpec
-from lstm_edge_runtime.native.compiler import Compiled, StatePart
-from lstm_edge_runtime.native.program import ProgramWriter
 
 Array = Any
 KERNELS = Path(_generate.__file__).parent / "templates"

@@ -9,8 +9,11 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from lstm_edge_runtime.native.choice import uncovered
 from onnx import TensorProto, helper, numpy_helper
 
+from lstm_edge_exporters.targets.native.convert import to_native
+from lstm_edge_exporters.targets.native.folding import fold
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,
@@ -22,9 +25,6 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native.choice import uncovered
-from lstm_edge_runtime.native.convert import to_native
-from lstm_edge_runtime.native.folding import fold
 from lstm_edge_runtime.native.library import installed, library
 from lstm_edge_runtime.onnx_reader import Node, read_onnx
 
@@ -315,7 +315,7 @@ def test_a_node_that_is_not_covered_is_named_and_onnxruntime_goes_on() -> None:
         load(content, engine="native")
     model = load(content)
     assert model.engine == "onnxruntime"
-    assert "Tan" in uncovered(read_onnx(content), model.interface)
+    assert "Tan" in uncovered(read_onnx(content), model.manifest)
     assert model.stream().step(np.zeros(3)).shape == (7,)
 
 

@@ -45,7 +45,7 @@ def with_golden(edit) -> bytes:
     with load(path, engine="onnxruntime") as plain:
         x, gain = X.swapaxes(0, 1), np.ones((5, 2, 1), np.float32)
         outputs, after = plain.run({"x": x, "gain": gain}, lengths=[5, 3])
-        outputs = plain.interface.all_outputs(outputs, after)
+        outputs = plain.manifest.all_outputs(outputs, after)
     inputs = {"x": x, "gain": gain, "lengths": np.array([5, 3]), "h_0": np.full((1, 2, 8), 0.25, np.float32)}
     edit(inputs, outputs)
     golden = Golden(inputs, outputs, floor={}, limit=dict.fromkeys(outputs, 1e-3))
@@ -94,7 +94,7 @@ def test_a_golden_case_that_fits_is_replayed_by_the_native_engine():
 
 
 def lep(edit=lambda manifest: manifest) -> tuple[bytes, Manifest]:
-    from lstm_edge_runtime.native.convert import to_native
+    from lstm_edge_exporters.targets.native.convert import to_native
     from lstm_edge_runtime.native.engine import NativeEngine
 
     content = to_native(DATA / "lstm.onnx")
@@ -328,7 +328,7 @@ def test_threads_that_open_the_first_streams_together_get_one_engine():
         return engine
 
     core = Core(
-        None, load(DATA / "lstm.onnx").interface, Identity(b""),
+        None, load(DATA / "lstm.onnx").manifest, Identity(b""),
         has_manifest=True, check=False, open_native=open_native,
     )  # fmt: skip
     found = []

@@ -223,7 +223,7 @@ def test_a_file_that_was_trained_with_carried_states_or_does_not_say_is_not_warn
     model = load(content)
     assert model.stream().reset_every is None
     assert model.streams(3).reset_every is None
-    assert model.interface.reset_every is None
+    assert model.manifest.reset_every is None
 
 
 def longest_frames() -> bytes:

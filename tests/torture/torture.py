@@ -512,7 +512,7 @@ def import_all() -> None:
     """Import once, before children are made, what the verbs import."""
     import torch
 
-    import lstm_edge_runtime.native.convert  # noqa: F401
+    import lstm_edge_exporters.targets.native.convert  # noqa: F401
     from lstm_edge_runtime.ort import import_onnxruntime
 
     torch.set_num_threads(1)

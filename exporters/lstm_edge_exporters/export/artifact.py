@@ -106,7 +106,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     golden = record_golden(expect, manifest, drawn, equivalence.cases)
     manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
     content = write(model, manifest)
-    load(content, device="cpu", engine="onnxruntime").close()
+    load(content).close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     nodes = dict(Counter(node.op_type for node in model.graph))
     return Artifact(content, manifest, equivalence, nodes, (*notes, *skipped))

@@ -236,7 +236,7 @@ def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> L
     changed = graph.found.states or graph.late or added or graph.constants
     proto = to_proto(graph.lifted) if changed else proto
     with load(with_manifest(proto, manifest), device="cpu") as opened:
-        manifest = manifest._replace(unstreamable=opened.interface.unstreamable)  # a call may be a window
+        manifest = manifest._replace(unstreamable=opened.manifest.unstreamable)  # a call may be a window
     report = LiftReport(
         lifted=graph.found.states,
         past=added,

@@ -13,12 +13,11 @@ import onnx_ir as ir
 from onnx.external_data_helper import load_external_data_for_model
 from onnx_ir.passes.common import InlinePass
 
-from lstm_edge_runtime.conventions import declared_states
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.model import read_model
 
-from ..graph import data_inputs, forget_shapes, infer_shapes, spec_of, to_bytes
+from ..graph import data_inputs, forget_shapes, infer_shapes, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import to_layout_0
 from .axes import transpose_reshapes
@@ -69,7 +68,7 @@ def read_graph(
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     if batchwise:
         open_isolated(content, name="the file")
-    config = _with_scalars(model, _with_declared(model, source, config))
+    config = _with_scalars(model, config)
     transpose_reshapes(model)
     return model, proto, config
 
@@ -84,16 +83,8 @@ def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLik
     if not Path(source).is_file():
         return
     _, file = read_model(source)
-    if file is not None and os.path.realpath(output) in file.external_paths():
+    if os.path.realpath(output) in file.external_paths():
         raise InputError(f"{output} has weights of {source} and would be replaced; name another file")
-
-
-def _with_declared(model: ir.Model, source: str | os.PathLike[str] | bytes, config: LiftConfig) -> LiftConfig:
-    """Add the states that a configuration next to the file declares."""
-    if isinstance(source, bytes):
-        return config
-    inputs, outputs = (tuple(map(spec_of, side)) for side in (data_inputs(model.graph), model.graph.outputs))
-    return replace(config, states={**declared_states(source, inputs, outputs), **config.states})
 
 
 def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
@@ -113,8 +104,6 @@ def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
 def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
     content, file = read_model(source)
     name = "the model" if isinstance(source, bytes) else str(source)
-    if file is None:
-        raise FileFormatError(f"{name} is in ORT format; lift the .onnx file that it was made from")
     if not file.graph.nodes or not file.opset:
         raise FileFormatError(f"{name} contains no ONNX graph; export or copy it again")
     if file.opset < _OLDEST_OPSET:

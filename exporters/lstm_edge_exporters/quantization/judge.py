@@ -100,12 +100,12 @@ def judge(
         few: the cases are made up and few: count the labels of the long run as well, and none of a row whose
             two best classes are nearer than 5 % of the logits' range, because such ties decide nothing.
     """
-    task = before.interface.task
+    task = before.manifest.task
     output, classify = (task.output, task.kind == "classification") if task else ("", False)
     models = before, after
-    streamed = _gathered(_stream, models, cases) if before.interface.stream else {}
-    states = [spec.output for spec in before.interface.streaming.states]
-    carries = not few and before.interface.streamable and not before.interface.from_reset
+    streamed = _gathered(_stream, models, cases) if before.manifest.stream else {}
+    states = [spec.output for spec in before.manifest.streaming.states]
+    carries = not few and before.manifest.streamable and not before.manifest.from_reset
     single, long = _gathered(_one_by_one, models, cases), _gathered(_long_run, models, cases)
     carried = _gathered(_one_after_another, models, cases) if carries else single
     more = streamed or (long if few else single if carries else {})
@@ -226,7 +226,7 @@ def _one_after_another(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     run, states = runner(model), dict[str, Array]()
     for case in cases:
         outputs = run({**case, **states})
-        states = model.interface.states_out(outputs)
+        states = model.manifest.states_out(outputs)
         yield outputs
 
 
@@ -235,7 +235,7 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
 
     A call is a step, or all steps if a file can't carry states.
     """
-    interface, run = model.interface, runner(model)
+    interface, run = model.manifest, runner(model)
     if interface.sequence is None:
         states: dict[str, Array] = {}
         for step in range(STEPS):
@@ -252,7 +252,7 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
 
 def _stream(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     """Return the frames and states of a stream of the first row of the samples, a unit a call."""
-    interface, stream = model.interface.streaming, model.stream(reset_every="never")
+    interface, stream = model.manifest.streaming, model.stream(reset_every="never")
     unit, rows = interface.unit, interface.batch_axes
     assert interface.stream is not None
     steps = min(STEPS * unit, interface.stream.end or sys.maxsize)

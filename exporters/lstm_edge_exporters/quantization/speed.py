@@ -77,7 +77,7 @@ def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[
 def _call(model: Model, what: str, streamed: bool, feed: Any) -> Callable[[], Any]:
     if not streamed:
         return partial(model.run, feed)
-    late = model.interface.stream
+    late = model.manifest.stream
     stream = model.stream(reset_every=(late and late.end) or "never")
     return partial(stream.step if what == "step" else stream.process, feed)
 

@@ -67,7 +67,7 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
     if file is None:
         raise InputError("the file is in ORT format already; give the .onnx file")
     before = load(source if file.external_paths() else given, device="cpu", threads=1)
-    before.interface.require_no_delay("a file in ORT format")
+    before.manifest.require_no_delay("a file in ORT format")
     manifest = before.manifest and before.manifest._replace(identity=before.identity).to_json()
     content, operators = _convert(
         given if manifest is None else add_metadata(given, KEY, manifest),

@@ -4,10 +4,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from lstm_edge_runtime.native.choice import compile_engine
 
 from benchmarks.strangers import matrix
 from lstm_edge_exporters import export
-from lstm_edge_runtime.native.choice import compile_engine
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.onnx_reader import read_onnx
 

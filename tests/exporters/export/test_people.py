@@ -5,10 +5,10 @@ import onnxruntime
 import people
 import pytest
 import torch
+from lstm_edge_runtime.native.choice import compile_engine, uncovered
 
 from lstm_edge_exporters import export
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output
-from lstm_edge_runtime.native.choice import compile_engine, uncovered
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.onnx_reader import read_onnx
 

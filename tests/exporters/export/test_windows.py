@@ -6,6 +6,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from lstm_edge_runtime.native.choice import compile_engine
 from onnxruntime import InferenceSession
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
@@ -17,7 +18,6 @@ from lstm_edge_exporters.targets.web import to_site
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec
-from lstm_edge_runtime.native.choice import compile_engine
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.onnx_reader import read_onnx
 

@@ -8,13 +8,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import pytest
+from lstm_edge_runtime.native.choice import compile_engine
 
 from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.lift.states import lift_states
 from lstm_edge_exporters.lift.table import Table
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
-from lstm_edge_runtime.native.choice import compile_engine
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.onnx_reader import read_onnx
 

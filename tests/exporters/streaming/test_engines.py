@@ -11,9 +11,9 @@ import torch
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.targets.c import to_c
+from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import StateError, UnsupportedError
-from lstm_edge_runtime.native.convert import to_native
 from lstm_edge_runtime.native.library import installed, library
 
 from . import test_late as late
@@ -52,7 +52,7 @@ def samples(seed, *shape):
 
 def whole(content, model, x):
     """The outputs of all steps of one row from the reset state, in float64; of the last step (C,)."""
-    manifest = model.interface
+    manifest = model.manifest
     feeds = {"x": x[None]} | {
         state.input: np.full([1 if axis == "N" else axis for axis in state.axes], state.reset, state.dtype)
         for state in manifest.states
@@ -66,7 +66,7 @@ def test_the_native_engine_streams_it_in_steps_and_chunks(kind, exported):
     native, plain = load(content), load(content, engine="onnxruntime")
     assert native.engine == "native"
     assert native.selftest().ok
-    every = "L" in native.interface.outputs[0].axes
+    every = "L" in native.manifest.outputs[0].axes
     expected = whole(content, native, x)
     first, second = native.stream(), native.stream()
     steps = np.array([first.step(sample) for sample in x])
@@ -90,8 +90,8 @@ def test_a_norm_goes_on_for_more_steps_than_float32_counts(engine, exported):
     """17 minutes of sound at 16 kHz are 2 ** 24 frames, where a count in float32 would stand still."""
     model, steps = load(exported(past.CumulativeNorm).model, engine=engine), 2**24 - 1
     stream, x = model.stream(), samples(11, 3, past.WIDTH)
-    (count,) = (state for state in model.interface.states if state.dtype == "int64")
-    totals = [state.input for state in model.interface.states if state.dtype == "float32"]
+    (count,) = (state for state in model.manifest.states if state.dtype == "int64")
+    totals = [state.input for state in model.manifest.states if state.dtype == "float32"]
     stream.process(x)
     state = stream.state
     arrays = {**state, **{name: state[name] * 0 + steps for name in totals}}
@@ -144,8 +144,8 @@ def test_a_program_file_holds_it_with_its_golden_case(kind, exported, tmp_path):
 
 
 def test_a_wrong_place_dilation_or_state_fails_the_golden_case(exported, monkeypatch):
+    from lstm_edge_exporters.targets.native.program import ProgramWriter
     from lstm_edge_runtime.errors import CheckFailedError
-    from lstm_edge_runtime.native.program import ProgramWriter
 
     content, window = exported(past.WaveNet).model, ProgramWriter.window
     for change in ((1, 0, 0), (0, 1, 0)):
@@ -205,7 +205,7 @@ def test_a_native_stream_that_is_behind_is_that_of_onnxruntime(kind, behind):
     native, plain = load(content, engine="native"), load(content, engine="onnxruntime")
     assert (native.engine, plain.engine, load(content).engine) == ("native", "onnxruntime", "native")
     assert native.selftest().ok
-    unit, x, at = native.interface.unit, samples(4, native.interface.longest_run or 90, past.WIDTH), 0
+    unit, x, at = native.manifest.unit, samples(4, native.manifest.longest_run or 90, past.WIDTH), 0
     streams = native.stream(), plain.stream()
     while at < len(x):
         size = int(rng.integers(1, 2 * unit + 4))
@@ -450,8 +450,8 @@ def test_what_is_behind_runs_as_c(kind, units, behind, find_program, tmp_path):
     """A call takes whole units, and its frames count from the first call on that has no early ones."""
     (tmp_path / "net.onnx").write_bytes(behind(kind))
     model = load(tmp_path / "net.onnx", engine="onnxruntime")
-    chunk = units * model.interface.unit
-    steps = min(20 * chunk, model.interface.longest_run or 20 * chunk)
+    chunk = units * model.manifest.unit
+    steps = min(20 * chunk, model.manifest.longest_run or 20 * chunk)
     x = samples(8, steps - steps % chunk, past.WIDTH)
     got, stream = run_c(tmp_path, chunk, x, find_program), model.stream()
     results = [by_name(stream.process(x[start : start + chunk])) for start in range(0, len(x), chunk)]

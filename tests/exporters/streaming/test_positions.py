@@ -176,7 +176,7 @@ def test_a_stream_ends_with_its_positions_and_keeps_its_state(learned):
     stream.process(x[:40])
     with pytest.raises(StateError, match="has taken 82 steps"):
         stream.process(x[:40])
-    assert model.interface.longest_run == 82
+    assert model.manifest.longest_run == 82
     again = model.stream(reset_every=40)
     found = again.process(x[:120])
     want = [frames_of(module, x[at : at + 40], artifact.manifest) for at in (0, 40, 80)]

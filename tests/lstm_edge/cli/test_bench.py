@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from lstm_edge.timing.settings import load_call
 
 from lstm_edge.report.bench import bench_page
 from lstm_edge.timing import calls as subject
 from lstm_edge.timing import compare, measure, settings, system
-from lstm_edge.timing.settings import load_call
 from lstm_edge.timing.system import cpu_at_rate, cpu_idle, measure_load
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError

@@ -8,10 +8,10 @@ from pathlib import Path
 import onnx
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, UnsupportedError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.model import content_of, read_model, runner, stream_runner
-from lstm_edge_runtime.onnx_reader import add_initializers, is_ort_format
+from lstm_edge_runtime.onnx_reader import add_initializers
 from lstm_edge_runtime.tolerance import Comparison
 
 from ._calls import golden_case, run_calls
@@ -93,18 +93,12 @@ def to_c(
     prefix = _prefix(source, name)
     if chunk < 1:
         raise InputError(f"the chunk is {chunk}; expected 1 time step or more")
-    with load(source, device="cpu", threads=1, engine="onnxruntime") as model:
+    with load(source) as model:
         model.stream(reset_every="never")  # refuses a file without states, or whose chunks are not the whole
-        if model.manifest is None:
-            raise ManifestError(
-                "the file carries no manifest, which names its axes; lstm-edge lift writes one"
-            )
         if model.manifest.golden is not None:
             model.selftest().require()
         stream, run = model.manifest.stream, runner(model)
         content = content_of(model, source)
-        if is_ort_format(content):
-            raise InputError("the file is in ORT format; give the .onnx file")
         graph = _read(content, source)
         manifest = model.manifest.streaming
         if stream is not None:
@@ -117,7 +111,6 @@ def to_c(
                 "steps; leave --chunk out, or convert the float file"
             )
         file = read_model(source)[1]
-        assert file is not None
         build_interface(manifest, prefix, chunk)  # refuses names and axes before operators
         compiled = compile_to_c(file, manifest)
         interface = build_interface(manifest, prefix, chunk, compiled.parts)

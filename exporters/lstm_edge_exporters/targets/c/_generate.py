@@ -8,10 +8,10 @@ from math import prod
 
 import numpy as np
 
+from lstm_edge_exporters.targets.native.compiler import Compiled, compile_program
+from lstm_edge_exporters.targets.native.program import NONE, Binary, Code, Function, Operation, Weights
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.native.compiler import Compiled, compile_program
-from lstm_edge_runtime.native.program import NONE, Binary, Code, Function, Operation, Weights
 from lstm_edge_runtime.onnx_reader import OnnxFile
 
 from ._interface import Interface, StepArray

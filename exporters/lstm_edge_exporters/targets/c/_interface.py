@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lstm_edge_exporters.targets.native.compiler import StatePart
 from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native.compiler import StatePart
 from lstm_edge_runtime.native.past import Past
 
 from ..names import c_identifier, check_project_name

@@ -35,7 +35,7 @@ class TritonPythonModel:
             int(batching["oldest"]["max_candidate_sequences"]),
             reset_every=int(every) if every.isdecimal() else every,
         )
-        interface = self._model.interface
+        interface = self._model.manifest
         self._take = self._streams.process if interface.sequence else self._streams.step
         self._late = interface.stream is not None
         self._none = {

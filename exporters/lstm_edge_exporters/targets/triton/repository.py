@@ -85,7 +85,7 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
             f"got a file named {path.name!r}; Triton's names have letters, digits, - and _, rename it"
         )
     with load(path, device="cpu") as model:
-        interface = model.interface
+        interface = model.manifest
         if backend == "onnxruntime":
             interface.require_no_delay("Triton's onnxruntime backend", "use the python backend")
         model.streams(1, reset_every="never")  # refuses files that can't be streamed by rows

@@ -16,8 +16,8 @@ from ruamel.yaml import YAML
 
 from lstm_edge_exporters import QuantizeConfig, export, quantize
 from lstm_edge_exporters.targets.c import to_c
+from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.native.convert import to_native
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.tolerance import limit_for
 

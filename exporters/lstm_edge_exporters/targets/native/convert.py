@@ -1,0 +1,207 @@
+"""Make a program file (``.lep``) of an ``.onnx`` file, and verify it before it is given away."""
+
+import os
+from collections.abc import Mapping
+
+import numpy as np
+
+from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.axes import shape_of
+from lstm_edge_runtime.chunks import join_chunks, run_chunks
+from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError
+from lstm_edge_runtime.manifest import Array, Golden, Manifest, TensorSpec
+from lstm_edge_runtime.model import read_model, runner, stream_runner
+from lstm_edge_runtime.native.engine import NativeEngine
+from lstm_edge_runtime.onnx_reader import OnnxFile
+from lstm_edge_runtime.selftest import golden_limits
+from lstm_edge_runtime.tolerance import compare
+
+from .compiler import Compiled, compile_program
+
+_SHARE, _INT8_SHARE = 1e-3, 0.1
+"""Largest difference of a random case from onnxruntime, as a fraction of an output's largest value: a random
+case shows that every node means the same, the golden case how it rounds."""
+_CASES = ((1, 1), (2, 3), (3, 12))
+"""Rows and units of the random cases."""
+_CUTS = (1, 1, 4, 6)
+"""Units of the chunks of the longest one."""
+
+
+def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
+    """Return the program file of an ``.onnx`` file, after it was verified.
+
+    It contains the manifest with the file's identity. On the C library it replays the golden cases, and gives
+    what onnxruntime gives for random sequences, chunks and restored states.
+
+    Raises:
+        NotFoundError, FileFormatError, ManifestError, ContractError: the file is not there, or is no usable
+            model.
+        UnsupportedError: the file can't be streamed, or a node is not covered; the message says which.
+        MissingDependencyError: no ``lstm-edge-native``, or no onnxruntime.
+        CheckFailedError: a result is beyond its limit.
+    """
+    content, file = read_model(source)
+    # external data are found by the path alone
+    model = load(source if file.external_paths() else content)
+    program = _write(model, file)
+    try:
+        native = load(program)
+    except FileFormatError as error:  # sizes in the graph that do not fit one another
+        raise UnsupportedError(f"a part that is not covered ({error})") from error
+    _verify(model, native, program, file)
+    return program
+
+
+def uncovered(source: str | os.PathLike[str] | bytes, manifest: Manifest) -> str:
+    """Return why a file can't be converted, empty if it can; the C library need not be installed.
+
+    Args:
+        source: the ``.onnx`` file.
+        manifest: the file's.
+    """
+    try:
+        compile_file(read_model(source)[1], manifest)
+    except UnsupportedError as error:
+        return str(error)
+    return ""
+
+
+def compile_file(file: OnnxFile, manifest: Manifest) -> Compiled:
+    """Return the program of a file.
+
+    Raises:
+        UnsupportedError: the file can't be streamed, or a node is not covered; the message says which.
+    """
+    if manifest.stream is None and not manifest.streamable:
+        raise UnsupportedError(manifest.unstreamable or "it has no states")
+    return compile_program(file, manifest)
+
+
+def _write(model: Model, file: OnnxFile) -> bytes:
+    """Compile a file, with its manifest and the first row of its golden case."""
+    manifest = model.manifest
+    compiled, stream = compile_file(file, manifest), manifest.stream
+    if stream is not None:
+        if (golden := stream.golden) is None:
+            raise UnsupportedError("its stream has no golden case")
+        axes = manifest.streaming.batch_axes
+        rows = [
+            {name: array.take([0], axes[name]) if name in axes else array for name, array in each.items()}
+            for each in (golden.inputs, golden.outputs)
+        ]
+        _record(compiled, manifest.streaming, golden, *rows)
+        manifest = manifest._replace(golden=None, stream=stream._replace(graph=b""))
+    elif (golden := manifest.golden) is not None:
+        model.selftest().require()
+        feeds = _first_row(manifest, golden)
+        outputs, states = model.run(feeds)
+        _record(compiled, manifest, golden, feeds, manifest.all_outputs(outputs, states))
+    compiled.writer.manifest(manifest._replace(identity=model.identity).to_json())
+    return compiled.writer.to_bytes()
+
+
+def _verify(model: Model, native: Model, program: bytes, file: OnnxFile) -> None:
+    """Raise ``CheckFailedError`` if a program does not compute what its file does."""
+    manifest = model.manifest
+    streams = manifest.stream is not None
+    if streams or manifest.golden is not None:
+        native.selftest().require()
+        if (worst := NativeEngine(program, 1).selftest()) > 1:
+            raise CheckFailedError(f"the program's own golden case is at {worst:.3g} of its limit")
+    manifest = manifest.streaming
+    int8 = manifest.int8_activations or any("Quantize" in node.op_type for node in file.every_node())
+    run, run_native = (
+        (stream_runner if streams else runner)(model),
+        (stream_runner if streams else runner)(native),
+    )
+    for rows, units in _CASES if manifest.sequence else ((2, 1),):
+        feeds = _draw(manifest, rows, units * manifest.unit)
+        try:
+            expected = run(feeds)
+        except Exception as error:
+            raise UnsupportedError(f"onnxruntime rejects a random case ({error})") from error
+        got = [("the whole", expected, run_native(feeds))]
+        if units == sum(_CUTS) and manifest.streamable:
+            sizes = [size * manifest.unit for size in _CUTS]
+            both = [
+                join_chunks(manifest, [*run_chunks(each, manifest, feeds, sizes)])
+                for each in (run, run_native)
+            ]
+            got.append(("chunks", both[0], both[1]))
+        for how, want, have in got:
+            _compare(want, have, f"{rows} rows of {units * manifest.unit} steps, {how}", int8=int8)
+
+
+def _compare(want: Mapping[str, Array], have: Mapping[str, Array], what: str, *, int8: bool) -> None:
+    for name, array in want.items():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
+            continue
+        limit = (_INT8_SHARE if int8 else _SHARE) * float(np.abs(array).max(initial=1e-3))
+        record = compare(name, have[name], array, floor=0.0, limit=limit, dtype=array.dtype.name)
+        if not record.ok:
+            raise CheckFailedError(f"the native program differs from onnxruntime in {what}: {record}")
+
+
+def _draw(manifest: Manifest, rows: int, steps: int) -> dict[str, Array]:
+    """Return inputs and states between -1 and 1, whole numbers 0, of full rows."""
+    rng, sizes = np.random.default_rng(0), {manifest.batch or "": rows, manifest.sequence or "": steps}
+    feeds = {}
+    specs = [*manifest.inputs, *(TensorSpec(s.input, s.dtype, s.axes) for s in manifest.states)]
+    for spec in specs:
+        shape = shape_of(spec.axes, sizes)
+        numbers = rng.uniform(-1, 1, shape) if np.dtype(spec.dtype).kind == "f" else np.zeros(shape)
+        feeds[spec.name] = numbers.astype(spec.dtype)
+    if manifest.lengths is not None:
+        feeds[manifest.lengths][...] = steps
+    return feeds
+
+
+def _first_row(manifest: Manifest, golden: Golden) -> dict[str, Array]:
+    """Return the inputs of the golden case's first row, up to its length."""
+    length = None if manifest.lengths is None else int(golden.inputs[manifest.lengths].reshape(-1)[0])
+    feeds = {}
+    for spec in manifest.data_inputs:
+        array = golden.inputs[spec.name]
+        for axis, end in ((manifest.batch_axis(spec.axes), 1), (manifest.time_axis(spec.axes), length)):
+            array = array if axis is None else array[(slice(None),) * axis + (slice(end),)]
+        feeds[spec.name] = array
+    return feeds
+
+
+def _record(
+    compiled: Compiled,
+    manifest: Manifest,
+    golden: Golden,
+    feeds: Mapping[str, Array],
+    outputs: Mapping[str, Array],
+) -> None:
+    """Store a case of one row from the reset state, with what it gives and the limits of a golden case."""
+    expected: dict[str, tuple[Array, Array]] = {}
+    for spec in manifest.outputs:
+        array, limits = _with_limits(outputs[spec.name], golden, spec.name)
+        axis = manifest.time_axis(spec.axes)
+        expected[spec.name] = (
+            (array, limits) if axis is None else (np.moveaxis(array, axis, 0), np.moveaxis(limits, axis, 0))
+        )
+    for part in compiled.parts:
+        if part.state.output not in outputs or part.state.dtype != "float32":
+            continue
+        array, limits = _with_limits(outputs[part.state.output], golden, part.state.output)
+        name = part.state.input
+        if part.layer is not None:
+            array, limits, name = array[part.layer], limits[part.layer], f"{name}[{part.layer}]"
+        if part.past is not None:
+            steps = manifest.steps(feeds)
+            limits = part.past.to_rows(limits[None], steps)
+            limits[:, -1] = 0
+            array = part.past.to_rows(array[None], steps)
+        expected[name] = array.reshape(-1), limits.reshape(-1)
+    time = manifest.time_axes
+    in_order = {
+        name: np.moveaxis(array, time[name], 0) if name in time else array for name, array in feeds.items()
+    }
+    compiled.writer.golden(in_order, expected)
+
+
+def _with_limits(array: Array, golden: Golden, name: str) -> tuple[Array, Array]:
+    return array, np.broadcast_to(golden_limits(golden, name), array.shape)
