@@ -181,7 +181,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         check_target(options.state)
-        gateway = Gateway(load(options.model, device="cpu"), options)
+        gateway = Gateway(load(options.model), options)
         gateway.connect()
         due = time.monotonic() + 1
         while not stop.wait(0.01):

@@ -2,12 +2,14 @@
 
 import os
 import shutil
-import sys
-from pathlib import Path
+import signal
 
 import pytest
 
-HERE = str(Path(__file__).parent)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    # A shell's & and nohup leave it so, and the programs that the tests interrupt would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REQUIRED = "LSTM_EDGE_REQUIRE"
 """An environment variable: programs that tests must find, where they would be skipped else."""
 
@@ -28,20 +30,3 @@ def find_program():
         return found
 
     return find
-
-
-@pytest.fixture(scope="session", autouse=True)
-def _files_run_beside_their_modules():
-    """Run every file that a test makes with ``export`` beside its module, as ``beside.py`` says."""
-    product = getattr(sys.modules.get("lstm_edge_exporters"), "export", None)
-    makers = [
-        module
-        for module in list(sys.modules.values())
-        if str(getattr(module, "__file__", "")).startswith(HERE) and vars(module).get("export") is product
-    ]
-    with pytest.MonkeyPatch.context() as patch:
-        for module in makers if product else ():
-            from beside import export_beside
-
-            patch.setattr(module, "export", export_beside)
-        yield

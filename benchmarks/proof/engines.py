@@ -136,10 +136,7 @@ def _open_native(content: bytes) -> Run:
     from lstm_edge_runtime.manifest import KEY, Manifest
     from lstm_edge_runtime.onnx_reader import read_onnx
 
-    file = read_onnx(content)
-    manifest = Manifest.from_json(file.metadata[KEY])
-    engine = compile_engine(file, manifest, 1)
-    return lambda feeds: manifest.all_outputs(*engine.call(feeds))
+    return runner(load(to_native(content)))
 
 
 def _serve(open_file: Callable[[bytes], Run]) -> None:

@@ -164,3 +164,9 @@ def _reorder(op: str, stacked: Array) -> Array:
 
 def _text(node: ir.Node, name: str, default: str) -> str:
     return node.attributes.get_string(name, default) or default
+
+
+def why_window(layer: str, steps: int | str) -> str:
+    """Return why a file whose ``layer`` takes several steps a call can't be streamed if no axis is time."""
+    count = f"{steps} steps" if isinstance(steps, int) else "several steps"
+    return f"{layer} takes {count} per call and no axis is time, so a call is a whole window, not a step"

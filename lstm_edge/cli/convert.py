@@ -39,30 +39,12 @@ class _Written:
     notes: Sequence[str] = ()
 
 
-def _to_ort(model: Path, output: Path) -> _Written:
-    if output.suffix != ".ort":
-        raise InputError(
-            f"{output} ends in {output.suffix or 'nothing'!r}, expected .ort, as onnxruntime requires"
-        )
+def _to_native(model: Path, output: Path) -> _Written:
+    if output.suffix != ".lep":
+        raise InputError(f"{output} is not named .lep; use -o {output.with_suffix('.lep')}, or --to c or web")
     check_target(output)
     with needing("export", "convert"):
-        from lstm_edge_exporters.targets.ort import to_ort
-
-        made = to_ort(model)
-    config = made.save(output)
-    before, after = made.bytes_before, len(made.model)
-    notes = [f"operators for a reduced build: {config}"]
-    if after > 1.5 * before:
-        notes.append(
-            "larger: ORT format stores weights-only int8 and fp16 as float32; prefer the .onnx, or int8 LSTM"
-        )
-    document = {"operators": str(config), "bytes": {"before": before, "after": after}}
-    return _Written("ORT format", {str(model): before, str(output): after}, document, notes)
-
-
-def _to_native(model: Path, output: Path) -> _Written:
-    check_target(output)
-    from lstm_edge_exporters.targets.native.convert import to_native
+        from lstm_edge_exporters.targets.native import to_native
 
     content = to_native(model)
     write_bytes(output, content)
@@ -116,46 +98,14 @@ def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | Non
     return _Written("static site", sizes, {"files": sizes}, [look, "motion sensors need HTTPS on phones"])
 
 
-def _to_triton(model: Path, output: Path, backend: str = "python") -> _Written:
-    from lstm_edge_exporters.targets.triton import to_triton
-
-    made = to_triton(model, backend)
-    folder = made.save(output)
-    sizes = {f"{made.name}/{name}": len(content) for name, content in sorted(made.contents.items())}
-    notes = [
-        f"serve: tritonserver --model-repository={shlex.quote(str(output))}",
-        f"configuration: {folder}/config.pbtxt",
-    ]
-    if made.reset_every:
-        notes.append(
-            f"each training window started from reset: sequences are reset every {made.reset_every} "
-            "steps (reset_every in config.pbtxt)"
-            if backend == "python"
-            else "each training window started from reset: send sequence_start every "
-            f"{made.reset_every} steps"
-        )
-    return _Written(
-        f"Triton, {backend} backend",
-        {str(output / name): size for name, size in sizes.items()},
-        {"name": made.name, "backend": backend, "files": sizes},
-        notes,
-    )
-
-
-_TARGETS: dict[str, Callable[..., _Written]] = {
-    "ort": _to_ort,
-    "c": _to_c,
-    "native": _to_native,
-    "triton": _to_triton,
-    "web": _to_web,
-}
+_TARGETS: dict[str, Callable[..., _Written]] = {"c": _to_c, "web": _to_web}
 """Each is called with the model, the output, and those options of the verb that its signature names."""
 
 
 @click.command("convert")
 @model_argument
-@click.option("--to", "target", type=click.Choice(list(_TARGETS)), default="ort", help="Target format.")
-@click.option("-o", "--output", type=PATH, required=True, help="Output file or folder.")
+@click.option("--to", "target", type=click.Choice(list(_TARGETS)), help="Write a folder of this kind.")
+@click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
 @click.option("--chunk", type=click.IntRange(1), help="For c: time steps per call.  [default: 1]")
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
 @click.option(
@@ -164,48 +114,35 @@ _TARGETS: dict[str, Callable[..., _Written]] = {
     help="For c: maximum bytes of constants and code, as compiled here.",
 )
 @click.option("--ram-limit", type=click.IntRange(1), help="For c: maximum bytes of state and stack.")
-@click.option(
-    "--backend",
-    type=click.Choice(["python", "onnxruntime"]),
-    help="For triton: Triton backend.  [default: python]",
-)
 @click.option("--ort", type=PATH, help="For web: folder of onnxruntime-web.")
 @click.option("--data", type=PATH, help="For web: data file with recordings to replay, as for predict.")
 @json_option
-def command(model: Path, target: str, output: Path, as_json: bool, **options: Any) -> None:
+def command(model: Path, target: str | None, output: Path, as_json: bool, **options: Any) -> None:
     """Convert MODEL, an .onnx file, to another format.
 
-    ort: ORT format, an .ort file for minimal builds of onnxruntime. The operators that such a build needs are
-    written to OUTPUT with the suffix .required_operators_and_types.config; see docs/small.md.
+    An .lep file is a program for the C library of lstm-edge-native and for load(), without onnxruntime; see
+    docs/native.md.
 
-    native: a program, an .lep file, for the C library of lstm-edge-native and for load(), without
-    onnxruntime; see docs/native.md.
-
-    c: a folder of C99 code without a runtime, for microcontrollers and boards without onnxruntime; see
-    docs/c.md.
-
-    triton: a model repository for NVIDIA Triton, with MODEL unchanged and one state per sequence; see
-    docs/triton.md.
+    c: a folder of C99 code without a runtime, for microcontrollers; see docs/c.md.
 
     web: a folder with a static page that runs MODEL in the browser and works offline; see docs/web.md.
     onnxruntime-web is read from --ort, or from node_modules in this or a parent folder; install it with
     npm install onnxruntime-web.
 
-    Except for triton, results are run and only written if they compute the same on MODEL's golden case.
+    Results are run and only written if they compute the same as MODEL.
 
     \b
     Example:
-      lstm-edge convert har-int8.onnx -o har-int8.ort
-      lstm-edge convert har.onnx --to native -o har.lep
+      lstm-edge convert har.onnx -o har.lep
       lstm-edge convert har.onnx --to c -o har_c/
-      lstm-edge convert har.onnx --to triton -o models
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
     check_model_path(model)
-    to_target = _TARGETS[target]
+    to_target = _TARGETS[target] if target else _to_native
     given = {name: value for name, value in options.items() if value is not None}
     if stray := [name for name in given if name not in signature(to_target).parameters]:
-        raise InputError(f"--{stray[0].replace('_', '-')} is not valid with --to {target}; remove it")
+        kind = f"--to {target}" if target else "an .lep file"
+        raise InputError(f"--{stray[0].replace('_', '-')} is not valid with {kind}; remove it")
     written = to_target(model, output, **given)
     if as_json:
         echo_json({"output": str(output), **written.document})
@@ -229,7 +166,7 @@ def _recordings_for(model: Path, data: Path | None) -> "list[PageSignal]":
         NotFoundError, FileFormatError, ContractError: the model or the data can't be read.
         InputError: ``data`` does not fit the model.
     """
-    with load(model, device="cpu", threads=1) as opened:
+    with load(model) as opened:
         if data is not None:
             found, _ = read_for_model(data, opened, ReadConfig(), targets="optional", tell=note)
             return _one_of_each(found)

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,18 +11,17 @@ import click
 import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, counted, first_line
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.files import check_target, write_bytes
 from lstm_edge_runtime.json_reader import read_json
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ..run_files import METRICS
 from ._extras import needing
 from ._options import PATH, is_factory, json_option, names, parse_pair, rate, seed_option
-from ._output import check_onnx_target, echo, echo_json, print_interface, progress
+from ._output import echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import Artifact, ExportConfig
-    from lstm_edge_exporters.targets.card import Score
 
 
 _OF_CONFIG = ("stateless", "opset", "seed")
@@ -31,18 +30,8 @@ _OF_CONFIG = ("stateless", "opset", "seed")
 
 @click.command("export")
 @click.argument("source")
-@click.option("-o", "--output", type=PATH, required=True, help="The .onnx file to write.")
 @click.option(
-    "--format",
-    "form",
-    type=click.Choice(["onnx", "ort"]),
-    default="onnx",
-    help="ort writes an .ort file for minimal builds, and a list of the operators that such a build needs.",
-)
-@click.option(
-    "--card",
-    type=PATH,
-    help="Also write this folder: a Hugging Face model repository with a card, an MLflow model in its onnx/.",
+    "-o", "--output", "outputs", type=PATH, required=True, multiple=True, help="File to write. Repeatable."
 )
 @click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
 @click.option(
@@ -91,11 +80,9 @@ _OF_CONFIG = ("stateless", "opset", "seed")
 @json_option
 def command(
     source: str,
-    output: Path,
-    form: str,
+    outputs: tuple[Path, ...],
     lengths: bool,
     as_json: bool,
-    card: Path | None,
     **options: Any,
 ) -> None:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
@@ -110,21 +97,15 @@ def command(
     Example:
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
-      lstm-edge export runs/har -o har.onnx --card har
+      lstm-edge export runs/har -o har.onnx -o har.lep
       lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
       lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
-    _check_output(form, output)
+    _check_outputs(outputs)
     with needing("export", "export"):
         from lstm_edge_exporters import export
-
-        if card is not None:
-            from lstm_edge_exporters.targets.card import check_card, to_card
-
-            check_card(card)
-            scored = _read_scores(Path(source))
     of_config = {name: options.pop(name) for name in _OF_CONFIG}
     factory = is_factory(source)
     _check_source(source, () if factory else [name for name, value in options.items() if value])
@@ -139,42 +120,38 @@ def command(
             module, example, config = deployable(load(source), lengths=lengths)
         with progress(quiet=as_json) as show:
             artifact = export(module, example, replace(config, **of_config), on_progress=show)
-    converted = operators = None
-    if form == "ort":
-        from lstm_edge_exporters.targets.ort import to_ort
-
-        converted = to_ort(artifact.model)
-        operators = converted.save(output)
-    else:
-        artifact.save(output)
-    if card is not None:
-        to_card(card.absolute().name, artifact.model, artifact.manifest, *scored).save(card)
+    contents = dict(_contents(artifact, outputs))
+    for path, content in contents.items():
+        write_bytes(path, content)
     if as_json:
-        document = _document(artifact, output) | {"card": card and str(card)}
-        if converted:
-            document |= {"bytes": len(converted.model), "operators": str(operators)}
-        echo_json(document)
-        return
-    _print(artifact, source, output)
-    if card is not None:
-        echo(f"card: {card}; an MLflow model: {card / 'onnx'}")
-    if converted:
-        echo(f"ORT format: {len(converted.model):,} bytes; operators for a reduced build: {operators}")
+        echo_json(_document(artifact, {str(path): len(content) for path, content in contents.items()}))
+    else:
+        _print(artifact, source, contents)
 
 
-def _check_output(form: str, output: Path) -> None:
-    if form == "onnx" and output.suffix != ".ort":
-        check_onnx_target(output)
-    check_target(output)
-    if (form == "ort") != (output.suffix == ".ort"):
-        raise InputError(
-            f"--format {form} does not match {output}; use .ort for --format ort, .onnx otherwise"
-        )
+def _contents(artifact: "Artifact", outputs: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
+    """Yield the content of each file, after it was verified."""
+    for path in outputs:
+        if path.suffix == ".lep":
+            from lstm_edge_exporters.targets.native import to_native
+
+            yield path, to_native(artifact.model)
+        else:
+            yield path, artifact.model
+
+
+def _check_outputs(outputs: Sequence[Path]) -> None:
+    for path in outputs:
+        check_target(path)
+        if path.suffix not in (".onnx", ".lep"):
+            raise InputError(f"{path} is not named .onnx or .lep; use -o {path.with_suffix('.onnx')}")
+    if len(set(outputs)) < len(outputs):
+        raise InputError("an output is given twice; give each file once")
 
 
 def _check_source(source: str, of_factory: Sequence[str]) -> None:
     """Refuse a file that is exported already, and the options of a factory for what is none."""
-    if Path(source).suffix in (".onnx", ".ort"):
+    if Path(source).suffix in (".onnx", ".lep"):
         raise InputError(
             f"{source} is already exported; run lstm-edge lift to add states, lstm-edge inspect to see its "
             "contents"
@@ -262,44 +239,12 @@ def _read_labels(given: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _read_scores(source: Path) -> "tuple[str, list[Score]]":
-    """Return the name of a run's data and its scores; nothing if ``source`` is no run."""
-    metrics = source / METRICS
-    if not metrics.is_file():
-        return "", []
-    try:
-        document = read_json(metrics.read_bytes())
-        return str(document["data"]["file"]), _scores(document)
-    except (AttributeError, LookupError, OSError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{metrics} is invalid ({first_line(error)}); train again") from error
-
-
-def _scores(document: Mapping[str, Any]) -> "list[Score]":
-    """Return what a run's metrics say of its test set, or of its validation set if it has no other."""
-    from lstm_edge_exporters.targets.card import Score
-
-    split = "test" if document.get("test") else "validation"
-    scores = document.get(split) or {}
-    kinds = [("", scores), ("windows from reset", scores.get("windows") or {})]
-    kinds += [(f"without a network ({name})", each) for name, each in scores.get("baselines", {}).items()]
-    found = []
-    for how, figures in kinds:
-        for metric in ("accuracy", "mae", "rmse"):
-            values = figures.get(metric)
-            targets = values if isinstance(values, dict) else {"": values}
-            found += [
-                Score(metric, value, split, target, how)
-                for target, value in targets.items()
-                if isinstance(value, float)
-            ]
-    return found
-
-
-def _print(artifact: "Artifact", source: str, output: Path) -> None:
-    manifest = artifact.manifest
-    print_interface(str(output), manifest, manifest.states)
+def _print(artifact: "Artifact", source: str, contents: Mapping[Path, bytes]) -> None:
+    manifest, output = artifact.manifest, next(iter(contents))
+    print_interface(", ".join(map(str, contents)), manifest, manifest.states)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
-    echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
+    sizes = ", ".join(f"{len(content):,} bytes ({path.suffix})" for path, content in contents.items())
+    echo(f"size: {sizes}, opset {manifest.provenance['opset']}")
     echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
     cases = len(manifest.equivalence["cases"])
     found, worst = artifact.equivalence, artifact.equivalence.worst
@@ -315,14 +260,15 @@ def _print(artifact: "Artifact", source: str, output: Path) -> None:
         echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:
         echo(f"note: {note}")
-    echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}")
+    onnx = next((path for path in contents if path.suffix == ".onnx"), None)
+    validate = f"   lstm-edge validate {onnx} --against {source}" if onnx else ""
+    echo(f"next: lstm-edge inspect {output}{validate}")
 
 
-def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
+def _document(artifact: "Artifact", sizes: Mapping[str, int]) -> dict[str, Any]:
     manifest = artifact.manifest
     return {
-        "output": str(output),
-        "bytes": len(artifact.model),
+        "files": dict(sizes),
         "inputs": [spec._asdict() for spec in manifest.inputs],
         "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [

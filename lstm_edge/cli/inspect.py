@@ -35,6 +35,7 @@ def command(model: Path, as_json: bool) -> None:
     \b
     Example:
       lstm-edge inspect har.onnx
+      lstm-edge inspect har.lep
     """  # noqa: D301
     with open_model(model, ModelOptions()) as opened:
         document = _describe(model, opened)
@@ -61,15 +62,14 @@ def _describe(path: Path, model: "Model") -> dict[str, Any]:
         "outputs": [spec._asdict() for spec in model.outputs],
         "states": states,
         "engine": model.engine,
-        "axes": {"batch": manifest.batch, "sequence": manifest.sequence} if manifest else None,
+        "axes": {"batch": manifest.batch, "sequence": manifest.sequence},
         "cost": _cost(path, model) | {"state_bytes_per_stream": sum(state["bytes"] for state in states)},
-    } | ({"manifest": False} if manifest is None else _declared(manifest))
+    } | _declared(manifest)
 
 
 def _declared(manifest: "Manifest") -> dict[str, Any]:
     golden = manifest.golden
     return {
-        "manifest": True,
         "streamable": manifest.streaming.streamable,
         "unstreamable": manifest.streaming.unstreamable or None,
         "pace": manifest.pace if manifest.stream else "",
@@ -94,16 +94,15 @@ def _state(spec: "StateSpec") -> dict[str, Any]:
 
 
 def _cost(path: Path, model: "Model") -> dict[str, Any]:
-    """Return parameters and operations; unknown for a file in ORT format."""
-    from lstm_edge_runtime.native.choice import uncovered
-
+    """Return parameters and operations; unknown for a native program."""
+    if model.engine == "native":
+        why = "the nodes of a native program can't be read"
+        return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
     from lstm_edge.cost import measure_cost
-    from lstm_edge_runtime.onnx_reader import add_initializers, is_ort_format, read_onnx
+    from lstm_edge_exporters.targets.native import uncovered
+    from lstm_edge_runtime.onnx_reader import add_initializers, read_onnx
 
     content = path.read_bytes()
-    if is_ort_format(content) or not model.providers:
-        why = f"the nodes of a {'file in ORT format' if model.providers else 'native program'} can't be read"
-        return {"parameters": None, "flops_per_step": None, "flops_per_call": None, "why": why}
     file, manifest = read_onnx(content, path.parent), model.manifest
     cost = measure_cost(content, file)
     if manifest.stream is not None:
@@ -121,7 +120,7 @@ def _cost(path: Path, model: "Model") -> dict[str, Any]:
         "opsets": {domain or "ai.onnx": version for domain, version in file.opsets.items()},
         "ir_version": file.ir_version,
         "producer": file.producer,
-        "not_native": uncovered(file, manifest) or None,
+        "not_native": uncovered(path, manifest) or None,
     }
 
 
@@ -129,10 +128,7 @@ def _facts(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the rows of the second table."""
     yield from _costs(document)
     yield "engine used here", document["engine"]
-    if document["manifest"]:
-        yield from _contract(document)
-    else:
-        yield "manifest", "none: states are paired by name and shape; task and provenance are unknown"
+    yield from _contract(document)
 
 
 def _costs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
@@ -156,7 +152,7 @@ def _costs(document: dict[str, Any]) -> Iterator[tuple[str, str]]:
             "graph",
             f"{counted(cost['nodes'], 'node')}; opset {opsets}; IR {cost['ir_version']}; {cost['producer']}",
         )
-        yield "native engine", f"no: {cost['not_native']}" if cost["not_native"] else "covers it"
+        yield "as .lep", f"no: {cost['not_native']}" if cost["not_native"] else "lstm-edge convert"
 
 
 def _contract(document: dict[str, Any]) -> Iterator[tuple[str, str]]:

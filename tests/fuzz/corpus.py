@@ -89,7 +89,7 @@ def _golden(folder: Path) -> None:
     from lstm_edge_runtime.golden import FORMAT, INPUT, OUTPUT
 
     golden = folder / "golden"
-    with load(DATA / "lstm.onnx", device="cpu") as model:
+    with load(DATA / "lstm.onnx") as model:
         x = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(np.float32)
         outputs, state = model.run(x)
         spec = model.manifest
@@ -131,7 +131,7 @@ def _states(folder: Path) -> None:
     from lstm_edge_runtime import load
     from lstm_edge_runtime.hold import Hold
 
-    with load(DATA / "lstm.onnx", device="cpu") as model:
+    with load(DATA / "lstm.onnx") as model:
         stream = model.stream()
         StateFile(stream, folder / "state.npz", 1.0, Hold(3)).save()
 
@@ -146,7 +146,7 @@ def _counted(models: Path) -> None:
     rng = np.random.default_rng(3)
     inputs = {"x": rng.normal(size=(4, 2, 3)), "gain": np.ones((4, 2, 1)), "h_0": np.full((1, 2, 8), 0.25)}
     inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
-    with load(DATA / "gru.onnx", engine="onnxruntime") as model:
+    with load(DATA / "gru.onnx") as model:
         outputs, after = model.run({name: inputs[name] for name in ("x", "gain")}, lengths=[4, 2])
         manifest = model.manifest
         outputs = manifest.all_outputs(outputs, after)

@@ -89,7 +89,7 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
     """Read a damaged model in one of the ways that there are."""
     way = rng.randrange(100)
     if way < 55:
-        _run(path, engine=rng.choice(("auto", "onnxruntime", "native")))
+        _run(path)
         return None
     name, out = str(path), str(folder / "out")
     verbs: tuple[tuple[int, Verb], ...] = (
@@ -97,13 +97,12 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
         (800, Verb(("selftest", name))),
         (800, Verb(("predict", name, str(corpus / rng.choice(("data.npz", "data.csv")))))),
         (800, Verb(("stream", name), (corpus / "lines.txt").read_bytes())),
-        (400, Verb(("convert", name, "--to", "native", "-o", out))),
+        (400, Verb(("convert", name, "-o", out + ".lep"))),
         (200, Verb(("convert", name, "--to", "web", "--ort", str(_web_runtime(folder)), "-o", out))),
         (10, Verb(("lift", name, "-o", out + ".onnx"))),
         (3, Verb(("validate", name, "--quick", "--steps", "50"))),
         (3, Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16"))))),
         (3, Verb(("convert", name, "--to", "c", "-o", out))),
-        (1, Verb(("convert", name, "-o", out + ".ort"))),
     )
     return rng.choices([verb for _, verb in verbs], [weight for weight, _ in verbs])[0]
 
@@ -156,8 +155,7 @@ def one_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     names = ("lstm", "counted", "tokens", "unbatched", "wide", "behind")
     sources = [path for path in _files(corpus / "onnx", ".onnx") if path.stem in names]
     content = edits.edit_manifest(rng, rng.choice(sources))
-    engine = rng.choice(("auto", "onnxruntime", "native"))
-    with load(content, device="cpu", threads=1, engine=engine) as model:
+    with load(content) as model:
         edits.use(rng, model)
     return None
 
@@ -173,7 +171,7 @@ def one_stream_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         return Verb(
             rng.choice((("inspect", str(path)), ("selftest", str(path)), ("stream", str(path)))), b"1,2,3\n"
         )
-    with load(content, device="cpu", threads=1) as model:
+    with load(content) as model:
         edits.use(rng, model)
     return None
 
@@ -181,7 +179,7 @@ def one_stream_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 def one_program_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """The same of a native program."""
     content = edits.edit_manifest(rng, _pick(rng, corpus / "lep", ".lep"))
-    with load(content, device="cpu", threads=1) as model:
+    with load(content) as model:
         edits.use(rng, model)
     return None
 
@@ -191,7 +189,7 @@ def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     sources = [corpus / "onnx" / f"{name}.onnx" for name in ("lstm", "gru", "counted")]
     content = edits.rename(rng, rng.choice(sources))
     if rng.random() < 0.97:
-        with load(content, device="cpu", threads=1, engine=rng.choice(("auto", "native"))) as model:
+        with load(content) as model:
             edits.use(rng, model)
             stream = model.stream()
             stream.state.save(folder / "s.npz")
@@ -313,7 +311,7 @@ def golden(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         arrays.write_bytes(rng.choice((mutate.damage, mutate.damage_npz))(rng, arrays.read_bytes()))
     if rng.random() < 0.2:
         return Verb(("selftest", str(DATA / "lstm.onnx"), "--golden", str(copy)))
-    with load(DATA / "lstm.onnx", device="cpu", threads=1) as model:
+    with load(DATA / "lstm.onnx") as model:
         replay(model, read_golden(copy))
     return None
 
@@ -325,7 +323,7 @@ def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     )
     if rng.random() < 0.3:
         return Verb(("stream", str(DATA / "lstm.onnx"), "--state", str(path)), b"1,2,3\n")
-    with load(DATA / "lstm.onnx", device="cpu", threads=1) as model:
+    with load(DATA / "lstm.onnx") as model:
         model.stream(reset_every="never").restore(State.load(path))
     return None
 

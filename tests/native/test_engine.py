@@ -88,7 +88,7 @@ def recurrent(rng: np.random.Generator, kind: str, hidden: int = 7, **attributes
 
 def assert_agree(content: bytes, width: int = 3, atol: float = 2e-6) -> None:
     """Run steps, a chunk and rows of both engines from the same samples and compare them."""
-    native, plain = load(content, engine="native"), load(content, engine="onnxruntime")
+    native, plain = load(to_native(content)), load(content)
     assert native.engine == "native"
     x = np.random.default_rng(0).standard_normal((9, width)).astype("float32")
     here, there = native.stream(), plain.stream()
@@ -271,14 +271,14 @@ def padded(rng: np.random.Generator) -> bytes:
 
 def test_what_lies_behind_a_row_is_what_the_graph_makes_of_zeros(tmp_path: Path) -> None:
     content = padded(np.random.default_rng(8))
-    plain = load(content, engine="onnxruntime")
+    plain = load(content)
     x = np.random.default_rng(9).standard_normal((5, 4, 3)).astype("float32")
     lengths = [3, 5, 1, 3]
     expected, after = plain.run(x, lengths=lengths)
     assert np.abs(expected["head"][4, 0]).max() > 0.05
     path = tmp_path / "p.lep"
     path.write_bytes(to_native(content))
-    for model in (load(content, engine="native"), load(path)):
+    for model in (load(to_native(content)), load(path)):
         batch = model.streams(4)
         ids = [batch.add() for _ in range(4)]
         outputs = batch.process(x.swapaxes(0, 1), ids, lengths)
@@ -302,7 +302,7 @@ def test_a_graph_that_mixes_time_steps_runs_on_onnxruntime_with_one_warning() ->
     with pytest.warns(RuntimeWarning, match="a random case fails on the native engine: y"):
         load(content).warm_up()  # compiles and tries the engine of streams
     with pytest.raises(CheckFailedError, match="a random case fails on the native engine: y"):
-        load(content, engine="native")
+        load(to_native(content))
 
 
 def test_a_node_that_is_not_covered_is_named_and_onnxruntime_goes_on() -> None:
@@ -312,7 +312,7 @@ def test_a_node_that_is_not_covered_is_named_and_onnxruntime_goes_on() -> None:
     base.graph.node.append(helper.make_node("Tan", ["before"], ["y"], name="wave"))
     content = base.SerializeToString()
     with pytest.raises(UnsupportedError, match=r"node 'wave' \(Tan\): an operator that is not covered"):
-        load(content, engine="native")
+        load(to_native(content))
     model = load(content)
     assert model.engine == "onnxruntime"
     assert "Tan" in uncovered(read_onnx(content), model.manifest)
@@ -330,7 +330,7 @@ def test_a_number_of_rows_that_is_computed_with_is_not_covered() -> None:
         helper.make_node("Mul", ["before", "count"], ["y"]),
     ])  # fmt: skip
     with pytest.raises(UnsupportedError, match=r"\(Cast\): a number of rows or steps that is computed with"):
-        load(base.SerializeToString(), engine="native")
+        load(to_native(base.SerializeToString()))
 
 
 def test_a_golden_case_that_onnxruntime_rejects_is_one_warning() -> None:
@@ -376,7 +376,7 @@ def test_states_move_between_the_engines() -> None:
 
 
 def test_states_move_between_an_onnx_file_and_its_program(tmp_path: Path) -> None:
-    native, plain = load(to_native(DATA / "lstm.onnx")), load(DATA / "lstm.onnx", engine="onnxruntime")
+    native, plain = load(to_native(DATA / "lstm.onnx")), load(DATA / "lstm.onnx")
     assert native.identity == plain.identity != native.sha256
     x = np.random.default_rng(5).standard_normal((6, 3)).astype("float32")
     whole = plain.stream().process(x)
@@ -398,7 +398,7 @@ def test_chunks_with_an_input_that_has_no_time_axis_are_those_of_onnxruntime() -
     base.graph.input.append(helper.make_tensor_value_info("shift", TensorProto.FLOAT, ["N", 7]))
     content = base.SerializeToString()
     x, shift = np.ones((5, 3), np.float32), np.arange(7, dtype=np.float32)
-    here, there = load(content, engine="native").stream(), load(content, engine="onnxruntime").stream()
+    here, there = load(to_native(content)).stream(), load(content).stream()
     given = {"x": x, "shift": shift}
     np.testing.assert_allclose(here.process(given), there.process(given), atol=2e-6)
     step = {"x": x[0], "shift": shift}
@@ -432,9 +432,9 @@ def test_a_program_file_holds_each_channel_of_its_golden_case_to_a_limit_of_its_
     assert manifest.golden is not None
     x = manifest.golden.inputs["x"][:1]
     zeros = {spec.input: np.zeros_like(manifest.golden.inputs[spec.input][:, :1]) for spec in manifest.states}
-    plain = load(DATA / "lstm.onnx", engine="onnxruntime")
+    plain = load(DATA / "lstm.onnx")
     outputs, after = plain.run(x)
-    apart = np.abs(load(DATA / "lstm.onnx", engine="native").stream().process(x[0]) - outputs["logits"][0])
+    apart = np.abs(load(to_native(DATA / "lstm.onnx")).stream().process(x[0]) - outputs["logits"][0])
     assert apart.max() > 0
     limits = {name: np.ones(1) for name in manifest.golden.outputs}
     limits["logits"] = np.where(apart == apart.max(), 2 * apart, 1.0)[None]
@@ -451,7 +451,7 @@ def test_a_damaged_program_file_and_a_wrong_engine_are_one_line(tmp_path: Path) 
     with pytest.raises(FileFormatError, match="checksum"):
         load(content[:3000] + b"\1" + content[3001:])
     with pytest.raises(InputError, match="a native program, which onnxruntime can't run"):
-        load(content, engine="onnxruntime")
+        load(content)
 
 
 @pytest.mark.parametrize(
@@ -492,11 +492,11 @@ def test_a_state_with_an_axis_of_its_own_is_not_covered() -> None:
     for each in (model.graph.input[2], model.graph.output[2]):
         each.type.tensor_type.shape.dim[1].dim_param = "M"
     with pytest.raises(UnsupportedError, match=r"c_0 .* has a dynamic axis other than batch and time"):
-        load(model.SerializeToString(), engine="native")
+        load(to_native(model.SerializeToString()))
 
 
 def test_a_row_of_int8_does_not_depend_on_its_neighbors() -> None:
-    model = load(DATA / "motions-int8.onnx", engine="native")
+    model = load(to_native(DATA / "motions-int8.onnx"))
     x = np.random.default_rng(7).standard_normal((5, 6)).astype("float32")
     alone, batch = model.stream(reset_every="never"), model.streams(5, reset_every="never")
     ids = [batch.add() for _ in range(5)]

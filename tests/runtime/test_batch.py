@@ -34,7 +34,7 @@ class Sources(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = load(DATA / f"{self.file}.onnx", threads=1)
+        self.model = load(DATA / f"{self.file}.onnx")
         self.batch = self.model.streams(CAPACITY, reset_every=self.every)
         self.own = {}
         self.kept = []
@@ -182,7 +182,7 @@ def test_another_axis_of_the_samples_may_change_from_tick_to_tick(opened):
 
 
 def test_a_provider_that_does_not_bind_buffers_gives_the_same(path):
-    model = load(path("lstm"), engine="onnxruntime")
+    model = load(path("lstm"))
     other = load(path("lstm"), providers=["AzureExecutionProvider", "CPUExecutionProvider"])
     (there, ids), (here, _) = full(other, 3), full(model, 3)
     for some in (ids, ids[:2], ids[::-1]):
@@ -379,7 +379,7 @@ def test_a_state_whose_rows_can_not_be_told_apart_by_source_is_refused():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_an_int8_batch_refuses_what_would_reach_other_sources(bad):
-    model = load(DATA / "motions-int8.onnx", threads=1, engine="onnxruntime")
+    model = load(DATA / "motions-int8.onnx")
     batch = model.streams(3, reset_every="window")
     ids = [batch.add() for _ in range(3)]
     x = samples(3, 6)

@@ -42,7 +42,7 @@ def with_manifest(path, edit) -> bytes:
 def with_golden(edit) -> bytes:
     """Return ``gru.onnx``, which takes lengths, with a golden case that ``edit`` changes."""
     path = DATA / "gru.onnx"
-    with load(path, engine="onnxruntime") as plain:
+    with load(path) as plain:
         x, gain = X.swapaxes(0, 1), np.ones((5, 2, 1), np.float32)
         outputs, after = plain.run({"x": x, "gain": gain}, lengths=[5, 3])
         outputs = plain.manifest.all_outputs(outputs, after)
@@ -78,9 +78,9 @@ def put(name, array):
 def test_a_golden_case_that_does_not_fit_reaches_no_engine(edit):
     content = with_golden(edit)
     with pytest.raises(CheckFailedError, match="the golden case does not run: "):
-        load(content, engine="native")
+        load(to_native(content))
     with pytest.raises(CheckFailedError, match="the golden case does not run: "):
-        load(content, engine="onnxruntime").selftest()
+        load(content).selftest()
     opened = load(content)
     with pytest.warns(RuntimeWarning, match="the golden case does not run: "):
         stream = opened.stream()
@@ -90,7 +90,7 @@ def test_a_golden_case_that_does_not_fit_reaches_no_engine(edit):
 
 @native
 def test_a_golden_case_that_fits_is_replayed_by_the_native_engine():
-    assert load(with_golden(lambda inputs, outputs: None), engine="native").selftest().ok
+    assert load(to_native(with_golden(lambda inputs), outputs: None)).selftest().ok
 
 
 def lep(edit=lambda manifest: manifest) -> tuple[bytes, Manifest]:
@@ -170,7 +170,7 @@ def test_a_tick_checks_what_it_reads_and_writes_and_changes_no_state(change, mes
 
 @native
 def test_a_tick_checks_its_lengths():
-    engine = load(DATA / "gru.onnx", engine="native")._open().native
+    engine = load(to_native(DATA / "gru.onnx"))._open().native
     feeds = {"x": X.swapaxes(0, 1), "gain": np.ones((5, 2, 1), np.float32)}
     for lengths in ([5, 6], [0, 1], [5, -3], [2**40, 5]):
         pool = engine.pool({"h_0": np.ones((1, 2, 8), np.float32)})
@@ -202,7 +202,7 @@ def test_an_output_of_another_shape_than_declared_is_one_line():
         DATA / "gru.onnx",
         lambda m: m._replace(outputs=(m.outputs[0]._replace(axes=("L", "N")), m.outputs[1])),
     )
-    batch = load(content, engine="onnxruntime").streams(3)
+    batch = load(content).streams(3)
     sources = [batch.add(), batch.add()]
     with pytest.raises(ContractError, match="does not keep its contract"):
         batch.step({"x": np.ones((2, 3)), "gain": np.ones((2, 1))}, sources)
@@ -349,7 +349,7 @@ def test_threads_that_open_the_first_streams_together_get_one_engine():
 @native
 def test_more_threads_than_the_native_engine_takes_are_refused_at_once_or_run_on_onnxruntime():
     with pytest.raises(UnsupportedError, match="257 threads, expected 1 to 256"):
-        load(DATA / "lstm.onnx", threads=257, engine="native")
+        load(to_native(DATA / "lstm.onnx"), threads=257)
     with pytest.raises(LstmEdgeError, match="257 threads, expected 1 to 256"):
         load(lep()[0], threads=257)
     model = load(DATA / "lstm.onnx", threads=257)

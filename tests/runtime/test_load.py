@@ -248,7 +248,7 @@ def test_a_closed_model_says_so_and_its_streams_go_on(path):
 
 @pytest.mark.parametrize("name", ["lstm", "late"])
 def test_a_closed_model_keeps_no_session(path, name, sessions):
-    model = load(path(name), engine="onnxruntime")
+    model = load(path(name))
     model.stream()
     kept = [weakref.ref(session) for session in sessions]
     sessions.clear()

@@ -162,7 +162,7 @@ def test_a_step_that_the_engine_refuses_at_a_boundary_leaves_states_and_ages(eng
         [table],
     )
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    model = load(made.SerializeToString(), engine="onnxruntime" if engine == "onnxruntime" else "auto")
+    model = load(made.SerializeToString() if engine == "onnxruntime" else "auto")
     stream, batch = model.stream(reset_every=2), model.streams(1, reset_every=2)
     source = batch.add()
     for token in (1, 2):

@@ -80,7 +80,7 @@ def test_any_cutting_with_resets_saves_and_restores_equals_the_whole(opened, nam
 
 
 def test_steps_equal_one_run_of_the_whole_sequence(path):
-    model = load(path("lstm"), engine="onnxruntime")
+    model = load(path("lstm"))
     x = samples(1, 50, 3)
     outputs, state = model.run(x)
     stream = model.stream()
@@ -282,7 +282,7 @@ def test_a_failure_inside_onnxruntime_leaves_the_state_as_it_was():
         [table],
     )
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    stream = load(made.SerializeToString(), engine="onnxruntime").stream()
+    stream = load(made.SerializeToString()).stream()
     stream.step(1)
     before = stream.state
     with pytest.raises(
@@ -314,7 +314,7 @@ def test_a_file_that_can_not_be_streamed_says_why(opened):
 def test_a_provider_that_does_not_bind_buffers_gives_the_same(path):
     x = samples(6, 3)
     other = load(path("lstm"), providers=["AzureExecutionProvider", "CPUExecutionProvider"]).stream()
-    plain = load(path("lstm"), engine="onnxruntime").stream()
+    plain = load(path("lstm")).stream()
     for sample in x:
         np.testing.assert_array_equal(other.step(sample), plain.step(sample))
     np.testing.assert_array_equal(other.process(x), plain.process(x))

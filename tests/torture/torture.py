@@ -64,7 +64,7 @@ class Tally:
 def _model(path: Path) -> None:
     from lstm_edge_runtime import load
 
-    with load(path, device="cpu", threads=1) as model:
+    with load(path) as model:
         model.selftest().require()
 
 
@@ -112,7 +112,7 @@ def _golden(path: Path) -> None:
 
     folder = read_golden(path)
     assert {each.name for each in folder.sets} == {each.name for each in path.glob("test_data_set_*")}
-    with load(path / "model.onnx", device="cpu", threads=1) as model:
+    with load(path / "model.onnx") as model:
         assert folder.model_sha256 == json.loads((path / "index.json").read_text())["model_sha256"]
         assert all(each.comparison.ok for each in replay(model, folder)), "an index beside another's sets"
 
@@ -211,7 +211,7 @@ def prepare(folder: Path) -> dict[str, Verb]:
 def _loads(path: Path) -> None:
     from lstm_edge_runtime import load
 
-    load(path, device="cpu", threads=1).close()
+    load(path).close()
 
 
 def _foreign(path: Path) -> None:

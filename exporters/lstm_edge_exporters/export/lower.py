@@ -31,7 +31,7 @@ from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import Builder
-from ..recurrent import GATES, LEFT_INVERSE, LayerWeights, to_onnx_weights
+from ..recurrent import GATES, LEFT_INVERSE, LayerWeights, to_onnx_weights, why_window
 from .record import DOMAIN, LOG_CUM_SUM_EXP, OP, RecurrentCall
 from .request import Request
 from .roles import Roles, find_roles
@@ -139,7 +139,7 @@ def _why_window(calls: Sequence[RecurrentCall]) -> str:
         steps = call.shape[0]
         if not call.cell and size_text(steps) != "1":
             layer = f"layer {call.path or 'rnn'}"
-            return _why_window(layer, steps if isinstance(steps, int) else size_text(steps))
+            return why_window(layer, steps if isinstance(steps, int) else size_text(steps))
     return ""
 
 
@@ -369,9 +369,3 @@ def _more_units(stacked: Array, width: int) -> Array:
     gates = np.split(stacked, len(GATES["LSTM"]))
     zeros = np.zeros((width, *stacked.shape[1:]))
     return np.concatenate([part for gate in gates for part in (gate, zeros)])
-
-
-def _why_window(layer: str, steps: int | str) -> str:
-    """Return why a file whose ``layer`` takes several steps a call can't be streamed if no axis is time."""
-    count = f"{steps} steps" if isinstance(steps, int) else "several steps"
-    return f"{layer} takes {count} per call and no axis is time, so a call is a whole window, not a step"

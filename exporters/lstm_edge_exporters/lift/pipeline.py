@@ -28,7 +28,7 @@ from ..graph import axes_of, constant, data_inputs, forget_shapes, spec_of, to_b
 from ..isolation import isolated
 from ..numerics.verify import ChunkRun, Equivalence
 from ..progress import Progress
-from ..recurrent import recurrent_nodes, slots, state_shape
+from ..recurrent import OPERATORS, QUANTIZED, recurrent_nodes, slots, state_shape, why_window
 from ..streaming.facts import NotStreamableError
 from ..streaming.late import add_late_stream
 from ..streaming.streamable import make_streamable
@@ -212,6 +212,18 @@ def _keep_past(graph: LiftedGraph) -> LiftedGraph:
     return replace(graph, lifted=kept.model, manifest=manifest, reach=kept.reach)
 
 
+def _why_window(model: ir.Model, manifest: Manifest) -> str:
+    """Return why calls of a file without a time axis are windows; empty if they are steps."""
+    named = {axis for spec in manifest.inputs for axis in spec.axes}
+    for node in model.graph:
+        x = node.inputs[0] if node.inputs else None
+        if node.op_type in (*OPERATORS, QUANTIZED) and x is not None and x.shape is not None:
+            steps = axes_of(x)[node.attributes.get_int("layout", 0)]
+            if steps != 1 and (isinstance(steps, int) or steps not in named):
+                return why_window(node.op_type, steps)
+    return ""
+
+
 def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> Lifted:
     """Verify what was lifted, and write it with its manifest."""
     if not graph.late:
@@ -235,8 +247,9 @@ def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> L
         _refuse(replace(graph, manifest=manifest, refused=refused), config)
     changed = graph.found.states or graph.late or added or graph.constants
     proto = to_proto(graph.lifted) if changed else proto
-    with load(with_manifest(proto, manifest), device="cpu") as opened:
-        manifest = manifest._replace(unstreamable=opened.manifest.unstreamable)  # a call may be a window
+    if manifest.sequence is None and manifest.streamable:
+        manifest = manifest._replace(unstreamable=_why_window(graph.lifted, manifest))
+    load(with_manifest(proto, manifest)).close()
     report = LiftReport(
         lifted=graph.found.states,
         past=added,

@@ -159,7 +159,7 @@ def quantize(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
         on_progress(0.7, "timing it against the float file")
-        usual, smaller_usual = (load(each, device="cpu", threads=1) for each in (source, content))
+        usual, smaller_usual = (load(each) for each in (source, content))
         timings = tuple(time_both(usual, smaller_usual, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
     raise CheckFailedError(

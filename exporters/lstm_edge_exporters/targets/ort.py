@@ -66,7 +66,7 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
     given, file = read_model(source)
     if file is None:
         raise InputError("the file is in ORT format already; give the .onnx file")
-    before = load(source if file.external_paths() else given, device="cpu", threads=1)
+    before = load(source if file.external_paths() else given)
     before.manifest.require_no_delay("a file in ORT format")
     manifest = before.manifest and before.manifest._replace(identity=before.identity).to_json()
     content, operators = _convert(
@@ -78,7 +78,7 @@ def to_ort(source: str | os.PathLike[str] | bytes) -> OrtFile:
         },
     )
     try:
-        after = load(content, device="cpu", threads=1)
+        after = load(content)
     except FileFormatError as error:
         raise CheckFailedError(f"the converted file does not load: {error}; keep the .onnx file") from error
     if (after.manifest and after.manifest.to_json()) != manifest:

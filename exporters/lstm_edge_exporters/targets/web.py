@@ -83,7 +83,7 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
         InputError: ``runtime`` is no onnxruntime-web.
         CheckFailedError: the golden case fails.
     """
-    with load(model, device="cpu", threads=1) as opened:
+    with load(model) as opened:
         manifest = opened.manifest
         if manifest.golden is not None:
             opened.selftest().require()

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from beside import export_beside as export
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lstm_edge_exporters import export
 from lstm_edge_runtime import load
 from lstm_edge_runtime.onnx_reader import read_onnx
 

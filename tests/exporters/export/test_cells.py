@@ -3,8 +3,8 @@
 import cells
 import pytest
 import torch
+from beside import export_beside as export
 
-from lstm_edge_exporters import export
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.onnx_reader import read_onnx
 

@@ -11,10 +11,11 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from beside import export_beside as export
 from torch import nn
 
 import lstm_edge_exporters
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, NotFoundError
 from lstm_edge_runtime.manifest import KEY, Manifest

@@ -4,10 +4,12 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from lstm_edge_runtime.native.choice import compile_engine
+from beside import export_beside as export
+from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_runtime import load
+from lstm_edge_runtime.model import runner
 
 from benchmarks.strangers import matrix
-from lstm_edge_exporters import export
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.onnx_reader import read_onnx
 
@@ -34,7 +36,7 @@ def check(cell):
     names = [output.name for output in session.get_outputs()]
     native = None
     if installed() and not cell.bidirectional:
-        native = compile_engine(read_onnx(artifact.model), artifact.manifest, 1)
+        native = runner(load(to_native(artifact.model)))
     for n, length in matrix.SIZES:
         feeds = matrix.draw(cell, n, length, generator)
         with torch.no_grad():

@@ -4,10 +4,11 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
+from beside import export_beside as export
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 

@@ -3,9 +3,8 @@
 import numpy as np
 import pytest
 import torch
+from beside import export_beside as export
 from torch import nn
-
-from lstm_edge_exporters import export
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 

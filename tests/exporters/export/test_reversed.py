@@ -3,9 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from beside import export_beside as export
 from torch import nn
-
-from lstm_edge_exporters import export
 
 TOKENS = 12
 

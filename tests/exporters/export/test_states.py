@@ -6,9 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from beside import export_beside as export
 from torch import nn
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError
 

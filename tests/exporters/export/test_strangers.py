@@ -7,11 +7,12 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from beside import export_beside as export
 from torch import nn
 from torch.nn import functional as F
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.numerics.reference import Signature
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import resolve

@@ -6,12 +6,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from lstm_edge_runtime.native.choice import compile_engine
+from beside import export_beside as export
 from onnxruntime import InferenceSession
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.targets.ort import to_ort
 from lstm_edge_exporters.targets.web import to_site
@@ -137,7 +137,7 @@ def test_what_is_converted_from_it_says_so_itself(tmp_path):
 @pytest.mark.skipif(not installed(), reason="no native engine")
 def test_a_native_program_takes_windows_for_what_they_are():
     content = made_before(declared=True)
-    model = load(content, engine="onnxruntime")
+    model = load(content)
     engine = compile_engine(read_onnx(content), model.manifest._replace(unstreamable=""), 1)
     x = np.random.default_rng(0).standard_normal((2, 9, 3)).astype("f4")
     states = {state.input: np.zeros((1, 2, 4), "f4") for state in model.states}

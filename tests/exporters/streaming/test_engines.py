@@ -63,7 +63,7 @@ def whole(content, model, x):
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_the_native_engine_streams_it_in_steps_and_chunks(kind, exported):
     content, x = exported(kind).model, samples(0, 40, past.WIDTH)
-    native, plain = load(content), load(content, engine="onnxruntime")
+    native, plain = load(content), load(content)
     assert native.engine == "native"
     assert native.selftest().ok
     every = "L" in native.manifest.outputs[0].axes
@@ -107,7 +107,7 @@ def test_a_norm_goes_on_for_more_steps_than_float32_counts(engine, exported):
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
 def test_sources_of_different_age_share_a_native_batch(kind, exported):
-    model, x = load(exported(kind).model, engine="native"), samples(1, 3, 20, past.WIDTH)
+    model, x = load(to_native(exported(kind).model)), samples(1, 3, 20, past.WIDTH)
     batch = model.streams(5)
     starts = dict(zip([batch.add() for _ in range(3)], (0, 3, 11), strict=True))
     streams = {source: model.stream() for source in starts}
@@ -134,7 +134,7 @@ def test_a_program_file_holds_it_with_its_golden_case(kind, exported, tmp_path):
     content, x = exported(kind).model, samples(2, 12, past.WIDTH)
     path = tmp_path / "net.lep"
     path.write_bytes(to_native(content))
-    program, model = load(path), load(content, engine="native")
+    program, model = load(path), load(to_native(content))
     assert program.selftest().ok
     stream = model.stream()
     stream.process(x)
@@ -157,7 +157,7 @@ def test_a_wrong_place_dilation_or_state_fails_the_golden_case(exported, monkeyp
 
         monkeypatch.setattr(ProgramWriter, "window", wrong)
         with pytest.raises(CheckFailedError, match="golden case"):
-            load(content, engine="native")
+            load(to_native(content))
 
 
 QUICK = (late.Wearable, late.TwoDelays, strides.TwoRates, strides.UNet, positions.Learned, positions.Computed)
@@ -202,7 +202,7 @@ def assert_same(got, expected, limit=1e-5):
 def test_a_native_stream_that_is_behind_is_that_of_onnxruntime(kind, behind):
     """In blocks of any size, with a state that moves between the engines, in steps and after a reset."""
     content, rng = behind(kind), np.random.default_rng(4)
-    native, plain = load(content, engine="native"), load(content, engine="onnxruntime")
+    native, plain = load(to_native(content)), load(content)
     assert (native.engine, plain.engine, load(content).engine) == ("native", "onnxruntime", "native")
     assert native.selftest().ok
     unit, x, at = native.manifest.unit, samples(4, native.manifest.longest_run or 90, past.WIDTH), 0
@@ -319,7 +319,7 @@ def test_a_program_that_is_behind_streams_by_itself_in_c(kind, behind, tmp_path)
 def test_a_stream_ends_with_its_positions_in_c(behind, find_program, tmp_path):
     """Behind the end every call is refused and changes nothing; a reset starts again."""
     content, x = behind(positions.Learned), samples(9, 90, past.WIDTH)
-    own, model = InC(to_native(content)), load(content, engine="native")
+    own, model = InC(to_native(content)), load(to_native(content))
     expected = model.stream().process(x[:82])
     batch, stream = model.streams(1), model.stream()
     source = batch.add()
@@ -348,7 +348,7 @@ def test_a_stream_ends_with_its_positions_in_c(behind, find_program, tmp_path):
 @pytest.mark.parametrize("kind", [late.TwoDelays, strides.UNet], ids=lambda kind: kind.__name__)
 def test_native_sources_of_different_age_that_are_behind_share_a_batch(kind, behind):
     """Each gives over thousands of steps what a stream of its own gives."""
-    model, rng = load(behind(kind), engine="native"), np.random.default_rng(6)
+    model, rng = load(to_native(behind(kind))), np.random.default_rng(6)
     batch, x = model.streams(3), samples(6, 2, 3000, past.WIDTH)
     sources, streams, at = [batch.add(), batch.add()], [model.stream(), model.stream()], [0, 0]
     while min(at) < x.shape[1]:
@@ -384,7 +384,7 @@ def test_an_output_that_is_an_input_has_a_place_of_its_own_in_each_stream():
             return self.lstm(x)[0], x
 
     config = ExportConfig(inputs={"x": ("N", "L", past.WIDTH)})
-    model = load(export(Passing().eval(), torch.randn(2, 9, past.WIDTH), config).model, engine="native")
+    model = load(to_native(export(Passing().eval()), torch.randn(2, 9, past.WIDTH), config).model)
     streams, x = [model.stream() for _ in range(20)], samples(7, 20, past.WIDTH)
     for stream, sample in zip(streams, x, strict=True):
         assert np.array_equal(stream.step(sample)["output_1"], sample)
@@ -405,7 +405,7 @@ def test_it_runs_as_c(kind, chunk, exported, find_program, tmp_path):
     x = samples(3, 30, past.WIDTH)
     (tmp_path / "net.onnx").write_bytes(exported(kind).model)
     got = run_c(tmp_path, chunk, x, find_program)
-    stream = load(tmp_path / "net.onnx", engine="onnxruntime").stream()
+    stream = load(tmp_path / "net.onnx").stream()
     expected = [stream.process(x[start : start + chunk]).reshape(-1) for start in range(0, len(x), chunk)]
     assert np.abs(np.array(got) - np.array(expected)).max() <= 1e-5 * max(1, np.abs(expected).max())
 
@@ -449,7 +449,7 @@ C_BEHIND = [
 def test_what_is_behind_runs_as_c(kind, units, behind, find_program, tmp_path):
     """A call takes whole units, and its frames count from the first call on that has no early ones."""
     (tmp_path / "net.onnx").write_bytes(behind(kind))
-    model = load(tmp_path / "net.onnx", engine="onnxruntime")
+    model = load(tmp_path / "net.onnx")
     chunk = units * model.manifest.unit
     steps = min(20 * chunk, model.manifest.longest_run or 20 * chunk)
     x = samples(8, steps - steps % chunk, past.WIDTH)

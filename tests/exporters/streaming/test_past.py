@@ -6,10 +6,11 @@ import numpy as np
 import onnx_ir as ir
 import pytest
 import torch
+from beside import export_beside as export
 from torch import nn
 from torch.nn import functional as F
 
-from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.export import pipeline
 from lstm_edge_exporters.export.pipeline import convert
 from lstm_edge_exporters.export.request import make_request

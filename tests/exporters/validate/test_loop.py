@@ -72,16 +72,6 @@ def test_a_loop_finds_states_that_are_swapped(cell, example):
     )
 
 
-def test_a_projected_file_alone_can_be_streamed(tmp_path):
-    """Its state comes back through an inverse in float32; chunks differ by that."""
-    torch.manual_seed(0)
-    net = nn.LSTM(3, 6, proj_size=4, batch_first=True).eval()
-    export(net, torch.randn(2, 7, 3)).save(tmp_path / "m.onnx")
-    report = validate(open_file(tmp_path / "m.onnx"), None, ValidateConfig(quick=True))
-    assert report.ok
-    assert "streaming" in {group.key for group in report.groups if group.status == "passed"}
-
-
 class Decays(nn.Module):
     """A gated sum in closed form, whose parts grow without end."""
 

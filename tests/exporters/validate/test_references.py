@@ -106,9 +106,10 @@ class SelectsTheLast(nn.Module):
 def test_padding_is_compared_where_it_does_not_reach_the_reference_itself(tmp_path):
     torch.manual_seed(0)
     module, example = SelectsTheLast().eval(), (torch.randn(3, 9, 3), torch.tensor([9, 4, 2]))
-    export(module, example, ExportConfig(lengths="lengths")).save(tmp_path / "m.onnx")
+    config = ExportConfig(lengths="lengths")
+    export(module, example, config).save(tmp_path / "m.onnx")
     file = open_file(tmp_path / "m.onnx")
-    report = validate(file, against_module(module, file, example), QUICK)
+    report = validate(file, against_module(module, file, example, config=config), QUICK)
     assert report.ok, report.headlines
     checks = {check.name: check for group in report.groups for check in group.checks}
     assert checks["padding of NaN"].status == "passed"

@@ -29,7 +29,7 @@ class Made:
 def _golden(path: Path, hidden: int) -> Golden:
     x = np.random.default_rng(5).normal(size=(2, 6, 3)).astype(np.float32)
     inputs = {"x": x, **{name: np.zeros((1, 2, hidden), np.float32) for name in ("h_0", "c_0")}}
-    with load(path, device="cpu") as model:
+    with load(path) as model:
         outputs, state = model.run(x)
     recorded = {**outputs, "h_n": state["h_0"], "c_n": state["c_0"]}
     return Golden(inputs, recorded, dict.fromkeys(recorded, 1e-7))

@@ -285,7 +285,7 @@ def test_waiting_takes_no_processor_and_work_does():
 
 
 def test_samples_are_the_same_each_time_and_fit_the_file(har, make):
-    one = subject.TimedModel("a", har.path, load(har.path, device="cpu"))
+    one = subject.TimedModel("a", har.path, load(har.path))
     first, second = (one.samples(steps=4)["x"] for _ in range(2))
     np.testing.assert_array_equal(first, second)
     assert first.shape == (4, 3)

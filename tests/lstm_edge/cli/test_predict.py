@@ -33,7 +33,7 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
     assert code == 0
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["series"] for row in rows] == ["0", "1", "2", "3", "4"]
-    model = load(har.path, device="cpu")
+    model = load(har.path)
     for row, x, length in zip(rows, X, LENGTHS, strict=True):
         alone = model.predict(x[None, :length])
         assert row["label"] == alone.labels[0]
@@ -85,7 +85,7 @@ def test_a_csv_of_series_gives_what_the_same_arrays_give(invoke, har, tmp_path):
     assert code == 0
     got = [json.loads(line) for line in out.splitlines()]
     assert [one["series"] for one in got] == ["s0", "s2"]
-    expected = load(har.path, device="cpu").predict(X[[0, 2]]).probabilities
+    expected = load(har.path).predict(X[[0, 2]]).probabilities
     np.testing.assert_allclose([list(one["probabilities"].values()) for one in got], expected, atol=1e-6)
 
 
@@ -93,7 +93,7 @@ def test_regression_gives_values_with_their_units(invoke, make, data):
     made = make("reg", task="regression")
     _, out, _ = invoke("predict", made.path, data)
     assert out.splitlines()[0] == "series,value_0 [m],value_1 [m/s],value_2 [kg]"
-    values = load(made.path, device="cpu").run(X[2:3])[0]["logits"][0]
+    values = load(made.path).run(X[2:3])[0]["logits"][0]
     assert out.splitlines()[3].split(",")[1:] == list(map(str, values))
 
 
@@ -101,7 +101,7 @@ def test_a_file_made_elsewhere_gives_its_first_output(invoke, make, data):
     made = make("foreign", manifest=False)
     code, out, _ = invoke("predict", made.path, data, "--json")
     assert code == 0
-    values = load(made.path, device="cpu").run(X[:1])[0]["logits"][0]
+    values = load(made.path).run(X[:1])[0]["logits"][0]
     np.testing.assert_allclose(json.loads(out.splitlines()[0])["values"], values, rtol=1e-6)
 
 
@@ -225,7 +225,7 @@ def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
 def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, data):
     code, out, _ = invoke("predict", scalar.path, data, "--json")
     assert code == 0
-    opened = load(scalar.path, device="cpu")
+    opened = load(scalar.path)
     for row, x, length in zip(out.splitlines(), X, LENGTHS, strict=True):
         expected = opened.run(x[None, :length])[0]["y"]
         np.testing.assert_allclose(json.loads(row)["values"], expected, rtol=1e-6)

@@ -645,7 +645,7 @@ def test_windows_are_independent_rows(invoke, har, tmp_path, kind):
     assert (json.loads(out)["rows"], json.loads(out)["series"]) == (300, None)
     written = pa.concat_tables([read(tmp_path / "out" / f"{part}.parquet") for part in range(2)])
     assert written["id"].to_pylist() == list(range(300))
-    model = load(har.path, device="cpu", threads=1)
+    model = load(har.path)
     alone = np.concatenate([model.run(window[None])[0]["logits"] for window in windows])
     np.testing.assert_allclose(numbers(written), softmax(alone), atol=1e-6)
     code, _, err = invoke(*line, "--events", *more)

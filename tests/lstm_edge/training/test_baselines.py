@@ -5,6 +5,7 @@ import pytest
 import torch
 
 import lstm_edge_runtime
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge import TrainConfig, train
 from lstm_edge.checkpoint import load
 from lstm_edge.data.config import DataConfig
@@ -157,7 +158,7 @@ def test_a_forecast_that_persistence_is_near_to_predicts_the_change_and_the_file
     errors = (got - x[401:, [2, 0]])[9:]
     assert np.sqrt((errors**2).mean(axis=0))[0] == pytest.approx(error, rel=0.02)  # the set begins nearby
     if wanted is None:
-        native = lstm_edge_runtime.load(tmp_path / "run" / "m.onnx", engine="native").stream()
+        native = lstm_edge_runtime.load(to_native(tmp_path / "run" / "m.onnx")).stream()
         np.testing.assert_allclose([native.step(sample) for sample in x[400:-1]], got, rtol=1e-5)
         batch = stream_of(tmp_path / "run", lengths=True).run(
             x=x[None, :9].repeat(2, 0), lengths=np.array([3, 9])

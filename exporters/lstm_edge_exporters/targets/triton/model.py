@@ -28,7 +28,7 @@ class TritonPythonModel:
         config = json.loads(args["model_config"])
         batching = config["sequence_batching"]
         folder = Path(args["model_repository"]) / args["model_version"]
-        self._model = load(folder / "model.onnx", device="cpu")
+        self._model = load(folder / "model.onnx")
         self._idle = int(batching["max_sequence_idle_microseconds"]) / 1e6
         every = config.get("parameters", {}).get("reset_every", {}).get("string_value", "never")
         self._streams = self._model.streams(

@@ -84,7 +84,7 @@ def to_triton(path: str | os.PathLike[str], backend: str = "python") -> Reposito
         raise InputError(
             f"got a file named {path.name!r}; Triton's names have letters, digits, - and _, rename it"
         )
-    with load(path, device="cpu") as model:
+    with load(path) as model:
         interface = model.manifest
         if backend == "onnxruntime":
             interface.require_no_delay("Triton's onnxruntime backend", "use the python backend")

@@ -378,7 +378,7 @@ def test_interleaved_sequences_equal_streams_bit_for_bit(har, server):
         each.start()
     for each in threads:
         each.join()
-    with load(har, device="cpu", engine="onnxruntime") as model:
+    with load(har) as model:
         for seed, answers in got.items():
             stream = model.stream()
             for chunk, answer in zip(_chunks(seed), answers, strict=True):
@@ -387,7 +387,7 @@ def test_interleaved_sequences_equal_streams_bit_for_bit(har, server):
 
 def test_the_server_passes_on_responses_without_a_frame(server):
     x = np.random.default_rng(5).normal(size=(31, 3)).astype(np.float32)
-    with load(DATA / "strided.onnx", device="cpu") as model:
+    with load(DATA / "strided.onnx") as model:
         stream = model.stream()
         for start, end in ((0, 3), (3, 8), (8, 9), (9, 31)):
             expected = stream.process(x[start:end])
@@ -402,7 +402,7 @@ def test_the_server_passes_on_responses_without_a_frame(server):
 @pytest.mark.system
 def test_start_end_and_silence_free_a_sequence_s_state(har, server):
     chunks = _chunks(99)
-    with load(har, device="cpu", engine="onnxruntime") as model:
+    with load(har) as model:
         stream = model.stream()
         first, second = stream.process(chunks[0]), stream.process(chunks[1])
         np.testing.assert_array_equal(server.infer(50, chunks[0], start=True), first)
