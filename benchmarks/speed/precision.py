@@ -8,7 +8,6 @@ gives the accuracy; the weights of the other networks are random.
 
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 

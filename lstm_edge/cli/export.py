@@ -12,10 +12,8 @@ import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, counted, first_line
 from lstm_edge_runtime.files import check_target, write_bytes
-from lstm_edge_runtime.json_reader import read_json
 from lstm_edge_runtime.manifest import Signal, Task
 
-from ..run_files import METRICS
 from ._extras import needing
 from ._options import PATH, is_factory, json_option, names, parse_pair, rate, seed_option
 from ._output import echo, echo_json, print_interface, progress

@@ -74,7 +74,9 @@ def over_time(
 
 def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 2e-5) -> None:
     """Whole sequences of three rows and their single steps, from a state that is not at reset."""
-    native = NativeEngine(compile_program(read_onnx(content), manifest).writer.to_bytes(), manifest, 1)
+    writer = compile_program(read_onnx(content), manifest).writer
+    writer.manifest(manifest.to_json())
+    native = NativeEngine(writer.to_bytes(), 1)
     rng, session = np.random.default_rng(seed), onnxruntime.InferenceSession(content)
     specs = {spec.name: spec.axes for spec in manifest.inputs}
     specs |= {state.input: state.axes for state in manifest.states}

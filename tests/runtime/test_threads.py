@@ -1,7 +1,6 @@
 import os
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -120,27 +119,3 @@ def test_children_forked_while_threads_step_the_native_engine_go_on(path):
         stop.set()
         for thread in threads:
             thread.join()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system that forks")
-def test_children_forked_while_a_thread_makes_the_engine_go_on(path):
-    """A thread that makes one holds a lock, which nobody would release in the child."""
-    parent = os.getpid()
-    for _ in range(20):
-        model, inside = load(path("lstm")), threading.Event()
-
-        def make(inside=inside) -> None:
-            if os.getpid() == parent:
-                inside.set()
-                time.sleep(0.01)
-
-        model._core._open_native = make
-        thread = threading.Thread(target=model.stream)
-        thread.start()
-        inside.wait()
-        child = os.fork()
-        if child == 0:
-            signal.alarm(5)
-            os._exit(0 if model.stream().step(np.zeros(3, np.float32)) is not None else 1)
-        thread.join()
-        assert os.waitpid(child, 0)[1] == 0

@@ -5,13 +5,12 @@ import onnxruntime
 import pytest
 import torch
 from beside import export_beside as export
+
+from benchmarks.strangers import matrix
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.model import runner
-
-from benchmarks.strangers import matrix
 from lstm_edge_runtime.native.library import installed
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 COVERING = matrix.covering()
 REST = [cell for cell in matrix.cells() if cell not in COVERING]

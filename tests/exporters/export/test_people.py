@@ -12,7 +12,6 @@ from lstm_edge_exporters.targets.native import to_native, uncovered
 from lstm_edge_runtime import load
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native.library import installed
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 NOT_NATIVE = {
     "Seq2SeqTeacherForced": "('N', 'L2', 3) has a dynamic axis other than batch and time",

@@ -10,9 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, precision, quantize
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.validate import ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.reference import against_file

@@ -5,7 +5,6 @@ import pytest
 import torch
 
 import lstm_edge_runtime
-from lstm_edge_exporters.targets.native import to_native
 from lstm_edge import TrainConfig, train
 from lstm_edge.checkpoint import load
 from lstm_edge.data.config import DataConfig
@@ -16,6 +15,7 @@ from lstm_edge.training.baselines import find_season, forecast_baselines, majori
 from lstm_edge.training.dataset import fit_scale
 from lstm_edge.training.series import SeriesSet
 from lstm_edge_exporters.export import export
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime.errors import FileFormatError, InputError
 
 QUICK = TrainConfig(hidden_size=4, epochs=1, batch_size=4)

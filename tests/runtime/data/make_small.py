@@ -26,7 +26,6 @@ def main() -> None:
         _verb("export", run, "-o", float_file)
         small = HERE / "motions-int8.onnx"
         _verb("quantize", float_file, "-o", small, "--for", "arm", "--data", DATA, "--force")
-        _verb("convert", small, "-o", HERE / "motions-int8.ort")
         (HERE / "motions-int8.required_operators_and_types.config").unlink()
 
 
