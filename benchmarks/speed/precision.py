@@ -1,4 +1,4 @@
-"""What int8, fp16 and the ORT format change compared with the float file: size, time, load time, accuracy.
+"""What int8 and fp16 change compared with the float file: size, time, load time, accuracy.
 
     taskset -c 1 python -m benchmarks.speed.precision [--rounds N] [--sizes S M]
 
@@ -22,7 +22,6 @@ from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.quantization.precision import detect_target
-from lstm_edge_exporters.targets.ort import to_ort
 from lstm_edge_runtime import load
 
 VARIANTS = {
@@ -40,7 +39,7 @@ DATA = ROOT / "lstm_edge" / "data" / "basic_motions.npz"
 
 
 def files_of(name: str, folder: Path) -> dict[str, Path]:
-    """Write the float file of a size and every variant of it, float and int8 as .ort too."""
+    """Write the float file of a size and every variant of it."""
     features, hidden, layers = SIZES[name]
     torch.manual_seed(0)
     module = LSTM1(6, features, hidden, layers, CHUNK).eval()
@@ -50,9 +49,6 @@ def files_of(name: str, folder: Path) -> dict[str, Path]:
         made[variant] = folder / f"{name}-{variant.replace(' ', '-')}.onnx"
         loose = replace(config, budget=Budget(agreement=0, drift=9, change=9))
         quantize(made["float"], loose).save(made[variant], force=True)
-    for variant in ("float", "int8"):
-        made[f"{variant} .ort"] = made[variant].with_suffix(".ort")
-        to_ort(made[variant]).save(made[f"{variant} .ort"])
     return made
 
 

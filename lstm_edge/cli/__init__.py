@@ -32,13 +32,13 @@ _VERBS = {
     "lift": "Turn the hidden states of a recurrent ONNX file into inputs and outputs.",
     "validate": "Verify that a file computes the same as its reference.",
     "quantize": "Quantize a file to int8 or fp16, with an accuracy gate.",
-    "convert": "Convert a file to another format: ORT, native, C, web page, Triton.",
+    "convert": "Convert a file to another format: native, C, web page.",
     "predict": "Run a model on data.",
     "score": "Run a model on a Parquet data set of any size, in one process or on a cluster.",
     "stream": "Run a model on samples as they arrive.",
-    "inspect": "Show a file's inputs, outputs, cost and provenance.",
+    "inspect": "Show a file's inputs, outputs, states and provenance.",
     "selftest": "Verify a file's results on this device.",
-    "bench": "Measure the speed of files on this machine.",
+    "bench": "Measure the time of a step on this machine.",
     "doctor": "Check this machine and installation, and list what to install.",
 }
 """Each verb's module is ``lstm_edge.cli.<verb>`` and defines a click command named ``command``."""

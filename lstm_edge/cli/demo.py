@@ -2,18 +2,17 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
 from ._extras import needing
@@ -25,28 +24,19 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
     from ..data.recordings import Recordings
-    from ..demo import LongStream, StreamComparison
-
-_T = TypeVar("_T")
+    from ..demo import Result
 
 _SPEED = 8
 """Speed of the live part on a terminal, relative to real time."""
 _COLUMNS = 48
 _INDENT = " " * 8
-_BARS = "▁▂▃▄▅▆▇█"
-_ASCII_BARS = ".:-=+*#%"
+_BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", ".:-=+*#%"
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
 @click.command()
 @click.option(
-    "-o",
-    "--output",
-    "folder",
-    type=PATH,
-    default=Path("demo-out"),
-    metavar="FOLDER",
-    help="Output folder for the data, the run and the model.",
+    "-o", "--output", "folder", type=PATH, default=Path("demo-out"), metavar="FOLDER", help="Output folder."
 )
 @json_option
 def command(folder: Path, as_json: bool) -> None:
@@ -61,65 +51,36 @@ def command(folder: Path, as_json: bool) -> None:
       lstm-edge demo
       lstm-edge demo -o /tmp/demo --json
     """  # noqa: D301
-    screen = Screen(quiet=as_json)
-    started = time.monotonic()
+    screen, started = Screen(quiet=as_json), time.monotonic()
     with screen.status("importing torch and onnx"), needing("export", "demo"):
         from lstm_edge_runtime import load
 
         from .. import demo as _demo
     held_out = _demo.copy_recordings(folder)
     data, model_file = folder / _demo.DATA, folder / _demo.MODEL
-    assert held_out.sampling_rate is not None
     steps, channels = held_out.series[0].x.shape
     _say(screen, "data", f"BasicMotions: {steps} samples of {channels} channels per recording")
     with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
-        run, took = _timed(lambda: _demo.train_run(folder, on_epoch))
-    split = run.summary["split"]
-    _say(
-        screen,
-        "train",
-        f"LSTM1, hidden size {_demo.TRAINING.hidden_size}, on {split['train']} recordings "
-        f"({split['validation']} more for validation), {run.summary['epochs']} epochs in {took:.1f} s",
-    )
+        run = _demo.train_run(folder, on_epoch)
+    _say(screen, "train", f"LSTM1 with 32 hidden units, {run.summary['epochs']} epochs on {data}")
     with screen.status("tracing, exporting and verifying"):
-        artifact, took = _timed(lambda: _demo.export_run(run, folder))
-    _say(
-        screen,
-        "export",
-        f"{model_file}, {len(artifact.model) / 1000:.0f} kB, equal to PyTorch at "
-        f"{len(artifact.manifest.equivalence['cases'])} other sizes, in {took:.1f} s",
-    )
+        artifact = _demo.export_run(run, folder)
+    cases = len(artifact.manifest.equivalence["cases"])
+    _say(screen, "export", f"{model_file}, equal to PyTorch at {cases} other sizes")
     with load(model_file) as model:
         stream = model.stream(reset_every="never")  # reset before each recording
         _say(screen, "run", "one sample at a time, without torch")
-        screen.print(
-            f"{_INDENT}above: strength of the motion; below: activity recognized so far", style="dim"
-        )
-        replays = [_play(screen, stream, held_out, activity) for activity in range(len(held_out.labels))]
+        screen.print(f"{_INDENT}above: strength of the motion; below: activity so far", style="dim")
+        for activity in range(len(held_out.labels)):
+            _play(screen, stream, held_out, activity)
         with screen.status("running all held-out recordings, also in PyTorch"):
-            compared = _demo.compare_steps(run, stream, held_out)
-        with screen.status("running one long stream without a reset"):
-            followed = _demo.follow_changes(stream, held_out)
-    compared.check()
-    followed.check()
+            result = _demo.measure(run, stream, held_out)
+    result.check()
     seconds = time.monotonic() - started
     if as_json:
-        echo_json(
-            {
-                **asdict(compared),
-                "accuracy": compared.accuracy,
-                "long_stream": asdict(followed),
-                "seconds": seconds,
-                "replays": replays,
-                "model": str(model_file),
-                "model_bytes": len(artifact.model),
-                "run": str(folder / _demo.RUN),
-                "data": str(data),
-            }
-        )
+        echo_json(asdict(result) | {"accuracy": result.accuracy, "seconds": seconds})
         return
-    screen.print()
-    _conclude(screen, compared, followed, held_out.sampling_rate, seconds)
+    _conclude(screen, result, held_out.sampling_rate or 1.0, seconds)
     screen.print("\nnext:", style="bold")
     for line in (
         f"lstm-edge inspect {model_file}",
@@ -129,17 +90,12 @@ def command(folder: Path, as_json: bool) -> None:
         screen.print(f"  {line}")
 
 
-def _timed(work: Callable[[], _T]) -> tuple[_T, float]:
-    start = time.monotonic()
-    return work(), time.monotonic() - start
-
-
-def _say(screen: Console, what: str, text: str) -> None:
+def _say(screen: Screen, what: str, text: str) -> None:
     screen.print(Text.assemble((f"{what:<8}", "bold green"), text))
 
 
-def _play(screen: Console, stream: "Stream", held_out: "Recordings", activity: int) -> dict[str, Any]:
-    """Show a recording of an activity, live on a terminal; return what was recognized at last, and when."""
+def _play(screen: Screen, stream: "Stream", held_out: "Recordings", activity: int) -> None:
+    """Show a recording of an activity, live on a terminal."""
     from ..demo import replay_recording
 
     recording = next(one.x for one in held_out.series if one.y is not None and one.y[-1] == activity)
@@ -147,22 +103,16 @@ def _play(screen: Console, stream: "Stream", held_out: "Recordings", activity: i
     plain = not screen.encoding.lower().startswith("utf")
     strength = np.linalg.norm(recording[:, :3], axis=1)
     said: list[int] = []
-
-    def frame() -> Group:
-        return timeline(strength, said, labels, labels[activity], rate, plain=plain)
-
     live = Live(console=screen, auto_refresh=False) if screen.is_terminal else None
     with live or contextlib.nullcontext():
         for logits, _ in replay_recording(stream, recording):
             said.append(int(logits.argmax()))
             if live is not None:
-                live.update(frame(), refresh=True)
+                frame = timeline(strength, said, labels, labels[activity], rate, plain=plain)
+                live.update(frame, refresh=True)
                 time.sleep(1 / (rate * _SPEED))
     if live is None:
-        screen.print(frame())
-    first = recognized_from(said, activity)
-    seconds = None if first is None else (first + 1) / rate
-    return {"activity": labels[activity], "recognized": labels[said[-1]], "after_seconds": seconds}
+        screen.print(timeline(strength, said, labels, labels[activity], rate, plain=plain))
 
 
 def recognized_from(said: Sequence[int], activity: int) -> int | None:
@@ -181,16 +131,7 @@ def timeline(
     *,
     plain: bool = False,
 ) -> Group:
-    """Draw the strength of a signal and, below it, the initial of the activity recognized at each moment.
-
-    Args:
-        signal: ``(L,)``, not negative, the whole recording.
-        said: class indices so far, one to L of them.
-        labels: class names; their initials should differ.
-        activity: true activity of the recording.
-        rate: the sampling rate, Hertz.
-        plain: use ASCII only.
-    """
+    """Draw the strength of a signal ``(L,)`` and, below it, the initials of the classes ``said`` so far."""
     bars = _ASCII_BARS if plain else _BARS
     edges = np.linspace(0, len(signal), _COLUMNS + 1).astype(int)
     strength = np.array([signal[start:end].mean() for start, end in pairwise(edges)])
@@ -212,31 +153,18 @@ def timeline(
     return Group(drawn, answers)
 
 
-def _conclude(
-    screen: Console, compared: "StreamComparison", followed: "LongStream", rate: float, seconds: float
-) -> None:
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="bold")
+def _conclude(screen: Screen, result: "Result", rate: float, seconds: float) -> None:
     median, most = (
-        "never" if steps is None else f"{steps / rate:.1f} s" for steps in (followed.median, followed.p90)
+        "never" if steps is None else f"{steps / rate:.1f} s" for steps in (result.median, result.p90)
     )
-    recognized = f"{compared.correct} of {compared.recordings} recordings"
-    streamed = f"of {followed.steps} steps right, {followed.changes} changes of activity, never reset"
-    for row in (
-        ("held-out accuracy", f"{compared.accuracy:.3f}", recognized),
-        ("one long stream", f"{followed.accuracy:.3f}", streamed),
+    recognized = f"{result.correct} of {result.recordings} recordings"
+    screen.print()
+    for name, value, about in (
+        ("held-out accuracy", f"{result.accuracy:.3f}", recognized),
+        ("one long stream", f"{result.stream_accuracy:.3f}", f"{result.changes} activities, never reset"),
         ("change recognized", median, f"median; nine of ten within {most}"),
-        (
-            "largest difference",
-            f"{compared.max_abs:.1e}",
-            f"from PyTorch's logits, {compared.steps} steps compared",
-        ),
-        (
-            "time per step",
-            f"{compared.step_us:.1f} us",
-            f"median, from Python; sampling interval {1e3 / rate:.0f} ms",
-        ),
+        ("largest difference", f"{result.max_abs:.1e}", f"from PyTorch, {result.steps} steps"),
+        ("time per step", f"{result.step_us:.1f} us", f"median; samples come every {1e3 / rate:.0f} ms"),
         ("total time", f"{seconds:.0f} s", ""),
     ):
-        table.add_row(*row)
-    screen.print(table)
+        screen.print(Text.assemble((f"{name:<20}", "bold"), f"{value:<9}{about}"))

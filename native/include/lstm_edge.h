@@ -47,6 +47,7 @@ extern "C" {
 #endif
 
 #define LSTM_EDGE_VERSION "0.1.0"
+#define LSTM_EDGE_MAX_AGE (UINT64_MAX / 4) /* the largest age that a stream can be restored at */
 
 #if defined(__GNUC__)
 #define LSTM_EDGE_API __attribute__((visibility("default")))
@@ -165,8 +166,8 @@ LSTM_EDGE_API lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program)
 LSTM_EDGE_API void lstm_edge_stream_free(lstm_edge_stream *stream);
 
 /*
- * Allocate memory for chunks of up to `max_steps` steps (or the internal maximum; longer chunks are split),
- * so that lstm_edge_chunk allocates nothing. Without this call, the first chunk allocates it.
+ * Allocate memory for chunks of up to `max_steps` steps, so that lstm_edge_chunk allocates nothing for them. Without this
+ * call, a chunk that is longer than all before it allocates. Above an internal maximum, chunks are split.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_prepare(lstm_edge_stream *stream, size_t max_steps);
 

@@ -343,7 +343,7 @@ lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_
     const le_place *place = &program->places[io->buffer];
     const bool state = kind == LSTM_EDGE_STATE, output = kind == LSTM_EDGE_OUTPUT;
     *port = (lstm_edge_port){io->name,
-                             io->each > 1 ? place->width / io->each : place->width,
+                             io->each > 1 && !state ? place->width / io->each : place->width,
                              place->type,
                              io->every_step,
                              output ? io->each : io->frames,
@@ -493,6 +493,10 @@ uint64_t lstm_edge_age(const lstm_edge_stream *stream) { return stream == NULL ?
 
 lstm_edge_status lstm_edge_set_age(lstm_edge_stream *stream, uint64_t age) {
     if (stream == NULL) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+    if (age > LSTM_EDGE_MAX_AGE) {
+        return le_fail(LSTM_EDGE_BAD_ARGUMENT, "age %llu, expected at most %llu", (unsigned long long)age,
+                       (unsigned long long)LSTM_EDGE_MAX_AGE);
+    }
     stream->age = age;
     return LSTM_EDGE_OK;
 }
@@ -639,7 +643,7 @@ lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *in
         return LSTM_EDGE_OK;
     }
     if (!complete(from, inputs_there)) return le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
-    if (stream->many == NULL && lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
+    if (lstm_edge_prepare(stream, steps) != LSTM_EDGE_OK) return LSTM_EDGE_NO_MEMORY;
     if (stream->age < stream->plain) return take(stream, steps);
     call c = {.program = p, .rows = 1, .steps = steps, .inputs = from, .states = stream->rows[LSTM_EDGE_STATE],
               .outputs = to, .own = stream->many};

@@ -369,11 +369,6 @@ class OnnxFile(NamedTuple):
                 )
 
 
-def is_ort_format(content: bytes | memoryview) -> bool:
-    """Return whether ``content`` is in onnxruntime's own format, which this module does not read."""
-    return bytes(content[4:8]) == b"ORTM"
-
-
 def read_onnx(content: bytes | memoryview, folder: str | os.PathLike[str] | None = None) -> OnnxFile:
     """Read an ONNX file from its content.
 

@@ -21,8 +21,6 @@ def make_corpus(folder: Path, *, full: bool) -> None:
     for path in DATA.glob("*.onnx"):
         if path.stem != "broken":
             shutil.copy(path, models / path.name)
-    (folder / "ort").mkdir()
-    shutil.copy(DATA / "motions-int8.ort", folder / "ort")
     _tables(folder)
     _verb(
         "train",
@@ -37,7 +35,6 @@ def make_corpus(folder: Path, *, full: bool) -> None:
         4,
     )
     _golden(folder)
-    _settings(folder)
     _states(folder)
     _scores(folder)
     _counted(models)
@@ -50,7 +47,6 @@ def make_corpus(folder: Path, *, full: bool) -> None:
         _verb("lift", _foreign(folder / "foreign.onnx"), "-o", models / "lifted.onnx")
         shutil.copy(folder / "foreign.onnx", models)
         _verb("quantize", models / "lstm.onnx", "--precision", "fp16", "-o", models / "fp16.onnx")
-        _verb("convert", models / "exported.onnx", "-o", folder / "ort" / "exported.ort")
         _tokens(models)
         native += ("exported", "tokens") if native else ()
     for name in native:
@@ -111,19 +107,6 @@ def _golden(folder: Path) -> None:
             "states": {}, "sets": sets,
         }  # fmt: skip
     (golden / "index.json").write_text(json.dumps(index))
-
-
-def _settings(folder: Path) -> None:
-    from lstm_edge.host import describe_host
-    from lstm_edge.timing.measure import FORMAT
-
-    rounds = {"p50": 9.0, "p90": 9.0, "p99": 9.0, "max": 9.0, "rounds_us": [9.0, 9.5, 10.0]}
-    baseline = {
-        "format": FORMAT, "schema": 1, "host": describe_host(), "software": {},
-        "settings": {"plan": {"chunk": 256}}, "calibration_us": [1.0, 1.1, 1.0],
-        "files": [{"name": "lstm.onnx", "latency_us": {"step": rounds, "chunk": rounds}}],
-    }  # fmt: skip
-    (folder / "baseline.json").write_text(json.dumps(baseline))
 
 
 def _states(folder: Path) -> None:

@@ -336,7 +336,7 @@ def _import_all() -> None:
     import_onnxruntime()
     for package in ("lstm_edge", "lstm_edge_exporters", "lstm_edge_runtime"):
         for module in pkgutil.walk_packages(importlib.import_module(package).__path__, f"{package}."):
-            if not module.name.endswith(("__main__", "targets.triton.model")):  # for Triton alone
+            if not module.name.endswith("__main__"):
                 importlib.import_module(module.name)
 
 

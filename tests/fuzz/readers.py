@@ -1,6 +1,5 @@
 """What is fuzzed: for each reader, how an undamaged file is damaged and what then reads it."""
 
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -200,17 +199,8 @@ def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         rng.choice((
             ("inspect", str(path)), ("inspect", str(path), "--json"), ("selftest", str(path)),
             ("convert", str(path), "--to", "native", "-o", out),
-            ("convert", str(path), "--to", "triton", "-o", out),
-            ("convert", str(path), "--to", "triton", "--backend", "onnxruntime", "-o", out),
         ))
     )  # fmt: skip
-
-
-def ort_format(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    path = _put(folder, "m.ort", mutate.damage(rng, _pick(rng, corpus / "ort", ".ort").read_bytes()))
-    if rng.random() < 0.6:
-        return _run(path)
-    return Verb((rng.choice(("inspect", "selftest")), str(path)))
 
 
 def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -328,19 +318,6 @@ def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return None
 
 
-def baseline(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    from lstm_edge.timing.compare import compare_with, read_baseline
-
-    content = (corpus / "baseline.json").read_bytes()
-    path = _put(
-        folder, "b.json", rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))(rng, content)
-    )
-    read = read_baseline(path, ["lstm.onnx"], 256)
-    for each in compare_with(read, json.loads(content)):
-        str(each)
-    return None
-
-
 # --- runs and checkpoints
 
 
@@ -442,19 +419,6 @@ def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
             Verb(("convert", name, "--to", "native", "-o", out)),
             Verb(("convert", name, "--to", "c", "-o", out)),
             Verb(("convert", name, "--to", "web", "--ort", str(_web_runtime(folder)), "-o", out)),
-            Verb(
-                (
-                    "convert",
-                    name,
-                    "--to",
-                    "triton",
-                    "-o",
-                    out,
-                    "--backend",
-                    rng.choice(("python", "onnxruntime")),
-                )
-            ),
-            Verb(("convert", name, "-o", out + ".ort")),
         )
     )
 
@@ -503,8 +467,7 @@ READERS: dict[str, tuple[int, Read]] = {
     "stream, one edit": (6, one_stream_edit),
     "program, one edit": (10, one_program_edit),
     "names": (4, names),
-    "ort format": (4, ort_format),
-    "native program": (5, program),
+    "native program": (9, program),
     "npz": (7, npz),
     "npy": (3, npy),
     "csv": (7, table),
@@ -512,13 +475,12 @@ READERS: dict[str, tuple[int, Read]] = {
     "lines": (3, lines),
     "golden vectors": (4, golden),
     "state": (3, state),
-    "baseline": (3, baseline),
     "checkpoint": (5, weights),
     "run folder": (3, run_folder),
     "resume file": (2, resume),
     "score output": (3, score_output),
     "valid graph": (1, valid_graph),
-    "command line": (2, command_line),
+    "command line": (5, command_line),
 }
 """How often each is drawn, in about a hundred, and what it is."""
 CHEAP = {"stream, one edit": 4, "manifest, one edit": 6, "program, one edit": 89, "names": 1}

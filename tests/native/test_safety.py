@@ -3,6 +3,7 @@
 import ctypes as C
 import multiprocessing
 import os
+import platform
 import re
 import shutil
 import struct
@@ -231,7 +232,7 @@ def test_a_program_whose_pace_can_not_be_is_refused(
 ) -> None:
     data = bytearray(late_operation())
     constants, buffers = struct.unpack_from("<2I", data, 24)
-    port = 64 + 24 * constants + 8 * buffers + 32  # the first output's
+    port = 64 + 24 * constants + 8 * buffers + 36  # the first output's
     place = at if isinstance(at, int) else port + (24 if at == "start" else 28)
     struct.pack_into("<I", data, place, value)
     struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
@@ -345,6 +346,56 @@ def test_a_stream_keeps_the_program_that_was_freed(best: C.CDLL) -> None:
     best.lstm_edge_free(handle)
     assert best.lstm_edge_step(stream) == 0
     best.lstm_edge_stream_free(stream)
+
+
+def test_an_age_that_would_overflow_is_refused_and_the_largest_one_runs(best: C.CDLL) -> None:
+    """A wrapped age would lose its place in the unit, and a chunk would leave the caller's arrays."""
+    stream = Stream(Program(best, late_operation()))
+    for age in (2**62, 2**63, 2**64 - 1):
+        assert best.lstm_edge_set_age(stream.handle, age) != 0
+        assert best.lstm_edge_age(stream.handle) == 0
+    assert best.lstm_edge_set_age(stream.handle, 2**62 - 1) == 0
+    x, written = np.zeros((9, 2), "float32"), np.full((3, 4 * 3 * 4), 7, "float32")
+    inputs = (C.c_void_p * 1)(x.ctypes.data)
+    outputs = (C.c_void_p * 3)(*(each.ctypes.data for each in written))
+    assert best.lstm_edge_chunk(stream.handle, inputs, len(x), outputs) == 0
+    assert best.lstm_edge_age(stream.handle) == 2**62 + 8
+
+
+def test_a_counter_is_one_number_however_much_a_unit_adds(best: C.CDLL) -> None:
+    writer = ProgramWriter(unit=3)
+    x, counter = writer.input("x", 6), writer.counter("count", 5)
+    writer.output("y", writer.binary(Binary.ADD, x, writer.cast(counter)), every_step=True, frames=3)
+    writer.count(counter, 3, 0)
+    program = Program(best, writer.to_bytes())
+    assert [port.width for port in program.states] == [1]
+    reset = np.full(2, -1, "int64")
+    handle, row = C.c_void_p(program.handle), C.c_void_p(reset.ctypes.data)
+    assert best.lstm_edge_reset_value(handle, 0, row) == 0
+    assert reset.tolist() == [5, -1]
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc tells how much memory is in use")
+def test_a_longer_chunk_than_all_before_runs_in_steps_of_its_own_length(best: C.CDLL) -> None:
+    class Usage(C.Structure):
+        _fields_ = [(f"value_{index}", C.c_size_t) for index in range(10)]
+
+    usage = C.CDLL(None).mallinfo2
+    usage.restype = Usage
+
+    def in_use() -> int:
+        found = usage()
+        return int(found.value_4 + found.value_7)  # of mapped regions, and of the heap
+
+    rng = np.random.default_rng(0)
+    network = make_network(rng, ["LSTM"], 64, 128)
+    stream, x = Stream(Program(best, network.program)), rng.standard_normal((256, 64)).astype("float32")
+    used = []
+    for steps in (2, 256, 2, 256):
+        stream.chunk(x[:steps])
+        used.append(in_use())
+    assert used[1] - used[0] > 20 * 128 * 4
+    assert abs(used[3] - used[1]) < 4096
 
 
 @pytest.mark.parametrize("kind", ["Debug", pytest.param("Release", marks=pytest.mark.slow)])

@@ -274,13 +274,10 @@ def test_external_data_and_their_file_may_not_change_while_they_are_loaded(monke
 
 
 def test_what_is_made_of_a_file_besides_is_of_the_file_that_was_loaded(tmp_path):
-    from lstm_edge_exporters.targets.triton import to_triton
-
     copy = tmp_path / "m.onnx"
     shutil.copy(DATA / "lstm.onnx", copy)
     model = load(copy)
     assert model_module.content_of(model, copy) == copy.read_bytes()
-    assert to_triton(copy).contents["1/model.onnx"] == copy.read_bytes()
     shutil.copy(DATA / "gru.onnx", copy)
     with pytest.raises(FileFormatError, match=r"m\.onnx has changed since it was loaded; run again"):
         model_module.content_of(model, copy)

@@ -106,17 +106,6 @@ def _run_folder(path: Path) -> None:
     assert len(list(path.glob("*.safetensors"))) <= 2
 
 
-def _golden(path: Path) -> None:
-    from lstm_edge_runtime import load
-    from lstm_edge_runtime.golden import read_golden, replay
-
-    folder = read_golden(path)
-    assert {each.name for each in folder.sets} == {each.name for each in path.glob("test_data_set_*")}
-    with load(path / "model.onnx") as model:
-        assert folder.model_sha256 == json.loads((path / "index.json").read_text())["model_sha256"]
-        assert all(each.comparison.ok for each in replay(model, folder)), "an index beside another's sets"
-
-
 def _site(path: Path) -> None:
     text = (path / "site.js").read_text(encoding="utf-8")
     described = json.loads(text.removeprefix("self.SITE = ").rstrip().removesuffix(";"))
@@ -167,15 +156,10 @@ def prepare(folder: Path) -> dict[str, Verb]:
         ),
         "report": Verb(("report", "{out}/run"), {"run": _run_folder}),
         "export": Verb(("export", str(folder / "run"), "-o", "{out}/m.onnx"), onnx_target),
-        "export --format ort": Verb(
-            ("export", str(folder / "run"), "-o", "{out}/m.ort", "--format", "ort"),
-            {"m.ort": _model},
-        ),
         "lift": Verb(("lift", str(folder / "foreign.onnx"), "-o", "{out}/m.onnx"), {"m.onnx": _loads}),
         "quantize": Verb(
             ("quantize", model, "--weights-only", "--data", data, "-o", "{out}/m.onnx"), onnx_target
         ),
-        "convert --to ort": Verb(("convert", model, "-o", "{out}/m.ort"), {"m.ort": _model}),
         "convert --to native": Verb(
             ("convert", model, "--to", "native", "-o", "{out}/m.lep"), {"m.lep": _loads}
         ),
@@ -195,15 +179,6 @@ def prepare(folder: Path) -> dict[str, Verb]:
             ("validate", model, "--against", str(folder / "run"), "--quick", "--steps", "100",
              "--html", "{out}/v.html", "--junit", "{out}/v.xml"),
             {"v.html": _ends("</html>"), "v.xml": _ends("</testsuites>")},
-        ),
-        "validate --save-test-data": Verb(
-            ("validate", model, "--against", str(folder / "run"), "--quick", "--steps", "100",
-             "--save-test-data", "{out}/golden"),
-            {"golden": _golden},
-        ),
-        "bench --html": Verb(
-            ("bench", model, "--seconds", "0.3", "--streams", "1", "--html", "{out}/b.html"),
-            {"b.html": _ends("</html>")},
         ),
     }  # fmt: skip
 

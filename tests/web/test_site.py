@@ -64,11 +64,6 @@ def test_the_same_file_gives_the_same_site_and_another_one_another_version(data,
     assert b"version" in first.files["site.js"]
 
 
-def test_an_ort_file_keeps_its_suffix_by_which_onnxruntime_tells_the_format(data, onnxruntime_web):
-    site = to_site(data / "motions-int8.ort", onnxruntime_web / PACKAGE, [])
-    assert site.files["model.ort"] == (data / "motions-int8.ort").read_bytes()
-
-
 @pytest.mark.parametrize("suffix", ["npz", "csv"])
 def test_recordings_of_ones_own_are_one_of_each_label(
     invoke, data, onnxruntime_web, tmp_path, site_of, suffix
@@ -205,9 +200,11 @@ def test_a_name_that_is_code_stays_a_name(data, onnxruntime_web, tmp_path, site_
 
 
 def test_options_of_the_page_do_not_go_with_other_formats(invoke, data, tmp_path):
-    code, _, error = invoke("convert", data / "lstm.onnx", "-o", tmp_path / "m.ort", "--ort", tmp_path)
+    code, _, error = invoke(
+        "convert", data / "lstm.onnx", "--to", "native", "-o", tmp_path / "m.lep", "--ort", tmp_path
+    )
     assert code == 2
-    assert "--ort is not valid with --to ort" in error
+    assert "--ort is not valid with --to native" in error
 
 
 def test_a_site_is_made_without_torch_and_onnx(data, onnxruntime_web, tmp_path):

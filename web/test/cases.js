@@ -77,12 +77,8 @@ const field = (number, content) => {
 
 /** @type {Record<string, Case>} */
 export const cases = {
-  "the golden cases of a float, an int8 and an .ort file are within their limits, whole and chunked": async ({ load, options, url }) => {
-    for (const name of ["lstm.onnx", "motions-int8.onnx", "motions-int8.ort"]) {
-      if (options.device === "webgpu" && name.endsWith(".ort")) {
-        await refuses(load(url + name, options), "ProviderError", /\.ort file can't run on WebGPU; load the \.onnx file/);
-        continue;
-      }
+  "the golden cases of a float and an int8 file are within their limits, whole and chunked": async ({ load, options, url }) => {
+    for (const name of ["lstm.onnx", "motions-int8.onnx"]) {
       const model = await load(url + name, options), { ok, worst, comparisons } = await model.selftest();
       check(ok && worst.ratio > 0 && worst.ratio <= 1, `${name}: ${JSON.stringify(worst)}`);
       const ways = ["whole", "in two chunks", "step by step"], found = new Set(comparisons.map(({ how, name: output }) => `${how}: ${output}`));
@@ -267,19 +263,6 @@ export const cases = {
     await refuses(stream.restore({ ...kept, arrays: {} }), "StateError", /h_0/);
   },
 
-  "states move between an .onnx file and its .ort form": async ({ load, options, url }) => {
-    if (options.device === "webgpu") return;
-    const models = [await load(`${url}lstm.onnx`, options), await load(`${url}lstm.ort`, options)], [plain, ort] = models;
-    check(plain?.identity === ort?.identity && plain?.identity === ort?.manifest.identity, "one identity");
-    const whole = only(await /** @type {any} */ (plain).stream().process(signal(3 * 6)));
-    for (const [first, second] of [models, models.toReversed()]) {
-      const before = /** @type {any} */ (first).stream(), after = /** @type {any} */ (second).stream();
-      await before.process(signal(3 * 6).subarray(0, 12));
-      await after.restore(await before.state());
-      check(isClose(only(await after.process(signal(3 * 6).subarray(12))), whole, 1e-5), "the chunk behind it");
-    }
-  },
-
   "learned initial states are where a stream starts": async ({ load, options, url }) => {
     const gru = await load(`${url}gru.onnx`, options), { state } = await gru.run({ x: signal(6), gain: signal(2) }, { batch: 2 });
     check(numbers(await gru.stream().state()).every((value) => value === 0.25), "reset value");
@@ -336,7 +319,7 @@ export const cases = {
   },
 
   "a truncated or foreign file is one clear line": async ({ load, options, bytes, url }) => {
-    for (const name of options.device === "webgpu" ? ["lstm.onnx"] : ["lstm.onnx", "motions-int8.ort"]) {
+    for (const name of options.device === "webgpu" ? ["lstm.onnx"] : ["lstm.onnx", "motions-int8.onnx"]) {
       const whole = await bytes(name);
       for (const share of [0, 0.001, 0.01, 0.3, 0.6, 0.9, 0.99, 0.999]) {
         await refuses(load(whole.slice(0, Math.floor(whole.length * share)), options), "FileFormatError", /truncated|can't open/);

@@ -26,7 +26,6 @@ export function makeFiles() {
     spawnSync(COMMAND, ["quantize", join(DATA, "lstm.onnx"), "-o", join(folder, name), "--precision", "fp16", "--force", ...options], { encoding: "utf8" });
   quantize("stored.onnx");
   quantize("half.onnx", "--for", "gpu", "--no-keep-io");
-  spawnSync(COMMAND, ["convert", join(DATA, "lstm.onnx"), "-o", join(folder, "lstm.ort")]);
   return `${folder}/`;
 }
 

@@ -235,8 +235,8 @@ describe("the page", { skip }, () => {
     await visit("?model=unbatched.onnx");
     assert.equal(await text("title"), "unbatched.onnx");
     assert.match(await text("verdict"), /no golden case/);
-    await page.setInputFiles("#pick", join(DATA, "motions-int8.ort"));
-    await result("title", /motions-int8\.ort/);
+    await page.setInputFiles("#pick", join(DATA, "motions-int8.onnx"));
+    await result("title", /motions-int8\.onnx/);
     await result("verdict", /Verified on this device/);
     const content = readFileSync(join(DATA, "lstm.onnx")).toString("base64");
     await page.evaluate((base64) => {

@@ -30,7 +30,7 @@ _OLDEST_OPSET = 7
 def read_graph(
     source: str | os.PathLike[str] | bytes, config: LiftConfig
 ) -> tuple[ir.Model, onnx.ModelProto, LiftConfig]:
-    """Read a file, or a file's content, and what is declared next to it.
+    """Read a file, or a file's content, or a file's content.
 
     Returns:
         Its graph; the file's own message with weights inside; and the config with the states that the

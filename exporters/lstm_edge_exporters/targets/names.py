@@ -4,21 +4,17 @@ Names in an ONNX file may be any text. HTML is escaped where pages are made (``r
 report, and a terminal's lines in ``errors.printable``.
 """
 
-import hashlib
 import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
-from lstm_edge_runtime.errors import InputError, printable
+from lstm_edge_runtime.errors import InputError
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_LONGEST = 200
-"""Bytes of a file's name; most file systems allow 255."""
 _KEYWORDS = """
 alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class
 co_await co_return co_yield compl concept const const_cast consteval constexpr constinit continue decltype
@@ -55,48 +51,9 @@ def text_templates(package: str) -> "Environment":
     )
 
 
-def file_name(name: str) -> str:
-    """Return a file's name for ``name``: in no other folder, and different for different names."""
-    quoted = quote(name, safe="", errors="surrogatepass")
-    if quoted.startswith("."):
-        quoted = f"%2E{quoted[1:]}"
-    if not 0 < len(quoted) <= _LONGEST:
-        digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
-        quoted = f"{quoted[: _LONGEST - 66]}%_{digest}"  # quote never makes %_
-    return quoted
-
-
 def json_text(document: Any) -> str:
     """Return JSON in ASCII, which JavaScript reads as an expression too."""
     return json.dumps(document, ensure_ascii=True, allow_nan=False)
-
-
-def line(text: str) -> str:
-    """Return ``text`` on one line, for files with one entry a line."""
-    return printable(text).replace("\n", "\\n")
-
-
-def markdown(text: str) -> str:
-    """Return ``text`` for a line or a table's cell of Markdown, in which nothing is markup or HTML."""
-    return re.sub(r"([\\`*_\[\]<>#!|~&$:@.])", r"\\\1", line(text))
-
-
-def yaml_value(value: Any) -> str:
-    """Return a value on one line of YAML, in JSON's form; what can't be printed is escaped in its strings."""
-    if isinstance(value, dict):
-        return f"{{{', '.join(f'{yaml_value(key)}: {yaml_value(each)}' for key, each in value.items())}}}"
-    if isinstance(value, list | tuple):
-        return f"[{', '.join(map(yaml_value, value))}]"
-    return json.dumps(
-        printable(value) if isinstance(value, str) else value, ensure_ascii=False, allow_nan=False
-    )
-
-
-def pbtxt_string(text: str) -> str:
-    """Return a string of protobuf's text format, quotes included."""
-    from google.protobuf import text_encoding  # type: ignore[import-untyped]
-
-    return f'"{text_encoding.CEscape(text.encode(), as_utf8=False)}"'
 
 
 def c_string(text: str) -> str:

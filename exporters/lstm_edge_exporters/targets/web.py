@@ -73,7 +73,7 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
     """Make the site of a file.
 
     Args:
-        model: an ``.onnx`` or ``.ort`` file with a manifest; its golden case, if any, is replayed.
+        model: an ``.onnx`` file with a manifest; its golden case, if any, is replayed.
         runtime: the folder of onnxruntime-web, or its ``dist``.
         recordings: replayed by the page, in addition to the golden case.
 
@@ -89,7 +89,7 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
             opened.selftest().require()
         content = content_of(opened, model)
     path = Path(model)
-    name = "model.ort" if content[4:8] == b"ORTM" else "model.onnx"
+    name = "model.onnx"
     files = {name: content, **_page(), **_runtime(runtime)}
     version = hashlib.sha256(b"".join(name.encode() + part for name, part in sorted(files.items())))
     described = {

@@ -13,8 +13,7 @@ from lstm_edge_exporters.graph import to_bytes
 from lstm_edge_exporters.streaming import late
 from lstm_edge_exporters.streaming.late import make_late_stream
 from lstm_edge_exporters.streaming.streamable import make_streamable
-from lstm_edge_exporters.targets.ort import to_ort
-from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
+from lstm_edge_runtime.errors import CheckFailedError
 
 
 class Stage1:
@@ -85,9 +84,3 @@ def restart(found, name, more):
         return replace(found, starts={**found.starts, name: found.starts[name] + more})
     states = (each._replace(start=each.start + more) if each.input == name else each for each in found.states)
     return replace(found, states=tuple(states))
-
-
-def check_refused(path, words):
-    """Check that what does not support such a stream refuses it with its pace."""
-    with pytest.raises(UnsupportedError, match=words):
-        to_ort(path)

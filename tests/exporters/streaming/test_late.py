@@ -18,7 +18,7 @@ from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.native.library import installed
 
-from .stage1 import Stage1, check_refused, export_elsewhere, of, resize, restart
+from .stage1 import Stage1, export_elsewhere, of, resize, restart
 
 WIDTH = 4
 
@@ -361,12 +361,6 @@ def test_a_branch_that_does_not_wait_is_seen(monkeypatch):
 
     with pytest.raises(CheckFailedError, match="in chunks"):
         stage.run(monkeypatch, hurry)
-
-
-def test_what_does_not_support_a_delay_refuses(wearable, tmp_path):
-    path = tmp_path / "har.onnx"
-    wearable[1].save(path)
-    check_refused(path, "3 frames behind")
 
 
 @pytest.mark.system

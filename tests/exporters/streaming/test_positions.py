@@ -15,7 +15,7 @@ from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ManifestError, StateError
 from lstm_edge_runtime.graph_check import check_stream
 
-from .stage1 import Stage1, check_refused, export_elsewhere, restart
+from .stage1 import Stage1, export_elsewhere, restart
 
 WIDTH = 4
 
@@ -218,11 +218,6 @@ def test_a_wrong_counter_is_seen(stage1, monkeypatch, fault):
 def test_a_table_that_is_shorter_than_the_stream_claims_is_seen(stage1, monkeypatch):
     """The verification reaches the end."""
     stage1.check(monkeypatch, lambda found: replace(found, end=found.end + 2), right=False)
-
-
-def test_what_does_not_support_an_end_refuses(learned, tmp_path):
-    learned[1].save(tmp_path / "net.onnx")
-    check_refused(tmp_path / "net.onnx", "for 82 steps from a reset|int64")
 
 
 def test_a_manifest_whose_end_can_not_be_is_refused(learned):

@@ -19,8 +19,10 @@ from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, ManifestError, StateError
 from lstm_edge_runtime.graph_check import check_stream
 from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.native.convert import to_native
+from lstm_edge_runtime.native.library import installed
 
-from .stage1 import Stage1, check_refused, export_elsewhere, resize, restart
+from .stage1 import Stage1, export_elsewhere, resize, restart
 
 WIDTH = 4
 
@@ -537,11 +539,6 @@ def test_a_wrong_overlap_is_seen(monkeypatch):
             stage.run(patch, fault)
 
 
-def test_what_does_not_support_a_unit_refuses(front, tmp_path):
-    front[1].save(tmp_path / "net.onnx")
-    check_refused(tmp_path / "net.onnx", "one frame every 8 samples")
-
-
 def test_the_whole_takes_no_state_of_a_stream(front):
     model = load(front[1].model)
     stream = model.stream()
@@ -605,3 +602,28 @@ def test_a_result_is_printed_with_the_step_that_its_frame_ends_with(front):
     ]
     assert [(frame, step) for frame, step, _ in found] == [(1, 8), (2, 16), (3, 24)]
     assert [values.shape for _, _, values in found] == [(3,)] * 3
+
+
+@pytest.mark.skipif(not installed(), reason="no native engine")
+def test_a_mean_since_the_start_before_a_stride_becomes_a_program(tmp_path):
+    """Its counter adds as many steps as the stride in one unit."""
+
+    class Means(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.down, self.gru = nn.Conv1d(WIDTH, 5, 3, stride=3), nn.GRU(5, 6, batch_first=True)
+
+        def forward(self, x):
+            steps = torch.arange(1, x.shape[1] + 1).to(x.dtype)
+            means = x.cumsum(1) / steps[None, :, None]
+            return self.gru(self.down(means.transpose(1, 2)).transpose(1, 2))[0]
+
+    torch.manual_seed(0)
+    module, x = Means().eval(), torch.randn(1, 30, WIDTH)
+    made = export(module, x, ExportConfig(inputs={"x": ("N", "L", WIDTH)}))
+    made.save(tmp_path / "net.onnx")
+    (tmp_path / "net.lep").write_bytes(to_native(tmp_path / "net.onnx"))
+    with load(tmp_path / "net.lep") as model:
+        assert model.selftest().ok
+        found = model.stream().process(x[0].numpy())
+    np.testing.assert_allclose(found, module(x)[0].detach(), atol=1e-6)

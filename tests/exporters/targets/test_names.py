@@ -10,13 +10,12 @@ from xml.etree import ElementTree as ET
 import numpy as np
 import onnx
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge.cli import cli, run
-from lstm_edge_exporters.targets.names import c_identifiers, c_string, file_name, line, pbtxt_string
+from lstm_edge_exporters.targets.names import c_identifiers, c_string
 from lstm_edge_exporters.targets.web import _RUNTIME
 from lstm_edge_runtime.manifest import KEY, Manifest, Signal, StateSpec, Task, TensorSpec
 
@@ -141,88 +140,8 @@ TURNS = [*(pytest.param(turn, marks=pytest.mark.slow) for turn in range(16)), 16
 """In the last one the first state is called ``../../../x``."""
 
 
-def triton_schema():
-    """The part of Triton's model_config.proto that configurations here use."""
-    kinds = {"string": 9, "int32": 5, "int64": 3, "message": 11, "enum": 14}
-    messages = {
-        "Tensor": ("name:string", "data_type:enum.DataType", "dims:int64*", "label_filename:string"),
-        "Initial": ("name:string", "data_type:enum.DataType", "dims:int64*", "data_file:string"),
-        "State": (
-            "input_name:string", "output_name:string", "data_type:enum.DataType", "dims:int64*",
-            "initial_state:message.Initial*",
-        ),
-        "Control": ("kind:enum.Kind", "int32_false_true:int32*", "data_type:enum.DataType"),
-        "ControlInput": ("name:string", "control:message.Control*"),
-        "Oldest": ("max_candidate_sequences:int32",),
-        "Batching": (
-            "max_sequence_idle_microseconds:int64", "oldest:message.Oldest",
-            "control_input:message.ControlInput*", "state:message.State*",
-        ),
-        "Group": ("kind:enum.Kind", "count:int32"),
-        "Text": ("string_value:string",),
-        "Parameter": ("key:string", "value:message.Text"),
-        "Config": (
-            "name:string", "backend:string", "max_batch_size:int32", "input:message.Tensor*",
-            "output:message.Tensor*", "sequence_batching:message.Batching", "instance_group:message.Group*",
-            "parameters:message.Parameter*",
-        ),
-    }  # fmt: skip
-    file = descriptor_pb2.FileDescriptorProto(name="t.proto", package="t", syntax="proto3")
-    for name, values in (
-        ("DataType", ("TYPE_NONE", "TYPE_FP32", "TYPE_UINT64")),
-        (
-            "Kind",
-            ("KIND_NONE", "KIND_CPU", *(f"CONTROL_SEQUENCE_{c}" for c in ("START", "END", "CORRID"))),
-        ),
-    ):
-        enum = file.enum_type.add(name=name)
-        for number, value in enumerate(values):
-            enum.value.add(name=value, number=number)
-    for name, fields in messages.items():
-        message = file.message_type.add(name=name)
-        for number, field in enumerate(fields, 1):
-            called, _, kind = field.rstrip("*").partition(":")
-            kind, _, of = kind.partition(".")
-            message.field.add(
-                name=called, number=number, type=kinds[kind], label=3 if field.endswith("*") else 1,
-                type_name=f".t.{of}" if of else None,
-            )  # fmt: skip
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("t.Config"))
-
-
 @pytest.mark.parametrize("turn", TURNS)
-@pytest.mark.parametrize("backend", ["python", "onnxruntime"])
-def test_triton(backend, turn, place, capsys):
-    made, manifest = call(
-        place, turn, capsys, "convert", "net.onnx", "--to", "triton", "--backend", backend, "-o", "models"
-    )
-    folder = Path("models/net")
-    assert {path.parts[:2] for path in made} == {folder.parts}
-    config = text_format.Parse(made[folder / "config.pbtxt"].decode(), triton_schema()())
-    assert [each.name for each in config.output] == [spec.name for spec in manifest.outputs]
-    assert (config.name, config.backend, [each.name for each in config.input]) == (
-        "net",
-        backend,
-        [spec.name for spec in manifest.inputs],
-    )
-    assert {each.key for each in config.parameters} <= {"reset_every"}
-    assert len(made[folder / "labels.txt"].decode().splitlines()) == len(manifest.task.labels)
-    states = config.sequence_batching.state
-    if backend == "onnxruntime":
-        assert [(each.input_name, each.output_name) for each in states] == [
-            (state.input, state.output) for state in manifest.states
-        ]
-    files = {path.name for path in made if path.parent == folder / "initial_state"}
-    assert files == {each.initial_state[0].data_file for each in states}
-    assert len(files) == len(states)
-
-
-@pytest.mark.parametrize("turn", TURNS)
-def test_ort_and_native(turn, place, capsys):
-    made, _ = call(place, turn, capsys, "convert", "net.onnx", "-o", "net.ort")
-    assert set(made) == {Path("net.ort"), Path("net.required_operators_and_types.config")}
+def test_native(turn, place, capsys):
     made, _ = call(place, turn, capsys, "convert", "net.onnx", "--to", "native", "-o", "net.lep")
     assert set(made) == {Path("net.lep")}
 
@@ -293,16 +212,6 @@ def test_reports(turn, place, capsys):
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.lists(st.text(st.characters(codec=None)), unique=True, max_size=5))
-def test_names_of_files_differ_and_stay_in_their_folder(names):
-    files = [file_name(name) for name in names]
-    assert len(set(files)) == len(names)
-    for file in files:
-        assert 0 < len(file) <= 200
-        assert re.fullmatch(r"[A-Za-z0-9_%~-][A-Za-z0-9_.%~-]*", file)
-
-
-@settings(max_examples=40, deadline=None)
 @given(st.lists(st.text(), max_size=6))
 def test_endings_of_identifiers_differ_and_are_what_c_takes(texts):
     endings = list(c_identifiers(texts))
@@ -313,9 +222,6 @@ def test_endings_of_identifiers_differ_and_are_what_c_takes(texts):
 @settings(max_examples=40, deadline=None)
 @given(st.text(st.characters(codec="utf-8")))
 def test_strings_come_back_as_they_were(text):
-    read = text_format.Parse(f"name: {pbtxt_string(text)}", triton_schema()())
-    assert read.name == text
-    assert len(line(text).splitlines()) <= 1
     digits = re.sub(r"\\(\d{3})", lambda found: chr(int(found[1], 8)), c_string(text)[1:-1])
     assert digits.encode("latin-1").decode() == text
 

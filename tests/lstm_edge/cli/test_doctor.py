@@ -8,7 +8,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from lstm_edge import host
+from lstm_edge.cli import doctor
+from lstm_edge_runtime import ort
 from lstm_edge_runtime.errors import install_command
 
 
@@ -50,7 +51,7 @@ def test_a_provider_that_does_not_start_is_told_from_one_that_does(invoke, monke
 
 
 def test_a_provider_that_leaves_the_lstm_to_the_cpu_is_not_usable():
-    errors = host.try_providers()
+    errors = doctor.try_providers()
     assert errors.pop("CPUExecutionProvider") == ""
     assert errors.get("AzureExecutionProvider") != ""  # in the usual wheel; it makes remote calls only
 
@@ -70,13 +71,13 @@ def test_a_provider_that_computes_something_else_is_not_usable(monkeypatch, comp
         def run(self, *_):
             return [np.full((1, 1, 1), computed, np.float32)]
 
-    monkeypatch.setattr(host, "open_session", lambda *_, **__: Wrong())
-    assert all(host.try_providers().values())
+    monkeypatch.setattr(ort, "open_session", lambda *_, **__: Wrong())
+    assert all(doctor.try_providers().values())
 
 
 def test_two_wheels_that_overwrite_each_other_are_named(invoke, monkeypatch):
     both = {"onnxruntime": "1.1", "onnxruntime-gpu": "1.2"}
-    monkeypatch.setattr(host, "onnxruntime_wheels", lambda: both)
+    monkeypatch.setattr(doctor, "onnxruntime_wheels", lambda: both)
     _, found, _ = findings(invoke)
     assert not found["onnxruntime wheel"]["ok"]
     assert "pip uninstall onnxruntime onnxruntime-gpu" in found["onnxruntime wheel"]["advice"]
@@ -118,7 +119,7 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
     program = (
         "import sys\n"
         "from importlib import metadata, util\n"
-        "sys.modules['onnxruntime'] = None\n"
+        "sys.modules['onnxruntime'] = sys.modules['lstm_edge_native'] = None\n"
         "metadata.packages_distributions = dict\n"
         "find = util.find_spec\n"
         "util.find_spec = lambda name: None if name in ('torch', 'onnx', 'jinja2') else find(name)\n"
@@ -143,7 +144,10 @@ def test_without_onnxruntime_and_torch_it_exits_1_and_names_the_extras():
 def test_a_wheel_that_does_not_start_is_named_beside_the_rest(tmp_path, har, package):
     (tmp_path / "onnxruntime").mkdir()
     (tmp_path / "onnxruntime" / "__init__.py").write_text(package)
-    program = "import sys; sys.path.insert(0, sys.argv.pop(1)); from lstm_edge.cli import main; main()"
+    program = (
+        "import sys; sys.path.insert(0, sys.argv.pop(1)); sys.modules['lstm_edge_native'] = None;"
+        "from lstm_edge.cli import main; main()"
+    )
 
     def run(*arguments):
         command = [sys.executable, "-c", program, str(tmp_path), *arguments]
@@ -176,4 +180,4 @@ def test_the_probe_is_the_model_that_it_says():
         stored,
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=7)
-    assert model.SerializeToString(deterministic=True) == host.PROBE
+    assert model.SerializeToString(deterministic=True) == doctor.PROBE

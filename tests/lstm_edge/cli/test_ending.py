@@ -179,7 +179,7 @@ def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, ha
         ("train", data, "-o", path),
         ("export", path, "-o", path),
         ("report", tmp_path / HOSTILE),
-        ("bench", tmp_path / f"{HOSTILE}.ort"),
+        ("bench", tmp_path / f"{HOSTILE}.lep"),
     ):
         _, out, err = invoke(*arguments)
         assert out + err, arguments

@@ -173,7 +173,6 @@ def test_the_checkpoint_that_a_failing_file_was_made_from_is_named(job, invoke, 
         (["m.onnx", "--junit", "nowhere/report.xml"], "does not exist"),
         (["m.onnx", "--against", "os:getcwd"], "expected a torch.nn.Module"),
         (["run/config.json", "--against", "run"], "not an ONNX file"),
-        (["m.ort", "--against", "run"], "ORT format"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(job, invoke, monkeypatch, arguments, message):

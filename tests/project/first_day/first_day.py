@@ -129,9 +129,7 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
     ),
     "web": (
         *HAR,
-        Step("lstm-edge convert har.onnx --to triton -o repository", "config.pbtxt"),
         Step("python back_end.py", r"\(100, 4\)"),
-        Step("lstm-edge export demo/run -o again.onnx --card har", "MLflow"),
         Step("lstm-edge convert har.onnx --to web -o site", "npm", 2),
     ),
 }

@@ -1,4 +1,4 @@
-"""Make the small files that every device proves itself on: int8 and ORT format, trained on the demo's data.
+"""Make the small int8 file that every device proves itself on, trained on the demo's data.
 
 Run it from the repository's root, with the ``export`` extra installed. The bytes depend on the versions of
 torch and onnxruntime, which the manifests name.
@@ -19,14 +19,13 @@ def _verb(*arguments: object) -> None:
 
 
 def main() -> None:
-    """Train, export, quantize for ARM and convert; replace the files beside this one."""
+    """Train, export and quantize for ARM; replace the file next to this one."""
     with tempfile.TemporaryDirectory() as folder:
         run, float_file = Path(folder) / "run", Path(folder) / "float.onnx"
         _verb("train", DATA, "-o", run)
         _verb("export", run, "-o", float_file)
         small = HERE / "motions-int8.onnx"
         _verb("quantize", float_file, "-o", small, "--for", "arm", "--data", DATA, "--force")
-        (HERE / "motions-int8.required_operators_and_types.config").unlink()
 
 
 if __name__ == "__main__":

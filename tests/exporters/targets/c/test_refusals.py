@@ -150,12 +150,6 @@ def test_half_precision_which_c99_has_not(altered):
     assert "from float32 to float16" in one_line(error)
 
 
-def test_a_file_in_ort_format():
-    with pytest.raises(InputError) as error:
-        to_c(DATA / "motions-int8.ort", name="net")
-    assert "give the .onnx file" in one_line(error)
-
-
 def test_a_golden_case_that_is_not_whole_or_that_the_file_itself_fails(altered):
     for change, kind in (
         (lambda manifest: manifest["golden"]["outputs"].pop("h_n"), ManifestError),

@@ -1,1 +1,0 @@
-"""Timing files on this machine: bench measures them side by side. No torch."""
