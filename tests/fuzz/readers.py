@@ -287,25 +287,6 @@ def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 # --- golden vectors, states, settings
 
 
-def golden(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    from lstm_edge_runtime.golden import read_golden, replay
-
-    copy = folder / "golden"
-    shutil.copytree(corpus / "golden", copy)
-    if rng.random() < 0.6:
-        index = copy / "index.json"
-        change = rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))
-        _put(copy, "index.json", change(rng, index.read_bytes()))
-    else:
-        arrays = copy / f"test_data_set_{rng.randrange(2)}" / "data.npz"
-        arrays.write_bytes(rng.choice((mutate.damage, mutate.damage_npz))(rng, arrays.read_bytes()))
-    if rng.random() < 0.2:
-        return Verb(("selftest", str(DATA / "lstm.onnx"), "--golden", str(copy)))
-    with load(DATA / "lstm.onnx") as model:
-        replay(model, read_golden(copy))
-    return None
-
-
 def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = (corpus / "state.npz").read_bytes()
     path = _put(
@@ -427,7 +408,7 @@ def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
 
 
 _OPTIONS = (
-    "--threads", "--device", "--engine", "--json", "--state", "--save-every", "--binary",
+    "--threads", "--device", "--json", "--state", "--save-every", "--binary",
     "--strict", "--golden", "--series", "--order", "--label", "--features", "--group", "--layout",
     "--missing", "-o", "--output", "--to", "--chunk", "--name", "--help", "--window", "--rate",
     "--label-pattern", "--units", "--compare", "--html", "--seconds",
@@ -473,7 +454,6 @@ READERS: dict[str, tuple[int, Read]] = {
     "csv": (7, table),
     "parquet": (3, parquet),
     "lines": (3, lines),
-    "golden vectors": (4, golden),
     "state": (3, state),
     "checkpoint": (5, weights),
     "run folder": (3, run_folder),

@@ -63,7 +63,7 @@ def graph(
 
 
 def described(model: onnx.ModelProto) -> bytes:
-    """Return a file with its manifest; its states are called ``h_0`` and ``h_n``, its axes ``L`` and ``N``."""
+    """Return a file with its manifest; states are called ``h_0`` and ``h_n``, axes ``L`` and ``N``."""
     entering, leaving = (
         {each.name: each for each in side} for side in (model.graph.input, model.graph.output)
     )

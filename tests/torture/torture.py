@@ -160,9 +160,7 @@ def prepare(folder: Path) -> dict[str, Verb]:
         "quantize": Verb(
             ("quantize", model, "--weights-only", "--data", data, "-o", "{out}/m.onnx"), onnx_target
         ),
-        "convert --to native": Verb(
-            ("convert", model, "--to", "native", "-o", "{out}/m.lep"), {"m.lep": _loads}
-        ),
+        "convert": Verb(("convert", model, "-o", "{out}/m.lep"), {"m.lep": _loads}),
         "convert --to c": Verb(
             ("convert", model, "--to", "c", "-o", "{out}/c", "--name", "har"),
             {"c": _c_folder}, needs="cc",

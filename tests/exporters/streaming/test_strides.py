@@ -7,6 +7,7 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
+from lstm_edge_runtime.native.convert import to_native
 from torch import nn
 from torch.nn import functional as F
 
@@ -19,7 +20,6 @@ from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, ManifestError, StateError
 from lstm_edge_runtime.graph_check import check_stream
 from lstm_edge_runtime.manifest import Manifest
-from lstm_edge_runtime.native.convert import to_native
 from lstm_edge_runtime.native.library import installed
 
 from .stage1 import Stage1, export_elsewhere, resize, restart

@@ -125,11 +125,14 @@ def har(make):
 
 @pytest.fixture(scope="session")
 def scalar(make):
-    """A file made elsewhere whose output is one value a row, ``(N,)``."""
-    made = make("scalar", manifest=False)
+    """A file whose output is one value a row, ``(N,)``."""
+    made = make("scalar", golden=False)
     model = onnx.load(made.path)
     model.graph.node.append(helper.make_node("ReduceMax", ["logits"], ["y"], axes=[1], keepdims=0))
     del model.graph.output[0]
     model.graph.output.insert(0, helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"]))
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    outputs = (TensorSpec("y", "float32", ("N",)),)
+    model.metadata_props[0].value = manifest._replace(outputs=outputs, task=None).to_json()
     onnx.save(model, made.path)
     return made

@@ -56,8 +56,8 @@ def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_
         (["--to", "c", "--name", "for"], "keyword"),
         (["--to", "c", "--name", "stdio"], "stdio.h is taken"),
         (["--to", "c", "--chunk", 0], "--chunk"),
-        (["--to", "native", "--chunk", 2], "--chunk is not valid with --to native"),
-        (["--to", "native", "--name", "har"], "--name is not valid with --to native"),
+        (["--chunk", 2], "--chunk is not valid with an .lep file"),
+        (["--name", "har"], "--name is not valid with an .lep file"),
         (["--to", "c", "--flash-limit", 0], "--flash-limit"),
     ],
 )

@@ -42,10 +42,11 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
 
 
 @pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
-def test_the_native_engine_gives_the_same_and_what_it_does_not_cover_exits_2(invoke, har, data, tmp_path):
+def test_a_native_program_gives_the_same_and_a_node_that_is_not_covered_exits_2(invoke, har, data, tmp_path):
     found = []
-    for engine in ("onnxruntime", "native"):
-        code, out, _ = invoke("predict", har.path, data, "--engine", engine)
+    assert invoke("convert", har.path, "-o", tmp_path / "har.lep")[0] == 0
+    for path in (har.path, tmp_path / "har.lep"):
+        code, out, _ = invoke("predict", path, data)
         assert code == 0
         found.append(list(csv.DictReader(io.StringIO(out))))
     for row, other in zip(*found, strict=True):
@@ -55,11 +56,11 @@ def test_the_native_engine_gives_the_same_and_what_it_does_not_cover_exits_2(inv
     head = model.graph.node[-1]
     model.graph.node.append(onnx.helper.make_node("Tan", ["before"], [head.output[0]], name="wave"))
     head.output[0] = "before"
-    del model.metadata_props[:]
     onnx.save(model, tmp_path / "wave.onnx")
-    code, _, err = invoke("predict", tmp_path / "wave.onnx", data, "--engine", "native")
+    code, _, err = invoke("convert", tmp_path / "wave.onnx", "-o", tmp_path / "wave.lep")
     assert code == 2
     assert "node 'wave' (Tan): an operator that is not covered" in err
+    assert not (tmp_path / "wave.lep").exists()
 
 
 def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):
@@ -97,14 +98,6 @@ def test_regression_gives_values_with_their_units(invoke, make, data):
     assert out.splitlines()[3].split(",")[1:] == list(map(str, values))
 
 
-def test_a_file_made_elsewhere_gives_its_first_output(invoke, make, data):
-    made = make("foreign", manifest=False)
-    code, out, _ = invoke("predict", made.path, data, "--json")
-    assert code == 0
-    values = load(made.path).run(X[:1])[0]["logits"][0]
-    np.testing.assert_allclose(json.loads(out.splitlines()[0])["values"], values, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
@@ -139,14 +132,6 @@ def test_values_are_headed_by_their_own_names(invoke, make, data):
     assert out.splitlines()[0] == "series,way [m],speed [m/s],load [kg]"
 
 
-def test_a_profile_is_ignored_with_one_note(invoke, har, data, tmp_path):
-    for verb, more in (("predict", [data]), ("selftest", [])):
-        code, _, err = invoke(verb, har.path, *more, "--profile", tmp_path / "p.json")
-        assert code == 0
-        assert err.startswith("note: --profile is ignored")
-        assert err.count("\n") == 1
-
-
 def test_a_failed_run_keeps_the_old_output(invoke, har, tmp_path):
     bad, target = tmp_path / "bad.npz", tmp_path / "out.csv"
     np.savez(bad, x=np.full((1, 2, 3), np.nan))
@@ -172,7 +157,7 @@ def declared(axes, batch="N", sequence="L", *, more=()):
     inputs = (TensorSpec("x", "float32", axes), *more)
     states = (StateSpec("h_0", "h_n", "float32", (1, "N", 8)),)
     contract = Manifest(inputs=inputs, outputs=(), states=states, batch=batch, sequence=sequence)
-    return SimpleNamespace(interface=contract)
+    return SimpleNamespace(manifest=contract)
 
 
 @pytest.mark.parametrize(

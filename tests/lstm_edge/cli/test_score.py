@@ -49,9 +49,9 @@ def write(table, path, **options):
     return path
 
 
-def expected(path, table, engine="auto", every=10**9):
+def expected(path, table, every=10**9):
     """Each row's output as a stream of its own series gives it, reset by hand before each window."""
-    model = load(path, device="cpu", threads=1, engine=engine)
+    model = load(path)
     series, order = np.array(table["series"].to_pylist()), table["order"].to_numpy()
     x = np.stack([table[name].to_numpy() for name in AXES], axis=1)
     out = np.empty((len(table), model.outputs[0].axes[-1]), dtype=np.float32)
@@ -675,17 +675,16 @@ def test_series_of_an_int8_file_do_not_feel_each_other(har, tmp_path):
     half = np.arange(len(table)) < 20
     for part, inside in enumerate((half, ~half)):
         write(table.filter(pa.array(inside)), tmp_path / "in" / f"{part}.parquet")
-    run(tmp_path / "in" / "0.parquet", tmp_path / "int8.onnx", tmp_path / "out", engine="onnxruntime")
+    run(tmp_path / "in" / "0.parquet", tmp_path / "int8.onnx", tmp_path / "out")
     run(
         tmp_path / "in",
         tmp_path / "int8.onnx",
         tmp_path / "out2",
-        engine="onnxruntime",
         since=tmp_path / "out",
         rows_in_memory=7,
     )
     written = [read(tmp_path / "out" / "0.parquet"), read(tmp_path / "out2" / "1.parquet")]
-    probabilities = softmax(expected(tmp_path / "int8.onnx", table, "onnxruntime"))
+    probabilities = softmax(expected(tmp_path / "int8.onnx", table))
     np.testing.assert_array_equal(numbers(written[0]), probabilities[half])
     np.testing.assert_array_equal(numbers(written[1]), probabilities[~half])
 

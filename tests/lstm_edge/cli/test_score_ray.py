@@ -83,7 +83,7 @@ def _listening(pids):
 
 def _lines(data, model, output, *options):
     program = "from lstm_edge.cli import main; main()"
-    line = ["score", data, "-m", model, "-o", output, "--events", "--engine", "onnxruntime", *options]
+    line = ["score", data, "-m", model, "-o", output, "--events", *options]
     return [sys.executable, "-c", program, *map(str, line)]
 
 

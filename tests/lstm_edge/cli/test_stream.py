@@ -196,14 +196,14 @@ def test_a_last_line_without_a_newline_counts_and_csv_and_json_may_mix(served):
     assert [row["step"] for row in rows] == ["1", "2", "3"]
 
 
-@pytest.mark.parametrize("kind", ["foreign2", "scalar"])
-def test_a_file_made_elsewhere_gives_values(served, make, scalar, kind):
-    made = scalar if kind == "scalar" else make(kind, manifest=False)
-    one = served(file=made)
+def test_a_file_with_one_value_a_row_gives_values(served, scalar):
+    one = served(file=scalar)
     os.write(one.feed, line(X[0]).encode())
     os.close(one.feed)
     one.serve()
-    np.testing.assert_allclose(json.loads(os.read(one.out, 1 << 16))["values"], expected(made)[0], rtol=1e-6)
+    np.testing.assert_allclose(
+        json.loads(os.read(one.out, 1 << 16))["values"], expected(scalar)[0], rtol=1e-6
+    )
 
 
 def test_bytes_that_are_no_text_and_endless_lines_are_skipped_whole(served, capfd):
