@@ -133,8 +133,6 @@ def test_a_wrong_folder_of_onnxruntime_web_is_refused(data, tmp_path):
         to_site(data / "lstm.onnx", tmp_path, [])
 
 
-
-
 def test_a_file_that_fails_its_golden_case_makes_no_site(data, onnxruntime_web, tmp_path, invoke):
     content = (data / "lstm.onnx").read_bytes()
     start = content.index(KEY.encode())

@@ -7,7 +7,6 @@ import onnx
 import onnx_ir as ir
 import pytest
 import torch
-from lstm_edge_runtime.native.convert import to_native
 from torch import nn
 from torch.nn import functional as F
 
@@ -15,6 +14,7 @@ from lstm_edge.results import MainFrames
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_exporters.validate import validate
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, ManifestError, StateError
