@@ -47,9 +47,9 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
 
     # Windows that end at any time after a change teach the network to forget earlier activities.
     data = DataConfig(series="day", label="activity", window=WINDOW, stride=20, sampling_rate=SECOND)
-    config = TrainConfig(epochs=epochs, batch_size=64, crop=0.2)
+    config = TrainConfig(epochs=epochs, batch_size=64)
     run = train(folder / "days.csv", folder / "run", data_config=data, config=config, overwrite=True)
-    score = run.summary["test"]["accuracy"]
+    score = run.summary["test"]["streams"]["accuracy"]
     print(f"train: {score:.1%} of a stream's steps right, on recordings it never saw")
     module, example, config = deployable(run)
     samples = Samples({"x": x[parts["test"]]}, targets=y[parts["test"]])

@@ -41,9 +41,9 @@ def main(folder: Path, epochs: int = 30, records: int = 20) -> None:
     rows = [",".join(NAMES)] + [f"{flow:.3f},{pressure:.4f}" for flow, pressure in pump(0, 6000)]
     (folder / "healthy.csv").write_text("\n".join(rows) + "\n")
     data = DataConfig(forecast=NAMES, units=("l/min", "bar"), window=WINDOW, stride=5)
-    config = TrainConfig(epochs=epochs, batch_size=32, crop=0.2)
+    config = TrainConfig(epochs=epochs, batch_size=32)
     run = train(folder / "healthy.csv", folder / "run", data_config=data, config=config, overwrite=True)
-    usual, healthy = np.array([run.summary["test"]["rmse"][name] for name in NAMES]), pump(1, 3000)
+    usual, healthy = np.array([run.summary["test"]["streams"]["rmse"][name] for name in NAMES]), pump(1, 3000)
     last = np.sqrt(np.mean((healthy[1:] - healthy[:-1]) ** 2, axis=0))
     print("train: the next sample to {:.2f} l/min and {:.3f} bar;".format(*usual), end=" ")
     print("by repeating the last one {:.2f} and {:.3f}".format(*last))

@@ -9,12 +9,11 @@ from lstm_edge_runtime import __version__
 from lstm_edge_runtime.lazy import lazy_names as _lazy_names
 
 if _typing.TYPE_CHECKING:
-    from .checkpoint import Run, load, save
+    from .checkpoint import Run, deployable, load, save
     from .data.config import DataConfig
-    from .deploy import deployable
     from .lstm1 import LSTM1
     from .training.config import TrainConfig
-    from .training.runner import train
+    from .training.train import train
 
 __all__ = [
     "LSTM1",
@@ -35,9 +34,9 @@ __getattr__, __dir__ = _lazy_names(
         "DataConfig": ".data.config",
         "Run": ".checkpoint",
         "TrainConfig": ".training.config",
-        "deployable": ".deploy",
+        "deployable": ".checkpoint",
         "load": ".checkpoint",
         "save": ".checkpoint",
-        "train": ".training.runner",
+        "train": ".training.train",
     },
 )

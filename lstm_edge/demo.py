@@ -17,18 +17,16 @@ from lstm_edge_exporters.numerics.reference import one_thread
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
-from .checkpoint import Run
-from .data.read import read_recordings
-from .data.recordings import Recordings
-from .deploy import deployable
+from .checkpoint import Run, deployable
+from .data.read import read_data
+from .data.series import Data
 from .training.config import TrainConfig
-from .training.loop import Epoch
-from .training.metrics import recognition_metrics
-from .training.runner import train
+from .training.metrics import steps_until_right
+from .training.train import Epoch, train
 
 DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"
 """Files that the demo writes to its folder."""
-TRAINING = TrainConfig(hidden_size=32, epochs=400, patience=100, crop=0.2, seed=0)
+TRAINING = TrainConfig(hidden_size=32, epochs=200, patience=60, seed=0)
 """A few seconds on two cores."""
 
 
@@ -73,7 +71,7 @@ class Result:
                 raise CheckFailedError(f"{message}; please report this with `lstm-edge --version`")
 
 
-def copy_recordings(folder: Path) -> Recordings:
+def copy_recordings(folder: Path) -> Data:
     """Copy the recordings to ``folder`` and return the held-out ones.
 
     Raises:
@@ -85,11 +83,11 @@ def copy_recordings(folder: Path) -> Recordings:
             shutil.copyfile(source, folder / DATA)
     except OSError as error:
         raise InputError(f"can't create or write to {folder}: {error.strerror}") from error
-    recordings = read_recordings(folder / DATA)
-    return replace(recordings, series=tuple(one for one in recordings.series if one.split == "test"))
+    recordings = read_data(folder / DATA)
+    return replace(recordings, series=tuple(recordings.of("test")))
 
 
-def train_run(folder: Path, on_epoch: Callable[[Epoch], None]) -> Run:
+def train_run(folder: Path, on_epoch: Callable[[Epoch, int], None]) -> Run:
     """Train on the recordings that are not held out; replaces the run of an earlier demo."""
     return train(folder / DATA, folder / RUN, config=TRAINING, overwrite=True, on_epoch=on_epoch)
 
@@ -115,7 +113,7 @@ def replay_recording(
         yield logits.copy(), nanoseconds
 
 
-def measure(run: Run, stream: Stream, held_out: Recordings) -> Result:
+def measure(run: Run, stream: Stream, held_out: Data) -> Result:
     """Stream every held-out recording, compare each step with PyTorch, and stream all without a reset."""
     x, y = (np.stack([getattr(one, kind) for one in held_out.series]) for kind in ("x", "y"))
     replayed = [list(replay_recording(stream, recording)) for recording in x]
@@ -128,7 +126,8 @@ def measure(run: Run, stream: Stream, held_out: Recordings) -> Result:
     order = np.random.default_rng(0).permutation(len(x))
     long_x, truth = np.concatenate(x[order]), np.concatenate(y[order]).tolist()
     labels = [int(step.argmax()) for step, _ in replay_recording(stream, long_x)]
-    recognition = recognition_metrics(labels, truth, [step == 0 for step in range(len(labels))])
+    starts = torch.arange(len(labels)) == 0
+    recognition = steps_until_right(torch.tensor(labels), torch.tensor(truth), starts)
     return Result(
         correct=int((logits[:, -1].argmax(axis=-1) == y[:, -1]).sum()),
         recordings=len(y),

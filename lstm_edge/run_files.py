@@ -1,21 +1,27 @@
-"""The files of a run folder by name, and whether a run may be put there. Needs no torch."""
+"""The files of a run folder by name, and checks and locks before training writes there. Needs no torch."""
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 from lstm_edge_runtime.errors import InputError, NotFoundError
 
-CONFIG = "config.json"
-"""Describes the run and names its weights."""
-RESUME = "resume.pt"
-"""Checkpoint to resume from."""
-HISTORY = "history.csv"
-"""Loss and score by epoch."""
+MODEL = "model.safetensors"
+"""The best weights; the metadata describe the network, the task and the signal."""
+RESUME = "resume.safetensors"
+"""State of the training after its last whole epoch that was saved."""
 METRICS = "metrics.json"
-"""Scores of the run on each set, and the data of its report."""
-_FILES = {".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".npz", ".csv"}
+"""Scores on each set, facts about the data, and the history of the epochs."""
 REPORT = "report.html"
 CURVES = "curves.png"
+_LOCK = ".training"
+_FILES = {".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".npz", ".csv"}
+
+
+def is_run(path: Path) -> bool:
+    """Return True for a folder with a trained network, or one whose training can be resumed."""
+    return (path / MODEL).is_file() or (path / RESUME).is_file()
 
 
 def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -23,28 +29,70 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
 
     Args:
         folder: new, or existing.
-        resume: whether to continue the run in it.
-        overwrite: whether to replace the run in it.
+        resume: True to continue the run in it.
+        overwrite: True to replace the run in it.
 
     Raises:
         InputError: it contains a run, is a file, or can't be written to.
         NotFoundError: it contains nothing to resume.
     """
-    resumable = (folder / RESUME).exists()
-    holds_run = resumable or (folder / CONFIG).exists()
+    resumable = (folder / RESUME).is_file()
     if resume and not resumable:
-        what = f"a run without {RESUME}, the checkpoint to resume from" if holds_run else "no run to resume"
-        advice = "--overwrite it, or use another folder" if holds_run else "train without --resume"
+        what = f"a run without {RESUME}" if is_run(folder) else "no run to resume"
+        advice = "--overwrite it, or use another folder" if is_run(folder) else "train without --resume"
         raise NotFoundError(f"{folder} contains {what}; {advice}")
-    if holds_run and not resume and not overwrite:
+    if is_run(folder) and not resume and not overwrite:
         how = "--resume it, --overwrite it" if resumable else "--overwrite it"
         raise InputError(f"{folder} already contains a run; {how}, or use another folder")
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not there.is_dir():
         raise InputError(f"{there} is a file; use a folder for the run")
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{there} can't be written to; use another folder for the run")
     if folder.suffix in _FILES:
         raise InputError(
             f"{folder} looks like a file name; -o is a folder for the run, such as {folder.stem}"
         )
+    if not os.access(there, os.W_OK):
+        raise InputError(f"{there} can't be written to; use another folder for the run")
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Create a run folder and keep other trainings out of it; the lock of a killed process is released.
+
+    Raises:
+        InputError: another training is writing to the folder, or it can't be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / _LOCK).open("a+b")
+    except OSError as error:
+        raise InputError(f"can't create the run folder {folder}: {error.strerror}") from error
+    with file:
+        try:
+            _lock(file.fileno())
+        except OSError as error:
+            raise InputError(
+                f"another training is writing to {folder}; wait for it, or use another folder"
+            ) from error
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # Windows keeps open files
+                (folder / _LOCK).unlink()
+
+
+def _lock(descriptor: int) -> None:
+    if os.name == "nt":
+        import msvcrt
+
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
+    else:
+        import fcntl
+
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def remove_run(folder: Path) -> None:
+    """Remove the files of a run, but not the folder."""
+    for name in (MODEL, RESUME, METRICS, REPORT, CURVES):
+        (folder / name).unlink(missing_ok=True)

@@ -10,8 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 
 from benchmarks.networks import Chain, Layers, gru, lstm, over_time
 from lstm_edge import LSTM1
-from lstm_edge.checkpoint import Run, Scale
-from lstm_edge.deploy import deployable
+from lstm_edge.checkpoint import Run, deployable
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime.manifest import Signal, Task, Trained
 
@@ -24,10 +23,10 @@ _SHA = "0123456789abcdef" * 4
 def _lstm1(*, hidden: int = 12, layers: int = 1, lengths: bool = False, **options: Any) -> Made:
     task = Task("classification", "logits", ("rest", "walk", "run", "fall"))
     signal = Signal(("ax", "ay", "az", "gx", "gy", "gz"), 50.0, 20)
-    scale = Scale(tuple(np.linspace(-3, 3, 6)), tuple(10.0 ** np.linspace(-2, 2, 6)))
     network = LSTM1(4, 6, hidden, layers, 20, **options).eval()
+    network.set_scales((torch.linspace(-3, 3, 6), 10.0 ** torch.linspace(-2, 2, 6)))
     trained = Trained(carry=True, window=20, reset=0.5)
-    run = Run(network, task=task, signal=signal, inputs=scale, sha256=_SHA, trained=trained)
+    run = Run(network, task=task, signal=signal, sha256=_SHA, trained=trained)
     return deployable(run, lengths=lengths)
 
 

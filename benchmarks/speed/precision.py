@@ -16,9 +16,8 @@ import torch
 
 from benchmarks.common import ROOT, SIZES, Call, interleave, parser, print_machine, repeat, table
 from lstm_edge import LSTM1, train
-from lstm_edge.checkpoint import Run
+from lstm_edge.checkpoint import Run, deployable
 from lstm_edge.demo import TRAINING
-from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.quantization.precision import detect_target

@@ -27,7 +27,6 @@ _NAMES: dict[int, str] = {signal.SIGINT: "Ctrl-C", signal.SIGTERM: "SIGTERM"}
 _VERBS = {
     "demo": "Train, export, verify and run on real sensor data.",
     "train": "Train an LSTM1 on your data.",
-    "report": "Write a report of a trained run: curves, confusion matrix, mistakes, data.",
     "export": "Export a PyTorch network to one verified ONNX file.",
     "lift": "Turn the hidden states of a recurrent ONNX file into inputs and outputs.",
     "validate": "Verify that a file computes the same as its reference.",

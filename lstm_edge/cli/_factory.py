@@ -135,7 +135,7 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     module.eval()
     if weights is None:
         return module, None
-    tensors = read_tensors(weights)
+    tensors, _ = read_tensors(weights)
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:

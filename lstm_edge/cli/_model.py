@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 from lstm_edge.data.config import DATA_SUFFIXES
-from lstm_edge.run_files import CONFIG
+from lstm_edge.run_files import is_run
 from lstm_edge_runtime.errors import InputError
 
 from ._options import combined
@@ -52,7 +52,7 @@ def check_model_path(path: Path) -> None:
     Raises:
         InputError: ``path`` is one of these.
     """
-    if (path / CONFIG).is_file():
+    if is_run(path):
         raise InputError(
             f"{path} is a run folder, expected an .onnx file; run lstm-edge export {path} -o {path.name}.onnx"
         )

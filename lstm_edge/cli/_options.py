@@ -3,14 +3,16 @@
 import math
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import Field, fields
 from functools import reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args, get_origin, get_type_hints
 
 import click
 
 from lstm_edge_runtime.errors import InputError
+
+from ..options import Rule, rule_of
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -67,6 +69,13 @@ json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write 
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, help="Random seed of the verification data."
 )
+scale_option = click.option(
+    "--scale",
+    type=PATH,
+    metavar="FILE",
+    help="Scaling that a checkpoint was trained with, so that raw values go in: a JSON file or .npz with "
+    "mean and std, or min and max.",
+)
 reset_every_option = click.option(
     "--reset-every",
     type=count_or("never"),
@@ -80,52 +89,46 @@ def combined(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
     return lambda function: reduce(lambda made, option: option(made), reversed(options), function)
 
 
+def config_options(*kinds: "type[DataclassInstance]") -> Callable[[Any], Any]:
+    """Return a decorator that adds an option for each field of configurations made with ``option``."""
+    hints = {name: hint for kind in kinds for name, hint in get_type_hints(kind).items()}
+    entries = {entry.name: entry for kind in kinds for entry in fields(kind)}
+    return combined(*(_from_field(entry, hints[name]) for name, entry in entries.items()))
+
+
+def _from_field(entry: Field[Any], hint: Any) -> Callable[[Any], Any]:
+    """Return the option of one field."""
+    rule = rule_of(entry)
+    flag = rule.flag or f"--{entry.name.replace('_', '-')}"
+    shown = rule.shown or ("" if entry.default in (None, ()) or hint is bool else f"{entry.default}")
+    text = rule.help + (f"  [default: {shown}]" if shown else "")
+    if hint is bool:
+        return click.option(flag, entry.name, is_flag=True, help=text)
+    kind: Any = click.Choice(rule.choices) if rule.choices else _type_of(rule, hint)
+    return click.option(
+        flag,
+        entry.name,
+        type=kind,
+        default=entry.default,
+        show_default=False,
+        metavar=rule.metavar or None,
+        help=text,
+    )
+
+
+def _type_of(rule: Rule, hint: Any) -> Any:
+    if rule.metavar == "RATE":
+        return rate
+    if get_origin(hint) is tuple:
+        return names
+    return next(kind for kind in (int, float, str) if kind in (hint, *get_args(hint)))
+
+
 def data_options(function: Any) -> Any:
     """Add the options that describe a data file: the fields of ``ReadConfig``."""
-    from lstm_edge.data.config import LAYOUTS, MISSING
+    from lstm_edge.data.config import ReadConfig
 
-    return combined(
-        click.option(
-            "--series",
-            metavar="COLUMN",
-            help="Column with the series id.  [default: series, if it exists]",
-        ),
-        click.option(
-            "--order",
-            metavar="COLUMN",
-            help="Column to sort each series by.  [default: order, if it exists]",
-        ),
-        click.option(
-            "--label", metavar="COLUMN", help="Column with the class.  [default: label; y of an .npz]"
-        ),
-        click.option(
-            "--features",
-            type=names,
-            default=(),
-            help="Feature columns.  [default: the model's; for train, all remaining columns]",
-        ),
-        click.option(
-            "--label-pattern",
-            metavar="REGEX",
-            help="For a folder: regex whose group in each file's path is the class.  "
-            "[default: the subfolder]",
-        ),
-        click.option(
-            "--missing",
-            type=click.Choice(MISSING),
-            default="error",
-            show_default=False,
-            help="How to handle missing features.  [default: error]",
-        ),
-        click.option(
-            "--group", metavar="COLUMN", help="Column with a subject or machine; not used as a feature."
-        ),
-        click.option(
-            "--layout",
-            type=click.Choice(LAYOUTS),
-            help="Axes of x: samples, time, channels or samples, channels, time.  [default: NLC]",
-        ),
-    )(function)
+    return config_options(ReadConfig)(function)
 
 
 def fill(config: "type[_C]", options: Mapping[str, Any]) -> "_C":

@@ -12,8 +12,8 @@ import click
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
-from lstm_edge.data.read import read_recordings
-from lstm_edge.data.recordings import Recordings
+from lstm_edge.data.read import read_data
+from lstm_edge.data.series import Data
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
@@ -172,15 +172,15 @@ def _recordings_for(model: Path, data: Path | None) -> "list[PageSignal]":
             return _one_of_each(found)
         features = opened.manifest.signal.features
     with as_file(files("lstm_edge") / "data" / "basic_motions.npz") as path:
-        demo = read_recordings(path)
-    return _one_of_each(demo) if demo.features == features else []
+        demo = read_data(path)
+    return _one_of_each(demo) if demo.signal.features == features else []
 
 
-def _one_of_each(found: Recordings) -> "list[PageSignal]":
+def _one_of_each(found: Data) -> "list[PageSignal]":
     from lstm_edge_exporters.targets.web import PageSignal
 
     first: dict[str, PageSignal] = {}
     for one in sorted(found.series, key=lambda series: series.split != "test"):
-        label = found.labels[one.y[-1]] if one.y is not None and found.labels else one.name
+        label = found.classes[one.y[-1]] if found.classes else one.name
         first.setdefault(label, PageSignal(label, one.x))
     return list(first.values())[:_MOST]

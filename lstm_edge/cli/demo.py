@@ -17,13 +17,13 @@ from rich.text import Text
 
 from ._extras import needing
 from ._options import PATH, json_option
-from ._output import Screen, echo_json
-from ._training import training_progress
+from ._output import Screen, echo_json, progress
+from .train import describe_epoch
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
-    from ..data.recordings import Recordings
+    from ..data.series import Data
     from ..demo import Result
 
 _SPEED = 8
@@ -60,8 +60,10 @@ def command(folder: Path, as_json: bool) -> None:
     data, model_file = folder / _demo.DATA, folder / _demo.MODEL
     steps, channels = held_out.series[0].x.shape
     _say(screen, "data", f"BasicMotions: {steps} samples of {channels} channels per recording")
-    with training_progress(_demo.TRAINING.epochs or 0, quiet=True) as (on_epoch, _):
-        run = _demo.train_run(folder, on_epoch)
+    with progress(quiet=True) as show:
+        run = _demo.train_run(
+            folder, lambda epoch, epochs: show(epoch.number / epochs, describe_epoch(epoch, epochs))
+        )
     _say(screen, "train", f"LSTM1 with 32 hidden units, {run.summary['epochs']} epochs on {data}")
     with screen.status("tracing, exporting and verifying"):
         artifact = _demo.export_run(run, folder)
@@ -71,7 +73,7 @@ def command(folder: Path, as_json: bool) -> None:
         stream = model.stream(reset_every="never")  # reset before each recording
         _say(screen, "run", "one sample at a time, without torch")
         screen.print(f"{_INDENT}above: strength of the motion; below: activity so far", style="dim")
-        for activity in range(len(held_out.labels)):
+        for activity in range(len(held_out.classes)):
             _play(screen, stream, held_out, activity)
         with screen.status("running all held-out recordings, also in PyTorch"):
             result = _demo.measure(run, stream, held_out)
@@ -80,7 +82,7 @@ def command(folder: Path, as_json: bool) -> None:
     if as_json:
         echo_json(asdict(result) | {"accuracy": result.accuracy, "seconds": seconds})
         return
-    _conclude(screen, result, held_out.sampling_rate or 1.0, seconds)
+    _conclude(screen, result, held_out.signal.sampling_rate or 1.0, seconds)
     screen.print("\nnext:", style="bold")
     for line in (
         f"lstm-edge inspect {model_file}",
@@ -94,12 +96,12 @@ def _say(screen: Screen, what: str, text: str) -> None:
     screen.print(Text.assemble((f"{what:<8}", "bold green"), text))
 
 
-def _play(screen: Screen, stream: "Stream", held_out: "Recordings", activity: int) -> None:
+def _play(screen: Screen, stream: "Stream", held_out: "Data", activity: int) -> None:
     """Show a recording of an activity, live on a terminal."""
     from ..demo import replay_recording
 
-    recording = next(one.x for one in held_out.series if one.y is not None and one.y[-1] == activity)
-    rate, labels = held_out.sampling_rate or 1.0, held_out.labels
+    recording = next(one.x for one in held_out.series if one.y[-1] == activity)
+    rate, labels = held_out.signal.sampling_rate or 1.0, held_out.classes
     plain = not screen.encoding.lower().startswith("utf")
     strength = np.linalg.norm(recording[:, :3], axis=1)
     said: list[int] = []

@@ -15,13 +15,16 @@ from lstm_edge_runtime.files import check_target, write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ._extras import needing
-from ._options import PATH, is_factory, json_option, names, parse_pair, rate, seed_option
+from ._options import PATH, is_factory, json_option, names, parse_pair, rate, scale_option, seed_option
 from ._output import echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
+    from lstm_edge.checkpoint import Run
     from lstm_edge_exporters import Artifact, ExportConfig
 
 
+_OF_FACTORY = ("weights", "input", "step", "state", "output_names")
+"""Options that require a factory."""
 _OF_CONFIG = ("stateless", "opset", "seed")
 """Options of every source: fields of ``ExportConfig``."""
 
@@ -67,9 +70,10 @@ _OF_CONFIG = ("stateless", "opset", "seed")
     help="Classes (or names of predicted values), in order: a text file with one per line, or a,b,c.",
 )
 @click.option("--units", type=names, default=(), help="Units of predicted values, in order.")
-@click.option("--features", type=names, default=(), help="Feature names of a factory's input.")
-@click.option("--rate", type=rate, help="Sampling rate of a factory's input, such as 50Hz.")
+@click.option("--features", type=names, default=(), help="Feature names, in order.")
+@click.option("--rate", type=rate, help="Sampling rate of the input, such as 50Hz.")
 @click.option("--window", type=click.IntRange(min=1), help="Time steps of a training window.")
+@scale_option
 @click.option(
     "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
 )
@@ -88,6 +92,9 @@ def command(
     The file is only written after it has been verified: it loads in onnxruntime and computes the same as
     PyTorch, at other batch sizes and lengths than it was traced at, from zero and from random states.
 
+    A checkpoint file is a state_dict of the tutorials' LSTM1 class; --features, --labels, --units, --window,
+    --rate and --scale describe it.
+
     A factory is a function or class that takes no arguments and returns a torch.nn.Module; describe each of
     its inputs with --input: a number for a fixed axis, a name for a dynamic one.
 
@@ -96,6 +103,8 @@ def command(
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
       lstm-edge export runs/har -o har.onnx -o har.lep
+      lstm-edge export lstm1.pth --features open,high,low --units USD --window 20 \\
+          --scale scale.json -o price.onnx
       lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
       lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
           --input tokens=N,L:int64:0..9999
@@ -106,16 +115,16 @@ def command(
         from lstm_edge_exporters import export
     of_config = {name: options.pop(name) for name in _OF_CONFIG}
     factory = is_factory(source)
-    _check_source(source, () if factory else [name for name, value in options.items() if value])
+    _check_source(source, [name for name, value in options.items() if value], factory=factory)
     # output printed by a user's code is not the result
     with needing("export", "export"), contextlib.redirect_stdout(sys.stderr):
         if factory:
-            module, example, config = _from_factory(source, lengths, **options)
+            module, example, config = _from_factory(source, lengths, **_without(options, "scale"))
         else:
-            from lstm_edge.checkpoint import load
-            from lstm_edge.deploy import deployable
+            from lstm_edge.checkpoint import deployable
 
-            module, example, config = deployable(load(source), lengths=lengths)
+            run = _described(Path(source), **_without(options, *_OF_FACTORY))
+            module, example, config = deployable(run, lengths=lengths)
         with progress(quiet=as_json) as show:
             artifact = export(module, example, replace(config, **of_config), on_progress=show)
     contents = dict(_contents(artifact, outputs))
@@ -124,7 +133,7 @@ def command(
     if as_json:
         echo_json(_document(artifact, {str(path): len(content) for path, content in contents.items()}))
     else:
-        _print(artifact, source, contents)
+        _print(artifact, source, contents, options)
 
 
 def _contents(artifact: "Artifact", outputs: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
@@ -147,16 +156,48 @@ def _check_outputs(outputs: Sequence[Path]) -> None:
         raise InputError("an output is given twice; give each file once")
 
 
-def _check_source(source: str, of_factory: Sequence[str]) -> None:
-    """Refuse a file that is exported already, and the options of a factory for what is none."""
+def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in names}
+
+
+def _check_source(source: str, given: Sequence[str], *, factory: bool) -> None:
+    """Refuse a file that is exported already, and options that do not fit the source."""
     if Path(source).suffix in (".onnx", ".lep"):
         raise InputError(
             f"{source} is already exported; run lstm-edge lift to add states, lstm-edge inspect to see its "
             "contents"
         )
-    if of_factory:
-        option = "--" + of_factory[0].replace("_", "-")
-        raise InputError(f"{source} is not a package.module:factory, but {option} requires one")
+    wrong = [name for name in given if name in (("scale",) if factory else _OF_FACTORY)]
+    if wrong:
+        option = "--" + wrong[0].replace("_", "-")
+        kind = "an LSTM1 checkpoint" if factory else "a package.module:factory"
+        raise InputError(f"{source} is not {kind}, but {option} requires one")
+    if given and Path(source).is_dir():
+        raise InputError(f"{source} is a run, which describes itself; remove --{given[0]}")
+
+
+def _described(
+    path: Path,
+    *,
+    task: str | None,
+    labels: str | None,
+    units: tuple[str, ...],
+    features: tuple[str, ...],
+    rate: float | None,
+    window: int | None,
+    scale: Path | None,
+) -> "Run":
+    """Return a run, or a bare checkpoint with the description that the options give."""
+    from lstm_edge.checkpoint import describe_run, load
+    from lstm_edge.scales import with_scales
+
+    run = load(path)
+    if scale is not None:
+        with_scales(run.model, scale)
+    meaning = _task(task, labels, units)
+    if not (meaning or features or rate or window):
+        return run
+    return describe_run(run, meaning and meaning._replace(output="logits"), Signal(features, rate, window))
 
 
 def _from_factory(
@@ -237,7 +278,9 @@ def _read_labels(given: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _print(artifact: "Artifact", source: str, contents: Mapping[Path, bytes]) -> None:
+def _print(
+    artifact: "Artifact", source: str, contents: Mapping[Path, bytes], options: Mapping[str, Any]
+) -> None:
     manifest, output = artifact.manifest, next(iter(contents))
     print_interface(", ".join(map(str, contents)), manifest, manifest.states)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
@@ -259,7 +302,8 @@ def _print(artifact: "Artifact", source: str, contents: Mapping[Path, bytes]) ->
     for note in artifact.notes:
         echo(f"note: {note}")
     onnx = next((path for path in contents if path.suffix == ".onnx"), None)
-    validate = f"   lstm-edge validate {onnx} --against {source}" if onnx else ""
+    files = "".join(f" --{name} {options[name]}" for name in ("weights", "scale") if options[name])
+    validate = f"   lstm-edge validate {onnx} --against {source}{files}" if onnx else ""
     echo(f"next: lstm-edge inspect {output}{validate}")
 
 

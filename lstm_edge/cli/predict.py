@@ -55,8 +55,8 @@ def command(
     if data.suffix in (".onnx", ".lep") and model.suffix not in (".onnx", ".lep"):
         raise InputError(f"{model} and {data} are swapped; run lstm-edge predict {data} {model}")
     opened = open_model(model, options)
-    recordings, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
-    found = recordings.series
+    found_data, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
+    found = found_data.series
     manifest = opened.manifest
     if reset_every is None and manifest.from_reset:
         reset_every = manifest.reset_every

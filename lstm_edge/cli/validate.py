@@ -12,12 +12,12 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_edge.data.config import ReadConfig
-from lstm_edge.run_files import CONFIG
+from lstm_edge.run_files import is_run
 from lstm_edge_runtime.errors import InputError, printable
 
 from ._extras import needing
 from ._model import check_model_path
-from ._options import PATH, data_options, fill, is_factory, json_option, model_argument
+from ._options import PATH, data_options, fill, is_factory, json_option, model_argument, scale_option
 from ._output import Screen, echo_json, note, progress
 
 if TYPE_CHECKING:
@@ -37,6 +37,7 @@ _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
     "golden cases are replayed.",
 )
 @click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
+@scale_option
 @click.option("--data", type=PATH, help="Real data: .npz, .npy or .csv, as for train; its test set is used.")
 @data_options
 @click.option("--quick", is_flag=True, help="Fewer sizes, chunks and samples, and a tenth of the long run.")
@@ -49,6 +50,7 @@ def command(
     model: Path,
     against: str | None,
     weights: Path | None,
+    scale: Path | None,
     data: Path | None,
     junit: Path | None,
     html: Path | None,
@@ -85,7 +87,7 @@ def command(
                 from lstm_edge_exporters.validate.html import to_html
         check_model_path(model)
         file = open_file(model)
-        reference = _reference(file, against, weights) if against is not None and file.model else None
+        reference = _reference(file, against, weights, scale) if against is not None and file.model else None
         if data is not None and file.model is not None:
             from lstm_edge.data.evaluation import read_samples
 
@@ -110,7 +112,7 @@ def command(
 def _check_options(model: Path, against: str | None, weights: Path | None) -> None:
     if against is None and weights is not None:
         raise InputError("got --weights without --against package.module:factory")
-    if against is not None and (model / CONFIG).is_file() and Path(against).suffix == ".onnx":
+    if against is not None and is_run(model) and Path(against).suffix == ".onnx":
         raise InputError(
             f"{model} and {against} are swapped; run lstm-edge validate {against} --against {model}"
         )
@@ -131,7 +133,7 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
         raise
 
 
-def _reference(file: "ModelFile", against: str, weights: Path | None) -> "ReferenceModel":
+def _reference(file: "ModelFile", against: str, weights: Path | None, scale: Path | None) -> "ReferenceModel":
     if is_factory(against):
         with needing("export", "validate"):
             from lstm_edge_exporters.validate.module import against_module
@@ -146,11 +148,14 @@ def _reference(file: "ModelFile", against: str, weights: Path | None) -> "Refere
 
         return against_file(against, file)
     with needing("export", "validate"):
-        from lstm_edge.checkpoint import load
-        from lstm_edge.deploy import deployable
+        from lstm_edge.checkpoint import deployable, load
         from lstm_edge_exporters.validate.module import against_module
 
     run = load(against)
+    if scale is not None:
+        from lstm_edge.scales import with_scales
+
+        with_scales(run.model, scale)
     module, example, config = deployable(run, lengths="lengths" in file.graph_axes)
     if not Path(against).is_dir():  # a bare checkpoint is not the file that a run exports
         config = replace(config, checkpoint_sha256=None)

@@ -10,9 +10,9 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import counted
 
 from .config import ReadConfig
-from .read import read_recordings
-from .recordings import ModelFeatures, Recording, Recordings, TargetMode
+from .read import ModelFeatures, TargetMode, read_data
 from .sample_input import SampleInput, sample_input
+from .series import Data
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.quantization import Samples
@@ -21,36 +21,45 @@ if TYPE_CHECKING:
 
 def read_for_model(
     path: Path, model: "Model", config: ReadConfig, *, targets: TargetMode, tell: Callable[[str], None]
-) -> tuple[Recordings, SampleInput]:
+) -> tuple[Data, SampleInput]:
     """Read a data file with the features of ``model``, and return the input for them.
 
     Args:
         path: the data file.
         model: an open model.
         config: names of columns or arrays.
-        targets: whether classes or values are read.
+        targets: classes or values to read.
         tell: called with notes about the data for the user.
 
     Raises:
-        NotFoundError, FileFormatError, InputError: as ``read_recordings`` and ``sample_input``.
+        NotFoundError, FileFormatError, InputError: as ``read_data`` and ``sample_input``.
     """
     place = sample_input(model)
+<<<<<<< HEAD
     signal = model.manifest.signal
     features = ModelFeatures(signal.features, place.width)
     recordings = read_recordings(path, config, targets=targets, model=features)
     for note in recordings.notes:
+=======
+    signal = model.manifest.signal
+    data = read_data(path, config, targets=targets, model=ModelFeatures(signal.features, place.width))
+    for note in data.notes:
+>>>>>>> main
         tell(note)
-    rate, trained = recordings.sampling_rate, signal.sampling_rate
+    rate, trained = data.signal.sampling_rate, signal.sampling_rate
     if rate and trained and abs(rate / trained - 1) > 0.01:
-        tell(f"{path} has {rate:g} samples per second, the model was trained at {trained:g}")
-    steps = len(recordings.series[0].x)
-    alone = len(recordings.series) == 1 and path.suffix in (".csv", ".parquet") and config.series is None
+        tell(
+            f"{path} has {rate:g} samples per second, the model was trained at {trained:g}; "
+            f"--rate {trained:g} resamples data with timestamps"
+        )
+    steps = len(data.series[0])
+    alone = len(data.series) == 1 and path.suffix in (".csv", ".parquet") and config.series is None
     if alone and (targets == "optional" or (signal.window and steps > signal.window)):
         tell(
             f"{path} is read as one series of {counted(steps, 'step')}; name the column with the series id "
             "with --series"
         )
-    return recordings, place
+    return data, place
 
 
 def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[[str], None]) -> "Samples":
@@ -63,26 +72,31 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     """
     from lstm_edge_exporters.quantization import Samples
 
+<<<<<<< HEAD
     recordings, place = read_for_model(path, model, config, targets="optional", tell=tell)
     series = [one for one in recordings.series if one.split == "test"] or list(recordings.series)
     if window := model.manifest.reset_every:
         series = [part for one in series for part in _windows(one, window)]
     last = [one.y[-1] for one in series if one.y is not None]
     truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)
+=======
+    data, place = read_for_model(path, model, config, targets="optional", tell=tell)
+    series = data.of("test") or list(data.series)
+    if window := model.manifest.reset_every:
+        series = [
+            one.cut(start, start + window)
+            for one in series
+            for start in range(0, max(len(one) - window, 0) + 1, window)
+        ]
+>>>>>>> main
     if place.one_step:
         return Samples({place.spec.name: place.steps(np.concatenate([one.x for one in series]))})
+    truth = None
+    if data.task:
+        last = [one.y[-1] for one in series]
+        truth = np.array([data.classes[index] for index in last] if data.classes else last)
     padded, lengths = _pad([one.x for one in series])
-    return Samples(
-        {place.spec.name: place.rows(padded)},
-        truth if last else None,
-        lengths if len(set(lengths)) > 1 else None,
-    )
-
-
-def _windows(series: Recording, window: int) -> list[Recording]:
-    """Return the windows of a series, end to end; all of one that is shorter."""
-    starts = range(0, max(len(series.x) - window, 0) + 1, window)
-    return [series.take(slice(at, at + window)) for at in starts]
+    return Samples({place.spec.name: place.rows(padded)}, truth, lengths if len(set(lengths)) > 1 else None)
 
 
 def _pad(series: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:

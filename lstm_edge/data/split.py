@@ -1,6 +1,6 @@
-"""Split series into training, validation and test sets. A series is never in two sets."""
+"""Split series into training, validation and test sets. A group is never in two sets."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,221 +9,178 @@ import numpy.typing as npt
 from lstm_edge_runtime.errors import InputError
 
 from .config import DataConfig
-from .recordings import SETS, Recording, Recordings, relabeled
+from .series import SETS, Data, Series
 
-RecordingSet = tuple[Recording, ...]
-Counts = npt.NDArray[np.int64]
+_Counts = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Split:
-    """The series of each set."""
+    """Series with their sets."""
 
-    train: RecordingSet
-    validation: RecordingSet
-    test: RecordingSet
-    """Empty if no test set was requested."""
+    data: Data
     description: str
-    """Description of the split."""
     notes: tuple[str, ...] = ()
-    """Notes on classes without series in a set."""
+    """Classes without series in a set."""
 
 
-def split_series(recordings: Recordings, config: DataConfig, seed: int) -> Split:
-    """Split series at random with the proportions of the classes kept, or as defined by the file.
+def split_series(data: Data, config: DataConfig, seed: int) -> Split:
+    """Split series at random with the proportions of the classes kept, or as the data define it.
 
-    One series alone, or fewer groups than sets, is cut in time instead: the first stretch trains, the
-    next validates, the last tests. Windows are cut only afterwards, so that none crosses a cut.
+    One series alone, or fewer groups than sets, is cut in time instead: the first stretch trains, the next
+    validates, the last tests. Windows are cut only afterwards, so that none crosses a cut.
 
     Raises:
         InputError: a requested set would be empty, or the training set would lack a class.
     """
-    series = recordings.series
-    named = {one.split for one in series} != {""}
-    if named:
-        split = _as_named(series, config, seed)
-    elif len({one.group for one in series}) < 2 + (config.test > 0):
-        split = _in_time(series, config)
+    series, shares = data.series, [1 - config.validation - config.test, config.validation, config.test]
+    wanted = 2 + (config.test > 0)
+    if any(one.split for one in series):
+        series, description = _as_named(series, config, seed)
+        wanted = 2
+    elif _groups(series) < wanted:
+        series = tuple(part for one in series for part in _in_time(one, shares))
+        description = "in time, as there are too few series to split them whole"
     else:
-        test, validation, train = _at_random(series, [config.test, config.validation], seed)
-        stratified = ", stratified by class" if recordings.labels else ""
-        split = Split(train, validation, test, f"{_unit(series)} at random{stratified}")
-    if not split.train or not split.validation or (config.test and not split.test and not named):
-        raise InputError("too few series for a training, a validation and a test set; provide more data")
-    return replace(split, notes=tuple(_check_classes(split, recordings)))
+        series = _at_random(series, shares, seed)
+        stratified = ", stratified by class" if data.classes else ""
+        description = f"{_unit(series)} at random{stratified}"
+    return _checked(replace(data, series=series), description, wanted)
 
 
-def fold_series(recordings: Recordings, folds: int, config: DataConfig, seed: int) -> list[Split]:
+def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
     """Return one split for each fold of a cross-validation, which tests every series once; [] for 0 folds.
 
     Raises:
         InputError: fewer groups than folds, or a training set would lack a class.
     """
-    series = recordings.series
+    folds, series = config.folds, data.series
     if not folds:
         return []
-    if {one.split for one in series} != {""}:
+    if any(one.split for one in series):
         raise InputError("the data define their sets, which --folds would ignore; use only one of them")
-    if (groups := len({one.group for one in series})) <= folds:
+    if (groups := _groups(series)) <= folds:
         raise InputError(f"got {groups} {_unit(series)} for {folds} folds, expected more; reduce --folds")
+    names = [str(number) for number in range(folds)]
+    placed = _places(series, [1 / folds] * folds, names, seed)
     splits = []
-    for test in _at_random(series, [1 / folds] * (folds - 1), seed):
-        rest = tuple(one for one in series if one not in test)
-        validation, train = _at_random(rest, [config.validation], seed)
-        split = Split(train, validation, test, f"{folds} folds")
-        splits.append(replace(split, notes=tuple(_check_classes(split, recordings))))
+    for name in names:
+        test = tuple(replace(one, split="test") for one in series if placed[one.group] == name)
+        rest = tuple(one for one in series if placed[one.group] != name)
+        rest = _at_random(rest, [1 - config.validation, config.validation], seed)
+        splits.append(_checked(replace(data, series=(*rest, *test)), f"{folds} folds", 3))
     return splits
 
 
-def join_sets(train: Recordings, validation: Recordings | None, test: Recordings | None) -> Recordings:
-    """Return the series of separate files together, each with the set of its file.
-
-    Raises:
-        InputError: the files differ in their features or tasks.
-    """
-    files = {name: one for name, one in zip(SETS, (train, validation, test), strict=True) if one is not None}
-    for name, one in files.items():
-        if any(each.split for each in one.series):
-            raise InputError(f"the {name} file defines the sets of its series itself; remove its split")
-        widths = (one.series[0].x.shape[1], train.series[0].x.shape[1])
-        if widths[0] != widths[1] or one.features != train.features or one.targets != train.targets:
-            raise InputError(
-                f"the {name} file has {widths[0]} features ({', '.join(one.features) or 'unnamed'}) and "
-                f"the targets {', '.join(one.targets) or 'none'}, which differ from the training file's"
-            )
-    parts = relabeled(list(files.values()))
-    series = tuple(
-        replace(each, name=f"{each.name} ({name})", group=f"{each.group} ({name})", split=name)
-        for name, one in zip(files, parts, strict=True)
-        for each in one.series
-    )
-    return replace(
-        train, series=series, labels=parts[0].labels, notes=tuple(n for one in parts for n in one.notes)
-    )
-
-
-def _unit(series: RecordingSet) -> str:
+def _unit(series: Sequence[Series]) -> str:
     return "series" if all(one.group == one.name for one in series) else "groups"
 
 
-def _as_named(series: RecordingSet, config: DataConfig, seed: int) -> Split:
+def _groups(series: Sequence[Series]) -> int:
+    return len({one.group for one in series})
+
+
+def _as_named(series: tuple[Series, ...], config: DataConfig, seed: int) -> tuple[tuple[Series, ...], str]:
     if any(not one.split for one in series):
-        raise InputError("split is empty for some samples; set it for every sample")
-    groups: dict[str, str] = {}
+        raise InputError("split is empty for some series; set it for every series")
+    sets: dict[str, str] = {}
     for one in series:
-        if groups.setdefault(one.group, one.split) != one.split:
-            raise InputError(f"series {one.group!r} is in the sets {groups[one.group]} and {one.split}")
-    train, validation, test = (tuple(one for one in series if one.split == name) for name in SETS)
-    if validation:
-        return Split(train, validation, test, "as defined by the data")
-    validation, train = _at_random(train, [config.validation], seed)
-    return Split(
-        train, validation, test, "as defined by the data, the validation set at random from the training set"
-    )
-
-
-def _at_random(series: RecordingSet, shares: Sequence[float], seed: int) -> list[RecordingSet]:
-    """Return a set for each share, and one with the rest; groups stay whole and classes in proportion.
-
-    The rest is filled first: a class with fewer groups than sets is in the last sets only.
-    """
-    counts = _class_counts(series)
-    random = np.random.default_rng(seed)
-    order = [list(counts)[index] for index in random.permutation(len(counts))]
-    every = [*shares, 1 - sum(shares)]
-    wanted = [place for place, share in enumerate(every) if share > 0]
-    if all(np.count_nonzero(count) == 1 for count in counts.values()):
-        placed = _stratify(order, counts, every, wanted)
+        if sets.setdefault(one.group, one.split) != one.split:
+            raise InputError(f"{one.group!r} is in the sets {sets[one.group]} and {one.split}")
+    if any(one.split == "validation" for one in series):
+        return series, "as defined by the data"
+    train = tuple(one for one in series if one.split == "train")
+    shares = [1 - config.validation, config.validation]
+    if _groups(train) < 2:
+        train = tuple(part for one in train for part in _in_time(one, shares))
     else:
-        placed = _balance(order, counts, every, wanted)
-    return [tuple(one for one in series if placed[one.group] == place) for place in range(len(every))]
+        train = _at_random(train, shares, seed)
+    rest = tuple(one for one in series if one.split != "train")
+    return (*train, *rest), "as defined by the data, the validation set from the training set"
 
 
-def _class_counts(series: RecordingSet) -> dict[str, Counts]:
-    """Return the number of steps of each class by group; without classes, the number of steps."""
-    classes = 1 + max(
-        (int(one.y.max()) for one in series if one.y is not None and one.y.ndim == 1), default=0
-    )
-    counts: dict[str, Counts] = {}
-    for one in series:
-        y = one.y if one.y is not None and one.y.ndim == 1 else np.zeros(len(one.x), np.int64)
-        found = np.bincount(y, minlength=classes)
-        counts[one.group] = found + counts[one.group] if one.group in counts else found
-    return dict(sorted(counts.items()))
+def _at_random(series: tuple[Series, ...], shares: Sequence[float], seed: int) -> tuple[Series, ...]:
+    names = [name for name, share in zip(SETS, shares, strict=False) if share > 0]
+    placed = _places(series, [share for share in shares if share > 0], names, seed)
+    return tuple(replace(one, split=placed[one.group]) for one in series)
 
 
-def _stratify(
-    order: Sequence[str], counts: Mapping[str, Counts], shares: Sequence[float], wanted: Sequence[int]
-) -> dict[str, int]:
-    """Place groups of one class each: every set gets its share of every class, and at least one if it can.
+def _places(
+    series: tuple[Series, ...], shares: Sequence[float], names: Sequence[str], seed: int
+) -> dict[str, str]:
+    """Return the set of each group, so that every set gets its share of every class.
 
-    Rounding errors of a class are carried to the next one, so that the sizes of the sets are right too.
+    The rarest class is placed first: its groups fill the sets that lack it in order, so that a class with as
+    many groups as sets is in each. All others go to the set that lacks most of what they hold.
     """
-    classes: dict[int, list[str]] = {}
-    for group in order:
-        classes.setdefault(int(counts[group].argmax()), []).append(group)
-    placed: dict[str, int] = {}
-    due = np.zeros(len(shares))
-    for number in sorted(classes):
-        due += np.array(shares) * len(classes[number])
-        empty = list(wanted)
-        for group in classes[number]:
-            place = empty.pop() if empty else int(due.argmax())
-            placed[group] = place
-            due[place] -= 1
-    return placed
-
-
-def _balance(
-    order: Sequence[str], counts: Mapping[str, Counts], shares: Sequence[float], wanted: Sequence[int]
-) -> dict[str, int]:
-    """Place groups of several classes, the largest first, in the set that lacks most of their classes."""
+    counts = _class_steps(series)
     total = np.sum(list(counts.values()), axis=0)
-    scale = np.where(total > 0, total, 1)
-    missing = np.outer(shares, total) / scale
-    placed: dict[str, int] = {}
-    for index, group in enumerate(sorted(order, key=lambda group: -int(counts[group].sum()))):
-        empty = [place for place in wanted if place not in placed.values()]
-        places = empty if len(order) - index <= len(empty) else wanted
-        held = counts[group] / scale
-        best = max(places, key=lambda place: float(missing[place] @ held))
-        placed[group] = best
-        missing[best] -= held
+    lacking = np.ones((len(shares), len(total)))  # of each set's share, the fraction that is still missing
+    held = {name: np.zeros(len(total), bool) for name in names}
+    random = np.random.default_rng(seed).permutation(sorted(counts))
+    by_class = {
+        label: [group for group in random if counts[group][label]]
+        for label in range(len(total) - 1)
+        if total[label]
+    }
+    placed: dict[str, str] = {}
+    for label in sorted(by_class, key=lambda each: len(by_class[each])):
+        for group in sorted(by_class[label], key=lambda each: -int(counts[each][-1])):
+            if group in placed:
+                continue
+            empty = [name for name in names if not held[name][label]]
+            fraction = counts[group] / np.maximum(total, 1)
+            need = {name: float(lacking[names.index(name)] @ fraction) for name in empty[:1] or names}
+            placed[group] = max(need, key=lambda name: need[name])
+            place = names.index(placed[group])
+            lacking[place] -= fraction / shares[place]
+            held[placed[group]] |= counts[group] > 0
     return placed
 
 
-def _in_time(series: RecordingSet, config: DataConfig) -> Split:
-    cut: list[list[Recording]] = [[], [], []]
+def _class_steps(series: Sequence[Series]) -> dict[str, _Counts]:
+    """Return by group the steps of each class and, last, all steps, so that the sizes of the sets fit too."""
+    classes = 1 + max((int(one.y.max()) for one in series if one.y.ndim == 1), default=0)
+    counts: dict[str, _Counts] = {}
     for one in series:
-        steps = len(one.x)
-        ends = [steps - round(steps * share) for share in (config.validation + config.test, config.test, 0)]
-        for name, rows, start, end in zip(SETS, cut, (0, *ends), ends, strict=False):
-            if end > start:
-                rows.append(replace(one.take(slice(start, end)), name=f"{one.name} ({name})"))
-    train, validation, test = (tuple(rows) for rows in cut)
-    return Split(train, validation, test, "in time, as there are too few series to split them whole")
+        y = one.y if one.y.ndim == 1 else np.zeros(len(one), np.int64)
+        found = np.append(np.bincount(y, minlength=classes), len(one))
+        counts[one.group] = found + counts[one.group] if one.group in counts else found
+    return counts
 
 
-def _check_classes(split: Split, recordings: Recordings) -> Iterator[str]:
-    """Yield a note on every class that validation or test lacks; refuse one that training lacks."""
-    if not recordings.labels:
-        return
-    if len(recordings.labels) < 2:
-        raise InputError(f"the data have only one class, {recordings.labels[0]!r}; expected two or more")
-    for number, label in enumerate(recordings.labels):
-        count = len({one.group for one in recordings.series if one.y is not None and (one.y == number).any()})
-        holds = {
-            name: any((one.y == number).any() for one in getattr(split, name) if one.y is not None)
+def _in_time(one: Series, shares: Sequence[float]) -> Iterator[Series]:
+    bounds = (np.cumsum([0, *shares]) / sum(shares) * len(one)).round().astype(int).tolist()
+    for name, start, stop in zip(SETS, bounds, bounds[1:], strict=False):
+        if stop > start:
+            yield replace(one.cut(start, stop, name), name=f"{one.name} ({name})")
+
+
+def _checked(data: Data, description: str, wanted: int) -> Split:
+    """Refuse empty sets and classes that training lacks; note those that another set lacks."""
+    for name in SETS[:wanted]:
+        if not data.of(name):
+            raise InputError(f"too few series for a {name} set; provide more data")
+    if len(data.classes) == 1:
+        raise InputError(f"the data have only one class, {data.classes[0]!r}; expected two or more")
+    notes = []
+    for number, label in enumerate(data.classes):
+        groups = len({one.group for one in data.series if (one.y == number).any()})
+        lacking = [
+            name
             for name in SETS
-        }
-        if not holds["train"]:
+            if data.of(name) and not any((one.y == number).any() for one in data.of(name))
+        ]
+        if "train" in lacking:
             raise InputError(
-                f"class {label!r} has no series in the training set ({count} in the data); provide more "
+                f"class {label!r} has no series in the training set ({groups} in the data); provide more "
                 "series of it"
             )
-        lacking = [name for name in SETS[1:] if not holds[name] and getattr(split, name)]
         if lacking:
-            yield (
-                f"class {label!r} has {count} {_unit(recordings.series)}, none of them in the "
-                f"{' and '.join(lacking)} set, so those scores don't cover it"
+            reason = "" if groups < 3 else ", because they hold other classes too"
+            reason = ", as the data define their sets" if description.startswith("as defined") else reason
+            notes.append(
+                f"class {label!r} is in {groups} {_unit(data.series)}, none of them in the "
+                f"{' and '.join(lacking)} set{reason}, so those scores don't cover it"
             )
+    return Split(data, description, tuple(notes))

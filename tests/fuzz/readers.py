@@ -225,19 +225,19 @@ def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
 def _use_data(rng: Random, corpus: Path, path: Path) -> Verb | None:
     from lstm_edge.data.config import DataConfig
-    from lstm_edge.data.read import read_recordings
-    from lstm_edge.data.training import read_training_data
+    from lstm_edge.data.read import read_data
+    from lstm_edge.training.train import read_split
 
     way = rng.randrange(200)
     if way < 80:
-        read_recordings(path, targets=rng.choice(("required", "optional", "ignored")))
+        read_data(path, targets=rng.choice(("required", "optional", "ignored")))
     elif way < 145:
         options = rng.choice((
             {}, {"window": 3, "stride": 1}, {"label": "label"}, {"targets": ("ax",)}, {"group": "series"},
             {"forecast": ("ax",), "window": 3}, {"missing": "interpolate"}, {"missing": "drop-row"},
             {"folds": 2}, {"order": "order"}, {"features": ("ax", "az")},
         ))  # fmt: skip
-        read_training_data(path, DataConfig(**options), seed=0, batch_size=4)
+        read_split(path, DataConfig(**options), seed=0)
     elif way < 199:
         return Verb(
             ("predict", str(corpus / "onnx" / "lstm.onnx"), str(path), *rng.choice(((), ("--json",))))
@@ -311,7 +311,7 @@ def weights(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
     from lstm_edge.checkpoint import load as load_run
 
-    content = next((corpus / "run").glob("*.safetensors")).read_bytes()
+    content = (corpus / "run" / "model.safetensors").read_bytes()
     if rng.random() < 0.3:
         damaged = rng.choice((mutate.damage, mutate.damage_safetensors))(rng, content)
         path = _put(folder, "w.safetensors", damaged)
@@ -327,20 +327,14 @@ def weights(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
 
 def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    from lstm_edge.checkpoint import deployable
     from lstm_edge.checkpoint import load as load_run
-    from lstm_edge.deploy import deployable
 
     copy = folder / "run"
     shutil.copytree(corpus / "run", copy)
-    name = rng.choice(("config.json", "config.json", "metrics.json", "history.csv", "*.safetensors"))
-    path = next(copy.glob(name))
-    change: Any = {
-        ".json": rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage)),
-        ".csv": rng.choice((mutate.damage_csv, mutate.damage)),
-    }.get(path.suffix, mutate.damage_safetensors)
+    path = copy / "model.safetensors"
+    change = rng.choice((mutate.damage, mutate.damage_safetensors, mutate.damage_safetensors))
     _put(copy, path.name, change(rng, path.read_bytes()))
-    if path.suffix == ".csv" or name == "metrics.json":
-        return Verb(("report", str(copy)))
     if rng.random() < 0.002:
         return Verb(("export", str(copy), "-o", str(folder / "m.onnx")))
     deployable(load_run(copy))
@@ -348,14 +342,12 @@ def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
 
 def resume(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    from lstm_edge.training.resume import read_configs
+    from lstm_edge.training.train import read_configs
 
     copy = folder / "run"
     shutil.copytree(corpus / "run", copy)
-    path = copy / "resume.pt"
-    path.write_bytes(
-        rng.choice((mutate.damage, mutate.checkpoint, mutate.checkpoint))(rng, path.read_bytes())
-    )
+    path = copy / "resume.safetensors"
+    path.write_bytes(rng.choice((mutate.damage, mutate.damage_safetensors))(rng, path.read_bytes()))
     if rng.random() < 0.7:
         read_configs(copy)
         return None

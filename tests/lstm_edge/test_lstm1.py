@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
-from lstm_edge.lstm1 import LSTM1
+from lstm_edge.lstm1 import LSTM1, fit_scale
 from lstm_edge_runtime.errors import InputError
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
@@ -47,7 +47,8 @@ def same(ours, theirs, x, state=None):
     assert torch.equal(logits, expected)
     assert torch.equal(h_n, h_expected)
     assert torch.equal(c_n, c_expected)
-    assert torch.equal(ours(x, state), expected)
+    if state is not None:
+        assert all(map(torch.equal, ours(x, *state), (expected, h_expected, c_expected)))
     return logits
 
 
@@ -75,7 +76,7 @@ def test_logits_and_state_equal_nn_lstm_and_the_head_bit_for_bit(options):
         torch.randn(layers * directions, N, H, dtype=dtype),
     )
     same(ours, theirs, x, state)
-    assert not torch.equal(ours(x, state), ours(x))
+    assert not torch.equal(ours(x, *state)[0], ours(x))
 
 
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
@@ -165,7 +166,7 @@ def test_a_sequence_in_two_chunks_with_the_state_carried_ends_where_the_whole_do
     net, _ = pair(layers=layers, dtype=torch.float64)
     x = torch.randn(n, length + cut, INPUTS, dtype=torch.float64)
     _, state = net.forward_with_state(x[:, :cut])
-    torch.testing.assert_close(net(x[:, cut:], state), net(x))
+    torch.testing.assert_close(net(x[:, cut:], *state)[0], net(x))
 
 
 def test_the_tutorial_call_and_checkpoint_work_as_they_are():
@@ -219,3 +220,49 @@ def test_lengths_out_of_range_are_refused_by_row(lengths):
 def test_lengths_of_another_shape_or_dtype_are_refused(lengths):
     with pytest.raises(InputError, match=r"lengths is .*, expected int64 \(4,\)"):
         LSTM1(C, INPUTS, H, 1, L)(torch.randn(N, L, INPUTS), lengths=lengths)
+
+
+def test_scales_and_added_values_take_and_return_raw_units():
+    torch.manual_seed(0)
+    net = LSTM1(2, 3, H, 1, L, readout="last", added=(2, 0)).double().eval()
+    x = 10 + torch.randn(N, L, 3, dtype=torch.float64)
+    lengths = torch.tensor([3, 7, 1, 5])
+    now = x[torch.arange(N), lengths - 1][:, [2, 0]]
+    plain = net(x, lengths=lengths)
+    torch.testing.assert_close(plain - now, net.outputs(net.lstm(x[:, :])[0])[torch.arange(N), lengths - 1])
+    mean, std = torch.tensor([9.0, 10, 11]), torch.tensor([2.0, 0.5, 1])
+    before = net((x - mean) / std, lengths=lengths) - ((now - mean[[2, 0]]) / std[[2, 0]])
+    net.set_scales((mean, std), (torch.tensor([1.0, 2]), torch.tensor([3.0, 4])))
+    expected = before * torch.tensor([3.0, 4]) + torch.tensor([1.0, 2]) + now
+    torch.testing.assert_close(net(x, lengths=lengths), expected)
+    hidden, state = net.hidden_steps(x, lengths=lengths)
+    last = torch.arange(N), lengths - 1
+    torch.testing.assert_close(net.outputs(hidden[last], x[last]), expected)
+    torch.testing.assert_close(state, net.forward_with_state(x, None, lengths)[1])
+    assert torch.equal(net.now(x), x[..., [2, 0]])
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"),
+    [
+        (([0.0], [1.0]), r"the mean of x is \(1,\), expected \(2,\)"),
+        (([0.0, 0], [1.0, 0]), "is not finite and positive"),
+        (([0.0, float("nan")], [1.0, 1]), "is not finite and positive"),
+    ],
+)
+def test_scales_that_do_not_fit_are_refused(scale, message):
+    with pytest.raises(InputError, match=message):
+        LSTM1(C, 2, H, 1, L).set_scales(tuple(map(torch.tensor, scale)))
+
+
+def test_added_features_that_do_not_fit_are_refused():
+    with pytest.raises(InputError, match=r"added is \(5,\), expected 1 indices below 2"):
+        LSTM1(1, 2, H, 1, L, readout="last", added=(5,))
+    with pytest.raises(InputError, match="requires readout='last'"):
+        LSTM1(1, 2, H, 1, L, added=(1,))
+
+
+def test_a_column_that_only_rounding_varies_keeps_its_scale():
+    mean, std = fit_scale(torch.tensor([[1e6, 1.0], [1e6 + 0.06, 3.0]]))
+    assert std.tolist() == [1.0, 1.0]
+    assert mean.tolist() == pytest.approx([1e6, 2.0])

@@ -15,7 +15,6 @@ pytestmark = pytest.mark.system
 
 VERBS = (
     "train data.npz -o run --hidden-size 16 --batch-size 4 --epochs 2",
-    "report run",
     "export run -o m.onnx",
     "inspect m.onnx",
     "selftest m.onnx",

@@ -213,14 +213,18 @@ def _keep_past(graph: LiftedGraph) -> LiftedGraph:
 
 
 def _why_window(model: ir.Model, manifest: Manifest) -> str:
-    """Return why calls of a file without a time axis are windows; empty if they are steps."""
+    """Return why calls of a file without a time axis are windows: a layer with a state takes several steps."""
     named = {axis for spec in manifest.inputs for axis in spec.axes}
+    carried = {state.input for state in manifest.states}
     for node in model.graph:
-        x = node.inputs[0] if node.inputs else None
+        if carried.isdisjoint(value.name for value in node.inputs if value is not None):
+            continue
+        x = node.inputs[0]
         if node.op_type in (*OPERATORS, QUANTIZED) and x is not None and x.shape is not None:
             steps = axes_of(x)[node.attributes.get_int("layout", 0)]
             if steps != 1 and (isinstance(steps, int) or steps not in named):
                 return why_window(node.op_type, steps)
+        carried.update(str(value.name) for value in node.outputs)
     return ""
 
 

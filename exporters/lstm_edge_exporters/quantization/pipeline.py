@@ -380,9 +380,10 @@ def _on_native(content: bytes) -> Model | None:
     from ..targets.native import to_native
 
     try:
-        return load(to_native(content))
+        native = load(to_native(content))
     except LstmEdgeError:
         return None
+    return None if native.manifest.stream else native  # it has the stream alone
 
 
 def _load(content: bytes) -> Model:

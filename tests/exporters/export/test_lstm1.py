@@ -6,8 +6,7 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from lstm_edge.checkpoint import Run, Scale
-from lstm_edge.deploy import deployable
+from lstm_edge.checkpoint import Run, deployable
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge_exporters import export
 from lstm_edge_runtime import State, load
@@ -43,8 +42,8 @@ def test_any_lstm1_exports_and_runs_at_any_size(options, features, hidden, proje
     width = {"proj_size": max(1, hidden // 2)} if projected else {}
     width["dropout"] = 0.5 if options["num_layers"] > 1 else 0.0
     model = LSTM1(3, features, hidden, seq_length=10, **options, **width).eval()
-    scale = Scale(tuple(map(float, range(features))), tuple(float(2**i) for i in range(features)))
-    module, example, config = deployable(Run(model, inputs=scale), lengths=lengths)
+    model.set_scales((torch.arange(features).float(), 2.0 ** torch.arange(features)))
+    module, example, config = deployable(Run(model), lengths=lengths)
     artifact = export(module, example, config)
     opened = load(artifact.model)
     for _ in range(4):

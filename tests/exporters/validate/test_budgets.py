@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from lstm_edge import LSTM1
-from lstm_edge.checkpoint import Run
-from lstm_edge.deploy import deployable
+from lstm_edge.checkpoint import Run, deployable
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Samples, quantize
 from lstm_edge_exporters.validate import ValidateConfig, open_file, validate

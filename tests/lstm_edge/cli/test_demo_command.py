@@ -8,10 +8,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lstm_edge.checkpoint import load
-from lstm_edge.data.recordings import Recording, Recordings
+from lstm_edge.checkpoint import deployable, load
+from lstm_edge.data.series import Data, Series
 from lstm_edge.demo import Result, measure
-from lstm_edge.deploy import deployable
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
 from lstm_edge_runtime.errors import CheckFailedError
@@ -71,7 +70,7 @@ def test_a_pipe_gets_plain_lines_and_a_second_demo_replaces_the_first(document, 
     assert f"lstm-edge inspect {folder / 'basic_motions.onnx'}" in ran.stdout
     assert max(map(len, ran.stdout.splitlines()[:14])) <= 100 + len(str(folder))
     again = load(folder / "run").sha256
-    assert hashlib.sha256(next((folder / "run").glob("model-*")).read_bytes()).hexdigest() == again
+    assert hashlib.sha256((folder / "run" / "model.safetensors").read_bytes()).hexdigest() == again
 
 
 def test_a_difference_or_an_accuracy_out_of_bounds_fails_the_demo():
@@ -91,7 +90,7 @@ def test_the_proof_sees_a_file_that_computes_something_else(document, folder):
     run = load(folder / "run")
     other = load(folder / "run")
     other.model.fc.bias.data[0] += 1e-3
-    series = Recording("0", "0", np.zeros((5, 6), np.float32), np.zeros(5, np.int64))
-    held_out = Recordings((series, series), run.task.labels)
+    series = Series("0", "0", "test", np.zeros((5, 6), np.float32), np.zeros(5, np.int64))
+    held_out = Data((series, series), run.task, run.signal)
     stream = load_model(export(*deployable(other)).model).stream()
     assert measure(run, stream, held_out).max_abs == pytest.approx(1e-3, rel=0.01)

@@ -1,5 +1,4 @@
 import contextlib
-import csv
 import json
 import os
 import pty
@@ -20,7 +19,7 @@ from lstm_edge.cli.train import command
 from lstm_edge_runtime import load as load_model
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]
-FAST = ["--hidden-size", "6", "--epochs", "4", "--batch-size", "4"]
+FAST = ["--hidden-size", "6", "--epochs", "4", "--patience", "9", "--batch-size", "4"]
 
 
 @pytest.fixture
@@ -62,10 +61,11 @@ def test_training_prints_a_summary_and_the_next_command(lstm_edge, data):
     assert code == 0
     assert "4 epochs, best epoch" in out
     assert "recall of 1" in out
-    assert "test (6)" in out
+    assert "test (6 series)" in out
     assert "lstm-edge export run -o model.onnx" in out
     assert "epoch 4/4  loss" in err
-    assert load("run").summary["epochs"] == 4
+    assert json.loads(Path("run/metrics.json").read_text())["epochs"] == 4
+    assert Path("run/report.html").read_text().count("data:image/png") == 2
 
 
 def test_json_is_all_that_is_printed(lstm_edge, data):
@@ -73,7 +73,7 @@ def test_json_is_all_that_is_printed(lstm_edge, data):
     document = json.loads(out)
     assert (code, err) == (0, "")
     assert document["sha256"] == load("run").sha256
-    assert document["test"]["recall"].keys() == {"0", "1"}
+    assert document["test"]["streams"]["recall"].keys() == {"0", "1"}
 
 
 def test_resume_takes_the_options_of_the_run(lstm_edge, data):
@@ -95,7 +95,7 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
         *("--target", "power", "--units", "W", "--window", "5", "--stride", "5", "--rate", "4", "--json"),
     )
     assert code == 0
-    assert json.loads(out)["test"]["rmse"].keys() == {"power"}
+    assert json.loads(out)["test"]["streams"]["rmse"].keys() == {"power"}
     run = load("run")
     assert (run.task.units, run.signal.sampling_rate, run.signal.features) == (("W",), 4.0, ("speed",))
 
@@ -105,15 +105,15 @@ def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
     [
         (
             ["none.npz", "-o", "run"],
-            "error: none.npz does not exist; expected a .npz, .npy, .csv or .parquet file, or a folder of "
-            "tables\n",
+            "error: none.npz does not exist; expected a .npz, .npy, .csv, .parquet or .wav file, "
+            "or a folder of tables\n",
         ),
         (["data.npz", "-o", "data.npz"], "error: data.npz is a file; use a folder for the run\n"),
         (
             ["data.npz", "-o", "run", "--window", "9"],
             "error: data.npz: series '",
         ),
-        (["data.npz", "-o", "run", "--epochs", "0"], "error: epochs is 0, expected 1 to 2,147,483,647\n"),
+        (["data.npz", "-o", "run", "--epochs", "0"], "error: epochs is 0, expected 1 or more"),
         (["data.npz", "-o", "run", "--resume", "--overwrite"], "error: --resume continues a run"),
         (["data.npz", "-o", "run", "--target", "a,,b"], "error: "),
         (["data.npz"], "error: "),
@@ -134,29 +134,13 @@ def test_a_mistyped_verb_is_told_the_nearest_one(lstm_edge):
     assert "no verb 'trian'; did you mean 'train'?" in err
 
 
-def test_wrong_data_are_refused_without_importing_torch(data):
-    program = "import sys; sys.modules['torch'] = None; from lstm_edge.cli import main; main()"
-    for options, message in (
-        ([data, "--group", "x1"], "has no array 'x1'"),
-        ([data, "--window", "9"], "fewer than the window of 9"),
-        ([data, "--batch-size", "99"], "fewer than a batch of 99"),
-        ([data], "needs torch, which is not installed"),
-    ):
-        command = [sys.executable, "-c", program, "train", *map(str, options), "-o", str(data.parent / "run")]
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert (ran.returncode, ran.stdout) == (2, "")
-        assert message in ran.stderr
-        assert ran.stderr.count("\n") == 1
-
-
 def test_the_help_states_the_defaults_that_hold():
     options = {option.name: option for option in command.params}
     fields = {**DataConfig.__dataclass_fields__, **TrainConfig.__dataclass_fields__}
     assert set(fields) <= set(options)
     for name, field in fields.items():
         if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
-            stated = f"{field.default:g}" if isinstance(field.default, float) else field.default
-            assert options[name].help.endswith(f"[default: {stated}]")
+            assert options[name].help.endswith(f"[default: {field.default}]")
 
 
 @pytest.mark.system
@@ -175,7 +159,7 @@ def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path)
     assert "interrupted, the best epoch so far is kept" in out
     assert "--resume" in out
     assert "Traceback" not in err
-    done = load(tmp_path / "run").summary["epochs"]
+    done = json.loads((tmp_path / "run" / "metrics.json").read_text())["epochs"]
     again = process(*arguments[:4], "--resume", "--epochs", str(done + 2), "--json")
     out, err = again.communicate(timeout=60)
     assert again.returncode == 0, err
@@ -210,7 +194,7 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     drawn = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
     assert max(map(len, drawn)) <= 80
     last = next(line for line in reversed(drawn) if "epoch 4/4" in line)
-    assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  acc \d\.\d{3} +\d:\d\d:\d\d left", last)
+    assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  score \d\.\d{3} +\d:\d\d:\d\d", last)
     assert b"saved to" in out
 
 
@@ -227,22 +211,3 @@ def test_what_was_done_with_missing_features_is_in_the_exported_manifest(lstm_ed
     with load_model("gaps.onnx") as model:
         assert model.manifest.signal.missing == done
     assert json.loads(lstm_edge("inspect", "gaps.onnx", "--json")[1])["signal"]["missing"] == done
-
-
-def test_tensorboard_gets_each_epoch(lstm_edge, data):
-    code, _, err = lstm_edge("train", "data.npz", "-o", "run", "--epochs", "3", "--tensorboard", "log")
-    assert code == 0, err
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    found = EventAccumulator("log").Reload()
-    with Path("run/history.csv").open() as file:
-        losses = [float(row["loss"]) for row in csv.DictReader(file)]
-    assert [event.value for event in found.Scalars("loss/training")] == pytest.approx(losses)
-
-
-def test_without_tensorboard_one_line_says_so_before_any_work(lstm_edge, data, monkeypatch):
-    monkeypatch.setattr("lstm_edge.cli.train.find_spec", lambda name: None)
-    code, _, err = lstm_edge("train", "data.npz", "-o", "run", "--tensorboard", "log")
-    assert code == 2
-    assert err == "error: --tensorboard needs tensorboard, which is not installed; pip install tensorboard\n"
-    assert not Path("run").exists()

@@ -14,8 +14,7 @@ import torch
 from onnx import numpy_helper
 
 from lstm_edge import LSTM1
-from lstm_edge.checkpoint import Run, load, save
-from lstm_edge.deploy import deployable
+from lstm_edge.checkpoint import Run, deployable, load, save
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import quantize
 from lstm_edge_runtime.errors import install_command
@@ -168,7 +167,7 @@ def test_the_checkpoint_that_a_failing_file_was_made_from_is_named(job, invoke, 
         (["m.onnx", "--weights", "bare.pt"], "without --against"),
         (["m.onnx", "--junit", "nowhere/report.xml"], "does not exist"),
         (["m.onnx", "--against", "os:getcwd"], "expected a torch.nn.Module"),
-        (["run/config.json", "--against", "run"], "not an ONNX file"),
+        (["run/model.safetensors", "--against", "run"], "not an ONNX file"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(job, invoke, monkeypatch, arguments, message):
@@ -221,7 +220,7 @@ def test_a_page_without_the_report_extra_is_refused_before_any_work_and_names_it
     assert not (tmp_path / "r.html").exists()
 
 
-@pytest.mark.parametrize("model", ["nowhere.onnx", "run/config.json"])
+@pytest.mark.parametrize("model", ["nowhere.onnx", "run/model.safetensors"])
 def test_what_could_not_be_checked_replaces_the_junit_file_of_an_earlier_run(job, invoke, tmp_path, model):
     junit = tmp_path / "report.xml"
     junit.write_text("<testsuites/>")

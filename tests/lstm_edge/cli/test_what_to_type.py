@@ -11,7 +11,7 @@ from lstm_edge_runtime.errors import counted, install_command
 def folder(tmp_path, har, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "run").mkdir()
-    for name in ("config.json", "resume.pt", "history.csv"):
+    for name in ("model.safetensors", "resume.safetensors", "metrics.json"):
         (tmp_path / "run" / name).write_text("")
     (tmp_path / "har.onnx").write_bytes(har.path.read_bytes())
     np.savez(tmp_path / "data.npz", x=np.zeros((4, 6, 3), np.float32), y=[0, 1, 0, 1])

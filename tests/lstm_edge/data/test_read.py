@@ -1,405 +1,326 @@
+"""Data files of every kind: what is read, what is noted and what is refused."""
+
+import struct
+
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lstm_edge.data.config import DataConfig, ReadConfig
-from lstm_edge.data.read import read_recordings
-from lstm_edge.data.recordings import ModelFeatures
+from lstm_edge.data.read import ModelFeatures, read_data
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 
-GOOD = {"x": np.arange(48, dtype=np.float32).reshape(4, 6, 2), "y": np.array(["b", "a", "b", "a"])}
+LOG = "series,order,a,b,label\n1,2,3,30,x\n1,1,2,20,x\n2,1,5,50,y\n2,2,6,60,y\n"
 
 
-@pytest.fixture
-def npz(tmp_path):
-    def write(config=None, **arrays):
-        path = tmp_path / "data.npz"
-        np.savez(path, **{name: value for name, value in {**GOOD, **arrays}.items() if value is not None})
-        return read_recordings(path, config)
-
-    return write
+def table(folder, text, name="data.csv", encoding="utf-8", **options):
+    path = folder / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode(encoding))
+    return read_data(path, ReadConfig(**options))
 
 
-def test_an_npz_gives_its_samples_with_sorted_labels(npz):
-    found = npz(features=np.array(["ax", "ay"]), sampling_rate=np.array(50.0), lengths=np.array([6, 3, 1, 6]))
-    assert found.labels == ("a", "b")
-    assert [int(one.y[0]) for one in found.series] == [1, 0, 1, 0]
-    assert [one.x.shape for one in found.series] == [(6, 2), (3, 2), (1, 2), (6, 2)]
-    np.testing.assert_array_equal(found.series[1].x, GOOD["x"][1, :3])
-    assert (found.features, found.sampling_rate, found.targets) == (("ax", "ay"), 50.0, ())
+def arrays(folder, config=None, model=None, **changes):
+    found = {"x": np.arange(48.0).reshape(4, 6, 2), "y": np.array(["a", "b", "a", "b"]), **changes}
+    np.savez(folder / "data.npz", **{name: each for name, each in found.items() if each is not None})
+    return read_data(folder / "data.npz", config, model=model)
 
 
-def test_integers_are_classes_and_floats_are_values(npz):
-    assert npz(y=np.array([7, 7, 9, 9])).labels == ("7", "9")
-    values = npz(y=np.array([[0.5, 1], [1.5, 2], [2.5, 3], [3.5, 4]]))
-    assert (values.labels, values.targets) == ((), ("y0", "y1"))
-    np.testing.assert_array_equal(values.series[2].y, np.full((6, 2), [2.5, 3]))
+def values(data):
+    return [one.x.tolist() for one in data.series], [one.y.tolist() for one in data.series]
 
 
-def test_what_lies_past_a_length_is_not_looked_at(npz):
-    x = GOOD["x"].copy()
-    x[1, 4:] = np.nan
-    assert npz(x=x, lengths=np.array([6, 4, 6, 6])).series[1].x.shape == (4, 2)
+def test_a_table_gives_its_series_each_in_its_order(tmp_path):
+    data = table(tmp_path, LOG)
+    assert [one.name for one in data.series] == ["1", "2"]
+    assert values(data) == ([[[2, 20], [3, 30]], [[5, 50], [6, 60]]], [[0, 0], [1, 1]])
+    assert (data.classes, data.signal.features) == (("x", "y"), ("a", "b"))
 
 
 @pytest.mark.parametrize(
-    ("arrays", "message"),
+    ("text", "encoding"),
     [
-        ({"x": None}, r"data\.npz has no array 'x' \(it has y\)"),
-        ({"y": None}, r"data\.npz has no array 'y' \(it has x\)"),
-        ({"x": np.zeros((4, 6))}, r"x is float64 \(4, 6\), expected numbers of shape \(samples, L, I\)"),
-        ({"x": np.zeros((0, 6, 2))}, r"contains no samples: x is \(0, 6, 2\)"),
-        ({"x": np.full((4, 6, 2), "a")}, r"x is <U1 .*expected numbers"),
-        ({"x": np.where(np.arange(48).reshape(4, 6, 2) == 17, np.nan, 1)}, r"x\[1, 2, 1\] is nan"),
-        ({"x": np.full((4, 6, 2), 1e300)}, r"x\[0, 0, 0\] is 1e\+300, expected a finite number"),
-        ({"y": np.array([1, 2, 3])}, r"y is \(3,\), expected one row for each of x's 4 samples"),
-        ({"y": np.array([1, np.inf, 1, 1])}, r"y\[1, 0\] is inf"),
-        ({"y": np.full((4, 2), 2)}, r"expected integer or text classes \(samples,\), or float values"),
-        ({"lengths": np.array([6, 7, 1, 1])}, r"lengths\[1\] is 7, expected 1 to 6"),
-        ({"lengths": np.array([6.0, 1, 1, 1])}, r"lengths is float64 \(4,\), expected integers \(4,\)"),
-        (
-            {"split": np.array(["train", "dev", "", ""])},
-            r"split\[1\] is 'dev', expected train, validation, test",
-        ),
-        ({"features": np.array(["a"])}, r"features is \(1,\), expected \(2,\)"),
-        ({"x": np.full((4, 6, 2), np.inf, np.float16)}, r"x\[0, 0, 0\] is inf"),
-        ({"sampling_rate": np.array("fast")}, "sampling_rate is fast, expected one positive number"),
-        ({"sampling_rate": np.array([])}, r"sampling_rate is \[\], expected one positive number"),
-        ({"sampling_rate": np.array(np.nan)}, "sampling_rate is nan"),
-        ({"sampling_rate": np.array(-5)}, "sampling_rate is -5"),
+        (LOG.replace(",", ";").replace("20", "20,0"), "utf-8"),
+        (LOG.replace(",", "\t"), "utf-8"),
+        (LOG, "utf-8-sig"),
+        (LOG, "utf-16"),
+        (LOG.replace("\n", "\r\n").replace(",", " , "), "utf-8"),
+        (LOG.replace("x", '"x"').replace("\n2,1", "\n\n2,1"), "utf-8"),
     ],
 )
-def test_an_npz_that_can_not_be_learnt_from_is_refused_by_array_and_index(npz, arrays, message):
-    with pytest.raises(InputError, match=message):
-        npz(**arrays)
+def test_other_separators_decimal_commas_and_encodings_are_the_same_table(tmp_path, text, encoding):
+    assert values(table(tmp_path, text, encoding=encoding)) == values(table(tmp_path, LOG))
 
 
-@pytest.mark.parametrize("rate", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_sampling_rate_that_is_none_is_refused(rate):
-    with pytest.raises(InputError, match="sampling_rate is"):
-        DataConfig(sampling_rate=rate)
+def test_another_encoding_is_named_and_then_read(tmp_path):
+    text = LOG.replace("x", "é")
+    with pytest.raises(FileFormatError, match=r"not utf-8 text .*--encoding latin-1"):
+        table(tmp_path, text, encoding="latin-1")
+    path = tmp_path / "data.csv"
+    assert read_data(path, ReadConfig(encoding="latin-1")).classes == ("y", "é")
+    with pytest.raises(FileFormatError, match="is not klingon text"):
+        read_data(path, ReadConfig(encoding="klingon"))
 
 
-def test_arrays_of_other_names_are_taken_when_they_are_named(npz):
-    found = npz(
-        ReadConfig(label="activity", group="person"),
-        y=None,
-        activity=np.array([3, 5, 3, 5]),
-        person=[1, 1, 2, 2],
+def test_parquet_and_a_folder_give_what_the_table_gives(tmp_path):
+    expected = table(tmp_path, LOG)
+    pd.read_csv(tmp_path / "data.csv").to_parquet(tmp_path / "data.parquet")
+    assert values(read_data(tmp_path / "data.parquet")) == values(expected)
+    for name, lines in (("x", "2,20\n3,30\n"), ("y", "5,50\n6,60\n")):
+        table(
+            tmp_path / "all",
+            f"a,b,label\n{lines}".replace("\n", f",{name}\n").replace(f"label,{name}", "label"),
+            f"{name}.csv",
+        )
+        table(tmp_path / "by", f"a,b\n{lines}", f"{name}/1.csv", targets=("a",))
+    for folder in ("all", "by"):
+        found = read_data(tmp_path / folder)
+        assert values(found) == values(expected)
+        assert found.classes == ("x", "y")
+    assert [one.name for one in read_data(tmp_path / "by").series] == ["x/1.csv", "y/1.csv"]
+
+
+@pytest.mark.parametrize(("tag", "bits", "code"), [(1, 16, "h"), (3, 32, "f"), (0xFFFE, 16, "h")])
+def test_wav_is_read_as_samples(tmp_path, tag, bits, code):
+    samples = [1, -2, 300, 4]
+    kind = struct.pack("<HHIIHH", tag, 2, 8000, 8000 * bits // 4, bits // 4, bits)
+    kind += struct.pack("<HHIH14x", 22, bits, 3, 1) if tag == 0xFFFE else b""
+    body = struct.pack(f"<4{code}", *samples)
+    chunks = (
+        b"fmt "
+        + struct.pack("<I", len(kind))
+        + kind
+        + b"junk\x01\0\0\0j\0"
+        + b"data"
+        + struct.pack("<I", len(body))
+        + body
     )
-    assert found.labels == ("3", "5")
-    assert [one.group for one in found.series] == ["1", "1", "2", "2"]
-    assert npz(ReadConfig(targets=("y", "z")), y=np.arange(4), z=np.ones((4, 2))).targets == ("y", "z0", "z1")
+    (tmp_path / "a.wav").write_bytes(b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE" + chunks)
+    data = read_data(tmp_path / "a.wav", targets="ignored")
+    assert values(data)[0] == [[[1, -2], [300, 4]]]
+    assert data.signal.sampling_rate == 8000
+    (tmp_path / "b.wav").write_bytes(b"RIFF1234WAVEjunk")
+    with pytest.raises(FileFormatError, match="can't be read as WAV"):
+        read_data(tmp_path / "b.wav")
 
 
-def test_named_features_are_picked_by_name(npz):
-    found = npz(ReadConfig(features=("b",)), features=np.array(["a", "b"]))
-    np.testing.assert_array_equal(found.series[0].x, GOOD["x"][0][:, 1:])
-    with pytest.raises(InputError, match=r"has no feature names"):
-        npz(ReadConfig(features=("b",)))
+def test_values_and_forecasts_are_targets(tmp_path):
+    data = table(tmp_path, LOG, targets=("b",), features=("a",))
+    assert values(data) == ([[[2], [3]], [[5], [6]]], [[[20], [30]], [[50], [60]]])
+    data = table(tmp_path, LOG, forecast=("a",), features=("a", "b"))
+    assert values(data) == ([[[2, 20]], [[5, 50]]], [[[3]], [[6]]])
+    assert (data.task.kind, data.task.labels) == ("regression", ("a",))
 
 
-@pytest.mark.parametrize(
-    ("config", "arrays", "message"),
-    [
-        (ReadConfig(label="clas"), {"class": np.arange(4)}, r"no array 'clas' .*; did you mean 'class'\?"),
-        (
-            ReadConfig(group="subjet"),
-            {"subject": np.arange(4)},
-            r"no array 'subjet' .*did you mean 'subject'",
-        ),
-        (ReadConfig(series="id"), {}, r"no array 'id' \(it has x, y\)"),
-        (ReadConfig(order="t"), {}, "--order needs a table"),
-        (ReadConfig(targets=("y",)), {}, r"y is <U1 \(4,\), expected numbers"),
-        (
-            ReadConfig(features=("ay",)),
-            {"features": np.array(["ax", "az"])},
-            r"no feature 'ay' \(it has ax, az\)",
-        ),
-    ],
-)
-def test_a_name_that_is_not_in_an_npz_is_refused_with_the_nearest_one(npz, config, arrays, message):
-    with pytest.raises(InputError, match=message):
-        npz(config, **arrays)
-
-
-def test_samples_channels_time_is_asked_for_and_read(npz):
-    x = np.arange(4 * 2 * 9, dtype=np.float32).reshape(4, 2, 9)
-    with pytest.raises(InputError, match=r"x is \(4, 2, 9\), 2 steps of 9 features, .*--layout NCL if so"):
-        npz(x=x)
-    np.testing.assert_array_equal(npz(ReadConfig(layout="NCL"), x=x).series[1].x, x[1].T)
-    np.testing.assert_array_equal(npz(ReadConfig(layout="NLC"), x=x).series[1].x, x[1])
-    assert npz(x=x, features=np.array(list("abcdefghi"))).series[0].x.shape == (2, 9)
-
-
-@pytest.mark.parametrize(
-    ("y", "labels"),
-    [
-        (np.array([1.0, 0, 1, 0]), ("0", "1")),
-        (np.array([[1.0], [2], [1], [2]]), ("1", "2")),
-        (np.eye(3)[[0, 2, 1, 0]], ("0", "1", "2")),
-        (np.eye(3, dtype=int)[[0, 2, 1, 0]], ("0", "1", "2")),
-    ],
-)
-def test_floats_and_one_hot_rows_that_look_like_classes_are_asked_about(npz, y, labels):
-    with pytest.raises(InputError, match="use --label y to read it as classes, --target y"):
-        npz(y=y)
-    assert npz(ReadConfig(label="y"), y=y).labels == labels
-    values = npz(ReadConfig(targets=("y",)), y=y)
-    assert values.labels == ()
-    np.testing.assert_array_equal([one.y[0] for one in values.series], y.reshape(4, -1))
-
-
-def test_an_npz_that_is_truncated_pickled_or_foreign_is_refused(tmp_path):
-    path = tmp_path / "data.npz"
-    np.savez(path, **GOOD)
-    content = path.read_bytes()
-    for text in (content[:100], b"hello", b"PK\x03\x04"):
-        path.write_bytes(text)
-        with pytest.raises(FileFormatError, match=r"data\.npz can't be read"):
-            read_recordings(path)
-    np.savez(path, x=np.array([object()], dtype=object), y=GOOD["y"])
-    with pytest.raises(FileFormatError, match=r"can't be read .*pickle"):
-        read_recordings(path)
-    np.save(tmp_path / "p.npy", np.array([{}], dtype=object), allow_pickle=True)
-    with pytest.raises(FileFormatError):
-        read_recordings(tmp_path / "p.npy", targets="ignored")
-
-
-@settings(deadline=None, max_examples=60, derandomize=True)
-@given(place=st.integers(0, 700), byte=st.integers(0, 255), end=st.integers(1, 2000))
-def test_a_damaged_npz_is_refused_or_read_as_it_was(tmp_path_factory, place, byte, end):
-    """The archive's checksums tell damaged arrays; what they do not cover changes nothing."""
-    path = tmp_path_factory.mktemp("damaged") / "data.npz"
-    np.savez_compressed(path, **GOOD)
-    content = bytearray(path.read_bytes())
-    whole = len(content) <= end
-    content[place % len(content)] = byte
-    path.write_bytes(bytes(content[:end]))
-    try:
-        found = read_recordings(path)
-    except (FileFormatError, InputError):
-        return
-    assert whole
-    np.testing.assert_array_equal([one.x for one in found.series], GOOD["x"])
-    assert [found.labels[one.y[0]] for one in found.series] == list(GOOD["y"])
-
-
-def test_without_classes_the_samples_alone_are_read(npz, tmp_path):
-    np.savez(tmp_path / "d.npz", x=GOOD["x"])
-    assert read_recordings(tmp_path / "d.npz", targets="optional").series[0].y is None
-    np.savez(tmp_path / "d.npz", **{**GOOD, "y": np.zeros(3)})
-    assert read_recordings(tmp_path / "d.npz", targets="ignored").series[0].y is None
-
-
-@pytest.mark.parametrize("shape", [(5, 3), (1, 5, 3)])
-def test_npy_holds_one_series_or_many(tmp_path, shape):
-    x = np.ones(shape)
-    np.save(tmp_path / "d.npy", x)
-    (one,) = read_recordings(tmp_path / "d.npy", targets="ignored").series
-    np.testing.assert_array_equal(one.x, x.reshape(5, 3))
-
-
-def test_arrays_of_another_width_than_the_models_are_refused(tmp_path):
-    np.savez(tmp_path / "d.npz", x=np.zeros((2, 6, 4)))
-    with pytest.raises(InputError, match=r"x is \(2, 6, 4\), expected \(samples, L, 3\) for this model"):
-        read_recordings(tmp_path / "d.npz", targets="ignored", model=ModelFeatures((), 3))
-    np.savez(tmp_path / "d.npz", x=np.zeros((2, 3, 4)))
-    with pytest.raises(InputError, match="--layout NCL"):
-        read_recordings(tmp_path / "d.npz", targets="ignored", model=ModelFeatures((), 3))
-
-
-def test_the_models_features_are_picked_by_name_wherever_they_are_named(tmp_path):
-    model = ModelFeatures(("b", "a"), 2)
-    x = np.arange(18.0).reshape(1, 6, 3)
-    np.savez(tmp_path / "d.npz", x=x, features=np.array(["a", "b", "c"]))
-    (tmp_path / "d.csv").write_text("a,label,b,c\n" + "\n".join(f"{a},x,{b},{c}" for a, b, c in x[0]))
-    for name in ("d.npz", "d.csv"):
-        (one,) = read_recordings(tmp_path / name, targets="ignored", model=model).series
-        np.testing.assert_array_equal(one.x, x[0][:, [1, 0]])
-    np.savez(tmp_path / "d.npz", x=x[:, :, :2], features=np.array(["a", "c"]))
-    with pytest.raises(InputError, match=r"no feature 'b' .*the model's features are b, a"):
-        read_recordings(tmp_path / "d.npz", targets="ignored", model=model)
-
-
-def test_files_that_are_not_what_they_say_are_refused(tmp_path):
-    with pytest.raises(NotFoundError, match="does not exist"):
-        read_recordings(tmp_path / "none.npz")
-    with pytest.raises(InputError, match=r"contains no \.csv or \.parquet files"):
-        read_recordings(tmp_path)
-    (tmp_path / "d.txt").write_text("1")
-    with pytest.raises(InputError, match=r"ends in '\.txt'; expected a \.npz"):
-        read_recordings(tmp_path / "d.txt")
-
-
-LONG = "series,order,ax,ay,label\nb,1,10,20,run\na,2,3,4,walk\na,1,1,2,walk\nb,2,30,40,run\n"
-
-
-def test_a_quoted_header_is_read_like_any_other(table):
-    found = table('"ax","label"\n1,a\n2,b\n')
-    assert (found.features, found.labels) == (("ax",), ("a", "b"))
-
-
-def test_a_group_and_a_set_are_read_for_each_series(table):
-    found = table("series,who,split,ax,label\n1,a,train,1,x\n2,b,test,1,y\n", group="who")
-    assert [(one.group, one.split) for one in found.series] == [("a", "train"), ("b", "test")]
-    assert found.features == ("ax",)
-
-
-def test_a_table_without_the_models_features_says_what_the_model_takes(tmp_path):
-    path = tmp_path / "d.csv"
-    path.write_text("accel_x,ay\n1,2\n")
-    with pytest.raises(
-        InputError, match=r"no column 'ax' .*the model's features are ax, ay; name other columns with"
-    ):
-        read_recordings(path, targets="ignored", model=ModelFeatures(("ax", "ay"), 2))
-    config = ReadConfig(features=("accel_x", "ay"))
-    (one,) = read_recordings(path, config, targets="ignored", model=ModelFeatures(("ax", "ay"), 2)).series
-    np.testing.assert_array_equal(one.x, [[1, 2]])
-    with pytest.raises(InputError, match=r"got 2 features \(accel_x, ay\), expected 3"):
-        read_recordings(path, targets="ignored", model=ModelFeatures((), 3))
-
-
-def test_a_csv_gives_its_series_each_in_its_order(table):
-    found = table(LONG)
-    assert [one.name for one in found.series] == ["b", "a"]
-    np.testing.assert_array_equal(found.series[1].x, [[1, 2], [3, 4]])
-    np.testing.assert_array_equal(found.series[0].y, [0, 0])
-    assert (found.labels, found.features) == (("run", "walk"), ("ax", "ay"))
-
-
-def test_columns_can_be_named(table):
-    found = table(
-        "id,t,ax,note,kind\n1,1,5,7,x\n1,2,6,8,y\n", series="id", order="t", label="kind", features=("ax",)
+def test_missing_cells_are_mended_as_asked_and_counted_over_all_files(tmp_path):
+    for name in "pq":
+        table(
+            tmp_path / "gaps",
+            "a,label\n1,u\n,u\n3,u\n7,u\nNaN,u\n8,v\n".replace("v", "u"),
+            f"{name}.csv",
+            missing="drop-row",
+        )
+    found = read_data(tmp_path / "gaps", ReadConfig(missing="interpolate"), targets="optional")
+    assert [step for (step,) in found.series[0].x.tolist()] == [1, 2, 3, 7, 7.5, 8]
+    assert found.signal.missing == "4 of 12 feature values were missing and interpolated"
+    found = read_data(tmp_path / "gaps", ReadConfig(missing="drop-row"))
+    assert [step for (step,) in found.series[1].x.tolist()] == [1, 3, 7, 8]
+    assert found.notes == ("4 steps with missing features were dropped",)
+    # a forecast never takes the step after a gap for the next one
+    found = read_data(
+        tmp_path / "gaps" / "p.csv", ReadConfig(missing="drop-row", forecast=("a",), features=("a",))
     )
-    np.testing.assert_array_equal(found.series[0].x, [[5], [6]])
-    assert found.labels == ("x", "y")
+    assert values(found) == ([[[3]]], [[[7]]])
 
 
-def test_targets_are_values_and_no_features(table):
-    found = table("ax,power,torque\n1,10,5\n2,20,6\n", targets=("power", "torque"))
-    assert (found.features, found.targets, found.labels) == (("ax",), ("power", "torque"), ())
-    np.testing.assert_array_equal(found.series[0].y, [[10, 5], [20, 6]])
+def timed(rate, count=8):
+    return "order,a,label\n" + "".join(
+        f"{pd.Timestamp('2026-01-01') + pd.Timedelta(step / rate, 's')},{step},u\n".replace(" ", "T")
+        for step in range(count)
+    )
 
 
-def test_a_forecast_pairs_every_row_with_the_next_one_of_its_series(table):
-    found = table("series,t,v\na,1,9\na,2,9\na,3,9\nb,7,8\nb,6,8\n", forecast=("t",))
-    assert found.features == ("t", "v")
-    np.testing.assert_array_equal(found.series[0].x, [[1, 9], [2, 9]])
-    np.testing.assert_array_equal(found.series[0].y, [[2], [3]])
-    np.testing.assert_array_equal(found.series[1].y, [[6]])
+def test_files_of_different_rates_are_refused_and_resampled_on_request(tmp_path):
+    table(tmp_path / "rates", timed(50), "a.csv")
+    table(tmp_path / "rates", timed(100), "b.csv")
+    with pytest.raises(InputError, match=r"'a.csv' has 50 samples per second, 'b.csv' has 100; --rate 50"):
+        read_data(tmp_path / "rates")
+    data = read_data(tmp_path / "rates", ReadConfig(sampling_rate=50))
+    assert [len(one) for one in data.series] == [8, 4]
+    assert [step for (step,) in data.series[1].x.tolist()] == [0, 2, 4, 6]
+    assert (data.signal.sampling_rate, data.notes) == (50, ("1 series resampled to 50 Hz",))
 
 
-def test_without_series_and_order_the_file_is_one_series_as_it_stands(table):
-    found = table("v,label\n3,a\n1,b\n")
-    assert len(found.series) == 1
-    np.testing.assert_array_equal(found.series[0].x, [[3], [1]])
+@settings(deadline=None, max_examples=25, derandomize=True)
+@given(rate=st.floats(5, 200), gaps=st.lists(st.floats(0.005, 0.05), min_size=3, max_size=40))
+def test_a_line_is_a_line_at_any_rate(tmp_path_factory, rate, gaps):
+    times = np.cumsum([0, *gaps]).round(6)
+    text = "order,a,label\n" + "".join(
+        f"{(pd.Timestamp('2026-01-01') + pd.Timedelta(t, 's')).isoformat()},{3 * t + 1:.9f},u\n"
+        for t in times
+    )
+    data = table(tmp_path_factory.mktemp("line"), text, sampling_rate=rate)
+    steps = data.series[0].x[:, 0]
+    if data.notes and "resampled" in data.notes[0]:
+        np.testing.assert_allclose(steps, 3 * np.arange(len(steps)) / rate + 1, atol=1e-4)
+
+
+def test_irregular_timestamps_are_counted(tmp_path):
+    lines = timed(50, 20).splitlines()
+    assert table(tmp_path, "\n".join(lines[:5] + lines[9:])).notes == (
+        "1 of 15 intervals between samples differ from the usual one by more than 10%; --rate resamples to "
+        "one rate",
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("", {}, r"data\.csv is empty"),
-        ("series,order,ax,label\n", {}, r"data\.csv is empty; expected a header and one row per time step"),
-        ("ax,ay\n1,2\n", {}, r"data\.csv has no column 'label' \(it has ax, ay\)"),
-        ("ax,label\n1,a\n", {"targets": ("power",)}, "no column 'power'"),
-        ("ax,label\n1,a\n", {"forecast": ("bx",)}, "no column 'bx'"),
-        ("label,order\na,1\nb,2\n", {}, "has no feature column"),
-        ("ax,label\n1,a\n2\n", {}, r"data\.csv row 3 has 1 column, expected the header's 2"),
-        ("ax,label\n1,a\n2,b,c\n", {}, "row 3 has 3 columns"),
-        ("ax,label\n1,a\nabc,b\n", {}, r"row 3, column 'ax' is 'abc', expected a finite number"),
-        ("ax,label\n1,a\nnan,b\n", {}, r"row 3, column 'ax' is 'nan'"),
-        ("ax,label\n1,a\n,b\n", {}, r"row 3, column 'ax' is ''"),
-        ("ax,label\n1e39,a\n1,b\n", {}, r"row 2, column 'ax' is '1e39'"),
-        ("ax,label\n1,a\n1,\n", {}, r"row 3, column 'label' is empty"),
-        ("ax,ax,label\n1,2,a\n", {}, "has the column 'ax' twice"),
-        ("ax,order,label\n1,1,a\n2,1,b\n", {}, r"series '0' has order 1 twice \(row 3\)"),
-        ("run_id,ax,label\n1,1,a\n", {"series": "runid"}, r"no column 'runid' .*; did you mean 'run_id'\?"),
-        ("timestamp,ax,label\n1,1,a\n", {"order": "tiemstamp"}, "did you mean 'timestamp'"),
-        ("timestamp,temperature,label\n1,1,a\n", {"order": "temp"}, "did you mean 'temperature'"),
-        ("ax,label\n1,a\n", {"group": "who"}, r"no column 'who' \(it has ax, label\)"),
-        ("1.5,2,x\n2.5,3,x\n", {}, r"data\.csv has no header: row 1 is 1\.5, 2, x; add a row"),
-        ("5,2,7\n2,3,4\n", {"targets": ("7",)}, "has no header"),
-        ('ax,label\n"1,5",a\n', {}, "'1,5', expected a finite number; write a decimal point, or"),
-        (
-            "timestamp,ax,label\n2026-01-01T00:00:00,1,a\n2026-01-01T00:00:01,1,a\n",
-            {},
-            r"column 'timestamp' contains times, .*; sort by it with --order timestamp, or .*: --features ax",
-        ),
-        ("who,ax,label\nann,1,a\nbob,1,a\n", {}, r"'who' contains text, such as 'ann'.*: --features ax"),
-        ("ax,kind\n1,a\n", {}, "name the class column with --label, or the value columns"),
-        (
-            "series,who,ax,label\n1,a,1,x\n1,b,1,y\n",
-            {"group": "who"},
-            "who of series '1' is both 'a' and 'b'",
-        ),
-        (
-            "series,split,ax,label\n1,dev,1,x\n",
-            {},
-            "split of series '1' is 'dev', expected train, validation, test",
-        ),
-        ("ax,label\n\n1,a\n\n2,x\n3\n", {}, "row 6 has 1 column"),
-        ("series,ax\na,1\nb,2\n", {"forecast": ("ax",)}, "series 'a' has one row"),
-        (
-            "a,b\n1,2\n",
-            {"forecast": ("a",), "features": ("b",)},
-            "it must be a feature",
-        ),
+        ("", {}, "is empty"),
+        ("a,label\n", {}, "is empty; expected a header and one row per time step"),
+        ("1,2\n3,4\n", {}, "has no header: row 1 is 1, 2"),
+        ("a,a,label\n1,2,x\n", {}, "has the column 'a' twice"),
+        ("a,label\n1,x\n2\n", {}, "row 3 has 1 column, expected the header's 2"),
+        ("a,label\n1,x,\n", {}, "row 2 has 3 columns, expected the header's 2"),
+        ("a,label\n\n1,x\noops,y\n", {}, r"row 4, column 'a' is 'oops', expected a finite number$"),
+        ("a,label\n1,x\n,y\n", {}, r"row 3, column 'a' is '', .*; --missing interpolate or drop-row"),
+        ("a,label\n2024_01,x\n1,x\n", {}, "row 2, column 'a' is '2024_01', expected a finite number"),
+        ("a,label\ninf,x\n", {"missing": "drop-row"}, "row 2, column 'a' is 'inf'"),
+        ("a,label\n1e39,x\n", {}, "'1e39', expected a finite number"),
+        ('a,label\n"1,5",x\n2,x\n', {}, "write a decimal point, or separate columns by semicolons"),
+        ("a,b\n1,2\n", {}, "has no column 'label' .*--label.*--target or --forecast"),
+        ("a,label\n1,x\n", {"label": "lable"}, "has no column 'lable' .*did you mean 'label'"),
+        ("a,label\n1,\n", {}, "row 2, column 'label' is empty"),
+        ("a,t,label\n1,2026-01-01,x\n", {}, "contains times, .*--order t, or name the features"),
+        ("a,n,label\n1,hi,x\n", {}, "contains text, such as 'hi', .*--features a"),
+        ("label\nx\n", {}, "has no feature column"),
+        ("a,order,label\n1,1,x\n2,1,x\n", {}, r"series '0' has the same order twice \(row 3\)"),
+        ("a,order,label\n1,noon,x\n", {}, "'noon', expected a number or an ISO timestamp"),
+        ("a,series,split,label\n1,s,dev,x\n", {}, "split of series 's' is 'dev', expected train, validation"),
+        ("a,series,group,label\n1,s,p,x\n1,s,q,x\n", {}, "group of series 's' is both 'p' and 'q'"),
+        ("a,label\n,x\n,x\n", {"missing": "interpolate"}, "has a feature with only missing values"),
+        ("a,label\n1,x\n", {"forecast": ("b",)}, "has no column 'b'"),
+        ("a,b\n1,1\n", {"forecast": ("b",), "features": ("a",)}, "to forecast 'b' it must be a feature"),
+        ("a,series\n1,s\n", {"forecast": ("a",)}, "series 's' has one row; a forecast needs at least two"),
+        (b"a,label\n\xff\xfe\n", {}, "is not utf-8 text"),
     ],
-)
-def test_a_csv_that_can_not_be_learnt_from_is_refused_by_row_and_column(table, text, options, message):
-    with pytest.raises(InputError, match=message) as caught:
-        table(text, **options)
+)  # fmt: skip
+def test_a_table_that_can_not_be_learnt_from_is_refused_by_row_and_column(tmp_path, text, options, message):
+    with pytest.raises((InputError, FileFormatError), match=message) as caught:
+        table(tmp_path, text, **options)
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("content", [b"ax,label\n\xff\xfe,a\n", b'ax,label\n"1,a\n', b"ax,label\n\x00,a\n"])
-def test_a_csv_that_is_no_text_is_refused(tmp_path, content):
-    path = tmp_path / "data.csv"
-    path.write_bytes(content)
-    with pytest.raises((FileFormatError, InputError), match=r"data\.csv"):
-        read_recordings(path)
+def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
+    data = arrays(tmp_path, lengths=np.array([1, 2, 3, 6]), features=np.array(["a", "b"]), sampling_rate=50.0)
+    assert [len(one) for one in data.series] == [1, 2, 3, 6]
+    assert (data.classes, data.signal.features, data.signal.sampling_rate) == (("a", "b"), ("a", "b"), 50)
+    assert arrays(tmp_path, y=np.array([10, 9, 10, 9])).classes == ("9", "10")
+    data = arrays(tmp_path, y=np.array([0.5, 1.5, 2, 3]))
+    assert (data.task.labels, data.series[1].y[0].tolist()) == (("y0",), [1.5])
+    data = arrays(tmp_path, ReadConfig(targets=("p", "q")), p=np.arange(4), q=np.arange(8.0).reshape(4, 2))
+    assert (data.task.labels, data.series[3].y[0].tolist()) == (("p", "q0", "q1"), [3, 6, 7])
+    assert arrays(tmp_path, ReadConfig(label="z"), z=np.array(list("efef"))).classes == ("e", "f")
+    np.save(tmp_path / "one.npy", np.zeros((6, 2)))
+    assert [one.x.shape for one in read_data(tmp_path / "one.npy", targets="ignored").series] == [(6, 2)]
 
 
 @pytest.mark.parametrize(
-    "text",
-    ["a;b;label\n1,5;2;x\n-2,5e1;3;y\n", "a\tb\tlabel\n1.5\t2\tx\n-2.5e1\t3\ty\n"],
-    ids=["semicolons", "tabs"],
+    ("changes", "message"),
+    [
+        ({"x": np.zeros((4, 6))}, r"x is float64 \(4, 6\), expected numbers .*save x\[:, :, None\]"),
+        ({"x": np.zeros((4, 0, 2))}, "expected numbers"),
+        ({"x": np.full((4, 6, 2), "a")}, "expected numbers"),
+        ({"x": np.full((4, 6, 2), 1e300)}, r"x\[0, 0, 0\] is 1e\+300, expected a finite number"),
+        ({"x": np.full((4, 6, 2), np.nan)}, r"x\[0, 0, 0\] is nan, .*--missing interpolate"),
+        ({"y": None}, "has no array 'y'"),
+        ({"y": np.arange(3)}, r"y is int64 \(3,\), expected integer or text classes \(4,\)"),
+        ({"y": np.eye(4, dtype=int)}, r"one-hot rows save y\.argmax\(axis=1\)"),
+        ({"y": np.array([0.0, 1, 0, 1])}, "only the integers 0, 1; save class ids as integers"),
+        ({"y": np.array([np.inf, 0.5, 1, 2])}, r"y\[0, 0\] is inf"),
+        ({"lengths": np.array([6, 7, 1, 1])}, r"lengths\[1\] is 7, expected 1 to 6"),
+        ({"lengths": np.ones(4)}, r"lengths is float64 \(4,\), expected integers"),
+        ({"split": np.array(["train", "dev", "test", "test"])}, r"split\[1\] is 'dev'"),
+        ({"features": np.array(["a"])}, r"features is \(1,\), expected \(2,\)"),
+        ({"sampling_rate": np.array(0)}, "sampling_rate is 0, expected one positive number"),
+    ],
 )
-def test_other_separators_and_decimal_commas_are_read(table, text):
-    found = table(text)
-    assert (found.features, found.labels) == (("a", "b"), ("x", "y"))
-    np.testing.assert_array_equal(found.series[0].x, [[1.5, 2], [-25, 3]])
+def test_arrays_that_can_not_be_learnt_from_are_refused_by_name_and_index(tmp_path, changes, message):
+    with pytest.raises(InputError, match=message):
+        arrays(tmp_path, **changes)
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path):
+def test_the_features_of_a_model_are_picked_by_name_and_checked(tmp_path):
+    two = ModelFeatures(("b", "a"), 2)
+    assert arrays(tmp_path, features=np.array(["a", "b"]), model=two).series[0].x[0].tolist() == [1, 0]
     path = tmp_path / "data.csv"
-    path.write_text("ax,label\n1,a\n2,b\n", encoding="utf-8-sig")
-    assert read_recordings(path).features == ("ax",)
+    table(tmp_path, LOG)
+    assert read_data(path, model=two).series[0].x[0].tolist() == [20, 2]
+    with pytest.raises(InputError, match=r"no column 'ax' .*the model's features are ax; name other columns"):
+        read_data(path, model=ModelFeatures(("ax",), 1))
+    with pytest.raises(InputError, match=r"got 2 features \(a, b\), expected 3"):
+        read_data(path, model=ModelFeatures((), 3))
+    with pytest.raises(InputError, match=r"expected \(samples, L, 3\) for this model"):
+        arrays(tmp_path, model=ModelFeatures((), 3))
+
+
+def test_paths_that_are_no_data_are_refused(tmp_path):
+    with pytest.raises(NotFoundError, match="does not exist"):
+        read_data(tmp_path / "none.csv")
+    with pytest.raises(InputError, match=r"contains no \.csv, \.parquet or \.wav files"):
+        read_data(tmp_path)
+    (tmp_path / "a.txt").write_text("a")
+    with pytest.raises(InputError, match=r"ends in '\.txt'; expected a \.npz"):
+        read_data(tmp_path / "a.txt")
+    (tmp_path / "resume.safetensors").write_bytes(b"")
+    with pytest.raises(InputError, match="is a trained run, not data; run lstm-edge export"):
+        read_data(tmp_path)
+
+
+@settings(deadline=None, max_examples=40, derandomize=True)
+@given(
+    place=st.integers(0, 999),
+    byte=st.integers(0, 255),
+    end=st.booleans(),
+    kind=st.sampled_from(["npz", "csv", "parquet"]),
+)
+def test_a_damaged_file_is_refused_or_read_in_one_line(tmp_path_factory, place, byte, end, kind):
+    folder = tmp_path_factory.mktemp("damaged")
+    if kind == "npz":
+        arrays(folder)
+    else:
+        table(folder, LOG)
+        pd.read_csv(folder / "data.csv").to_parquet(folder / "data.parquet")
+    path = folder / f"data.{kind}"
+    content = bytearray(path.read_bytes())
+    at = place * (len(content) - 1) // 999
+    content = content[:at] if end else content
+    if not end:
+        content[at] = byte
+    path.write_bytes(bytes(content))
+    try:
+        read_data(path)
+    except (FileFormatError, InputError) as error:
+        assert "\n" not in str(error)  # noqa: PT017  it may also be read
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"window": 0}, "window is 0"),
-        ({"stride": 2}, "a stride requires a window"),
-        ({"label": "a", "targets": ("b",)}, "label and targets were both given"),
-        ({"forecast": ("a",)}, "a forecast requires a window"),
-        ({"validation": 0.0}, "must leave data"),
-        ({"validation": 0.6, "test": 0.5}, "must leave data"),
-        ({"test": 1.5}, "test is 1.5"),
+        ({"label": "a", "targets": ("b",)}, "label and targets were both given; choose one task"),
+        ({"missing": "guess"}, "missing is 'guess', expected error, interpolate or drop-row"),
+        ({"sampling_rate": 0.0}, "sampling_rate is 0.0, expected more than 0"),
+        ({"stride": 2}, "require a window"),
+        ({"forecast": ("a",)}, "require a window"),
+        ({"window": 0}, "window is 0, expected 1 or more"),
+        ({"forecast_difference": True}, "requires a forecast"),
+        ({"folds": 1}, "folds is 1, expected 2 or more"),
+        ({"folds": 3, "test_data": "a.npz"}, "--folds splits the data itself"),
+        ({"validation": 0.5, "test": 0.5}, "leave no data to train on"),
     ],
 )
 def test_options_that_contradict_each_other_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         DataConfig(**options)
-
-
-def test_timestamps_in_nanoseconds_sort_a_series(tmp_path):
-    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
-    order = pa.array([3_000_001, 1_000_001, 2_000_001]).cast(pa.timestamp("ns"))
-    table = pa.table({"order": order, "ax": [3.0, 1.0, 2.0], "label": ["a", "a", "a"]})
-    parquet.write_table(table, tmp_path / "data.parquet")
-    found = read_recordings(tmp_path / "data.parquet")
-    np.testing.assert_array_equal(found.series[0].x, [[1], [2], [3]])

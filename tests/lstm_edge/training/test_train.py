@@ -1,378 +1,375 @@
+"""Training: what is learnt, what is saved, what resumes, what is refused."""
+
 import json
+import math
 import os
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
-from lstm_edge import DataConfig, TrainConfig, train
-from lstm_edge.checkpoint import load
-from lstm_edge.run_files import CONFIG, RESUME
-from lstm_edge.training.resume import read_configs
+from lstm_edge import DataConfig, TrainConfig, deployable, load, train
+from lstm_edge.data.series import Series
+from lstm_edge.run_files import METRICS, MODEL, RESUME
+from lstm_edge.training.epoch import lanes, run_epoch, shuffled
+from lstm_edge.training.metrics import classification, steps_until_right
+from lstm_edge.training.summary import summarize
+from lstm_edge.training.train import Training, read_configs, read_split
+from lstm_edge_exporters import export
+from lstm_edge_runtime import load as load_model
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 
-QUICK = TrainConfig(hidden_size=6, epochs=6, batch_size=4, seed=1)
+QUICK = TrainConfig(hidden_size=8, epochs=3, batch_size=8)
+
+
+def save_classes(path, *, lengths=False, count=40, steps=20, seed=0, **more):
+    """Write samples that rise or fall, with an offset and units of their own."""
+    rng = np.random.default_rng(seed)
+    y = np.arange(count) % 2
+    slope = np.where(y, 1.0, -1.0)[:, None] * np.linspace(0, 30, steps)
+    x = np.stack([1000 + slope, rng.normal(size=slope.shape)], axis=2) + rng.normal(0, 3, (count, steps, 2))
+    arrays = {"x": x, "y": np.array(["down", "up"])[y], **more}
+    if lengths:
+        arrays["lengths"] = rng.integers(steps // 2, steps + 1, count)
+    np.savez(path, **arrays)
+    return path
+
+
+def save_waves(path, *, walk=False, series=10, steps=60):
+    """Write a table with noise, or a random walk, and an echo of it: twice its value two steps ago."""
+    rng = np.random.default_rng(0)
+    lines = ["series,a,echo"]
+    for index in range(series):
+        a = 50 + np.cumsum(rng.normal(size=steps)) if walk else rng.normal(50, 10, steps)
+        echo = 2 * np.concatenate([a[:1], a[:1], a[:-2]])
+        lines += [f"s{index},{left:.4f},{right:.4f}" for left, right in zip(a, echo, strict=True)]
+    path.write_text("\n".join(lines))
+    return path
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """Two classes that the sign of a noisy mean tells apart, in series of several lengths."""
-    random = np.random.default_rng(0)
-    y = np.arange(40) % 2
-    x = random.normal(size=(40, 12, 2)) + 3.0 * (2 * y[:, None, None] - 1)
-    path = tmp_path_factory.mktemp("data") / "data.npz"
-    np.savez(
-        path,
-        x=x.astype(np.float32) * 5 + 100,
-        y=np.where(y, "up", "down"),
-        lengths=np.where(np.arange(40) % 4, random.integers(6, 13, 40), 12),
-        features=np.array(["u", "v"]),
-        sampling_rate=np.array(20.0),
+    return save_classes(tmp_path_factory.mktemp("data") / "up.npz")
+
+
+def same_files(left, right):
+    return all((left / name).read_bytes() == (right / name).read_bytes() for name in (MODEL, RESUME))
+
+
+def test_classes_are_learnt_and_the_file_takes_raw_units(data, tmp_path):
+    run = train(data, tmp_path / "run", config=replace(QUICK, epochs=20))
+    test = run.summary["test"]
+    assert test["shown"] == "streams"
+    assert test["streams"]["accuracy"] == 1.0 > test["baselines"]["majority"]["accuracy"]
+    assert test["streams"]["recall"] == {"down": 1.0, "up": 1.0}
+    assert run.summary == json.loads((tmp_path / "run" / METRICS).read_text())
+    assert load(tmp_path / "run").sha256 == run.sha256
+    assert (run.trained.carry, run.trained.window, run.signal.window) == (True, 20, None)
+    with np.load(data) as arrays:
+        x, y = arrays["x"].astype(np.float32), arrays["y"]
+    with load_model(export(*deployable(run)).model) as model:
+        labels = np.array(run.task.labels)[model.run(x)[0]["logits"].argmax(axis=1)]
+        assert (labels == y).mean() == 1.0
+
+
+def test_values_are_learnt_in_their_own_units(tmp_path):
+    path = save_waves(tmp_path / "w.csv")
+    options = DataConfig(window=20, targets=("echo",), features=("a",), units=("m",))
+    run = train(path, tmp_path / "run", data_config=options, config=replace(QUICK, epochs=60, hidden_size=16))
+    test = run.summary["test"]
+    assert test["streams"]["rmse"]["echo"] < 0.3 * test["baselines"]["mean"]["rmse"]["echo"]
+    assert test["streams"]["mae"]["echo"] <= test["streams"]["rmse"]["echo"]
+    assert (run.task.units, run.signal.features) == (("m",), ("a",))
+
+
+def test_a_forecast_that_persistence_beats_names_the_option_that_helps(tmp_path):
+    path = save_waves(tmp_path / "w.csv", walk=True)
+    options = DataConfig(window=20, forecast=("a",), features=("a",))
+    plain = train(path, tmp_path / "plain", data_config=options, config=QUICK)
+    assert any(
+        "forecast of a is no better than the current value" in note and "--forecast-difference" in note
+        for note in plain.summary["notes"]
     )
-    return path
-
-
-def same_weights(left, right):
-    left, right = load(left).model.state_dict(), load(right).model.state_dict()
-    return all(torch.equal(left[name], right[name]) for name in left)
-
-
-def test_two_classes_are_learnt_and_the_run_says_what_it_is(data, tmp_path):
-    run = train(data, tmp_path / "run", config=replace(QUICK, epochs=40))
-    again = load(tmp_path / "run")
-    assert run.summary["test"]["accuracy"] == 1.0
-    assert run.summary["test"]["count"] == {"down": 4, "up": 4}
-    assert again.summary == json.loads(json.dumps(run.summary))
-    assert again.task.labels == ("down", "up")
-    assert (again.signal.features, again.signal.sampling_rate) == (("u", "v"), 20.0)
-    assert again.signal.window is None
-    assert again.sha256 == run.sha256
-    assert again.model.readout == "last"
-
-
-def test_the_scale_is_that_of_the_training_part_alone(tmp_path):
-    x = np.zeros((12, 3, 1), np.float32)
-    x[:4] = [[[1.0]], [[3.0]], [[1.0]], [[3.0]]]
-    x[4:] = 1000.0
-    split = np.array(["train"] * 4 + ["validation"] * 4 + ["test"] * 4)
-    np.savez(tmp_path / "d.npz", x=x, y=np.arange(12) % 2, split=split)
-    run = train(tmp_path / "d.npz", tmp_path / "run", config=replace(QUICK, epochs=1))
-    assert run.inputs.mean == (2.0,)
-    assert run.inputs.std == (1.0,)
-    assert run.summary["split"] == {
-        "description": "as defined by the data",
-        "notes": [],
-        "train": 4,
-        "validation": 4,
-        "test": 4,
-    }
-
-
-def test_the_same_seed_gives_the_same_weights_and_another_seed_others(data, tmp_path):
-    config = replace(QUICK, num_layers=2, dropout=0.4)
-    torch.manual_seed(5)
-    before, threads = torch.get_rng_state(), torch.get_num_threads()
-    train(data, tmp_path / "a", config=config)
-    assert torch.equal(torch.get_rng_state(), before)
-    assert torch.get_num_threads() == threads
-    torch.manual_seed(6)
-    train(data, tmp_path / "b", config=config)
-    train(data, tmp_path / "c", config=replace(config, seed=2))
-    assert same_weights(tmp_path / "a", tmp_path / "b")
-    assert not same_weights(tmp_path / "a", tmp_path / "c")
-
-
-def interrupting(at):
-    def on_epoch(epoch):
-        if epoch.number == at:
-            raise KeyboardInterrupt
-
-    return on_epoch
+    difference = train(
+        path, tmp_path / "difference", data_config=replace(options, forecast_difference=True), config=QUICK
+    )
+    persistence = difference.summary["test"]["baselines"]["persistence"]["rmse"]["a"]
+    assert difference.summary["test"]["streams"]["rmse"]["a"] < 1.2 * persistence
+    assert load(tmp_path / "difference").model.added == (0,)
+    with load_model(export(*deployable(difference)).model) as model:
+        x = np.full((1, 9, 1), 70.0, np.float32)
+        assert abs(model.run(x)[0]["logits"].item() - 70) < 10
 
 
 @pytest.mark.parametrize(
-    "config", [QUICK, replace(QUICK, num_layers=2, dropout=0.4)], ids=["plain", "dropout"]
+    ("options", "config"),
+    [
+        ({}, {}),
+        ({"window": 8, "stride": 4}, {"carry": "off"}),
+        ({}, {"num_layers": 2, "dropout": 0.3}),
+        ({}, {"bidirectional": True}),
+    ],
 )
-def test_training_that_was_interrupted_and_resumed_equals_training_in_one_go(data, tmp_path, config):
-    whole = train(data, tmp_path / "whole", config=config)
-    stopped = train(data, tmp_path / "run", config=config, on_epoch=interrupting(3))
-    assert (stopped.summary["stopped"], stopped.summary["epochs"]) == ("interrupted", 3)
-    assert load(tmp_path / "run").summary["epochs"] == 3
-    resumed = train(data, tmp_path / "run", config=config, resume=True)
-    assert resumed.sha256 == whole.sha256
-    assert resumed.summary == whole.summary
+def test_resuming_gives_the_same_bits(tmp_path, options, config):
+    path = save_classes(tmp_path / "d.npz", lengths=not options)
+    options, config = DataConfig(**options), replace(QUICK, **config, epochs=4)
+    train(path, tmp_path / "whole", data_config=options, config=config)
+    train(path, tmp_path / "parts", data_config=options, config=replace(config, epochs=2))
+    assert read_configs(tmp_path / "parts") == (options, replace(config, epochs=2))
+    more = train(path, tmp_path / "parts", data_config=options, config=config, resume=True)
+    assert more.summary["epochs"] == 4
+    one, other = load(tmp_path / "whole").model, load(tmp_path / "parts").model
+    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    assert (tmp_path / "whole" / MODEL).read_bytes() == (tmp_path / "parts" / MODEL).read_bytes()
 
 
-def test_a_whole_run_can_be_trained_for_more_epochs(data, tmp_path):
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=2))
-    more = train(data, tmp_path / "run", config=QUICK, resume=True)
-    assert more.sha256 == train(data, tmp_path / "whole", config=QUICK).sha256
-
-
-def test_ctrl_c_in_the_middle_of_an_epoch_loses_only_that_epoch(data, tmp_path, monkeypatch):
-    whole = train(data, tmp_path / "whole", config=QUICK)
-    calls = []
-
-    def interrupted(*arguments, **options):
-        calls.append(1)
-        if len(calls) == 20:
+def test_ctrl_c_keeps_the_best_epoch_and_resumes_to_the_same_bits(data, tmp_path, monkeypatch):
+    def interrupt(epoch, epochs):
+        if epoch.number == 2:
             raise KeyboardInterrupt
-        return clip(*arguments, **options)
 
-    clip = torch.nn.utils.clip_grad_norm_
-    with monkeypatch.context() as patch:
-        patch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
-        stopped = train(data, tmp_path / "run", config=QUICK)
-    assert stopped.summary["epochs"] == 3
-    assert train(data, tmp_path / "run", config=QUICK, resume=True).sha256 == whole.sha256
+    stopped = train(data, tmp_path / "run", config=QUICK, on_epoch=interrupt)
+    assert (stopped.summary["stopped"], stopped.summary["epochs"]) == ("interrupted", 2)
+    train(data, tmp_path / "run", config=QUICK, resume=True)
+    train(data, tmp_path / "whole", config=QUICK)
+    assert same_files(tmp_path / "run", tmp_path / "whole")
 
-
-def test_ctrl_c_before_the_first_epoch_leaves_nothing(data, tmp_path, monkeypatch):
-    def interrupted(*arguments, **options):
+    def at_once(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        train(data, tmp_path / "run", config=QUICK)
-    assert not (tmp_path / "run").exists()
+    monkeypatch.setattr(Training, "run_epoch", at_once)
+    with pytest.raises(KeyboardInterrupt, match="nothing was written"):
+        train(data, tmp_path / "none", config=QUICK)
+    assert not any((tmp_path / "none").iterdir())
 
 
-def test_training_stops_when_the_validation_loss_no_longer_falls_and_keeps_the_best(data, tmp_path):
-    losses = []
-    run = train(
-        data,
-        tmp_path / "run",
-        config=replace(QUICK, carry="on", epochs=500, patience=3, learning_rate=0.1),
-        on_epoch=lambda epoch: losses.append(epoch.validation_loss),
-    )
+def test_training_stops_without_improvement(data, tmp_path):
+    config = replace(QUICK, epochs=50, patience=2, learning_rate=0.3)
+    run = train(data, tmp_path / "run", config=config)
     assert run.summary["stopped"] == "patience"
-    assert run.summary["epochs"] == len(losses) == run.summary["best_epoch"] + 3
-    assert losses[run.summary["best_epoch"] - 1] == min(losses)
-    config = replace(QUICK, carry="on", epochs=run.summary["best_epoch"], learning_rate=0.1)
-    short = train(data, tmp_path / "short", config=config)
-    assert short.sha256 == run.sha256
+    assert run.summary["epochs"] == run.summary["best_epoch"] + 2
 
 
-def test_the_gradient_is_clipped(data, tmp_path):
-    norms = []
+def test_a_second_training_into_one_folder_is_refused(data, tmp_path):
+    refused = []
 
-    def record(optimizer, *_):
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"]]
-        norms.append(float(torch.stack([g.norm() for g in gradients]).norm()))
+    def second(epoch, epochs):
+        with pytest.raises(InputError, match="another training is writing to"):
+            train(data, tmp_path / "run", config=QUICK, overwrite=True)
+        refused.append(epoch)
 
-    hook = register_optimizer_step_pre_hook(record)
-    try:
-        train(data, tmp_path / "run", config=replace(QUICK, epochs=1, clip=0.01))
-    finally:
-        hook.remove()
-    assert norms
-    assert max(norms) <= 0.01001
-
-
-def test_a_forecast_beats_the_mean_and_is_measured_in_its_own_units(tmp_path):
-    t = np.arange(400)
-    rows = "\n".join(f"{value:.6f}" for value in 500 + 40 * np.sin(t / 6))
-    (tmp_path / "load.csv").write_text("megawatt\n" + rows + "\n")
-    run = train(
-        tmp_path / "load.csv",
-        tmp_path / "run",
-        data_config=DataConfig(window=20, stride=2, forecast=("megawatt",), units=("MW",)),
-        config=replace(QUICK, hidden_size=12, epochs=30, batch_size=16, learning_rate=0.02),
-    )
-    assert run.summary["test"]["rmse"]["megawatt"] < 0.2 * 40 / 2**0.5
-    assert run.summary["test"]["mae"]["megawatt"] <= run.summary["test"]["rmse"]["megawatt"]
-    assert (run.task.kind, run.task.units, run.signal.window) == ("regression", ("MW",), 20)
-    assert run.targets.mean[0] == pytest.approx(500, abs=15)
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"seed": 2}, "was trained with seed 1, not 2"),
-        ({"hidden_size": 7}, "was trained with hidden_size 6, not 7"),
-        ({"learning_rate": 0.1}, "was trained with learning_rate"),
-    ],
-)
-def test_resuming_with_other_options_is_refused_by_name(data, tmp_path, changes, message):
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
-    with pytest.raises(InputError, match=message):
-        train(data, tmp_path / "run", config=replace(QUICK, **changes), resume=True)
-
-
-def test_resuming_on_other_data_is_refused(data, tmp_path):
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
-    arrays = dict(np.load(data))
-    np.savez(tmp_path / "other.npz", **{**arrays, "x": arrays["x"] + 1})
-    with pytest.raises(InputError, match="was trained on other data"):
-        train(tmp_path / "other.npz", tmp_path / "run", config=QUICK, resume=True)
-
-
-def test_the_configurations_of_a_run_can_be_read_back(data, tmp_path):
-    given = DataConfig(validation=0.3)
-    train(data, tmp_path / "run", data_config=given, config=QUICK)
-    assert read_configs(tmp_path / "run") == (given, QUICK.resolved(20))
-
-
-@pytest.mark.parametrize(
-    "edit",
-    [
-        lambda loop: loop.clear(),
-        lambda loop: loop.update(epochs=[{"x": 1}]),
-        lambda loop: loop["model"].popitem(),
-        lambda loop: loop.update(order=None),
-    ],
-    ids=["empty", "epochs", "model", "order"],
-)
-def test_a_state_of_another_version_is_refused_in_one_line(data, tmp_path, edit):
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
-    path = tmp_path / "run" / RESUME
-    content = torch.load(path, weights_only=True)
-    edit(content["loop"])
-    torch.save(content, path)
-    with pytest.raises(FileFormatError, match=r"resume\.pt is of another version") as caught:
-        train(data, tmp_path / "run", config=QUICK, resume=True)
-    assert "\n" not in str(caught.value)
-
-
-def test_a_damaged_or_missing_state_to_resume_is_refused(data, tmp_path):
-    with pytest.raises(NotFoundError, match="contains no run to resume; train without --resume"):
-        train(data, tmp_path / "run", config=QUICK, resume=True)
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
-    content = (tmp_path / "run" / RESUME).read_bytes()
-    (tmp_path / "run" / RESUME).write_bytes(content[: len(content) // 2])
-    with pytest.raises(FileFormatError, match=r"resume\.pt can't be read"):
-        train(data, tmp_path / "run", config=QUICK, resume=True)
-    torch.save({"epoch": 1}, tmp_path / "run" / RESUME)
-    with pytest.raises(FileFormatError, match=r"resume\.pt is not what training left"):
-        read_configs(tmp_path / "run")
-    (tmp_path / "run" / RESUME).unlink()
-    os.mkfifo(tmp_path / "run" / RESUME)  # which is refused without waiting
-    with pytest.raises((FileFormatError, NotFoundError)):
-        read_configs(tmp_path / "run")
-
-
-def test_a_run_without_a_resume_file_is_not_sent_from_one_option_to_the_other(data, tmp_path):
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
-    (tmp_path / "run" / RESUME).unlink()
-    with pytest.raises(NotFoundError, match=r"a run without resume\.pt.*; --overwrite it, or use another"):
-        train(data, tmp_path / "run", config=QUICK, resume=True)
-    with pytest.raises(InputError, match="already contains a run; --overwrite it, or use another folder"):
-        train(data, tmp_path / "run", config=QUICK)
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1), overwrite=True)
-
-
-@pytest.mark.parametrize(
-    "spoil",
-    [
-        lambda content: content["train"].update(hidden_size=2**31),
-        lambda content: content["train"].update(learning_rate="0.1"),
-        lambda content: content["data"].update(window=torch.ones(3)),
-        lambda content: content["loop"].update(best=torch.ones(3)),
-        lambda content: content["loop"]["best"]["fc.weight"].mul_(1e38),
-        lambda content: content["loop"]["model"].update({"fc.weight": torch.eye(4).to_sparse()}),
-        lambda content: content["loop"]["model"].update({"fc.weight": torch.empty(2, 128, device="meta")}),
-        lambda content: content["loop"]["epochs"][0].update(best="first"),
-        lambda content: content["loop"]["optimizer"]["state"][0].update(exp_avg=torch.ones(1, 2, 3)),
-        lambda content: content["loop"].update(dropout=torch.ones(3)),
-        lambda content: content["loop"].update(carried={"best": content["loop"]["best"]}),
-        lambda content: content["loop"].update(carried=[1]),
-    ],
-)
-def test_wrong_values_in_a_resume_file_are_one_line(data, tmp_path, spoil):
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
-    path = tmp_path / "run" / RESUME
-    content = torch.load(path, weights_only=True)
-    spoil(content)
-    torch.save(content, path)
-    with pytest.raises(FileFormatError) as caught:
-        train(data, tmp_path / "run", config=QUICK, resume=True)
-    assert "train" in str(caught.value)
-    assert str(caught.value).isprintable()
-
-
-def test_a_run_that_is_there_is_replaced_only_when_told(data, tmp_path):
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
-    before = (tmp_path / "run" / CONFIG).read_bytes()
+    train(data, tmp_path / "run", config=replace(QUICK, epochs=1), on_epoch=second)
+    assert refused
     with pytest.raises(InputError, match="already contains a run; --resume it, --overwrite it"):
         train(data, tmp_path / "run", config=QUICK)
-    assert (tmp_path / "run" / CONFIG).read_bytes() == before
-    train(data, tmp_path / "run", config=replace(QUICK, epochs=1, seed=9), overwrite=True)
-    assert (tmp_path / "run" / CONFIG).read_bytes() != before
+    train(data, tmp_path / "run", config=replace(QUICK, seed=3), overwrite=True)
+    assert read_configs(tmp_path / "run")[1].seed == 3
 
 
-def test_a_learning_rate_that_diverges_says_so(data, tmp_path):
-    with pytest.raises(InputError, match=r"the loss is .* in epoch \d+; give a lower --learning-rate"):
-        train(data, tmp_path / "run", config=replace(QUICK, learning_rate=1e30))
+@pytest.mark.system
+def test_a_killed_training_is_resumed_or_started_again(data, tmp_path):
+    program = (
+        "import sys; from lstm_edge.training import train as t; t._SAVE_EVERY = float(sys.argv[3])\n"
+        "from lstm_edge import TrainConfig\n"
+        "t.train(sys.argv[1], sys.argv[2], config=TrainConfig(hidden_size=8, epochs=100000, batch_size=8),"
+        " on_epoch=lambda epoch, _: print(epoch.number, flush=True))"
+    )
+    for every in (1e9, 0.0):
+        folder = tmp_path / f"run-{every}"
+        command = [sys.executable, "-c", program, str(data), str(folder), str(every)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as ran:
+            while ran.stdout.readline().strip() != "3":
+                assert ran.poll() is None
+            time.sleep(0.05)
+            ran.kill()
+        if every:
+            train(data, folder, config=QUICK)  # nothing was saved, so that it starts again
+            continue
+        with pytest.raises(NotFoundError, match="its training was stopped; train again with --resume"):
+            load(folder)
+        done = len(json.loads(_metadata(folder / RESUME))["history"])
+        config = replace(QUICK, epochs=done + 1)
+        train(data, folder, config=config, resume=True)
+        train(data, tmp_path / "whole", config=config)
+        assert same_files(folder, tmp_path / "whole")
 
 
-def test_fewer_samples_than_a_batch_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match=r"data\.npz: got 24 samples for training, fewer than a batch of 25"):
-        train(data, tmp_path / "run", config=replace(QUICK, batch_size=25))
-    assert not (tmp_path / "run").exists()
+def _metadata(path):
+    from safetensors import safe_open
+
+    with safe_open(path, "pt") as file:
+        return file.metadata()["lstm-edge"]
+
+
+def test_what_can_not_be_resumed_is_refused(data, tmp_path):
+    with pytest.raises(NotFoundError, match="contains no run to resume"):
+        train(data, tmp_path / "run", config=QUICK, resume=True)
+    train(data, tmp_path / "run", config=replace(QUICK, epochs=1))
+    with pytest.raises(InputError, match="was trained with seed 0, not 5"):
+        train(data, tmp_path / "run", config=replace(QUICK, seed=5), resume=True)
+    with pytest.raises(InputError, match="was trained on other data"):
+        train(save_classes(tmp_path / "o.npz", seed=9), tmp_path / "run", config=QUICK, resume=True)
+    content = (tmp_path / "run" / RESUME).read_bytes()
+    for wrong, message in (
+        (content[:-9], "is not a complete safetensors file"),
+        (content.replace(b'net/fc.weight"', b'net/fc.wXXght"'), "is not the state of a training"),
+        (content.replace(b'\\"epochs\\"', b'\\"epoXXs\\"'), "is not the state of a training"),
+    ):
+        (tmp_path / "run" / RESUME).write_bytes(wrong)
+        with pytest.raises(FileFormatError, match=message):
+            train(data, tmp_path / "run", config=QUICK, resume=True)
+    (tmp_path / "run" / RESUME).unlink()
+    os.mkfifo(tmp_path / "run" / RESUME)
+    with pytest.raises(NotFoundError):
+        train(data, tmp_path / "run", config=QUICK, resume=True)
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "error", "message"),
+    ("options", "config", "message"),
     [
-        ("none.npz", None, NotFoundError, r"none\.npz does not exist"),
-        ("empty.csv", "", InputError, r"empty\.csv is empty"),
-        ("data.txt", "1,2", InputError, r"data\.txt ends in '\.txt'; expected a \.npz, \.npy, \.csv"),
-        ("short.csv", "a,label\n1,x\n2,y\n", InputError, r"short\.csv: "),
+        ({"window": 99}, {}, "has 20 steps, fewer than the window of 99"),
+        ({"units": ("m",)}, {}, "units are m, expected one for each value to predict"),
+        ({}, {"learning_rate": 1e30}, "give a lower --learning-rate than 1e"),
     ],
 )
-def test_files_that_are_no_data_are_refused_by_name(tmp_path, name, content, error, message):
-    if content is not None:
-        (tmp_path / name).write_text(content)
-    with pytest.raises(error, match=message):
-        train(tmp_path / name, tmp_path / "run", config=QUICK)
+def test_what_can_not_be_trained_is_refused(data, tmp_path, options, config, message):
+    with pytest.raises(InputError, match=message):
+        train(data, tmp_path / "run", data_config=DataConfig(**options), config=replace(QUICK, **config))
+
+
+def test_cuda_is_refused_where_there_is_none(data, tmp_path):
+    if torch.cuda.is_available():
+        return
+    with pytest.raises(InputError, match="PyTorch finds none"):
+        train(data, tmp_path / "run", config=replace(QUICK, device="cuda"))
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"hidden_size": 0}, "hidden_size is 0"),
-        ({"learning_rate": 0.0}, "learning_rate is 0.0"),
-        ({"learning_rate": float("nan")}, "learning_rate is nan"),
-        ({"dropout": 1.0, "num_layers": 2}, "dropout is 1.0"),
+        ({"hidden_size": 0}, "hidden_size is 0, expected 1 or more"),
         ({"dropout": 0.5}, "dropout is applied between layers"),
-        ({"crop": 0.0}, "crop is 0.0"),
-        ({"device": "gpu"}, "device is 'gpu', expected cpu or cuda"),
-        ({"label_smoothing": 1.0}, "label_smoothing is 1.0"),
+        ({"carry": "auto"}, "carry is 'auto', expected on or off"),
+        ({"learning_rate": math.inf}, "learning_rate is inf, expected more than 0"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
-def test_options_out_of_range_are_refused_by_name(options, message):
+def test_options_that_do_not_fit_are_refused(options, message):
     with pytest.raises(InputError, match=message):
         TrainConfig(**options)
 
 
-def test_units_for_another_number_of_values_are_refused(data, tmp_path):
-    with pytest.raises(InputError, match="got 1 unit for 0 values"):
-        train(data, tmp_path / "run", data_config=DataConfig(units=("MW",)), config=QUICK)
+def test_folds_score_every_series_and_report_the_spread(data, tmp_path):
+    seen = []
+    run = train(
+        data,
+        tmp_path / "run",
+        data_config=DataConfig(folds=3),
+        config=replace(QUICK, epochs=1),
+        on_fold=lambda number, count: seen.append((number, count)),
+    )
+    found = run.summary["cross_validation"]["accuracy"]
+    assert seen == [(1, 3), (2, 3), (3, 3)]
+    assert len(found["folds"]) == 3
+    assert found["mean"] == pytest.approx(np.mean(found["folds"]))
 
 
-def test_cuda_that_is_not_there_is_refused_before_anything_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(InputError, match="device is 'cuda', but PyTorch sees none"):
-        train(tmp_path / "none.npz", tmp_path / "run", config=replace(QUICK, device="cuda"))
+@pytest.mark.parametrize(
+    ("recall", "weight", "advised"), [(0.0, "none", True), (0.5, "none", False), (0.0, "balanced", False)]
+)
+def test_a_rare_class_that_is_never_recognized_gets_advice(tmp_path, recall, weight, advised):
+    save_classes(tmp_path / "d.npz", y=np.array(["common"] * 37 + ["rare"] * 3))
+    split, _ = read_split(tmp_path / "d.npz", DataConfig(), 0)
+    windows = {"accuracy": 0.9, "recall": {"common": 1.0, "rare": recall}}
+    scores = {"shown": "windows", "windows": windows, "baselines": {"majority": {"accuracy": 0.5}}}
+    config = replace(QUICK, class_weight=weight)
+    notes = summarize(split, DataConfig(), config, [{"best": 1}], "epochs", {"test": scores})["notes"]
+    assert any("class 'rare' has" in note and "--class-weight balanced" in note for note in notes) == advised
 
 
-@pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
-def test_training_on_cuda_learns_as_well_and_gives_a_run_for_the_cpu(data, tmp_path):
-    run = train(data, tmp_path / "run", config=replace(QUICK, epochs=40, device="cuda"))
-    assert run.summary["test"]["accuracy"] == 1.0
-    assert load(tmp_path / "run").model.fc.weight.device.type == "cpu"
-    more = train(data, tmp_path / "run", config=replace(QUICK, epochs=42, device="cuda"), resume=True)
-    assert more.summary["epochs"] == 42
+def test_a_class_that_ends_no_window_is_weighted(tmp_path):
+    y = np.tile(["a"] * 5 + ["b"] * 5, 6)
+    lines = [f"{step // 10},{step % 7},{label}" for step, label in enumerate(y)]
+    (tmp_path / "d.csv").write_text("series,a,label\n" + "\n".join(lines))
+    config = replace(QUICK, class_weight="balanced", epochs=1)
+    run = train(tmp_path / "d.csv", tmp_path / "run", data_config=DataConfig(window=10), config=config)
+    assert math.isfinite(run.summary["history"][0]["loss"])
 
 
-def test_a_run_folder_that_can_not_be_made_is_refused_before_training(data, tmp_path, monkeypatch):
-    (tmp_path / "file").write_text("mine")
-    with pytest.raises(InputError, match=r"file is a file; use a folder"):
-        train(data, tmp_path / "file" / "run", config=QUICK)
-    monkeypatch.setattr("os.access", lambda path, mode: False)
-    with pytest.raises(InputError, match="can't be written to; use another folder"):
-        train(data, tmp_path / "runs" / "a", config=QUICK)
-    assert not (tmp_path / "runs").exists()
+def test_a_bidirectional_network_is_trained_from_reset(data, tmp_path):
+    run = train(data, tmp_path / "run", config=replace(QUICK, epochs=10, bidirectional=True))
+    assert run.summary["test"].keys() == {"windows", "baselines", "shown"}
+    assert run.summary["test"]["windows"]["accuracy"] == 1.0
+    assert (run.trained.carry, run.trained.reset) == (False, 1.0)
+
+
+def test_saving_computes_no_metrics(data, tmp_path, monkeypatch):
+    monkeypatch.setattr("lstm_edge.training.train._SAVE_EVERY", -1.0)
+    calls = []
+    monkeypatch.setattr("lstm_edge.training.train.score_set", lambda *_: calls.append(1) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(data, tmp_path / "run", config=QUICK)
+    assert len(calls) == 1
+    assert (tmp_path / "run" / RESUME).is_file()
+
+
+def series_of(*lengths):
+    return [
+        Series(
+            str(index), str(index), "train", np.full((length, 1), index, np.float32), np.full(length, index)
+        )
+        for index, length in enumerate(lengths)
+    ]
+
+
+def test_lanes_walk_through_every_step_once():
+    found = list(lanes(((one, 0) for one in series_of(5, 3, 4)), 2, 2, window=2, joined=False))
+    steps = [
+        (int(batch.y[row, step]), int(batch.since[row]) + step)
+        for batch in found
+        for row in range(2)
+        for step in range(int(batch.lengths[row]))
+    ]
+    assert sorted(steps) == [
+        (index, step) for index, length in enumerate((5, 3, 4)) for step in range(length)
+    ]
+    begins = [(int(batch.since[row]) == 0, bool(batch.first[row])) for batch in found for row in range(2)]
+    assert all(left == right for left, right in begins)
+
+
+def test_shuffled_stretches_are_taken_equally_often():
+    drawn = shuffled(series_of(40, 25, 10), 5, 2, np.random.default_rng(0))
+    names = [next(drawn)[0].name for _ in range(4 + 3 + 1)]
+    assert len(set(names)) == len(names)
+
+
+def test_the_picked_steps_estimate_the_loss_of_all(data):
+    split, _ = read_split(data, DataConfig(), 0)
+    training = Training(split, DataConfig(), QUICK)
+    batches = list(lanes(((one, 0) for one in split.data.of("train")), 24, None, window=5, joined=False))
+    torch.manual_seed(0)
+    whole, _ = run_epoch(training.net, training.loss, batches, 0.0)
+    some = [run_epoch(training.net, training.loss, batches, 0.0, picks=4)[0] for _ in range(200)]
+    assert np.mean(some) == pytest.approx(whole, abs=4 * np.std(some) / 200**0.5)
+
+
+def test_classes_are_counted_as_scikit_learn_does():
+    predicted, y = torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 0])
+    found = classification(predicted, y, ("a", "b", "c"))
+    assert found["accuracy"] == pytest.approx(0.8)
+    assert found["precision"] == {"a": pytest.approx(2 / 3), "b": 1.0, "c": None}
+    assert found["recall"] == {"a": 1.0, "b": pytest.approx(2 / 3), "c": None}
+    assert found["f1"]["a"] == pytest.approx(0.8)
+    assert found["confusion"] == [[2, 0, 0], [1, 2, 0], [0, 0, 0]]
+
+
+def test_steps_until_right_count_from_every_change():
+    y = torch.tensor([0] * 10 + [1] * 10)
+    predicted = torch.tensor([1] * 2 + [0] * 8 + [0] * 4 + [1] * 6)
+    assert steps_until_right(predicted, y, torch.arange(20) == 0) == {"events": 2, "median": 3, "p90": 5}
+    never = steps_until_right(1 - y, y, torch.arange(20) == 0)
+    assert (never["median"], never["p90"]) == (None, None)

@@ -86,7 +86,6 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
             "lstm-edge train pumps.csv -o run --series pump --order time --label state --window 30",
             "accuracy of streams|steps right",
         ),
-        Step("lstm-edge report run", "report.html"),
         Step("lstm-edge export run -o pump.onnx", "equal to PyTorch"),
         Step("lstm-edge validate pump.onnx --against run --quick", "passed"),
         Step("lstm-edge predict pump.onnx pumps.csv -o states.csv", ""),

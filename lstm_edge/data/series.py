@@ -1,0 +1,66 @@
+"""The one data type: series of steps, with a class or values at each."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy.typing as npt
+
+from lstm_edge_runtime.manifest import Signal, Task
+
+SETS = ("train", "validation", "test")
+"""Valid values of ``Series.split``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One recording."""
+
+    name: str
+    """Its id in a table; its index in an array."""
+    group: str
+    """Series of one group are never in two sets."""
+    split: str
+    """One of ``SETS``; empty until the series are split."""
+    x: npt.NDArray[Any]
+    """Features in the units of the data, finite, ``float32 (L, I)``."""
+    y: npt.NDArray[Any]
+    """Of each step: class indices ``int64 (L,)``, or values ``float32 (L, C)``; zeros if none were read."""
+
+    def __len__(self) -> int:
+        """Return the number of steps ``L``."""
+        return len(self.x)
+
+    def cut(self, start: int, stop: int, split: str = "") -> "Series":
+        """Return a stretch of the series, without a copy."""
+        name = f"{self.name} [{start}:{stop}]"
+        return replace(self, name=name, split=split or self.split, x=self.x[start:stop], y=self.y[start:stop])
+
+
+@dataclass(frozen=True)
+class Data:
+    """The contents of data files."""
+
+    series: tuple[Series, ...]
+    task: Task | None
+    """With the names of the classes or values; None if none were read."""
+    signal: Signal
+    notes: tuple[str, ...] = ()
+    """Facts about the data that a reader of scores should know."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Names of the classes; empty for values."""
+        return self.task.labels if self.task and self.task.kind == "classification" else ()
+
+    def of(self, split: str) -> list[Series]:
+        """Return the series of one set."""
+        return [one for one in self.series if one.split == split]
+
+
+def are_joined(series: "tuple[Series, ...]", window: int | None) -> bool:
+    """Return True if a stream goes on from one series to the next, as a live sensor does.
+
+    It does if each series is one sample, or has one class. Series that change their class, and series of
+    values, start from reset.
+    """
+    return window is None or all(one.y.ndim == 1 and bool((one.y == one.y[0]).all()) for one in series)

@@ -1,0 +1,82 @@
+"""A bare checkpoint of the tutorials' class is described by options, and takes raw values."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lstm_edge import LSTM1
+from lstm_edge.scales import read_scales
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import FileFormatError, NotFoundError
+
+DESCRIBED = ("--features", "open,close", "--units", "USD", "--window", "20", "--rate", "1")
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    network = LSTM1(1, 2, 4, 1, 20).eval()
+    state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
+    torch.save({"epoch": 3, "model_state_dict": state}, tmp_path / "lstm1.pth")
+    scales = {"x": {"mean": [100.0, 5.0], "std": [10.0, 0.0]}, "y": {"min": [50.0], "max": [250.0]}}
+    (tmp_path / "scale.json").write_text(json.dumps(scales))
+    monkeypatch.chdir(tmp_path)
+    return network
+
+
+def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invoke):
+    code, out, err = invoke("export", "lstm1.pth", *DESCRIBED, "--scale", "scale.json", "-o", "m.onnx")
+    assert code == 0, err
+    x = np.random.default_rng(0).normal((100, 5), (10, 1), (3, 20, 2)).astype(np.float32)
+    with load("m.onnx") as model, torch.no_grad():
+        scaled = (torch.from_numpy(x) - torch.tensor([100.0, 5])) / torch.tensor([10.0, 1])
+        expected = folder(scaled).numpy() * 200 + 50
+        np.testing.assert_allclose(model.run(x)[0]["logits"], expected, rtol=1e-5)
+        manifest = model.manifest
+        assert (manifest.task.kind, manifest.task.units) == ("regression", ("USD",))
+        assert (manifest.signal.features, manifest.signal.window) == (("open", "close"), 20)
+    command = out.splitlines()[-1].partition("lstm-edge validate ")[2].split()
+    assert "--scale" in command
+    assert invoke("validate", *command, "--quick", "--steps", "100")[0] == 0
+    assert invoke("validate", "m.onnx", "--against", "lstm1.pth", "--quick", "--steps", "100")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--features", "a,b,c"], "features has 3 entries, expected 2"),
+        (["--units", "m,s"], "units has 2 entries, expected 1"),
+        (["--weights", "scale.json"], "is not a package.module:factory, but --weights requires one"),
+        (["--scale", "none.json"], "none.json does not exist; expected {"),
+        (["--scale", "lstm1.pth"], "is not a scale"),
+    ],
+)
+def test_a_description_that_does_not_fit_is_refused(folder, invoke, options, message):
+    code, _, err = invoke("export", "lstm1.pth", *options, "-o", "m.onnx")
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ({"x_mean": [1.0], "x_std": [2.0]}, {"x": ([1.0], [2.0])}),
+        ({"y_min": [1.0], "y_max": [1.0]}, {"y": ([1.0], [1.0])}),
+        ({"x_mean": [1.0]}, None),
+        ({"x_mean": [1.0], "x_max": [1.0]}, None),
+        ({"mean": [1.0], "std": [1.0]}, None),
+        ({}, None),
+    ],
+)
+def test_scales_are_read_from_arrays(tmp_path, content, expected):
+    np.savez(tmp_path / "s.npz", **content)
+    if expected is None:
+        with pytest.raises(FileFormatError, match="is not a scale"):
+            read_scales(tmp_path / "s.npz")
+        return
+    found = read_scales(tmp_path / "s.npz")
+    assert {side: tuple(each.tolist() for each in pair) for side, pair in found.items()} == expected
+    with pytest.raises(NotFoundError):
+        read_scales(tmp_path / "none.npz")
