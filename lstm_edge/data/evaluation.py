@@ -35,16 +35,9 @@ def read_for_model(
         NotFoundError, FileFormatError, InputError: as ``read_data`` and ``sample_input``.
     """
     place = sample_input(model)
-<<<<<<< HEAD
-    signal = model.manifest.signal
-    features = ModelFeatures(signal.features, place.width)
-    recordings = read_recordings(path, config, targets=targets, model=features)
-    for note in recordings.notes:
-=======
     signal = model.manifest.signal
     data = read_data(path, config, targets=targets, model=ModelFeatures(signal.features, place.width))
     for note in data.notes:
->>>>>>> main
         tell(note)
     rate, trained = data.signal.sampling_rate, signal.sampling_rate
     if rate and trained and abs(rate / trained - 1) > 0.01:
@@ -72,14 +65,6 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     """
     from lstm_edge_exporters.quantization import Samples
 
-<<<<<<< HEAD
-    recordings, place = read_for_model(path, model, config, targets="optional", tell=tell)
-    series = [one for one in recordings.series if one.split == "test"] or list(recordings.series)
-    if window := model.manifest.reset_every:
-        series = [part for one in series for part in _windows(one, window)]
-    last = [one.y[-1] for one in series if one.y is not None]
-    truth = np.array([recordings.labels[index] for index in last] if recordings.labels else last)
-=======
     data, place = read_for_model(path, model, config, targets="optional", tell=tell)
     series = data.of("test") or list(data.series)
     if window := model.manifest.reset_every:
@@ -88,7 +73,6 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
             for one in series
             for start in range(0, max(len(one) - window, 0) + 1, window)
         ]
->>>>>>> main
     if place.one_step:
         return Samples({place.spec.name: place.steps(np.concatenate([one.x for one in series]))})
     truth = None

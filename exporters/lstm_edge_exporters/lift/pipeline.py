@@ -213,7 +213,7 @@ def _keep_past(graph: LiftedGraph) -> LiftedGraph:
 
 
 def _why_window(model: ir.Model, manifest: Manifest) -> str:
-    """Return why calls of a file without a time axis are windows: a layer with a state takes several steps."""
+    """Return why a call is a window: a layer with a state takes several steps, and no axis is time."""
     named = {axis for spec in manifest.inputs for axis in spec.axes}
     carried = {state.input for state in manifest.states}
     for node in model.graph:
