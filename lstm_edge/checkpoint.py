@@ -25,7 +25,7 @@ from lstm_edge_runtime.json_reader import malformed_as, number, read_json, text_
 from lstm_edge_runtime.manifest import Signal, Task, Trained
 
 from .lstm1 import LSTM1, SCALES
-from .run_files import MODEL, RESUME
+from .run_files import CHECKPOINT_SUFFIXES, MODEL, RESUME, is_run
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import ExportConfig
@@ -102,6 +102,8 @@ def load(path: str | os.PathLike[str]) -> Run:
             expected = "" if killed else "is not a run folder: it "
             raise NotFoundError(f"{path} {expected}has no {MODEL}; {advice}")
         path = path / MODEL
+    if path.suffix not in CHECKPOINT_SUFFIXES and is_run(path.parent):
+        raise FileFormatError(f"{path} is a file of a run; the run is the folder: {path.parent}")
     tensors, facts = read_tensors(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if not facts:

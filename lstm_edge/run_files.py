@@ -16,7 +16,8 @@ METRICS = "metrics.json"
 REPORT = "report.html"
 CURVES = "curves.png"
 _LOCK = ".training"
-_FILES = {".pt", ".pth", ".ckpt", ".onnx", ".safetensors", ".npz", ".csv"}
+CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
+_FILES = (*CHECKPOINT_SUFFIXES, ".onnx", ".npz", ".csv")
 
 
 def is_run(path: Path) -> bool:

@@ -17,7 +17,9 @@ from pathlib import Path
 import click
 
 from lstm_edge_runtime import LstmEdgeError, __version__
-from lstm_edge_runtime.errors import CheckFailedError, InputError, did_you_mean, one_line
+from lstm_edge_runtime.errors import CheckFailedError, InputError, did_you_mean
+
+from ._output import echo_prose, note
 
 __all__ = ["cli", "main", "run"]
 
@@ -129,13 +131,13 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
         code = _BY_SIGNAL + came[0]
     if line:
         with contextlib.suppress(OSError):
-            click.echo(one_line(line), err=True)
+            echo_prose(line)
     return code
 
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line."""
-    click.echo(one_line(f"note: {message}"), err=True)
+    note(str(message))
 
 
 def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:

@@ -6,6 +6,7 @@ import importlib
 import inspect
 import re
 import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,7 +21,7 @@ from torch import Tensor, nn
 
 from lstm_edge.checkpoint import read_tensors
 from lstm_edge_runtime.axes import is_sum, parse_sum, resolve
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, did_you_mean
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -29,6 +30,8 @@ _ROWS, _STEPS = 3, 5
 """Batch size and number of steps of the example; each further axis is two longer than the previous one."""
 _LONGER = (1, 16, 256, 4096)
 """Factors by which the axes are extended for a module that refuses short ones."""
+_LENGTHS = {"length", "lengths", "len", "lens"}
+"""Words in the name of an input of lengths, if ``--lengths`` names none."""
 _SHOWN = 3
 """Tensors that are named of weights that do not fit."""
 
@@ -121,8 +124,12 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     except (Exception, SystemExit) as error:
         raise InputError(
             f"{source}: importing {path} raised {_in_one_line(error)}; expected a module importable "
-            "from this folder, without .py"
+            "from this folder, without .py, that trains only under if __name__ == '__main__'"
         ) from error
+    if not hasattr(found, name):
+        public = [each for each in vars(found) if not each.startswith("_")]
+        advice = did_you_mean(name, public) or "write a function that returns the module"
+        raise InputError(f"{path} has no {name!r}; {advice}")
     try:
         made = getattr(found, name)
         module = made if isinstance(made, nn.Module) else made()
@@ -171,19 +178,41 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
         InputError: ``forward`` has a parameter that is not described, or an example can't be created.
     """
     _check_complete(options, module)
-    first: dict[str, Tensor] | None = None
+    failed: Exception | None = None
     for times in _LONGER:
         example = _make_example(options, lengths, module, times)
-        first = first or example
         try:
             with torch.no_grad(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 copy.deepcopy(module)(**example)
-        except Exception:  # noqa: BLE001, S112  a module may raise anything at a size that it does not support
+        except Exception as error:  # noqa: BLE001  a module may raise anything at a size that it does not support
+            failed = failed or error
             continue
         return example
-    assert first is not None
-    return first
+    assert failed is not None
+    raise InputError(
+        f"{type(module).__name__}.forward fails: {_in_one_line(failed)}{_line_of(failed, module)}"
+        f"{_advice_on_width(options, module)}"
+    ) from failed
+
+
+def _line_of(error: BaseException, module: nn.Module) -> str:
+    """Return the last line of the user's own code that an error came through; empty if there is none."""
+    folder = Path(inspect.getfile(type(module))).parent
+    lines = [
+        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder
+    ]
+    return f" ({Path(lines[-1].filename).name}:{lines[-1].lineno}: {lines[-1].line})" if lines else ""
+
+
+def _advice_on_width(options: Sequence[InputOption], module: nn.Module) -> str:
+    """Return the ``--input`` with as many features as the first recurrent layer takes, if they differ."""
+    layers = [layer.input_size for layer in module.modules() if isinstance(layer, nn.RNNBase)]
+    first = options[0]
+    if not layers or first.axes[2:] == (layers[0],) or first.dtype:
+        return ""
+    axes = ",".join(map(str, (*first.axes[:2], layers[0])))
+    return f"; its first recurrent layer takes {layers[0]} features: --input {first.name}={axes}"
 
 
 def _check_complete(options: Sequence[InputOption], module: nn.Module) -> None:
@@ -192,13 +221,27 @@ def _check_complete(options: Sequence[InputOption], module: nn.Module) -> None:
     plain = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
     needed = {name for name, each in parameters.items() if each.kind in plain and each.default is each.empty}
     given = {each.name for each in options}
+    takes_any = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    if (unknown := sorted(given - parameters.keys())) and not takes_any:
+        found = next(each for each in options if each.name == unknown[0])
+        free = [name for name in parameters if name not in given] or list(parameters)
+        raise InputError(
+            f"{type(module).__name__}.forward takes {', '.join(parameters)}, not {unknown[0]}; use --input "
+            f"{free[0]}={','.join(map(str, found.axes))}"
+        )
     if given <= parameters.keys() and (missing := [name for name in parameters if name in needed - given]):
         rows = (options[0].axes or ("N",))[0]
-        advice = " ".join(f"--input {name}={rows}{':int64' if 'len' in name else ',8'}" for name in missing)
+        advice = " ".join(
+            f"--input {name}={rows}{':int64' if _means_lengths(name) else ',8'}" for name in missing
+        )
         raise InputError(
             f"{type(module).__name__}.forward also takes {', '.join(missing)}; describe each input, such as "
             f"{advice}"
         )
+
+
+def _means_lengths(name: str) -> bool:
+    return not _LENGTHS.isdisjoint(name.lower().split("_"))
 
 
 def _make_example(
@@ -212,7 +255,7 @@ def _make_example(
     for each in options:
         shape = resolve(each.axes, sizes)
         assert shape is not None
-        counts = each.name == lengths or ("len" in each.name.lower() and len(shape) == 1 and not each.values)
+        counts = each.name == lengths or (_means_lengths(each.name) and len(shape) == 1 and not each.values)
         usual = torch.int64 if counts else (*floats, torch.float32)[0]
         try:
             if counts:

@@ -20,8 +20,14 @@ class LineParser:
     selected by them.
     """
 
-    def __init__(self, width: int, features: Sequence[str] = (), dtype: str = "float32") -> None:
-        """Expect ``width`` numbers per line, named ``features`` if known; return arrays of ``dtype``."""
+    def __init__(
+        self, width: int, features: Sequence[str] = (), dtype: str = "float32", *, required: bool = False
+    ) -> None:
+        """Expect ``width`` numbers per line, named ``features`` if known; return arrays of ``dtype``.
+
+        With ``required``, a header must contain these names.
+        """
+        self._required = required
         self._dtype = np.dtype(dtype)
         self._width = width
         self._features = tuple(features)
@@ -66,9 +72,12 @@ class LineParser:
         if self._features and set(self._features) <= set(cells):
             self._columns = [cells.index(name) for name in self._features]
             self._cells = len(cells)
-        elif len(cells) != self._width:
+        elif self._required or len(cells) != self._width:
             wanted = ", ".join(self._features) or counted(self._width, "column")
-            raise InputError(f"the header has {', '.join(cells)[:200]}; expected {wanted}")
+            raise InputError(
+                f"the header has {', '.join(cells)[:200]}; expected {wanted}; choose columns, such as "
+                f"--features {','.join(cells[-self._width :])}"
+            )
 
     def _parse_json(self, line: str) -> list[float]:
         try:

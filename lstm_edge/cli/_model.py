@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 import click
 
 from lstm_edge.data.config import DATA_SUFFIXES
-from lstm_edge.run_files import is_run
+from lstm_edge.run_files import CHECKPOINT_SUFFIXES, is_run
 from lstm_edge_runtime.errors import InputError
 
 from ._options import combined
@@ -55,6 +55,11 @@ def check_model_path(path: Path) -> None:
     if is_run(path):
         raise InputError(
             f"{path} is a run folder, expected an .onnx file; run lstm-edge export {path} -o {path.name}.onnx"
+        )
+    if path.suffix in CHECKPOINT_SUFFIXES:
+        raise InputError(
+            f"{path} is a PyTorch checkpoint, expected an .onnx file; run lstm-edge export {path} -o "
+            f"{path.stem}.onnx"
         )
     if path.suffix in DATA_SUFFIXES:
         raise InputError(f"{path} is a data file, expected an .onnx file; MODEL is the first argument")

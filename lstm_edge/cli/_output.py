@@ -3,7 +3,9 @@
 import contextlib
 import json
 import math
+import shutil
 import sys
+import textwrap
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from lstm_edge_runtime.axes import describe
-from lstm_edge_runtime.errors import InputError, counted, printable
+from lstm_edge_runtime.errors import InputError, counted, one_line, printable
 
 if TYPE_CHECKING:
     from lstm_edge_runtime.manifest import Manifest, StateSpec
@@ -40,6 +42,7 @@ class Screen(Console):
     def __init__(self, *, stderr: bool = False, **options: Any) -> None:
         """Write to standard output or standard error; ``options`` as rich's ``Console``."""
         super().__init__(stderr=stderr, highlight=False, markup=False, soft_wrap=True, **options)
+        self.soft_wrap = not self.is_terminal  # a terminal wraps inside of words
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as rich's ``Console``, with escape sequences in texts escaped."""
@@ -55,9 +58,18 @@ def echo(text: str, *, err: bool = False) -> None:
     click.echo(printable(text), err=err)
 
 
+def echo_prose(text: str) -> None:
+    """Print a note or an error on standard error, as one line in a pipe, wrapped at spaces on a terminal."""
+    text = one_line(text)
+    if sys.stderr.isatty():
+        width = shutil.get_terminal_size().columns
+        text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)
+    click.echo(text, err=True)
+
+
 def note(text: str) -> None:
     """Print a note on standard error."""
-    echo(f"note: {text}", err=True)
+    echo_prose(f"note: {text}")
 
 
 def note_resets(every: int | None, consequence: str) -> None:

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib.resources import as_file, files
 from inspect import signature
 from pathlib import Path
@@ -53,38 +53,29 @@ def _to_native(model: Path, output: Path) -> _Written:
     return _Written("native program", {str(model): before, str(output): after}, document)
 
 
-def _to_c(
-    model: Path,
-    output: Path,
-    chunk: int = 1,
-    name: str | None = None,
-    flash_limit: int | None = None,
-    ram_limit: int | None = None,
-) -> _Written:
+def _to_c(model: Path, output: Path, name: str | None = None) -> _Written:
     with needing("export", "convert --to c"):
         from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
-    check_c_folder(output, model, name=name)
-    made = to_c(model, chunk=chunk, name=name, flash_limit=flash_limit, ram_limit=ram_limit)
+    check_c_folder(output, model, name)
+    made = to_c(model, name)
     folder = made.save(output)
-    files = {path: len(text.encode()) for path, text in made.files.items()}
-    worst, count, sizes = made.worst, len(made.comparisons), made.sizes
+    sizes = {path: len(text.encode()) for path, text in made.files.items()}
     notes = [
-        f"largest difference from onnxruntime: {worst.max_abs:.2g} in {worst.name}, {worst.ulp:.1f} ULP, "
-        f"{worst.ratio:.2g} of its limit; {count} comparisons, and the golden case",
-        *sizes.lines(),
-        f"next: {folder / 'README.md'}",
+        f"self-test: passed here, largest difference from onnxruntime {made.difference:.2g}",
+        f"flash: {made.constants:,} bytes of constants, and code",
+        f"RAM: {made.state:,} bytes of state a source, {made.work:,} bytes of working memory a call",
+        f"next: {folder / 'src' / made.name}.h",
     ]
     document = {
         "name": made.name,
-        "bytes": files,
-        **asdict(sizes),
-        "flash": sizes.flash,
-        "ram": sizes.ram,
-        "comparisons": count,
-        "max_abs": worst.max_abs,
+        "bytes": sizes,
+        "constants": made.constants,
+        "state": made.state,
+        "work": made.work,
+        "max_abs": made.difference,
     }
-    return _Written("C99", {str(output / path): size for path, size in files.items()}, document, notes)
+    return _Written("C99", {str(output / path): size for path, size in sizes.items()}, document, notes)
 
 
 def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
@@ -106,14 +97,7 @@ _TARGETS: dict[str, Callable[..., _Written]] = {"c": _to_c, "web": _to_web}
 @model_argument
 @click.option("--to", "target", type=click.Choice(list(_TARGETS)), help="Write a folder of this kind.")
 @click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
-@click.option("--chunk", type=click.IntRange(1), help="For c: time steps per call.  [default: 1]")
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
-@click.option(
-    "--flash-limit",
-    type=click.IntRange(1),
-    help="For c: maximum bytes of constants and code, as compiled here.",
-)
-@click.option("--ram-limit", type=click.IntRange(1), help="For c: maximum bytes of state and stack.")
 @click.option("--ort", type=PATH, help="For web: folder of onnxruntime-web.")
 @click.option("--data", type=PATH, help="For web: data file with recordings to replay, as for predict.")
 @json_option

@@ -17,7 +17,7 @@ from lstm_edge_runtime.hold import Hold
 
 from ._line import FrameParser, LineParser
 from ._model import ModelOptions, model_options, open_model
-from ._options import PATH, json_lines_option, model_argument, reset_every_option
+from ._options import PATH, json_lines_option, model_argument, names, reset_every_option
 from ._output import echo, note_resets
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines
@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model, Stream
 
 _STDIN, _STDOUT = 0, 1
+_REPORTED = 5
+"""Malformed lines that are reported one by one."""
 _END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 
@@ -51,6 +53,9 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
     type=click.Choice(["float32", "float64", "int16", "int32"]),
     help="Read raw numbers of this type in native byte order, sample by sample, instead of text.",
 )
+@click.option(
+    "--features", type=names, default=(), help="Columns of the header, in the order of MODEL's features."
+)
 @reset_every_option
 @click.option(
     "--hold",
@@ -67,6 +72,7 @@ def command(
     state: Path | None,
     save_every: float,
     binary: str | None,
+    features: tuple[str, ...],
     reset_every: "int | Literal['never'] | None",
     hold: int | None,
     every: int,
@@ -97,8 +103,12 @@ def command(
         opened = open_model(model, options)
         samples = sample_input(opened)
         manifest = opened.manifest
-        features = manifest.signal.features
-        read: Parser = LineParser(samples.width, features, samples.spec.dtype).parse_bytes
+        if features and len(features) != samples.width:
+            raise InputError(f"--features names {len(features)} columns, the model takes {samples.width}")
+        named = features or manifest.signal.features
+        read: Parser = LineParser(
+            samples.width, named, samples.spec.dtype, required=bool(features)
+        ).parse_bytes
         if binary:
             read = FrameParser(samples.width, binary, samples.spec.dtype).parse_bytes
 
@@ -116,7 +126,7 @@ def command(
         if kept.steps:
             echo(f"resumed {state} at step {kept.steps}", err=True)
         if sys.stdin.isatty():
-            what = counted(samples.width, "number") + (f" ({', '.join(features)})" if features else "")
+            what = counted(samples.width, "number") + (f" ({', '.join(named)})" if named else "")
             echo(f"waiting for lines of {what}; press {_END} to end", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
@@ -159,7 +169,7 @@ def _samples(
     pipe: LinePipe, parse: Parser, patience: Callable[[], float | None], strict: bool
 ) -> Iterator["npt.NDArray[Any] | None"]:
     """Yield the sample of each line, None for a line or a time without one; raises as ``serve``."""
-    number, bad, good = 0, False, False
+    number, bad, good = 0, 0, False
     while (raw := pipe.read(patience())) is not None:
         sample = None
         if raw:
@@ -171,10 +181,13 @@ def _samples(
             except InputError as error:
                 if strict:
                     raise InputError(f"line {number}: {error}") from error
-                echo(f"line {number}: {error}; skipped", err=True)
-                bad = True
+                bad += 1
+                if bad <= _REPORTED:
+                    echo(f"line {number}: {error}; skipped", err=True)
         good |= sample is not None
         yield sample
+    if bad > _REPORTED:
+        echo(f"{bad - _REPORTED:,} more of {counted(number, 'line')} were skipped", err=True)
     if bad and not good:
         raise CheckFailedError(
             f"none of {counted(number, 'line')} was a valid sample; see the messages above for the format"

@@ -105,6 +105,8 @@ def command(
         echo_json(report.to_dict())
     else:
         print_report(report, Screen())
+        if against is None:
+            note("golden cases replayed; not compared with a network: add --against")
     if not report.ok:
         sys.exit(1)
 

@@ -1,4 +1,4 @@
-"""Generated C against the engine: the same numbers, in int8 the same bits on any processor."""
+"""The C core against the engine: the same numbers, in int8 the same bits on any processor."""
 
 import platform
 from pathlib import Path
@@ -34,8 +34,6 @@ COMPILERS = {
 MORE_COMPILERS = {
     "gnu99": (("gcc", "-std=gnu99", "-O2", "-mfma", "-mno-avx2"), ()),
     "clang": (("clang", "-std=c99", "-O2"), ()),
-    "g++": (("g++", "-std=c++11", "-O1", "-x", "c++"), ()),
-    "clang++": (("clang++", "-std=c++11", "-O1", "-mavx2", "-mfma", "-x", "c++"), ()),
 }
 quick = settings(
     max_examples=5,
@@ -71,7 +69,7 @@ def test_a_network_gives_in_c_what_it_gives_in_the_engine(
     assert np.abs(got - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
 
 
-@pytest.mark.parametrize("vectors", ["-march=native", "-mno-avx512f"])
+@pytest.mark.parametrize("vectors", ["-march=native", "-msse2"])
 @pytest.mark.parametrize(
     ("kind", "hidden"), [("LSTM", 3), ("LSTM", 16), ("LSTM", 45), ("GRU", 28), ("RNN", 40)]
 )
@@ -81,7 +79,6 @@ def test_a_layer_of_any_width_follows_float64_where_processors_fuse(
     """Gates lie end to end, so that vectors begin and end anywhere; states are updated in place."""
     find_program("gcc")
     network = make_network(np.random.default_rng(9), [kind], 1, hidden)
-    assert ("le_gru_float(" in c_of(network.writer)) == (kind == "GRU")
     x = samples(10, 40, 1) * np.geomspace(1e-3, 1e6, 40, dtype="float32")[:, None]
     got = run_in_c(network.writer, x, tmp_path, (*GCC, "-march=native", vectors))
     states = [np.zeros(hidden)] * network.states
@@ -108,8 +105,8 @@ def test_weights_and_tables_that_are_int8_times_a_scale_keep_their_values(
     rows = writer.gather(ids, stored * scales)
     writer.output("rows", rows, every_step=True)
     writer.output("y", writer.linear(rows, stored * scales, None), every_step=True)
-    assert "le_row_stored" in (code := c_of(writer))
-    assert "le_product_stored" in code
+    code = c_of(writer)
+    assert "le_stored_product" in code
     assert len(writer.to_bytes()) < 1.3 * (2 * stored.size + 4 * 2 * len(stored)) + 1024
     x = rng.integers(-40, 40, (9, 2)).astype("int32")
     got, expected = run_in_c(writer, x, tmp_path, GCC), in_engine(best, writer, x)

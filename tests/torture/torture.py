@@ -111,7 +111,7 @@ def _site(path: Path) -> None:
 
 def _c_folder(path: Path) -> None:
     names = {each.name for each in path.rglob("*")}
-    assert {"README.md", "CMakeLists.txt", "src"} <= names, names
+    assert {"CMakeLists.txt", "src"} <= names, names
 
 
 def _state(path: Path) -> None:

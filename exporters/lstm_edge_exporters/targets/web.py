@@ -5,6 +5,7 @@ onnxruntime-web (14 MB) is not part of this package: it is taken from a folder t
 
 import base64
 import hashlib
+import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,6 @@ from lstm_edge_runtime.errors import InputError, NotFoundError
 from lstm_edge_runtime.files import write_folder
 from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.model import content_of
-
-from .names import json_text
 
 _PACKAGE = "onnxruntime-web"
 _RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -98,8 +97,8 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
         "recordings": [_recorded(one, manifest) for one in recordings],
         "files": ["./", _CONTENTS, *sorted(name for name in files if name != "sw.js")],
     }
-    version.update(json_text(described).encode())
-    text = json_text({**described, "version": version.hexdigest()[:16]})
+    version.update(json.dumps(described).encode())
+    text = json.dumps({**described, "version": version.hexdigest()[:16]})
     return Site({**files, _CONTENTS: f"self.SITE = {text};\n".encode()})
 
 

@@ -167,7 +167,7 @@ def test_the_checkpoint_that_a_failing_file_was_made_from_is_named(job, invoke, 
         (["m.onnx", "--weights", "bare.pt"], "without --against"),
         (["m.onnx", "--junit", "nowhere/report.xml"], "does not exist"),
         (["m.onnx", "--against", "os:getcwd"], "expected a torch.nn.Module"),
-        (["run/model.safetensors", "--against", "run"], "not an ONNX file"),
+        (["run/model.safetensors", "--against", "run"], "is a PyTorch checkpoint, expected"),
     ],
 )
 def test_wrong_usage_is_one_line_and_exit_code_2(job, invoke, monkeypatch, arguments, message):

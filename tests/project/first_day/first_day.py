@@ -114,17 +114,7 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
             "labels that agree",
         ),  # faster on the board, not on every PC
         Step("lstm-edge convert har8.onnx --to c --name har -o har_c", "flash", needs="cc"),
-        Step(
-            "lstm-edge convert har8.onnx --to c --name har -o har_c --flash-limit 1000",
-            "expected at most 1,000",
-            1,
-            needs="cc",
-        ),
-        Step(
-            "cmake -S har_c -B build && cmake --build build && ctest --test-dir build",
-            "100% tests passed",
-            needs="cmake",
-        ),
+        Step("cmake -S har_c -B build && cmake --build build", "Built target har", needs="cmake"),
     ),
     "web": (
         *HAR,

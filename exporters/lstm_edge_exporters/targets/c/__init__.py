@@ -1,5 +1,5 @@
-"""C99 that needs neither Python nor onnxruntime: for microcontrollers, armv7 and any compiler."""
+"""Networks as C99: a const table of operations on a core that all networks share."""
 
-from ._convert import CLibrary, check_c_folder, to_c
+from .folder import CFolder, check_c_folder, to_c
 
-__all__ = ["CLibrary", "check_c_folder", "to_c"]
+__all__ = ["CFolder", "check_c_folder", "to_c"]

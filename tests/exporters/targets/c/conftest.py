@@ -1,6 +1,7 @@
 """Networks in C: each is converted once, and compiled where a test needs it."""
 
 import functools
+import re
 import subprocess
 from pathlib import Path
 
@@ -73,6 +74,30 @@ class Wearable(nn.Module):
         return self.gru(self.depthwise(F.pad(y, (2, 0))).transpose(1, 2))[0]
 
 
+class SmallGru(nn.Module):
+    """A GRU with a linear head on its last step."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru, self.head = nn.GRU(6, 24, batch_first=True), nn.Linear(24, 4)
+
+    def forward(self, x):
+        return self.head(self.gru(x)[1][-1])
+
+
+class Means(nn.Module):
+    """The mean since the start, which a counter divides by, before a strided convolution."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.gru = nn.Conv1d(3, 5, 3, stride=3), nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x):
+        steps = torch.arange(1, x.shape[1] + 1).to(x.dtype)
+        means = x.cumsum(1) / steps[None, :, None]
+        return self.gru(self.down(means.transpose(1, 2)).transpose(1, 2))[0]
+
+
 class Strided(nn.Module):
     """A convolution with a stride that looks ahead: a frame for two samples, one of them late."""
 
@@ -116,10 +141,18 @@ def _strided():
     return _export(Strided(), torch.randn(2, 40, 3), inputs={"x": ("N", "L", 3)})
 
 
+def _small_gru():
+    return _export(SmallGru(), torch.randn(2, 20, 6), inputs={"x": ("N", "L", 6)})
+
+
+def _means():
+    return _export(Means(), torch.randn(2, 30, 3), inputs={"x": ("N", "L", 3)})
+
+
 BUILT = {"demo": _demo, "projected": _projected, "tagger": _tagger, "wearable": _wearable}
-STORED = {"int8": "motions-int8", "gru": "gru", "unbatched": "unbatched", "layers": "lstm"}
+STORED = {"int8": "motions-int8", "layers": "lstm"}
 NETWORKS = [*BUILT, *STORED]
-BUILT["strided"] = _strided  # takes two steps a call
+BUILT |= {"strided": _strided, "means": _means, "small_gru": _small_gru}  # take two and three steps a call
 
 
 @pytest.fixture(scope="session")
@@ -144,29 +177,67 @@ def folder_of(network, find_program, tmp_path_factory):
     """A function that gives the folder of C of a network; its functions are called ``net_...``."""
     find_program("cc", "gcc", "clang")
     parent = tmp_path_factory.mktemp("c")
-
-    @functools.cache
-    def convert(name: str, chunk: int = 1) -> Path:
-        return to_c(network(name), name="net", chunk=chunk).save(parent / f"{name}-{chunk}")
-
-    return convert
+    return functools.cache(lambda name: to_c(network(name), name="net").save(parent / name))
 
 
 @pytest.fixture(scope="session")
 def run():
     """A function that runs a command, which must succeed, and gives what it printed."""
 
-    def execute(*command: object, given: str = "", code: int = 0) -> str:
-        ran = subprocess.run(
-            list(map(str, command)), input=given, capture_output=True, text=True, check=False, timeout=300
-        )
-        assert ran.returncode == code, ran.stdout + ran.stderr
+    def execute(*command: object, given: bytes = b"", code: int = 0) -> bytes:
+        words = list(map(str, command))
+        ran = subprocess.run(words, input=given, capture_output=True, check=False, timeout=300)
+        assert ran.returncode == code, (ran.stdout + ran.stderr).decode(errors="replace")
         return ran.stdout
 
     return execute
 
 
-@pytest.fixture
-def samples():
-    """30 samples of the demo's network."""
-    return np.random.default_rng(0).normal(size=(30, 6)).astype(np.float32)
+def sources(folder):
+    """What a compiler needs of a folder."""
+    return [f"-I{folder / 'src'}", *sorted((folder / "src").glob("*.c"))]
+
+
+def driver(folder):
+    """Return a C program that reads the inputs of each call, binary, and writes the outputs."""
+    declared = re.search(r"int net_step\(net_state \*state, (.*?)\);", (folder / "src/net.h").read_text())[1]
+    arrays, given, got = [], [], []
+    for parameter in declared.split(", "):
+        c_type, name = parameter.removeprefix("const ").split(" *")
+        kind = "INPUTS" if parameter.startswith("const") else "OUTPUTS"
+        suffix = "" if name in ("x", "y") else name[name.index("_") :]
+        arrays.append(f"static {c_type} {name}[NET_{kind}{suffix}];")
+        (given if kind == "INPUTS" else got).append(name)
+    reads = " && ".join(f"fread({name}, sizeof {name}, 1, stdin) == 1" for name in given)
+    writes = " ".join(f"fwrite({name}, sizeof {name}, 1, stdout);" for name in got)
+    return (
+        '#include "net.h"\n#include <stdio.h>\n' + "\n".join(arrays) + "\nstatic net_state state;\n"
+        "int main(void) {\n    net_reset(&state);\n"
+        f"    while ({reads}) {{\n        if (net_step(&state, {', '.join([*given, *got])}) & 1) return 1;\n"
+        f"        {writes}\n    }}\n    return 0;\n}}\n"
+    )
+
+
+def calls_of(model, steps):
+    """Random inputs for ``steps`` steps of one source: as arrays by name, and as the driver reads them."""
+    rng, manifest = np.random.default_rng(1), model.manifest.streaming
+    inputs, parts = {}, []
+    for spec in manifest.data_inputs:
+        shape = [{manifest.batch: 1, manifest.sequence: steps}.get(axis, axis) for axis in spec.axes]
+        whole = np.dtype(spec.dtype).kind == "i"
+        array = rng.integers(0, 30, shape) if whole else rng.normal(size=shape)
+        inputs[spec.name] = array.astype(spec.dtype)
+        rows = np.moveaxis(array, spec.axes.index(manifest.sequence), 0).reshape(steps // manifest.unit, -1)
+        parts.append(rows.astype(np.int32 if whole else np.float32))
+    return inputs, b"".join(row.tobytes() for rows in zip(*parts, strict=True) for row in rows)
+
+
+def streamed(model, inputs):
+    """What onnxruntime gives for each step, states carried: all outputs in a row."""
+    axes = {spec.name: spec.axes.index("L") for spec in model.inputs if spec.name in inputs}
+    steps, state, rows = inputs[next(iter(axes))].shape[next(iter(axes.values()))], None, []
+    for step in range(steps):
+        part = {name: array.take([step], axes[name]) for name, array in inputs.items()}
+        outputs, state = model.run(part, state)
+        rows.append(np.concatenate([outputs[spec.name].reshape(-1) for spec in model.outputs]))
+    return np.stack(rows)

@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
+from onnxruntime import InferenceSession
 
 from lstm_edge.cli import cli, run
-from lstm_edge_exporters.targets.names import c_identifiers, c_string
+from lstm_edge_exporters.targets.c.names import c_identifiers, c_string
 from lstm_edge_exporters.targets.web import _RUNTIME
-from lstm_edge_runtime.manifest import KEY, Manifest, Signal, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
 
 HOSTILE = (
     "../../../x",
@@ -95,6 +96,13 @@ def hostile_model(turn):
         signal=Signal(tuple(name() for _ in range(3)), 50.0),
         provenance={"versions": {name(): name()}, name(): name()},
     )
+    session = InferenceSession(model.SerializeToString())
+    feeds = {
+        x: rng.normal(size=(1, 8, 3)).astype("float32"),
+        **{s: np.zeros((1, 1, 4), "float32") for s in states},
+    }
+    outputs = dict(zip([y.name for y in session.get_outputs()], session.run(None, feeds), strict=True))
+    manifest = manifest._replace(golden=Golden(feeds, outputs, floor={}, limit=dict.fromkeys(outputs, 1e-4)))
     model.metadata_props.add(key=KEY, value=manifest.to_json())
     model.metadata_props.add(key=name(), value=name())
     return model, manifest
@@ -180,6 +188,7 @@ def test_c(turn, place, capsys, find_program):
         "-Ic/src",
         "labels.c",
         "c/src/net.c",
+        "c/src/lstm_edge_core.c",
         "-lm",
         "-o",
         "labels",

@@ -1,19 +1,10 @@
-"""Names from a model, as they are written in file names and in each language of a target.
+"""Names of a model as C takes them, whatever text they are."""
 
-Names in an ONNX file may be any text. HTML is escaped where pages are made (``render``), XML in JUnit's
-report, and a terminal's lines in ``errors.printable``.
-"""
-
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
 
 from lstm_edge_runtime.errors import InputError
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _KEYWORDS = """
 alignas alignof and and_eq asm auto bitand bitor bool break case catch char char8_t char16_t char32_t class
@@ -36,24 +27,6 @@ all all_build clean edit_cache help install package package_source preinstall re
 zero_check
 """
 """Names of targets that CMake keeps for itself (policy CMP0037)."""
-
-
-def text_templates(package: str) -> "Environment":
-    """Return a package's templates of text other than HTML, in which names go through this module."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    return Environment(  # noqa: S701
-        loader=PackageLoader(package),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-
-
-def json_text(document: Any) -> str:
-    """Return JSON in ASCII, which JavaScript reads as an expression too."""
-    return json.dumps(document, ensure_ascii=True, allow_nan=False)
 
 
 def c_string(text: str) -> str:
@@ -80,29 +53,27 @@ def c_identifiers(texts: Iterable[str]) -> Iterator[str]:
         yield ending
 
 
-def c_identifier(name: str, what: str, advice: str) -> str:
-    """Return ``name`` if it is an identifier of C and C++.
+def member(ending: str) -> str:
+    """Return the ending of an identifier as a name of its own."""
+    return f"_{ending}" if ending[0].isdigit() else f"{ending}_" if ending in _KEYWORDS.split() else ending
+
+
+def model_name(given: str) -> str:
+    """Return the prefix for a model called ``given``, with ``-``, ``.`` and spaces as ``_``.
 
     Raises:
-        InputError: it is not, or a keyword.
+        InputError: it is no identifier, a keyword of C or C++, or the name of another header or CMake target.
     """
+    name = re.sub(r"[-. ]", "_", given)
+    why = None
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII):
-        raise InputError(
-            f"{what} is {name!r}, which is no C identifier (ASCII letters, digits and '_', a letter first); "
-            f"{advice}"
-        )
-    if name in _KEYWORDS.split():
-        raise InputError(f"{what} is {name!r}, which is a keyword of C or C++; {advice}")
+        why = "no C identifier (ASCII letters, digits and '_', a letter first)"
+    elif name in _KEYWORDS.split():
+        why = "a keyword of C or C++"
+    elif name.lower() in _HEADERS.split():
+        why = f"a header's name: {name}.h is taken"
+    elif name.lower() in _CMAKE_TARGETS.split():
+        why = "a name that CMake reserves for its own target"
+    if why is not None:
+        raise InputError(f"the model's name is {name!r}, which is {why}; rename the file or give --name")
     return name
-
-
-def check_project_name(name: str, advice: str) -> None:
-    """Refuse an identifier that can't be the name of a header and of a target of CMake.
-
-    Raises:
-        InputError: a header or a target has it already.
-    """
-    if name.lower() in _HEADERS.split():
-        raise InputError(f"the model's name is {name!r}, and {name}.h is taken; {advice}")
-    if name.lower() in _CMAKE_TARGETS.split():
-        raise InputError(f"the model's name is {name!r}, which CMake reserves for its own target; {advice}")

@@ -1,0 +1,334 @@
+"""From an ONNX file to a folder of C99: header, operations, self-test, the core, and a CMake file."""
+
+import ctypes
+import os
+import shlex
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import NamedTuple
+
+import numpy as np
+
+from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, MissingDependencyError
+from lstm_edge_runtime.files import check_folder, write_folder
+from lstm_edge_runtime.manifest import Manifest, TensorSpec
+from lstm_edge_runtime.model import read_model
+from lstm_edge_runtime.selftest import golden_limits
+
+from ...processes import run_program
+from ..native.compiler import Compiled, compile_program
+from .names import c_identifiers, c_string, member, model_name
+from .table import Array, Table, literals
+
+_HERE = Path(__file__).parent
+_TEMPLATES = ("network.h", "network.c", "network_selftest.c", "CMakeLists.txt")
+_CORE = ("lstm_edge_core.h", "lstm_edge_core.c")
+_CALLS = 3
+"""Calls of the self-test, which is a part of the flash of who runs it."""
+
+
+@dataclass(frozen=True)
+class CFolder:
+    """A network in C whose self-test passes on this machine."""
+
+    name: str
+    """The prefix of its functions: ``har`` for ``har_step``."""
+    files: Mapping[str, str]
+    """The text of each file by its path."""
+    difference: float
+    """The largest difference from onnxruntime in the self-test."""
+    constants: int
+    """Bytes of constants in flash; code comes on top."""
+    state: int
+    """Bytes of the state of one source."""
+    work: int
+    """Bytes of working memory of a call."""
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write the folder, whole or not at all; an earlier one of the same model is replaced.
+
+        Raises:
+            NotFoundError: its parent is not there.
+            InputError: it holds something else, or can't be written.
+        """
+        return write_folder(folder, {path: text.encode() for path, text in self.files.items()})
+
+
+class _Port(NamedTuple):
+    """An input or output of a step in C."""
+
+    symbol: str
+    suffix: str
+    """Of its macros: empty for a single one."""
+    c_type: str
+    width: int
+    start: int
+    """Of an output: frames after a reset that mean nothing."""
+
+
+class _Case(NamedTuple):
+    """The first calls of the golden case from reset, which the self-test replays."""
+
+    inputs: list[Array]
+    """``(calls, width)`` of each input."""
+    expected: list[Array]
+    """``(width,)`` of each output after the last call, by onnxruntime."""
+    limits: list[Array]
+    """``(width,)``: the largest difference allowed."""
+
+
+def check_c_folder(
+    folder: str | os.PathLike[str], source: str | os.PathLike[str], name: str | None = None
+) -> None:
+    """Refuse early what ``CFolder.save`` would refuse after the work; raises as that does."""
+    paths = {_path(_name(source, name), each) for each in (*_TEMPLATES, *_CORE)}
+    check_folder(folder, paths.__contains__)
+
+
+def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
+    """Translate an ``.onnx`` file to C99, compile it here and run its self-test.
+
+    Args:
+        source: a file with a manifest and a golden case that can be streamed.
+        name: the prefix of functions and files; None for the file's own name.
+
+    Raises:
+        NotFoundError, FileFormatError, ContractError: the file is not there, or can't be streamed.
+        InputError: a name that C can't take, or a file without golden case.
+        UnsupportedError: an operator or a size that the native engine or the core lacks.
+        MissingDependencyError: no C compiler.
+        CheckFailedError: the self-test fails, or the code does not compile.
+    """
+    name = _name(source, name)
+    with load(source) as model:
+        model.stream(reset_every="never")  # refuses a file that can't be run step by step
+        if model.manifest is None:
+            raise ManifestError(
+                "the file carries no manifest, which names its axes; lstm-edge lift writes one"
+            )
+        compiled = compile_program(read_model(source)[1], model.manifest)
+        table = Table(compiled.writer)
+        files = _render(name, model.manifest.streaming, compiled, table, _first_calls(model, compiled))
+    core = _HERE / "core" if (_HERE / "core").is_dir() else _HERE.parents[3] / "native" / "core"
+    files |= {f"src/{each}": (core / each).read_text(encoding="utf-8") for each in _CORE}
+    constants = 4 * table.floats.size + table.bytes.size + 8 * table.wholes.size
+    work = 4 * table.memory + 2 * table.quantized
+    return CFolder(name, files, _self_test(name, files), constants, 4 * table.states, work)
+
+
+def _name(source: str | os.PathLike[str], name: str | None) -> str:
+    return model_name(Path(source).stem if name is None else name)
+
+
+def _first_calls(model: Model, compiled: Compiled) -> _Case:
+    assert model.manifest is not None
+    manifest, stream, writer = model.manifest.streaming, model.manifest.stream, compiled.writer
+    golden = stream.golden if stream else manifest.golden
+    if golden is None:
+        raise InputError("the file carries no golden case; export it again")
+    late = max((port.start for kind in ("outputs", "states") for port in writer.ports(kind)), default=0)
+    calls = _CALLS + late
+    feeds: dict[str, Array] = {}
+    for spec in manifest.data_inputs:
+        array, batch = golden.inputs[spec.name], manifest.batch_axis(spec.axes)
+        if (time := manifest.time_axis(spec.axes)) is not None:
+            array = array.take(range(calls * manifest.unit), time, mode="wrap")
+        feeds[spec.name] = array if batch is None else array.take(0, batch)
+    results = model.stream(reset_every="never").process(feeds)
+    outputs = results if isinstance(results, Mapping) else {manifest.outputs[0].name: results}
+    widths = [writer.width(port.buffer) for port in writer.ports("outputs")]
+    last = [np.asarray(outputs[spec.name]).reshape(-1) for spec in manifest.outputs]
+    return _Case(
+        [_rows(feeds[spec.name], spec, manifest, calls) for spec in manifest.data_inputs],
+        [array[-width:] for array, width in zip(last, widths, strict=True)],
+        [
+            np.resize(_channels(golden_limits(golden, spec.name), spec, manifest), width).astype("float32")
+            for spec, width in zip(manifest.outputs, widths, strict=True)
+        ],
+    )
+
+
+def _rows(array: Array, spec: TensorSpec, manifest: Manifest, calls: int) -> Array:
+    """Return an input of one source as ``(calls, width)``, the frames of a call one after another."""
+    axes = [axis for axis in spec.axes if axis != manifest.batch]
+    time = manifest.time_axis(tuple(axes))
+    array = np.asarray(array)
+    if time is None:
+        return np.broadcast_to(array.reshape(-1), (calls, array.size))
+    return np.moveaxis(array, time, 0).reshape(calls, -1)
+
+
+def _channels(limits: Array, spec: TensorSpec, manifest: Manifest) -> Array:
+    """Return the smallest limit of each number of a frame, over all sources and steps of the golden case."""
+    axes = {manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)} - {None}
+    limits = np.asarray(limits)
+    if limits.ndim != len(spec.axes):
+        return limits.reshape(-1)
+    smallest: Array = np.min(limits, tuple(axis for axis in axes if axis is not None)).reshape(-1)
+    return smallest
+
+
+def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table, case: _Case) -> dict[str, str]:
+    upper, writer = name.upper(), compiled.writer
+    inputs, outputs = _ports(compiled, "inputs"), _ports(compiled, "outputs")
+    parameters = [f"const {port.c_type} *{port.symbol}" for port in inputs]
+    parameters += [f"float *{port.symbol}" for port in outputs]
+    bases = [f"{{.from = {port.symbol}}}" for port in inputs] + [
+        f"{{.to = {port.symbol}}}" for port in outputs
+    ]
+    labels = manifest.task.labels if manifest.task else ()
+    reset = table.floats.add("reset", table.reset) if table.reset.any() else "NULL"
+    values = {
+        "name": name,
+        "upper": upper,
+        "macros": "\n".join(_macros(upper, writer.unit, inputs, outputs, manifest)),
+        "members": "\n".join(f"    {line};" for line in _members(compiled, table)),
+        "counters": "".join(f" state->{each};" for each in _counters(compiled)),
+        "memory": str(table.memory),
+        "quantized": str(max(1, table.quantized)),
+        "parameters": ", ".join(parameters),
+        "bases": ", ".join(bases),
+        "forward": ", ".join(port.symbol for port in (*inputs, *outputs)),
+        "pools": ", ".join(f"{{.from = {pool.symbol if pool.size else 'NULL'}}}" for pool in table.pools),
+        "reset": reset,
+        "states": str(table.states),
+        "definitions": "".join(pool.definition() for pool in (*table.pools, table.bytes)),
+        "operations": "\n".join(table.lines),
+        "count": str(table.count),
+        "labels": ", ".join(map(c_string, labels)),
+        "checks": "1 where an index is outside its table: the state is as before"
+        if table.checked
+        else "never 1",
+    }
+    values |= _self_test_values(case, inputs, outputs)
+    rendered = {}
+    for each in _TEMPLATES:
+        text = (_HERE / "templates" / each).read_text(encoding="utf-8")
+        lines = [line for line in text.split("\n") if labels or "_labels" not in line]
+        rendered[_path(name, each)] = Template("\n".join(lines)).substitute(values)
+    return rendered
+
+
+def _ports(compiled: Compiled, kind: str) -> list[_Port]:
+    writer, ports = compiled.writer, compiled.writer.ports(kind)
+    names = c_identifiers(writer.constants[port.name].tobytes().decode() for port in ports)
+    single = len(ports) == 1
+    prefix, alone = ("in", "x") if kind == "inputs" else ("out", "y")
+    return [
+        _Port(
+            alone if single else f"{prefix}_{name}",
+            "" if single else f"_{name}",
+            "float" if writer.dtype(port.buffer) == "float32" else "int32_t",
+            writer.width(port.buffer),
+            port.start if kind == "outputs" else 0,
+        )
+        for name, port in zip(names, ports, strict=True)
+    ]
+
+
+def _macros(
+    upper: str, unit: int, inputs: Sequence[_Port], outputs: Sequence[_Port], manifest: Manifest
+) -> Iterator[str]:
+    yield f"#define {upper}_UNIT {unit} /* time steps in one call */"
+    for kind, ports in (("INPUTS", inputs), ("OUTPUTS", outputs)):
+        for port in ports:
+            yield f"#define {upper}_{kind}{port.suffix} {port.width} /* numbers of {port.symbol} in a call */"
+    for port in outputs:
+        if port.start:
+            yield f"#define {upper}_DELAY{port.suffix} {port.start} /* frames of {port.symbol} to drop */"
+    if rate := manifest.signal.sampling_rate:
+        yield f"#define {upper}_SAMPLING_RATE {float(rate)!r}f /* Hz */"
+    if manifest.reset_every:
+        yield f"#define {upper}_RESET_EVERY {manifest.reset_every} /* time steps, as in training */"
+    labels = manifest.task.labels if manifest.task else ()
+    if labels:
+        members = ", ".join(f"{upper}_LABEL_{label} = {i}" for i, label in enumerate(c_identifiers(labels)))
+        yield f"#define {upper}_LABELS {len(labels)}\nenum {{ {members} }};"
+
+
+def _state_names(compiled: Compiled) -> list[str]:
+    """Return the struct's member of each part of the states; layers of one state have the same."""
+    inputs = list(dict.fromkeys(part.state.input for part in compiled.parts))
+    names = dict(zip(inputs, map(member, c_identifiers(inputs)), strict=True))
+    return [names[part.state.input] for part in compiled.parts]
+
+
+def _members(compiled: Compiled, table: Table) -> Iterator[str]:
+    """Yield the declarations of the state's members, in the order in which they lie."""
+    writer, sizes = compiled.writer, dict[tuple[str, str], int]()
+    parts = zip(table.offsets, _state_names(compiled), writer.ports("states"), strict=True)
+    for _, name, port in sorted(parts):
+        key = ("int64_t" if writer.dtype(port.buffer) == "int64" else "float", name)
+        sizes[key] = sizes.get(key, 0) + writer.width(port.buffer)
+    for (c_type, name), size in sizes.items():
+        yield f"{c_type} {name}[{size}]"
+    if table.aged:
+        yield "float le_age"
+    if not table.states:
+        yield "float le_nothing"
+
+
+def _counters(compiled: Compiled) -> Iterator[str]:
+    writer = compiled.writer
+    for name, port in zip(_state_names(compiled), writer.ports("states"), strict=True):
+        if writer.dtype(port.buffer) == "int64":
+            value = writer.constants[port.option].reshape(-1) if port.option < len(writer.constants) else [0]
+            yield f"{name}[0] = {literals(np.array(value, np.int64))}"
+
+
+def _self_test_values(case: _Case, inputs: Sequence[_Port], outputs: Sequence[_Port]) -> dict[str, str]:
+    calls, lines = len(case.inputs[0]) if case.inputs else _CALLS, []
+    for port, array in zip(inputs, case.inputs, strict=True):
+        numbers = literals(array.astype(np.float32 if port.c_type == "float" else np.int32))
+        lines.append(f"static const {port.c_type} given_{port.symbol}[] = {{{numbers}}};")
+    for port, *arrays in zip(outputs, case.expected, case.limits, strict=True):
+        for kind, array in zip(("expected", "limits"), arrays, strict=True):
+            lines.append(f"static const float {kind}_{port.symbol}[] = {{{literals(array)}}};")
+    arguments = [f"given_{port.symbol} + call * {port.width}" for port in inputs]
+    return {
+        "calls": str(calls),
+        "given": "\n".join(lines),
+        "results": "\n".join(f"    float {port.symbol}[{port.width}];" for port in outputs),
+        "arguments": ", ".join([*arguments, *(port.symbol for port in outputs)]),
+        "compared": "\n".join(
+            f"    le_compare({name}, expected_{name}, limits_{name}, {width}, &worst, &all);"
+            for name, _, _, width, _ in outputs
+        ),
+    }
+
+
+def _path(name: str, file: str) -> str:
+    return file if file == "CMakeLists.txt" else f"src/{file.replace('network', name)}"
+
+
+def _self_test(name: str, files: Mapping[str, str]) -> float:
+    """Compile the files on this machine and run their self-test; return the largest difference."""
+    compiler = shlex.split(os.environ.get("CC", "cc"))
+    if shutil.which(compiler[0]) is None:
+        raise MissingDependencyError(
+            f"no C compiler {compiler[0]!r}, which checks the code; install gcc or set CC"
+        )
+    with tempfile.TemporaryDirectory() as folder:
+        for path, text in files.items():
+            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / path).write_text(text, encoding="utf-8")
+        sources = [str(Path(folder) / path) for path in files if path.endswith(".c")]
+        library = str(Path(folder) / "network.so")
+        built = run_program(
+            [*compiler, "-std=c99", "-O1", "-shared", "-fPIC", *sources, "-lm", "-o", library]
+        )
+        if built.returncode:
+            raise CheckFailedError(
+                f"the C code does not compile: {built.stderr.decode(errors='replace')[:300]}"
+            )
+        test = getattr(ctypes.CDLL(library), f"{name}_selftest")
+        test.restype, passed = ctypes.c_float, ctypes.c_int()
+        difference = float(test(ctypes.byref(passed)))
+    if not passed.value:
+        raise CheckFailedError(f"the self-test fails in C, by {difference:.3g} at most; use a native program")
+    return difference

@@ -1,0 +1,106 @@
+"""Where each buffer of a program lies in C: with the caller, in the state, in flash, or in working memory."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..native.program import NONE, Code, Operation, ProgramWriter
+
+RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
+_READS = {
+    Code.BINARY: (0, 1),
+    Code.WHERE: (0, 1, 2),
+    Code.CONSTANT: (),
+    Code.WINDOW: (0, 1),
+    Code.PUSH: (0, 1),
+    **dict.fromkeys(RECURRENT, (0, 1, 2)),
+}
+_WRITES = {
+    Code.BINARY: (3,),
+    Code.WHERE: (3,),
+    Code.WINDOW: (2,),
+    Code.PUSH: (),
+    **dict.fromkeys(RECURRENT, (3, 4)),
+}
+"""Which arguments of an operation are buffers that it reads or writes, where not 0 and 1."""
+_IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
+"""Operations whose result may take the place of an input of the same width."""
+_GATES = {Code.LSTM: 5, Code.GRU: 4, Code.RNN: 1}
+
+
+def reads(operation: Operation) -> list[int]:
+    """Return the buffers that an operation reads."""
+    return _buffers(operation, _READS.get(operation.code, (0,)))
+
+
+def writes(operation: Operation) -> list[int]:
+    """Return the buffers that an operation writes."""
+    return _buffers(operation, _WRITES.get(operation.code, (1,)))
+
+
+def _buffers(operation: Operation, arguments: Iterable[int]) -> list[int]:
+    return [buffer for place in arguments if (buffer := operation.arguments[place]) != NONE]
+
+
+def size_of(writer: ProgramWriter, buffer: int) -> int:
+    """Return the float32 elements that a buffer takes up."""
+    return writer.width(buffer) * (2 if writer.dtype(buffer) == "int64" else 1)
+
+
+@dataclass
+class Span:
+    """A stretch of working memory, from the first operation that needs it to the last."""
+
+    size: int
+    first: int
+    last: int
+    offset: int = 0
+
+
+def last_reads(writer: ProgramWriter) -> dict[int, int]:
+    """Return the last operation that reads each buffer; the number of operations for outputs and states."""
+    operations = writer.operations
+    last = {buffer: number for number, each in enumerate(operations) for buffer in reads(each)}
+    last |= {port.buffer: len(operations) for port in writer.ports("outputs")}
+    return last | {port.next: len(operations) for port in writer.ports("states")}
+
+
+def plan(writer: ProgramWriter, placed: Mapping[int, object]) -> tuple[dict[int, Span], dict[int, Span]]:
+    """Plan the working memory.
+
+    Args:
+        writer: the program.
+        placed: the buffers that lie elsewhere.
+
+    Returns:
+        The span of each other buffer, and the span of each recurrent operation's gates by its number.
+    """
+    last = last_reads(writer)
+    spans: dict[int, Span] = {}
+    gates: dict[int, Span] = {}
+    for number, operation in enumerate(writer.operations):
+        if operation.code in RECURRENT:
+            plain = operation.code == Code.LSTM and operation.arguments[8] == NONE
+            size = (_GATES[operation.code] - plain) * writer.width(operation.arguments[1])
+            gates[number] = Span(size, number, number)
+        for buffer in writes(operation):
+            if buffer in placed or buffer in spans:
+                continue
+            size = size_of(writer, buffer)
+            ending = [each for each in reads(operation) if each in spans and last[each] == number]
+            ends = [spans[each] for each in ending if size_of(writer, each) == size]
+            spans[buffer] = ends[0] if ends and operation.code in _IN_PLACE else Span(size, number, number)
+            spans[buffer].last = max(spans[buffer].last, last.get(buffer, number))
+    return spans, gates
+
+
+def lay(spans: Iterable[Span]) -> int:
+    """Give each span an offset apart from those needed at the same time; return the size."""
+    placed: list[Span] = []
+    unique = {id(span): span for span in spans}
+    for span in sorted(unique.values(), key=lambda each: (-each.size, each.first)):
+        near = [each for each in placed if each.first <= span.last and span.first <= each.last]
+        for other in sorted(near, key=lambda each: each.offset):
+            if span.offset + span.size > other.offset and other.offset + other.size > span.offset:
+                span.offset = other.offset + other.size
+        placed.append(span)
+    return max((each.offset + each.size for each in placed), default=0)
