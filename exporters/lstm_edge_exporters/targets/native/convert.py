@@ -87,18 +87,18 @@ def _write(model: Model, file: OnnxFile) -> bytes:
         if (golden := stream.golden) is None:
             raise UnsupportedError("its stream has no golden case")
         axes = manifest.streaming.batch_axes
-        rows = [
+        feeds, outputs = (
             {name: array.take([0], axes[name]) if name in axes else array for name, array in each.items()}
             for each in (golden.inputs, golden.outputs)
-        ]
-        _record(compiled, manifest.streaming, golden, *rows, {})
+        )
+        _record(compiled, manifest.streaming, golden, feeds, outputs, {})
         manifest = manifest._replace(golden=None, stream=stream._replace(graph=b""))
     elif (golden := manifest.golden) is not None:
         model.selftest().require()
         feeds = _first_row(manifest, golden)
         outputs, near = (manifest.all_outputs(*model.run(each)) for each in (feeds, _shaken(feeds)))
         slack = {
-            name: _GROWTH * np.abs(near[name] - array) if array.dtype.kind == "f" else 0 * array
+            name: np.asarray(_GROWTH * np.abs(near[name] - array) if array.dtype.kind == "f" else 0 * array)
             for name, array in outputs.items()
         }
         _record(compiled, manifest, golden, feeds, outputs, slack)
