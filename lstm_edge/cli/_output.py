@@ -72,12 +72,13 @@ def note(text: str) -> None:
     echo_prose(f"note: {text}")
 
 
-def note_resets(every: int | None, consequence: str) -> None:
+def note_resets(every: int | None, consequence: str, *, sliding: bool = False) -> None:
     """Print a note for a network whose training windows each started from reset.
 
     Args:
         every: number of steps of the window; None if unknown.
         consequence: the resulting behavior, with a placeholder for the number of steps.
+        sliding: True if the verb has --window.
     """
     if every is None:
         note(
@@ -88,6 +89,7 @@ def note_resets(every: int | None, consequence: str) -> None:
         note(
             f"each training window started from reset, so "
             f"{consequence.format(counted(every, 'step'))}; --reset-every never carries states on"
+            + (f", --window {every} gives a result at every step as in training" * sliding)
         )
 
 

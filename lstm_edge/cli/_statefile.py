@@ -15,6 +15,7 @@ from lstm_edge_runtime.state import AGE, IDENTITY, from_arrays, is_state, to_arr
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
+    from lstm_edge_runtime.sliding import SlidingStream
 
 _STEPS = "steps"
 """Key of the step count; otherwise the file has the format of ``State.save``, and ``State.load`` reads it."""
@@ -26,7 +27,9 @@ _WRONG, _ADVICE = "is not a state that lstm-edge stream saved", "remove it to st
 class StateFile:
     """Saves a stream's state to a file that is at most ``every`` seconds old; does nothing without a path."""
 
-    def __init__(self, stream: "Stream", path: Path | None, every: float, hold: Hold | None = None) -> None:
+    def __init__(
+        self, stream: "Stream | SlidingStream", path: Path | None, every: float, hold: Hold | None = None
+    ) -> None:
         """Restore ``stream`` and ``hold`` from ``path`` if it exists, otherwise write the first state to it.
 
         Raises:

@@ -25,6 +25,7 @@ from ._statefile import StateFile
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model, Stream
+    from lstm_edge_runtime.sliding import SlidingStream
 
 _STDIN, _STDOUT = 0, 1
 _REPORTED = 5
@@ -58,6 +59,12 @@ Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 )
 @reset_every_option
 @click.option(
+    "--window",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Run the last N samples from the reset state at every step, as in a training on windows.",
+)
+@click.option(
     "--hold",
     type=click.IntRange(min=1),
     metavar="STEPS",
@@ -73,6 +80,7 @@ def command(
     save_every: float,
     binary: str | None,
     features: tuple[str, ...],
+    window: int | None,
     reset_every: "int | Literal['never'] | None",
     hold: int | None,
     every: int,
@@ -99,6 +107,8 @@ def command(
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
       read-sensor | lstm-edge stream har.onnx --hold 5 --every 50
     """  # noqa: D301
+    if window and (state or reset_every):
+        raise InputError("--window has no state; remove --state and --reset-every")
     with stopped_by_signals() as stop:
         opened = open_model(model, options)
         samples = sample_input(opened)
@@ -119,9 +129,10 @@ def command(
         frame = np.dtype(binary).itemsize * samples.width if binary else 0
         held = Hold(hold) if hold else None
         lines = ResultLines(manifest.task, "step", as_json=as_json, hold=held)
-        if reset_every is None and manifest.from_reset:
-            note_resets(manifest.reset_every, "states are reset every {}")
-        stream = opened.stream(reset_every=reset_every or manifest.reset_every or "never")
+        if not window and reset_every is None and manifest.from_reset:
+            note_resets(manifest.reset_every, "states are reset every {}", sliding=True)
+        every_steps = reset_every or manifest.reset_every or "never"
+        stream = opened.stream(window=window) if window else opened.stream(reset_every=every_steps)
         kept = StateFile(stream, state, save_every, held)
         if kept.steps:
             echo(f"resumed {state} at step {kept.steps}", err=True)
@@ -137,7 +148,7 @@ def command(
 
 def serve(
     model: "Model",
-    stream: "Stream",
+    stream: "Stream | SlidingStream",
     pipe: LinePipe,
     parse: Parser,
     lines: ResultLines,

@@ -9,7 +9,11 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
+<<<<<<< HEAD
 from typing import TYPE_CHECKING, Literal
+=======
+from typing import TYPE_CHECKING, Any, Literal, overload
+>>>>>>> main
 
 import numpy.typing as npt
 
@@ -41,6 +45,7 @@ from .state import State
 if TYPE_CHECKING:
     from .prediction import Prediction
     from .selftest import SelfTest
+    from .sliding import SlidingStream
     from .stream import Stream
     from .stream_batch import StreamBatch
 
@@ -192,10 +197,20 @@ class Model:
 
         return interpret(self.run(x, lengths=lengths)[0][task.output], task)
 
-    def stream(self, *, reset_every: ResetEvery | None = None) -> "Stream":
+    @overload
+    def stream(self, *, reset_every: ResetEvery | None = None) -> "Stream": ...
+
+    @overload
+    def stream(self, *, window: int) -> "SlidingStream": ...
+
+    def stream(
+        self, *, reset_every: ResetEvery | None = None, window: int | None = None
+    ) -> "Stream | SlidingStream":
         """Open a stream: one source of samples that owns its state.
 
         Args:
+            window: run the last ``window`` samples from the reset state at every step, as in a training on
+                windows; for networks trained on windows from reset, and for bidirectional ones.
             reset_every: number of steps after which the state is reset: an integer; ``"window"``, the
                 training window; or ``"never"``. None is ``"never"``, with a ``StateWarning`` the first
                 time if each training window started from reset: such a network was not trained to
@@ -205,6 +220,12 @@ class Model:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
             InputError: ``reset_every`` is none of these, or the window is not known.
         """
+        if window is not None:
+            from .sliding import SlidingStream
+
+            if reset_every is not None:
+                raise InputError("a sliding window starts from reset at every step; remove reset_every")
+            return SlidingStream(self, window)
         if self._open_stream is None:
             from .stream import Stream
         else:
@@ -238,12 +259,18 @@ class Model:
         """Warn, once, where states would outlive what was trained."""
         if self.manifest.from_reset and not self._told:
             self._told = True
+<<<<<<< HEAD
             window = self.manifest.window
             what = f"window of {counted(window, 'step')}" if window else "sample"
+=======
+            window = self._interface.window
+            what = f"windows of {counted(window, 'step')}" if window else "whole samples"
+>>>>>>> main
             every = '"window"' if window else "STEPS"
+            sliding = f"model.stream(window={window}) for a result at every step, " if window else ""
             warnings.warn(
-                f"each {what} in this file's training started from reset, and states that live longer were "
-                f'never trained; use model.{call}reset_every={every}), or "never" to carry them on',
+                f"this model was trained on {what}, each from the reset state; longer streams may be wrong. "
+                f'Use model.{call}reset_every={every}), {sliding}or "never" to silence this warning',
                 StateWarning,
                 stacklevel=3,
             )

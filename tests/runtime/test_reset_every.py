@@ -207,9 +207,9 @@ def test_the_window_of_a_file_that_does_not_say_is_an_error_with_what_to_do(open
 @pytest.mark.parametrize(
     ("trained", "window", "words"),
     [
-        (None, 20, 'window of 20 steps .*use model.stream\\(reset_every="window"\\)'),
-        (FROM_RESET, None, 'window of 20 steps .*use model.stream\\(reset_every="window"\\)'),
-        (WHOLE, None, "each sample .*use model.stream\\(reset_every=STEPS\\)"),
+        (None, 20, 'windows of 20 steps.*reset_every="window"\\), model.stream\\(window=20\\) '),
+        (FROM_RESET, None, 'windows of 20 steps.*reset_every="window"\\)'),
+        (WHOLE, None, "whole samples.*Use model.stream\\(reset_every=STEPS\\)"),
     ],
 )
 def test_a_stream_that_outlives_what_was_trained_warns_once(path, trained, window, words):

@@ -60,8 +60,21 @@ def test_stream_starts_again_with_each_window_and_says_so_once(from_reset, argum
     found, said = stream(from_reset, *arguments)
     np.testing.assert_allclose(probabilities(found), stepped(from_reset, every), atol=1e-6)
     assert said == (
-        "" if arguments else NOTE + "states are reset every 6 steps; --reset-every never carries states on\n"
+        ""
+        if arguments
+        else NOTE
+        + "states are reset every 6 steps; --reset-every never carries states on, --window 6 gives a "
+        "result at every step as in training\n"
     )
+
+
+def test_a_sliding_window_gives_what_the_window_alone_gives_at_every_step(from_reset):
+    found, said = stream(from_reset, "--window", 6)
+    with load(from_reset) as model:
+        expected = [model.predict(X[None, end - 6 : end]).probabilities[0] for end in range(6, 41)]
+    assert [one["step"] for one in found] == list(range(6, 41))
+    np.testing.assert_allclose(probabilities(found), expected, atol=1e-6)
+    assert said == ""
 
 
 @pytest.mark.parametrize("trained", [None, WHOLE])
