@@ -9,11 +9,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
-<<<<<<< HEAD
-from typing import TYPE_CHECKING, Literal
-=======
-from typing import TYPE_CHECKING, Any, Literal, overload
->>>>>>> main
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy.typing as npt
 
@@ -259,13 +255,8 @@ class Model:
         """Warn, once, where states would outlive what was trained."""
         if self.manifest.from_reset and not self._told:
             self._told = True
-<<<<<<< HEAD
             window = self.manifest.window
-            what = f"window of {counted(window, 'step')}" if window else "sample"
-=======
-            window = self._interface.window
             what = f"windows of {counted(window, 'step')}" if window else "whole samples"
->>>>>>> main
             every = '"window"' if window else "STEPS"
             sliding = f"model.stream(window={window}) for a result at every step, " if window else ""
             warnings.warn(
