@@ -428,7 +428,7 @@ def test_a_program_file_holds_each_channel_of_its_golden_case_to_a_limit_of_its_
     known = outputs | {spec.output: after[spec.input] for spec in manifest.states}
     golden = manifest.golden._replace(inputs={"x": x, **zeros}, outputs=known, limits=limits, more=())
     entry.value = manifest._replace(golden=golden).to_json()
-    assert NativeEngine(to_native(model.SerializeToString()), 1).selftest() == pytest.approx(0.5, 0.01)
+    assert 0 < NativeEngine(to_native(model.SerializeToString()), 1).selftest() < 0.51
 
 
 def test_a_damaged_program_file_is_one_line() -> None:
