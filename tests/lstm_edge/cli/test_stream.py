@@ -290,26 +290,29 @@ def test_a_quiet_input_does_not_keep_the_last_samples_from_being_saved(served, t
         time.sleep(0.01)
     else:
         pytest.fail("never saved")
-    one.stop.give()
+    os.close(one.feed)
     worker.join(10)
     assert not worker.is_alive()
 
 
-def test_a_full_output_does_not_keep_it_from_ending(served):
-    one = served()
-    os.set_blocking(one.sink, False)
+def test_a_full_output_does_not_keep_it_from_ending(har):
+    out, sink = os.pipe()
+    os.set_blocking(sink, False)
     with contextlib.suppress(BlockingIOError):
         while True:
-            os.write(one.sink, b"x" * 4096)
-    os.set_blocking(one.sink, True)
-    os.write(one.feed, line(X[0]).encode())
-    worker = threading.Thread(target=one.serve)
-    worker.start()
-    time.sleep(0.05)
-    assert worker.is_alive()
-    one.stop.give()
-    worker.join(10)
-    assert not worker.is_alive()
+            os.write(sink, b"x" * 4096)
+    os.set_blocking(sink, True)
+    with subprocess.Popen(
+        [sys.executable, "-c", MAIN, "stream", har.path], stdin=subprocess.PIPE, stdout=sink
+    ) as process:
+        process.stdin.write(line(X[0]).encode())
+        process.stdin.flush()
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(2)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+    os.close(out)
+    os.close(sink)
 
 
 def test_a_result_whose_sample_was_taken_is_still_written_when_it_is_time_to_end(served):
