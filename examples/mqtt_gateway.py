@@ -53,7 +53,7 @@ class Gateway:
         version, name = mqtt.CallbackAPIVersion.VERSION2, f"{options.prefix}-gateway"
         self.client = mqtt.Client(version, client_id=name, clean_session=False, manual_ack=True)
         self.model, self.options = model, options
-        self.batch = model.streams(options.devices, reset_every=interface.longest_run)
+        self.batch = model.streams(options.devices, reset_every=interface.reset_every)
         self.task, self.width = interface.task, inputs[0].axes[-1]
         self.output = self.task.output if self.task else model.outputs[0].name
         self.devices: dict[str, Device] = {}

@@ -124,6 +124,7 @@ def main(folder: Path, steps: int = 250) -> None:
         outputs=("logits",),
         task=Task("classification", "logits", LABELS),
         signal=Signal(("sound",), float(RATE)),
+        stream=True,
     )
     model = to_device(net, x[:2, :4096], config, Samples({"x": x[100:].numpy()}), folder)
     print(f"streams: {load(folder / 'model.onnx').manifest.pace}")

@@ -61,7 +61,7 @@ class MainFrames:
 
 def frame_axis(model: "Model") -> int | None:
     """Return the index of the time axis of the main output; None if it is a result of the last step alone."""
-    interface = model.manifest.streaming
+    interface = model.manifest
     return interface.time_axes.get(main_name(model)) if model.manifest.sequence else None
 
 

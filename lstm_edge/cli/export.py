@@ -15,7 +15,17 @@ from lstm_edge_runtime.files import check_target, write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ._extras import needing
-from ._options import PATH, is_factory, json_option, names, parse_pair, rate, scale_option, seed_option
+from ._options import (
+    PATH,
+    is_factory,
+    json_option,
+    names,
+    parse_pair,
+    rate,
+    scale_option,
+    seed_option,
+    stream_option,
+)
 from ._output import echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
@@ -25,7 +35,7 @@ if TYPE_CHECKING:
 
 _OF_FACTORY = ("weights", "input", "step", "state", "output_names")
 """Options that require a factory."""
-_OF_CONFIG = ("stateless", "opset", "seed")
+_OF_CONFIG = ("stateless", "stream", "opset", "seed")
 """Options of every source: fields of ``ExportConfig``."""
 
 
@@ -77,6 +87,7 @@ _OF_CONFIG = ("stateless", "opset", "seed")
 @click.option(
     "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
 )
+@stream_option
 @click.option("--opset", type=int, default=18, help="The ONNX opset.")
 @seed_option
 @json_option
@@ -106,6 +117,7 @@ def command(
       lstm-edge export lstm1.pth --features open,high,low --units USD --window 20 \\
           --scale scale.json -o price.onnx
       lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
+      lstm-edge export nets.denoise:build --input x=N,L,1 --stream -o denoise.stream.onnx
       lstm-edge export nets.tagger:build --weights tagger.pt -o tagger.onnx \\
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
@@ -295,7 +307,7 @@ def _print(
     )
     for axis, limits in manifest.ranges.items():
         echo(f"sizes of axis {axis}: {limits}")
-    if manifest.stream:
+    if manifest.is_buffered:
         echo(f"streams: {manifest.pace}")
     elif manifest.unstreamable:
         echo(f"can't be fed in chunks: {manifest.unstreamable}")
@@ -328,7 +340,7 @@ def _document(artifact: "Artifact", sizes: Mapping[str, int]) -> dict[str, Any]:
         "ir_version": manifest.provenance["ir_version"],
         "ranges": {axis: limits._asdict() for axis, limits in manifest.ranges.items()},
         "equivalence": manifest.equivalence,
-        "unstreamable": "" if manifest.stream else manifest.unstreamable,
+        "unstreamable": manifest.unstreamable,
         "delays": manifest.delays,
         "unit": manifest.unit,
         "notes": list(artifact.notes),

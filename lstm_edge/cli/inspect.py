@@ -35,14 +35,14 @@ def command(model: Path, as_json: bool) -> None:
         if as_json:
             echo_json(document)
         else:
-            print_interface(str(model), opened.manifest, opened.manifest.streaming.states)
+            print_interface(str(model), opened.manifest, opened.manifest.states)
             print_table("properties", ["property", "value"], _rows(document))
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
     """Return all properties of a file as a JSON document."""
     contract, golden = model.manifest, model.manifest.golden
-    states = [_state(spec) for spec in contract.streaming.states]
+    states = [_state(spec) for spec in contract.states]
     return {
         "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": model.sha256},
         "identity": model.identity,
@@ -52,8 +52,8 @@ def _describe(path: Path, model: "Model") -> dict[str, Any]:
         "states": states,
         "state_bytes_per_stream": sum(state["bytes"] for state in states),
         "ranges": {axis: limits._asdict() for axis, limits in contract.ranges.items()},
-        "streamable": contract.streaming.streamable,
-        "unstreamable": contract.streaming.unstreamable or None,
+        "streamable": contract.streamable,
+        "unstreamable": contract.unstreamable or None,
         "unit": contract.unit,
         "delays": contract.delays,
         "lengths": contract.lengths,

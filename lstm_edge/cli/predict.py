@@ -58,6 +58,7 @@ def command(
     found_data, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = found_data.series
     manifest = opened.manifest
+    manifest.require_no_delay("predict", "use lstm-edge stream, or the file of export without --stream")
     if reset_every is None and manifest.from_reset:
         reset_every = manifest.reset_every
         if any(len(one.x) > (reset_every or 0) for one in found):

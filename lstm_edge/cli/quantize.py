@@ -99,7 +99,7 @@ def command(model: Path, output: Path, data: Path | None, force: bool, as_json: 
     if refused:
         sys.exit(1)
     if not as_json:
-        other = "" if made.manifest.stream else f"   lstm-edge convert {output} -o {output.stem}.lep"
+        other = f"   lstm-edge convert {output} -o {output.stem}.lep"
         echo(f"next: lstm-edge inspect {output}{other}")
 
 

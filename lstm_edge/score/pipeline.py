@@ -276,7 +276,7 @@ def _job(
         dtype=np.dtype(place.spec.dtype),
         results=names,
         labels=tuple(class_names(task, width)) if is_classification(task) else (),
-        late=opened.manifest.stream is not None and not config.by_window,
+        late=opened.manifest.is_buffered and not config.by_window,
         number=earlier["number"] + 1 if earlier else 1,
         rows=in_memory,
         previous=str(config.since.resolve()) if config.since else "",

@@ -43,7 +43,7 @@ class Stepper:
                 "lstm-edge stream, or streams() of lstm_edge_runtime"
             )
         self._model, self._stream = model, model.stream(reset_every=reset_every)
-        self.late = manifest.stream is not None
+        self.late = manifest.is_buffered
         """Whether samples may complete no frame."""
         self.reset = self._stream.state
         """The state before the first sample of a series."""

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from .axes import check_lengths, describe, learn_sizes, resolve, shape_of
 from .chunks import Pace
-from .errors import ContractError, FileFormatError, InputError, StateError, UnsupportedError, first_line
+from .errors import ContractError, FileFormatError, InputError, StateError, first_line
 from .manifest import Array, Manifest, TensorSpec
 from .ort import run_by_name, run_error
 from .state import State
@@ -153,7 +153,7 @@ class Core:
         """Raise ``ContractError`` if there are no states, or chunks would not equal the whole sequence."""
         if reason := self.manifest.unstreamable:
             raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-        if not self.manifest.states and self.manifest.stream is None:
+        if not self.manifest.states and not self.manifest.is_buffered:
             raise ContractError("this file carries no states; export it with them, or use run()")
 
     def steps_to_reset(self, every: "int | str | None") -> int | None:
@@ -203,11 +203,6 @@ class Core:
         """
         if self.native is not None:
             return self.native.call(feeds)
-        if self.session is None:
-            raise UnsupportedError(
-                f"this native program streams {self.manifest.pace}, and has the stream alone; use stream(), "
-                "or run() of the .onnx file"
-            )
         try:
             results = run_by_name(self.session, feeds, self.manifest.output_names)
         except Exception as error:
@@ -267,10 +262,6 @@ class Core:
             raise StateError(
                 f"got a state of model {state.identity[:12]}, expected one of model {self.identity[:12]}; "
                 "start from state=None"
-            )
-        if others := sorted(set(state) - {spec.input for spec in self.manifest.states}):
-            raise StateError(
-                f"got a state of a stream, with {others[0]}, which run() on whole sequences does not continue"
             )
         for spec in self.manifest.states:
             array, known = state.get(spec.input), dict(sizes)

@@ -81,36 +81,6 @@ def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Se
         raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
 
 
-def check_stream(manifest: Manifest) -> None:
-    """Check what a manifest says of the graph that streams.
-
-    Raises:
-        ContractError, ManifestError: as ``check_contract``.
-        ManifestError: it has no time axis, other outputs than the file, or starts and rates that are no
-            multiples of its unit.
-    """
-    stream = manifest.stream
-    assert stream is not None
-    own, other = ({(spec.name, spec.dtype) for spec in each.outputs} for each in (manifest, stream))
-    if manifest.sequence is None or manifest.lengths is not None or own != other:
-        raise ManifestError(
-            "the stream has other outputs than the file, no time axis, or lengths; export the model again"
-        )
-    unit = stream.unit
-    if not 0 < unit <= _MOST_STEPS or any(state.start % unit for state in stream.states):
-        raise ManifestError(f"the stream's unit is {unit} steps, which its states don't keep; export again")
-    if stream.end is not None and (stream.end < unit or stream.end % unit):
-        raise ManifestError(
-            f"the stream ends after {stream.end} steps, expected a multiple of its unit, {unit}; export again"
-        )
-    for name, frames in manifest.frames_a_unit.items():
-        if not 0 < frames <= _MOST_STEPS:
-            raise ManifestError(
-                f"output {name!r} of the stream has {frames} frames in {unit} steps; export the model again"
-            )
-    check_contract(manifest.streaming)
-
-
 def check_contract(manifest: Manifest) -> None:
     """Check what a manifest says of itself, whatever it is the manifest of.
 
@@ -120,6 +90,7 @@ def check_contract(manifest: Manifest) -> None:
             can't be meant, or a tensor is declared twice.
     """
     _check_axis_names(manifest)
+    _check_unit(manifest)
     for state in manifest.states:
         _check_state_axes(state, manifest)
         _check_reset(state)
@@ -135,6 +106,22 @@ def check_contract(manifest: Manifest) -> None:
     for names in (manifest.input_names, manifest.output_names):
         if len(set(names)) < len(names):
             raise ManifestError(f"one of {sorted(names)} is declared twice; export the model again")
+
+
+def _check_unit(manifest: Manifest) -> None:
+    """Raise ``ManifestError`` for a unit, delays or rates that no stream has."""
+    outputs = {spec.name for spec in manifest.outputs}
+    if not set(manifest.delays) <= outputs or (manifest.is_buffered and manifest.sequence is None):
+        raise ManifestError(
+            "the manifest has delays of other outputs, or no time axis; export the model again"
+        )
+    if manifest.is_buffered and manifest.lengths is not None:
+        raise ManifestError("the manifest has a delay or a unit, and lengths; export the model again")
+    if not 0 < manifest.unit <= _MOST_STEPS or max(manifest.delays.values(), default=0) > _MOST_STEPS:
+        raise ManifestError(f"the manifest has a unit of {manifest.unit} steps; export the model again")
+    for name, frames in manifest.frames_a_unit.items():
+        if not 0 < frames <= _MOST_STEPS:
+            raise ManifestError(f"output {name!r} has {frames} frames per unit; export the model again")
 
 
 def _check_tensor(role: str, declared: TensorSpec, actual: Mapping[str, TensorSpec]) -> None:

@@ -6,8 +6,7 @@ The loaded model is immutable and shared between threads, with the state always 
 import mmap
 import os
 import warnings
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, overload
 
@@ -17,7 +16,6 @@ from ._core import Core, FileStamp, Identity, InputArrays
 from .axes import describe
 from .chunks import Runner
 from .errors import (
-    ContractError,
     FileFormatError,
     InputError,
     ManifestError,
@@ -28,12 +26,11 @@ from .errors import (
 )
 from .graph_check import (
     check_manifest,
-    check_stream,
     graph_specs,
     read_manifest,
 )
 from .manifest import Array, StateSpec, TensorSpec
-from .onnx_reader import OnnxFile, add_initializers, read_onnx
+from .onnx_reader import OnnxFile, read_onnx
 from .ort import CPU, CUDA, MAX_THREADS, SessionOptions, open_session
 from .reading import open_regular
 from .state import State
@@ -96,11 +93,7 @@ def load(
         for each in (stamp, *beside):
             each.check()
     check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
-    core = Core(session, manifest, Identity(data, beside), check=check)
-    if manifest.stream is None:
-        return Model(core, device)
-    check_stream(manifest)
-    return Model(core, device, partial(_open_stream, name, data, file, options, core))
+    return Model(Core(session, manifest, Identity(data, beside), check=check), device)
 
 
 class Model:
@@ -109,17 +102,9 @@ class Model:
     It is immutable, so any number of threads may share it.
     """
 
-    def __init__(self, core: Core, device: str, open_stream: Callable[[], Core] | None = None) -> None:
-        """Take what ``load`` opened and checked.
-
-        Args:
-            core: of the file's graph.
-            device: on which it runs.
-            open_stream: opens the graph of the stream, if that is another one; called with the first stream.
-        """
+    def __init__(self, core: Core, device: str) -> None:
+        """Take what ``load`` opened and checked, and the device on which it runs."""
         self._core: Core | None = core
-        self._open_stream = open_stream
-        self._stream_core: Core | None = None
         self.manifest = core.manifest
         """The description in the file: inputs, outputs, states, task, signal."""
         self.engine: Literal["onnxruntime", "native"] = "native" if core.session is None else "onnxruntime"
@@ -222,11 +207,16 @@ class Model:
             if reset_every is not None:
                 raise InputError("a sliding window starts from reset at every step; remove reset_every")
             return SlidingStream(self, window)
-        if self._open_stream is None:
-            from .stream import Stream
+        kind: type[Stream]
+        if self.manifest.is_buffered:
+            from .delayed import DelayedStream
+
+            kind = DelayedStream
         else:
-            from .delayed import DelayedStream as Stream
-        stream = Stream(self._streaming(), reset_every)
+            from .stream import Stream as PlainStream
+
+            kind = PlainStream
+        stream = kind(self._open(), reset_every)
         if reset_every is None:
             self._warn("stream(")
         return stream
@@ -242,11 +232,16 @@ class Model:
             ContractError: as ``stream``; or the file has no batch axis.
             InputError: ``capacity`` is not a whole number from 1; as ``stream``.
         """
-        if self._open_stream is None:
-            from .stream_batch import StreamBatch
+        kind: type[StreamBatch]
+        if self.manifest.is_buffered:
+            from .delayed import DelayedBatch
+
+            kind = DelayedBatch
         else:
-            from .delayed import DelayedBatch as StreamBatch
-        batch = StreamBatch(self._streaming(), capacity, reset_every)
+            from .stream_batch import StreamBatch as PlainBatch
+
+            kind = PlainBatch
+        batch = kind(self._open(), capacity, reset_every)
         if reset_every is None:
             self._warn(f"streams({capacity}, ")
         return batch
@@ -275,7 +270,7 @@ class Model:
         """
         from .selftest import selftest
 
-        return selftest(self._open(), self._open_stream and self._streaming())
+        return selftest(self._open())
 
     def warm_up(self) -> None:
         """Run zeros from the reset state and open a stream, so that the first real ones are not the slowest.
@@ -283,15 +278,13 @@ class Model:
         It leaves no trace: the model has no state.
         """
         core = self._open()
-        if self._open_stream is None or core.session is not None:
-            core.run(core.zero_inputs())
-        if core.manifest.streamable or core.manifest.stream is not None:
+        core.run(core.zero_inputs())
+        if core.manifest.streamable:
             self.stream(reset_every="never")
 
     def close(self) -> None:
         """Release the session; open streams keep it until they are deleted."""
-        self._core = self._stream_core = None
-        self._open_stream = _closed if self._open_stream else None  # it has the file and the session
+        self._core = None
 
     def __enter__(self) -> "Model":  # noqa: PYI034
         return self
@@ -300,13 +293,6 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _streaming(self) -> Core:
-        """Return what streams: the file's graph, or that of the stream."""
-        core = self._open()
-        if self._stream_core is None:
-            self._stream_core = core if self._open_stream is None else self._open_stream()
-        return self._stream_core
 
     def _open(self) -> Core:
         if self._core is None:
@@ -339,12 +325,6 @@ def runner(model: Model) -> Runner:
         return manifest.all_outputs(outputs, after)
 
     return run
-
-
-def stream_runner(model: Model) -> Runner:
-    """Return a function that runs the graph of a model's ``stream`` on whole units; see ``runner``."""
-    core = model._streaming()
-    return lambda feeds: core.manifest.all_outputs(*core.call(feeds))
 
 
 def read_model(source: Source) -> tuple[bytes, OnnxFile]:
@@ -384,34 +364,6 @@ def _parse(name: str, data: bytes, source: Source) -> OnnxFile:
     return file
 
 
-def _open_stream(
-    name: str,
-    data: bytes,
-    file: OnnxFile,
-    options: SessionOptions,
-    core: Core,
-) -> Core:
-    """Open the graph of the stream, which has the weights of the file's own.
-
-    Raises:
-        ContractError: it does not keep its contract, or the file's weights can't be read.
-        FileFormatError: it is not ONNX.
-    """
-    stream = core.manifest.stream
-    assert stream is not None
-    if file.external_paths():
-        raise ContractError(
-            f"{name} streams by another graph, whose weights are not in this file; load the .onnx file that "
-            "export or lift wrote"
-        )
-    content = add_initializers(stream.graph, data)
-    _parse(f"the stream of {name}", content, content)
-    session = open_session(content, options, name=f"the stream of {name}")
-    manifest = core.manifest.streaming
-    check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
-    return Core(session, manifest, core.source, check=core.check)
-
-
 def _load_program(name: str, data: bytes, device: str, threads: int, *, check: bool) -> Model:
     """Open a native program, which needs no onnxruntime."""
     from .native.engine import NativeEngine
@@ -423,10 +375,7 @@ def _load_program(name: str, data: bytes, device: str, threads: int, *, check: b
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     identity = Identity(data, (), native.manifest.identity)
-    stream = Core(None, native.manifest, identity, check=check, native=native)
-    if native.source.stream is None:
-        return Model(stream, device)
-    return Model(Core(None, native.source, identity, check=check), device, lambda: stream)
+    return Model(Core(None, native.manifest, identity, check=check, native=native), device)
 
 
 def _content(source: Source) -> tuple[str, bytes, FileStamp | None]:

@@ -123,7 +123,7 @@ async function verify(model) {
 function showFacts(name, model, loaded) {
   const { manifest, features, labels, units, samplingRate } = model, { provenance, equivalence, signal } = manifest;
   const versions = Object.entries(provenance.versions ?? {}).map((pair) => pair.join(" ")).join(", ");
-  const checkpoint = provenance.checkpoint_sha256, difference = equivalence.max_abs, unit = manifest.stream?.unit ?? 1;
+  const checkpoint = provenance.checkpoint_sha256, difference = equivalence.max_abs, unit = manifest.unit ?? 1;
   const behind = model.unstreamable ? 0 : model.stream({ resetEvery: "never" }).delay, pace = unit === 1 ? "a result a sample" : `results every ${unit} samples`;
   /** @type {[string, string | false | null | undefined][]} */
   const facts = [
@@ -134,7 +134,7 @@ function showFacts(name, model, loaded) {
     ["Features", features.join(", ")],
     ["Sampling rate", samplingRate !== null && `${samplingRate} Hz`],
     ["Window in training", signal.window !== null && `${signal.window} samples`],
-    ["Stream", manifest.stream && `${pace}${behind ? `, ${behind} samples${samplingRate === null ? "" : ` (${ms((1000 * behind) / samplingRate)})`} behind` : ""}`],
+    ["Stream", (unit > 1 || behind > 0) && `${pace}${behind ? `, ${behind} samples${samplingRate === null ? "" : ` (${ms((1000 * behind) / samplingRate)})`} behind` : ""}`],
     ["State reset", model.resetEvery !== null && `every ${model.resetEvery} samples, as in training`],
     ["States", manifest.states.map(({ input, axes }) => `${input} (${axes.join(", ")})`).join(", ")],
     ["Checkpoint", typeof checkpoint === "string" && `sha256 ${checkpoint}`],
@@ -169,14 +169,14 @@ function recordingsOf({ model, features }) {
  * @returns {{values: number[], back: number, count: number}[]} the last row alone, unless the stream is behind or has a unit
  */
 function mainRows({ manifest }, result) {
-  const { stream } = manifest, name = manifest.task?.output ?? manifest.outputs[0]?.name ?? "";
-  const spec = (stream?.outputs ?? manifest.outputs).find((each) => each.name === name);
+  const name = manifest.task?.output ?? manifest.outputs[0]?.name ?? "";
+  const spec = manifest.outputs.find((each) => each.name === name);
   const values = Array.from((ArrayBuffer.isView(result) ? result : result?.[name]) ?? [], Number);
   if (!spec || !values.length) return [];
-  const width = stream ? channelsOf(spec) : values.length, frames = stream ? values.length / width : 1;
-  const { each, delay } = framesOf(manifest, spec), unit = stream?.unit ?? 1;
+  const { axis, each, delay } = framesOf(manifest, spec), unit = manifest.unit ?? 1, buffered = axis >= 0 && (unit > 1 || delay > 0);
+  const width = buffered ? channelsOf(spec) : values.length, frames = buffered ? values.length / width : 1;
   return Array.from({ length: frames }, (_, place) => ({
-    values: typeof spec.axes.at(-1) === "string" && stream
+    values: typeof spec.axes.at(-1) === "string" && buffered
       ? values.filter((_, at) => at % frames === place)
       : values.slice((place - frames) * width, (place - frames + 1) * width || undefined),
     back: Math.floor(((delay + frames - 1 - place) * unit) / each), count: Math.max(1, Math.floor(unit / each)),

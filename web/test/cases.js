@@ -353,11 +353,12 @@ export const cases = {
     await load(withManifest(whole, (manifest) => { manifest.later = 1; }), options); // fields of a later release are passed over
   },
 
-  "a stream that is behind gives the frames of the whole, from samples and blocks of any size": async ({ load, options, url }) => {
+  "a stream that lags gives the frames of the file, from samples and blocks of any size": async ({ load, options, url }) => {
     for (const [name, unit, delay, behind] of /** @type {[string, number, number, number][]} */ ([["late", 1, 2, 2], ["strided", 4, 4, 1]])) {
       const model = await load(`${url}${name}.onnx`, options), steps = 30, x = signal(3 * steps);
       check(model.unstreamable === "" && model.stream().delay === delay, `${name}: delay`);
-      const whole = /** @type {Float32Array} */ ((await model.run(x)).outputs.logits?.data), frames = Math.floor(steps / unit) - behind;
+      const units = x.subarray(0, 3 * (steps - (steps % unit))), frames = Math.floor(steps / unit) - behind;
+      const whole = /** @type {Float32Array} */ ((await model.run(units)).outputs.logits?.data).subarray(3 * behind);
       const main = (/** @type {any} */ result) => (ArrayBuffer.isView(result) || result === null ? result : result.logits);
       const stepped = model.stream(), found = [];
       for (let step = 0; step < steps; step += 1) {
@@ -395,43 +396,17 @@ export const cases = {
     check((await stream.step([1, 2, 3])) === null, "a ninth");
   },
 
-  "the golden case of a stream is replayed, and fails where the graph is another": async ({ load, options, bytes }) => {
-    for (const name of ["late", "strided"]) {
-      const file = await bytes(`${name}.onnx`), { ok, comparisons } = await (await load(file, options)).selftest();
-      const ways = new Set(comparisons.map(({ how }) => how));
-      check(ok && ["whole", "stream", "stream in two chunks", "stream step by step"].every((how) => ways.has(how)) && ways.size === 4, [...ways].join());
-      const early = withManifest(file, (manifest) => { for (const state of manifest.stream.states) state.start = 0; });
-      check(!(await (await load(early, options)).selftest()).ok, `${name}: starts`);
-      const none = withManifest(file, (manifest) => { manifest.stream.golden = null; });
-      await refuses((await load(none, options)).selftest(), "InputError", /no golden case of its stream/);
-    }
-  },
-
-  "a stream ends where the network has no more positions": async ({ load, options, bytes }) => {
-    const model = await load(withManifest(await bytes("strided.onnx"), (manifest) => { manifest.schema = 3; manifest.stream.end = 8; }), options);
-    const stream = model.stream(), again = model.stream({ resetEvery: 8 });
-    await stream.process(signal(3 * 6));
-    await refuses(stream.process(signal(9)), "StateError", /has taken 8 steps since its reset.*resetEvery: 8/);
-    check((await stream.state()).age === 6, "the state moved");
-    await stream.process(signal(6));
-    await refuses(stream.step([1, 2, 3]), "StateError", /positions for no more/);
-    check(/** @type {any} */ (await again.process(signal(3 * 24))).logits.length === 9, "a frame of each of three times 8 samples");
-  },
-
   "a state of a stream that does not fit is refused": async ({ load, options, bytes, url }) => {
     const model = await load(`${url}strided.onnx`, options), stream = model.stream();
     await stream.process(signal(3 * 6));
     const kept = await stream.state();
-    await refuses(model.run(signal(12), { state: kept }), "StateError", /of a stream, with conv_0/);
     for (const wrong of [{ rest: {} }, { age: 4 }, { rest: { x: { .../** @type {any} */ (kept.rest).x, dims: [1, 1, 3] } } }]) {
       await refuses(stream.restore(/** @type {any} */ ({ ...kept, ...wrong })), "StateError", /has other samples than the last [02]/);
     }
-    for (const wrong of [{ unit: 3 }, { outputs: [] }]) {
-      const changed = withManifest(await bytes("strided.onnx"), (manifest) => { Object.assign(manifest.stream, wrong); });
-      await refuses(load(changed, options), "ManifestError", /stream has other outputs|unit of 3/);
+    for (const wrong of [{ unit: 0 }, { delays: { logits: -1 } }]) {
+      const changed = withManifest(await bytes("strided.onnx"), (manifest) => { Object.assign(manifest, wrong); });
+      await refuses(load(changed, options), "ManifestError", /malformed at/);
     }
-    const cut = withManifest(await bytes("late.onnx"), (manifest) => { manifest.stream.graph = manifest.stream.graph.slice(0, 400); });
-    await refuses(load(cut, options), "FileFormatError", /truncated|can't open/);
   },
 
   "a file that can't be streamed says why and runs whole sequences": async ({ load, options, bytes }) => {

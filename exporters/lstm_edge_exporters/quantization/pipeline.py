@@ -20,14 +20,13 @@ from lstm_edge_runtime.errors import (
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Golden, Manifest, Streamed
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.onnx_reader import add_initializers
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import replay_golden
 from lstm_edge_runtime.tolerance import Comparison
 
-from ..graph import with_manifest, without_weights
+from ..graph import with_manifest
 from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
 from ..progress import Progress, ignore
@@ -132,14 +131,11 @@ def quantize(
         smaller = _reduce(proto, build)
         counts = count_quantized(smaller, config.precision)
         manifest = _with_dtypes(before.manifest, smaller, config.precision)
-        manifest = manifest._replace(
-            int8_activations=int8_activations,
-            stream=manifest.stream and _reduce_stream(manifest.stream, proto, smaller, build),
-        )
+        manifest = manifest._replace(int8_activations=int8_activations)
         after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
-        native = None if said else _on_native(with_manifest(smaller, _without_limits(manifest)))
+        native = None if said else _on_native(with_manifest(smaller, manifest._replace(golden=None)))
         if native is not None:
             there = judge(before, native, cases, targets, few=samples is None)
             said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
@@ -151,7 +147,6 @@ def quantize(
             continue
         afters = [after] if native is None else [after, native]
         manifest = _with_judgement(manifest, before, afters, judgement, config, picked_words, cases[0])
-        manifest = _with_stream_limits(manifest, smaller)
         content = with_manifest(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
@@ -171,21 +166,6 @@ def _reduce(proto: onnx.ModelProto, build: Build) -> onnx.ModelProto:
     model = ir.from_proto(proto)
     prepare(model)
     return build(model)
-
-
-def _reduce_stream(
-    stream: Streamed, proto: onnx.ModelProto, smaller: onnx.ModelProto, build: Build
-) -> Streamed:
-    """Return the graph that streams with the weights of the smaller file, and its dtypes."""
-    content = add_initializers(stream.graph, proto.SerializeToString())
-    reduced = _reduce(onnx.load_from_string(content), build)
-    dtypes = _dtypes(reduced)
-    return stream._replace(
-        graph=without_weights(reduced, smaller),
-        outputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in stream.outputs),
-        states=tuple(spec._replace(dtype=dtypes[spec.input]) for spec in stream.states),
-        golden=stream.golden and _in_dtypes(stream.golden, dtypes),
-    )
 
 
 def _dtypes(proto: onnx.ModelProto) -> dict[str, str]:
@@ -263,31 +243,6 @@ def _with_judgement(
         },
         golden=first._replace(more=tuple(more)),
     )
-
-
-def _without_limits(manifest: Manifest) -> Manifest:
-    """Return the manifest without the golden case, and the stream's without the limits of the float file.
-
-    Else no native engine is opened, which replays them first.
-    """
-    stream = manifest.stream
-    if stream is not None and stream.golden is not None:
-        limit = dict.fromkeys(stream.golden.outputs, float(np.finfo(np.float32).max))
-        stream = stream._replace(golden=stream.golden._replace(limit=limit))
-    return manifest._replace(golden=None, stream=stream)
-
-
-def _with_stream_limits(manifest: Manifest, smaller: onnx.ModelProto) -> Manifest:
-    """Return the manifest with limits for the golden case of the stream, as each engine runs it here."""
-    stream = manifest.stream
-    if stream is None or stream.golden is None:
-        return manifest
-    content = with_manifest(smaller, _without_limits(manifest)._replace(golden=manifest.golden))
-    models = filter(None, (_load(content), _on_native(content)))
-    replays = chain.from_iterable(model.selftest().replays for model in models)
-    records = (each for replay in replays if replay.of_stream for each in replay.comparisons)
-    limit = device_limits(records, stream.golden.outputs)
-    return manifest._replace(stream=stream._replace(golden=stream.golden._replace(limit=limit)))
 
 
 def _record(model: Model, feeds: Feeds) -> Golden:
@@ -380,10 +335,9 @@ def _on_native(content: bytes) -> Model | None:
     from ..targets.native import to_native
 
     try:
-        native = load(to_native(content))
+        return load(to_native(content))
     except LstmEdgeError:
         return None
-    return None if native.manifest.stream else native  # it has the stream alone
 
 
 def _load(content: bytes) -> Model:

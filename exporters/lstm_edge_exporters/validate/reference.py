@@ -127,18 +127,16 @@ class ModelFile:
 
         return run
 
-    def native_runner(self) -> Runner | None:
-        """Make the native engine of the file; None if another graph streams, whose golden case it replayed.
+    def native_runner(self) -> Runner:
+        """Make the native engine of the file.
 
         Raises:
             UnsupportedError: a part of it is not covered.
-            CheckFailedError: the golden case of the stream is beyond its limits.
             MissingDependencyError: ``lstm-edge-native`` is not installed.
         """
         from ..targets.native import to_native
 
-        native = load(to_native(self.path))
-        return None if self.manifest.stream is not None else runner(native)
+        return runner(load(to_native(self.path)))
 
 
 def open_file(path: str | os.PathLike[str]) -> ModelFile:

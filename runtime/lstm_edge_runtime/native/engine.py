@@ -13,7 +13,7 @@ import numpy as np
 
 from ..axes import all_ones, check_array, check_lengths, describe, resolve, row_factor, unit_shape
 from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
-from ..graph_check import check_contract, check_stream
+from ..graph_check import check_contract
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from .library import INPUT, OUTPUT, STATE, TYPES, Port, Rows, library, quick_step
 from .past import Past
@@ -67,11 +67,7 @@ class NativeEngine:
         text = self.library.lstm_edge_manifest(self._handle)
         if text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
-        self.source = Manifest.from_json(text.decode(errors="replace"))
-        """The file's manifest; ``manifest`` is that of the graph that streams."""
-        if self.source.stream is not None:
-            check_stream(self.source)
-        manifest = self.manifest = self.source.streaming
+        manifest = self.manifest = Manifest.from_json(text.decode(errors="replace"))
         check_contract(manifest)
         if self.library.lstm_edge_set_threads(self._handle, threads):
             raise UnsupportedError(f"the native engine does not support {self._reason()}; use threads=1")
@@ -169,11 +165,9 @@ class NativeEngine:
         parts = []
         for name, width, dtype, _, frames, groups, start in self._ports(STATE):
             match = re.fullmatch(r"(.*)\[(\d+)\]", name)
-            spec = specs.get(name if match is None else match[1])
-            if spec is not None and spec.start != start:
+            if start:
                 raise FileFormatError(
-                    f"the native program's state {name!r} starts at step {start}, its manifest says "
-                    f"{spec.start}; convert the model again"
+                    f"the native program's state {name!r} starts late; convert the model again"
                 )
             if name in specs:
                 past = Past(groups, frames, (width - 1) // frames // groups) if frames else None
@@ -553,7 +547,7 @@ class NativeStates:
         """Open it at the reset state."""
         self.engine = engine
         self.handle = _Handle(engine)
-        if engine.manifest.stream is not None:
+        if engine.manifest.is_buffered:
             engine.library.lstm_edge_set_age(self.handle.address, _OLD * engine.manifest.unit)
         self._block = np.asarray(self.handle)
 

@@ -9,12 +9,11 @@ import onnx
 import pytest
 
 from lstm_edge.data.sample_input import sample_input
-from lstm_edge.results import MainFrames, top_rows
+from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.library import installed
-from lstm_edge_runtime.prediction import softmax
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
 X = np.random.default_rng(1).normal(size=(5, 9, 3)).astype(np.float32)
@@ -223,22 +222,8 @@ def test_outputs_that_are_not_a_row_a_series_are_refused(shape):
 
 
 @pytest.mark.parametrize("name", ["late", "strided"])
-def test_every_frame_has_a_line_with_the_step_that_stream_gives_it(invoke, name, tmp_path):
-    model = DATA / f"{name}.onnx"
-    x = np.random.default_rng(4).normal(size=(2, 31, 3)).astype(np.float32)
-    np.savez(tmp_path / "x.npz", x=x)
-    code, out, err = invoke("predict", model, tmp_path / "x.npz", "--json")
-    assert code == 0, err
-    lines = list(map(json.loads, out.splitlines()))
-    whole = load(model).run(x)[0]["logits"]
-    assert len(lines) == 2 * whole.shape[1]
-    stream, frames = load(model).stream(), MainFrames(load(model))
-    expected = {
-        of: softmax(values)
-        for step, sample in enumerate(x[1], 1)
-        for _, of, values in frames.of(stream.step(sample), step)
-    }
-    own = {line["step"]: line["probabilities"] for line in lines[len(lines) // 2 :]}
-    assert len(own) - len(expected) == {"late": 2, "strided": 1}[name]  # which are still to come
-    for step, probabilities in expected.items():
-        assert list(own[step].values()) == pytest.approx(probabilities, abs=1e-5)
+def test_a_file_with_a_delay_or_a_unit_is_refused(invoke, name, tmp_path):
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 32, 3), np.float32))
+    code, _, err = invoke("predict", DATA / f"{name}.onnx", tmp_path / "x.npz")
+    assert code == 1 or code == 2
+    assert "which predict does not support; use lstm-edge stream" in err

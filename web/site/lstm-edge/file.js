@@ -44,64 +44,6 @@ function fromOnnx(bytes) {
 }
 
 /**
- * Return an ONNX file with the initializers that its nodes read and only another file has.
- *
- * @param {Uint8Array} bytes
- * @param {Uint8Array} other
- * @returns {Uint8Array}
- * @throws {LstmEdgeError} FileFormatError: one of them is truncated, or another format
- * @internal
- */
-export function shareInitializers(bytes, other) {
-  try {
-    const graph = content(bytes, 7), wanted = namesRead(graph);
-    for (const [number, tensor] of fields(graph)) if (number === 5) wanted.delete(utf8.decode(content(tensor, 8)));
-    const shared = [...fields(content(other, 7))].filter(([number, tensor]) => number === 5 && wanted.has(utf8.decode(content(tensor, 8))));
-    // protobuf merges the two graphs
-    return concatenated([bytes, ...encoded(7, shared.flatMap(([, tensor]) => encoded(5, [tensor])))]);
-  } catch (cause) {
-    throw new LstmEdgeError("FileFormatError", isOrtFormat(other) ? "this file streams by a graph whose weights are not in it; load the .onnx file" : TRUNCATED, { cause });
-  }
-}
-
-/** Return the names that a graph's nodes read, those in the bodies of loops too. @param {Uint8Array} graph @returns {Set<string>} */
-function namesRead(graph) {
-  /** @type {Set<string>} */
-  const names = new Set();
-  for (const [number, node] of fields(graph)) {
-    if (number !== 1) continue;
-    for (const [kind, value] of fields(node)) {
-      if (kind === 1) names.add(utf8.decode(value));
-      if (kind !== 5) continue;
-      for (const [part, body] of fields(value)) if (part === 6 || part === 11) namesRead(body).forEach((name) => names.add(name));
-    }
-  }
-  return names;
-}
-
-/** Return the last field of a number, empty if there is none. @param {Uint8Array} bytes @param {number} wanted */
-const content = (bytes, wanted) => [...fields(bytes)].findLast(([number]) => number === wanted)?.[1] ?? new Uint8Array(0);
-
-/** @param {number} number @param {Uint8Array[]} parts @returns {Uint8Array[]} */
-function encoded(number, parts) {
-  const head = [number * 8 + 2];
-  let left = parts.reduce((sum, { length }) => sum + length, 0);
-  for (; left > 127; left = Math.floor(left / 128)) head.push((left % 128) + 128);
-  return [Uint8Array.from([...head, left]), ...parts];
-}
-
-/** @param {Uint8Array[]} parts */
-function concatenated(parts) {
-  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const part of parts) {
-    whole.set(part, at);
-    at += part.length;
-  }
-  return whole;
-}
-
-/**
  * Yield the number and content of each length-delimited field; varints and fixed ones are skipped.
  * Format: https://protobuf.dev/programming-guides/encoding/
  *

@@ -6,7 +6,6 @@
 
 import { firstLine, LstmEdgeError } from "./errors.js";
 import { isOrtFormat } from "./file.js";
-import { streamingOf } from "./frames.js";
 import { readManifest } from "./manifest.js";
 import { Model } from "./model.js";
 import { Stream } from "./stream.js";
@@ -53,16 +52,14 @@ export async function load(source, { ort, device = "cpu", threads } = {}) {
   const intraOpNumThreads = threads ?? (one ? 1 : Math.min(4, globalThis.navigator?.hardwareConcurrency ?? 1));
   if (backend.env.wasm) backend.env.wasm.numThreads = globalThis.crossOriginIsolated === false ? 1 : intraOpNumThreads;
   const options = { executionProviders: [device], intraOpNumThreads, logSeverityLevel: 3 };
-  const open = (/** @type {Uint8Array} */ content) => inTurn(() => backend.InferenceSession.create(content, options)).catch((cause) => {
+  const session = await inTurn(() => backend.InferenceSession.create(bytes, options)).catch((cause) => {
     const instead = isOrtFormat(bytes) || manifest.precision !== "fp32" ? "load the float32 .onnx file that it was made from" : "copy or export it again";
     throw new LstmEdgeError("FileFormatError", `onnxruntime can't open the file (${firstLine(cause)}); ${instead}`, { cause });
   });
-  const session = await open(bytes);
   const identity = (isOrtFormat(bytes) && manifest.identity) || (await digest(bytes));
   const file = { identity, bytes: bytes.length, device };
   try {
-    const other = streamingOf(manifest, bytes);
-    return new Model(backend, session, manifest, file, other && new Model(backend, await open(other.bytes), other.manifest, file));
+    return new Model(backend, session, manifest, file);
   } catch (error) {
     await inTurn(() => session.release());
     throw error;

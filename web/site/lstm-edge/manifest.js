@@ -13,18 +13,6 @@ import { manifestText } from "./file.js";
  * @property {readonly (number | string)[]} axes
  * @property {number | null} batch_axis
  * @property {number | NamedArray} reset a number for every element, or an array with 1 in the batch axis's place
- * @property {number} [start] steps for which it is held at its reset value
- */
-/**
- * How a network streams whose frames need later steps, or are fewer or more than steps.
- *
- * @typedef {object} StreamedSpec
- * @property {string} graph base64: an ONNX file without the initializers that are the same in the file's own graph
- * @property {readonly (TensorSpec & {delay: number})[]} outputs with the time axis of a chunk, and the frames that they are behind
- * @property {readonly StateSpec[]} states all of them
- * @property {Golden | null} golden
- * @property {number} [unit] a call takes a multiple of this number of steps
- * @property {number} [end] steps from reset after which a stream ends, as the network has positions for no more
  */
 /** @typedef {Record<string, NamedArray>} Arrays */
 /**
@@ -46,7 +34,8 @@ import { manifestText } from "./file.js";
  * @property {string | null} lengths the input with each row's count of valid steps
  * @property {string} [identity] of the .onnx file that a converted file was made from
  * @property {string} unstreamable why chunks with carried states do not equal the whole sequence; else empty
- * @property {StreamedSpec} [stream] the graph that streams, if it is another one
+ * @property {number} [unit] a call takes a multiple of this number of steps
+ * @property {Record<string, number>} [delays] delay of each output that has one, in its frames; in units without a time axis
  * @property {{kind: string, output: string, labels: string[], units: string[]} | null} task
  * @property {{features: string[], sampling_rate: number | null, window: number | null}} signal
  * @property {{carry: boolean, window: number | null, reset: number}} [trained] whether training carried states from window to
@@ -80,7 +69,7 @@ const golden = {
 const tensor = { dtype: isDtype, axes: list(isAxis) };
 /** @type {Check} */ const isCount = (value) => value === 0 || isSize(value);
 const states = list(fields({
-  input: isText, output: isText, ...tensor, batch_axis: or(Number.isInteger), reset: (value) => isNumber(value) || isArray(value), start: optional(isCount),
+  input: isText, output: isText, ...tensor, batch_axis: or(Number.isInteger), reset: (value) => isNumber(value) || isArray(value),
 }));
 /** @type {Record<string, Check>} */
 const CHECKS = {
@@ -91,9 +80,8 @@ const CHECKS = {
   lengths: or(isText),
   identity: optional(isText),
   unstreamable: isText,
-  stream: optional(fields({
-    graph: isText, outputs: list(fields({ name: isText, ...tensor, delay: isCount })), states, golden: or(fields(golden)), unit: optional(isSize), end: optional(isSize),
-  })),
+  unit: optional(isSize),
+  delays: optional(mapOf(isCount)),
   task: or(fields({ kind: isText, output: isText, labels: list(isText), units: list(isText) })),
   signal: fields({
     features: list(isText),
@@ -137,7 +125,7 @@ export function readManifest(bytes) {
   }
   const wrong = Object.keys(CHECKS).find((name) => !CHECKS[name]?.(raw[name]));
   if (wrong) throw refused(`the manifest is malformed at '${wrong}'; export the model again`);
-  const missing = [...raw.inputs, ...raw.outputs, ...raw.states, ...(raw.stream?.states ?? [])].find((spec) => !hasKind(spec.dtype));
+  const missing = [...raw.inputs, ...raw.outputs, ...raw.states].find((spec) => !hasKind(spec.dtype));
   if (missing) {
     throw new LstmEdgeError(
       "ProviderError",
@@ -146,7 +134,7 @@ export function readManifest(bytes) {
     );
   }
   try {
-    return decoded({ ...raw, ...(raw.stream && { stream: decoded(raw.stream) }) });
+    return decoded(raw);
   } catch (cause) {
     throw refused("an array in the manifest is malformed; export the model again", cause);
   }

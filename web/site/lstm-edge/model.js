@@ -7,7 +7,7 @@ import { replayGolden } from "./selftest.js";
 import { Stream } from "./stream.js";
 import { inTurn } from "./turns.js";
 
-/** @import { NamedArray, Sizes, TensorSpec, TypedArray } from "./arrays.js" */
+/** @import { AxisRange, NamedArray, Sizes, TensorSpec, TypedArray } from "./arrays.js" */
 /** @import { Arrays, Manifest } from "./manifest.js" */
 /** @import { SelfTest } from "./selftest.js" */
 /**
@@ -42,7 +42,6 @@ export class Model {
   /** sha256 in hex of the .onnx file, or of the one that an .ort file was made from: a state belongs to its network. @readonly @type {string} */ identity;
   /** Size of the file. @readonly @type {number} */ bytes;
   /** The inputs that are neither states nor lengths. @internal @readonly @type {TensorSpec[]} */ _data;
-  /** The graph that streams, which is another one in some files. @internal @readonly @type {Model} */ _streaming;
   /** The input for lengths. @internal @readonly @type {TensorSpec | undefined} */ _valid;
   #ort;
   #session;
@@ -56,10 +55,8 @@ export class Model {
    * @param {any} session
    * @param {Manifest} manifest
    * @param {{identity: string, bytes: number, device: string}} file
-   * @param {Model} [streaming]
    */
-  constructor(ort, session, manifest, file, streaming) {
-    this._streaming = streaming ?? this;
+  constructor(ort, session, manifest, file) {
     this.#ort = ort;
     this.#session = session;
     this.manifest = manifest;
@@ -96,8 +93,8 @@ export class Model {
 
   /** Why the file can't be streamed; empty if it can. */
   get unstreamable() {
-    const { manifest: { stream, unstreamable, states } } = this;
-    return stream ? "" : unstreamable || (states.length ? "" : "it carries no states");
+    const { unstreamable, states, unit = 1 } = this.manifest;
+    return unstreamable || (states.length || unit > 1 ? "" : "it carries no states");
   }
 
   /** Steps after which a stream is reset, as in training; null for never. */
@@ -134,7 +131,7 @@ export class Model {
           'trained; use model.stream({ resetEvery: "window" }), or "never" to carry them on',
       );
     }
-    return new Stream(this._streaming, this.#every(resetEvery ?? "never"));
+    return new Stream(this, this.#every(resetEvery ?? "never"));
   }
 
   /** @param {number | "window" | "never"} given @returns {number} */
@@ -190,13 +187,12 @@ export class Model {
   async selftest() {
     const golden = this.manifest.golden;
     if (!golden) throw new LstmEdgeError("InputError", "this file has no golden case; export it again with lstm-edge export");
-    return replayGolden(this, golden, this.manifest.stream?.golden);
+    return replayGolden(this, golden);
   }
 
   /** Free the session's memory; the model and its streams can't be used afterwards. */
   async close() {
     await inTurn(() => this.#session.release());
-    if (this._streaming !== this) await this._streaming.close();
   }
 
   /** @internal @param {{batch?: number, steps?: number}} known @returns {Sizes} */
@@ -235,15 +231,16 @@ export class Model {
    * @param {Samples} x
    * @param {Sizes} sizes
    * @param {Numbers} [lengths]
+   * @param {Record<string, AxisRange>} [ranges] the sizes that axes may have
    * @returns {Feeds}
    */
-  _feeds(x, sizes, lengths) {
+  _feeds(x, sizes, lengths, ranges = this.manifest.axes.ranges) {
     const named = this._named(x);
     /** @type {Feeds} */
     const feeds = {};
     for (const spec of this._data) {
       const data = toArray(spec.name, named[spec.name], spec.dtype);
-      feeds[spec.name] = this._tensor({ dtype: spec.dtype, dims: fit(spec, data.length, sizes, this.manifest.axes.ranges), data });
+      feeds[spec.name] = this._tensor({ dtype: spec.dtype, dims: fit(spec, data.length, sizes, ranges), data });
     }
     if (this._valid) feeds[this._valid.name] = this._lengths(this._valid, sizes, lengths);
     else if (lengths) throw new LstmEdgeError("InputError", "got lengths, but this file has no such input; export it with lengths");
@@ -293,10 +290,6 @@ export class Model {
     }
     if (!(Number.isSafeInteger(state.age ?? 0) && (state.age ?? 0) >= 0)) {
       throw new LstmEdgeError("StateError", `the state is of age ${state.age}, expected a whole number of steps from 0`);
-    }
-    const other = Object.keys(state.arrays).find((name) => !this.manifest.states.some(({ input }) => input === name));
-    if (other !== undefined) {
-      throw new LstmEdgeError("StateError", `the state is of a stream, with ${other}, which run() on whole sequences does not continue`);
     }
     return Object.fromEntries(this.manifest.states.map((spec) => {
       const dims = shapeOf(spec.axes, sizes), array = state.arrays[spec.input];

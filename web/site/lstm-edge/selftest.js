@@ -1,10 +1,9 @@
 /** Replaying the golden cases within the limits of the one tolerance policy (docs/artifact.md). */
 
-import { along, broadcast, cut, joined, mapValues, toArray, toNamed } from "./arrays.js";
+import { broadcast, cut, joined, mapValues, toArray, toNamed } from "./arrays.js";
 import { LstmEdgeError } from "./errors.js";
 import { framesOf } from "./frames.js";
 import { isSame, tensorNames } from "./manifest.js";
-import { Stream } from "./stream.js";
 import { inTurn } from "./turns.js";
 
 /** @import { NamedArray } from "./arrays.js" */
@@ -12,8 +11,7 @@ import { inTurn } from "./turns.js";
 /** @import { Feeds, Model } from "./model.js" */
 /**
  * @typedef {object} Comparison
- * @property {string} how `whole`, `in two chunks` or `step by step`, with carried states; of a graph that streams besides
- *   `stream`, `stream in two chunks` or `stream step by step`
+ * @property {string} how `whole`, `in two chunks` or `step by step` (unit by unit), with carried states
  * @property {string} name of the output
  * @property {number} error absolute difference at the worst element, which is the one nearest to its limit
  * @property {number} limit what it may be there
@@ -36,10 +34,9 @@ const FLOATS = {
  * @internal
  * @param {Model} model
  * @param {Golden} golden
- * @param {Golden | null} [streamed] of the graph that streams, if it is another one
  * @returns {Promise<SelfTest>}
  */
-export async function replayGolden(model, golden, streamed) {
+export async function replayGolden(model, golden) {
   const { inputs, outputs } = tensorNames(model.manifest), cases = [golden, ...(golden.more ?? [])];
   if (!cases.every((each) => isSame(inputs, Object.keys(each.inputs)) && isSame(outputs, Object.keys(each.outputs)))) {
     throw new LstmEdgeError("ManifestError", "the golden case leaves out an input or output; export the model again");
@@ -49,43 +46,8 @@ export async function replayGolden(model, golden, streamed) {
   for (const each of cases) {
     for (const [how, sizes] of waysOf(model, each)) comparisons.push(...compareGolden(how, each, await run(model, each, sizes)));
   }
-  if (model.manifest.stream && !streamed) throw new LstmEdgeError("InputError", "this file has no golden case of its stream; export it again");
-  if (streamed) comparisons.push(...(await replayStream(model, streamed)));
   const worst = comparisons.reduce((left, right) => (right.ratio > left.ratio ? right : left));
   return { ok: comparisons.every(({ ok }) => ok), worst, comparisons };
-}
-
-/** @param {Model} model @param {Golden} golden @returns {Promise<Comparison[]>} */
-async function replayStream({ _streaming: model, manifest: { inputs, outputs, axes } }, golden) {
-  const names = (/** @type {readonly {name: string}[]} */ specs) => specs.map(({ name }) => name);
-  if (!isSame(names(inputs), Object.keys(golden.inputs)) || !isSame(names(outputs), Object.keys(golden.outputs))) {
-    throw new LstmEdgeError("ManifestError", "the golden case of the stream leaves out an input or output; export the model again");
-  }
-  const axis = (/** @type {string} */ name) => inputs.find((spec) => spec.name === name)?.axes.indexOf(axes.sequence ?? "") ?? -1;
-  const timed = inputs.find(({ name }) => axis(name) >= 0), x = golden.inputs[timed?.name ?? ""];
-  const steps = x?.dims[axis(timed?.name ?? "")] ?? 0, half = Math.floor(steps / 2);
-  const rows = x?.dims[timed?.axes.indexOf(axes.batch ?? "") ?? -1] ?? 1;
-  /** @type {Comparison[]} */
-  const comparisons = [];
-  for (const [how, sizes] of /** @type {[string, number[]][]} */ ([
-    ["stream", [steps]], ["stream in two chunks", [half, steps - half]], ["stream step by step", Array(steps).fill(1)],
-  ])) {
-    const stream = new Stream(model, Infinity, rows);
-    /** @type {Arrays[]} */
-    const parts = [];
-    let start = 0;
-    for (const size of sizes) {
-      const from = start, chunk = mapValues(golden.inputs, (array, name) => (axis(name) < 0 ? array : cut(array, axis(name), from, from + size)).data);
-      parts.push(await stream._frames(chunk));
-      start += size;
-    }
-    const found = model.manifest.outputs.map((spec) => {
-      const pieces = parts.flatMap((part) => part[spec.name] ?? []), time = framesOf(model.manifest, spec).axis;
-      return [spec.name, time < 0 ? pieces.at(-1) : along(pieces, time)];
-    });
-    comparisons.push(...compareGolden(how, golden, Object.fromEntries(found)));
-  }
-  return comparisons;
 }
 
 /**
@@ -119,16 +81,16 @@ function limitsOf({ limit, limits, floor }, name, { dtype, dims, data }) {
 
 /** Return how a case is run: in words, and the steps of its chunks. @param {Model} model @param {Golden} golden @returns {[string, number[]][]} */
 function waysOf(model, golden) {
-  const { axes: { sequence }, lengths } = model.manifest;
+  const { axes: { sequence }, lengths, unit = 1 } = model.manifest;
   const { unstreamable, states } = model.manifest;
   if (unstreamable || !states.length || sequence === null) return [["whole", []]];
   const steps = Math.min(...model._data.filter(({ axes }) => axes.includes(sequence)).map(({ name, axes }) => golden.inputs[name]?.dims[axes.indexOf(sequence)] ?? 0));
   // a row may end in the last chunk only
-  const shortest = lengths === null ? steps : Math.min(...Array.from(golden.inputs[lengths]?.data ?? [], Number)), half = Math.floor(shortest / 2);
+  const shortest = lengths === null ? steps : Math.min(...Array.from(golden.inputs[lengths]?.data ?? [], Number)), units = Math.floor(shortest / unit), half = Math.floor(units / 2) * unit;
   return [
     ["whole", []],
-    ...(shortest > 1 ? [/** @type {[string, number[]]} */ (["in two chunks", [half, steps - half]])] : []),
-    ...(shortest > 2 ? [/** @type {[string, number[]]} */ (["step by step", [...Array(shortest - 1).fill(1), steps - shortest + 1]])] : []),
+    ...(units > 1 ? [/** @type {[string, number[]]} */ (["in two chunks", [half, steps - half]])] : []),
+    ...(units > 2 ? [/** @type {[string, number[]]} */ (["step by step", [...Array(units - 1).fill(unit), steps - (units - 1) * unit]])] : []),
   ];
 }
 
@@ -160,8 +122,9 @@ async function run(model, golden, sizes) {
     start += size;
   }
   const last = /** @type {Arrays} */ (parts.at(-1));
-  const whole = outputs.filter(({ axes }) => parts.length === 1 || !foldsTime(axes, sequence)).map(({ name, axes }) => {
-    const axis = axes.findIndex((each) => each === sequence || (lengths !== null && each === "longest")), pieces = parts.map((part) => /** @type {NamedArray} */ (part[name]));
+  const whole = outputs.filter(({ name, axes }) => parts.length === 1 || framesOf(model.manifest, { name, axes, dtype: "" }).axis >= 0 || !foldsTime(axes, sequence)).map(({ name, axes }) => {
+    const time = framesOf(model.manifest, { name, axes, dtype: "" }).axis;
+    const axis = time < 0 && lengths !== null ? axes.indexOf("longest") : time, pieces = parts.map((part) => /** @type {NamedArray} */ (part[name]));
     return [name, axis < 0 || pieces.length === 1 ? last[name] : joined(pieces, axis, golden.outputs[name]?.dims ?? [])];
   });
   return { ...Object.fromEntries(whole), ...leaving(model.manifest, states) };

@@ -23,7 +23,7 @@ export class Stream {
 
   /**
    * @internal
-   * @param {Model} model of the graph that streams
+   * @param {Model} model
    * @param {number} every steps after which it starts again; Infinity for never
    * @param {number} [batch] rows, of a golden case
    */
@@ -31,11 +31,17 @@ export class Stream {
     this.#model = model;
     this.#every = every;
     this.#batch = batch;
-    this.#unit = model.manifest.stream?.unit ?? 1;
+    this.#unit = model.manifest.unit ?? 1;
     this.#states = model._start(this.#sizes());
   }
 
-  /** How many steps the results are behind the samples. */
+  /** What a stream takes: chunks of any length, as it keeps steps up to a unit. */
+  get #ranges() {
+    const { ranges = {}, sequence } = this.#model.manifest.axes, { [sequence ?? ""]: own, ...others } = ranges;
+    return this.#unit > 1 || !own ? others : ranges;
+  }
+
+  /** Number of steps by which the outputs lag. */
   get delay() {
     const { manifest } = this.#model, frames = manifest.outputs.map((spec) => framesOf(manifest, spec));
     return Math.max(0, ...frames.map(({ delay, each }) => Math.ceil((delay * this.#unit) / each)));
@@ -50,7 +56,7 @@ export class Stream {
    * @throws {LstmEdgeError} InputError, ContractError; the state is as before
    */
   async step(sample) {
-    const sizes = this.#sizes(1), feeds = this.#model._feeds(sample, sizes), found = await inTurn(() => this.#advance([feeds]));
+    const sizes = this.#sizes(1), feeds = this.#model._feeds(sample, sizes, undefined, this.#ranges), found = await inTurn(() => this.#advance([feeds]));
     return this.#result(Object.fromEntries(Object.entries(found).filter(([, { data }]) => data.length)));
   }
 
@@ -70,7 +76,7 @@ export class Stream {
   async _frames(chunk) {
     const model = this.#model;
     if (model.manifest.axes.sequence !== null) {
-      const feeds = model._feeds(chunk, this.#sizes());
+      const feeds = model._feeds(chunk, this.#sizes(), undefined, this.#ranges);
       return inTurn(() => this.#advance([feeds]));
     }
     const steps = this.#bySteps(chunk);
@@ -116,7 +122,7 @@ export class Stream {
 
   /** Make calls one after the other, in chunks that end where the stream is reset. @param {Feeds[]} calls @returns {Promise<Arrays>} */
   async #advance(calls) {
-    const model = this.#model, end = model.manifest.stream?.end ?? Infinity;
+    const model = this.#model;
     let states = this.#states, age = this.#age, rest = this.#rest;
     /** @type {Call[]} */
     let made = [];
@@ -125,12 +131,7 @@ export class Stream {
       made = [];
       for (let at = 0, size = 0; at < steps; at += size) {
         if (age >= this.#every) [states, age, rest] = [model._start(this.#sizes()), 0, undefined];
-        if (age >= end) {
-          throw new LstmEdgeError(
-            "StateError", `the stream has taken ${end} steps since its reset, and the network has positions for no more; reset it, or open it with resetEvery: ${end}`,
-          );
-        }
-        size = Math.min(steps - at, this.#every - age, end - age);
+        size = Math.min(steps - at, this.#every - age);
         const piece = size === steps ? feeds : this.#cut(feeds, at, at + size);
         [states, rest] = await this.#take(rest ? this.#behind(rest, piece) : piece, age - (age % this.#unit), age + size, states, made);
         age += size;
@@ -144,7 +145,7 @@ export class Stream {
   }
 
   /**
-   * Take steps in whole units, in calls that no state starts inside of.
+   * Take steps in whole units.
    *
    * @param {Feeds} feeds
    * @param {number} start the age of the first step
@@ -154,14 +155,11 @@ export class Stream {
    * @returns {Promise<[Feeds, Feeds | undefined]>} the states after it, and the steps that don't fill a unit
    */
   async #take(feeds, start, end, states, made) {
-    const specs = this.#model.manifest.states, whole = end - (end % this.#unit);
-    for (let age = start, stop = start; age < whole; age = stop) {
-      const from = age;
-      stop = Math.min(whole, ...specs.map(({ start: first = 0 }) => (first > from ? first : Infinity)));
-      const piece = age === start && stop === end ? feeds : this.#cut(feeds, age - start, stop - start);
-      const call = await this.#model._call({ ...piece, ...states }), before = states, after = stop;
-      states = Object.fromEntries(specs.map(({ input, start: first = 0 }) => [input, /** @type {OrtTensor} */ ((after <= first ? before : call.states)[input])]));
-      made.push({ outputs: call.outputs, age, steps: stop - age });
+    const whole = end - (end % this.#unit);
+    if (start < whole) {
+      const piece = whole === end ? feeds : this.#cut(feeds, 0, whole - start), call = await this.#model._call({ ...piece, ...states });
+      states = call.states;
+      made.push({ outputs: call.outputs, age: start, steps: whole - start });
     }
     return [states, whole < end ? this.#cut(feeds, whole - start, end - start) : undefined];
   }

@@ -10,7 +10,7 @@ from lstm_edge_runtime.axes import shape_of
 from lstm_edge_runtime.chunks import join_chunks, run_chunks
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest, TensorSpec
-from lstm_edge_runtime.model import read_model, runner, stream_runner
+from lstm_edge_runtime.model import read_model, runner
 from lstm_edge_runtime.native.engine import NativeEngine
 from lstm_edge_runtime.onnx_reader import OnnxFile
 from lstm_edge_runtime.selftest import golden_limits
@@ -74,7 +74,7 @@ def compile_file(file: OnnxFile, manifest: Manifest) -> Compiled:
     Raises:
         UnsupportedError: the file can't be streamed, or a node is not covered; the message says which.
     """
-    if manifest.stream is None and not manifest.streamable:
+    if not manifest.streamable:
         raise UnsupportedError(manifest.unstreamable or "it has no states")
     return compile_program(file, manifest)
 
@@ -82,18 +82,8 @@ def compile_file(file: OnnxFile, manifest: Manifest) -> Compiled:
 def _write(model: Model, file: OnnxFile) -> bytes:
     """Compile a file, with its manifest and the first row of its golden case."""
     manifest = model.manifest
-    compiled, stream = compile_file(file, manifest), manifest.stream
-    if stream is not None:
-        if (golden := stream.golden) is None:
-            raise UnsupportedError("its stream has no golden case")
-        axes = manifest.streaming.batch_axes
-        feeds, outputs = (
-            {name: array.take([0], axes[name]) if name in axes else array for name, array in each.items()}
-            for each in (golden.inputs, golden.outputs)
-        )
-        _record(compiled, manifest.streaming, golden, feeds, outputs, {})
-        manifest = manifest._replace(golden=None, stream=stream._replace(graph=b""))
-    elif (golden := manifest.golden) is not None:
+    compiled = compile_file(file, manifest)
+    if (golden := manifest.golden) is not None:
         model.selftest().require()
         feeds = _first_row(manifest, golden)
         outputs, near = (manifest.all_outputs(*model.run(each)) for each in (feeds, _shaken(feeds)))
@@ -109,15 +99,12 @@ def _write(model: Model, file: OnnxFile) -> bytes:
 def _verify(model: Model, native: Model, program: bytes, file: OnnxFile) -> None:
     """Raise ``CheckFailedError`` if a program does not compute what its file does."""
     manifest = model.manifest
-    streams = manifest.stream is not None
-    if streams or manifest.golden is not None:
+    if manifest.golden is not None:
         native.selftest().require()
         if (worst := NativeEngine(program, 1).selftest()) > 1:
             raise CheckFailedError(f"the program's own golden case is at {worst:.3g} of its limit")
-    manifest = manifest.streaming
     int8 = manifest.int8_activations or any("Quantize" in node.op_type for node in file.every_node())
-    make = stream_runner if streams else runner
-    run, run_native = make(model), make(native)
+    run, run_native = runner(model), runner(native)
     cases = _INT8_CASES if int8 else _CASES
     for rows, units in cases if manifest.sequence else cases[:1]:
         feeds = _draw(manifest, rows, units * manifest.unit)
@@ -200,12 +187,14 @@ def _record(
     expected: dict[str, tuple[Array, Array]] = {}
     for spec in manifest.outputs:
         array, limits = _with_limits(outputs[spec.name], golden, spec.name, slack)
-        axis = manifest.time_axis(spec.axes)
-        expected[spec.name] = (
-            (array, limits) if axis is None else (np.moveaxis(array, axis, 0), np.moveaxis(limits, axis, 0))
-        )
+        if (axis := manifest.time_axis(spec.axes)) is not None:
+            delay = manifest.delays.get(spec.name, 0)
+            array, limits = (np.moveaxis(each, axis, 0)[delay:] for each in (array, limits))
+        expected[spec.name] = (array, limits)
     for part in compiled.parts:
         if part.state.output not in outputs or part.state.dtype != "float32":
+            continue
+        if part.past is not None and manifest.is_buffered:  # its ring turns by several frames per unit
             continue
         array, limits = _with_limits(outputs[part.state.output], golden, part.state.output, slack)
         name = part.state.input
