@@ -358,12 +358,12 @@ def score_output(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """Go on from an output of ``score`` that is damaged."""
     before = folder / "before"
     shutil.copytree(corpus / "scores", before)
-    path = before / "_run.json"
+    path = before / "_plan.json"
     if rng.random() < 0.2:
-        path = rng.choice(sorted((before / "_state").iterdir()))
+        path = rng.choice(sorted((before / "_states").iterdir()))
         path.write_bytes(mutate.damage(rng, path.read_bytes()))
     else:
-        _put(before, "_run.json", mutate.damage_json(rng, path.read_text()))
+        _put(before, "_plan.json", mutate.damage_json(rng, path.read_text()))
     days = folder / "days"
     shutil.copytree(corpus / "days", days)
     shutil.copy(corpus / "next.parquet", days / "1.parquet")

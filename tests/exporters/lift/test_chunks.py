@@ -120,7 +120,7 @@ def test_a_chunk_too_short_for_a_convolution_waits_for_the_next(network):
     stream = model.stream()
     assert stream.process(x[:1]).shape[0] == 0
     got = np.concatenate([stream.process(x[at:end]) for at, end in ((1, 2), (2, 8), (8, 9))])
-    whole = run(content, {"x": x[None]})["y"]
+    whole = run(content, x[None])["y"]
     np.testing.assert_allclose(got, whole[: len(got), :, 0], atol=1e-6)
     assert len(got) >= 3
 
