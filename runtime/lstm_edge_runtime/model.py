@@ -206,7 +206,7 @@ class Model:
 
             if reset_every is not None:
                 raise InputError("a sliding window starts from reset at every step; remove reset_every")
-            return SlidingStream(self._interface, self.run, window)
+            return SlidingStream(self.manifest, self.run, window)
         kind: type[Stream]
         if self.manifest.is_buffered:
             from .delayed import DelayedStream
