@@ -39,7 +39,6 @@ class Report:
     """Error of each file that was left out."""
     resumed: int
     """Number of partitions that a killed run had finished."""
-    engine: str
     reset_every: int | str
     seconds: float
 
@@ -82,7 +81,6 @@ def score(
             known=len(plan.known),
             skipped=skipped,
             resumed=resumed,
-            engine=plan.options.engine,
             reset_every=plan.options.reset_every or "never",
             seconds=time.monotonic() - begun,
         )
