@@ -101,20 +101,16 @@ def test_the_wheel_holds_every_module_of_the_tree(wheel, root, modules):
         assert module.path.relative_to(home).as_posix() in names
 
 
-def test_the_wheel_holds_the_page_and_makes_a_site_of_it(wheel, root, thin_python, tmp_path):
+def test_the_wheel_holds_the_page_and_makes_a_site_of_it(wasm, wheel, root, thin_python, tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     pages = [path for path in (root / "web" / "site").rglob("*") if path.is_file()]
     folder = "lstm_edge_exporters/targets/site/"
     assert {name for name in names if name.startswith(folder)} == {
         folder + path.relative_to(root / "web" / "site").as_posix() for path in pages
     }
-    ort = tmp_path / "ort"
-    ort.mkdir()
-    for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
-        (ort / name).touch()
     model = root / "tests" / "runtime" / "data" / "lstm.onnx"
     command = thin_python.with_name("lstm-edge")
-    _run(command, "convert", model, "--to", "web", "-o", "site", "--ort", ort, cwd=tmp_path)
+    _run(command, "convert", model, "--to", "web", "-o", "site", cwd=tmp_path)
     for path in pages:
         assert (tmp_path / "site" / path.relative_to(root / "web" / "site")).read_bytes() == path.read_bytes()
 

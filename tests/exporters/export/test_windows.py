@@ -13,7 +13,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.targets.web import to_site
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec
@@ -119,17 +118,6 @@ def test_a_file_that_was_made_before_is_refused_by_what_its_graph_says(declared)
     with pytest.raises(ContractError, match="LSTM takes 9 steps per call"):
         model.stream()
     assert model.run({"x": np.zeros((2, 9, 3), np.float32)})[0]
-
-
-def test_what_is_converted_from_it_says_so_itself(tmp_path):
-    path, runtime = tmp_path / "m.onnx", tmp_path / "node"
-    path.write_bytes(made_before(declared=True))
-    runtime.mkdir()
-    for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
-        (runtime / name).touch()
-    (tmp_path / "page.onnx").write_bytes(to_site(path, runtime, []).files["model.onnx"])
-    metadata = InferenceSession(tmp_path / "page.onnx").get_modelmeta().custom_metadata_map
-    assert "LSTM takes 9 steps per call" in Manifest.from_json(metadata[KEY]).unstreamable
 
 
 @pytest.mark.skipif(not installed(), reason="no native engine")

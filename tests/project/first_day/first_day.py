@@ -119,7 +119,7 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
     "web": (
         *HAR,
         Step("python back_end.py", r"\(100, 4\)"),
-        Step("lstm-edge convert har.onnx --to web -o site", "npm", 2),
+        Step("lstm-edge convert har.onnx --to web -o site", "preview"),
     ),
 }
 
