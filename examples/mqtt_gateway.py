@@ -47,13 +47,13 @@ class Gateway:
     """Answers the samples of many devices; the client's thread only fills ``inbox`` and ``confirmed``."""
 
     def __init__(self, model: Model, options: argparse.Namespace) -> None:
-        inputs, interface = model.inputs, model.interface
+        inputs, interface = model.inputs, model.manifest
         if len(inputs) != 1 or not isinstance(inputs[0].axes[-1], int) or interface.unit > 1:
             raise InputError("expected a file with one input of a fixed number of features, and a unit of 1")
         version, name = mqtt.CallbackAPIVersion.VERSION2, f"{options.prefix}-gateway"
         self.client = mqtt.Client(version, client_id=name, clean_session=False, manual_ack=True)
         self.model, self.options = model, options
-        self.batch = model.streams(options.devices, reset_every=interface.longest_run)
+        self.batch = model.streams(options.devices, reset_every=interface.reset_every)
         self.task, self.width = interface.task, inputs[0].axes[-1]
         self.output = self.task.output if self.task else model.outputs[0].name
         self.devices: dict[str, Device] = {}
@@ -181,7 +181,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         check_target(options.state)
-        gateway = Gateway(load(options.model, device="cpu"), options)
+        gateway = Gateway(load(options.model), options)
         gateway.connect()
         due = time.monotonic() + 1
         while not stop.wait(0.01):

@@ -13,9 +13,9 @@ import onnx
 from benchmarks.common import ROOT, SIZES, parser, print_machine, run, table
 from benchmarks.speed.models import write_model
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Manifest
-from lstm_edge_runtime.native.convert import to_native
 
 
 def write(folder: Path, size: str) -> None:

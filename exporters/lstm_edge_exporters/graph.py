@@ -350,14 +350,3 @@ def _no_tensors(node: ir.Node, known: set[ir.Value]) -> Iterator[ir.Value]:
             for value, within in zip(node.outputs, inner, strict=False):
                 if isinstance(within.type, ir.SequenceType | ir.OptionalType):
                     yield value
-
-
-def without_weights(model: onnx.ModelProto, whole: onnx.ModelProto) -> bytes:
-    """Return ``model`` without the initializers that are the same in ``whole``, and without metadata."""
-    stored = {each.name: each for each in whole.graph.initializer}
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    own = [each for each in bare.graph.initializer if stored.get(each.name) != each]
-    del bare.graph.initializer[:], bare.metadata_props[:]
-    bare.graph.initializer.extend(own)
-    return bytes(bare.SerializeToString(deterministic=True))

@@ -66,6 +66,11 @@ model_argument = click.argument("model", type=PATH)
 models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_each_once)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
+stream_option = click.option(
+    "--stream",
+    is_flag=True,
+    help="Write the file that streams a network which looks ahead or has strides: outputs lag by a delay.",
+)
 seed_option = click.option(
     "--seed", type=click.IntRange(0), default=0, help="Random seed of the verification data."
 )
@@ -81,12 +86,6 @@ reset_every_option = click.option(
     type=count_or("never"),
     metavar="N|never",
     help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
-)
-engine_option = click.option(
-    "--engine",
-    type=click.Choice(["auto", "onnxruntime", "native"]),
-    default="auto",
-    help="Inference engine; native is an error if it does not support the file.",
 )
 
 

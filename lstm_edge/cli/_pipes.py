@@ -1,52 +1,55 @@
 """Read lines and write results through file descriptors, unbuffered, until a signal arrives at any moment.
 
-One thread reads and another writes, so that neither an idle input nor a full output blocks the main thread
-from ending. Windows can't wait for a pipe with ``select``.
+A signal raises only while the process waits for its input or its output, so that no step is left half done.
 """
 
 import contextlib
 import errno
 import os
+import select
 import signal
-import threading
-import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from queue import Empty, SimpleQueue
-from typing import TypeVar
+from collections.abc import Iterator
 
 from lstm_edge_runtime.errors import InputError
 
-_T = TypeVar("_T")
 LONGEST = 1 << 20
 """Lines longer than this many bytes are truncated to one byte more, so that memory stays bounded."""
-_CHUNK = 1 << 16
-_AHEAD = 2
-"""Number of chunks read ahead."""
-_PATIENCE = 0.2 if os.name == "nt" else 3600.0
-"""Longest wait in seconds; on Windows a signal is only noticed after it."""
+_CHUNK, _PIECE = 1 << 16, 4096
+"""Bytes read at once, and written at once: a pipe that is ready takes a piece without blocking."""
 _GRACE = 0.5
 """Seconds to wait for the last result to be written after a request to stop."""
-_RETRY = 0.01
-"""Seconds between attempts on a non-blocking descriptor."""
+_WINDOWS = os.name == "nt"
+"""Windows can't wait for a pipe; reads and writes block there."""
+
+
+class _Stopped(BaseException):
+    """A request to stop that came while waiting."""
 
 
 class Stop:
-    """A request to stop that wakes waiting threads; ``give`` may be called from a signal handler."""
+    """A request to stop; ``give`` is a signal handler."""
 
     def __init__(self) -> None:
         self.given = False
-        self._woken: list[SimpleQueue[None]] = []
-
-    def wake(self, *queues: "SimpleQueue[None]") -> None:
-        """Put None into these queues on a request to stop."""
-        self._woken += queues
+        self._waiting = False
 
     def give(self, *_: object) -> None:
-        """Request to stop."""
+        """Request to stop, and end the waiting."""
         self.given = True
-        for queue in self._woken:
-            queue.put(None)
+        if self._waiting:
+            raise _Stopped
+
+    @contextlib.contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Context for a call that waits; raises ``_Stopped`` there after a request to stop."""
+        self._waiting = True
+        try:
+            if self.given:
+                raise _Stopped
+            yield
+        finally:
+            self._waiting = False
 
 
 class LinePipe:
@@ -54,41 +57,31 @@ class LinePipe:
 
     def __init__(self, source: int, sink: int, stop: Stop, frame: int = 0) -> None:
         """Use these descriptors; with ``frame``, read records of that many bytes instead of lines."""
-        self._frame, self._stop = frame, stop
+        self._source, self._sink, self._frame, self._stop = source, sink, frame, stop
         self._lines: deque[bytes] = deque()
         self._rest = b""
         self._ended = False
-        self._room = threading.Semaphore(_AHEAD)
-        self._chunks: SimpleQueue[bytes | OSError | None] = SimpleQueue()
-        self._results: SimpleQueue[bytes] = SimpleQueue()
-        self._written: SimpleQueue[OSError | bool | None] = SimpleQueue()
-        stop.wake(self._chunks, self._written)  # type: ignore[arg-type]  # their values include None
-        self._reader = threading.Thread(target=self._read_on, args=(source,), daemon=True)
-        threading.Thread(target=self._write_on, args=(sink,), daemon=True).start()
 
     def read(self, timeout: float | None) -> bytes | None:
-        """Return the next line; ``b""`` if none arrived within ``timeout`` seconds, or an hour.
+        """Return the next line; ``b""`` if none arrived within ``timeout`` seconds.
 
         None at the end of input, and after a request to stop: earlier lines are left unread.
 
         Raises:
             InputError: the input can't be read.
         """
-        if self._reader.ident is None:
-            self._reader.start()
-        while not self._stop.given and not self._lines:
-            if self._ended:
-                return None
-            try:
-                chunk = self._chunks.get(timeout=_PATIENCE if timeout is None else min(timeout, _PATIENCE))
-            except Empty:
-                return b""
-            if isinstance(chunk, OSError):
-                raise InputError(f"standard input can't be read: {chunk.strerror}") from chunk
-            if chunk is not None:
-                self._room.release()
+        try:
+            while not self._lines and not self._ended:
+                with self._stop.waiting():
+                    if not _ready(self._source, timeout):
+                        return b""
+                    chunk = os.read(self._source, _CHUNK)
                 self._take(chunk)
-        return None if self._stop.given else self._lines.popleft()
+        except _Stopped:
+            return None
+        except OSError as error:
+            raise InputError(f"standard input can't be read: {error.strerror}") from error
+        return None if self._stop.given or not self._lines else self._lines.popleft()
 
     def write(self, data: bytes) -> bool:
         """Write all of ``data``; return False on a broken pipe, or if nobody reads after a request to stop.
@@ -96,41 +89,27 @@ class LinePipe:
         Raises:
             InputError: the output can't be written, such as on a full disk.
         """
-        self._results.put(data)
-        while True:
-            try:
-                written = self._written.get(timeout=_GRACE if self._stop.given else _PATIENCE)
-            except Empty:
-                if self._stop.given:
+        left = memoryview(data)
+        try:
+            while left:
+                if not self._writable():
                     return False
-                continue
-            if isinstance(written, OSError):
-                raise InputError(f"standard output can't be written: {written.strerror}") from written
-            if written is not None:
-                return written
+                with contextlib.suppress(BlockingIOError):
+                    left = left[os.write(self._sink, left[:_PIECE]) :]
+        except OSError as error:
+            if isinstance(error, BrokenPipeError) or (_WINDOWS and error.errno == errno.EINVAL):
+                return False
+            raise InputError(f"standard output can't be written: {error.strerror}") from error
+        return True
 
-    def _read_on(self, source: int) -> None:
-        chunk = b"more"
-        while chunk:
-            self._room.acquire()
-            try:
-                chunk = _until_done(lambda: os.read(source, _CHUNK))
-            except OSError as error:
-                self._chunks.put(error)
-                return
-            self._chunks.put(chunk)
-
-    def _write_on(self, sink: int) -> None:
-        while True:
-            data = memoryview(self._results.get())
-            try:
-                while data:
-                    data = data[_until_done(lambda: os.write(sink, data)) :]  # noqa: B023  called at once
-            except OSError as error:
-                gone = isinstance(error, BrokenPipeError) or (os.name == "nt" and error.errno == errno.EINVAL)
-                self._written.put(False if gone else error)
-                return
-            self._written.put(True)
+    def _writable(self) -> bool:
+        if _WINDOWS:
+            return True
+        try:
+            with self._stop.waiting():
+                return bool(select.select([], [self._sink], [])[1])
+        except _Stopped:
+            return bool(select.select([], [self._sink], [], _GRACE)[1])
 
     def _take(self, chunk: bytes) -> None:
         self._ended = not chunk
@@ -149,13 +128,11 @@ class LinePipe:
         self._lines.extend(line + b"\n" for line in lines)
 
 
-def _until_done(call: Callable[[], _T]) -> _T:
-    """Call until a non-blocking descriptor is ready."""
-    while True:
-        try:
-            return call()
-        except BlockingIOError:  # noqa: PERF203
-            time.sleep(_RETRY)
+def _ready(source: int, timeout: float | None) -> bool:
+    if _WINDOWS:
+        return True
+    wait = None if timeout is None or timeout == float("inf") else timeout
+    return bool(select.select([source], [], [], wait)[0])
 
 
 @contextlib.contextmanager

@@ -46,15 +46,16 @@ class ResultLines:
 
     def line(self, values: Array, *keys: str | int) -> str:
         """Return the line for one row ``(C,)``, which begins with these keys, including the newline."""
-        numbers = softmax(values) if self._classes else values
+        with np.errstate(invalid="ignore"):  # infinite logits give NaN
+            numbers = softmax(values) if self._classes else values
         names = class_names(self._task, len(values))
         label = dict(enumerate(names)).get(self.take(values)) if self._classes else None
         if not self._as_json:
             return _csv_line([*keys, *([label] if self._classes else []), *map(str, numbers)])
         document: dict[str, Any] = dict(zip(self._keys, keys, strict=True))
-        floats = [float(str(number)) for number in numbers]
+        floats = [float(str(number)) if np.isfinite(number) else None for number in numbers]
         if not self._classes:
-            document["values"] = [number if np.isfinite(number) else None for number in floats]
+            document["values"] = floats
         else:
             document |= {"label": label, "probabilities": dict(zip(names, floats, strict=True))}
         return json.dumps(document) + "\n"

@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, counted
 from ..data.sample_input import sample_input
 from ._extras import needing
 from ._model import check_model_path
-from ._options import PATH, json_option, model_argument, parse_pair, seed_option
+from ._options import PATH, json_option, model_argument, parse_pair, seed_option, stream_option
 from ._output import check_onnx_target, echo, echo_json, print_table, progress
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     metavar="INPUT=OUTPUT",
     help="State input and output that the file already has, if not found by name. Repeatable.",
 )
+@stream_option
 @seed_option
 @json_option
 def command(
@@ -56,6 +57,7 @@ def command(
     inputs: tuple[str, ...],
     constants: tuple[str, ...],
     states: tuple[str, ...],
+    stream: bool,
     seed: int,
     as_json: bool,
 ) -> None:
@@ -83,6 +85,7 @@ def command(
         constants=dict(_number(entry) for entry in constants),
         states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in states),
         skip_reverse=skip_reverse,
+        stream=stream,
         seed=seed,
     )
     with progress(quiet=as_json) as show:
@@ -123,7 +126,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
     echo(f"equal to the original {report.equivalence.equality} at {'; '.join(report.sizes)}")
     if report.by_rows:
         echo(f"equal row by row, if the original can't run, at {'; '.join(report.by_rows)}")
-    if lifted.manifest.stream:
+    if lifted.manifest.is_buffered:
         echo(f"streams: {lifted.manifest.pace}")
     elif report.unstreamable:
         what = "can't be run in chunks" if report.chunks is None else "chunks do not equal the whole"
@@ -143,7 +146,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
 def _streams(path: Path) -> bool:
     """Return whether ``lstm-edge stream`` can run the file."""
     try:
-        with load(path, device="cpu") as model:
+        with load(path) as model:
             sample_input(model)
             model.stream(reset_every="never")
     except LstmEdgeError:

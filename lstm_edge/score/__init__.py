@@ -1,1 +1,1 @@
-"""Scoring Parquet data sets of many series, in one process or on a cluster with Ray Data. No torch."""
+"""Run a model on every series of a Parquet data set of any size."""

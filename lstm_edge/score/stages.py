@@ -1,231 +1,239 @@
-"""The stages of a run, each a function that a worker calls for one item of work.
+"""The two stages of a run: functions of the plan and the number of an item, which may be repeated."""
 
-1. ``read_files`` writes the rows of files as a table sorted by the parts that their series belong to.
-2. ``score_series`` runs the series of a part through the model in their order.
-3. ``write_files`` writes the results in the order of the files, one output per file.
-
-``score_windows`` does all of it for independent rows. A stage takes the run, the number of the item, the item
-and a function to call with numbers of processed rows. It reads the files of the previous stage and writes its
-own files atomically, so that an item can be repeated if its worker dies.
-"""
-
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import shutil
+import tempfile
+from collections.abc import Sequence
 from itertools import chain
-from typing import Any
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 from pyarrow import parquet
 
-from lstm_edge.data.sample_input import run_series, sample_input
-from lstm_edge_runtime.errors import FileFormatError, InputError
-from lstm_edge_runtime.hold import Hold
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
+from lstm_edge_runtime.files import replacing
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.prediction import softmax
 
-from .dataset import open_parquet, read_batches
-from .job import MOST_PARTS, PLACES, DataFile, Done, Job, Tell, hash_of, open_job_model, writing
-from .series import Series, Span, add_samples, from_storage, read_series, write_events, write_series
-from .stepping import Stepper
-from .tables import as_array, as_column, read_sorted, write_sorted
+from . import sql
+from .events import Spans
+from .plan import EVENTS, KEY, STATES, Plan, open_model
+from .pool import Pool
+
+SKIPPED = "_skipped"
+_BLOCK = 131_072
+_ORDERS = ("start", "end", "last")
 
 
-def read_files(job: Job, number: int, item: Sequence[tuple[DataFile, int, int]], tell: Tell) -> Done:
-    """Read row groups of files: (file, row group, number of its first row)."""
-    done = Done()
-    places = {name: pa.int64() for name in ("file", "row", "place")}
-    x_type = pa.binary(job.dtype.itemsize * job.width)
-    schema = pa.schema({"series": pa.string(), "order": job.order_storage, **places, "x": x_type})
-
-    def rows() -> Iterator[pa.RecordBatch]:
-        for source, group, first in item:
-            try:
-                for batch in read_batches(source, job, [group], first):
-                    keys, size = [batch.series(), batch.order()], len(batch.rows)
-                    names = keys[0].dictionary_encode()
-                    hashes = [hash_of(name) for name in names.dictionary.to_pylist()]
-                    place = PLACES[np.array(hashes, np.int64) % MOST_PARTS][names.indices.to_numpy()]
-                    file, row = np.full(size, source.number), np.arange(batch.first, batch.first + size)
-                    columns = [*keys, *map(pa.array, (file, row, place)), as_column(batch.features())]
-                    done.names.update(hashes)
-                    done.by_file[source] += size
-                    tell(size)
-                    yield pa.record_batch(columns, schema=schema)
-            except (FileFormatError, InputError) as error:  # noqa: PERF203
-                done.bad[source] = str(error)
-
-    found = rows()
-    for slice_, batch in enumerate(found):  # a row group may be larger than memory
-        target = job.folder("rows") / f"{number:05d}-{slice_:05d}.parquet"
-        batches = chain([batch], _up_to(job.rows - len(batch), found))
-        write_sorted(job, target, schema, batches, 'place, "order"')
-    done.rows = sum(rows for file, rows in done.by_file.items() if file not in done.bad)
-    return done
+def read_group(plan: Plan, group: int) -> int:
+    """Partition the rows of a group of files by their series; return 0, as no row has a result yet."""
+    target, options = Path(plan.work) / "_rows" / f"{group:05d}", plan.options
+    if target.exists():
+        return 0
+    target.parent.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=plan.work, prefix="_group-"))
+    try:
+        names = (options.series, options.order, options.features)
+        key = plan.types[0] == KEY
+        sql.write_partitions(folder / "rows", plan.groups[group], names, plan.parts, key=key)
+    except (FileFormatError, InputError) as error:
+        if not options.skip_bad:
+            raise _damaged(plan, group) or error from error
+        shutil.rmtree(folder / "rows", ignore_errors=True)
+        (folder / "rows").mkdir()
+        (folder / "rows" / SKIPPED).write_text(f"{plan.groups[group][0]}\n{error}", encoding="utf-8")
+    (folder / "rows").rename(target)
+    folder.rmdir()
+    return 0
 
 
-def _up_to(rows: int, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """Yield batches until they have a number of rows."""
-    while rows > 0 and (batch := next(batches, None)) is not None:
-        yield batch
-        rows -= len(batch)
-
-
-def score_series(job: Job, number: int, item: tuple[int, Sequence[int]], tell: Tell) -> Done:
-    """Run the series of one part through the model, all of them together in the order of their rows.
-
-    The item has the number of parts, and the numbers of files to leave out.
-
-    Raises:
-        InputError: a series has one order twice, or rows before the last one that was scored.
-    """
-    parts, left_out = item
-    first, bad = int(PLACES[number]), ", ".join(map(str, [-1, *left_out]))
-    where = f"place BETWEEN {first} AND {first + MOST_PARTS // parts - 1} AND file NOT IN ({bad})"
-    stepper = Stepper(open_job_model(job.model, job.identity, job.engine), job.config.reset_every)
-    series, seen = read_series(job, number, parts, stepper.reset), set[str]()
-    closed: list[tuple[str, Span]] = []
-    done = Done()
-    schema = pa.schema({"file": pa.int64(), "row": pa.int64(), "values": pa.binary(4 * len(job.results))})
-    with (
-        writing(job, job.folder("results") / f"{number:05d}.parquet") as path,
-        parquet.ParquetWriter(path, schema, compression="lz4", use_dictionary=False) as writer,
-    ):
-        for rows in read_sorted(job, "rows", where, ['"order"']):
-            encoded = rows.column("series").dictionary_encode()
-            codes, names = encoded.indices.to_numpy(), encoded.dictionary.to_pylist()
-            places, counts = np.argsort(codes, kind="stable"), np.bincount(codes)
-            order, file, row = (rows.column(key).to_numpy()[places] for key in ("order", "file", "row"))
-            ends = np.cumsum(counts)
-            own = [
-                series.setdefault(name, Series(stepper.reset, Hold(job.config.hold or 1))) for name in names
-            ]
-            _check_order(job, dict(zip(names, own, strict=True)), codes[places], order, ends - counts, seen)
-            states, x = [one.state for one in own], as_array(rows.column("x"), job.dtype)[places]
-            values, states = stepper.run(states, counts, x, tell)
-            if job.labels:
-                values = softmax(values)
-            if job.config.events:
-                has = ~_without(job, values)
-                counted = np.bincount(np.repeat(np.arange(len(own)), counts)[has], minlength=len(own))
-                found = add_samples(own, counted, order[has], values[has])
-                closed += [(names[code], span) for code, span in found]
-            for one, state, last in zip(own, states, order[ends - 1].tolist(), strict=True):
-                one.state, one.last = state, last
-            seen.update(names)
-            done.rows += len(values)
-            by_file = np.argsort(file, kind="stable")
-            columns = [pa.array(file[by_file]), pa.array(row[by_file]), as_column(values[by_file])]
-            writer.write_table(pa.table(columns, schema=schema))
-    write_series(job, number, parts, series)
-    opened = [(name, each.span) for name, each in series.items() if each.span]
-    for kind, spans in (("closed", closed), ("open", opened)):
-        name = f"{kind}-{job.number:04d}-{number:05d}.parquet"
-        done.events += write_events(job, name, spans, is_open=kind == "open")
-    done.series = len(seen)
-    return done
-
-
-def _without(job: Job, values: Array) -> Array:
-    """Return which rows ``(n, C)`` have no result, as their samples complete no frame."""
-    return np.logical_and(np.isnan(values).all(axis=1), job.late)
-
-
-def _check_order(
-    job: Job, series: Mapping[str, Series], codes: Array, order: Array, starts: Array, seen: Collection[str]
-) -> None:
-    """Raise ``InputError`` if sorted rows of series can't follow those before them.
-
-    Args:
-        job: the run.
-        series: by name, in the order of ``codes``.
-        codes: index of each row's series ``(n,)``.
-        order: of the rows ``(n,)``.
-        starts: index of the first row of each series.
-        seen: names of the series that had rows in this run.
-    """
-
-    def say(value: Any) -> str:
-        return f"{job.config.order} {from_storage(job, [value])[0]}"
-
-    same = 1 + np.flatnonzero((codes[1:] == codes[:-1]) & (order[1:] == order[:-1]))
-    twice = [(list(series)[codes[row]], order[row]) for row in same[:1]]
-    for (name, one), first in zip(series.items(), order[starts], strict=True):
-        if one.last is not None and one.last >= first:
-            if name not in seen:
-                raise InputError(
-                    f"series {name!r} has {say(first)}, but was scored up to {say(one.last)} before; its "
-                    "rows came late, score everything without --since"
-                )
-            twice.append((name, first))
-    for name, value in twice[:1]:
-        raise InputError(f"series {name!r} has {say(value)} twice; expected a different value in each row")
-
-
-def write_files(job: Job, _: int, item: Sequence[tuple[DataFile, int]], tell: Tell) -> Done:
-    """Write the outputs of some files: (file, rows)."""
-    by = ["file", "row"] if len(item) > 1 else ["row"]
-    where = f"file BETWEEN {item[0][0].number} AND {item[-1][0].number}"
-    parts = (as_array(batch.column("values"), np.float32) for batch in read_sorted(job, "results", where, by))
-    rest = np.empty((0, len(job.results)), dtype=np.float32)
-
-    def with_keys(source: DataFile, rows: int) -> Iterator[tuple[pa.RecordBatch, Array]]:
-        nonlocal rest
-        file = open_parquet(source, job.config)
-        if file.metadata.num_rows != rows:
-            raise InputError(f"{source.path} changed while it was scored; run again")
-        for keys in file.iter_batches(columns=source.stored_keys(job.config), use_threads=False):
-            while len(rest) < len(keys):
-                rest = np.concatenate([rest, next(parts)])
-            yield keys, rest[: len(keys)]
-            rest = rest[len(keys) :]
-            tell(len(keys))
-
-    for source, rows in item:
-        _write_parquet(job, source, with_keys(source, rows))
-    return Done(rows=sum(rows for _, rows in item))
-
-
-def score_windows(job: Job, _: int, item: Sequence[DataFile], tell: Tell) -> Done:
-    """Score some files whose rows are windows, and write their outputs."""
-    model = open_job_model(job.model, job.identity, job.engine)
-    samples = sample_input(model)
-    done = Done()
-
-    def scored(source: DataFile) -> Iterator[tuple[pa.RecordBatch, Array]]:
-        for batch in read_batches(source, job):
-            steps, counts = batch.windows()
-            out = run_series(model, samples, np.split(steps, np.cumsum(counts)[:-1]))
-            out = out.astype(np.float32, copy=False)
-            done.by_file[source] += len(counts)
-            tell(len(counts))
-            yield batch.rows, softmax(out) if job.labels else out
-
-    for source in item:
+def _damaged(plan: Plan, group: int) -> FileFormatError | None:
+    """Return the error of the first file with damaged pages."""
+    for path in plan.groups[group]:
         try:
-            _write_parquet(job, source, scored(source))
-        except (FileFormatError, InputError) as error:  # noqa: PERF203
-            done.bad[source] = str(error)
-            del done.by_file[source]
-    done.rows = done.by_file.total()
-    return done
+            with parquet.ParquetFile(path) as file:
+                all(file.iter_batches())
+        except (pa.ArrowException, OSError) as error:  # noqa: PERF203
+            return FileFormatError(f"{path} can't be read as Parquet ({first_line(error)})")
+    return None
 
 
-def _write_parquet(job: Job, source: DataFile, parts: Iterator[tuple[pa.RecordBatch, Array]]) -> None:
-    """Write key columns and results as the output of a file."""
-    stored, keys = open_parquet(source, job.config).schema_arrow, source.stored_keys(job.config)
-    schema = pa.schema(
-        [stored.field(name) for name in keys]
-        + ([pa.field("label", pa.string())] if job.labels else [])
-        + [pa.field(name, pa.float32()) for name in job.results]
-    )
-    with (
-        writing(job, job.folder("new") / source.name, durable=True) as path,
-        parquet.ParquetWriter(path, schema) as writer,
-    ):
-        for batch, values in parts:
-            columns, missing = [batch.column(name) for name in keys], _without(job, values)
-            if job.labels:
-                labels = pa.array(values.argmax(axis=1), mask=missing)
-                columns.append(pa.array(job.labels, pa.string()).take(labels))
-            columns += [pa.array(each, mask=missing) for each in np.ascontiguousarray(values.T)]
-            writer.write_table(pa.table(columns, schema=schema))
+def score_part(plan: Plan, part: int) -> int:
+    """Run all series of a partition; write results, events and states, and return the number of results."""
+    target = plan.part_file(part)
+    if target.exists():
+        return int(parquet.read_metadata(target).num_rows)
+    partition = Partition(plan, part)
+    with sql.sorted_rows(plan.work, part) as batches:
+        for batch in batches:
+            partition.score(batch)
+    partition.write()
+    return partition.write_results(target)
+
+
+class Partition:
+    """The series of one partition, by number: the order of their names."""
+
+    def __init__(self, plan: Plan, part: int) -> None:
+        """Take the series of the rows and those of the earlier run."""
+        self._plan, self._part, since = plan, part, plan.options.since
+        rows = sql.series_of(plan.work, part)
+        before = sql.states_of(Path(since) / STATES, part, plan.parts) if since else None
+        known = before.column("series").to_pylist() if before else []
+        self._names = sorted({*known, *rows})
+        self._numbers = {name: number for number, name in enumerate(self._names)}
+        size, self.total = len(self._names), sum(rows.values())
+        model = open_model(plan.model, plan.identity)
+        self._pool = Pool(model, max(size, 1), plan.options.reset_every)
+        self._seen, self._known = np.zeros(size, bool), np.zeros(size, bool)
+        counts = np.array([rows.get(name, 0) for name in self._names], np.int64)
+        self._first, self._done = np.cumsum(counts) - counts, np.zeros(size, np.int64)
+        self._order, self._values = self._file(np.int64, ()), self._file(np.float32, (len(plan.results),))
+        self._ended = list[list[Array]]()
+        self._order_type = before.column("last").type if before else pa.int64()
+        if plan.files:
+            self._order_type = parquet.read_schema(plan.files[0][0]).field(plan.options.order).type
+        floats = pa.types.is_floating(self._order_type)
+        self._spans = Spans.empty(size, np.dtype(np.float64 if floats else np.int64))
+        if before:
+            self._restore(before)
+
+    def _file(self, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
+        """Return an array for all rows of the partition, in a file that the system writes out as needed."""
+        with tempfile.TemporaryFile(dir=self._plan.work) as file:
+            return np.memmap(file, dtype, "w+", shape=(max(self.total, 1), *shape))
+
+    def _restore(self, before: pa.Table) -> None:
+        try:
+            own = np.array([self._numbers[name] for name in before.column("series").to_pylist()])
+            for number, row in zip(own.tolist(), before.drop_columns(_ORDERS).to_pylist(), strict=True):
+                self._pool.restore(number, row)
+            for name, values in vars(self._spans).items():
+                column = before.column(name).combine_chunks()
+                values[own] = _as_numbers(column) if name in _ORDERS else column.to_numpy()
+            self._known[own] = True
+        except (pa.ArrowException, LookupError, TypeError, ValueError, EOFError, OSError) as error:
+            why = f"{self._plan.options.since} has damaged states ({first_line(error)})"
+            raise FileFormatError(f"{why}; score without --since") from error
+
+    def score(self, batch: pa.RecordBatch) -> None:
+        """Process the next rows, which are sorted by order."""
+        plan, spans = self._plan, self._spans
+        names, order = batch.column("series").dictionary_encode(), _as_numbers(batch.column("order"))
+        numbers = np.array([self._numbers[name] for name in names.dictionary.to_pylist()])
+        own = numbers[names.indices.to_numpy()]
+        rows = np.flatnonzero(~self._known[own] | self._seen[own] | (order > spans.last[own]))
+        rows = rows[np.argsort(own[rows], kind="stable")]
+        own, order = own[rows], order[rows]
+        if not len(rows):
+            return
+        features = (batch.column(f"x{i}").to_numpy()[rows] for i in range(len(plan.options.features)))
+        x = np.stack(list(features), axis=1)
+        series, counts = np.unique(own, return_counts=True)
+        starts = np.cumsum(counts) - counts
+        self._check_order(own, order, series, starts)
+        values = self._pool.run(series, counts, x)
+        if plan.labels:
+            values = softmax(values)
+        at = np.arange(len(own)) + np.repeat(self._first[series] + self._done[series] - starts, counts)
+        self._order[at], self._values[at] = order.view(np.int64), values
+        self._done[series] += counts
+        self._seen[series] = True
+        spans.last[series] = order[starts + counts - 1]
+        framed = ~np.isnan(values[:, 0])
+        if plan.options.events and framed.any():
+            series, counts = np.unique(own[framed], return_counts=True)
+            labels = values[framed].argmax(axis=1)
+            self._ended.append(spans.extend(series, counts, order[framed], labels, plan.options.hold))
+
+    def write_results(self, target: Path) -> int:
+        """Write the results, ordered by series and step; return their number."""
+        done = int(self._done.sum())
+        tables = (self._results(start, min(start + _BLOCK, done)) for start in range(0, done, _BLOCK))
+        first, texts = next(tables, pa.table({})), [self._plan.options.series, "label"]
+        with (
+            replacing(target) as path,
+            parquet.ParquetWriter(path, first.schema, use_dictionary=texts) as writer,
+        ):
+            for table in chain([first], tables):
+                writer.write_table(table)
+        return done
+
+    def _results(self, start: int, stop: int) -> pa.Table:
+        """Return the results ``start ... stop - 1`` of all series."""
+        options, ends = self._plan.options, np.cumsum(self._done)
+        own = np.searchsorted(ends, np.arange(start, stop), side="right")
+        at = np.arange(start, stop) + (self._first - ends + self._done)[own]
+        values = self._values[at]
+        columns = {
+            options.series: self._series(own),
+            options.order: _as_orders(self._order[at].view(self._spans.last.dtype), self._order_type),
+        }
+        if self._plan.labels:
+            labels = pa.array(values.argmax(axis=1), mask=np.isnan(values[:, 0]))
+            columns["label"] = pa.array(self._plan.labels).take(labels)
+        for name, column in zip(self._plan.results, np.ascontiguousarray(values.T), strict=True):
+            columns[name] = pa.array(column, from_pandas=self._pool.delayed)
+        return pa.table(columns)
+
+    def _series(self, own: Array) -> pa.Array:
+        kind = pa.type_for_alias("string" if self._plan.types[0] in (KEY, "") else self._plan.types[0])
+        return pa.array(self._names, pa.string()).take(pa.array(own)).cast(kind)
+
+    def write(self) -> None:
+        """Write the states of all series, and their events."""
+        states = {"series": pa.array(self._names, pa.string())} | self._pool.columns(range(len(self._names)))
+        for name, values in vars(self._spans).items():
+            states[name] = _as_orders(values, self._order_type) if name in _ORDERS else pa.array(values)
+        self._write(STATES, pa.table(states))
+        if self._plan.options.events:
+            tables = [self._events(found, is_open=False) for found in self._ended]
+            tables.append(self._events(self._spans.open_events(), is_open=True))
+            by = [(self._plan.options.series, "ascending"), ("start", "ascending")]
+            self._write(EVENTS, pa.concat_tables(tables).sort_by(by))
+
+    def _write(self, kind: str, table: pa.Table) -> None:
+        target = self._plan.part_file(self._part, kind)
+        target.parent.mkdir(exist_ok=True)
+        with replacing(target) as path:
+            parquet.write_table(table, path)
+
+    def _check_order(self, own: Array, order: Array, series: Array, starts: Array) -> None:
+        """Raise ``InputError`` if a series has one order twice."""
+        twice = 1 + np.flatnonzero((own[1:] == own[:-1]) & (order[1:] == order[:-1]))
+        again = starts[self._seen[series] & (self._spans.last[series] == order[starts])]
+        for row in (*again[:1], *twice[:1]):
+            value = _as_orders(order[row : row + 1], self._order_type)[0]
+            raise InputError(f"series {self._names[own[row]]!r} has {self._plan.options.order} {value} twice")
+
+    def _events(self, found: Sequence[Array], *, is_open: bool) -> pa.Table:
+        own, start, end, label, samples = found
+        columns = {
+            self._plan.options.series: self._series(own),
+            "start": _as_orders(start, self._order_type),
+            "end": _as_orders(end, self._order_type),
+            "label": pa.array(self._plan.labels).take(pa.array(label)),
+            "samples": pa.array(samples),
+            "open": pa.array(np.full(len(own), is_open)),
+        }
+        return pa.table(columns)
+
+
+def _as_numbers(order: pa.Array) -> Array:
+    """Return orders as int64, times in nanoseconds; or as float64."""
+    if pa.types.is_temporal(order.type):
+        order = order.cast(pa.timestamp("ns", getattr(order.type, "tz", None))).cast(pa.int64())
+    floats = pa.types.is_floating(order.type)
+    numbers: Array = order.cast(pa.float64() if floats else pa.int64()).to_numpy()
+    if floats and not np.isfinite(numbers).all():
+        raise InputError("the order contains a number that is not finite; correct it")
+    return numbers
+
+
+def _as_orders(numbers: Array, kind: pa.DataType) -> pa.Array:
+    """Return what ``_as_numbers`` made numbers of."""
+    values = pa.array(numbers)
+    if pa.types.is_temporal(kind):
+        values = values.cast(pa.timestamp("ns", getattr(kind, "tz", None)))
+    return values.cast(kind)

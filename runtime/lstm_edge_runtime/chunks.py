@@ -1,14 +1,12 @@
-"""Run a case in chunks, with states carried from each chunk to the next, and when frames come of it."""
+"""Run a case in chunks, with states carried from each chunk to the next; and when a stream gives frames."""
 
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from .errors import StateError
-from .manifest import Array, Axes, Manifest, StateSpec
+from .manifest import Array, Axes, Manifest
 
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Function from every input by name to every output by name, including states."""
@@ -76,19 +74,8 @@ class Pace:
         self.axes = {spec.name: time_axis(spec.axes, manifest) for spec in manifest.outputs}
         """Of each output the place of the time axis once the batch axis is gone, None if it has none."""
         self.even = {self.unit, *self.frames.values()} == {1}
-        starts = (state.start for state in manifest.states)
-        self.settled = max([*starts, *(self.unit * delay for delay in self.delays.values())])
-        """Steps from which on no state is held, and every output has frames."""
-        end = manifest.stream.end if manifest.stream else None
-        self.end = sys.maxsize if end is None else end
-        """Steps from reset that there are positions for."""
-
-    def ended(self, what: str) -> StateError:
-        """Return the error for a step behind the end of a table of positions."""
-        return StateError(
-            f"{what} has taken {self.end} steps since its reset, and the network has positions for no more; "
-            f"reset it, or open it with reset_every={self.end}"
-        )
+        self.settled = self.unit * max(self.delays.values(), default=0)
+        """Steps after which every output has frames."""
 
     def early(self, name: str, age: Any) -> Any:
         """Return how many frames before the first real one a call from ``age`` gives; of several calls."""
@@ -102,12 +89,6 @@ class Pace:
         if not array.shape[axis]:
             return None
         return array[(slice(None),) * axis + (0,)] if self.frames[name] == 1 else array
-
-
-def room(states: Iterable[StateSpec], ages: Iterable[int], steps: int) -> int:
-    """Return how many of ``steps`` a call may take, so that no state of these ages starts inside of it."""
-    starts = {state.start for state in states}
-    return min([steps, *(start - age for age in set(ages) for start in starts if start > age)])
 
 
 def behind(array: Array, axis: int, count: int) -> Array:
@@ -125,10 +106,10 @@ def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> di
     for name in (each for each in manifest.counts if each not in time):
         joined[name] = np.sum([chunk[name] for chunk in chunks], axis=0, dtype=joined[name].dtype)
     for spec in manifest.outputs:
-        if _folds_time(spec.axes, manifest.sequence):
-            del joined[spec.name]
-        elif spec.name in time:
+        if spec.name in time:
             joined[spec.name] = np.concatenate([chunk[spec.name] for chunk in chunks], axis=time[spec.name])
+        elif _folds_time(spec.axes, manifest.sequence):
+            del joined[spec.name]
     return joined
 
 

@@ -111,9 +111,6 @@ class StateSpec(NamedTuple):
     """For LSTM1 ``(layers*D, "N", H)``; the batch axis is the one named as ``batch``."""
     reset: float | Array = 0.0
     """One number for all elements, or an array of the axes' shape with size 1 for the batch axis."""
-    start: int = 0
-    """Number of steps for which it is held at its reset value, as what it is computed from begins so much
-    later."""
 
 
 class Task(NamedTuple):
@@ -185,30 +182,6 @@ class Golden(NamedTuple):
     """Further cases, of other sizes."""
 
 
-class Streamed(NamedTuple):
-    """The form in which a network streams whose frames need later steps, or are fewer or more than steps.
-
-    It is another graph with the same weights.
-
-    The file's own graph is the whole network, which ``run`` calls.
-    """
-
-    graph: bytes
-    """An ONNX file without the initializers that are the same in the file's own graph."""
-    outputs: tuple[TensorSpec, ...]
-    """The outputs by the same names, with the time axis of chunks: ``L``, or its frames ``L/8``, ``2*L``."""
-    states: tuple[StateSpec, ...]
-    """All states: those of the file's own graph too, where it has any."""
-    delays: Mapping[str, int]
-    """Of each output, the frames that it is behind; of one without a time axis, the units."""
-    golden: Golden | None = None
-    """A case from the reset states, and the frames of the whole network that a stream gives of it."""
-    unit: int = 1
-    """A call takes a multiple of this number of steps."""
-    end: int | None = None
-    """The number of steps from reset after which a stream ends, as the network's table of positions does."""
-
-
 class Manifest(NamedTuple):
     """The complete description of one artifact."""
 
@@ -249,8 +222,11 @@ class Manifest(NamedTuple):
     identity: str = ""
     """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
     them."""
-    stream: Streamed | None = None
-    """How it streams, if frames need later steps, or there are fewer or more frames than steps."""
+    unit: int = 1
+    """A call takes a multiple of this number of steps."""
+    delays: Mapping[str, int] = _NOTHING
+    """Delay of each output that has one, in frames (in units for outputs without a time axis): frame j of
+    the full sequence is frame ``j + delay`` of a stream, and those in front of the first one mean nothing."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
@@ -310,36 +286,28 @@ class Manifest(NamedTuple):
         return bool(self.states) and not self.unstreamable
 
     @property
-    def delays(self) -> dict[str, int]:
-        """Of each output, the frames that a stream is behind; empty where it is not."""
-        return dict(self.stream.delays) if self.stream else {}
-
-    @property
-    def unit(self) -> int:
-        """The number of steps that a call of the graph that streams takes a multiple of."""
-        return self.stream.unit if self.stream else 1
-
-    @property
     def frames_a_unit(self) -> dict[str, int]:
-        """Of each output of a ``stream``, its frames per unit; 1 for one without a time axis."""
-        outputs = self.stream.outputs if self.stream else ()
-        return {spec.name: max(self._frames(spec.axes, self.unit).values(), default=1) for spec in outputs}
+        """Frames of each output per unit; 1 for one without a time axis."""
+        return {
+            spec.name: max(self._frames(spec.axes, self.unit).values(), default=1) for spec in self.outputs
+        }
+
+    @property
+    def is_buffered(self) -> bool:
+        """True if a stream keeps steps up to a unit, drops first frames, or has other frames than steps."""
+        return self.unit > 1 or bool(self.delays) or any(n > 1 for n in self.frames_a_unit.values())
 
     @property
     def delay_steps(self) -> int:
-        """How many steps a stream's results are behind the samples, rounded up."""
-        return max(
-            (-(-self.delays[name] * self.unit // n) for name, n in self.frames_a_unit.items()), default=0
-        )
+        """Number of steps by which the outputs of a stream lag, rounded up."""
+        frames = self.frames_a_unit
+        return max((-(-delay * self.unit // frames[name]) for name, delay in self.delays.items()), default=0)
 
     @property
     def pace(self) -> str:
-        """How a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) behind``.
-
-        One that ends says when: ``one frame a step, for 512 steps from a reset``.
-        """
+        """When a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) delay``."""
         frames = self.frames_a_unit
-        name = max(frames, key=lambda each: self.delays[each] / frames[each], default="")
+        name = max(frames, key=lambda each: self.delays.get(each, 0) / frames[each], default="")
         delay, count, unit = self.delays.get(name, 0), frames.get(name, 1), self.unit
         each = gcd(count, unit)
         many = "one frame" if count == each else f"{count // each} frames"
@@ -347,32 +315,23 @@ class Manifest(NamedTuple):
         at_once = f", {count} at a time" if each > 1 else ""
         rate = self.signal.sampling_rate
         time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
-        end = self.stream.end if self.stream else None
-        ending = "" if end is None else f", for {counted(end, 'step')} from a reset"
-        return pace + at_once + (f", {counted(delay, 'frame')}{time} behind" if delay else "") + ending
+        return pace + at_once + (f", {counted(delay, 'frame')}{time} delay" if delay else "")
 
     def require_no_delay(
         self,
         what: str,
         instead: str = "use stream() or streams() of lstm_edge_runtime, or run() on whole sequences",
     ) -> None:
-        """Raise ``UnsupportedError`` for a ``stream`` with a delay or a unit, which ``what`` can't have."""
-        if self.stream is not None:
+        """Raise ``UnsupportedError`` for a file with a delay or a unit, which ``what`` can't have."""
+        if self.is_buffered:
             raise UnsupportedError(f"this file streams {self.pace}, which {what} does not support; {instead}")
 
     @property
-    def streaming(self) -> "Manifest":
-        """The manifest of the graph that streams: this one, unless there is a ``stream``."""
-        if self.stream is None:
-            return self
-        ranges = {name: sizes for name, sizes in self.ranges.items() if name != self.sequence}
-        return self._replace(
-            outputs=self.stream.outputs,
-            states=self.stream.states,
-            ranges=ranges,
-            unstreamable="",
-            golden=None,
-        )
+    def chunk_ranges(self) -> Mapping[str, AxisRange]:
+        """The ranges of what a stream takes: chunks of any length, as it keeps steps up to a unit."""
+        if self.unit == 1:
+            return self.ranges
+        return {name: sizes for name, sizes in self.ranges.items() if name != self.sequence}
 
     @property
     def window(self) -> int | None:
@@ -393,15 +352,6 @@ class Manifest(NamedTuple):
         """Number of steps after which a stream should be reset, as in training; None for never."""
         return self.window if self.from_reset else None
 
-    @property
-    def longest_run(self) -> int | None:
-        """Number of steps that a stream should take from a reset at the most; None for any.
-
-        These are those of training, ``reset_every``, and those that the network has positions for.
-        """
-        ends = (self.reset_every, self.stream.end if self.stream else None)
-        return min((end for end in ends if end is not None), default=None)
-
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""
         return axes.index(self.batch) if self.batch in axes else None
@@ -416,11 +366,15 @@ class Manifest(NamedTuple):
         return {name: size for spec in self.outputs for name, size in self._frames(spec.axes, steps).items()}
 
     def _frames(self, axes: Axes, steps: int) -> dict[str, int]:
-        """Return the frames of ``steps`` on an axis ``L``, ``L/8`` or ``2*L`` of a file with a ``stream``."""
-        if self.stream is None or self.sequence is None:
+        """Return the frames of ``steps`` on an axis ``L``, ``L/8`` or ``2*L``."""
+        if self.sequence is None:
             return {}
         rates = {axis: _rate_of(axis, self.sequence) for axis in axes if isinstance(axis, str)}
-        return {axis: rate[0] * steps // rate[1] for axis, rate in rates.items() if rate}
+        return {
+            axis: rate[0] * steps // rate[1]
+            for axis, rate in rates.items()
+            if rate and not self.unit % rate[1]
+        }
 
     @property
     def time_axes(self) -> dict[str, int]:
@@ -456,7 +410,7 @@ def _without_usual(fields: Mapping[str, Any], **usual: Any) -> dict[str, Any]:
 
 
 def _encode(manifest: Manifest) -> dict[str, Any]:
-    golden, stream, task, trained = manifest.golden, manifest.stream, manifest.task, manifest.trained
+    golden, task, trained = manifest.golden, manifest.task, manifest.trained
     fields = manifest._asdict()
     axes = {name: fields.pop(name) for name in ("batch", "sequence")}
     axes["ranges"] = {name: each._asdict() for name, each in fields.pop("ranges").items()}
@@ -466,35 +420,26 @@ def _encode(manifest: Manifest) -> dict[str, Any]:
         "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [_encode_state(state, manifest) for state in manifest.states],
         "axes": _without_usual(axes, ranges={}),
-        "stream": stream and _encode_stream(stream, manifest),
         "task": task and task._asdict(),
         "signal": _without_usual(manifest.signal._asdict(), missing=""),
         "trained": trained and trained._asdict(),
         "golden": golden and _encode_golden(golden),
     }
     return _without_usual(
-        fields, padded_states=True, counts=(), identity="", stream=None, trained=None, int8_activations=False
+        fields,
+        padded_states=True,
+        counts=(),
+        identity="",
+        trained=None,
+        int8_activations=False,
+        unit=1,
+        delays={},
     )
 
 
 def _encode_state(state: StateSpec, manifest: Manifest) -> dict[str, Any]:
     reset = encode_array(state.reset) if isinstance(state.reset, np.ndarray) else float(state.reset)
-    fields = {**state._asdict(), "batch_axis": manifest.batch_axis(state.axes), "reset": reset}
-    return _without_usual(fields, start=0)
-
-
-def _encode_stream(stream: Streamed, manifest: Manifest) -> dict[str, Any]:
-    import base64
-
-    fields = {
-        "graph": base64.b64encode(stream.graph).decode(),
-        "outputs": [spec._asdict() | {"delay": stream.delays[spec.name]} for spec in stream.outputs],
-        "states": [_encode_state(state, manifest) for state in stream.states],
-        "golden": stream.golden and _encode_golden(stream.golden),
-        "unit": stream.unit,
-        "end": stream.end,
-    }
-    return _without_usual(fields, unit=1, end=None)
+    return {**state._asdict(), "batch_axis": manifest.batch_axis(state.axes), "reset": reset}
 
 
 def _decode_state(raw: Mapping[str, Any]) -> StateSpec:
@@ -504,21 +449,6 @@ def _decode_state(raw: Mapping[str, Any]) -> StateSpec:
         dtype=_dtype(text(raw["dtype"])),
         axes=_axes(raw["axes"]),
         reset=decode_array(raw["reset"]) if isinstance(raw["reset"], dict) else number(raw["reset"]),
-        start=_count(raw.get("start", 0)),
-    )
-
-
-def _decode_stream(raw: Mapping[str, Any]) -> Streamed:
-    import base64
-
-    return Streamed(
-        graph=base64.b64decode(text(raw["graph"]), validate=True),
-        outputs=tuple(map(_decode_tensor, raw["outputs"])),
-        states=tuple(map(_decode_state, raw["states"])),
-        delays={text(spec["name"]): _count(spec["delay"]) for spec in raw["outputs"]},
-        golden=None if raw["golden"] is None else _decode_golden(raw["golden"]),
-        unit=_count(raw.get("unit", 1)),
-        end=None if raw.get("end") is None else _count(raw["end"]),
     )
 
 
@@ -586,7 +516,8 @@ def _decode(raw: Mapping[str, Any]) -> Manifest:
         padded_states=raw.get("padded_states", True) is True,
         counts=texts(raw.get("counts", [])),
         unstreamable=text(raw["unstreamable"]),
-        stream=_decode_stream(raw["stream"]) if "stream" in raw else None,
+        unit=_count(raw.get("unit", 1)),
+        delays={text(name): _count(delay) for name, delay in raw.get("delays", {}).items()},
         task=None
         if task is None
         else Task(

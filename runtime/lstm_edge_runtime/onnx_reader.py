@@ -404,32 +404,6 @@ def add_metadata(content: bytes, key: str, value: str) -> bytes:
     return content + _encode(14, _encode(1, key.encode()) + _encode(2, value.encode()))
 
 
-def add_initializers(content: bytes, source: bytes) -> bytes:
-    """Return an ONNX file with the initializers that its graph reads and only another file has.
-
-    Args:
-        content: the bytes of the ``.onnx`` file.
-        source: the other file's.
-    """
-    file = read_onnx(content)
-    wanted = {name for node in file.every_node() for name in node.inputs} - set(file.graph.initializers)
-    graph = _message(_split(memoryview(source)), 7)
-    stored = [_bytes(value) for value in graph.get(5, [])]
-    added = [_encode(5, bytes(each)) for each in stored if _text(_split(each), 8) in wanted]
-    return content + _encode(7, b"".join(added))
-
-
-def stream_file(file: OnnxFile, graph: bytes) -> OnnxFile:
-    """Return the file of a graph that streams, with the initializers that it has in common with ``file``.
-
-    Raises:
-        FileFormatError: ``graph`` is no whole ONNX model.
-    """
-    stream = read_onnx(graph)
-    stored = {**file.graph.initializers, **stream.graph.initializers}
-    return stream._replace(graph=stream.graph._replace(initializers=stored))
-
-
 def _model(fields: _Fields, folder: str | None) -> OnnxFile:
     if 7 not in fields:
         raise FileFormatError("it contains no ONNX graph; export or copy it again")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ._core import Core, as_lengths, reset_states
+from ._core import Core, as_lengths
 from .axes import check_array, learn_sizes
 from .chunks import Runner, join_chunks, run_chunks
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
@@ -18,19 +18,13 @@ class Replay:
     """One way in which one golden case was run."""
 
     how: str
-    """``whole``, ``in two chunks`` or ``step by step``; of the graph of a stream that is behind ``stream``,
-    ``stream in two chunks`` or ``stream step by step``."""
+    """``whole``, ``in two chunks`` or ``step by step`` (unit by unit)."""
     sizes: tuple[int, ...]
     """Steps of each chunk; empty for the whole."""
     case: int
     """Which case of the file, from 0."""
     comparisons: tuple[Comparison, ...]
     """Each output and state."""
-
-    @property
-    def of_stream(self) -> bool:
-        """Whether the graph of a stream that is behind was run."""
-        return self.how.startswith("stream")
 
 
 @dataclass(frozen=True)
@@ -76,57 +70,10 @@ class SelfTest:
                 raise CheckFailedError(f"the golden case fails on this device ({how}): {worst}")
 
 
-def selftest(core: Core, stream: Core | None = None) -> SelfTest:
-    """Replay the golden cases, of the file and of the graph that streams; see ``Model.selftest``."""
-    replays: list[Replay] = []
-    if stream is None or core.session is not None:  # a native program of a stream has no other graph
-        replays += replay_golden(core.manifest, lambda feeds: core.manifest.all_outputs(*core.call(feeds)))
-    if stream is not None:
-        own = stream
-        replays += replay_stream(own.manifest, lambda feeds: own.manifest.all_outputs(*own.call(feeds)))
-    return SelfTest(tuple(replays))
-
-
-def replay_stream(manifest: Manifest, run: Runner) -> Iterator[Replay]:
-    """Run the golden case of a stream that is behind, in chunks, and compare.
-
-    Args:
-        manifest: that of the graph that streams.
-        run: runs it: every input by name in, every output by name out.
-
-    Raises:
-        InputError: the file carries no golden case of its stream.
-        ManifestError: it leaves an input or an output out.
-        CheckFailedError: the graph does not run on it.
-    """
-    from .delayed import run_delayed
-
-    golden = manifest.stream and manifest.stream.golden
-    if golden is None:
-        raise InputError("this file has no golden case of its stream; export it again")
-    names = {spec.name for spec in manifest.inputs}, {spec.name for spec in manifest.outputs}
-    if (set(golden.inputs), set(golden.outputs)) != names:
-        raise ManifestError("the stream's golden case has other inputs or outputs; export again")
-    sizes: dict[str, int] = {}
-    try:
-        for spec in manifest.inputs:
-            check_array(spec, golden.inputs[spec.name], sizes)
-    except InputError as error:
-        raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
-    feeds = {**golden.inputs, **reset_states(manifest, sizes)}
-    steps = manifest.steps(feeds)
-    if steps < manifest.unit:
-        raise ManifestError("the stream's golden case is shorter than a unit; export the model again")
-    for how, chunks in (
-        ("stream", (steps,)),
-        ("stream in two chunks", (steps // 2, steps - steps // 2)),
-        ("stream step by step", (1,) * steps),
-    ):
-        try:
-            outputs = run_delayed(run, manifest, feeds, chunks)
-        except ContractError as error:
-            raise CheckFailedError(f"the golden case does not run {how}: {first_line(error)}") from error
-        yield Replay(how, chunks, 0, compare_golden(golden, outputs))
+def selftest(core: Core) -> SelfTest:
+    """Replay the golden cases of a file; see ``Model.selftest``."""
+    manifest = core.manifest
+    return SelfTest(tuple(replay_golden(manifest, lambda feeds: manifest.all_outputs(*core.call(feeds)))))
 
 
 def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
@@ -233,7 +180,8 @@ def _ways(manifest: Manifest, golden: Golden) -> Iterator[tuple[str, tuple[int, 
     steps = manifest.steps(golden.inputs)
     # a row may end in the last chunk only
     shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min(initial=steps))
-    if shortest > 1:
-        yield "in two chunks", (shortest // 2, steps - shortest // 2)
-    if shortest > 2:
-        yield "step by step", (*[1] * (shortest - 1), steps - shortest + 1)
+    unit, units = manifest.unit, shortest // manifest.unit
+    if units > 1:
+        yield "in two chunks", (units // 2 * unit, steps - units // 2 * unit)
+    if units > 2:
+        yield "step by step", (*[unit] * (units - 1), steps - (units - 1) * unit)

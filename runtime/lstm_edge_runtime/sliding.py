@@ -1,14 +1,14 @@
 """A stream over a sliding window: the last samples are run from the reset state at every step."""
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 
 from .errors import InputError, UnsupportedError, counted
-from .manifest import Array
+from .manifest import Array, Manifest
 
 if TYPE_CHECKING:
-    from .model import Model
     from .state import State
 
 _Result = Array | dict[str, Array]
@@ -27,19 +27,20 @@ class SlidingStream:
     reset_every = None
     """It is never reset by itself."""
 
-    def __init__(self, model: "Model", window: int) -> None:
-        """Open a stream without samples.
+    def __init__(
+        self, manifest: Manifest, run: Callable[[Array], tuple[dict[str, Array], object]], window: int
+    ) -> None:
+        """Open a stream without samples; ``run`` runs the file from the reset state.
 
         Raises:
             InputError: ``window`` is not a whole number from 1, or the file takes one step per call or has
                 several inputs.
         """
-        manifest = model.interface
         if type(window) is not int or window < 1:
             raise InputError(f"window is {window!r}, expected a whole number from 1")
         if manifest.sequence is None or len(manifest.data_inputs) != 1:
             raise InputError("a window requires a file with one input that has a sequence axis")
-        self._model, self._manifest, self._window = model, manifest, window
+        self._run, self._manifest, self._window = run, manifest, window
         (self._spec,) = manifest.data_inputs
         self._samples: Array | None = None
         self._steps = 0
@@ -112,8 +113,8 @@ class SlidingStream:
         x = np.moveaxis(self._samples, 0, place)
         if self._manifest.batch in axes:
             x = np.expand_dims(x, axes.index(self._manifest.batch))
-        outputs, _ = self._model.run(np.ascontiguousarray(x))
-        found = {spec.name: self._newest(outputs[spec.name], spec.axes) for spec in self._model.outputs}
+        outputs, _ = self._run(np.ascontiguousarray(x))
+        found = {spec.name: self._newest(outputs[spec.name], spec.axes) for spec in self._manifest.outputs}
         return found if len(found) != 1 else next(iter(found.values()))
 
     def _newest(self, output: Array, axes: tuple[int | str, ...]) -> Array:

@@ -236,7 +236,7 @@ class Stream:
         for spec, array in converted:
             core = tuple(axis for axis in spec.axes if axis not in dropped)
             axes = _axes_of_rank(array.ndim, core, spec.axes)
-            learn_sizes(spec.name, axes, array.shape, sizes, self._manifest.ranges)
+            learn_sizes(spec.name, axes, array.shape, sizes, self._manifest.chunk_ranges)
         return sizes, {spec.name: array.reshape(resolve(spec.axes, sizes) or ()) for spec, array in converted}
 
     def _call_of(
@@ -260,7 +260,7 @@ class Stream:
         with self._kept():
             while place < steps:
                 self._start_again()
-                size = self._most(min(steps - place, self._due - self._steps))
+                size = min(steps - place, self._due - self._steps)
                 piece = arrays
                 if size < steps:
                     piece = take_steps(self._pace.places, arrays, place, place + size)
@@ -268,10 +268,6 @@ class Stream:
                 self._steps += size
                 place += size
         return self._joined(sizes, parts)
-
-    def _most(self, steps: int) -> int:
-        """Return how many of ``steps`` may be taken together."""
-        return steps
 
     def _take_piece(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> "list[Part]":
         """Take steps that may be taken together; return what they complete, a part or none."""

@@ -551,7 +551,7 @@ def to_graph(
     for spec, array in core.convert_inputs(samples, shared=True):
         inner = tuple(axis for axis in spec.axes if axis != manifest.batch)
         seen = tuple(axis for axis in inner if not (step and axis == manifest.sequence))
-        learn_sizes(spec.name, (manifest.batch or "", *seen), array.shape, sizes, manifest.ranges)
+        learn_sizes(spec.name, (manifest.batch or "", *seen), array.shape, sizes, manifest.chunk_ranges)
         if step and manifest.sequence is not None:
             sizes[manifest.sequence] = 1
         given = array.reshape(resolve((manifest.batch or "", *inner), sizes) or ())

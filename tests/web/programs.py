@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_exporters.targets.native.program import ProgramWriter
 from lstm_edge_runtime.manifest import KEY
-from lstm_edge_runtime.native.convert import to_native
-from lstm_edge_runtime.native.program import ProgramWriter
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 PLAIN = ("lstm", "motions-int8", "gru", "late", "strided", "unbatched")

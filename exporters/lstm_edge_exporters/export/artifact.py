@@ -14,13 +14,13 @@ import onnx_ir as ir
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.chunks import Runner
-from lstm_edge_runtime.errors import CheckFailedError, first_line
+from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import Builder
-from ..numerics.cases import Case, Feeds, closed_loop
+from ..numerics.cases import Case, closed_loop
 from ..numerics.compare import Function, GraphError, RefusedError, expected, fixed_axes
 from ..numerics.graph64 import MeasuredGraph, open_graph
 from ..numerics.verify import (
@@ -38,6 +38,7 @@ from .config import ExportConfig
 from .file import File, serialize
 from .ranges import settle_ranges
 
+Write = Callable[[ir.Model, Manifest], bytes]
 _MOST = 1.0
 """The largest square of mean by standard deviation that the old kernel takes within three noise floors."""
 
@@ -99,17 +100,18 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
         equivalence = verify(file, engine, made.cases.cases(), plain)
     _check_loop(made, file)
     show(0.7, "feeding chunks")
-    manifest = _try_chunks(made, file, engine, lambda each: write(each, made.manifest))
+    manifest = _try_chunks(made, file, engine)
     drawn, notes = replace(made.cases, held=frozenset()), (*made.notes, *narrowed)
     show(0.8, "recording golden cases")
     expect = partial(expected, file.graph, fixed=file.fixed)
     golden = record_golden(expect, manifest, drawn, equivalence.cases)
     manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
     content = write(model, manifest)
-    load(content, device="cpu", engine="onnxruntime").close()
+    load(content).close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     nodes = dict(Counter(node.op_type for node in model.graph))
-    return Artifact(content, manifest, equivalence, nodes, (*notes, *skipped))
+    artifact = Artifact(content, manifest, equivalence, nodes, (*notes, *skipped))
+    return _stream_artifact(made, artifact, write) if config.stream else artifact
 
 
 def _check_loop(made: File, file: Function) -> None:
@@ -131,27 +133,27 @@ def _check_loop(made: File, file: Function) -> None:
         raise CheckFailedError(f"called again and again from its own states: {found.worst}")
 
 
-def _make_late(made: File, to_bytes: Callable[[ir.Model], bytes]) -> Manifest:
-    """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
-    from ..streaming.late import add_late_stream
+def _stream_artifact(made: File, whole: Artifact, write: Write) -> Artifact:
+    """Return the file that streams the network whose full sequence was verified.
 
-    def draw(rows: int, steps: int, at_reset: bool) -> Feeds:
-        return made.cases.case(rows, steps, at_reset=at_reset, full=True).feeds
+    Raises:
+        UnsupportedError: the network does not stream.
+    """
+    from ..streaming.file import stream_file
 
-    if made.roles.bidirectional:
-        return made.manifest._replace(unstreamable=_why_whole(made))
-    return add_late_stream(made.model, made.manifest, draw, to_bytes)
+    if not made.lifted.need and whole.manifest.unstreamable:
+        raise UnsupportedError(f"the network does not stream: {whole.manifest.unstreamable}")
+    found = stream_file(made.model, whole.manifest, made.cases, write)
+    load(found.model, device="cpu").close()
+    nodes = dict(Counter(node.op_type for node in ir.from_proto(onnx.load_from_string(found.model)).graph))
+    return replace(whole, model=found.model, manifest=found.manifest, nodes=nodes)
 
 
-def _try_chunks(
-    made: File, function: Function, engine: Runner, to_bytes: Callable[[ir.Model], bytes]
-) -> Manifest:
+def _try_chunks(made: File, function: Function, engine: Runner) -> Manifest:
     """Return the manifest with why chunks do not equal the whole, and what else they show."""
     manifest = made.manifest
     refused = made.lifted.refused
-    if made.lifted.late and not manifest.unstreamable:
-        return _make_late(made, to_bytes)
-    if reason := manifest.unstreamable or _why_whole(made):
+    if reason := manifest.unstreamable or made.lifted.need or _why_whole(made):
         return manifest._replace(unstreamable=reason)
     if not manifest.time_axes or not manifest.states:
         return manifest if refused is None else manifest._replace(unstreamable=str(refused))

@@ -40,6 +40,9 @@ class ExportConfig:
     """The name of the batch axis."""
     sequence: str = "L"
     """The name of the time axis."""
+    stream: bool = False
+    """Write the file that streams a network which looks ahead or has strides: outputs lag by a delay, calls
+    take a multiple of a unit. A network that only looks back streams by its ordinary file."""
     stateless: bool = False
     """Leave absent, zero and learned initial states inside the graph instead of making them inputs."""
     opset: int = 18

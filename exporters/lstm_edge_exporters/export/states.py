@@ -14,13 +14,14 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import StateSpec
 
+from ..graph import spec_of
 from ..numerics.reference import Injection
 from ..recurrent import state_shape
 from .lower import Lowered, Origin, origin_of
 
 if TYPE_CHECKING:
     from ..lift.paths import Member, StateGroup
-    from ..streaming.facts import NotStreamableError
+    from ..streaming.flow import NotStreamableError
 
 
 class Lifted(NamedTuple):
@@ -38,8 +39,8 @@ class Lifted(NamedTuple):
     """How many steps these hold together."""
     refused: "NotStreamableError | None" = None
     """Why operators along time keep no past in states."""
-    late: bool = False
-    """Whether frames need later steps: then another graph streams."""
+    need: str = ""
+    """Why a file of its own streams, ``looks 3 steps ahead``; empty if the ordinary file does."""
 
 
 def lift(lowered: Lowered, *, stateless: bool) -> Lifted:
@@ -87,18 +88,30 @@ def keep_past(lifted: Lifted, lowered: Lowered, *, stateless: bool) -> Lifted:
     """Make states of what operators along time look back at; see ``streaming``."""
     if stateless or lowered.window:
         return lifted
-    from ..streaming.facts import NotStreamableError
-    from ..streaming.streamable import make_streamable
+    from ..streaming.flow import NotStreamableError
+    from ..streaming.stream import stream
 
     try:
-        found = make_streamable(lifted.model, lowered.roles.batch, lowered.roles.sequence)
+        found = stream(
+            lifted.model, _all_states(lifted, lowered), lowered.roles.batch, lowered.roles.sequence
+        )
     except NotStreamableError as error:
         return lifted._replace(refused=error)
-    if found is None:
+    if not found.ordinary:
+        return lifted._replace(need=found.need)
+    if not found.added:
         return lifted
-    if found.late:
-        return lifted._replace(late=True)
-    return lifted._replace(model=found.model, past=found.states, reach=found.reach)
+    return lifted._replace(model=found.model, past=found.added, reach=found.reach)
+
+
+def _all_states(lifted: Lifted, lowered: Lowered) -> list[StateSpec]:
+    """Return the states that are arguments of ``forward``, and those that were lifted."""
+    inputs = {spec.name: spec for spec in map(spec_of, lifted.model.graph.inputs)}
+    given = (
+        StateSpec(name, output, inputs[name].dtype, inputs[name].axes)
+        for name, output in lowered.roles.states.items()
+    )
+    return [*given, *lifted.states]
 
 
 def _name_after_modules(

@@ -21,6 +21,8 @@ class LiftConfig:
     ``{"sr": 16000}``."""
     skip_reverse: bool = False
     """Leave nodes that read time backwards as they are and lift the rest, instead of refusing the file."""
+    stream: bool = False
+    """Write the file that streams a network which looks ahead or has strides; see ``ExportConfig.stream``."""
     seed: int = 0
     """Seed of the random data for the verification and the golden case."""
 

@@ -14,7 +14,7 @@ from ..graph import operands, values_read, walk
 from ..numerics.graph64 import Graph64, differs
 from ..numerics.verify import ChunkedFile, ChunkRun
 from ..recurrent import is_recurrent, is_reversed, label, slots
-from ..streaming.facts import NotStreamableError
+from ..streaming.flow import NotStreamableError
 
 _BEYOND_ROUNDING = 1e-4
 """As a fraction of a value's largest element: the least that a node does which sees past its chunk."""
@@ -36,8 +36,6 @@ _KINDS = {
     "MatMul": "a product over time",
     "Gemm": "a product over time",
 }
-_STREAMING = ("AveragePool", "Conv", "ConvTranspose", "CumSum", "MaxPool", "Pad")
-"""Operators that keep their past in states, unless another one takes all steps together."""
 _LAYOUT = ("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 """Operators that compute nothing: where one's results differ and its operands do not, the parts are joined on
 the wrong axis."""
@@ -59,18 +57,18 @@ def explain_divergence(
         found: what it gave.
         refused: why no operator along time has its past in a state; for the same reason others differ too.
     """
-    if refused is not None and not refused.gathers:
+    if refused is not None:
         return str(refused)
     graph = file.function and file.function.graph
     if found.error is not None:
         return f"a chunk of {min(found.sizes)} step does not run by itself{_where(found.error)}"
     carried = {state.input for state in file.manifest.states}
-    node = str(refused or "")
+    node = ""
     if isinstance(graph, Graph64):
         inputs = {str(value.name) for value in model.graph.inputs}  # carried states differ as they should
         differing = _differing(graph, file, feeds, found.sizes) - inputs
         first = next(_divergent_nodes(model.graph, set(file.manifest.time_axes), found, differing), None)
-        if first and not (refused and first.op_type in _STREAMING):
+        if first:
             node = f"{_kind(first, carried)}, {label(first)}"
     worst = found.worst
     reshaped = np.isnan(worst.got) and np.isnan(worst.expected)

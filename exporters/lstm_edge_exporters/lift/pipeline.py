@@ -23,24 +23,25 @@ from lstm_edge_runtime.errors import (
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
-from ..evaluate import Session, axes_in, length_inputs
-from ..graph import axes_of, constant, data_inputs, forget_shapes, spec_of, to_bytes, to_proto, with_manifest
+from ..evaluate import Session, axes_in, case_generator, length_inputs
+from ..graph import axes_of, constant, data_inputs, forget_shapes, spec_of, to_proto, with_manifest
 from ..isolation import isolated
 from ..numerics.verify import ChunkRun, Equivalence
 from ..progress import Progress
-from ..recurrent import recurrent_nodes, slots, state_shape
-from ..streaming.facts import NotStreamableError
-from ..streaming.late import add_late_stream
-from ..streaming.streamable import make_streamable
+from ..recurrent import OPERATORS, QUANTIZED, recurrent_nodes, slots, state_shape, why_window
+from ..streaming.file import stream_file
+from ..streaming.flow import NotStreamableError
+from ..streaming.stream import stream
 from .axes import BATCH, fixed_roles, free_axes, name_axes
 from .branches import choosing_input, decide_branches
 from .config import LiftConfig
 from .quantized import is_quantized
 from .read import read_graph
+from .shapes import measure_shapes
 from .states import LeftAlone, lift_states, over_time, recognize
 from .subgraphs import recurrences
 from .table import run_named, sizes_apart
-from .verification import LiftedGraph, case_at, case_of, verify_lifted
+from .verification import LiftedGraph, case_at, verify_lifted
 
 _MOST_NODES = 3
 """Nodes whose states' reasons one error lists."""
@@ -202,41 +203,60 @@ def _keep_past(graph: LiftedGraph) -> LiftedGraph:
     """Return the graph with the past of its operators along time in states, or with why it has none."""
     manifest = graph.manifest
     try:
-        kept = make_streamable(graph.lifted, manifest.batch, manifest.sequence)
+        kept = stream(_with_sizes(graph), manifest.states, manifest.batch, manifest.sequence)
     except NotStreamableError as error:
         return replace(graph, refused=error)
-    if kept is None or kept.late:
-        return graph if kept is None else replace(graph, late=True)
-    states = (*manifest.states, *kept.states)
+    if not kept.ordinary:
+        return replace(graph, need=kept.need)
+    if not kept.added:
+        return graph
+    states = kept.states
     manifest = manifest._replace(states=states, precision=_precision(graph.original, states))
     return replace(graph, lifted=kept.model, manifest=manifest, reach=kept.reach)
 
 
+def _why_window(model: ir.Model, manifest: Manifest) -> str:
+    """Return why a call is a window: a layer with a state takes several steps, and no axis is time."""
+    named = {axis for spec in manifest.inputs for axis in spec.axes}
+    carried = {state.input for state in manifest.states}
+    for node in model.graph:
+        if carried.isdisjoint(value.name for value in node.inputs if value is not None):
+            continue
+        x = node.inputs[0]
+        if node.op_type in (*OPERATORS, QUANTIZED) and x is not None and x.shape is not None:
+            steps = axes_of(x)[node.attributes.get_int("layout", 0)]
+            if steps != 1 and (isinstance(steps, int) or steps not in named):
+                return why_window(node.op_type, steps)
+        carried.update(str(value.name) for value in node.outputs)
+    return ""
+
+
 def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> Lifted:
     """Verify what was lifted, and write it with its manifest."""
-    if not graph.late:
+    if not (graph.need and config.stream):
         _refuse(graph, config)
     added = graph.manifest.states[len(graph.known) + len(graph.found.states) :]
-    if graph.declared and not graph.found.states and not added and not graph.late:
+    if graph.declared and not graph.found.states and not added and not config.stream:
         raise ContractError("a file that has its states already is not changed")
     session = Session(graph.lifted, "the lifted file")
     manifest = graph.manifest._replace(outputs=_describe_outputs(graph, session, config.seed))
     verified = verify_lifted(replace(graph, manifest=manifest), session, config.seed)
     manifest = manifest._replace(
-        unstreamable=verified.unstreamable,
+        unstreamable=graph.need or verified.unstreamable,
         padded_states=verified.padded_states,
         equivalence=verified.figures(),
         golden=verified.golden,
     )
-    if graph.late:
-        manifest = _make_late(replace(graph, manifest=manifest), config.seed)
-        added = manifest.stream.states[len(manifest.states) :] if manifest.stream else ()
-        refused = NotStreamableError(manifest.unstreamable) if manifest.unstreamable else None
-        _refuse(replace(graph, manifest=manifest, refused=refused), config)
-    changed = graph.found.states or graph.late or added or graph.constants
+    changed = graph.found.states or added or graph.constants
     proto = to_proto(graph.lifted) if changed else proto
-    with load(with_manifest(proto, manifest), device="cpu") as opened:
-        manifest = manifest._replace(unstreamable=opened.interface.unstreamable)  # a call may be a window
+    if config.stream:
+        if not graph.need and manifest.unstreamable:
+            raise ContractError(f"the network does not stream: {manifest.unstreamable}")
+        proto, manifest = _make_stream(replace(graph, manifest=manifest), config.seed)
+        added = manifest.states[len(graph.manifest.states) :]
+    elif manifest.sequence is None and manifest.streamable:
+        manifest = manifest._replace(unstreamable=_why_window(graph.lifted, manifest))
+    load(with_manifest(proto, manifest)).close()
     report = LiftReport(
         lifted=graph.found.states,
         past=added,
@@ -247,24 +267,33 @@ def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> L
         sizes=verified.sizes,
         by_rows=verified.by_rows,
         chunks=verified.chunks,
-        unstreamable="" if manifest.stream else manifest.unstreamable,
+        unstreamable=manifest.unstreamable,
     )
     return Lifted(with_manifest(proto, manifest), manifest, report)
 
 
-def _make_late(graph: LiftedGraph, seed: int) -> Manifest:
-    """Return the manifest with the graph that streams where frames need later steps, or why there is none."""
+def _with_sizes(graph: LiftedGraph) -> ir.Model:
+    """Return the lifted graph with a symbolic size for every axis."""
+    return measure_shapes(graph.lifted, graph.manifest.batch, graph.manifest.sequence)
 
-    def draw(rows: int, steps: int, at_reset: bool) -> Mapping[str, Array]:
-        return case_of(graph, rows * graph.fixed_batch, steps, seed, offset=int(at_reset)).feeds
 
-    return add_late_stream(graph.lifted, graph.manifest, draw, to_bytes)
+def _make_stream(graph: LiftedGraph, seed: int) -> tuple[onnx.ModelProto, Manifest]:
+    """Return the file that streams the network, and its manifest."""
+    manifest = graph.manifest
+    cases = case_generator(graph.original.graph, 1, sequence=manifest.sequence, seed=seed)
+    made = stream_file(
+        _with_sizes(graph),
+        manifest,
+        replace(cases, batch=manifest.batch),
+        lambda model, described: with_manifest(to_proto(model), described),
+    )
+    return onnx.load_from_string(made.model), made.manifest
 
 
 def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
     """Raise ``ContractError`` for a file without states, or with one that can't be carried."""
     left = graph.found.left
-    states = graph.manifest.stream.states if graph.manifest.stream else graph.manifest.states
+    states = graph.manifest.states
     inside = next((entry for entry in left if entry.cause == "subgraph"), None)
     if inside is not None:
         raise ContractError(
@@ -288,8 +317,8 @@ def _refuse(graph: LiftedGraph, config: LiftConfig) -> None:
 def _why_stateless(graph: LiftedGraph) -> str:
     if graph.found.left:
         return f"there is no state to lift: {'; '.join(_reasons(graph.found.left))}"
-    if graph.refused and not graph.refused.gathers:
-        return f"there is no state to lift: {graph.refused}"
+    if graph.refused or graph.need:
+        return f"there is no state to lift: {graph.refused or graph.need}"
     if not recurrences(graph.original):
         return (
             "the file holds no LSTM, GRU or RNN node, no loop that carries a state, and no input that is "

@@ -38,7 +38,7 @@ from ..numerics.verify import (
     states_stop_at_lengths,
     verify,
 )
-from ..streaming.facts import NotStreamableError
+from ..streaming.flow import NotStreamableError
 from .axes import BATCH, SEQUENCE, axis_roles
 from .divergence import explain_divergence
 from .quantized import float_twin, is_quantized
@@ -77,8 +77,8 @@ class LiftedGraph:
     """How many steps the states of operators along time hold together."""
     refused: NotStreamableError | None = None
     """Why such operators have no states; None where they need none."""
-    late: bool = False
-    """Whether frames need later steps: then another graph streams, which is verified by itself."""
+    need: str = ""
+    """Why a file of its own streams, ``looks 3 steps ahead``; empty if the lifted one does."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ def _run_in_chunks(
 ) -> tuple[ChunkRun | None, str, bool]:
     """Return the worst of the runs, why chunks do not equal the whole, and whether states stop at lengths."""
     manifest, model = graph.manifest, graph.lifted
-    if not manifest.states or graph.late:
+    if not manifest.states or graph.need:
         return None, "", True
     if not manifest.time_axes:
         fixed = graph.steps

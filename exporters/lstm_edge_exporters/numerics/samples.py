@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 
@@ -25,17 +26,21 @@ class Samples:
 
 
 def sample_feeds(samples: Samples, manifest: Manifest) -> list[dict[str, Array]]:
-    """Return the data inputs of each selected sample, batch axis of 1 included, cut to its length.
+    """Return the data inputs of each selected sample, batch axis of 1 included, cut to its whole units.
 
     Raises:
         InputError: as ``check_samples``.
     """
     check_samples(samples, manifest)
-    lengths = samples.lengths
-    return [
+    lengths, unit = samples.lengths, manifest.unit
+    feeds = [
         sample_batch(samples, manifest, [index], 0 if lengths is None else int(lengths[index]))
         for index in selected(samples)
     ]
+    if unit == 1:
+        return feeds
+    ends = (manifest.steps(each) // unit * unit for each in feeds)
+    return [take_steps(manifest.time_axes, each, 0, end) for each, end in zip(feeds, ends, strict=True)]
 
 
 def sample_batch(

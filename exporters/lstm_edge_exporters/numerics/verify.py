@@ -361,7 +361,8 @@ def run_in_chunks(file: ChunkedFile, feeds: Mapping[str, Array], rng: np.random.
     """
     runs = []
     for _ in range(_PLANS):
-        sizes = tuple(random_sizes(file.manifest.steps(feeds), rng))
+        unit = file.manifest.unit
+        sizes = tuple(unit * units for units in random_sizes(file.manifest.steps(feeds) // unit, rng))
         chunked = partial(_chunked, file, sizes)
         try:
             chunks = chunked(file.run, feeds)
@@ -392,7 +393,8 @@ def find_counts(file: ChunkedFile, feeds: Mapping[str, Array]) -> tuple[str, ...
     run, steps = file.full(file.run), file.manifest.steps(feeds)
     try:
         whole = run(feeds)
-        first, last = run_chunks(run, file.manifest, feeds, [steps // 3, steps - steps // 3])
+        early = steps // 3 // file.manifest.unit * file.manifest.unit
+        first, last = run_chunks(run, file.manifest, feeds, [early, steps - early])
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
         return ()
     return tuple(

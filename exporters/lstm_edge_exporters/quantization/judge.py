@@ -1,13 +1,12 @@
 """Compare a smaller file with the float file: labels, outputs, and drift of states over a long run."""
 
-import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.chunks import run_chunks, take_steps
+from lstm_edge_runtime.chunks import run_chunks
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Array, AxisRange, Task, channel_axis
 from lstm_edge_runtime.model import Model, runner
@@ -89,8 +88,7 @@ def judge(
     """Run both files on ``cases``, each from reset and all one after another, then for 1,000 single steps.
 
     One after another, and in the single steps, each file carries its own states, but samples of files whose
-    streams restart every window each start from reset. Where another graph streams, samples are run from
-    reset and in one call, and 1,000 units through both streams.
+    streams restart every window each start from reset. A single step of a file with a unit is a unit.
 
     Args:
         before: the float file.
@@ -100,20 +98,19 @@ def judge(
         few: the cases are made up and few: count the labels of the long run as well, and none of a row whose
             two best classes are nearer than 5 % of the logits' range, because such ties decide nothing.
     """
-    task = before.interface.task
+    task = before.manifest.task
     output, classify = (task.output, task.kind == "classification") if task else ("", False)
     models = before, after
-    streamed = _gathered(_stream, models, cases) if before.interface.stream else {}
-    states = [spec.output for spec in before.interface.streaming.states]
-    carries = not few and before.interface.streamable and not before.interface.from_reset
+    states = [spec.output for spec in before.manifest.states]
+    carries = not few and before.manifest.streamable and not before.manifest.from_reset
     single, long = _gathered(_one_by_one, models, cases), _gathered(_long_run, models, cases)
     carried = _gathered(_one_after_another, models, cases) if carries else single
-    more = streamed or (long if few else single if carries else {})
+    more = long if few else single if carries else {}
     channels = next((channel_axis(spec.axes) for spec in before.outputs if spec.name == output), -1)
     rows, others = (_rows(pairs.get(output, ()), channels) for pairs in (carried, more))
     scored = _scored(task, rows, targets)
     change = {
-        name: _changed(pairs + carried[name] + long[name] + streamed.get(name, []))
+        name: _changed(pairs + carried[name] + long[name])
         for name, pairs in single.items()
         if name not in states
     }
@@ -123,7 +120,7 @@ def judge(
         accuracy=scored.get("accuracy"),
         rmse=scored.get("rmse"),
         change=change,
-        drift={name: _drifted((streamed or long)[name]) for name in states},
+        drift={name: _drifted(long[name]) for name in states},
     )
 
 
@@ -226,7 +223,7 @@ def _one_after_another(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     run, states = runner(model), dict[str, Array]()
     for case in cases:
         outputs = run({**case, **states})
-        states = model.interface.states_out(outputs)
+        states = model.manifest.states_out(outputs)
         yield outputs
 
 
@@ -235,7 +232,7 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
 
     A call is a step, or all steps if a file can't carry states.
     """
-    interface, run = model.interface, runner(model)
+    interface, run = model.manifest, runner(model)
     if interface.sequence is None:
         states: dict[str, Array] = {}
         for step in range(STEPS):
@@ -243,32 +240,14 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
             states = interface.states_out(outputs)
             yield outputs
         return
-    steps = interface.ranges.get(interface.sequence, AxisRange()).nearest(STEPS)
+    unit = interface.unit
+    steps = interface.ranges.get(interface.sequence, AxisRange()).nearest(STEPS * unit)
     joined = join_samples(cases, interface, steps)
     if interface.lengths in joined:
         joined[interface.lengths] = np.full_like(joined[interface.lengths], steps)
-    yield from run_chunks(run, interface, joined, [1] * steps if interface.streamable else [steps])
-
-
-def _stream(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
-    """Return the frames and states of a stream of the first row of the samples, a unit a call."""
-    interface, stream = model.interface.streaming, model.stream(reset_every="never")
-    unit, rows = interface.unit, interface.batch_axes
-    assert interface.stream is not None
-    steps = min(STEPS * unit, interface.stream.end or sys.maxsize)
-    joined = join_samples(cases, interface, steps)
-    data = {spec.name: joined[spec.name] for spec in interface.data_inputs}
-    for start in range(0, steps, unit):
-        feeds = take_steps(interface.time_axes, data, start, start + unit)
-        found = stream.process(
-            {name: array.take(0, rows[name]) if name in rows else array for name, array in feeds.items()}
-        )
-        frames = found if isinstance(found, dict) else {interface.outputs[0].name: found}
-        states = stream.state
-        yield {
-            **{name: array for name, array in frames.items() if array is not None and array.size},
-            **{spec.output: states[spec.input] for spec in interface.states},
-        }
+    yield from run_chunks(
+        run, interface, joined, [unit] * (steps // unit) if interface.streamable else [steps]
+    )
 
 
 def _gathered(

@@ -17,18 +17,16 @@ from lstm_edge_runtime.errors import (
     FileFormatError,
     InputError,
     LstmEdgeError,
-    ManifestError,
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Golden, Manifest, Streamed
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.onnx_reader import add_initializers
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import replay_golden
 from lstm_edge_runtime.tolerance import Comparison
 
-from ..graph import with_manifest, without_weights
+from ..graph import with_manifest
 from ..numerics.cases import Feeds
 from ..numerics.samples import Samples, sample_feeds, selected
 from ..progress import Progress, ignore
@@ -120,9 +118,7 @@ def quantize(
         CheckFailedError: nothing could be quantized, or it got no smaller, or it breaks its budget.
     """
     config = config or QuantizeConfig()
-    before = load(source, device="cpu", threads=1, engine="onnxruntime")
-    if before.manifest is None:
-        raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
+    before = load(source)
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets = _evidence(before.manifest, samples)
@@ -135,14 +131,11 @@ def quantize(
         smaller = _reduce(proto, build)
         counts = count_quantized(smaller, config.precision)
         manifest = _with_dtypes(before.manifest, smaller, config.precision)
-        manifest = manifest._replace(
-            int8_activations=int8_activations,
-            stream=manifest.stream and _reduce_stream(manifest.stream, proto, smaller, build),
-        )
+        manifest = manifest._replace(int8_activations=int8_activations)
         after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
-        native = None if said else _on_native(with_manifest(smaller, _without_limits(manifest)))
+        native = None if said else _on_native(with_manifest(smaller, manifest._replace(golden=None)))
         if native is not None:
             there = judge(before, native, cases, targets, few=samples is None)
             said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
@@ -154,7 +147,6 @@ def quantize(
             continue
         afters = [after] if native is None else [after, native]
         manifest = _with_judgement(manifest, before, afters, judgement, config, picked_words, cases[0])
-        manifest = _with_stream_limits(manifest, smaller)
         content = with_manifest(smaller, manifest)
         _load(content).selftest().require()
         if len(content) >= size:
@@ -162,7 +154,7 @@ def quantize(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
         on_progress(0.7, "timing it against the float file")
-        usual, smaller_usual = (load(each, device="cpu", threads=1) for each in (source, content))
+        usual, smaller_usual = (load(each) for each in (source, content))
         timings = tuple(time_both(usual, smaller_usual, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
     raise CheckFailedError(
@@ -174,21 +166,6 @@ def _reduce(proto: onnx.ModelProto, build: Build) -> onnx.ModelProto:
     model = ir.from_proto(proto)
     prepare(model)
     return build(model)
-
-
-def _reduce_stream(
-    stream: Streamed, proto: onnx.ModelProto, smaller: onnx.ModelProto, build: Build
-) -> Streamed:
-    """Return the graph that streams with the weights of the smaller file, and its dtypes."""
-    content = add_initializers(stream.graph, proto.SerializeToString())
-    reduced = _reduce(onnx.load_from_string(content), build)
-    dtypes = _dtypes(reduced)
-    return stream._replace(
-        graph=without_weights(reduced, smaller),
-        outputs=tuple(spec._replace(dtype=dtypes[spec.name]) for spec in stream.outputs),
-        states=tuple(spec._replace(dtype=dtypes[spec.input]) for spec in stream.states),
-        golden=stream.golden and _in_dtypes(stream.golden, dtypes),
-    )
 
 
 def _dtypes(proto: onnx.ModelProto) -> dict[str, str]:
@@ -268,34 +245,9 @@ def _with_judgement(
     )
 
 
-def _without_limits(manifest: Manifest) -> Manifest:
-    """Return the manifest without the golden case, and the stream's without the limits of the float file.
-
-    Else no native engine is opened, which replays them first.
-    """
-    stream = manifest.stream
-    if stream is not None and stream.golden is not None:
-        limit = dict.fromkeys(stream.golden.outputs, float(np.finfo(np.float32).max))
-        stream = stream._replace(golden=stream.golden._replace(limit=limit))
-    return manifest._replace(golden=None, stream=stream)
-
-
-def _with_stream_limits(manifest: Manifest, smaller: onnx.ModelProto) -> Manifest:
-    """Return the manifest with limits for the golden case of the stream, as each engine runs it here."""
-    stream = manifest.stream
-    if stream is None or stream.golden is None:
-        return manifest
-    content = with_manifest(smaller, _without_limits(manifest)._replace(golden=manifest.golden))
-    models = filter(None, (_load(content), _on_native(content)))
-    replays = chain.from_iterable(model.selftest().replays for model in models)
-    records = (each for replay in replays if replay.of_stream for each in replay.comparisons)
-    limit = device_limits(records, stream.golden.outputs)
-    return manifest._replace(stream=stream._replace(golden=stream.golden._replace(limit=limit)))
-
-
 def _record(model: Model, feeds: Feeds) -> Golden:
     """Run the float file on ``feeds`` from the reset state, and keep what went in and came out."""
-    interface, found = model.interface, runner(model)(feeds)
+    interface, found = model.manifest, runner(model)(feeds)
     inputs = dict(feeds)
     for spec in model.states:
         reset = np.asarray(spec.reset, spec.dtype)
@@ -379,15 +331,17 @@ def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
 
 
 def _on_native(content: bytes) -> Model | None:
-    """Open a file on the native engine, which runs the steps if it is installed; None if it can't."""
+    """Return a file as a native program; None if it can't be one, or the C library is not installed."""
+    from ..targets.native import to_native
+
     try:
-        return load(content, device="cpu", threads=1, engine="native")
+        return load(to_native(content))
     except LstmEdgeError:
         return None
 
 
 def _load(content: bytes) -> Model:
     try:
-        return load(content, device="cpu", threads=1, engine="onnxruntime")
+        return load(content)
     except LstmEdgeError as error:
         raise CheckFailedError(f"the smaller file does not load: {error}; keep the float file") from error

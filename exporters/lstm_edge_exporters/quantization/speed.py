@@ -61,7 +61,7 @@ def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[
     """
     manifest = before.manifest
     assert manifest is not None
-    streamed, unit = manifest.streamable or manifest.stream is not None, manifest.unit
+    streamed, unit = manifest.streamable, manifest.unit
     smallest, timings = "step" if unit == 1 else "unit", []
     for what in (smallest, "chunk") if manifest.sequence else ("step",):
         width = -(-CHUNK // unit) * unit if what == "chunk" else unit
@@ -77,8 +77,7 @@ def time_both(before: Model, after: Model, inputs: Mapping[str, Array]) -> list[
 def _call(model: Model, what: str, streamed: bool, feed: Any) -> Callable[[], Any]:
     if not streamed:
         return partial(model.run, feed)
-    late = model.interface.stream
-    stream = model.stream(reset_every=(late and late.end) or "never")
+    stream = model.stream(reset_every="never")
     return partial(stream.step if what == "step" else stream.process, feed)
 
 

@@ -1,565 +1,530 @@
-"""What each operator that looks along time keeps: one rule for each."""
+"""The rules: what each operator does to the flow of its first operand that moves."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import prod
+from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.manifest import Array
+from ..graph import END, axes_of, constant
+from .flow import Flow, Shift, Window
+from .rewrite import Rewriter, fill_of, moving_operands
 
-from ..graph import END, Builder, constant, is_used
-from ..recurrent import is_reversed
-from .facts import Fact, GathersTimeError, NotStreamableError, Windows, name_node
-from .rewrite import Rewriter, Rule, describe_gathering
-
-_KINDS = {"Conv": "conv", "MaxPool": "pool", "AveragePool": "pool"}
-"""What the states of an operator are called."""
-_PADDING = {"edge": "replicate", "wrap": "circular"}
-"""PyTorch's names of ONNX's kinds of padding, where they differ."""
+Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 
 
-def _conv(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    kernel = work.shapes.shape(node.inputs[1])[2:]
-    return _window(work, node, value, fact, kernel, 0.0)
+# --- windows: several frames are read for one of the result ---
 
 
-def _max_pool(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    if any(map(is_used, node.outputs[1:])):
-        raise NotStreamableError(f"{name_node(node)} gives the places of maxima")
-    lowest = _lowest(work.shapes.dtypes[value])
-    return _window(work, node, value, fact, node.attributes.get_ints("kernel_shape", []), lowest)
+def windows(find: Callable[[Rewriter, ir.Node, ir.Value, Flow], Window | None]) -> Rule:
+    """Return the rule of an operator that reads several frames for one of its own."""
+
+    def rule(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+        window = find(work, node, value, flow)
+        if window is None:
+            per_frame(work, node, value, flow)
+            return
+        joined, flow = work.look_back(value, flow, window)
+        node.replace_input_with(0, joined)
+        work.set(node.outputs[0], flow)
+
+    return rule
 
 
-def _lowest(dtype: str) -> float:
-    """Return what no number of a network is below, and is finite, as resets are."""
-    return float(np.finfo(dtype).min) / 2 if np.dtype(dtype).kind == "f" else 0.0
+def spatial(fill: float) -> Callable[[Rewriter, ir.Node, ir.Value, Flow], Window | None]:
+    """Return the function that finds the window of a convolution or pooling that pads with ``fill``."""
+
+    def find(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> Window | None:
+        place = flow.axis - 2
+        if place == -1:
+            raise work.refusal("takes time for channels")
+        if place < 0:
+            return None
+        if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
+            raise work.refusal("gives the places of maxima")
+        kernel = kernel_of(node)
+        ones = [1] * len(kernel)
+        stride, dilation = ((ints(node, name) or ones)[place] for name in ("strides", "dilations"))
+        pads = explicit_pads(work, node, kernel)
+        if (
+            pads[place]
+            and node.op_type == "AveragePool"
+            and not node.attributes.get_int("count_include_pad", 0)
+        ):
+            raise work.refusal("does not count its padding")
+        window = Window((kernel[place] - 1) * dilation + 1, stride, pads[place], fill)
+        pads[place] = pads[place + len(kernel)] = 0
+        for name in ("auto_pad", "ceil_mode"):
+            node.attributes.pop(name, None)
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+        return window
+
+    return find
 
 
-def _average_pool(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    counted = node.attributes.get_int("count_include_pad", 0)
-    kernel = node.attributes.get_ints("kernel_shape", [])
-    return _window(work, node, value, fact, kernel, 0.0 if counted else None)
+def kernel_of(node: ir.Node) -> list[int]:
+    """Return the size of the kernel along each spatial axis."""
+    if given := ints(node, "kernel_shape"):
+        return given
+    weights = node.inputs[1]
+    assert weights is not None
+    return [int(size) for size in axes_of(weights)[2:]]
 
 
-def _window(
-    work: Rewriter,
-    node: ir.Node,
-    value: ir.Value,
-    fact: Fact,
-    kernel: Sequence[int],
-    padding: float | None,
-) -> bool:
-    """Take an operator with a kernel.
-
-    Args:
-        work: the graph.
-        node: the operator.
-        value: what it reads.
-        fact: of ``value``.
-        kernel: its size on each spatial axis.
-        padding: the value that it pads with; None if it leaves out what it pads.
-    """
-    place, rank = fact.axis - 2, len(kernel)
-    if fact.axis == 1:
-        raise NotStreamableError(f"{name_node(node)} takes time for channels")
-    if place < 0:
-        return False
-    ones = [1] * rank
-    dilation, stride = (node.attributes.get_ints(name, ones)[place] for name in ("dilations", "strides"))
-    pads = _pads(work, node, value, kernel)
-    front, reach = pads[place], (kernel[place] - 1) * dilation
-    if front and padding is None:
-        raise NotStreamableError(
-            f"{name_node(node)} does not count its padding; let it count, or pad before it"
-        )
-    if front and padding is not None:
-        fact = _padded(node, fact, front, padding)
-    joined, fact = _look_back(work, node, value, fact, reach, stride)
-    node.replace_input_with(0, joined)
-    pads[place] = pads[place + rank] = 0
-    for name in ("auto_pad", "ceil_mode"):
-        node.attributes.pop(name, None)
-    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-    work.set_fact(node, node.outputs[0], fact)
-    return True
+def explicit_pads(work: Rewriter, node: ir.Node, kernel: Sequence[int]) -> list[int]:
+    """Return the padding in front of each spatial axis, then behind each."""
+    none, kind = [0] * len(kernel), text(node, "auto_pad", "NOTSET")
+    if kind == "NOTSET":
+        return ints(node, "pads") or [*none, *none]
+    if kind == "VALID":
+        return [*none, *none]
+    if any(stride != 1 for stride in ints(node, "strides")):
+        raise work.refusal(f"pads by its length ({kind} with a stride)")
+    dilations = ints(node, "dilations") or [1] * len(kernel)
+    totals = [(taps - 1) * apart for taps, apart in zip(kernel, dilations, strict=True)]
+    less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
+    return [*less, *more] if kind == "SAME_UPPER" else [*more, *less]
 
 
-def _look_back(
-    work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact, reach: int, stride: int
-) -> tuple[ir.Value, Fact]:
-    """Return a value behind what windows of ``reach`` + 1 frames look back at, and the fact of these.
-
-    With a reach R, stride S and padding P it keeps C = R + 1 - S + e frames of a value of delay d, and the
-    windows are (d - P + C) / S frames behind: e is the least number from 0 for which that is whole and the
-    padding is among them. Of e, what is no part of a stride waits; the rest is cut off at the end.
-    """
-    if fact.pad:
-        value, fact = work.align(node, value, fact)
-    least = reach + 1 - stride
-    kept = least + -(fact.delay + least) % stride
-    if fact.pad and fact.pad > kept:
-        kept += -(-(fact.pad - kept) // stride) * stride
-    early = (kept - least) // stride * stride
-    joined = work.past(node, value, fact, max(kept, 0), _KINDS.get(node.op_type, "window"))
-    if kept < 0 or early:
-        joined = Builder(node, "part").slice(joined, fact.axis, max(-kept, 0), -early or END)
-    return joined, replace(fact, delay=(fact.delay + kept) // stride, pad=0, rate=fact.rate / stride)
-
-
-def _stft(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    given = [*node.inputs, None, None]
-    step = int(_constant(node, given[1]).flat[0])
-    window = int(_constant(node, given[3]).flat[0]) if given[2] is None else work.shapes.shape(given[2])[0]
-    joined, fact = _look_back(work, node, value, fact, window - 1, step)
-    node.replace_input_with(0, joined)
-    work.set_fact(node, node.outputs[0], fact)
-    return True
-
-
-def _transposed(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    """Take a transposed convolution: what its last taps add to later frames is a state.
-
-    With K taps, dilation D and stride S that is (K-1) D + 1 - S frames; where it is negative, as many frames
-    between two are empty. The bias is added behind the sum.
-    """
-    kernel = work.shapes.shape(node.inputs[1])[2:]
-    place, rank, output = fact.axis - 2, len(kernel), node.outputs[0]
-    if place < 0:
-        raise NotStreamableError(f"{name_node(node)} takes time for channels or rows")
-    auto = node.attributes.get("auto_pad")
-    automatic = auto is not None and auto.as_string() not in ("NOTSET", "VALID")
-    if "output_shape" in node.attributes or automatic:
-        raise NotStreamableError(f"{name_node(node)} pads by its length; give it padding")
-    if fact.pad and fact.fill:
-        raise NotStreamableError(f"{name_node(node)} reads padding by {fact.fill:g}")
-    source, fact = work.settle(node, value, fact, held=True)
-    numbers = _spatial(node, rank, dilations=1, output_padding=0, pads=0, strides=1)
-    stride, front = numbers["strides"][place], numbers["pads"][place]
-    overlap = (kernel[place] - 1) * numbers["dilations"][place] + 1 - stride
-    numbers["pads"][place] = numbers["pads"][place + rank] = numbers["output_padding"][place] = 0
-    late = replace(fact, delay=fact.delay * stride + front, rate=fact.rate * stride)
-    work.set_fact(node, output, late)
-    build = Builder(node, "overlap")
-    group = node.attributes.get_int("group", 1) or 1
-    (summed,) = build.node("ConvTranspose", [source, node.inputs[1]], {**numbers, "group": group})
-    summed = _add_overlap(work, build, summed, (output, late), overlap, fact.start_step)
+def spectrum(work: Rewriter, node: ir.Node, _value: ir.Value, _flow: Flow) -> Window:
+    """Return the window of an STFT."""
+    step, size = constant(node.inputs[1]), None
     if len(node.inputs) > 2 and node.inputs[2] is not None:
-        shape = build.constant(np.array([-1] + [1] * rank), "shape")
-        (summed,) = build.node("Add", [summed, build.node("Reshape", [node.inputs[2], shape])[0]])
-    node.replace_input_with(0, summed)
-    work.hand_on(node, late)
-    return True
+        size = axes_of(node.inputs[2])[0]
+    elif len(node.inputs) > 3 and (length := constant(node.inputs[3])) is not None:
+        size = int(length)
+    if step is None or not isinstance(size, int):
+        raise work.refusal("computes the size of its frames")
+    return Window(size, int(step))
 
 
-def _add_overlap(
-    work: Rewriter, build: Builder, summed: ir.Value, result: tuple[ir.Value, Fact], overlap: int, start: int
-) -> ir.Value:
-    """Return the frames of a call to which no later one adds; the others are a state.
-
-    Args:
-        work: the graph.
-        build: adds nodes.
-        summed: what the frames of the call give.
-        result: what it is called in the graph, and its fact.
-        overlap: frames at its end that later calls add to; where negative, as many empty frames are missing.
-        start: of the state.
-    """
-    output, late = result
-    axis = work.facts.get(output, late).axis
-    if overlap > 0:
-        state = work.frames_of(output, work.facts.get(output, late), overlap, 0.0, "overlap", start)
-        first, rest = (build.slice(summed, axis, *ends) for ends in ((0, overlap), (overlap, END)))
-        joined = build.concat([build.node("Add", [first, state])[0], rest], axis)
-        work.end_state(build.slice(joined, axis, -overlap, END))
-        return build.slice(joined, axis, 0, -overlap)
-    if overlap < 0:
-        pads = [0] * (2 * len(work.shapes.shape(output)))
-        pads[len(pads) // 2 + axis] = -overlap
-        (summed,) = build.node("Pad", [summed, build.constant(np.array(pads), "gap")])
-    return summed
+# --- shifts: frames are put in front or removed ---
 
 
-def _fold(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    """Take frames that are added up one stride apart, of an image that is 1 high or wide."""
-    output, block = node.outputs[0], [int(each) for each in _constant(node, node.inputs[2]).flat]
-    found, rank = work.growth(output), len(block)
-    if found is None or fact.axis != 2 or fact.merged or fact.pad:
-        raise NotStreamableError(f"{name_node(node)} takes time for channels or rows")
-    place = found.axis - 2
-    others = [size for axis, size in enumerate(work.shapes.shape(output)[2:]) if axis != place]
-    numbers = _spatial(node, rank, dilations=1, pads=0, strides=1)
-    stride, front = numbers["strides"][place], numbers["pads"][place]
-    if place < 0 or any(each != 1 for each in (*others, *block[:place], *block[place + 1 :])):
-        raise NotStreamableError(f"{name_node(node)} adds up frames on several axes")
-    span = (block[place] - 1) * numbers["dilations"][place] + 1
-    numbers["pads"][place] = numbers["pads"][place + rank] = 0
-    source, fact = work.settle(node, value, fact, held=True)
-    late = replace(fact, delay=fact.delay * stride + front, rate=fact.rate * stride, axis=found.axis)
-    work.set_fact(node, output, late)
-    build = Builder(node, "overlap")
-    (shape,) = build.node("Shape", [source])
-    shape.dtype = ir.DataType.INT64
-    (spread,) = build.node("Mul", [build.slice(shape, 0, 2, 3), build.constant(np.array([stride]), "stride")])
-    (frames,) = build.node("Add", [spread, build.constant(np.array([span - stride]), "span")])
-    one = build.constant(np.array([1]), "one")
-    image = build.concat([frames if axis == place else one for axis in range(rank)], 0)
-    (summed,) = build.node("Col2Im", [source, image, node.inputs[2]], numbers)
-    start = fact.start_step
-    node.replace_input_with(0, _add_overlap(work, build, summed, (output, late), span - stride, start))
-    work.hand_on(node, late)
-    return True
+def shifts(find: Callable[[Rewriter, ir.Node, ir.Value, Flow], Shift | None]) -> Rule:
+    """Return the rule of an operator that puts frames in front or removes some: the value is handed on."""
+
+    def rule(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+        shift = find(work, node, value, flow)
+        if shift is None:
+            per_frame(work, node, value, flow)
+            return
+        hand_on(work, node, *work.shift(value, flow, shift))
+
+    return rule
 
 
-def _spatial(node: ir.Node, rank: int, **defaults: int) -> dict[str, list[int]]:
-    """Return attributes of ``rank`` spatial axes, of which padding has a number in front and one behind."""
-    return {
-        name: list(node.attributes.get_ints(name, [default] * rank * (2 if name == "pads" else 1)))
-        for name, default in defaults.items()
-    }
-
-
-def _padded(node: ir.Node, fact: Fact, front: int, fill: float) -> Fact:
-    """Return the fact of a value with ``front`` frames of ``fill`` before it."""
-    if fact.pad and fact.fill != fill:
-        raise NotStreamableError(f"{name_node(node)} pads by {fill:g} what is padded by {fact.fill:g}")
-    return replace(fact, delay=fact.delay - front, pad=fact.pad + front, fill=fill)
-
-
-def _cut(node: ir.Node, fact: Fact, count: int) -> Fact:
-    """Return the fact of a value without its first ``count`` frames."""
-    pad, delay = max(0, fact.pad - count), fact.delay + count
-    ahead = fact.ahead or (name_node(node) if delay > 0 else "")
-    return replace(fact, delay=delay, pad=pad, ahead=ahead)
-
-
-def _pads(work: Rewriter, node: ir.Node, value: ir.Value, kernel: Sequence[int]) -> list[int]:
-    """Return the padding in front of each spatial axis, and behind each."""
-    rank = len(kernel)
-    ones, zeros = [1] * rank, [0] * (2 * rank)
-    given = node.attributes.get("auto_pad")
-    auto = "NOTSET" if given is None else given.as_string()
-    if auto in ("NOTSET", "VALID"):
-        return list(node.attributes.get_ints("pads", zeros)) if auto == "NOTSET" else zeros
-    fronts, ends = [], []
-    dilations, strides = (node.attributes.get_ints(name, ones) for name in ("dilations", "strides"))
-    sizes = work.shapes.shape(value)[2:]
-    for size, taps, dilation, stride in zip(sizes, kernel, dilations, strides, strict=True):
-        total = max(0, (-(-size // stride) - 1) * stride + (taps - 1) * dilation + 1 - size)
-        fronts.append(total // 2 if auto == "SAME_UPPER" else total - total // 2)
-        ends.append(total - fronts[-1])
-    return fronts + ends
-
-
-def _pad(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    given = [*node.inputs, None, None, None]
-    rank = len(work.shapes.shape(value))
-    axes = [*range(rank)] if given[3] is None else [each % rank for each in _numbers(node, given[3])]
-    if fact.axis not in axes:
-        return False
-    count = len(axes)
-    pads = [work.shapes.number(given[1], each) for each in range(2 * count)]
-    place = axes.index(fact.axis)
-    front, mode = pads[place], node.attributes.get("mode")
-    if front is None:
-        raise NotStreamableError(f"{name_node(node)} pads by more for longer sequences")
-    kind = "constant" if mode is None else _PADDING.get(mode.as_string(), mode.as_string())
-    if front and kind != "constant":
-        raise NotStreamableError(f"padding={kind!r} before the first step, {name_node(node)}")
-    if any(each != 0 for spot, each in enumerate(pads) if spot % count != place):
-        if front or pads[place + count]:
-            raise NotStreamableError(f"{name_node(node)} pads time and another axis at once")
-        return False
-    fill = 0.0 if given[2] is None else float(_constant(node, given[2]).flat[0])
-    if front > 0:
-        work.hand_on(node, _padded(node, fact, front, fill))
-    else:
-        work.hand_on(node, _cut(node, fact, -front))
-    return True
-
-
-def _slice(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    given = [*node.inputs, None, None]
-    starts, rank = given[1], len(work.shapes.shape(value))
-    (count,) = work.shapes.shape(starts)
-    axes = [*range(count)] if given[3] is None else [each % rank for each in _numbers(node, given[3])]
-    if fact.axis not in axes:
-        return False
-    place, result, node_value = axes.index(fact.axis), node.outputs[0], value
-    step = 1 if given[4] is None else work.shapes.number(given[4], place)
-    lengths = work.shapes.lengths(value, fact.axis)
-    start = work.shapes.number(starts, place, lengths)
-    if step is not None and step < 0:
-        raise GathersTimeError(f"a reversal of time, {name_node(node)}")
-    if step is None or count > 1:
-        raise GathersTimeError(f"a choice of steps, {name_node(node)}")
-    if work.growth(result) is None:
-        ends = work.shapes.number(starts, place, lengths, from_end=True)
-        frames = work.shapes.shape(result)[fact.axis]
-        if ends != -frames:
-            work.refuse_readers(node, "a choice of steps")
-            return True
-        if frames > 1:
-            value, fact = work.settle(node, value, fact)
-            node.replace_input_with(0, work.past(node, value, fact, frames - 1, "last"))
-        build = Builder(node, "last")  # the value may have other steps than in the whole
-        node.replace_input_with(1, build.constant(np.array([-frames]), "start"))
-        node.replace_input_with(2, build.constant(np.array([END]), "end"))
-        work.set_last(result, node_value, fact, frames)
-        return True
-    if start is None:
-        raise GathersTimeError(f"a choice of steps, {name_node(node)}")
-    if step > 1:
-        value, fact = _look_back(work, node, value, _cut(node, fact, start), 0, step)
-        build = Builder(node, "every")
-        node.replace_input_with(0, value)
-        node.replace_input_with(1, build.constant(np.array([0]), "start"))
-        node.replace_input_with(2, build.constant(np.array([END]), "end"))
-        work.set_fact(node, result, fact)
-        return True
-    work.hand_on(node, _cut(node, fact, start))
-    return True
-
-
-def _gather(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    if (node.attributes.get_int("axis", 0) or 0) % len(work.shapes.shape(value)) != fact.axis:
-        return False
-    windows = work.shapes.windows.get(node.inputs[1]) if node.inputs[1] is not None else None
-    if windows is not None:
-        return _frames(work, node, value, fact, windows)
-    lengths, shape = work.shapes.lengths(value, fact.axis), work.shapes.shape(node.inputs[1])
-    single = all(size == 1 for size in shape) and not fact.merged
-    if not single or work.shapes.number(node.inputs[1], 0, lengths, from_end=True) != -1:
-        work.refuse_readers(node, "a choice of steps")
-        return True
-    node.replace_input_with(1, Builder(node, "last").constant(np.full(shape, -1), "index"))
-    work.set_last(node.outputs[0], value, fact)
-    return True
-
-
-def _frames(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact, windows: Windows) -> bool:
-    """Take windows of steps, as ``unfold`` makes them: a Gather by a table of places."""
-    if fact.merged:
-        raise NotStreamableError(f"{name_node(node)} takes windows of merged rows")
-    reach = (windows.taps - 1) * windows.apart
-    joined, fact = _look_back(work, node, value, _cut(node, fact, windows.first), reach, windows.hop)
-    build, axis = Builder(node, "window"), work.facts[value].axis
-    (shape,) = build.node("Shape", [joined])
-    shape.dtype = ir.DataType.INT64
-    (size,) = build.node("Squeeze", [build.slice(shape, 0, axis, axis + 1)])
-    (end,) = build.node("Sub", [size, build.constant(np.array(reach), "reach")])
-    zero, hop = (build.constant(np.array(each), "number") for each in (0, windows.hop))
-    (firsts,) = build.node("Range", [zero, end, hop])
-    sizes = [-1, 1] if windows.axis == 0 else [1, -1]
-    (column,) = build.node("Reshape", [firsts, build.constant(np.array(sizes), "shape")])
-    taps = np.arange(windows.taps).reshape(sizes[::-1]) * windows.apart
-    node.replace_input_with(1, build.node("Add", [column, build.constant(taps, "taps")])[0])
-    node.replace_input_with(0, joined)
-    work.set_fact(node, node.outputs[0], fact)
-    return True
-
-
-def _concat(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    rank = len(work.shapes.shape(node.outputs[0]))
-    axis = (node.attributes.get_int("axis", 0) or 0) % rank
-    if fact.axis != axis:
-        return False
-    for each in reversed(node.inputs[: node.inputs.index(value)]):
-        number = work.filled(each)
-        if number is None:
-            raise NotStreamableError(f"steps that are no constant before the first, {name_node(node)}")
-        fact = _padded(node, fact, work.shapes.shape(each)[axis], number)
-    if sum(each in work.facts for each in node.inputs) > 1:
-        raise NotStreamableError(f"several sequences one after another, {name_node(node)}")
+def hand_on(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Make ``value`` the result of a node."""
+    work.set(node.outputs[0], flow)
+    node.op_type = "Identity"
+    node.attributes.clear()
+    node.resize_inputs(1)
     node.replace_input_with(0, value)
-    work.hand_on(node, fact)
-    return True
 
 
-def _cumulative_sum(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    if _numbers(node, node.inputs[1])[0] % len(work.shapes.shape(value)) != fact.axis:
-        return False
-    if node.attributes.get_int("reverse", 0):
-        raise GathersTimeError(f"a sum from the end, {name_node(node)}")
-    if fact.merged:
-        raise NotStreamableError(f"{name_node(node)} sums merged rows")
-    exclusive = node.attributes.get_int("exclusive", 0) or 0
-    build = Builder(node, "total")
-    summed, fact = work.settle(node, value, fact, held=True)
-    state = work.frames_of(value, fact, 1, 0.0, "total", fact.start_step)
-    (own,) = build.node("CumSum", [summed, node.inputs[1]], {"exclusive": exclusive})
-    (total,) = build.node("Add", [own, state])
-    last = build.slice(total, fact.axis, -1, END)
-    if exclusive:
-        (last,) = build.node("Add", [last, build.slice(summed, fact.axis, -1, END)])
-    work.end_state(last)
-    node.replace_input_with(0, total)
-    work.hand_on(node, fact)
-    return True
+def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Shift | None:
+    """Return the frames that a Pad puts in front; None if it pads other axes."""
+    rank = len(axes_of(value))
+    axes = numbers(work, node, 3, range(rank))
+    pads = elements(node.inputs[1], 2 * len(axes))
+    widths = {axis % rank: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
+    front, behind = widths.pop(flow.axis, (0, 0))
+    if front is None or any(None in each for each in widths.values()):
+        raise work.refusal("takes computed padding")
+    if any(each != (0, 0) for each in widths.values()):
+        if (front, behind) == (0, 0):
+            return None
+        raise work.refusal("pads time and another axis at once")
+    if front and (mode := text(node, "mode", "constant")) != "constant":
+        raise work.refusal(f"pads by {mode} in front of the first frame")
+    return Shift(front, float(numbers(work, node, 2, [0])[0]))
 
 
-def _scan(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
-    """Take a Scan over time: what it carries from step to step is a state, where it begins with a number."""
-    count = node.attributes.get_int("num_scan_inputs", 0) or 0
-    carried, zeros = len(node.inputs) - count, [0] * count
-    axes, backwards = (
-        node.attributes.get_ints(f"scan_input_{name}", zeros) for name in ("axes", "directions")
+def constants_in_front(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Shift | None:
+    """Return the constant frames that a Concat over time puts in front; None if it joins another axis."""
+    if node.attributes.get_int("axis", 0) % len(axes_of(value)) != flow.axis:
+        return None
+    if sum(each in work.flows for each in node.inputs) > 1:
+        raise work.refusal("joins several sequences")
+    before = [each for each in node.inputs[: list(node.inputs).index(value)] if each is not None]
+    fills = {fill_of(each) for each in before}
+    fill = fills.pop() if fills else 0.0
+    if fill is None or fills:
+        raise work.refusal("puts frames that are not one constant in front")
+    frames = [axes_of(each)[flow.axis] for each in before]
+    if not all(isinstance(size, int) for size in frames):
+        raise work.refusal("puts more frames in front of longer sequences")
+    return Shift(sum(map(int, frames)), fill)
+
+
+# --- selections of frames ---
+
+
+def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a Slice: of another axis, without the first or last frames, every k-th frame, the last ones."""
+    rank = len(axes_of(value))
+    starts = numbers(work, node, 1)
+    axes = [axis % rank for axis in numbers(work, node, 3, range(len(starts)))]
+    if flow.axis not in axes:
+        per_frame(work, node, value, flow)
+        return
+    if len(axes) > 1:
+        raise work.refusal("cuts time and another axis at once")
+    start, step = starts[0], numbers(work, node, 4, [1])[0]
+    if start < 0 and step == 1 and _ends_with_time(node) and work.time_axis(node.outputs[0]) is None:
+        last_frames(work, node, value, flow, -start)
+    elif start < 0 or step < 1:
+        raise work.refusal("selects frames from the end")
+    elif step == 1:
+        hand_on(work, node, *work.shift(value, flow, Shift(-start)))
+    else:
+        joined, flow = work.look_back(value, replace(flow, delay=flow.delay + start), Window(1, step))
+        for place, number in ((0, joined), (1, work.constant([0])), (2, work.constant([END]))):
+            node.replace_input_with(place, number)
+        work.set(node.outputs[0], flow)
+
+
+def _ends_with_time(node: ir.Node) -> bool:
+    """Return True if a Slice of one axis reaches its end."""
+    end = elements(node.inputs[2], 1)[0]
+    return end is not None and end >= 2**31 - 1
+
+
+def last_frames(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, frames: int) -> None:
+    """Let a Slice or Gather take the last frames of the stream."""
+    read = value
+    value, flow = work.settle(value, flow)
+    node.replace_input_with(0, work.past(value, flow, frames - 1) if frames > 1 else value)
+    if node.op_type == "Slice":
+        node.replace_input_with(1, work.constant([-frames]))
+        node.replace_input_with(2, work.constant([END]))
+    work.take_last(node.outputs, read, flow, frames)
+
+
+def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a Gather: of another axis, or of the last frame."""
+    if node.inputs[0] is not value:  # indices that move, of a table
+        per_frame(work, node, value, flow)
+        return
+    axis = node.attributes.get_int("axis", 0) % len(axes_of(value))
+    if axis != flow.axis:
+        per_frame(work, node, value, flow)
+        return
+    index = constant(node.inputs[1])
+    if index is None or index.size != 1 or int(index.flat[0]) != -1:
+        raise work.refusal("selects frames")
+    last_frames(work, node, value, flow, 1)
+
+
+# --- frames that several frames of the result come from ---
+
+
+def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a transposed convolution: what its last taps add to later frames is a state."""
+    place = flow.axis - 2
+    by_length = "output_shape" in node.attributes or text(node, "auto_pad", "NOTSET") not in (
+        "NOTSET",
+        "VALID",
     )
-    facts = {each: work.facts[each] for each in node.inputs if each in work.facts}
-    time = {each: axis for each, axis in zip(node.inputs[carried:], axes, strict=True) if each is not None}
-    if any(time.get(each) != own.axis for each, own in facts.items()):
-        return False  # it runs over another axis
-    if any(backwards):
-        raise GathersTimeError(f"{name_node(node)} reads time backwards")
-    starts = [(each, number) for each in node.inputs[:carried] if (number := work.filled(each)) is not None]
-    if any(map(is_used, node.outputs[:carried])) or len(starts) < carried:
-        return False  # its states are inputs and outputs, or come from data
-    ready = max(work.ready(each, held=True) for each in facts.values())
-    work.wait_together(node, facts, ready)
-    fact = replace(fact, delay=ready, pad=0)
-    for place, (start, number) in enumerate(starts):
-        assert start is not None
-        dtype = work.shapes.dtypes[start]
-        reset = number if np.isfinite(number) else np.copysign(_lowest(dtype), number)
-        state = work.state(work.shapes.axes(start), dtype, float(reset), "carried", fact.start_step)
-        node.replace_input_with(place, state)
-        work.end_state(node.outputs[place])
-    for result in node.outputs[carried:]:
-        work.set_fact(node, result, fact)
-    return True
+    if place < 0 or by_length:
+        raise work.refusal("takes time for channels or rows, or pads by its length")
+    kernel = kernel_of(node)
+    value, flow = work.settle(*work.clean(value, flow, 0.0))
+    rank, result = len(kernel), node.outputs[0]
+    stride, dilation = ((ints(node, name) or [1] * rank)[place] for name in ("strides", "dilations"))
+    pads = ints(node, "pads") or [0] * (2 * rank)
+    extra = ints(node, "output_padding") or [0] * rank
+    spread_flow = Flow(flow.axis, flow.delay * stride + pads[place], flow.rate * stride)
+    pads[place] = pads[place + rank] = extra[place] = 0
+    bias = node.inputs[2] if len(node.inputs) > 2 else None
+    attributes = {**node.attributes, "pads": pads, "output_padding": extra}
+    spread = work.add("ConvTranspose", value, node.inputs[1], like=result, **attributes)
+    summed = overlap_add(work, spread, spread_flow, (kernel[place] - 1) * dilation + 1 - stride)
+    if bias is not None:
+        summed = work.add("Add", summed, work.add("Unsqueeze", bias, work.constant([*range(1, rank + 1)])))
+    hand_on(work, node, summed, spread_flow)
 
 
-def _reshape(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    """Let the frames of the result follow from the data where they are counted as those of the whole.
+def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> ir.Value:
+    """Return the frames of a call that no later one adds to; the ``overlap`` others are a state.
 
-    Frames that are split or joined, ``(N, L, C)`` to ``(N, L/160, 160*C)``, wait for a whole number of them.
+    A negative overlap is the number of empty frames between those of two frames.
     """
-    result, sizes = node.outputs[0], node.inputs[1]
-    found = work.growth(result)
-    if found is None or sizes is None or not (found.rate != fact.rate or work.shapes.surplus(value, fact)):
-        return False
-    ratio = found.rate / fact.rate
-    if ratio != 1:
-        before, after = work.shapes.shape(value)[: fact.axis], work.shapes.shape(result)[: found.axis]
-        if fact.merged or found.merged or prod(before) != prod(after):
-            return False
-        ready = -(-work.ready(fact) // ratio.denominator) * ratio.denominator
-        node.replace_input_with(0, work.wait(node, value, fact, ready))
-        fact = replace(fact, delay=int(ready * ratio), pad=0, rate=found.rate)
-    build, axes = Builder(node, "shape"), work.shapes.axes(result)
-    entries = []
-    for place, size in enumerate(axes):
-        if place == found.axis:
-            entries.append(build.constant(np.array([-1]), "frames"))
-        elif isinstance(size, int):
-            entries.append(build.constant(np.array([size]), "size"))
-        else:
-            entries.append(build.slice(sizes, 0, place, place + 1))
-    node.replace_input_with(1, build.concat(entries, 0))
-    if ratio == 1:
-        return False
-    work.set_fact(node, result, fact)
-    return True
+    axis = flow.axis
+    if overlap > 0:
+        axes = [*axes_of(spread)]
+        axes[axis] = overlap
+        state = work.state("overlap", axes, spread.dtype, 0.0)
+        begun = work.add("Add", work.cut(spread, axis, 0, overlap), state)
+        joined = work.add("Concat", begun, work.cut(spread, axis, overlap), axis=axis)
+        work.end_state(work.cut(joined, axis, -overlap))
+        return work.cut(joined, axis, 0, -overlap)
+    if overlap < 0:
+        pads = [0] * (2 * len(axes_of(spread)))
+        pads[len(pads) // 2 + axis] = -overlap
+        return work.add("Pad", spread, work.constant(pads))
+    return spread
 
 
-def _resize(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    """Repeat frames a whole number of times."""
-    found = work.growth(node.outputs[0])
-    if found is None or (ratio := found.rate / fact.rate) == 1:
-        return False
+def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a Resize that repeats each frame a whole number of times."""
     modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
-    given = {name: node.attributes.get(name) for name in modes}
-    if ratio.denominator > 1 or any(
-        each is None or each.as_string() != modes[name] for name, each in given.items()
-    ):
-        raise NotStreamableError(f"{name_node(node)} interpolates between frames; use mode='nearest'")
-    source, fact = work.settle(node, value, fact)
-    node.replace_input_with(0, source)
-    work.set_fact(node, node.outputs[0], replace(fact, delay=fact.delay * int(ratio), rate=found.rate))
-    return True
+    rate = work.rate_of(node.outputs[0], flow.axis)
+    ratio = rate / flow.rate
+    if ratio.denominator > 1 or any(text(node, name, "") != mode for name, mode in modes.items()):
+        raise work.refusal("interpolates between frames")
+    value, flow = work.settle(value, flow)
+    node.replace_input_with(0, value)
+    work.set(node.outputs[0], Flow(flow.axis, flow.delay * int(ratio), rate))
 
 
-def _recurrent(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    if fact.axis != (1 if node.attributes.get_int("layout", 0) else 0):
-        return False  # it runs over another axis
-    if is_reversed(node):
-        raise GathersTimeError(f"{name_node(node)} reads time backwards")
-    if fact.start and any(each is not None for each in node.inputs[4:5]):
-        raise NotStreamableError(
-            f"{name_node(node)} would start late: {fact.ahead} looks ahead, or is not padded, and rows have "
-            "lengths"
-        )
-    source, fact = work.settle(node, value, fact, held=True)
-    node.replace_input_with(0, source)
-    for each in node.inputs[5:7]:
-        work.hold(node, each, fact)
-    for place, result in enumerate(node.outputs):
-        if place:
-            work.set_last(result, value, fact)
-        else:
-            work.set_fact(node, result, fact)
-    return True
+# --- states ---
 
 
-def _refuse_over_time(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:
-    """Refuse a normalization, softmax, sort or transform whose axes hold time."""
-    rank = len(work.shapes.shape(value))
-    axis = (node.attributes.get_int("axis", -1) or 0) % rank
-    first = 2 if node.op_type in ("InstanceNormalization", "GroupNormalization") else axis
-    last = axis + 1 if node.op_type in ("LogSoftmax", "Softmax", "TopK") else rank
-    if first <= fact.axis < last:
-        raise GathersTimeError(describe_gathering(node))
-    return False
+def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a CumSum over time: the sum of all frames of earlier calls is a state."""
+    if numbers(work, node, 1)[0] % len(axes_of(value)) != flow.axis:
+        per_frame(work, node, value, flow)
+        return
+    if node.attributes.get_int("exclusive", 0) or node.attributes.get_int("reverse", 0):
+        raise work.refusal("sums backwards, or without the frame itself")
+    value, flow = work.settle(*work.clean(value, flow, 0.0))
+    axes = [*axes_of(value)]
+    axes[flow.axis] = 1
+    state = work.state("total", axes, value.dtype, 0.0)
+    total = work.add("Add", work.add("CumSum", value, node.inputs[1]), state, like=value)
+    work.end_state(work.cut(total, flow.axis, -1))
+    hand_on(work, node, total, replace(flow, fill=None))
 
 
-def _reversal(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
-    if (node.attributes.get_int("time_axis", 0) or 0) != fact.axis:
-        return False
-    raise GathersTimeError(describe_gathering(node))
+def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take an LSTM, GRU or RNN: its states are inputs already, and stay at reset in front of frame 0."""
+    if flow.axis != 0 or node.inputs[0] is not value or node.attributes.get_int("layout", 0) != 0:
+        raise work.refusal("does not run over the first axis of its input")
+    if text(node, "direction", "forward") != "forward":
+        raise work.refusal("reads time backwards")
+    read = value
+    value, flow = work.settle(value, flow)
+    if flow.delay > 0:
+        value = hold(work, node, value, flow)
+    node.replace_input_with(0, value)
+    work.set(node.outputs[0], replace(flow, fill=None))
+    work.take_last(node.outputs[1:], read, flow, 1)
 
 
-def _gather_computed(work: Rewriter, node: ir.Node, value: ir.Value, fact: Fact) -> bool:  # noqa: ARG001
-    raise NotStreamableError(
-        f"frames at computed places, as between two when interpolated, {name_node(node)}"
-    )
+def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value:
+    """Return ``value`` so that a recurrent layer stays at zero until its first frame.
+
+    In front of it the layer reads zeros, and two features more that are 1 there and 0 later. Their weights
+    take the biases off where these move a state at zero: the cell gate of an LSTM, the hidden gate of a GRU
+    (with the reset gate at one half), an RNN. So they are as large as biases, which int8 and fp16 need, and a
+    call may have frames of both kinds, which a ``Where`` on the states could not separate.
+    """
+    given = [*node.inputs, *[None] * 6]
+    if given[4] is not None or given[5] is None:
+        raise work.refusal("lags, and has lengths or no states that are inputs")
+    if any(np.any(state.reset) for state in work.given):
+        raise work.refusal("lags, and starts from a state that is not zero")
+    weights = constant(node.inputs[1])
+    if weights is None or "clip" in node.attributes or not _stays_at_zero(node):
+        raise work.refusal("lags, and has computed weights, clip or activations that are not 0 at 0")
+    value, flow = work.clean(value, flow, 0.0)
+    biases = constant(given[3])
+    if biases is None:
+        return value
+    size = node.attributes.get_int("hidden_size", 0)
+    columns = -np.stack(np.split(biases, 2, axis=1), axis=-1)
+    columns = columns * _gates(node).repeat(size, 0).astype(columns.dtype)
+    axes = axes_of(value)
+    if axes[1] not in (1, work.batch):
+        raise work.refusal(f"lags, and has a fixed number of rows, {axes[1]}")
+    feature = work.add("Cast", work.early(value, flow), to=int(value.dtype or ir.DataType.FLOAT))
+    feature.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
+    node.replace_input_with(1, work.constant(np.concatenate([weights, columns], -1), weights.dtype))
+    return work.add("Concat", value, feature, feature, axis=2)
 
 
-def _constant(node: ir.Node, value: ir.Value | None) -> Array:
-    array = constant(value)
-    if array is None:
-        raise NotStreamableError(f"{name_node(node)} takes computed numbers along time")
-    return array
+def _gates(node: ir.Node) -> np.ndarray:
+    """Return, by gate, the share of the input and of the recurrent bias that is taken off ``(gates, 2)``."""
+    if node.op_type == "RNN":
+        return np.ones((1, 2))
+    if node.op_type == "LSTM":  # input, output, forget, cell
+        return np.array([[0, 0], [0, 0], [0, 0], [1, 1]], float)
+    linear = node.attributes.get_int("linear_before_reset", 0)
+    return np.array([[0, 0], [1, 1], [1, 0.5 if linear else 1]], float)  # update, reset, hidden
 
 
-def _numbers(node: ir.Node, value: ir.Value | None) -> list[int]:
-    return [int(each) for each in _constant(node, value).flat]
+def _stays_at_zero(node: ir.Node) -> bool:
+    """Return True if the activations of a layer's state are 0 at 0."""
+    given = node.attributes.get_strings("activations", ()) or ()
+    states = {"LSTM": given[1:], "GRU": given[1:], "RNN": given}[node.op_type]
+    sigmoid = node.op_type != "GRU" or not given or given[0] == "Sigmoid"
+    return sigmoid and all(name in ("Tanh", "Relu", "Softsign") for name in states)
 
+
+# --- layout, and frames computed from that frame alone ---
+
+
+def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Count the frames of the result by the data; join or split frames where the rate changes."""
+    result, sizes = node.outputs[0], node.inputs[1]
+    axis = work.time_axis(result)
+    if axis is None or sizes is None:
+        raise work.refusal("reads all time")
+    ratio = work.rate_of(result, axis) / flow.rate
+    if ratio != 1:
+        if axes_of(value)[: flow.axis] != axes_of(result)[:axis]:
+            raise work.refusal("joins frames with other axes")
+        value, flow = work.settle(value, flow)
+        value, flow = work.wait(value, flow, -flow.delay % ratio.denominator)
+        flow = replace(flow, delay=int(flow.delay * ratio), rate=flow.rate * ratio)
+    frames = -1 if node.op_type == "Reshape" else 1  # Expand keeps an axis by 1
+    parts = [
+        work.constant([frames if place == axis else size])
+        if place == axis or isinstance(size, int)
+        else work.cut(sizes, 0, place, place + 1)
+        for place, size in enumerate(axes_of(result))
+    ]
+    node.replace_input_with(0, value)
+    node.replace_input_with(1, work.add("Concat", *parts, axis=0))
+    work.set(result, replace(flow, axis=axis))
+
+
+def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
+    """Take an operator that moves numbers and changes none: padding may be put in behind it."""
+    for result in node.outputs:
+        axis = work.time_axis(result)
+        if axis is None:
+            raise work.refusal("does not keep time")
+        work.set(result, replace(flow, axis=axis))
+
+
+def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
+    """Take an operator that computes a frame from that frame of its operands: they wait for one another."""
+    along = ALONG.get(node.op_type, _nowhere)
+    operands = list(moving_operands(work, node))
+    for place, each, own in operands:
+        if own.rate != flow.rate:
+            raise work.refusal("joins frames of different rates")
+        if own.axis in along(node, place, len(axes_of(each))):
+            raise work.refusal("reads all time")
+    delay = max(0, *(own.delay for _, _, own in operands))
+    for place, each, own in operands:
+        node.replace_input_with(place, work.wait(each, own, delay - own.delay)[0])
+    work.undefined |= delay > 0 and node.op_type in _PARTIAL
+    for result in node.outputs:
+        axis = work.time_axis(result)
+        if axis is not None:
+            work.set(result, Flow(axis, delay, flow.rate))
+        elif result.uses() or result.is_graph_output():
+            raise work.refusal("reads all time")
+
+
+# --- axes along which per-frame operators compute ---
+
+Along = Callable[[ir.Node, int, int], Iterable[int]]
+
+
+def _nowhere(_node: ir.Node, _place: int, _rank: int) -> Iterable[int]:
+    return ()
+
+
+def _one_axis(default: int) -> Along:
+    return lambda node, _place, rank: [node.attributes.get_int("axis", default) % rank]
+
+
+def _from_axis(default: int) -> Along:
+    return lambda node, _place, rank: range(node.attributes.get_int("axis", default) % rank, rank)
+
+
+def _reduced(node: ir.Node, _place: int, rank: int) -> Iterable[int]:
+    """Return the axes of a reduction; all if they are computed."""
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+    axes = ints(node, "axes") or ([] if given is None else given.reshape(-1).tolist())
+    return [axis % rank for axis in axes or range(rank)]
+
+
+def _contracted(_node: ir.Node, place: int, rank: int) -> Iterable[int]:
+    """Return the axis of an operand of a product that is summed over."""
+    return [rank - 1] if place == 0 or rank == 1 else [rank - 2]
+
+
+def _of_gemm(node: ir.Node, place: int, _rank: int) -> Iterable[int]:
+    return [0 if node.attributes.get_int("transA" if place == 0 else "transB", 0) else 1]
+
+
+_REDUCTIONS = "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare".split()  # noqa: SIM905
+ALONG: Mapping[str, Along] = {
+    "LayerNormalization": _from_axis(-1),
+    "LogSoftmax": _one_axis(-1),
+    "MatMul": _contracted,
+    "Gemm": _of_gemm,
+    "Softmax": _one_axis(-1),
+    "Split": _one_axis(0),
+    **dict.fromkeys(_REDUCTIONS, _reduced),
+}
+_ELEMENTWISE = """Abs Add And Cast Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
+HardSigmoid HardSwish IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu
+Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Where
+Xor""".split()  # noqa: SIM905
+
+_PARTIAL = ("Div", "Log", "Pow", "Reciprocal", "Sqrt")
+"""Operators that some numbers have no result of."""
 
 RULES: Mapping[str, Rule] = {
-    "AveragePool": _average_pool,
-    "Col2Im": _fold,
-    "Concat": _concat,
-    "Conv": _conv,
-    "ConvTranspose": _transposed,
-    "CumSum": _cumulative_sum,
-    "GRU": _recurrent,
-    "Gather": _gather,
-    "GatherND": _gather_computed,
-    "GroupNormalization": _refuse_over_time,
-    "InstanceNormalization": _refuse_over_time,
-    "LSTM": _recurrent,
-    "LayerNormalization": _refuse_over_time,
-    "LogSoftmax": _refuse_over_time,
-    "MaxPool": _max_pool,
-    "Pad": _pad,
-    "RNN": _recurrent,
-    "Reshape": _reshape,
-    "Resize": _resize,
-    "ReverseSequence": _reversal,
-    "STFT": _stft,
-    "Scan": _scan,
-    "Slice": _slice,
-    "Softmax": _refuse_over_time,
-    "TopK": _refuse_over_time,
+    **dict.fromkeys((*_ELEMENTWISE, *ALONG, "BatchNormalization"), per_frame),
+    **dict.fromkeys(("Identity", "Squeeze", "Transpose", "Unsqueeze"), layout),
+    **dict.fromkeys(("Expand", "Reshape"), reshape),
+    "Conv": windows(spatial(0.0)),
+    "MaxPool": windows(spatial(float(np.finfo(np.float32).min))),
+    "AveragePool": windows(spatial(0.0)),
+    "STFT": windows(spectrum),
+    "Pad": shifts(pad),
+    "Concat": shifts(constants_in_front),
+    "Slice": choice,
+    "Gather": gather,
+    "ConvTranspose": transposed,
+    "CumSum": sum_so_far,
+    "Resize": repeat,
+    **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
 }
+"""By operator; any other is refused."""
+
+
+# --- reading nodes ---
+
+
+def ints(node: ir.Node, name: str) -> list[int]:
+    """Return the numbers of an attribute, none if it is missing."""
+    return [*(node.attributes.get_ints(name, None) or ())]
+
+
+def text(node: ir.Node, name: str, default: str) -> str:
+    """Return the text of an attribute."""
+    found = node.attributes.get(name)
+    return default if found is None else str(found.as_string())
+
+
+def numbers(work: Rewriter, node: ir.Node, place: int, default: Iterable[float] | None = None) -> list[Any]:
+    """Return the numbers of a constant operand, or ``default`` if it is missing."""
+    value = node.inputs[place] if place < len(node.inputs) else None
+    if value is None and default is not None:
+        return [*default]
+    array = constant(value)
+    if array is None:
+        raise work.refusal("takes computed numbers along time")
+    return list(array.reshape(-1).tolist())
+
+
+def elements(value: ir.Value | None, size: int) -> list[int | None]:
+    """Return the elements of a vector, None for those that are computed from sizes."""
+    array, node = constant(value), None if value is None else value.producer()
+    if array is not None:
+        return list(array.reshape(-1).tolist())
+    if node is not None and node.op_type == "Concat":
+        return [each for part in node.inputs for each in elements(part, 1)]
+    if node is not None and node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze"):
+        return elements(node.inputs[0], size)
+    return [None] * size

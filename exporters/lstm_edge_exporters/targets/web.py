@@ -15,7 +15,8 @@ import numpy.typing as npt
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import MissingDependencyError
 from lstm_edge_runtime.files import write_folder
-from lstm_edge_runtime.native.convert import to_native
+
+from .native import to_native
 
 _CONTENTS = "site.js"
 """The contents of a site."""
@@ -63,12 +64,12 @@ def to_site(model: str | os.PathLike[str], recordings: Sequence[PageSignal]) -> 
         CheckFailedError: the golden case fails.
     """
     path = Path(model)
-    with load(model, device="cpu", threads=1) as opened:
-        signal = opened.interface.signal
-        is_program = not opened.providers
-        if is_program:
+    program = path.read_bytes() if path.suffix == ".lep" else to_native(path)
+    with load(program) as opened:
+        signal = opened.manifest.signal
+        if path.suffix == ".lep":
             opened.selftest().require()
-    files = {_MODEL: path.read_bytes() if is_program else to_native(path), **_page()}
+    files = {_MODEL: program, **_page()}
     version = hashlib.sha256(b"".join(name.encode() + part for name, part in sorted(files.items())))
     described = {
         "model": _MODEL,

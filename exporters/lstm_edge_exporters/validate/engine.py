@@ -124,10 +124,6 @@ class Validation:
         if self.file.model is None:
             self._why_not = "the manifest contradicts the graph"
             return
-        if self.file.manifest.stream is not None:
-            from .checks.stream import check_stream
-
-            yield from check_stream(self.file, self.against, self.config.seed)
         reference = self.against
         if reference is None:
             self._why_not = "no reference was given"

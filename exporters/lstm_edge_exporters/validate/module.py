@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
@@ -62,6 +63,8 @@ def against_module(
     signature = Signature.of(module, example)
     if given and config is None:
         _check_example(signature, file)
+    if file.manifest.is_buffered:
+        return _streamed(module, example, signature, file, config, about, sha256)
     if (
         config is not None
         and config.states is not None
@@ -85,6 +88,35 @@ def against_module(
         weights=weights_sha256(module),
         asks_ranges=config is not None,
         past=reference.past if isinstance(reference, _WithPast) else (),
+    )
+
+
+def _streamed(
+    module: nn.Module,
+    example: Any,
+    signature: Signature,
+    file: ModelFile,
+    config: ExportConfig | None,
+    about: str,
+    sha256: str,
+) -> ReferenceModel:
+    """Compare with the stream that ``module`` is exported to, which is verified on the way."""
+    from ..export import export
+
+    axes = {spec.name: spec.axes for spec in file.manifest.inputs}
+    plain = config or ExportConfig(outputs=tuple(spec.name for spec in file.manifest.outputs))
+    made = export(module, example, replace(plain, stream=True, inputs={**axes, **plain.inputs}))
+    graph = Graph64(onnx.load_from_string(made.model), "the module's stream")
+    return ReferenceModel(
+        computation=graph,
+        about=about or type(module).__name__,
+        manifest=made.manifest,
+        examples=signature.arrays,
+        values=index_values(ir.from_proto(file.proto).graph),
+        graph=lambda: graph,
+        sha256=sha256 or (config.checkpoint_sha256 if config else None) or "",
+        weights=weights_sha256(module),
+        asks_ranges=config is not None,
     )
 
 

@@ -252,7 +252,7 @@ class Subject:
         """How the reference itself, in float64, differs when fed in pieces; empty where it does not."""
         for axis, each in ((self.manifest.sequence, "steps"), (self.manifest.batch, "rows")):
             allowed = self.manifest.ranges.get(axis or "", AxisRange())
-            if allowed.nearest(1) > 1:
+            if allowed.nearest(1) > (self.manifest.unit if each == "steps" else 1):
                 return f"a call takes {allowed} {each}"
         asked, reference = self.reference.computation, self.reference.computation
         if self.reference.stateless:  # of which only the file's own pieces can be asked
@@ -262,7 +262,7 @@ class Subject:
         file = self._chunked(asked.run64)
         if isinstance(asked, Graph64):
             file = replace(file, function=Function(asked, reference, fixed_axes(self.manifest)))
-        feeds = self.full(self.draw(_ROWS, _STEPS, _OFFSET + 3))
+        feeds = self.full(self.draw(_ROWS, _STEPS * self.manifest.unit, _OFFSET + 3))
         found = run_in_chunks(file, feeds, self.rng(9))
         if found.error is not None:
             return f"it refuses {_STEPS} steps in chunks of {min(found.sizes)} ({first_line(found.error)})"

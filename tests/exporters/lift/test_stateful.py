@@ -78,7 +78,7 @@ def test_states_named_by_the_caller_are_taken(network):
     )
     net.add("Identity", [total], ["y"])
     model = net.model({"x": ["L", "N", 3], "sum": ["N", 3]}, ["y", "total"]).SerializeToString()
-    with pytest.raises(ContractError, match="no LSTM, GRU or RNN node"):
+    with pytest.raises(ContractError, match="reads all time"):
         lift(model)
     lifted = lift(model, LiftConfig(states={"sum": "total"}))
     assert [(s.input, s.output) for s in lifted.report.recognized] == [("sum", "total")]

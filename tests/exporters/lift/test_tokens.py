@@ -1,5 +1,7 @@
 """Files that read tokens: what is drawn for them tells which network reads backwards."""
 
+import re
+
 import numpy as np
 import onnx_ir as ir
 import pytest
@@ -77,7 +79,7 @@ def test_only_the_network_that_reads_forward_is_streamable(network, dtype, way, 
         for each in (False, True)
     )
     assert forward.report.unstreamable == ""
-    assert "sees more than its chunk" in backwards.report.unstreamable
+    assert re.search("selects frames|no rule for streaming", backwards.report.unstreamable)
     assert len(np.unique(forward.manifest.golden.inputs["tokens"])) > 3
 
 

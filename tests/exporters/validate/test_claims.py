@@ -203,6 +203,8 @@ FIELDS = {
             "padded_states",
             "counts",
             "unstreamable",
+            "unit",
+            "delays",
             "task.kind",
             "task.output",
             "task.labels",
@@ -229,29 +231,9 @@ FIELDS = {
             "inputs.dtype",
             "outputs.dtype",
             "states.dtype",
-            "states.start",
             "precision",
             "int8_activations",
             "provenance.opset",
-            "stream.graph",
-            "stream.outputs.name",
-            "stream.outputs.dtype",
-            "stream.outputs.axes",
-            "stream.states.input",
-            "stream.states.output",
-            "stream.states.dtype",
-            "stream.states.axes",
-            "stream.states.reset",
-            "stream.states.start",
-            "stream.delays",
-            "stream.unit",
-            "stream.end",
-            "stream.golden.inputs",
-            "stream.golden.outputs",
-            "stream.golden.floor",
-            "stream.golden.limit",
-            "stream.golden.limits",
-            "stream.golden.more",
         ],
         "recomputed from the graph",
     ),
@@ -486,7 +468,8 @@ def test_a_lifted_file_whose_weights_are_not_its_originals_fails(tmp_path):
 
 
 def test_another_input_width_is_a_failure_with_both_sizes_and_no_traceback(tmp_path):
-    file = open_file(plain_lstm(tmp_path))
+    lift(plain_lstm(tmp_path)).save(tmp_path / "m.onnx")
+    file = open_file(tmp_path / "m.onnx")
     report = validate(file, against_file(plain_lstm(tmp_path, width=5), file), QUICK)
     assert not report.ok
     assert {group.status for group in report.groups[1:-1]} == {"skipped"}

@@ -133,3 +133,14 @@ def test_prose_wraps_at_spaces_on_a_terminal(monkeypatch, capsys):
     shown = capsys.readouterr().err.splitlines()
     assert max(map(len, shown)) <= 30
     assert {word for line in shown for word in line.split()} == {"error:", "twelve-words"}
+
+
+def test_infinite_logits_are_null_in_json():
+    from lstm_edge.cli._results import ResultLines
+    from lstm_edge_runtime.manifest import Task
+
+    lines = ResultLines(Task("classification", "logits", ("a", "b")), as_json=True)
+    document = json.loads(
+        lines.line(np.array([np.inf, np.inf])), parse_constant=lambda name: pytest.fail(name)
+    )
+    assert document["probabilities"] == {"a": None, "b": None}

@@ -1,4 +1,4 @@
-"""Make ``late.onnx``, two frames behind, and ``strided.onnx``, a frame every 4 samples and one behind.
+"""Make ``late.onnx``, a delay of two frames, and ``strided.onnx``, a frame every 4 samples, a delay of one.
 
 Run it from the repository's root, with the ``export`` extra installed. The bytes depend on the versions of
 torch and onnx, which the manifests name.
@@ -49,7 +49,8 @@ def main() -> None:
         torch.manual_seed(3)
         for parameter in module.parameters():
             nn.init.uniform_(parameter, -0.7, 0.7)
-        config = ExportConfig(outputs=names, signal=signal, task=Task("classification", "logits", LABELS))
+        task = Task("classification", "logits", LABELS)
+        config = ExportConfig(outputs=names, signal=signal, task=task, stream=True)
         made = export(module.eval(), torch.randn(2, 40, 3), config)
         made.save(HERE / f"{type(module).__name__.lower()}.onnx")
 

@@ -18,10 +18,10 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
 from lstm_edge_runtime.model import read_model
-from lstm_edge_runtime.native.compiler import Compiled, compile_program
 from lstm_edge_runtime.selftest import golden_limits
 
 from ...processes import run_program
+from ..native.compiler import Compiled, compile_program
 from .names import c_identifiers, c_string, member, model_name
 from .table import Array, Table, literals
 
@@ -105,7 +105,7 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         CheckFailedError: the self-test fails, or the code does not compile.
     """
     name = _name(source, name)
-    with load(source, device="cpu", threads=1, engine="onnxruntime") as model:
+    with load(source) as model:
         model.stream(reset_every="never")  # refuses a file that can't be run step by step
         if model.manifest is None:
             raise ManifestError(
@@ -113,7 +113,7 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
             )
         compiled = compile_program(read_model(source)[1], model.manifest)
         table = Table(compiled.writer)
-        files = _render(name, model.manifest.streaming, compiled, table, _first_calls(model, compiled))
+        files = _render(name, model.manifest, compiled, table, _first_calls(model, compiled))
     core = _HERE / "core" if (_HERE / "core").is_dir() else _HERE.parents[3] / "native" / "core"
     files |= {f"src/{each}": (core / each).read_text(encoding="utf-8") for each in _CORE}
     constants = 4 * table.floats.size + table.bytes.size + 8 * table.wholes.size
@@ -127,8 +127,8 @@ def _name(source: str | os.PathLike[str], name: str | None) -> str:
 
 def _first_calls(model: Model, compiled: Compiled) -> _Case:
     assert model.manifest is not None
-    manifest, stream, writer = model.manifest.streaming, model.manifest.stream, compiled.writer
-    golden = stream.golden if stream else manifest.golden
+    manifest, writer = model.manifest, compiled.writer
+    golden = manifest.golden
     if golden is None:
         raise InputError("the file carries no golden case; export it again")
     late = max((port.start for kind in ("outputs", "states") for port in writer.ports(kind)), default=0)

@@ -9,11 +9,11 @@ import onnx
 
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
 from ...numerics.cases import case_size, closed_loop, misshapen
 from ...numerics.graph64 import Constants, Graph64
+from ...recurrent import OPERATORS
 from ...versions import LATEST_IR_VERSION, MAKERS, OLDEST_ONNXRUNTIME, OPSETS, versions
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact, answered
@@ -240,6 +240,9 @@ def _behavior(subject: Subject, mine: Manifest, theirs: Manifest) -> Iterator[Ch
             yield same("streamable", not mine.unstreamable, not subject.unstreamable, subject.unstreamable)
         if theirs.lengths is not None and not subject.unstreamable:
             yield same("states stop at lengths", mine.padded_states, subject.padded_states)
+    if (mine.unit, dict(mine.delays)) != (theirs.unit, dict(theirs.delays)):
+        stated, found = (f"a unit of {each.unit}, delays {dict(each.delays)}" for each in (mine, theirs))
+        yield Check("unit and delays", "failed", f"the file has {stated}, the reference {found}")
     if {*mine.counts} != {*theirs.counts}:
         stated, found = (", ".join(sorted(each)) or "none" for each in (mine.counts, theirs.counts))
         yield Check("counts of steps", "failed", f"the file has {stated}, the reference {found}")

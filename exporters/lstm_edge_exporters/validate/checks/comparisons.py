@@ -168,30 +168,30 @@ def check_streaming(subject: Subject) -> Iterator[Check]:
         reason = "neither the file nor its reference carries states"
     elif subject.manifest.sequence is None:
         reason = "the file takes one step, or one fixed number of steps, a call"
-    elif subject.file.manifest.stream is not None:
-        reason = "another graph streams, which the contract compares with the whole"
     elif subject.unstreamable:
         reason = f"the reference can't be streamed: {subject.unstreamable}"
     if reason:
         yield Check("streaming", "skipped", reason)
         return
-    rows, steps = 3, 61
-    feeds = subject.full(subject.draw(rows, steps, _STREAMING))
+    rows, unit, units = 3, subject.manifest.unit, 61
+    feeds = subject.full(subject.draw(rows, units * unit, _STREAMING))
     quick = subject.config.quick
-    cuts = [random_sizes(steps, subject.rng(5, 1, place)) for place in range(_CUTS[quick])]
-    for place, sizes in enumerate([even_sizes(steps, 1), *cuts]):
+    cuts = [random_sizes(units, subject.rng(5, 1, place)) for place in range(_CUTS[quick])]
+    for place, sizes in enumerate([unit * size for size in each] for each in ([1] * units, *cuts)):
         about = "step by step" if place == 0 else f"random cut {place} ({len(sizes)} chunks)"
         yield subject.check(f"{about} equals the whole", feeds, in_chunks(subject.manifest, sizes), whole)
-    single, chunk = _SINGLE_STEPS[quick], _CHUNK[quick]
-    yield _long_run(subject, f"{single} single steps", single, 1, keep=True)
+    single, chunk = _SINGLE_STEPS[quick] * unit, _CHUNK[quick] * unit
+    yield _long_run(subject, f"{single} steps one by one", single, unit, keep=True)
     long = max(1, subject.config.steps // 10) if quick else subject.config.steps
+    long = -(-long // unit) * unit
     yield _long_run(subject, f"{long} steps in chunks of {chunk}", long, chunk, keep=False)
     if subject.budgets and subject.config.data is not None:
         from ...quantization.config import STEPS
 
         # as the gate of an int8 or fp16 file went through it
-        procedure = last_steps(subject.manifest, even_sizes(STEPS, 1))
-        name, feeds = f"{STEPS} single steps of the data", subject.timeline(STEPS)
+        steps = STEPS * unit
+        procedure = last_steps(subject.manifest, even_sizes(steps, unit))
+        name, feeds = f"{steps} single steps of the data", subject.timeline(steps)
         yield subject.check_engine(name, feeds, procedure=procedure, over_a_run=True)
 
 
@@ -316,15 +316,12 @@ def check_providers(subject: Subject) -> Iterator[Check]:
             failed = name == _NATIVE and (required or not isinstance(error, UnsupportedError))
             yield Check(name, "failed" if failed else "skipped", f"not usable here: {first_line(error)}")
             continue
-        if run is None:
-            yield Check(f"{name}, golden case of the stream", "passed")
-            continue
         for place, (n, length) in enumerate(_PROVIDER_SIZES[subject.config.quick]):
             feeds = subject.draw(n, length, _PROVIDERS + place)
             yield subject.check_engine(f"{name}, N={n}, L={length}", feeds, run)
 
 
-def _engines(subject: Subject) -> Iterator[tuple[str, Callable[[], Runner | None]]]:
+def _engines(subject: Subject) -> Iterator[tuple[str, Callable[[], Runner]]]:
     """Return every engine by name, and what opens it."""
     for provider in import_onnxruntime().get_available_providers():
         chain = (provider,) if provider == CPU else (provider, CPU)

@@ -14,13 +14,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..axes import row_factor, unit_shape
-from ..errors import UnsupportedError
-from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
-from ..onnx_reader import Node, OnnxFile, Tensor, stream_file
+from lstm_edge_runtime.axes import row_factor, unit_shape
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.native.library import TYPES
+from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.onnx_reader import Node, OnnxFile, Tensor
+
 from . import folding
-from .past import Past
-from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
+from .program import Binary, Code, Function, ProgramWriter, in_int8
 from .windows import PADDING, declared, stretches, windows_of
 
 _MICROSOFT = "com.microsoft"
@@ -235,7 +237,7 @@ _COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
 
 
 def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
-    """Return the program of a file that can be streamed; of one with a ``stream``, that graph and manifest.
+    """Return the program of a file that can be streamed.
 
     Where the file takes lengths, it holds a second one for the steps beyond a row's length, in which what a
     recurrent layer gives for a step is 0 and the states stay: the rest of the graph runs on these zeros and
@@ -245,8 +247,6 @@ def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
         UnsupportedError: a node, an input or a state is not covered; the message says which and why.
         FileFormatError: a stored tensor that can't be read.
     """
-    if manifest.stream is not None:
-        file, manifest = stream_file(file, manifest.stream.graph), manifest.streaming
     compiled = _Compiler(file, manifest).compile()
     if manifest.lengths is not None:
         compiled.writer.padding(_Compiler(file, manifest, padding=True).compile().writer.to_bytes())
@@ -306,21 +306,20 @@ class _Compiler:
         if spec.dtype == "bool":
             flags = self._writer.input(spec.name, prod(shape), "uint8")
             return _Value(shape, (self._writer.cast(flags),), "bool", order)
-        if spec.dtype not in INPUT_TYPES:
+        if spec.dtype not in TYPES:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
         return _Value(shape, (self._writer.input(spec.name, prod(shape), spec.dtype),), spec.dtype, order)
 
     def _open_state(self, state: StateSpec) -> "_Value | _Frames":
         """Make a state of the program of a state of the file, or one of each of its layers."""
         shape = self._shape_of(state.input, state.axes)
-        start = state.start // self._manifest.unit
         if state.input in self._added:
-            return self._open_counter(state, shape, start)
+            return self._open_counter(state, shape)
         reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape)
         if state.input in self._pasts:
             axis = self._pasts[state.input]
             past = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
-            part, buffer = StatePart(state, None, past), self._writer.past(state.input, past, reset, start)
+            part, buffer = StatePart(state, None, past), self._writer.past(state.input, past, reset)
             self._parts.append((part, buffer))
             return _Frames(shape, part, buffer, axis)
         if state.dtype != "float32":
@@ -329,14 +328,14 @@ class _Compiler:
         for layer, own in enumerate(reset.reshape(layers, -1)):
             part = StatePart(state, layer if layers > 1 else None)
             name = state.input if layers == 1 else f"{state.input}[{layer}]"
-            self._parts.append((part, self._writer.state(name, own.size, own, start)))
+            self._parts.append((part, self._writer.state(name, own.size, own)))
         return _Value(shape, tuple(buffer for _, buffer in self._parts[-layers:]))
 
-    def _open_counter(self, state: StateSpec, shape: tuple[int, ...], start: int) -> _Value:
+    def _open_counter(self, state: StateSpec, shape: tuple[int, ...]) -> _Value:
         """Make a counter of a state of one whole number, to which a call adds its number of frames."""
         if prod(shape) != 1:
             raise UnsupportedError(f"state {state.input} counts {prod(shape)} numbers, expected one")
-        buffer = self._writer.counter(state.input, int(np.asarray(state.reset).item()), start)
+        buffer = self._writer.counter(state.input, int(np.asarray(state.reset).item()))
         self._parts.append((StatePart(state, None), buffer))
         return _Value(shape, (buffer,), "int64", span=_Span(0, 0, buffer, 1))
 
@@ -575,7 +574,7 @@ class _Compiler:
             self._counters.update(node.outputs)
         counted = node.op_type == "Cast" and results[0].dtype.kind == "f" and not counting
         # chunks of a graph of a stream were compared with the whole
-        counted = counted and self._manifest.stream is None and node.outputs[0] in self._sizes
+        counted = counted and not self._manifest.is_buffered and node.outputs[0] in self._sizes
         if counted and (results[0] == 1).any():
             raise UnsupportedError("a number of rows or steps that is computed with")
         return results
@@ -1202,7 +1201,7 @@ class _Compiler:
         value = self._floats(given)
         axis = self._known(along, "an axis").item() % len(value.shape)
         frames = value.shape[axis]
-        if (frames != 1 and self._manifest.stream is None) or node.attributes.get("reverse", 0):
+        if (frames != 1 and not self._manifest.is_buffered) or node.attributes.get("reverse", 0):
             raise UnsupportedError(f"axis {axis} of {value.shape}, expected that of time")
         one = _resized(value.shape, axis, 1)
         sums = [self._writer.filled(np.zeros(one, "float32"))] if node.attributes.get("exclusive", 0) else []
@@ -1342,7 +1341,7 @@ def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
         reading, slicing = readers.get(state.input, []), made.get(state.output)
         if len(reading) != 1 or slicing is None or state.input in manifest.output_names:
             continue
-        several = manifest.stream is not None
+        several = manifest.is_buffered
         axis = _axis_of_frames(state, reading[0], slicing, file.graph.initializers, several=several)
         if axis is not None:
             found[state.input] = axis

@@ -1,0 +1,181 @@
+"""From the graph of a network to one that is fed in chunks.
+
+A rule per operator says what it does to the flow of its operand: it looks back over a window, shifts frames,
+spreads a frame over several, carries a state, or computes each frame from that frame alone. Operators without
+a rule are refused.
+
+The result is an ordinary graph. A call takes a multiple of ``unit`` steps, outputs lag by their delays, and
+the frames that it looks back at are states.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
+
+import onnx_ir as ir
+from onnx_ir.passes.common import IdentityEliminationPass, OutputFixPass, RemoveUnusedNodesPass
+
+from lstm_edge_runtime.errors import counted
+from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
+
+from ..graph import axes_of, data_inputs, infer_shapes
+from .flow import NotStreamableError
+from .positions import count_on
+from .rewrite import Rewriter, fill_of
+from .rules import RULES
+from .sizes import surplus_of
+
+_OLDEST_OPSET = 13
+_SIZES = ("Shape", "Size")
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A graph that is fed in chunks."""
+
+    model: ir.Model
+    states: tuple[StateSpec, ...]
+    """All states: the given ones, then those that were added."""
+    added: tuple[StateSpec, ...]
+    """Frames of the past, sums and step counters."""
+    unit: int
+    """A call takes a multiple of this number of steps."""
+    delays: Mapping[str, int]
+    """Delay of each output, in frames (in units for outputs without a time axis)."""
+    axes: Mapping[str, Axes]
+    """Axes of each output that is not a state."""
+    early: Mapping[str, int]
+    """By the name of a value of the last frames, how many frames later the full sequence takes it."""
+    ahead: int
+    """Number of steps by which the outputs lag, rounded up."""
+    reach: int
+    """Upper bound of the number of past steps that the added states hold."""
+    ordinary: bool
+    """True if it computes the full sequence in one call too, so that it can replace the original graph."""
+
+    @property
+    def need(self) -> str:
+        """Why a file of its own streams, and how: ``looks 3 steps ahead: --stream writes a file ...``."""
+        frames = max(self.delays.values(), default=0)
+        lag = f"whose outputs lag by {frames}"
+        if self.unit > 1:
+            lag = f" and {lag}" if frames else ""
+            return (
+                f"takes {self.unit} steps at a time: --stream writes a file whose calls take a multiple of "
+                f"{self.unit} steps{lag}"
+            )
+        if frames:
+            return f"looks {counted(self.ahead, 'step')} ahead: --stream writes a file {lag}"
+        return (
+            "gives another number of frames than steps: --stream writes a file that gives them as they come"
+        )
+
+
+def stream(
+    model: ir.Model, states: Sequence[StateSpec], batch: str | None = "N", sequence: str | None = "L"
+) -> Streamed:
+    """Return the graph that streams a network.
+
+    Args:
+        model: the network with its recurrent states as inputs and outputs, and with symbolic sizes; it is
+            copied.
+        states: the recurrent states.
+        batch: name of the batch axis, if any.
+        sequence: name of the time axis, if any.
+
+    Raises:
+        NotStreamableError: a node can't be fed in chunks; the message names it.
+    """
+    model = model.clone()
+    if sequence is None or all(sequence not in axes_of(value) for value in data_inputs(model.graph)):
+        axes = {str(value.name): axes_of(value) for value in model.graph.outputs}
+        return Streamed(model, tuple(states), (), 1, {}, axes, {}, 0, 0, ordinary=True)
+    if (opset := model.opset_imports[""]) < _OLDEST_OPSET:
+        raise NotStreamableError(
+            f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later; "
+            "convert the file with onnx.version_converter"
+        )
+    infer_shapes(model)
+    work = Rewriter(model, states, batch, sequence)
+    for node in list(model.graph):
+        _visit(work, node)
+    return _finish(work)
+
+
+def _visit(work: Rewriter, node: ir.Node) -> None:
+    """Rewrite one node and set the flows of its results."""
+    work.node = node
+    moving = [value for value in node.inputs if value in work.flows]
+    if node.op_type in _SIZES or all(map(_is_only_measured, node.outputs)):
+        return
+    if not moving:
+        steps = [work.last[value] for value in node.inputs if value in work.last]
+        work.last.update(dict.fromkeys(node.outputs, max(steps)) if steps else {})
+        return
+    rule = RULES.get(node.op_type) if node.domain == "" else None
+    if rule is None:
+        raise work.refusal("has no rule for streaming")
+    _count_on(work, node, moving[0])
+    rule(work, node, moving[0], work.flows[moving[0]])
+
+
+def _count_on(work: Rewriter, node: ir.Node, moving: ir.Value) -> None:
+    """Replace operands that count the steps of a call by ones that go on from call to call."""
+    for place, value in enumerate(node.inputs):
+        if value is None or value in work.flows:
+            continue
+        if value in work.last:
+            raise work.refusal(f"combines frames with {value.name}, which is of the last frame alone")
+        if work.time_axis(value) is not None and fill_of(value) is None:
+            node.replace_input_with(place, count_on(work, value, moving))
+
+
+def _finish(work: Rewriter) -> Streamed:
+    """Delay outputs up to their first frames, tidy the graph, and describe it."""
+    leaving, delays = {state.output for state in work.states}, dict[str, int]()
+    axes, ordinary, ahead, work.node = dict[str, Axes](), True, 0, None
+    for place, value in enumerate(list(work.graph.outputs)):
+        name, flow = str(value.name), work.flows.get(value)
+        if name in leaving:
+            continue
+        if flow is None:
+            delays[name], axes[name] = work.last.get(value, 0) // work.unit, axes_of(value)
+            ahead = max(ahead, work.last.get(value, 0))
+            continue
+        ordinary &= value.shape is None or not surplus_of(value.shape[flow.axis], work.sequence)
+        settled, flow = work.settle(value, flow)
+        if work.undefined:
+            settled, flow = work.clean(settled, flow, 0.0)
+        if settled is not value:
+            value.name, settled.name, settled.shape = f"{name}.early", name, value.shape
+            work.graph.outputs[place] = settled
+        sizes: list[int | str] = [*axes_of(settled)]
+        sizes[flow.axis] = rate_name(work.sequence, flow.rate.numerator, flow.rate.denominator)
+        settled.shape, delays[name], axes[name] = ir.Shape(sizes), flow.delay, tuple(sizes)
+        ordinary &= flow.rate == 1
+        ahead = max(ahead, ceil(flow.delay / flow.rate))
+    _tidy(work.model)
+    states, unit = tuple(work.states), work.unit
+    ordinary &= unit == 1 and not any(delays.values())
+    added = states[len(work.given) :]
+    return Streamed(
+        work.model, states, added, unit, delays, axes, work.earlier, ahead, work.reach, ordinary=ordinary
+    )
+
+
+def _tidy(model: ir.Model) -> None:
+    """Drop the shapes of the full sequence, and what nothing uses."""
+    outputs = {*model.graph.outputs}
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
+        for value in node.outputs:
+            if value not in outputs:
+                value.shape = None
+    for clean in (IdentityEliminationPass(), RemoveUnusedNodesPass(), OutputFixPass()):
+        clean(model)
+    model.graph.sort()
+
+
+def _is_only_measured(value: ir.Value) -> bool:
+    """Return True if only the size of a value is read."""
+    readers = [use.node.op_type for use in value.uses()]
+    return bool(readers) and not value.is_graph_output() and all(name in _SIZES for name in readers)

@@ -1,0 +1,256 @@
+"""What a run does, decided once: options, files and partitions."""
+
+import glob
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
+from itertools import accumulate, groupby
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import parquet
+
+from lstm_edge.data.sample_input import sample_input
+from lstm_edge.results import class_names, is_classification, result_names
+from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.reading import open_regular
+
+from . import sql
+from .pool import Pool
+
+ROWS = 1_000_000
+"""Approximate number of rows of a partition and of a group of files."""
+_SERIES, _MAX_PARTS = 64, 1024
+"""Approximate minimum number of series of a partition, and maximum number of partitions."""
+PLAN, STATES, EVENTS = "_plan.json", "_states", "_events"
+KEY = "a key in the path"
+_SAME = ("series", "order", "features", "events", "hold", "reset_every")
+"""Options that a run shares with the earlier run that it continues."""
+Files = tuple[tuple[str, int, int, int], ...]
+"""Path, size in bytes, time of modification and number of rows of each file."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Options of a run; ``make_plan`` finds features, ``reset_every`` and ``parts`` if they are not given."""
+
+    series: str = "series"
+    """Column with the series; it may be a key in the paths of the files (``device=17/``)."""
+    order: str = "order"
+    """Column that each series is sorted by."""
+    features: tuple[str, ...] = ()
+    """Columns in the model's order."""
+    events: bool = False
+    """Also write changes of the label."""
+    hold: int = 1
+    """Number of equal labels in a row that confirm a label."""
+    reset_every: int | str | None = None
+    """Number of steps after which a series is reset, or ``"never"``."""
+    since: str | None = None
+    """Output of an earlier run, which this one continues."""
+    skip_bad: bool = False
+    """Leave out files that can't be used."""
+    parts: int = 0
+    """Number of partitions; 0 for one that fits rows and series."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that a worker needs. Equal plans give equal outputs: one run can finish the work of another."""
+
+    options: Options
+    model: str
+    identity: str
+    groups: tuple[tuple[str, ...], ...]
+    """Paths of the files that are read together."""
+    files: Files
+    known: Files
+    """Files of the earlier runs."""
+    results: tuple[str, ...]
+    """Names of the columns with probabilities or values."""
+    labels: tuple[str, ...]
+    """Names of the classes; empty if the outputs are values."""
+    types: tuple[str, str]
+    """Types of series, or ``KEY``, and order."""
+    work: str
+    """Folder in which the output is made."""
+    parts: int
+    """Number of partitions."""
+
+    def to_json(self) -> str:
+        """Return the plan as text, to compare it with that of another run."""
+        return json.dumps(asdict(self) | {"duckdb": sql.VERSION}, indent=1)
+
+    def part_file(self, part: int, kind: str = "") -> Path:
+        """Return the file of a partition: its results, or its ``EVENTS`` or ``STATES``."""
+        return Path(self.work) / kind / f"part-{part:05d}.parquet"
+
+
+@lru_cache(maxsize=1)
+def open_model(path: str, identity: str | None) -> Model:
+    """Open a model, once per process; raises ``InputError`` if its identity is another one."""
+    model = load(path)
+    if identity not in (None, model.identity):
+        raise InputError(f"{path} changed during the run; run again")
+    return model
+
+
+def make_plan(dataset: str, model: Path, output: Path, options: Options) -> tuple[Plan, dict[str, str]]:
+    """Check options, model and columns; return the plan, and the error of each file that is left out.
+
+    Raises:
+        NotFoundError: there is no data set, or no earlier run.
+        FileFormatError: a file is damaged.
+        InputError: a column is missing or has a wrong type, or options, model and earlier run don't fit.
+    """
+    opened = open_model(str(model.resolve()), None)
+    options, task = _resolve(options, opened), opened.manifest.task
+    width, paths = Pool(opened, 1, "never").width, find_files(dataset)
+    types, known = _read_earlier(options, opened.identity) if options.since else (("", ""), ())
+    rows, types, skipped = _check_files(_new_files(paths, known), options, types)
+    plan = Plan(
+        options=options,
+        model=str(model.resolve()),
+        identity=opened.identity,
+        groups=tuple(_groups(rows, 0 if options.skip_bad else ROWS)),
+        files=tuple((path, *_mark(path), count) for path, count in rows.items()),
+        known=known,
+        results=tuple(result_names(task, width)),
+        labels=tuple(class_names(task, width)) if is_classification(task) else (),
+        types=types,
+        work=str(output.resolve().with_name(f".{output.name}.partial")),
+        parts=options.parts or _count_parts(rows, options, types[0]),
+    )
+    return plan, skipped
+
+
+def _resolve(options: Options, model: Model) -> Options:
+    """Return the options with the model's values for those that are not given."""
+    width, manifest = sample_input(model).width, model.manifest
+    features = options.features or tuple(manifest.signal.features)
+    if len(features) != width:
+        names = ", ".join(features) or "no names in the model's file"
+        raise InputError(f"got {len(features)} features ({names}), expected {width}; name them by --features")
+    if len({options.series, options.order, *features}) < width + 2:
+        raise InputError("the columns of series, order and features must differ from each other")
+    if options.events and not is_classification(manifest.task):
+        raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
+    every = options.reset_every or manifest.reset_every or "never"
+    return replace(options, features=features, reset_every=every)
+
+
+def find_files(dataset: str) -> list[str]:
+    """Return the files of a folder, a glob or a single path, without names that begin with ``_`` or ``.``."""
+    pattern = f"{glob.escape(dataset)}/**/*.parquet" if Path(dataset).is_dir() else dataset
+    fixed = len(Path(dataset if Path(dataset).is_dir() else dataset.partition("*")[0]).parts)
+    paths = (Path(name) for name in glob.glob(pattern, recursive=True))  # noqa: PTH207
+    shown = (path for path in paths if not any(part[0] == "_" for part in path.parts[fixed:]))
+    files = sorted(str(path.resolve()) for path in shown if path.is_file())
+    if not files:
+        raise NotFoundError(f"{dataset} has no .parquet file; name a folder, a file, or a glob in quotes")
+    return files
+
+
+def _mark(path: str) -> tuple[int, int]:
+    about = Path(path).stat()
+    return about.st_size, about.st_mtime_ns
+
+
+def _new_files(paths: Sequence[str], known: Files) -> list[str]:
+    """Return the files that no earlier run scored."""
+    before = {path: (size, modified) for path, size, modified, _ in known}
+    for path in paths:
+        if path in before and _mark(path) != before[path]:
+            raise InputError(f"{path} changed since an earlier run scored it; score without --since")
+    return [path for path in paths if path not in before]
+
+
+def _read_earlier(options: Options, identity: str) -> tuple[tuple[str, str], Files]:
+    """Return the types and the files of an earlier run and of those that it continued."""
+    path = Path(str(options.since)) / PLAN
+    try:
+        with open_regular(path) as file:
+            before = json.load(file)
+        pairs = {name: (before["options"][name], asdict(options)[name]) for name in _SAME}
+        pairs["model"] = before["identity"], identity
+        files = [(str(name), int(a), int(b), int(c)) for name, a, b, c in before["known"] + before["files"]]
+        series, order = map(str, before["types"])
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{options.since} is no output of lstm-edge score") from error
+    except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
+        raise FileFormatError(f"{path} can't be read ({first_line(error)}); score without --since") from error
+    for name, (old, new) in pairs.items():
+        if json.dumps(old) != json.dumps(new):
+            raise InputError(f"the earlier run had {name} {old}, this one has {new}; score without --since")
+    return (series, order), tuple(files)
+
+
+def _check_files(
+    paths: Sequence[str], options: Options, types: tuple[str, str]
+) -> tuple[dict[str, int], tuple[str, str], dict[str, str]]:
+    """Return the rows of each usable file, the types of series and order, and the errors of other files."""
+    files, skipped = dict[str, int](), dict[str, str]()
+    for path in paths:
+        try:
+            rows, own = _check_columns(path, options)
+            types = types if any(types) else own
+            if own != types:
+                wrong = f"series and order are {' and '.join(own)}, expected {' and '.join(types)}"
+                raise InputError(f"{path}: {wrong} as in the first file")  # noqa: TRY301
+            files[path] = rows
+        except (FileFormatError, InputError) as error:  # noqa: PERF203
+            if not options.skip_bad:
+                raise
+            skipped[path] = str(error)
+    if skipped and not files:
+        raise InputError(f"none of the {len(paths)} files can be used: {next(iter(skipped.values()))}")
+    return files, types, skipped
+
+
+def _check_columns(path: str, options: Options) -> tuple[int, tuple[str, str]]:
+    """Return the number of rows of a file that has all columns, and the types of its series and order."""
+    try:
+        with open_regular(path) as source, parquet.ParquetFile(source) as file:
+            schema, rows = file.schema_arrow, file.metadata.num_rows
+    except (pa.ArrowException, OSError) as error:
+        raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)})") from error
+    keys = [part.partition("=")[0] for part in Path(path).parts[:-1] if "=" in part]
+    is_key = options.series in keys and options.series not in schema.names
+    others, lower = [options.order, *options.features], [name.lower() for name in schema.names]
+    for name in others if is_key else [options.series, *others]:
+        count = lower.count(name.lower()) + is_key * keys.count(name)  # DuckDB ignores the case
+        if count != 1 or name not in schema.names:
+            columns = ", ".join(schema.names)
+            raise InputError(f"{path} has {count} columns {name!r}, expected one of {columns}")
+    for name in options.features:
+        if not _is_number(kind := schema.field(name).type):
+            raise InputError(f"{path}: column {name!r} is {kind}, expected numbers")
+    kind = schema.field(options.order).type
+    if not (_is_number(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
+        raise InputError(f"{path}: column {options.order!r} is {kind}, expected numbers, dates or times")
+    series = pa.string() if is_key else schema.field(options.series).type
+    if not (pa.types.is_string(series) or pa.types.is_integer(series)):
+        raise InputError(f"{path}: column {options.series!r} is {series}, expected text or integers")
+    return rows, (KEY if is_key else str(series), str(kind))
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+
+
+def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:
+    """Yield neighboring files that have about this number of rows together."""
+    before = dict(zip(files, accumulate(files.values(), initial=0), strict=False))
+    for _, group in groupby(files, key=lambda path: before[path] // rows if rows else path):
+        yield tuple(group)
+
+
+def _count_parts(files: dict[str, int], options: Options, series_type: str) -> int:
+    """Return a number of partitions with enough series to share calls, and few enough rows to redo."""
+    parts = min(max(1, -(-sum(files.values()) // ROWS)), _MAX_PARTS)
+    if parts == 1 or options.skip_bad:  # pages may be damaged
+        return parts
+    series = sql.count_series(list(files), options.series, key=series_type == KEY)
+    return max(1, min(parts, series // _SERIES))

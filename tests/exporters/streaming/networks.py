@@ -1,0 +1,595 @@
+"""Networks that stream, and the delay, unit and states that are expected of their streams."""
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+WIDTH = 4
+
+
+class Causal(nn.Module):
+    """Padded in front, with dilations and skip connections."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Conv1d(WIDTH, 6, 1), nn.Linear(6, 3)
+        self.layers = nn.ModuleList(nn.Conv1d(6, 6, 3, dilation=2**level) for level in range(3))
+
+    def forward(self, x):
+        y = self.enter(x.transpose(1, 2))
+        for level, layer in enumerate(self.layers):
+            y = y + torch.relu(layer(F.pad(y, (2 * 2**level, 0))))
+        return self.leave(y.transpose(1, 2))
+
+
+class LastOf(Causal):
+    def forward(self, x):
+        return super().forward(x)[:, -1]
+
+
+class Chomp(nn.Module):
+    """Padded on both sides and cut at the end, as in the code of the TCN paper; then a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(WIDTH, 5, 3, padding=4, dilation=2), nn.GRU(5, 7, batch_first=True)
+
+    def forward(self, x):
+        return self.gru(torch.relu(self.conv(x.transpose(1, 2))[:, :, :-4]).transpose(1, 2))[0]
+
+
+class CausalWearable(nn.Module):
+    """Convolutions, batch norm, depthwise convolution, LSTM, the last hidden state."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.norm = nn.Conv1d(WIDTH, 8, 5), nn.BatchNorm1d(8)
+        self.depthwise, self.lstm = nn.Conv1d(8, 8, 3, groups=8), nn.LSTM(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.conv(F.pad(x.transpose(1, 2), (4, 0)))))
+        y = self.depthwise(F.pad(y, (2, 0)))
+        return self.head(self.lstm(y.transpose(1, 2))[1][0][-1])
+
+
+class WaveNet(nn.Module):
+    """Gated units, of which two read one past."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter, self.leave = nn.Conv1d(WIDTH, 6, 1), nn.Conv1d(6, 3, 1)
+        self.filters = nn.ModuleList(nn.Conv1d(6, 6, 2, dilation=2**level) for level in range(3))
+        self.gates = nn.ModuleList(nn.Conv1d(6, 6, 2, dilation=2**level) for level in range(3))
+
+    def forward(self, x):
+        y, total = self.enter(x.transpose(1, 2)), 0
+        for level, (layer, gate) in enumerate(zip(self.filters, self.gates, strict=True)):
+            padded = F.pad(y, (2**level, 0))
+            z = torch.tanh(layer(padded)) * torch.sigmoid(gate(padded))
+            y, total = y + z, total + z
+        return self.leave(torch.relu(total)).transpose(1, 2)
+
+
+class CausalPools(nn.Module):
+    def forward(self, x):
+        y = x.transpose(1, 2)
+        return (F.max_pool1d(F.pad(y, (2, 0)), 3, 1) + F.avg_pool1d(F.pad(y, (3, 0)), 4, 1)).transpose(1, 2)
+
+
+class Shifts(nn.Module):
+    """The step before, in two ways, and a difference."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(2 * WIDTH, 5, batch_first=True)
+
+    def forward(self, x):
+        before = torch.cat([torch.zeros_like(x[:, :1]), x[:, :-1]], 1)
+        return self.gru(torch.cat([before, x - F.pad(x, (0, 0, 2, 0))[:, :-2]], -1))[0]
+
+
+class Sums(nn.Module):
+    def forward(self, x):
+        return torch.cumsum(x, 1)
+
+
+class CumulativeNorm(nn.Module):
+    """Conv-TasNet's norm over all that has been: two sums and a count of steps."""
+
+    def forward(self, x):
+        count = torch.arange(1, x.size(1) + 1)[:, None] * x.size(2)
+        mean = x.sum(2, keepdim=True).cumsum(1) / count
+        square = (x * x).sum(2, keepdim=True).cumsum(1) / count
+        return (x - mean) / torch.sqrt(square - mean * mean + 1e-3)
+
+
+class Spectral(nn.Module):
+    """2-d convolutions over time and frequency, then a GRU over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Conv2d(1, 3, (3, 3), padding=(0, 1), stride=(1, 2))
+        self.second, self.gru = nn.Conv2d(3, 3, (2, 1)), nn.GRU(6, 5, batch_first=True)
+
+    def forward(self, x):
+        y = torch.relu(self.first(F.pad(x.unsqueeze(1), (0, 0, 2, 0))))
+        y = torch.relu(self.second(F.pad(y, (0, 0, 1, 0))))
+        return self.gru(y.permute(0, 2, 1, 3).flatten(2))[0]
+
+
+class PerFrame(nn.Module):
+    """A network of one frame, with frames as rows of its batch, then a convolution over time."""
+
+    def __init__(self):
+        super().__init__()
+        self.frame, self.time = nn.Conv1d(1, 3, 3, padding=1), nn.Conv1d(3 * WIDTH, 5, 3)
+
+    def forward(self, x):
+        rows, steps, width = x.shape
+        y = self.frame(x.reshape(rows * steps, 1, width)).reshape(rows, steps, -1)
+        return self.time(F.pad(y.transpose(1, 2), (2, 0))).transpose(1, 2)
+
+
+class WeightNorm(nn.Module):
+    """A convolution of two taps over zeros that are joined in front, as a QRNN has."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(WIDTH, 6, 2))
+
+    def forward(self, x):
+        front = torch.zeros(x.size(0), WIDTH, 1)
+        return torch.tanh(self.conv(torch.cat([front, x.transpose(1, 2)], 2))).transpose(1, 2)
+
+
+class SameWearable(nn.Module):
+    """Convolutions padded on both sides, a skip connection, an LSTM, the result of the last step."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.norm = nn.Conv1d(WIDTH, 8, 5, padding=2), nn.BatchNorm1d(8)
+        self.second, self.lstm = nn.Conv1d(8, 8, 3, padding=1), nn.LSTM(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+        self.norm.running_mean.normal_()
+        self.norm.running_var.uniform_(0.5, 2)
+
+    def frames(self, x):
+        y = torch.relu(self.norm(self.first(x.transpose(1, 2))))
+        y = y + torch.relu(self.second(y))
+        return self.head(self.lstm(y.transpose(1, 2))[0])
+
+    def forward(self, x):
+        return self.frames(x)[:, -1]
+
+
+class Frames(SameWearable):
+    def forward(self, x):
+        return self.frames(x)
+
+
+class Hidden(SameWearable):
+    """The last hidden and cell states, which are states too."""
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.first(x.transpose(1, 2)))).transpose(1, 2)
+        _, (hidden, cell) = self.lstm(y)
+        return self.head(hidden[-1] + cell[-1])
+
+
+class DeepConvLSTM(nn.Module):
+    """Convolutions over time without padding, frames flattened, two layers of LSTM, the last step."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 3, (5, 1)), nn.Conv2d(3, 3, (5, 1))
+        self.lstm, self.head = nn.LSTM(3 * WIDTH, 6, 2, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.second(torch.relu(self.first(x.unsqueeze(1))))).permute(0, 2, 1, 3)
+        return self.head(self.lstm(y.reshape(y.size(0), y.size(1), -1))[0][:, -1])
+
+
+class SamePools(nn.Module):
+    def forward(self, x):
+        y = x.transpose(1, 2)
+        return (F.max_pool1d(y, 3, 1, 1) + F.avg_pool1d(y, 5, 1, 2)).transpose(1, 2)
+
+
+class TwoDelays(nn.Module):
+    """An LSTM at one delay, a GRU behind it at another."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.lstm = nn.Conv1d(WIDTH, 8, 3, padding=1), nn.LSTM(8, 6, batch_first=True)
+        self.second, self.gru = nn.Conv1d(6, 5, 3, padding=1), nn.GRU(5, 4, batch_first=True)
+
+    def forward(self, x):
+        y = self.lstm(self.first(x.transpose(1, 2)).transpose(1, 2))[0]
+        return self.gru(self.second(y.transpose(1, 2)).transpose(1, 2))[0]
+
+
+class Dilated(nn.Module):
+    """A temporal convolutional network that looks both ways."""
+
+    def __init__(self):
+        super().__init__()
+        self.enter = nn.Conv1d(WIDTH, 6, 1)
+        self.layers = nn.ModuleList(nn.Conv1d(6, 6, 3, dilation=2**n, padding=2**n) for n in range(3))
+
+    def forward(self, x):
+        y = self.enter(x.transpose(1, 2))
+        for layer in self.layers:
+            y = y + torch.relu(layer(y))
+        return y.transpose(1, 2)
+
+
+class SameCumulativeNorm(nn.Module):
+    """Sums and a count of steps behind a convolution that looks ahead."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 3, 3, padding=1)
+
+    def forward(self, x):
+        x = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        count = torch.arange(1, x.size(1) + 1)[:, None] * x.size(2)
+        mean = x.sum(2, keepdim=True).cumsum(1) / count
+        square = (x * x).sum(2, keepdim=True).cumsum(1) / count
+        return (x - mean) / torch.sqrt(square - mean * mean + 1e-3)
+
+
+class FarPadding(nn.Module):
+    """More padding behind a delay than the kernel reaches, and the end cut off."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(WIDTH, 5, 3, padding=1), nn.Conv1d(5, 5, 3)
+        self.head = nn.Linear(5, 2)
+
+    def forward(self, x):
+        y = self.second(F.pad(self.first(x.transpose(1, 2)), (6, 0)))
+        return self.head(y[:, :, :-5].transpose(1, 2))
+
+
+class Ahead(nn.Module):
+    """Two steps later, less this one."""
+
+    def forward(self, x):
+        return torch.cat([x[:, 2:], torch.zeros_like(x[:, :2])], 1) - x
+
+
+class FullPadding(nn.Module):
+    """As much padding as the kernel reaches, on both sides: two frames more than steps."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 5, 3, padding=2)
+
+    def forward(self, x):
+        return self.conv(x.transpose(1, 2)).transpose(1, 2)
+
+
+class LastSteps(nn.Module):
+    """A head on the last five frames, and their mean."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(WIDTH, 3, 3), nn.Linear(15, 4)
+
+    def forward(self, x):
+        y = torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2)[:, -5:]
+        return self.head(y.flatten(1)) + y.mean((1, 2))[:, None]
+
+
+class Front(nn.Module):
+    """The usual convolutions in front of an LSTM at an eighth of the rate, and a head."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(WIDTH, 8, 4, 2, padding=1), nn.Conv1d(8, 8, 5, 4, padding=2)
+        self.lstm, self.head = nn.LSTM(8, 6, batch_first=True), nn.Linear(6, 3)
+
+    def forward(self, x):
+        y = torch.relu(self.second(torch.relu(self.first(x.transpose(1, 2)))))
+        return self.head(self.lstm(y.transpose(1, 2))[0])
+
+
+class CausalFront(Front):
+    """The same, padded in front alone: no delay."""
+
+    def forward(self, x):
+        y = F.conv1d(F.pad(x.transpose(1, 2), (2, 0)), self.first.weight, self.first.bias, 2)
+        y = F.conv1d(F.pad(torch.relu(y), (4, 0)), self.second.weight, self.second.bias, 4)
+        return self.head(self.lstm(torch.relu(y).transpose(1, 2))[0])
+
+
+class Last(Front):
+    def forward(self, x):
+        return super().forward(x)[:, -1]
+
+
+class Valid(nn.Module):
+    """Without padding, which the stream has a frame less for."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(WIDTH, 6, 5, 3), nn.Conv1d(6, 4, 2, 2, dilation=3)
+
+    def forward(self, x):
+        return self.second(torch.tanh(self.first(x.transpose(1, 2)))).transpose(1, 2)
+
+
+class Spectrum(nn.Module):
+    """2-d convolutions over time and frequency, of which one has a stride over both, and a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(1, 3, 3, (1, 2), 1), nn.Conv2d(3, 3, 3, (2, 2), 1)
+        self.gru = nn.GRU(3, 5, batch_first=True)
+
+    def forward(self, x):
+        y = torch.relu(self.second(torch.relu(self.first(x.unsqueeze(1)))))
+        return self.gru(y.permute(0, 2, 1, 3).flatten(2))[0]
+
+
+class StridedPools(nn.Module):
+    """A delay before an average and a maximum, each with a stride, and an LSTM behind both."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.lstm = nn.Conv1d(WIDTH, 5, 3, padding=1), nn.LSTM(5, 6, batch_first=True)
+
+    def forward(self, x):
+        y = F.max_pool1d(F.avg_pool1d(self.conv(x.transpose(1, 2)), 3, 2, 1), 3, 3, 1)
+        return self.lstm(y.transpose(1, 2))[0]
+
+
+class Branches(nn.Module):
+    """Two strided branches of unlike delay that meet."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
+        self.near, self.far = nn.Conv1d(6, 5, 4, 4), nn.Conv1d(6, 5, 12, 4, padding=4)
+
+    def forward(self, x):
+        y = self.conv(x.transpose(1, 2))
+        return (torch.tanh(self.near(y)) + torch.tanh(self.far(y))).transpose(1, 2)
+
+
+class TwoRates(nn.Module):
+    """An LSTM at half the rate behind a delay, and a convolution of less taps than its stride."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(WIDTH, 6, 5, 2, padding=2), nn.Conv1d(5, 3, 2, 4, padding=1)
+        self.lstm = nn.LSTM(6, 5, batch_first=True)
+
+    def forward(self, x):
+        y = self.lstm(self.first(x.transpose(1, 2)).transpose(1, 2))[0]
+        return self.second(y.transpose(1, 2)).transpose(1, 2), y
+
+
+class Mean(nn.Module):
+    """What a frame is above the mean of all frames so far."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 3, 5, 4, padding=2)
+
+    def forward(self, x):
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return y - y.cumsum(1) / torch.arange(1, y.size(1) + 1)[:, None]
+
+
+class UNet(nn.Module):
+    """Strided and transposed convolutions with skips, an LSTM in the middle, one frame a sample again."""
+
+    def __init__(self):
+        super().__init__()
+        self.down, self.deep = nn.Conv1d(WIDTH, 6, 4, 2, padding=1), nn.Conv1d(6, 6, 4, 2, padding=1)
+        self.lstm = nn.LSTM(6, 6, batch_first=True)
+        self.up, self.last = (nn.ConvTranspose1d(6, size, 4, 2, padding=1) for size in (6, WIDTH))
+
+    def forward(self, x):
+        x = x.transpose(1, 2)
+        y = torch.relu(self.down(x))
+        z = torch.relu(self.deep(y))
+        z = z + self.lstm(z.transpose(1, 2))[0].transpose(1, 2)
+        return (x + self.last(y + torch.relu(self.up(z)))).transpose(1, 2)
+
+
+class Codec(nn.Module):
+    """Windows that overlap by half, a GRU on them, and their sum again, with a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Conv1d(WIDTH, 8, 8, 4), nn.ConvTranspose1d(8, 2, 8, 4)
+        self.gru = nn.GRU(8, 8, batch_first=True)
+
+    def forward(self, x):
+        z = self.encode(F.pad(x.transpose(1, 2), (4, 0)))
+        return self.decode(self.gru(z.transpose(1, 2))[0].transpose(1, 2) * torch.sigmoid(z)).transpose(1, 2)
+
+
+class Gaps(nn.Module):
+    """A transposed convolution of less taps than its stride, behind zeros in front."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Conv1d(WIDTH, 8, 6, 3), nn.ConvTranspose1d(8, 2, 2, 3, output_padding=1)
+
+    def forward(self, x):
+        return torch.tanh(self.decode(F.pad(self.encode(x.transpose(1, 2)), (2, 0)))).transpose(1, 2)
+
+
+class More(nn.Module):
+    """More frames than samples: a delay, then a transposed convolution with a dilation."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
+        self.decode = nn.ConvTranspose1d(6, 2, 5, 2, padding=2, dilation=2)
+
+    def forward(self, x):
+        return self.decode(self.conv(x.transpose(1, 2))).transpose(1, 2)
+
+
+class Decoder(nn.Module):
+    """A transposed convolution that a convolution reads without anything between them."""
+
+    def __init__(self):
+        super().__init__()
+        self.up, self.last = nn.ConvTranspose1d(WIDTH, 3, 4, 2), nn.Conv1d(3, 2, 3)
+
+    def forward(self, x):
+        return self.last(self.up(x.transpose(1, 2))).transpose(1, 2)
+
+
+class Nearest(nn.Module):
+    """Frames repeated up to the rate of the samples."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv1d(WIDTH, 6, 4, 4), nn.Conv1d(6, WIDTH, 3, padding=1)
+
+    def forward(self, x):
+        y = F.interpolate(self.second(self.first(x.transpose(1, 2))), scale_factor=4, mode="nearest")
+        return y.transpose(1, 2)
+
+
+class Every(nn.Module):
+    """Every third frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x.transpose(1, 2))[:, :, 1::3].transpose(1, 2)
+
+
+class Reframed(nn.Module):
+    """Frames of 12 samples behind a delay, as a vector."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(WIDTH, 2, 3, padding=1), nn.GRU(24, 5, batch_first=True)
+
+    def forward(self, x):
+        y = self.conv(x.transpose(1, 2)).transpose(1, 2)
+        return self.gru(y.reshape(y.size(0), -1, 24))[0]
+
+
+class Spectra(nn.Module):
+    """A spectrum of 16 samples every 8, and a GRU."""
+
+    def __init__(self):
+        super().__init__()
+        self.gru = nn.GRU(18, 5, batch_first=True)
+        self.register_buffer("window", torch.hann_window(16))
+
+    def forward(self, x):
+        z = torch.stft(x[:, :, 0], 16, 8, window=self.window, center=False, return_complex=True)
+        return self.gru(torch.view_as_real(z).permute(0, 2, 1, 3).flatten(2))[0]
+
+
+class Normalized(nn.Module):
+    """Scaled by what has been so far, then an LSTM; and the number of the step beside it."""
+
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(WIDTH, 5, batch_first=True)
+
+    def forward(self, x):
+        count = torch.arange(1, x.size(1) + 1)[:, None]
+        phase = torch.sin(torch.arange(x.size(1))[:, None] * torch.tensor([0.25, 0.5, 0.75, 1.0]))
+        return self.lstm(x / (x.abs().cumsum(1) / count + 1) * phase)[0]
+
+
+class HeldRnn(nn.Module):
+    """An RNN behind a convolution that looks ahead."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rnn = nn.Conv1d(WIDTH, 5, 5, padding=2), nn.RNN(5, 6, batch_first=True)
+
+    def forward(self, x):
+        return self.rnn(torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))[0]
+
+
+class Given(nn.Module):
+    """A GRU behind a convolution that looks ahead, its state an argument."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(WIDTH, 5, 3, padding=1), nn.GRU(5, 6, batch_first=True)
+
+    def forward(self, x, h_0=None):
+        return self.gru(self.conv(x.transpose(1, 2)).transpose(1, 2), h_0)
+
+
+class Network(NamedTuple):
+    """What is expected of a network's stream."""
+
+    unit: int
+    delay: int
+    """Of the first output, in frames (units without a time axis)."""
+    states: str
+    """How many of each kind: ``h c past count``."""
+    quick: bool = False
+
+
+NETWORKS = {
+    Causal: Network(1, 0, "past past past"),
+    LastOf: Network(1, 0, "past past past"),
+    Chomp: Network(1, 0, "h past"),
+    CausalWearable: Network(1, 0, "h c past past", quick=True),
+    WaveNet: Network(1, 0, "past past past"),
+    CausalPools: Network(1, 0, "past past"),
+    Shifts: Network(1, 0, "h past past"),
+    Sums: Network(1, 0, "total"),
+    CumulativeNorm: Network(1, 0, "total count total", quick=True),
+    Normalized: Network(1, 0, "h c total count"),
+    Spectral: Network(1, 0, "h past past"),
+    PerFrame: Network(1, 0, "past"),
+    WeightNorm: Network(1, 0, "past"),
+    SameWearable: Network(1, 3, "h c past count past past", quick=True),
+    Frames: Network(1, 3, "h c past count past past"),
+    Hidden: Network(1, 2, "h c past count"),
+    DeepConvLSTM: Network(1, 8, "h c past past count"),
+    SamePools: Network(1, 2, "past past past"),
+    TwoDelays: Network(1, 2, "h c h past count past", quick=True),
+    HeldRnn: Network(1, 2, "h past count"),
+    Dilated: Network(1, 7, "past past count past past past past"),
+    SameCumulativeNorm: Network(1, 1, "past count total total"),
+    FarPadding: Network(1, 0, "past count past"),
+    Ahead: Network(1, 2, "past"),
+    FullPadding: Network(1, 0, "past"),
+    LastSteps: Network(1, 6, "past past"),
+    Front: Network(8, 0, "h c past count past"),
+    CausalFront: Network(8, 0, "h c past past"),
+    Last: Network(8, 0, "h c past count past"),
+    Valid: Network(6, 2, "past past"),
+    Spectrum: Network(2, 1, "h past count past count"),
+    StridedPools: Network(6, 0, "h c past count past count"),
+    Branches: Network(4, 2, "past past count past past"),
+    TwoRates: Network(8, 0, "h c past count", quick=True),
+    Mean: Network(4, 0, "past total count"),
+    UNet: Network(4, 7, "h c past count past count overlap past overlap past", quick=True),
+    Codec: Network(4, 0, "h past overlap"),
+    Gaps: Network(3, 0, "past count past"),
+    More: Network(1, 4, "past count overlap"),
+    Decoder: Network(1, 2, "overlap past", quick=True),
+    Nearest: Network(4, 4, "past"),
+    Every: Network(3, 0, "past"),
+    Reframed: Network(12, 1, "h past past count"),
+    Spectra: Network(8, 1, "h past count"),
+}
+WHOLE_UNITS = (UNet, Nearest, Reframed)
+"""Networks that take a multiple of their unit alone."""

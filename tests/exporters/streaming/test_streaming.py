@@ -1,0 +1,456 @@
+"""A stream gives the frames of the network, however it is cut, on both engines."""
+
+import functools
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.lift import LiftConfig, lift
+from lstm_edge_exporters.quantization import QuantizeConfig, quantize
+from lstm_edge_exporters.streaming import rules
+from lstm_edge_exporters.streaming.rewrite import Rewriter
+from lstm_edge_exporters.targets.c import to_c
+from lstm_edge_exporters.targets.native.convert import to_native
+from lstm_edge_exporters.validate import open_file, validate
+from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_runtime import State, load
+from lstm_edge_runtime.errors import (
+    CheckFailedError,
+    ContractError,
+    InputError,
+    ManifestError,
+    StateError,
+    UnsupportedError,
+)
+from lstm_edge_runtime.graph_check import check_contract
+from lstm_edge_runtime.native.library import installed
+
+from . import networks
+from .networks import NETWORKS, WHOLE_UNITS, WIDTH
+
+ENGINES = ["onnxruntime", *["native"] * installed()]
+AXES = {"x": ("N", "L", WIDTH)}
+X = np.random.default_rng(0).standard_normal((3, 144, WIDTH)).astype(np.float32)
+KINDS = [
+    kind if expected.quick else pytest.param(kind, marks=pytest.mark.slow)
+    for kind, expected in NETWORKS.items()
+]
+BUFFERED = [kind for kind, found in NETWORKS.items() if found.quick and found[:2] != (1, 0)]
+every_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.__name__)
+buffered_kind = pytest.mark.parametrize("kind", BUFFERED, ids=lambda kind: kind.__name__)
+cuts = st.lists(st.integers(0, X.shape[1]), max_size=6).map(sorted)
+few = settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@functools.cache
+def made(kind, only_back=None):
+    """Return a network and its file; the one that streams."""
+    torch.manual_seed(0)
+    module = kind().eval()
+    with torch.no_grad():
+        for parameter in module.parameters():  # biases that a layer which is not held would show
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+    config = ExportConfig(inputs=AXES)
+    artifact = export(module, torch.randn(2, 48, WIDTH), config)
+    if artifact.manifest.unstreamable and not only_back:
+        config = ExportConfig(inputs=AXES, stream=True)
+        artifact = export(module, torch.randn(2, 48, WIDTH), config)
+    return module, artifact
+
+
+@functools.cache
+def opened(kind, engine):
+    content = made(kind)[1].model
+    return load(to_native(content) if engine == "native" else content)
+
+
+def outputs_of(module, x):
+    with torch.no_grad():
+        found = module(torch.from_numpy(np.ascontiguousarray(x))[None])
+    return [each[0].numpy() for each in (found if isinstance(found, tuple) else (found,))]
+
+
+def frames_of(kind, x):
+    """Return the frames that samples of one row complete, of the first output with a time axis."""
+    module, artifact = made(kind)
+    manifest = artifact.manifest
+    spec = manifest.outputs[0]
+    units = len(x) // manifest.unit
+    whole = outputs_of(module, x[: units * manifest.unit] if kind in WHOLE_UNITS else x)[0]
+    count = units * manifest.frames_a_unit[spec.name] - manifest.delays.get(spec.name, 0)
+    return whole[: max(count, 0)]
+
+
+def last_of(kind, x):
+    """Return the result of a network without a time axis for the newest complete frame, None if none is."""
+    module, artifact = made(kind)
+    delay, unit = artifact.manifest.delays.get("output", 0), artifact.manifest.unit
+    if len(x) // unit <= delay:
+        return None
+    if kind is networks.SameWearable:
+        return outputs_of_frames(module.frames, x)[len(x) - delay - 1]
+    if kind is networks.Hidden:
+        y = torch.from_numpy(np.ascontiguousarray(x))[None].transpose(1, 2)
+        y = torch.relu(module.norm(module.first(y))).transpose(1, 2)[:, : len(x) - delay]
+        with torch.no_grad():
+            _, (hidden, cell) = module.lstm(y)
+            return module.head(hidden[-1] + cell[-1])[0].numpy()
+    if kind is networks.Last:
+        return outputs_of_frames(functools.partial(networks.Front.forward, module), x)[len(x) // unit - 1]
+    return outputs_of(module, x)[0]
+
+
+def outputs_of_frames(frames, x):
+    with torch.no_grad():
+        return frames(torch.from_numpy(np.ascontiguousarray(x))[None])[0].numpy()
+
+
+def first(result):
+    """Return the frames of the first output."""
+    return next(iter(result.values())) if isinstance(result, dict) else result
+
+
+def same(got, expected):
+    assert (got is None) == (expected is None)
+    if got is not None:
+        assert got.shape == expected.shape
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5 * max(1, np.abs(expected).max(initial=0)))
+
+
+def has_time(kind):
+    manifest = made(kind)[1].manifest
+    return manifest.outputs[0].name in manifest.time_axes
+
+
+@every_kind
+def test_a_network_has_the_expected_unit_delay_and_states(kind):
+    manifest, expected = made(kind)[1].manifest, NETWORKS[kind]
+    kinds = [state.input.rpartition(".")[2].rpartition("_")[0] for state in manifest.states]
+    delay = manifest.delays.get(manifest.outputs[0].name, 0)
+    assert (manifest.unit, delay, " ".join(kinds)) == expected[:3]
+    assert manifest.is_buffered == (manifest.unit > 1 or delay > 0 or kind is networks.More)
+    assert load(made(kind)[1].model).selftest().ok
+
+
+@every_kind
+@pytest.mark.parametrize("engine", ENGINES)
+@given(cuts=cuts)
+@few
+def test_chunks_give_the_frames_of_the_network(kind, engine, cuts):
+    stream = opened(kind, engine).stream()
+    chunks = [part for part in np.split(X[0], cuts) if len(part)]
+    parts = [first(stream.process(part)) for part in chunks]
+    if has_time(kind):
+        same(np.concatenate(parts), frames_of(kind, X[0]))
+    else:
+        unit = made(kind)[1].manifest.unit
+        completes = len(X[0]) // unit > (len(X[0]) - len(chunks[-1])) // unit
+        same(parts[-1], last_of(kind, X[0]) if completes else None)
+
+
+@every_kind
+@pytest.mark.parametrize("engine", ENGINES)
+def test_single_steps_give_the_same_and_a_reset_stream_is_a_new_one(kind, engine):
+    x, stream = X[0, :72], opened(kind, engine).stream()
+    for _ in range(2):
+        steps = [first(each) for each in map(stream.step, x) if each is not None]
+        if has_time(kind):
+            whole = frames_of(kind, x)
+            same(np.concatenate([each.reshape(-1, *whole.shape[1:]) for each in steps]), whole)
+        else:
+            same(steps[-1], last_of(kind, x))
+        stream.reset()
+
+
+@buffered_kind
+@given(end=st.integers(1, 60), engines=st.permutations(ENGINES))
+@few
+def test_a_stream_goes_on_from_a_saved_state_on_either_engine(kind, end, engines, tmp_path):
+    before, after = (opened(kind, engine).stream() for engine in (engines[0], engines[-1]))
+    start = first(before.process(X[0, :end]))
+    before.state.save(tmp_path / "state.npz")
+    after.restore(State.load(tmp_path / "state.npz"))
+    rest = first(after.process(X[0, end:]))
+    assert after.state.age == X.shape[1]
+    if has_time(kind):
+        same(np.concatenate([start, rest]), frames_of(kind, X[0]))
+    else:
+        same(rest, last_of(kind, X[0]))
+
+
+@buffered_kind
+@pytest.mark.parametrize("engine", ENGINES)
+@given(
+    starts=st.lists(st.integers(0, 30), min_size=3, max_size=3),
+    sizes=st.lists(st.integers(1, 40), max_size=4),
+)
+@few
+def test_sources_of_a_batch_have_their_own_age(kind, engine, starts, sizes):
+    model = opened(kind, engine)
+    batch, streams = model.streams(4), [model.stream() for _ in starts]
+    ids = [batch.add() for _ in starts]
+    for source, stream, start, x in zip(ids, streams, starts, X, strict=True):
+        if start:
+            batch.process({source: x[:start]})
+            stream.process(x[:start])
+    at = np.array(starts)
+    for size in (*sizes, 1):
+        chunks = [x[place : place + size] for place, x in zip(at, X, strict=True)]
+        if min(map(len, chunks)) < size:
+            break
+        results = batch.process(dict(zip(ids, chunks, strict=True)))
+        for source, stream, chunk in zip(ids, streams, chunks, strict=True):
+            same(first(results[source]), first(stream.process(chunk)))
+            assert batch.state(source).age == stream.state.age
+        at += size
+
+
+def test_rows_without_a_frame_are_nan_in_an_array_and_left_out_of_a_step():
+    batch = opened(networks.TwoDelays, "onnxruntime").streams(2)
+    old, young = batch.add(), batch.add()
+    assert batch.process({old: X[0, :1]})[old].shape == (0, 4)
+    assert np.isnan(batch.step(np.stack([X[0, 1], X[1, 0]]), [old, young])).all()
+    assert batch.step({old: X[0, 2], young: X[1, 1]}).keys() == {old}
+    rows = batch.process(np.stack([X[1, 2:5], X[0, 3:6]]), [young, old])
+    assert np.isnan(rows[:, :, 0]).tolist() == [[False] * 3, [False] * 3]
+    same(rows[1], frames_of(networks.TwoDelays, X[0, :6])[1:])
+
+
+def test_a_stream_that_starts_again_drops_what_fills_no_unit():
+    stream = opened(networks.UNet, "onnxruntime").stream(reset_every=18)
+    expected = frames_of(networks.UNet, X[0, :16])
+    frames = [first(each) for each in map(stream.step, np.concatenate([X[0, :18]] * 2)) if each is not None]
+    same(np.concatenate(frames), np.concatenate([expected, expected]))
+
+
+def test_an_error_leaves_no_trace():
+    stream = opened(networks.TwoRates, "onnxruntime").stream()
+    stream.process(X[0, :3])
+    for wrong in (X[0, 3, :2], X[0, 3:9, :2]):
+        with pytest.raises(InputError):
+            stream.process(wrong) if wrong.ndim > 1 else stream.step(wrong)
+    other = opened(networks.TwoRates, "onnxruntime").stream()
+    other.process(X[0, :3])
+    for one, two in zip(stream.process(X[0, 3:40]).values(), other.process(X[0, 3:40]).values(), strict=True):
+        same(one, two)
+
+
+def test_a_state_with_another_number_of_kept_samples_is_refused():
+    stream = opened(networks.UNet, "onnxruntime").stream()
+    stream.process(X[0, :6])
+    state = stream.state
+    for rest in ({}, {"x": state.rest["x"][:, :1]}):
+        with pytest.raises(StateError, match=r"last 2|shape"):
+            stream.restore(State(state, state.identity, state.age, rest))
+
+
+# --- the files ---
+
+
+class Attends(nn.Module):
+    def forward(self, x):
+        return torch.softmax(x @ x.mT, -1) @ x
+
+
+class Reads(nn.Module):
+    def __init__(self, read, **options):
+        super().__init__()
+        self.lstm, self.read = nn.LSTM(WIDTH, WIDTH, batch_first=True, **options), read
+
+    def forward(self, x):
+        return self.read(self.lstm(x)[0])
+
+
+REFUSED = {
+    "attention": (Attends, r"MatMul 'node_\w+' relates frames with frames"),
+    "softmax over time": (lambda: Reads(lambda y: torch.softmax(y, 1)), r"Softmax '\w+' reads all time"),
+    "mean over time": (lambda: Reads(lambda y: y - y.mean(1, keepdim=True)), r"ReduceMean '\w+' reads all"),
+    "reversed": (lambda: Reads(lambda y: y.flip(1)), r"Slice '\w+' selects frames from the end"),
+    "both directions": (lambda: Reads(lambda y: y, bidirectional=True), "bidirectional"),
+    "reflected": (
+        lambda: Reads(lambda y: F.pad(y.mT, (2, 2), mode="reflect").mT[:, 2:-2]),
+        r"reflect",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_does_not_stream_is_refused_by_the_name_of_its_node(name):
+    make, reason = REFUSED[name]
+    torch.manual_seed(0)
+    for stream_option in (False, True):
+        config = ExportConfig(inputs=AXES, stream=stream_option)
+        if stream_option:
+            with pytest.raises(UnsupportedError, match=reason):
+                export(make().eval(), torch.randn(2, 9, WIDTH), config)
+        else:
+            manifest = export(make().eval(), torch.randn(2, 9, WIDTH), config).manifest
+            assert re.search(reason, manifest.unstreamable)
+
+
+def test_without_the_option_export_and_stream_say_what_a_stream_needs():
+    _, artifact = made(networks.SameWearable, only_back=True)
+    reason = "looks 3 steps ahead: --stream writes a file whose outputs lag by 3"
+    assert artifact.manifest.unstreamable == reason
+    model = load(artifact.model)
+    with pytest.raises(ContractError, match=reason):
+        model.stream()
+    expected = [outputs_of(made(networks.SameWearable)[0], x)[0] for x in X[:, :40]]
+    same(model.run(X[:, :40])[0]["output"], np.stack(expected))
+
+
+def test_a_network_that_only_looks_back_has_no_file_of_its_own():
+    with pytest.raises(InputError, match="ordinary file streams"):
+        export(networks.Causal().eval(), torch.randn(2, 9, WIDTH), ExportConfig(inputs=AXES, stream=True))
+
+
+def test_a_state_that_is_an_argument_is_held_behind_a_delay():
+    torch.manual_seed(0)
+    module = networks.Given().eval()
+    config = ExportConfig(
+        inputs={**AXES, "h_0": (1, "N", 6)}, outputs=("output", "h_n"), states={"h_0": "h_n"}, stream=True
+    )
+    artifact = export(module, (torch.randn(2, 9, WIDTH), torch.zeros(1, 2, 6)), config)
+    stream = load(artifact.model).stream()
+    expected = module(torch.from_numpy(X[:1]))[0][0, :-1].detach().numpy()
+    same(np.concatenate([first(stream.process(part)) for part in np.split(X[0], [1, 30, 31])]), expected)
+
+
+def no_hold(work, node, value, flow):
+    return value
+
+
+def unmasked(work, value, flow, fill):
+    value, flow = work.settle(value, flow)
+    return value, flow.__class__(flow.axis, flow.delay, flow.rate, fill)
+
+
+def late_mask(work, value, flow, *, early=Rewriter.early):
+    return early(work, value, flow.__class__(flow.axis, flow.delay + 1, flow.rate, flow.fill))
+
+
+def wrong_fill(work, value, flow, frames, *, past=Rewriter.past):
+    return past(work, value, flow.__class__(flow.axis, flow.delay, flow.rate, 0.5), frames)
+
+
+def short_wait(work, value, flow, frames, *, wait=Rewriter.wait):
+    delayed, found = wait(work, value, flow, max(frames - 1, 0))
+    return delayed, found.__class__(flow.axis, flow.delay + frames, flow.rate, found.fill)
+
+
+FAULTS = {
+    "layers are not held": (rules, "hold", no_hold, networks.TwoDelays),
+    "padding is not masked": (Rewriter, "clean", unmasked, networks.SameWearable),
+    "masks end a frame late": (Rewriter, "early", late_mask, networks.TwoDelays),
+    "states begin with 0.5": (Rewriter, "past", wrong_fill, networks.UNet),
+    "a branch waits a frame less": (Rewriter, "wait", short_wait, networks.Dilated),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_wrong_stream_is_not_written(monkeypatch, fault):
+    owner, name, wrong, kind = FAULTS[fault]
+    monkeypatch.setattr(owner, name, wrong)
+    torch.manual_seed(0)
+    with pytest.raises(CheckFailedError, match="stream in chunks"):
+        export(kind().eval(), torch.randn(2, 48, WIDTH), ExportConfig(inputs=AXES, stream=True))
+
+
+CHANGES = [{"unit": 0}, {"delays": {"other": 1}}, {"unit": 1 << 30}, {"sequence": None}]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_manifest_whose_unit_or_delays_can_not_be_is_refused(change):
+    manifest = made(networks.SameWearable)[1].manifest
+    with pytest.raises((ManifestError, ContractError)):
+        check_contract(manifest._replace(**change))
+
+
+@buffered_kind
+def test_native_programs_stream_the_same(kind, tmp_path):
+    if not installed():
+        pytest.skip("lstm-edge-native is not installed")
+    path = tmp_path / "net.lep"
+    path.write_bytes(to_native(made(kind)[1].model))
+    program, model = load(path), opened(kind, "native")
+    assert program.selftest().ok
+    for name, array in by_name(program.stream().process(X[0])).items():
+        np.testing.assert_array_equal(array, by_name(model.stream().process(X[0]))[name])
+
+
+def by_name(result):
+    return result if isinstance(result, dict) else {"": result}
+
+
+@pytest.mark.system
+@buffered_kind
+def test_it_runs_as_c(kind, tmp_path):
+    made(kind)[1].save(tmp_path / "net.onnx")
+    assert to_c(tmp_path / "net.onnx").files
+
+
+@pytest.mark.system
+@buffered_kind
+def test_validate_passes_a_stream_and_sees_a_wrong_one(kind, tmp_path):
+    module, artifact = made(kind)
+    artifact.save(tmp_path / "net.onnx")
+    file = open_file(tmp_path / "net.onnx")
+    report = validate(file, against_module(module, file, torch.randn(2, 48, WIDTH)))
+    assert [(group.key, check.name) for group in report.groups for check in group.failed] == []
+    other = kind().eval()
+    report = validate(file, against_module(other, file, torch.randn(2, 48, WIDTH)))
+    assert not report.ok
+
+
+class Classifier(nn.Module):
+    """A layer behind a delay that is large enough to quantize."""
+
+    def __init__(self, layer):
+        super().__init__()
+        self.conv, self.head = nn.Conv1d(WIDTH, 16, 5, padding=2), nn.Linear(64, 3)
+        self.layer = layer(16, 64, batch_first=True)
+
+    def forward(self, x):
+        return self.head(self.layer(torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))[0])
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
+@pytest.mark.parametrize("precision", ["int8", "fp16"])
+def test_held_layers_stay_near_reset_in_int8_and_fp16(layer, precision, tmp_path):
+    torch.manual_seed(0)
+    config = ExportConfig(inputs=AXES, stream=True)
+    export(Classifier(layer).eval(), torch.randn(2, 48, WIDTH), config).save(tmp_path / "net.onnx")
+    smaller = quantize(tmp_path / "net.onnx", QuantizeConfig(precision=precision))
+    before, after = (load(each).stream() for each in (tmp_path / "net.onnx", smaller.model))
+    one, two = before.process(X[0]), after.process(X[0])
+    assert 0 < np.abs(one - two).max() < 0.05 * np.ptp(one)
+    held = load(smaller.model).stream()
+    held.process(np.zeros((2, WIDTH), np.float32))
+    assert all(np.abs(array).max() < 0.02 for name, array in held.state.items() if name in ("h_0", "c_0"))
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("kind", [networks.Frames, networks.CausalFront])
+def test_a_file_from_elsewhere_streams(kind, tmp_path):
+    torch.manual_seed(0)
+    module = kind().eval()
+    torch.onnx.export(
+        module,
+        (torch.randn(2, 48, WIDTH),),
+        tmp_path / "theirs.onnx",
+        dynamo=False,
+        input_names=["x"],
+        output_names=["output"],
+        dynamic_axes={"x": {0: "N", 1: "L"}, "output": {0: "N", 1: "frames"}},
+    )
+    lifted = lift(tmp_path / "theirs.onnx", LiftConfig(stream=True))
+    got = np.concatenate([load(lifted.model).stream().process(X[0])])
+    same(got, outputs_of(module, X[0])[0][: len(got)])
+    assert len(got) == len(X[0]) // lifted.manifest.unit - lifted.manifest.delays.get("output", 0)
