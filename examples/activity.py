@@ -55,7 +55,7 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
     samples = Samples({"x": x[parts["test"]]}, targets=y[parts["test"]])
     model = to_device(module, example, config, samples, folder)
 
-    labels = np.array(model.interface.task.labels)
+    labels = np.array(model.manifest.task.labels)
     seen = np.concatenate([last_second(samples) for samples, _ in sets["train"]])
     was = np.concatenate([activities for _, activities in sets["train"]])
     means = np.array([seen[was == label].mean(axis=0) for label in labels])

@@ -75,7 +75,7 @@ def main() -> None:
     parser.add_argument("--samples", type=int, help="number of samples after which to stop")
     options = parser.parse_args()
 
-    with load(options.model, device="cpu") as model:
+    with load(options.model) as model:
         task = model.manifest and model.manifest.task
         if not model.manifest or not task or not task.labels or not model.manifest.signal.features:
             parser.error(f"{options.model} has no names of features and classes")

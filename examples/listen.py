@@ -51,7 +51,7 @@ def listen(model: Model, path: Path) -> list[float]:
     Raises:
         ValueError: as ``read_blocks``; or the model is no classifier of raw sound at a known rate.
     """
-    task, rate = model.interface.task, model.interface.signal.sampling_rate
+    task, rate = model.manifest.task, model.manifest.signal.sampling_rate
     if task is None or len(task.labels) < 2 or not rate or len(model.inputs[0].axes) != 2:
         raise ValueError("expected a model that has labels and a sampling rate, of samples (N, L)")
     stream, found, quiet_until = model.stream(), [], 0.0

@@ -47,7 +47,7 @@ class Gateway:
     """Answers the samples of many devices; the client's thread only fills ``inbox`` and ``confirmed``."""
 
     def __init__(self, model: Model, options: argparse.Namespace) -> None:
-        inputs, interface = model.inputs, model.interface
+        inputs, interface = model.inputs, model.manifest
         if len(inputs) != 1 or not isinstance(inputs[0].axes[-1], int) or interface.unit > 1:
             raise InputError("expected a file with one input of a fixed number of features, and a unit of 1")
         version, name = mqtt.CallbackAPIVersion.VERSION2, f"{options.prefix}-gateway"
@@ -181,7 +181,7 @@ def main() -> None:
         signal.signal(number, lambda *_: stop.set())
     try:
         check_target(options.state)
-        gateway = Gateway(load(options.model, device="cpu"), options)
+        gateway = Gateway(load(options.model), options)
         gateway.connect()
         due = time.monotonic() + 1
         while not stop.wait(0.01):

@@ -47,7 +47,7 @@ def to_device(
         kept = "RMSE {:.4g}, was {:.4g}".format(*reversed(judged.rmse))
     print(f"quantize: {len(made.model):,} bytes, {kept} on {made.judged_on}")
 
-    model = load(small, device="cpu")
+    model = load(small)
     if not model.selftest().ok:
         raise SystemExit("the self-test failed")
     print("selftest: passed")

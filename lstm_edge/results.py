@@ -32,7 +32,7 @@ class MainFrames:
 
     def __init__(self, model: "Model") -> None:
         """Take the unit of the model's stream, and the delay of its main output."""
-        manifest, self._name, self._model = model.interface, main_name(model), model
+        manifest, self._name, self._model = model.manifest, main_name(model), model
         self._per_unit, self._unit = manifest.frames_a_unit.get(self._name, 1), manifest.unit
         self._delay = manifest.delays.get(self._name, 0)
         batch, time = manifest.batch_axes.get(self._name), frame_axis(model) or 0
@@ -61,8 +61,8 @@ class MainFrames:
 
 def frame_axis(model: "Model") -> int | None:
     """Return the index of the time axis of the main output; None if it is a result of the last step alone."""
-    interface = model.interface
-    return interface.time_axes.get(main_name(model)) if model.interface.sequence else None
+    interface = model.manifest
+    return interface.time_axes.get(main_name(model)) if model.manifest.sequence else None
 
 
 def main_name(model: "Model") -> str:
@@ -71,7 +71,7 @@ def main_name(model: "Model") -> str:
     Raises:
         ContractError: there is none.
     """
-    task = model.interface.task
+    task = model.manifest.task
     if not (task or model.outputs):
         raise ContractError("the file has no outputs other than its states, so there is nothing to show")
     return task.output if task else model.outputs[0].name

@@ -122,11 +122,15 @@ def wheels_for(machine: str) -> list[Path]:
 def try_installed(
     program: Sequence[Path], folder: Path, *, native: bool, environment: Mapping[str, str]
 ) -> None:
-    """Run a stored model's self-test and one step of it on each engine with the installed command."""
+    """Run a stored model's self-test and one step on each engine with the installed command."""
     model = ROOT / "tests" / "runtime" / "data" / "lstm.onnx"
     run(*program, "selftest", model, cwd=folder, environment=environment)
-    for engine in ("onnxruntime", *(["native"] if native else [])):
-        command = [*program, "stream", model, "--engine", engine]
+    models = [model]
+    if native:
+        models.append(folder / "model.lep")
+        run(*program, "convert", model, "-o", models[-1], cwd=folder, environment=environment)
+    for path in models:
+        command = [*program, "stream", path]
         run("sh", "-c", 'echo 1,2,3 | exec "$@"', "sh", *command, cwd=folder, environment=environment)
 
 

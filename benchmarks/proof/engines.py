@@ -131,14 +131,11 @@ def _open_onnxruntime(content: bytes) -> Run:
 
 def _open_native(content: bytes) -> Run:
     """Open a file in the native engine; the instruction set comes from the environment."""
-    from lstm_edge_runtime.manifest import KEY, Manifest
-    from lstm_edge_runtime.native.choice import compile_engine
-    from lstm_edge_runtime.onnx_reader import read_onnx
+    from lstm_edge_exporters.targets.native import to_native
+    from lstm_edge_runtime import load
+    from lstm_edge_runtime.model import runner
 
-    file = read_onnx(content)
-    manifest = Manifest.from_json(file.metadata[KEY])
-    engine = compile_engine(file, manifest, 1)
-    return lambda feeds: manifest.all_outputs(*engine.call(feeds))
+    return runner(load(to_native(content)))
 
 
 def _serve(open_file: Callable[[bytes], Run]) -> None:

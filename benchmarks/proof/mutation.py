@@ -176,7 +176,7 @@ class Bench:
         """Return what is found on the file as it stands; empty where nothing is."""
         try:
             if mode == "selftest":
-                with load(self.path, device="cpu", threads=1) as model:
+                with load(self.path) as model:
                     return "" if model.selftest().ok else "selftest"
             file = open_file(self.path)
             against = None if mode == "alone" else self.reference

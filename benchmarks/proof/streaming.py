@@ -15,6 +15,7 @@ from benchmarks.common import parser, print_machine, table
 from benchmarks.proof.streaming_networks import NETWORKS, Network
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.numerics.cases import random_sizes
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Manifest
@@ -62,7 +63,13 @@ def compare_stream(network: Network) -> Found:
     parts = np.split(x, np.cumsum(random_sizes(steps, rng))[:-1])
     engines = {}
     for engine in ("onnxruntime", *["native"] * installed()):
-        with load(artifact.model, engine="auto" if engine == "native" else engine) as model:
+        content = artifact.model
+        if engine == "native":
+            try:
+                content = to_native(content)
+            except UnsupportedError:
+                continue
+        with load(content) as model:
             stream = model.stream()
             results = [stream.process(part) for part in parts]
             engines[model.engine] = max(

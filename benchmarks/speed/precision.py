@@ -8,7 +8,6 @@ gives the accuracy; the weights of the other networks are random.
 
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +53,13 @@ def files_of(name: str, folder: Path) -> dict[str, Path]:
 
 def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[str, float]]:
     """Return, for each file of a size, bytes, step, chunk and load as ratios to the float file."""
-    models = {variant: load(path, engine="onnxruntime", threads=1) for variant, path in paths.items()}
+    models = {variant: load(path) for variant, path in paths.items()}
     x = np.random.default_rng(0).normal(size=(CHUNK, SIZES[name][0])).astype(np.float32)
     calls: dict[str, dict[str, Call]] = {"step": {}, "chunk": {}, "load": {}}
     for variant, model in models.items():
         calls["step"][variant] = repeat(model.stream().step, x[0])
         calls["chunk"][variant] = repeat(model.stream().process, x)
-        calls["load"][variant] = repeat(partial(load, engine="onnxruntime", threads=1), paths[variant])
+        calls["load"][variant] = repeat(load, paths[variant])
     found = {
         variant: {"bytes": path.stat().st_size / paths["float"].stat().st_size}
         for variant, path in paths.items()

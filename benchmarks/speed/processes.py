@@ -24,7 +24,7 @@ _MEMORY = """
 import gc, os, sys
 import numpy as np
 from lstm_edge_runtime import load
-model, kind, count, some = load(sys.argv[1], threads=1, device="cpu"), sys.argv[2], int(sys.argv[3]), 50
+model, kind, count, some = load(sys.argv[1]), sys.argv[2], int(sys.argv[3]), 50
 x = np.zeros((count, model.inputs[0].axes[-1]), np.float32)
 
 def rss():

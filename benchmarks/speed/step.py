@@ -18,9 +18,10 @@ import numpy as np
 
 import lstm_edge_runtime.native.engine as engine_module
 from benchmarks.common import SIZES, Call, interleave, parser, print_machine, repeat, run, table
+from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_exporters.targets.native.program import Code, Function, ProgramWriter
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import library, open_library
-from lstm_edge_runtime.native.program import Code, Function, ProgramWriter
 
 __all__ = [
     "COUNTS",
@@ -91,7 +92,7 @@ def load_on(opened: ctypes.CDLL, path: Path) -> Model:
     """Load a file on a library of its own."""
     engine_module.library = lambda: opened
     try:
-        return load(path, engine="native", threads=1)
+        return load(to_native(path))
     finally:
         engine_module.library = library
 

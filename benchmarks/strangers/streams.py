@@ -60,7 +60,7 @@ def outcome_of(write: Callable[[], bytes]) -> str:
     try:
         with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             content = write()
-        load(content, engine="onnxruntime").stream()
+        load(content).stream()
     except LstmEdgeError as error:
         return str(error) if content else f"no file: {error}"
     return STREAMS

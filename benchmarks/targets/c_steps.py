@@ -90,7 +90,7 @@ def main() -> None:
         )
         rows = []
         for kind, network in networks.items():
-            with load(files[kind], engine="onnxruntime", threads=1) as model:
+            with load(files[kind]) as model:
                 in_c, in_python = times_here(network, model.stream(), root)
             rows.append([kind, f"{in_c:.1f} us", f"{in_python:.1f} us", f"{made[kind].difference:.2g}"])
         print("\n" + table(["", "C", "onnxruntime, from Python", "largest difference"], rows))

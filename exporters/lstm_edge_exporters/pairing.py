@@ -4,6 +4,7 @@ First names, then structure, then nothing: an output depends on the state that i
 and dtype; where that leaves a choice, the user makes it. Positions decide nothing.
 """
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import product
@@ -11,12 +12,29 @@ from itertools import product
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import fits
-from lstm_edge_runtime.graph_check import could_continue, is_called_like_a_state, is_renamed, shared_stem
+from lstm_edge_runtime.manifest import TensorSpec
 
 from .graph import axes_of, behind_identity, data_inputs, spec_of, walk
 
 _SIZES = ("Shape", "Size")
 """Operators that read no values."""
+_STATE_WORD = (
+    r"(^|[_./])(h|c|hx|cx|hidden|cell|state|states|cache|memory|mem|buffer|rnn|gru|lstm|carry)"
+    r"([_./]?(\d+|n|t|in|out|init|prev|state|states))*$"
+)
+_BEFORE = (
+    r"^(initial|init|prev|previous|past|old|in|input)[_./]",
+    r"([_./](in|init|past|prev|previous|old)|[_./]?0)$",
+)
+_AFTER = (
+    r"^(new|next|present|final|last|updated|out|output|y)[_./]",
+    r"([_./](out|new|next|present|updated)|[_./]?[n1])$",
+)
+_RENAMED = (
+    r"^(past|prev|previous|old)[_./]|[_./](past|prev|previous|old)$",
+    r"^(new|next|present|updated)[_./]|[_./](new|next|present|updated)$",
+)
+"""What in the name of an input, or of an output, says that the one comes before the other."""
 
 
 @dataclass(frozen=True)
@@ -206,3 +224,37 @@ def _only_choices(choices: Mapping[str, set[int]]) -> dict[str, int]:
 def _uses(value: ir.Value) -> Iterator[ir.Value]:
     """Return what is computed from the values of ``value``, and not from its size alone."""
     return (output for node, _ in value.uses() if node.op_type not in _SIZES for output in node.outputs)
+
+
+def is_called_like_a_state(name: str) -> bool:
+    """Return whether an input's name says that it is a state: ``h``, ``hx_0``, ``cell_in``."""
+    return re.search(_STATE_WORD, name, re.IGNORECASE) is not None
+
+
+def shared_stem(before: str, after: str) -> int:
+    """Return how much of their names an input and an output share: 1 for ``h_0`` and ``h_n``, 0 for none."""
+    return max(map(len, _stems(before, _BEFORE) & _stems(after, _AFTER)), default=0)
+
+
+def is_renamed(before: str, after: str) -> bool:
+    """Return whether names alone say that an output continues an input: ``past_k`` and ``k``."""
+    marked = re.search(_RENAMED[0], before, re.IGNORECASE) or re.search(_RENAMED[1], after, re.IGNORECASE)
+    return marked is not None and shared_stem(before, after) > 0
+
+
+def _stems(name: str, marks: tuple[str, str]) -> set[str]:
+    """Return ``name`` with and without its prefix and its suffix."""
+    stems = {name.lower()}
+    for mark in marks:
+        stems |= {re.sub(mark, "", stem) for stem in stems}
+    return stems - {""}
+
+
+def could_continue(entering: TensorSpec, leaving: TensorSpec) -> bool:
+    """Return whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
+    axes = zip(entering.axes, leaving.axes, strict=False)
+    return (
+        entering.dtype == leaving.dtype
+        and len(entering.axes) == len(leaving.axes)
+        and all(a == b or str(b).startswith(f"{leaving.name}.") for a, b in axes)
+    )

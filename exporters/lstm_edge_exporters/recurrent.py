@@ -10,9 +10,12 @@ from dataclasses import dataclass
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
+OPERATORS = ("LSTM", "GRU", "RNN")
+"""The standard recurrent operators."""
+QUANTIZED = "DynamicQuantizeLSTM"
+"""The operator that onnxruntime's dynamic quantizer replaces LSTM by; states and X have the same indices."""
 GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), "RNN": (0,)}
 """For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4
@@ -161,3 +164,9 @@ def _reorder(op: str, stacked: Array) -> Array:
 
 def _text(node: ir.Node, name: str, default: str) -> str:
     return node.attributes.get_string(name, default) or default
+
+
+def why_window(layer: str, steps: int | str) -> str:
+    """Return why a file whose ``layer`` takes several steps a call can't be streamed if no axis is time."""
+    count = f"{steps} steps" if isinstance(steps, int) else "several steps"
+    return f"{layer} takes {count} per call and no axis is time, so a call is a whole window, not a step"

@@ -1,7 +1,6 @@
 """Open a model for a verb, and the options for it."""
 
 import functools
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -12,47 +11,32 @@ from lstm_edge.data.config import DATA_SUFFIXES
 from lstm_edge.run_files import CHECKPOINT_SUFFIXES, is_run
 from lstm_edge_runtime.errors import InputError
 
-from ._options import PATH, combined, count_or, engine_option
-from ._output import note
+from ._options import combined
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 
-def _no_profile(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:  # noqa: ARG001
-    if value is not None:
-        note("--profile is ignored: profiles were removed; lstm-edge bench prints the fastest settings")
-
-
 class ModelOptions(NamedTuple):
     """How a verb opens a model; see ``lstm_edge_runtime.load``."""
 
-    device: str = "auto"
-    threads: "int | Literal['auto']" = "auto"
-    engine: "Literal['auto', 'onnxruntime', 'native']" = "auto"
+    device: "Literal['cpu', 'cuda']" = "cpu"
+    threads: int = 1
 
 
 _options = combined(
     click.option(
         "--device",
-        type=click.Choice(["auto", "cpu", "cuda"]),
-        default="auto",
+        type=click.Choice(["cpu", "cuda"]),
+        default="cpu",
         help="Device; cuda is an error if it is not actually used.",
     ),
-    engine_option,
-    click.option(
-        "--threads",
-        type=count_or("auto"),
-        metavar="N",
-        default="auto",
-        help="Number of threads per operator, or auto.",
-    ),
-    click.option("--profile", type=PATH, hidden=True, expose_value=False, callback=_no_profile),
+    click.option("--threads", type=click.IntRange(1), default=1, help="Number of threads per operator."),
 )
 
 
 def model_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--device``, ``--engine`` and ``--threads``, passed on as ``options``."""
+    """Add ``--device`` and ``--threads``, passed on as ``options``."""
 
     @functools.wraps(function)
     def call(**given: Any) -> None:
@@ -82,7 +66,7 @@ def check_model_path(path: Path) -> None:
 
 
 def open_model(path: Path, options: ModelOptions) -> "Model":
-    """Load a model file; print warnings of ``load`` as one line each on standard error.
+    """Load a model file.
 
     Raises:
         LstmEdgeError: as ``lstm_edge_runtime.load``.
@@ -90,9 +74,4 @@ def open_model(path: Path, options: ModelOptions) -> "Model":
     from lstm_edge_runtime import load
 
     check_model_path(path)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        model = load(path, **options._asdict())
-    for warning in caught:
-        note(str(warning.message))
-    return model
+    return load(path, **options._asdict())

@@ -87,12 +87,6 @@ reset_every_option = click.option(
     metavar="N|never",
     help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
 )
-engine_option = click.option(
-    "--engine",
-    type=click.Choice(["auto", "onnxruntime", "native"]),
-    default="auto",
-    help="Inference engine; native is an error if it does not support the file.",
-)
 
 
 def combined(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:

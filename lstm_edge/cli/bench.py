@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 
-from lstm_edge_runtime.errors import ContractError, InputError, LstmEdgeError, counted
+from lstm_edge_runtime.errors import ContractError, InputError, counted
 
 from ._model import ModelOptions, model_options, open_model
 from ._options import json_option, models_argument
-from ._output import echo_json, note, print_table
+from ._output import echo_json, print_table
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
@@ -35,23 +35,22 @@ _COLUMNS = ("file", "engine", "call", "p50_us", "p99_us")
 def command(
     models: tuple[Path, ...], seconds: float, streams: int, options: ModelOptions, as_json: bool
 ) -> None:
-    """Measure the time of a step of MODELS on this machine, on each engine that runs them.
+    """Measure the time of a step of MODELS on this machine.
 
     Rows are one step of one stream (or one unit, if the file takes several steps at a time), and one call for
     many streams. A file that can't be streamed runs a whole sequence. All calls take turns in short blocks,
-    so that files and engines can be compared. p50 is the median and p99 the 99th percentile of all calls.
+    so that files can be compared. p50 is the median and p99 the 99th percentile of all calls.
 
     \b
     Example:
-      lstm-edge bench har.onnx har-int8.onnx
+      lstm-edge bench har.onnx har.lep
     """  # noqa: D301
     with ExitStack() as opened:
         calls: dict[tuple[str, str, str], Callable[[], object]] = {}
         for path in models:
-            for model in _open_engines(path, options):
-                opened.enter_context(model)
-                for name, call in _calls(model, streams).items():
-                    calls[str(path), model.engine, name] = call
+            model = opened.enter_context(open_model(path, options))
+            for name, call in _calls(model, streams).items():
+                calls[str(path), model.engine, name] = call
         times = _interleave(calls, seconds)
     rows = [(*key, *np.percentile(found, (50, 99)) / 1e3) for key, found in times.items()]
     if as_json:
@@ -60,21 +59,9 @@ def command(
         print_table("", _COLUMNS, ([*row[:3], f"{row[3]:.1f}", f"{row[4]:.1f}"] for row in rows))
 
 
-def _open_engines(path: Path, options: ModelOptions) -> list["Model"]:
-    """Open a file on the given engine, or on each one that runs it."""
-    models = [open_model(path, options)]
-    for engine in ("native", "onnxruntime") if options.engine == "auto" else ():
-        if engine != models[0].engine:
-            try:
-                models.append(open_model(path, options._replace(engine=engine)))
-            except LstmEdgeError as error:
-                note(f"not measured on {engine}: {error}")
-    return models
-
-
 def _calls(model: "Model", streams: int) -> dict[str, Callable[[], object]]:
     """Return what is timed, by name."""
-    unit = model.interface.unit
+    unit = model.manifest.unit
     try:
         stream = model.stream(reset_every="never")
     except ContractError:
@@ -85,7 +72,7 @@ def _calls(model: "Model", streams: int) -> dict[str, Callable[[], object]]:
     calls: dict[str, Callable[[], object]] = {
         name: lambda: stream.step(one) if steps is None else stream.process(one)
     }
-    if model.interface.batch is not None:
+    if model.manifest.batch is not None:
         batch, many = model.streams(streams, reset_every="never"), _samples(model, rows=streams, steps=steps)
         ids = np.array([batch.add() for _ in range(streams)])
         take = batch.step if steps is None else batch.process
@@ -95,10 +82,10 @@ def _calls(model: "Model", streams: int) -> dict[str, Callable[[], object]]:
 
 def _samples(model: "Model", *, rows: int | None, steps: int | None) -> Any:
     """Return random samples for the inputs, without the axes whose size is None, the same each time."""
-    interface, rng = model.interface, np.random.default_rng(0)
-    sizes = {interface.batch: rows, interface.sequence: steps}
+    manifest, rng = model.manifest, np.random.default_rng(0)
+    sizes = {manifest.batch: rows, manifest.sequence: steps}
     samples: dict[str, Any] = {}
-    for spec in interface.data_inputs:
+    for spec in manifest.data_inputs:
         shape = [axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes]
         kept = [size for size in shape if size is not None]
         if -1 in kept:

@@ -40,8 +40,11 @@ class _Written:
 
 
 def _to_native(model: Path, output: Path) -> _Written:
+    if output.suffix != ".lep":
+        raise InputError(f"{output} is not named .lep; use -o {output.with_suffix('.lep')}, or --to c or web")
     check_target(output)
-    from lstm_edge_runtime.native.convert import to_native
+    with needing("export", "convert"):
+        from lstm_edge_exporters.targets.native import to_native
 
     content = to_native(model)
     write_bytes(output, content)
@@ -86,48 +89,44 @@ def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | Non
     return _Written("static site", sizes, {"files": sizes}, [look, "motion sensors need HTTPS on phones"])
 
 
-_TARGETS: dict[str, Callable[..., _Written]] = {
-    "native": _to_native,
-    "c": _to_c,
-    "web": _to_web,
-}
+_TARGETS: dict[str, Callable[..., _Written]] = {"c": _to_c, "web": _to_web}
 """Each is called with the model, the output, and those options of the verb that its signature names."""
 
 
 @click.command("convert")
 @model_argument
-@click.option("--to", "target", type=click.Choice(list(_TARGETS)), required=True, help="Target format.")
-@click.option("-o", "--output", type=PATH, required=True, help="Output file or folder.")
+@click.option("--to", "target", type=click.Choice(list(_TARGETS)), help="Write a folder of this kind.")
+@click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
 @click.option("--ort", type=PATH, help="For web: folder of onnxruntime-web.")
 @click.option("--data", type=PATH, help="For web: data file with recordings to replay, as for predict.")
 @json_option
-def command(model: Path, target: str, output: Path, as_json: bool, **options: Any) -> None:
+def command(model: Path, target: str | None, output: Path, as_json: bool, **options: Any) -> None:
     """Convert MODEL, an .onnx file, to another format.
 
-    native: a program, an .lep file, for the C library of lstm-edge-native and for load(), without
-    onnxruntime; see docs/native.md.
+    An .lep file is a program for the C library of lstm-edge-native and for load(), without onnxruntime; see
+    docs/native.md.
 
-    c: a folder of C99 code without a runtime, for microcontrollers and boards without onnxruntime; see
-    docs/c.md.
+    c: a folder of C99 code without a runtime, for microcontrollers; see docs/c.md.
 
     web: a folder with a static page that runs MODEL in the browser and works offline; see docs/web.md.
     onnxruntime-web is read from --ort, or from node_modules in this or a parent folder; install it with
     npm install onnxruntime-web.
 
-    Results are run and only written if they compute the same on MODEL's golden case.
+    Results are run and only written if they compute the same as MODEL.
 
     \b
     Example:
-      lstm-edge convert har.onnx --to native -o har.lep
+      lstm-edge convert har.onnx -o har.lep
       lstm-edge convert har.onnx --to c -o har_c/
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
     check_model_path(model)
-    to_target = _TARGETS[target]
+    to_target = _TARGETS[target] if target else _to_native
     given = {name: value for name, value in options.items() if value is not None}
     if stray := [name for name in given if name not in signature(to_target).parameters]:
-        raise InputError(f"--{stray[0].replace('_', '-')} is not valid with --to {target}; remove it")
+        kind = f"--to {target}" if target else "an .lep file"
+        raise InputError(f"--{stray[0].replace('_', '-')} is not valid with {kind}; remove it")
     written = to_target(model, output, **given)
     if as_json:
         echo_json({"output": str(output), **written.document})
@@ -151,11 +150,11 @@ def _recordings_for(model: Path, data: Path | None) -> "list[PageSignal]":
         NotFoundError, FileFormatError, ContractError: the model or the data can't be read.
         InputError: ``data`` does not fit the model.
     """
-    with load(model, device="cpu", threads=1) as opened:
+    with load(model) as opened:
         if data is not None:
             found, _ = read_for_model(data, opened, ReadConfig(), targets="optional", tell=note)
             return _one_of_each(found)
-        features = opened.interface.signal.features
+        features = opened.manifest.signal.features
     with as_file(files("lstm_edge") / "data" / "basic_motions.npz") as path:
         demo = read_data(path)
     return _one_of_each(demo) if demo.signal.features == features else []

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, counted, first_line
-from lstm_edge_runtime.files import check_target
+from lstm_edge_runtime.files import check_target, write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ._extras import needing
@@ -26,7 +26,7 @@ from ._options import (
     seed_option,
     stream_option,
 )
-from ._output import check_onnx_target, echo, echo_json, print_interface, progress
+from ._output import echo, echo_json, print_interface, progress
 
 if TYPE_CHECKING:
     from lstm_edge.checkpoint import Run
@@ -41,7 +41,9 @@ _OF_CONFIG = ("stateless", "stream", "opset", "seed")
 
 @click.command("export")
 @click.argument("source")
-@click.option("-o", "--output", type=PATH, required=True, help="The .onnx file to write.")
+@click.option(
+    "-o", "--output", "outputs", type=PATH, required=True, multiple=True, help="File to write. Repeatable."
+)
 @click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
 @click.option(
     "--input",
@@ -91,7 +93,7 @@ _OF_CONFIG = ("stateless", "stream", "opset", "seed")
 @json_option
 def command(
     source: str,
-    output: Path,
+    outputs: tuple[Path, ...],
     lengths: bool,
     as_json: bool,
     **options: Any,
@@ -111,6 +113,7 @@ def command(
     Example:
       lstm-edge export runs/har -o har.onnx
       lstm-edge export runs/har -o har.onnx --lengths
+      lstm-edge export runs/har -o har.onnx -o har.lep
       lstm-edge export lstm1.pth --features open,high,low --units USD --window 20 \\
           --scale scale.json -o price.onnx
       lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
@@ -119,8 +122,7 @@ def command(
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
-    check_onnx_target(output)
-    check_target(output)
+    _check_outputs(outputs)
     with needing("export", "export"):
         from lstm_edge_exporters import export
     of_config = {name: options.pop(name) for name in _OF_CONFIG}
@@ -137,11 +139,33 @@ def command(
             module, example, config = deployable(run, lengths=lengths)
         with progress(quiet=as_json) as show:
             artifact = export(module, example, replace(config, **of_config), on_progress=show)
-    artifact.save(output)
+    contents = dict(_contents(artifact, outputs))
+    for path, content in contents.items():
+        write_bytes(path, content)
     if as_json:
-        echo_json(_document(artifact, output))
-        return
-    _print(artifact, source, output, options)
+        echo_json(_document(artifact, {str(path): len(content) for path, content in contents.items()}))
+    else:
+        _print(artifact, source, contents, options)
+
+
+def _contents(artifact: "Artifact", outputs: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
+    """Yield the content of each file, after it was verified."""
+    for path in outputs:
+        if path.suffix == ".lep":
+            from lstm_edge_exporters.targets.native import to_native
+
+            yield path, to_native(artifact.model)
+        else:
+            yield path, artifact.model
+
+
+def _check_outputs(outputs: Sequence[Path]) -> None:
+    for path in outputs:
+        check_target(path)
+        if path.suffix not in (".onnx", ".lep"):
+            raise InputError(f"{path} is not named .onnx or .lep; use -o {path.with_suffix('.onnx')}")
+    if len(set(outputs)) < len(outputs):
+        raise InputError("an output is given twice; give each file once")
 
 
 def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
@@ -266,11 +290,14 @@ def _read_labels(given: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _print(artifact: "Artifact", source: str, output: Path, options: Mapping[str, Any]) -> None:
-    manifest = artifact.manifest
-    print_interface(str(output), manifest, manifest.states)
+def _print(
+    artifact: "Artifact", source: str, contents: Mapping[Path, bytes], options: Mapping[str, Any]
+) -> None:
+    manifest, output = artifact.manifest, next(iter(contents))
+    print_interface(", ".join(map(str, contents)), manifest, manifest.states)
     nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
-    echo(f"size: {len(artifact.model):,} bytes, opset {manifest.provenance['opset']}")
+    sizes = ", ".join(f"{len(content):,} bytes ({path.suffix})" for path, content in contents.items())
+    echo(f"size: {sizes}, opset {manifest.provenance['opset']}")
     echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
     cases = len(manifest.equivalence["cases"])
     found, worst = artifact.equivalence, artifact.equivalence.worst
@@ -286,15 +313,16 @@ def _print(artifact: "Artifact", source: str, output: Path, options: Mapping[str
         echo(f"can't be fed in chunks: {manifest.unstreamable}")
     for note in artifact.notes:
         echo(f"note: {note}")
+    onnx = next((path for path in contents if path.suffix == ".onnx"), None)
     files = "".join(f" --{name} {options[name]}" for name in ("weights", "scale") if options[name])
-    echo(f"next: lstm-edge inspect {output}   lstm-edge validate {output} --against {source}{files}")
+    validate = f"   lstm-edge validate {onnx} --against {source}{files}" if onnx else ""
+    echo(f"next: lstm-edge inspect {output}{validate}")
 
 
-def _document(artifact: "Artifact", output: Path) -> dict[str, Any]:
+def _document(artifact: "Artifact", sizes: Mapping[str, int]) -> dict[str, Any]:
     manifest = artifact.manifest
     return {
-        "output": str(output),
-        "bytes": len(artifact.model),
+        "files": dict(sizes),
         "inputs": [spec._asdict() for spec in manifest.inputs],
         "outputs": [spec._asdict() for spec in manifest.outputs],
         "states": [

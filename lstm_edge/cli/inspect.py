@@ -28,25 +28,25 @@ def command(model: Path, as_json: bool) -> None:
     \b
     Example:
       lstm-edge inspect har.onnx
+      lstm-edge inspect har.lep
     """  # noqa: D301
-    with open_model(model, ModelOptions("cpu", 1)) as opened:
+    with open_model(model, ModelOptions()) as opened:
         document = _describe(model, opened)
         if as_json:
             echo_json(document)
         else:
-            print_interface(str(model), opened.interface, opened.interface.states)
+            print_interface(str(model), opened.manifest, opened.manifest.states)
             print_table("properties", ["property", "value"], _rows(document))
 
 
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
     """Return all properties of a file as a JSON document."""
-    contract, golden = model.interface, model.interface.golden
+    contract, golden = model.manifest, model.manifest.golden
     states = [_state(spec) for spec in contract.states]
     return {
         "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": model.sha256},
         "identity": model.identity,
         "engine": model.engine,
-        "manifest": model.manifest is not None,
         "inputs": [spec._asdict() for spec in model.inputs],
         "outputs": [spec._asdict() for spec in model.outputs],
         "states": states,

@@ -146,7 +146,7 @@ def _print(lifted: "Lifted", output: Path) -> None:
 def _streams(path: Path) -> bool:
     """Return whether ``lstm-edge stream`` can run the file."""
     try:
-        with load(path, device="cpu") as model:
+        with load(path) as model:
             sample_input(model)
             model.stream(reset_every="never")
     except LstmEdgeError:

@@ -57,23 +57,23 @@ def command(
     opened = open_model(model, options)
     found_data, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
     found = found_data.series
-    interface = opened.interface
-    interface.require_no_delay("predict", "use lstm-edge stream, or the file of export without --stream")
-    if reset_every is None and interface.from_reset:
-        reset_every = interface.reset_every
+    manifest = opened.manifest
+    manifest.require_no_delay("predict", "use lstm-edge stream, or the file of export without --stream")
+    if reset_every is None and manifest.from_reset:
+        reset_every = manifest.reset_every
         if any(len(one.x) > (reset_every or 0) for one in found):
             note_resets(reset_every, "only the last {} of longer series are used")
     last = 0 if reset_every in (None, "never") else int(reset_every)
     series = [one.x[-last:] for one in found]
     with _writer(output) as write:
         if frame_axis(opened) is None:
-            lines = ResultLines(interface.task, "series", as_json=as_json)
+            lines = ResultLines(manifest.task, "series", as_json=as_json)
             results = run_series(opened, samples, series)
             write(lines.header(results.shape[1]))
             for one, row in zip(found, results, strict=True):
                 write(lines.line(row, one.name))
             return
-        lines = ResultLines(interface.task, "series", "step", as_json=as_json)
+        lines = ResultLines(manifest.task, "series", "step", as_json=as_json)
         every, frames = run_frames(opened, samples, series), MainFrames(opened)
         write(lines.header(every[0].shape[1]))
         for one, used, rows in zip(found, series, every, strict=True):

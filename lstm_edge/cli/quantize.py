@@ -84,7 +84,7 @@ def command(model: Path, output: Path, data: Path | None, force: bool, as_json: 
 
         samples = None
         if data is not None:
-            opened = open_model(model, ModelOptions("cpu", 1))
+            opened = open_model(model, ModelOptions())
             samples = read_samples(data, opened, fill(ReadConfig, options), note)
     config = fill(QuantizeConfig, options | {"budget": fill(Budget, options)})
     with progress(quiet=as_json) as show:
@@ -99,9 +99,8 @@ def command(model: Path, output: Path, data: Path | None, force: bool, as_json: 
     if refused:
         sys.exit(1)
     if not as_json:
-        echo(
-            f"next: lstm-edge inspect {output}   lstm-edge convert {output} --to native -o {output.stem}.lep"
-        )
+        other = f"   lstm-edge convert {output} -o {output.stem}.lep"
+        echo(f"next: lstm-edge inspect {output}{other}")
 
 
 def _print(made: "Quantized", output: Path, *, refused: bool) -> None:

@@ -10,7 +10,7 @@ import click
 from lstm_edge_runtime.errors import InputError, counted
 
 from ._extras import needing
-from ._options import PATH, engine_option, fill, json_option, names, reset_every_option
+from ._options import PATH, fill, json_option, names, reset_every_option
 from ._output import echo, echo_json, progress
 
 
@@ -34,7 +34,6 @@ from ._output import echo, echo_json, progress
 @click.option("--skip-bad", is_flag=True, help="Skip and name files that can't be read.")
 @click.option("--workers", type=click.IntRange(1), help="Number of processes.  [default: one per core]")
 @click.option("--address", help="Running Ray cluster to use: ray://HOST:PORT, HOST:PORT or auto.")
-@engine_option
 @json_option
 def command(
     dataset: str,
@@ -78,4 +77,4 @@ def command(
     known = f", {report.known:,} scored before" if report.known else ""
     rows = f"{counted(report.rows, 'row')} of {report.series:,} series"
     echo(f"{output}: {rows} in {counted(report.files, 'file')}{known}{events}")
-    echo(f"{report.seconds:.1f} s, {report.rows / report.seconds:,.0f} rows/s on {report.engine}")
+    echo(f"{report.seconds:.1f} s, {report.rows / report.seconds:,.0f} rows/s")

@@ -112,7 +112,7 @@ def command(
     with stopped_by_signals() as stop:
         opened = open_model(model, options)
         samples = sample_input(opened)
-        manifest = opened.interface
+        manifest = opened.manifest
         if features and len(features) != samples.width:
             raise InputError(f"--features names {len(features)} columns, the model takes {samples.width}")
         named = features or manifest.signal.features

@@ -17,16 +17,7 @@ from lstm_edge_runtime.errors import InputError, printable
 
 from ._extras import needing
 from ._model import check_model_path
-from ._options import (
-    PATH,
-    data_options,
-    engine_option,
-    fill,
-    is_factory,
-    json_option,
-    model_argument,
-    scale_option,
-)
+from ._options import PATH, data_options, fill, is_factory, json_option, model_argument, scale_option
 from ._output import Screen, echo_json, note, progress
 
 if TYPE_CHECKING:
@@ -54,7 +45,6 @@ _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 @click.option("--seed", type=click.IntRange(0), default=0, help="Random seed.")
 @click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report with one test case per check.")
 @click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with plots.")
-@engine_option
 @json_option
 def command(
     model: Path,

@@ -35,7 +35,7 @@ def read_for_model(
         NotFoundError, FileFormatError, InputError: as ``read_data`` and ``sample_input``.
     """
     place = sample_input(model)
-    signal = model.interface.signal
+    signal = model.manifest.signal
     data = read_data(path, config, targets=targets, model=ModelFeatures(signal.features, place.width))
     for note in data.notes:
         tell(note)
@@ -67,7 +67,7 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
 
     data, place = read_for_model(path, model, config, targets="optional", tell=tell)
     series = data.of("test") or list(data.series)
-    if window := model.interface.reset_every:
+    if window := model.manifest.reset_every:
         series = [
             one.cut(start, start + window)
             for one in series

@@ -81,7 +81,7 @@ def sample_input(model: "Model") -> SampleInput:
     Raises:
         InputError: it has several inputs, or not one vector of features or one value per time step.
     """
-    manifest = model.interface
+    manifest = model.manifest
     data = manifest.data_inputs
     if len(data) != 1:
         names = ", ".join(spec.name for spec in data) or "none"
@@ -114,7 +114,7 @@ def run_frames(
     The main output is one with a time axis; see ``frame_axis``.
     """
     found: list[npt.NDArray[Any]] = [np.empty(0)] * len(series)
-    batch, time = model.interface.batch_axes.get(main_name(model)), frame_axis(model)
+    batch, time = model.manifest.batch_axes.get(main_name(model)), frame_axis(model)
     assert time is not None
     for part, outputs in _run_parts(model, samples, series):
         rows = outputs[None] if batch is None else np.moveaxis(outputs, batch, 0)

@@ -36,7 +36,6 @@ class Report:
     skipped: dict[str, str]
     resumed: int
     """Number of partitions that a killed run had finished."""
-    engine: str
     reset_every: int | str
     seconds: float
 
@@ -78,7 +77,6 @@ def score(
             known=len(plan.known),
             skipped=skipped,
             resumed=resumed,
-            engine=plan.options.engine,
             reset_every=plan.options.reset_every or "never",
             seconds=time.monotonic() - begun,
         )

@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from itertools import accumulate, groupby
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 from pyarrow import parquet
@@ -24,7 +23,7 @@ from .pool import Pool
 ROWS, _SERIES, _MAX_PARTS = 1_000_000, 64, 1024
 """Rows of a partition and of a group of files; minimum of series of a partition; maximum of partitions."""
 PLAN, STATES, EVENTS, KEY = "_plan.json", "_states", "_events", "a key in the path"
-_SAME = ("series", "order", "features", "events", "hold", "reset_every", "engine")  # in runs that continue
+_SAME = ("series", "order", "features", "events", "hold", "reset_every")  # in runs that continue
 Files = tuple[tuple[str, int, int, int], ...]
 """Path, size in bytes, time of modification and number of rows of each file."""
 
@@ -46,7 +45,6 @@ class Options:
     since: str | None = None
     """Output of an earlier run, which this one continues."""
     skip_bad: bool = False
-    engine: str = "auto"
     parts: int = 0
     """Number of partitions; 0 to choose it."""
 
@@ -83,9 +81,9 @@ class Plan:
 
 
 @lru_cache(maxsize=1)
-def open_model(path: str, identity: str | None, engine: Any) -> Model:
+def open_model(path: str, identity: str | None) -> Model:
     """Open a model, once per process; raises ``InputError`` if its identity is another one."""
-    model = load(path, device="cpu", threads=1, engine=engine)
+    model = load(path)
     if identity not in (None, model.identity):
         raise InputError(f"{path} changed during the run; run again")
     return model
@@ -93,8 +91,8 @@ def open_model(path: str, identity: str | None, engine: Any) -> Model:
 
 def make_plan(dataset: str, model: Path, output: Path, options: Options) -> tuple[Plan, dict[str, str]]:
     """Check options, model and columns; return the plan, and the error of each file that is left out."""
-    opened = open_model(str(model.resolve()), None, options.engine)
-    options, task = _resolve(options, opened), opened.interface.task
+    opened = open_model(str(model.resolve()), None)
+    options, task = _resolve(options, opened), opened.manifest.task
     width, paths = Pool(opened, 1, "never").width, find_files(dataset)
     types, known = _read_earlier(options, opened.identity) if options.since else (("", ""), ())
     rows, types, skipped = _check_files(_new_files(paths, known), options, types)
@@ -116,17 +114,17 @@ def make_plan(dataset: str, model: Path, output: Path, options: Options) -> tupl
 
 def _resolve(options: Options, model: Model) -> Options:
     """Return the options with the model's values for those that are not given."""
-    width, interface = sample_input(model).width, model.interface
-    features = options.features or tuple(interface.signal.features)
+    width, manifest = sample_input(model).width, model.manifest
+    features = options.features or tuple(manifest.signal.features)
     if len(features) != width:
         names = ", ".join(features) or "no names in the model's file"
         raise InputError(f"got {len(features)} features ({names}), expected {width}; name them by --features")
     if len({options.series, options.order, *features}) < width + 2:
         raise InputError("the columns of series, order and features must differ from each other")
-    if options.events and not is_classification(interface.task):
+    if options.events and not is_classification(manifest.task):
         raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
-    every = options.reset_every or interface.reset_every or "never"
-    return replace(options, features=features, engine=model.engine, reset_every=every)
+    every = options.reset_every or manifest.reset_every or "never"
+    return replace(options, features=features, reset_every=every)
 
 
 def find_files(dataset: str) -> list[str]:

@@ -21,7 +21,7 @@ class Pool:
 
     def __init__(self, model: Model, size: int, reset_every: Any) -> None:
         """Open ``size`` series at the reset state; ``LstmEdgeError`` if the file can't be streamed."""
-        contract, self._main = model.interface, main_name(model)
+        contract, self._main = model.manifest, main_name(model)
         if contract.unit > 1:
             why = f"this file takes {contract.unit} steps at a time, and score writes one result per row"
             raise UnsupportedError(f"{why}; use lstm-edge stream")

@@ -81,7 +81,7 @@ class Partition:
         self._names = sorted({*known, *rows})
         self._numbers = {name: number for number, name in enumerate(self._names)}
         size, self.total = len(self._names), sum(rows.values())
-        model = open_model(plan.model, plan.identity, plan.options.engine)
+        model = open_model(plan.model, plan.identity)
         self._pool = Pool(model, max(size, 1), plan.options.reset_every)
         self._seen, self._known = np.zeros(size, bool), np.zeros(size, bool)
         counts = np.array([rows.get(name, 0) for name in self._names], np.int64)

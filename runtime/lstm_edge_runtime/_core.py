@@ -4,8 +4,7 @@ A caller's arrays are converted to the dtypes of the file, or refused before any
 """
 
 import os
-from _thread import RLock
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -106,12 +105,6 @@ class Identity:
         return self._digests
 
 
-_opening = RLock()
-"""Held while an engine is created: ``cached_property`` has no lock since Python 3.12."""
-if hasattr(os, "register_at_fork"):  # the thread that has it does not exist in a child
-    os.register_at_fork(after_in_child=_opening._at_fork_reinit)  # type: ignore[attr-defined]
-
-
 class Core:
     """An open session and the manifest that was checked against it; nothing in it changes."""
 
@@ -121,43 +114,25 @@ class Core:
         manifest: Manifest,
         source: Identity,
         *,
-        has_manifest: bool,
         check: bool,
-        open_native: "Callable[[], NativeEngine | None]" = lambda: None,
-        native_calls: bool = False,
+        native: "NativeEngine | None" = None,
     ) -> None:
         """Take what ``load`` opened.
 
         Args:
             session: onnxruntime's; None for a native program.
-            manifest: the file's, or an inferred one.
+            manifest: the file's.
             source: returns the file's identity.
-            has_manifest: whether the manifest is the file's own.
-            check: whether samples are searched for NaN and infinity.
-            open_native: makes the engine of streams, None where onnxruntime takes their steps; called once,
-                when the first stream is opened.
-            native_calls: whether that engine runs whole sequences as well.
+            check: True to search samples for NaN and infinity.
+            native: the engine of a native program.
         """
         self.session, self.manifest, self.source = session, manifest, source
-        self.has_manifest, self.check = has_manifest, check
-        self._open_native: Callable[[], NativeEngine | None] | None = open_native
-        self._native: NativeEngine | None = None
-        self._native_calls = native_calls
+        self.check, self.native = check, native
 
     @property
     def identity(self) -> str:
         """The network's identity; see ``Identity``."""
         return self.source.digest
-
-    @property
-    def native(self) -> "NativeEngine | None":
-        """The native engine of streams and batches; None if they run on onnxruntime."""
-        if self._open_native is not None:
-            with _opening:
-                if self._open_native is not None:
-                    self._native = self._open_native()
-                    self._open_native = None  # it refers to the file's bytes
-        return self._native
 
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:
@@ -226,7 +201,7 @@ class Core:
         Raises:
             ContractError: onnxruntime rejects the call, or a new state has another shape than the old one.
         """
-        if self._native_calls and self.native is not None:
+        if self.native is not None:
             return self.native.call(feeds)
         try:
             results = run_by_name(self.session, feeds, self.manifest.output_names)

@@ -1,21 +1,15 @@
-"""A session's manifest: read and checked against the graph, or inferred from it where there is none."""
+"""A session's manifest: read and checked against the graph."""
 
-import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
 import numpy as np
 
 from .axes import all_ones, describe, fits, parse_sum, row_factor
-from .errors import ContractError, FileFormatError, InputError, ManifestError
+from .errors import ContractError, FileFormatError, ManifestError
 from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec, channel_axis
-from .onnx_reader import OnnxFile
 
-OPERATORS = ("LSTM", "GRU", "RNN")
-"""The standard recurrent operators."""
-QUANTIZED = "DynamicQuantizeLSTM"
-"""The operator that onnxruntime's dynamic quantizer replaces LSTM by; states and X have the same indices."""
 _MOST_VALUES = 1 << 27
 """Values of one stream's state, half a GB; a manifest with more would only fill the memory."""
 _MOST_STEPS = 1 << 20
@@ -27,23 +21,6 @@ _DTYPES = {
     "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-_STATE_WORD = (
-    r"(^|[_./])(h|c|hx|cx|hidden|cell|state|states|cache|memory|mem|buffer|rnn|gru|lstm|carry)"
-    r"([_./]?(\d+|n|t|in|out|init|prev|state|states))*$"
-)
-_BEFORE = (
-    r"^(initial|init|prev|previous|past|old|in|input)[_./]",
-    r"([_./](in|init|past|prev|previous|old)|[_./]?0)$",
-)
-_AFTER = (
-    r"^(new|next|present|final|last|updated|out|output|y)[_./]",
-    r"([_./](out|new|next|present|updated)|[_./]?[n1])$",
-)
-_RENAMED = (
-    r"^(past|prev|previous|old)[_./]|[_./](past|prev|previous|old)$",
-    r"^(new|next|present|updated)[_./]|[_./](new|next|present|updated)$",
-)
-"""What in the name of an input, or of an output, says that the one comes before the other."""
 
 
 def read_manifest(session: Any) -> Manifest | None:
@@ -147,200 +124,6 @@ def _check_unit(manifest: Manifest) -> None:
             raise ManifestError(f"output {name!r} has {frames} frames per unit; export the model again")
 
 
-def infer_manifest(
-    inputs: Sequence[TensorSpec],
-    outputs: Sequence[TensorSpec],
-    states: Mapping[str, str] | None,
-    file: OnnxFile,
-) -> Manifest:
-    """Return the manifest of a file made elsewhere: ``states`` as named, else paired by name and shape.
-
-    ``file`` shows the layers that can't be streamed.
-
-    The batch axis is the one name that every state shares with an input; the sequence axis is the one
-    other name of the inputs. Where there is no such single name, the manifest has none.
-
-    Raises:
-        ContractError: states can't be paired, or a named pair does not fit.
-        InputError: ``states`` names what the graph does not have.
-    """
-    pairs = _named_pairs(inputs, outputs, states or {})
-    if states is None:
-        pairs += pair_states(inputs, outputs)
-    specs = tuple(
-        StateSpec(entering.name, leaving.name, entering.dtype, entering.axes) for entering, leaving in pairs
-    )
-    data = tuple(spec for spec in inputs if spec.name not in {state.input for state in specs})
-    in_data = {axis for spec in data for axis in spec.axes if _named(axis)}
-    batch = _only(in_data.intersection(*(state.axes for state in specs)) if specs else ())
-    return refuse_windows(
-        Manifest(
-            inputs=data,
-            outputs=tuple(spec for spec in outputs if spec.name not in {state.output for state in specs}),
-            states=specs,
-            batch=batch,
-            sequence=_only(in_data - {batch}),
-            unstreamable=_why_backwards(file),
-        ),
-        file,
-    )
-
-
-def _only(axes: Collection[int | str]) -> str | None:
-    """Return the name of the only axis; None if there are several or none."""
-    return str(next(iter(axes))) if len(axes) == 1 else None
-
-
-def refuse_windows(manifest: Manifest, file: OnnxFile) -> Manifest:
-    """Return the manifest with why a file without a time axis can't be streamed, where its calls are windows.
-
-    Files that were made before their exporter knew say nothing of it.
-
-    Args:
-        manifest: what the file says, or what was inferred from it.
-        file: its graph.
-    """
-    if manifest.sequence is not None or not manifest.streamable:
-        return manifest
-    axes, named = file.graph.axes(), {axis for spec in manifest.inputs for axis in spec.axes}
-    for node in file.graph.nodes:
-        if node.op_type in (*OPERATORS, QUANTIZED) and (x := axes.get(node.inputs[0])):
-            steps = x[1 if node.attributes.get("layout", 0) == 1 else 0]
-            if steps is not None and steps != 1 and (isinstance(steps, int) or steps not in named):
-                return manifest._replace(unstreamable=why_window(node.op_type, steps))
-    return manifest
-
-
-def why_window(layer: str, steps: int | str) -> str:
-    """Return why a file whose ``layer`` takes several steps a call can't be streamed if no axis is time."""
-    count = f"{steps} steps" if isinstance(steps, int) else "several steps"
-    return f"{layer} takes {count} per call and no axis is time, so a call is a whole window, not a step"
-
-
-def _why_backwards(file: OnnxFile) -> str:
-    """Return which layer also runs backwards, and so needs the end of a sequence first; empty for none."""
-    for node in file.every_node():
-        if (
-            node.op_type in (*OPERATORS, QUANTIZED)
-            and node.attributes.get("direction", "forward") != "forward"
-        ):
-            return f"it has a backward or bidirectional {node.op_type}"
-    return ""
-
-
-def is_called_like_a_state(name: str) -> bool:
-    """Return whether an input's name says that it is a state: ``h``, ``hx_0``, ``cell_in``."""
-    return re.search(_STATE_WORD, name, re.IGNORECASE) is not None
-
-
-def pair_states(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
-) -> list[tuple[TensorSpec, TensorSpec]]:
-    """Pair each input that is called like a state with the output that continues it.
-
-    ``h``/``hn``, ``h_0``/``h_n``, ``state``/``stateN``, ``state0``/``new_state0``, ``h_in``/``h_out``,
-    ``past_c``/``present_c``, ``initial_h``/``Y_h``, ``cached_key_0``/``new_cached_key_0`` and their like are
-    known. Where names do not decide, the only output of the same dtype and shape does. An input whose like no
-    output has is not a state.
-
-    Raises:
-        ContractError: several outputs could continue a state, or one could continue several.
-    """
-    states = [spec for spec in inputs if is_called_like_a_state(spec.name) or _is_renewed(spec, outputs)]
-    named: dict[str, TensorSpec] = {}
-    for entering in states:
-        matches = _best_named(entering, outputs)
-        if len(matches) == 1 and matches[0] not in named.values():
-            named[entering.name] = matches[0]
-    left = [spec for spec in outputs if spec not in named.values()]
-    named |= _pair_by_shape([spec for spec in states if spec.name not in named], left)
-    return [(spec, named[spec.name]) for spec in inputs if spec.name in named]
-
-
-def _pair_by_shape(open_inputs: Sequence[TensorSpec], left: Sequence[TensorSpec]) -> dict[str, TensorSpec]:
-    """Pair each state that names do not decide with the only output of its dtype and shape."""
-    named = {}
-    for entering in open_inputs:
-        matches = [leaving for leaving in left if could_continue(entering, leaving)]
-        rivals = [
-            other.name for other in open_inputs if any(could_continue(other, leaving) for leaving in matches)
-        ]
-        if matches and (len(matches) > 1 or len(rivals) > 1):
-            raise ContractError(
-                f"which output continues {', '.join(rivals)} {entering.dtype} {describe(entering.axes)}? "
-                f"candidates: {', '.join(spec.name for spec in matches)}; "
-                f"name them: load(..., states={{{entering.name!r}: {matches[0].name!r}}})"
-            )
-        if matches:
-            named[entering.name] = matches[0]
-    return named
-
-
-def _best_named(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> list[TensorSpec]:
-    """Return the outputs that share the longest stem of their names with ``entering``'s."""
-    shared = {
-        leaving.name: shared_stem(entering.name, leaving.name)
-        for leaving in outputs
-        if entering.dtype == leaving.dtype and fits(entering.axes, leaving.axes)
-    }
-    longest = max(shared.values(), default=0)
-    return [leaving for leaving in outputs if longest and shared.get(leaving.name) == longest]
-
-
-def shared_stem(before: str, after: str) -> int:
-    """Return how much of their names an input and an output share: 1 for ``h_0`` and ``h_n``, 0 for none."""
-    return max(map(len, _stems(before, _BEFORE) & _stems(after, _AFTER)), default=0)
-
-
-def is_renamed(before: str, after: str) -> bool:
-    """Return whether names alone say that an output continues an input: ``past_k`` and ``k``."""
-    marked = re.search(_RENAMED[0], before, re.IGNORECASE) or re.search(_RENAMED[1], after, re.IGNORECASE)
-    return marked is not None and shared_stem(before, after) > 0
-
-
-def _is_renewed(entering: TensorSpec, outputs: Sequence[TensorSpec]) -> bool:
-    """Return whether an output of the same shape is called the new one: ``lens`` and ``new_lens``."""
-    return any(
-        is_renamed(entering.name, leaving.name) and could_continue(entering, leaving) for leaving in outputs
-    )
-
-
-def _stems(name: str, marks: tuple[str, str]) -> set[str]:
-    """Return ``name`` with and without its prefix and its suffix."""
-    stems = {name.lower()}
-    for mark in marks:
-        stems |= {re.sub(mark, "", stem) for stem in stems}
-    return stems - {""}
-
-
-def could_continue(entering: TensorSpec, leaving: TensorSpec) -> bool:
-    """Return whether shapes alone make a pair: equal axes, or ones that the output leaves without a name."""
-    axes = zip(entering.axes, leaving.axes, strict=False)
-    return (
-        entering.dtype == leaving.dtype
-        and len(entering.axes) == len(leaving.axes)
-        and all(a == b or str(b).startswith(f"{leaving.name}.") for a, b in axes)
-    )
-
-
-def _named_pairs(
-    inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec], states: Mapping[str, str]
-) -> list[tuple[TensorSpec, TensorSpec]]:
-    entering, leaving = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
-    if len(set(states.values())) < len(states):
-        raise InputError(f"states is {dict(states)}; give each state a different output")
-    pairs = []
-    for name, output in states.items():
-        if name not in entering or output not in leaving:
-            raise InputError(
-                f"states pairs {name!r} with {output!r}; the inputs are {sorted(entering)}, "
-                f"the outputs {sorted(leaving)}"
-            )
-        _check_tensor("state output", TensorSpec(output, entering[name].dtype, entering[name].axes), leaving)
-        pairs.append((entering[name], leaving[output]))
-    return pairs
-
-
 def _check_tensor(role: str, declared: TensorSpec, actual: Mapping[str, TensorSpec]) -> None:
     found = actual.get(declared.name)
     if found is None:
@@ -426,7 +209,3 @@ def _check_reset(state: StateSpec) -> None:
             f"state {state.input} {describe(state.axes)} has a reset value of shape {state.reset.shape}; "
             "export it again"
         )
-
-
-def _named(axis: int | str) -> bool:
-    return isinstance(axis, str) and "*" not in axis

@@ -6,10 +6,9 @@ The loaded model is immutable and shared between threads, with the state always 
 import mmap
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, overload
+from typing import TYPE_CHECKING, Literal, overload
 
 import numpy.typing as npt
 
@@ -17,31 +16,26 @@ from ._core import Core, FileStamp, Identity, InputArrays
 from .axes import describe
 from .chunks import Runner
 from .errors import (
-    CheckFailedError,
     FileFormatError,
     InputError,
-    MissingDependencyError,
+    ManifestError,
     NotFoundError,
     ProviderError,
     StateWarning,
-    UnsupportedError,
     counted,
 )
 from .graph_check import (
     check_manifest,
     graph_specs,
-    infer_manifest,
     read_manifest,
-    refuse_windows,
 )
-from .manifest import Array, Manifest, StateSpec, TensorSpec
+from .manifest import Array, StateSpec, TensorSpec
 from .onnx_reader import OnnxFile, read_onnx
-from .ort import CPU, MAX_THREADS, Provider, SessionOptions, auto_threads, open_session, resolve_providers
+from .ort import CPU, CUDA, MAX_THREADS, SessionOptions, open_session
 from .reading import open_regular
 from .state import State
 
 if TYPE_CHECKING:
-    from .native.engine import NativeEngine
     from .prediction import Prediction
     from .selftest import SelfTest
     from .sliding import SlidingStream
@@ -57,105 +51,49 @@ ResetEvery = int | Literal["window", "never"]
 def load(
     source: Source,
     *,
-    device: str = "auto",
-    providers: Sequence[Provider] | None = None,
-    threads: int | Literal["auto"] = "auto",
-    states: Mapping[str, str] | None = None,
+    device: Literal["cpu", "cuda"] = "cpu",
+    threads: int = 1,
     check: bool = False,
-    engine: Literal["auto", "onnxruntime", "native"] = "auto",
 ) -> "Model":
-    """Open a model file.
+    """Open a model file: an ``.onnx`` file on onnxruntime, an ``.lep`` file on the C library.
 
     Args:
-        source: the path of an ``.onnx`` file or of a native program, or its content (bytes, or a
-            memory map).
-        device: ``"cpu"``; ``"cuda"``, which is an error if CUDA is not actually used; or ``"auto"``: CUDA
-            if the wheel supports it and it starts, otherwise the CPU with a ``RuntimeWarning``.
-        providers: an explicit list of onnxruntime's execution providers, each of which must be in use.
-        threads: number of threads per operator; ``"auto"`` is one below 8 MiB of weights (and for int8, whose
-            results depend on it), otherwise the number of physical cores.
-        states: output of each state input (``{"h": "hn"}``), for a file without a manifest whose states
-            can't be paired by name and shape.
-        check: whether to check every sample for NaN and infinity (about 4 us per step; off by default).
-        engine: engine of streams and batches. ``"auto"`` is the native engine if ``lstm-edge-native`` is
-            installed, every node is covered, the device is the CPU, ``providers`` is not given, and the
-            golden cases replay within their limits on both engines (otherwise onnxruntime, with a
-            ``RuntimeWarning``); ``run`` and ``predict`` then use onnxruntime. ``"native"`` runs these as
-            well, and is an error if it does not support the file.
+        source: the path of a file that ``lstm-edge export``, ``lift``, ``quantize`` or ``convert`` wrote, or
+            its content (bytes, or a memory map).
+        device: ``"cuda"`` is an error if CUDA is not actually used. ``.lep`` files run on the CPU.
+        threads: number of threads per operator. More than one is useful from about 8 MiB of weights on.
+        check: True to check every sample for NaN and infinity (about 4 us per step).
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, or with external data outside the file's own folder.
-        ContractError: the graph does not keep its state contract, or its states can't be paired.
-        ProviderError: a requested provider is not in use.
-        MissingDependencyError: no onnxruntime, or no native engine where it was asked for.
-        UnsupportedError: ``engine="native"``, and a node is not covered.
-        CheckFailedError: ``engine="native"``, and the golden case is beyond its limits there.
+        ManifestError: no manifest, or one that can't be read.
+        ContractError: the graph does not keep its state contract.
+        ProviderError: CUDA is not in use.
+        MissingDependencyError: no onnxruntime, or no ``lstm-edge-native``.
         InputError: an argument that is none of the above.
     """
-    _check_arguments(device, threads, engine)
+    if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
+        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}")
+    if device not in ("cpu", "cuda"):
+        raise InputError(f"device is {device!r}, expected 'cpu' or 'cuda'")
     name, data, stamp = _content(source)
     if data[:8] == b"LSTMEDGE":
-        return _load_program(
-            name,
-            data,
-            device,
-            threads,
-            check=check,
-            onnxruntime=engine == "onnxruntime" or providers is not None,
-        )
+        return _load_program(name, data, device, threads, check=check)
     file = _parse(name, data, source)
     beside = [FileStamp(path) for path in sorted(file.external_paths())]
-    size = len(data) + sum(each.size for each in beside)
     # the content that was read, as the path may lead to another by now; external data are found by path alone
     target = name if beside else data
-    count = auto_threads(size) if threads == "auto" else threads
-    wanted = resolve_providers(device, providers)
-    options = SessionOptions(providers=wanted, threads=count)
-    session, options = _open(target, name, options, device, providers)
+    options = SessionOptions(providers=(CUDA, CPU) if device == "cuda" else (CPU,), threads=threads)
+    session = open_session(target, options, name=name)
     manifest = read_manifest(session)
-    if manifest is not None and manifest.precision == "int8" and threads == "auto" and count > 1:
-        session, options = _open(target, name, SessionOptions(providers=wanted), device, providers)
+    if manifest is None:
+        raise ManifestError(f"{name} has no manifest; make one with: lstm-edge lift {name} -o lifted.onnx")
     if beside and stamp:
         for each in (stamp, *beside):
             each.check()
-    interface = _read_interface(session, manifest, states, file)
-    given = providers is not None
-    core = Core(
-        session,
-        interface,
-        Identity(data, beside, ""),
-        has_manifest=manifest is not None,
-        check=check,
-        open_native=_native(engine, session, file, interface, options.threads, given=given),
-        native_calls=engine == "native",
-    )
-    return Model(core, options)
-
-
-def _check_arguments(device: object, threads: object, engine: object) -> None:
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"device is {device!r}, expected 'auto', 'cpu' or 'cuda'")
-    if threads != "auto" and (type(threads) is not int or not 1 <= threads <= MAX_THREADS):
-        raise InputError(f"threads is {threads!r}, expected 'auto' or a whole number from 1 to {MAX_THREADS}")
-    if engine not in ("auto", "onnxruntime", "native"):
-        raise InputError(f"engine is {engine!r}, expected 'auto', 'onnxruntime' or 'native'")
-
-
-def _read_interface(
-    session: Any,
-    manifest: Manifest | None,
-    states: Mapping[str, str] | None,
-    file: OnnxFile,
-) -> Manifest:
-    """Return the file's manifest, checked against its graph, or one that is inferred from the graph."""
-    inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
-    if manifest is None:
-        return infer_manifest(inputs, outputs, states, file)
-    if states is not None:
-        raise InputError("got states=, but the file has a manifest that names its states; remove it")
-    check_manifest(manifest, inputs, outputs)
-    return refuse_windows(manifest, file)
+    check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
+    return Model(Core(session, manifest, Identity(data, beside), check=check), device)
 
 
 class Model:
@@ -164,59 +102,33 @@ class Model:
     It is immutable, so any number of threads may share it.
     """
 
-    def __init__(self, core: Core, options: SessionOptions) -> None:
-        """Take what ``load`` opened and checked, and the options of its session."""
+    def __init__(self, core: Core, device: str) -> None:
+        """Take what ``load`` opened and checked, and the device on which it runs."""
         self._core: Core | None = core
-        self._interface = core.manifest
-        self._has_manifest = core.has_manifest
+        self.manifest = core.manifest
+        """The description in the file: inputs, outputs, states, task, signal."""
+        self.engine: Literal["onnxruntime", "native"] = "native" if core.session is None else "onnxruntime"
+        """What runs the file."""
+        self.device = device
+        """``cpu`` or ``cuda``."""
         self._source = core.source
-        self._options = options
         self._told = False
         """Whether a stream was opened that warned of its states."""
 
     @property
-    def manifest(self) -> Manifest | None:
-        """The file's manifest; None for a file made elsewhere."""
-        return self._interface if self._has_manifest else None
-
-    @property
-    def interface(self) -> Manifest:
-        """The file's manifest, or what was inferred from the graph of a file made elsewhere."""
-        return self._interface
-
-    @property
     def inputs(self) -> tuple[TensorSpec, ...]:
         """Inputs that are not states, including ``lengths`` if the file has it."""
-        return self._interface.inputs
+        return self.manifest.inputs
 
     @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         """Outputs that are not states."""
-        return self._interface.outputs
+        return self.manifest.outputs
 
     @property
     def states(self) -> tuple[StateSpec, ...]:
         """The states, each with its input and its output."""
-        return self._interface.states
-
-    @property
-    def engine(self) -> str:
-        """Engine of streams and batches: ``native`` or ``onnxruntime``.
-
-        The native engine is created on first use of this property, or with the first stream.
-        """
-        return "onnxruntime" if self._open().native is None else "native"
-
-    @property
-    def providers(self) -> tuple[str, ...]:
-        """The execution providers in use, in order of preference; none for a native program."""
-        session = self._open().session
-        return () if session is None else tuple(session.get_providers())
-
-    @property
-    def options(self) -> SessionOptions:
-        """The session's options, ``threads="auto"`` and the like resolved."""
-        return self._options
+        return self.manifest.states
 
     @property
     def identity(self) -> str:
@@ -259,7 +171,7 @@ class Model:
         Raises:
             InputError: as ``run``; or the file has no task.
         """
-        task = self._interface.task
+        task = self.manifest.task
         if task is None:
             raise InputError("this file does not describe its outputs; use run()")
         from .prediction import interpret
@@ -294,9 +206,9 @@ class Model:
 
             if reset_every is not None:
                 raise InputError("a sliding window starts from reset at every step; remove reset_every")
-            return SlidingStream(self._interface, self.run, window)
+            return SlidingStream(self.manifest, self.run, window)
         kind: type[Stream]
-        if self._interface.is_buffered:
+        if self.manifest.is_buffered:
             from .delayed import DelayedStream
 
             kind = DelayedStream
@@ -321,7 +233,7 @@ class Model:
             InputError: ``capacity`` is not a whole number from 1; as ``stream``.
         """
         kind: type[StreamBatch]
-        if self._interface.is_buffered:
+        if self.manifest.is_buffered:
             from .delayed import DelayedBatch
 
             kind = DelayedBatch
@@ -336,9 +248,9 @@ class Model:
 
     def _warn(self, call: str) -> None:
         """Warn, once, where states would outlive what was trained."""
-        if self._interface.from_reset and not self._told:
+        if self.manifest.from_reset and not self._told:
             self._told = True
-            window = self._interface.window
+            window = self.manifest.window
             what = f"windows of {counted(window, 'step')}" if window else "whole samples"
             every = '"window"' if window else "STEPS"
             sliding = f"model.stream(window={window}) for a result at every step, " if window else ""
@@ -363,8 +275,7 @@ class Model:
     def warm_up(self) -> None:
         """Run zeros from the reset state and open a stream, so that the first real ones are not the slowest.
 
-        A stream that is opened compiles the native engine and tries it, where that takes the steps. It leaves
-        no trace: the model has no state.
+        It leaves no trace: the model has no state.
         """
         core = self._open()
         core.run(core.zero_inputs())
@@ -402,22 +313,22 @@ def runner(model: Model) -> Runner:
 
     States that are left out are at reset, rows without lengths full.
     """
-    interface = model.interface
+    manifest = model.manifest
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         state = None
         if model.states and all(spec.input in feeds for spec in model.states):
             arrays = {spec.input: feeds[spec.input].astype(spec.dtype) for spec in model.states}
             state = State(arrays, model.identity)
-        data = {spec.name: feeds[spec.name] for spec in interface.data_inputs}
-        outputs, after = model.run(data, state, feeds.get(interface.lengths or ""))
-        return interface.all_outputs(outputs, after)
+        data = {spec.name: feeds[spec.name] for spec in manifest.data_inputs}
+        outputs, after = model.run(data, state, feeds.get(manifest.lengths or ""))
+        return manifest.all_outputs(outputs, after)
 
     return run
 
 
 def read_model(source: Source) -> tuple[bytes, OnnxFile]:
-    """Return an ONNX file's content and its graph.
+    """Return the content and the graph of an ONNX file.
 
     Raises:
         NotFoundError: no such file.
@@ -453,70 +364,18 @@ def _parse(name: str, data: bytes, source: Source) -> OnnxFile:
     return file
 
 
-def _load_program(
-    name: str, data: bytes, device: str, threads: int | str, *, check: bool, onnxruntime: bool
-) -> Model:
+def _load_program(name: str, data: bytes, device: str, threads: int, *, check: bool) -> Model:
     """Open a native program, which needs no onnxruntime."""
     from .native.engine import NativeEngine
 
-    if onnxruntime:
-        raise InputError(f"{name} is a native program, which onnxruntime can't run; load the .onnx file")
-    if device == "cuda":
+    if device != "cpu":
         raise ProviderError(f"{name} is a native program, which runs on the CPU; load the .onnx file")
-    count = threads if isinstance(threads, int) else 1
     try:
-        native = NativeEngine(data, None, count)
+        native = NativeEngine(data, threads)
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
     identity = Identity(data, (), native.manifest.identity)
-    core = Core(
-        None,
-        native.manifest,
-        identity,
-        has_manifest=True,
-        check=check,
-        open_native=lambda: native,
-        native_calls=True,
-    )
-    options = SessionOptions(providers=(CPU,), threads=count)
-    return Model(core, options)
-
-
-def _native(
-    engine: str, session: Any, file: OnnxFile, manifest: Manifest, threads: int, *, given: bool
-) -> "Callable[[], NativeEngine | None]":
-    """Return a function for the native engine, which exists already if it is required.
-
-    With ``given`` providers, it is only used if it is required.
-    """
-    on_cpu = session.get_providers()[0] == CPU
-    if engine == "native":
-        if not on_cpu:
-            raise ProviderError(f"engine='native' runs on the CPU, not on {session.get_providers()[0]}")
-        from .native.choice import compile_engine
-
-        native = compile_engine(file, manifest, threads, session)
-        return lambda: native
-    if engine == "onnxruntime" or given or not on_cpu:
-        return lambda: None
-    from .native.library import installed
-
-    if not installed():
-        return lambda: None
-    return partial(_try_native, file, manifest, threads, session)
-
-
-def _try_native(file: OnnxFile, manifest: Manifest, threads: int, session: Any) -> "NativeEngine | None":
-    """Return the native engine where it covers the file and replays its golden case."""
-    from .native.choice import compile_engine
-
-    try:
-        return compile_engine(file, manifest, threads, session)
-    except UnsupportedError:
-        return None
-    except (CheckFailedError, MissingDependencyError, FileFormatError) as error:
-        warnings.warn(f"streams run on onnxruntime: {error}", RuntimeWarning, stacklevel=5)
-        return None
+    return Model(Core(None, native.manifest, identity, check=check, native=native), device)
 
 
 def _content(source: Source) -> tuple[str, bytes, FileStamp | None]:
@@ -535,28 +394,3 @@ def _content(source: Source) -> tuple[str, bytes, FileStamp | None]:
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or error
         raise FileFormatError(f"{path!r} can't be read: {reason}") from error
-
-
-def _open(
-    target: str | bytes, name: str, options: SessionOptions, device: str, providers: Sequence[Provider] | None
-) -> tuple[Any, SessionOptions]:
-    """Open a session; ``device="auto"`` falls back to the CPU with a warning.
-
-    Args:
-        target: the path, or the content.
-        name: of the file in messages.
-        options: session options.
-        device: as of ``load``.
-        providers: as of ``load``.
-
-    Returns:
-        The session and the options that it was opened with.
-    """
-    try:
-        return open_session(target, options, name=name), options
-    except ProviderError as error:
-        if device != "auto" or providers is not None:
-            raise
-        warnings.warn(f"running on the CPU: {error}", RuntimeWarning, stacklevel=3)
-        options = options._replace(providers=(CPU,))
-        return open_session(target, options, name=name), options

@@ -110,7 +110,7 @@ def test_devices_are_answered_once_and_alike_whatever_is_killed(broker, gateway,
     assert [texts for texts in repeats if len(set(texts)) > 1] == []
     saved = np.load(tmp_path / "gateway.npz")
     rows = {str(name): row for row, name in enumerate(saved["devices"])}
-    model = load(MODEL, device="cpu")
+    model = load(MODEL)
     for device, answers in enumerate(devices.answers):
         expected, states = _expected(model, samples[device])
         assert {n: json.loads(texts[0]) for n, texts in answers.items()} == expected
@@ -137,7 +137,7 @@ def test_a_bad_message_is_answered_with_its_reason_and_changes_no_state(broker, 
     assert any("got 'no json', expected" in text for text in devices.errors)
     assert all("3 finite numbers" in text for text in devices.errors)
     answers = {n: json.loads(texts[0]) for n, texts in devices.answers[0].items()}
-    assert answers == _expected(load(MODEL, device="cpu"), devices.samples[0])[0]
+    assert answers == _expected(load(MODEL), devices.samples[0])[0]
     assert gateway.stop(signal.SIGTERM) == 0
     devices.close()
 

@@ -32,8 +32,8 @@ def test_an_example_goes_from_data_to_a_device_and_draws_what_came_of_it(name, t
     said = {line.partition(":")[0] for line in capsys.readouterr().out.splitlines()}
     assert said >= {"train", "export", "validate", "quantize", "selftest", "stream"}
     for path, precision in (("model.onnx", "fp32"), ("model-int8.onnx", "int8")):
-        with load(tmp_path / "out" / path, device="cpu") as model:
-            assert model.interface.precision == precision
+        with load(tmp_path / "out" / path) as model:
+            assert model.manifest.precision == precision
             assert model.inputs[0].axes[:2] == ("N", "L")
             assert model.selftest().ok
     with Image.open(tmp_path / "out" / f"{name}.png") as picture:

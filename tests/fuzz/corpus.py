@@ -1,7 +1,6 @@
 """The undamaged files: one folder with a file for each reader, made with the project's own writers."""
 
 import io
-import json
 import shutil
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -34,7 +33,6 @@ def make_corpus(folder: Path, *, full: bool) -> None:
         "--batch-size",
         4,
     )
-    _golden(folder)
     _states(folder)
     _scores(folder)
     _counted(models)
@@ -80,41 +78,12 @@ def _tables(folder: Path) -> None:
     (folder / "lines.txt").write_text("\n".join(lines) + "\n")
 
 
-def _golden(folder: Path) -> None:
-    from lstm_edge_runtime import load
-    from lstm_edge_runtime.golden import FORMAT, INPUT, OUTPUT
-
-    golden = folder / "golden"
-    with load(DATA / "lstm.onnx", device="cpu") as model:
-        x = np.random.default_rng(1).normal(size=(2, 5, 3)).astype(np.float32)
-        outputs, state = model.run(x)
-        spec = model.interface
-        arrays = {INPUT + "x": x} | {
-            INPUT + each.input: np.zeros((2, 2, 8), np.float32) for each in spec.states
-        }
-        arrays |= {OUTPUT + name: array for name, array in spec.all_outputs(outputs, state).items()}
-        sets = []
-        for number in range(2):
-            name = f"test_data_set_{number}"
-            (golden / name).mkdir(parents=True)
-            np.savez(golden / name / "data.npz", **arrays)
-            sets.append({
-                "name": name, "about": "a case", "continues": "test_data_set_0" if number else None,
-                "inputs": [], "outputs": [], "floor": dict.fromkeys(spec.output_names, 1e-6), "limit": {},
-            })  # fmt: skip
-        index = {
-            "format": FORMAT, "schema": 1, "model_sha256": model.identity, "reference": "float32",
-            "states": {}, "sets": sets,
-        }  # fmt: skip
-    (golden / "index.json").write_text(json.dumps(index))
-
-
 def _states(folder: Path) -> None:
     from lstm_edge.cli._statefile import StateFile
     from lstm_edge_runtime import load
     from lstm_edge_runtime.hold import Hold
 
-    with load(DATA / "lstm.onnx", device="cpu") as model:
+    with load(DATA / "lstm.onnx") as model:
         stream = model.stream()
         StateFile(stream, folder / "state.npz", 1.0, Hold(3)).save()
 
@@ -129,9 +98,9 @@ def _counted(models: Path) -> None:
     rng = np.random.default_rng(3)
     inputs = {"x": rng.normal(size=(4, 2, 3)), "gain": np.ones((4, 2, 1)), "h_0": np.full((1, 2, 8), 0.25)}
     inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
-    with load(DATA / "gru.onnx", engine="onnxruntime") as model:
+    with load(DATA / "gru.onnx") as model:
         outputs, after = model.run({name: inputs[name] for name in ("x", "gain")}, lengths=[4, 2])
-        manifest = model.interface
+        manifest = model.manifest
         outputs = manifest.all_outputs(outputs, after)
     golden = Golden(
         {**inputs, "lengths": np.array([4, 2])}, outputs, floor={}, limit=dict.fromkeys(outputs, 1e-3)

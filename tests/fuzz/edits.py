@@ -170,7 +170,7 @@ def _samples(model: Model, rows: int | None, steps: int | None, *, in_front: boo
 
     The batch axis stands where the file has it, or in front, as a batch of streams takes it.
     """
-    interface, feeds = model.interface, {}
+    interface, feeds = model.manifest, {}
     for spec in interface.data_inputs:
         sizes = {interface.sequence: steps, interface.batch: rows}
         axes = sorted(spec.axes, key=lambda axis: axis != interface.batch) if in_front else spec.axes

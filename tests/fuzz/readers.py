@@ -55,7 +55,7 @@ def _files(folder: Path, ending: str) -> list[Path]:
 def _run(path: Path, **options: Any) -> None:
     """Load a file and use it in every way that reads it further."""
     with load(path, device="cpu", threads=1, **options) as model:
-        if model.interface.golden is not None and options.get("engine") != "native":
+        if model.manifest.golden is not None and options.get("engine") != "native":
             model.selftest()
         shapes = {
             spec.name: [axis if isinstance(axis, int) else 2 for axis in spec.axes] for spec in model.inputs
@@ -72,7 +72,7 @@ def _run(path: Path, **options: Any) -> None:
                     axis
                     for place, axis in enumerate(shapes[spec.name])
                     if place
-                    not in (model.interface.batch_axis(spec.axes), model.interface.time_axis(spec.axes))
+                    not in (model.manifest.batch_axis(spec.axes), model.manifest.time_axis(spec.axes))
                 ],
                 spec.dtype,
             )
@@ -88,7 +88,7 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
     """Read a damaged model in one of the ways that there are."""
     way = rng.randrange(100)
     if way < 55:
-        _run(path, engine=rng.choice(("auto", "onnxruntime", "native")))
+        _run(path)
         return None
     name, out = str(path), str(folder / "out")
     verbs: tuple[tuple[int, Verb], ...] = (
@@ -96,7 +96,7 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
         (800, Verb(("selftest", name))),
         (800, Verb(("predict", name, str(corpus / rng.choice(("data.npz", "data.csv")))))),
         (800, Verb(("stream", name), (corpus / "lines.txt").read_bytes())),
-        (400, Verb(("convert", name, "--to", "native", "-o", out))),
+        (400, Verb(("convert", name, "-o", out + ".lep"))),
         (200, Verb(("convert", name, "--to", "web", "--ort", str(_web_runtime(folder)), "-o", out))),
         (10, Verb(("lift", name, "-o", out + ".onnx"))),
         (3, Verb(("validate", name, "--quick", "--steps", "50"))),
@@ -154,8 +154,7 @@ def one_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     names = ("lstm", "counted", "tokens", "unbatched", "wide", "behind")
     sources = [path for path in _files(corpus / "onnx", ".onnx") if path.stem in names]
     content = edits.edit_manifest(rng, rng.choice(sources))
-    engine = rng.choice(("auto", "onnxruntime", "native"))
-    with load(content, device="cpu", threads=1, engine=engine) as model:
+    with load(content) as model:
         edits.use(rng, model)
     return None
 
@@ -171,7 +170,7 @@ def one_stream_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         return Verb(
             rng.choice((("inspect", str(path)), ("selftest", str(path)), ("stream", str(path)))), b"1,2,3\n"
         )
-    with load(content, device="cpu", threads=1) as model:
+    with load(content) as model:
         edits.use(rng, model)
     return None
 
@@ -179,7 +178,7 @@ def one_stream_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 def one_program_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """The same of a native program."""
     content = edits.edit_manifest(rng, _pick(rng, corpus / "lep", ".lep"))
-    with load(content, device="cpu", threads=1) as model:
+    with load(content) as model:
         edits.use(rng, model)
     return None
 
@@ -189,7 +188,7 @@ def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     sources = [corpus / "onnx" / f"{name}.onnx" for name in ("lstm", "gru", "counted")]
     content = edits.rename(rng, rng.choice(sources))
     if rng.random() < 0.97:
-        with load(content, device="cpu", threads=1, engine=rng.choice(("auto", "native"))) as model:
+        with load(content) as model:
             edits.use(rng, model)
             stream = model.stream()
             stream.state.save(folder / "s.npz")
@@ -288,25 +287,6 @@ def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 # --- golden vectors, states, settings
 
 
-def golden(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    from lstm_edge_runtime.golden import read_golden, replay
-
-    copy = folder / "golden"
-    shutil.copytree(corpus / "golden", copy)
-    if rng.random() < 0.6:
-        index = copy / "index.json"
-        change = rng.choice((mutate.damage_json, mutate.damage_json, mutate.damage))
-        _put(copy, "index.json", change(rng, index.read_bytes()))
-    else:
-        arrays = copy / f"test_data_set_{rng.randrange(2)}" / "data.npz"
-        arrays.write_bytes(rng.choice((mutate.damage, mutate.damage_npz))(rng, arrays.read_bytes()))
-    if rng.random() < 0.2:
-        return Verb(("selftest", str(DATA / "lstm.onnx"), "--golden", str(copy)))
-    with load(DATA / "lstm.onnx", device="cpu", threads=1) as model:
-        replay(model, read_golden(copy))
-    return None
-
-
 def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = (corpus / "state.npz").read_bytes()
     path = _put(
@@ -314,7 +294,7 @@ def state(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     )
     if rng.random() < 0.3:
         return Verb(("stream", str(DATA / "lstm.onnx"), "--state", str(path)), b"1,2,3\n")
-    with load(DATA / "lstm.onnx", device="cpu", threads=1) as model:
+    with load(DATA / "lstm.onnx") as model:
         model.stream(reset_every="never").restore(State.load(path))
     return None
 
@@ -420,7 +400,7 @@ def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
 
 
 _OPTIONS = (
-    "--threads", "--device", "--engine", "--json", "--state", "--save-every", "--binary",
+    "--threads", "--device", "--json", "--state", "--save-every", "--binary",
     "--strict", "--golden", "--series", "--order", "--label", "--features", "--group", "--layout",
     "--missing", "-o", "--output", "--to", "--chunk", "--name", "--help", "--window", "--rate",
     "--label-pattern", "--units", "--compare", "--html", "--seconds",
@@ -466,7 +446,6 @@ READERS: dict[str, tuple[int, Read]] = {
     "csv": (7, table),
     "parquet": (3, parquet),
     "lines": (3, lines),
-    "golden vectors": (4, golden),
     "state": (3, state),
     "checkpoint": (5, weights),
     "run folder": (3, run_folder),

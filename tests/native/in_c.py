@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_exporters.targets.c.table import Table
-from lstm_edge_runtime.native.program import ProgramWriter
+from lstm_edge_exporters.targets.native.program import ProgramWriter
 
 Array = Any
 CORE = Path(__file__).parents[2] / "native" / "core"

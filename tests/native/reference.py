@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.native.program import Function
+from lstm_edge_exporters.targets.native.program import Function
 
 Array = Any
 

@@ -11,13 +11,13 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from lstm_edge_exporters.targets.native.compiler import compile_program
+from lstm_edge_exporters.targets.native.program import Code, ProgramWriter
+from lstm_edge_exporters.targets.native.windows import PADDING, stretches
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native.compiler import compile_program
 from lstm_edge_runtime.native.engine import NativeEngine
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.native.past import Past
-from lstm_edge_runtime.native.program import Code, ProgramWriter
-from lstm_edge_runtime.native.windows import PADDING, stretches
 from lstm_edge_runtime.onnx_reader import read_onnx
 
 Array = Any
@@ -74,7 +74,9 @@ def over_time(
 
 def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 2e-5) -> None:
     """Whole sequences of three rows and their single steps, from a state that is not at reset."""
-    native = NativeEngine(compile_program(read_onnx(content), manifest).writer.to_bytes(), manifest, 1)
+    writer = compile_program(read_onnx(content), manifest).writer
+    writer.manifest(manifest.to_json())
+    native = NativeEngine(writer.to_bytes(), 1)
     rng, session = np.random.default_rng(seed), onnxruntime.InferenceSession(content)
     specs = {spec.name: spec.axes for spec in manifest.inputs}
     specs |= {state.input: state.axes for state in manifest.states}

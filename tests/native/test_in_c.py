@@ -13,8 +13,8 @@ from in_c import c_of, run_in_c
 from networks import IN_CELLS, Network, make_network, networks
 
 from conftest import open_for
+from lstm_edge_exporters.targets.native.program import Binary, Function, ProgramWriter
 from lstm_edge_runtime.native.past import Past
-from lstm_edge_runtime.native.program import Binary, Function, ProgramWriter
 
 pytestmark = pytest.mark.system
 

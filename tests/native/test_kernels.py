@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from networks import IN_CELLS, Network, make_network, networks
 from reference import FUNCTIONS, quantize
 
-from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
+from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
 
 Array = Any
 quick = settings(

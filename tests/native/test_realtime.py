@@ -15,7 +15,7 @@ from engine import Program, Stream
 from networks import make_network
 from test_safety import every_operation, late_operation
 
-from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
+from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
 
 
 def bias_free(inputs: int, hidden: int) -> bytes:

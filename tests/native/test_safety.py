@@ -18,9 +18,9 @@ import pytest
 from engine import LibraryError, Program, Stream
 from networks import make_convolutions, make_network
 
+from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
 from lstm_edge_runtime.native.library import Rows, open_library
 from lstm_edge_runtime.native.past import Past
-from lstm_edge_runtime.native.program import Binary, Code, Function, ProgramWriter
 
 pytestmark = pytest.mark.system
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.native.convert import to_native
 from lstm_edge_runtime.native.library import installed
 
 ROOT = Path(__file__).parents[2]

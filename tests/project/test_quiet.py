@@ -24,7 +24,7 @@ VERBS = (
     "lift bare.onnx -o lifted.onnx",
     "quantize m.onnx --weights-only --data data.npz -o q.onnx",
     "convert m.onnx --to web --ort runtime -o site",
-    "convert m.onnx --to native -o m.lep",
+    "convert m.onnx -o m.lep",
     "bench m.onnx --seconds 0.1 --streams 1",
     "doctor",
 )

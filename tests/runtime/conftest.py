@@ -7,6 +7,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import installed
 
@@ -21,22 +22,34 @@ def path() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session", params=["onnxruntime", "native"])
 def engine(request: pytest.FixtureRequest) -> str:
-    """What takes the steps of streams, wherever it covers the file."""
+    """What runs the files."""
     if request.param == "native" and not installed():
         pytest.skip("lstm-edge-native is not installed")
     return request.param
 
 
 @pytest.fixture(scope="session")
-def opened(engine: str) -> Callable[[str], Model]:
+def content(engine: str) -> Callable[[str], bytes]:
+    """Return the content of a model of ``data/`` by its stem, converted for the native engine."""
+    contents: dict[str, bytes] = {}
+
+    def give(name: str) -> bytes:
+        if name not in contents:
+            path = DATA / f"{name}.onnx"
+            contents[name] = path.read_bytes() if engine == "onnxruntime" else to_native(path)
+        return contents[name]
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def opened(content: Callable[[str], bytes]) -> Callable[[str], Model]:
     """Return a model of ``data/`` by its stem, opened once for each engine."""
     models: dict[str, Model] = {}
 
     def give(name: str) -> Model:
         if name not in models:
-            models[name] = load(
-                DATA / f"{name}.onnx", threads=1, engine="auto" if engine == "native" else engine
-            )
+            models[name] = load(content(name))
         return models[name]
 
     return give

@@ -2,27 +2,27 @@
 
 import hashlib
 import shutil
-import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_exporters.targets.native.convert import compile_file
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime import model as model_module
-from lstm_edge_runtime._core import Core, Identity
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     ContractError,
     FileFormatError,
     InputError,
-    LstmEdgeError,
     ManifestError,
     ProviderError,
     StateError,
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest
+from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.native.library import installed
 
 DATA = Path(__file__).parent / "data"
@@ -42,10 +42,10 @@ def with_manifest(path, edit) -> bytes:
 def with_golden(edit) -> bytes:
     """Return ``gru.onnx``, which takes lengths, with a golden case that ``edit`` changes."""
     path = DATA / "gru.onnx"
-    with load(path, engine="onnxruntime") as plain:
+    with load(path) as plain:
         x, gain = X.swapaxes(0, 1), np.ones((5, 2, 1), np.float32)
         outputs, after = plain.run({"x": x, "gain": gain}, lengths=[5, 3])
-        outputs = plain.interface.all_outputs(outputs, after)
+        outputs = plain.manifest.all_outputs(outputs, after)
     inputs = {"x": x, "gain": gain, "lengths": np.array([5, 3]), "h_0": np.full((1, 2, 8), 0.25, np.float32)}
     edit(inputs, outputs)
     golden = Golden(inputs, outputs, floor={}, limit=dict.fromkeys(outputs, 1e-3))
@@ -78,35 +78,31 @@ def put(name, array):
 def test_a_golden_case_that_does_not_fit_reaches_no_engine(edit):
     content = with_golden(edit)
     with pytest.raises(CheckFailedError, match="the golden case does not run: "):
-        load(content, engine="native")
+        to_native(content)
     with pytest.raises(CheckFailedError, match="the golden case does not run: "):
-        load(content, engine="onnxruntime").selftest()
-    opened = load(content)
-    with pytest.warns(RuntimeWarning, match="the golden case does not run: "):
-        stream = opened.stream()
-    assert opened.engine == "onnxruntime"
-    assert set(stream.step({"x": [1, 2, 3], "gain": [1]})) == {"logits", "output"}
+        load(content).selftest()
+    assert set(load(content).stream().step({"x": [1, 2, 3], "gain": [1]})) == {"logits", "output"}
 
 
 @native
 def test_a_golden_case_that_fits_is_replayed_by_the_native_engine():
-    assert load(with_golden(lambda inputs, outputs: None), engine="native").selftest().ok
+    assert load(to_native(with_golden(lambda inputs, outputs: None))).selftest().ok
 
 
-def lep(edit=lambda manifest: manifest) -> tuple[bytes, Manifest]:
-    from lstm_edge_runtime.native.convert import to_native
-    from lstm_edge_runtime.native.engine import NativeEngine
-
-    content = to_native(DATA / "lstm.onnx")
-    return content, edit(NativeEngine(content, None, 1).manifest)
+def lep(edit=lambda manifest: manifest) -> bytes:
+    """Return ``lstm.onnx`` as a program, with an edited manifest."""
+    with load(DATA / "lstm.onnx") as model:
+        compiled = compile_file(read_model(DATA / "lstm.onnx")[1], model.manifest)
+    compiled.writer.manifest(edit(model.manifest).to_json())
+    return compiled.writer.to_bytes()
 
 
 @native
 def test_a_program_does_not_run_on_cuda():
     with pytest.raises(ProviderError, match=r"a native program, which runs on the CPU; load the \.onnx file"):
-        load(lep()[0], device="cuda")
+        load(lep(), device="cuda")
     with pytest.raises(InputError, match="device is 'gpu'"):
-        load(lep()[0], device="gpu")
+        load(lep(), device="gpu")
 
 
 @native
@@ -134,11 +130,8 @@ def test_a_program_does_not_run_on_cuda():
     ],
 )
 def test_a_program_whose_manifest_does_not_fit_it_is_refused_whole(edit):
-    from lstm_edge_runtime.native.engine import NativeEngine
-
-    content, manifest = lep(edit)
     with pytest.raises((FileFormatError, ContractError, UnsupportedError)):
-        NativeEngine(content, manifest, 1)
+        load(lep(edit))
 
 
 @native
@@ -158,7 +151,7 @@ def test_a_program_whose_manifest_does_not_fit_it_is_refused_whole(edit):
 def test_a_tick_checks_what_it_reads_and_writes_and_changes_no_state(change, message):
     from lstm_edge_runtime.native.engine import NativeEngine
 
-    engine = NativeEngine(lep()[0], None, 1)
+    engine = NativeEngine(lep(), 1)
     given = {"x": X, "h_0": np.ones((2, 4, 8), np.float32), "c_0": np.ones((2, 4, 8), np.float32)}
     given |= {"slots": np.array([0, 3])} | change
     slots, feeds = given.pop("slots"), {"x": given.pop("x")}
@@ -170,7 +163,7 @@ def test_a_tick_checks_what_it_reads_and_writes_and_changes_no_state(change, mes
 
 @native
 def test_a_tick_checks_its_lengths():
-    engine = load(DATA / "gru.onnx", engine="native")._open().native
+    engine = load(to_native(DATA / "gru.onnx"))._open().native
     feeds = {"x": X.swapaxes(0, 1), "gain": np.ones((5, 2, 1), np.float32)}
     for lengths in ([5, 6], [0, 1], [5, -3], [2**40, 5]):
         pool = engine.pool({"h_0": np.ones((1, 2, 8), np.float32)})
@@ -202,7 +195,7 @@ def test_an_output_of_another_shape_than_declared_is_one_line():
         DATA / "gru.onnx",
         lambda m: m._replace(outputs=(m.outputs[0]._replace(axes=("L", "N")), m.outputs[1])),
     )
-    batch = load(content, engine="onnxruntime").streams(3)
+    batch = load(content).streams(3)
     sources = [batch.add(), batch.add()]
     with pytest.raises(ContractError, match="does not keep its contract"):
         batch.step({"x": np.ones((2, 3)), "gain": np.ones((2, 1))}, sources)
@@ -315,40 +308,8 @@ def test_external_data_that_change_before_they_are_hashed_are_noticed(external):
 # threads
 
 
-def test_threads_that_open_the_first_streams_together_get_one_engine():
-    calls, engine = [], object()
-    together = threading.Barrier(8)
-
-    def open_native():
-        calls.append(1)
-        threading.Event().wait(0.05)
-        return engine
-
-    core = Core(
-        None, load(DATA / "lstm.onnx").interface, Identity(b""),
-        has_manifest=True, check=False, open_native=open_native,
-    )  # fmt: skip
-    found = []
-
-    def run() -> None:
-        together.wait()
-        found.append(core.native)
-
-    threads = [threading.Thread(target=run) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert found == [engine] * 8
-    assert calls == [1]
-
-
 @native
-def test_more_threads_than_the_native_engine_takes_are_refused_at_once_or_run_on_onnxruntime():
+def test_more_threads_than_the_native_engine_takes_are_refused_at_once():
     with pytest.raises(UnsupportedError, match="257 threads, expected 1 to 256"):
-        load(DATA / "lstm.onnx", threads=257, engine="native")
-    with pytest.raises(LstmEdgeError, match="257 threads, expected 1 to 256"):
-        load(lep()[0], threads=257)
-    model = load(DATA / "lstm.onnx", threads=257)
-    assert model.stream().step([1, 2, 3]).shape == (4,)
-    assert model.engine == "onnxruntime"
+        load(lep(), threads=257)
+    assert load(DATA / "lstm.onnx", threads=257).stream().step([1, 2, 3]).shape == (4,)

@@ -68,6 +68,6 @@ def test_a_batch_on_the_gpu_equals_one_on_the_cpu(gpu, opened):
 @pytest.mark.cuda
 def test_the_golden_case_holds_on_the_gpu(gpu, sessions):
     model = gpu("lstm")
-    assert model.providers[0] == CUDA
+    assert model.device == "cuda"
     assert sessions[-1].get_provider_options()[CUDA]["use_tf32"] == "0"
     model.selftest().require()

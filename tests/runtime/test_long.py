@@ -23,7 +23,7 @@ def fastest(stream, sample):
         times.append(time.perf_counter() - start)
     return float(np.quantile(times, 0.2))
 
-model = load(sys.argv[1], threads=1)
+model = load(sys.argv[1])
 usual = np.random.default_rng(4).normal(size=3).astype(np.float32)
 loud, silent = model.stream(), model.stream()
 tiny = np.full(8, 0x000AE398, np.uint32).view(np.float32)  # 1e-39; numpy may be flushing here too

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, StateWarning
 from lstm_edge_runtime.manifest import KEY, Manifest, Signal, StateSpec, TensorSpec, Trained
@@ -99,8 +100,8 @@ def test_a_stream_gives_what_one_gives_that_is_reset_by_hand_before_each_window(
         assert_same(stream.state, by_hand.state)
 
 
-def test_a_chunk_across_windows_ends_as_a_run_of_its_last_window(path, engine):
-    model = load(path("lstm"), engine=engine, threads=1)
+def test_a_chunk_across_windows_ends_as_a_run_of_its_last_window(opened):
+    model = opened("lstm")
     x = samples(50, 3)
     stream = model.stream(reset_every="window")
     assert stream.reset_every == 20
@@ -150,19 +151,31 @@ def test_a_saved_state_without_its_age_or_with_a_false_one_is_refused(model, tmp
             State.load(tmp_path / "s.npz")
 
 
-def test_a_step_that_the_engine_refuses_at_a_boundary_leaves_states_and_ages(engine):
+def tokens() -> bytes:
+    """A file of one step a call that fails where a token is beyond its table: it counts tokens 0 to 3."""
     onnx = pytest.importorskip("onnx")
-    info, node = onnx.helper.make_tensor_value_info, onnx.helper.make_node
+    info, node, kinds = onnx.helper.make_tensor_value_info, onnx.helper.make_node, onnx.TensorProto
     table = onnx.numpy_helper.from_array(np.eye(4, dtype=np.float32), "table")
     graph = onnx.helper.make_graph(
         [node("Gather", ["table", "token"], ["row"]), node("Add", ["h", "row"], ["hn"])],
         "g",
-        [info("token", onnx.TensorProto.INT64, ["N"]), info("h", onnx.TensorProto.FLOAT, ["N", 4])],
-        [info("hn", onnx.TensorProto.FLOAT, ["N", 4]), info("row", onnx.TensorProto.FLOAT, ["N", 4])],
+        [info("token", kinds.INT64, ["N"]), info("h", kinds.FLOAT, ["N", 4])],
+        [info("hn", kinds.FLOAT, ["N", 4]), info("row", kinds.FLOAT, ["N", 4])],
         [table],
     )
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
-    model = load(made.SerializeToString(), engine="onnxruntime" if engine == "onnxruntime" else "auto")
+    manifest = Manifest(
+        inputs=(TensorSpec("token", "int64", ("N",)),),
+        outputs=(TensorSpec("row", "float32", ("N", 4)),),
+        states=(StateSpec("h", "hn", "float32", ("N", 4)),),
+        sequence=None,
+    )
+    onnx.helper.set_model_props(made, {KEY: manifest.to_json()})
+    return made.SerializeToString()
+
+
+def test_a_step_that_the_engine_refuses_at_a_boundary_leaves_states_and_ages(engine):
+    model = load(tokens() if engine == "onnxruntime" else to_native(tokens()))
     stream, batch = model.stream(reset_every=2), model.streams(1, reset_every=2)
     source = batch.add()
     for token in (1, 2):
@@ -223,7 +236,7 @@ def test_a_file_that_was_trained_with_carried_states_or_does_not_say_is_not_warn
     model = load(content)
     assert model.stream().reset_every is None
     assert model.streams(3).reset_every is None
-    assert model.interface.reset_every is None
+    assert model.manifest.reset_every is None
 
 
 def longest_frames() -> bytes:

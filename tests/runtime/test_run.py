@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime._core import as_array, as_lengths
 from lstm_edge_runtime.errors import ContractError, InputError, StateError
-from lstm_edge_runtime.manifest import TensorSpec
+from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
 
@@ -155,7 +155,7 @@ def test_checking_names_the_first_value_that_is_not_finite(path, bad):
 def test_another_models_state_another_batch_size_and_no_state_at_all_are_refused(model, opened):
     _, state = model.run(samples(2, 4, 3))
     with pytest.raises(StateError, match="got a state of model"):
-        opened("bare").run(samples(2, 4, 3), state)
+        opened("unbatched").run(samples(4, 3), state)
     with pytest.raises(StateError, match=r"h_0 has shape \(2, 2, 8\).*N=3.*nothing is reset automatically"):
         model.run(samples(3, 4, 3), state)
     with pytest.raises(StateError, match="got a dict"):
@@ -172,6 +172,13 @@ def test_a_file_that_does_not_keep_its_state_contract_is_caught_as_it_runs():
         [helper.make_node("Concat", ["h", "x"], ["hn"], axis=0)], "g", [row["x"], row["h"]], [row["hn"]]
     )
     made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    manifest = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", 3)),),
+        outputs=(),
+        states=(StateSpec("h", "hn", "float32", ("N", 3)),),
+        sequence=None,
+    )
+    helper.set_model_props(made, {KEY: manifest.to_json()})
     growing = load(made.SerializeToString())
     with pytest.raises(ContractError, match=r"the new state h has shape \(4, 3\), expected \(2, 3\)"):
         growing.run(samples(2, 3))
@@ -204,7 +211,7 @@ def test_predict_gives_values_and_units_of_a_regression_and_refuses_a_file_witho
     np.testing.assert_array_equal(prediction.values, [2, 3, 4])
     assert (prediction.units, prediction.probabilities, prediction.labels) == (("m", "m", "m"), None, ())
     with pytest.raises(InputError, match=r"use run\(\)"):
-        opened("bare").predict(samples(1, 2, 3))
+        opened("step").predict(samples(1, 3))
 
 
 def test_warm_up_leaves_no_trace(path):
@@ -213,13 +220,6 @@ def test_warm_up_leaves_no_trace(path):
     warm.warm_up()
     x = samples(3)
     np.testing.assert_array_equal(stream.step(x), cold.stream().step(x))
-
-
-def test_the_description_of_a_file_without_a_manifest_comes_from_its_graph(opened):
-    bare = opened("bare")
-    assert bare.manifest is None
-    assert [(spec.name, spec.axes) for spec in bare.inputs] == [("x", ("N", "L", 3))]
-    assert [(spec.input, spec.output) for spec in bare.states] == [("h", "hn"), ("c", "cn")]
 
 
 def test_eight_threads_on_one_model_equal_serial_runs(model):

@@ -16,7 +16,7 @@ def with_golden(model, **changes):
 
 
 def with_contract(core, contract):
-    return Core(core.session, contract, core.source, has_manifest=True, check=core.check)
+    return Core(core.session, contract, core.source, check=core.check, native=core.native)
 
 
 def test_the_golden_case_holds_whole_and_in_chunks(model):
@@ -133,9 +133,8 @@ def test_channel_limits_and_further_cases_travel_in_the_manifest(model):
 
 
 def test_a_file_without_a_golden_case_says_so(opened):
-    for name in ("bare", "unbatched"):
-        with pytest.raises(InputError, match="has no golden case"):
-            opened(name).selftest()
+    with pytest.raises(InputError, match="has no golden case"):
+        opened("unbatched").selftest()
 
 
 def test_an_output_along_time_is_joined_even_where_the_manifest_counts_it():

@@ -1,12 +1,12 @@
 import os
 import signal
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import StateError
 from lstm_edge_runtime.native.library import installed
@@ -94,7 +94,7 @@ def test_a_second_thread_on_one_batch_is_refused(model):
     not installed() or not hasattr(os, "fork"), reason="the native engine, and a system that forks"
 )
 def test_children_forked_while_threads_step_the_native_engine_go_on(path):
-    model, x = load(path("lstm"), engine="native", threads=2), np.ones((40, 3), np.float32)
+    model, x = load(to_native(path("lstm")), threads=2), np.ones((40, 3), np.float32)
     expected, stop = model.stream().process(x), threading.Event()
 
     def work() -> None:
@@ -119,27 +119,3 @@ def test_children_forked_while_threads_step_the_native_engine_go_on(path):
         stop.set()
         for thread in threads:
             thread.join()
-
-
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="a system that forks")
-def test_children_forked_while_a_thread_makes_the_engine_go_on(path):
-    """A thread that makes one holds a lock, which nobody would release in the child."""
-    parent = os.getpid()
-    for _ in range(20):
-        model, inside = load(path("lstm"), engine="onnxruntime"), threading.Event()
-
-        def make(inside=inside) -> None:
-            if os.getpid() == parent:
-                inside.set()
-                time.sleep(0.01)
-
-        model._core._open_native = make
-        thread = threading.Thread(target=model.stream)
-        thread.start()
-        inside.wait()
-        child = os.fork()
-        if child == 0:
-            signal.alarm(5)
-            os._exit(0 if model.stream().step(np.zeros(3, np.float32)) is not None else 1)
-        thread.join()
-        assert os.waitpid(child, 0)[1] == 0

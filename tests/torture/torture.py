@@ -64,7 +64,7 @@ class Tally:
 def _model(path: Path) -> None:
     from lstm_edge_runtime import load
 
-    with load(path, device="cpu", threads=1) as model:
+    with load(path) as model:
         model.selftest().require()
 
 
@@ -156,9 +156,7 @@ def prepare(folder: Path) -> dict[str, Verb]:
         "quantize": Verb(
             ("quantize", model, "--weights-only", "--data", data, "-o", "{out}/m.onnx"), onnx_target
         ),
-        "convert --to native": Verb(
-            ("convert", model, "--to", "native", "-o", "{out}/m.lep"), {"m.lep": _loads}
-        ),
+        "convert": Verb(("convert", model, "-o", "{out}/m.lep"), {"m.lep": _loads}),
         "convert --to c": Verb(
             ("convert", model, "--to", "c", "-o", "{out}/c", "--name", "har"),
             {"c": _c_folder}, needs="cc",
@@ -182,7 +180,7 @@ def prepare(folder: Path) -> dict[str, Verb]:
 def _loads(path: Path) -> None:
     from lstm_edge_runtime import load
 
-    load(path, device="cpu", threads=1).close()
+    load(path).close()
 
 
 def _foreign(path: Path) -> None:
@@ -483,7 +481,7 @@ def import_all() -> None:
     """Import once, before children are made, what the verbs import."""
     import torch
 
-    import lstm_edge_runtime.native.convert  # noqa: F401
+    import lstm_edge_exporters.targets.native.convert  # noqa: F401
     from lstm_edge_runtime.ort import import_onnxruntime
 
     torch.set_num_threads(1)

@@ -81,7 +81,7 @@ def test_node_computes_what_python_does_and_judges_by_the_same_limits(node, data
     asked, expected, limits = [], [], []
     paths = {name: data / name for name in FILES} | {"reset.onnx": _with_reset_values(data, tmp_path)}
     for name, path in paths.items():
-        with load(path, device="cpu", threads=1, engine="onnxruntime") as model:
+        with load(path) as model:
             calls = list(_calls(name, model))
             asked.append({"file": str(path), "calls": [call for call, _, _ in calls]})
             expected.append([(outputs, dict(state)) for _, outputs, state in calls])
@@ -125,7 +125,7 @@ def test_node_heeds_the_limits_of_a_fresh_export(node, tmp_path):
     config = ExportConfig(inputs={"x": ("N", "L", 3)})
     path = tmp_path / "fresh.onnx"
     export(module, (torch.zeros(2, 10, 3),), config).save(path)
-    with load(path, device="cpu", threads=1, engine="onnxruntime") as model:
+    with load(path) as model:
         golden, test = model.manifest.golden, model.selftest()
     assert golden.limits
     assert golden.more

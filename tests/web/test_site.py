@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lstm_edge_exporters.targets.web import PageSignal, to_site
-from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, NotFoundError
+from lstm_edge_runtime.errors import CheckFailedError, InputError, NotFoundError
 from lstm_edge_runtime.manifest import KEY
 
 PACKAGE = "node_modules/onnxruntime-web"
@@ -133,11 +133,6 @@ def test_a_wrong_folder_of_onnxruntime_web_is_refused(data, tmp_path):
         to_site(data / "lstm.onnx", tmp_path, [])
 
 
-def test_a_file_without_a_manifest_is_refused_with_what_to_do(data, onnxruntime_web):
-    with pytest.raises(ManifestError, match="lstm-edge lift"):
-        to_site(data / "bare.onnx", onnxruntime_web / PACKAGE, [])
-
-
 def test_a_file_that_fails_its_golden_case_makes_no_site(data, onnxruntime_web, tmp_path, invoke):
     content = (data / "lstm.onnx").read_bytes()
     start = content.index(KEY.encode())
@@ -200,11 +195,9 @@ def test_a_name_that_is_code_stays_a_name(data, onnxruntime_web, tmp_path, site_
 
 
 def test_options_of_the_page_do_not_go_with_other_formats(invoke, data, tmp_path):
-    code, _, error = invoke(
-        "convert", data / "lstm.onnx", "--to", "native", "-o", tmp_path / "m.lep", "--ort", tmp_path
-    )
+    code, _, error = invoke("convert", data / "lstm.onnx", "-o", tmp_path / "m.lep", "--ort", tmp_path)
     assert code == 2
-    assert "--ort is not valid with --to native" in error
+    assert "--ort is not valid with an .lep file" in error
 
 
 def test_a_site_is_made_without_torch_and_onnx(data, onnxruntime_web, tmp_path):

@@ -107,7 +107,7 @@ def verify_file(made: File, config: ExportConfig, show: Progress) -> Artifact:
     golden = record_golden(expect, manifest, drawn, equivalence.cases)
     manifest = manifest._replace(equivalence=equivalence.to_dict(), golden=golden)
     content = write(model, manifest)
-    load(content, device="cpu", engine="onnxruntime").close()
+    load(content).close()
     skipped = (f"not compared at {each}" for each in manifest.equivalence["skipped"])
     nodes = dict(Counter(node.op_type for node in model.graph))
     artifact = Artifact(content, manifest, equivalence, nodes, (*notes, *skipped))
@@ -144,7 +144,7 @@ def _stream_artifact(made: File, whole: Artifact, write: Write) -> Artifact:
     if not made.lifted.need and whole.manifest.unstreamable:
         raise UnsupportedError(f"the network does not stream: {whole.manifest.unstreamable}")
     found = stream_file(made.model, whole.manifest, made.cases, write)
-    load(found.model, device="cpu", engine="onnxruntime").close()
+    load(found.model, device="cpu").close()
     nodes = dict(Counter(node.op_type for node in ir.from_proto(onnx.load_from_string(found.model)).graph))
     return replace(whole, model=found.model, manifest=found.manifest, nodes=nodes)
 

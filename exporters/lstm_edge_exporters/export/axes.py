@@ -13,10 +13,10 @@ from torch.export import Dim
 
 from lstm_edge_runtime.axes import is_sum, parse_sum
 from lstm_edge_runtime.errors import InputError, UnsupportedError
-from lstm_edge_runtime.graph_check import is_called_like_a_state
 from lstm_edge_runtime.manifest import Axes
 
 from ..numerics.reference import Signature
+from ..pairing import is_called_like_a_state
 from .config import ExportConfig
 from .record import LoopError, Recorder
 from .request import Request, runs

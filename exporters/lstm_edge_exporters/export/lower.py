@@ -28,11 +28,10 @@ import onnx_ir as ir
 from onnx.parser import parse_graph
 
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
-from lstm_edge_runtime.graph_check import why_window
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import Builder
-from ..recurrent import GATES, LEFT_INVERSE, LayerWeights, to_onnx_weights
+from ..recurrent import GATES, LEFT_INVERSE, LayerWeights, to_onnx_weights, why_window
 from .record import DOMAIN, LOG_CUM_SUM_EXP, OP, RecurrentCall
 from .request import Request
 from .roles import Roles, find_roles

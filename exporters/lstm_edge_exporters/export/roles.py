@@ -23,11 +23,10 @@ import torch
 from torch import Tensor, nn
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.graph_check import is_called_like_a_state
 
 from ..graph import axes_of, describe_value, is_used, operands, walk
 from ..numerics.reference import AllFloats, Path, Signature, output_paths
-from ..pairing import Names, Pairing, pair_states
+from ..pairing import Names, Pairing, is_called_like_a_state, pair_states
 from .config import ExportConfig
 from .record import OP
 from .request import Request

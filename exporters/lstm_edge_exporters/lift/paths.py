@@ -18,13 +18,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Array
 
 from ..evaluate import numbers_of
 from ..graph import UniqueNames, firsts_from, walk
 from ..numerics.graph64 import nearly_equal
-from ..recurrent import LEFT_INVERSE
+from ..recurrent import LEFT_INVERSE, OPERATORS
 from .subgraphs import Place, carry_out
 
 _KEEP: tuple[str, Any] = ("Identity", None)

@@ -28,7 +28,7 @@ from ..graph import axes_of, constant, data_inputs, forget_shapes, spec_of, to_p
 from ..isolation import isolated
 from ..numerics.verify import ChunkRun, Equivalence
 from ..progress import Progress
-from ..recurrent import recurrent_nodes, slots, state_shape
+from ..recurrent import OPERATORS, QUANTIZED, recurrent_nodes, slots, state_shape, why_window
 from ..streaming.file import stream_file
 from ..streaming.flow import NotStreamableError
 from ..streaming.stream import stream
@@ -215,6 +215,22 @@ def _keep_past(graph: LiftedGraph) -> LiftedGraph:
     return replace(graph, lifted=kept.model, manifest=manifest, reach=kept.reach)
 
 
+def _why_window(model: ir.Model, manifest: Manifest) -> str:
+    """Return why a call is a window: a layer with a state takes several steps, and no axis is time."""
+    named = {axis for spec in manifest.inputs for axis in spec.axes}
+    carried = {state.input for state in manifest.states}
+    for node in model.graph:
+        if carried.isdisjoint(value.name for value in node.inputs if value is not None):
+            continue
+        x = node.inputs[0]
+        if node.op_type in (*OPERATORS, QUANTIZED) and x is not None and x.shape is not None:
+            steps = axes_of(x)[node.attributes.get_int("layout", 0)]
+            if steps != 1 and (isinstance(steps, int) or steps not in named):
+                return why_window(node.op_type, steps)
+        carried.update(str(value.name) for value in node.outputs)
+    return ""
+
+
 def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> Lifted:
     """Verify what was lifted, and write it with its manifest."""
     if not (graph.need and config.stream):
@@ -238,8 +254,9 @@ def _verify(graph: LiftedGraph, proto: onnx.ModelProto, config: LiftConfig) -> L
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
         proto, manifest = _make_stream(replace(graph, manifest=manifest), config.seed)
         added = manifest.states[len(graph.manifest.states) :]
-    with load(with_manifest(proto, manifest), device="cpu") as opened:
-        manifest = manifest._replace(unstreamable=opened.interface.unstreamable)  # a call may be a window
+    elif manifest.sequence is None and manifest.streamable:
+        manifest = manifest._replace(unstreamable=_why_window(graph.lifted, manifest))
+    load(with_manifest(proto, manifest)).close()
     report = LiftReport(
         lifted=graph.found.states,
         past=added,

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.graph_check import QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import UniqueNames, constant, forget_shapes, infer_shapes
+from ..recurrent import QUANTIZED
 
 STEP = "lstm_edge.step"
 """The key in the ``meta`` of a twin's weight of how far apart its neighboring values are; an array that

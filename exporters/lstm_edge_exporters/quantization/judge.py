@@ -98,11 +98,11 @@ def judge(
         few: the cases are made up and few: count the labels of the long run as well, and none of a row whose
             two best classes are nearer than 5 % of the logits' range, because such ties decide nothing.
     """
-    task = before.interface.task
+    task = before.manifest.task
     output, classify = (task.output, task.kind == "classification") if task else ("", False)
     models = before, after
-    states = [spec.output for spec in before.interface.states]
-    carries = not few and before.interface.streamable and not before.interface.from_reset
+    states = [spec.output for spec in before.manifest.states]
+    carries = not few and before.manifest.streamable and not before.manifest.from_reset
     single, long = _gathered(_one_by_one, models, cases), _gathered(_long_run, models, cases)
     carried = _gathered(_one_after_another, models, cases) if carries else single
     more = long if few else single if carries else {}
@@ -223,7 +223,7 @@ def _one_after_another(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
     run, states = runner(model), dict[str, Array]()
     for case in cases:
         outputs = run({**case, **states})
-        states = model.interface.states_out(outputs)
+        states = model.manifest.states_out(outputs)
         yield outputs
 
 
@@ -232,7 +232,7 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
 
     A call is a step, or all steps if a file can't carry states.
     """
-    interface, run = model.interface, runner(model)
+    interface, run = model.manifest, runner(model)
     if interface.sequence is None:
         states: dict[str, Array] = {}
         for step in range(STEPS):

@@ -17,7 +17,6 @@ from lstm_edge_runtime.errors import (
     FileFormatError,
     InputError,
     LstmEdgeError,
-    ManifestError,
     counted,
 )
 from lstm_edge_runtime.files import write_bytes
@@ -119,9 +118,7 @@ def quantize(
         CheckFailedError: nothing could be quantized, or it got no smaller, or it breaks its budget.
     """
     config = config or QuantizeConfig()
-    before = load(source, device="cpu", threads=1, engine="onnxruntime")
-    if before.manifest is None:
-        raise ManifestError(f"{source} has no manifest; lift it first (lstm-edge lift), then quantize it")
+    before = load(source)
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     cases, targets = _evidence(before.manifest, samples)
@@ -157,7 +154,7 @@ def quantize(
                 f"{source} would grow from {size:,} to {len(content):,} bytes; keep the float file"
             )
         on_progress(0.7, "timing it against the float file")
-        usual, smaller_usual = (load(each, device="cpu", threads=1) for each in (source, content))
+        usual, smaller_usual = (load(each) for each in (source, content))
         timings = tuple(time_both(usual, smaller_usual, cases[0]))
         return Quantized(content, manifest, picked_words, judged_on, counts, size, judgement, timings)
     raise CheckFailedError(
@@ -250,7 +247,7 @@ def _with_judgement(
 
 def _record(model: Model, feeds: Feeds) -> Golden:
     """Run the float file on ``feeds`` from the reset state, and keep what went in and came out."""
-    interface, found = model.interface, runner(model)(feeds)
+    interface, found = model.manifest, runner(model)(feeds)
     inputs = dict(feeds)
     for spec in model.states:
         reset = np.asarray(spec.reset, spec.dtype)
@@ -334,15 +331,17 @@ def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
 
 
 def _on_native(content: bytes) -> Model | None:
-    """Open a file on the native engine, which runs the steps if it is installed; None if it can't."""
+    """Return a file as a native program; None if it can't be one, or the C library is not installed."""
+    from ..targets.native import to_native
+
     try:
-        return load(content, device="cpu", threads=1, engine="native")
+        return load(to_native(content))
     except LstmEdgeError:
         return None
 
 
 def _load(content: bytes) -> Model:
     try:
-        return load(content, device="cpu", threads=1, engine="onnxruntime")
+        return load(content)
     except LstmEdgeError as error:
         raise CheckFailedError(f"the smaller file does not load: {error}; keep the float file") from error

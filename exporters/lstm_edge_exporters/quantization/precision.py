@@ -30,11 +30,10 @@ from onnx_ir.passes.common import NameFixPass
 
 from lstm_edge_runtime.cpu import read_cpuinfo
 from lstm_edge_runtime.errors import CheckFailedError, InputError
-from lstm_edge_runtime.graph_check import OPERATORS, QUANTIZED
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import Builder, data_inputs, walk
-from ..recurrent import LENGTHS, recurrent_nodes
+from ..recurrent import LENGTHS, OPERATORS, QUANTIZED, recurrent_nodes
 
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 _MARKS = (_PREPARED[0], "onnx.infer")

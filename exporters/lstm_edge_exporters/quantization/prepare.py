@@ -9,10 +9,8 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
 from onnxscript.optimizer import fold_constants
 
-from lstm_edge_runtime.graph_check import OPERATORS
-
 from ..graph import operands, walk
-from ..recurrent import is_recurrent, to_layout_0
+from ..recurrent import OPERATORS, is_recurrent, to_layout_0
 
 _NO_LIMIT = 2**31 - 1
 _WEIGHTS = {**dict.fromkeys(OPERATORS, (1, 2, 3)), "MatMul": (1,), "Gemm": (1, 2)}

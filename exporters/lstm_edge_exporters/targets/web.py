@@ -16,11 +16,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import InputError, ManifestError, NotFoundError
+from lstm_edge_runtime.errors import InputError, NotFoundError
 from lstm_edge_runtime.files import write_folder
-from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.model import content_of
-from lstm_edge_runtime.onnx_reader import add_metadata
 
 _PACKAGE = "onnxruntime-web"
 _RUNTIME = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
@@ -83,19 +82,11 @@ def to_site(model: str | os.PathLike[str], runtime: Path, recordings: Sequence[P
         InputError: ``runtime`` is no onnxruntime-web.
         CheckFailedError: the golden case fails.
     """
-    with load(model, device="cpu", threads=1) as opened:
+    with load(model) as opened:
         manifest = opened.manifest
-        if manifest is None:
-            raise ManifestError(
-                f"{model} carries no manifest, which the page reads; lift it first: lstm-edge lift"
-            )
         if manifest.golden is not None:
             opened.selftest().require()
         content = content_of(opened, model)
-    if manifest.unstreamable and manifest.unstreamable.encode() not in content:
-        # the graph says so and the page reads the manifest alone
-        known = manifest._replace(identity=opened.identity)
-        content = add_metadata(content, KEY, known.to_json())
     path = Path(model)
     name = "model.onnx"
     files = {name: content, **_page(), **_runtime(runtime)}

@@ -25,9 +25,9 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.graph_check import graph_specs
-from lstm_edge_runtime.manifest import Array, Axes, Manifest
-from lstm_edge_runtime.model import read_model
-from lstm_edge_runtime.onnx_reader import OnnxFile
+from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
+from lstm_edge_runtime.model import read_model, runner
+from lstm_edge_runtime.onnx_reader import OnnxFile, ValueInfo
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
 
 from ..isolation import open_isolated
@@ -52,17 +52,21 @@ class ModelFile:
     """None where the manifest and the graph contradict one another."""
     broken: str
     """In what they do; empty where they agree."""
+    given: Manifest | None = None
+    """What a lifted file says of its original, which has no manifest."""
 
     @property
     def manifest(self) -> Manifest:
-        """The file's own, or what was read off the graph of a file without one."""
+        """The file's own, or ``given``."""
+        if self.given is not None:
+            return self.given
         assert self.model is not None
-        return self.model.interface
+        return self.model.manifest
 
     @property
     def has_manifest(self) -> bool:
-        """Whether the file states anything itself."""
-        return self.model is not None and self.model.manifest is not None
+        """True if the file has a manifest of its own that its graph keeps."""
+        return self.model is not None
 
     @cached_property
     def content(self) -> OnnxFile:
@@ -130,10 +134,9 @@ class ModelFile:
             UnsupportedError: a part of it is not covered.
             MissingDependencyError: ``lstm-edge-native`` is not installed.
         """
-        from lstm_edge_runtime.native.choice import compile_engine
+        from ..targets.native import to_native
 
-        native = compile_engine(self.content, self.manifest._replace(golden=None), 1)
-        return lambda feeds: self.manifest.all_outputs(*native.call(feeds))
+        return runner(load(to_native(self.path)))
 
 
 def open_file(path: str | os.PathLike[str]) -> ModelFile:
@@ -146,7 +149,7 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
     path = Path(path)
     model, broken = None, ""
     try:
-        model = load(path, device="cpu", threads=1, engine="onnxruntime")
+        model = load(path)
     except (ContractError, ManifestError) as error:
         broken = str(error)
     return ModelFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), model, broken)
@@ -195,7 +198,9 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
         UnsupportedError: it can't be run in float64.
     """
     other = open_file(path)
-    if other.model is None:
+    if file is not None and file.model is not None and KEY not in other.content.metadata:
+        other = replace(other, given=_interface_like(other, file.manifest))
+    if other.model is None and other.given is None:
         raise InputError(f"{path} can't be a reference: {other.broken}")
     found = _of_file(other, f"{other.path.name} (ONNX)")
     if file is None or file.model is None or not file.manifest.states or other.manifest.states:
@@ -226,18 +231,40 @@ def _of_file(file: ModelFile, about: str) -> ReferenceModel:
     )
 
 
+def _interface_like(file: ModelFile, lifted: Manifest) -> Manifest:
+    """Return the interface of a file without a manifest, with the names that a lifted file has for it."""
+    graph = file.content.graph
+    entering, leaving = (
+        {
+            each.name: TensorSpec(each.name, each.dtype, _merged(each.name, _named(each), lifted))
+            for each in values
+        }
+        for values in (graph.inputs, graph.outputs)
+    )
+    states = [spec for spec in lifted.states if spec.input in entering and spec.output in leaving]
+    for spec in states:
+        del entering[spec.input], leaving[spec.output]
+    return Manifest(
+        tuple(entering.values()), tuple(leaving.values()), tuple(states), lifted.batch, lifted.sequence
+    )
+
+
+def _named(value: ValueInfo) -> Axes:
+    return tuple(f"{value.name}.{i}" if axis is None else axis for i, axis in enumerate(value.axes))
+
+
+def _merged(name: str, theirs: Axes, lifted: Manifest) -> Axes:
+    """Return the axes of a tensor of the original; an axis is free that either file has free."""
+    mine = lifted.axes.get(name, ())
+    if len(mine) != len(theirs):
+        return theirs
+    return tuple(one if isinstance(one, str) else other for one, other in zip(mine, theirs, strict=True))
+
+
 def _freed(lifted: Manifest, original: Manifest) -> Manifest:
     """Return the lifted file's manifest with the original's names; an axis is free that either has free."""
-    axes = lifted.axes
-
-    def merge(name: str, theirs: Axes) -> Axes:
-        mine = axes.get(name, ())
-        if len(mine) != len(theirs):
-            return theirs
-        return tuple(one if isinstance(one, str) else other for one, other in zip(mine, theirs, strict=True))
-
     inputs, outputs = (
-        tuple(spec._replace(axes=merge(spec.name, spec.axes)) for spec in specs)
+        tuple(spec._replace(axes=_merged(spec.name, spec.axes, lifted)) for spec in specs)
         for specs in (original.inputs, original.outputs)
     )
     return lifted._replace(golden=original.golden, ranges=original.ranges, inputs=inputs, outputs=outputs)

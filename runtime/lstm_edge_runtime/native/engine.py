@@ -2,6 +2,7 @@
 
 import ctypes as C
 import re
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from math import prod
@@ -14,12 +15,13 @@ from ..axes import all_ones, check_array, check_lengths, describe, resolve, row_
 from ..errors import ContractError, FileFormatError, InputError, ManifestError, UnsupportedError, counted
 from ..graph_check import check_contract
 from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
-from .library import INPUT, OUTPUT, STATE, Port, Rows, library, quick_step
+from .library import INPUT, OUTPUT, STATE, TYPES, Port, Rows, library, quick_step
 from .past import Past
-from .program import INPUT_TYPES, padding_of
 
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
+_WORD, _CONSTANT, _HEADER, _PADDING = struct.Struct("<I"), struct.Struct("<Q4I"), 64, 56
+"""Of the file: a number, a constant, the bytes of the header, where in it the padding program is named."""
 _OLD = 2**40
 """Units after which no state is held: ages and samples that don't fill a unit are kept here, not in C."""
 
@@ -49,8 +51,8 @@ class _Part(NamedTuple):
 class NativeEngine:
     """A loaded program. Nothing in it changes, so that any number of threads may share it."""
 
-    def __init__(self, program: bytes, manifest: Manifest | None, threads: int) -> None:
-        """Load a program file and match it with the manifest, its own where None is given.
+    def __init__(self, program: bytes, threads: int) -> None:
+        """Load a program file and match it with its manifest.
 
         Raises:
             FileFormatError: the library refuses it, or its inputs, outputs and states are not the manifest's.
@@ -59,16 +61,13 @@ class NativeEngine:
         """
         self.library = library()
         self._handle = self._load(program)
-        padding = padding_of(program)
+        padding = _padding_of(program)
         self._padding = None if padding is None else self._load(padding)
         """Program for the padding steps beyond a row's length."""
         text = self.library.lstm_edge_manifest(self._handle)
-        if manifest is None and text is None:
+        if text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
-        if manifest is None:
-            assert text is not None
-            manifest = Manifest.from_json(text.decode(errors="replace"))
-        self.manifest = manifest
+        manifest = self.manifest = Manifest.from_json(text.decode(errors="replace"))
         check_contract(manifest)
         if self.library.lstm_edge_set_threads(self._handle, threads):
             raise UnsupportedError(f"the native engine does not support {self._reason()}; use threads=1")
@@ -102,7 +101,7 @@ class NativeEngine:
         handle, ports, port = handle or self._handle, [], Port()
         for index in range(self.library.lstm_edge_count(handle, kind)):
             self._check(self.library.lstm_edge_describe(handle, kind, index, C.byref(port)))
-            name, dtype = port.name.decode(errors="replace"), INPUT_TYPES[port.type]
+            name, dtype = port.name.decode(errors="replace"), TYPES[port.type]
             pace = port.frames, port.groups, port.start
             ports.append(_Port(name, port.width, dtype, bool(port.every_step), *pace))
         return ports
@@ -648,3 +647,20 @@ def _address(array: Array) -> int:
 
 def _view(array: Array) -> Rows:
     return Rows(array.ctypes.data, array.strides[0], array.strides[1] if array.ndim == 3 else 0)
+
+
+def _padding_of(content: bytes) -> bytes | None:
+    """Return the program of the steps beyond a row's length in a program file, if there is one.
+
+    Raises:
+        FileFormatError: it does not lie within the file.
+    """
+    number = _WORD.unpack_from(content, _PADDING)[0]
+    if number == 0:
+        return None
+    table = _HEADER + (number - 1) * _CONSTANT.size
+    if table + _CONSTANT.size <= len(content):
+        offset, rows, columns, *_ = _CONSTANT.unpack_from(content, table)
+        if offset + rows * columns <= len(content):
+            return content[offset : offset + rows * columns]
+    raise FileFormatError("the native program names a part that is not there; convert the model again")

@@ -10,6 +10,8 @@ from ..errors import MissingDependencyError, install_command
 
 SIZE = C.c_size_t
 INPUT, OUTPUT, STATE = 0, 1, 2
+TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
+"""Types of elements; the place in this list is the number of the type in the library."""
 
 
 class Rows(C.Structure):

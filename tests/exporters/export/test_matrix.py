@@ -7,9 +7,10 @@ import torch
 from beside import export_beside as export
 
 from benchmarks.strangers import matrix
-from lstm_edge_runtime.native.choice import compile_engine
+from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_runtime import load
+from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native.library import installed
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 COVERING = matrix.covering()
 REST = [cell for cell in matrix.cells() if cell not in COVERING]
@@ -34,7 +35,7 @@ def check(cell):
     names = [output.name for output in session.get_outputs()]
     native = None
     if installed() and not cell.bidirectional:
-        native = compile_engine(read_onnx(artifact.model), artifact.manifest, 1)
+        native = runner(load(to_native(artifact.model)))
     for n, length in matrix.SIZES:
         feeds = matrix.draw(cell, n, length, generator)
         with torch.no_grad():

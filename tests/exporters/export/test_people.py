@@ -8,9 +8,10 @@ import torch
 from beside import export_beside as export
 
 from lstm_edge_exporters.numerics.reference import Signature, flatten_output
-from lstm_edge_runtime.native.choice import compile_engine, uncovered
+from lstm_edge_exporters.targets.native import to_native, uncovered
+from lstm_edge_runtime import load
+from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native.library import installed
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 NOT_NATIVE = {
     "Seq2SeqTeacherForced": "('N', 'L2', 3) has a dynamic axis other than batch and time",
@@ -54,13 +55,12 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
     names = [output.name for output in session.get_outputs()]
     got = session.run(names, feeds)
     if installed() and manifest.streamable:
-        reason = uncovered(read_onnx(artifact.model), manifest)
+        reason = uncovered(artifact.model, manifest)
         expected = NOT_NATIVE.get(person.module.__name__, "")
         assert expected in reason
         assert bool(expected) == bool(reason)
         if not reason:
-            native = compile_engine(read_onnx(artifact.model), manifest, 1)
-            found = manifest.all_outputs(*native.call(feeds))
+            found = runner(load(to_native(artifact.model)))(feeds)
             for name, array in zip(names, got, strict=True):
                 np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5, err_msg=name)
     with torch.no_grad():

@@ -3,23 +3,16 @@
 import warnings
 
 import numpy as np
-import onnx
 import pytest
 import torch
 from beside import export_beside as export
-from onnxruntime import InferenceSession
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.targets.web import to_site
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
-from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec
-from lstm_edge_runtime.native.choice import compile_engine
-from lstm_edge_runtime.native.library import installed
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 
 class Plain(nn.Module):
@@ -92,59 +85,6 @@ def test_a_window_is_no_step(module, example, config, steps):
         model.stream()
     with pytest.raises(ContractError, match="a call is a whole window"):
         model.streams(2)
-
-
-def made_before(*, declared):
-    """A file from before exporters knew windows: its states are carried, and nothing is said against it."""
-    artifact = export(*WINDOWS[3][:3])
-    proto = onnx.load_model_from_string(artifact.model)
-    states = tuple(StateSpec(name, f"{name}_n", "float32", (1, "N", 4)) for name in "hc")
-    old = Manifest.from_json(proto.metadata_props[0].value)._replace(unstreamable="", golden=None)
-    names = {state.input for state in states}
-    old = old._replace(
-        states=states,
-        inputs=tuple(spec for spec in old.inputs if spec.name not in names),
-        outputs=tuple(spec for spec in old.outputs if spec.name[0] not in names),
-    )
-    del proto.metadata_props[:]
-    if declared:
-        proto.metadata_props.add(key=KEY, value=old.to_json())
-    return proto.SerializeToString()
-
-
-@pytest.mark.parametrize("declared", [True, False], ids=["manifest", "foreign"])
-def test_a_file_that_was_made_before_is_refused_by_what_its_graph_says(declared):
-    model = load(made_before(declared=declared))
-    assert [state.input for state in model.states] == ["h", "c"]
-    with pytest.raises(ContractError, match="LSTM takes 9 steps per call"):
-        model.stream()
-    assert model.run({"x": np.zeros((2, 9, 3), np.float32)})[0]
-
-
-def test_what_is_converted_from_it_says_so_itself(tmp_path):
-    path, runtime = tmp_path / "m.onnx", tmp_path / "node"
-    path.write_bytes(made_before(declared=True))
-    runtime.mkdir()
-    for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
-        (runtime / name).touch()
-    (tmp_path / "page.onnx").write_bytes(to_site(path, runtime, []).files["model.onnx"])
-    metadata = InferenceSession(tmp_path / "page.onnx").get_modelmeta().custom_metadata_map
-    assert "LSTM takes 9 steps per call" in Manifest.from_json(metadata[KEY]).unstreamable
-
-
-@pytest.mark.skipif(not installed(), reason="no native engine")
-def test_a_native_program_takes_windows_for_what_they_are():
-    content = made_before(declared=True)
-    model = load(content, engine="onnxruntime")
-    engine = compile_engine(read_onnx(content), model.manifest._replace(unstreamable=""), 1)
-    x = np.random.default_rng(0).standard_normal((2, 9, 3)).astype("f4")
-    states = {state.input: np.zeros((1, 2, 4), "f4") for state in model.states}
-    outputs, after = engine.call({"x": x, **states})
-    session = InferenceSession(content)
-    names = [each.name for each in session.get_outputs()]
-    ended = {state.output: after[state.input] for state in model.states}
-    for name, expected in zip(names, session.run(names, {"x": x, **states}), strict=True):
-        np.testing.assert_allclose({**outputs, **ended}[name], expected, atol=1e-6)
 
 
 def test_states_that_are_told_stay_and_the_file_is_not_streamed():

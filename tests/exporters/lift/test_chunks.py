@@ -1,11 +1,19 @@
 """Where chunks do not equal the whole, the report says which node is to blame and by how much."""
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, ContractError
+
+
+def run(content, x):
+    """The outputs of a file without a manifest, by name."""
+    session = onnxruntime.InferenceSession(content)
+    names = [output.name for output in session.get_outputs()]
+    return dict(zip(names, session.run(names, {session.get_inputs()[0].name: x}), strict=True))
 
 
 def after(network, operator, **attributes):
@@ -51,7 +59,7 @@ def test_an_operator_that_looks_ahead_streams_a_step_behind(network, operator, a
     x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
     assert not lifted.report.unstreamable
     assert lifted.report.past[0].axes == ("N", 3, 2)
-    whole, stream = load(content).run(x[None])[0]["y"][:, 0, 0], load(lifted.model).stream()
+    whole, stream = run(content, x[None])["y"][:, 0, 0], load(lifted.model).stream()
     first, *others = [stream.step(each) for each in x]
     assert first is None
     np.testing.assert_allclose([each.ravel() for each in others], whole[:-1], atol=1e-6)
@@ -84,7 +92,7 @@ def test_an_operator_that_looks_back_alone_keeps_its_past(network, operator, att
     assert not lifted.report.unstreamable
     (past,) = lifted.report.past
     assert past.axes == ("N", 3, 2 * attributes.get("dilations", [1])[0])
-    whole = load(content).run(x[None])[0]["y"][:, 0, 0]
+    whole = run(content, x[None])["y"][:, 0, 0]
     stream = load(lifted.model).stream()
     np.testing.assert_allclose([stream.step(each).ravel() for each in x], whole, atol=1e-6)
 
@@ -112,7 +120,7 @@ def test_a_chunk_too_short_for_a_convolution_waits_for_the_next(network):
     stream = model.stream()
     assert stream.process(x[:1]).shape[0] == 0
     got = np.concatenate([stream.process(x[at:end]) for at, end in ((1, 2), (2, 8), (8, 9))])
-    whole = load(content).run({"x": x[None]})[0]["y"]
+    whole = run(content, x[None])["y"]
     np.testing.assert_allclose(got, whole[: len(got), :, 0], atol=1e-6)
     assert len(got) >= 3
 

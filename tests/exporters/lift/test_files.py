@@ -197,12 +197,6 @@ def test_nodes_without_a_name_are_lifted_and_named_by_their_kind(network):
     ]
 
 
-def test_a_file_whose_states_are_told_by_nothing_but_their_shapes_is_read():
-    """Two LSTM nodes without names, their states inputs already."""
-    lifted = lift(DATA / "bare.onnx")
-    assert len(lifted.report.recognized) == len(lifted.manifest.states) > 0
-
-
 def test_nodes_that_stand_before_what_they_read_are_sorted(model):
     """onnxruntime's own float16 converter writes such files, and onnxruntime takes them."""
     expected = lift(model.SerializeToString())

@@ -9,6 +9,7 @@ import torch
 from torch.export import Dim
 
 from lstm_edge_exporters.lift import LiftConfig, lift
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 
 
@@ -187,8 +188,8 @@ def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(kind, head, form):
     lifted, x = lift(buffer.getvalue()), torch.randn(1, 40, 5)
     with torch.no_grad():
         expected = module(x)[0].numpy()
-    for engine in ("onnxruntime", "native"):
-        with load(lifted.model, engine=engine) as model:
+    for content in (lifted.model, to_native(lifted.model)):
+        with load(content) as model:
             stream = model.stream()
             parts = [stream.process(chunk.numpy()) for chunk in x[0].split([5, 12, 1, 22])]
         np.testing.assert_allclose(np.concatenate(parts), expected, rtol=0, atol=1e-6)

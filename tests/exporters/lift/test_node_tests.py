@@ -12,11 +12,12 @@ import pytest
 from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.lift.states import lift_states
 from lstm_edge_exporters.lift.table import Table
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
-from lstm_edge_runtime.native.choice import compile_engine
+from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native.library import installed
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 
 def _cases():
@@ -84,14 +85,15 @@ def _on_native(lifted, feeds, lengths):
         inputs=tuple(spec for spec in lifted.manifest.inputs if spec.name not in names),
         golden=None,  # of other weights
     )
-    native = compile_engine(read_onnx(proto.SerializeToString()), manifest, 1)
+    onnx.helper.set_model_props(proto, {KEY: manifest.to_json()})
+    native = runner(load(to_native(proto.SerializeToString())))
     rows = feeds["X"].shape[manifest.inputs[0].axes.index(manifest.batch)] if manifest.batch else 1
     given = {spec.name: feeds[spec.name] for spec in manifest.data_inputs}
     given |= {} if lengths is None else {manifest.lengths: lengths}
     for state in manifest.states:
         shape = [axis if isinstance(axis, int) else rows for axis in state.axes]
         given[state.input] = np.zeros(shape, np.float32)
-    return manifest.all_outputs(*native.call(given))
+    return native(given)
 
 
 @pytest.mark.parametrize("case", BACKWARD, ids=lambda case: case.name)

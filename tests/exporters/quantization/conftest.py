@@ -173,7 +173,7 @@ def _changed(content, **fields):
 def _golden(content, features, lengths):
     rng = np.random.default_rng(1)
     x = rng.normal(size=(3, 12, features)).astype(np.float32)
-    model = load(content, threads=1)
+    model = load(content)
     valid = np.array([12, 5, 9], lengths) if lengths else None
     start = model.run(rng.normal(size=(3, 4, features)).astype(np.float32))[1]
     outputs, state = model.run(x, start, valid)

@@ -38,7 +38,7 @@ def _edited(content, name, edit):
 
 
 def _judged(before, after, samples):
-    left, right = load(before, threads=1), load(after, threads=1)
+    left, right = load(before), load(after)
     return judge(left, right, sample_feeds(samples, left.manifest), samples.targets, few=False)
 
 
@@ -73,7 +73,7 @@ def test_labels_that_flip_are_counted_and_refused(network, samples):
 
 def _labels(content, samples, *, carried):
     """Return the class at the end of each sample, of one stream through all of them or each from reset."""
-    model, state, labels = load(content, threads=1), None, []
+    model, state, labels = load(content), None, []
     for x in samples.inputs["x"]:
         outputs, after = model.run(x[None], state)
         state = after if carried else None

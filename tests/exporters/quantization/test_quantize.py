@@ -12,6 +12,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import export
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, precision, quantize
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.validate import ValidateConfig, open_file
 from lstm_edge_exporters.validate.engine import Validation
 from lstm_edge_exporters.validate.reference import against_file
@@ -33,7 +34,7 @@ def _operators(content):
 
 def _replay(content):
     """What each golden output is off by, run whole and fed one step a call."""
-    model = load(content, threads=1)
+    model = load(content)
     golden, lengths = model.manifest.golden, model.manifest.lengths
     inputs = dict(golden.inputs)
     state = State({spec.input: inputs.pop(spec.input) for spec in model.states}, model.identity)
@@ -149,8 +150,8 @@ def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
     made = quantize(source, QuantizeConfig(target=target, budget=LOOSE))
     assert load(made.model).manifest.int8_activations
     x = np.random.default_rng(4).normal(size=(2, 30, 8)).astype(np.float32)
-    exact = load(made.model, engine="onnxruntime").run(x)[0]["logits"]
-    native = load(made.model, engine="native")
+    exact = load(made.model).run(x)[0]["logits"]
+    native = load(to_native(made.model))
     got = native.run(x)[0]["logits"]
     assert 1e-4 < np.abs(got - exact).max() < 0.1 * np.abs(exact).max()
     assert np.array_equal(got[:1], native.run(x[:1])[0]["logits"])
@@ -159,7 +160,7 @@ def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
         quantize(source, QuantizeConfig(target=target, budget=Budget(agreement=0, drift=0.004, change=1))),
         quantize(source, QuantizeConfig(target=target, weights_only=True, budget=LOOSE)),
     ]
-    assert np.abs(load(stored[0].model, engine="native").run(x)[0]["logits"] - exact).max() < 1e-5
+    assert np.abs(load(to_native(stored[0].model)).run(x)[0]["logits"] - exact).max() < 1e-5
     monkeypatch.setattr(pipeline, "_on_native", lambda content: None)
     stored.append(quantize(source, QuantizeConfig(target=target, budget=LOOSE)))
     assert not any(each.manifest.int8_activations for each in stored)
@@ -168,7 +169,7 @@ def test_gru_and_rnn_take_int8_natively_where_it_pays_and_the_budget_allows_it(
 @pytest.mark.parametrize("config", [QuantizeConfig(weights_only=True), QuantizeConfig("fp16")], ids=str)
 def test_stored_weights_compute_in_float_whatever_the_batch_mates(network, write, config):
     made = quantize(write(network()), replace(config, budget=LOOSE))
-    model = load(made.model, threads=1)
+    model = load(made.model)
     x = np.random.default_rng(3).normal(size=(4, 20, 8)).astype(np.float32)
     x[1:] *= 100
     together, alone = model.run(x)[0]["logits"][0], model.run(x[:1])[0]["logits"][0]
@@ -182,7 +183,7 @@ def test_fp16_for_a_gpu_is_half_precision_inside_and_at_the_edge_on_request(
     source = write(network())
     made = quantize(source, QuantizeConfig("fp16", "gpu", keep_io=keep_io, budget=LOOSE))
     onnx.checker.check_model(made.model, full_check=True)
-    model = load(made.model, threads=1)
+    model = load(made.model)
     edge = {spec.dtype for spec in (*model.inputs, *model.outputs, *model.states)}
     assert edge == {"float32" if keep_io else "float16"}
     assert {"W0", "R0"} <= set(_held(made.model, onnx.TensorProto.FLOAT16))
@@ -244,7 +245,7 @@ def test_what_is_in_the_padding_changes_nothing(tmp_path):
     assert small.counts == {"LSTM int8": 2}
     valid = np.arange(12) < lengths[:, None]
     for engine in ("onnxruntime", *["native"] * installed()):
-        model, found = load(small.model, threads=1, engine=engine), []
+        model, found = load(small.model if engine == "onnxruntime" else to_native(small.model)), []
         for padding in (0.0, 1e6, np.nan):
             outputs, state = model.run(np.where(valid[..., None], x, np.float32(padding)), None, lengths)
             each, last = outputs.values()
@@ -260,7 +261,7 @@ def test_without_a_golden_case_one_is_recorded_from_the_float_file(network, writ
     x = np.random.default_rng(0).normal(size=(5, 30, 8)).astype(np.float32)
     made = quantize(source, QuantizeConfig(budget=LOOSE), Samples({"x": x}))
     golden = load(made.model).manifest.golden
-    expected, _ = load(source, threads=1).run(x[:1])
+    expected, _ = load(source).run(x[:1])
     np.testing.assert_array_equal(golden.outputs["logits"], expected["logits"])
     assert (golden.inputs["lengths"].dtype, golden.inputs["lengths"].tolist()) == (dtype, [30])
     off, limit = _replay(made.model)
@@ -315,4 +316,4 @@ def test_fp16_for_a_gpu_with_a_product_at_every_step_opens_on_a_cpu_too(network,
     source = write(changed(content, outputs=(TensorSpec("logits", "float32", ("N", "L", 4)),)))
     x = np.random.default_rng(1).normal(size=(3, 20, 8)).astype(np.float32)
     made = quantize(source, QuantizeConfig("fp16", "gpu", budget=LOOSE), Samples({"x": x}))
-    assert load(made.model, device="cpu").selftest().ok
+    assert load(made.model).selftest().ok

@@ -17,6 +17,7 @@ from lstm_edge_exporters.quantization import QuantizeConfig, quantize
 from lstm_edge_exporters.streaming import rules
 from lstm_edge_exporters.streaming.rewrite import Rewriter
 from lstm_edge_exporters.targets.c import to_c
+from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_exporters.validate import open_file, validate
 from lstm_edge_exporters.validate.module import against_module
 from lstm_edge_runtime import State, load
@@ -29,7 +30,6 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.graph_check import check_contract
-from lstm_edge_runtime.native.convert import to_native
 from lstm_edge_runtime.native.library import installed
 
 from . import networks
@@ -67,7 +67,8 @@ def made(kind, only_back=None):
 
 @functools.cache
 def opened(kind, engine):
-    return load(made(kind)[1].model, engine=engine)
+    content = made(kind)[1].model
+    return load(to_native(content) if engine == "native" else content)
 
 
 def outputs_of(module, x):

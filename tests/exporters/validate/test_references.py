@@ -203,15 +203,6 @@ def test_lengths_of_int32_are_given_as_such(tmp_path):
     assert all(group.status == "passed" for group in report.groups if group.key != "decisions")
 
 
-def test_a_file_without_a_manifest_is_compared_with_another(made, tmp_path):
-    model = onnx.load(made("stacked").path)
-    del model.metadata_props[:]
-    onnx.save(model, tmp_path / "bare.onnx")
-    report = validate(tmp_path / "bare.onnx", against_file(made("stacked").path), QUICK)
-    assert report.ok, report.headlines
-    assert "streaming" in {group.key for group in report.groups if group.status == "passed"}
-
-
 def test_a_module_that_takes_other_inputs_fails_by_name(made):
     one = made("plain")
     file = open_file(one.path)

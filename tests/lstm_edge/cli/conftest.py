@@ -29,7 +29,7 @@ class Made:
 def _golden(path: Path, hidden: int) -> Golden:
     x = np.random.default_rng(5).normal(size=(2, 6, 3)).astype(np.float32)
     inputs = {"x": x, **{name: np.zeros((1, 2, hidden), np.float32) for name in ("h_0", "c_0")}}
-    with load(path, device="cpu") as model:
+    with load(path) as model:
         outputs, state = model.run(x)
     recorded = {**outputs, "h_n": state["h_0"], "c_n": state["c_0"]}
     return Golden(inputs, recorded, dict.fromkeys(recorded, 1e-7))
@@ -125,11 +125,14 @@ def har(make):
 
 @pytest.fixture(scope="session")
 def scalar(make):
-    """A file made elsewhere whose output is one value a row, ``(N,)``."""
-    made = make("scalar", manifest=False)
+    """A file whose output is one value a row, ``(N,)``."""
+    made = make("scalar", golden=False)
     model = onnx.load(made.path)
     model.graph.node.append(helper.make_node("ReduceMax", ["logits"], ["y"], axes=[1], keepdims=0))
     del model.graph.output[0]
     model.graph.output.insert(0, helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"]))
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    outputs = (TensorSpec("y", "float32", ("N",)),)
+    model.metadata_props[0].value = manifest._replace(outputs=outputs, task=None).to_json()
     onnx.save(model, made.path)
     return made

@@ -45,7 +45,7 @@ def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_
     [
         (["--to", "c", "--name", "for"], "keyword"),
         (["--to", "c", "--name", "stdio"], "stdio.h is taken"),
-        (["--to", "native", "--name", "har"], "--name is not valid with --to native"),
+        (["--name", "har"], "--name is not valid with an .lep file"),
     ],
 )
 def test_a_wrong_option_is_refused_in_one_line(options, words, invoke, plain, tmp_path):

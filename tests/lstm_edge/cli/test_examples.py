@@ -40,7 +40,7 @@ def test_the_imu_reader_says_each_change_of_activity(imu, tmp_path):
     with (tmp_path / "r.csv").open("w", newline="") as file:
         csv.writer(file).writerows([NAMES, *samples.tolist()])
     out = run("imu_reader", imu.path, "--replay", tmp_path / "r.csv", "--rate", 1000).splitlines()
-    stream = load(imu.path, device="cpu").stream()
+    stream = load(imu.path).stream()
     labels = ("rest", "walk", "run, fast")
     said, expected = None, []
     for step, sample in enumerate(samples, start=1):

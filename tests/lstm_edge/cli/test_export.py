@@ -174,7 +174,7 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, call):
     assert document["inputs"] == [{"name": "tokens", "dtype": "int64", "axes": ["N", "L"]}]
     assert [state["name"] for state in document["states"]] == ["h_0"]
     assert document["nodes"]["GRU"] == 1
-    assert document["bytes"] == (folder / "t.onnx").stat().st_size
+    assert document["files"] == {"t.onnx": (folder / "t.onnx").stat().st_size}
     tokens = torch.randint(0, 40, (2, 9))
     got, _ = load(folder / "t.onnx").run(tokens.numpy())
     assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
@@ -365,7 +365,7 @@ def _wait_for(path: Path) -> None:
 def test_what_a_module_prints_does_not_reach_the_json(folder):
     done = run(folder, "nets:Talks", *TOKENS, "--json")
     assert done.returncode == 0
-    assert json.loads(done.stdout)["output"] == "t.onnx"
+    assert list(json.loads(done.stdout)["files"]) == ["t.onnx"]
     assert "tokens" in done.stderr
 
 

@@ -7,7 +7,6 @@ import onnx
 import pytest
 
 from lstm_edge_runtime.manifest import Trained
-from lstm_edge_runtime.native.library import installed
 
 H = 8
 
@@ -24,7 +23,7 @@ def test_json_gives_contract_cost_and_origin(invoke, har):
     assert document["state_bytes_per_stream"] == 2 * H * 4
     assert document["task"]["labels"] == ["rest", "walk", "run, fast"]
     assert document["golden"]["x"] == [2, 6, 3]
-    assert document["engine"] == ("native" if installed() else "onnxruntime")
+    assert document["engine"] == "onnxruntime"
     assert document["provenance"]["versions"] == {"torch": "2.13"}
     assert document["file"]["bytes"] == har.path.stat().st_size
 
@@ -55,14 +54,6 @@ def test_a_label_can_not_write_to_the_terminal(invoke, har, tmp_path):
     assert code == 0
     assert "\\x1b]0;title\\x07" in out
     assert "\x1b]0" not in out
-
-
-def test_a_file_made_elsewhere_is_shown_with_its_paired_states(invoke, make):
-    code, out, _ = invoke("inspect", make("elsewhere", manifest=False).path, "--json")
-    assert code == 0
-    document = json.loads(out)
-    assert document["manifest"] is False
-    assert [state["output"] for state in document["states"]] == ["h_n", "c_n"]
 
 
 def test_a_stream_with_a_unit_shows_it_and_its_delay(invoke):

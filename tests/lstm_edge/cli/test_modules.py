@@ -43,9 +43,7 @@ def touched(tmp_path_factory):
 @pytest.mark.system
 def test_export_and_validate_import_few_modules(touched):
     export = touched("export", "run", "-o", "m.onnx", "--json")
-    validate = touched(
-        "validate", "m.onnx", "--against", "run", "--quick", "--engine", "onnxruntime", "--json"
-    )
+    validate = touched("validate", "m.onnx", "--against", "run", "--quick", "--json")
     counts = {"export": len(export), "validate": len(validate)}
     assert counts["export"] <= 66, export
     assert counts["validate"] <= 64, validate

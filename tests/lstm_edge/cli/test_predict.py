@@ -32,7 +32,7 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
     assert code == 0
     rows = list(csv.DictReader(io.StringIO(out)))
     assert [row["series"] for row in rows] == ["0", "1", "2", "3", "4"]
-    model = load(har.path, device="cpu")
+    model = load(har.path)
     for row, x, length in zip(rows, X, LENGTHS, strict=True):
         alone = model.predict(x[None, :length])
         assert row["label"] == alone.labels[0]
@@ -41,10 +41,11 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
 
 
 @pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
-def test_the_native_engine_gives_the_same_and_what_it_does_not_cover_exits_2(invoke, har, data, tmp_path):
+def test_a_native_program_gives_the_same_and_a_node_that_is_not_covered_exits_2(invoke, har, data, tmp_path):
     found = []
-    for engine in ("onnxruntime", "native"):
-        code, out, _ = invoke("predict", har.path, data, "--engine", engine)
+    assert invoke("convert", har.path, "-o", tmp_path / "har.lep")[0] == 0
+    for path in (har.path, tmp_path / "har.lep"):
+        code, out, _ = invoke("predict", path, data)
         assert code == 0
         found.append(list(csv.DictReader(io.StringIO(out))))
     for row, other in zip(*found, strict=True):
@@ -54,11 +55,11 @@ def test_the_native_engine_gives_the_same_and_what_it_does_not_cover_exits_2(inv
     head = model.graph.node[-1]
     model.graph.node.append(onnx.helper.make_node("Tan", ["before"], [head.output[0]], name="wave"))
     head.output[0] = "before"
-    del model.metadata_props[:]
     onnx.save(model, tmp_path / "wave.onnx")
-    code, _, err = invoke("predict", tmp_path / "wave.onnx", data, "--engine", "native")
+    code, _, err = invoke("convert", tmp_path / "wave.onnx", "-o", tmp_path / "wave.lep")
     assert code == 2
     assert "node 'wave' (Tan): an operator that is not covered" in err
+    assert not (tmp_path / "wave.lep").exists()
 
 
 def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):
@@ -84,7 +85,7 @@ def test_a_csv_of_series_gives_what_the_same_arrays_give(invoke, har, tmp_path):
     assert code == 0
     got = [json.loads(line) for line in out.splitlines()]
     assert [one["series"] for one in got] == ["s0", "s2"]
-    expected = load(har.path, device="cpu").predict(X[[0, 2]]).probabilities
+    expected = load(har.path).predict(X[[0, 2]]).probabilities
     np.testing.assert_allclose([list(one["probabilities"].values()) for one in got], expected, atol=1e-6)
 
 
@@ -92,16 +93,8 @@ def test_regression_gives_values_with_their_units(invoke, make, data):
     made = make("reg", task="regression")
     _, out, _ = invoke("predict", made.path, data)
     assert out.splitlines()[0] == "series,value_0 [m],value_1 [m/s],value_2 [kg]"
-    values = load(made.path, device="cpu").run(X[2:3])[0]["logits"][0]
+    values = load(made.path).run(X[2:3])[0]["logits"][0]
     assert out.splitlines()[3].split(",")[1:] == list(map(str, values))
-
-
-def test_a_file_made_elsewhere_gives_its_first_output(invoke, make, data):
-    made = make("foreign", manifest=False)
-    code, out, _ = invoke("predict", made.path, data, "--json")
-    assert code == 0
-    values = load(made.path, device="cpu").run(X[:1])[0]["logits"][0]
-    np.testing.assert_allclose(json.loads(out.splitlines()[0])["values"], values, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -138,14 +131,6 @@ def test_values_are_headed_by_their_own_names(invoke, make, data):
     assert out.splitlines()[0] == "series,way [m],speed [m/s],load [kg]"
 
 
-def test_a_profile_is_ignored_with_one_note(invoke, har, data, tmp_path):
-    for verb, more in (("predict", [data]), ("selftest", [])):
-        code, _, err = invoke(verb, har.path, *more, "--profile", tmp_path / "p.json")
-        assert code == 0
-        assert err.startswith("note: --profile is ignored")
-        assert err.count("\n") == 1
-
-
 def test_a_failed_run_keeps_the_old_output(invoke, har, tmp_path):
     bad, target = tmp_path / "bad.npz", tmp_path / "out.csv"
     np.savez(bad, x=np.full((1, 2, 3), np.nan))
@@ -171,7 +156,7 @@ def declared(axes, batch="N", sequence="L", *, more=()):
     inputs = (TensorSpec("x", "float32", axes), *more)
     states = (StateSpec("h_0", "h_n", "float32", (1, "N", 8)),)
     contract = Manifest(inputs=inputs, outputs=(), states=states, batch=batch, sequence=sequence)
-    return SimpleNamespace(interface=contract)
+    return SimpleNamespace(manifest=contract)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +209,7 @@ def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
 def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, data):
     code, out, _ = invoke("predict", scalar.path, data, "--json")
     assert code == 0
-    opened = load(scalar.path, device="cpu")
+    opened = load(scalar.path)
     for row, x, length in zip(out.splitlines(), X, LENGTHS, strict=True):
         expected = opened.run(x[None, :length])[0]["y"]
         np.testing.assert_allclose(json.loads(row)["values"], expected, rtol=1e-6)

@@ -41,7 +41,7 @@ def softmax(logits):
 
 def stepped(path, every, x=X):
     """Each step's probabilities, of streams that are reset by hand."""
-    one, rows = load(path, device="cpu").stream(reset_every="never"), []
+    one, rows = load(path).stream(reset_every="never"), []
     for place, sample in enumerate(x):
         if place % every == 0:
             one.reset()
@@ -141,7 +141,7 @@ def test_predict_judges_a_long_series_by_its_last_window_and_says_so_once(
     np.savez(tmp_path / "d.npz", x=np.stack([X, -X]))
     code, out, err = invoke("predict", from_reset, tmp_path / "d.npz", *arguments)
     assert code == 0
-    model = load(from_reset, device="cpu")
+    model = load(from_reset)
     for row, x in zip(csv.DictReader(io.StringIO(out)), (X, -X), strict=True):
         expected = model.predict(x[None, -last:]).probabilities[0]
         np.testing.assert_allclose([float(cell) for cell in list(row.values())[2:]], expected, atol=1e-6)

@@ -22,6 +22,7 @@ from lstm_edge.score import plan as plan_module
 from lstm_edge.score.job import score
 from lstm_edge.score.plan import Options
 from lstm_edge.score.workers import processes
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import LstmEdgeError, load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.hold import Hold
@@ -55,9 +56,9 @@ def by_series(table):
     return table.sort_by([("series", "ascending"), ("order", "ascending")])
 
 
-def expected(path, table, engine="auto", every="never"):
+def expected(path, table, every="never"):
     """Return the outputs of a stream per series, for a table ordered by series; NaN without a frame."""
-    model = load(path, device="cpu", threads=1, engine=engine)
+    model = load(path)
     x = np.stack([table[name].to_numpy() for name in table.column_names[2:]], axis=1)
     rows, before = [], None
     for name, sample in zip(table["series"].to_pylist(), x, strict=True):
@@ -403,10 +404,13 @@ def test_a_file_that_returns_every_step_goes_through_chunks_with_the_same_bits(t
     export(Tagger().eval(), torch.randn(2, 9, 3), ExportConfig(inputs={"x": ("N", "L", 3)})).save(model)
     table = samples(np.random.default_rng(12), [90, 90, 90, 90, 90, 90, 70, 5, 200])
     write(table, tmp_path / "in" / "0.parquet")
-    for engine in ("auto", "onnxruntime"):
+    program = tmp_path / "m.lep"
+    program.write_bytes(to_native(model))
+    for path in (model, program):
+        engine = path.suffix
         output = tmp_path / engine
-        run(tmp_path / "in", model, output, features=AXES, engine=engine)
-        outputs = expected(model, by_series(table), engine)
+        run(tmp_path / "in", path, output, features=AXES)
+        outputs = expected(path, by_series(table))
         np.testing.assert_array_equal(numbers(results(output)), outputs)
 
 
@@ -481,9 +485,12 @@ def test_an_int8_file_gives_the_results_of_single_streams(tmp_path):
     table = samples(np.random.default_rng(22), [9] * 8, names=("a", "b", "c", "d", "e", "f"))
     write(table, tmp_path / "in" / "0.parquet")
     model = DATA / "motions-int8.onnx"
-    for engine in ("auto", "onnxruntime"):
-        run(tmp_path / "in", model, tmp_path / engine, features=("a", "b", "c", "d", "e", "f"), engine=engine)
-        probabilities = softmax(expected(model, by_series(table), engine))
+    program = tmp_path / "m.lep"
+    program.write_bytes(to_native(model))
+    for path in (model, program):
+        engine = path.suffix
+        run(tmp_path / "in", path, tmp_path / engine, features=("a", "b", "c", "d", "e", "f"))
+        probabilities = softmax(expected(path, by_series(table)))
         np.testing.assert_array_equal(numbers(results(tmp_path / engine)), probabilities)
 
 

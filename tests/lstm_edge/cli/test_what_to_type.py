@@ -27,7 +27,7 @@ def folder(tmp_path, har, monkeypatch):
         ("stream run", "run is a run folder, expected an .onnx file; run lstm-edge export run -o run.onnx"),
         ("inspect run", "run lstm-edge export run -o run.onnx"),
         ("bench run", "run lstm-edge export run -o run.onnx"),
-        ("convert run --to native -o a.lep", "run lstm-edge export run -o run.onnx"),
+        ("convert run -o a.lep", "run lstm-edge export run -o run.onnx"),
         ("quantize run -o a.onnx", "run lstm-edge export run -o run.onnx"),
         ("lift run -o a.onnx", "run lstm-edge export run -o run.onnx"),
         ("train run -o other", "run is a trained run, not data; run lstm-edge export run -o model.onnx"),

@@ -51,22 +51,10 @@ def main() -> None:
         state,
         broken,
     )
-    bare = {"h_0": "h", "h_n": "hn", "c_0": "c", "c_n": "cn"}
-    save(
-        "bare",
-        renamed(nodes, bare),
-        weights,
-        [("x", FLOAT, ["N", "L", WIDTH])],
-        [("logits", FLOAT, ["N", C])],
-        state,
-        None,
-        names=bare,
-    )
     gru()
     step()
     unbatched()
     wide()
-    backward()
 
 
 def lstm_nodes(
@@ -173,7 +161,7 @@ def gru() -> None:
 
 
 def step() -> None:
-    """A file made elsewhere that takes one step a call, its axes without names: ``s' = tanh(s + x)``."""
+    """A file of one stream that takes one step a call: ``s' = tanh(s + x)``."""
     nodes = [
         helper.make_node("Add", ["input", "state"], ["sum"]),
         helper.make_node("Tanh", ["sum"], ["stateN"]),
@@ -186,7 +174,13 @@ def step() -> None:
         [("input", FLOAT, [1, WIDTH])],
         [("result", FLOAT, [1, WIDTH])],
         [1, WIDTH],
-        None,
+        Manifest(
+            inputs=(TensorSpec("input", "float32", (1, WIDTH)),),
+            outputs=(TensorSpec("result", "float32", (1, WIDTH)),),
+            states=(StateSpec("state", "stateN", "float32", (1, WIDTH)),),
+            batch=None,
+            sequence=None,
+        ),
         names={"state": "state", "stateN": "stateN"},
     )
 
@@ -242,30 +236,6 @@ def wide() -> None:
     )
 
 
-def backward() -> None:
-    """A bidirectional file made elsewhere: it has states, and chunks of it do not equal the whole."""
-    rng = np.random.default_rng(9)
-    weights = [
-        tensor("W", rng.normal(size=(2, 3 * H, WIDTH)).astype(np.float32)),
-        tensor("R", rng.normal(size=(2, 3 * H, H)).astype(np.float32)),
-    ]
-    nodes = [
-        helper.make_node(
-            "GRU", ["x", "W", "R", "", "", "h_0"], ["y", "h_n"], hidden_size=H, direction="bidirectional"
-        )
-    ]
-    save(
-        "backward",
-        nodes,
-        weights,
-        [("x", FLOAT, ["L", "N", WIDTH])],
-        [("y", FLOAT, ["L", 2, "N", H])],
-        [2, "N", H],
-        None,
-        names={"h_0": "h_0", "h_n": "h_n"},
-    )
-
-
 def save(name, nodes, weights, inputs, outputs, state, manifest, names=None) -> None:
     """Write ``name.onnx``; ``names`` maps the states' usual names to the file's own."""
     names = names or {k: k for k in ("h_0", "h_n", "c_0", "c_n")}
@@ -286,18 +256,6 @@ def save(name, nodes, weights, inputs, outputs, state, manifest, names=None) -> 
         helper.set_model_props(model, {KEY: manifest.to_json()})
     onnx.checker.check_model(model, full_check=True)
     (HERE / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
-
-
-def renamed(nodes: list[onnx.NodeProto], names: dict[str, str]) -> list[onnx.NodeProto]:
-    """Return copies of ``nodes`` with tensors called as ``names`` says."""
-    copies = []
-    for node in nodes:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copy.input[:] = [names.get(name, name) for name in node.input]
-        copy.output[:] = [names.get(name, name) for name in node.output]
-        copies.append(copy)
-    return copies
 
 
 def reorder(gates: np.ndarray) -> np.ndarray:

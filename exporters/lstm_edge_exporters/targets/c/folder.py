@@ -18,10 +18,10 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError
 from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
 from lstm_edge_runtime.model import read_model
-from lstm_edge_runtime.native.compiler import Compiled, compile_program
 from lstm_edge_runtime.selftest import golden_limits
 
 from ...processes import run_program
+from ..native.compiler import Compiled, compile_program
 from .names import c_identifiers, c_string, member, model_name
 from .table import Array, Table, literals
 
@@ -105,7 +105,7 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         CheckFailedError: the self-test fails, or the code does not compile.
     """
     name = _name(source, name)
-    with load(source, device="cpu", threads=1, engine="onnxruntime") as model:
+    with load(source) as model:
         model.stream(reset_every="never")  # refuses a file that can't be run step by step
         if model.manifest is None:
             raise ManifestError(

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from lstm_edge_runtime.native.program import NONE, Code, Operation, ProgramWriter
+from ..native.program import NONE, Code, Operation, ProgramWriter
 
 RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
 _READS = {

@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.native.program import NONE, Binary, Code, Function, Operation, ProgramWriter, Weights
 
+from ..native.program import NONE, Binary, Code, Function, Operation, ProgramWriter, Weights
 from .memory import RECURRENT, last_reads, lay, plan, size_of, writes
 
 Array = npt.NDArray[np.generic]

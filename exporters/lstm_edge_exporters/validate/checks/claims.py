@@ -9,11 +9,11 @@ import onnx
 
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import first_line
-from lstm_edge_runtime.graph_check import OPERATORS
 from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
 from ...numerics.cases import case_size, closed_loop, misshapen
 from ...numerics.graph64 import Constants, Graph64
+from ...recurrent import OPERATORS
 from ...versions import LATEST_IR_VERSION, MAKERS, OLDEST_ONNXRUNTIME, OPSETS, versions
 from ..reference import ModelFile, ReferenceModel
 from ..report import Check, Fact, answered

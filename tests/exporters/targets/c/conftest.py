@@ -220,7 +220,7 @@ def driver(folder):
 
 def calls_of(model, steps):
     """Random inputs for ``steps`` steps of one source: as arrays by name, and as the driver reads them."""
-    rng, manifest = np.random.default_rng(1), model.manifest.streaming
+    rng, manifest = np.random.default_rng(1), model.manifest
     inputs, parts = {}, []
     for spec in manifest.data_inputs:
         shape = [{manifest.batch: 1, manifest.sequence: steps}.get(axis, axis) for axis in spec.axes]

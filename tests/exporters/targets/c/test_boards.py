@@ -40,7 +40,7 @@ def test_boards_without_a_wheel_compute_what_onnxruntime_does(
     options = ("-std=c99", "-O2", "-static", "-Wall", "-Wextra", "-Werror")
     command = [find_program(compiler), *options, *sources(folder), tmp_path / "main.c", "-lm"]
     run(*command, "-o", tmp_path / "main")
-    with load(network(name), engine="onnxruntime") as model:
+    with load(network(name)) as model:
         inputs, given = calls_of(model, 20)
         expected = streamed(model, inputs)
     got = np.frombuffer(run(found, tmp_path / "main", given=given), np.float32).reshape(expected.shape)

@@ -39,7 +39,7 @@ def results(find_program, run, tmp_path):
     [*product(["gcc"], NETWORKS), *product(["clang"], ["demo", "int8"])],
 )
 def test_c_computes_what_onnxruntime_does(compiler, name, network, folder_of, results):
-    with load(network(name), engine="onnxruntime") as model:
+    with load(network(name)) as model:
         inputs, given = calls_of(model, 20)
         expected = streamed(model, inputs)
     got = results(folder_of(name), given, *SANITIZED, compiler=compiler).reshape(expected.shape)
@@ -49,10 +49,10 @@ def test_c_computes_what_onnxruntime_does(compiler, name, network, folder_of, re
 
 @pytest.mark.parametrize("name", ["strided", "means"])
 def test_a_stream_in_units_computes_what_onnxruntime_does(name, network, folder_of, results):
-    with load(network(name), engine="onnxruntime") as model:
+    with load(network(name)) as model:
         inputs, given = calls_of(model, 60)
         expected = model.stream().process(inputs["x"][0])
-        delay = model.manifest.streaming.delays.get(model.outputs[0].name, 0)
+        delay = model.manifest.delays.get(model.outputs[0].name, 0)
     got = results(folder_of(name), given, *SANITIZED).reshape(-1, expected.shape[-1])[delay:]
     assert ("NET_DELAY 1 " in (folder_of(name) / "src/net.h").read_text()) == (delay == 1)
     assert np.abs(got - expected[: len(got)]).max() <= limit_for(expected, 1e-6)

@@ -11,6 +11,7 @@ from torch import nn
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.targets.c import check_c_folder, to_c
 from lstm_edge_exporters.targets.c.table import Table
+from lstm_edge_exporters.targets.native.program import Binary, ProgramWriter
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     ContractError,
@@ -22,7 +23,6 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY
-from lstm_edge_runtime.native.program import Binary, ProgramWriter
 
 from .conftest import DATA
 

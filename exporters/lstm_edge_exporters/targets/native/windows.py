@@ -5,9 +5,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import UnsupportedError
-from ..manifest import Array
-from ..onnx_reader import Node
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.onnx_reader import Node
 
 PADDING = -1
 """The place of a number that is padding."""

@@ -14,13 +14,15 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 
-from ..axes import row_factor, unit_shape
-from ..errors import UnsupportedError
-from ..manifest import Array, Axes, Manifest, StateSpec, TensorSpec
-from ..onnx_reader import Node, OnnxFile, Tensor
+from lstm_edge_runtime.axes import row_factor, unit_shape
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.native.library import TYPES
+from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.onnx_reader import Node, OnnxFile, Tensor
+
 from . import folding
-from .past import Past
-from .program import INPUT_TYPES, Binary, Code, Function, ProgramWriter, in_int8
+from .program import Binary, Code, Function, ProgramWriter, in_int8
 from .windows import PADDING, declared, stretches, windows_of
 
 _MICROSOFT = "com.microsoft"
@@ -304,7 +306,7 @@ class _Compiler:
         if spec.dtype == "bool":
             flags = self._writer.input(spec.name, prod(shape), "uint8")
             return _Value(shape, (self._writer.cast(flags),), "bool", order)
-        if spec.dtype not in INPUT_TYPES:
+        if spec.dtype not in TYPES:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
         return _Value(shape, (self._writer.input(spec.name, prod(shape), spec.dtype),), spec.dtype, order)
 

@@ -9,14 +9,13 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import FileFormatError, UnsupportedError
-from ..manifest import Array
-from .past import Past
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.native.library import TYPES
+from lstm_edge_runtime.native.past import Past
 
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""
-INPUT_TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
-"""What an input's elements may be; the place in this list is the type's number."""
 _MAGIC = b"LSTMEDGE"
 _HEADER = struct.Struct("<8sIIQ10I")
 _CONSTANT = struct.Struct("<Q4I")
@@ -173,7 +172,7 @@ class ProgramWriter:
 
     def buffer(self, width: int, dtype: str = "float32") -> int:
         """Add a buffer of ``width`` elements a row; return its number."""
-        self._buffers.append((width, INPUT_TYPES.index(dtype)))
+        self._buffers.append((width, TYPES.index(dtype)))
         return len(self._buffers) - 1
 
     @property
@@ -218,7 +217,7 @@ class ProgramWriter:
 
     def dtype(self, buffer: int) -> str:
         """Return the type of a buffer's elements."""
-        return INPUT_TYPES[self._buffers[buffer][1]]
+        return TYPES[self._buffers[buffer][1]]
 
     def input(self, name: str, width: int, dtype: str = "float32") -> int:
         """Add an input; return its buffer."""
@@ -520,9 +519,7 @@ class ProgramWriter:
         for array in self._constants:
             padding = -offset % 64
             rows, columns = array.shape
-            tables.append(
-                _CONSTANT.pack(offset + padding, rows, columns, INPUT_TYPES.index(array.dtype.name), 0)
-            )
+            tables.append(_CONSTANT.pack(offset + padding, rows, columns, TYPES.index(array.dtype.name), 0))
             data += [bytes(padding), array.tobytes()]
             offset += padding + array.nbytes
         tables += [struct.pack("<2I", *buffer) for buffer in self._buffers]
@@ -590,20 +587,3 @@ def in_int8(weights: Array) -> tuple[Array, Array] | None:
         found[fits], scales[fits] = whole[fits], scale[fits, 0]
         open_rows &= ~fits
     return None if open_rows.any() else (found, scales)
-
-
-def padding_of(content: bytes) -> bytes | None:
-    """Return the program of the steps beyond a row's length in a program file, if there is one.
-
-    Raises:
-        FileFormatError: it does not lie within the file.
-    """
-    number = _HEADER.unpack_from(content)[12]
-    if number == 0:
-        return None
-    table = _HEADER.size + (number - 1) * _CONSTANT.size
-    if table + _CONSTANT.size <= len(content):
-        offset, rows, columns, *_ = _CONSTANT.unpack_from(content, table)
-        if offset + rows * columns <= len(content):
-            return content[offset : offset + rows * columns]
-    raise FileFormatError("the native program names a part that is not there; convert the model again")
