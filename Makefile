@@ -13,13 +13,13 @@ help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
 
 # Written last, so that a stopped or failed installation is taken up again.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo 'error: "$(PYTHON)" is no Python 3.10 or newer; name one, as in: make test PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo 'error: "$(PYTHON)" cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv' >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -q -e ".[cpu,export,dev,docs]"
+	$(BIN)/python -m pip install -q -e "./runtime[cpu]" -e ".[export,dev,docs]"
 	@touch $@
 
 # The C library of native/, built where there is a C compiler; all else works without it.
