@@ -45,7 +45,8 @@ export async function measureAll(load, ort, url, names) {
 
 if (typeof process === "object" && process.argv[1]?.endsWith("wasm.mjs")) {
   const [folder = "", ...names] = process.argv.slice(2);
-  const [{ load }, ort] = await Promise.all([import("../../web/site/lstm-edge/index.js"), import("../../web/node_modules/onnxruntime-web/dist/ort.node.min.mjs").catch(() => import("../../web/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"))]);
+  const paths = ["../../web/site/lstm-edge/index.js", "../../web/node_modules/onnxruntime-web/dist/ort.wasm.bundle.min.mjs"];
+  const [{ load }, ort] = await Promise.all(paths.map((path) => import(path)));
   console.log(JSON.stringify({ node: await measureAll(load, ort, folder, names) }));
   const { browserPath, launch, serve } = await import("../../web/test/browser.js"), { fileURLToPath } = await import("node:url");
   if (browserPath) {

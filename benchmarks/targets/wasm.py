@@ -10,21 +10,22 @@ from pathlib import Path
 import numpy as np
 import onnx
 
-from benchmarks.common import ROOT, SIZES, parser, print_machine, run, table
+from benchmarks.common import CLASSES, ROOT, SIZES, parser, print_machine, run, table
 from benchmarks.speed.models import write_model
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.targets.native import to_native
-from lstm_edge_runtime import load
-from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 
 
 def write(folder: Path, size: str) -> None:
     """Write a size's ONNX file and its programs in float32 and int8."""
     path = write_model(folder, size)
-    with load(path) as model:
-        manifest = Manifest(
-            inputs=model.inputs, outputs=model.outputs, states=model.states, batch="N", sequence="L"
-        )
+    features, hidden, layers = SIZES[size]
+    manifest = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", "L", features)),),
+        outputs=(TensorSpec("logits", "float32", ("N", CLASSES)),),
+        states=tuple(StateSpec(f"{s}_0", f"{s}_n", "float32", (layers, "N", hidden)) for s in "hc"),
+    )
     proto = onnx.load(path)
     onnx.helper.set_model_props(proto, {KEY: manifest.to_json()})
     onnx.save(proto, path)

@@ -145,7 +145,7 @@ TURNS = [*(pytest.param(turn, marks=pytest.mark.slow) for turn in range(16)), 16
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_native(turn, place, capsys):
-    made, _ = call(place, turn, capsys, "convert", "net.onnx", "--to", "native", "-o", "net.lep")
+    made, _ = call(place, turn, capsys, "convert", "net.onnx", "-o", "net.lep")
     assert set(made) == {Path("net.lep")}
 
 
