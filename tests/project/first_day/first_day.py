@@ -119,7 +119,7 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
     "web": (
         *HAR,
         Step("python back_end.py", r"\(100, 4\)"),
-        Step("lstm-edge convert har.onnx --to web -o site", "npm", 2),
+        Step("lstm-edge convert har.onnx --to web -o site", "preview"),
     ),
 }
 
@@ -147,7 +147,7 @@ def _install(folder: Path) -> Path:
     started = time.perf_counter()
     subprocess.run(["git", "clone", "-q", ROOT, folder / "clone"], check=True)
     subprocess.run([sys.executable, "-m", "venv", folder / "venv"], check=True)
-    pip = [folder / "venv/bin/python", "-m", "pip", "install", "-q", ".[cpu,export,report]"]
+    pip = [folder / "venv/bin/python", "-m", "pip", "install", "-q", "./runtime[cpu]", ".[export,report]"]
     subprocess.run(pip, check=True, cwd=folder / "clone")
     print(f"installed in {time.perf_counter() - started:.0f} s")
     return folder / "venv/bin"
