@@ -2,23 +2,24 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+WASM := web/site/lstm-edge/lstm_edge.wasm
 export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo native dist test test-system test-slow test-docs fuzz torture test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
+.PHONY: help demo native wasm dist test test-system test-slow test-docs fuzz torture test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
 
 # Written last, so that a stopped or failed installation is taken up again.
-$(VENV)/.installed: pyproject.toml
+$(VENV)/.installed: pyproject.toml runtime/pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || \
 	  { echo 'error: "$(PYTHON)" is no Python 3.10 or newer; name one, as in: make test PYTHON=python3.12' >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
 	  { echo 'error: "$(PYTHON)" cannot make virtual environments; on Debian or Ubuntu: apt-get install python3-venv' >&2; exit 1; }
 	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
-	$(BIN)/python -m pip install -q -e ".[cpu,export,dev,docs]"
+	$(BIN)/python -m pip install -q -e "./runtime[cpu]" -e ".[export,dev,docs]"
 	@touch $@
 
 # The C library of native/, built where there is a C compiler; all else works without it.
@@ -40,7 +41,7 @@ check: $(VENV)/.installed docs  ## lint, types and the documentation's own links
 	$(BIN)/mypy
 	$(BIN)/mypy tools noxfile.py
 
-dist: $(VENV)/.installed  ## build sdist and wheels into dist/, and try them in a fresh environment
+dist: $(VENV)/.installed $(WASM)  ## build sdist and wheels into dist/, and try them in a fresh environment
 	$(BIN)/python tools/dist.py
 
 docs: $(VENV)/.installed  ## build the documentation's site into site/
@@ -49,31 +50,36 @@ docs: $(VENV)/.installed  ## build the documentation's site into site/
 # Two workers on two cores: a second torch thread in each would only wait.
 test test-system test-docs test-slow: export OMP_NUM_THREADS := 1
 
-test: check $(VENV)/.native  ## every check, and the tests of every function
+test: check $(VENV)/.native $(WASM)  ## every check, and the tests of every function
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not system"
 
-test-system: $(VENV)/.native  ## the tests that run whole programs, compilers, boards, brokers and clusters
+test-system: $(VENV)/.native $(WASM)  ## the tests that run whole programs, compilers, boards, brokers and clusters
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "system and not slow"
 
-test-docs: $(VENV)/.native  ## run the pages that take long as printed, four first days, and the action for CI
+test-docs: $(VENV)/.native $(WASM)  ## run the pages that take long as printed, four first days, and the action for CI
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_docs_run.py tests/project/test_ci.py \
 	  tests/project/first_day
 
-test-slow: $(VENV)/.native  ## the full matrices
+test-slow: $(VENV)/.native $(WASM)  ## the full matrices
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
-fuzz: $(VENV)/.native  ## read 100,000 damaged files of every kind; FUZZ="--seed 1 --count 1000" for other numbers
+fuzz: $(VENV)/.native $(WASM)  ## read 100,000 damaged files of every kind; FUZZ="--seed 1 --count 1000" for other numbers
 	$(BIN)/python tests/fuzz/harness.py $(FUZZ)
 
-torture: $(VENV)/.native  ## kill, interrupt and starve every verb that writes, 500 times; TORTURE="--kills 50" for others
+torture: $(VENV)/.native $(WASM)  ## kill, interrupt and starve every verb that writes, 500 times; TORTURE="--kills 50" for others
 	$(BIN)/python tests/torture/torture.py $(TORTURE)
+
+$(WASM): $(VENV)/.installed native/build_wasm.py $(wildcard native/src/* native/include/*)
+	$(BIN)/python native/build_wasm.py $@
+
+wasm: $(WASM)  ## build the C library for browsers and Node
 
 # npm writes this file last. What packages would run on installation only downloads GPU libraries.
 web/node_modules/.package-lock.json: web/package-lock.json
 	cd web && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-test-web: $(VENV)/.installed web/node_modules/.package-lock.json  ## the runtime for browsers and Node, in both
+test-web: $(VENV)/.native $(WASM) web/node_modules/.package-lock.json  ## the runtime for browsers and Node, in both
 	cd web && npm test
 
 test-arm: $(VENV)/.native  ## the runtime on aarch64, the C library there, on armv7, riscv64 and Windows, emulated
@@ -95,4 +101,4 @@ fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff check --fix .
 
 clean:  ## remove what the targets made
-	rm -rf $(VENV) web/node_modules web/dist .nox site dist build demo-out runs .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) web/node_modules web/dist $(WASM) .nox site dist build demo-out runs .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -33,13 +33,19 @@ _PYTHONS = os.pathsep.join([*map(str, sorted(_PYENV.glob("3.*/bin"))), os.enviro
 os.environ["PATH"] = _PYTHONS
 
 
-def _wheel(session: nox.Session) -> Path:
-    """Build the wheel and return its path."""
+def _wheels(session: nox.Session) -> list[str]:
+    """Build the wheels of the runtime and of the rest, and return their paths."""
     folder = Path(session.create_tmp()) / "wheel"
     shutil.rmtree(folder, ignore_errors=True)
-    session.run_install("uv", "build", "-q", "--wheel", "-o", str(folder), str(ROOT), external=True)
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+    for source in (ROOT / "runtime", ROOT):
+        session.run_install("uv", "build", "-q", "--wheel", "-o", str(folder), str(source), external=True)
+    return [str(wheel) for wheel in folder.glob("*.whl")]
+
+
+def _requirements(wheels: list[str]) -> list[str]:
+    """Return the arguments of pip for the requirements of both distributions, the runtime from its wheel."""
+    sources = [f"-r={ROOT / 'runtime' / 'pyproject.toml'}", f"-r={ROOT / 'pyproject.toml'}"]
+    return [f"--find-links={Path(wheels[0]).parent}", *sources]
 
 
 def _tree(session: nox.Session) -> Path:
@@ -54,9 +60,10 @@ def _tree(session: nox.Session) -> Path:
 
 def _test_runtime(session: nox.Session, *options: str) -> None:
     """Run the runtime's tests on the wheel with what ``[cpu]`` declares."""
-    session.install(*options, "-r", "pyproject.toml", "--extra", "cpu")
+    wheels = _wheels(session)
+    session.install(*options, *_requirements(wheels), "--extra=cpu")
     session.install(*TEST_TOOLS)
-    session.install("--no-deps", str(_wheel(session)))
+    session.install("--no-deps", *wheels)
     session.run("uv", "pip", "list", external=True)
     session.chdir(_tree(session))
     session.run("pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow", "tests/runtime")
@@ -86,14 +93,14 @@ def export_oldest(session: nox.Session) -> None:
 
     Old releases of torch for x86-64 need gigabytes of CUDA, those for aarch64 need none.
     """
-    requirements = [LOWEST, "-r", str(ROOT / "pyproject.toml"), "--extra=cpu", "--extra=export"]
     tests = ["tests/exporters/export/test_export.py", "tests/exporters/export/test_people.py"]
     pytest = ["-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", EMULATED, *tests]
-    wheel, tree = _wheel(session), _tree(session)
+    wheels, tree = _wheels(session), _tree(session)
+    requirements = [LOWEST, *_requirements(wheels), "--extra=cpu", "--extra=export"]
     if platform.machine() == "aarch64":
         session.install(*requirements)
         session.install(*TEST_TOOLS)
-        session.install("--no-deps", str(wheel))
+        session.install("--no-deps", *wheels)
         session.chdir(tree)
         session.run("python", *pytest)
         return
@@ -103,7 +110,7 @@ def export_oldest(session: nox.Session) -> None:
     try:
         with arm_python([site]) as python:
             install_for_arm(python, site, requirements)
-            install_for_arm(python, site, ["--no-deps", str(wheel)])
+            install_for_arm(python, site, ["--no-deps", *wheels])
             session.chdir(tree)
             session.run(str(python), *pytest, env=environment, external=True)
     except UnsupportedMachineError as reason:

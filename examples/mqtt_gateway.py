@@ -7,7 +7,7 @@ increase. The gateway publishes {"n": 41, "label": ..., "p": ...} to lstm-edge/D
 "y": [...]} for a file without labels, or {"error": ...}. Results are null until a network's delay is over.
 
 Each device has its own state. A sample is acknowledged after its answer is confirmed and the states that
-include it are saved; the broker redelivers all others. docs/gateway.md has the guarantees.
+include it are saved; the broker redelivers all others. docs/deploy.md has the guarantees.
 """
 
 import argparse

@@ -1,8 +1,13 @@
 """What the tests of all packages share."""
 
+import fcntl
 import os
 import shutil
 import signal
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -30,3 +35,17 @@ def find_program():
         return found
 
     return find
+
+
+@pytest.fixture(scope="session")
+def wasm() -> Path:
+    """The C library for browsers and Node, built once where it is missing."""
+    native = Path(__file__).parents[1] / "native"
+    built = native.parent / "web" / "site" / "lstm-edge" / "lstm_edge.wasm"
+    if not built.is_file() and find_spec("ziglang") is None:
+        pytest.skip("no ziglang, which builds the library for browsers")
+    with (native / "CMakeLists.txt").open() as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not built.is_file():
+            subprocess.run([sys.executable, native / "build_wasm.py", built], check=True)
+    return built

@@ -91,16 +91,16 @@ def try_wheels() -> None:
         run(UV, "venv", "-q", folder / "venv", "--python", sys.executable)
         wheels = wheels_for(platform.machine())
         run(UV, "pip", "install", "-q", "--python", python, f"{wheels[0]}[cpu]", *wheels[1:])
-        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if wheels[1:] else []
+        cpu = Path("/proc/cpuinfo").read_text(encoding="utf-8").split() if wheels[2:] else []
         wide = {"LSTM_EDGE_ISA": "avx2"} if "avx2" in cpu else {}  # checks that it is detected
         program = [python.with_name("lstm-edge")]
-        try_installed(program, folder, native=bool(wheels[1:]), environment=wide)
+        try_installed(program, folder, native=bool(wheels[2:]), environment=wide)
 
 
 def try_wheels_for_arm() -> None:
     """Try the wheels for aarch64 under qemu, on a core without dot products and on one with them."""
     wheels = wheels_for("aarch64")
-    if platform.machine() == "aarch64" or not wheels[1:]:
+    if platform.machine() == "aarch64" or not wheels[2:]:
         return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -115,8 +115,9 @@ def try_wheels_for_arm() -> None:
 
 
 def wheels_for(machine: str) -> list[Path]:
-    """Return the pure wheel, and the native one for a machine where it was built."""
-    return [*DIST.glob("lstm_edge-*.whl"), *DIST.glob(f"lstm_edge_native-*_{machine}.whl")]
+    """Return the pure wheels, and the native one for a machine where it was built."""
+    pure = [*DIST.glob("lstm_edge_runtime-*.whl"), *DIST.glob("lstm_edge-*.whl")]
+    return [*pure, *DIST.glob(f"lstm_edge_native-*_{machine}.whl")]
 
 
 def try_installed(
@@ -144,6 +145,7 @@ def main() -> None:
         sys.exit(f"error: {wrong}" if wrong else 0)
     shutil.rmtree(DIST, ignore_errors=True)
     run(UV, "build", "-q", "-o", DIST)
+    run(UV, "build", "-q", "-o", DIST, ROOT / "runtime")
     for machine in ("x86_64", "aarch64"):
         names = (f"{machine}-linux-gnu-gcc", *(["gcc"] if machine == platform.machine() else []))
         compiler = next(filter(shutil.which, names), None)

@@ -78,11 +78,10 @@ def _to_c(model: Path, output: Path, name: str | None = None) -> _Written:
     return _Written("C99", {str(output / path): size for path, size in sizes.items()}, document, notes)
 
 
-def _to_web(model: Path, output: Path, ort: Path | None = None, data: Path | None = None) -> _Written:
-    from lstm_edge_exporters.targets.web import find_runtime, to_site
+def _to_web(model: Path, output: Path, data: Path | None = None) -> _Written:
+    from lstm_edge_exporters.targets.web import to_site
 
-    runtime = ort or find_runtime(Path.cwd())
-    site = to_site(model, runtime, _recordings_for(model, data))
+    site = to_site(model, _recordings_for(model, data))
     site.save(output)
     sizes = {name: len(content) for name, content in sorted(site.files.items())}
     look = f"preview: python -m http.server -d {shlex.quote(str(output))}"
@@ -98,7 +97,6 @@ _TARGETS: dict[str, Callable[..., _Written]] = {"c": _to_c, "web": _to_web}
 @click.option("--to", "target", type=click.Choice(list(_TARGETS)), help="Write a folder of this kind.")
 @click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
-@click.option("--ort", type=PATH, help="For web: folder of onnxruntime-web.")
 @click.option("--data", type=PATH, help="For web: data file with recordings to replay, as for predict.")
 @json_option
 def command(model: Path, target: str | None, output: Path, as_json: bool, **options: Any) -> None:
@@ -110,8 +108,6 @@ def command(model: Path, target: str | None, output: Path, as_json: bool, **opti
     c: a folder of C99 code without a runtime, for microcontrollers; see docs/c.md.
 
     web: a folder with a static page that runs MODEL in the browser and works offline; see docs/web.md.
-    onnxruntime-web is read from --ort, or from node_modules in this or a parent folder; install it with
-    npm install onnxruntime-web.
 
     Results are run and only written if they compute the same as MODEL.
 

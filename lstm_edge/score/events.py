@@ -12,22 +12,19 @@ NONE = -1
 
 @dataclass
 class Spans:
-    """The current event of each series, as arrays ``(series,)``."""
+    """The current event of each series, as arrays ``(series,)``.
+
+    ``label`` was confirmed at order ``start``, ``samples`` rows ago; ``candidate`` is the label of the last
+    ``count`` rows; ``end`` and ``last`` are the orders of the last row with a label, and of any row.
+    """
 
     label: Array
-    """The confirmed label."""
     candidate: Array
-    """The label of the last row."""
     count: Array
-    """Number of equal labels up to the last row."""
     start: Array
-    """Order of the row that confirmed the label."""
     samples: Array
-    """Number of rows since then."""
     end: Array
-    """Order of the last row with a label."""
     last: Array
-    """Order of the last row."""
 
     @classmethod
     def empty(cls, size: int, order: np.dtype) -> "Spans":
@@ -51,7 +48,8 @@ class Spans:
         )
         confirms = before + lengths >= hold
         change = begins + np.maximum(hold - before, 1) - 1
-        self.candidate[series], self.count[series] = labels[ends - 1], _last(before + lengths, owner)
+        is_last = np.diff(owner, append=-1) != 0
+        self.candidate[series], self.count[series] = labels[ends - 1], (before + lengths)[is_last]
         ended, since = self._change(series, firsts, order, owner[confirms], label[confirms], change[confirms])
         self.samples[series] += ends - since
         self.end[series] = order[ends - 1]
@@ -82,9 +80,3 @@ class Spans:
         """Return the events that later rows may extend, as ``extend``."""
         own = np.flatnonzero(self.label != NONE)
         return [own, self.start[own], self.end[own], self.label[own], self.samples[own]]
-
-
-def _last(values: Array, owner: Array) -> Array:
-    """Return the last value of each owner."""
-    last: Array = values[np.diff(owner, append=-1) != 0]
-    return last

@@ -14,12 +14,10 @@ from lstm_edge_runtime.files import write_bytes
 
 from .plan import EVENTS, PLAN, STATES, Options, Plan, make_plan
 from .stages import SKIPPED, read_group, score_part
-from .workers import Workers, processes
+from .workers import Workers
 
 _LOCK = "_lock"
-_READ = 0.3  # of the time, approximately
 Show = Callable[[float, str], None]
-_ONE = processes(1)
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,6 @@ class Report:
     known: int
     """Number of files of the earlier runs."""
     skipped: dict[str, str]
-    """Error of each file that was left out."""
     resumed: int
     """Number of partitions that a killed run had finished."""
     reset_every: int | str
@@ -48,13 +45,12 @@ def score(
     model: Path,
     output: Path,
     options: Options,
-    workers: Workers = _ONE,
+    workers: Workers,
     show: Show = lambda *_: None,
 ) -> Report:
     """Score a Parquet data set; write the folder ``output`` with the results, ``STATES`` and ``EVENTS``.
 
     It appears when it is complete. The next run with the same arguments continues one that was killed.
-    Raises ``InputError`` if the output exists, and what ``make_plan`` raises.
     """
     begun = time.monotonic()
     if output.exists() or not output.parent.is_dir():
@@ -62,21 +58,21 @@ def score(
         raise InputError(f"{output} {why}, or name another output")
     plan, skipped = make_plan(dataset, model, output, options)
     with _working(plan):
-        resumed = sum(plan.part_file(part).exists() for part in range(plan.parts))
-        rows, groups = 0, len(plan.groups)
+        work, rows, groups = Path(plan.work), 0, len(plan.groups)
+        resumed = len(_rows(work))
         for done, _ in enumerate(workers(read_group, plan, groups), 1):
-            show(_READ * done / groups, f"read {done} of {counted(groups, 'group')} of files")
+            show(0.3 * done / groups, f"read {done} of {counted(groups, 'group')} of files")
         for done, count in enumerate(workers(score_part, plan, plan.parts), 1):
             rows += count
-            show(_READ + (1 - _READ) * done / plan.parts, f"scored {done} of {counted(plan.parts, 'part')}")
-        for file in Path(plan.work).glob(f"_rows/*/{SKIPPED}"):
+            show(0.3 + 0.7 * done / plan.parts, f"scored {done} of {counted(plan.parts, 'part')}")
+        for file in work.glob(f"_rows/*/{SKIPPED}"):
             path, _, why = file.read_text(encoding="utf-8").partition("\n")
             skipped[path] = why
         report = Report(
             rows=rows,
             late=sum(count for path, _, _, count in plan.files if path not in skipped) - rows,
-            series=_count_rows(plan, STATES),
-            events=_count_rows(plan, EVENTS) if options.events else None,
+            series=sum(_rows(work / STATES)),
+            events=sum(_rows(work / EVENTS)) if options.events else None,
             files=len(plan.files),
             known=len(plan.known),
             skipped=skipped,
@@ -88,8 +84,8 @@ def score(
     return report
 
 
-def _count_rows(plan: Plan, kind: str) -> int:
-    return sum(parquet.read_metadata(plan.part_file(part, kind)).num_rows for part in range(plan.parts))
+def _rows(folder: Path) -> list[int]:
+    return [parquet.read_metadata(path).num_rows for path in folder.glob("part-*")]
 
 
 @contextlib.contextmanager

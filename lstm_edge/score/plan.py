@@ -20,14 +20,10 @@ from lstm_edge_runtime.reading import open_regular
 from . import sql
 from .pool import Pool
 
-ROWS = 1_000_000
-"""Approximate number of rows of a partition and of a group of files."""
-_SERIES, _MAX_PARTS = 64, 1024
-"""Approximate minimum number of series of a partition, and maximum number of partitions."""
-PLAN, STATES, EVENTS = "_plan.json", "_states", "_events"
-KEY = "a key in the path"
-_SAME = ("series", "order", "features", "events", "hold", "reset_every")
-"""Options that a run shares with the earlier run that it continues."""
+ROWS, _SERIES, _MAX_PARTS = 1_000_000, 64, 1024
+"""Rows of a partition and of a group of files; minimum of series of a partition; maximum of partitions."""
+PLAN, STATES, EVENTS, KEY = "_plan.json", "_states", "_events", "a key in the path"
+_SAME = ("series", "order", "features", "events", "hold", "reset_every")  # in runs that continue
 Files = tuple[tuple[str, int, int, int], ...]
 """Path, size in bytes, time of modification and number of rows of each file."""
 
@@ -39,21 +35,18 @@ class Options:
     series: str = "series"
     """Column with the series; it may be a key in the paths of the files (``device=17/``)."""
     order: str = "order"
-    """Column that each series is sorted by."""
     features: tuple[str, ...] = ()
     """Columns in the model's order."""
     events: bool = False
-    """Also write changes of the label."""
     hold: int = 1
-    """Number of equal labels in a row that confirm a label."""
+    """Number of equal labels in a row that confirm the label of an event."""
     reset_every: int | str | None = None
     """Number of steps after which a series is reset, or ``"never"``."""
     since: str | None = None
     """Output of an earlier run, which this one continues."""
     skip_bad: bool = False
-    """Leave out files that can't be used."""
     parts: int = 0
-    """Number of partitions; 0 for one that fits rows and series."""
+    """Number of partitions; 0 to choose it."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +62,14 @@ class Plan:
     known: Files
     """Files of the earlier runs."""
     results: tuple[str, ...]
-    """Names of the columns with probabilities or values."""
+    """Columns with probabilities or values."""
     labels: tuple[str, ...]
-    """Names of the classes; empty if the outputs are values."""
+    """Classes; empty if the outputs are values."""
     types: tuple[str, str]
     """Types of series, or ``KEY``, and order."""
     work: str
     """Folder in which the output is made."""
     parts: int
-    """Number of partitions."""
 
     def to_json(self) -> str:
         """Return the plan as text, to compare it with that of another run."""
@@ -98,13 +90,7 @@ def open_model(path: str, identity: str | None) -> Model:
 
 
 def make_plan(dataset: str, model: Path, output: Path, options: Options) -> tuple[Plan, dict[str, str]]:
-    """Check options, model and columns; return the plan, and the error of each file that is left out.
-
-    Raises:
-        NotFoundError: there is no data set, or no earlier run.
-        FileFormatError: a file is damaged.
-        InputError: a column is missing or has a wrong type, or options, model and earlier run don't fit.
-    """
+    """Check options, model and columns; return the plan, and the error of each file that is left out."""
     opened = open_model(str(model.resolve()), None)
     options, task = _resolve(options, opened), opened.manifest.task
     width, paths = Pool(opened, 1, "never").width, find_files(dataset)
@@ -154,8 +140,7 @@ def find_files(dataset: str) -> list[str]:
 
 
 def _mark(path: str) -> tuple[int, int]:
-    about = Path(path).stat()
-    return about.st_size, about.st_mtime_ns
+    return (about := Path(path).stat()).st_size, about.st_mtime_ns
 
 
 def _new_files(paths: Sequence[str], known: Files) -> list[str]:

@@ -17,11 +17,7 @@ _GROUP, _FEW, _CHUNK = 512, 6, 64
 
 
 class Pool:
-    """States of many series, by number.
-
-    Results depend neither on the other series nor on how rows are cut: a call is one step of some series, or
-    several steps if the file returns each of them and computes in float32.
-    """
+    """States of many series, by number. Results depend neither on the others nor on how rows are cut."""
 
     def __init__(self, model: Model, size: int, reset_every: Any) -> None:
         """Open ``size`` series at the reset state; ``LstmEdgeError`` if the file can't be streamed."""
@@ -31,8 +27,7 @@ class Pool:
             raise UnsupportedError(f"{why}; use lstm-edge stream")
         self._model, self._samples = model, sample_input(model)
         self._stream = model.stream(reset_every=reset_every)
-        self.delayed = any(contract.delays.values())
-        """True if rows may have no result."""
+        self.delayed = any(contract.delays.values())  # rows may have no result
         floats = all(np.dtype(spec.dtype).kind == "f" for spec in model.outputs)
         alone = contract.precision == "int8" and model.engine == "onnxruntime"  # rows share a scale
         together = self._samples.batched and not alone and (floats or not self.delayed)
@@ -42,12 +37,10 @@ class Pool:
         chunks = every_step and not self.delayed and contract.precision == "fp32" and len(model.outputs) == 1
         self._chunk = _CHUNK if chunks and contract.batch_axes.get(self._main) == 0 else 1
         self._reset = self._stream.state
-        self._states = dict[int, State]()
-        """States of series that have none in the batch."""
+        self._states = dict[int, State]()  # of series that have none in the batch
         sample = self._samples.steps(np.zeros(self._samples.width, self._samples.spec.dtype))
         frame = [self._stream.step(sample) for _ in range(1 + max(contract.delays.values(), default=0))][-1]
-        self.width = int(_top(main_output(model, frame)[None]).shape[1])
-        """C, number of values per step."""
+        self.width = int(_top(main_output(model, frame)[None]).shape[1])  # C, values per step
         self._plain = isinstance(frame, np.ndarray) and frame.shape == (self.width,)
 
     def run(self, series: Array, counts: Array, x: Array) -> Array:

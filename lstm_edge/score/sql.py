@@ -13,8 +13,7 @@ import pyarrow as pa
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 
-VERSION = duckdb.__version__
-"""Another version may hash names, and so partition series, in another way."""
+VERSION = duckdb.__version__  # another one may hash names in another way
 _MEMORY, _BATCH = "256MB", 131_072
 _BAD = "bad row: "
 
@@ -70,33 +69,26 @@ def write_partitions(
 @contextmanager
 def sorted_rows(work: str, part: int) -> Iterator[Iterator[pa.RecordBatch]]:
     """Yield the rows of a partition in batches, sorted by order: all series advance together."""
-    found = _partition(work, part)
+    found = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
+    query = f'SELECT * FROM {_files(found)} ORDER BY "order"'
     with connect(work) as database:
-        query = f'SELECT * FROM {_files(found)} ORDER BY "order"' if found else ""
         yield iter(database.sql(query).to_arrow_reader(_BATCH)) if found else iter(())
 
 
 def series_of(work: str, part: int) -> dict[str, int]:
     """Return the number of rows of each series in a partition, by its name."""
-    if not (found := _partition(work, part)):
-        return {}
+    found = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
+    query = f"SELECT series, count(*) FROM {_files(found)} GROUP BY series"
     with connect(work) as database:
-        query = f"SELECT series, count(*) FROM {_files(found)} GROUP BY series"
-        return dict(database.execute(query).fetchall())
+        return dict(database.execute(query).fetchall()) if found else {}
 
 
 def states_of(folder: Path, part: int, parts: int) -> pa.Table | None:
     """Return the states of the series in a partition from those of a run with any number of partitions."""
     paths = sorted(str(path) for path in folder.glob("*.parquet") if path.is_file())
-    if not paths:
-        return None
+    query = f"SELECT * FROM {_files(paths)} WHERE hash(series) % {parts} = {part} ORDER BY series"
     with connect() as database:
-        query = f"SELECT * FROM {_files(paths)} WHERE hash(series) % {parts} = {part} ORDER BY series"
-        return database.sql(query).to_arrow_table()
-
-
-def _partition(work: str, part: int) -> list[str]:
-    return sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
+        return database.sql(query).to_arrow_table() if paths else None
 
 
 def _raise(column: str) -> str:

@@ -22,8 +22,7 @@ from .plan import EVENTS, KEY, STATES, Plan, open_model
 from .pool import Pool
 
 SKIPPED = "_skipped"
-_BLOCK = 131_072
-_ORDERS = ("start", "end", "last")
+_BLOCK, _ORDERS = 131_072, ("start", "end", "last")
 
 
 def read_group(plan: Plan, group: int) -> int:
@@ -34,8 +33,7 @@ def read_group(plan: Plan, group: int) -> int:
     target.parent.mkdir(exist_ok=True)
     folder = Path(tempfile.mkdtemp(dir=plan.work, prefix="_group-"))
     try:
-        names = (options.series, options.order, options.features)
-        key = plan.types[0] == KEY
+        names, key = (options.series, options.order, options.features), plan.types[0] == KEY
         sql.write_partitions(folder / "rows", plan.groups[group], names, plan.parts, key=key)
     except (FileFormatError, InputError) as error:
         if not options.skip_bad:
@@ -44,12 +42,11 @@ def read_group(plan: Plan, group: int) -> int:
         (folder / "rows").mkdir()
         (folder / "rows" / SKIPPED).write_text(f"{plan.groups[group][0]}\n{error}", encoding="utf-8")
     (folder / "rows").rename(target)
-    folder.rmdir()
     return 0
 
 
 def _damaged(plan: Plan, group: int) -> FileFormatError | None:
-    """Return the error of the first file with damaged pages."""
+    """Return the error of the first file whose pages are damaged."""
     for path in plan.groups[group]:
         try:
             with parquet.ParquetFile(path) as file:
@@ -89,7 +86,7 @@ class Partition:
         self._seen, self._known = np.zeros(size, bool), np.zeros(size, bool)
         counts = np.array([rows.get(name, 0) for name in self._names], np.int64)
         self._first, self._done = np.cumsum(counts) - counts, np.zeros(size, np.int64)
-        self._order, self._values = self._file(np.int64, ()), self._file(np.float32, (len(plan.results),))
+        self._order, self._values = self._file(np.int64, 1), self._file(np.float32, len(plan.results))
         self._ended = list[list[Array]]()
         self._order_type = before.column("last").type if before else pa.int64()
         if plan.files:
@@ -99,10 +96,10 @@ class Partition:
         if before:
             self._restore(before)
 
-    def _file(self, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Array:
+    def _file(self, dtype: npt.DTypeLike, width: int) -> Array:
         """Return an array for all rows of the partition, in a file that the system writes out as needed."""
         with tempfile.TemporaryFile(dir=self._plan.work) as file:
-            return np.memmap(file, dtype, "w+", shape=(max(self.total, 1), *shape))
+            return np.memmap(file, dtype, "w+", shape=(max(self.total, 1), width))
 
     def _restore(self, before: pa.Table) -> None:
         try:
@@ -137,7 +134,7 @@ class Partition:
         if plan.labels:
             values = softmax(values)
         at = np.arange(len(own)) + np.repeat(self._first[series] + self._done[series] - starts, counts)
-        self._order[at], self._values[at] = order.view(np.int64), values
+        self._order[at, 0], self._values[at] = order.view(np.int64), values
         self._done[series] += counts
         self._seen[series] = True
         spans.last[series] = order[starts + counts - 1]
@@ -162,13 +159,13 @@ class Partition:
 
     def _results(self, start: int, stop: int) -> pa.Table:
         """Return the results ``start ... stop - 1`` of all series."""
-        options, ends = self._plan.options, np.cumsum(self._done)
-        own = np.searchsorted(ends, np.arange(start, stop), side="right")
-        at = np.arange(start, stop) + (self._first - ends + self._done)[own]
+        options, ends, at = self._plan.options, np.cumsum(self._done), np.arange(start, stop)
+        own = np.searchsorted(ends, at, side="right")
+        at += (self._first - ends + self._done)[own]
         values = self._values[at]
         columns = {
             options.series: self._series(own),
-            options.order: _as_orders(self._order[at].view(self._spans.last.dtype), self._order_type),
+            options.order: _as_orders(self._order[at, 0].view(self._spans.last.dtype), self._order_type),
         }
         if self._plan.labels:
             labels = pa.array(values.argmax(axis=1), mask=np.isnan(values[:, 0]))
@@ -186,18 +183,15 @@ class Partition:
         states = {"series": pa.array(self._names, pa.string())} | self._pool.columns(range(len(self._names)))
         for name, values in vars(self._spans).items():
             states[name] = _as_orders(values, self._order_type) if name in _ORDERS else pa.array(values)
-        self._write(STATES, pa.table(states))
-        if self._plan.options.events:
-            tables = [self._events(found, is_open=False) for found in self._ended]
-            tables.append(self._events(self._spans.open_events(), is_open=True))
-            by = [(self._plan.options.series, "ascending"), ("start", "ascending")]
-            self._write(EVENTS, pa.concat_tables(tables).sort_by(by))
-
-    def _write(self, kind: str, table: pa.Table) -> None:
-        target = self._plan.part_file(self._part, kind)
-        target.parent.mkdir(exist_ok=True)
-        with replacing(target) as path:
-            parquet.write_table(table, path)
+        tables = [self._events(found, is_open=False) for found in self._ended]
+        tables.append(self._events(self._spans.open_events(), is_open=True))
+        events = pa.concat_tables(tables)
+        by = [(name, "ascending") for name in events.column_names[:2]]
+        for kind, table in ((STATES, pa.table(states)), (EVENTS, events.sort_by(by))):
+            if kind == STATES or self._plan.options.events:
+                (target := self._plan.part_file(self._part, kind)).parent.mkdir(exist_ok=True)
+                with replacing(target) as path:
+                    parquet.write_table(table, path)
 
     def _check_order(self, own: Array, order: Array, series: Array, starts: Array) -> None:
         """Raise ``InputError`` if a series has one order twice."""

@@ -1,6 +1,5 @@
 """Who does the work: this process, several, or a Ray cluster."""
 
-import os
 import socket
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, ProcessPoolExecutor, as_completed
@@ -35,11 +34,7 @@ def processes(count: int) -> Workers:
 
 
 def ray_cluster(address: str) -> Workers:
-    """Return the workers of a running cluster.
-
-    Ray repeats an item whose worker died. All machines see data set, model and output at the same paths.
-    """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    """Return the workers of a running cluster, whose machines see all files at the same paths."""
     try:
         import ray
     except ImportError as error:
@@ -53,16 +48,15 @@ def ray_cluster(address: str) -> Workers:
         raise LstmEdgeError(f"no Ray cluster answers at {address} ({first_line(error)})") from error
 
     def run(stage: Stage, plan: Plan, items: int) -> Iterator[int]:
-        task = ray.remote(max_retries=-1)(stage)
+        task = ray.remote(max_retries=-1)(stage)  # repeats an item whose worker died
         waiting = [task.remote(plan, item) for item in range(items)]
         while waiting:
             (done,), waiting = ray.wait(waiting)
             try:
                 yield ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                cause = error.cause
-                known = cause if isinstance(cause, LstmEdgeError) else LstmEdgeError(first_line(cause))
-                raise known from error
+                known = isinstance(error.cause, LstmEdgeError)
+                raise error.cause if known else LstmEdgeError(first_line(error.cause)) from error
             except ray.exceptions.RayError as error:
                 raise LstmEdgeError(f"Ray ended ({first_line(error)}); run again to continue") from error
 

@@ -42,6 +42,12 @@ static const struct {
     const le_kernels *kernels;
     bool (*here)(void);
 } known[] = {{&le_kernels_neon_dotprod, has_dotprod}, {&le_kernels_neon, always}};
+#elif defined(__wasm__)
+extern const le_kernels le_kernels_wasm;
+static const struct {
+    const le_kernels *kernels;
+    bool (*here)(void);
+} known[] = {{&le_kernels_wasm, always}};
 #else
 extern const le_kernels le_kernels_generic;
 static const struct {

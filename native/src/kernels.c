@@ -17,6 +17,9 @@
 #include <string.h>
 
 #include "internal.h"
+#if defined(__wasm_simd128__)
+#include <wasm_simd128.h>
+#endif
 
 #if defined(__x86_64__) || defined(__i386__)
 #include <immintrin.h>
@@ -278,7 +281,7 @@ NOINLINE vf combine(le_binary kind, vf a, vf b) {
 
 #if defined(__AVX512VNNI__) || defined(__ARM_FEATURE_DOTPROD)
 #define DOT 1 /* the four int8 weights of a lane side by side, activations in bytes */
-#elif LE_LANES == 16 || LE_LANES == 8 || defined(__SSE2__)
+#elif LE_LANES == 16 || LE_LANES == 8 || defined(__SSE2__) || defined(__wasm_simd128__)
 #define PAIRS 1 /* two by two, activations in 16 bits */
 #endif
 #if defined(PAIRS) && LE_LANES > 4
@@ -347,6 +350,9 @@ INLINE vi dot(vi total, const char *x, const int8_t *w, const bool seven) {
 #elif LE_LANES == 8
         __m256i wide = _mm256_cvtepi8_epi16(_mm_load_si128((const __m128i *)w));
         total += (vi)_mm256_madd_epi16(wide, _mm256_set1_epi32(pair[i]));
+#elif defined(__wasm_simd128__)
+        const v128_t wide = wasm_i16x8_extend_low_i8x16(wasm_v128_load64_zero(w));
+        total += (vi)wasm_i32x4_dot_i16x8(wide, wasm_i32x4_splat(pair[i]));
 #else
         __m128i narrow = _mm_loadl_epi64((const __m128i *)w);
         __m128i wide = _mm_srai_epi16(_mm_unpacklo_epi8(narrow, narrow), 8);

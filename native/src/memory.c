@@ -1,7 +1,7 @@
 /* Zeroed memory, the weights of a program, and the working memory of calls. */
 #include <stdlib.h>
 #include <string.h>
-#ifndef _WIN32
+#if !defined(_WIN32) && !defined(__wasi__)
 #include <sys/mman.h>
 #endif
 
@@ -20,7 +20,7 @@ static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
     le_slab *slab = calloc(1, sizeof *slab);
     if (slab == NULL) return NULL;
     slab->size = (wanted + align - 1) / align * align;
-#ifndef _WIN32
+#if !defined(_WIN32) && !defined(__wasi__)
     if (p->far) {
         void *mapped = mmap(NULL, slab->size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (mapped != MAP_FAILED) {
@@ -63,7 +63,7 @@ void le_free_weights(lstm_edge_program *p) {
     while (p->slabs != NULL) {
         le_slab *slab = p->slabs;
         p->slabs = slab->next;
-#ifndef _WIN32
+#if !defined(_WIN32) && !defined(__wasi__)
         if (slab->mapped != NULL) munmap(slab->mapped, slab->size + LE_LARGE_PAGE);
 #endif
         if (slab->mapped == NULL) free(slab->start);

@@ -1,4 +1,25 @@
 /* Threads that sleep until there is work for them. */
+#ifdef __wasi__ /* has no threads: a pool takes one task after the other */
+#include <stdlib.h>
+
+#include "internal.h"
+
+struct le_pool {
+    size_t threads;
+};
+
+le_pool *le_pool_new(size_t threads) {
+    le_pool *pool = calloc(1, sizeof *pool);
+    if (pool != NULL) pool->threads = threads;
+    return pool;
+}
+void le_pool_free(le_pool *pool) { free(pool); }
+size_t le_pool_threads(const le_pool *pool) { return pool == NULL ? 1 : pool->threads; }
+void le_pool_run(le_pool *pool, le_task task, void *context, size_t count) {
+    (void)pool;
+    for (size_t i = 0; i < count; i++) task(context, i);
+}
+#else
 #include <pthread.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -122,3 +143,4 @@ void le_pool_run(le_pool *pool, le_task task, void *context, size_t count) {
     pthread_mutex_unlock(&pool->lock);
     pthread_mutex_unlock(&pool->turn);
 }
+#endif

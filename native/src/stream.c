@@ -4,7 +4,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#ifndef _WIN32
+#if !defined(_WIN32) && !defined(__wasi__)
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -272,7 +272,7 @@ lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, si
 
 /* --- Programs --------------------------------------------------------------------------------------- */
 
-#ifdef _WIN32
+#if defined(_WIN32) || defined(__wasi__)
 static lstm_edge_program *open_file(const char *path) {
     FILE *file = fopen(path, "rb");
     const bool sized = file != NULL && fseek(file, 0, SEEK_END) == 0;

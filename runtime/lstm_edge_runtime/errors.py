@@ -3,6 +3,7 @@
 A message says in one line what was received, what was expected and what to do next.
 """
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -109,22 +110,23 @@ def _initials(name: str) -> str:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that adds an extra to lstm-edge where it was installed from: a clone or a file."""
+    """Return the command that adds an extra to what is installed: from PyPI, a clone or a file."""
     import json
     from importlib.metadata import PackageNotFoundError, distribution
     from urllib.parse import unquote, urlparse
 
-    try:
-        origin = json.loads(distribution("lstm-edge").read_text("direct_url.json") or "{}")
-    except (PackageNotFoundError, ValueError):
-        origin = {}
+    origin = {}
+    for name in ("lstm-edge", "lstm-edge-runtime"):  # a device has the second alone
+        with contextlib.suppress(PackageNotFoundError, ValueError):
+            origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
+            break
     url, folder = origin.get("url", ""), origin.get("dir_info")
     if folder is None:
-        return f'pip install "lstm-edge[{extra}]' + (f' @ {url}"' if url else '"')
+        return f'pip install "{name}[{extra}]' + (f' @ {url}"' if url else '"')
     clone = unquote(urlparse(url).path)
     clone = "." if os.path.realpath(clone) == os.path.realpath(os.curdir) else clone
     if extra == "native":
-        return f'pip install "{clone}/native"'
+        return f'pip install "{clone}/native"' if name == "lstm-edge" else f'pip install "{clone}/../native"'
     return f'pip install {"-e " if folder.get("editable") else ""}"{clone}[{extra}]"'
 
 

@@ -97,21 +97,13 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
         (800, Verb(("predict", name, str(corpus / rng.choice(("data.npz", "data.csv")))))),
         (800, Verb(("stream", name), (corpus / "lines.txt").read_bytes())),
         (400, Verb(("convert", name, "-o", out + ".lep"))),
-        (200, Verb(("convert", name, "--to", "web", "--ort", str(_web_runtime(folder)), "-o", out))),
+        (200, Verb(("convert", name, "--to", "web", "-o", out))),
         (10, Verb(("lift", name, "-o", out + ".onnx"))),
         (3, Verb(("validate", name, "--quick", "--steps", "50"))),
         (3, Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16"))))),
         (3, Verb(("convert", name, "--to", "c", "-o", out))),
     )
     return rng.choices([verb for _, verb in verbs], [weight for weight, _ in verbs])[0]
-
-
-def _web_runtime(folder: Path) -> Path:
-    from lstm_edge_exporters.targets.web import _RUNTIME
-
-    for name in _RUNTIME:
-        _put(folder / "runtime", name, b"x")
-    return folder / "runtime"
 
 
 def _beside(corpus: Path, folder: Path) -> None:
@@ -391,7 +383,7 @@ def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
             Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16")))),
             Verb(("convert", name, "--to", "native", "-o", out)),
             Verb(("convert", name, "--to", "c", "-o", out)),
-            Verb(("convert", name, "--to", "web", "--ort", str(_web_runtime(folder)), "-o", out)),
+            Verb(("convert", name, "--to", "web", "-o", out)),
         )
     )
 

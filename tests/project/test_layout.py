@@ -80,9 +80,9 @@ def test_private_modules_stay_in_their_folder_and_private_names_in_their_file(mo
 
 def test_the_containers_hold_no_package_of_their_own(root):
     for container in ("exporters", "runtime"):
-        assert sorted(path.name for path in (root / container).glob("*") if path.name != "__pycache__") == [
-            f"lstm_edge_{container}"
-        ]
+        folders = [path for path in (root / container).iterdir() if path.is_dir()]
+        assert [path.name for path in folders if path.name != "__pycache__"] == [f"lstm_edge_{container}"]
+        assert not list((root / container).glob("*.py"))
 
 
 @pytest.mark.parametrize("name", ["lstm_edge_runtime", "lstm_edge_exporters", "lstm_edge"])

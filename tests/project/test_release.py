@@ -87,6 +87,7 @@ def test_each_project_is_published_with_its_own_files(root, tmp_path):
     names = [
         "lstm_edge-0.1.0-py3-none-any.whl",
         "lstm_edge-0.1.0.tar.gz",
+        "lstm_edge_runtime-0.1.0-py3-none-any.whl",
         "lstm_edge_native-0.1.0-py3-none-manylinux2014_aarch64.manylinux_2_17_aarch64.whl",
     ]
     workflow = YAML(typ="safe").load(root / RELEASE)["jobs"]["publish"]

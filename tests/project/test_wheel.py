@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from packaging.requirements import Requirement
 
+from lstm_edge_runtime import __version__
+
 
 def _run(*command: object, cwd: Path, **environment: str) -> str:
     ran = subprocess.run(
@@ -29,9 +31,17 @@ def _run(*command: object, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="session")
 def wheel(root, tmp_path_factory) -> Path:
-    out = tmp_path_factory.mktemp("wheel")
+    return build_wheel(root, tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="session")
+def runtime_wheel(root, tmp_path_factory) -> Path:
+    return build_wheel(root / "runtime", tmp_path_factory.mktemp("runtime"))
+
+
+def build_wheel(source: Path, out: Path) -> Path:
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, root],
+        [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", out, source],
         check=True,
         capture_output=True,
     )
@@ -56,65 +66,100 @@ def test_the_base_is_light_and_an_extra_adds_to_it():
     base = {"numpy", "click", "rich"}
     assert base <= _needed([("lstm-edge", "")])
     assert not {"torch", "onnx", "onnxruntime"} & _needed([("lstm-edge", "")])
-    assert "onnxruntime" in _needed([("lstm-edge", "cpu")])
+    assert "onnxruntime" in _needed([("lstm-edge-runtime", "cpu")])
     assert {"torch", "onnx"} <= _needed([("lstm-edge", "export")])
 
 
 def test_every_requirement_has_one_lower_bound():
-    requirements = [Requirement(text) for text in distribution("lstm-edge").requires or []]
+    texts = [*(distribution("lstm-edge").requires or []), *(distribution("lstm-edge-runtime").requires or [])]
+    requirements = [each for each in map(Requirement, texts) if each.name != "lstm-edge-runtime"]
     bounds = {str(each): [s.operator for s in each.specifier].count(">=") for each in requirements}
     assert [text for text, count in bounds.items() if count != 1] == []
 
 
-@pytest.fixture(scope="session")
-def thin_python(wheel, tmp_path_factory) -> Path:
-    """A fresh environment with the wheel; what ``lstm-edge[cpu]`` needs is borrowed, not downloaded."""
-    folder = tmp_path_factory.mktemp("thin")
+def _environment(folder: Path, borrowed: set[str], *wheels: Path) -> Path:
+    """Return the Python of a fresh environment with wheels; what they need is borrowed, not downloaded."""
     venv.create(folder, with_pip=False, symlinks=True)
     python = folder / "bin" / "python"
     site = Path(
         _run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip()
     )
-    for name in _needed([("lstm-edge", "cpu")]):
+    for name in borrowed - {"lstm-edge-runtime"}:
         files = distribution(name).files or []
         for top in {file.parts[0] for file in files} - {"..", "__pycache__"}:
             if not (site / top).exists():
                 (site / top).symlink_to(distribution(name).locate_file(top))
-    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index", wheel]
-    subprocess.run(pip, check=True)
+    pip = [sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", "--no-index"]
+    subprocess.run([*pip, *wheels], check=True)
     return python
 
 
-def test_the_wheel_brings_three_import_names_typed_and_no_other(wheel, packages):
-    names = zipfile.ZipFile(wheel).namelist()
+@pytest.fixture(scope="session")
+def thin_python(wheel, runtime_wheel, tmp_path_factory) -> Path:
+    """A fresh environment with the wheels and what ``lstm-edge[cpu]`` needs."""
+    needed = _needed([("lstm-edge", "cpu"), ("lstm-edge-runtime", "cpu")])
+    return _environment(tmp_path_factory.mktemp("thin"), needed, runtime_wheel, wheel)
+
+
+@pytest.mark.parametrize(("extra", "suffix"), [("cpu", ".onnx"), ("native", ".lep")])
+def test_the_runtime_alone_runs_a_file_without_what_makes_one(extra, suffix, runtime_wheel, root, tmp_path):
+    model = tmp_path / f"lstm{suffix}"
+    source = root / "tests" / "runtime" / "data" / "lstm.onnx"
+    if extra == "native":
+        pytest.importorskip("lstm_edge_native")
+        from lstm_edge_exporters.targets.native import to_native
+
+        model.write_bytes(to_native(source))
+    else:
+        model.write_bytes(source.read_bytes())
+    needed = _needed([("lstm-edge-runtime", extra)])
+    assert not {"click", "rich", "pandas", "torch", "onnx"} & needed
+    assert ("onnxruntime" in needed) == (extra == "cpu")
+    python = _environment(tmp_path / "venv", needed, runtime_wheel)
+    data = tmp_path / "x.npy"
+    np.save(data, np.random.default_rng(5).normal(size=(3, 12, 3)).astype(np.float32))
+    assert len(_run(python, "-I", "-c", USE, model, data, cwd=tmp_path).split()) == 3
+
+
+def test_both_distributions_have_the_version_that_the_one_requires_of_the_other():
+    (pinned,) = (
+        requirement.specifier
+        for requirement in map(Requirement, distribution("lstm-edge").requires or [])
+        if requirement.name == "lstm-edge-runtime" and requirement.marker is None
+    )
+    assert str(pinned) == f"=={__version__}"
+
+
+def _names(*wheels: Path) -> set[str]:
+    return {name for wheel in wheels for name in zipfile.ZipFile(wheel).namelist()}
+
+
+def test_the_wheels_bring_three_import_names_typed_and_no_other(wheel, runtime_wheel, packages):
+    names = _names(wheel, runtime_wheel)
     tops = {name.split("/")[0] for name in names}
     assert {top for top in tops if not top.endswith(".dist-info")} == set(packages)
     assert {f"{package}/py.typed" for package in packages} <= set(names)
     assert [name for name in names if "__pycache__" in name or "/tests/" in name] == []
 
 
-def test_the_wheel_holds_every_module_of_the_tree(wheel, root, modules):
-    names = set(zipfile.ZipFile(wheel).namelist())
+def test_the_wheels_hold_every_module_of_the_tree(wheel, runtime_wheel, root, modules):
+    names = _names(wheel, runtime_wheel)
     containers = [root / "runtime", root / "exporters", root]
     for module in modules.values():
         (home, *_) = [folder for folder in containers if module.path.is_relative_to(folder)]
         assert module.path.relative_to(home).as_posix() in names
 
 
-def test_the_wheel_holds_the_page_and_makes_a_site_of_it(wheel, root, thin_python, tmp_path):
+def test_the_wheel_holds_the_page_and_makes_a_site_of_it(wasm, wheel, root, thin_python, tmp_path):
     names = set(zipfile.ZipFile(wheel).namelist())
     pages = [path for path in (root / "web" / "site").rglob("*") if path.is_file()]
     folder = "lstm_edge_exporters/targets/site/"
     assert {name for name in names if name.startswith(folder)} == {
         folder + path.relative_to(root / "web" / "site").as_posix() for path in pages
     }
-    ort = tmp_path / "ort"
-    ort.mkdir()
-    for name in ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm"):
-        (ort / name).touch()
     model = root / "tests" / "runtime" / "data" / "lstm.onnx"
     command = thin_python.with_name("lstm-edge")
-    _run(command, "convert", model, "--to", "web", "-o", "site", "--ort", ort, cwd=tmp_path)
+    _run(command, "convert", model, "--to", "web", "-o", "site", cwd=tmp_path)
     for path in pages:
         assert (tmp_path / "site" / path.relative_to(root / "web" / "site")).read_bytes() == path.read_bytes()
 

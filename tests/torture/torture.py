@@ -132,12 +132,6 @@ def prepare(folder: Path) -> dict[str, Verb]:
     rng = np.random.default_rng(0)
     x = rng.normal(size=(24, 12, 3)).astype(np.float32)
     np.savez(folder / "data.npz", x=x, y=np.array(["rest", "walk", "run"] * 8))
-    runtime = folder / "runtime"
-    runtime.mkdir()
-    from lstm_edge_exporters.targets.web import _RUNTIME
-
-    for name in _RUNTIME:
-        (runtime / name).write_bytes(os.urandom(1 << 20))
     data, model = str(folder / "data.npz"), str(folder / "model.onnx")
     train = ("train", data, "--hidden-size", "16", "--batch-size", "8", "--epochs")
     _undisturbed((*train, "3", "-o", str(folder / "run")))
@@ -162,7 +156,7 @@ def prepare(folder: Path) -> dict[str, Verb]:
             {"c": _c_folder}, needs="cc",
         ),
         "convert --to web": Verb(
-            ("convert", model, "--to", "web", "--ort", str(runtime), "-o", "{out}/site"), {"site": _site}
+            ("convert", model, "--to", "web", "-o", "{out}/site"), {"site": _site}
         ),
         "predict": Verb(("predict", model, data, "-o", "{out}/p.csv"), {"p.csv": _lines(25)}),
         "stream --state": Verb(

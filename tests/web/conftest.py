@@ -1,6 +1,7 @@
-"""A site without npm: the page does not look into onnxruntime-web's files while it is made."""
+"""What the tests of the page and of the package share."""
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -9,23 +10,19 @@ import pytest
 from lstm_edge.cli import main
 
 ROOT = Path(__file__).parents[2]
-DATA = ROOT / "tests" / "runtime" / "data"
 
 
 @pytest.fixture
 def data():
     """The folder of the runtime's test files."""
-    return DATA
+    return ROOT / "tests" / "runtime" / "data"
 
 
 @pytest.fixture(scope="session")
-def onnxruntime_web(tmp_path_factory):
-    """A folder with node_modules/onnxruntime-web in it, whose two files are stand-ins."""
-    folder = tmp_path_factory.mktemp("npm")
-    package = folder / "node_modules" / "onnxruntime-web" / "dist"
-    package.mkdir(parents=True)
-    (package / "ort.wasm.bundle.min.mjs").write_text("export {};")
-    (package / "ort-wasm-simd-threaded.wasm").write_bytes(b"\0asm")
+def programs(wasm, tmp_path_factory):
+    """The folder of native programs that ``programs.py`` makes."""
+    folder = tmp_path_factory.mktemp("programs")
+    subprocess.run([sys.executable, Path(__file__).with_name("programs.py"), folder], check=True)
     return folder
 
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 from lstm_edge_exporters.targets.web import PageSignal, to_site
-from lstm_edge_runtime.errors import CheckFailedError, InputError, NotFoundError
+from lstm_edge_runtime.errors import CheckFailedError, NotFoundError
 from lstm_edge_runtime.manifest import KEY
 
-PACKAGE = "node_modules/onnxruntime-web"
+pytestmark = pytest.mark.usefixtures("wasm")
 
 
 @pytest.fixture
-def made(invoke, data, onnxruntime_web, tmp_path):
+def made(invoke, data, tmp_path):
     folder = tmp_path / "site"
     code, _, error = invoke(
         "convert",
@@ -25,8 +25,6 @@ def made(invoke, data, onnxruntime_web, tmp_path):
         "web",
         "-o",
         folder,
-        "--ort",
-        onnxruntime_web / PACKAGE,
     )
     assert code == 0, error
     return folder
@@ -37,11 +35,12 @@ def files_of(folder):
 
 
 def test_a_site_holds_the_file_as_it_is_and_names_every_file_to_keep_offline(made, data, site_of):
-    assert (made / "model.onnx").read_bytes() == (data / "motions-int8.onnx").read_bytes()
+    assert (made / "model.lep").read_bytes()[:8] == b"LSTMEDGE"
+    assert sum(path.stat().st_size for path in made.rglob("*") if path.is_file()) < 400_000
     site = site_of(made)
     assert site["name"] == "motions-int8.onnx"
     assert set(site["files"]) == files_of(made) - {"sw.js"} | {"./"}
-    assert {"index.html", "lstm-edge/index.js", "ort/ort-wasm-simd-threaded.wasm"} <= set(site["files"])
+    assert {"index.html", "lstm-edge/index.js", "lstm-edge/lstm_edge.wasm"} <= set(site["files"])
 
 
 def test_a_site_replays_one_held_out_recording_of_each_activity(made, site_of):
@@ -52,11 +51,10 @@ def test_a_site_replays_one_held_out_recording_of_each_activity(made, site_of):
         assert one["features"] == ["acc_x", "acc_y", "acc_z", "gyr_x", "gyr_y", "gyr_z"]
 
 
-def test_the_same_file_gives_the_same_site_and_another_one_another_version(data, onnxruntime_web):
-    first, again = (to_site(data / "lstm.onnx", onnxruntime_web / PACKAGE, []) for _ in range(2))
+def test_the_same_file_gives_the_same_site_and_another_one_another_version(data):
+    first, again = (to_site(data / "lstm.onnx", []) for _ in range(2))
     other = to_site(
         data / "lstm.onnx",
-        onnxruntime_web / PACKAGE,
         [PageSignal("walk", np.zeros((2, 3), np.float32))],
     )
     assert first.files == again.files
@@ -65,9 +63,7 @@ def test_the_same_file_gives_the_same_site_and_another_one_another_version(data,
 
 
 @pytest.mark.parametrize("suffix", ["npz", "csv"])
-def test_recordings_of_ones_own_are_one_of_each_label(
-    invoke, data, onnxruntime_web, tmp_path, site_of, suffix
-):
+def test_recordings_of_ones_own_are_one_of_each_label(invoke, data, tmp_path, site_of, suffix):
     x = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
     if suffix == "npz":
         np.savez(
@@ -88,8 +84,6 @@ def test_recordings_of_ones_own_are_one_of_each_label(
         "web",
         "-o",
         tmp_path / "site",
-        "--ort",
-        onnxruntime_web / PACKAGE,
         "--data",
         tmp_path / f"own.{suffix}",
     )
@@ -103,45 +97,21 @@ def test_recordings_of_ones_own_are_one_of_each_label(
         np.testing.assert_allclose(found[label], x[row], rtol=1e-6)
 
 
-def test_a_file_with_other_features_brings_no_recording_of_the_demo(
-    invoke, data, onnxruntime_web, tmp_path, site_of, monkeypatch
-):
-    monkeypatch.chdir(onnxruntime_web)  # npm's folder is found from the working directory
+def test_a_file_with_other_features_brings_no_recording_of_the_demo(invoke, data, tmp_path, site_of):
     code, _, error = invoke("convert", data / "lstm.onnx", "--to", "web", "-o", tmp_path / "site")
     assert code == 0, error
     assert site_of(tmp_path / "site")["recordings"] == []
 
 
-def test_npm_s_folder_is_found_above_and_named_where_it_is_not(
-    invoke, data, onnxruntime_web, tmp_path, monkeypatch
-):
-    below = onnxruntime_web / "below" / "further"
-    below.mkdir(parents=True, exist_ok=True)
-    monkeypatch.chdir(below)
-    assert invoke("convert", data / "lstm.onnx", "--to", "web", "-o", tmp_path / "found")[0] == 0
-    monkeypatch.chdir(tmp_path)
-    code, _, error = invoke("convert", data / "lstm.onnx", "--to", "web", "-o", tmp_path / "lost")
-    assert code == 2
-    assert "npm install onnxruntime-web" in error
-    assert "--ort" in error
-    assert len(error.splitlines()) == 1
-    assert not (tmp_path / "lost").exists()
-
-
-def test_a_wrong_folder_of_onnxruntime_web_is_refused(data, tmp_path):
-    with pytest.raises(InputError, match=r"ort\.wasm\.bundle\.min\.mjs"):
-        to_site(data / "lstm.onnx", tmp_path, [])
-
-
-def test_a_file_that_fails_its_golden_case_makes_no_site(data, onnxruntime_web, tmp_path, invoke):
+def test_a_file_that_fails_its_golden_case_makes_no_site(data, tmp_path, invoke):
     content = (data / "lstm.onnx").read_bytes()
     start = content.index(KEY.encode())
     # the last bytes of a weight, well before the manifest
     spoilt = bytearray(content)
     spoilt[start // 2 : start // 2 + 4] = np.float32(3).tobytes()
     (tmp_path / "spoilt.onnx").write_bytes(spoilt)
-    with pytest.raises(CheckFailedError, match="golden case fails"):
-        to_site(tmp_path / "spoilt.onnx", onnxruntime_web / PACKAGE, [])
+    with pytest.raises(CheckFailedError, match="golden case"):
+        to_site(tmp_path / "spoilt.onnx", [])
     code, _, _ = invoke(
         "convert",
         tmp_path / "spoilt.onnx",
@@ -149,17 +119,13 @@ def test_a_file_that_fails_its_golden_case_makes_no_site(data, onnxruntime_web, 
         "web",
         "-o",
         tmp_path / "site",
-        "--ort",
-        onnxruntime_web / PACKAGE,
     )
     assert code == 1
     assert not (tmp_path / "site").exists()
 
 
-def test_an_earlier_site_is_replaced_and_other_folders_are_left_alone(
-    made, invoke, data, onnxruntime_web, tmp_path, site_of
-):
-    again = ("convert", data / "lstm.onnx", "--to", "web", "--ort", onnxruntime_web / PACKAGE, "-o")
+def test_an_earlier_site_is_replaced_and_other_folders_are_left_alone(made, invoke, data, tmp_path, site_of):
+    again = ("convert", data / "lstm.onnx", "--to", "web", "-o")
     assert invoke(*again, made)[0] == 0
     assert site_of(made)["name"] == "lstm.onnx"
     mine = tmp_path / "mine"
@@ -174,33 +140,25 @@ def test_an_earlier_site_is_replaced_and_other_folders_are_left_alone(
     assert {path.name for path in tmp_path.iterdir()} == {"site", "mine"}
 
 
-def test_a_site_can_be_made_in_an_empty_folder_and_below_the_working_directory(
-    data, onnxruntime_web, tmp_path, monkeypatch
-):
+def test_a_site_can_be_made_in_an_empty_folder_and_below_the_working_directory(data, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "site").mkdir()
-    site = to_site(data / "lstm.onnx", onnxruntime_web / PACKAGE, [])
+    site = to_site(data / "lstm.onnx", [])
     site.save("site")
     assert (tmp_path / "site" / "index.html").is_file()
     with pytest.raises(NotFoundError, match="create it first"):
         site.save("a/b")
 
 
-def test_a_name_that_is_code_stays_a_name(data, onnxruntime_web, tmp_path, site_of):
+def test_a_name_that_is_code_stays_a_name(data, tmp_path, site_of):
     name = "</script><script>alert(1)'\"\u2028#?%.onnx".replace("/", "")
     shutil.copy(data / "lstm.onnx", tmp_path / name)
-    to_site(tmp_path / name, onnxruntime_web / PACKAGE, []).save(tmp_path / "site")
+    to_site(tmp_path / name, []).save(tmp_path / "site")
     assert site_of(tmp_path / "site")["name"] == name
     assert (tmp_path / "site" / "site.js").read_bytes().isascii()
 
 
-def test_options_of_the_page_do_not_go_with_other_formats(invoke, data, tmp_path):
-    code, _, error = invoke("convert", data / "lstm.onnx", "-o", tmp_path / "m.lep", "--ort", tmp_path)
-    assert code == 2
-    assert "--ort is not valid with an .lep file" in error
-
-
-def test_a_site_is_made_without_torch_and_onnx(data, onnxruntime_web, tmp_path):
+def test_a_site_is_made_without_torch_and_onnx(data, tmp_path):
     program = (
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnx_ir', 'onnxscript']))\n"
         "from lstm_edge.cli import main\n"
@@ -213,8 +171,6 @@ def test_a_site_is_made_without_torch_and_onnx(data, onnxruntime_web, tmp_path):
         "web",
         "-o",
         tmp_path / "site",
-        "--ort",
-        onnxruntime_web / PACKAGE,
     ]
     ran = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr

@@ -1,31 +1,25 @@
-/** Files that lstm-edge makes for the tests, by its command line. */
+/** Programs that the tests open, made by Python. */
 
 import { execFileSync, spawnSync } from "node:child_process";
-import { cpSync, existsSync, mkdtempSync } from "node:fs";
+import { existsSync, mkdtempSync } from "node:fs";
 import { tmpdir } from "node:os";
 import { join } from "node:path";
 
-import { DATA, WEB } from "./browser.js";
+import { WEB } from "./browser.js";
 
-const NEAR = join(WEB, "../.venv/bin/lstm-edge");
+const BIN = join(WEB, "../.venv/bin/");
+const [COMMAND, PYTHON] = existsSync(BIN) ? [`${BIN}lstm-edge`, `${BIN}python`] : ["lstm-edge", "python3"];
 
-/** The command that makes files; the LSTM_EDGE variable names another. */
-export const COMMAND = process.env.LSTM_EDGE ?? (existsSync(NEAR) ? NEAR : "lstm-edge");
-
-/** @param {string[]} words */
+/** Run the command line. @param {string[]} words */
 export const lstmEdge = (...words) => execFileSync(COMMAND, words, { cwd: WEB, encoding: "utf8" });
 
 /** Whether the command is here. */
 export const hasCommand = spawnSync(COMMAND, ["--version"]).status === 0;
 
-/** Make the folder of test files: those of the runtime's tests, and fp16 ones. */
-export function makeFiles() {
+/** Make the folder of programs. */
+export function makePrograms() {
   const folder = mkdtempSync(join(tmpdir(), "lstm-edge-web-"));
-  cpSync(DATA, folder, { recursive: true });
-  const quantize = (/** @type {string} */ name, /** @type {string[]} */ ...options) =>
-    spawnSync(COMMAND, ["quantize", join(DATA, "lstm.onnx"), "-o", join(folder, name), "--precision", "fp16", "--force", ...options], { encoding: "utf8" });
-  quantize("stored.onnx");
-  quantize("half.onnx", "--for", "gpu", "--no-keep-io");
+  execFileSync(PYTHON, [join(WEB, "../tests/web/programs.py"), folder]);
   return `${folder}/`;
 }
 

@@ -17,7 +17,6 @@ from onnxruntime import InferenceSession
 
 from lstm_edge.cli import cli, run
 from lstm_edge_exporters.targets.c.names import c_identifiers, c_string
-from lstm_edge_exporters.targets.web import _RUNTIME
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
 
 HOSTILE = (
@@ -114,10 +113,6 @@ def place(tmp_path, monkeypatch):
     inner = tmp_path.joinpath(*"abcdef")
     inner.mkdir(parents=True)
     monkeypatch.chdir(inner)
-    runtime = tmp_path / "runtime"
-    runtime.mkdir()
-    for each in _RUNTIME:
-        (runtime / each).write_bytes(b"x")
     return tmp_path
 
 
@@ -150,15 +145,13 @@ TURNS = [*(pytest.param(turn, marks=pytest.mark.slow) for turn in range(16)), 16
 
 @pytest.mark.parametrize("turn", TURNS)
 def test_native(turn, place, capsys):
-    made, _ = call(place, turn, capsys, "convert", "net.onnx", "--to", "native", "-o", "net.lep")
+    made, _ = call(place, turn, capsys, "convert", "net.onnx", "-o", "net.lep")
     assert set(made) == {Path("net.lep")}
 
 
 @pytest.mark.parametrize("turn", TURNS)
-def test_web(turn, place, capsys):
-    made, _ = call(
-        place, turn, capsys, "convert", "net.onnx", "--to", "web", "--ort", place / "runtime", "-o", "site"
-    )
+def test_web(wasm, turn, place, capsys):
+    made, _ = call(place, turn, capsys, "convert", "net.onnx", "--to", "web", "-o", "site")
     assert {path.parts[0] for path in made} == {"site"}
     text = made[Path("site/site.js")].decode("ascii")
     assert json.loads(text.removeprefix("self.SITE = ").removesuffix(";\n"))["name"] == "net.onnx"

@@ -1,0 +1,65 @@
+"""Time a step of the C library in WebAssembly, in Node and Chromium, next to onnxruntime-web.
+
+make wasm && (cd web && npm ci) && python -m benchmarks.targets.wasm
+"""
+
+import json
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import onnx
+
+from benchmarks.common import CLASSES, ROOT, SIZES, parser, print_machine, run, table
+from benchmarks.speed.models import write_model
+from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
+
+
+def write(folder: Path, size: str) -> None:
+    """Write a size's ONNX file and its programs in float32 and int8."""
+    path = write_model(folder, size)
+    features, hidden, layers = SIZES[size]
+    manifest = Manifest(
+        inputs=(TensorSpec("x", "float32", ("N", "L", features)),),
+        outputs=(TensorSpec("logits", "float32", ("N", CLASSES)),),
+        states=tuple(StateSpec(f"{s}_0", f"{s}_n", "float32", (layers, "N", hidden)) for s in "hc"),
+    )
+    proto = onnx.load(path)
+    onnx.helper.set_model_props(proto, {KEY: manifest.to_json()})
+    onnx.save(proto, path)
+    (folder / f"{size}.lep").write_bytes(to_native(path))
+    loose = QuantizeConfig("int8", budget=Budget(agreement=0, drift=9, change=9))
+    x = np.random.default_rng(0).normal(size=(4, 16, SIZES[size][0])).astype(np.float32)
+    quantize(path, loose, Samples({"x": x})).save(folder / f"{size}-int8.onnx", force=True)
+    (folder / f"{size}-int8.lep").write_bytes(to_native(folder / f"{size}-int8.onnx"))
+
+
+def main() -> None:
+    """Print a table in Markdown."""
+    parser(__doc__).parse_args()
+    print_machine("onnxruntime")
+    with tempfile.TemporaryDirectory() as folder:
+        for size in SIZES:
+            write(Path(folder), size)
+        found: dict[str, list[list[float]]] = {}
+        for line in run("node", ROOT / "benchmarks/targets/wasm.mjs", f"{folder}/", *SIZES).splitlines():
+            found |= json.loads(line)
+    rows = [
+        [
+            place,
+            name,
+            *(f"{value:.3g}" for value in (ort, fp32, int8)),
+            f"{fp32 / ort:.2f}",
+            f"{int8 / fp32:.2f}",
+        ]
+        for place, sizes in found.items()
+        for name, ort, fp32, int8 in sizes
+    ]
+    head = ["", "", "onnxruntime-web", "float32", "int8", "float32 / onnxruntime-web", "int8 / float32"]
+    print(table(head, rows))
+
+
+if __name__ == "__main__":
+    main()
