@@ -5,7 +5,7 @@ from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lstm_edge_runtime.errors import InputError
 
@@ -173,21 +173,22 @@ class LSTM1(nn.Module):
         now = self._last_step(x, lengths) if self.added else None
         return self.outputs(self._rows(h_n), now), (h_n, c_n)
 
-    def hidden_steps(
-        self, x: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | None = None
+    def hidden_at(
+        self, x: Tensor, steps: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, HiddenAndCell]:
-        """Return the top layer's hidden state after every step, and the state after the last valid one.
+        """Return the top layer's hidden state after some steps, and the state after the last valid one.
 
         ``outputs`` of a step is what a stream of the network returns there. Results of steps after the length
         of a row have no meaning.
 
         Args:
             x: raw features ``(N, L, I)``; the network must be ``batch_first``.
+            steps: int64 ``(N, K)``.
             state: as for ``forward_with_state``.
             lengths: as for ``forward_with_state``.
 
         Returns:
-            ``(N, L, H_out)`` and ``(h_n, c_n)``.
+            ``(N, K, H_out)`` and ``(h_n, c_n)``.
 
         Raises:
             InputError: the network is bidirectional (it has no output before the last step), or ``lengths``
@@ -198,9 +199,11 @@ class LSTM1(nn.Module):
         inputs = self._normalized(x)
         if lengths is None:
             hidden, state_n = self.lstm(inputs, state)
-            return hidden, state_n
+            return hidden[torch.arange(len(x))[:, None], steps], state_n
         packed, state_n = self.lstm(self._pack(inputs, lengths), state)
-        return pad_packed_sequence(packed, batch_first=True, total_length=x.shape[1])[0], state_n
+        first = packed.batch_sizes.cumsum(0) - packed.batch_sizes
+        steps = torch.minimum(steps.cpu(), lengths.cpu()[:, None] - 1)
+        return packed.data[first[steps] + packed.unsorted_indices.cpu()[:, None]], state_n
 
     def outputs(self, hidden: Tensor, x: Tensor | None = None) -> Tensor:
         """Return logits or values in their own units.

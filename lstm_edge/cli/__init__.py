@@ -19,8 +19,6 @@ import click
 from lstm_edge_runtime import LstmEdgeError, __version__
 from lstm_edge_runtime.errors import CheckFailedError, InputError, did_you_mean
 
-from ._output import echo_prose, note
-
 __all__ = ["cli", "main", "run"]
 
 _BY_SIGNAL, _SIGPIPE = 128, 13
@@ -130,6 +128,8 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
         line = f"stopped by {_NAMES[came[0]]}" + (f": {line}" if code == _BY_SIGNAL and line else "")
         code = _BY_SIGNAL + came[0]
     if line:
+        from ._output import echo_prose
+
         with contextlib.suppress(OSError):
             echo_prose(line)
     return code
@@ -137,6 +137,8 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
 
 def _note(message: Warning | str, *_: object, **__: object) -> None:
     """Print a warning as one line."""
+    from ._output import note
+
     note(str(message))
 
 

@@ -43,10 +43,12 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
 
 def _curves(summary: Mapping[str, Any]) -> list[Plot]:
     history = summary["history"]
-    numbers = [float(one["number"]) for one in history]
 
     def series(label: str, key: str, color: str) -> Series:
-        return Series(label, numbers, [one[key] for one in history], color=color)
+        known = [one for one in history if one[key] is not None]
+        return Series(
+            label, [float(one["number"]) for one in known], [one[key] for one in known], color=color
+        )
 
     losses = (
         series("training", "loss", "blue"),

@@ -208,9 +208,8 @@ def _run_batch(
     lengths = None if bool((batch.lengths == x.shape[1]).all()) else batch.lengths.clamp(min=1)
     if net.lstm.bidirectional:
         return net.forward_with_state(x, None, lengths)[0][:, None], None
-    hidden, state = net.hidden_steps(x, state, lengths)
-    rows = torch.arange(len(x))[:, None]
-    return net.outputs(hidden[rows, steps], x[rows, steps]), state
+    hidden, state = net.hidden_at(x, steps, state, lengths)
+    return net.outputs(hidden, x[torch.arange(len(x))[:, None], steps]), state
 
 
 def _pick(net: LSTM1, batch: Batch, fresh: Tensor, count: int | None, *, training: bool) -> Picked:

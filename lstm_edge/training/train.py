@@ -62,8 +62,8 @@ class Epoch:
     """In training: cross entropy, or squared error relative to the variance."""
     streams: float
     """Validation loss of streams; of a bidirectional network that of windows."""
-    windows: float
-    """Validation loss of windows from reset."""
+    windows: float | None
+    """Validation loss of windows from reset; None if that of streams is too high for the best epoch."""
     score: float
     """Accuracy of what a device runs on the validation set, or RMSE relative to the standard deviation."""
     best: int
@@ -135,29 +135,35 @@ class Training:
 
     def _validated(self, number: int, loss: float) -> Epoch:
         series, options, carries = self.split.data.of("validation"), self.options, self.config.carries
+        lowest = min(map(self._criterion, self.history), default=math.inf)
         torch.manual_seed(0)  # the same steps in every epoch
-        windows, score = run_epoch(
-            self.net, self.loss, window_lanes(series, options.window, options.stride), 0.0, picks=_PICKS
-        )
-        streams = windows
+        found: dict[str, float] = {}
+        scores: list[float] = []
         if not self.config.bidirectional:
-            streams, found = run_epoch(
-                self.net, self.loss, stream_lanes(series, options.window), 1.0, picks=_PICKS
-            )
-            score = found if carries else score
-        if not all(map(math.isfinite, (loss, streams, windows))):
+            lanes_of = stream_lanes(series, options.window)
+            found["streams"], score = run_epoch(self.net, self.loss, lanes_of, 1.0, picks=_PICKS)
+            scores = [score]
+        if not carries or found["streams"] < lowest:
+            lanes_of = window_lanes(series, options.window, options.stride)
+            found["windows"], score = run_epoch(self.net, self.loss, lanes_of, 0.0, picks=_PICKS)
+            scores.append(score)
+        if not all(map(math.isfinite, (loss, *found.values()))):
             raise InputError(
                 f"the loss is {loss} in epoch {number}; give a lower --learning-rate than "
                 f"{self.config.learning_rate}"
             )
+        streams = found.get("streams", found.get("windows", 0.0))
+        score = scores[0 if carries else -1]
         if not self.split.data.classes:
-            score = math.sqrt(streams if carries else windows)
-        one = Epoch(number, loss, streams, windows, score, number)
-        lowest = min(map(self._criterion, self.history), default=math.inf)
+            score = math.sqrt(streams if carries else found["windows"])
+        one = Epoch(number, loss, streams, found.get("windows"), score, number)
         return one if self._criterion(one) < lowest else replace(one, best=self.history[-1].best)
 
     def _criterion(self, epoch: Epoch) -> float:
-        return max(epoch.streams, epoch.windows) if self.config.carries else epoch.windows
+        if not self.config.carries:
+            assert epoch.windows is not None
+            return epoch.windows
+        return max(epoch.streams, epoch.windows) if epoch.windows is not None else math.inf
 
     def _tensors(self) -> dict[str, Tensor]:
         moments = self.optimizer.state_dict()["state"]

@@ -235,9 +235,11 @@ def test_scales_and_added_values_take_and_return_raw_units():
     net.set_scales((mean, std), (torch.tensor([1.0, 2]), torch.tensor([3.0, 4])))
     expected = before * torch.tensor([3.0, 4]) + torch.tensor([1.0, 2]) + now
     torch.testing.assert_close(net(x, lengths=lengths), expected)
-    hidden, state = net.hidden_steps(x, lengths=lengths)
     last = torch.arange(N), lengths - 1
-    torch.testing.assert_close(net.outputs(hidden[last], x[last]), expected)
+    for valid in (lengths, None):
+        hidden, state = net.hidden_at(x, lengths[:, None] - 1, lengths=valid)
+        torch.testing.assert_close(net.outputs(hidden[:, 0], x[last]), expected)
+    _, state = net.hidden_at(x, lengths[:, None] - 1, lengths=lengths)
     torch.testing.assert_close(state, net.forward_with_state(x, None, lengths)[1])
     assert torch.equal(net.now(x), x[..., [2, 0]])
 
