@@ -283,7 +283,7 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
         expected = run_by_name(session, {name: {**given, **feeds}[name] for name in known})
         parts = []
         for first, last in itertools.pairwise(_CUTS if in_chunks else (0, None)):
-            chunk = dict(feeds) if last is None else take_steps(manifest, feeds, first, last)
+            chunk = dict(feeds) if last is None else take_steps(manifest.time_axes, feeds, first, last)
             lengths = chunk.pop(manifest.lengths or "", None)
             if lengths is not None and last is not None:
                 lengths = np.full_like(lengths, last - first)

@@ -138,7 +138,7 @@ def _wearable():
 
 
 def _strided():
-    return _export(Strided(), torch.randn(2, 40, 3), inputs={"x": ("N", "L", 3)})
+    return _export(Strided(), torch.randn(2, 40, 3), inputs={"x": ("N", "L", 3)}, stream=True)
 
 
 def _small_gru():
@@ -146,7 +146,7 @@ def _small_gru():
 
 
 def _means():
-    return _export(Means(), torch.randn(2, 30, 3), inputs={"x": ("N", "L", 3)})
+    return _export(Means(), torch.randn(2, 30, 3), inputs={"x": ("N", "L", 3)}, stream=True)
 
 
 BUILT = {"demo": _demo, "projected": _projected, "tagger": _tagger, "wearable": _wearable}
