@@ -282,7 +282,7 @@ def test_an_output_without_a_name_reaches_no_input_that_is_left_out():
 
 
 def test_a_constant_of_shape_without_a_value_is_zeros_in_float64():
-    x, y = (helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N"]) for name in "xy")
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]) for name in "xy")
     nodes = [
         helper.make_node("Shape", ["x"], ["size"]),
         helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
