@@ -739,24 +739,6 @@ LE_MIX(accumulate, a *b + d)
 
 /* --- The state of a source ------------------------------------------------------------------------------- */
 
-int le_grow(const void *arguments, const le_base *base) {
-    const le_age_op *op = arguments;
-    float *age = le_to(base, op->age);
-    if (*age < (float)op->settled) *age += 1.0f;
-    return 0;
-}
-
-int le_hold(const void *arguments, const le_base *base) {
-    const le_age_op *op = arguments;
-    if (*le_to(base, op->age) <= (float)op->start) le_reset(le_to(base, op->state), op->reset, op->n);
-    return 0;
-}
-
-int le_early(const void *arguments, const le_base *base) {
-    const le_age_op *op = arguments;
-    return *le_to(base, op->age) <= (float)op->start ? 2 : 0;
-}
-
 void le_reset(float *state, const float *reset, int n) {
     for (int i = 0; i < n; i++) state[i] = reset ? reset[i] : 0.0f;
 }

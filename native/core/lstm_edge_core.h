@@ -159,16 +159,8 @@ typedef struct {
     int k, n;
 } le_depthwise_op;
 
-/* le_grow, le_hold: count a step in `age`, up to `settled`, and put a state of n numbers back to `reset` as long as it is at most
-   `start`. le_early: end the step with 2 as long as age is at most `start`. */
-typedef struct {
-    le_ref age, state;
-    const float *reset;
-    int n, start, settled;
-} le_age_op;
-
 le_kernel le_linear, le_mix, le_blend, le_accumulate, le_unary, le_binary, le_whole, le_cast, le_where, le_softmax, le_log_softmax, le_normalize,
-    le_check_rows, le_gather, le_zero, le_copy, le_window, le_push, le_depthwise, le_grow, le_hold, le_early;
+    le_check_rows, le_gather, le_zero, le_copy, le_window, le_push, le_depthwise;
 
 /* Fill a state: with `reset` where it is not NULL, else with zeros. */
 void le_reset(float *state, const float *reset, int n);

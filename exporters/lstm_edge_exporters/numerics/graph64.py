@@ -361,6 +361,10 @@ def _as_float64(model: onnx.ModelProto) -> onnx.ModelProto:
     graphs = [graph for top in (wide.graph, *wide.functions) for graph in _graphs(top)]
     for number, node in enumerate(node for graph in graphs for node in graph.node):
         node.output[:] = [name or f"unnamed {number} {place}" for place, name in enumerate(node.output)]
+        if node.op_type == "ConstantOfShape" and not node.attribute:  # zeros of float32
+            node.attribute.append(
+                onnx.helper.make_attribute("value", onnx.numpy_helper.from_array(np.zeros(1)))
+            )
         for attribute in node.attribute:
             _widen(attribute)
     for tensor in (tensor for graph in graphs for tensor in getattr(graph, "initializer", ())):

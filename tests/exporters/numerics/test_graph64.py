@@ -279,3 +279,16 @@ def test_an_output_without_a_name_reaches_no_input_that_is_left_out():
     feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in sizes.items()}
     (y,) = onnxruntime.InferenceSession(model.SerializeToString()).run(None, feeds)
     np.testing.assert_allclose(Graph64(model).run64(feeds)["y"], y, atol=1e-6)
+
+
+def test_a_constant_of_shape_without_a_value_is_zeros_in_float64():
+    x, y = (helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["N"]) for name in "xy")
+    nodes = [
+        helper.make_node("Shape", ["x"], ["size"]),
+        helper.make_node("ConstantOfShape", ["size"], ["zeros"]),
+        helper.make_node("Sub", ["zeros", "x"], ["y"]),
+    ]
+    model = helper.make_model(
+        helper.make_graph(nodes, "g", [x], [y]), opset_imports=[helper.make_opsetid("", 17)]
+    )
+    assert Graph64(model).run64({"x": np.ones(3, np.float32)})["y"].tolist() == [-1.0, -1.0, -1.0]

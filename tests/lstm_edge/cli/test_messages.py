@@ -68,7 +68,7 @@ def folder(tmp_path, har, monkeypatch):
         ("export script:LSTM1 --input x=N,L,3 -o m.onnx", "that trains only under if __name__ == '__main__'"),
         ("validate har.onnx --against run/metrics.json", "the run is the folder: run"),
         ("selftest lstm1.pth", "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export"),
-        ("convert lstm1.pth --to native -o m.lep", "run lstm-edge export lstm1.pth -o lstm1.onnx"),
+        ("convert lstm1.pth --to c -o m_c", "run lstm-edge export lstm1.pth -o lstm1.onnx"),
         ("stream har.onnx --state junk.npz", "junk.npz is not a state that lstm-edge stream saved"),
         ("stream har.onnx --features ax", "--features names 1 columns, the model takes 3"),
     ],

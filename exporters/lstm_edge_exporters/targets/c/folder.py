@@ -131,7 +131,7 @@ def _first_calls(model: Model, compiled: Compiled) -> _Case:
     golden = manifest.golden
     if golden is None:
         raise InputError("the file carries no golden case; export it again")
-    late = max((port.start for kind in ("outputs", "states") for port in writer.ports(kind)), default=0)
+    late = max((port.start for port in writer.ports("outputs")), default=0)
     calls = _CALLS + late
     feeds: dict[str, Array] = {}
     for spec in manifest.data_inputs:
@@ -267,8 +267,6 @@ def _members(compiled: Compiled, table: Table) -> Iterator[str]:
         sizes[key] = sizes.get(key, 0) + writer.width(port.buffer)
     for (c_type, name), size in sizes.items():
         yield f"{c_type} {name}[{size}]"
-    if table.aged:
-        yield "float le_age"
     if not table.states:
         yield "float le_nothing"
 

@@ -132,7 +132,7 @@ class Table:
 
     def __init__(self, writer: ProgramWriter) -> None:
         self._writer, self._operations = writer, writer.operations
-        if any(port.end for port in writer.ports("states")):
+        if any(port.end or port.start for port in writer.ports("states")):
             raise UnsupportedError("the network has positions for some steps only; use a native program")
         ports = len(writer.ports("inputs")) + len(writer.ports("outputs"))
         if ports > _MOST_PORTS:
@@ -148,8 +148,6 @@ class Table:
         """References of counters, and what a call adds to each."""
         self.pools = (self.floats, self.wholes)
         """The const arrays that references reach, in the order of their bases."""
-        self.aged = False
-        """True if the last number of a state counts calls."""
         self.offsets, self.states, self.reset = self._lay_states()
         self._place_constants()
         copies = self._place_ports()
@@ -164,7 +162,6 @@ class Table:
         for place, more in self._counters:
             one = self.wholes.ref("LE_WHOLES", "step of a counter", np.array([more]))
             self._whole_op(Binary.ADD, place, one, place, 1, (1, 1))
-        self._hold()
         self.count = len(self._entries)
         self.lines.append(f"static const le_op operations[] = {{\n{''.join(self._entries)}}};")
 
@@ -177,8 +174,7 @@ class Table:
         for number in sorted(range(len(ports)), key=lambda each: writer.dtype(ports[each].buffer) != "int64"):
             offsets[number] = size
             size += size_of(writer, ports[number].buffer)
-        held = self.aged = any(port.start for kind in ("states", "outputs") for port in writer.ports(kind))
-        reset = np.zeros(size + held, np.float32)
+        reset = np.zeros(size, np.float32)
         for port, start in zip(ports, offsets, strict=True):
             if port.option != NONE and writer.dtype(port.buffer) != "int64":
                 reset[start : start + writer.width(port.buffer)] = writer.constants[port.option]
@@ -264,24 +260,6 @@ class Table:
     def _copy_op(self, source: str, target: str, length: int, count: int = 1, *steps: int) -> None:
         fields = {"x": source, "y": target, "length": length, "count": count}
         self._add("le_copy", "le_copy_op", fields | dict(zip(("step_x", "step_y"), steps, strict=False)))
-
-    def _hold(self) -> None:
-        """Add what the first steps after a reset need where the network looks ahead."""
-        states, outputs = self._writer.ports("states"), self._writer.ports("outputs")
-        frames = [max(1, port.frames) for port in outputs]
-        early = max(-(-port.start // each) for port, each in zip(outputs, frames, strict=True))
-        settled = max([early + 1 if early else 0, *(port.start for port in states)])
-        age: dict[str, object] = {"age": f"LE_REF(LE_STATE, {self.states - 1})"}
-        if settled:
-            self._add("le_grow", "le_age_op", age | {"settled": settled + 1})
-        for port, offset in zip(states, self.offsets, strict=True):
-            if port.start:
-                reset = self._vector(port.option, "reset")
-                sizes = {"n": self._writer.width(port.buffer), "start": port.start}
-                fields = {"state": f"LE_REF(LE_STATE, {offset})", "reset": reset, **sizes}
-                self._add("le_hold", "le_age_op", age | fields)
-        if early:
-            self._add("le_early", "le_age_op", age | {"start": early})
 
     # operations
 
