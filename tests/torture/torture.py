@@ -137,7 +137,7 @@ def prepare(folder: Path) -> dict[str, Verb]:
     _undisturbed((*train, "3", "-o", str(folder / "run")))
     _undisturbed(("export", str(folder / "run"), "-o", model))
     _foreign(folder / "foreign.onnx")
-    _undisturbed(("convert", model, "--to", "native", "-o", str(folder / "model.lep")))
+    _undisturbed(("convert", model, "-o", str(folder / "model.lep")))
     onnx_target = {"m.onnx": _model}
     return {
         "train": Verb((*train, "40", "-o", "{out}/run"), {"run": _run_folder}),
