@@ -59,11 +59,11 @@ def _tree(session: nox.Session) -> Path:
 
 
 def _test_runtime(session: nox.Session, *options: str) -> None:
-    """Run the runtime's tests on the wheel with what ``[cpu]`` declares."""
+    """Run the runtime's tests on its wheel and the native engine's, with what ``[cpu]`` declares."""
     wheels = _wheels(session)
     session.install(*options, *_requirements(wheels), "--extra=cpu")
     session.install(*TEST_TOOLS)
-    session.install("--no-deps", *wheels)
+    session.install("--no-deps", *wheels, str(ROOT / "native"))
     session.run("uv", "pip", "list", external=True)
     session.chdir(_tree(session))
     session.run("pytest", "-q", "-n", "2", "--dist", "worksteal", "-m", "not slow", "tests/runtime")

@@ -377,9 +377,9 @@ def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
 
 _OPTIONS = (
     "--threads", "--device", "--json", "--state", "--save-every", "--binary",
-    "--strict", "--golden", "--series", "--order", "--label", "--features", "--group", "--layout",
+    "--strict", "--golden", "--series", "--order", "--label", "--features", "--group", "--encoding",
     "--missing", "-o", "--output", "--to", "--chunk", "--name", "--help", "--window", "--rate",
-    "--label-pattern", "--units", "--compare", "--html", "--seconds",
+    "--units", "--compare", "--html", "--seconds",
 )  # fmt: skip
 _WORDS = (
     "", "0", "-1", "1", "2147483648", "99999999999999999999", "nan", "inf", "1e999", "auto", "\x1b[2J",

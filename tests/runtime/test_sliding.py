@@ -1,15 +1,16 @@
 """A sliding window gives at every step what the window alone gives from reset."""
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 
 
 def made(path, *, backward=False):
