@@ -7,8 +7,10 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.quantization import QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
-from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_exporters.verify.expected import against_module
+from lstm_edge_exporters.verify.file import open_file
+from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import Model, load
 
 
@@ -31,7 +33,7 @@ def to_device(
     path, small = folder / "model.onnx", folder / "model-int8.onnx"
     artifact = export(module, example, config)
     artifact.save(path)
-    print(f"export: {len(artifact.model):,} bytes, at most {artifact.equivalence.max_abs:.1e} from PyTorch")
+    print(f"export: {len(artifact.model):,} bytes, at most {artifact.verified.max_abs:.1e} from PyTorch")
 
     file = open_file(path)
     report = validate(file, against_module(module, file, example, config=config), ValidateConfig(quick=True))

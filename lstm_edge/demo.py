@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 
 from lstm_edge_exporters import Artifact, export
-from lstm_edge_exporters.numerics.reference import one_thread
+from lstm_edge_exporters.export.floats import one_thread
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 

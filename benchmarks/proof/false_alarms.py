@@ -22,7 +22,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import torch
@@ -31,15 +30,13 @@ from benchmarks.common import parser, print_machine, table
 from benchmarks.proof.engines import Engine, EngineError, open_engines
 from benchmarks.proof.healthy import FORMS, Network, draw_network
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.export import pipeline
-from lstm_edge_exporters.export.file import File
-from lstm_edge_exporters.export.request import Request
-from lstm_edge_exporters.numerics.cases import CaseGenerator
-from lstm_edge_exporters.numerics.compare import MANY_DRAWS, expected, fixed_axes
 from lstm_edge_exporters.targets.c import to_c
-from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file, validate
-from lstm_edge_exporters.validate.module import against_module
-from lstm_edge_exporters.validate.reference import ModelFile
+from lstm_edge_exporters.verify.compare import Pair, compare_all
+from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_exporters.verify.expected import Expected, against_module
+from lstm_edge_exporters.verify.file import ModelFile, open_file
+from lstm_edge_exporters.verify.float64 import Graph64
+from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
 from lstm_edge_runtime.selftest import compare_golden
 from lstm_edge_runtime.tolerance import Comparison
@@ -60,10 +57,6 @@ class Tally:
 
     networks: int = 0
     checks: int = 0
-    overflows: int = 0
-    """Comparisons beyond float32's range."""
-    unverified: int = 0
-    """Networks with an output that float32 can't verify."""
     in_c: int = 0
     """Networks compared in C."""
     ran: Counter[str] = field(default_factory=Counter)
@@ -74,7 +67,7 @@ class Tally:
 
     def add(self, other: "Tally") -> None:
         """Count another tally's networks too."""
-        for name in ("networks", "checks", "overflows", "unverified", "in_c", "problems"):
+        for name in ("networks", "checks", "in_c", "problems"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.ran += other.ran
         for name, ratio in other.worst.items():
@@ -136,29 +129,19 @@ def examine(network: Network, tally: Tally, number: int, engines: Sequence[Engin
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
-        traces, convert = list[File](), pipeline.convert
-
-        def traced(request: Request) -> Iterator[File]:
-            for file in convert(request):
-                traces.append(file)
-                yield file
-
         try:
-            with mock.patch.object(pipeline, "convert", traced):
-                export(network.module, network.example, ExportConfig()).save(path)
+            export(network.module, network.example, ExportConfig()).save(path)
         except LstmEdgeError as error:
             tally.problems.append(f"{network.about}: refused: {error}")
             return tally.problems[-1:]
         file = open_file(path)
-        with mock.patch.object(pipeline, "convert", return_value=traces[-1:]):
-            against = against_module(network.module, file, network.example)
+        against = against_module(network.module, file, network.example)
         report = validate(file, against, ValidateConfig(seed=number, quick=True))
         tally.checks += report.count("passed") + report.count("failed")
         checks = ((group.title, check) for group in report.groups for check in group.checks)
         found += [
             f"{title}: {each.name}: {each.message}" for title, each in checks if each.status == "failed"
         ]
-        tally.unverified += "is not verified in float32" in " ".join(report.notes)
         found += _compare(file, against, engines, tally)
         if number % C_EVERY == 0:
             try:
@@ -173,18 +156,14 @@ def examine(network: Network, tally: Tally, number: int, engines: Sequence[Engin
     return found
 
 
-def _compare(
-    file: ModelFile, against: ReferenceModel, engines: Sequence[Engine], tally: Tally
-) -> Iterator[str]:
+def _compare(file: ModelFile, against: Expected, engines: Sequence[Engine], tally: Tally) -> Iterator[str]:
     """Compare every engine with the graph in float64, and replay the golden cases in each."""
-    graph, manifest = file.graph64[0], file.manifest
-    assert graph is not None
+    manifest = file.manifest
     assert manifest.golden is not None
+    pair = Pair(manifest, Graph64(against.exact), against.reference, file.runner())
     recorded = (manifest.golden, *manifest.golden.more)
-    cases = CaseGenerator.of(manifest, against.examples, against.values)
-    calls = [cases.case(n, length, at_reset=True, full=True).feeds for n, length in SIZES]
-    fixed = fixed_axes(manifest)
-    known = [expected(graph, feeds, fixed) for feeds in calls]
+    calls = [against.cases.case(n, length, at_reset=True, full=True).feeds for n, length in SIZES]
+    known = [(pair.exact(feeds), pair.limits(feeds)) for feeds in calls]
     for engine in engines:
         try:
             results = engine.run(file.path.read_bytes(), [each.inputs for each in recorded] + calls)
@@ -195,13 +174,8 @@ def _compare(
         tally.ran[engine.name] += 1
         for golden, got in zip(recorded, results, strict=False):
             yield from _judge(engine, tally, "golden case", compare_golden(golden, got))
-        for feeds, exact, got in zip(calls, known, results[len(recorded) :], strict=True):
-            records = exact.compare(got)
-            if not all(each.ok for each in records):
-                records = expected(graph, feeds, fixed, draws=MANY_DRAWS).compare(got)
-                if not all(each.ok for each in records) and graph.overflow(feeds):
-                    tally.overflows += 1
-                    continue
+        for feeds, (exact, limits), got in zip(calls, known, results[len(recorded) :], strict=True):
+            records = compare_all(got, exact, limits)
             yield from _judge(engine, tally, f"{manifest.steps(feeds)} steps", records)
 
 
@@ -216,9 +190,9 @@ def print_tables(tallies: Mapping[str, Tally]) -> None:
     for form in filter(tallies.__contains__, FORMS):
         tally = tallies[form]
         total.add(tally)
-        counts = (tally.networks, tally.checks, tally.in_c, tally.unverified, tally.overflows)
+        counts = (tally.networks, tally.checks, tally.in_c)
         rows.append([form, *counts, len(tally.problems)])
-    head = ["form", "networks", "checks", "in C", "not verified in float32", "beyond float32", "alarms"]
+    head = ["form", "networks", "checks", "in C", "alarms"]
     print(table(head, rows))
     rows = []
     for name, count in total.ran.items():

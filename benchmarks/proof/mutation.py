@@ -5,8 +5,8 @@
 Every network of ``mutation_networks.py`` is exported and every class of ``mutation_kinds.py`` applied to the
 file, that of one unit in the last place ``--ulps`` times. How much a mutant truly differs is judged apart
 from validation: its graph is evaluated in float64 on cases of other seeds and sizes, whole and in chunks, and
-compared with the healthy graph, element of the fixed axes by element, as a fraction of that element's range.
-A mutant that moves by 1e-9 or more differs. One that only float32 shows, as a number that passes through
+compared with the healthy graph, as a fraction of each channel's largest value. A mutant that moves by 1e-9
+or more differs. One that only float32 shows, as a number that passes through
 float16, is judged by the errors of onnxruntime, in limits.
 
 The modes: ``quick`` and ``full`` are ``validate --against`` the module, ``file`` the same against the healthy
@@ -26,7 +26,7 @@ import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -38,28 +38,25 @@ from benchmarks.common import parser, print_machine, table
 from benchmarks.proof.mutation_kinds import KINDS, Draft, Kind, NotApplicableError
 from benchmarks.proof.mutation_networks import NETWORKS
 from lstm_edge_exporters import export
+from lstm_edge_exporters.export.cast import widened
 from lstm_edge_exporters.numerics.cases import (
-    CaseGenerator,
     Procedure,
     full_length,
     in_chunks,
     whole,
     with_padding,
 )
-from lstm_edge_exporters.numerics.compare import Expected, expected, fixed_axes
-from lstm_edge_exporters.numerics.graph64 import Graph64
-from lstm_edge_exporters.validate import ReferenceModel, ValidateConfig, open_file
-from lstm_edge_exporters.validate.checks.claims import comparable
-from lstm_edge_exporters.validate.engine import GROUPS, Validation
-from lstm_edge_exporters.validate.module import against_module
-from lstm_edge_exporters.validate.reference import ModelFile, against_file
-from lstm_edge_exporters.validate.report import Check
-from lstm_edge_exporters.validate.subject import Subject
+from lstm_edge_exporters.verify.compare import Pair
+from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_exporters.verify.expected import Expected, against_file, against_module
+from lstm_edge_exporters.verify.file import open_file
+from lstm_edge_exporters.verify.float64 import Graph64
+from lstm_edge_exporters.verify.validate import Validation
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
-from lstm_edge_runtime.tolerance import MULTIPLE, distance
+from lstm_edge_runtime.tolerance import distance
 
 __all__ = ["DIFFERS", "Bench", "Mutant", "main"]
 
@@ -113,8 +110,11 @@ class Bench:
     content: bytes
     path: Path
     healthy: Path
-    reference: ReferenceModel
-    cases: list[tuple[Mapping[str, Array], Procedure, Expected]]
+    reference: Expected
+    pair: Pair
+    """The healthy graph."""
+    cases: list[tuple[Mapping[str, Array], Procedure, Mapping[str, Array], Mapping[str, Array]]]
+    """Inputs, how they are fed, what the healthy graph gives in float64, and the limits of an engine."""
 
     @classmethod
     def make(cls, name: str, folder: Path) -> "Bench":
@@ -126,30 +126,29 @@ class Bench:
         artifact.save(healthy)
         file = open_file(healthy)
         reference = against_module(module, file, example, config=config)
-        return cls(name, artifact.model, path, healthy, reference, list(_cases(reference, artifact.model)))
+        pair = Pair(reference.manifest, Graph64(reference.exact), reference.reference, file.runner())
+        return cls(name, artifact.model, path, healthy, reference, pair, list(_cases(reference, pair)))
 
     def judge(self, content: bytes) -> tuple[float, float] | None:
         """Return how far a file moves in float64, and its error in limits; None where it can't be loaded."""
         try:
             session = open_session(content, SessionOptions())
-            graph = Graph64(onnx.load_from_string(content))
+            graph = Graph64(widened(onnx.load_from_string(content), self.reference.exact))
         except LstmEdgeError as error:
             return (0.0, math.inf) if isinstance(error, UnsupportedError) else None
-        fixed = fixed_axes(self.reference.manifest)
         moved = limits = 0.0
-        for feeds, procedure, known in self.cases:
+        for feeds, procedure, known, allowed in self.cases:
             try:
-                exact = procedure(graph.run64, feeds)
+                exact = procedure(graph, feeds)
                 got = procedure(lambda feeds: run_by_name(session, feeds), feeds)
             except Exception:  # noqa: BLE001  onnxruntime raises kinds of its own
                 return math.inf, math.inf
-            for name, healthy in known.ref64.items():
+            for name, healthy in known.items():
                 if exact[name].shape != healthy.shape:
                     return math.inf, math.inf
                 away = distance(exact[name], healthy)
-                moved = max(moved, _largest_ratio(away, _range(healthy, fixed[name])))
-                errors = distance(got[name], healthy)
-                limits = max(limits, _largest_ratio(errors, MULTIPLE * known.floors[name]))
+                moved = max(moved, _largest_ratio(away, self.pair.largest(name, healthy)))
+                limits = max(limits, _largest_ratio(distance(got[name], healthy), allowed[name]))
         return moved, limits
 
     def spoil(self, kind: Kind, draw: int, *, modes: Sequence[str] = _MODES) -> Mutant | None:
@@ -169,10 +168,10 @@ class Bench:
         for mode in modes if mutant.differs else ():
             if mode != "file" or kind.contract:
                 known = mutant.found.get("quick", "") if mode == "full" else ""
-                mutant.found[mode] = known or self.find(mode, contract=kind.contract)
+                mutant.found[mode] = known or self.find(mode)
         return mutant
 
-    def find(self, mode: str, *, contract: bool) -> str:
+    def find(self, mode: str) -> str:
         """Return what is found on the file as it stands; empty where nothing is."""
         try:
             if mode == "selftest":
@@ -182,31 +181,18 @@ class Bench:
             against = None if mode == "alone" else self.reference
             if mode == "file":
                 against = against_file(self.healthy, file)
-            checks = _checks(file, against, ValidateConfig(quick=mode != "full"), numeric=not contract)
-            return next((key for key, check in checks if check.status == "failed"), "")
+            groups = Validation(file, against, ValidateConfig(quick=mode != "full")).groups()
+            return next((group.key for group in groups if group.failed), "")
         except LstmEdgeError as error:
             return type(error).__name__
         except Exception as error:  # noqa: BLE001  a bug of validation, and to be seen as one
             return f"{_CRASH} {type(error).__name__}: {error}"
 
 
-def _checks(
-    file: ModelFile, against: ReferenceModel | None, config: ValidateConfig, *, numeric: bool
-) -> Iterator[tuple[str, Check]]:
-    """Yield the checks of a validation; if ``numeric``, those that run the file come first."""
-    if numeric and against is not None and file.model is not None and comparable(file, against):
-        subject = Subject(file, against, config)
-        for key, (_, group) in GROUPS.items():
-            yield from ((key, check) for check in group(subject))
-    for result in Validation(file, against, config).groups():
-        yield from ((result.key, check) for check in result.checks)
-
-
 def _cases(
-    reference: ReferenceModel, content: bytes
-) -> Iterator[tuple[Mapping[str, Array], Procedure, Expected]]:
-    manifest, graph = reference.manifest, Graph64(onnx.load_from_string(content))
-    cases = CaseGenerator.of(manifest, reference.examples, reference.values, _SEED)
+    reference: Expected, pair: Pair
+) -> Iterator[tuple[Mapping[str, Array], Procedure, Mapping[str, Array], Mapping[str, Array]]]:
+    manifest, cases = reference.manifest, replace(reference.cases, seed=_SEED)
 
     def draw(n: int, length: int, offset: int, *, at_reset: bool) -> dict[str, Array]:
         return dict(cases.case(n, length, at_reset=at_reset, offset=offset, full=True).feeds)
@@ -224,15 +210,7 @@ def _cases(
         chosen.append((feeds, in_chunks(manifest, _CHUNKS)))
     for feeds, procedure in chosen:
         with contextlib.suppress(RuntimeError, ValueError, IndexError):  # a size that the network refuses
-            yield feeds, procedure, expected(graph, feeds, fixed_axes(manifest), procedure)
-
-
-def _range(array: Array, fixed: Sequence[int]) -> Array:
-    """Return each element's range; its largest value where that is the same throughout."""
-    free = tuple(axis for axis in range(array.ndim) if axis - array.ndim not in fixed)
-    finite = np.where(np.isfinite(array), array, 0.0)
-    span = np.ptp(finite, axis=free, keepdims=True)
-    return np.where(span > 0, span, np.abs(finite).max(axis=free, keepdims=True))
+            yield feeds, procedure, procedure(pair.graph, feeds), pair.limits(feeds, procedure)
 
 
 def _largest_ratio(differences: Array, scales: Array) -> float:

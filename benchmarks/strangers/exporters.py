@@ -55,7 +55,8 @@ from benchmarks.strangers import matrix
 from benchmarks.strangers.calls import GROUPS, Call, calls_of
 from benchmarks.torch_exporters import dynamo, torchscript
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.numerics.reference import Signature, flatten_output
+from lstm_edge_exporters.export.call import Call as Called
+from lstm_edge_exporters.export.call import flatten_output
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import LstmEdgeError
@@ -142,7 +143,7 @@ def make(
     """Export ``module`` with one of ``EXPORTERS``; return the file and the names of its inputs."""
     if exporter == "lstm-edge":
         made = export(module, example, ExportConfig(inputs=call.axes))
-        return made.model, Signature.of(module, example).names
+        return made.model, Called.of(module, example).names
     axes, tensors = changing_axes(call, group), tensors_of(example)
     names = [f"x{place}" for place in range(len(tensors))]
     flat = _Flat(module, example)

@@ -127,6 +127,23 @@ def walk(
         waiting += fresh
 
 
+def is_data_free(value: ir.Value) -> bool:
+    """Return True if ``value`` is computed from constants and from the sizes of other values alone.
+
+    Nodes of foreign domains count as data.
+    """
+
+    def above(each: ir.Value) -> Iterator[ir.Value]:
+        node = each.producer()
+        return iter(()) if node is None or node.op_type in ("Shape", "Size") else operands(each)
+
+    def is_data(each: ir.Value) -> bool:
+        node = each.producer()
+        return each.is_graph_input() or (node is not None and node.domain != "")
+
+    return not any(map(is_data, walk([value], above)))
+
+
 def is_used(value: ir.Value) -> bool:
     """Return whether a node reads ``value``, or it is an output."""
     return bool(value.uses()) or value.is_graph_output()
@@ -285,12 +302,11 @@ class Builder:
         return value
 
     def weight(self, array: Array, name: str) -> ir.Value:
-        """Add a float32 initializer; a layer that is called again shares it."""
-        narrow = array.astype(np.float32)
+        """Add an initializer; a layer that is called again shares it."""
         known = self._graph.initializers.get(f"{self._prefix}.{name}")
-        if known is not None and np.array_equal(known.const_value.numpy(), narrow):
+        if known is not None and np.array_equal(known.const_value.numpy(), array):
             return known  # type: ignore[no-any-return]
-        return self.constant(narrow, name)
+        return self.constant(array, name)
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
         """Return ``value`` as ``dtype``."""

@@ -7,8 +7,11 @@ from torch import nn
 
 from lstm_edge_runtime.errors import CheckFailedError
 
-from .validate import Report, ValidateConfig, open_file, validate
-from .validate.module import against_module
+from .verify.config import ValidateConfig
+from .verify.expected import against_module
+from .verify.file import open_file
+from .verify.report import Report
+from .verify.validate import validate
 
 __all__ = ["assert_equivalent"]
 
@@ -32,8 +35,8 @@ def assert_equivalent(
         The report, where every check passed.
 
     Raises:
-        CheckFailedError: an ``AssertionError`` whose message names, for each group that failed, the output,
-            the index of its worst element, what it is, what was expected, and the limit.
+        CheckFailedError: an ``AssertionError`` that says what is wrong first and what to do, then for each
+            group that failed the first check.
         NotFoundError, FileFormatError, InputError: the file can't be read, or the example does not fit.
     """
     file = open_file(onnx_path)
@@ -41,7 +44,7 @@ def assert_equivalent(
     report = validate(file, against, config or ValidateConfig(quick=True))
     if report.ok:
         return report
-    lines = [f"{file.path.name} does not compute what {report.reference} does"]
+    lines = [f"{file.path.name} does not compute what {report.reference} does: {report.verdict}"]
     for group, check, more in report.headlines:
         lines.append(
             f"{group.title}, {check.name}: {check.message}" + (f" (and {more} more)" if more else "")

@@ -21,9 +21,9 @@ from ._options import PATH, data_options, fill, is_factory, json_option, model_a
 from ._output import Screen, echo_json, note, progress
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters.validate import ReferenceModel
-    from lstm_edge_exporters.validate.reference import ModelFile
-    from lstm_edge_exporters.validate.report import Group, Report
+    from lstm_edge_exporters.verify.expected import Expected
+    from lstm_edge_exporters.verify.file import ModelFile
+    from lstm_edge_exporters.verify.report import Group, Report
 
 _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
 
@@ -59,9 +59,9 @@ def command(
 ) -> None:
     """Verify that MODEL computes the same as its reference: exit code 0 if so, 1 if not.
 
-    Checks contract, sizes, states, lengths, streaming, inputs, providers and threads, decisions and golden
-    cases. The file's graph must equal the reference in float64, and each engine must be as close to that
-    graph as float32 allows on the same case: there is nothing to tune.
+    The reference is exported again in memory. The manifests must be the same field by field, constants bit
+    for bit, the graphs in float64; and each engine must be as close to the graph as float32 allows. An int8
+    or fp16 file must be what quantizing the reference again gives.
 
     \b
     Example:
@@ -81,10 +81,12 @@ def command(
             from lstm_edge_exporters.isolation import prepare
 
             prepare()
-            from lstm_edge_exporters.validate import ValidateConfig, open_file, validate
+            from lstm_edge_exporters.verify.config import ValidateConfig
+            from lstm_edge_exporters.verify.file import open_file
+            from lstm_edge_exporters.verify.validate import validate
         if html is not None:
             with needing("report", "validate --html"):
-                from lstm_edge_exporters.validate.html import to_html
+                from lstm_edge_exporters.verify.html import to_html
         check_model_path(model)
         file = open_file(model)
         reference = _reference(file, against, weights, scale) if against is not None and file.model else None
@@ -96,7 +98,7 @@ def command(
         with progress(quiet=as_json) as show:
             report = validate(file, reference, config, on_progress=show)
     if junit is not None:
-        from lstm_edge_exporters.validate.junit import to_junit
+        from lstm_edge_exporters.verify.junit import to_junit
 
         write_bytes(junit, to_junit(report))
     if html is not None:
@@ -128,17 +130,17 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
     except Exception as error:
         if junit is not None:
             with contextlib.suppress(ImportError):  # the error says that the extra is missing
-                from lstm_edge_exporters.validate.junit import error_to_junit
+                from lstm_edge_exporters.verify.junit import error_to_junit
                 from lstm_edge_runtime.files import write_bytes
 
                 write_bytes(junit, error_to_junit(model.name, error))
         raise
 
 
-def _reference(file: "ModelFile", against: str, weights: Path | None, scale: Path | None) -> "ReferenceModel":
+def _reference(file: "ModelFile", against: str, weights: Path | None, scale: Path | None) -> "Expected":
     if is_factory(against):
         with needing("export", "validate"):
-            from lstm_edge_exporters.validate.module import against_module
+            from lstm_edge_exporters.verify.expected import against_module
 
             from ._factory import build_module
         module, sha256 = build_module(against, weights)
@@ -146,12 +148,12 @@ def _reference(file: "ModelFile", against: str, weights: Path | None, scale: Pat
     if weights is not None:
         raise InputError(f"{against} is not a package.module:factory, but --weights requires one")
     if Path(against).suffix == ".onnx":
-        from lstm_edge_exporters.validate.reference import against_file
+        from lstm_edge_exporters.verify.expected import against_file
 
         return against_file(against, file)
     with needing("export", "validate"):
         from lstm_edge.checkpoint import deployable, load
-        from lstm_edge_exporters.validate.module import against_module
+        from lstm_edge_exporters.verify.expected import against_module
 
     run = load(against)
     if scale is not None:
@@ -174,6 +176,8 @@ def print_report(report: "Report", screen: Screen) -> None:
     for group in report.groups:
         table.add_row(*_row(group))
     screen.print(table)
+    if report.verdict:
+        screen.print(report.verdict, style="bold red")
     for group, check, more in report.headlines:
         rest = f" (and {more} more in this group)" if more else ""
         screen.print(f"FAILED {group.title}: {check.name}: {check.message}{rest}", style="red")

@@ -170,7 +170,7 @@ class Table:
 
 
 def _is_gap(cell: Any) -> bool:
-    return bool(pd.isna(cell)) or str(cell).strip().lower() in GAPS
+    return pd.isna(cell) is True or str(cell).strip().lower() in GAPS  # a cell may be a list
 
 
 def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:

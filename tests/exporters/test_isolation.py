@@ -12,7 +12,10 @@ from onnx import TensorProto, helper
 from lstm_edge_exporters import isolation
 from lstm_edge_exporters.isolation import isolated, open_isolated
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.validate import ValidateConfig, validate
+from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_exporters.verify.expected import against_file
+from lstm_edge_exporters.verify.file import open_file
+from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime.errors import FileFormatError
 
 FLOAT, INT = TensorProto.FLOAT, TensorProto.INT64
@@ -153,6 +156,7 @@ def test_a_foreign_file_that_ends_onnxruntime_is_refused_by_lift_and_validate(tm
     at = next(each for each in model.graph.initializer if each.name == "at")
     at.CopyFrom(onnx.numpy_helper.from_array(np.array([33]), "at"))
     onnx.save(model, tmp_path / "m.onnx")
+    file = open_file(tmp_path / "m.onnx")
     with pytest.raises(FileFormatError, match=rf"ended \(({signals})\) while it ran") as raised:
-        validate(tmp_path / "m.onnx", None, ValidateConfig(quick=True, steps=100))
+        validate(file, against_file(tmp_path / "m.onnx", file), ValidateConfig(quick=True, steps=100))
     assert "\n" not in str(raised.value)

@@ -48,7 +48,7 @@ def make_corpus(folder: Path, *, full: bool) -> None:
         _tokens(models)
         native += ("exported", "tokens") if native else ()
     for name in native:
-        _verb("convert", models / f"{name}.onnx", "--to", "native", "-o", folder / "lep" / f"{name}.lep")
+        _verb("convert", models / f"{name}.onnx", "-o", folder / "lep" / f"{name}.lep")
 
 
 def _verb(*arguments: object) -> None:
@@ -209,7 +209,9 @@ def _sparse(models: Path) -> None:
     import onnx
     from onnx import helper, numpy_helper
 
-    model = onnx.load(models / "bare.onnx")
+    model = onnx.load(models / "lstm.onnx")
+    del model.metadata_props[:]
+    onnx.save(model, models / "bare.onnx")
     values = numpy_helper.from_array(np.ones(2, np.float32), "sparse")
     places = numpy_helper.from_array(np.array([0, 3]))
     model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))

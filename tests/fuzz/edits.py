@@ -1,6 +1,5 @@
 """One edit at a time: a value of a manifest, a golden array, a name; cheap enough for millions."""
 
-import base64
 import contextlib
 import json
 import struct
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from mutate import damage, damage_protobuf
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, Stream, StreamBatch
 from lstm_edge_runtime.json_reader import decode_array, encode_array
@@ -58,14 +56,6 @@ def edit_manifest(rng: Random, path: Path, field: str = "") -> bytes:
         return _with_text(path, json.dumps(_put(raw, place, changed)))
     before, after = _around(path, place)
     return _with_text(path, before + json.dumps(changed) + after)
-
-
-def damage_stream(rng: Random, path: Path) -> bytes:
-    """Return a model with a damaged graph that streams."""
-    raw = _parts(path)[0]
-    graph = base64.b64decode(raw["stream"]["graph"])
-    damaged = base64.b64encode(rng.choice((damage, damage_protobuf))(rng, graph)).decode()
-    return _with_text(path, json.dumps(_put(raw, ("stream", "graph"), damaged)))
 
 
 def rename(rng: Random, path: Path) -> bytes:

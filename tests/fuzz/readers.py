@@ -151,22 +151,6 @@ def one_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return None
 
 
-def one_stream_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    """The same of what a manifest says of the graph that streams, or damage to that graph."""
-    source = corpus / "onnx" / "behind.onnx"
-    content = (
-        edits.damage_stream(rng, source) if rng.random() < 0.2 else edits.edit_manifest(rng, source, "stream")
-    )
-    if rng.random() < 0.02:
-        path = _put(folder, "m.onnx", content)
-        return Verb(
-            rng.choice((("inspect", str(path)), ("selftest", str(path)), ("stream", str(path)))), b"1,2,3\n"
-        )
-    with load(content) as model:
-        edits.use(rng, model)
-    return None
-
-
 def one_program_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """The same of a native program."""
     content = edits.edit_manifest(rng, _pick(rng, corpus / "lep", ".lep"))
@@ -190,7 +174,7 @@ def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return Verb(
         rng.choice((
             ("inspect", str(path)), ("inspect", str(path), "--json"), ("selftest", str(path)),
-            ("convert", str(path), "--to", "native", "-o", out),
+            ("convert", str(path), "-o", f"{out}.lep"),
         ))
     )  # fmt: skip
 
@@ -381,7 +365,7 @@ def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
             Verb(("validate", name, "--against", str(source), "--quick", "--steps", "50")),
             Verb(("validate", name, "--quick", "--steps", "50")),
             Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16")))),
-            Verb(("convert", name, "--to", "native", "-o", out)),
+            Verb(("convert", name, "-o", f"{out}.lep")),
             Verb(("convert", name, "--to", "c", "-o", out)),
             Verb(("convert", name, "--to", "web", "-o", out)),
         )
@@ -428,8 +412,7 @@ READERS: dict[str, tuple[int, Read]] = {
     "onnx, bytes": (13, onnx_bytes),
     "onnx, structure": (18, onnx_structure),
     "manifest": (14, manifest),
-    "manifest, one edit": (10, one_edit),
-    "stream, one edit": (6, one_stream_edit),
+    "manifest, one edit": (16, one_edit),
     "program, one edit": (10, one_program_edit),
     "names": (4, names),
     "native program": (9, program),
@@ -447,7 +430,7 @@ READERS: dict[str, tuple[int, Read]] = {
     "command line": (5, command_line),
 }
 """How often each is drawn, in about a hundred, and what it is."""
-CHEAP = {"stream, one edit": 4, "manifest, one edit": 6, "program, one edit": 89, "names": 1}
+CHEAP = {"manifest, one edit": 10, "program, one edit": 89, "names": 1}
 """One edit each, in a hundred where these are drawn alone: 10 ms, 4 ms, a millisecond and 10 ms."""
 if not installed():
     del READERS["native program"], READERS["program, one edit"]

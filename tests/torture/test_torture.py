@@ -12,7 +12,7 @@ HARNESS = Path(__file__).with_name("torture.py")
 
 
 def test_verbs_that_are_killed_interrupted_or_starved_leave_whole_files():
-    verbs = ("convert --to web", "convert", "stream --state", "predict")
+    verbs = ("convert --to c", "convert", "stream --state", "predict")
     ran = subprocess.run(
         [sys.executable, str(HARNESS), "--kills", "8", "--seed", "3", *(f"--verb={verb}" for verb in verbs)],
         capture_output=True,

@@ -102,13 +102,6 @@ def _run_folder(path: Path) -> None:
             check(path / name)
 
 
-def _site(path: Path) -> None:
-    text = (path / "site.js").read_text(encoding="utf-8")
-    described = json.loads(text.removeprefix("self.SITE = ").rstrip().removesuffix(";"))
-    missing = [name for name in described["files"] if name != "./" and not (path / name).is_file()]
-    assert not missing, f"{missing} missing"
-
-
 def _c_folder(path: Path) -> None:
     names = {each.name for each in path.rglob("*")}
     assert {"CMakeLists.txt", "src"} <= names, names
@@ -137,7 +130,7 @@ def prepare(folder: Path) -> dict[str, Verb]:
     _undisturbed((*train, "3", "-o", str(folder / "run")))
     _undisturbed(("export", str(folder / "run"), "-o", model))
     _foreign(folder / "foreign.onnx")
-    _undisturbed(("convert", model, "--to", "native", "-o", str(folder / "model.lep")))
+    _undisturbed(("convert", model, "-o", str(folder / "model.lep")))
     onnx_target = {"m.onnx": _model}
     return {
         "train": Verb((*train, "40", "-o", "{out}/run"), {"run": _run_folder}),
@@ -154,9 +147,6 @@ def prepare(folder: Path) -> dict[str, Verb]:
         "convert --to c": Verb(
             ("convert", model, "--to", "c", "-o", "{out}/c", "--name", "har"),
             {"c": _c_folder}, needs="cc",
-        ),
-        "convert --to web": Verb(
-            ("convert", model, "--to", "web", "-o", "{out}/site"), {"site": _site}
         ),
         "predict": Verb(("predict", model, data, "-o", "{out}/p.csv"), {"p.csv": _lines(25)}),
         "stream --state": Verb(

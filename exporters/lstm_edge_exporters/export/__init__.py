@@ -36,7 +36,9 @@ def export(
         CheckFailedError: the file would not compute what the module does; says where and by how much.
     """
     from ..progress import ignore
+    from .artifact import finish
     from .config import ExportConfig
-    from .pipeline import export_verified
+    from .pipeline import build
 
-    return export_verified(module, example, config or ExportConfig(), on_progress or ignore)
+    show = on_progress or ignore
+    return finish(build(module, example, config or ExportConfig(), show), show)

@@ -11,8 +11,6 @@ from lstm_edge_runtime.axes import is_sum, parse_sum
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
-from ..versions import OLDEST_ONNXRUNTIME, OPSETS
-
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -25,7 +23,7 @@ class ExportConfig:
     recurrent layer sees as its batch and its time are dynamic, the others fixed."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
     """The sizes that dynamic axes shall have, by axis: ``{"L": AxisRange(16, 4096, 4)}``. Those of an axis
-    left out are found by tracing and running."""
+    left out are the ones that tracing promises."""
     outputs: tuple[str, ...] = ()
     """Names of the outputs, flattened in order; empty takes dict keys and dataclass fields, ``h_n`` for the
     partner of a state input ``h_0``, and ``output``, ``output_1`` for the rest."""
@@ -45,8 +43,6 @@ class ExportConfig:
     take a multiple of a unit. A network that only looks back streams by its ordinary file."""
     stateless: bool = False
     """Leave absent, zero and learned initial states inside the graph instead of making them inputs."""
-    opset: int = 18
-    """The ONNX opset; 18 is read by onnxruntime 1.14 (February 2023) and later."""
     task: Task | None = None
     """What an output means; with an empty ``Task.output`` it is the first that is no state."""
     signal: Signal = field(default_factory=Signal)
@@ -61,7 +57,7 @@ class ExportConfig:
         """Refuse what no export can honor.
 
         Raises:
-            InputError: an opset, axis, name or seed that is out of range, or a reset that is not
+            InputError: an axis, name or seed that is out of range, or a reset that is not
                 finite.
         """
         if not isinstance(self.seed, int) or self.seed < 0:
@@ -73,11 +69,6 @@ class ExportConfig:
             raise InputError(f"batch and sequence are both called {self.batch}; name two axes")
         if isinstance(self.outputs, str) or not all(self.outputs):
             raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
-        if self.opset not in OPSETS:
-            raise InputError(
-                f"opset {self.opset}: choose from {OPSETS[0]} to {OPSETS[-1]}, which onnxruntime "
-                f"{OLDEST_ONNXRUNTIME}, the oldest that is supported, reads"
-            )
         for name, axes in self.inputs.items():
             _check_names(name, axes)
         named = _names(self.inputs)

@@ -1,45 +1,26 @@
-"""Recording a trace: every recurrent call becomes one ``lstm_edge::Recurrent`` node.
+"""Recurrent calls as one node each, while ``torch.export`` runs ``forward``.
 
-A ``Recorder`` is entered inside ``forward`` while ``torch.export`` runs it on fake tensors. It answers the
-functions that ``nn.LSTM/GRU/RNN`` and their cells call (``torch.lstm``, ``torch.gru`` ...) with a symbolic
-node that keeps the layer's own weights, so that subclasses and functional calls are caught as well.
-
-A ``PackedSequence`` is given padded data ``(N*L, ...)`` in place of packed data; its ``batch_sizes``, true
-but for zeros behind the longest row, stand for the lengths. ONNX's ``sequence_lens`` needs no sorting, so the
-sort inside ``pack_padded_sequence(enforce_sorted=False)`` is answered with the identity.
+A ``Recorder`` answers the functions that ``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells call with a node
+``lstm_edge::Recurrent``, and the functions of packing with padded data. It replaces some functions whose
+tracing or translation is wrong, and passes everything else through.
 """
 
-import sys
-import types
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.fx.experimental.symbolic_shapes import statically_known_true
-from torch.nn.utils import rnn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from lstm_edge_runtime.errors import UnsupportedError
+from .source import own_line
+from .spectra import inverse_stft, stft
 
-from ..recurrent import GATES
-from .sizes import size_text
-from .source import Place, calling_line, place_of, value_that_holds
-
-DOMAIN = "lstm_edge"
-OP = "Recurrent"
+DOMAIN, OP = "lstm_edge", "Recurrent"
 """``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none, *weights)`` ->
 ``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
-
-
-LOG_CUM_SUM_EXP = "LogCumSumExp"
-"""``x`` to sums of the same shape along ``axis``."""
 
 
 class _Function(NamedTuple):
@@ -50,7 +31,7 @@ class _Function(NamedTuple):
     activation: str = ""
     """Of an RNN."""
     cell: bool = False
-    """Whether it takes one step."""
+    """True if it takes one step."""
 
 
 _FUNCTIONS: dict[Any, _Function] = {
@@ -63,16 +44,6 @@ _FUNCTIONS: dict[Any, _Function] = {
     torch.rnn_tanh_cell: _Function("RNN", "Tanh", cell=True),
     torch.rnn_relu_cell: _Function("RNN", "Relu", cell=True),
 }
-"""What ``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells call."""
-
-
-class LoopError(UnsupportedError):
-    """A loop over time would be unrolled."""
-
-    def __init__(self, text: str, steps: int) -> None:
-        super().__init__(text)
-        self.steps = steps
-        """How often the layer is called."""
 
 
 @dataclass(frozen=True)
@@ -80,285 +51,245 @@ class RecurrentCall:
     """One call of one recurrent layer or cell."""
 
     path: str
-    """The submodule's path, ``""`` for a functional call."""
-    number: int
-    """How many calls of the same path came before."""
-    layers: int
+    """The layer's path in the module, ``""`` for a functional call."""
     cell: bool
-    shape: tuple[Any, ...]
-    """``(L, N, I)`` of its input as traced."""
+    """True if it takes one step."""
+    steps: Any
+    """Size of the time axis: traced, or as an axis."""
+    rows: Any
+    """Size of the batch axis, likewise."""
+    lengths: bool
+    """True if rows have lengths."""
     line: str
-    """The module's own line that calls it."""
-
-
-@dataclass(frozen=True)
-class _Packed:
-    """What the ``batch_sizes`` of a ``PackedSequence`` stand for."""
-
-    batch_sizes: Tensor
-    lengths: Tensor
-    batch: Any
+    """The user's line that calls it."""
 
 
 class _Packing:
-    """Answers what ``pack_padded_sequence`` and ``pad_packed_sequence`` ask of torch, in one trace."""
+    """``PackedSequence`` as padded data ``(N*L, ...)``: ONNX's ``sequence_lens`` needs no sorting."""
 
     def __init__(self) -> None:
-        self._packed: list[_Packed] = []
-        self._identities: list[Tensor] = []
-        self._flattened: list[tuple[Tensor, Tensor, bool]] = []
+        self._known: list[tuple[Any, Any]] = []
 
-    def answer(self, func: Callable[..., Any], args: Sequence[Any], depth: int) -> Any:
-        """Answer ``func``, which the frame ``depth`` above this one calls; NotImplemented passes it on.
+    def note(self, value: Any, meaning: Any) -> Any:
+        """Remember what ``value``, a tensor or a size, stands for."""
+        self._known.append((value, meaning))
+        return value
 
-        Raises:
-            UnsupportedError: lengths come as a list.
+    def meaning(self, value: Any) -> Any:
+        """Return what ``value`` stands for, or None."""
+        return next((meaning for known, meaning in self._known if known is value), None)
+
+    def sort(self, lengths: Tensor, *_: Any, **__: Any) -> Any:
+        """Leave lengths in their order; what is permuted by the marked indices stays as it is.
+
+        Any other sort of whole numbers would be found wrong by the verification.
         """
-        caller = sys._getframe(depth + 1)
-        if (answers := _PACKING.get(func)) is not None:
-            return answers(self, caller, *args)
-        if func in _ON_IDENTITY and any(map(self._is_identity, args)):
-            return _ON_IDENTITY[func](*args)
-        return NotImplemented
-
-    def _sort(self, caller: FrameType, lengths: Tensor, *_: Any) -> Any:
-        packs = caller.f_code is rnn.pack_padded_sequence.__code__
-        return (lengths, self._identity(lengths)) if packs else NotImplemented
-
-    def _as_tensor(self, caller: FrameType, *_: Any) -> Any:
-        if caller.f_code is rnn.pack_padded_sequence.__code__:
-            raise UnsupportedError(
-                "pack_padded_sequence is given a list of lengths, which a file would hold as constants; "
-                "give it the tensor of lengths itself, without tolist()"
-            )
-        return NotImplemented
-
-    def _size(self, caller: FrameType, tensor: Tensor, *_: Any) -> Any:
-        packed = self.find(tensor) if caller.f_code is rnn.pad_packed_sequence.__code__ else None
-        if packed is None or caller.f_locals["total_length"] is not None:
+        if lengths.dim() != 1 or lengths.is_floating_point():
             return NotImplemented
-        return _longest(packed.lengths, tensor.shape[0])
+        return lengths, self.note(torch.arange(lengths.shape[0]), "identity")
 
-    def _item(self, _: FrameType, tensor: Tensor, index: Any) -> Any:
-        packed = self.find(tensor) if type(index) is int and index == 0 else None
-        return packed.batch if packed else NotImplemented
-
-    def find(self, batch_sizes: Any) -> _Packed | None:
-        """Return what ``batch_sizes`` stand for; None where they are of no packed sequence."""
-        return next((packed for packed in self._packed if packed.batch_sizes is batch_sizes), None)
-
-    def flatten(self, rows: Tensor, *, zero_padded: bool) -> Tensor:
-        """Return ``(N*L, ...)`` and remember the ``(N, L, ...)`` it came from."""
-        flat = rows.flatten(0, 1)
-        self._flattened.append((flat, rows, zero_padded))
-        return flat
-
-    def unflatten(self, flat: Tensor, packed: _Packed) -> tuple[Tensor, bool]:
-        """Return ``(N, L, ...)``, and whether it is known to be zero behind each row's length."""
-        for known, rows, zero_padded in self._flattened:
-            if known is flat:
-                return rows, zero_padded
-        return flat.reshape(packed.batch, -1, *flat.shape[1:]), False
-
-    def _identity(self, lengths: Tensor) -> Tensor:
-        marker = torch.arange(lengths.shape[0], device=lengths.device)
-        self._identities.append(marker)
-        return marker
-
-    def _is_identity(self, value: Any) -> bool:
-        return any(value is marker for marker in self._identities)
-
-    def _pack(self, _: FrameType, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+    def pack(self, x: Tensor, lengths: Tensor, batch_first: bool) -> tuple[Tensor, Tensor]:
+        """Return data ``(N*L, ...)`` and a marked tensor in place of ``batch_sizes``."""
         rows = x if batch_first else x.transpose(0, 1)
         _assume(lengths.shape[0] == rows.shape[0])
-        steps = torch.arange(rows.shape[1], device=lengths.device)
-        batch_sizes = (lengths.unsqueeze(0) > steps.unsqueeze(1)).sum(1)
-        self._packed.append(_Packed(batch_sizes, lengths, rows.shape[0]))
-        return self.flatten(rows, zero_padded=False), batch_sizes
+        sizes = (lengths.unsqueeze(0) > torch.arange(rows.shape[1]).unsqueeze(1)).sum(1)
+        self.note(sizes, (lengths, rows.shape[0], rows.shape[1]))
+        return rows.flatten(0, 1), sizes
 
-    def _pad(
-        self,
-        caller: FrameType,
-        data: Tensor,
-        batch_sizes: Tensor,
-        batch_first: bool,
-        value: float,
-        total: Any,
-    ) -> tuple[Tensor, Tensor]:
-        packed = self.find(batch_sizes)
-        if packed is None:
-            raise TypeError("pad_packed_sequence was given a sequence that pack_padded_sequence did not make")
-        y, zero_padded = self.unflatten(data, packed)
-        if value != 0 or not zero_padded:
-            steps = torch.arange(y.shape[1], device=data.device)
-            valid = steps.unsqueeze(0) < packed.lengths.unsqueeze(1)
-            y = torch.where(valid.reshape(*valid.shape, *[1] * (y.dim() - 2)), y, value)
-        if caller.f_locals.get("total_length", 0) is None:
-            y = y.narrow(1, 0, total)
-        elif not statically_known_true(total == y.shape[1]):
-            room = [*[0, 0] * (y.dim() - 2), 0, total - y.shape[1]]
-            y = torch.nn.functional.pad(y, room, value=value)
-        return (y if batch_first else y.transpose(0, 1)), packed.lengths
+    def pad(self, data: Tensor, sizes: Tensor, batch_first: bool, value: float, total: Any) -> Any:
+        """Return ``(N, total, ...)`` with ``value`` behind each row's length, and the lengths."""
+        lengths, rows, steps = self.meaning(sizes)
+        y = data.reshape(rows, steps, *data.shape[1:])
+        valid = torch.arange(steps).unsqueeze(0) < lengths.unsqueeze(1)
+        y = torch.where(valid.reshape(rows, steps, *[1] * (y.dim() - 2)), y, value)
+        if self.meaning(total) == "longest":
+            longest: Any = lengths.max().item()
+            _assume(longest >= 1)
+            _assume(longest <= steps)
+            y = y.narrow(1, 0, longest)
+        elif total is not steps:
+            y = F.pad(y, [*[0, 0] * (y.dim() - 2), 0, total - steps], value=value)
+        return (y if batch_first else y.transpose(0, 1)), lengths
+
+    def size(self, tensor: Tensor, *axis: Any) -> Any:
+        """Answer ``batch_sizes.size(0)``, the greatest length, with the padded length, marked as that."""
+        known = self.meaning(tensor)
+        if not isinstance(known, tuple) or not axis:
+            return NotImplemented
+        return self.note(known[2] * 1, "longest")  # an object of its own
+
+    def item(self, tensor: Tensor, index: Any) -> Any:
+        """Answer ``batch_sizes[0]``, the batch size, and ``lengths[unsorted]``."""
+        if self.meaning(index) == "identity":
+            return tensor
+        known = self.meaning(tensor)
+        if isinstance(known, tuple) and type(index) is int and index == 0:
+            return known[1]
+        if pytree.tree_any(lambda each: isinstance(each, Tensor) and each.dtype == torch.int32, index):
+            # torch.onnx mixes the int32 and int64 of one index up in a node that wants one dtype
+            return tensor[pytree.tree_map_only(Tensor, _as_index, index)]
+        return NotImplemented
+
+    def permute(self, tensor: Tensor, *args: Any) -> Any:
+        """Leave a tensor that is permuted by the identity as it is."""
+        marked = any(isinstance(each, Tensor) and self.meaning(each) == "identity" for each in args)
+        return tensor if marked else NotImplemented
+
+    def invert(self, _: Tensor, __: Any, order: Any, *___: Any) -> Any:
+        """Return the identity where the identity is inverted."""
+        return order if isinstance(order, Tensor) and self.meaning(order) == "identity" else NotImplemented
+
+    def keep(self, tensor: Tensor, *_: Any, **__: Any) -> Any:
+        """Keep the mark of an order that is copied."""
+        return tensor if self.meaning(tensor) == "identity" else NotImplemented
+
+
+_ANSWERS: dict[Any, Callable[..., Any]] = {
+    torch.sort: _Packing.sort,
+    torch._VF._pack_padded_sequence: _Packing.pack,
+    torch._VF._pad_packed_sequence: _Packing.pad,
+    Tensor.size: _Packing.size,
+    Tensor.__getitem__: _Packing.item,
+    Tensor.index_select: _Packing.permute,
+    Tensor.to: _Packing.keep,
+    Tensor.cpu: _Packing.keep,
+    torch.empty_like: _Packing.keep,
+    Tensor.scatter_: _Packing.invert,
+}
+"""Answers to the functions of packing; NotImplemented passes a call on."""
+
+
+def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
+    """Drop axes of 1 as PyTorch does, which leaves others alone; ONNX refuses these."""
+    axes = range(input.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
+    for axis in sorted({axis % max(input.dim(), 1) for axis in axes}, reverse=True):
+        size: Any = input.shape[axis] if input.dim() else 0
+        one = size.node.hint == 1 if isinstance(size, torch.SymInt) else size == 1
+        if isinstance(size, torch.SymInt):
+            _assume(size == 1 if one else size > 1)
+        if one:
+            input = torch.select(input, axis, 0)  # noqa: A001
+    return input
+
+
+def _arange(*args: Any, **kwargs: Any) -> Tensor:
+    """Make a range whose ``tolist()`` gives numbers where its ends are numbers."""
+    made = torch.arange(*args, **kwargs)
+    if all(type(each) is int for each in args):
+        made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
+    return made
+
+
+def _max_pool(
+    input: Tensor,  # noqa: A002  the name that callers use
+    kernel_size: Any,
+    stride: Any = None,
+    padding: Any = 0,
+    dilation: Any = 1,
+    ceil_mode: bool = False,
+    return_indices: bool = False,
+) -> Any:
+    """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
+
+    def first(value: Any) -> Any:
+        return value[0] if isinstance(value, tuple | list) and value else value
+
+    kernel, pad, apart = first(kernel_size), first(padding), first(dilation)
+    pool: Any = F.max_pool2d
+    pooled = pool(
+        input.unsqueeze(-1),
+        (kernel, 1),
+        (first(stride) or kernel, 1),
+        (pad, 0),
+        (apart, 1),
+        ceil_mode,
+        return_indices,
+    )
+    return tuple(each.squeeze(-1) for each in pooled) if return_indices else pooled.squeeze(-1)
+
+
+_REPLACED: dict[Any, Callable[..., Any]] = {
+    torch.arange: _arange,
+    **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
+    **dict.fromkeys(
+        (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices), _max_pool
+    ),
+    **dict.fromkeys((torch.stft, Tensor.stft), stft),
+    **dict.fromkeys((torch.istft, Tensor.istft), inverse_stft),
+}
+"""What is called instead of a function."""
 
 
 class Recorder(TorchFunctionMode):
-    """The function mode; one for one trace."""
+    """The function mode of one trace."""
 
     def __init__(self) -> None:
         super().__init__()
-        self._path = ""
         self.calls: list[RecurrentCall] = []
         """Every recurrent call, in order."""
         self.shapes: list[torch.Size] = []
         """The inputs' shapes as traced."""
-        self.outputs: list[str] = []
-        """What the module calls its outputs."""
-        self.returned: list[torch.Size] = []
-        """The outputs' shapes as traced."""
-        self.seen: dict[str, str] = {}
-        """``sampling``, ``complex``, ``list``, ``numpy`` where ``forward`` does such, with the line."""
-        self.unbound: dict[str, str] = {}
-        """Sizes as traced of axes that were taken apart, and the line that did it."""
-        self.fixed: dict[str, str] = {}
-        """Sizes as traced that turned out to be constants, and the line that made them."""
-        self.squeezed: dict[str, str] = {}
-        """Sizes as traced of axes that are dropped where they are 1, and the line that does it."""
-        self.checked: dict[str, None] = {}
-        """Lines that check values, and were taken to hold."""
-        self._free: list[torch.SymInt] = []
+        self.outputs: list[tuple[str, torch.Size]] = []
+        """What the module calls its outputs, and their shapes as traced."""
+        self._paths: list[str] = [""]
         self._packing = _Packing()
+
+    def instrument(self, module: nn.Module) -> None:
+        """Let the recurrent layers of ``module``, a copy that is ours, tell their paths."""
+        for path, layer in module.named_modules():
+            if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
+                layer.register_forward_pre_hook(lambda *_, path=path: self._paths.append(path))
+                layer.register_forward_hook(self._leave, always_call=True)
+            if isinstance(layer, nn.RNNBase):
+                # packed data has another shape here; the node checks its own
+                layer.check_forward_args = lambda *_, **__: None  # type: ignore[method-assign]
+
+    def _leave(self, *_: Any) -> None:
+        self._paths.pop()
 
     def begin(self, shapes: Sequence[torch.Size]) -> None:
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
-        for each in (self.calls, self.outputs, self.returned):
-            each.clear()
-        for noted in (self.seen, self.unbound, self.fixed, self.squeezed, self.checked):
-            noted.clear()
+        self.calls.clear()
+        self.outputs.clear()
         self.shapes[:] = shapes
-        sizes: list[Any] = [size for shape in shapes for size in shape]
-        self._free = [size for size in sizes if isinstance(size, torch.SymInt)]
-
-    def fixed_places(self, names: Sequence[str]) -> dict[tuple[str, int], Place]:
-        """Return the axes of the inputs called ``names`` that the module's code fixes, and where."""
-        found: dict[tuple[str, int], Place] = {}
-        for name, axis, size in self.sizes(names):
-            if isinstance(size, torch.SymInt) and size_text(size).isdecimal():
-                symbol = str(size.node._expr)
-                line = self.unbound.get(symbol)
-                place = Place(line, loop=True) if line else place_of(size)
-                found[name, axis] = place or Place(self.fixed.get(symbol, ""), loop=False)
-        return found
-
-    def sizes(self, names: Iterable[str]) -> Iterator[tuple[str, int, Any]]:
-        """Yield name, axis and traced size of every axis of the inputs, which are called ``names``."""
-        for name, shape in zip(names, self.shapes, strict=True):
-            for axis, size in enumerate(shape):
-                yield name, axis, size
-
-    def check_calls(self, names: Sequence[str]) -> None:
-        """Refuse a cell in a loop over an axis of the inputs called ``names``, which would be unrolled.
-
-        A loop of a length of its own, such as that of a decoder, is as long in the file.
-
-        Raises:
-            LoopError: a cell is called more than once, and an axis was fixed by a loop or at as many steps.
-        """
-        calls = Counter(call.path for call in self.calls if call.cell)
-        lines = {call.path: call.line for call in self.calls}
-        for path, count in calls.items():
-            if count > 1 and self._loops_over_an_axis(names, count):
-                raise LoopError(
-                    f"cell {path!r} is called {count} times in one forward ({lines[path]}): a loop over time "
-                    "would be unrolled at that length; use nn.LSTM, nn.GRU or nn.RNN with the same weights "
-                    "instead",
-                    count,
-                )
-
-    def _loops_over_an_axis(self, names: Sequence[str], count: int) -> bool:
-        """Return whether a loop fixed an axis: one of features, the last, may have ``count`` by chance."""
-        shapes = dict(zip(names, self.shapes, strict=True))
-        return any(
-            place.loop or (size_text(shapes[name][axis]) == str(count) and axis < len(shapes[name]) - 1)
-            for (name, axis), place in self.fixed_places(names).items()
-        )
-
-    @contextmanager
-    def layer(self, path: str) -> Iterator[None]:
-        """Note which submodule the calls inside belong to."""
-        before, self._path = self._path, path
-        try:
-            yield
-        finally:
-            self._path = before
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer the functions of recurrence and packing; pass every other one on."""
-        result = self._answer(func, args, kwargs or {})
-        for size in [size for size in self._free if size.node.expr.is_number]:
-            self.fixed[str(size.node._expr)] = calling_line()
-            self._free = [each for each in self._free if each is not size]
-        return result
-
-    def _answer(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-        if (noted := _NOTED.get(func)) is not None:
-            self.seen.setdefault(noted, calling_line())
-        if func in _UNBINDS and isinstance(args[0], Tensor) and args[0].dim():
-            size = args[0].shape[kwargs.get("dim", args[1] if len(args) > 1 else 0)]
-            self.unbound.setdefault(str(size), calling_line())
-        if func in _SQUEEZES:
-            return self._squeeze(*args, **kwargs)
-        if (answers := _ANSWERS.get(func)) is not None:
-            return answers(*args, **kwargs)
-        if func is Tensor.__bool__ and (holds := value_that_holds(sys._getframe(2))) is not None:
-            self.checked[calling_line()] = None
-            return holds
-        if func is torch._assert and isinstance(args[0], Tensor):
-            self.checked[calling_line()] = None
-            return None
+        kwargs = kwargs or {}
         if (kind := _FUNCTIONS.get(func)) is not None:
             return self._cell(kind, *args) if kind.cell else self._layer(kind, *args)
-        answer = self._packing.answer(func, args, depth=2)
-        if answer is not NotImplemented:
-            return answer
-        if func is Tensor.__getitem__:
-            # torch.onnx mixes the int32 and int64 of one index up in a node that wants one dtype.
-            return func(args[0], pytree.tree_map_only(Tensor, _as_index, args[1]))
+        if (replaced := _REPLACED.get(func)) is not None:
+            return replaced(*args, **kwargs)
+        if (answer := _ANSWERS.get(func)) is not None:
+            found = answer(self._packing, *args, **kwargs)
+            if found is not NotImplemented:
+                return found
         return func(*args, **kwargs)
 
-    def _squeeze(self, input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
-        """Squeeze as PyTorch does, which leaves an axis of another size than 1 alone; ONNX refuses one."""
-        x = input
-        axes = range(x.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
-        for axis in sorted({axis % max(x.dim(), 1) for axis in axes}, reverse=True):
-            size: Any = x.shape[axis] if x.dim() else 0
-            if isinstance(size, torch.SymInt) and not size.node.expr.is_number:
-                self.squeezed.setdefault(str(size.node.expr), calling_line())
-            if size == 1:
-                x = torch.squeeze(x, axis)
-        return x
-
     def _layer(self, kind: _Function, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
-        lengths, packed, batch_first = None, None, False
-        if isinstance(rest[0], Tensor) and (packed := self._packing.find(rest[0])):
-            _, hx, weights, biased, layers, _, _, bidirectional = rest
-            x, lengths = self._packing.unflatten(x, packed)[0].transpose(0, 1), packed.lengths
+        packed = self._packing.meaning(rest[0]) if isinstance(rest[0], Tensor) else None
+        if packed is not None:
+            lengths, rows, steps = packed
+            _, hx, weights, biased, layers, _, _, both = rest
+            x = x.reshape(rows, steps, x.shape[-1]).transpose(0, 1)
         else:
-            hx, weights, biased, layers, _, _, bidirectional, batch_first = rest
+            lengths, (hx, weights, biased, layers, _, _, both, batch_first) = None, rest
             x = x.transpose(0, 1) if batch_first else x
-        y, *states = self._node(kind, x, hx, weights, biased, layers, bidirectional, lengths)
-        if packed:
-            y = self._packing.flatten(y.transpose(0, 1), zero_padded=True)
+        y, *states = self._node(kind, x, hx, weights, biased, layers, 2 if both else 1, lengths)
+        if packed is not None:
+            y = y.transpose(0, 1).flatten(0, 1)
         elif batch_first:
             y = y.transpose(0, 1)
         return (y, *states)
 
     def _cell(self, kind: _Function, x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
-        state = tuple(part.unsqueeze(0) for part in (hx if kind.op == "LSTM" else (hx,)))
+        lstm = kind.op == "LSTM"
+        states = tuple(part.unsqueeze(0) for part in (hx if lstm else (hx,)))
         present = [weight for weight in weights if weight is not None]
-        hidden = state if kind.op == "LSTM" else state[0]
-        _, *after = self._node(kind, x.unsqueeze(0), hidden, present, len(present) == 4, 1, False, None)
+        hidden = states if lstm else states[0]
+        _, *after = self._node(kind, x.unsqueeze(0), hidden, present, len(present) == 4, 1, 1, None)
         after = [part.squeeze(0) for part in after]
-        return tuple(after) if kind.op == "LSTM" else after[0]
+        return tuple(after) if lstm else after[0]
 
     def _node(
         self,
@@ -368,20 +299,19 @@ class Recorder(TorchFunctionMode):
         weights: Sequence[Tensor],
         biased: bool,
         layers: int,
-        bidirectional: bool,
+        directions: int,
         lengths: Tensor | None,
     ) -> tuple[Tensor, ...]:
         h, c = hx if kind.op == "LSTM" else (hx, None)
-        directions = 2 if bidirectional else 1
-        w_ih, w_hh = weights[:2]
-        _assume(x.shape[2] == w_ih.shape[1])
-        for state, width in ((h, w_hh.shape[1]), (c, w_ih.shape[0] // len(GATES["LSTM"]))):
+        _assume(x.shape[2] == weights[0].shape[1])
+        widths = weights[1].shape[1], weights[0].shape[0] // 4
+        for state, width in zip((h, c), widths, strict=True):
             if state is not None:
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
                     _assume(state.shape[axis] == size)
-        number = sum(each.path == self._path for each in self.calls)
-        call = RecurrentCall(self._path, number, layers, kind.cell, tuple(x.shape), calling_line())
-        self.calls.append(call)
+        self.calls.append(
+            RecurrentCall(self._paths[-1], kind.cell, x.shape[0], x.shape[1], lengths is not None, own_line())
+        )
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",
             [x, h, c, lengths, *weights],
@@ -391,8 +321,8 @@ class Recorder(TorchFunctionMode):
                 "layers": layers,
                 "directions": directions,
                 "biased": int(biased),
-                "path": call.path,
-                "call": call.number,
+                "path": self._paths[-1],
+                "call": len(self.calls) - 1,
             },
             dtypes=[x.dtype] * 3,
             shapes=[
@@ -405,128 +335,11 @@ class Recorder(TorchFunctionMode):
         return tuple(outputs if c is not None else outputs[:2])
 
 
-def _arange(*args: Any, **kwargs: Any) -> Tensor:
-    made = torch.arange(*args, **kwargs)
-    if all(type(each) is int for each in args):
-        made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
-    return made
-
-
-def _inverse_stft(*args: Any, **kwargs: Any) -> Tensor:
-    from .inverse_stft import inverse_stft
-
-    return inverse_stft(*args, **kwargs)
-
-
-def _max_pool(
-    x: Tensor,
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
-    steps = [each[0] if isinstance(each, tuple | list) else each for each in (kernel_size, padding, dilation)]
-    stride = stride[0] if isinstance(stride, tuple | list) and stride else stride or steps[0]
-    kernel, pad, apart = steps
-    pool: Any = F.max_pool2d
-    pooled = pool(x.unsqueeze(-1), (kernel, 1), (stride, 1), (pad, 0), (apart, 1), ceil_mode, return_indices)
-    return tuple(each.squeeze(-1) for each in pooled) if return_indices else pooled.squeeze(-1)
-
-
-def _log_cum_sum_exp(x: Tensor, dim: int) -> Tensor:
-    name, axis = f"{DOMAIN}::{LOG_CUM_SUM_EXP}", dim % max(x.dim(), 1)
-    return torch.onnx.ops.symbolic(name, [x], {"axis": axis}, dtype=x.dtype, shape=x.shape, version=1)
-
-
 def _as_index(tensor: Tensor) -> Tensor:
     return tensor.long() if tensor.dtype == torch.int32 else tensor
-
-
-def instrument(module: nn.Module, recorder: Recorder) -> None:
-    """Make the recurrent layers of ``module`` (a copy that is ours) tell ``recorder`` their paths."""
-    for path, layer in module.named_modules():
-        if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-            layer.__class__ = _recorded(type(layer))
-            layer.__dict__["_lstm_edge"] = (recorder, path)
-
-
-def _recorded(kind: type[nn.Module]) -> type:
-    """Return a subclass of ``kind`` whose ``forward`` tells the layer's recorder its path.
-
-    It has ``kind`` as its only base: Python lets no object change to a class of another layout.
-    """
-
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        recorder, path = self.__dict__["_lstm_edge"]
-        with recorder.layer(path):
-            return kind.forward(self, *args, **kwargs)
-
-    def check_forward_args(self: Any, input: Tensor, hidden: Any, batch_sizes: Tensor | None) -> None:  # noqa: A002
-        """Check as PyTorch does, but for packed input, whose stand-in has another shape."""
-        if batch_sizes is None:
-            kind.check_forward_args(self, input, hidden, batch_sizes)  # type: ignore[attr-defined]
-
-    methods: dict[str, Any] = {"forward": forward}
-    if issubclass(kind, nn.RNNBase):
-        methods["check_forward_args"] = check_forward_args
-    return types.new_class(kind.__name__, (kind,), exec_body=lambda names: names.update(methods))
-
-
-_PACKING: dict[Any, Callable[..., Any]] = {
-    Tensor.__getitem__: _Packing._item,
-    Tensor.size: _Packing._size,
-    torch._VF._pack_padded_sequence: _Packing._pack,
-    torch._VF._pad_packed_sequence: _Packing._pad,
-    torch.as_tensor: _Packing._as_tensor,
-    torch.sort: _Packing._sort,
-}
-"""Answers to PyTorch's packing, chosen by the frame that asks; NotImplemented calls PyTorch's own."""
-_UNBINDS = frozenset({torch.unbind, Tensor.unbind, Tensor.__iter__})
-_SQUEEZES = frozenset({torch.squeeze, Tensor.squeeze})
-_MAX_POOLS = (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices)
-_ANSWERS: dict[Any, Callable[..., Any]] = {
-    torch.arange: _arange,
-    **dict.fromkeys(_MAX_POOLS, _max_pool),
-    **dict.fromkeys((torch.istft, Tensor.istft), _inverse_stft),
-    **dict.fromkeys((torch.logcumsumexp, Tensor.logcumsumexp), _log_cum_sum_exp),
-}
-"""What is called instead of a function."""
-_DRAWS = "bernoulli multinomial normal poisson rand rand_like randint randint_like randn randn_like randperm"
-_DRAWS_OF_TENSORS = "bernoulli_ exponential_ multinomial normal_ random_ uniform_"
-_COMPLEX = (torch.complex, torch.istft, torch.polar, torch.stft, torch.view_as_complex)
-_FOURIER = (torch.fft.fft, torch.fft.ifft, torch.fft.rfft, torch.fft.irfft, Tensor.stft, Tensor.istft)
-_NOTED: dict[Any, str] = {
-    Tensor.tolist: "list",
-    Tensor.numpy: "numpy",
-    Tensor.__array__: "numpy",
-    **{getattr(torch, name): "sampling" for name in _DRAWS.split()},
-    **{getattr(Tensor, name): "sampling" for name in _DRAWS_OF_TENSORS.split()},
-    **dict.fromkeys((*_COMPLEX, *_FOURIER), "complex"),
-}
-"""What may be the reason of a refusal, said with its line."""
 
 
 def _assume(fact: Any) -> None:
     """Tell the tracer a fact about sizes."""
     check: Any = torch._check
     check(fact)
-
-
-def _longest(lengths: Tensor, steps: Any) -> Any:
-    """Return the greatest length as a size that the tracer knows to be within the padded length."""
-    longest: Any = lengths.max().item()
-    _assume(longest >= 1)
-    _assume(longest <= steps)
-    return longest
-
-
-_ON_IDENTITY: dict[Any, Callable[..., Any]] = {
-    Tensor.to: lambda marker, *_: marker,
-    torch.empty_like: lambda marker, *_: marker,
-    Tensor.index_select: lambda tensor, *_: tensor,
-    Tensor.scatter_: lambda _target, _dim, marker, *_: marker,
-}
-"""What the identity permutation gives when PyTorch's packing moves it, permutes with it or inverts it."""

@@ -2,10 +2,11 @@
 
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -121,7 +122,7 @@ def quantize(
     before = load(source)
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
-    cases, targets = _evidence(before.manifest, samples)
+    cases, targets = evidence(before.manifest, samples)
     judged_on = "the golden case" if samples is None else counted(len(cases), "sample")
     proto, size = _read(source)
     refused = []
@@ -135,7 +136,7 @@ def quantize(
         after = _load(with_manifest(smaller, manifest))
         judgement = judge(before, after, cases, targets, few=samples is None)
         said = over_budget(judgement, config.budget)
-        native = None if said else _on_native(with_manifest(smaller, manifest._replace(golden=None)))
+        native = None if said else on_native(with_manifest(smaller, manifest._replace(golden=None)))
         if native is not None:
             there = judge(before, native, cases, targets, few=samples is None)
             said = [f"{each} on the native engine" for each in over_budget(there, config.budget)]
@@ -160,6 +161,31 @@ def quantize(
     raise CheckFailedError(
         f"{source} loses too much on {judged_on}; {' / '.join(refused)}; nothing was written"
     )
+
+
+def quantized_again(proto: onnx.ModelProto, config: QuantizeConfig, picked: str) -> onnx.ModelProto:
+    """Return what quantizing a float file with recorded options gives; it is deterministic.
+
+    Args:
+        proto: the float file.
+        config: the options; the target is the recorded one, not ``auto``.
+        picked: the arithmetic that was chosen, in words.
+
+    Raises:
+        InputError: no arithmetic of these options is called so.
+    """
+    for words, build, _ in _ways(config, proto.graph.node):
+        if words == picked:
+            return _reduce(proto, build)
+    raise InputError(f"no arithmetic is called {picked!r}")
+
+
+def _options(config: QuantizeConfig) -> dict[str, Any]:
+    """Return the options that decide the file's bits, with the target that ``auto`` stood for."""
+    target = detect_target() if config.target == "auto" else config.target
+    fields = asdict(replace(config, target=target))
+    del fields["budget"]
+    return fields
 
 
 def _reduce(proto: onnx.ModelProto, build: Build) -> onnx.ModelProto:
@@ -216,14 +242,7 @@ def _with_judgement(
     golden = manifest.golden or _record(before, feeds)
     dtypes = {spec.name: spec.dtype for spec in manifest.inputs} | {s.input: s.dtype for s in manifest.states}
     cases = [_in_dtypes(case, dtypes) for case in (golden, *golden.more)]
-    unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
-    found: list[list[Comparison]] = [[] for _ in cases]
-    for replay in chain.from_iterable(replay_golden(unlimited, runner(after)) for after in afters):
-        found[replay.case] += replay.comparisons
-    first, *more = (
-        case._replace(limit=device_limits(records, case.outputs))
-        for case, records in zip(cases, found, strict=True)
-    )
+    first, *more = with_limits(manifest, cases, afters)
     versions = {**manifest.provenance.get("versions", {}), "onnxruntime": import_onnxruntime().__version__}
     change, drift = judgement.change.values(), judgement.drift.values()
     return manifest._replace(
@@ -231,6 +250,7 @@ def _with_judgement(
             **manifest.provenance,
             "float_sha256": before.sha256,
             "quantized": words,
+            "quantize": {"config": _options(config), "picked": words},
             "versions": versions,
         },
         equivalence={
@@ -243,6 +263,18 @@ def _with_judgement(
         },
         golden=first._replace(more=tuple(more)),
     )
+
+
+def with_limits(manifest: Manifest, cases: Sequence[Golden], models: Sequence[Model]) -> list[Golden]:
+    """Return golden cases with the limits that ``models`` need, replayed in every way."""
+    unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
+    found: list[list[Comparison]] = [[] for _ in cases]
+    for replay in chain.from_iterable(replay_golden(unlimited, runner(model)) for model in models):
+        found[replay.case] += replay.comparisons
+    return [
+        case._replace(limit=device_limits(records, case.outputs))
+        for case, records in zip(cases, found, strict=True)
+    ]
 
 
 def _record(model: Model, feeds: Feeds) -> Golden:
@@ -261,7 +293,7 @@ def _record(model: Model, feeds: Feeds) -> Golden:
 def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator[tuple[str, Build, bool]]:
     """Return what may be tried, the fastest first, and whether it has activations of GRU and RNN in int8."""
     target = detect_target() if config.target == "auto" else config.target
-    where = f"for {target}{' (this machine)' if config.target == 'auto' else ''}"
+    where = f"for {target}"
     half = partial(fp16_compute, keep_io=config.keep_io)
     if config.precision == "fp16":
         gpu = target == "gpu"
@@ -281,7 +313,7 @@ def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator
             yield f"{words}, {where}", build, False
 
 
-def _evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds], Array | None]:
+def evidence(manifest: Manifest, samples: Samples | None) -> tuple[list[Feeds], Array | None]:
     """Return the cases to judge on, and the truth if it is known."""
     if samples is None:
         if manifest.golden is None:
@@ -330,7 +362,7 @@ def _read(source: str | os.PathLike[str]) -> tuple[onnx.ModelProto, int]:
     return proto, size if size > proto.ByteSize() // 2 else proto.ByteSize()
 
 
-def _on_native(content: bytes) -> Model | None:
+def on_native(content: bytes) -> Model | None:
     """Return a file as a native program; None if it can't be one, or the C library is not installed."""
     from ..targets.native import to_native
 

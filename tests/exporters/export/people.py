@@ -571,7 +571,14 @@ PEOPLE = [
         ("h_0", "c_0"),
         "softmax",
     ),
-    Person(Forecaster, (_floats(3, 6, 2), _floats(3, 3)), {"LSTM": 1}, notes="stays in the graph"),
+    Person(
+        Forecaster,
+        (_floats(3, 6, 2), _floats(3, 3)),
+        {"LSTM": 1},
+        (),
+        "chunks are not",
+        notes="stays in the graph",
+    ),
     Person(ActorCritic, (_floats(3, 7), _floats(3, 10)), {"GRU": 1}, ("hidden",)),
     Person(TutorialLSTM1, _floats(3, 6, 5), {"LSTM": 2}, ("h_0", "c_0")),
     Person(
@@ -610,7 +617,7 @@ PEOPLE = [
         notes="at L=35 forward refuses its inputs",
         ranges={"L": "36.."},
     ),
-    Person(SqueezingCRDNN, _floats(3, 6, 4), {"GRU": 1}, ("h_0",), "need 1 later step"),
+    Person(SqueezingCRDNN, _floats(3, 6, 4), {"GRU": 1}, ("h_0",), "looks 1 step ahead"),
     Person(EncoderWithLengths, (_floats(3, 6, 5), torch.tensor([2, 6, 4])), {"LSTM": 1}, ("h_0", "c_0")),
     Person(
         RelativeLengths, (_floats(3, 6, 5), torch.tensor([0.5, 1.0, 0.7])), {"GRU": 1}, ("h_0",), "fractions"

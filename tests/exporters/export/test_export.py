@@ -92,7 +92,6 @@ def test_the_golden_case_is_small_has_random_states_and_is_pytorchs(artifact, pl
         expected = plain(*(torch.from_numpy(golden.inputs[name]) for name in ("x", "h_0", "c_0")))
     for name, tensor in zip(("logits", "h_n", "c_n"), expected, strict=True):
         assert (np.abs(golden.outputs[name] - tensor.numpy()) <= golden.limits[name]).all()
-        assert 0 < golden.floor[name] < 1e-6
 
 
 def test_the_runtime_opens_the_file_and_chunks_equal_the_whole(artifact):
@@ -102,13 +101,6 @@ def test_the_runtime_opens_the_file_and_chunks_equal_the_whole(artifact):
     _, state = model.run(x[:, :4])
     chunked, _ = model.run(x[:, 4:], state)
     np.testing.assert_allclose(chunked["logits"], whole["logits"], rtol=0, atol=1e-6)
-
-
-@pytest.mark.parametrize("opset", [20, 21])
-def test_the_opset_is_choosable(plain, plain_example, plain_config, opset):
-    made = export(plain, plain_example, replace(plain_config, opset=opset))
-    proto = onnx.load_model_from_string(made.model)
-    assert proto.opset_import[0].version == opset
 
 
 def test_the_default_opset_and_the_ir_version_are_those_of_early_2023(artifact):
@@ -183,8 +175,6 @@ def test_a_config_that_does_not_fit_is_refused(plain, plain_example, plain_confi
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"opset": 17}, "choose from 18 to 21"),
-        ({"opset": 22}, r"choose from 18 to 21, which onnxruntime 1\.18"),
         ({"seed": -1}, "whole number from 0"),
         ({"seed": 1.5}, "whole number from 0"),
         ({"inputs": {"x": "NLI"}}, "expected a tuple"),

@@ -7,7 +7,7 @@ import pytest
 import torch
 from beside import export_beside as export
 
-from lstm_edge_exporters.numerics.reference import Signature, flatten_output
+from lstm_edge_exporters.export.call import Call, flatten_output
 from lstm_edge_exporters.targets.native import to_native, uncovered
 from lstm_edge_runtime import load
 from lstm_edge_runtime.model import runner
@@ -45,7 +45,7 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
         6 if manifest.batch else 1
     )
     assert {axis: str(limits) for axis, limits in manifest.ranges.items()} == person.ranges
-    signature = Signature.of(module, person.example)
+    signature = Call.of(module, person.example)
     session = onnxruntime.InferenceSession(artifact.model)
     feeds = {name: tensor.numpy() for name, tensor in zip(signature.names, signature.example, strict=True)}
     rows = next(iter(feeds.values())).shape[_place(manifest)] if manifest.batch else 1
@@ -64,7 +64,7 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
             for name, array in zip(names, got, strict=True):
                 np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5, err_msg=name)
     with torch.no_grad():
-        expected = flatten_output(signature.call(module, signature.example))
+        expected = flatten_output(signature.run(module, signature.example))
     for name, array, (_, tensor) in zip(names, got, expected, strict=False):
         np.testing.assert_allclose(array, tensor.numpy(), rtol=0, atol=1e-5, err_msg=name)
 

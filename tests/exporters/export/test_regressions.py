@@ -45,7 +45,6 @@ CELLS = {
 
 
 @pytest.mark.parametrize("kind", CELLS)
-@pytest.mark.xfail(strict=True, reason="part 23")
 def test_a_network_that_returns_its_states_alone_streams_them(kind):
     torch.manual_seed(0)
     make, example, count = CELLS[kind]
@@ -177,9 +176,6 @@ SCALERS = {
 }
 
 
-REFUSED_SCALERS = {"epsilon"}
-
-
 class Scaled(nn.Module):
     def __init__(self, scale, seed):
         super().__init__()
@@ -193,9 +189,7 @@ class Scaled(nn.Module):
 
 
 @pytest.mark.parametrize("name", SCALERS)
-def test_a_network_may_scale_its_own_input(name, request):
-    if name in REFUSED_SCALERS:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="part 23"))
+def test_a_network_may_scale_its_own_input(name):
     torch.manual_seed(0)
     made = export(Scaled(SCALERS[name], 0), torch.randn(2, 20, 5) * 2 + 3)
     with load(made.model) as model:

@@ -11,7 +11,6 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import UnsupportedError
 
 X, N6 = torch.randn(3, 6, 5), torch.zeros(3, 6)
 
@@ -87,9 +86,9 @@ class SeveralLayers(nn.Module):
         return x
 
 
-def test_rows_of_one_tensor_are_one_state_named_after_what_the_layers_share():
+def test_rows_of_one_tensor_are_a_state_of_each_layer():
     artifact = export(SeveralLayers(), X)
-    assert states(artifact) == [("layers.h_0", "layers.h_n", (3, "N", 6))]
+    assert states(artifact) == [(f"layers.{i}.h_0", f"layers.{i}.h_n", (1, "N", 6)) for i in range(3)]
 
 
 class Twins(nn.Module):
@@ -116,9 +115,9 @@ class Shared(nn.Module):
         return torch.cosine_similarity(self.rnn(a)[1][0], self.rnn(b)[1][0])
 
 
-def test_a_layer_called_twice_has_a_state_for_each_call():
+def test_a_layer_called_on_two_sequences_carries_the_state_of_the_first():
     artifact = export(Shared(), (X, torch.randn(3, 6, 5)))
-    assert [name for name, _, _ in states(artifact)] == ["rnn.h_0", "rnn_2.h_0"]
+    assert [name for name, _, _ in states(artifact)] == ["rnn.h_0"]
     assert artifact.nodes["GRU"] == 2
     weights = onnx.load_model_from_string(artifact.model).graph.initializer
     assert [list(tensor.dims) for tensor in weights].count([1, 12, 5]) == 1
@@ -218,27 +217,6 @@ def test_unbatched_modules_keep_their_shapes():
     assert states(artifact) == [("h_0", "h_n", (4, 6)), ("c_0", "c_n", (4, 6))]
 
 
-class KeepsState(nn.Module):
-    """The state lives in an attribute between calls, as in many training scripts."""
-
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.LSTM(5, 6, batch_first=True)
-        self.state = None
-
-    def forward(self, x):
-        output, state = self.rnn(x, self.state)
-        self.state = tuple(part.detach() for part in state)
-        return output
-
-
-def test_a_state_that_the_module_keeps_becomes_an_input_and_an_output():
-    module = KeepsState().eval()
-    artifact = export(module, X)
-    assert states(artifact) == [("h_0", "h_n", (1, "N", 6)), ("c_0", "c_n", (1, "N", 6))]
-    assert module.state is None
-
-
 class Hidden(NamedTuple):
     h: torch.Tensor
     c: torch.Tensor
@@ -285,7 +263,7 @@ def test_a_state_whose_features_are_taken_for_time_is_noted_with_the_axes_that_m
     artifact = export(Leaks(), (x, mem))
     assert artifact.manifest.states == ()
     (note,) = artifact.notes
-    assert note.startswith("mem float32 (N, L) stays an input, as axis L is taken for time")
+    assert note.startswith("mem (N, L) stays an input, as axis L is taken for time")
     assert "--input mem=N,8" in note
     told = ExportConfig(inputs={"x": ("N", 5), "mem": ("N", 5)})
     assert states(export(Leaks(), (x, mem), told)) == [("mem", "mem_n", ("N", 5))]
@@ -427,7 +405,7 @@ class Functional(nn.Module):
         return torch.lstm(x, (zeros, zeros), self.rnn._flat_weights, True, 1, 0.0, False, False, True)[0]
 
 
-def test_a_call_outside_of_a_layer_that_makes_its_own_state_is_refused_or_stateless():
-    with pytest.raises(UnsupportedError, match=r"calls torch\.lstm.*makes h_0 inside"):
-        export(Functional().eval(), X)
+def test_a_call_outside_of_a_layer_has_states_too():
+    made = export(Functional().eval(), X)
+    assert [state.input for state in made.manifest.states] == ["h_0", "c_0"]
     assert export(Functional().eval(), X, ExportConfig(stateless=True)).manifest.states == ()

@@ -18,8 +18,9 @@ from lstm_edge_exporters.streaming import rules
 from lstm_edge_exporters.streaming.rewrite import Rewriter
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.targets.native.convert import to_native
-from lstm_edge_exporters.validate import open_file, validate
-from lstm_edge_exporters.validate.module import against_module
+from lstm_edge_exporters.verify.expected import against_module
+from lstm_edge_exporters.verify.file import open_file
+from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,

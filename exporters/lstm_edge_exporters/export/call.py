@@ -1,0 +1,289 @@
+"""How ``forward`` is called: the flat view of its arguments and results, and the copies that are run."""
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+import warnings
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import dropwhile
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._dynamo import OptimizedModule
+from torch.jit import ScriptModule
+from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils import _pytree as pytree
+
+from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.manifest import Array
+
+from .floats import Floats, copy_as
+
+Path = tuple[str | int, ...]
+"""Where a tensor is in nested arguments or results: keys and fields, and places in tuples and lists."""
+_KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)])
+
+
+@dataclass(frozen=True)
+class Call:
+    """The flat view of a call ``module(*args, **kwargs)``."""
+
+    paths: tuple[Path, ...]
+    """Where each tensor is, from the parameter of ``forward`` on, in the order of the parameters."""
+    leaves: tuple[Any, ...]
+    """Every leaf of the example's call, those that are no tensors too."""
+    spec: pytree.TreeSpec
+    """The tree of ``(args, kwargs)``."""
+
+    @classmethod
+    def of(cls, module: nn.Module, example: Any) -> "Call":
+        """Bind ``example`` to ``module.forward``.
+
+        Args:
+            module: any module.
+            example: one tensor, a tuple of positional arguments, or a mapping of keyword arguments.
+
+        Raises:
+            InputError: the example does not fit ``forward``, or holds no tensor.
+        """
+        args, kwargs = _arguments(example)
+        signature = inspect.signature(module.forward)
+        if hasattr(module.forward, "__wrapped__") and not args and not set(kwargs) <= {*signature.parameters}:
+            signature = _KEYWORDS  # a decorator that takes what forward itself does not, by name
+        try:
+            bound = signature.bind(*args, **kwargs)
+        except TypeError as error:
+            hint = "; a dict gives arguments by name, so give one that is an argument itself in a tuple"
+            raise InputError(
+                f"the example does not fit {type(module).__name__}.forward{signature}: {error}"
+                f"{hint if isinstance(example, Mapping) else ''}"
+            ) from error
+        leaves, spec = pytree.tree_flatten((bound.args, bound.kwargs))
+        paths = [path for name, value in _named(bound) for path in _paths(value, name)]
+        if len(paths) != len(leaves):
+            raise InputError(
+                "the example holds a container that is not a tuple, list or dict; pass its tensors apart"
+            )
+        tensors = [path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)]
+        if not tensors:
+            raise InputError("the example holds no tensor; pass one tensor for each input of the network")
+        return cls(tuple(tensors), tuple(leaves), spec)
+
+    @property
+    def example(self) -> tuple[Tensor, ...]:
+        """The example's tensors in the order of ``paths``."""
+        return tuple(leaf for leaf in self.leaves if isinstance(leaf, Tensor))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """One name a tensor, in the order of ``forward``'s parameters."""
+        return tuple("_".join(map(str, path)) for path in self.paths)
+
+    @property
+    def positional(self) -> set[str]:
+        """The names of tensors in tuples and lists, which say nothing but the place."""
+        return {name for name, path in zip(self.names, self.paths, strict=True) if isinstance(path[-1], int)}
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """The example's shapes by input name."""
+        return {name: tuple(tensor.shape) for name, tensor in zip(self.names, self.example, strict=True)}
+
+    @property
+    def arrays(self) -> dict[str, Array]:
+        """The example as a file takes it: arrays by input name, every float in float32."""
+        tensors = zip(self.names, self.as_floats(torch.float32).example, strict=True)
+        return {name: tensor.numpy() for name, tensor in tensors}
+
+    def as_floats(self, dtype: torch.dtype) -> "Call":
+        """Return the same call with the example on the CPU, every float of it in ``dtype``."""
+        return self.with_example(
+            each.detach().cpu().to(dtype if each.is_floating_point() else each.dtype) for each in self.example
+        )
+
+    def with_example(self, tensors: Iterable[Tensor]) -> "Call":
+        """Return the same call with ``tensors`` in the places of the example's."""
+        given = iter(tensors)
+        leaves = (next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves)
+        return dataclasses.replace(self, leaves=tuple(leaves))
+
+    def run(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
+        """Call ``module`` with ``tensors`` in the places of the example's."""
+        args, kwargs = pytree.tree_unflatten(self.with_example(tensors).leaves, self.spec)
+        return module(*args, **kwargs)
+
+
+def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
+    """Return the tensors of ``output`` with names: dict keys and dataclass fields, ``""`` where none says.
+
+    Nested names are joined with ``_``; what is not a tensor (None, a number) is left out.
+
+    Raises:
+        InputError: a ``PackedSequence`` or another container that has no flat form.
+    """
+    return [
+        ("_".join(map(str, dropwhile(lambda step: isinstance(step, int), path))), tensor)
+        for path, tensor in _output_paths(output)
+    ]
+
+
+def _output_paths(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
+    """Yield the tensors of an output and where they are in it, behind ``path``; see ``flatten_output``."""
+    if isinstance(value, Tensor):
+        yield path, value
+    elif (parts := _parts(value)) is not None:
+        for key, item in parts:
+            yield from _output_paths(item, (*path, key))
+    elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
+        raise InputError(
+            f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
+        )
+
+
+def returned_names(module: nn.Module, count: int) -> list[str]:
+    """Return the variables in the last ``return`` of ``forward``, in order; ``""`` for other expressions.
+
+    Args:
+        module: its source is read, not run.
+        count: the number of tensors that it returns; other numbers of variables say nothing.
+    """
+    returns = [node for node in _syntax(module) if isinstance(node, ast.Return) and node.value]
+    last = max(returns, key=lambda node: node.lineno, default=None)
+    names = [*_variables(last.value)] if last is not None else []
+    return names if len(names) == count else [""] * count
+
+
+def unpacked_names(module: nn.Module) -> dict[tuple[str, int], str]:
+    """Return the variables that arguments are unpacked to, by argument and place: ``h, c = hidden``."""
+    found: dict[tuple[str, int], str] = {}
+    for node in _syntax(module):
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
+            for target in node.targets:
+                if isinstance(target, ast.Tuple | ast.List):
+                    found |= {(node.value.id, place): name for place, name in enumerate(_variables(target))}
+    return found
+
+
+def _syntax(module: nn.Module) -> Iterator[ast.AST]:
+    with suppress(OSError, TypeError, SyntaxError):
+        source = textwrap.dedent(inspect.getsource(type(module).forward))
+        yield from ast.walk(ast.parse(source))
+
+
+def _variables(node: Any) -> Iterator[str]:
+    if isinstance(node, ast.Tuple | ast.List):
+        for item in node.elts:
+            yield from _variables(item)
+    else:
+        yield node.id if isinstance(node, ast.Name) else ""
+
+
+def own_copy(module: nn.Module) -> nn.Module:
+    """Copy ``module`` in float32 and eval mode, without a wrapper for several devices or ``torch.compile``.
+
+    Raises:
+        UnsupportedError: a scripted module, or batch norm in training mode.
+        InputError: a parameter that is not finite, or a module that can't be copied.
+    """
+    while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
+        module = module._orig_mod if isinstance(module, OptimizedModule) else module.module
+    _check_module(module)
+    try:
+        return copy_as(module, torch.float32)
+    except Exception as error:
+        text = " ".join(str(error).split())[:400]
+        raise InputError(
+            f"{type(module).__name__} can't be copied ({text}); keep no tensors with gradients or open "
+            "files in its attributes"
+        ) from error
+
+
+def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
+    """Run ``module``, in float32, on the example and return its outputs.
+
+    Raises:
+        InputError: it refuses the example.
+    """
+    try:
+        with torch.no_grad(), Floats(torch.float32), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return flatten_output(call.run(module, call.example))
+    except InputError:
+        raise
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(shape)}" for name, shape in call.shapes.items())
+        text = " ".join(str(error).split())[:400] or type(error).__name__
+        raise InputError(f"{type(module).__name__} does not run on the example ({shapes}): {text}") from error
+
+
+def _check_module(module: nn.Module) -> None:
+    for name, parameter in module.named_parameters():
+        if isinstance(parameter, nn.UninitializedParameter):
+            raise InputError(
+                f"{name} of a {type(module).__name__} has no shape yet; call the module once before export"
+            )
+        if not bool(torch.isfinite(parameter).all()):
+            raise InputError(f"{name} holds NaN or infinity; train again, or load other weights")
+    for path, layer in module.named_modules():
+        if isinstance(layer, ScriptModule):
+            raise UnsupportedError(
+                f"{path or type(module).__name__} is a TorchScript module, its layers can't be seen; "
+                "export the module that it was scripted from"
+            )
+        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
+            raise UnsupportedError(
+                f"batch norm {path!r} is in training mode, where it normalizes by its own batch; "
+                "call module.eval() before export"
+            )
+
+
+def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if isinstance(example, Tensor):
+        return (example,), {}
+    if isinstance(example, Mapping):
+        return (), dict(example)
+    if isinstance(example, tuple | list):
+        return tuple(example), {}
+    raise InputError(
+        f"the example is a {type(example).__name__}; give a tensor, a tuple of arguments or a dict of them"
+    )
+
+
+def _named(bound: inspect.BoundArguments) -> Iterator[tuple[str, Any]]:
+    """Return each argument with its name, those that only ``**kwargs`` takes too."""
+    for name, value in bound.arguments.items():
+        kind = bound.signature.parameters[name].kind
+        yield from value.items() if kind is inspect.Parameter.VAR_KEYWORD else [(name, value)]
+
+
+def _paths(value: Any, name: str) -> Iterator[Path]:
+    """Return where the leaves of an argument are, in pytree order."""
+    try:
+        yield from ((name, *map(_step, path)) for path, _ in pytree.tree_flatten_with_path(value)[0])
+    except ValueError:  # a class that was registered without names for its parts
+        yield from ((name, place) for place in range(len(pytree.tree_leaves(value))))
+
+
+def _step(key: Any) -> str | int:
+    """Return a dict's key, a sequence's index or a field's name without pytree's marks."""
+    if isinstance(key, pytree.SequenceKey):
+        return key.idx
+    return str(next((getattr(key, mark) for mark in ("key", "name") if hasattr(key, mark)), key))
+
+
+def _parts(value: Any) -> Iterable[tuple[str | int, Any]] | None:
+    """Return what a container holds, by key, field or place; None for what is none."""
+    if isinstance(value, PackedSequence):
+        raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
+    if isinstance(value, Mapping):
+        return ((str(key), item) for key, item in value.items())
+    if dataclasses.is_dataclass(value):
+        return ((entry.name, getattr(value, entry.name)) for entry in dataclasses.fields(value))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return zip(value._fields, value, strict=True)
+    return enumerate(value) if isinstance(value, tuple | list) else None

@@ -1,0 +1,480 @@
+"""One ``torch.export`` of a module in float64: its axes, and the sizes that they may have."""
+
+import contextlib
+import io
+import logging
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import sympy  # type: ignore[import-untyped]
+import torch
+from torch import Tensor, nn
+from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config as _tracing
+from torch.utils._sympy.numbers import int_oo
+
+from lstm_edge_runtime.axes import parse_sum
+from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
+from lstm_edge_runtime.manifest import LONGEST, Axes, AxisRange
+
+from ..pairing import is_called_like_a_state
+from .advice import refusal
+from .call import Call, flatten_output
+from .config import ExportConfig
+from .floats import Floats
+from .record import Recorder, RecurrentCall
+from .sizes import keeping_sizes
+from .source import fixing_line, frame_line, stack_line
+
+TURNS = threading.RLock()
+"""Held while a module is traced: PyTorch's tracer, logging and stderr belong to the whole process."""
+_TRIED = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
+"""Sizes at which a condition on sizes is evaluated."""
+
+
+@dataclass(frozen=True)
+class Program:
+    """A module as it was traced."""
+
+    exported: ExportedProgram
+    """In float64."""
+    calls: tuple[RecurrentCall, ...]
+    """The recurrent calls, their sizes as axes."""
+    axes: Mapping[str, Axes]
+    """By input: an int where fixed, a name where dynamic."""
+    outputs: tuple[tuple[str, Axes], ...]
+    """Name (empty if the module gives none) and axes of each output."""
+    ranges: Mapping[str, AxisRange]
+    """The sizes of each dynamic axis that does not take all."""
+    symbols: Mapping[str, str]
+    """What each of the tracer's symbols is: an axis, or the example's size."""
+    batch: str | None
+    """The axis that the layers see as the batch, if any."""
+    sequence: str | None
+    """The axis that they see as time, if any."""
+
+
+class _Flat(nn.Module):
+    """Flat tensors in, flat tensors out, every float in float64."""
+
+    def __init__(self, module: nn.Module, call: Call, recorder: Recorder) -> None:
+        super().__init__()
+        self.module, self._call, self._recorder = module, call, recorder
+
+    def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
+        with Floats(torch.float64), self._recorder as recorder:
+            recorder.begin([tensor.shape for tensor in tensors])
+            flat = flatten_output(self._call.run(self.module, tensors))
+            recorder.outputs.extend((name, tensor.shape) for name, tensor in flat)
+        return tuple(tensor for _, tensor in flat)
+
+
+def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
+    """Trace ``module``, a copy in float64 that is ours, once.
+
+    Args:
+        module: the copy.
+        call: how it is called, with an example in float64.
+        config: axes by input; of the other inputs those are dynamic that a recurrent layer sees.
+
+    Raises:
+        InputError: no axis is given, and no layer shows any.
+        UnsupportedError: the module can't be traced, or fixes an axis that is to be dynamic.
+    """
+    given, recorder = config.given_axes(call.shapes), Recorder()
+    recorder.instrument(module)
+    dims = [
+        [Dim.STATIC if isinstance(axis, int) else Dim.AUTO for axis in given.get(name, [""] * tensor.dim())]
+        for name, tensor in zip(call.names, call.example, strict=True)
+    ]
+    tracing: Any = _tracing
+    with quietly(), torch.no_grad(), tracing.patch(backed_size_oblivious=True), keeping_sizes(module):
+        try:
+            exported = torch.export.export(
+                _Flat(module, call, recorder), call.example, dynamic_shapes=(tuple(dims),), strict=False
+            )
+        except LstmEdgeError:
+            raise
+        except Exception as error:
+            raise refusal("can't be traced", error) from error
+    return _Sizes(exported, recorder, call, config, given).program()
+
+
+@dataclass(frozen=True)
+class _Sizes:
+    """The sizes of one trace: what they are called, and what is known of them."""
+
+    exported: ExportedProgram
+    recorder: Recorder
+    call: Call
+    config: ExportConfig
+    given: Mapping[str, Axes]
+
+    def program(self) -> Program:
+        """Name every axis; refuse what would be another function at another size."""
+        self._refuse_branches()
+        self._refuse_unrolled()
+        if not self.names and not self.recorder.calls and not self.given:
+            first = self.call.names[0]
+            raise InputError(
+                "can't tell which axes are batch and time, because forward calls no recurrent layer; pass "
+                f'inputs={{"{first}": ("N", "L", 8)}} (names for dynamic axes, numbers for fixed ones)'
+            )
+        self._refuse_fixed()
+        self._refuse_windows()
+        ranges = dict(self._ranges())
+        self._refuse_conditions(ranges)
+        calls = (
+            replace(call, steps=self.axis(call.steps), rows=self.axis(call.rows))
+            for call in self.recorder.calls
+        )
+        return Program(
+            self.exported,
+            tuple(calls),
+            {
+                name: self.given.get(name) or tuple(map(self.axis, shape))
+                for name, shape in zip(self.call.names, self.recorder.shapes, strict=True)
+            },
+            tuple((name, tuple(map(self.axis, shape))) for name, shape in self.recorder.outputs),
+            {name: limits for name, limits in ranges.items() if limits != AxisRange()},
+            {str(symbol): str(found).replace(" ", "") for symbol, found in self._expressions.items()},
+            self._seen("rows", self.config.batch),
+            self._seen("steps", self.config.sequence),
+        )
+
+    @cached_property
+    def names(self) -> dict[str, str]:
+        """The axis of each of the tracer's symbols: as given, or batch and time as the layers see them."""
+        names = self._given_names()
+        times, rows = (
+            list(
+                dict.fromkeys(each for call in self.recorder.calls for each in _growing(getattr(call, part)))
+            )
+            for part in ("steps", "rows")
+        )
+        rows = [each for each in rows if each not in times] or rows
+        for stem, found in ((self.config.batch, rows), (self.config.sequence, times)):
+            fresh = [each for each in found if each not in names and each.startswith("s")]
+            taken = sum(stem in parse_sum(name)[0] for name in names.values())
+            for number, each in enumerate(fresh, 1 + taken):
+                names[each] = stem if number == 1 else f"{stem}{number}"
+        names = names | self._of_batch_size(names) | self._of_signal(names)
+        return {symbol: name for symbol, name in names.items() if symbol not in self._pinned or self.given}
+
+    @cached_property
+    def _guards(self) -> list[tuple[Any, str]]:
+        """Every condition on sizes that the trace rests on, and the user's line that asked for it."""
+        traced: list[Any] = [
+            size for shape in self.recorder.shapes for size in shape if isinstance(size, torch.SymInt)
+        ]
+        guards = traced[0].node.shape_env.guards if traced else ()
+        return [(guard.expr, frame_line(guard.sloc.framework_loc)) for guard in guards]
+
+    @cached_property
+    def _example_sizes(self) -> dict[Any, int]:
+        """The example's size of each of the tracer's symbols, those that were replaced later too."""
+        return {
+            expression: tensor.shape[place]
+            for _, shape, tensor in self._inputs()
+            for place, size in enumerate(shape)
+            if isinstance(size, torch.SymInt)
+            for expression in (size.node.expr, size.node._expr)
+            if expression.is_symbol
+        }
+
+    @cached_property
+    def _pinned(self) -> set[str]:
+        """The symbols that a condition fixes at the example's size."""
+        sizes, pinned = self._example_sizes, set[str]()
+        for expression, _ in self._guards:
+            free = expression.free_symbols & sizes.keys()
+            if len(expression.free_symbols) > 1 and not _with_constant(expression):
+                continue  # one size follows from another
+            for symbol in free:
+                own = sizes[symbol]
+                if own == 1 and expression != sympy.Eq(symbol, 1):
+                    continue  # a stride, which is any number along an axis of one
+                others = {1, own - 2, own - 1, own + 1, own + 2, 2 * own, 2 * own + 1, 3 * own, 64, 1000}
+                tried = (
+                    expression.subs({**sizes, symbol: size}) for size in others if size > 0 and size != own
+                )
+                if all(each == sympy.false for each in tried):
+                    pinned.add(str(symbol))
+        return pinned
+
+    def _given_names(self) -> dict[str, str]:
+        names: dict[str, str] = {}
+        for name, shape in zip(self.call.names, self.recorder.shapes, strict=True):
+            for axis, size in zip(self.given.get(name, ()), shape, strict=False):
+                if isinstance(axis, str) and isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
+                    other = names.setdefault(str(size.node.expr), axis)
+                    if other != axis and axis.isidentifier():
+                        raise UnsupportedError(
+                            f"forward works only where axes {other} and {axis} have the same size; give them "
+                            "the same name, or mend the order of its axes"
+                        )
+        return names
+
+    def _of_batch_size(self, names: Mapping[str, str]) -> dict[str, str]:
+        """Name first axes that the trace leaves free and that have the batch's size in the example.
+
+        Such are those of inputs that pick rows, or that nothing reads.
+        """
+        firsts = [
+            (str(shape[0]), tensor.shape[0])
+            for name, shape, tensor in self._inputs()
+            if name not in self.given
+            and shape
+            and isinstance(shape[0], torch.SymInt)
+            and self.config.batch not in [names.get(str(size)) for size in shape[1:]]
+        ]
+        batch = {size for symbol, size in firsts if names.get(symbol) == self.config.batch}
+        return {
+            symbol: self.config.batch
+            for symbol, size in firsts
+            if symbol not in names and symbol.isidentifier() and {size} == batch
+        }
+
+    def _of_signal(self, names: Mapping[str, str]) -> dict[str, str]:
+        """Name the free axes of the signal of a network without recurrent layers: batch, then time.
+
+        The signal is the first input that is not called like a state. A cell's only free axis is its batch.
+        """
+        if names or self.recorder.calls or self.given:
+            return {}
+        shapes = {name: shape for name, shape, _ in self._inputs()}
+        signal = next((name for name in shapes if not is_called_like_a_state(name)), next(iter(shapes)))
+        example = self.call.shapes[signal]
+        free = [
+            symbol
+            for place, size in enumerate(shapes[signal])
+            for symbol in _symbols(size)
+            if symbol not in self._pinned and (place == 0 or example[place] > 1)  # one step stays one
+        ]
+        roles = (self.config.batch, self.config.sequence)
+        return dict(zip(dict.fromkeys(free), roles, strict=False)) if len({*free}) < 3 else {}
+
+    def _inputs(self) -> Iterator[tuple[str, Sequence[Any], Tensor]]:
+        return zip(self.call.names, self.recorder.shapes, self.call.example, strict=True)
+
+    def axis(self, size: Any) -> int | str:
+        """Return the axis of a traced size: a number, a name, or text in terms of names."""
+        if (number := _fixed(size)) is not None:
+            return number
+        found = size.node.expr.subs(self._expressions)
+        return int(found) if found.is_number else str(found).replace(" ", "")
+
+    @cached_property
+    def _expressions(self) -> dict[Any, Any]:
+        """What each of the tracer's symbols is in terms of names; the example's size if it has none."""
+        sizes = self._example_sizes
+        every = (size for _, shape in self.recorder.outputs for size in shape)
+        steps = (size for call in self.recorder.calls for size in (call.steps, call.rows))
+        symbols = {
+            symbol
+            for size in (*every, *steps)
+            if isinstance(size, torch.SymInt)
+            for symbol in size.node.expr.free_symbols
+        }
+        return {
+            symbol: _sum(self.names[str(symbol)])
+            if str(symbol) in self.names
+            else _name(LONGEST)
+            if str(symbol).startswith("u")
+            else sympy.Integer(sizes.get(symbol, 1))
+            for symbol in symbols | sizes.keys()
+        }
+
+    def _refuse_branches(self) -> None:
+        """Refuse torch's own loops and branches."""
+        for node in self.exported.graph.nodes:
+            if isinstance(node.target, torch._ops.HigherOrderOperator):
+                line = stack_line(node.meta)
+                raise UnsupportedError(
+                    f"forward calls {node.target}{f' ({line})' if line else ''}, which a file can't hold; "
+                    "use torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop"
+                )
+
+    def _refuse_unrolled(self) -> None:
+        """Refuse a cell in a loop over an axis: the file would hold the turns of the example."""
+        lines = [(call.path, call.line) for call in self.recorder.calls if str(call.steps) == "1"]
+        for path, line in dict.fromkeys(lines):
+            count = lines.count((path, line))
+            for name, shape, _ in self._inputs():
+                if count > 1 and any(_fixed(size) == count for size in shape[:-1]):
+                    raise UnsupportedError(
+                        f"layer {path!r} is called {count} times for one step each ({line}), as often as an "
+                        f"axis of {name} is long; call nn.LSTM, nn.GRU or nn.RNN once on the whole sequence"
+                    )
+
+    def _refuse_fixed(self) -> None:
+        """Refuse a size that the user's code takes for a number, where the axis is to be dynamic."""
+        sizes = {_fixed(size) for call in self.recorder.calls for size in (call.steps, call.rows)} - {None, 1}
+        for name, shape, tensor in self._inputs():
+            for place, size in enumerate(shape):
+                line = fixing_line(size) if isinstance(size, torch.SymInt) else ""
+                looped = not self.recorder.calls and bool(line) and 0 < place < len(shape) - 1
+                free = (place == 0 and _fixed(size) in sizes) or (looped and tensor.shape[place] > 1)
+                wanted = isinstance(self.given[name][place], str) if name in self.given else free
+                if not wanted or _fixed(size) is None:
+                    continue
+                raise UnsupportedError(
+                    f"forward fixes axis {place} of {name} at {tensor.shape[place]}"
+                    f"{f' ({line})' if line else ''}: a loop, or a state that the module keeps, takes the "
+                    "size for a number; use tensor operations over the whole axis, make the state an "
+                    f"argument, or fix the axis: inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
+                )
+
+    def _refuse_windows(self) -> None:
+        """Refuse a module that has only a dynamic batch while its layers see several fixed steps.
+
+        Where that is what is meant, the user gives the axes.
+        """
+        steps = [_fixed(call.steps) for call in self.recorder.calls]
+        counts = [each for each in steps if each is not None]
+        if self.given or len(self.names) > 1 or not steps or len(counts) < len(steps) or max(counts) == 1:
+            return
+        fixed = [
+            f"axis {place} of {name} is fixed at {tensor.shape[place]} ({line})"
+            for name, shape, tensor in self._inputs()
+            for place, size in enumerate(shape)
+            if isinstance(size, torch.SymInt) and (line := fixing_line(size))
+        ]
+        raise UnsupportedError(
+            f"layer {self.recorder.calls[0].path!r} takes {max(counts)} steps in every call: "
+            f"{'; '.join(fixed) or 'no axis of the inputs is its time'}; give the axes of every input with "
+            "inputs= to export this window"
+        )
+
+    def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
+        """Yield the sizes of each dynamic axis: those that are asked for, within what the tracer promises."""
+        for symbol, bounds in self.exported.range_constraints.items():
+            factors, constant = parse_sum(self.names.get(str(symbol), ""))
+            if len(factors) != 1 or not all(map(str.isidentifier, factors)):
+                continue
+            ((name, factor),) = factors.items()
+            least = max(1, -(-(int(bounds.lower) - constant) // factor))
+            most = None if bounds.upper == int_oo else (int(bounds.upper) - constant) // factor
+            yield name, self._asked(name, AxisRange(least, most))
+        promised = {name for text in self.names.values() for name in parse_sum(text)[0]}
+        yield from ((name, limits) for name, limits in self.config.ranges.items() if name not in promised)
+
+    def _asked(self, name: str, promised: AxisRange) -> AxisRange:
+        asked = self.config.ranges.get(name)
+        if asked is None:
+            return promised
+        most = promised.most is not None and (asked.most or promised.most + 1) > promised.most
+        if (most and asked.most is not None) or asked.nearest(1) < promised.least != 1 != asked.least:
+            raise UnsupportedError(f"axis {name}: {asked} is asked for, {promised} is what forward takes")
+        return AxisRange(max(asked.least, promised.least), asked.most or promised.most, asked.multiple)
+
+    def _refuse_conditions(self, ranges: Mapping[str, AxisRange]) -> None:
+        """Refuse a condition on sizes that does not hold at every size within ``ranges``.
+
+        Conditions of operators hold there by the tracer's own account; those of the user's lines are
+        evaluated at several sizes.
+        """
+        for expression, line in self._guards:
+            if not line:
+                continue
+            condition = expression.subs(self._expressions)
+            free = sorted(condition.free_symbols, key=str)
+            limits = [ranges.get(str(each), AxisRange()) for each in free]
+            tried = [sorted({each.nearest(size) for size in _TRIED}) for each in limits]
+            for sizes in product(*tried):
+                self._refuse_at(condition, dict(zip(free, sizes, strict=True)), line)
+
+    def _refuse_at(self, condition: Any, sizes: Mapping[Any, int], line: str) -> None:
+        holds = condition.subs(sizes)
+        if holds == sympy.true:
+            return
+        at = ", ".join(f"{name}={size}" for name, size in sizes.items())
+        if holds == sympy.false:
+            raise UnsupportedError(
+                f"at {at} forward does something else than at the example ({line}); write it with tensor "
+                "operations that hold at any size, or state the sizes that the axis has (ranges=, or "
+                "--input x=N,L:16..4096,8)"
+            )
+        raise UnsupportedError(
+            f"forward depends on a condition that can't be evaluated at {at} ({line}); write it with whole "
+            "numbers"
+        )
+
+    def _seen(self, part: str, usual: str) -> str | None:
+        """Return the axis that the first layer sees as batch (``rows``) or time (``steps``)."""
+        known = {name for text in self.names.values() for name in parse_sum(text)[0]}
+        if not self.recorder.calls:
+            return usual if usual in known else None
+        own, others = (
+            [
+                name
+                for call in sorted(self.recorder.calls, key=lambda call: not call.lengths)
+                for each in _growing(getattr(call, side))
+                for name in parse_sum(self.names.get(each, ""))[0]
+            ]
+            for side in (part, "rows" if part == "steps" else "steps")
+        )
+        if part == "rows":
+            own = [each for each in own if each not in others] or own
+        return next((each for each in own if each.isidentifier()), None)
+
+
+def _symbols(size: Any) -> list[str]:
+    """Return the tracer's symbols of a size that is not a number."""
+    return sorted(map(str, size.node.expr.free_symbols)) if isinstance(size, torch.SymInt) else []
+
+
+def _growing(size: Any) -> list[str]:
+    """Return the tracer's symbols that a size grows with: ``min(L, 5)`` grows with none."""
+    found = _symbols(size)
+    if not found:
+        return []
+    expression = size.node.expr
+    here = dict.fromkeys(expression.free_symbols, 97)
+    return [
+        str(symbol)
+        for symbol in sorted(expression.free_symbols, key=str)
+        if expression.subs(here) != expression.subs({**here, symbol: 193})
+    ]
+
+
+def _fixed(size: Any) -> int | None:
+    if isinstance(size, torch.SymInt):
+        return int(size.node.expr) if size.node.expr.is_number else None
+    return int(size)
+
+
+def _with_constant(expression: Any) -> bool:
+    """Return True if an equation of sizes has a constant, as ``s0 + s1 = 12`` has."""
+    if not isinstance(expression, sympy.Eq):
+        return False
+    return bool(sympy.expand(expression.lhs - expression.rhs).as_coeff_Add()[0] != 0)
+
+
+def _name(name: str) -> Any:
+    return sympy.Symbol(name, integer=True, positive=True)
+
+
+def _sum(axis: str) -> Any:
+    """Return an axis such as ``4*L+1`` as an expression."""
+    factors, constant = parse_sum(axis)
+    return sympy.Add(*(factor * _name(name) for name, factor in factors.items()), constant)
+
+
+@contextlib.contextmanager
+def quietly() -> Iterator[None]:
+    """Keep back what PyTorch's exporters say about themselves; what matters comes as an exception."""
+    with TURNS:
+        before = logging.root.manager.disable
+        logging.disable(logging.CRITICAL)
+        try:
+            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+                warnings.simplefilter("ignore")
+                yield
+        finally:
+            logging.disable(before)

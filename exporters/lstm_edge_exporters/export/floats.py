@@ -1,0 +1,150 @@
+"""Every float in one dtype, whatever ``forward`` asks for or holds.
+
+A file is float32 throughout and its verification float64 throughout, so that a module runs in either.
+"""
+
+import copy
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
+"""The float dtypes that a file does not have."""
+_FLOATS = OTHER_FLOATS | {torch.float32}
+_CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Make tensors of Python numbers in ``dtype`` inside."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Floats(TorchFunctionMode):
+    """Inside it every float is ``dtype``: zeros that ``forward`` makes, casts, tensors held anywhere."""
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self._dtype = dtype
+
+    def __enter__(self) -> Any:
+        """Begin, with the dtype as PyTorch's default."""
+        self._default = default_dtype(self._dtype)
+        self._default.__enter__()
+        return super().__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *raised: object) -> None:
+        """End, with PyTorch's default dtype restored."""
+        super().__exit__(*raised)  # type: ignore[no-untyped-call]
+        self._default.__exit__(*raised)  # type: ignore[arg-type]
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        """Run ``func`` with every float dtype, asked for or given, replaced."""
+        args, kwargs = pytree.tree_map_only(Tensor, self._given, (tuple(args), dict(kwargs or {})))
+        if func in _CASTS:
+            return args[0].to(self._dtype)
+        kwargs = {name: self._asked(value) for name, value in kwargs.items()}
+        args = [*map(self._asked, args)]
+        result = func(*args, **kwargs)
+        if isinstance(result, Tensor):
+            if result.dtype in _FLOATS and result.element_size() < self._dtype.itemsize:
+                result = self._of_integers(func, args, kwargs, result)
+            return self._given(result)
+        if isinstance(result, tuple | list) and not isinstance(result, torch.Size):
+            return pytree.tree_map_only(Tensor, self._given, result)
+        return result
+
+    def _asked(self, value: Any) -> Any:
+        return _in(value, self._dtype) if isinstance(value, torch.dtype) else value
+
+    def _of_integers(
+        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor
+    ) -> Tensor:
+        """Compute ``result`` again, which PyTorch rounds to its default dtype: ``torch.arange(n) / 100``."""
+        given = pytree.tree_map_only(Tensor, self._as_float, (args, kwargs))
+        with suppress(Exception):  # an index or a condition must be whole
+            return cast("Tensor", func(*given[0], **given[1]))
+        return result
+
+    def _as_float(self, value: Tensor) -> Tensor:
+        return value if value.is_floating_point() or value.is_complex() else value.to(self._dtype)
+
+    def _given(self, value: Tensor) -> Tensor:
+        with torch._C.DisableTorchFunction():
+            wanted = _in(value.dtype, self._dtype)
+            return value if value.dtype == wanted else value.to(wanted)
+
+
+def _in(own: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+    """Return ``dtype`` for a float dtype, complex numbers of it for a complex one, others as they are."""
+    return dtype.to_complex() if own.is_complex else dtype if own in _FLOATS else own
+
+
+def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Copy ``module`` to the CPU with every float in ``dtype``, in eval mode.
+
+    The epsilon of a norm is rounded to float32 as weights are, since a file holds no other. Tensors that the
+    module computed and keeps, as weight norm does, lose their graph.
+    """
+    held = ((*vars(each).values(), *getattr(each, "_flat_weights", ())) for each in module.modules())
+    computed = [value for each in held for value in each if isinstance(value, Tensor) and not value.is_leaf]
+    own = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    for layer in own.modules():
+        if isinstance(layer, nn.RNNBase):  # it keeps weights that it computes, and no graph can be copied
+            layer.requires_grad_(False)
+    apply: Any = own._apply  # as .to() does, which would make complex numbers real
+    apply(lambda held: held.to("cpu", _in(held.dtype, dtype)))
+    for layer in own.modules():
+        for name, value in vars(layer).items():
+            if isinstance(value, torch.Tensor):  # neither a parameter nor a buffer
+                vars(layer)[name] = value.to("cpu", _in(value.dtype, dtype))
+        if isinstance(layer, nn.RMSNorm) and layer.eps is None:
+            layer.eps = torch.finfo(torch.float32).eps
+        if isinstance(epsilon := getattr(layer, "eps", None), float):
+            layer.eps = float(np.float32(epsilon))  # type: ignore[assignment]
+    own.eval()  # which may give None where a module has a train() of its own
+    return own
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """Return the sha256 of every parameter and buffer with its name and shape, floats in float32."""
+    found = hashlib.sha256()
+    for name, value in sorted(module.state_dict().items()):
+        if isinstance(value, Tensor):
+            array = value.detach().cpu().float() if value.is_floating_point() else value.cpu()
+            found.update(f"{name} {tuple(array.shape)}\n".encode())
+            found.update(array.contiguous().numpy().tobytes())
+    return found.hexdigest()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Run PyTorch's operations on one thread inside, and on as many as before afterwards.
+
+    For a small LSTM a second thread gains nothing, and on a busy machine the two wait for one another at
+    every step; one thread also sums in the same order on every machine of a kind.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -1,0 +1,149 @@
+"""The file under test: opened by the runtime's own rules, then run on plain named arrays."""
+
+import hashlib
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
+
+from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
+from lstm_edge_runtime.graph_check import graph_specs
+from lstm_edge_runtime.manifest import Array, Axes, Manifest
+from lstm_edge_runtime.model import read_model, runner
+from lstm_edge_runtime.onnx_reader import OnnxFile
+from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
+
+from ..isolation import open_isolated
+from .float64 import Runner
+
+_INT8 = frozenset(
+    """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
+    QLinearMatMul QLinearConv QGemm QuantizeLinear DynamicQuantizeLinear DequantizeLinear""".split()  # noqa: SIM905
+)
+"""Operators that compute with, or decode, 8 bits or fewer."""
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """An ONNX file and the manifest it keeps, or why it keeps none."""
+
+    path: Path
+    sha256: str
+    model: Model | None
+    """None where the manifest and the graph contradict one another."""
+    broken: str
+    """In what they do; empty where they agree."""
+    given: Manifest | None = None
+    """What a lifted file says of its original, which has no manifest."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """The file's own, or ``given``."""
+        if self.given is not None:
+            return self.given
+        assert self.model is not None
+        return self.model.manifest
+
+    @property
+    def has_manifest(self) -> bool:
+        """True if the file has a manifest of its own that its graph keeps."""
+        return self.model is not None
+
+    @cached_property
+    def content(self) -> OnnxFile:
+        """The graph and its metadata."""
+        return read_model(self.path)[1]
+
+    @property
+    def graph_axes(self) -> dict[str, Axes]:
+        """The axes of every input and output as the graph declares them; ``?`` where it gives no name."""
+        graph = self.content.graph
+        values = (*graph.inputs, *graph.outputs)
+        return {each.name: tuple("?" if axis is None else axis for axis in each.axes) for each in values}
+
+    @cached_property
+    def precision(self) -> str:
+        """What the outputs are computed in: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
+        model = ir.from_proto(self.proto)
+        ir.passes.Sequential(InlinePass(), RemoveUnusedNodesPass())(model)
+        graphs = (model.graph, *model.graph.subgraphs())
+        operators = {node.op_type for node in model.graph.all_nodes()}
+        passed = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
+        if operators & _INT8 or any(map(_decodes_int8, model.graph.all_nodes())):
+            return "int8"
+        stored = {value.dtype for graph in graphs for value in graph.initializers.values()}
+        if ir.DataType.FLOAT16 in stored | passed:
+            return "fp16"
+        return "fp64" if ir.DataType.DOUBLE in passed else "fp32"
+
+    @cached_property
+    def proto(self) -> onnx.ModelProto:
+        """The graph with its weights."""
+        return onnx.load(str(self.path))
+
+    def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Runner:
+        """Open a session of its own.
+
+        Raises:
+            ProviderError: a provider is not really in use.
+            FileFormatError: onnxruntime can't read the file.
+        """
+        session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
+        floats = {
+            spec.name: spec.dtype for spec in graph_specs(session.get_inputs()) if "float" in spec.dtype
+        }
+
+        def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
+            # floats may be wider or narrower than the file's
+            own = {name: array.astype(floats.get(name, array.dtype)) for name, array in feeds.items()}
+            return run_by_name(session, own)
+
+        return run
+
+    def native_runner(self) -> Runner:
+        """Return the native engine of the file.
+
+        Raises:
+            UnsupportedError: a part of it is not covered.
+            MissingDependencyError: ``lstm-edge-native`` is not installed.
+        """
+        from ..targets.native import to_native
+
+        return runner(load(to_native(self.path)))
+
+
+def _decodes_int8(node: ir.Node) -> bool:
+    """Return True if a node casts an int8 weight to float, as files with stored weights do.
+
+    An int8 table whose numbers are used as they are, such as a look-up of codes, is none.
+    """
+    value = node.inputs[0] if node.op_type == "Cast" and node.inputs else None
+    constant = value is not None and value.is_initializer()
+    readers = [use.node.op_type for use in node.outputs[0].uses()] if constant else []
+    scaled = readers == ["Mul"]
+    return constant and value is not None and value.dtype == ir.DataType.INT8 and scaled
+
+
+def open_file(path: str | os.PathLike[str]) -> ModelFile:
+    """Open the file under test.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated, foreign, or unsafe.
+        InputError: a native program.
+    """
+    path = Path(path)
+    if path.suffix == ".lep":
+        raise InputError(f"{path} is no ONNX file; validate the .onnx file that it was made from")
+    model, broken = None, ""
+    try:
+        model = load(path)
+    except (ContractError, ManifestError) as error:
+        broken = str(error)
+    return ModelFile(path, hashlib.sha256(path.read_bytes()).hexdigest(), model, broken)

@@ -1,0 +1,280 @@
+"""A graph in float64, evaluated by onnx's reference evaluator, and moved by one unit in the last place.
+
+Overridden is what the evaluator computes otherwise: recurrent layers with lengths, clips or peepholes,
+``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish`` (constants of float32), ``Softplus`` (overflows),
+``ConvTranspose`` with groups, ``MaxPool`` without strides, ``CumSum`` with an axis of one element, and
+``GatherElements`` of more than 64 values.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+from onnx.reference.ops.op_max_pool import MaxPool
+
+from lstm_edge_runtime.errors import UnsupportedError, first_line
+from lstm_edge_runtime.manifest import Array
+
+from ..graph import is_data_free
+
+Feeds = Mapping[str, Array]
+Runner = Callable[[Feeds], Mapping[str, Array]]
+
+
+class Graph64:
+    """A graph in float64 as a function of arrays by name."""
+
+    def __init__(self, model: ir.Model, constants: Mapping[str, Array] | None = None) -> None:
+        """Prepare ``model``, whose floats are float64, with ``constants`` in the place of its own by name.
+
+        Raises:
+            UnsupportedError: a node can't be evaluated; it is named.
+        """
+        self.model = model
+        proto, replaced = ir.to_proto(model), dict(constants or {})
+        for tensor in proto.graph.initializer:
+            if tensor.name in replaced:
+                tensor.CopyFrom(ir.to_proto(ir.tensor(replaced[tensor.name], name=tensor.name)))
+        for number, node in enumerate(proto.graph.node):  # what has no name is given to every omitted input
+            node.output[:] = [name or f"unnamed {number} {place}" for place, name in enumerate(node.output)]
+        try:
+            self._evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
+        except (NotImplementedError, RuntimeError, TypeError) as error:
+            raise UnsupportedError(f"the graph can't be evaluated in float64: {first_line(error)}") from error
+        for run, node in zip(self._evaluator.rt_nodes_, model.graph, strict=True):
+            for name, attribute in node.attributes.items():
+                if attribute.type is ir.AttributeType.FLOAT:  # a file has it in float32
+                    setattr(run, name, attribute.as_float())
+        self._inputs = {str(value.name) for value in model.graph.inputs}
+        self._outputs = [str(value.name) for value in model.graph.outputs]
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Return every output in float64; inputs that the graph does not take are left out."""
+        values = self.values(feeds)
+        return {name: values[name] for name in self._outputs}
+
+    def values(self, feeds: Feeds) -> dict[str, Any]:
+        """Return every value of the graph, those in the bodies of loops aside."""
+        wide = {
+            name: array.astype(np.float64) if array.dtype.kind == "f" else array
+            for name, array in feeds.items()
+            if name in self._inputs
+        }
+        with np.errstate(all="ignore"):
+            return dict(self._evaluator.run(None, wide, intermediate=True))
+
+    def moved(self, seed: int, ulp: float) -> Runner:
+        """Return the graph with constants and inputs moved up or down at random by ``ulp`` of themselves."""
+        rng = np.random.default_rng(seed)
+        moved = Graph64(self.model, {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)})
+        return lambda feeds: moved(
+            {name: _moved(each, np.random.default_rng(seed), ulp) for name, each in feeds.items()}
+        )
+
+
+def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
+    """Yield name and values of every float64 initializer that data meet; others are for sizes."""
+    for name, value in model.graph.initializers.items():
+        of_sizes = all(is_data_free(node.outputs[0]) for node, _ in value.uses())
+        if value.dtype == ir.DataType.DOUBLE and value.const_value is not None and not of_sizes:
+            yield name, value.const_value.numpy()
+
+
+def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:
+    if array.dtype.kind != "f":
+        return array
+    return np.asarray(array.astype(np.float64) * (1.0 + ulp * rng.choice([-1.0, 1.0], array.shape)))
+
+
+def _sigmoid(x: Array) -> Array:
+    return np.asarray(1.0 / (1.0 + np.exp(-x)))
+
+
+_ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
+    "sigmoid": _sigmoid,
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0.0),
+    "hardsigmoid": lambda x: np.clip(0.2 * x + 0.5, 0.0, 1.0),
+    "softsign": lambda x: x / (1.0 + np.abs(x)),
+}
+_USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+States = tuple[Array, ...]
+
+
+class _Direction:
+    """One direction of a recurrent layer: its weights and how it goes from step to step."""
+
+    def __init__(self, kind: str, names: Sequence[str], r: Array, bias: Array, options: Mapping[str, Any]):
+        unknown = [name for name in names if name.lower() not in _ACTIVATIONS]
+        if unknown or options.get("activation_alpha") or options.get("activation_beta"):
+            raise NotImplementedError(f"{kind} with activations {', '.join(names)} that have parameters")
+        functions = [_ACTIVATIONS[name.lower()] for name in names]
+        clip = options.get("clip")
+        if clip:
+            bounded = [lambda x, f=each: f(np.clip(x, -clip, clip)) for each in functions[:2]]
+            functions = [*bounded, *functions[2:]]
+        self.functions, self.r, self.bias = functions, r, bias
+        self.peepholes: Sequence[Array] | None = None
+        self.coupled = bool(options.get("input_forget"))
+        self.linear = bool(options.get("linear_before_reset"))
+
+    def lstm(self, z: Array, h: Array, c: Array) -> States:
+        (f, g, last), z = self.functions, z + h @ self.r + self.bias
+        i, o, forget, new = np.split(z, 4, axis=-1)
+        p_i, p_o, p_f = self.peepholes or (0.0, 0.0, 0.0)
+        i = f(i + p_i * c)
+        forget = 1.0 - i if self.coupled else f(forget + p_f * c)
+        c = forget * c + i * g(new)
+        return f(o + p_o * c) * last(c), c
+
+    def gru(self, z: Array, h: Array) -> States:
+        (f, g), two = self.functions, 2 * h.shape[-1]
+        gates = f(z[:, :two] + h @ self.r[:, :two] + self.bias[:two])
+        update, reset = np.split(gates, 2, axis=-1)
+        if self.linear:
+            inner = reset * (h @ self.r[:, two:] + self.bias[two:])
+        else:
+            inner = (reset * h) @ self.r[:, two:] + self.bias[two:]
+        return ((1.0 - update) * g(z[:, two:] + inner) + update * h,)
+
+    def rnn(self, z: Array, h: Array) -> States:
+        return (self.functions[0](z + h @ self.r + self.bias),)
+
+
+def _recurrent(
+    kind: str,
+    x: Array,
+    w: Array,
+    r: Array,
+    b: Array | None = None,
+    lengths: Array | None = None,
+    h: Array | None = None,
+    c: Array | None = None,
+    p: Array | None = None,
+    *,
+    activations: Sequence[str] = (),
+    direction: str = "forward",
+    layout: int = 0,
+    **options: Any,
+) -> tuple[Array, ...]:
+    """Run a layer of G gates: ``x (L, N, I)`` to ``Y (L, D, N, H)``, ``Y_h (D, N, H)``, ``Y_c (D, N, H)``.
+
+    The formulas and the layout of weights are those of the operators' specification
+    (https://onnx.ai/onnx/operators/).
+    """
+    if layout:
+        raise NotImplementedError("layout=1")
+    steps, rows, width, directions = *x.shape[:2], r.shape[-1], r.shape[0]
+    starts = [np.zeros((directions, rows, width)) if each is None else each for each in (h, c)]
+    y, ends, usual = np.zeros((steps, directions, rows, width)), [], _USUAL[kind]
+    for place in range(directions):
+        names = list(activations or ())[place * len(usual) : (place + 1) * len(usual)] or usual
+        from_w, from_r = np.split(np.zeros(2 * w.shape[1]) if b is None else b[place], 2)
+        layer = _Direction(kind, names, r[place].T, from_r, options)
+        layer.peepholes = None if p is None else np.split(p[place], 3)
+        step, z = getattr(layer, kind.lower()), x @ w[place].T + from_w
+        states = tuple(each[place] for each in starts[: 2 if kind == "LSTM" else 1])
+        back = direction == "reverse" or place == 1
+        for time in reversed(range(steps)) if back else range(steps):
+            after = step(z[time], *states)
+            live = np.full((rows, 1), True) if lengths is None else (time < lengths)[:, None]
+            states = tuple(np.where(live, new, old) for new, old in zip(after, states, strict=True))
+            y[time, place] = np.where(live, states[0], 0.0)
+        ends.append(states)
+    return y, *(np.stack(parts) for parts in zip(*ends, strict=True))
+
+
+_erf = np.vectorize(math.erf, otypes=[np.float64])
+
+
+def _gelu(x: Array, approximate: str = "none") -> Array:
+    if approximate == "tanh":
+        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+    return np.asarray(0.5 * x * (1 + (_erf(x / math.sqrt(2)) if x.size else x)))
+
+
+def _selu(x: Array, **_: Any) -> Array:
+    steep = 1.6732632423543772848 * np.expm1(np.minimum(x, 0.0))
+    return np.asarray(1.0507009873554804934 * np.where(x > 0, x, steep))
+
+
+def _celu(x: Array, alpha: float = 1.0) -> Array:
+    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0) / alpha))
+
+
+def _softplus(x: Array) -> Array:
+    return np.where(x > 20.0, x, np.logaddexp(0.0, x))  # as PyTorch; no float32 tells the two apart
+
+
+def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
+    within = tuple(slice(None if at == axis % data.ndim else n) for at, n in enumerate(indices.shape))
+    return np.take_along_axis(data[within], indices, axis % data.ndim)
+
+
+def _cum_sum(x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Array:
+    at = int(np.asarray(axis).item())
+    x = np.flip(x, at) if reverse else x
+    found = np.cumsum(x, at)
+    found = found - x if exclusive else found
+    return np.flip(found, at) if reverse else found
+
+
+def _conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: Any) -> Array:
+    """Add, for each tap of the kernel, what all frames give there: ``(N, C, *S)`` to ``(N, M, *T)``."""
+    if options.get("output_shape") or options.get("auto_pad", "NOTSET") != "NOTSET":
+        raise NotImplementedError("ConvTranspose with auto_pad or output_shape")
+    rank = x.ndim - 2
+    strides, dilations, extra = (
+        np.array(options.get(name) or [usual] * rank)
+        for name, usual in (("strides", 1), ("dilations", 1), ("output_padding", 0))
+    )
+    pads, groups = np.array(options.get("pads") or [0] * 2 * rank), int(options.get("group") or 1)
+    spans = (np.array(x.shape[2:]) - 1) * strides + 1
+    ends = spans + (np.array(w.shape[2:]) - 1) * dilations + extra
+    data = x.reshape(len(x), groups, -1, math.prod(x.shape[2:]))
+    weights = w.reshape(groups, -1, *w.shape[1:])
+    whole = np.zeros((len(x), groups * w.shape[1], *ends))
+    for tap in np.ndindex(*w.shape[2:]):
+        part = np.swapaxes(weights[(slice(None),) * 3 + tap], 1, 2) @ data
+        first = tap * dilations
+        reached = whole[(slice(None),) * 2 + tuple(map(slice, first, first + spans, strides))]
+        reached += part.reshape(reached.shape)
+    found = whole[(slice(None),) * 2 + tuple(map(slice, pads[:rank], ends - pads[rank:]))]
+    return found if bias is None else found + bias.reshape(-1, *[1] * rank)
+
+
+def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
+    def run(self: Any, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        result = compute(*inputs, **options)
+        return (result,) if isinstance(result, np.ndarray) else result[: len(self.onnx_node.output)]
+
+    return type(name, (OpRun,), {"op_domain": "", "_run": run})
+
+
+class _MaxPool(MaxPool):
+    op_domain = ""
+
+    def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        run: Any = self._max_pool  # its shortcut pads wrongly
+        found: tuple[Any, ...] = run(*inputs, **options)
+        return found
+
+
+_MaxPool.__name__ = "MaxPool"
+_COMPUTED: Mapping[str, Callable[..., Any]] = {
+    **{kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options) for kind in _USUAL},
+    "Erf": lambda x: _erf(x) if x.size else x,
+    "Gelu": _gelu,
+    "Selu": _selu,
+    "Celu": _celu,
+    "Softplus": _softplus,
+    "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
+    "CumSum": _cum_sum,
+    "GatherElements": _gather_elements,
+    "ConvTranspose": _conv_transpose,
+}
+_OPERATORS: list[type[OpRun]] = [*(_operator(name, compute) for name, compute in _COMPUTED.items()), _MaxPool]

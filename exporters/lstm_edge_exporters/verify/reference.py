@@ -1,0 +1,44 @@
+"""A module as a function of named arrays, with every float in one dtype."""
+
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lstm_edge_runtime.manifest import Array
+
+from ..export.call import Call, flatten_output
+from ..export.floats import Floats, one_thread
+from .float64 import Feeds
+
+REFUSALS = (RuntimeError, ValueError, IndexError)
+"""What a reference raises that refuses a case."""
+
+
+class TorchReference:
+    """A module and how it is called, on one thread; it takes and gives arrays as a session does."""
+
+    def __init__(
+        self,
+        module: nn.Module,
+        call: Call,
+        titles: Sequence[Sequence[str]],
+        dtype: torch.dtype = torch.float64,
+    ) -> None:
+        """Take a module in ``dtype`` that is ours; ``titles`` names each tensor that ``forward`` returns."""
+        self._module, self._call, self._titles, self._dtype = module, call, titles, dtype
+
+    def __call__(self, feeds: Feeds) -> dict[str, Array]:
+        """Return every output by name; raises what the module raises."""
+        tensors = [torch.from_numpy(np.array(feeds[name])) for name in self._call.names]
+        outputs = zip(self._titles, self.tensors(tensors), strict=True)
+        return {name: each.detach().cpu().numpy() for names, each in outputs for name in names}
+
+    def tensors(self, given: Sequence[Tensor]) -> list[Tensor]:
+        """Return what ``forward`` returns for tensors in the order of the call."""
+        own = [each.to(self._dtype) if each.is_floating_point() else each for each in given]
+        with torch.no_grad(), one_thread(), Floats(self._dtype), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return [each for _, each in flatten_output(self._call.run(self._module, own))]

@@ -1,0 +1,260 @@
+"""The verification of an export: the graph in float64 is the module, and onnxruntime is near the graph."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+
+from lstm_edge_runtime.chunks import take_steps
+from lstm_edge_runtime.errors import CheckFailedError, first_line
+from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
+from lstm_edge_runtime.tolerance import Comparison
+
+from ..numerics.cases import (
+    Case,
+    CaseGenerator,
+    case_size,
+    full_length,
+    in_chunks,
+    random_sizes,
+    row_by_row,
+)
+from ..progress import Progress, in_turn
+from .compare import Pair
+from .float64 import Feeds, Runner
+from .reference import REFUSALS
+from .report import Check, judged
+
+_CHUNKED = 24
+"""Steps that are fed in chunks, beside those that states of operators along time hold."""
+_MOST_REACHED = 256
+"""Of these at the most."""
+_SHORT = 7
+"""Steps of the rows that are compared with and without padding behind them."""
+_ROWS_OFFSET, _CHUNKS_OFFSET = 50, 51
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verification found."""
+
+    checks: tuple[Check, ...]
+    """Every comparison; all passed."""
+    engine: tuple[Comparison, ...]
+    """Those of onnxruntime with the graph in float64."""
+    skipped: tuple[str, ...]
+    """Cases that the module itself refuses, or where it gives NaN, with the reason."""
+
+    @property
+    def largest(self) -> float:
+        """The largest difference in float64, as a fraction of its channel's largest value."""
+        found = (
+            check.worst.max_rel for check in self.checks if check.worst and check.name.startswith("whole")
+        )
+        return max(found, default=0.0)
+
+    @property
+    def worst(self) -> Comparison:
+        """The output of onnxruntime that is nearest to its limit."""
+        return max(self.engine, key=lambda each: each.ratio)
+
+    @property
+    def max_abs(self) -> float:
+        """The largest absolute difference of onnxruntime from float64."""
+        return max(each.max_abs for each in self.engine)
+
+    def figures(self) -> dict[str, Any]:
+        """Return the figures for the manifest."""
+        cases = (
+            check.name.removeprefix("whole, ") for check in self.checks if check.name.startswith("whole")
+        )
+        return {
+            "cases": list(dict.fromkeys(cases)),
+            "skipped": list(self.skipped),
+            "float64": self.largest,
+            "max_abs": self.max_abs,
+            "max_rel": max(each.max_rel for each in self.engine),
+            "ratio": self.worst.ratio,
+            "worst": str(self.worst),
+        }
+
+
+def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progress) -> Verified:
+    """Compare on every case that the module itself takes: whole, row by row, and one row of NaN.
+
+    Args:
+        pair: the graph, the module and onnxruntime.
+        cases: draws the inputs.
+        plain: the module in float32, which tells on the first case whether it is another function there: one
+            that asks for ``torch.finfo(x.dtype)``, say.
+        show: called with progress.
+
+    Raises:
+        CheckFailedError: a difference beyond its limit, a case that the file can't run, or no case that the
+            module takes.
+    """
+    checks, engine, skipped = list[Check](), list[Comparison](), list[str]()
+    for case in in_turn(list(cases.cases()), show, "verifying", 0.3, 0.7):
+        reason = refused(pair.reference, case.feeds)
+        if reason:
+            skipped.append(f"{case}: {reason}")
+            continue
+        for check, records in _on_case(pair, case, None if checks else plain):
+            if check.status == "failed":
+                raise CheckFailedError(f"at {case}: {check.name}: {check.message}")
+            checks.append(check)
+            engine += records
+    if not checks:
+        raise CheckFailedError(
+            f"the reference gives numbers at no size of the verification ({'; '.join(skipped[:2])})"
+        )
+    for check in row_checks(pair, cases):
+        if check.status == "failed":
+            raise CheckFailedError(f"{check.name}: {check.message}")
+        checks.append(check)
+    return Verified(tuple(checks), tuple(engine), tuple(skipped))
+
+
+def refused(reference: Runner, feeds: Feeds) -> str:
+    """Return why a reference tells nothing on a case: it raises, or gives NaN; else empty."""
+    try:
+        want = reference(feeds)
+    except REFUSALS as error:
+        return first_line(error)
+    undefined = [name for name, each in want.items() if each.dtype.kind == "f" and np.isnan(each).any()]
+    return f"the reference gives NaN in {', '.join(undefined)}" if undefined else ""
+
+
+def _on_case(pair: Pair, case: Case, plain: Runner | None) -> Iterator[tuple[Check, tuple[Comparison, ...]]]:
+    try:
+        yield judged(f"whole, {case}", pair.equal(case.feeds)), ()
+        records = pair.rounding(case.feeds)
+    except Exception as error:
+        if isinstance(error, CheckFailedError):
+            raise
+        raise CheckFailedError(f"at {case} the file does not run: {first_line(error)}") from error
+    yield judged("onnxruntime in float32", records), records
+    if plain is not None:
+        got, exact = plain(case.feeds), pair.reference(case.feeds)
+        limits = pair.limits(case.feeds)
+        from .compare import compare_all
+
+        yield (
+            judged("the module in float32, which the file can't follow", compare_all(got, exact, limits)),
+            (),
+        )
+
+
+def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
+    """Compare row by row, and with NaN in one row, which must leave the other rows as the module has them."""
+    manifest = pair.manifest
+    if manifest.batch is None or manifest.ranges.get(manifest.batch, AxisRange()).nearest(1) > 1:
+        return
+    case = cases.case(3, 9, at_reset=False, offset=_ROWS_OFFSET, full=True)
+    feeds = full_length(manifest, case.feeds)
+    if case_size(manifest, feeds)[0] < 2 or refused(pair.reference, feeds):
+        return
+
+    def alone(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+        return row_by_row(manifest, run)(feeds)
+
+    try:
+        alone(pair.reference, feeds)
+    except REFUSALS:
+        return
+    yield judged("row by row", pair.equal(feeds, alone))
+    spoiled = _with_nan_row(manifest, feeds)
+    try:
+        yield judged("one row of NaN", pair.equal(spoiled))
+    except REFUSALS:
+        return
+
+
+def _with_nan_row(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
+    """Return a case with NaN in the first row's data."""
+    spoiled = dict(feeds)
+    for spec in manifest.data_inputs:
+        axis = manifest.batch_axis(spec.axes)
+        if axis is not None and feeds[spec.name].dtype.kind == "f":
+            spoiled[spec.name] = feeds[spec.name].copy()
+            np.moveaxis(spoiled[spec.name], axis, 0)[0] = np.nan
+    return spoiled
+
+
+def find_streaming(pair: Pair, cases: CaseGenerator, reach: int, known: str = "") -> Manifest:
+    """Return the manifest with why chunks do not equal the full sequence, if so, and how padding acts.
+
+    Args:
+        pair: the graph and the module.
+        cases: draws the inputs.
+        reach: steps that states of operators along time hold.
+        known: why chunks may differ, if that is known.
+    """
+    manifest = pair.manifest
+    if manifest.unstreamable or not manifest.time_axes:
+        return manifest
+    if reason := _why_no_chunks(manifest):
+        return manifest._replace(unstreamable=known or reason)
+    try:
+        for check in chunk_checks(pair, cases, reach):
+            if check.status == "failed":
+                about = known or f"chunks are not the full sequence: {check.message}"
+                return manifest._replace(unstreamable=about)
+    except Exception as error:  # noqa: BLE001  a chunk may be a size that the graph does not take
+        return manifest._replace(unstreamable=known or f"a chunk does not run: {first_line(error)}")
+    return manifest._replace(padded_states=states_stop_at_lengths(pair, cases))
+
+
+def chunk_checks(pair: Pair, cases: CaseGenerator, reach: int) -> Iterator[Check]:
+    """Compare chunks with states carried, step by step and cut at random, with the module's full sequence."""
+    unit = pair.manifest.unit
+    steps = unit * _CHUNKED + min(reach, _MOST_REACHED)
+    case = cases.case(2, steps, at_reset=True, offset=_CHUNKS_OFFSET, full=True)
+    feeds = full_length(pair.manifest, case.feeds)
+    steps = pair.manifest.steps(feeds)
+    want = pair.reference(feeds)
+    random = [unit * units for units in random_sizes(steps // unit, np.random.default_rng(0))]
+    for name, sizes in ("step by step", [unit] * (steps // unit)), ("in chunks", random):
+        got = in_chunks(pair.manifest, sizes)(pair.graph, feeds)
+        if folded := [each for each in want if each not in got]:
+            message = f"an axis of {folded[0]} follows the time axis, and chunks cut that alone"
+            yield Check(name, "failed", message)
+            return
+        yield judged(f"{name}, {case}", pair.within(got, want, feeds))
+
+
+def _why_no_chunks(manifest: Manifest) -> str:
+    for name, taken in ((manifest.sequence, "steps"), (manifest.batch, "rows")):
+        sizes = manifest.ranges.get(name or "", AxisRange())
+        if sizes.nearest(1) > (manifest.unit if taken == "steps" else 1):
+            return f"a call takes {sizes} {taken} ({name}), not one"
+    return ""
+
+
+def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
+    """Return True if what stands behind a row's length leaves its last states alone, as packing has it."""
+    manifest = pair.manifest
+    if manifest.lengths is None or not manifest.states:
+        return True
+    feeds = dict(cases.case(2, 2 * _SHORT, at_reset=True, offset=_CHUNKS_OFFSET + 1, full=True).feeds)
+    lengths = {manifest.lengths: np.full_like(feeds[manifest.lengths], _SHORT)}
+    cut = {**take_steps(manifest.time_axes, feeds, 0, _SHORT), **lengths}
+    try:
+        padded, alone = pair.graph({**feeds, **lengths}), pair.graph(cut)
+    except Exception:  # noqa: BLE001  the evaluator's exceptions share no base class
+        return False
+    ends = [state.output for state in manifest.states]
+    records = pair.within({e: padded[e] for e in ends}, {e: alone[e] for e in ends}, cut)
+    return all(each.ok for each in records)
+
+
+def differing_constants(file: onnx.ModelProto, exact: Mapping[str, Array]) -> list[str]:
+    """Return the float constants of a file that are not the rounded ones of its graph in float64."""
+    mine = {each.name: onnx.numpy_helper.to_array(each) for each in file.graph.initializer}
+    return [
+        name
+        for name, array in exact.items()
+        if name not in mine or mine[name].tobytes() != array.astype(mine[name].dtype).tobytes()
+    ]

@@ -1,0 +1,97 @@
+"""Healthy artifacts, exported once, and the validation that every test puts them or their faults to."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from lstm_edge import LSTM1
+from lstm_edge.checkpoint import Run, deployable
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_exporters.verify.expected import against_module
+from lstm_edge_exporters.verify.file import open_file
+from lstm_edge_exporters.verify.validate import validate
+from lstm_edge_runtime.manifest import Task
+
+LABELS = ("rest", "walk", "<b>run</b>", "fall & lie")
+FORMS = {
+    "plain": ((6, 12, 1), {}, True),
+    "stacked": ((6, 12, 2), {}, False),
+    "both_ways": ((6, 8, 1), {"bidirectional": True}, True),
+    "projected": ((6, 12, 1), {"proj_size": 5}, False),
+}
+"""Input, hidden and layer counts, further options of LSTM1, and whether the file takes lengths."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network, what it takes, and the file made of it."""
+
+    module: nn.Module
+    example: object
+    path: Path
+    config: ExportConfig | None = None
+
+
+class Scaled(nn.Module):
+    """Scales its own input; no argument is a state."""
+
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.norm, self.head = nn.GRU(5, 8, batch_first=True), nn.LayerNorm(8), nn.Linear(8, 3)
+        self.register_buffer("mean", torch.linspace(-1, 2, 5))
+        self.register_buffer("std", torch.linspace(0.3, 2, 5))
+
+    def forward(self, x):
+        y = self.norm(self.rnn((x - self.mean) / (self.std + 1e-8))[0])
+        return torch.sigmoid(self.head(nn.functional.gelu(y)))
+
+
+class Tokens(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.table, self.rnn = nn.Embedding(40, 6), nn.LSTM(6, 7, batch_first=True)
+
+    def forward(self, tokens):
+        return self.rnn(self.table(tokens))[0]
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    """Export one of the forms, once."""
+    known = {}
+
+    def make(form: str) -> Made:
+        if form in known:
+            return known[form]
+        torch.manual_seed(3)
+        path = tmp_path_factory.mktemp("made") / f"{form}.onnx"
+        if form in FORMS:
+            (width, hidden, layers), options, lengths = FORMS[form]
+            task = Task("classification", "logits", LABELS)
+            run = Run(LSTM1(4, width, hidden, layers, 20, **options).eval(), task=task)
+            module, example, config = deployable(run, lengths=lengths)
+        else:
+            module = {"scaled": Scaled, "tokens": Tokens}[form]().eval()
+            example = torch.randn(3, 7, 5) if form == "scaled" else torch.randint(0, 40, (3, 7))
+            config = None
+        export(module, example, config).save(path)
+        known[form] = Made(module, example, path, config)
+        return known[form]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def examine():
+    """Validate a file against the network that it should be."""
+
+    def run(one: Made, path: Path | None = None, **options):
+        file = open_file(path or one.path)
+        against = against_module(one.module, file, one.example, config=one.config) if file.model else None
+        return validate(file, against, ValidateConfig(**{"quick": True, "steps": 500} | options))
+
+    return run

@@ -1,0 +1,121 @@
+"""Faults that are put into files."""
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from lstm_edge_runtime.manifest import KEY, Manifest
+
+
+def recurrent(model, ops=("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")):
+    return next(node for node in model.graph.node if node.op_type in ops)
+
+
+def change(model, name, how):
+    """Put ``how(array)`` in the place of an initializer."""
+    tensor = next(each for each in model.graph.initializer if each.name == name)
+    array = numpy_helper.to_array(tensor).copy()
+    tensor.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(how(array)).astype(array.dtype), name))
+
+
+def restate(model, **fields):
+    """Change fields of the manifest; a function gets the value that is there."""
+    entry = next(prop for prop in model.metadata_props if prop.key == KEY)
+    manifest = Manifest.from_json(entry.value)
+    values = {name: how(getattr(manifest, name)) if callable(how) else how for name, how in fields.items()}
+    entry.value = manifest._replace(**values).to_json()
+
+
+def _one_ulp(array):
+    flat = array.reshape(-1)
+    place = int(np.abs(flat).argmax()) // 2
+    flat[place] = np.nextafter(flat[place], np.float32(np.inf))
+    return array
+
+
+def _swapped(array, axis, order=(1, 0, 2, 3)):
+    gates = np.split(array, len(order), axis)
+    return np.concatenate([gates[place] for place in order], axis)
+
+
+def _weight(place):
+    return lambda model, how: change(model, recurrent(model).input[place], how)
+
+
+def one_ulp_of_a_weight(model):
+    _weight(1)(model, _one_ulp)
+
+
+def one_ulp_of_a_bias(model):
+    _weight(3)(model, _one_ulp)
+
+
+def gates_exchanged(model):
+    _weight(1)(model, lambda array: _swapped(array, 1))
+
+
+def one_number_of_the_head(model):
+    head = [node for node in model.graph.node if node.op_type in ("Gemm", "MatMul")][-1]
+
+    def moved(array):
+        array.reshape(-1)[0] *= 1.001
+        return array
+
+    change(model, head.input[1], moved)
+
+
+def state_not_carried(model):
+    """The last state is what came in."""
+    node = recurrent(model)
+    state = node.input[5]
+    for each in model.graph.node:
+        for place, name in enumerate(each.output):
+            if name == "h_n":
+                each.output[place] = "h_lost"
+            for position, read in enumerate(each.input):
+                if read == "h_n":
+                    each.input[position] = "h_lost"
+    model.graph.node.append(helper.make_node("Identity", [state], ["h_n"]))
+
+
+def state_ignored(model):
+    recurrent(model).input[5] = ""
+
+
+def runs_backwards(model):
+    node = recurrent(model)
+    kept = [each for each in node.attribute if each.name != "direction"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("direction", "reverse")])
+
+
+def gates_clipped(model):
+    recurrent(model).attribute.append(helper.make_attribute("clip", 4.0))
+
+
+def another_epsilon(model):
+    node = next(each for each in model.graph.node if each.op_type == "LayerNormalization")
+    kept = [each for each in node.attribute if each.name != "epsilon"]
+    del node.attribute[:]
+    node.attribute.extend([*kept, helper.make_attribute("epsilon", 1e-3)])
+
+
+def first_steps_only(model):
+    """Right up to 60 steps: later ones read the last of these."""
+    name = model.graph.input[0].name
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array([value], np.int64), f"cut_{key}")
+        for key, value in (("start", 0), ("end", 60), ("axis", 1), ("steps", 1))
+    )
+    for node in model.graph.node:
+        for place, read in enumerate(node.input):
+            if read == name and node.op_type != "Shape":
+                node.input[place] = "cut"
+    model.graph.node.insert(
+        0, helper.make_node("Slice", [name, "cut_start", "cut_end", "cut_axis", "cut_steps"], ["cut"])
+    )
+
+
+def save(model, path):
+    onnx.save(model, path)
+    return path

@@ -1,0 +1,289 @@
+"""``validate``: healthy files pass, faults are found, and the report says the cause first."""
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from torch import nn
+
+from lstm_edge_exporters import ExportConfig, export
+from lstm_edge_exporters.lift import lift
+from lstm_edge_exporters.quantization import QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.testing import assert_equivalent
+from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_exporters.verify.expected import against_file, against_module
+from lstm_edge_exporters.verify.file import open_file
+from lstm_edge_exporters.verify.validate import validate
+from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.manifest import AxisRange
+
+from . import faults
+
+QUICK = ValidateConfig(quick=True, steps=300)
+
+
+@pytest.mark.parametrize("form", ["plain", "stacked", "both_ways", "projected", "scaled", "tokens"])
+def test_a_healthy_file_passes(form, made, examine):
+    report = examine(made(form))
+    assert report.ok, report.verdict
+    assert report.verdict == ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", ["plain", "projected", "scaled", "tokens"])
+def test_a_healthy_file_passes_the_full_run(form, made, examine):
+    assert examine(made(form), quick=False).ok
+
+
+FAULTS = [
+    ("plain", faults.one_ulp_of_a_weight, "weights"),
+    ("plain", faults.one_ulp_of_a_bias, "weights"),
+    ("scaled", faults.one_number_of_the_head, "weights"),
+    ("projected", faults.one_ulp_of_a_weight, "weights"),
+    ("plain", faults.gates_exchanged, "weights"),
+    ("plain", faults.state_not_carried, "function"),
+    ("plain", faults.state_ignored, "function"),
+    ("plain", faults.runs_backwards, "function"),
+    ("plain", faults.gates_clipped, "inputs"),
+    ("scaled", faults.another_epsilon, "function"),
+    ("scaled", faults.first_steps_only, "function"),
+    ("tokens", faults.first_steps_only, "function"),
+]
+
+
+@pytest.mark.parametrize(("form", "fault", "first"), FAULTS)
+def test_a_fault_is_found_and_its_cause_comes_first(form, fault, first, made, examine, tmp_path):
+    one = made(form)
+    model = onnx.load(one.path)
+    fault(model)
+    report = examine(one, faults.save(model, tmp_path / "faulty.onnx"))
+    assert not report.ok
+    group, check, _ = report.headlines[0]
+    assert group.key == first, (group.key, check)
+    assert report.verdict.startswith(group.advice)
+
+
+def test_the_changed_node_is_named(made, examine, tmp_path):
+    model = onnx.load(made("plain").path)
+    faults.state_ignored(model)
+    report = examine(made("plain"), faults.save(model, tmp_path / "m.onnx"))
+    assert "l0' is not the reference's node" in report.verdict
+
+
+CLAIMS = {
+    "reset": {"states": lambda states: (states[0]._replace(reset=0.5), *states[1:])},
+    "range": {"ranges": {"L": AxisRange(2, 50)}},
+    "unstreamable": {"unstreamable": "a layer is bidirectional"},
+    "labels": {"task": lambda task: task._replace(labels=("a", "b", "c", "d"))},
+    "precision": {"precision": "int8"},
+    "lengths": {"padded_states": lambda padded: not padded},
+    "counts": {"counts": ("logits",)},
+    "opset": {"provenance": lambda known: {**known, "opset": 17}},
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_a_claim_of_the_manifest_that_does_not_hold_is_found(claim, made, examine, tmp_path):
+    model = onnx.load(made("plain").path)
+    faults.restate(model, **CLAIMS[claim])
+    assert not examine(made("plain"), faults.save(model, tmp_path / "m.onnx")).ok
+
+
+def _golden(**changes):
+    return {
+        "golden": lambda golden: golden._replace(**{n: how(getattr(golden, n)) for n, how in changes.items()})
+    }
+
+
+RECORDED = {
+    "none": {"golden": None},
+    "no second case": _golden(more=lambda _: ()),
+    "wide limits": _golden(limits=lambda limits: {name: 9 * array for name, array in limits.items()}),
+    "no limits": _golden(limits=lambda _: {}),
+    "wrong outputs": _golden(outputs=lambda outputs: {name: 1.01 * array for name, array in outputs.items()}),
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_golden_cases_other_than_the_exports_are_found(name, made, examine, tmp_path):
+    model = onnx.load(made("stacked").path)
+    faults.restate(model, **RECORDED[name])
+    report = examine(made("stacked"), faults.save(model, tmp_path / "m.onnx"))
+    assert next(group.key for group, _, _ in report.headlines) == "golden"
+    assert report.verdict.startswith("the recorded golden cases are not those of this graph; export again")
+
+
+def test_without_a_reference_the_golden_cases_are_replayed(made, tmp_path):
+    assert validate(made("plain").path, config=QUICK).ok
+    model = onnx.load(made("plain").path)
+    faults.gates_exchanged(model)
+    assert not validate(faults.save(model, tmp_path / "m.onnx"), config=QUICK).ok
+    faults.restate(model, golden=None)
+    with pytest.raises(InputError, match="no golden case and there is nothing to compare"):
+        validate(faults.save(model, tmp_path / "m.onnx"), config=QUICK)
+
+
+def test_another_file_is_a_reference(made, tmp_path):
+    one = made("stacked")
+    file = open_file(one.path)
+    assert validate(file, against_file(one.path, file), QUICK).ok
+    model = onnx.load(one.path)
+    faults.one_ulp_of_a_weight(model)
+    file = open_file(faults.save(model, tmp_path / "m.onnx"))
+    assert validate(file, against_file(one.path, file), QUICK).headlines[0][0].key == "weights"
+
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn, self.head = nn.LSTM(3, 5, batch_first=True), nn.Linear(5, 2)
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+def test_a_lifted_file_is_compared_with_its_original(tmp_path):
+    torch.manual_seed(0)
+    config = ExportConfig(inputs={"x": ("N", "L", 3)}, stateless=True)
+    original = tmp_path / "original.onnx"
+    model = onnx.load_model_from_string(export(Plain().eval(), torch.randn(2, 6, 3), config).model)
+    del model.metadata_props[:]
+    onnx.save(model, original)
+    lift(original).save(tmp_path / "lifted.onnx")
+    file = open_file(tmp_path / "lifted.onnx")
+    report = validate(file, against_file(original, file), QUICK)
+    assert report.ok, report.verdict
+
+
+def test_other_weights_are_said_first(made):
+    one = made("scaled")
+    file, other = open_file(one.path), type(one.module)().eval()
+    with torch.no_grad():
+        other.head.weight += 1
+    report = validate(file, against_module(other, file, one.example), QUICK)
+    assert "exported with other weights" in report.verdict
+    with pytest.raises(CheckFailedError, match="exported with other weights"):
+        assert_equivalent(other, one.path, one.example)
+
+
+def test_assert_equivalent_returns_the_report(made):
+    one = made("scaled")
+    assert assert_equivalent(one.module, one.path).ok
+
+
+def test_data_gives_accuracy_of_both(made, examine):
+    x = np.random.default_rng(0).normal(size=(12, 9, 6)).astype(np.float32)
+    report = examine(made("stacked"), data=Samples({"x": x}, np.zeros(12, np.int64)))
+    (group,) = [group for group in report.groups if group.key == "decisions"]
+    assert group.status == "passed"
+    assert "accuracy" in group.checks[0].message
+
+
+@pytest.fixture(scope="module")
+def smaller(made, tmp_path_factory):
+    """Quantize the form ``plain`` in one of several ways."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("smaller")
+    module = nn.Sequential()
+    module.rnn, module.head = nn.LSTM(6, 48, batch_first=True), nn.Linear(48, 4)
+    net = _Headed(module.rnn, module.head).eval()
+    export(net, torch.randn(2, 9, 6)).save(folder / "float.onnx")
+    known = {}
+
+    def make(name):
+        if name not in known:
+            known[name] = folder / f"{name}.onnx"
+            quantize(folder / "float.onnx", WAYS[name]).save(known[name], force=True)
+        return net, folder / "float.onnx", known[name]
+
+    return make
+
+
+class _Headed(nn.Module):
+    def __init__(self, rnn, head):
+        super().__init__()
+        self.rnn, self.head = rnn, head
+
+    def forward(self, x):
+        return self.head(self.rnn(x)[0])
+
+
+WAYS = {
+    "int8": QuantizeConfig(target="x86-vnni"),
+    "7 bits": QuantizeConfig(target="x86"),
+    "stored": QuantizeConfig(weights_only=True),
+    "fp16": QuantizeConfig("fp16", target="x86"),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_quantized_file_is_made_again(way, smaller):
+    net, source, path = smaller(way)
+    file = open_file(path)
+    for against in (against_file(source, file), against_module(net, file, torch.randn(2, 9, 6))):
+        report = validate(file, against, QUICK)
+        assert report.ok, report.verdict
+
+
+def _small(model):
+    """Return the weights that are stored in 8 or 16 bits."""
+    kinds = (onnx.TensorProto.INT8, onnx.TensorProto.UINT8, onnx.TensorProto.FLOAT16)
+    return max((t for t in model.graph.initializer if t.data_type in kinds), key=lambda t: np.prod(t.dims))
+
+
+def one_level(model):
+    def moved(array):
+        array.reshape(-1)[3] += array.dtype.type(1)
+        return array
+
+    faults.change(model, _small(model).name, moved)
+
+
+def scale_of_one_percent(model):
+    floats = [
+        t for t in model.graph.initializer if t.data_type == onnx.TensorProto.FLOAT and "scale" in t.name
+    ]
+    faults.change(
+        model,
+        (floats or [t for t in model.graph.initializer if len(t.dims) == 1])[-1].name,
+        lambda a: 1.01 * a,
+    )
+
+
+@pytest.mark.parametrize(
+    ("way", "fault"),
+    [
+        ("int8", one_level),
+        ("int8", scale_of_one_percent),
+        ("stored", one_level),
+        ("stored", scale_of_one_percent),
+        ("fp16", one_level),
+    ],
+)
+def test_a_quantized_file_that_differs_in_one_number_is_found(way, fault, smaller, tmp_path):
+    _, source, path = smaller(way)
+    model = onnx.load(path)
+    fault(model)
+    file = open_file(faults.save(model, tmp_path / "m.onnx"))
+    report = validate(file, against_file(source, file), QUICK)
+    assert report.headlines[0][0].key == "quantized"
+
+
+class Codes(nn.Module):
+    """Looks numbers up in a table of bytes, as decoders of audio do."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("table", torch.arange(16, dtype=torch.uint8))
+        self.rnn = nn.GRU(3, 4, batch_first=True)
+
+    def forward(self, codes):
+        return self.rnn(self.table[codes].to(torch.float32)[..., None].expand(-1, -1, 3) / 16)[0]
+
+
+def test_a_table_of_bytes_makes_no_int8_file(tmp_path):
+    torch.manual_seed(0)
+    net, example = Codes().eval(), torch.randint(0, 16, (2, 7))
+    export(net, example).save(tmp_path / "m.onnx")
+    assert open_file(tmp_path / "m.onnx").precision == "fp32"
+    assert_equivalent(net, tmp_path / "m.onnx", example)
