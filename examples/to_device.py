@@ -38,7 +38,7 @@ def to_device(
     file = open_file(path)
     report = validate(file, against_module(module, file, example, config=config), ValidateConfig(quick=True))
     if not report.ok:
-        raise SystemExit("\n".join(report.headlines))
+        raise SystemExit(report.verdict)
     print(f"validate: passed, {sum(len(group.checks) for group in report.groups)} checks")
 
     made = quantize(path, QuantizeConfig(weights_only=True), samples)
