@@ -441,10 +441,11 @@ class Validation:
             yield _NATIVE, self.file.native_runner
 
     def _long_runs(self) -> Iterator[Check]:
-        """Carry states over single steps, whose errors are plotted, and over many chunks."""
-        single = _SINGLE_STEPS[not self.config.quick]
+        """Carry states over single units, whose errors are plotted, and over many chunks of whole units."""
+        single, unit = _SINGLE_STEPS[not self.config.quick], self.expected.manifest.unit
         long = max(1, self.config.steps // 10) if self.config.quick else self.config.steps
-        for count, size in ((single, 1), (long, _CHUNK)):
+        for steps, most in ((single, 1), (long, _CHUNK)):
+            count, size = (-(-each // unit) * unit for each in (steps, most))
             name = f"{count} steps, {size} a call"
             yield asked(name, partial(self._stream, name, count, size))
 
@@ -454,14 +455,14 @@ class Validation:
         feeds, sizes = full_length(manifest, drawn.feeds), even_sizes(count, size)
         procedure = last_steps(manifest, sizes)
         got, exact = procedure(self.pair.engine, feeds), procedure(self.truth.graph, feeds)
-        first = take_steps(manifest.time_axes, feeds, 0, min(count, 2 * _CHUNK))
+        first = take_steps(manifest.time_axes, feeds, 0, sum(sizes[: -(-2 * _CHUNK // size)]))
         limits = self.truth.limits(full_length(manifest, first))
         own = {name: limits[name][None] for name in exact if name in limits}
         records = compare_all(got, exact, own)
         if any(not each.ok for each in records):  # of the first steps; the whole run decides
             own = self.truth.limits(feeds, procedure)
             records = compare_all(got, exact, own)
-        if size == 1:
+        if size == manifest.unit:
             away = [
                 distance(got[n], each).reshape(len(each), -1).max(1, initial=0.0) for n, each in exact.items()
             ]
@@ -478,7 +479,7 @@ class Validation:
             lacks = "the file carries no golden case" if self.file.has_manifest else ""
             yield Check("golden cases", "failed" if lacks else "skipped", lacks or "the file has no manifest")
             return
-        if self.expected.same_graph:
+        if self.expected.same_graph and not self.file.manifest.is_buffered:
             yield self._coverage(recorded)
         for place, golden in enumerate(recorded):
             name = f"golden case {place + 1} is the reference's"
