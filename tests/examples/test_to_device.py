@@ -46,7 +46,9 @@ def test_a_recording_of_another_kind_is_refused_in_one_line(tmp_path, monkeypatc
             return nn.functional.avg_pool1d(x.unsqueeze(1), 80, 40).squeeze(1).unsqueeze(2) * torch.ones(2)
 
     task, signal = Task("classification", "output", ("no", "yes")), Signal(("sound",), 8000.0)
-    config = ExportConfig(inputs={"x": ("N", "L")}, outputs=("output",), task=task, signal=signal, stream=True)
+    config = ExportConfig(
+        inputs={"x": ("N", "L")}, outputs=("output",), task=task, signal=signal, stream=True
+    )
     model = load(export(Means(), torch.randn(1, 800), config).model)
     monkeypatch.syspath_prepend(EXAMPLES)
     listen = importlib.import_module("listen").listen

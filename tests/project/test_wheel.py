@@ -150,20 +150,6 @@ def test_the_wheels_hold_every_module_of_the_tree(wheel, runtime_wheel, root, mo
         assert module.path.relative_to(home).as_posix() in names
 
 
-def test_the_wheel_holds_the_page_and_makes_a_site_of_it(wasm, wheel, root, thin_python, tmp_path):
-    names = set(zipfile.ZipFile(wheel).namelist())
-    pages = [path for path in (root / "web" / "site").rglob("*") if path.is_file()]
-    folder = "lstm_edge_exporters/targets/site/"
-    assert {name for name in names if name.startswith(folder)} == {
-        folder + path.relative_to(root / "web" / "site").as_posix() for path in pages
-    }
-    model = root / "tests" / "runtime" / "data" / "lstm.onnx"
-    command = thin_python.with_name("lstm-edge")
-    _run(command, "convert", model, "--to", "web", "-o", "site", cwd=tmp_path)
-    for path in pages:
-        assert (tmp_path / "site" / path.relative_to(root / "web" / "site")).read_bytes() == path.read_bytes()
-
-
 def test_torch_is_not_where_the_wheel_is(thin_python):
     program = (
         "import importlib.util as u, json; print(json.dumps("

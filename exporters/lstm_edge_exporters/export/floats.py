@@ -38,17 +38,19 @@ class Floats(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
+        self._before: list[torch.dtype] = []
+        """PyTorch's default dtype before each entry; the tracer leaves a mode and enters it again."""
 
     def __enter__(self) -> Any:
         """Begin, with the dtype as PyTorch's default."""
-        self._default = default_dtype(self._dtype)
-        self._default.__enter__()
+        self._before.append(torch.get_default_dtype())
+        torch.set_default_dtype(self._dtype)
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: object) -> None:
         """End, with PyTorch's default dtype restored."""
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
-        self._default.__exit__(*raised)  # type: ignore[arg-type]
+        torch.set_default_dtype(self._before.pop())
 
     def __torch_function__(
         self,

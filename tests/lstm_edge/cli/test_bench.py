@@ -48,12 +48,12 @@ def test_a_file_that_can_not_be_streamed_runs_a_sequence(invoke, har, tmp_path):
     assert {row["call"] for row in rows} == {"run of 100 steps"}
 
 
-def test_the_table_has_every_row(invoke, har, tmp_path):
-    path = tmp_path / "har[bold].onnx"
-    path.write_bytes(har.path.read_bytes())
-    code, out, _ = invoke("bench", path, *QUICK)
+def test_the_table_has_every_row(invoke, har, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # a long path would be wrapped
+    (tmp_path / "har[bold].onnx").write_bytes(har.path.read_bytes())
+    code, out, _ = invoke("bench", "har[bold].onnx", *QUICK)
     assert code == 0
-    assert "har[bold].onnx" in out.replace("\n", "")
+    assert "har[bold].onnx" in out
     for words in ("p50_us", "p99_us", "step, 8 streams", "onnxruntime"):
         assert words in out
 
