@@ -104,7 +104,7 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
     notes += exposed.notes + [
         f"axis {name} takes {limits} alone; another size needs an example and axes of its own (--input)"
         for name, limits in manifest.ranges.items()
-        if name not in config.ranges and limits.least > 1
+        if name not in config.ranges and (limits.least > 1 or limits.most is not None)
     ]
     return Built(past.model, file, manifest, run, float32, cases, tuple(notes), past, config.stream)
 

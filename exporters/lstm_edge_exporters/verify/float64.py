@@ -70,10 +70,8 @@ class Graph64:
     def moved(self, seed: int, ulp: float) -> Runner:
         """Return the graph with constants and inputs moved up or down at random by ``ulp`` of themselves."""
         rng = np.random.default_rng(seed)
-        moved = Graph64(self.model, {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)})
-        return lambda feeds: moved(
-            {name: _moved(each, np.random.default_rng(seed), ulp) for name, each in feeds.items()}
-        )
+        graph = Graph64(self.model, {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)})
+        return lambda feeds: graph({name: nudged(each, seed, ulp) for name, each in feeds.items()})
 
 
 def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
@@ -82,6 +80,11 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
         of_sizes = all(is_data_free(node.outputs[0]) for node, _ in value.uses())
         if value.dtype == ir.DataType.DOUBLE and value.const_value is not None and not of_sizes:
             yield name, value.const_value.numpy()
+
+
+def nudged(array: Array, seed: int, ulp: float) -> Array:
+    """Return floats moved up or down at random by ``ulp`` of themselves, in float64; others as they are."""
+    return _moved(array, np.random.default_rng(seed), ulp)
 
 
 def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:

@@ -211,7 +211,7 @@ def chunk_checks(pair: Pair, cases: CaseGenerator, reach: int) -> Iterator[Check
     """Compare chunks with states carried, step by step and cut at random, with the module's full sequence."""
     unit = pair.manifest.unit
     steps = unit * _CHUNKED + min(reach, _MOST_REACHED)
-    case = cases.case(2, steps, at_reset=True, offset=_CHUNKS_OFFSET, full=True)
+    case = cases.case(2, steps, at_reset=True, offset=_CHUNKS_OFFSET)  # fractions of a call are below 1
     feeds = full_length(pair.manifest, case.feeds)
     steps = pair.manifest.steps(feeds)
     want = pair.reference(feeds)

@@ -553,7 +553,7 @@ PEOPLE = [
         _floats(3, 6, 4),
         {"LSTM": 2},
         ("encoder.h_0", "encoder.c_0", "decoder.h_0", "decoder.c_0"),
-        "a latent repeated over time, ",
+        "is of the last frame alone",
     ),
     Person(
         DeepSpeechLike,
@@ -569,7 +569,7 @@ PEOPLE = [
         (_floats(3, 6, 6), torch.tensor([2, 6, 4])),
         {"LSTM": 1},
         ("h_0", "c_0"),
-        "softmax",
+        "restarts with every call",
     ),
     Person(
         Forecaster,
@@ -605,7 +605,7 @@ PEOPLE = [
         {"LSTM": 1},
         ("h_0", "c_0"),
         "bidirectional",
-        notes="if framed:",
+        notes="axis L takes 1..20 alone",
         ranges={"L": "1..20"},
     ),
     Person(
@@ -613,14 +613,18 @@ PEOPLE = [
         _floats(3, 1, 200),
         {"LSTM": 1},
         ("h_0", "c_0"),
-        "a reduction over time",
-        notes="at L=35 forward refuses its inputs",
+        "reads all time",
+        notes="axis L takes 36.. alone",
         ranges={"L": "36.."},
     ),
     Person(SqueezingCRDNN, _floats(3, 6, 4), {"GRU": 1}, ("h_0",), "looks 1 step ahead"),
     Person(EncoderWithLengths, (_floats(3, 6, 5), torch.tensor([2, 6, 4])), {"LSTM": 1}, ("h_0", "c_0")),
     Person(
-        RelativeLengths, (_floats(3, 6, 5), torch.tensor([0.5, 1.0, 0.7])), {"GRU": 1}, ("h_0",), "fractions"
+        RelativeLengths,
+        (_floats(3, 6, 5), torch.tensor([0.5, 1.0, 0.7])),
+        {"GRU": 1},
+        ("h_0",),
+        "restarts with every call",
     ),
     Person(
         Dispatched,
