@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +25,11 @@ from ..pairing import is_called_like_a_state
 from .advice import refusal
 from .call import Call, flatten_output
 from .config import ExportConfig
-from .floats import Floats
+from .floats import TURNS, Floats
 from .record import Recorder, RecurrentCall
 from .sizes import keeping_sizes
 from .source import fixing_line, frame_line, stack_line
 
-TURNS = threading.RLock()
-"""Held while a module is traced: PyTorch's tracer, logging and stderr belong to the whole process."""
 _TRIED = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
 """Sizes at which a condition on sizes is evaluated."""
 
