@@ -309,7 +309,8 @@ class _Sizes:
                 if count > 1 and any(_fixed(size) == count for size in shape[:-1]):
                     raise UnsupportedError(
                         f"layer {path!r} is called {count} times for one step each ({line}), as often as an "
-                        f"axis of {name} is long; call nn.LSTM, nn.GRU or nn.RNN once on the whole sequence"
+                        f"axis of {name} is long; call nn.LSTM, nn.GRU or nn.RNN once on the whole sequence, "
+                        "or export one step a call: --step"
                     )
 
     def _refuse_fixed(self) -> None:
