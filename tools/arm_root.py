@@ -18,7 +18,8 @@ _ROOT = Path(__file__).parents[1]
 
 _SITE = "lib/python3/dist-packages"
 _PACKAGES = ("python3-minimal", "libpython3-stdlib", "libstdc++6")
-_REQUIREMENTS = ("-r", str(_ROOT / "pyproject.toml"), "--extra=cpu", "pytest", "hypothesis")
+_DECLARED = _ROOT / "runtime" / "pyproject.toml"
+_REQUIREMENTS = ("-r", str(_DECLARED), "--extra=cpu", "click", "rich", "pytest", "hypothesis")
 """For uv: what the runtime declares, and what its tests need."""
 _WRAPPER = """#!/bin/sh
 here=$(cd "$(dirname "$0")" && pwd)
@@ -180,7 +181,7 @@ def arm_python(packages: Sequence[Path]) -> Iterator[Path]:
         Path(__file__).read_text(encoding="utf-8"),
         system["ID"],
         system.get("VERSION_ID", ""),
-        (_ROOT / "pyproject.toml").read_text(encoding="utf-8"),
+        _DECLARED.read_text(encoding="utf-8"),
     ]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lstm-edge"
     cache.mkdir(parents=True, exist_ok=True)

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import logging
-import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -26,13 +25,11 @@ from ..pairing import is_called_like_a_state
 from .advice import refusal
 from .call import Call, flatten_output
 from .config import ExportConfig
-from .floats import Floats
+from .floats import TURNS, Floats
 from .record import Recorder, RecurrentCall
 from .sizes import keeping_sizes
 from .source import fixing_line, frame_line, stack_line
 
-TURNS = threading.RLock()
-"""Held while a module is traced: PyTorch's tracer, logging and stderr belong to the whole process."""
 _TRIED = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
 """Sizes at which a condition on sizes is evaluated."""
 
@@ -309,7 +306,8 @@ class _Sizes:
                 if count > 1 and any(_fixed(size) == count for size in shape[:-1]):
                     raise UnsupportedError(
                         f"layer {path!r} is called {count} times for one step each ({line}), as often as an "
-                        f"axis of {name} is long; call nn.LSTM, nn.GRU or nn.RNN once on the whole sequence"
+                        f"axis of {name} is long; call nn.LSTM, nn.GRU or nn.RNN once on the whole sequence, "
+                        "or export one step a call: --step"
                     )
 
     def _refuse_fixed(self) -> None:

@@ -5,6 +5,7 @@ A file is float32 throughout and its verification float64 throughout, so that a 
 
 import copy
 import hashlib
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, cast
@@ -18,18 +19,21 @@ from torch.utils import _pytree as pytree
 OTHER_FLOATS = frozenset({torch.float16, torch.bfloat16, torch.float64})
 """The float dtypes that a file does not have."""
 _FLOATS = OTHER_FLOATS | {torch.float32}
+TURNS = threading.RLock()
+"""Held while something that all threads share is changed: PyTorch's default dtype, warnings, logging."""
 _CASTS = (Tensor.float, Tensor.half, Tensor.bfloat16, Tensor.double)
 
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
     """Make tensors of Python numbers in ``dtype`` inside."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)
+    with TURNS:
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            yield
+        finally:
+            torch.set_default_dtype(before)
 
 
 class Floats(TorchFunctionMode):
@@ -43,6 +47,7 @@ class Floats(TorchFunctionMode):
 
     def __enter__(self) -> Any:
         """Begin, with the dtype as PyTorch's default."""
+        TURNS.acquire()
         self._before.append(torch.get_default_dtype())
         torch.set_default_dtype(self._dtype)
         return super().__enter__()  # type: ignore[no-untyped-call]
@@ -51,6 +56,7 @@ class Floats(TorchFunctionMode):
         """End, with PyTorch's default dtype restored."""
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         torch.set_default_dtype(self._before.pop())
+        TURNS.release()
 
     def __torch_function__(
         self,

@@ -30,10 +30,10 @@ from ..verify.reference import TorchReference
 from ..verify.verify import find_streaming
 from ..versions import MAKERS, versions
 from .call import Call, own_copy, returned_names, try_example, unpacked_names
-from .capture import TURNS, Program, capture
+from .capture import Program, capture
 from .cast import IR_VERSION, to_float32
 from .config import ExportConfig
-from .floats import OTHER_FLOATS, copy_as, weights_sha256
+from .floats import OTHER_FLOATS, TURNS, copy_as, weights_sha256
 from .lower import lower
 from .past import Past, keep_past
 from .states import Exposed, Variables, expose_states, sources

@@ -188,10 +188,8 @@ class Validation:
                     "the file was exported with other weights; export again, or, for a factory that draws "
                     "weights, seed it (torch.manual_seed) or give the exported ones with --weights",
                 )
-            known = self.against.sha256, self.file.manifest.provenance.get("checkpoint_sha256")
-            if all(known) and known[0] != known[1]:
-                about = f"the file has {known[1]}, the reference {known[0]}; export again if it is newer"
-                yield Check("checkpoint", "failed", about)
+            if self._other_checkpoint:
+                yield Check("checkpoint", "failed", self._other_checkpoint)
         yield from check_form(self.file)
         if self.file.model is None or self.against is None:
             return
@@ -202,6 +200,14 @@ class Validation:
             mine, theirs = map(interface_of, (self.file.manifest, self.against.manifest))
             about = f"the file has {mine}, expected {theirs}"
             yield Check("inputs and outputs are the reference's", "failed", about)
+
+    @property
+    def _other_checkpoint(self) -> str:
+        """Name the checkpoints of the file and of the reference; empty if they are the same or unknown."""
+        known = self.against and self.against.sha256, self.file.manifest.provenance.get("checkpoint_sha256")
+        if not all(known) or known[0] == known[1]:
+            return ""
+        return f"the file has {known[1]}, the reference {known[0]}; export again if it is newer"
 
     @property
     def expected(self) -> Expected:
@@ -552,6 +558,8 @@ class Validation:
     def _notes(self) -> Iterator[str]:
         if self.against is None or self.file.model is None:
             return
+        if self.file.has_manifest and self._other_checkpoint:
+            yield f"checkpoint: {self._other_checkpoint}"
         if names := unverified(self.file.manifest, self.against):
             yield f"stated by the file alone, and not verified: {', '.join(names)}"
         if self.config.quick:

@@ -349,7 +349,9 @@ class _Compiler:
     def _close_output(self, output: TensorSpec) -> None:
         manifest = self._manifest
         value, time = self._settled(self._get(output.name)), manifest.time_axis(output.axes)
-        if isinstance(value, _Value) and time is not None:
+        if not isinstance(value, _Value):
+            raise UnsupportedError(f"output {output.name} is computed of lengths or constants alone")
+        if time is not None:
             value = self._in_order(value, _time_first(time, len(value.shape)))
         self._writer.output(
             output.name,
