@@ -252,7 +252,6 @@ def _from_factory(
         ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
         outputs=output_names,
         states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in state) or None,
-        lengths=name,
         task=meaning,
         signal=Signal(features, rate, window),
         checkpoint_sha256=sha256,

@@ -62,6 +62,8 @@ def finish(built: Built, show: Progress) -> Artifact:
 
     Raises:
         CheckFailedError: the file does not compute what the module does.
+        InputError: a file that streams is asked for, and the ordinary one does.
+        UnsupportedError: it is asked for, and the network does not stream.
     """
     bare = with_manifest(built.file, built.manifest)
     try:
@@ -75,35 +77,28 @@ def finish(built: Built, show: Progress) -> Artifact:
     verified = verify(pair, built.cases, built.plain, show)
     show(0.8, "feeding chunks")
     manifest = find_streaming(pair, built.cases, built.past.reach, built.past.refused)
-    show(0.9, "recording golden cases")
-    golden = record_golden(replace(pair, manifest=manifest), replace(built.cases, held=frozenset()))
-    manifest = manifest._replace(golden=golden, equivalence=verified.figures())
-    content = with_manifest(built.file, manifest)
+    if built.stream:
+        content, manifest = _stream(built, manifest)
+    else:
+        show(0.9, "recording golden cases")
+        golden = record_golden(replace(pair, manifest=manifest), replace(built.cases, held=frozenset()))
+        manifest = manifest._replace(golden=golden, equivalence=verified.figures())
+        content = with_manifest(built.file, manifest)
     load(content).close()
-    nodes = dict(Counter(node.op_type for node in built.file.graph.node))
+    nodes = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
     skipped = (f"not compared at {each}" for each in verified.skipped)
-    made = Artifact(content, manifest, verified, nodes, (*built.notes, *skipped))
-    return _streamed(built, made) if built.stream else made
+    return Artifact(content, manifest, verified, dict(nodes), (*built.notes, *skipped))
 
 
-def _streamed(built: Built, whole: Artifact) -> Artifact:
-    """Return the file that streams the network whose full sequence was verified.
-
-    Raises:
-        InputError: its ordinary file streams.
-        UnsupportedError: the network does not stream.
-    """
+def _stream(built: Built, manifest: Manifest) -> tuple[bytes, Manifest]:
+    """Return the file that streams the network whose full sequence was verified."""
+    if not built.past.need and manifest.unstreamable:
+        raise UnsupportedError(f"the network does not stream: {manifest.unstreamable}")
     if not built.past.need:
-        if whole.manifest.unstreamable:
-            raise UnsupportedError(f"the network does not stream: {whole.manifest.unstreamable}")
-        raise InputError(
-            "this network only looks back, so that its ordinary file streams; leave --stream out"
-        )
+        raise InputError("this network only looks back, so that its ordinary file streams; omit --stream")
 
     def write(model: ir.Model, manifest: Manifest) -> bytes:
         return with_manifest(to_float32(model), manifest)  # a size that became a count is no size now
 
-    found = stream_file(ir.from_proto(built.file), whole.manifest, built.cases, write)
-    load(found.model).close()
-    nodes = Counter(node.op_type for node in onnx.load_from_string(found.model).graph.node)
-    return replace(whole, model=found.model, manifest=found.manifest, nodes=dict(nodes))
+    found = stream_file(ir.from_proto(built.file), manifest, built.cases, write)
+    return found.model, found.manifest

@@ -152,27 +152,12 @@ def returned_names(module: nn.Module, count: int) -> list[str]:
         module: its source is read, not run.
         count: the number of tensors that it returns; other numbers of variables say nothing.
     """
-    returns = [node for node in _syntax(module) if isinstance(node, ast.Return) and node.value]
-    last = max(returns, key=lambda node: node.lineno, default=None)
-    names = [*_variables(last.value)] if last is not None else []
+    names: list[str] = []
+    with suppress(OSError, TypeError, SyntaxError, ValueError):
+        nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(type(module).forward))))
+        returns = [node for node in nodes if isinstance(node, ast.Return)]
+        names = [*_variables(max(returns, key=lambda node: node.lineno).value)]
     return names if len(names) == count else [""] * count
-
-
-def unpacked_names(module: nn.Module) -> dict[tuple[str, int], str]:
-    """Return the variables that arguments are unpacked to, by argument and place: ``h, c = hidden``."""
-    found: dict[tuple[str, int], str] = {}
-    for node in _syntax(module):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
-            for target in node.targets:
-                if isinstance(target, ast.Tuple | ast.List):
-                    found |= {(node.value.id, place): name for place, name in enumerate(_variables(target))}
-    return found
-
-
-def _syntax(module: nn.Module) -> Iterator[ast.AST]:
-    with suppress(OSError, TypeError, SyntaxError):
-        source = textwrap.dedent(inspect.getsource(type(module).forward))
-        yield from ast.walk(ast.parse(source))
 
 
 def _variables(node: Any) -> Iterator[str]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .source import own_line
 from .spectra import inverse_stft, stft
 
 DOMAIN, OP = "lstm_edge", "Recurrent"
@@ -24,14 +23,11 @@ DOMAIN, OP = "lstm_edge", "Recurrent"
 
 
 class _Function(NamedTuple):
-    """What a recurrent function of PyTorch computes."""
+    """What a recurrent function of PyTorch computes: operator, activation of an RNN, one step or all."""
 
     op: str
-    """ONNX's operator."""
     activation: str = ""
-    """Of an RNN."""
     cell: bool = False
-    """True if it takes one step."""
 
 
 _FUNCTIONS: dict[Any, _Function] = {
@@ -60,8 +56,6 @@ class RecurrentCall:
     """Size of the batch axis, likewise."""
     lengths: bool
     """True if rows have lengths."""
-    line: str
-    """The user's line that calls it."""
 
 
 class _Packing:
@@ -80,10 +74,7 @@ class _Packing:
         return next((meaning for known, meaning in self._known if known is value), None)
 
     def sort(self, lengths: Tensor, *_: Any, **__: Any) -> Any:
-        """Leave lengths in their order; what is permuted by the marked indices stays as it is.
-
-        Any other sort of whole numbers would be found wrong by the verification.
-        """
+        """Leave lengths in their order; any other sort of whole numbers fails the verification."""
         if lengths.dim() != 1 or lengths.is_floating_point():
             return NotImplemented
         return lengths, self.note(torch.arange(lengths.shape[0]), "identity")
@@ -127,7 +118,7 @@ class _Packing:
             return known[1]
         if pytree.tree_any(lambda each: isinstance(each, Tensor) and each.dtype == torch.int32, index):
             # torch.onnx mixes the int32 and int64 of one index up in a node that wants one dtype
-            return tensor[pytree.tree_map_only(Tensor, _as_index, index)]
+            return tensor[pytree.tree_map_only(Tensor, _wide_integers, index)]
         return NotImplemented
 
     def permute(self, tensor: Tensor, *args: Any) -> Any:
@@ -190,22 +181,11 @@ def _max_pool(
     return_indices: bool = False,
 ) -> Any:
     """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
-
-    def first(value: Any) -> Any:
-        return value[0] if isinstance(value, tuple | list) and value else value
-
-    kernel, pad, apart = first(kernel_size), first(padding), first(dilation)
+    given = (kernel_size, stride or kernel_size, padding, dilation)
+    kernel, step, pad, apart = (each[0] if isinstance(each, tuple | list) else each for each in given)
     pool: Any = F.max_pool2d
-    pooled = pool(
-        input.unsqueeze(-1),
-        (kernel, 1),
-        (first(stride) or kernel, 1),
-        (pad, 0),
-        (apart, 1),
-        ceil_mode,
-        return_indices,
-    )
-    return tuple(each.squeeze(-1) for each in pooled) if return_indices else pooled.squeeze(-1)
+    options = (kernel, 1), (step, 1), (pad, 0), (apart, 1), ceil_mode, return_indices
+    return pytree.tree_map(lambda each: each.squeeze(-1), pool(input.unsqueeze(-1), *options))
 
 
 _REPLACED: dict[Any, Callable[..., Any]] = {
@@ -309,9 +289,8 @@ class Recorder(TorchFunctionMode):
             if state is not None:
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
                     _assume(state.shape[axis] == size)
-        self.calls.append(
-            RecurrentCall(self._paths[-1], kind.cell, x.shape[0], x.shape[1], lengths is not None, own_line())
-        )
+        path, steps, rows = self._paths[-1], x.shape[0], x.shape[1]
+        self.calls.append(RecurrentCall(path, kind.cell, steps, rows, lengths is not None))
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",
             [x, h, c, lengths, *weights],
@@ -321,12 +300,12 @@ class Recorder(TorchFunctionMode):
                 "layers": layers,
                 "directions": directions,
                 "biased": int(biased),
-                "path": self._paths[-1],
+                "path": path,
                 "call": len(self.calls) - 1,
             },
             dtypes=[x.dtype] * 3,
             shapes=[
-                [x.shape[0], x.shape[1], h.shape[-1] * directions],
+                [steps, rows, h.shape[-1] * directions],
                 h.shape,
                 c.shape if c is not None else [0],
             ],
@@ -335,8 +314,8 @@ class Recorder(TorchFunctionMode):
         return tuple(outputs if c is not None else outputs[:2])
 
 
-def _as_index(tensor: Tensor) -> Tensor:
-    return tensor.long() if tensor.dtype == torch.int32 else tensor
+def _wide_integers(index: Tensor) -> Tensor:
+    return index.long() if index.dtype == torch.int32 else index
 
 
 def _assume(fact: Any) -> None:
