@@ -39,7 +39,7 @@ from benchmarks.proof.mutation_kinds import KINDS, Draft, Kind, NotApplicableErr
 from benchmarks.proof.mutation_networks import NETWORKS
 from lstm_edge_exporters import export
 from lstm_edge_exporters.export.cast import widened
-from lstm_edge_exporters.numerics.cases import (
+from lstm_edge_exporters.verify.cases import (
     Procedure,
     full_length,
     in_chunks,

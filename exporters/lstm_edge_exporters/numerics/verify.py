@@ -17,7 +17,7 @@ from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison
 
-from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole
+from ..verify.cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole
 from .compare import (
     REFUSALS,
     Agreement,

@@ -16,10 +16,10 @@ from lstm_edge_runtime.manifest import Array, AxisRange, Golden, Manifest, State
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import END, Builder, to_bytes
-from ..numerics.cases import CaseGenerator, Feeds, InputSpec, Procedure, random_sizes
 from ..numerics.compare import expected, fixed_axes, floors_of, measure
 from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
 from ..numerics.verify import golden_case
+from ..verify.cases import CaseGenerator, Feeds, InputSpec, Procedure, random_sizes
 from .flow import NotStreamableError
 from .stream import Streamed, stream
 

@@ -19,7 +19,7 @@ import numpy as np
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.tolerance import Comparison, compare, distance
 
-from ..numerics.cases import Procedure, remember, whole
+from .cases import Procedure, remember, whole
 from .float64 import Feeds, Graph64, Runner, nudged
 from .reference import REFUSALS
 

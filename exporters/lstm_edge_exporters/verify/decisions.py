@@ -8,7 +8,7 @@ import numpy as np
 
 from lstm_edge_runtime.manifest import Array, Task
 
-from ..numerics.cases import Feeds
+from .cases import Feeds
 from .compare import Pair
 from .config import ValidateConfig
 from .expected import Expected

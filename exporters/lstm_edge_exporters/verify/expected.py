@@ -15,10 +15,10 @@ from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
 from lstm_edge_runtime.onnx_reader import ValueInfo
 
 from ..export.cast import widened
-from ..numerics.cases import CaseGenerator
-from ..numerics.indices import index_values
+from .cases import CaseGenerator
 from .file import ModelFile, open_file
 from .float64 import Feeds, Graph64, Runner, constants_of
+from .indices import index_values
 
 if TYPE_CHECKING:
     from torch import nn

@@ -25,10 +25,9 @@ from lstm_edge_runtime.tolerance import distance
 
 from ..export.cast import widened
 from ..isolation import isolated
-from ..numerics.cases import Case, case_size, full_length, last_steps, with_padding
-from ..numerics.samples import sample_feeds
 from ..progress import Progress, ignore
 from ..versions import versions
+from .cases import Case, case_size, full_length, last_steps, with_padding
 from .compare import EQUAL, POLICY, Pair, compare_all
 from .config import ValidateConfig
 from .contract import check_form, check_manifest, comparable, interface_of, unverified
@@ -38,6 +37,7 @@ from .float64 import Feeds, Graph64, Runner
 from .golden import record_golden
 from .reference import REFUSALS
 from .report import Check, Curve, Disagreement, Group, Report, answered, asked, judged
+from .samples import sample_feeds
 from .verify import chunk_checks, differing_constants, find_streaming, refused, row_checks
 
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")

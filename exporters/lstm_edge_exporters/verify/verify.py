@@ -12,7 +12,8 @@ from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
 from lstm_edge_runtime.tolerance import Comparison
 
-from ..numerics.cases import (
+from ..progress import Progress, in_turn
+from .cases import (
     Case,
     CaseGenerator,
     case_size,
@@ -21,7 +22,6 @@ from ..numerics.cases import (
     random_sizes,
     row_by_row,
 )
-from ..progress import Progress, in_turn
 from .compare import Pair
 from .float64 import Feeds, Runner
 from .reference import REFUSALS
