@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.manifest import Array, Task
 
 from .cases import Feeds
@@ -13,7 +14,6 @@ from .compare import Pair
 from .config import ValidateConfig
 from .expected import Expected
 from .file import ModelFile
-from .float64 import Runner
 from .reference import REFUSALS
 from .report import Check, Disagreement
 
