@@ -114,6 +114,8 @@ class Draft:
         self.model = onnx.load_model_from_string(content)
         self.graph = self.model.graph
         self.manifest = Manifest.from_json(next(p.value for p in self.model.metadata_props if p.key == KEY))
+        self.about = ""
+        """The place of a change, where one function changes many."""
         self._new = 0
 
     def write(self, manifest: str) -> None:
@@ -375,6 +377,7 @@ def _claim(draft: Draft, rng: Rng, within: tuple[str, ...] = ()) -> None:
         owner = owner[key]
     if isinstance(owner[last], dict):  # an array
         raise NotApplicableError
+    draft.about = ".".join(map(str, (*path, last)))
     owner[last] = _other(owner[last])
     draft.write(json.dumps(text))
 
@@ -392,7 +395,11 @@ def _golden(draft: Draft, rng: Rng) -> None:
         {"limits": {key: 9.9 * each for key, each in golden.limits.items()}},
         {"limit": dict.fromkeys(golden.outputs, 1e9)},
     ]
-    new = draft.manifest._replace(golden=golden._replace(**_pick(changes, rng)))
+    change = _pick(changes, rng)
+    draft.about = next(iter(change))
+    new = draft.manifest._replace(golden=golden._replace(**change))
+    if new.to_json() == draft.manifest.to_json():
+        raise NotApplicableError
     draft.write(new.to_json())
 
 
@@ -522,7 +529,7 @@ def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mutant.onnx"
         path.write_bytes(draft.model.SerializeToString())
-        about = f"{getattr(change, '__name__', name)} in {network}, number {number}"
+        about = f"{getattr(change, '__name__', name)} {draft.about} in {network}, number {number}"
         return name, about, moves, _find(healthy, path)
 
 
