@@ -39,12 +39,12 @@ from benchmarks.proof.mutation_kinds import KINDS, Draft, Kind, NotApplicableErr
 from benchmarks.proof.mutation_networks import NETWORKS
 from lstm_edge_exporters import export
 from lstm_edge_exporters.export.cast import widened
-from lstm_edge_exporters.numerics.cases import (
+from lstm_edge_exporters.verify.cases import (
     Procedure,
+    fill_rows,
     full_length,
     in_chunks,
     whole,
-    with_padding,
 )
 from lstm_edge_exporters.verify.compare import Pair
 from lstm_edge_exporters.verify.config import ValidateConfig
@@ -204,7 +204,7 @@ def _cases(
     signals = [spec.name for spec in manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
     chosen.append((loud | {name: loud[name] * np.float32(_LOUD) for name in signals}, whole))
     if manifest.lengths is not None:
-        chosen.append((with_padding(manifest, chosen[2][0], np.nan), whole))
+        chosen.append((fill_rows(manifest, chosen[2][0], np.nan, chosen[2][0][manifest.lengths]), whole))
     if manifest.states and manifest.sequence is not None:
         feeds = full_length(manifest, draw(2, sum(_CHUNKS), 30, at_reset=True))
         chosen.append((feeds, in_chunks(manifest, _CHUNKS)))
