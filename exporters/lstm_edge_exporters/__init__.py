@@ -10,8 +10,8 @@ from lstm_edge_runtime.lazy import lazy_names as _lazy_names  # first: it switch
 from .export import export
 
 if _typing.TYPE_CHECKING:
-    from .export.artifact import Artifact
     from .export.config import ExportConfig
+    from .export.pipeline import Artifact
     from .quantization.config import QuantizeConfig
     from .quantization.pipeline import quantize
 
@@ -20,7 +20,7 @@ __all__ = ["Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
 __getattr__, __dir__ = _lazy_names(
     __name__,
     {
-        "Artifact": ".export.artifact",
+        "Artifact": ".export.pipeline",
         "ExportConfig": ".export.config",
         "QuantizeConfig": ".quantization.config",
         "quantize": ".quantization.pipeline",

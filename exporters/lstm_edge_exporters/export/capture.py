@@ -22,13 +22,12 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Axes, AxisRange
 
 from ..pairing import is_called_like_a_state
-from .advice import refusal
+from .advice import fixing_line, frame_line, refusal, stack_line
 from .call import Call, flatten_output
 from .config import ExportConfig
 from .floats import Floats
 from .record import Recorder, RecurrentCall
 from .sizes import keeping_sizes
-from .source import fixing_line, frame_line, stack_line
 
 _TRIED = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
 """Sizes at which a condition on sizes is evaluated."""
@@ -99,6 +98,12 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
             raise
         except Exception as error:
             raise refusal("can't be traced", error) from error
+    for node in exported.graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise UnsupportedError(
+                f"forward calls {node.target} ({stack_line(node.meta)}), which a file can't hold; use "
+                "torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop"
+            )
     return _Sizes(exported, recorder, call, config, given).program()
 
 
@@ -114,7 +119,6 @@ class _Sizes:
 
     def program(self) -> Program:
         """Name every axis; refuse what would be another function at another size."""
-        self._refuse_branches()
         if not self.names and not self.recorder.calls and not self.given:
             raise InputError(
                 "can't tell which axes are batch and time, because forward calls no recurrent layer; pass "
@@ -151,10 +155,8 @@ class _Sizes:
             taken = sum(stem in parse_sum(name)[0] for name in names.values())
             for number, each in enumerate(fresh, 1 + taken):
                 names[each] = stem if number == 1 else f"{stem}{number}"
-        names = names | self._of_batch_size(names) | self._of_signal(names)
-        return {symbol: name for symbol, name in names.items() if symbol not in self._pinned or self.given}
+        return names | self._of_batch_size(names) | self._of_signal(names)
 
-    @cached_property
     def _guards(self) -> list[tuple[Any, str]]:
         """Every condition on sizes that the trace rests on, and the user's line that asked for it."""
         traced: list[Any] = [
@@ -174,23 +176,6 @@ class _Sizes:
             for expression in (size.node.expr, size.node._expr)
             if expression.is_symbol
         }
-
-    @cached_property
-    def _pinned(self) -> set[str]:
-        """The symbols that a condition fixes at the example's size."""
-        sizes, pinned = self._example_sizes, set[str]()
-        for expression, _ in self._guards:
-            if len(expression.free_symbols) > 1 and not _with_constant(expression):
-                continue  # one size follows from another
-            for symbol in expression.free_symbols & sizes.keys():
-                own = sizes[symbol]
-                if own == 1 and expression != sympy.Eq(symbol, 1):
-                    continue  # a stride, which is any number along an axis of one
-                others = {1, own - 2, own - 1, own + 1, own + 2, 2 * own, 2 * own + 1, 3 * own, 64, 1000}
-                tried = (expression.subs({**sizes, symbol: n}) for n in others if n > 0 and n != own)
-                if all(each == sympy.false for each in tried):
-                    pinned.add(str(symbol))
-        return pinned
 
     def _given_names(self) -> dict[str, str]:
         names: dict[str, str] = {}
@@ -236,7 +221,7 @@ class _Sizes:
             symbol: "L" if place else "N"
             for place, size in reversed([*enumerate(shapes[signal])])
             for symbol in _symbols(size)
-            if symbol not in self._pinned and (place == 0 or example[place] > 1)  # one step stays one
+            if place == 0 or example[place] > 1  # one step stays one
         }
         return free if len({*free.values()}) == len(free) else {}
 
@@ -265,16 +250,6 @@ class _Sizes:
             else sympy.Integer(sizes.get(symbol, 1))
             for symbol in sizes.keys() | {symbol for symbols in traced for symbol in symbols}
         }
-
-    def _refuse_branches(self) -> None:
-        """Refuse torch's own loops and branches."""
-        for node in self.exported.graph.nodes:
-            if isinstance(node.target, torch._ops.HigherOrderOperator):
-                line = stack_line(node.meta)
-                raise UnsupportedError(
-                    f"forward calls {node.target}{f' ({line})' if line else ''}, which a file can't hold; "
-                    "use torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop"
-                )
 
     def _refuse_fixed(self) -> None:
         """Refuse a size that the user's code takes for a number, where the axis is to be dynamic."""
@@ -322,7 +297,7 @@ class _Sizes:
 
         The tracer accounts for the conditions of operators.
         """
-        for expression, line in self._guards:
+        for expression, line in self._guards():
             if not line:
                 continue
             condition = expression.subs(self._expressions)
@@ -385,13 +360,6 @@ def _fixed(size: Any) -> int | None:
     if isinstance(size, torch.SymInt):
         return int(size.node.expr) if size.node.expr.is_number else None
     return int(size)
-
-
-def _with_constant(expression: Any) -> bool:
-    """Return True if an equation of sizes has a constant, as ``s0 + s1 = 12`` has."""
-    if not isinstance(expression, sympy.Eq):
-        return False
-    return bool(sympy.expand(expression.lhs - expression.rhs).as_coeff_Add()[0] != 0)
 
 
 def _name(name: str) -> Any:

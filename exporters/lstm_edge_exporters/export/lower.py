@@ -19,11 +19,10 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.utils import _pytree as pytree
 
 from ..graph import constant
-from .advice import refusal
+from .advice import refusal, stack_line
 from .capture import Program, quietly
 from .floats import default_dtype
 from .sizes import TRANSLATIONS
-from .source import stack_line
 
 _NUMBERS = (
     math.pi,

@@ -1,13 +1,16 @@
-"""From a module to a file, in a straight line.
+"""From a module to a verified file, in a straight line.
 
 ``Call.of`` -> ``capture`` (one ``torch.export`` in float64) -> ``lower`` -> ``expose_states`` -> ``stream``
--> ``to_float32`` (the only rounding); ``artifact`` verifies and writes it. Each stage is a function in the
+-> ``to_float32`` (the only rounding) -> ``verify`` -> golden case and bytes. Each stage is a function in the
 file of its name.
 """
 
 import copy
-from collections.abc import Sequence
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, NamedTuple
 
 import onnx
@@ -15,17 +18,25 @@ import onnx_ir as ir
 import torch
 from torch import nn
 
-from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..graph import spec_of
-from ..numerics.cases import CaseGenerator
-from ..numerics.indices import index_values
+from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
+from ..streaming.file import stream_file
 from ..streaming.flow import NotStreamableError
 from ..streaming.stream import stream
-from ..verify.float64 import constants_of
+from ..verify.cases import CaseGenerator
+from ..verify.compare import Pair
+from ..verify.float64 import Graph64, constants_of
+from ..verify.golden import record_golden
+from ..verify.indices import index_values
 from ..verify.reference import TorchReference
+from ..verify.report import Check
+from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from ..versions import MAKERS, versions
 from .call import Call, own_copy, returned_names, try_example
 from .capture import Program, capture
@@ -67,17 +78,10 @@ class Built:
     plain: TorchReference
     """The module in float32."""
     cases: CaseGenerator
-    """Draws inputs."""
     notes: tuple[str, ...]
-    """What a reader should know."""
     past: Past
     stream: bool
     """True if the file that streams is asked for."""
-
-    @property
-    def constants(self) -> dict[str, Any]:
-        """Every float constant that data meet, in float64."""
-        return dict(constants_of(self.exact))
 
 
 def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore) -> Built:
@@ -121,13 +125,12 @@ def _notes(module: nn.Module, program: Program, config: ExportConfig) -> list[st
         for name, limits in program.ranges.items()
         if name not in config.ranges and (limits.least > 1 or limits.most is not None)
     ]
-    if not program.calls and not config.inputs and program.sequence is None:
-        notes += [
-            f"{name} takes {', '.join(map(str, axes))}, where numbers are fixed: forward fixes them; if time "
-            "is one of them, use tensor operations over the whole axis"
-            for name, axes in program.axes.items()
-            if len(axes) > 2
-        ]
+    name, axes = next(iter(program.axes.items()))
+    if not config.inputs and program.sequence is None and len(axes) > 2:
+        notes.append(
+            f"{name} takes {', '.join(map(str, axes))}: forward fixes the numbers; if one is time, use "
+            "tensor operations over the whole axis"
+        )
     return notes
 
 
@@ -150,21 +153,20 @@ def _check_repeatable(module: nn.Module, call: Call) -> None:
     """Refuse a module that gives something else on every call.
 
     Raises:
-        UnsupportedError: two runs on the same inputs differ; says whether the module keeps a state or draws.
+        UnsupportedError: two runs on the same inputs differ.
     """
     own, other = copy.deepcopy(module), copy.deepcopy(module)
-    first, again, fresh = (TorchReference(each, call, ()).tensors(call.example) for each in (own, own, other))
-
-    def differ(one: Sequence[torch.Tensor], two: Sequence[torch.Tensor]) -> bool:
-        pairs = zip(one, two, strict=True)
-        return not all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
-
-    if differ(first, fresh):
+    runs = [TorchReference(each, call, ()).tensors(call.example) for each in (own, own, other)]
+    same = [
+        all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(runs[0], run, strict=True))
+        for run in runs
+    ]
+    if not same[2]:
         raise UnsupportedError(
             "forward gives another output on every call, because it draws random numbers; pass the numbers "
             "in as an input, or return the distribution's parameters"
         )
-    if differ(first, again):
+    if not same[1]:
         raise UnsupportedError(
             "forward keeps a state in the module from call to call, which a file can't; take it as an "
             "argument and return its next value"
@@ -235,3 +237,80 @@ def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
                 f"got {len(names)} {kind}, expected {output.width}, the width of output {output.name!r}"
             )
     return task._replace(output=output.name)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified ONNX file; it exists only where every check passed."""
+
+    model: bytes
+    """The file."""
+    manifest: Manifest
+    """The contract that is inside the file."""
+    verified: Verified
+    """Every comparison with PyTorch."""
+    nodes: Mapping[str, int]
+    """Operator to count."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know: states left in the graph, sizes that PyTorch itself refuses."""
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """Every comparison with PyTorch."""
+        return self.verified.checks
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file atomically: to a temporary file, which is then renamed.
+
+        Raises:
+            NotFoundError: the folder does not exist.
+            InputError: the path can't be written.
+        """
+        write_bytes(path, self.model)
+
+
+def finish(built: Built, show: Progress) -> Artifact:
+    """Verify what was built, record golden cases, and write the file.
+
+    Raises:
+        CheckFailedError: the file does not compute what the module does.
+        InputError: a file that streams is asked for, and the ordinary one does.
+        UnsupportedError: it is asked for, and the network does not stream.
+    """
+    bare = with_manifest(built.file, built.manifest)
+    try:
+        onnx.checker.check_model(bare, full_check=True)
+        engine = partial(run_by_name, open_session(bare))
+    except Exception as error:
+        raise CheckFailedError(f"the file is not valid: {first_line(error)}") from error
+    if differing := differing_constants(built.file, dict(constants_of(built.exact))):
+        raise CheckFailedError(f"constants are not the rounded ones of float64: {', '.join(differing[:3])}")
+    pair = Pair(built.manifest, Graph64(built.exact), built.module, engine)
+    verified = verify(pair, built.cases, built.plain, show)
+    show(0.8, "feeding chunks")
+    manifest = find_streaming(pair, built.cases, built.past.reach, built.past.refused)
+    if built.stream:
+        content, manifest = _stream(built, manifest)
+    else:
+        show(0.9, "recording golden cases")
+        golden = record_golden(replace(pair, manifest=manifest), replace(built.cases, held=frozenset()))
+        manifest = manifest._replace(golden=golden, equivalence=verified.figures())
+        content = with_manifest(built.file, manifest)
+    load(content).close()
+    nodes = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
+    skipped = (f"not compared at {each}" for each in verified.skipped)
+    return Artifact(content, manifest, verified, dict(nodes), (*built.notes, *skipped))
+
+
+def _stream(built: Built, manifest: Manifest) -> tuple[bytes, Manifest]:
+    """Return the file that streams the network whose full sequence was verified."""
+    if not built.past.need and manifest.unstreamable:
+        raise UnsupportedError(f"the network does not stream: {manifest.unstreamable}")
+    if not built.past.need:
+        raise InputError("this network only looks back, so that its ordinary file streams; omit --stream")
+
+    def write(model: ir.Model, manifest: Manifest) -> bytes:
+        return with_manifest(to_float32(model), manifest)  # a size that became a count is no size now
+
+    found = stream_file(ir.from_proto(built.file), manifest, built.cases, write)
+    return found.model, found.manifest

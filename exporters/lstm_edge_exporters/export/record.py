@@ -17,6 +17,7 @@ from torch.utils import _pytree as pytree
 
 from .spectra import inverse_stft, stft
 
+_assume: Any = torch._check
 DOMAIN, OP = "lstm_edge", "Recurrent"
 """``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none, *weights)`` ->
 ``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
@@ -44,16 +45,13 @@ _FUNCTIONS: dict[Any, _Function] = {
 
 @dataclass(frozen=True)
 class RecurrentCall:
-    """One call of one recurrent layer or cell."""
+    """One call of one recurrent layer or cell; its sizes are traced, or axes."""
 
     path: str
     """The layer's path in the module, ``""`` for a functional call."""
     cell: bool
-    """True if it takes one step."""
     steps: Any
-    """Size of the time axis: traced, or as an axis."""
     rows: Any
-    """Size of the batch axis, likewise."""
     lengths: bool
     """True if rows have lengths."""
 
@@ -121,18 +119,10 @@ class _Packing:
             return tensor[pytree.tree_map_only(Tensor, _wide_integers, index)]
         return NotImplemented
 
-    def permute(self, tensor: Tensor, *args: Any) -> Any:
-        """Leave a tensor that is permuted by the identity as it is."""
-        marked = any(isinstance(each, Tensor) and self.meaning(each) == "identity" for each in args)
-        return tensor if marked else NotImplemented
-
-    def invert(self, _: Tensor, __: Any, order: Any, *___: Any) -> Any:
-        """Return the identity where the identity is inverted."""
-        return order if isinstance(order, Tensor) and self.meaning(order) == "identity" else NotImplemented
-
-    def keep(self, tensor: Tensor, *_: Any, **__: Any) -> Any:
-        """Keep the mark of an order that is copied."""
-        return tensor if self.meaning(tensor) == "identity" else NotImplemented
+    def permute(self, tensor: Tensor, *args: Any, **_: Any) -> Any:
+        """Leave the identity as it is, copied or inverted, and a tensor that is permuted by it."""
+        marked = (self.meaning(each) == "identity" for each in (tensor, *args) if isinstance(each, Tensor))
+        return tensor if any(marked) else NotImplemented
 
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {
@@ -142,10 +132,10 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     Tensor.size: _Packing.size,
     Tensor.__getitem__: _Packing.item,
     Tensor.index_select: _Packing.permute,
-    Tensor.to: _Packing.keep,
-    Tensor.cpu: _Packing.keep,
-    torch.empty_like: _Packing.keep,
-    Tensor.scatter_: _Packing.invert,
+    Tensor.to: _Packing.permute,
+    Tensor.cpu: _Packing.permute,
+    torch.empty_like: _Packing.permute,
+    Tensor.scatter_: _Packing.permute,
 }
 """Answers to the functions of packing; NotImplemented passes a call on."""
 
@@ -291,24 +281,14 @@ class Recorder(TorchFunctionMode):
                     _assume(state.shape[axis] == size)
         path, steps, rows = self._paths[-1], x.shape[0], x.shape[1]
         self.calls.append(RecurrentCall(path, kind.cell, steps, rows, lengths is not None))
+        names = ("op", "activation", "layers", "directions", "biased", "path", "call")
+        numbers = (layers, directions, int(biased), path, len(self.calls) - 1)
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",
             [x, h, c, lengths, *weights],
-            {
-                "op": kind.op,
-                "activation": kind.activation,
-                "layers": layers,
-                "directions": directions,
-                "biased": int(biased),
-                "path": path,
-                "call": len(self.calls) - 1,
-            },
+            dict(zip(names, (kind.op, kind.activation, *numbers), strict=True)),
             dtypes=[x.dtype] * 3,
-            shapes=[
-                [steps, rows, h.shape[-1] * directions],
-                h.shape,
-                c.shape if c is not None else [0],
-            ],
+            shapes=[[steps, rows, h.shape[-1] * directions], h.shape, c.shape if c is not None else [0]],
             version=1,
         )
         return tuple(outputs if c is not None else outputs[:2])
@@ -316,9 +296,3 @@ class Recorder(TorchFunctionMode):
 
 def _wide_integers(index: Tensor) -> Tensor:
     return index.long() if index.dtype == torch.int32 else index
-
-
-def _assume(fact: Any) -> None:
-    """Tell the tracer a fact about sizes."""
-    check: Any = torch._check
-    check(fact)

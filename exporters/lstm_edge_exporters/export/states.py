@@ -5,8 +5,8 @@ its name. Initial states that ``forward`` does not take become inputs if they de
 """
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 
@@ -19,19 +19,20 @@ from lstm_edge_runtime.axes import describe, parse_sum, shape_of
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Array, Axes, StateSpec
 
-from ..graph import Builder, constant, describe_value, is_data_free, is_used, spec_of, walk
-from ..pairing import Names, Pairing, is_called_like_a_state, pair_states
+from ..graph import Builder, axes_of, constant, is_data_free, is_used, spec_of, walk
+from ..pairing import is_called_like_a_state
 from ..recurrent import GATES, LayerWeights, to_onnx_weights, why_window
 from ..verify.float64 import Graph64
 from .call import Call
 from .capture import Program
 from .config import ExportConfig
-from .projection import project
 from .record import DOMAIN, OP
 
 _VIEWS = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split())  # noqa: SIM905
 _SLOTS = (1, 2)
 """Where a recorded node's h and c are, among its inputs and among its outputs alike."""
+_CONDITION_LIMIT = 1000.0
+"""Up to this condition number of a projection its pseudo-inverse leaves float32 its digits."""
 
 
 @dataclass
@@ -42,9 +43,7 @@ class Exposed:
     titles: tuple[tuple[str, ...], ...] = ()
     """The names of each tensor that ``forward`` returns."""
     states: list[StateSpec] = field(default_factory=list)
-    """Those that are arguments of ``forward`` first."""
     lengths: str | None = None
-    """The input with each row's number of steps."""
     unstreamable: str = ""
     """Why no chunk can follow another, where the layers tell."""
     notes: list[str] = field(default_factory=list)
@@ -73,22 +72,26 @@ def expose_states(
         UnsupportedError: a layer's weights are computed from the network's inputs.
     """
     nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP)]
-    exposed = Exposed(model, lengths=_find_lengths(nodes))
-    window = _why_window(program) if program.sequence is None else ""
+    read = (source for node in nodes if node.inputs[3] is not None for source in sources(node.inputs[3]))
+    exposed = Exposed(
+        model, lengths=next((str(value.name) for value in read if value.is_graph_input()), None)
+    )
+    layers = (call for call in program.calls if not call.cell and call.steps != 1 and not program.sequence)
+    window = next((why_window(f"layer {call.path or 'rnn'}", call.steps) for call in layers), "")
     plain = config.states is not None or bool(window)
-    found = Pairing() if plain else _pair_arguments(exposed, nodes, program, call, config, returned)
-    _name_outputs(exposed, program, config, found.pairs)
-    pairs = found.pairs if config.states is None else _given_pairs(model, config.states)
+    pairs = {} if plain else _pair_arguments(exposed, nodes, program, call, config, returned)
+    _name_outputs(exposed, program, config, pairs)
+    pairs = pairs if config.states is None else _given_pairs(model, config.states)
     dtypes = {str(value.name): spec_of(value).dtype for value in model.graph.inputs}
     for name, place in pairs.items():
         dtype = dtypes[name].replace("float64", "float32")
         exposed.states.append(StateSpec(name, exposed.titles[place][0], dtype, program.axes[name]))
-    exposed.notes += _notes(exposed, nodes, program, found.unnamed)
+    exposed.notes += _notes(exposed, nodes, program)
     free = {} if config.stateless or window else _free_starts(model, nodes, program)
     for node in nodes:
         _lower(node, exposed, free, program, alone=len(nodes) == 1)
     _return_states(exposed)
-    exposed.unstreamable = window or _why_backwards(program, nodes)
+    exposed.unstreamable = window or _why_no_chunks(exposed, program, nodes)
     if window:
         exposed.notes.append(f"no states are carried from call to call: {window}")
     _tidy(model)
@@ -123,23 +126,24 @@ def _starts(nodes: Sequence[ir.Node], value: ir.Value) -> set[ir.Value]:
     }
 
 
-def _find_lengths(nodes: Sequence[ir.Node]) -> str | None:
-    read = (source for node in nodes if node.inputs[3] is not None for source in sources(node.inputs[3]))
-    return next((str(each.name) for each in read if each.is_graph_input()), None)
-
-
-def _why_window(program: Program) -> str:
-    for call in program.calls:
-        if not call.cell and call.steps != 1:
-            return why_window(f"layer {call.path or 'rnn'}", call.steps)
+def _why_no_chunks(exposed: Exposed, program: Program, nodes: Sequence[ir.Node]) -> str:
+    if program.sequence is None:
+        return ""
+    for node in nodes:
+        if node.attributes["directions"].as_int() == 2:
+            return f"layer {node.attributes['path'].as_string() or 'rnn'} is bidirectional"
+    for value in exposed.outputs:
+        merged = [axis for axis in axes_of(value) if {program.batch, program.sequence} <= _words(axis)]
+        if merged:
+            return (
+                f"output {value.name} has rows and steps on one axis, {merged[0]}; return it with an axis "
+                "for each, such as output.view(L, N, -1)"
+            )
     return ""
 
 
-def _why_backwards(program: Program, nodes: Sequence[ir.Node]) -> str:
-    both = [node for node in nodes if node.attributes["directions"].as_int() == 2]
-    if not both or program.sequence is None:
-        return ""
-    return f"layer {both[0].attributes['path'].as_string() or 'rnn'} is bidirectional"
+def _words(axis: object) -> set[str]:
+    return {*re.findall(r"\w+", str(axis))}
 
 
 def _pair_arguments(
@@ -149,45 +153,22 @@ def _pair_arguments(
     call: Call,
     config: ExportConfig,
     returned: Sequence[str],
-) -> Pairing:
+) -> dict[str, int]:
     """Return the arguments that are states, with the place of the output that continues each.
 
-    A pair is certain where nothing but views lies between an input and layers, and between these layers and
-    an output; names decide on others.
+    Layers start from one and return its next value, or an output of its shape has its name. The signal, which
+    is the first argument that is not called like a state, is none.
     """
-    graph, known = exposed.model.graph, _layer_states(exposed.model, nodes)
-    unknown = [value for value in graph.inputs if value.name not in known]
-    if len(unknown) < 2 and not any(is_called_like_a_state(str(value.name)) for value in unknown):
-        return Pairing(known)
-    given = config.outputs or [""] * len(returned)
-    titles = zip(program.outputs, given, returned, strict=False)
-    for value, (_, axes) in zip(graph.outputs, program.outputs, strict=True):
-        value.shape = ir.Shape(axes) if value.producer() is not None else value.shape
-    found = pair_states(
-        graph,
-        known,
-        [
-            Names(
-                {
-                    name: {name, *map(str, path[-1:])}
-                    for name, path in zip(call.names, call.paths, strict=True)
-                },
-                {i: {name} for i, ((own, _), set_, var) in enumerate(titles) if (name := own or set_ or var)},
-            )
-        ],
-        positional=call.positional,
-        starts=[str(value.name) for value in graph.inputs if _starts(nodes, value)],
-        plain={exposed.lengths} if exposed.lengths else (),
-        sequence=program.sequence,
-    )
-    for name, places in found.unclear.items():
-        candidates = ", ".join(program.outputs[place][0] or f"output {place}" for place in places)
-        value = next(each for each in graph.inputs if each.name == name)
-        raise InputError(
-            f"which output continues the state {describe_value(value)}? candidates: {candidates}; name every "
-            "state with states= (--state INPUT=OUTPUT), or return it under the argument's name"
-        )
-    return found
+    pairs = _layer_states(exposed.model, nodes)
+    signal = next((name for name in call.names if name not in pairs and not is_called_like_a_state(name)), "")
+    titles = zip(program.outputs, config.outputs or [""] * len(returned), returned, strict=False)
+    for place, ((own, axes), title, variable) in enumerate(titles):
+        for name, path in zip(call.names, call.paths, strict=True):
+            named = {own or title or variable} & {name, path[-1]} - {""}
+            fits = axes == program.axes[name] and program.sequence not in axes and name != signal
+            if named and fits and name not in pairs and place not in pairs.values():
+                pairs[name] = place
+    return pairs
 
 
 def _layer_states(model: ir.Model, nodes: Sequence[ir.Node]) -> dict[str, int]:
@@ -214,23 +195,21 @@ def _given_pairs(model: ir.Model, states: Mapping[str, str]) -> dict[str, int]:
     return {name: outputs.index(output) for name, output in states.items()}
 
 
-def _notes(
-    exposed: Exposed, nodes: Sequence[ir.Node], program: Program, maybe: Collection[str]
-) -> Iterator[str]:
-    """Yield what the graph leaves out, and inputs that look like states and are none."""
+def _notes(exposed: Exposed, nodes: Sequence[ir.Node], program: Program) -> Iterator[str]:
+    """Yield what the graph leaves out, and inputs that may be states and are none."""
     used = {node.attributes["path"].as_string() for node in nodes}
     for path in dict.fromkeys(call.path for call in program.calls if call.path not in used):
         yield f"layer {path!r}: nothing uses its result, it is not in the file"
-    states = {state.input for state in exposed.states}
-    for value in exposed.model.graph.inputs:
-        name = str(value.name)
+    states, returned = {state.input for state in exposed.states}, {axes for _, axes in program.outputs}
+    for place, value in enumerate(exposed.model.graph.inputs):
+        name, axes = str(value.name), program.axes[str(value.name)]
+        same = place > 0 and axes in returned and program.sequence not in axes and name != exposed.lengths
         if not is_used(value):
             yield f"{name} changes nothing: no output depends on it"
-        elif name not in states and (name in maybe or is_called_like_a_state(name)):
+        elif name not in states and (same or is_called_like_a_state(name)):
             yield (
-                f"{name} {describe(program.axes[name])} looks like a state and stays an input: no output is "
-                "known to continue it; name its output (--state INPUT=OUTPUT, states=), and give an axis of "
-                "another size than time as a number (--input, inputs=)"
+                f"{name} {describe(axes)} may be a state and stays an input: no output has its name; name "
+                "all states (--state INPUT=OUTPUT, states=), and give an axis that is no time as a number"
             )
 
 
@@ -405,8 +384,7 @@ def _rows(node: ir.Node, program: Program) -> int | str | None:
     call = program.calls[node.attributes["call"].as_int()]
     if call.cell and sum(each.path == call.path for each in program.calls) > 1:
         return None
-    over_time = {program.sequence, LONGEST} & {*re.findall(r"\w+", str(call.steps))}
-    if not (over_time or call.steps == 1):
+    if call.steps != 1 and not {program.sequence, LONGEST} & _words(call.steps):
         return None
     return call.rows if call.rows == 1 or {*parse_sum(str(call.rows))[0]} == {program.batch} else None
 
@@ -423,7 +401,7 @@ def _layer(
     (x, h, c), op_type, suffix = read, options["op"], f"l{index}"
     after = None
     if layer[0].w_hr is not None and h is not None:
-        layer, h, after = project(build, layer, h, suffix)
+        layer, h, after = _project(build, layer, h, suffix)
     directions = len(layer)
     attributes: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // len(GATES[op_type])}
     if directions == 2:
@@ -441,6 +419,26 @@ def _layer(
     if directions == 1:
         return [build.squeeze(y, 1), *last]
     return [build.reshape(build.transpose(y, (0, 2, 1, 3)), (0, 0, -1)), *last]
+
+
+def _project(
+    build: Builder, layer: Sequence[LayerWeights], h: ir.Value, suffix: str
+) -> tuple[list[LayerWeights], ir.Value, ir.Value]:
+    """Return a layer without projections, its initial state ``(D, N, H)`` and the matrix behind it.
+
+    PyTorch feeds ``h = W_hr c'`` back. A node that feeds c' itself back computes the same with ``R = W_hh
+    W_hr``; it starts from ``pinv(W_hr) h``, and Y and Y_h are to be multiplied by ``W_hr``.
+    """
+    matrices = [each.w_hr for each in layer if each.w_hr is not None]
+    if (worst := max(np.linalg.cond(w) for w in matrices)) > _CONDITION_LIMIT:
+        raise UnsupportedError(
+            f"a projection of {suffix} (weight_hr) has the condition number {worst:.2g}, at most "
+            f"{_CONDITION_LIMIT:g} can be exported; train with a smaller proj_size, or use nn.Linear"
+        )
+    folded = [replace(w, w_hh=w.w_hh @ w_hr, w_hr=None) for w, w_hr in zip(layer, matrices, strict=True)]
+    after = build.weight(np.stack([w.T for w in matrices]), f"P_{suffix}")
+    enter = build.weight(np.stack([np.linalg.pinv(w).T for w in matrices]), f"P_{suffix}_in")
+    return folded, build.matmul(h, enter), after
 
 
 def _split_weights(node: ir.Node, options: Mapping[str, Any]) -> list[list[LayerWeights]]:
