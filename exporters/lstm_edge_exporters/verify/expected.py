@@ -12,11 +12,11 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
-from lstm_edge_runtime.onnx_reader import ValueInfo
 
 from ..export.cast import widened
 from ..numerics.cases import CaseGenerator
 from ..numerics.indices import index_values
+from ..onnx_reader import ValueInfo
 from .file import ModelFile, open_file
 from .float64 import Feeds, Graph64, Runner, constants_of
 
