@@ -15,7 +15,6 @@ from lstm_edge_runtime.manifest import Array, Golden, Manifest, StateSpec
 
 from ..evaluate import Session, case_generator
 from ..graph import axes_of, dynamic_axes, to_bytes, to_proto
-from ..numerics.cases import GRID, Case, case_size, remember, row_by_row
 from ..numerics.compare import (
     REFUSALS,
     Expected,
@@ -39,6 +38,7 @@ from ..numerics.verify import (
     verify,
 )
 from ..streaming.flow import NotStreamableError
+from ..verify.cases import GRID, Case, case_size, remember, row_by_row
 from .axes import BATCH, SEQUENCE, axis_roles
 from .divergence import explain_divergence
 from .quantized import float_twin, is_quantized
