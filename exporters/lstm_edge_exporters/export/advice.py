@@ -62,7 +62,7 @@ _KINDS = (
 
 def refusal(what: str, error: Exception) -> UnsupportedError:
     """Return the error for a module that ``what``, such as ``can't be traced``, because of ``error``."""
-    line, text = _raising_line(error), " ".join(str(error).split())
+    line, text = raising_line(error), " ".join(str(error).split())
     text = text.partition(" The error above occurred")[0]
     frames = (frame for cause in _causes(error) for frame, _ in walk_tb(cause.__traceback__))
     files = " ".join(Path(frame.f_code.co_filename).as_posix() for frame in frames)
@@ -85,7 +85,7 @@ def _line_at(path: str, number: int) -> str:
     return f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}" if is_own(path) else ""
 
 
-def _raising_line(error: BaseException) -> str:
+def raising_line(error: BaseException) -> str:
     """Return the user's innermost line that ``error``, or what caused it, passed through; else empty."""
     for cause in _causes(error):
         lines = [_line_at(frame.f_code.co_filename, number) for frame, number in walk_tb(cause.__traceback__)]

@@ -155,7 +155,18 @@ class _Sizes:
             taken = sum(stem in parse_sum(name)[0] for name in names.values())
             for number, each in enumerate(fresh, 1 + taken):
                 names[each] = stem if number == 1 else f"{stem}{number}"
-        return names | self._of_batch_size(names) | self._of_signal(names)
+        names = names | self._of_batch_size(names) | self._of_signal(names)
+        return {symbol: name for symbol, name in names.items() if symbol not in self._pinned or self.given}
+
+    @cached_property
+    def _pinned(self) -> set[str]:
+        """The symbols that an equation fixes, as ``s0 + s1 = 12`` does."""
+        equations = [guard for guard, _ in self._guards() if isinstance(guard, sympy.Eq)]
+        sums = [sympy.expand(each.lhs - each.rhs) for each in equations]
+        fixed = [each for each in sums if each.as_coeff_Add()[0] != 0 and each.is_polynomial()]
+        sizes = self._example_sizes  # a stride along an axis of 1 may be any number
+        pairs = ((symbol, each) for each in fixed for symbol in each.free_symbols)
+        return {str(symbol) for symbol, each in pairs if sizes.get(symbol) != 1 or each == symbol - 1}
 
     def _guards(self) -> list[tuple[Any, str]]:
         """Every condition on sizes that the trace rests on, and the user's line that asked for it."""
@@ -221,7 +232,7 @@ class _Sizes:
             symbol: "L" if place else "N"
             for place, size in reversed([*enumerate(shapes[signal])])
             for symbol in _symbols(size)
-            if place == 0 or example[place] > 1  # one step stays one
+            if symbol not in self._pinned and (place == 0 or example[place] > 1)  # one step stays one
         }
         return free if len({*free.values()}) == len(free) else {}
 

@@ -355,13 +355,11 @@ class Normed(nn.Module):
         return self.norm(self.rnn(x)[0][:, -1])
 
 
-def test_batch_norm_in_training_mode_is_refused_and_dropout_is_not():
+def test_a_module_in_training_mode_is_exported_in_eval_mode_and_left_as_it_is():
     module = Normed().train()
-    with pytest.raises(UnsupportedError, match=r"'norm' is in training mode.*eval\(\)"):
-        export(module, X)
-    module.norm.eval()
     export(module, X)
     assert module.rnn.training
+    assert module.norm.training
 
 
 def test_a_scripted_module_is_refused():

@@ -247,7 +247,7 @@ def test_an_initial_state_whose_last_one_is_not_returned_stays_an_input_and_is_n
     artifact = export(StartsFrom(), (X, torch.randn(3, 6)))
     assert artifact.manifest.states == ()
     assert [spec.name for spec in artifact.manifest.inputs] == ["x", "start"]
-    assert any(note.startswith("start ") and "--state INPUT=OUTPUT" in note for note in artifact.notes)
+    assert artifact.notes == ()
 
 
 class Leaks(nn.Module):
@@ -263,7 +263,7 @@ def test_a_state_whose_features_are_taken_for_time_is_noted_with_the_axes_that_m
     artifact = export(Leaks(), (x, mem))
     assert artifact.manifest.states == ()
     (note,) = artifact.notes
-    assert note.startswith("mem (N, L) looks like a state and stays an input")
+    assert note.startswith("mem (N, L) may be a state and stays an input")
     told = ExportConfig(inputs={"x": ("N", 5), "mem": ("N", 5)})
     assert states(export(Leaks(), (x, mem), told)) == [("mem", "mem_n", ("N", 5))]
 
