@@ -8,7 +8,7 @@ from lstm_edge_runtime.errors import InputError
 from .samples import Samples
 
 if TYPE_CHECKING:
-    from ..quantization.config import Budget
+    from ..quantize.config import Budget
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.quantization import QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantize import QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.testing import assert_equivalent
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_exporters.verify.expected import against_file, against_module

@@ -7,8 +7,6 @@ from lstm_edge_runtime.errors import InputError, check_fields
 
 PRECISIONS = ("int8", "fp16")
 TARGETS = ("auto", "x86-vnni", "x86", "arm", "gpu")
-STEPS = 1000
-"""Time steps of the run that states may drift in."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +18,8 @@ class Budget:
     """
 
     agreement: float = 0.975
-    """The least share of judged samples that keep their label, for classification."""
-    samples: int = 1
-    """Maximum number of additional wrongly labeled samples, if the truth is given."""
+    """The least share of judged samples that keep their label, for classification. If the truth is given, at
+    most one more sample may be wrong."""
     drift: float = 0.1
     """The root mean square of a state's difference in a 1,000-step run, as a share of the state's own."""
     change: float = 0.25
@@ -48,21 +45,16 @@ class QuantizeConfig:
     ``auto`` for the machine this runs on."""
     weights_only: bool = False
     """Store int8 weights and compute in float: as small, exactly as fast, more accurate, no less memory."""
-    keep_io: bool = True
-    """Keep inputs, outputs and states in float32 (fp16 on a GPU can do without)."""
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
-        if self.precision not in PRECISIONS:
-            raise InputError(f"precision {self.precision!r}; choose one of {', '.join(PRECISIONS)}")
-        if self.target not in TARGETS:
-            raise InputError(f"target {self.target!r}; choose one of {', '.join(TARGETS)}")
+        for name, value, known in (
+            ("precision", self.precision, PRECISIONS),
+            ("target", self.target, TARGETS),
+        ):
+            if value not in known:
+                raise InputError(f"{name} {value!r}; choose one of {', '.join(known)}")
         if self.precision == "int8" and self.target == "gpu":
             raise InputError("onnxruntime has no int8 LSTM for GPUs; use precision fp16 with target gpu")
         if self.precision == "fp16" and self.weights_only:
             raise InputError("weights_only belongs to int8; fp16 for a CPU stores weights only as it is")
-        if not self.keep_io and not (self.precision == "fp16" and self.target == "gpu"):
-            raise InputError(
-                "float16 inputs and outputs need precision fp16 and target gpu; "
-                "onnxruntime's CPU has no half-precision LSTM, GRU or RNN"
-            )
