@@ -105,13 +105,11 @@ def quantize_verified(
         if way.int8_activations and len(models) == 1:
             continue
         judged = [judge(before, model, cases, targets, real=samples is not None) for model in models.values()]
-        said = [
-            f"{figure} on {name}"
-            for name, figures in zip(models, judged, strict=True)
-            for figure in over_budget(figures, config.budget)
-        ]
-        if said:
-            refused.append(f"{way.words}: {'; '.join(said)}")
+        over = {
+            name: over_budget(figures, config.budget) for name, figures in zip(models, judged, strict=True)
+        }
+        if broken := next((name for name in over if over[name]), ""):
+            refused.append(f"{way.words}: {'; '.join(over[broken])} on {broken}")
             continue
         judgement = judged[-1 if way.int8_activations else 0]
         manifest = _with_judgement(manifest, before, list(models.values()), judgement, config, way)

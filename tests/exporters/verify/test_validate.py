@@ -193,7 +193,7 @@ def smaller(made, tmp_path_factory):
     def make(name):
         if name not in known:
             known[name] = folder / f"{name}.onnx"
-            quantize(folder / "float.onnx", WAYS[name]).save(known[name], force=True)
+            quantize(folder / "float.onnx", WAYS[name]).save(known[name])
         return net, folder / "float.onnx", known[name]
 
     return make
