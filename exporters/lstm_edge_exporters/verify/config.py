@@ -7,7 +7,7 @@ from ..options import check_options, option, seed_option
 from .samples import Samples
 
 if TYPE_CHECKING:
-    from ..quantization.config import Budget
+    from ..quantize.config import Budget
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,7 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
     "firmware": (
         *HAR,
         Step(
-            "lstm-edge quantize har.onnx --data demo/basic_motions.npz -o har8.onnx --force",
+            "lstm-edge quantize har.onnx --data demo/basic_motions.npz -o har8.onnx",
             "judgement agreement",
         ),  # faster on the board, not on every PC
         Step("lstm-edge convert har8.onnx --to c --name har -o har_c", "flash", needs="cc"),

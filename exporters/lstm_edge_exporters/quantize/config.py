@@ -7,13 +7,12 @@ from lstm_edge_runtime.errors import InputError
 
 from ..options import check_options, option
 
-STEPS = 1000
-"""Time steps of the run that states may drift in."""
-
 
 @dataclass(frozen=True)
 class Budget:
     """Accuracy that a smaller file may lose compared with the float file.
+
+    If the truth is given, at most one more sample may be wrong.
 
     Raises:
         InputError: a figure that is negative or not finite.
@@ -22,8 +21,6 @@ class Budget:
     agreement: float = option(
         0.975, "Minimum fraction of equal labels.", low=0, below=math.inf, flag="--min-agreement"
     )
-    samples: int = 1
-    """Maximum number of additional wrongly labeled samples, if the truth is given."""
     drift: float = option(
         0.1, "Maximum state drift over 1,000 steps.", low=0, below=math.inf, flag="--max-drift"
     )
@@ -37,8 +34,6 @@ class Budget:
 
     def __post_init__(self) -> None:
         check_options(self)
-        if not 0 <= self.samples < math.inf:
-            raise InputError(f"samples is {self.samples}, expected a finite number from 0")
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,6 @@ class QuantizeConfig:
     weights_only: bool = option(
         False, "Store weights as int8 but compute in float32: a smaller file at the same speed."
     )
-    keep_io: bool = option(True, "Keep float32 inputs, outputs and states in an fp16 file for a GPU.")
     budget: Budget = field(default_factory=Budget)
 
     def __post_init__(self) -> None:
@@ -72,8 +66,3 @@ class QuantizeConfig:
             raise InputError("onnxruntime has no int8 LSTM for GPUs; use precision fp16 with target gpu")
         if self.precision == "fp16" and self.weights_only:
             raise InputError("weights_only belongs to int8; fp16 for a CPU stores weights only as it is")
-        if not self.keep_io and not (self.precision == "fp16" and self.target == "gpu"):
-            raise InputError(
-                "float16 inputs and outputs need precision fp16 and target gpu; "
-                "onnxruntime's CPU has no half-precision LSTM, GRU or RNN"
-            )
