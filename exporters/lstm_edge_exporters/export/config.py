@@ -7,6 +7,8 @@ from lstm_edge_runtime.axes import is_sum, parse_sum
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
+from ..options import check_options, option, seed_option, stream_option
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -27,11 +29,8 @@ class ExportConfig:
     states: Mapping[str, str] | None = None
     """Input name to output name of all states that are arguments of ``forward``; None finds them by the graph
     and by names."""
-    stream: bool = False
-    """Write the file that streams a network which looks ahead or has strides: outputs lag by a delay, calls
-    take a multiple of a unit. A network that only looks back streams by its ordinary file."""
-    stateless: bool = False
-    """Leave absent, zero and learned initial states inside the graph instead of making them inputs."""
+    stream: bool = stream_option()
+    stateless: bool = option(False, "Keep absent, zero and learned initial states inside the graph.")
     task: Task | None = None
     """What an output means; with an empty ``Task.output`` it is the first that is no state."""
     signal: Signal = field(default_factory=Signal)
@@ -39,8 +38,7 @@ class ExportConfig:
     """Whether training carried states, and over which windows; None where unknown."""
     checkpoint_sha256: str | None = None
     """Hex digest of the checkpoint that the weights come from, kept in the provenance."""
-    seed: int = 0
-    """Seed of the random inputs of the verification and the golden case."""
+    seed: int = seed_option()
 
     def __post_init__(self) -> None:
         """Refuse what no export can honor.
@@ -48,8 +46,7 @@ class ExportConfig:
         Raises:
             InputError: an axis, name or seed that is out of range.
         """
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed {self.seed!r}: choose a whole number from 0")
+        check_options(self)
         if isinstance(self.outputs, str) or not all(self.outputs):
             raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
         for name, axes in self.inputs.items():
