@@ -131,9 +131,8 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     except RuntimeError as error:
         expected = module.state_dict()
         absent, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-        wrong = [f"{name} is missing" for name in absent] + [
-            f"{name} is not in the module" for name in unknown
-        ]
+        wrong = [f"{name} is not in the module" for name in unknown]
+        wrong += [f"{name} is missing" for name in absent]
         raise FileFormatError(
             f"{weights} does not fit {source}: {'; '.join(wrong[:4]) or _in_one_line(error)}"
         ) from error

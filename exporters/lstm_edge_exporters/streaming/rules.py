@@ -29,7 +29,7 @@ def windows(fill: float) -> Rule:
         if text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
             raise work.refusal("pads by its length (auto_pad); export it with explicit padding")
         ones, pads = [1] * len(kernel), ints(node, "pads") or [0] * (2 * len(kernel))
-        counted = node.op_type != "AveragePool" or node.attributes.get_int("count_include_pad", 0)
+        counted = node.op_type != "AveragePool" or node.attributes.get_int("count_include_pad", 0) == 1
         if pads[place] and not counted:
             raise work.refusal("does not count its padding")
         stride, dilation = ((ints(node, name) or ones)[place] for name in ("strides", "dilations"))

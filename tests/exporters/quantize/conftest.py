@@ -144,6 +144,7 @@ def _network(
         ),
         outputs=(TensorSpec("logits", "float32", tuple(logits)),),
         states=tuple(StateSpec(f"{letter}_0", f"{letter}_n", "float32", tuple(state)) for letter in letters),
+        lengths="lengths" if lengths else None,
         unstreamable="layer rnn is bidirectional" if directions > 1 else "",
         task=Task("classification", "logits", labels=tuple("abcdefgh"[:classes])) if head else None,
         provenance={"opset": 18, "versions": {"torch": "2.13"}},
