@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import import_onnxruntime
-from lstm_edge_runtime.selftest import replay_golden
+from lstm_edge_runtime.selftest import selftest
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..graph import with_manifest
@@ -266,11 +265,12 @@ def _with_judgement(
 
 
 def with_limits(manifest: Manifest, cases: Sequence[Golden], models: Sequence[Model]) -> list[Golden]:
-    """Return golden cases with the limits that ``models`` need, replayed in every way."""
+    """Return golden cases with the limits that ``models`` need."""
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
     found: list[list[Comparison]] = [[] for _ in cases]
-    for replay in chain.from_iterable(replay_golden(unlimited, runner(model)) for model in models):
-        found[replay.case] += replay.comparisons
+    for model in models:
+        for own, records in zip(found, selftest(unlimited, runner(model)).cases, strict=True):
+            own += records
     return [
         case._replace(limit=device_limits(records, case.outputs))
         for case, records in zip(cases, found, strict=True)
