@@ -248,7 +248,7 @@ def _with_judgement(
     return manifest._replace(
         provenance={
             **manifest.provenance,
-            "float_sha256": before.sha256,
+            "float_sha256": before.identity,
             "quantized": words,
             "quantize": {"config": _options(config), "picked": words},
             "versions": versions,
