@@ -39,21 +39,12 @@ class ModelFile:
     """None where the manifest and the graph contradict one another."""
     broken: str
     """In what they do; empty where they agree."""
-    given: Manifest | None = None
-    """What a lifted file says of its original, which has no manifest."""
 
     @property
     def manifest(self) -> Manifest:
-        """The file's own, or ``given``."""
-        if self.given is not None:
-            return self.given
+        """What the file says of itself; only of one with a model."""
         assert self.model is not None
         return self.model.manifest
-
-    @property
-    def has_manifest(self) -> bool:
-        """True if the file has a manifest of its own that its graph keeps."""
-        return self.model is not None
 
     @cached_property
     def content(self) -> OnnxFile:
