@@ -65,7 +65,7 @@ def command(as_json: bool) -> None:
 
 
 def _examine() -> Iterator[_Finding]:
-    from lstm_edge_runtime.cpu import describe_cpu
+    from lstm_edge_exporters.cpu import describe_cpu
 
     yield _Finding("lstm-edge", __version__)
     yield _Finding("python", platform.python_version())

@@ -1,5 +1,6 @@
 """``lstm-edge inspect``: a file's inputs, outputs, states and provenance."""
 
+import hashlib
 from collections.abc import Iterator
 from math import prod
 from pathlib import Path
@@ -42,9 +43,9 @@ def command(model: Path, as_json: bool) -> None:
 def _describe(path: Path, model: "Model") -> dict[str, Any]:
     """Return all properties of a file as a JSON document."""
     contract, golden = model.manifest, model.manifest.golden
-    states = [_state(spec) for spec in contract.states]
+    states, content = [_state(spec) for spec in contract.states], path.read_bytes()
     return {
-        "file": {"path": str(path), "bytes": path.stat().st_size, "sha256": model.sha256},
+        "file": {"path": str(path), "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
         "identity": model.identity,
         "engine": model.engine,
         "inputs": [spec._asdict() for spec in model.inputs],

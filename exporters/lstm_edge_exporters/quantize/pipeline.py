@@ -90,7 +90,7 @@ def quantize_verified(
         raise InputError(f"{source} has no golden case; export or lift it again")
     cases, targets = evidence(before.manifest, samples)
     proto = onnx.load(source)
-    size = max(Path(source).stat().st_size, proto.ByteSize())
+    size = Path(source).stat().st_size
     refused, ways = [], list(_ways(config, proto.graph.node))
     for place, way in enumerate(ways):
         show(place / len(ways), f"judging {way.words}")
@@ -186,7 +186,7 @@ def _with_judgement(
     return manifest._replace(
         provenance={
             **manifest.provenance,
-            "float_sha256": before.sha256,
+            "float_sha256": before.identity,
             "quantized": way.words,
             "quantize": {"config": options, "picked": way.words},
             "versions": versions,

@@ -19,10 +19,10 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import NameFixPass
 
-from lstm_edge_runtime.cpu import read_cpuinfo
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import Array
 
+from ..cpu import read_cpuinfo
 from ..graph import Builder, data_inputs, walk
 from ..recurrent import LENGTHS, OPERATORS, QUANTIZED, recurrent_nodes
 

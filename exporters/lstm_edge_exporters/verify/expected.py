@@ -147,7 +147,7 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
         UnsupportedError: it can't be evaluated in float64.
     """
     other, known = open_file(path), None if file is None or file.model is None else file.manifest
-    if other.model is None and (known is None or KEY in other.content.metadata):
+    if other.model is None and (known is None or any(each.key == KEY for each in other.proto.metadata_props)):
         raise InputError(f"{path} can't be a reference: {other.broken}")
     if other.precision == "int8":
         raise UnsupportedError(
@@ -157,7 +157,7 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
     about, own = f"{other.path.name} (ONNX)", None if other.model is None else other.manifest
     if own is None or (known is not None and known.states and not own.states):
         assert known is not None
-        taken = {value.name for value in other.content.graph.inputs}
+        taken = {value.name for value in other.proto.graph.input}
         if missing := [spec.name for spec in known.inputs if spec.name not in taken]:
             raise InputError(f"{path} can't be a reference: it takes no {', '.join(missing)}")
         held = [state for state in known.states if state.input not in taken]
@@ -196,7 +196,7 @@ def _returned(file: ModelFile, module: "nn.Module", call: Any) -> tuple[str, ...
     from ..export.call import own_copy, try_example
 
     made = try_example(copy.deepcopy(own_copy(module)), call.as_floats(torch.float32))
-    names = [output.name for output in file.content.graph.outputs]
+    names = [output.name for output in file.proto.graph.output]
     return tuple(names[: len(made)]) if len(names) >= len(made) else ()
 
 

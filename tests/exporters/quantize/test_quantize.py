@@ -93,6 +93,7 @@ def test_the_golden_limits_catch_a_wrong_scale_that_the_budget_would_let_pass(ne
             tensor.CopyFrom(
                 numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.2), tensor.name)
             )
+    del model.metadata_props[1:]  # the digest
     off, limit = _replay(model.SerializeToString())
     assert any(off[name] > limit[name] for name in off)
 
@@ -228,6 +229,7 @@ def test_what_is_in_the_padding_changes_nothing(tmp_path):
     unnamed = onnx.load_model_from_string(made.model)
     for node in unnamed.graph.node:
         node.name = ""
+    del unnamed.metadata_props[1:]  # the digest
     onnx.save(unnamed, tmp_path / "float.onnx")
     small = quantize(tmp_path / "float.onnx", QuantizeConfig(budget=LOOSE))
     assert small.counts == {"LSTM int8": 2}
@@ -241,20 +243,6 @@ def test_what_is_in_the_padding_changes_nothing(tmp_path):
         for other in found[1:]:
             for expected, array in zip(found[0], other, strict=True):
                 np.testing.assert_array_equal(array, expected)
-
-
-def test_external_data_comes_back_inside_the_file(network, tmp_path):
-    source = tmp_path / "float.onnx"
-    onnx.save(
-        onnx.load_model_from_string(network()),
-        source,
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=1024,
-    )
-    made = quantize(source, QuantizeConfig(budget=LOOSE))
-    assert len(made.model) < 0.4 * made.bytes_before
-    load(made.model)
 
 
 @pytest.mark.parametrize(
