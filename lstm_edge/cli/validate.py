@@ -78,9 +78,6 @@ def command(
     with _junit_on_error(junit, model):
         _check_options(model, against, weights)
         with needing("export", "validate"):
-            from lstm_edge_exporters.isolation import prepare
-
-            prepare()
             from lstm_edge_exporters.verify.config import ValidateConfig
             from lstm_edge_exporters.verify.file import open_file
             from lstm_edge_exporters.verify.validate import validate
