@@ -137,7 +137,8 @@ class Report:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, the same ones for the same file, reference and seed."""
         counts = {status: self.count(status) for status in get_args(Status)}
-        return {**_plain(self), "ok": self.ok, "verdict": self.verdict, **counts}
+        groups = [{**_plain(group), "status": group.status} for group in self.groups]
+        return {**_plain(self), "groups": groups, "ok": self.ok, "verdict": self.verdict, **counts}
 
 
 def _plain(value: Any) -> Any:
