@@ -35,7 +35,6 @@ from ..verify.float64 import Graph64, constants_of
 from ..verify.golden import record_golden
 from ..verify.indices import index_values
 from ..verify.reference import TorchReference
-from ..verify.report import Check
 from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from ..versions import MAKERS, versions
 from .call import Call, own_copy, returned_names, try_example
@@ -253,11 +252,6 @@ class Artifact:
     """Operator to count."""
     notes: tuple[str, ...] = ()
     """What a reader should know: states left in the graph, sizes that PyTorch itself refuses."""
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """Every comparison with PyTorch."""
-        return self.verified.checks
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file atomically: to a temporary file, which is then renamed.
