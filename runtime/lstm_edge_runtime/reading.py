@@ -63,51 +63,6 @@ def read_content(source: Any) -> tuple[str, bytes]:
     return name, content
 
 
-def check_regular(path: str | os.PathLike[str], expected: str) -> None:
-    """Check a path that another library opens.
-
-    Args:
-        path: the file.
-        expected: what to call it: ``a Parquet file``.
-
-    Raises:
-        NotFoundError: no such file.
-        InputError: it is not a regular file, or it can't be read.
-    """
-    try:
-        open_regular(path).close()
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{path} does not exist, expected {expected}") from error
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} can't be read ({first_line(error)}), expected {expected}") from error
-
-
-def read_arrays(
-    path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
-) -> dict[str, npt.NDArray[Any]]:
-    """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
-
-    Args:
-        path: the file.
-        wrong: what to call one that can't be read: ``can't be read``.
-        advice: what to do then, and if it does not exist.
-        needed: names that the file must contain.
-
-    Raises:
-        NotFoundError: no such file.
-        FileFormatError: it can't be read: not a regular file, truncated, damaged, foreign, or with a pickle.
-    """
-
-    def read(file: BinaryIO) -> dict[str, npt.NDArray[Any]]:
-        found = np.load(file, allow_pickle=False)
-        arrays = {"x": found} if isinstance(found, np.ndarray) else dict(found)
-        if wrong_members := [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]:
-            raise ValueError(f"{wrong_members[0]!r} is not an array")
-        return arrays
-
-    return _checked(path, read, wrong, advice, needed)
-
-
 def read_saved(
     path: str | os.PathLike[str],
     wanted: Callable[[str], bool],
@@ -144,16 +99,17 @@ def read_saved(
                     arrays[name] = _parse_npy(archive.read(member))
         return arrays
 
-    return _checked(path, read, wrong, advice, needed)
+    return checked(path, read, wrong, advice, needed)
 
 
-def _checked(
+def checked(
     path: str | os.PathLike[str],
     read: Callable[[BinaryIO], dict[str, npt.NDArray[Any]]],
     wrong: str,
     advice: str,
     needed: Sequence[str],
 ) -> dict[str, npt.NDArray[Any]]:
+    """Return what ``read`` gives of a file; arguments and errors as ``read_saved``."""
     try:
         with open_regular(path) as file:
             arrays = read(file)

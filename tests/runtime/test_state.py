@@ -8,10 +8,10 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from lstm_edge.data.arrays import read_arrays
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.reading import read_arrays
 from lstm_edge_runtime.state import IDENTITY, to_arrays
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import run_chunks
 from lstm_edge_runtime.manifest import Array
 
+from ..chunks import run_chunks
 from ..evaluate import EMPTY, inputs_above, is_data_free
 from ..graph import operands, values_read, walk
 from ..numerics.graph64 import Graph64, differs

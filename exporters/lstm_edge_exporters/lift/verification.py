@@ -9,10 +9,10 @@ import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.axes import with_ones
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest, StateSpec
 
+from ..chunks import Runner
 from ..evaluate import Session, case_generator
 from ..graph import axes_of, dynamic_axes, to_bytes, to_proto
 from ..numerics.compare import (

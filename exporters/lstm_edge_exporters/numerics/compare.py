@@ -22,11 +22,11 @@ from typing import Protocol
 
 import numpy as np
 
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare, distance
 
+from ..chunks import Runner
+from ..tolerance import MULTIPLE, Comparison, compare, distance
 from ..verify.cases import Feeds, Procedure, whole
 from .graph64 import Constants, Graph64, MeasuredGraph, rounded_inverses
 from .noise import TINY, Rounding

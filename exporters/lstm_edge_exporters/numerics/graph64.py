@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 from onnx.reference import ReferenceEvaluator
 
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..chunks import Runner
 from ..verify.cases import Feeds, remember
 from .noise import EXACT, UNIT, Rounding, Weights
 from .operators import operators, round_results

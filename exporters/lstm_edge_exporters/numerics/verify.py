@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 
 from lstm_edge_runtime.axes import row_factor
-from lstm_edge_runtime.chunks import Runner, run_chunks, take_steps
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.tolerance import MULTIPLE, Comparison
 
+from ..chunks import Runner, run_chunks, take_steps
+from ..tolerance import MULTIPLE, Comparison
 from ..verify.cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, whole
 from .compare import (
     REFUSALS,

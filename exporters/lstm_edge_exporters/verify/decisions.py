@@ -6,9 +6,9 @@ from typing import Protocol
 
 import numpy as np
 
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.manifest import Array, Task
 
+from ..chunks import Runner
 from .cases import Feeds
 from .compare import Pair
 from .config import ValidateConfig

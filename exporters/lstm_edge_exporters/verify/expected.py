@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
 
+from ..chunks import Runner
 from ..export.cast import widened
 from ..onnx_reader import ValueInfo
 from .cases import CaseGenerator, Feeds

@@ -7,15 +7,15 @@ import numpy as np
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.axes import shape_of
-from lstm_edge_runtime.chunks import join_chunks, run_chunks
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest, TensorSpec
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native.engine import NativeEngine
 from lstm_edge_runtime.selftest import golden_limits
-from lstm_edge_runtime.tolerance import compare
 
+from ...chunks import join_chunks, run_chunks
 from ...onnx_reader import OnnxFile, read_model
+from ...tolerance import compare
 from .compiler import Compiled, compile_program
 
 _SHARE, _INT8_SHARE = 1e-3, 0.25
