@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lstm_edge.results import pace
 from lstm_edge_exporters.lift.config import LiftConfig
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import LstmEdgeError
@@ -83,7 +84,7 @@ def _document(lifted: "Lifted", output: Path) -> dict[str, Any]:
             "weights in float": chunks.in_float,
         },
         "unstreamable": report.unstreamable,
-        "streams": lifted.manifest.pace if lifted.manifest.is_buffered else None,
+        "streams": pace(lifted.manifest) if lifted.manifest.is_buffered else None,
         "delays": lifted.manifest.delays,
         "unit": lifted.manifest.unit,
     }

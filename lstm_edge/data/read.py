@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lstm_edge.data.arrays import read_arrays
 from lstm_edge_runtime.errors import InputError, NotFoundError, counted
 from lstm_edge_runtime.manifest import Array, Signal, Task
+from lstm_edge_runtime.reading import read_arrays
 
 from ..run_files import is_run
 from .config import DATA_SUFFIXES, DEFAULT_NAMES, ReadConfig

@@ -10,14 +10,13 @@ import contextlib
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from math import gcd
 from types import UnionType
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ManifestError, UnsupportedError, counted
+from .errors import ManifestError, counted
 from .json_reader import decode_array, encode_array, malformed_as, read_json
 
 KEY = "lstm_edge"
@@ -277,29 +276,6 @@ class Manifest(NamedTuple):
         """Number of steps by which the outputs of a stream lag, rounded up."""
         frames = self.frames_a_unit
         return max((-(-delay * self.unit // frames[name]) for name, delay in self.delays.items()), default=0)
-
-    @property
-    def pace(self) -> str:
-        """When a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) delay``."""
-        frames = self.frames_a_unit
-        name = max(frames, key=lambda each: self.delays.get(each, 0) / frames[each], default="")
-        delay, count, unit = self.delays.get(name, 0), frames.get(name, 1), self.unit
-        each = gcd(count, unit)
-        many = "one frame" if count == each else f"{count // each} frames"
-        pace = f"{many} a step" if unit == each else f"{many} every {unit // each} samples"
-        at_once = f", {count} at a time" if each > 1 else ""
-        rate = self.signal.sampling_rate
-        time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
-        return pace + at_once + (f", {counted(delay, 'frame')}{time} delay" if delay else "")
-
-    def require_no_delay(
-        self,
-        what: str,
-        instead: str = "use stream() or streams() of lstm_edge_runtime, or run() on whole sequences",
-    ) -> None:
-        """Raise ``UnsupportedError`` for a file with a delay or a unit, which ``what`` can't have."""
-        if self.is_buffered:
-            raise UnsupportedError(f"this file streams {self.pace}, which {what} does not support; {instead}")
 
     @property
     def chunk_ranges(self) -> Mapping[str, AxisRange]:

@@ -1,10 +1,9 @@
 """Read files that may be damaged, hostile, or no files at all."""
 
-import io
 import os
 import stat
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -63,82 +62,36 @@ def read_content(source: Any) -> tuple[str, bytes]:
     return name, content
 
 
-def read_saved(
-    path: str | os.PathLike[str],
-    wanted: Callable[[str], bool],
-    wrong: str,
-    advice: str,
-    needed: Sequence[str] = (),
+def read_arrays(
+    path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
 ) -> dict[str, npt.NDArray[Any]]:
-    """Return some arrays of an ``.npz`` file that ``numpy.savez`` wrote, by name.
-
-    It takes no more memory than the file has bytes: compressed members are refused, and the size of an array
-    is checked before it is read.
+    """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
 
     Args:
         path: the file.
-        wanted: returns True for the name of an array to read; the others are not read.
-        wrong: as for ``read_arrays``, and so are advice and needed.
-        advice: what to do if it can't be read.
+        wrong: what to call one that can't be read: ``can't be read``.
+        advice: what to do then, and if it does not exist.
         needed: names that the file must contain.
 
     Raises:
-        NotFoundError, FileFormatError: as ``read_arrays``; or a wanted array is compressed.
+        NotFoundError: no such file.
+        FileFormatError: it can't be read: not a regular file, truncated, damaged, foreign, or with a pickle.
     """
-
-    def read(file: BinaryIO) -> dict[str, npt.NDArray[Any]]:
-        import zipfile
-
-        arrays = {}
-        with zipfile.ZipFile(file) as archive:
-            for member in archive.infolist():
-                name = member.filename.removesuffix(".npy")
-                if wanted(name):
-                    if member.compress_type != zipfile.ZIP_STORED:
-                        raise ValueError(f"{name!r} is compressed, expected what numpy.savez writes")
-                    arrays[name] = _parse_npy(archive.read(member))
-        return arrays
-
-    return checked(path, read, wrong, advice, needed)
-
-
-def checked(
-    path: str | os.PathLike[str],
-    read: Callable[[BinaryIO], dict[str, npt.NDArray[Any]]],
-    wrong: str,
-    advice: str,
-    needed: Sequence[str],
-) -> dict[str, npt.NDArray[Any]]:
-    """Return what ``read`` gives of a file; arguments and errors as ``read_saved``."""
     try:
         with open_regular(path) as file:
-            arrays = read(file)
+            found = np.load(file, allow_pickle=False)
+            arrays: dict[str, Any] = {"x": found} if isinstance(found, np.ndarray) else dict(found)
         if missing := [name for name in needed if name not in arrays]:
             raise ValueError(f"it has no {missing[0]!r}")  # noqa: TRY301  one message for all
         for name, array in arrays.items():
-            _check_elements(name, array)
+            if not isinstance(array, np.ndarray) or not array.dtype.itemsize:
+                raise TypeError(f"{name!r} is not an array")  # noqa: TRY301
+            if array.dtype.kind == "U":
+                codes = np.frombuffer(array.tobytes(), array.dtype.byteorder.replace("=", "") + "u4")
+                if codes.max(initial=0) > sys.maxunicode:
+                    raise ValueError(f"{name!r} is not Unicode text")  # noqa: TRY301
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist; {advice}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
     return arrays
-
-
-def _parse_npy(content: bytes) -> npt.NDArray[Any]:
-    """Return the array of an ``.npy`` file; its memory is that of ``content``."""
-    stream = io.BytesIO(content)
-    if np.lib.format.read_magic(stream) != (1, 0):
-        raise ValueError("an array of another version than numpy.savez writes")
-    shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
-    if dtype.hasobject or not dtype.itemsize:
-        raise ValueError(f"an array of {dtype}, expected numbers or text")
-    return np.frombuffer(content, dtype, offset=stream.tell()).reshape(shape, order="F" if fortran else "C")
-
-
-def _check_elements(name: str, array: npt.NDArray[Any]) -> None:
-    if not array.dtype.itemsize:  # a few bytes may claim any number of these
-        raise ValueError(f"{name!r} has elements of no size")
-    if array.dtype.kind == "U":
-        codes = np.frombuffer(array.tobytes(), array.dtype.byteorder.replace("=", "") + "u4")
-        if codes.max(initial=0) > sys.maxunicode:
-            raise ValueError(f"{name!r} is not Unicode text")

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_finite, reset_states
+from .arrays import InputArrays, as_array, as_lengths, by_name, check_state, refuse_not_finite, reset_states
 from .axes import learn_sizes, resolve
 from .engine import Arrays, Engine
 from .errors import ContractError, InputError, StateError
@@ -209,7 +209,7 @@ class _Streams:
         return joined
 
     def _joined(self, each: Layout, part: _Part) -> Array | None:
-        """Return the frames ``(frames, ...)`` of one source; without a time axis the last result."""
+        """Return the frames of one source; without a time axis the last result."""
         arrays = part[each.name]
         if each.name in self._manifest.counts:
             return np.asarray(np.sum(arrays, axis=0, dtype=each.dtype))
@@ -585,16 +585,9 @@ class StreamBatch(_Streams):
 
     def _slots(self, ids: Ids) -> Array:
         """Return the slots of ``ids``; each must be in the batch and given once."""
-        try:
-            sources = np.asarray(ids)
-        except ValueError as error:
-            raise InputError(
-                f"ids are not one row of whole numbers ({error}); give each source once"
-            ) from error
-        if sources.ndim != 1 or not sources.size or sources.dtype.kind not in "iu":
-            raise InputError(
-                f"ids are {sources.dtype} {sources.shape}, expected whole numbers (K,), K from 1"
-            )
+        sources = as_array("ids", ids, "int64")
+        if sources.ndim != 1 or not sources.size:
+            raise InputError(f"ids have shape {sources.shape}, expected (K,), K from 1")
         if len(sources) == self.capacity and not self._unused and sources.tobytes() == self._owner.tobytes():
             return self._all
         slots: Array = np.remainder(sources, self.capacity, dtype=np.int64)
