@@ -20,6 +20,7 @@ from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import is_data_free
+from .loops import Loop, Scan
 
 Feeds = Mapping[str, Array]
 Runner = Callable[[Feeds], Mapping[str, Array]]
@@ -280,4 +281,4 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
 }
-_OPERATORS: list[type[OpRun]] = [*(_operator(name, compute) for name, compute in _COMPUTED.items()), _MaxPool]
+_OPERATORS: list[type[OpRun]] = [*(_operator(*each) for each in _COMPUTED.items()), _MaxPool, Loop, Scan]

@@ -11,11 +11,11 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import Array, Axes, StateSpec
 from lstm_edge_runtime.ort import run_by_name
 
-from .graph import (
+from ..graph import (
     RANDOM,
     UniqueNames,
     axes_of,
@@ -26,10 +26,10 @@ from .graph import (
     to_bytes,
     walk,
 )
-from .isolation import open_isolated
-from .numerics.cases import CaseGenerator, InputSpec
-from .numerics.indices import index_values
-from .recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
+from ..isolation import open_isolated
+from ..numerics.cases import CaseGenerator, InputSpec
+from ..numerics.indices import index_values
+from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 
 EMPTY = "no step or row is left for "
 """Prefix of the name of a guarding operator, before the label of the recurrent node."""
@@ -39,30 +39,18 @@ _SHAPE_READERS = ("Shape", "Size")
 class Session:
     """An onnxruntime session on a graph, run on arrays by name."""
 
-    def __init__(self, model: ir.Model, name: str = "the file", *, guarded: bool = True) -> None:
+    def __init__(self, model: ir.Model, name: str) -> None:
         """Open ``model``; what onnxruntime raises in ``run`` passes through.
-
-        Args:
-            model: the graph.
-            name: what to call it in messages.
-            guarded: whether a guarded twin sees every new set of shapes first, see ``_guard``.
 
         Raises:
             FileFormatError: onnxruntime refuses it; the message carries its first line.
         """
-        self._guard = Session(_guard(model.clone()), name, guarded=False) if guarded else None
-        self._seen: set[tuple[tuple[int, ...], ...]] = set()
-        self._session = open_isolated(to_bytes(model), name=name)
+        self._session = open_isolated(to_bytes(_guard(model.clone())), name=name)
         self.inputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_inputs())
 
     def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """Run once; entries of ``feeds`` that the graph does not take are left out."""
-        given = {name: feeds[name] for name in self.inputs}
-        shapes = tuple(array.shape for array in given.values())
-        if self._guard is not None and shapes not in self._seen:
-            self._guard.run(given)
-            self._seen.add(shapes)
-        return run_by_name(self._session, given)
+        return run_by_name(self._session, {name: feeds[name] for name in self.inputs})
 
 
 def name_axis(rows: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int | str | None:
@@ -94,15 +82,6 @@ def axes_in(name: str, shapes: Sequence[tuple[int, ...]], cases: Sequence[Mappin
     return tuple(f"{name}.{place}" if axis is None else axis for place, axis in enumerate(known))
 
 
-def numbers_of(node: ir.Node, place: int, name: str, known: Mapping[ir.Value, Array]) -> list[int]:
-    """Return an argument that is a constant or ``known`` input, or an attribute in older opsets."""
-    if name in node.attributes:
-        return list(node.attributes[name].as_ints())
-    value = node.inputs[place] if len(node.inputs) > place else None
-    array = constant(value) if value is None or value not in known else known[value]
-    return [] if array is None else [int(number) for number in array.ravel()]
-
-
 def is_data_free(value: ir.Value) -> bool:
     """Return whether ``value`` depends on constants and sizes alone.
 
@@ -118,26 +97,33 @@ def inputs_above(value: ir.Value) -> frozenset[str]:
 
 
 def evaluate(
-    model: ir.Model, values: Sequence[ir.Value], cases: Sequence[Mapping[str, int]]
-) -> list[dict[ir.Value, Array]]:
+    model: ir.Model,
+    values: Sequence[ir.Value],
+    cases: Sequence[Mapping[str, int]],
+    reasons: list[str] | None = None,
+) -> list[dict[ir.Value, Array] | None]:
     """Compute ``values`` on random data, once for each of ``cases``: a size for every dynamic axis.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
-    that no state fixes the batch size. Values inside an ``If`` branch are computed as if the branch
-    were taken. onnxruntime's exceptions pass through.
+    that no state fixes the batch size. None where the graph does not run; ``reasons`` gets why.
     """
-    fixed = {value: array for value in values if (array := constant(value)) is not None}
-    wanted = [value for value in dict.fromkeys(values) if value not in fixed]
-    if not wanted:
-        return [fixed for _ in cases]
-    part = _part_of(model, wanted)
-    session = Session(_guard(part), "a part of the file", guarded=False)
-    found = []
+    part, reasons = _part_of(model, values), [] if reasons is None else reasons
+    try:
+        session = Session(part, "a part of the file")
+    except FileFormatError as error:
+        reasons.append(str(error))
+        return [None for _ in cases]
+    found: list[dict[ir.Value, Array] | None] = []
     for sizes in cases:
         case = case_generator(part.graph, min(sizes.values(), default=1)).at(sizes)
-        results = session.run(case.feeds)
-        pairs = zip(wanted, part.graph.outputs, strict=True)
-        found.append(fixed | {value: results[str(twin.name)] for value, twin in pairs})
+        try:
+            results = session.run(case.feeds)
+        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+            reasons.append(f"at {sizes}: {first_line(error)}")
+            found.append(None)
+            continue
+        pairs = zip(values, part.graph.outputs, strict=True)
+        found.append({value: results[str(twin.name)] for value, twin in pairs})
     return found
 
 
@@ -148,7 +134,7 @@ def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
     twins = dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
     for mine, its in zip(*graphs, strict=True):
         twins.update(zip(mine.outputs, its.outputs, strict=True))
-    copy.graph.outputs[:] = [_in_main_graph(copy.graph, twins[value]) for value in values]
+    copy.graph.outputs[:] = [twins[value] for value in values]
     for slot in (slot for node in recurrent_nodes(copy) for slot in slots(node)):
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
@@ -263,24 +249,3 @@ def _possible(value: ir.Value) -> bool:
 def _is_zero(value: ir.Value) -> bool:
     array = constant(value)
     return array is not None and array.size > 0 and not array.any()
-
-
-def _in_main_graph(main: ir.Graph, value: ir.Value) -> ir.Value:
-    """Move what computes ``value`` out of an ``If`` branch into the main graph."""
-    inside = list(walk([value], lambda each: () if each.graph is main else operands(each)))
-    inside = [
-        each for each in inside if each.graph is not main and (each.producer() or each.is_initializer())
-    ]
-    for place, each in enumerate(inside):
-        node, graph = each.producer(), each.graph
-        if node is None and isinstance(graph, ir.Graph):
-            graph.initializers.pop(str(each.name))
-        each.name = f"{each.name}.moved{place}"
-        if node is None:
-            main.register_initializer(each)
-        elif isinstance(graph, ir.Graph):
-            graph.remove(node)
-            main.append(node)
-    if inside:
-        main.sort()
-    return value
