@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).parent
-SOURCES = ("program", "stream", "memory", "error", "pool", "isa", "kernels")
+SOURCES = ("program", "stream", "memory", "workspace", "error", "pool", "isa", "kernels")
 FLAGS = (
     "-target", "wasm32-wasi", "-mexec-model=reactor", "-msimd128", "-O3", "-ffp-contract=off",
     "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra", "-Wconversion", "-Wno-psabi", "-DNDEBUG",

@@ -14,8 +14,8 @@ import torch
 from benchmarks.common import parser, print_machine, table
 from benchmarks.proof.streaming_networks import NETWORKS, Network
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.numerics.cases import random_sizes
 from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_exporters.verify.cases import random_sizes
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Manifest

@@ -35,7 +35,7 @@ from benchmarks.networks import Chain, Fn, Layers, gru, lstm, over_time
 from benchmarks.torch_exporters import dynamo, torchscript
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.lift.pipeline import Lifted
-from lstm_edge_exporters.numerics.cases import full_length
+from lstm_edge_exporters.verify.cases import full_length
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import resolve, with_ones
 from lstm_edge_runtime.chunks import join_chunks, take_steps

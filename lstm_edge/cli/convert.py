@@ -103,11 +103,11 @@ def command(model: Path, target: str | None, output: Path, as_json: bool, **opti
     """Convert MODEL, an .onnx file, to another format.
 
     An .lep file is a program for the C library of lstm-edge-native and for load(), without onnxruntime; see
-    docs/native.md.
+    docs/deploy.md.
 
-    c: a folder of C99 code without a runtime, for microcontrollers; see docs/c.md.
+    c: a folder of C99 code without a runtime, for microcontrollers; see docs/deploy.md.
 
-    web: a folder with a static page that runs MODEL in the browser and works offline; see docs/web.md.
+    web: a folder with a static page that runs MODEL in the browser and works offline; see docs/deploy.md.
 
     Results are run and only written if they compute the same as MODEL.
 

@@ -67,11 +67,10 @@ typedef enum {
     LSTM_EDGE_BAD_ARGUMENT = 5, /* a null pointer, an index or a size out of range */
     LSTM_EDGE_BAD_INDEX = 6,    /* an input that indexes a table is outside the table */
     LSTM_EDGE_NO_ISA = 7,       /* LSTM_EDGE_ISA is an instruction set that this machine does not have */
-    LSTM_EDGE_NO_GOLDEN = 8,    /* the program has no golden case */
-    LSTM_EDGE_ENDED = 9         /* the network has positions for no more steps: reset the stream, see lstm_edge_end */
+    LSTM_EDGE_NO_GOLDEN = 8     /* the program has no golden case */
 } lstm_edge_status;
 
-/* The type of an element. Inputs may be of any, outputs are float32, and so are states but for counters of steps (INT64). */
+/* The type of an element. Inputs may be of any, outputs are float32, states are float32 or int64 (counters of steps). */
 typedef enum {
     LSTM_EDGE_FLOAT32 = 0,
     LSTM_EDGE_INT64 = 1,
@@ -92,8 +91,7 @@ typedef struct {
     size_t frames;       /* for a state that is a ring of the last frames of a value: how many; for an output of every
                             step: its frames in a unit, 1 without strides; otherwise 0 */
     size_t groups;       /* of such a state: in the ONNX file it is (groups, frames, the rest of a frame) */
-    size_t start;        /* for a state: number of steps after a reset in which it keeps its reset value; for an output:
-                            number of frames that it is behind (units if it has no frames) */
+    size_t delay;        /* for an output: its delay in frames (in units if it has no frames); otherwise 0 */
 } lstm_edge_port;
 
 /* --- The library ------------------------------------------------------------------------------------ */
@@ -144,12 +142,6 @@ LSTM_EDGE_API size_t lstm_edge_unit(const lstm_edge_program *program);
 /* Return how many steps the results of a stream are behind its samples, rounded up: its latency in samples. */
 LSTM_EDGE_API size_t lstm_edge_delay(const lstm_edge_program *program);
 
-/*
- * Return the number of steps after a reset for which the network has positions, 0 if it does not end. A call that would go
- * on behind them is LSTM_EDGE_ENDED; call lstm_edge_reset by then.
- */
-LSTM_EDGE_API uint64_t lstm_edge_end(const lstm_edge_program *program);
-
 /* Return the manifest of the ONNX file (JSON, UTF-8, with a closing NUL), or NULL if it has none. */
 LSTM_EDGE_API const char *lstm_edge_manifest(const lstm_edge_program *program);
 
@@ -178,9 +170,9 @@ LSTM_EDGE_API void *lstm_edge_input(lstm_edge_stream *stream, size_t index);
 LSTM_EDGE_API float *lstm_edge_output(lstm_edge_stream *stream, size_t index);
 
 /*
- * Return the buffer of a state, one row of float32, to read or write between calls; NULL for a bad index. That of a counter,
- * whose type is INT64, is one int64_t: cast it. A ring of frames (see lstm_edge_port) is the frames one after another, then the place of the
- * oldest one, from which they go on to the last place and then from the first.
+ * Return the buffer of a state, one row of its type, to read or write between calls; NULL for a bad index. Cast it to
+ * int64_t * if its type is INT64. A ring of frames (see lstm_edge_port) is the frames one after another, then the place
+ * of the oldest one, from which they go on to the last place and then from the first.
  */
 LSTM_EDGE_API float *lstm_edge_state(lstm_edge_stream *stream, size_t index);
 
@@ -241,8 +233,7 @@ typedef struct {
  *          elements of the port's type (otherwise BAD_ARGUMENT). The caller is responsible for the memory.
  *
  * With delay or unit, `steps` are units: a row of an input is (unit, width) elements, one of an output (frames, width).
- * The call knows no ages: it gives the frames before the first real one too, and the caller writes the reset value into
- * a state after each unit that ends within its `start`.
+ * The call knows no ages: it gives the first `delay` frames of an output too, which the caller drops.
  */
 LSTM_EDGE_API lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, size_t steps,
                                              const size_t *slots, const lstm_edge_rows *inputs,

@@ -56,8 +56,6 @@ class Program {
     /* Steps for which there is a result at a time, and how many steps results are behind; see lstm_edge_delay. */
     std::size_t unit() const noexcept { return lstm_edge_unit(handle_.get()); }
     std::size_t latency() const noexcept { return lstm_edge_delay(handle_.get()); }
-    /* Steps after a reset at which the network ends, 0 if it does not; see lstm_edge_end. */
-    std::uint64_t end() const noexcept { return lstm_edge_end(handle_.get()); }
     /* The manifest of the ONNX file (JSON), or a null pointer. */
     const char *manifest() const noexcept { return lstm_edge_manifest(handle_.get()); }
     /* Replay the golden case: the largest difference as a fraction of its limit. Throws Error without one. */

@@ -21,9 +21,6 @@
  * A state whose `next` is its own `buffer` is a past: the last frames of a value, in a ring. Its row is `frames`
  * frames, each as wide as the value, and the number of the oldest one. WINDOW operations read it, then one PUSH
  * operation replaces the oldest frames by the step's; nothing else writes it.
- *
- * A state whose buffer is INT64 is a counter: one whole number, to which each step adds the port's `frames`. No operation
- * writes it, and its `next` is its own buffer. Positions since the reset are computed from it.
  */
 #ifndef LSTM_EDGE_FORMAT_H
 #define LSTM_EDGE_FORMAT_H
@@ -47,8 +44,7 @@ typedef struct {
     uint32_t constants, buffers, inputs, outputs, states, operations;
     uint32_t manifest;     /* a UINT8 constant with the JSON text, or LE_NONE */
     uint32_t golden_steps; /* time steps of the golden case, 0 where there is none */
-    uint32_t padding;      /* one more than the number of a UINT8 constant: the program of the steps beyond a row's
-                              length; 0 for none. This library leaves it to callers that pad unequal rows to one */
+    uint32_t reserved;
     uint32_t unit;         /* time steps of a unit, from 1 */
 } le_header; /* 64 bytes */
 
@@ -60,7 +56,7 @@ typedef struct {
 
 typedef struct {
     uint32_t width; /* elements of one row */
-    uint32_t type;  /* an lstm_edge_type; INT64 for counters and what is computed from them, inputs of any, else FLOAT32 */
+    uint32_t type;  /* an lstm_edge_type; inputs may be of any, all else is FLOAT32 or INT64 */
 } le_buffer;        /* 8 bytes */
 
 /* An input, output or state. golden and tolerance are constants, of the buffer's width. */
@@ -72,15 +68,13 @@ typedef struct {
     uint32_t option; /* of a state: the constant with its reset value, LE_NONE for zeros;
                         of an output: 1 where a chunk gives it for every step; of an input: 0 */
     uint32_t golden; /* of an input: golden_steps rows to feed; of an output: what is expected, a row a step
-                        or the last step's; of a state: one row, expected after the last step */
+                        or the last step's; of a state of FLOAT32: one row, expected after the last step */
     uint32_t tolerance; /* largest allowed difference of each number in golden; LE_NONE for inputs */
-    uint32_t start;     /* of a state: the units for which it is held at its reset value; of an output: its
-                           first frames after a reset, which mean nothing (units where it has no frames); of an input: 0 */
+    uint32_t delay;     /* of an output: its first frames after a reset, which mean nothing (units where it has no
+                           frames); else 0 */
     uint32_t frames;    /* of an input: the unit; of an output for every step: its frames in a unit,
-                           each of width / frames numbers, one after another; of a counter: what a step adds; else 0 */
-    uint32_t end;       /* of a counter: the first number at which a step is refused, as the tables of
-                           positions end there; 0 if they don't, and for all else */
-} le_port;              /* 36 bytes */
+                           each of width / frames numbers, one after another; else 0 */
+} le_port;              /* 32 bytes */
 
 typedef struct {
     uint32_t code;   /* an le_code */
@@ -114,7 +108,7 @@ typedef enum {
     LE_SOFTMAX = 7,
     /* 0 in, 1 out, 2 axis length, 3 f epsilon, 4 const scale or NONE, 5 const bias or NONE. */
     LE_NORMALIZE = 8,
-    /* 0 in (whole numbers), 1 out, 2 const table (V, E), 3 as 5 of LINEAR, scales (V). Negative indices count from the end. */
+    /* 0 in (an input of whole numbers), 1 out, 2 const table (V, E), 3 as 5 of LINEAR, scales (V). Negative indices count from the end. */
     LE_GATHER = 9,
     /* 0 in, 1 out, 2 in offset, 3 out offset, 4 length, 5 count, 6 in stride, 7 out stride. */
     LE_COPY = 10,
@@ -128,7 +122,7 @@ typedef enum {
        `first`, each `dilation` after the one before. Frame 0 is the oldest of the past, and those behind its last
        are x itself: 6 of them, 0 for one. */
     LE_WINDOW = 14,
-    /* 0 x or NONE, 1 past, 2 frames, 3 groups: the past takes in the frames of x; with NONE it stays. In the ONNX file the state is
+    /* 0 x, 1 past, 2 frames, 3 groups: the past takes in the frames of x. In the ONNX file the state is
        (groups, frames, the rest of a frame). */
     LE_PUSH = 15,
     /* 0 in, 1 out, 2 const weights (K, M) or NONE, 3 const bias (M) or NONE: the numbers of K stretches of M,

@@ -2,7 +2,7 @@
 #include <stdarg.h>
 #include <stdio.h>
 
-#include "internal.h"
+#include "error.h"
 
 static _Thread_local char last_error[256];
 static _Thread_local lstm_edge_status last_status;

@@ -10,7 +10,7 @@
 #endif
 #endif
 
-#include "internal.h"
+#include "kernels.h"
 
 static bool always(void) { return true; }
 

@@ -16,7 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "internal.h"
+#include "mode.h"
+#include "program.h"
 #if defined(__wasm_simd128__)
 #include <wasm_simd128.h>
 #endif
@@ -629,9 +630,9 @@ INLINE size_t tail_of(size_t units) {
     return units;
 }
 
-static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
+static bool pack(le_arena *arena, le_matrix *matrix, const char *weights, size_t k, size_t m, size_t gates,
                  const float *bias, const float *scales, bool quantized) {
-    const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && program->size >= LE_FAR / 4;
+    const bool narrow = scales != NULL && !quantized && KEEPS_INT8 && arena->size >= LE_FAR / 4;
     const bool scaled = narrow || quantized, single = m == 1 && !scaled;
     const size_t each = m / gates, whole = each / L * L, tail = tail_of(each - whole);
     const size_t vectors = (gates * (whole + tail) + L - 1) / L;
@@ -642,7 +643,7 @@ static bool pack(lstm_edge_program *program, le_matrix *matrix, const char *weig
     }
     const size_t groups = (vectors + group - 1) / group, units = quantized ? (k + 3) / 4 : k;
     *matrix = (le_matrix){.k = k, .m = m, .tail = tail, .units = units, .groups = groups, .padded = groups * group * L};
-    matrix->weights = le_weights(program, single ? k + L : matrix->padded * units, narrow ? 1 : sizeof(float));
+    matrix->weights = le_arena_take(arena, single ? k + L : matrix->padded * units, narrow ? 1 : sizeof(float));
     matrix->bias = le_zeros(matrix->padded, sizeof(float));
     matrix->scales = scaled ? le_zeros(matrix->padded, sizeof(float)) : NULL;
     matrix->sums = quantized ? le_zeros(matrix->padded, sizeof(int32_t)) : NULL;
@@ -1049,7 +1050,6 @@ NOINLINE void window(const lstm_edge_program *program, const le_op *op, const le
 
 NOINLINE void push(const lstm_edge_program *program, const le_op *op, const le_workspace *ws,
                                            size_t rows, size_t steps) {
-    if (op->in == op->out) return;
     const size_t new = op->size[5], width = program->places[op->in].width / new, frames = op->size[1], all = steps * new;
     for (size_t r = 0; r < rows; r++) {
         float *past = ws->past[op->size[0] * ws->capacity + r];
@@ -1161,10 +1161,8 @@ NOINLINE void run_other(const lstm_edge_program *program, const le_op *op, const
             break;
         case LE_GATHER:
             for (size_t i = 0; i < in->width; i++) {
-                /* Of an input it is in the table, as that is checked before; and a program could compute any. */
-                const int64_t index = whole_number(from, in->type, i);
-                const uint64_t place = (uint64_t)index + (index < 0 ? length : 0);
-                const size_t row = place < length ? (size_t)place : length - 1, at = row * op->size[1];
+                const int64_t index = whole_number(from, in->type, i); /* in the table: checked before the call */
+                const size_t row = (size_t)((uint64_t)index + (index < 0 ? length : 0)), at = row * op->size[1];
                 float *to = y + i * op->size[1];
                 if (op->second == NULL) memcpy(to, op->first + at, op->size[1] * sizeof(float));
                 else for (size_t j = 0; j < op->size[1]; j++) to[j] = ((const int8_t *)op->first)[at + j] * op->second[row];

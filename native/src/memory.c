@@ -1,11 +1,18 @@
-/* Zeroed memory, the weights of a program, and the working memory of calls. */
-#include <stdlib.h>
+/* Zeroed memory, and the memory of a program's weights. */
+#include <stdint.h>
 #include <string.h>
 #if !defined(_WIN32) && !defined(__wasi__)
 #include <sys/mman.h>
 #endif
 
-#include "internal.h"
+#include "memory.h"
+
+struct le_slab {
+    le_slab *next;
+    void *mapped; /* a large program's: never from the heap, whose pages may be there already, and small */
+    char *start;
+    size_t size, used;
+};
 
 void *le_zeros(size_t count, size_t size) {
     if (size != 0 && count > (SIZE_MAX - 2 * LE_ALIGN) / size) return NULL;
@@ -15,13 +22,13 @@ void *le_zeros(size_t count, size_t size) {
 }
 
 /* Add a part with room for `bytes`, and for all other weights of a large program. */
-static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
-    const size_t align = p->far ? LE_LARGE_PAGE : LE_ALIGN, wanted = p->far && bytes < p->size ? p->size : bytes;
+static le_slab *add_slab(le_arena *arena, size_t bytes) {
+    const size_t align = arena->far ? LE_LARGE_PAGE : LE_ALIGN, wanted = arena->far && bytes < arena->size ? arena->size : bytes;
     le_slab *slab = calloc(1, sizeof *slab);
     if (slab == NULL) return NULL;
     slab->size = (wanted + align - 1) / align * align;
 #if !defined(_WIN32) && !defined(__wasi__)
-    if (p->far) {
+    if (arena->far) {
         void *mapped = mmap(NULL, slab->size + align, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (mapped != MAP_FAILED) {
             slab->mapped = mapped;
@@ -37,105 +44,36 @@ static le_slab *add_slab(lstm_edge_program *p, size_t bytes) {
         free(slab);
         return NULL;
     }
-    slab->next = p->slabs;
-    p->slabs = slab;
+    slab->next = arena->slabs;
+    arena->slabs = slab;
     return slab;
 }
 
-void *le_weights(lstm_edge_program *p, size_t count, size_t size) {
+void *le_arena_take(le_arena *arena, size_t count, size_t size) {
     if (size != 0 && count > (SIZE_MAX - LE_LARGE_PAGE) / size) return NULL;
     const size_t bytes = (count * size + LE_ALIGN - 1) / LE_ALIGN * LE_ALIGN;
-    le_slab *slab = p->slabs;
-    if (slab == NULL || slab->size - slab->used < bytes) slab = add_slab(p, bytes);
+    le_slab *slab = arena->slabs;
+    if (slab == NULL || slab->size - slab->used < bytes) slab = add_slab(arena, bytes);
     if (slab == NULL) return NULL;
     char *to = slab->start + slab->used;
     slab->used += bytes;
     return memset(to, 0, bytes);
 }
 
-size_t le_weight_bytes(const lstm_edge_program *p) {
+size_t le_arena_bytes(const le_arena *arena) {
     size_t bytes = 0;
-    for (const le_slab *slab = p->slabs; slab != NULL; slab = slab->next) bytes += slab->used;
+    for (const le_slab *slab = arena->slabs; slab != NULL; slab = slab->next) bytes += slab->used;
     return bytes;
 }
 
-void le_free_weights(lstm_edge_program *p) {
-    while (p->slabs != NULL) {
-        le_slab *slab = p->slabs;
-        p->slabs = slab->next;
+void le_arena_free(le_arena *arena) {
+    while (arena->slabs != NULL) {
+        le_slab *slab = arena->slabs;
+        arena->slabs = slab->next;
 #if !defined(_WIN32) && !defined(__wasi__)
         if (slab->mapped != NULL) munmap(slab->mapped, slab->size + LE_LARGE_PAGE);
 #endif
         if (slab->mapped == NULL) free(slab->start);
         free(slab);
     }
-}
-
-/* --- Working memory --------------------------------------------------------------------------------- */
-
-void le_drop(le_workspace *w) {
-    if (w == NULL) return;
-    free(w->base);
-    free(w->buffer);
-    free(w->past);
-    free(w->gates);
-    free(w->more_gates);
-    free(w->hidden);
-    free(w->ahead);
-    free(w->quantized);
-    free(w->row_scale);
-    free(w->row_zero);
-    free(w);
-}
-
-le_workspace *le_workspace_new(const lstm_edge_program *p, size_t capacity, bool own) {
-    le_workspace *w = calloc(1, sizeof *w);
-    if (w == NULL) return NULL;
-    w->capacity = capacity;
-    const size_t rows = capacity * p->row_bytes, more = own ? p->past_bytes + p->port_bytes : 0;
-    w->base = le_zeros(1, rows + more);
-    w->buffer = calloc(p->buffers + 1, sizeof *w->buffer);
-    w->past = calloc(capacity * p->pasts + 1, sizeof *w->past);
-    w->gates = le_zeros(capacity * p->gates, sizeof(float));
-    w->more_gates = le_zeros(capacity * p->more_gates, sizeof(float));
-    w->hidden = le_zeros(capacity * p->hidden, sizeof(float));
-    if (capacity == 1 && p->last_recurrent != NULL) w->ahead = le_zeros(p->last_recurrent->r.padded, sizeof(float));
-    w->quantized = le_zeros(capacity * p->quantized + LE_ALIGN, sizeof(int16_t));
-    w->row_scale = le_zeros(capacity, sizeof(float));
-    w->row_zero = le_zeros(capacity, sizeof(int32_t));
-    if (w->base == NULL || w->buffer == NULL || w->past == NULL || w->gates == NULL || w->more_gates == NULL || w->hidden == NULL ||
-        w->quantized == NULL || w->row_scale == NULL || w->row_zero == NULL ||
-        (capacity == 1 && p->last_recurrent != NULL && w->ahead == NULL)) {
-        le_drop(w);
-        return NULL;
-    }
-    for (size_t i = 0; i < p->buffers; i++) {
-        const le_place *place = &p->places[i];
-        if (place->past == 0) w->buffer[i] = w->base + place->offset * capacity;
-        else if (own) w->past[place->past - 1] = (float *)(w->buffer[i] = w->base + rows + place->offset);
-    }
-    for (size_t i = 0; own && i < p->count[LSTM_EDGE_STATE]; i++) {
-        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
-        if (state->in_place) w->buffer[state->next] = w->buffer[state->buffer];
-    }
-    return w;
-}
-
-le_workspace *le_take(const lstm_edge_program *program, bool single) {
-    lstm_edge_program *p = (lstm_edge_program *)program; /* the spares are its only part that changes */
-    for (size_t i = 0; i < LE_SPARES; i++) {
-        le_workspace *w = atomic_exchange(&p->spare[single][i], NULL);
-        if (w != NULL) return w;
-    }
-    return le_workspace_new(program, single ? 1 : LE_BLOCK, false);
-}
-
-void le_give(const lstm_edge_program *program, le_workspace *workspace) {
-    lstm_edge_program *p = (lstm_edge_program *)program;
-    const bool single = workspace->capacity == 1;
-    for (size_t i = 0; i < LE_SPARES; i++) {
-        le_workspace *none = NULL;
-        if (atomic_compare_exchange_strong(&p->spare[single][i], &none, workspace)) return;
-    }
-    le_drop(workspace);
 }

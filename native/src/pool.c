@@ -1,8 +1,8 @@
 /* Threads that sleep until there is work for them. */
-#ifdef __wasi__ /* has no threads: a pool takes one task after the other */
-#include <stdlib.h>
+#include "pool.h"
 
-#include "internal.h"
+#include "memory.h"
+#ifdef __wasi__ /* has no threads: a pool takes one task after the other */
 
 struct le_pool {
     size_t threads;
@@ -21,10 +21,10 @@ void le_pool_run(le_pool *pool, le_task task, void *context, size_t count) {
 }
 #else
 #include <pthread.h>
-#include <stdlib.h>
+#include <stdatomic.h>
 #include <unistd.h>
 
-#include "internal.h"
+#include "mode.h"
 
 struct le_pool {
     pthread_mutex_t turn; /* held while a job runs */

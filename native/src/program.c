@@ -2,14 +2,22 @@
  * From a program file to a program. The file may come from a stranger: nothing in it is used before it is
  * checked, and no size is multiplied before it is bounded.
  */
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#if !defined(_WIN32) && !defined(__wasi__)
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+#endif
 
-#include "internal.h"
+#include "error.h"
+#include "program.h"
 
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "a program file is read as it lies, little-endian");
 _Static_assert(sizeof(float) == 4 && sizeof(le_header) == 64 && sizeof(le_constant) == 24, "the format's sizes");
-_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 36 && sizeof(le_operation) == 128, "the format's sizes");
+_Static_assert(sizeof(le_buffer) == 8 && sizeof(le_port) == 32 && sizeof(le_operation) == 128, "the format's sizes");
 
 /* Wide enough for a whole vector of any instruction set. */
 #define PAD 16u
@@ -56,6 +64,11 @@ static uint32_t checksum(const unsigned char *p, size_t size) {
     }
     for (; size > 0; p++, size--) crc = crc >> 8 ^ table[0][(crc ^ *p) & 255];
     return ~crc;
+}
+
+size_t le_size_of(uint32_t type) {
+    static const size_t sizes[] = {4, 8, 4, 2, 1, 1};
+    return type < sizeof sizes / sizeof *sizes ? sizes[type] : 0;
 }
 
 static float float_of(uint32_t bits) {
@@ -139,7 +152,7 @@ static bool pack(reader *r, le_matrix *to, const weights_of *w, const float *bia
         if (scale == NULL) return false;
     }
     const char *from = r->data + constant(r, index).offset + first * k * (w->int8 ? 1 : 4);
-    const bool done = r->program->kernels->pack(r->program, to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first,
+    const bool done = r->program->kernels->pack(&r->program->weights, to, from, k, m, gates, bias, scale == NULL ? NULL : scale + first,
                                                 w->quantized);
     free(scale);
     return done || no_memory();
@@ -392,11 +405,13 @@ static bool read_gather(reader *r, const uint32_t *arg, le_op *op) {
     op->size[1] = table.columns;
     if (stored && !vector(r, arg[3] - 1, 1, table.rows, &op->second)) return false;
     op->first = copy(r, arg[2], 0);
+    le_io *input = NULL;
     for (size_t i = 0; i < r->program->count[LSTM_EDGE_INPUT]; i++) {
-        le_io *input = &r->program->io[LSTM_EDGE_INPUT][i];
-        if (input->buffer == op->in && (input->table == 0 || input->table > table.rows)) input->table = table.rows;
-        r->program->indexed = true;
+        if (r->program->io[LSTM_EDGE_INPUT][i].buffer == op->in) input = &r->program->io[LSTM_EDGE_INPUT][i];
     }
+    if (input == NULL) return REFUSE_OPERATION(r, "an index that is no input");
+    if (input->table == 0 || input->table > table.rows) input->table = table.rows;
+    r->program->indexed = true;
     return op->first != NULL;
 }
 
@@ -433,19 +448,18 @@ static bool read_window(reader *r, const uint32_t *arg, le_op *op) {
 }
 
 static bool read_push(reader *r, const uint32_t *arg, le_op *op) {
-    const bool kept = arg[0] == LE_NONE;
+    op->in = arg[0];
     op->out = arg[1];
-    op->in = kept ? op->out : arg[0];
     le_io *io = open_past(r, op->out);
-    if (io == NULL || (!kept && !reads(r, op->in, false))) return false;
+    if (io == NULL || !reads(r, op->in, false)) return false;
     const size_t numbers = width(r, arg[1]) - 1, frames = arg[2], groups = arg[3];
     if (frames == 0 || groups == 0 || numbers == 0 || numbers % frames != 0 || numbers / frames % groups != 0 ||
-        (!kept && width(r, op->in) % (numbers / frames) != 0)) {
+        width(r, op->in) % (numbers / frames) != 0) {
         return REFUSE_OPERATION(r, "frames that do not fit a past");
     }
     op->size[0] = r->program->places[arg[1]].past - 1;
     op->size[1] = frames;
-    op->size[5] = kept ? 1 : width(r, op->in) / (numbers / frames);
+    op->size[5] = width(r, op->in) / (numbers / frames);
     io->frames = frames;
     io->groups = groups;
     return true;
@@ -508,39 +522,50 @@ static bool read_golden(reader *r, lstm_edge_kind kind, const le_port *port, le_
     const uint32_t steps = r->header.golden_steps;
     const le_place *place = &r->program->places[io->buffer];
     if (steps == 0 || (port->golden == LE_NONE && kind != LSTM_EDGE_INPUT)) return true;
-    if (io->counts) return REFUSE("%s: a golden case of a counter, which its outputs show", io->name);
+    if (kind == LSTM_EDGE_STATE && place->type == LSTM_EDGE_INT64) return REFUSE("%s: a golden case of whole numbers", io->name);
     const size_t rows = kind == LSTM_EDGE_INPUT || io->every_step ? steps : 1;
     if (!expect(r, port->golden, place->type, rows, place->width, "the golden case")) return false;
     io->golden = copy(r, port->golden, 0);
     if (io->golden == NULL || kind == LSTM_EDGE_INPUT) return io->golden != NULL;
     if (!expect(r, port->tolerance, LSTM_EDGE_FLOAT32, rows, place->width, "the golden case")) return false;
-    if (io->each != 0 && (size_t)steps * io->each <= io->start) return REFUSE("%s: a golden case shorter than its delay", io->name);
+    if (io->each != 0 && (size_t)steps * io->each <= io->delay) return REFUSE("%s: a golden case shorter than its delay", io->name);
     io->tolerance = copy(r, port->tolerance, 0);
     return io->tolerance != NULL;
 }
 
-/* Read when an input, output or state starts and what its frames are. */
+/* Read the delay and the frames of an input, output or state. */
 static bool read_pace(reader *r, lstm_edge_kind kind, const le_port *port, le_io *io) {
     lstm_edge_program *p = r->program;
     const bool framed = kind == LSTM_EDGE_INPUT || io->every_step;
     const size_t whole = r->program->places[io->buffer].width;
     io->each = port->frames;
-    io->start = port->start;
-    if (!io->counts && (framed ? io->each == 0 || whole % io->each != 0 : io->each != 0)) return REFUSE("%s: frames that do not fit its row", io->name);
-    if (kind == LSTM_EDGE_INPUT && (io->each != p->unit || io->start != 0)) return REFUSE("%s: an input of another unit", io->name);
-    if (io->start * (uint64_t)p->unit > INT32_MAX) return REFUSE("%s: it starts too late", io->name);
-    const size_t units = io->each == 0 ? io->start : (io->start + io->each - 1) / io->each;
+    io->delay = port->delay;
+    if (framed ? io->each == 0 || whole % io->each != 0 : io->each != 0) return REFUSE("%s: frames that do not fit its row", io->name);
+    if (kind == LSTM_EDGE_INPUT && io->each != p->unit) return REFUSE("%s: an input of another unit", io->name);
+    if (kind != LSTM_EDGE_OUTPUT && io->delay != 0) return REFUSE("%s: a delay of an input or a state", io->name);
+    if (io->delay * (uint64_t)p->unit > INT32_MAX) return REFUSE("%s: its delay is too long", io->name);
+    const size_t units = io->each == 0 ? io->delay : (io->delay + io->each - 1) / io->each;
     if (p->settled < units) p->settled = units;
     if (kind == LSTM_EDGE_INPUT && p->unit > 1) p->port_bytes += le_sample_bytes(p, io);
     return true;
 }
 
-static bool read_counter(reader *r, const le_port *port, le_io *io) {
-    if (width(r, io->buffer) != 1 || io->next != io->buffer) return REFUSE("%s: a counter that is not one number", io->name);
-    io->end = port->end;
-    r->program->ends = r->program->ends || io->end != 0;
+static bool read_state(reader *r, const le_port *port, le_io *io) {
+    lstm_edge_program *p = r->program;
+    const lstm_edge_type type = p->places[io->buffer].type;
+    if (io->next >= p->buffers || width(r, io->next) != width(r, io->buffer) || p->places[io->next].type != type) {
+        return REFUSE("%s: a new value that is not there, or of another width or type", io->name);
+    }
+    if (type == LSTM_EDGE_FLOAT32) {
+        if (io->next == io->buffer) p->places[io->buffer].past = (uint32_t)++p->pasts;
+        float *reset;
+        const bool done = vector(r, port->option, 1, width(r, io->buffer), &reset);
+        io->reset = reset;
+        return done;
+    }
+    if (io->next == io->buffer) return REFUSE("%s: a past of whole numbers", io->name);
     if (port->option == LE_NONE) return true;
-    if (!expect(r, port->option, LSTM_EDGE_INT64, 1, 1, "a reset value")) return false;
+    if (!expect(r, port->option, type, 1, width(r, io->buffer), "a reset value")) return false;
     io->reset = copy(r, port->option, 0);
     return io->reset != NULL;
 }
@@ -560,9 +585,9 @@ static bool read_ports(reader *r) {
             if (io->name == NULL) return false;
             io->buffer = port.buffer;
             io->next = port.next;
-            io->counts = kind == LSTM_EDGE_STATE && is_whole(r, io->buffer);
-            if (kind != LSTM_EDGE_INPUT && p->places[io->buffer].type != LSTM_EDGE_FLOAT32 && !io->counts) {
-                return REFUSE("%s: an output or state that is not float32", io->name);
+            const bool whole = kind == LSTM_EDGE_STATE && is_whole(r, io->buffer);
+            if (kind != LSTM_EDGE_INPUT && p->places[io->buffer].type != LSTM_EDGE_FLOAT32 && !whole) {
+                return REFUSE("%s: an output that is not float32, or a state that is neither that nor int64", io->name);
             }
             if (kind == LSTM_EDGE_OUTPUT) {
                 if (port.option > 1) return REFUSE("%s: an unknown option", io->name);
@@ -573,16 +598,7 @@ static bool read_ports(reader *r) {
                 }
                 memset(r->written + r->start[io->buffer], 1, width(r, io->buffer));
             }
-            if (io->counts) {
-                if (!read_counter(r, &port, io)) return false;
-            } else if (kind == LSTM_EDGE_STATE) {
-                if (io->next >= p->buffers || width(r, io->next) != width(r, io->buffer) ||
-                    p->places[io->next].type != LSTM_EDGE_FLOAT32) {
-                    return REFUSE("%s: a new value that is not there, or of another width", io->name);
-                }
-                if (!vector(r, port.option, 1, width(r, io->buffer), &io->reset)) return false;
-                if (io->next == io->buffer) p->places[io->buffer].past = (uint32_t)++p->pasts;
-            }
+            if (kind == LSTM_EDGE_STATE && !read_state(r, &port, io)) return false;
             if (!read_pace(r, (lstm_edge_kind)kind, &port, io) || !read_golden(r, (lstm_edge_kind)kind, &port, io)) return false;
         }
     }
@@ -610,6 +626,18 @@ static bool given(const lstm_edge_program *p, uint32_t buffer) {
     return false;
 }
 
+/* Return whether a step does nothing but add a constant to a state of one whole number, `more`. */
+static bool counts(const lstm_edge_program *p, le_io *io) {
+    for (size_t j = 0; p->places[io->buffer].type == LSTM_EDGE_INT64 && j < p->ops; j++) {
+        const le_op *op = &p->op[j];
+        if (op->code != LE_BINARY || op->out != io->next) continue;
+        if (op->size[0] != LE_ADD || op->in != io->buffer || op->h != LE_NONE || p->places[io->buffer].width != 1) return false;
+        memcpy(&io->more, op->first, sizeof io->more);
+        return true;
+    }
+    return false;
+}
+
 /* Check where the outputs and states end; find what a chunk need not run at every step. */
 static bool finish(reader *r) {
     lstm_edge_program *p = r->program;
@@ -626,7 +654,7 @@ static bool finish(reader *r) {
             } else if (p->places[end].past != 0) {
                 if (kind == LSTM_EDGE_OUTPUT) done = REFUSE("%s: a past can't be an output", io->name);
                 else if (io->frames == 0) done = REFUSE("%s: a past without a PUSH", io->name);
-            } else if (kind == LSTM_EDGE_STATE && given(p, end) && !io->counts) {
+            } else if (kind == LSTM_EDGE_STATE && given(p, end)) {
                 done = REFUSE("%s: its new value is an input or another old value; copy it", io->name);
             } else {
                 io->given = given(p, end);
@@ -649,10 +677,11 @@ static bool finish(reader *r) {
             needed[read[j]] = needed[read[j]] || !op->last_only;
         }
     }
-    /* Many steps of an operation at a time where every state is a past or a recurrent operation's own. */
+    /* Many steps of an operation at a time where every state is a past, a counter or a recurrent operation's own. */
     p->chunked = true;
     for (size_t i = 0; done && i < p->count[LSTM_EDGE_STATE]; i++) {
         le_io *io = &p->io[LSTM_EDGE_STATE][i];
+        io->counts = counts(p, io);
         p->moves = p->moves || io->counts;
         if (io->frames != 0 || io->counts) continue;
         bool own = false;
@@ -765,7 +794,7 @@ static bool read_all(reader *r) {
     return p->manifest != NULL;
 }
 
-static void free_program(lstm_edge_program *p) {
+void le_program_free(lstm_edge_program *p) {
     for (size_t i = 0; p->op != NULL && i < p->ops; i++) {
         if (p->op[i].shared) continue;
         free_matrix(&p->op[i].w);
@@ -783,19 +812,12 @@ static void free_program(lstm_edge_program *p) {
         }
         free(p->io[kind]);
     }
-    for (size_t size = 0; size < 2; size++) {
-        for (size_t i = 0; i < LE_SPARES; i++) le_drop(atomic_load(&p->spare[size][i]));
-    }
-    le_free_weights(p);
+    le_arena_free(&p->weights);
     le_pool_free(p->pool);
     free(p->places);
     free(p->op);
     free(p->manifest);
     free(p);
-}
-
-void le_release(lstm_edge_program *program) {
-    if (atomic_fetch_sub(&program->users, 1) == 1) free_program(program);
 }
 
 lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
@@ -829,15 +851,57 @@ lstm_edge_program *lstm_edge_load(const void *data, size_t size) {
         return NULL;
     }
     r.program->kernels = kernels;
-    r.program->size = size;
-    r.program->far = size >= LE_FAR;
+    r.program->weights = (le_arena){.size = size, .far = size >= LE_FAR};
     atomic_init(&r.program->users, 1);
     const bool done = read_all(&r);
-    r.program->near = le_weight_bytes(r.program) <= LE_NEAR;
+    r.program->near = le_arena_bytes(&r.program->weights) <= LE_NEAR;
     free(r.packed);
     free(r.written);
     free(r.start);
     if (done) return r.program;
-    free_program(r.program);
+    le_program_free(r.program);
     return NULL;
+}
+
+#if defined(_WIN32) || defined(__wasi__)
+static lstm_edge_program *open_file(const char *path) {
+    FILE *file = fopen(path, "rb");
+    const bool sized = file != NULL && fseek(file, 0, SEEK_END) == 0;
+    const long size = sized ? ftell(file) : -1;
+    void *data = size > 0 && fseek(file, 0, SEEK_SET) == 0 ? le_zeros((size_t)size, 1) : NULL;
+    const bool all = data != NULL && fread(data, 1, (size_t)size, file) == (size_t)size;
+    if (file != NULL) fclose(file);
+    lstm_edge_program *program = all ? lstm_edge_load(data, (size_t)size) : NULL;
+    if (!all) le_fail(LSTM_EDGE_BAD_FILE, "%s: empty, or can't be read, expected a program file", path);
+    free(data);
+    return program;
+}
+#else
+static lstm_edge_program *open_file(const char *path) {
+    const int file = open(path, O_RDONLY | O_CLOEXEC);
+    struct stat facts;
+    if (file < 0 || fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) {
+        le_fail(LSTM_EDGE_BAD_FILE, "%s: can't be read, expected a program file", path);
+        if (file >= 0) close(file);
+        return NULL;
+    }
+    const size_t size = (size_t)facts.st_size;
+    void *data = size == 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
+    close(file);
+    if (data == MAP_FAILED) {
+        le_fail(LSTM_EDGE_BAD_FILE, "%s: empty, or can't be mapped", path);
+        return NULL;
+    }
+    lstm_edge_program *program = lstm_edge_load(data, size);
+    munmap(data, size);
+    return program;
+}
+#endif
+
+lstm_edge_program *lstm_edge_open(const char *path) {
+    if (path == NULL) {
+        le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
+        return NULL;
+    }
+    return open_file(path);
 }

@@ -1,27 +1,17 @@
 /* Running a program: many rows, one stream, the golden case; and the rest of the public functions. */
-#include <fcntl.h>
 #include <math.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#if !defined(_WIN32) && !defined(__wasi__)
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#endif
 
-#include "internal.h"
+#include "error.h"
+#include "mode.h"
+#include "workspace.h"
 
 const char *lstm_edge_version(void) { return LSTM_EDGE_VERSION; }
 
 const char *lstm_edge_isa(void) {
     const le_kernels *kernels = le_choose();
     return kernels == NULL ? NULL : kernels->name;
-}
-
-size_t le_size_of(uint32_t type) {
-    static const size_t sizes[] = {4, 8, 4, 2, 1, 1};
-    return type < sizeof sizes / sizeof *sizes ? sizes[type] : 0;
 }
 
 /* --- Running ---------------------------------------------------------------------------------------- */
@@ -50,13 +40,14 @@ static void copy_rows(const call *c, const le_place *place, size_t bytes, char *
     }
 }
 
-/* Let a counter stand `each` behind the numbers at `from`, for rows in their order. */
-static void count(const lstm_edge_program *p, const le_io *counter, char *to, const char *from, size_t rows) {
-    for (size_t r = 0; r < rows; r++, to += p->places[counter->buffer].bytes, from += p->places[counter->buffer].bytes) {
+/* Give the rows of a counter's later steps their numbers, from those of the first step on. */
+static void count(const lstm_edge_program *p, const le_io *counter, char *at, size_t rows, size_t later) {
+    const size_t bytes = p->places[counter->buffer].bytes;
+    for (size_t i = 0; i < rows * later; i++, at += bytes) {
         uint64_t number;
-        memcpy(&number, from, sizeof number);
-        number += counter->each;
-        memcpy(to, &number, sizeof number);
+        memcpy(&number, at, sizeof number);
+        number += (uint64_t)counter->more;
+        memcpy(at + rows * bytes, &number, sizeof number);
     }
 }
 
@@ -64,7 +55,7 @@ static void count(const lstm_edge_program *p, const le_io *counter, char *to, co
 static inline __attribute__((always_inline)) void compute(const lstm_edge_program *p, le_workspace *w, size_t rows,
                                                           size_t now, bool last) {
     w->backward = !p->near && !w->backward;
-    w->far = p->far && now == 1;
+    w->far = p->weights.far && now == 1;
     w->is_ahead = w->backward && w->ahead != NULL;
     if (w->is_ahead) p->kernels->look_ahead(p, w);
     for (size_t i = 0; i < p->ops; i++) {
@@ -103,8 +94,7 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
             }
         }
         for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
-            char *to = w->buffer[states[i].buffer];
-            if (states[i].counts) count(p, &states[i], to + rows * p->places[states[i].buffer].bytes, to, rows * (now - 1));
+            if (states[i].counts) count(p, &states[i], w->buffer[states[i].buffer], rows, now - 1);
         }
         compute(p, w, rows, now, last);
         for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
@@ -120,10 +110,9 @@ static void run_block(const call *c, le_workspace *w, size_t first, size_t rows)
             const le_place *place = &p->places[states[i].next];
             if (place->past != 0) continue;
             char *from = w->buffer[states[i].next] + (now - 1) * rows * place->bytes, *to = w->buffer[states[i].buffer];
-            if (states[i].counts) count(p, &states[i], to, from, rows);
-            else if (!last) memcpy(to, from, rows * place->bytes);
             const size_t bytes = place->width * le_size_of(place->type);
-            if (last) copy_rows(c, place, bytes, states[i].counts ? to : from, &c->states[i], true, first, 0, rows, true);
+            if (last) copy_rows(c, place, bytes, from, &c->states[i], true, first, 0, rows, true);
+            else memcpy(to, from, rows * place->bytes);
         }
     }
 }
@@ -160,24 +149,6 @@ static lstm_edge_status check_indices(const call *c) {
                 const char *from = row_at(&c->inputs[i], r, s);
                 const lstm_edge_status status = check_elements(p, input, from, p->places[input->buffer].width);
                 if (status != LSTM_EDGE_OK) return status;
-            }
-        }
-    }
-    return LSTM_EDGE_OK;
-}
-
-/* Refuse units that would begin where a counter has come to its end; from unit `age` on, as the first ones are held. */
-static lstm_edge_status check_ends(const lstm_edge_program *p, const lstm_edge_rows *states, const size_t *slots, size_t rows,
-                                   uint64_t units, uint64_t age) {
-    for (size_t i = 0; p->ends && units > 0 && i < p->count[LSTM_EDGE_STATE]; i++) {
-        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
-        const uint64_t held = age < state->start ? state->start - age : 0, more = units > held ? units - held - 1 : 0;
-        for (size_t r = 0; state->end != 0 && r < rows; r++) {
-            int64_t at;
-            memcpy(&at, row_at(&states[i], slots != NULL ? slots[r] : r, 0), sizeof at);
-            if (at < 0 || at >= state->end || (state->each != 0 && more > ((uint64_t)state->end - 1 - (uint64_t)at) / state->each)) {
-                return le_fail(LSTM_EDGE_ENDED, "%s: it stands at %lld, and the network has positions for %llu steps from a reset; reset the stream",
-                               state->name, (long long)at, (unsigned long long)lstm_edge_end(p));
             }
         }
     }
@@ -224,7 +195,6 @@ static lstm_edge_status run_rows(call *c) {
 
 static lstm_edge_status run(call *c) {
     lstm_edge_status status = check_indices(c);
-    if (status == LSTM_EDGE_OK) status = check_ends(c->program, c->states, c->slots, c->rows, c->steps, UINT64_MAX);
     if (status != LSTM_EDGE_OK) return status;
     const le_mode mode = le_get_mode();
     le_set_mode(LE_FLUSH);
@@ -272,49 +242,6 @@ lstm_edge_status lstm_edge_run(const lstm_edge_program *program, size_t rows, si
 
 /* --- Programs --------------------------------------------------------------------------------------- */
 
-#if defined(_WIN32) || defined(__wasi__)
-static lstm_edge_program *open_file(const char *path) {
-    FILE *file = fopen(path, "rb");
-    const bool sized = file != NULL && fseek(file, 0, SEEK_END) == 0;
-    const long size = sized ? ftell(file) : -1;
-    void *data = size > 0 && fseek(file, 0, SEEK_SET) == 0 ? le_zeros((size_t)size, 1) : NULL;
-    const bool all = data != NULL && fread(data, 1, (size_t)size, file) == (size_t)size;
-    if (file != NULL) fclose(file);
-    lstm_edge_program *program = all ? lstm_edge_load(data, (size_t)size) : NULL;
-    if (!all) le_fail(LSTM_EDGE_BAD_FILE, "%s: empty, or can't be read, expected a program file", path);
-    free(data);
-    return program;
-}
-#else
-static lstm_edge_program *open_file(const char *path) {
-    const int file = open(path, O_RDONLY | O_CLOEXEC);
-    struct stat facts;
-    if (file < 0 || fstat(file, &facts) != 0 || !S_ISREG(facts.st_mode)) {
-        le_fail(LSTM_EDGE_BAD_FILE, "%s: can't be read, expected a program file", path);
-        if (file >= 0) close(file);
-        return NULL;
-    }
-    const size_t size = (size_t)facts.st_size;
-    void *data = size == 0 ? MAP_FAILED : mmap(NULL, size, PROT_READ, MAP_PRIVATE, file, 0);
-    close(file);
-    if (data == MAP_FAILED) {
-        le_fail(LSTM_EDGE_BAD_FILE, "%s: empty, or can't be mapped", path);
-        return NULL;
-    }
-    lstm_edge_program *program = lstm_edge_load(data, size);
-    munmap(data, size);
-    return program;
-}
-#endif
-
-lstm_edge_program *lstm_edge_open(const char *path) {
-    if (path == NULL) {
-        le_fail(LSTM_EDGE_BAD_ARGUMENT, "a null pointer");
-        return NULL;
-    }
-    return open_file(path);
-}
-
 void lstm_edge_free(lstm_edge_program *program) {
     if (program != NULL) le_release(program);
 }
@@ -341,14 +268,13 @@ lstm_edge_status lstm_edge_describe(const lstm_edge_program *program, lstm_edge_
     }
     const le_io *io = &program->io[kind][index];
     const le_place *place = &program->places[io->buffer];
-    const bool state = kind == LSTM_EDGE_STATE, output = kind == LSTM_EDGE_OUTPUT;
     *port = (lstm_edge_port){io->name,
-                             io->each > 1 && !state ? place->width / io->each : place->width,
+                             io->each > 1 ? place->width / io->each : place->width,
                              place->type,
                              io->every_step,
-                             output ? io->each : io->frames,
+                             kind == LSTM_EDGE_OUTPUT ? io->each : io->frames,
                              io->groups,
-                             state ? io->start * program->unit : io->start};
+                             io->delay};
     return LSTM_EDGE_OK;
 }
 
@@ -358,24 +284,10 @@ size_t lstm_edge_delay(const lstm_edge_program *program) {
     size_t most = 0;
     for (size_t i = 0; program != NULL && i < program->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        const size_t frames = output->each == 0 ? 1 : output->each, steps = (output->start * program->unit + frames - 1) / frames;
+        const size_t frames = output->each == 0 ? 1 : output->each, steps = (output->delay * program->unit + frames - 1) / frames;
         if (most < steps) most = steps;
     }
     return most;
-}
-
-uint64_t lstm_edge_end(const lstm_edge_program *program) {
-    uint64_t least = 0;
-    for (size_t i = 0; program != NULL && i < program->count[LSTM_EDGE_STATE]; i++) {
-        const le_io *state = &program->io[LSTM_EDGE_STATE][i];
-        int64_t first;
-        if (state->end == 0 || state->each == 0) continue;
-        lstm_edge_reset_value(program, i, &first);
-        const uint64_t numbers = first < 0 || first >= state->end ? 0 : (uint64_t)(state->end - first);
-        const uint64_t steps = (state->start + (numbers + state->each - 1) / state->each) * program->unit;
-        if (least == 0 || steps < least) least = steps;
-    }
-    return least;
 }
 
 const char *lstm_edge_manifest(const lstm_edge_program *program) { return program == NULL ? NULL : program->manifest; }
@@ -397,7 +309,7 @@ lstm_edge_status lstm_edge_reset_value(const lstm_edge_program *program, size_t 
 struct lstm_edge_stream {
     lstm_edge_program *program;
     uint64_t age;            /* steps since the reset */
-    uint64_t plain;          /* the age from which on each step gives a frame of every output, and no state is held */
+    uint64_t plain;          /* the age from which on each step gives a frame of every output */
     lstm_edge_rows *rows[3]; /* inputs, outputs, states: where one row of each lies */
     lstm_edge_rows *chunk;   /* the same for a chunk's inputs and outputs */
     float **places;          /* of each output of a chunk: where its first frame goes */
@@ -501,6 +413,15 @@ lstm_edge_status lstm_edge_set_age(lstm_edge_stream *stream, uint64_t age) {
     return LSTM_EDGE_OK;
 }
 
+/* Make the new values of a step's states the old ones of the next, where they lie elsewhere. */
+static inline void move_states(const lstm_edge_program *p, le_workspace *w) {
+    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
+        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
+        if (state->in_place || state->next == state->buffer) continue;
+        memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
+    }
+}
+
 /* Run the operations on the unit in the step's buffers, the one that ends at the stream's age; add its frames. */
 static void finish_unit(lstm_edge_stream *stream) {
     const lstm_edge_program *p = stream->program;
@@ -510,8 +431,8 @@ static void finish_unit(lstm_edge_stream *stream) {
     for (size_t i = 0; i < p->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
         const size_t each = output->each == 0 ? 1 : output->each, width = p->places[output->buffer].width / each;
-        const size_t past = before < p->settled ? (size_t)before * each : output->start;
-        const size_t early = output->start > past ? output->start - past : 0;
+        const size_t past = before < p->settled ? (size_t)before * each : output->delay;
+        const size_t early = output->delay > past ? output->delay - past : 0;
         if (early >= each) continue;
         const size_t at = output->each == 0 ? 0 : stream->frames[i];
         stream->frames[i] = at + each - early;
@@ -519,16 +440,7 @@ static void finish_unit(lstm_edge_stream *stream) {
         const float *from = (const float *)(void *)w->buffer[output->buffer] + early * width;
         memmove(stream->places[i] + at * width, from, (each - early) * width * sizeof(float));
     }
-    for (size_t i = 0; i < p->count[LSTM_EDGE_STATE]; i++) {
-        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
-        if (before < state->start) {
-            lstm_edge_reset_value(p, i, w->buffer[state->buffer]);
-        } else if (state->counts) {
-            count(p, state, w->buffer[state->buffer], w->buffer[state->buffer], 1);
-        } else if (!state->in_place && state->next != state->buffer) {
-            memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
-        }
-    }
+    move_states(p, w);
 }
 
 /* Take steps behind those that were kept: whole units at once where every frame counts, else one by one. */
@@ -536,9 +448,6 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
     const lstm_edge_program *p = stream->program;
     const size_t inputs = p->count[LSTM_EDGE_INPUT], outputs = p->count[LSTM_EDGE_OUTPUT], unit = p->unit;
     lstm_edge_rows *from = stream->chunk, *to = stream->chunk + inputs;
-    const uint64_t units = steps / unit + (stream->age % unit + steps % unit + unit - 1) / unit;
-    const lstm_edge_status ended = check_ends(p, stream->rows[LSTM_EDGE_STATE], NULL, 1, units, stream->age / unit);
-    if (ended != LSTM_EDGE_OK) return ended;
     for (size_t i = 0; i < inputs; i++) {
         const le_io *input = &p->io[LSTM_EDGE_INPUT][i];
         if (input->table == 0) continue;
@@ -597,10 +506,6 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
         const lstm_edge_status status = check_indices(&c);
         if (status != LSTM_EDGE_OK) return status;
     }
-    if (p->ends) {
-        const lstm_edge_status status = check_ends(p, stream->rows[LSTM_EDGE_STATE], NULL, 1, 1, UINT64_MAX);
-        if (status != LSTM_EDGE_OK) return status;
-    }
     const le_mode mode = le_get_mode();
     le_set_mode(LE_FLUSH);
     compute(p, w, 1, 1, true);
@@ -609,12 +514,7 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
         const size_t bytes = p->places[output->buffer].bytes;
         if (output->given) memcpy(stream->rows[LSTM_EDGE_OUTPUT][i].data, w->buffer[output->buffer], bytes);
     }
-    for (size_t i = 0; p->moves && i < p->count[LSTM_EDGE_STATE]; i++) {
-        const le_io *state = &p->io[LSTM_EDGE_STATE][i];
-        if (state->counts) count(p, state, w->buffer[state->buffer], w->buffer[state->buffer], 1);
-        if (state->in_place || state->next == state->buffer) continue;
-        memcpy(w->buffer[state->buffer], w->buffer[state->next], p->places[state->buffer].bytes);
-    }
+    if (p->moves) move_states(p, w);
     le_set_mode(mode);
     stream->age++;
     stream->last = 1;
@@ -698,9 +598,9 @@ lstm_edge_status lstm_edge_selftest(const lstm_edge_program *program, double *wo
     double most = 0;
     for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &program->io[LSTM_EDGE_OUTPUT][i];
-        const size_t each = output->each == 0 ? 1 : output->each, frames = output->every_step ? steps * each - output->start : 1;
+        const size_t each = output->each == 0 ? 1 : output->each, frames = output->every_step ? steps * each - output->delay : 1;
         const size_t width = program->places[output->buffer].width / each;
-        most = compare(output, outputs[i], output->every_step ? output->start * width : 0, frames * width, most);
+        most = compare(output, outputs[i], output->every_step ? output->delay * width : 0, frames * width, most);
     }
     for (size_t i = 0; status == LSTM_EDGE_OK && i < count[LSTM_EDGE_STATE]; i++) {
         const le_io *state = &program->io[LSTM_EDGE_STATE][i];

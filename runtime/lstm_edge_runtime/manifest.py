@@ -1,7 +1,7 @@
 """The manifest: the description of an artifact, stored in its ONNX ``metadata_props``.
 
 One JSON text under the key ``lstm_edge``, so that onnxruntime alone can read it
-(``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/artifact.md`` describes it for
+(``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/manifest.md`` describes it for
 readers in other languages. Nothing in it depends on the clock or the machine: the same model gives the
 same text.
 """

@@ -103,7 +103,23 @@ def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
                     outputs = dict(run(case.inputs))
             except ContractError as error:
                 raise CheckFailedError(f"the golden case does not run {how}: {first_line(error)}") from error
-            yield Replay(how, sizes, number, compare_golden(case, outputs))
+            yield Replay(how, sizes, number, compare_golden(case, _within_lengths(manifest, case, outputs)))
+
+
+def _within_lengths(manifest: Manifest, case: Golden, outputs: Mapping[str, Array]) -> dict[str, Array]:
+    """Return outputs with the expected values in place of what is beyond a row's length: it means nothing."""
+    found = dict(outputs)
+    for spec in manifest.outputs if manifest.lengths is not None else ():
+        time, batch = manifest.time_axis(spec.axes), manifest.batch_axis(spec.axes)
+        if time is None or batch is None or spec.name not in found:
+            continue
+        expected, lengths = case.outputs[spec.name], case.inputs[manifest.lengths or ""].reshape(-1)
+        beyond = np.arange(expected.shape[time]) >= lengths[:, None]
+        shape = [size if axis in (time, batch) else 1 for axis, size in enumerate(expected.shape)]
+        mask = (beyond if batch < time else beyond.T).reshape(shape)
+        if found[spec.name].shape == expected.shape:
+            found[spec.name] = np.where(mask, expected.astype(found[spec.name].dtype), found[spec.name])
+    return found
 
 
 def check_golden_case(manifest: Manifest, golden: Golden) -> None:

@@ -17,13 +17,7 @@ int main(int argc, char **argv) {
         if (std::fread(x.data(), sizeof(float), x.size(), stdin) != x.size()) return 2;
         for (std::size_t at = 0, block = 1; at < frames; at += block, block++) {
             if (block > frames - at) block = frames - at;
-            lstm_edge_status status = stream.process(x.data() + at * in, y.data() + at * out, block);
-            if (status == LSTM_EDGE_ENDED) { /* the network's positions end before this block does */
-                if (stream.state<std::int64_t>(0)[0] + static_cast<std::int64_t>(block) <= static_cast<std::int64_t>(program.end())) return 1;
-                stream.reset();
-                status = stream.process(x.data() + at * in, y.data() + at * out, block);
-            }
-            if (status != LSTM_EDGE_OK) return 1;
+            if (stream.process(x.data() + at * in, y.data() + at * out, block) != LSTM_EDGE_OK) return 1;
         }
         stream.reset();
         for (std::size_t i = 0; i < in; i++) stream.input()[i] = x[i];

@@ -87,7 +87,6 @@ static void use(lstm_edge_program *program) {
         }
     }
     lstm_edge_run(program, ROWS, STEPS, NULL, rows[0], rows[2], rows[1]);
-    (void)lstm_edge_end(program);
     lstm_edge_stream *stream = lstm_edge_stream_new(program);
     if (stream != NULL) {
         for (int i = 0; i < STEPS; i++) {

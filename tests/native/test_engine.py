@@ -295,27 +295,6 @@ def padded(rng: np.random.Generator) -> bytes:
     return base.SerializeToString()
 
 
-def test_what_lies_behind_a_row_is_what_the_graph_makes_of_zeros(tmp_path: Path) -> None:
-    content = padded(np.random.default_rng(8))
-    plain = load(content)
-    x = np.random.default_rng(9).standard_normal((5, 4, 3)).astype("float32")
-    lengths = [3, 5, 1, 3]
-    expected, after = plain.run(x, lengths=lengths)
-    assert np.abs(expected["head"][4, 0]).max() > 0.05
-    path = tmp_path / "p.lep"
-    path.write_bytes(to_native(content))
-    for model in (load(path),):
-        batch = model.streams(4)
-        ids = [batch.add() for _ in range(4)]
-        outputs = batch.process(x.swapaxes(0, 1), ids, lengths)
-        for name, array in expected.items():
-            rows = array.swapaxes(0, 1) if array.ndim == 3 else array
-            np.testing.assert_allclose(outputs[name], rows, rtol=1e-5, atol=2e-6, err_msg=name)
-        for name, array in after.items():
-            rows = np.concatenate([batch.state(source)[name] for source in ids], 1)
-            np.testing.assert_allclose(rows, array, rtol=1e-5, atol=2e-6)
-
-
 def test_a_graph_that_mixes_time_steps_is_refused() -> None:
     base = onnx.load_from_string(recurrent(np.random.default_rng(10), "GRU"))
     base.graph.node[1].output[0] = "before"

@@ -15,7 +15,7 @@ from engine import Program, Stream
 from networks import make_network
 from test_safety import every_operation, late_operation
 
-from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
+from lstm_edge_exporters.targets.native.program import Code, Function, ProgramWriter
 
 
 def bias_free(inputs: int, hidden: int) -> bytes:
@@ -107,13 +107,3 @@ def test_cpp_blocks_of_any_size_give_what_one_chunk_gives(
     ran = subprocess.run([blocks, path, "50"], input=x.tobytes(), capture_output=True, check=False)
     assert ran.returncode == 3
     assert b"truncated" in ran.stderr
-    writer = ProgramWriter()  # ends after ten steps, and is reset then
-    samples, counter = writer.input("x", 3), writer.counter("count")
-    table = np.arange(30, dtype="float32").reshape(10, 3)
-    writer.output("y", writer.binary(Binary.ADD, samples, writer.gather(counter, table)), every_step=True)
-    writer.count(counter, 1, len(table))
-    path.write_bytes(writer.to_bytes())
-    ran = subprocess.run([blocks, path, "50"], input=x.tobytes(), capture_output=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    positions = np.concatenate([np.arange(count) for count in (1 + 2 + 3 + 4, 5, 6, 7, 8, 9, 5)])
-    np.testing.assert_array_equal(np.frombuffer(ran.stdout, "float32").reshape(-1, 3), x + table[positions])

@@ -86,38 +86,33 @@ def late_operation() -> bytes:
     writer = ProgramWriter(unit=3)
     x = writer.input("x", 6)
     ring = Past(1, 4, 2)
-    past = writer.past("past", ring, np.ones((1, 4, 2)), 2)
+    past = writer.past("past", ring, np.ones((1, 4, 2)))
     read = writer.window(x, past, 1, 1, 6, 3)
     writer.push(x, past, ring)
     value = writer.linear(read, rng.standard_normal((8, 12)), rng.standard_normal(8))
-    old = [writer.state(name, 5, np.ones(5), 1) for name in ("h", "c")]
+    old = [writer.state(name, 5, np.ones(5)) for name in ("h", "c")]
     weights = [rng.standard_normal((20, width)) for width in (8, 5)]
     functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
     new = writer.recurrent(Code.LSTM, value, old, weights, functions=functions)
     new = writer.recurrent_again(writer.latest, writer.unary(value, Function.RELU), new)
     for pair in zip(old, new, strict=True):
         writer.next_state(*pair)
-    writer.output("y", value, every_step=True, start=3, frames=2)
-    writer.output("last", new[0], every_step=False, start=1)
+    writer.output("y", value, every_step=True, delay=3, frames=2)
+    writer.output("last", new[0], every_step=False, delay=1)
     writer.output("same", x, every_step=True, frames=3)
     writer.golden({"x": rng.standard_normal((12, 2))}, {"y": (np.zeros((5, 4)), 99.0)})
     return writer.to_bytes()
 
 
 def counting_operation() -> bytes:
-    """Return a program of units of two steps with two counters, one of which ends."""
+    """Return a program of units of two steps with a counter."""
     rng = np.random.default_rng(3)
     writer = ProgramWriter(unit=2)
-    x = writer.input("x", 6)
-    free, ending = writer.counter("free"), writer.counter("ending", 1, 2)
-    places = writer.binary(Binary.ADD, ending, np.array([0, 1]))
-    rows = writer.gather(places, rng.standard_normal((12, 3)))
-    hours = writer.gather(writer.binary(Binary.REMAINDER, free, np.array([5])), rng.standard_normal((5, 6)))
-    value = writer.binary(Binary.ADD, writer.binary(Binary.ADD, x, rows), hours)
-    value = writer.binary(Binary.ADD, value, writer.unary(writer.cast(free), Function.SIN))
+    x, count = writer.input("x", 6), writer.state("count", 1, np.array([1]), "int64")
+    hours = writer.cast(writer.binary(Binary.REMAINDER, count, np.array([5])))
+    value = writer.binary(Binary.ADD, writer.binary(Binary.ADD, x, hours), writer.unary(hours, Function.SIN))
     writer.output("y", value, every_step=True, frames=2)
-    writer.count(free, 1, 0)
-    writer.count(ending, 2, 11)
+    writer.next_state(count, writer.binary(Binary.ADD, count, np.array([2])))
     writer.golden({"x": rng.standard_normal((4, 3))}, {"y": (np.zeros((4, 3)), 99.0)})
     return writer.to_bytes()
 
@@ -360,19 +355,6 @@ def test_an_age_that_would_overflow_is_refused_and_the_largest_one_runs(best: C.
     outputs = (C.c_void_p * 3)(*(each.ctypes.data for each in written))
     assert best.lstm_edge_chunk(stream.handle, inputs, len(x), outputs) == 0
     assert best.lstm_edge_age(stream.handle) == 2**62 + 8
-
-
-def test_a_counter_is_one_number_however_much_a_unit_adds(best: C.CDLL) -> None:
-    writer = ProgramWriter(unit=3)
-    x, counter = writer.input("x", 6), writer.counter("count", 5)
-    writer.output("y", writer.binary(Binary.ADD, x, writer.cast(counter)), every_step=True, frames=3)
-    writer.count(counter, 3, 0)
-    program = Program(best, writer.to_bytes())
-    assert [port.width for port in program.states] == [1]
-    reset = np.full(2, -1, "int64")
-    handle, row = C.c_void_p(program.handle), C.c_void_p(reset.ctypes.data)
-    assert best.lstm_edge_reset_value(handle, 0, row) == 0
-    assert reset.tolist() == [5, -1]
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="glibc tells how much memory is in use")

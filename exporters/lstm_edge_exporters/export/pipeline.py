@@ -21,11 +21,11 @@ from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 
 from ..graph import spec_of
-from ..numerics.cases import CaseGenerator
-from ..numerics.indices import index_values
 from ..progress import Progress, ignore
+from ..verify.cases import CaseGenerator
 from ..verify.compare import Pair
 from ..verify.float64 import Graph64, constants_of
+from ..verify.indices import index_values
 from ..verify.reference import TorchReference
 from ..verify.verify import find_streaming
 from ..versions import MAKERS, versions

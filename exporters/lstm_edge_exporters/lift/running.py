@@ -27,9 +27,9 @@ from ..graph import (
     walk,
 )
 from ..isolation import open_isolated
-from ..numerics.cases import CaseGenerator, InputSpec
-from ..numerics.indices import index_values
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
+from ..verify.cases import CaseGenerator, InputSpec
+from ..verify.indices import index_values
 
 EMPTY = "no step or row is left for "
 """Prefix of the name of a guarding operator, before the label of the recurrent node."""

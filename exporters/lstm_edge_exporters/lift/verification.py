@@ -17,9 +17,11 @@ from lstm_edge_runtime.tolerance import Comparison
 from ..export.cast import widened
 from ..graph import to_bytes, to_proto
 from ..isolation import open_isolated
-from ..numerics.cases import (
+from ..progress import ignore
+from ..verify.cases import (
     Case,
     CaseGenerator,
+    Feeds,
     Procedure,
     full_length,
     in_chunks,
@@ -27,9 +29,8 @@ from ..numerics.cases import (
     row_by_row,
     whole,
 )
-from ..progress import ignore
 from ..verify.compare import FLOOR, Pair, compare_all
-from ..verify.float64 import Feeds, Graph64
+from ..verify.float64 import Graph64
 from ..verify.report import Check, judged
 from ..verify.verify import Verified, find_streaming, verify
 from .running import Session

@@ -27,7 +27,7 @@ from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison, compare, distance
 
-from .cases import Feeds, Procedure, whole
+from ..verify.cases import Feeds, Procedure, whole
 from .graph64 import Constants, Graph64, MeasuredGraph, rounded_inverses
 from .noise import TINY, Rounding
 

@@ -13,7 +13,7 @@ from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import open_session, run_by_name
 
-from .cases import Feeds, remember
+from ..verify.cases import Feeds, remember
 from .noise import EXACT, UNIT, Rounding, Weights
 from .operators import operators, round_results
 

@@ -12,12 +12,13 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime.axes import row_factor
 from lstm_edge_runtime.chunks import Runner, run_chunks, take_steps
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.tolerance import MULTIPLE, Comparison
 
-from .cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, take_rows, whole
+from ..verify.cases import Case, CaseGenerator, Feeds, in_chunks, random_sizes, whole
 from .compare import (
     REFUSALS,
     Agreement,
@@ -420,6 +421,16 @@ def states_stop_at_lengths(file: ChunkedFile, feeds: Mapping[str, Array]) -> boo
     except Exception:  # noqa: BLE001  onnxruntime's exceptions share no base class
         return False
     return _states_agree(file, padded, alone, cut)
+
+
+def take_rows(manifest: Manifest, arrays: Feeds, row: int, rows: int) -> dict[str, Array]:
+    """Return what of inputs or outputs belongs to one of their ``rows``, and what has no batch axis."""
+    taken = dict(arrays)
+    for name, array in arrays.items():
+        for place, axis in enumerate(manifest.axes.get(name, ())):
+            if row_factor(axis, manifest.batch) is not None:
+                taken[name] = array.take(range(row, array.shape[place], rows), axis=place)
+    return taken
 
 
 def rows_keep_states(file: ChunkedFile, feeds: Feeds) -> bool:

@@ -8,7 +8,7 @@ import typing as _typing
 from lstm_edge_runtime.lazy import lazy_names as _lazy_names
 
 if _typing.TYPE_CHECKING:
-    from ..numerics.samples import Samples
+    from ..verify.samples import Samples
     from .config import Budget, QuantizeConfig
     from .pipeline import Quantized, quantize
 
@@ -20,7 +20,7 @@ __getattr__, __dir__ = _lazy_names(
         "Budget": ".config",
         "QuantizeConfig": ".config",
         "Quantized": ".pipeline",
-        "Samples": "..numerics.samples",
+        "Samples": "..verify.samples",
         "quantize": ".pipeline",
     },
 )

@@ -12,8 +12,8 @@ from lstm_edge_runtime.manifest import Array, AxisRange, Task, channel_axis
 from lstm_edge_runtime.model import Model, runner
 from lstm_edge_runtime.tolerance import Comparison, limit_for
 
-from ..numerics.cases import Feeds
-from ..numerics.samples import join_samples
+from ..verify.cases import Feeds
+from ..verify.samples import join_samples
 from .config import STEPS, Budget
 
 _LATE = STEPS // 10

@@ -28,9 +28,9 @@ from lstm_edge_runtime.selftest import replay_golden
 from lstm_edge_runtime.tolerance import Comparison
 
 from ..graph import with_manifest
-from ..numerics.cases import Feeds
-from ..numerics.samples import Samples, sample_feeds, selected
 from ..progress import Progress, ignore
+from ..verify.cases import Feeds
+from ..verify.samples import Samples, sample_feeds, selected
 from .config import QuantizeConfig
 from .judge import Judgement, device_limits, judge, over_budget
 from .precision import (

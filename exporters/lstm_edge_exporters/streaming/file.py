@@ -1,13 +1,14 @@
 """The file that streams a network which looks ahead or has strides: made, and verified.
 
 In float64 its frames are those of the full sequence, however it is cut: at once, at random, unit by unit, for
-many rows, for chunks beyond 128 steps and for loud inputs. In float32 onnxruntime is within noise floors.
+many rows, for chunks beyond 128 steps and for loud inputs. onnxruntime is within an engine's limits.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.chunks import Runner, behind, join_chunks, run_chunks
@@ -15,19 +16,16 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Golden, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..graph import END, Builder, to_bytes
-from ..numerics.cases import CaseGenerator, Feeds, InputSpec, Procedure, random_sizes
-from ..numerics.compare import expected, fixed_axes, floors_of, measure
-from ..numerics.graph64 import Graph64, MeasuredGraph, open_graph
-from ..numerics.verify import golden_case
+from ..export.cast import widened
+from ..graph import END, Builder
+from ..verify.cases import Case, CaseGenerator, Feeds, InputSpec, Procedure, random_sizes
+from ..verify.compare import Pair, compare_all
+from ..verify.float64 import Graph64
+from ..verify.golden import golden_case
+from ..verify.report import judged
 from .flow import NotStreamableError
 from .stream import Streamed, stream
 
-_EXACT = 1e-11
-"""Largest difference of two evaluations in float64, as a fraction of a channel's largest value."""
-_MEASURED = 1e-3
-"""The same where a graph can only be run in float32."""
-_FLOOR = 2.0**-51
 _STEPS, _UNITS, _LONG = 24, 12, 130
 """Steps and units that are compared at least, and the steps of a long case."""
 _REACHES, _MOST_REACHED = 3, 512
@@ -37,7 +35,6 @@ _GOLDEN_UNITS, _GOLDEN_STEPS = 3, 6
 _BYTES = 12_000
 """Size of a golden case of two rows; a larger one has one row."""
 
-Graph = Graph64 | MeasuredGraph
 Write = Callable[[ir.Model, Manifest], bytes]
 
 
@@ -70,13 +67,12 @@ def stream_file(model: ir.Model, manifest: Manifest, cases: CaseGenerator, write
         )
     streamed = _describe(found, manifest)
     content = write(found.model, streamed)
-    engine, whole_engine = _engine(content), _engine(to_bytes(_take_early(model, found.early)))
-    graph = open_graph(content, engine)
-    whole = open_graph(to_bytes(_take_early(model, found.early)), whole_engine)
+    whole = Graph64(widened(ir.to_proto(_take_early(model, found.early))))
+    pair = Pair(streamed, Graph64(widened(onnx.load_from_string(content))), whole, _engine(content))
     states = tuple(map(_state_input, streamed.states))
     data = tuple(each for each in cases.inputs if each.role != "state")
     cases = replace(cases, inputs=(*data, *states), ranges=streamed.ranges, held=frozenset())
-    work = _Verification(streamed, manifest, graph, whole, engine, cases, found.reach)
+    work = _Verification(pair, manifest, cases, found.reach)
     work.verify()
     streamed = streamed._replace(golden=work.golden())
     return StreamFile(write(found.model, streamed), streamed)
@@ -132,13 +128,16 @@ def _engine(content: bytes) -> Runner:
 class _Verification:
     """A stream compared with the full sequence."""
 
-    streamed: Manifest
+    pair: Pair
+    """The stream, whose reference is the graph of the full sequence."""
     manifest: Manifest
-    graph: Graph
-    whole: Graph
-    engine: Runner
+    """The full sequence's."""
     cases: CaseGenerator
     reach: int
+
+    @property
+    def streamed(self) -> Manifest:
+        return self.pair.manifest
 
     def verify(self) -> None:
         """Compare every case in every way; raise ``CheckFailedError`` for the first difference."""
@@ -151,23 +150,21 @@ class _Verification:
             (2, steps, _LOUD, [plan]),
         ):
             feeds = self._feeds(rows, size, loud)
-            want = self._frames(self.whole.run64, feeds)
+            want = self._frames(feeds)
             for sizes in ways:
-                self._require(self._in_chunks(sizes)(self.graph.run64, feeds), want, sizes)
+                self._require(feeds, want, sizes)
             if loud == 1.0:
                 self._require_engine(feeds, ways[-1])
 
     def golden(self) -> Golden:
         """Return a case from the reset states with complete frames, and one from random states."""
-        unit, fixed = self.streamed.unit, fixed_axes(self.streamed)
+        unit = self.streamed.unit
         steps = self._fitted(self._settled + max(_GOLDEN_UNITS * unit, _GOLDEN_STEPS))
         first = self._feeds(2, steps, 1.0)
         if sum(array.nbytes for array in first.values()) > _BYTES:
             first = self._feeds(1, steps, 1.0)
-        second = self.cases.case(1, 2 * unit, at_reset=False, offset=98, full=True).feeds
-        cases = [
-            golden_case(self.streamed, each, expected(self.graph, each, fixed)) for each in (first, second)
-        ]
+        second = self.cases.case(1, 2 * unit, at_reset=False, offset=98, full=True)
+        cases = [golden_case(self.pair, each) for each in (Case({}, first, at_reset=True), second)]
         if not _is_finite(cases[0]):
             raise CheckFailedError(
                 "a stream from reset gives no finite numbers, so that none can be recorded"
@@ -224,9 +221,9 @@ class _Verification:
         axis = self.streamed.time_axes.get(name)
         return array if axis is None else behind(array, axis, self.streamed.delays.get(name, 0))
 
-    def _frames(self, run: Runner, feeds: Feeds) -> Feeds:
+    def _frames(self, feeds: Feeds) -> Feeds:
         """Return the frames of the full sequence that a stream gives."""
-        outputs = run({name: feeds[name] for name in self.manifest.input_names})
+        outputs = self.pair.reference({name: feeds[name] for name in self.manifest.input_names})
         units, frames = self.manifest.steps(feeds) // self.streamed.unit, self.streamed.frames_a_unit
         found = dict(outputs)
         for name, axis in self.streamed.time_axes.items():
@@ -235,31 +232,31 @@ class _Verification:
                 found[name] = outputs[name].take(range(min(count, outputs[name].shape[axis])), axis)
         return {spec.name: found[spec.name] for spec in self.streamed.outputs}
 
-    def _require(self, got: Feeds, want: Feeds, sizes: Sequence[int]) -> None:
-        exact = isinstance(self.graph, Graph64) and isinstance(self.whole, Graph64)
-        for name, array in want.items():
-            if (axis := self.streamed.time_axes.get(name)) is not None:  # the full sequence may have fewer
-                got = {**got, name: got[name].take(range(array.shape[axis]), axis)}
-            what = f"output {name!r} of a stream in chunks of {_in_words(sizes)}"
-            if got[name].shape != array.shape:
-                raise CheckFailedError(f"{what} has the shape {got[name].shape}, expected {array.shape}")
-            wide = array.astype(np.float64)
-            with np.errstate(invalid="ignore"):
-                same = (got[name] == array) | (np.isnan(wide) & np.isnan(got[name].astype(np.float64)))
-                away = np.where(same, 0.0, np.abs(got[name].astype(np.float64) - wide))
-            largest = np.abs(wide).max(initial=0.0, where=np.isfinite(wide))
-            if not (worst := away.max(initial=0.0)) <= (_EXACT if exact else _MEASURED) * largest + _FLOOR:
-                raise CheckFailedError(
-                    f"{what} differs from the full sequence by {worst:.3g} of {largest:.3g}"
-                )
+    def _require(self, feeds: Feeds, want: Feeds, sizes: Sequence[int]) -> None:
+        """Check that the stream's frames are those of the full sequence in float64."""
+        in_chunks = self._in_chunks(sizes)
+
+        def procedure(run: Runner, feeds: Feeds) -> Feeds:
+            got = dict(in_chunks(run, feeds))
+            for name, array in want.items():
+                if (
+                    axis := self.streamed.time_axes.get(name)
+                ) is not None:  # the full sequence may have fewer
+                    got[name] = got[name].take(range(min(array.shape[axis], got[name].shape[axis])), axis)
+            return got
+
+        got = procedure(self.pair.graph, feeds)
+        check = judged("", self.pair.within(got, want, feeds, procedure))
+        if check.status == "failed":
+            raise CheckFailedError(f"a stream in chunks of {_in_words(sizes)}: {check.message}")
 
     def _require_engine(self, feeds: Feeds, sizes: Sequence[int]) -> None:
-        """Check that onnxruntime is within the noise floors of the stream in float64."""
-        procedure, fixed = self._in_chunks(sizes), fixed_axes(self.streamed)
-        got, exact = procedure(self.engine, feeds), procedure(self.graph.run64, feeds)
-        found = measure(got, exact, floors_of(self.graph, feeds, fixed, procedure))
-        if not found.ok:
-            raise CheckFailedError(f"a stream on onnxruntime: {next(r for r in found.records if not r.ok)}")
+        """Check that onnxruntime is within its limits of the stream in float64."""
+        procedure = self._in_chunks(sizes)
+        got, exact = procedure(self.pair.engine, feeds), procedure(self.pair.graph, feeds)
+        check = judged("", compare_all(got, exact, self.pair.limits(feeds, procedure)))
+        if check.status == "failed":
+            raise CheckFailedError(f"a stream on onnxruntime: {check.message}")
 
 
 def _is_finite(case: Golden) -> bool:

@@ -16,11 +16,12 @@ from functools import cached_property
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.tolerance import Comparison, compare, distance
 
-from ..numerics.cases import Procedure, remember, whole
-from .float64 import Feeds, Graph64, Runner, nudged
+from .cases import Feeds, Procedure, remember, whole
+from .float64 import Graph64, nudged
 from .reference import REFUSALS
 
 EQUAL = 1e-11

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from lstm_edge_runtime.errors import InputError
 
-from ..numerics.samples import Samples
+from .samples import Samples
 
 if TYPE_CHECKING:
     from ..quantization.config import Budget

@@ -6,14 +6,14 @@ from typing import Protocol
 
 import numpy as np
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.manifest import Array, Task
 
-from ..numerics.cases import Feeds
+from .cases import Feeds
 from .compare import Pair
 from .config import ValidateConfig
 from .expected import Expected
 from .file import ModelFile
-from .float64 import Runner
 from .reference import REFUSALS
 from .report import Check, Disagreement
 

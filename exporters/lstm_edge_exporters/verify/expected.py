@@ -10,15 +10,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
 from lstm_edge_runtime.onnx_reader import ValueInfo
 
 from ..export.cast import widened
-from ..numerics.cases import CaseGenerator
-from ..numerics.indices import index_values
+from .cases import CaseGenerator, Feeds
 from .file import ModelFile, open_file
-from .float64 import Feeds, Graph64, Runner, constants_of
+from .float64 import Graph64, constants_of
+from .indices import index_values
 
 if TYPE_CHECKING:
     from torch import nn

@@ -12,6 +12,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
@@ -20,7 +21,6 @@ from lstm_edge_runtime.onnx_reader import OnnxFile
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
 
 from ..isolation import open_isolated
-from .float64 import Runner
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger

@@ -11,19 +11,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 from onnx.reference.ops.op_max_pool import MaxPool
 
+from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import is_data_free
+from .cases import Feeds
 from .loops import Loop, Scan
-
-Feeds = Mapping[str, Array]
-Runner = Callable[[Feeds], Mapping[str, Array]]
 
 
 class Graph64:
@@ -40,7 +40,7 @@ class Graph64:
         for tensor in proto.graph.initializer:
             if tensor.name in replaced:
                 tensor.CopyFrom(ir.to_proto(ir.tensor(replaced[tensor.name], name=tensor.name)))
-        for number, node in enumerate(proto.graph.node):  # what has no name is given to every omitted input
+        for number, node in enumerate(_nodes(proto.graph)):  # what has no name is given to omitted inputs
             node.output[:] = [name or f"unnamed {number} {place}" for place, name in enumerate(node.output)]
         try:
             self._evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
@@ -54,25 +54,40 @@ class Graph64:
         self._outputs = [str(value.name) for value in model.graph.outputs]
 
     def __call__(self, feeds: Feeds) -> dict[str, Array]:
-        """Return every output in float64; inputs that the graph does not take are left out."""
+        """Return every output in float64; inputs that the graph does not take are left out.
+
+        Raises:
+            RuntimeError: the graph does not run on ``feeds``.
+        """
         values = self.values(feeds)
         return {name: values[name] for name in self._outputs}
 
     def values(self, feeds: Feeds) -> dict[str, Any]:
-        """Return every value of the graph, those in the bodies of loops aside."""
+        """Return every value of the graph, those in the bodies of loops aside; raises as a call."""
         wide = {
             name: array.astype(np.float64) if array.dtype.kind == "f" else array
             for name, array in feeds.items()
             if name in self._inputs
         }
-        with np.errstate(all="ignore"):
-            return dict(self._evaluator.run(None, wide, intermediate=True))
+        try:
+            with np.errstate(all="ignore"):
+                return dict(self._evaluator.run(None, wide, intermediate=True))
+        except Exception as error:  # the evaluator's exceptions share no base class
+            raise RuntimeError(first_line(error)) from error
 
     def moved(self, seed: int, ulp: float) -> Runner:
         """Return the graph with constants and inputs moved up or down at random by ``ulp`` of themselves."""
         rng = np.random.default_rng(seed)
         graph = Graph64(self.model, {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)})
         return lambda feeds: graph({name: nudged(each, seed, ulp) for name, each in feeds.items()})
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    """Yield the nodes of a graph, and of the bodies in it."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            yield from _nodes(attribute.g)
 
 
 def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:

@@ -9,7 +9,7 @@ from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Golden
 from lstm_edge_runtime.tolerance import MULTIPLE
 
-from ..numerics.cases import Case, CaseGenerator
+from .cases import Case, CaseGenerator
 from .compare import Pair
 from .reference import REFUSALS
 

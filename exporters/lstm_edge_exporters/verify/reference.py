@@ -11,7 +11,7 @@ from lstm_edge_runtime.manifest import Array
 
 from ..export.call import Call, flatten_output
 from ..export.floats import Floats, one_thread
-from .float64 import Feeds
+from .cases import Feeds
 
 REFUSALS = (RuntimeError, ValueError, IndexError)
 """What a reference raises that refuses a case."""

@@ -15,9 +15,9 @@ from functools import cached_property, partial
 import numpy as np
 import onnx
 
-from lstm_edge_runtime.chunks import even_sizes, take_steps
+from lstm_edge_runtime.chunks import Runner, even_sizes, join_chunks, run_chunks, take_steps
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Array, Golden
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.selftest import check_golden_case
@@ -25,19 +25,19 @@ from lstm_edge_runtime.tolerance import distance
 
 from ..export.cast import widened
 from ..isolation import isolated
-from ..numerics.cases import Case, case_size, full_length, last_steps, with_padding
-from ..numerics.samples import sample_feeds
 from ..progress import Progress, ignore
 from ..versions import versions
+from .cases import Case, Feeds, case_size, fill_rows, full_length
 from .compare import EQUAL, POLICY, Pair, compare_all
 from .config import ValidateConfig
 from .contract import check_form, check_manifest, comparable, interface_of, unverified
 from .expected import Expected
 from .file import ModelFile, open_file
-from .float64 import Feeds, Graph64, Runner
+from .float64 import Graph64
 from .golden import record_golden
 from .reference import REFUSALS
 from .report import Check, Curve, Disagreement, Group, Report, answered, asked, judged
+from .samples import sample_feeds
 from .verify import chunk_checks, differing_constants, find_streaming, refused, row_checks
 
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
@@ -344,7 +344,7 @@ class Validation:
             if not refused(self.expected.reference, case):
                 yield self._equal(f"lengths, {about}", case)
         for garbage in (np.nan, 1e30):
-            padded = with_padding(self.expected.manifest, feeds, garbage)
+            padded = fill_rows(self.expected.manifest, feeds, garbage, lengths)
             with contextlib.suppress(*REFUSALS):
                 self.expected.reference(padded)
                 yield self._equal(f"padding of {garbage:g}", padded)
@@ -459,7 +459,7 @@ class Validation:
         manifest, cases = self.expected.manifest, self.expected.cases
         drawn = cases.case(1, count, at_reset=True, offset=_STEPS, full=True)
         feeds, sizes = full_length(manifest, drawn.feeds), even_sizes(count, size)
-        procedure = last_steps(manifest, sizes)
+        procedure = partial(_last_steps, manifest, sizes)
         got, exact = procedure(self.pair.engine, feeds), procedure(self.truth.graph, feeds)
         first = take_steps(manifest.time_axes, feeds, 0, sum(sizes[: -(-2 * _CHUNK // size)]))
         limits = self.truth.limits(full_length(manifest, first))
@@ -567,6 +567,18 @@ class Validation:
             for name, count in counts:
                 if count > _FEW_VALUES:
                     yield f"not every one of {count:,} values of {name} was fed"
+
+
+def _last_steps(manifest: Manifest, sizes: Sequence[int], run: Runner, feeds: Feeds) -> Feeds:
+    """Carry the states from chunk to chunk; give every output after each chunk, ``(chunks, ...)``.
+
+    Outputs with a time axis give their last step; what folds time into another axis is left out.
+    """
+    calls, time = list(run_chunks(run, manifest, feeds, sizes)), manifest.time_axes
+    return {
+        name: np.stack([each[name].take([-1], time[name]) if name in time else each[name] for each in calls])
+        for name in join_chunks(manifest, calls[:1])
+    }
 
 
 def _timed(checks: Iterator[Check]) -> Iterator[Check]:

@@ -7,23 +7,24 @@ from typing import Any
 import numpy as np
 import onnx
 
-from lstm_edge_runtime.chunks import take_steps
+from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
 from lstm_edge_runtime.tolerance import Comparison
 
-from ..numerics.cases import (
+from ..progress import Progress, in_turn
+from .cases import (
     Case,
     CaseGenerator,
+    Feeds,
     case_size,
+    fill_rows,
     full_length,
     in_chunks,
     random_sizes,
     row_by_row,
 )
-from ..progress import Progress, in_turn
-from .compare import Pair
-from .float64 import Feeds, Runner
+from .compare import Pair, compare_all
 from .reference import REFUSALS
 from .report import Check, judged
 
@@ -139,8 +140,6 @@ def _on_case(pair: Pair, case: Case, plain: Runner | None) -> Iterator[tuple[Che
     if plain is not None:
         got, exact = plain(case.feeds), pair.reference(case.feeds)
         limits = pair.limits(case.feeds)
-        from .compare import compare_all
-
         yield (
             judged("the module in float32, which the file can't follow", compare_all(got, exact, limits)),
             (),
@@ -165,22 +164,11 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     except REFUSALS:
         return
     yield judged("row by row", pair.equal(feeds, alone))
-    spoiled = _with_nan_row(manifest, feeds)
+    spoiled = fill_rows(manifest, feeds, np.nan, [0])
     try:
         yield judged("one row of NaN", pair.equal(spoiled))
     except REFUSALS:
         return
-
-
-def _with_nan_row(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
-    """Return a case with NaN in the first row's data."""
-    spoiled = dict(feeds)
-    for spec in manifest.data_inputs:
-        axis = manifest.batch_axis(spec.axes)
-        if axis is not None and feeds[spec.name].dtype.kind == "f":
-            spoiled[spec.name] = feeds[spec.name].copy()
-            np.moveaxis(spoiled[spec.name], axis, 0)[0] = np.nan
-    return spoiled
 
 
 def find_streaming(pair: Pair, cases: CaseGenerator, reach: int, known: str = "") -> Manifest:

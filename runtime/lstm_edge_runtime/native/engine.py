@@ -2,7 +2,6 @@
 
 import ctypes as C
 import re
-import struct
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from math import prod
@@ -20,8 +19,6 @@ from .past import Past
 
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
-_WORD, _CONSTANT, _HEADER, _PADDING = struct.Struct("<I"), struct.Struct("<Q4I"), 64, 56
-"""Of the file: a number, a constant, the bytes of the header, where in it the padding program is named."""
 _OLD = 2**40
 """Units after which no state is held: ages and samples that don't fill a unit are kept here, not in C."""
 
@@ -35,7 +32,7 @@ class _Port(NamedTuple):
     every_step: bool
     frames: int = 0
     groups: int = 0
-    start: int = 0
+    delay: int = 0
 
 
 class _Part(NamedTuple):
@@ -61,9 +58,6 @@ class NativeEngine:
         """
         self.library = library()
         self._handle = self._load(program)
-        padding = _padding_of(program)
-        self._padding = None if padding is None else self._load(padding)
-        """Program for the padding steps beyond a row's length."""
         text = self.library.lstm_edge_manifest(self._handle)
         if text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
@@ -87,9 +81,8 @@ class NativeEngine:
             self.step = quick_step(self.library)
 
     def __del__(self) -> None:
-        for handle in (getattr(self, "_handle", None), getattr(self, "_padding", None)):
-            if handle:
-                self.library.lstm_edge_free(handle)
+        if handle := getattr(self, "_handle", None):
+            self.library.lstm_edge_free(handle)
 
     def _load(self, program: bytes) -> int:
         handle: int | None = self.library.lstm_edge_load(program, len(program))
@@ -97,12 +90,12 @@ class NativeEngine:
             raise FileFormatError(f"the native program is refused: {self._reason()}")
         return handle
 
-    def _ports(self, kind: int, handle: int | None = None) -> list[_Port]:
-        handle, ports, port = handle or self._handle, [], Port()
+    def _ports(self, kind: int) -> list[_Port]:
+        handle, ports, port = self._handle, [], Port()
         for index in range(self.library.lstm_edge_count(handle, kind)):
             self._check(self.library.lstm_edge_describe(handle, kind, index, C.byref(port)))
             name, dtype = port.name.decode(errors="replace"), TYPES[port.type]
-            pace = port.frames, port.groups, port.start
+            pace = port.frames, port.groups, port.delay
             ports.append(_Port(name, port.width, dtype, bool(port.every_step), *pace))
         return ports
 
@@ -115,10 +108,10 @@ class NativeEngine:
         ]
         outputs = []
         for spec in manifest.outputs:
-            every, start = self._every_step(spec), manifest.delays.get(spec.name, 0)
+            every, delay = self._every_step(spec), manifest.delays.get(spec.name, 0)
             frames = manifest.frames_a_unit.get(spec.name, 1) if every else 0
             width = prod(self._inner(spec.axes))
-            outputs.append(_Port(spec.name, width, spec.dtype, every, frames, 0, start))
+            outputs.append(_Port(spec.name, width, spec.dtype, every, frames, 0, delay))
         found, given = self._ports(INPUT), self._ports(OUTPUT)
         unit = self.library.lstm_edge_unit(self._handle)
         if [port[:3] for port in found] != inputs or given != outputs or unit != manifest.unit:
@@ -128,10 +121,6 @@ class NativeEngine:
                 "convert the model again"
             )
         self._check_axes()
-        if self._padding is not None and any(
-            self._ports(kind, self._padding) != self._ports(kind) for kind in (INPUT, OUTPUT, STATE)
-        ):
-            raise FileFormatError("the native program's two parts differ; convert the model again")
 
     def _every_step(self, spec: TensorSpec) -> bool:
         return self.manifest.time_axis(spec.axes) is not None
@@ -163,12 +152,8 @@ class NativeEngine:
     def _match_states(self) -> tuple[_Part, ...]:
         specs = {spec.input: spec for spec in self.manifest.states}
         parts = []
-        for name, width, dtype, _, frames, groups, start in self._ports(STATE):
+        for name, width, dtype, _, frames, groups, _ in self._ports(STATE):
             match = re.fullmatch(r"(.*)\[(\d+)\]", name)
-            if start:
-                raise FileFormatError(
-                    f"the native program's state {name!r} starts late; convert the model again"
-                )
             if name in specs:
                 past = Past(groups, frames, (width - 1) // frames // groups) if frames else None
                 parts.append(_Part(specs[name], None, width, past, dtype))
@@ -298,7 +283,7 @@ class NativeEngine:
             check_array(manifest.lengths_input, lengths, sizes)
             check_lengths(manifest.lengths_input.name, lengths, steps)
         if lengths is None or (lengths == steps).all():
-            self._run(self._handle, slots, steps, inputs, pool.rows, outputs)
+            self._run(slots, steps, inputs, pool.rows, outputs)
         else:
             before = [array[slots] for array in pool.rows]
             try:
@@ -320,22 +305,17 @@ class NativeEngine:
         pool: Sequence[Array],
         outputs: Sequence[Array],
     ) -> None:
-        """Run the rows of each length together; padding steps use the padding program."""
+        """Run the rows of each length together; outputs of steps beyond it are zeros."""
         for count in np.unique(lengths).tolist():
             rows = np.flatnonzero(lengths == count)
-            parts = [(self._handle, 0, count), (self._padding, count, inputs[0].shape[1])]
-            for handle, start, stop in parts:
-                if handle is None or start == stop:
-                    continue
-                given = [array[rows, start:stop] for array in inputs]
-                made = [array[rows, start:stop] if array.ndim == 3 else array[rows] for array in outputs]
-                self._run(handle, slots[rows], stop - start, given, pool, made)
-                for array, part in zip(outputs, made, strict=True):
-                    array[(rows, slice(start, stop)) if array.ndim == 3 else rows] = part
+            given = [array[rows, :count] for array in inputs]
+            made = [array[rows, :count] if array.ndim == 3 else array[rows] for array in outputs]
+            self._run(slots[rows], count, given, pool, made)
+            for array, part in zip(outputs, made, strict=True):
+                array[(rows, slice(count)) if array.ndim == 3 else rows] = part
 
     def _run(
         self,
-        handle: int,
         slots: Array,
         steps: int,
         inputs: Sequence[Array],
@@ -344,7 +324,7 @@ class NativeEngine:
     ) -> None:
         places = np.ascontiguousarray(slots, np.uintp)
         views = [(Rows * len(group))(*map(_view, group)) for group in (inputs, pool, outputs)]
-        self._check(self.library.lstm_edge_run(handle, len(places), steps, places.ctypes.data, *views))
+        self._check(self.library.lstm_edge_run(self._handle, len(places), steps, places.ctypes.data, *views))
 
     def _in_order(self, spec: TensorSpec, array: Array) -> Array:
         """Return an input as ``(N, units, width)``, a view if the numbers of a row are contiguous."""
@@ -647,20 +627,3 @@ def _address(array: Array) -> int:
 
 def _view(array: Array) -> Rows:
     return Rows(array.ctypes.data, array.strides[0], array.strides[1] if array.ndim == 3 else 0)
-
-
-def _padding_of(content: bytes) -> bytes | None:
-    """Return the program of the steps beyond a row's length in a program file, if there is one.
-
-    Raises:
-        FileFormatError: it does not lie within the file.
-    """
-    number = _WORD.unpack_from(content, _PADDING)[0]
-    if number == 0:
-        return None
-    table = _HEADER + (number - 1) * _CONSTANT.size
-    if table + _CONSTANT.size <= len(content):
-        offset, rows, columns, *_ = _CONSTANT.unpack_from(content, table)
-        if offset + rows * columns <= len(content):
-            return content[offset : offset + rows * columns]
-    raise FileFormatError("the native program names a part that is not there; convert the model again")

@@ -30,7 +30,7 @@ class Port(C.Structure):
         ("every_step", C.c_int),
         ("frames", SIZE),
         ("groups", SIZE),
-        ("start", SIZE),
+        ("delay", SIZE),
     )
 
 
@@ -57,7 +57,6 @@ _FUNCTIONS = (
     ("reset", None, (_P,)),
     ("unit", SIZE, (_P,)),
     ("delay", SIZE, (_P,)),
-    ("end", C.c_uint64, (_P,)),
     ("frames", SIZE, (_P, SIZE)),
     ("age", C.c_uint64, (_P,)),
     ("set_age", C.c_int, (_P, C.c_uint64)),

@@ -11,8 +11,9 @@ from torch import nn
 import lstm_edge_exporters
 from lstm_edge_exporters.export.call import Call, flatten_output, own_copy
 from lstm_edge_exporters.export.floats import Floats, copy_as
-from lstm_edge_exporters.numerics.cases import CaseGenerator
+from lstm_edge_exporters.verify.cases import CaseGenerator
 from lstm_edge_runtime import load
+from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.chunks import take_steps
 from lstm_edge_runtime.manifest import AxisRange
 from lstm_edge_runtime.onnx_reader import read_onnx
@@ -28,6 +29,15 @@ def export_beside(module, example, config=None, **options):
     artifact = _export(module, example, config, **options)
     _Beside(artifact, module, example).check()
     return artifact
+
+
+def _resized(cases, sizes):
+    """Return the example repeated or cut to a size for every named axis."""
+    feeds = dict(cases.example().feeds)
+    for each in cases.inputs:
+        for axis, size in enumerate(resolve(each.axes, sizes) or ()):
+            feeds[each.name] = feeds[each.name].take(np.arange(size) % feeds[each.name].shape[axis], axis)
+    return feeds
 
 
 class _Beside:
@@ -54,7 +64,7 @@ class _Beside:
             if name
         }
         self.steps = sizes.get(manifest.sequence, STEPS)
-        self.feeds = examples | cases.resized(sizes).feeds
+        self.feeds = examples | _resized(cases, sizes)
         for state in manifest.states:
             shape = self.feeds[state.input].shape
             self.feeds[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)

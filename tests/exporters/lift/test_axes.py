@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lstm_edge_exporters.lift import LiftConfig, lift
-from lstm_edge_exporters.numerics.cases import GRID
+from lstm_edge_exporters.verify.cases import GRID
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, InputError
 

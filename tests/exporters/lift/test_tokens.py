@@ -9,7 +9,7 @@ from onnx import TensorProto
 
 from lstm_edge_exporters.evaluate import case_generator
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.numerics.indices import index_values
+from lstm_edge_exporters.verify.indices import index_values
 
 WORDS, WIDTH, HIDDEN = 30, 4, 5
 DTYPES = {"int32": TensorProto.INT32, "int64": TensorProto.INT64, "float32": TensorProto.FLOAT}

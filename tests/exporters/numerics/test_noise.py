@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.numerics.cases import Case
 from lstm_edge_exporters.numerics.compare import MANY_DRAWS, expected
 from lstm_edge_exporters.numerics.graph64 import Graph64
 from lstm_edge_exporters.numerics.noise import Rounding
+from lstm_edge_exporters.verify.cases import Case
 from lstm_edge_runtime import load
 
 

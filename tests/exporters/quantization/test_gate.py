@@ -9,10 +9,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from lstm_edge_exporters.numerics.samples import sample_feeds
 from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.quantization.judge import judge, over_budget
 from lstm_edge_exporters.quantization.speed import Timing, _in_turns
+from lstm_edge_exporters.verify.samples import sample_feeds
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import (
     CheckFailedError,

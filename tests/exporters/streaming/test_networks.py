@@ -1,4 +1,4 @@
-"""The networks of the table in docs/streaming.md stream, and are equal to what they compute at once."""
+"""The networks of the table in docs/stream.md stream, and are equal to what they compute at once."""
 
 import pytest
 

@@ -67,8 +67,8 @@ class _Port(NamedTuple):
     """Of its macros: empty for a single one."""
     c_type: str
     width: int
-    start: int
-    """Of an output: frames after a reset that mean nothing."""
+    delay: int
+    """Of an output: its first frames after a reset, which mean nothing."""
 
 
 class _Case(NamedTuple):
@@ -131,7 +131,7 @@ def _first_calls(model: Model, compiled: Compiled) -> _Case:
     golden = manifest.golden
     if golden is None:
         raise InputError("the file carries no golden case; export it again")
-    late = max((port.start for port in writer.ports("outputs")), default=0)
+    late = max((port.delay for port in writer.ports("outputs")), default=0)
     calls = _CALLS + late
     feeds: dict[str, Array] = {}
     for spec in manifest.data_inputs:
@@ -225,7 +225,7 @@ def _ports(compiled: Compiled, kind: str) -> list[_Port]:
             "" if single else f"_{name}",
             "float" if writer.dtype(port.buffer) == "float32" else "int32_t",
             writer.width(port.buffer),
-            port.start if kind == "outputs" else 0,
+            port.delay,
         )
         for name, port in zip(names, ports, strict=True)
     ]
@@ -239,8 +239,8 @@ def _macros(
         for port in ports:
             yield f"#define {upper}_{kind}{port.suffix} {port.width} /* numbers of {port.symbol} in a call */"
     for port in outputs:
-        if port.start:
-            yield f"#define {upper}_DELAY{port.suffix} {port.start} /* frames of {port.symbol} to drop */"
+        if port.delay:
+            yield f"#define {upper}_DELAY{port.suffix} {port.delay} /* frames of {port.symbol} to drop */"
     if rate := manifest.signal.sampling_rate:
         yield f"#define {upper}_SAMPLING_RATE {float(rate)!r}f /* Hz */"
     if manifest.reset_every:

@@ -132,8 +132,6 @@ class Table:
 
     def __init__(self, writer: ProgramWriter) -> None:
         self._writer, self._operations = writer, writer.operations
-        if any(port.end or port.start for port in writer.ports("states")):
-            raise UnsupportedError("the network has positions for some steps only; use a native program")
         ports = len(writer.ports("inputs")) + len(writer.ports("outputs"))
         if ports > _MOST_PORTS:
             raise UnsupportedError(f"{ports} inputs and outputs, expected at most {_MOST_PORTS} in C")
@@ -144,8 +142,6 @@ class Table:
         self.quantized = 0
         self.checked = False
         self._refs: dict[int, str] = {}
-        self._counters: list[tuple[str, int]] = []
-        """References of counters, and what a call adds to each."""
         self.pools = (self.floats, self.wholes)
         """The const arrays that references reach, in the order of their bases."""
         self.offsets, self.states, self.reset = self._lay_states()
@@ -159,9 +155,6 @@ class Table:
             _EMIT[operation.code](self, operation)
         for source, target, width in copies:
             self._copy_op(self._refs[source], target, width)
-        for place, more in self._counters:
-            one = self.wholes.ref("LE_WHOLES", "step of a counter", np.array([more]))
-            self._whole_op(Binary.ADD, place, one, place, 1, (1, 1))
         self.count = len(self._entries)
         self.lines.append(f"static const le_op operations[] = {{\n{''.join(self._entries)}}};")
 
@@ -202,9 +195,7 @@ class Table:
             if recurrent and last[port.buffer] == number and port.next not in self._refs:
                 self._refs[port.next] = place
             elif port.next != port.buffer:
-                copies.append((port.next, place, writer.width(port.buffer)))
-            elif writer.dtype(port.buffer) == "int64":
-                self._counters.append((place, port.frames))
+                copies.append((port.next, place, size_of(writer, port.buffer)))
         for number, port in enumerate(outputs):
             place = f"LE_REF(LE_PORTS + {len(inputs) + number}, 0)"
             if port.buffer in self._refs:

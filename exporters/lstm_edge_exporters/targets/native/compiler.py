@@ -49,17 +49,6 @@ class Compiled(NamedTuple):
     parts: tuple[StatePart, ...]
 
 
-class _Span(NamedTuple):
-    """Where whole numbers lie: from ``slope * count + least`` to ``slope * count + most``."""
-
-    least: int
-    most: int
-    counter: int = 0
-    """The buffer of the counter, from 0 on."""
-    slope: int = 0
-    """From 0 on; with 0 the counter does not matter."""
-
-
 class _Value(NamedTuple):
     """A value that is computed at run time."""
 
@@ -69,8 +58,6 @@ class _Value(NamedTuple):
     dtype: str = "float32"
     order: tuple[int, ...] = ()
     """The axes in the order in which the numbers lie, outermost first; empty for that of ``shape``."""
-    span: _Span | None = None
-    """Of whole numbers that are computed: where they lie; None where that is not known."""
 
     @property
     def is_straight(self) -> bool:
@@ -226,8 +213,6 @@ _BINARY = {
 }
 """Greater and GreaterOrEqual take their inputs the other way around."""
 _LOGIC = {"And": Binary.MULTIPLY, "Or": Binary.MAXIMUM, "Xor": Binary.EQUAL}
-_COUNTING = ("Add", "Sub", "Mul", "Div", "Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
-"""What may be done to a count of steps whose first one is known."""
 _WHOLE = (
     "Add", "Sub", "Mul", "Div", "Mod", "Max", "Min", "Clip", "Neg", "Abs", "Less", "LessOrEqual", "Greater",
     "GreaterOrEqual", "Equal",
@@ -239,23 +224,16 @@ _COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
 def compile_program(file: OnnxFile, manifest: Manifest) -> Compiled:
     """Return the program of a file that can be streamed.
 
-    Where the file takes lengths, it holds a second one for the steps beyond a row's length, in which what a
-    recurrent layer gives for a step is 0 and the states stay: the rest of the graph runs on these zeros and
-    a length of 0.
-
     Raises:
         UnsupportedError: a node, an input or a state is not covered; the message says which and why.
         FileFormatError: a stored tensor that can't be read.
     """
-    compiled = _Compiler(file, manifest).compile()
-    if manifest.lengths is not None:
-        compiled.writer.padding(_Compiler(file, manifest, padding=True).compile().writer.to_bytes())
-    return compiled
+    return _Compiler(file, manifest).compile()
 
 
 class _Compiler:
-    def __init__(self, file: OnnxFile, manifest: Manifest, *, padding: bool = False) -> None:
-        self._file, self._manifest, self._padding = file, manifest, padding
+    def __init__(self, file: OnnxFile, manifest: Manifest) -> None:
+        self._file, self._manifest = file, manifest
         self._opset = file.opsets.get("", 1)
         self._writer = ProgramWriter(manifest.unit)
         self._values: dict[str, _Any] = {}
@@ -268,12 +246,8 @@ class _Compiler:
         """Values in buffers that their own node made: no other name stands for these buffers."""
         self._sizes: set[str] = set()
         """Values that follow from shapes, of which those of rows and steps are 1 here alone."""
-        self._counters: set[str] = set()
-        """Values that count steps from a first number on."""
-        self._added, self._pasts = _find_counters(file, manifest), _find_pasts(file, manifest)
-        """Of states that count the name of what a call adds; of those that hold frames the axis of these."""
-        self._ends: dict[int, int] = {}
-        """Of counters the first number at which a table that they index has ended."""
+        self._pasts = _find_pasts(file, manifest)
+        """The axis of the frames of states that hold frames."""
 
     def compile(self) -> Compiled:
         manifest, graph = self._manifest, self._file.graph
@@ -284,10 +258,8 @@ class _Compiler:
             self._values[spec.name] = self._open_input(spec)
         for state in manifest.states:
             self._values[state.input] = self._open_state(state)
-        counting = {state.output for state in manifest.states if state.input in self._added}
         for node in graph.nodes:
-            if node.outputs[0] not in counting or self._uses[node.outputs[0]] > 1:
-                self._node(node)
+            self._node(node)
         for output in manifest.outputs:
             self._close_output(output)
         for state in sorted(manifest.states, key=lambda state: state.input in self._pasts):
@@ -297,7 +269,7 @@ class _Compiler:
     def _open_input(self, spec: TensorSpec) -> _Any:
         shape = self._shape_of(spec.name, spec.axes)
         if spec.name == self._manifest.lengths:
-            return np.full(shape, not self._padding, spec.dtype)
+            return np.ones(shape, spec.dtype)
         time = self._manifest.time_axis(spec.axes)
         if time is None and self._manifest.unit > 1:
             raise UnsupportedError(f"input {spec.name} has no time axis, in a file with a unit")
@@ -313,38 +285,21 @@ class _Compiler:
     def _open_state(self, state: StateSpec) -> "_Value | _Frames":
         """Make a state of the program of a state of the file, or one of each of its layers."""
         shape = self._shape_of(state.input, state.axes)
-        if state.input in self._added:
-            return self._open_counter(state, shape)
-        reset = np.broadcast_to(np.asarray(state.reset, "float32"), shape)
+        reset = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
         if state.input in self._pasts:
             axis = self._pasts[state.input]
             past = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
             part, buffer = StatePart(state, None, past), self._writer.past(state.input, past, reset)
             self._parts.append((part, buffer))
             return _Frames(shape, part, buffer, axis)
-        if state.dtype != "float32":
-            raise UnsupportedError(f"state {state.input} is {state.dtype}, and counts no frames")
+        if state.dtype not in ("float32", "int64"):
+            raise UnsupportedError(f"state {state.input} is {state.dtype}, expected float32 or int64")
         layers = shape[0] if len(shape) > 1 and state.axes[0] != self._manifest.batch else 1
         for layer, own in enumerate(reset.reshape(layers, -1)):
             part = StatePart(state, layer if layers > 1 else None)
             name = state.input if layers == 1 else f"{state.input}[{layer}]"
-            self._parts.append((part, self._writer.state(name, own.size, own)))
-        return _Value(shape, tuple(buffer for _, buffer in self._parts[-layers:]))
-
-    def _open_counter(self, state: StateSpec, shape: tuple[int, ...]) -> _Value:
-        """Make a counter of a state of one whole number, to which a call adds its number of frames."""
-        if prod(shape) != 1:
-            raise UnsupportedError(f"state {state.input} counts {prod(shape)} numbers, expected one")
-        buffer = self._writer.counter(state.input, int(np.asarray(state.reset).item()))
-        self._parts.append((StatePart(state, None), buffer))
-        return _Value(shape, (buffer,), "int64", span=_Span(0, 0, buffer, 1))
-
-    def _close_counter(self, state: StateSpec, counter: _Value, *, kept: bool) -> None:
-        more = self._get(self._added[state.input])
-        if not isinstance(more, np.ndarray) or more.size != 1 or more.item() < 0:
-            raise UnsupportedError(f"state {state.output} goes on by other numbers than those of frames")
-        (buffer,) = counter.buffers
-        self._writer.count(buffer, 0 if kept else more.item(), self._ends.get(buffer, 0))
+            self._parts.append((part, self._writer.state(name, own.size, own, state.dtype)))
+        return _Value(shape, tuple(buffer for _, buffer in self._parts[-layers:]), state.dtype)
 
     def _close_output(self, output: TensorSpec) -> None:
         manifest = self._manifest
@@ -357,30 +312,27 @@ class _Compiler:
             output.name,
             self._row(value),
             every_step=time is not None,
-            start=manifest.delays.get(output.name, 0),
+            delay=manifest.delays.get(output.name, 0),
             frames=manifest.frames_a_unit.get(output.name, 1),
         )
 
-    def _close_past(self, state: StateSpec, old: _Frames, *, kept: bool) -> None:
+    def _close_past(self, state: StateSpec, old: _Frames) -> None:
         new, past = self._get(state.output), old.part.past
         assert past is not None
         assert isinstance(new, _Frames)
         assert new.source is not None
         if (new.buffer, new.first) != (old.buffer, new.source.shape[new.axis]):
             raise UnsupportedError(f"state {state.output} is not the last frames of a value")
-        self._writer.push(None if kept else self._in_time(new), old.buffer, past)
+        self._writer.push(self._in_time(new), old.buffer, past)
 
     def _close_state(self, state: StateSpec) -> None:
-        kept, old = self._padding and self._manifest.padded_states, self._values[state.input]
+        old = self._values[state.input]
         if isinstance(old, _Frames):
-            self._close_past(state, old, kept=kept)
+            self._close_past(state, old)
             return
         assert isinstance(old, _Value)
-        if state.input in self._added:
-            self._close_counter(state, old, kept=kept)
-            return
-        value = self._get(state.input if kept else state.output)
-        if not isinstance(value, _Value):
+        value = self._get(state.output)
+        if not isinstance(value, _Value) or value.dtype != state.dtype:
             raise UnsupportedError(f"state {state.output} does not depend on the input")
         value, widths = self._in_order(value, ()), [*map(self._writer.width, old.buffers)]
         news = [*value.buffers]
@@ -388,8 +340,12 @@ class _Compiler:
             news = self._cut(self._row(value), widths)
         given = self._writer.given
         for buffer, new in zip(old.buffers, news, strict=True):
-            ended = self._writer.unary(new, Function.IDENTITY) if new in given else new
-            self._writer.next_state(buffer, ended)
+            self._writer.next_state(buffer, self._copied(new) if new in given else new)
+
+    def _copied(self, buffer: int) -> int:
+        if self._writer.dtype(buffer) == "int64":
+            return self._writer.binary(Binary.ADD, buffer, np.zeros(1, np.int64))
+        return self._writer.unary(buffer, Function.IDENTITY)
 
     # values
 
@@ -571,10 +527,7 @@ class _Compiler:
 
     def _fold(self, node: Node, known: list[Array | None]) -> Sequence[_Any]:
         results = folding.fold(node, known)
-        counting = node.op_type in _COUNTING and not self._counters.isdisjoint(node.inputs)
-        if node.op_type == "Range" or counting:
-            self._counters.update(node.outputs)
-        counted = node.op_type == "Cast" and results[0].dtype.kind == "f" and not counting
+        counted = node.op_type == "Cast" and results[0].dtype.kind == "f"
         # chunks of a graph of a stream were compared with the whole
         counted = counted and not self._manifest.is_buffered and node.outputs[0] in self._sizes
         if counted and (results[0] == 1).any():
@@ -719,7 +672,7 @@ class _Compiler:
         if kind not in _COMPARES:
             return found
         buffers = (self._writer.cast(self._row(found)),) if whole else found.buffers
-        return found._replace(buffers=buffers, dtype="bool", span=None)
+        return found._replace(buffers=buffers, dtype="bool")
 
     def _combine_stored(
         self, node: Node, kind: Binary, value: _Value, stored: Array, *, swap: bool
@@ -732,8 +685,7 @@ class _Compiler:
         flat = _laid(np.asarray(stored, value.dtype), shape, order)
         flat = flat[:1] if (flat == flat[0]).all() and prod(value.shape) == flat.size else flat
         row = self._writer.binary(kind, self._row(value), flat, swap=swap)
-        span = _span_of(kind, value.span, stored, swap=swap) if whole else None
-        return _Value(shape, (row,), value.dtype, order, span)
+        return _Value(shape, (row,), value.dtype, order)
 
     def _spread(self, value: _Value, shape: tuple[int, ...]) -> tuple[_Value, tuple[int, ...]]:
         """Return a value in a shape, or as it is if it is a single number, and the order of the result."""
@@ -866,9 +818,7 @@ class _Compiler:
         if to in ("int64", "int32") and not floats:
             return value
         if to == "int64":
-            span = _Span(0, 1) if value.dtype == "bool" else None
-            row = self._writer.cast(self._row(value), "int64")
-            return value._replace(buffers=(row,), dtype="int64", span=span)
+            return value._replace(buffers=(self._writer.cast(self._row(value), "int64"),), dtype="int64")
         if not floats and (to == "float32" or (to == "bool" and value.dtype == "int64")):
             value = value._replace(buffers=(self._writer.cast(self._row(value)),), dtype="float32")
             floats = True
@@ -967,7 +917,8 @@ class _Compiler:
             if not isinstance(index, _Value) or index.dtype == "float32":
                 raise UnsupportedError("an index that is no whole number")
             axis %= data.ndim
-            self._check_index(index, data.shape[axis])
+            if not set(index.buffers) <= {port.buffer for port in self._writer.ports("inputs")}:
+                raise UnsupportedError("an index that is computed, which may be beyond the table")
             shape = (*data.shape[:axis], *index.shape, *data.shape[axis + 1 :])
             table = np.moveaxis(data, axis, 0).reshape(data.shape[axis], -1)
             found = self._single(shape, self._writer.gather(self._row(self._in_order(index, ())), table))
@@ -978,19 +929,6 @@ class _Compiler:
         picked = (places.reshape(-1) % value.shape[axis]).tolist()
         found = self._in_order(self._pick(value, axis, picked), ())
         return found._replace(shape=(*value.shape[:axis], *places.shape, *value.shape[axis + 1 :]))
-
-    def _check_index(self, index: _Value, size: int) -> None:
-        """Note where a table of ``size`` rows ends for a counter; raise where an index may be beyond it."""
-        if index.span is None and set(index.buffers) <= self._writer.given:
-            return  # an input, which is checked before each call
-        span = index.span
-        if span is None or span.least < -size or (not span.slope and span.most >= size):
-            raise UnsupportedError(f"computed indices of a table of {size} rows, which may be beyond it")
-        if span.slope:
-            end = (size - 1 - span.most) // span.slope + 1
-            self._ends[span.counter] = min(end, self._ends.get(span.counter, end))
-            if end < 1:
-                raise UnsupportedError(f"a table of {size} rows that ends before the first one")
 
     # convolutions
 
@@ -1248,11 +1186,8 @@ class _Compiler:
     ) -> list[_Any]:
         attributes, hidden = node.attributes, weights[1].shape[2]
         _check_layer(attributes, weights[0].shape[0])
-        ended = self._optional(lengths, "lengths") is not None and self._padding
+        self._optional(lengths, "lengths")
         states = [self._floats(each) for each in ((h, c) if kind == "LSTM" else (h,))]
-        if ended:
-            zeros = self._single((1, 1, 1, hidden), self._writer.filled(np.zeros(hidden, "float32")))
-            return [zeros, *(value._replace(shape=(1, 1, hidden)) for value in states)]
         olds = [self._row(value) for value in states]
         if (both := self._optional(bias, "a bias")) is not None:
             both = both.reshape(2, _GATES[kind] * hidden)
@@ -1348,36 +1283,6 @@ def _find_pasts(file: OnnxFile, manifest: Manifest) -> dict[str, int]:
         if axis is not None:
             found[state.input] = axis
     return found
-
-
-def _find_counters(file: OnnxFile, manifest: Manifest) -> dict[str, str]:
-    """Return the states of int64 to which a call adds a number, with the name of that number."""
-    made = {name: node for node in file.graph.nodes for name in node.outputs}
-    found = {}
-    for state in manifest.states:
-        node = made.get(state.output)
-        if state.dtype == "int64" and node and node.op_type == "Add" and state.input in node.inputs:
-            found[state.input] = node.inputs[1 - list(node.inputs).index(state.input)]
-    return found
-
-
-def _span_of(kind: Binary, span: _Span | None, other: Array, *, swap: bool) -> _Span | None:
-    """Return where whole numbers lie behind a function of them and stored ones; None if that is not known."""
-    least, most = int(other.min()), int(other.max())
-    if span is None or (swap and kind not in (Binary.ADD, Binary.MULTIPLY, Binary.MAXIMUM, Binary.MINIMUM)):
-        return None
-    if kind in (Binary.ADD, Binary.SUBTRACT):
-        least, most = (least, most) if kind is Binary.ADD else (-most, -least)
-        return span._replace(least=span.least + least, most=span.most + most)
-    if kind is Binary.MULTIPLY and least == most >= 0:
-        return span._replace(least=span.least * least, most=span.most * least, slope=span.slope * least)
-    if kind is Binary.MAXIMUM:
-        return span._replace(least=max(span.least, least), most=max(span.most, most))
-    if kind is Binary.MINIMUM:
-        return _Span(min(span.least, least), most if span.slope else min(span.most, most))
-    if kind is Binary.REMAINDER and least > 0:
-        return _Span(0, most - 1)
-    return None
 
 
 def _axis_of_frames(

@@ -21,7 +21,7 @@ _HEADER = struct.Struct("<8sIIQ10I")
 _CONSTANT = struct.Struct("<Q4I")
 _VERSION = 1
 """Of the format."""
-_PORT = struct.Struct("<9I")
+_PORT = struct.Struct("<8I")
 _ARGUMENTS = 31
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
@@ -118,12 +118,10 @@ class Port(NamedTuple):
     """Of a state: the constant it is reset to, or ``NONE``; of an output: 1 if a chunk gives every step's."""
     golden: int
     tolerance: int
-    start: int = 0
-    """Of a state: the units for which it is held; of an output: its first frames, which mean nothing."""
+    delay: int = 0
+    """Of an output: its first frames, which mean nothing."""
     frames: int = 1
-    """Of an input, or an output for every step, its frames in a unit; of a counter what that adds; else 0."""
-    end: int = 0
-    """Of a counter: the first number at which a unit is refused; 0 if there is none."""
+    """Of an input, or an output for every step, its frames in a unit; else 0."""
 
 
 class Weights(NamedTuple):
@@ -159,7 +157,6 @@ class ProgramWriter:
         self._linear: dict[int, tuple[int, int]] = {}
         self._named: dict[str, list[int]] = {}
         self._manifest = NONE
-        self._padding = 0
         self._golden_steps = 0
 
     def constant(self, array: npt.ArrayLike) -> int:
@@ -225,24 +222,14 @@ class ProgramWriter:
         self._port("inputs", name, buffer, 0, frames=self._unit)
         return buffer
 
-    def state(self, name: str, width: int, reset: Array | None = None, start: int = 0) -> int:
+    def state(self, name: str, width: int, reset: Array | None = None, dtype: str = "float32") -> int:
         """Add a state; return the buffer of its old value. ``next_state`` names that of its new one."""
-        buffer = self.buffer(width)
-        value = NONE if reset is None or not reset.any() else self._floats(reset)
-        self._port("states", name, buffer, value, start)
+        buffer = self.buffer(width, dtype)
+        value = (
+            NONE if reset is None or not reset.any() else self.constant(reset.astype(dtype).reshape(1, -1))
+        )
+        self._port("states", name, buffer, value)
         return buffer
-
-    def counter(self, name: str, reset: int = 0, start: int = 0) -> int:
-        """Add a state that counts, one whole number; return its buffer. ``count`` says how it goes on."""
-        buffer = self.buffer(1, "int64")
-        value = self.constant(np.array([reset], np.int64)) if reset else NONE
-        self._port("states", name, buffer, value, start)
-        self.next_state(buffer, buffer)
-        return buffer
-
-    def count(self, counter: int, more: int, end: int) -> None:
-        """Let a unit add ``more`` to a counter; one that begins at ``end`` or later is refused, if not 0."""
-        next(port for port in self._ports["states"] if port[1] == counter)[7:] = more, end
 
     def next_state(self, old: int, new: int) -> None:
         """Return which buffer holds the new value of the state in ``old``."""
@@ -268,9 +255,9 @@ class ProgramWriter:
         self._operations[index] = bytes(raw)
         return True
 
-    def output(self, name: str, buffer: int, *, every_step: bool, start: int = 0, frames: int = 1) -> None:
+    def output(self, name: str, buffer: int, *, every_step: bool, delay: int = 0, frames: int = 1) -> None:
         """Add an output, which a chunk gives for every step or for the last one."""
-        self._port("outputs", name, buffer, int(every_step), start, frames if every_step else 0)
+        self._port("outputs", name, buffer, int(every_step), delay, frames if every_step else 0)
 
     def golden(
         self, inputs: Mapping[str, Array], expected: Mapping[str, tuple[Array, npt.ArrayLike]]
@@ -290,8 +277,8 @@ class ProgramWriter:
         for name, (array, tolerance) in expected.items():
             port = self._named[name]
             pair = array, np.broadcast_to(tolerance, array.shape)
-            width, start, frames = self.width(port[1]), port[6], port[7]
-            early = start * (width // frames) if frames else 0
+            width, delay, frames = self.width(port[1]), port[6], port[7]
+            early = delay * (width // frames) if frames else 0
             port[4:6] = [
                 self.constant(np.pad(np.asarray(a, "float32").reshape(-1), (early, 0)).reshape(-1, width))
                 for a in pair
@@ -457,9 +444,9 @@ class ProgramWriter:
         places = (source_offset, out_offset, length, count, source_stride, out_stride)
         self.operation(Code.COPY, source, out, *places)
 
-    def past(self, name: str, past: Past, reset: Array, start: int = 0) -> int:
+    def past(self, name: str, past: Past, reset: Array) -> int:
         """Add a state that is a ring, with its reset value as the file has it; return its buffer."""
-        buffer = self.state(name, past.width, past.to_rows(reset)[0], start)
+        buffer = self.state(name, past.width, past.to_rows(reset)[0])
         self.next_state(buffer, buffer)
         return buffer
 
@@ -481,9 +468,9 @@ class ProgramWriter:
         self.operation(Code.WINDOW, source, past, out, first, dilation, count, frames if frames > 1 else 0)
         return out
 
-    def push(self, source: int | None, past: int, ring: Past) -> None:
-        """Let a past take in a frame; with None it stays as it is. Nothing reads it afterwards."""
-        self.operation(Code.PUSH, NONE if source is None else source, past, ring.frames, ring.groups)
+    def push(self, source: int, past: int, ring: Past) -> None:
+        """Let a past take in frames. Nothing reads it afterwards."""
+        self.operation(Code.PUSH, source, past, ring.frames, ring.groups)
 
     def depthwise(self, source: int, out: int, weights: Array | None, bias: Array | None = None) -> int:
         """Add the sum of K stretches of ``out`` numbers times ``weights (K, out)``, or the largest."""
@@ -500,10 +487,6 @@ class ProgramWriter:
     def manifest(self, text: str) -> None:
         """Store the manifest, JSON text."""
         self._manifest = self._text(text)
-
-    def padding(self, program: bytes) -> None:
-        """Store the program of the steps beyond a row's length."""
-        self._padding = 1 + self.constant(np.frombuffer(program, np.uint8))
 
     def to_bytes(self) -> bytes:
         """Return the file."""
@@ -532,7 +515,7 @@ class ProgramWriter:
             len(self._operations),
             self._manifest,
             self._golden_steps,
-            self._padding,
+            0,
             self._unit,
         )
         head = _HEADER.pack(_MAGIC, _VERSION, 0, offset, *counts)
@@ -556,8 +539,8 @@ class ProgramWriter:
     def _optional(self, array: Array | None) -> int:
         return NONE if array is None else self._floats(array)
 
-    def _port(self, kind: str, name: str, buffer: int, option: int, start: int = 0, frames: int = 0) -> None:
-        self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE, start, frames, 0]
+    def _port(self, kind: str, name: str, buffer: int, option: int, delay: int = 0, frames: int = 0) -> None:
+        self._named[name] = [self._text(name), buffer, NONE, option, NONE, NONE, delay, frames]
         self._ports[kind].append(self._named[name])
 
     @staticmethod

@@ -166,7 +166,7 @@ def test_int8_gives_the_same_bits_on_every_board_and_on_this_machine(har, find_p
 
 def test_the_manuals_steps_lead_to_a_prediction(network, on_board, find_program, run, tmp_path):
     """The commands behind `make demo`, as they stand in the page, on a network like the demo's."""
-    page = (EXAMPLE.parents[1] / "docs" / "c.md").read_text()
+    page = (EXAMPLE.parents[1] / "docs" / "deploy.md").read_text()
     steps = re.search(r"\$ make demo\n\$ \. \.venv/bin/activate\n(.*?)```", page, re.DOTALL)[1]
     commands = [line[2:] for line in steps.splitlines() if line.startswith("$ ")]
     assert [command.split()[0] for command in commands] == ["lstm-edge", "make"]

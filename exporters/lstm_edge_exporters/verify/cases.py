@@ -11,14 +11,14 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from lstm_edge_runtime.axes import describe, learn_sizes, parse_sum, resolve, row_factor
+from lstm_edge_runtime.axes import learn_sizes, parse_sum, resolve, row_factor
 from lstm_edge_runtime.chunks import Runner, join_chunks, run_chunks
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes, AxisRange, Manifest
 
 Feeds = Mapping[str, Array]
 """Every input by name."""
-Procedure = Callable[[Runner, Feeds], Mapping[str, Array]]
+Procedure = Callable[[Runner, Feeds], Feeds]
 """How a case is run, the same way for a file and for what it is compared with."""
 
 GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
@@ -26,6 +26,9 @@ GRID = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 130))
 starts from the reset states."""
 _BEYOND = 2
 """How often the longest case holds the example's steps, where the grid does not reach as far."""
+_LONGEST_CHUNK = 8
+_KEPT = 6
+"""Cases whose results are kept."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Case:
     feeds: Feeds
     """Every input of the file by name."""
     at_reset: bool
-    """Whether every state is at its reset value."""
+    """True if every state is at its reset value."""
 
     @property
     def sizes_text(self) -> str:
@@ -78,7 +81,7 @@ class CaseGenerator:
     """The name of the time axis; a further axis gets sizes of its own."""
     seed: int = 0
     sorted_lengths: bool = False
-    """Whether lengths come in falling order, as ``enforce_sorted=True`` demands."""
+    """True if lengths come in falling order, as ``enforce_sorted=True`` demands."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
     """The sizes that a named axis may have; any from 1 where left out."""
     held: frozenset[str] = frozenset()
@@ -94,10 +97,12 @@ class CaseGenerator:
     ) -> "CaseGenerator":
         """Generate cases for a manifest's inputs; ``examples`` and ``values`` are those of ``InputSpec``."""
         examples, values = examples or {}, values or {}
-        roles = {manifest.lengths: "lengths"}
         data = [
             InputSpec(
-                *each, roles.get(each.name, "signal"), examples.get(each.name), values=values.get(each.name)
+                *each,
+                "lengths" if each.name == manifest.lengths else "signal",
+                examples.get(each.name),
+                values=values.get(each.name),
             )
             for each in manifest.inputs
         ]
@@ -113,16 +118,14 @@ class CaseGenerator:
         if example is not None:
             yield example
         known = example.sizes if example is not None else {}
-        for place, size in enumerate(GRID):
-            rows, steps = (
-                count if name is None else self._range(name).least + count - 1
-                for name, count in zip((self.batch, self.sequence), size, strict=True)
-            )
+        for place, (rows, steps) in enumerate(GRID):
             rng = np.random.default_rng((self.seed, place))
             others = {
                 name: self._range(name).least + int(rng.integers(max(9, _BEYOND * size)))
                 for name, size in known.items()
             }
+            rows += self._range(self.batch).least - 1
+            steps += self._range(self.sequence).least - 1
             yield self.case(
                 rows, steps, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0, others=others
             )
@@ -152,8 +155,7 @@ class CaseGenerator:
             others: sizes of further axes; those left out are drawn.
         """
         rng = np.random.default_rng((self.seed, offset, n, length))
-        known = dict(others or {})
-        known.update((name, size) for name, size in ((self.batch, n), (self.sequence, length)) if name)
+        known: dict[str, int] = {**(others or {}), str(self.batch): n, str(self.sequence): length}
         sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in self._names()}
         return self._draw(sizes, rng, at_reset, full)
 
@@ -161,18 +163,6 @@ class CaseGenerator:
         """Generate one case from the reset states, with full rows, at a size for every named axis."""
         rng = np.random.default_rng((self.seed, offset, *sizes.values()))
         return self._draw(sizes, rng, at_reset=True, full=True)
-
-    def resized(self, sizes: Mapping[str, int], first: int = 0) -> Case | None:
-        """Return the example repeated or cut to a size for every named axis, from ``first`` on."""
-        case = self.example()
-        if case is None:
-            return None
-        feeds = dict(case.feeds)
-        for each in self.inputs:
-            for axis, size in enumerate(resolve(each.axes, sizes) or ()):
-                array = feeds[each.name]
-                feeds[each.name] = array.take(np.arange(first, first + size) % array.shape[axis], axis)
-        return Case(sizes, feeds, case.at_reset)
 
     def example(self) -> Case | None:
         """Return the example itself, states that it does not hold at reset; None where an input has none."""
@@ -187,19 +177,30 @@ class CaseGenerator:
                     feeds[each.name] = np.asarray(each.example, each.dtype)
         except InputError:
             return None
-        given = {each.name for each in self.inputs if each.role == "state"} & set(feeds)
-        for each in self.inputs:
-            if each.name not in feeds:
-                feeds[each.name] = _at_reset(each, resolve(each.axes, sizes) or ())
-        return Case(sizes, feeds, at_reset=not given)
+        resets = {each.name: each for each in self.inputs if each.name not in feeds}
+        at_reset = all(each.name in resets for each in self.inputs if each.role == "state")
+        feeds |= {name: _at_reset(each, resolve(each.axes, sizes) or ()) for name, each in resets.items()}
+        return Case(sizes, feeds, at_reset)
+
+    def fitted_to(self, run: Runner) -> "CaseGenerator":
+        """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
+        if not any(each.role == "lengths" for each in self.inputs):
+            return self
+        try:
+            for offset in range(3):
+                run(self.case(4, 9, at_reset=True, offset=offset).feeds)
+        except Exception as error:  # noqa: BLE001  a size that is refused tells nothing; the comparisons will
+            if isinstance(error, RuntimeError) and "enforce_sorted" in str(error):
+                return replace(self, sorted_lengths=True)
+        return self
 
     def _names(self) -> list[str]:
         """Return the names of every axis, those inside sums and products included."""
         axes = [axis for each in self.inputs for axis in each.axes if isinstance(axis, str)]
         return list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
 
-    def _range(self, name: str) -> AxisRange:
-        return self.ranges.get(name, AxisRange())
+    def _range(self, name: str | None) -> AxisRange:
+        return self.ranges.get(name or "", AxisRange())
 
     def _draw(self, sizes: Mapping[str, int], rng: np.random.Generator, at_reset: bool, full: bool) -> Case:
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
@@ -220,18 +221,6 @@ class CaseGenerator:
                 feeds[each.name] = _signal(each, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
 
-    def fitted_to(self, run: Runner) -> "CaseGenerator":
-        """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
-        if not any(each.role == "lengths" for each in self.inputs):
-            return self
-        try:
-            for offset in range(3):
-                run(self.case(4, 9, at_reset=True, offset=offset).feeds)
-        except Exception as error:  # noqa: BLE001  a size that is refused tells nothing; the comparisons will
-            if isinstance(error, RuntimeError) and "enforce_sorted" in str(error):
-                return replace(self, sorted_lengths=True)
-        return self
-
     def _fixed_steps(self) -> int:
         """Return what lengths may be at most where the time axis is fixed."""
         examples = (each.example for each in self.inputs if each.role == "lengths")
@@ -245,9 +234,11 @@ def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
 
 def _state(spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, at_reset: bool) -> Array:
     reset = _at_reset(spec, shape)
-    if reset.dtype.kind in "iub" and not at_reset:  # counters and flags
+    if at_reset:
+        return reset
+    if reset.dtype.kind in "iub":  # counters and flags
         return np.asarray(reset + rng.integers(0, 2 if reset.dtype.kind == "b" else 4, shape), spec.dtype)
-    return reset if at_reset else np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
+    return np.asarray(reset + 0.7 * rng.standard_normal(shape), spec.dtype)
 
 
 def _signal(
@@ -273,7 +264,7 @@ def _signal(
 
 
 def _is_fraction(spec: InputSpec, example: Array) -> bool:
-    """Return whether an input is each row's length as a fraction of the longest, as some libraries do."""
+    """Return True if an input is each row's length as a fraction of the longest, as some libraries do."""
     one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
     return one_a_row and bool(example.min() > 0 and example.max() == 1)
 
@@ -290,13 +281,6 @@ def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> A
     return np.asarray(drawn.reshape(shape))
 
 
-_LONGEST = 8
-_KEPT = 6
-"""Cases whose results are kept."""
-_LOOP = 6
-"""Calls of a closed loop: in float64 a wrong pair shows at the second."""
-
-
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
     """Cut ``total`` steps into chunks at random, with a single step first and last.
 
@@ -305,20 +289,20 @@ def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
     """
     sizes = [1]
     while (rest := total - 1 - sum(sizes)) > 0:
-        sizes.append(int(rng.integers(1, min(_LONGEST, rest) + 1)))
+        sizes.append(int(rng.integers(1, min(_LONGEST_CHUNK, rest) + 1)))
     return [*sizes, 1] if total > 1 else [1]
 
 
-def whole(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+def whole(run: Runner, feeds: Feeds) -> Feeds:
     """Run a case in one call."""
     return run(feeds)
 
 
 def remember(run: Runner) -> Runner:
     """Return ``run`` with its last results kept: a case is compared in more ways than one."""
-    kept: dict[bytes, Mapping[str, Array]] = {}
+    kept: dict[bytes, Feeds] = {}
 
-    def remembered(feeds: Feeds) -> Mapping[str, Array]:
+    def remembered(feeds: Feeds) -> Feeds:
         content = hashlib.blake2b()
         for name, array in sorted(feeds.items()):
             content.update(f"{name} {array.dtype} {array.shape}".encode())
@@ -334,46 +318,7 @@ def remember(run: Runner) -> Runner:
 
 def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
     """Carry the states from chunk to chunk; give what one call on the whole would."""
-
-    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
-        return join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
-
-    return procedure
-
-
-def closed_loop(states: Mapping[str, str]) -> Procedure:
-    """Call with the same data again and again, each time from the states that the call before left.
-
-    It gives every output of every call, ``(calls, ...)``; ``states`` has each input's and its output's name.
-    """
-
-    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
-        calls: list[Feeds] = []
-        for _ in range(_LOOP):
-            calls.append(run(feeds))
-            feeds = {**feeds, **{name: calls[-1][output] for name, output in states.items()}}
-        return {name: np.stack([each[name] for each in calls]) for name in calls[0]}
-
-    return procedure
-
-
-def last_steps(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
-    """Carry the states from chunk to chunk; give every output after each chunk, ``(chunks, ...)``.
-
-    Outputs with a time axis give their last step, with a time axis of size 1; what folds time into another
-    axis is left out.
-    """
-
-    def procedure(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
-        calls, time = list(run_chunks(run, manifest, feeds, sizes)), manifest.time_axes
-        return {
-            name: np.stack(
-                [each[name].take([-1], time[name]) if name in time else each[name] for each in calls]
-            )
-            for name in join_chunks(manifest, calls[:1])
-        }
-
-    return procedure
+    return lambda run, feeds: join_chunks(manifest, list(run_chunks(run, manifest, feeds, sizes)))
 
 
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
@@ -382,53 +327,38 @@ def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     return next(rows, 1), manifest.steps(feeds)
 
 
-def misshapen(manifest: Manifest, outputs: Mapping[str, Array], sizes: Mapping[str, int]) -> Iterator[str]:
-    """Return the outputs that come out in another shape than the manifest states, where it states one."""
-    for name in manifest.output_names:
-        stated = manifest.axes[name]
-        shape = resolve(stated, sizes)
-        if shape is not None and outputs[name].shape != shape:
-            yield f"{name} {describe(stated)} comes out as {outputs[name].shape}"
-
-
-def take_rows(manifest: Manifest, arrays: Feeds, first: int, rows: int, count: int = 1) -> dict[str, Array]:
-    """Return what of inputs or outputs belongs to ``count`` of their ``rows``, and what has no batch axis.
+def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
+    """Return a runner that runs each ``count`` rows of a batch alone and puts the outputs together.
 
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """
-    taken = dict(arrays)
-    for name, array in arrays.items():
-        if (axis := _batch_axis(manifest, name)) is not None:
-            every = np.arange(array.shape[axis]).reshape(-1, rows)
-            taken[name] = array.take(every[:, first : first + count].ravel(), axis=axis)
-    return taken
 
-
-def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
-    """Return a runner that runs each ``count`` rows of a batch alone and puts the outputs together."""
+    def axes_of(arrays: Feeds) -> dict[str, int]:
+        places = {name: enumerate(manifest.axes.get(name, ())) for name in arrays}
+        found = {
+            name: [place for place, axis in axes if row_factor(axis, manifest.batch) is not None]
+            for name, axes in places.items()
+        }
+        return {name: axes[0] for name, axes in found.items() if axes}
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)
-        parts = [run(take_rows(manifest, feeds, row, rows, count)) for row in range(0, rows, count)]
-        return join_rows(manifest, parts, count)
-
-    return alone
-
-
-def join_rows(manifest: Manifest, parts: Sequence[Feeds], count: int = 1) -> dict[str, Array]:
-    """Put batches of inputs or outputs together, ``count`` rows of each in turn; undoes ``take_rows``."""
-    joined = dict(parts[0])
-    for name, array in parts[0].items():
-        if (axis := _batch_axis(manifest, name)) is not None:
+        parts = []
+        for first in range(0, rows, count):
+            part = dict(feeds)
+            for name, axis in axes_of(feeds).items():
+                every = np.arange(feeds[name].shape[axis]).reshape(-1, rows)
+                part[name] = feeds[name].take(every[:, first : first + count].ravel(), axis=axis)
+            parts.append(run(part))
+        joined = dict(parts[0])
+        for name, axis in axes_of(joined).items():
+            array = joined[name]
             before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
             blocks = [part[name].reshape(*before, size // count, count, *after) for part in parts]
             joined[name] = np.concatenate(blocks, axis + 1).reshape(*before, size * len(parts), *after)
-    return joined
+        return joined
 
-
-def _batch_axis(manifest: Manifest, name: str) -> int | None:
-    axes = enumerate(manifest.axes.get(name, ()))
-    return next((place for place, axis in axes if row_factor(axis, manifest.batch) is not None), None)
+    return alone
 
 
 def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
@@ -437,14 +367,27 @@ def full_length(manifest: Manifest, feeds: Feeds) -> dict[str, Array]:
     return {**feeds} if name is None else {**feeds, name: np.full_like(feeds[name], manifest.steps(feeds))}
 
 
-def with_padding(manifest: Manifest, feeds: Feeds, value: float) -> dict[str, Array]:
-    """Return a case with ``value`` behind each row's length, in every float input of data."""
-    padded = dict(feeds)
+def fill_rows(
+    manifest: Manifest, feeds: Feeds, value: float, starts: Sequence[int] | Array
+) -> dict[str, Array]:
+    """Return a case with ``value`` from a step of each row on, in every float input of data.
+
+    Args:
+        manifest: names the axes.
+        feeds: the case.
+        value: NaN, say.
+        starts: the step of each row; rows beyond them stay as they are.
+    """
+    filled = dict(feeds)
     for spec in manifest.data_inputs:
         batch, time = manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)
-        if batch is not None and time is not None and feeds[spec.name].dtype.kind == "f":
-            padded[spec.name] = feeds[spec.name].copy()
-            rows = np.moveaxis(padded[spec.name], (batch, time), (0, 1))  # a view
-            for row, length in enumerate(feeds[str(manifest.lengths)]):
-                rows[row, int(length) :] = value
-    return padded
+        if batch is None or feeds[spec.name].dtype.kind != "f":
+            continue
+        filled[spec.name] = feeds[spec.name].copy()
+        rows = np.moveaxis(filled[spec.name], batch, 0)  # a view
+        for row, start in zip(rows, starts, strict=False):
+            if time is not None:
+                np.moveaxis(row, time - (batch < time), 0)[int(start) :] = value
+            elif not start:
+                row[...] = value
+    return filled

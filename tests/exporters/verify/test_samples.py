@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lstm_edge_exporters.numerics.samples import Samples, check_samples
+from lstm_edge_exporters.verify.samples import Samples, check_samples
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
 
