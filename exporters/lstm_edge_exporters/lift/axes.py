@@ -4,7 +4,7 @@ An axis is *time* if a recurrence makes more steps where the axis is longer, and
 """
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import dataclass
 
@@ -13,21 +13,22 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
-from ..graph import axes_of, constant, data_inputs, dynamic_axes, forget_shapes
+from ..graph import axes_of, constant, data_inputs, dynamic_axes, forget_shapes, is_data_free
 from ..recurrent import LENGTHS
 from .read import decide_branches
 from .recurrences import Axis, Recurrence, count_passes, drop_counters, recurrences, top_of
 from .rows import restore_order
-from .running import evaluate, is_data_free
+from .running import evaluate
 
 BATCH, SEQUENCE = "batch", "sequence"
 _SIZES = ((40, 7), (8, 3), (4, 1))
 """Least size of a dynamic axis, and how far apart others are; a graph may run at some of them only."""
-_NEW = "#"
-"""Begins the labels of axes that the file gives no name."""
+_NEW, _HELD = "#", "held."
+"""Begin the labels of axes that the file gives no name, and of those whose size stays as it is."""
 _MADE_UP = re.compile(r"unk__\d+|\?|")
 """Names that exporters give to axes that they know nothing of."""
 
+_USUAL = {BATCH: re.compile("n|b|batch.*"), SEQUENCE: re.compile("l|t|time.*|seq.*|frames?")}
 Sizes = Mapping[str, int]
 
 
@@ -80,18 +81,22 @@ def name_axes(model: ir.Model, given: Collection[str], free: Collection[str]) ->
         given: inputs whose axes the user gave.
         free: which of ``batch`` and ``sequence`` to make dynamic, where the graph runs at other sizes of it.
     """
-    fixed = _label_axes(model)
+    freeable = _label_axes(model, lambda name: bool(free) and name not in given)
     forget_shapes(model)
     decide_branches(model)
+    fixed = freeable | _label_axes(model, lambda _: True, _HELD)
     restore_order(model, fixed)
     count_passes(model)
     found = recurrences(model)
-    runs = measured = Measured(model, found, fixed)
+    runs = Measured(model, found, fixed)
+    if found and not runs.sizes and _join_firsts(model.graph):
+        runs = Measured(model, found, fixed)
+    measured = runs
     roles = _measure_roles(model.graph, found, runs, fixed)
     if any(map(_fixed_lengths, found)):
         free = ()
-    held = {axis for value in data_inputs(model.graph) if value.name in given for axis in axes_of(value)}
-    kept = {text: role for text, role in roles.items() if role in free and text not in held}
+    sizes = {role: {fixed[text] for text in freeable if roles.get(text) == role} for role in free}
+    kept = {text for text in freeable if len(sizes.get(roles.get(text, ""), ())) == 1}
     roles = {text: role for text, role in roles.items() if text not in fixed or text in kept}
     names, titles = _names(model, roles), dict[int | str, int | str]()
     for text in dynamic_axes(model.graph):
@@ -101,7 +106,7 @@ def name_axes(model: ir.Model, given: Collection[str], free: Collection[str]) ->
             titles[text] = names[role]
     _rename((*data_inputs(model.graph), *(value for node in model.graph for value in node.outputs)), titles)
     dynamic = dynamic_axes(model.graph)
-    batch, sequence = (names[role] if names[role] in dynamic else None for role in (BATCH, SEQUENCE))
+    batch, sequence = (names[role] if role in roles.values() else None for role in (BATCH, SEQUENCE))
     freed = {roles[text]: size for text, size in fixed.items() if text in roles}
     again = len(dynamic) < sum(isinstance(title, str) for title in titles.values())
     at_first = {names[role]: size for role, size in freed.items()}
@@ -201,20 +206,24 @@ def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool
     return not known or any(runs.growing_with(axis) - {batch} for axis in known)
 
 
-def _label_axes(model: ir.Model) -> dict[str, int]:
-    """Give every axis without a name one, in place; return the sizes of axes of fixed size."""
+def _label_axes(model: ir.Model, takes: Callable[[str], bool], mark: str = "") -> dict[str, int]:
+    """Give every axis without a name one, in place, and those of fixed size of inputs that ``takes`` accepts.
+
+    Returns:
+        The sizes of these.
+    """
     known = {axis for value in data_inputs(model.graph) for axis in _declared(value) if axis}
     starts = [slot.initial for each in recurrences(model) for slot in each.slots if slot.initial is not None]
     states = {top_of(initial).name for initial in starts if not is_data_free(initial)}
     fixed: dict[str, int] = {}
     for value in data_inputs(model.graph):
-        state, shape = value.name in states, value.shape
+        own, shape = mark or value.name in states, value.shape
         for place, axis in enumerate(axes_of(value)):
             assert shape is not None
-            text = f"{_NEW}{value.name}_{place}" if state or place > 1 else f"{_NEW}{place}"
+            text = f"{_NEW}{mark}{value.name}_{place}" if own or place > 1 else f"{_NEW}{place}"
             if isinstance(axis, str) and axis not in known:
                 shape[place] = text
-            elif isinstance(axis, int):
+            elif isinstance(axis, int) and takes(str(value.name)):
                 shape[place] = text = f"{text}:{axis}"
                 fixed[text] = axis
     return fixed
@@ -254,25 +263,36 @@ def _measure_roles(
 
 
 def _by_place(graph: ir.Graph, fixed: Sizes) -> dict[str, str]:
-    """Return roles where no recurrence shows them: a first axis is the batch, the only other one is time."""
+    """Return roles where no recurrence shows them: by usual names, else the first axis is the batch."""
+    names = [name for name in dynamic_axes(graph) if name not in fixed]
+    known = {name: role for name in names for role, usual in _USUAL.items() if usual.fullmatch(name.lower())}
+    if len({*known.values()}) == len(known) > 0:
+        return known
     firsts = {axes[0] for value in data_inputs(graph) if (axes := axes_of(value))}
-    others = [name for name in dynamic_axes(graph) if name not in firsts and name not in fixed]
+    others = [name for name in names if name not in firsts]
     roles = {name: BATCH for name in dynamic_axes(graph) if name in firsts}
     return roles | ({others[0]: SEQUENCE} if len(others) == 1 else {})
 
 
+def _join_firsts(graph: ir.Graph) -> bool:
+    """Give the first axes of all inputs the name of the first; return True if there were others."""
+    firsts = list(dict.fromkeys(axes[0] for value in data_inputs(graph) if (axes := axes_of(value))))
+    _rename(data_inputs(graph), dict.fromkeys(firsts, firsts[0]))
+    return len(firsts) > 1
+
+
 def _names(model: ir.Model, roles: Mapping[str, str]) -> dict[str, str]:
     """Return what the file calls batch and time; N and L where it does not."""
-    names = {}
+    names, axes = dict[str, str](), dynamic_axes(model.graph)
     for role, usual in ((BATCH, "N"), (SEQUENCE, "L")):
-        mine = (text for text in dynamic_axes(model.graph) if roles.get(text) == role)
-        own = (text for text in mine if not text.startswith(_NEW))
-        names[role] = next(own, usual)
+        own = (text for text in axes if roles.get(text) == role and not text.startswith(_NEW))
+        names[role] = next(own, usual if usual not in axes else role)
     return names
 
 
 def _rename(values: Iterable[ir.Value], names: Mapping[int | str, int | str]) -> None:
     for value in values:
-        for place, axis in enumerate(axes_of(value)):
-            if axis in names and value.shape is not None:
-                value.shape[place] = names[axis]
+        axes = axes_of(value)
+        if value.shape is not None and names.keys() & set(axes):
+            pairs = zip(axes, value.shape, strict=True)
+            value.shape = ir.Shape([names.get(axis, size) for axis, size in pairs])

@@ -7,6 +7,7 @@ import contextlib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,7 +21,7 @@ from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, to_proto, with_manifest
 from ..isolation import isolated
-from ..recurrent import label
+from ..recurrent import label, why_window
 from ..streaming.file import stream_file
 from ..streaming.flow import NotStreamableError
 from ..streaming.stream import stream
@@ -40,7 +41,7 @@ from .recurrences import Recurrence, recurrences, refuse_nested
 from .running import case_generator, length_inputs
 from .shapes import measure_shapes
 from .states import Left, lift_states, recognize
-from .verification import Cases, find_chunks, pair_up, verify_lifted
+from .verification import Cases, NoFloat64Error, find_chunks, pair_up, verify_lifted
 
 _MOST = 3
 """Nodes that one message names."""
@@ -64,6 +65,19 @@ class LiftReport:
     """Every comparison with the original."""
     unstreamable: str
     """Why chunks do not equal the full sequence; empty where they do."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        kinds = {"lifted": self.lifted, "past": self.past, "existing": self.recognized}
+        states = [
+            {"input": each.input, "output": each.output, "axes": each.axes, "kind": kind}
+            | {"reset": np.asarray(each.reset).tolist()}
+            for kind, group in kinds.items()
+            for each in group
+        ]
+        left = [{"node": each.node, "state": each.state, "reason": each.reason} for each in self.left]
+        about = {"made_dynamic": self.made_dynamic, "unstreamable": self.unstreamable}
+        return {"states": states, "left": left, **about, **self.verified.figures()}
 
 
 @dataclass(frozen=True)
@@ -114,9 +128,8 @@ class _Work:
 
     def cases(self, seed: int) -> Cases:
         """Return what draws inputs of the lifted graph, the states that the original lacks at reset."""
-        drawn = case_generator(
-            self.lifted.graph, self.axes.steps, states=self.states, sequence=self.axes.sequence, seed=seed
-        )
+        names = {"batch": self.axes.batch, "sequence": self.axes.sequence}
+        drawn = case_generator(self.lifted.graph, self.axes.steps, states=self.states, seed=seed, **names)
         own = {value.name for value in self.original.graph.inputs}
         return Cases(
             drawn.inputs,
@@ -223,14 +236,19 @@ def _verified(work: _Work, config: LiftConfig) -> Lifted:
     forget_shapes(work.lifted)
     _declare(work.lifted.graph, work.outputs)
     cases = work.cases(config.seed)
-    pair = pair_up(_describe(work), work.original, work.lifted, work.given, cases)
-    verified = verify_lifted(pair, cases)
+    sides = _describe(work), work.original, work.lifted, work.given, cases
+    pair = pair_up(*sides)
+    try:
+        verified = verify_lifted(pair, cases)
+    except NoFloat64Error:
+        pair = pair_up(*sides, wide=False)
+        verified = verify_lifted(pair, cases)
     manifest = pair.manifest
     if work.need:
         manifest = manifest._replace(unstreamable=work.need)
-    elif work.axes.steps > 1 and work.found:
-        reason = f"chunks were not tried: every call takes {work.axes.steps} steps"
-        manifest = manifest._replace(unstreamable=reason)
+    elif work.axes.steps > 1:
+        layer = work.axes.over_time[0].node.op_type
+        manifest = manifest._replace(unstreamable=why_window(layer, work.axes.steps))
     else:
         manifest = find_chunks(pair, cases, work.reach, work.refused)
     free = replace(cases, held=frozenset(), rows=1, steps=None)
@@ -296,21 +314,15 @@ def _describe(work: _Work) -> Manifest:
     graph, states = work.lifted.graph, work.states
     entering, leaving = {state.input for state in states}, {state.output for state in states}
     inputs = tuple(spec_of(value) for value in data_inputs(graph) if value.name not in entering)
-    lengths = [
-        spec.name
-        for spec in inputs
-        if spec.name in length_inputs(graph) and spec.dtype in ("int32", "int64") and len(spec.axes) == 1
-    ]
     floats = {state.dtype for state in states} or {"float32"}
-    quantized = any(node.op_type.startswith("DynamicQuantize") for node in graph)
     return Manifest(
         inputs=inputs,
         outputs=tuple(spec for spec in work.outputs if spec.name not in leaving),
         states=states,
         batch=work.axes.batch,
         sequence=work.axes.sequence,
-        lengths=next(iter(lengths), None),
-        precision="int8" if quantized else {"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32"),
+        lengths=next(iter(length_inputs(graph)), None),
+        precision={"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32"),
         provenance={
             "opset": work.lifted.opset_imports[""],
             "producer": f"{work.lifted.producer_name or ''} {work.lifted.producer_version or ''}".strip(),

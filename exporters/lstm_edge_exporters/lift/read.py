@@ -12,17 +12,19 @@ from onnx.external_data_helper import load_external_data_for_model
 from onnx_ir.passes.common import InlinePass
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
+from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.model import read_model
 
 from ..graph import data_inputs, infer_shapes, to_bytes
 from ..isolation import open_isolated
-from ..recurrent import to_layout_0
+from ..recurrent import label, to_layout_0
 from .config import LiftConfig
 
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
+_ROUNDING = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
+"""Operators of int8 files."""
 _ROUNDS = 6
 """Most times that sizes are inferred and folded: a branch that is taken tells sizes behind it."""
 Source = str | os.PathLike[str] | bytes
@@ -35,6 +37,7 @@ def read_graph(source: Source) -> ir.Model:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign, of an old opset, or one that onnxruntime rejects.
         InputError: the file is one of this project's own artifacts already.
+        ContractError: an int8 file.
     """
     proto = _read(source)
     try:
@@ -50,6 +53,12 @@ def read_graph(source: Source) -> ir.Model:
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     open_isolated(content, name="the file")
+    for node in model.graph.all_nodes():
+        if node.op_type.startswith(_ROUNDING):
+            raise ContractError(
+                f"{label(node)} rounds by the values of each call, so chunks can't equal the full sequence; "
+                "lift the float file, then quantize it"
+            )
     return model
 
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
-from ..graph import Builder, constant, dynamic_axes
+from ..graph import Builder, constant, dynamic_axes, is_data_free
 from ..recurrent import LENGTHS, is_recurrent, slots
-from .running import evaluate, is_data_free
+from .running import evaluate
 
 _SORTS_UPWARDS = 11
 """The opset from which TopK can be asked for the smallest."""
@@ -62,21 +62,26 @@ def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
         order = build.node("Gather", [order, inner], {"axis": 0})[0]
     (count,) = build.node("Shape", [order])
     _, back = build.node("TopK", [order, count], {"largest": 0}, outputs=2)
-    starts = {slot.input: slot.initial for slot in slots(node)}
+    starts = [slot.input for slot in slots(node)]
     for place, axis in ((0, 1), (LENGTHS, 0), *((place, 1) for place in starts)):
         value = node.inputs[place] if place < len(node.inputs) else None
-        above = None if value is None else value.producer()
-        if value is None or (place in starts and is_data_free(value)):
-            continue
-        if place in starts and above is not None and above.op_type == "Gather" and above.inputs[1] in orders:
-            data = above.inputs[0]
-            if data is not None and (len(orders) == 1 or is_data_free(data)):
-                node.replace_input_with(place, data)
-                continue
-        node.replace_input_with(place, build.node("Gather", [value, back], {"axis": axis})[0])
+        if value is not None and place in starts:
+            _drop_sort(value, orders)
+            value = node.inputs[place]
+        if value is not None and not (place in starts and is_data_free(value)):
+            node.replace_input_with(place, build.node("Gather", [value, back], {"axis": axis})[0])
     for place, value in enumerate(node.outputs):
         if value.name and (value.uses() or value.is_graph_output()):
             _sort(node, value, order, 1 if place else 2)
+
+
+def _drop_sort(start: ir.Value, orders: Sequence[ir.Value]) -> None:
+    """Take initial states that no data decides as they are before they are sorted: all rows are the same."""
+    node = start.producer()
+    while node is not None and node.inputs and (above := node.inputs[0]) is not None:
+        if node.op_type == "Gather" and node.inputs[1] in orders and is_data_free(above):
+            ir.convenience.replace_all_uses_with(node.outputs[0], above)
+        node = above.producer()
 
 
 def _sort(node: ir.Node, value: ir.Value, order: ir.Value, axis: int) -> None:

@@ -14,8 +14,8 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import constant, dynamic_axes
-from .running import axes_in, evaluate, is_data_free
+from ..graph import constant, dynamic_axes, is_data_free
+from .running import evaluate, name_axis
 
 _STEPS = (40, 8, 400, 4000)
 """Numbers of steps to try, rounded up to a multiple of the strides."""
@@ -107,9 +107,9 @@ def _shape(
     if len({*map(len, shapes)}) > 1:
         return None
     beside = [0, *range(len(_FURTHER), len(shapes))]
-    axes = axes_in(str(value.name), [shapes[place] for place in beside], [cases[place] for place in beside])
-    assert axes is not None
-    found: list[int | str] = [*axes]
+    others = [cases[place] for place in beside]
+    known = (name_axis(sizes, others) for sizes in zip(*(shapes[place] for place in beside), strict=True))
+    found = [f"{value.name}.{place}" if axis is None else axis for place, axis in enumerate(known)]
     for axis, (first, second, third, wide, *_) in enumerate(zip(*shapes, strict=True)):
         if sequence is not None and len({first, second, third}) > 1:
             rows = cases[0][batch] if batch and wide != first else 1

@@ -9,17 +9,24 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.axes import describe, fits
 from lstm_edge_runtime.errors import ContractError, InputError
-from lstm_edge_runtime.manifest import Array, Axes, StateSpec
+from lstm_edge_runtime.manifest import Array, Axes, StateSpec, TensorSpec
 
-from ..graph import UniqueNames, axes_of, behind_identity, data_inputs, spec_of, walk
+from ..graph import UniqueNames, axes_of, behind_identity, data_inputs, is_data_free, operands, spec_of, walk
 from ..pairing import Names, pair_states
 from ..recurrent import label, state_shape
 from .axes import Measured, Named
 from .recurrences import LAYOUT, Recurrence, Slot, recurrences, top_of
-from .running import inputs_above, is_data_free, name_axis
+from .running import name_axis
 
-_GENERIC = re.compile(r"(lstm|gru|rnn)?(__?\d+)?", re.IGNORECASE)
-"""Parts of a node's name that are no layer's."""
+_OPERATOR = re.compile(r"(LSTM|GRU|RNN|Loop|Scan)(_+\d+)?")
+_CONVENTIONS = (
+    (r"state", "stateN"),
+    (r"([hc])0?", r"\1n"),
+    (r"([hc])", r"next_\1"),
+    (r"((cached|embed|processed|attn|cnn)_.+)", r"new_\1"),
+    (r"(cache_last_(?:channel|time))((?:_len)?)", r"\1_next\2"),
+)
+"""Names of a state's input and output: two of silero-vad, then LSTM, zipformer and NeMo of sherpa-onnx."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +97,9 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
     for entering, leaving in _by_graph(model):
         if entering not in pairs and leaving not in pairs.values():
             pairs[entering] = leaving
+    for entering, leaving in _by_convention(inputs, outputs):
+        if entering not in pairs and leaving not in pairs.values():
+            pairs[entering] = leaving
     places = {name: place for place, name in enumerate(outputs)}
     called = Names({name: {name} for name in inputs}, {place: {name} for name, place in places.items()})
     found = pair_states(graph, {name: places[pairs[name]] for name in pairs}, [called], sequence=sequence)
@@ -104,6 +114,22 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         StateSpec(name, titles[place], inputs[name].dtype, inputs[name].axes)
         for name, place in found.pairs.items()
     ]
+
+
+def _by_convention(
+    inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
+) -> Iterator[tuple[str, str]]:
+    """Yield inputs and outputs that are named as known tools name states."""
+    for pattern, template in _CONVENTIONS:
+        for name, spec in inputs.items():
+            match = re.fullmatch(pattern, name)
+            after = None if match is None else outputs.get(match.expand(template))
+            if (
+                after is not None
+                and after.dtype == spec.dtype
+                and (not after.axes or fits(spec.axes, after.axes))
+            ):
+                yield name, after.name
 
 
 def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
@@ -150,7 +176,7 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
         return _absent(slot.node, runs, batch)
     if is_data_free(initial):
         return _constant(slot, initial, runs, batch)
-    sources = inputs_above(initial)
+    sources = {str(each.name) for each in walk([initial], operands) if each.is_graph_input()}
     if sources & carried:
         return None
     given = behind_identity(initial)
@@ -227,23 +253,15 @@ def _write(graph: ir.Graph, slot: Slot, state: _State, title: str, names: Unique
 
 
 def _titles(nodes: Sequence[ir.Node]) -> dict[ir.Node, str]:
-    """Return the prefix of the names of each node's states; none for a single node."""
+    """Return the prefix of the names of each node's states; none for a single node.
+
+    It is the layer in the node's name, as ``lstm`` in ``/encoder/lstm/LSTM``, and its place if that repeats.
+    """
     if len(nodes) == 1:
         return {nodes[0]: ""}
-    known = [_layer_of(node) for node in nodes]
+    parts = [re.findall(r"\w+", node.name or "") or [node.op_type.lower()] for node in nodes]
+    known = [words[-2] if len(words) > 1 and _OPERATOR.fullmatch(words[-1]) else words[-1] for words in parts]
     return {
-        node: f"{name}_" if name and known.count(name) == 1 else f"{name or node.op_type.lower()}{place}_"
+        node: f"{name}_" if known.count(name) == 1 else f"{name}{place}_"
         for place, (node, name) in enumerate(zip(nodes, known, strict=True))
     }
-
-
-def _layer_of(node: ir.Node) -> str:
-    """Return the part of a node's name that names its layer: ``lstm`` of ``/encoder/lstm/LSTM``."""
-    parts = [
-        part
-        for part in re.split(r"[/:.]", node.name or "")
-        if part and not part.startswith("PartitionedCall")
-    ]
-    while len(parts) > 1 and _GENERIC.fullmatch(parts[-1]) and parts[-1].split("_")[0].isupper():
-        parts.pop()
-    return re.sub(r"\W+", "_", parts[-1]) if parts else ""

@@ -1,5 +1,6 @@
 """The verification of a lifted file: the original tells what is right, from the reset states."""
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -97,6 +98,10 @@ class Cases(CaseGenerator):
             yield self.case(*size, at_reset=False, offset=place, full=place % 2 == 0)
 
 
+class NoFloat64Error(Exception):
+    """The original runs in onnxruntime, and not in float64."""
+
+
 class _Original:
     """The original as the reference of a file with more states."""
 
@@ -117,22 +122,29 @@ class _Original:
             raise RuntimeError(f"the original takes {self._cases.steps} steps")
         try:
             return self._run(feeds)
+        except NoFloat64Error:
+            raise
         except Exception as error:
             if self._manifest.batch is None:
                 raise RuntimeError(first_line(error)) from error
         try:
             return row_by_row(self._manifest, self._run, self._cases.rows)(feeds)
+        except NoFloat64Error:
+            raise
         except Exception as error:
             raise RuntimeError(first_line(error)) from error
 
     def _run(self, feeds: Feeds) -> Mapping[str, Array]:
         given = {**self._given, **feeds}
         found = self._engine.run(given)  # onnxruntime checks sizes that the float64 run would take
-        return found if self._exact is None else self._exact(given)
+        try:
+            return found if self._exact is None else self._exact(given)
+        except RuntimeError as error:
+            raise NoFloat64Error(error) from error
 
 
 def pair_up(
-    manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds, cases: Cases
+    manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds, cases: Cases, *, wide: bool = True
 ) -> LiftedPair:
     """Return a lifted file and its original.
 
@@ -142,13 +154,14 @@ def pair_up(
         lifted: the lifted graph.
         given: what stands in the place of inputs that the lifted graph does not have.
         cases: draws inputs.
+        wide: run in float64, where that is possible.
     """
     engine: Any = partial(run_by_name, open_isolated(to_bytes(lifted)))
-    try:
-        graphs: list[Any] = [Graph64(widened(to_proto(model))) for model in (lifted, original)]
-        loose = _LOOSE.get(manifest.precision, 0.0)
-    except UnsupportedError:
-        graphs, loose = [engine, None], _LOOSE.get(manifest.precision, _FLOAT32)
+    graphs: list[Any] = [engine, None]
+    if wide:
+        with contextlib.suppress(UnsupportedError):
+            graphs = [Graph64(widened(to_proto(model))) for model in (lifted, original)]
+    loose = _LOOSE.get(manifest.precision, 0.0 if graphs[1] is not None else _FLOAT32)
     reference: Any = remember(_Original(manifest, original, graphs[1], given, cases))
     return LiftedPair(manifest, graphs[0], reference, engine, graphs[1] is not None, loose)
 

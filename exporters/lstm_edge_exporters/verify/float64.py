@@ -99,8 +99,12 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
 
 
 def nudged(array: Array, seed: int, ulp: float) -> Array:
-    """Return floats moved up or down at random by ``ulp`` of themselves, in float64; others as they are."""
-    return _moved(array, np.random.default_rng(seed), ulp)
+    """Return floats moved up or down at random by ``ulp`` of themselves, in float64; others as they are.
+
+    Whole numbers stay: they may be indices, which the graph casts.
+    """
+    moved = _moved(array, np.random.default_rng(seed), ulp)
+    return moved if array.dtype.kind != "f" else np.where(array == np.round(array), array, moved)
 
 
 def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:
@@ -275,12 +279,25 @@ def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
 
 
 class _MaxPool(MaxPool):
+    """Passes NaN on, as frameworks do; onnx's own does not, and its shortcut pads wrongly."""
+
     op_domain = ""
 
-    def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-        run: Any = self._max_pool  # its shortcut pads wrongly
-        found: tuple[Any, ...] = run(*inputs, **options)
-        return found
+    def _run(self, x: Array, **options: Any) -> tuple[Any, ...]:
+        kernel = options["kernel_shape"]
+        rank, count = len(kernel), len(self.onnx_node.output)
+        if options.get("ceil_mode") or options.get("auto_pad", "NOTSET") != "NOTSET" or count > 1:
+            run: Any = self._max_pool
+            found: tuple[Any, ...] = run(x, **options)
+            return found
+        strides, dilations = (options.get(name) or [1] * rank for name in ("strides", "dilations"))
+        pads = options.get("pads") or [0] * 2 * rank
+        sides = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
+        spans = [(taps - 1) * apart + 1 for taps, apart in zip(kernel, dilations, strict=True)]
+        padded = np.pad(x, sides, constant_values=-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, 2 + rank)))
+        steps = tuple(slice(None, None, step) for step in (*strides, *dilations))
+        return (windows[(slice(None), slice(None), *steps)].max(tuple(range(-rank, 0))),)
 
 
 _MaxPool.__name__ = "MaxPool"

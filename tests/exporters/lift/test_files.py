@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
 
 from lstm_edge_exporters.lift import LiftConfig, lift
@@ -110,60 +109,9 @@ def test_an_input_without_a_shape_is_asked_for_and_taken(model):
     assert lifted.manifest.inputs[0].axes == ("L", "N", 3)
 
 
-def test_a_seed_below_0_is_refused(model):
-    with pytest.raises(InputError, match="seed is -1"):
-        lift(model.SerializeToString(), LiftConfig(seed=-1))
-
-
 def test_a_device_is_said_to_be_no_plain_file():
     with pytest.raises(FileFormatError, match=r"/dev/null.* is not a regular file"):
         lift("/dev/null")
-
-
-@pytest.fixture
-def quantized(network, tmp_path):
-    def write(**convolution):
-        from onnxruntime.quantization import quantize_dynamic
-
-        net = network()
-        x = net.add("Transpose", ["x"], perm=[1, 2, 0])
-        x = net.add("Conv", [x, net.weight(8, 4, 3 if convolution else 1)], **convolution)
-        x = net.add("MatMul", [net.add("Transpose", [x], perm=[2, 0, 1]), net.weight(8, 8)])
-        y, *_ = net.recurrent("LSTM", x, 8, 16, outputs=("Y",))
-        net.add("MatMul", [net.squeeze(y, 1), net.weight(16, 3)], ["y"])
-        onnx.save(net.model({"x": ["L", "N", 4]}, ["y"]), tmp_path / "m.onnx")
-        quantize_dynamic(tmp_path / "m.onnx", tmp_path / "q.onnx", per_channel=True)
-        return tmp_path / "q.onnx"
-
-    return write
-
-
-def test_a_quantized_file_is_lifted_and_its_chunks_are_compared_in_float(quantized):
-    lifted = lift(quantized())
-    assert [s.axes for s in lifted.report.lifted] == [(1, "N", 16)] * 2
-    assert lifted.manifest.precision == "int8"
-    assert lifted.report.chunks.in_float
-    assert lifted.report.unstreamable == ""
-
-
-def test_a_convolution_over_time_is_seen_in_a_quantized_file(quantized):
-    assert "Conv" in lift(quantized(pads=[1, 1])).report.unstreamable
-
-
-def test_the_float_twin_is_within_a_quantization_step_of_the_file(quantized):
-    import onnx_ir as ir
-
-    from lstm_edge_exporters.graph import to_bytes
-    from lstm_edge_exporters.lift.quantized import float_twin, is_quantized
-
-    path = quantized(pads=[1, 1])
-    twin = float_twin(ir.load(path))
-    assert not is_quantized(twin)
-    x = np.random.default_rng(0).standard_normal((9, 2, 4)).astype(np.float32)
-    got, expected = (
-        onnxruntime.InferenceSession(content).run(None, {"x": x})[0] for content in (to_bytes(twin), path)
-    )
-    np.testing.assert_allclose(got, expected, rtol=0, atol=0.05 * np.abs(expected).max())
 
 
 @pytest.mark.system

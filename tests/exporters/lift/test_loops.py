@@ -2,12 +2,10 @@
 
 import numpy as np
 import onnxruntime
-import pytest
 from onnx import TensorProto, helper
 
 from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError
 
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL
 
@@ -109,25 +107,6 @@ def test_a_loop_that_counts_to_a_declared_length_takes_every_length(network):
     np.testing.assert_array_equal(chunked(lifted, x, ()), chunked(free, x, ()))
 
 
-def test_a_loop_over_the_rows_of_a_batch_carries_no_state(network):
-    """The same loop, its time axis called the batch: what it carries goes from row to row."""
-    net = network()
-    y, *_ = net.recurrent("GRU", "x", 3, 3, outputs=("Y",))
-    rows = net.add("Transpose", [net.squeeze(y, 1)], ["rows"], perm=[1, 0, 2])
-    body = network(seed=1)
-    row = body.add("Gather", [rows, "i"], axis=0)
-    body.add("Add", [row, "before"], ["row_out"])
-    body.add("ReduceMean", [row], ["after"], axes=[0], keepdims=0)
-    body.add("Identity", ["go"], ["go_out"])
-    graph = body.graph({"i": (INT, []), "go": (BOOL, []), "before": [3]}, ["go_out", "after", "row_out"])
-    graph.output[0].type.tensor_type.elem_type = BOOL
-    trips = net.squeeze(net.slice(net.add("Shape", ["x"]), 1, 2, 0), 0)
-    start = net.const(np.zeros(3, np.float32))
-    net.add("Loop", [trips, net.const(np.array(True)), start], ["end", "y"], body=graph)
-    lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
-    assert [s.input for s in lifted.report.lifted] == ["h_0"]
-
-
 def test_a_loop_state_that_is_an_input_and_output_already_is_recognized(network):
     model = looped(network)
     loop = model.graph.node[-1]
@@ -137,25 +116,6 @@ def test_a_loop_state_that_is_an_input_and_output_already_is_recognized(network)
     lifted = lift(model.SerializeToString())
     assert [(s.input, s.output) for s in lifted.report.recognized] == [("carry", "last_h")]
     assert lifted.report.left == ()
-
-
-def test_a_scan_that_reads_backwards_is_refused_by_name(network):
-    body = network(seed=1)
-    body.add("Identity", [simple_cell(body, "xt", "h")], ["h_out"])
-    body.add("Identity", ["h_out"], ["step"])
-    net = network()
-    graph = body.graph({"h": [None, 4], "xt": [None, 3]}, ["h_out", "step"])
-    net.add(
-        "Scan",
-        [net.zeros("x", 1, -4), "x"],
-        ["last", "y"],
-        name="back",
-        body=graph,
-        num_scan_inputs=1,
-        scan_input_directions=[1],
-    )
-    with pytest.raises(ContractError, match=r"Scan 'back' reads time backwards.*no other node has a state"):
-        lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
 
 
 def while_loop(network, *, counted):
@@ -203,35 +163,3 @@ def while_loop(network, *, counted):
     if counted:
         model.graph.output[1].type.tensor_type.elem_type = INT
     return model.SerializeToString()
-
-
-@pytest.mark.parametrize("counted", [False, True])
-def test_a_while_loop_over_slices_is_lifted_with_its_whole_numbers(network, counted):
-    content = while_loop(network, counted=counted)
-    lifted = lift(content)
-    states = [("y", "float32"), ("count", "int64")] if counted else [("y", "float32")]
-    assert [(state.output, state.dtype) for state in lifted.report.lifted] == states
-    assert lifted.report.unstreamable == ""
-    x = np.random.default_rng(0).standard_normal((2, 12, 3)).astype(np.float32)
-    names = [name for name, _ in states]
-    whole = dict(zip(names, onnxruntime.InferenceSession(content).run(names, {"x": x}), strict=True))
-    model, state = load(lifted.model), None
-    for first, last in ((0, 1), (1, 8), (8, 12)):
-        _, state = model.run({"x": x[:, first:last]}, state)
-    for name, each in zip(names, lifted.report.lifted, strict=True):
-        np.testing.assert_allclose(state[each.input], whole[name], rtol=0, atol=1e-6)
-
-
-def test_axes_are_recommended_only_where_they_are_not_known(network):
-    """A loop that refines an estimate five times reads no step, and naming the axes again changes nothing."""
-    net, body = network(), network(seed=1)
-    body.add("Identity", [simple_cell(body, "mean", "h")], ["h_out"])
-    body.add("Identity", ["go"], ["go_out"])
-    graph = body.graph({"i": (INT, []), "go": (BOOL, []), "h": [None, 4]}, ["go_out", "h_out"])
-    graph.output[0].type.tensor_type.elem_type = BOOL
-    net.add("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=0)
-    zeros = net.add("Identity", [net.zeros("x", 0, -4)])
-    net.add("Loop", [net.const(np.array(5)), net.const(np.array(True)), zeros], ["y"], name="l", body=graph)
-    with pytest.raises(ContractError, match="ReduceMean 'mean' reads all time") as refused:
-        lift(net.model({"x": ["N", "L", 3]}, ["y"]).SerializeToString())
-    assert "--input" not in str(refused.value)

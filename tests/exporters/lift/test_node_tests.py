@@ -5,16 +5,11 @@ from importlib import import_module
 
 import numpy as np
 import onnx
-import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.lift.states import lift_states
-from lstm_edge_exporters.lift.table import Table
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError
 from lstm_edge_runtime.manifest import KEY
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native.library import installed
@@ -94,29 +89,3 @@ def _on_native(lifted, feeds, lengths):
         shape = [axis if isinstance(axis, int) else rows for axis in state.axes]
         given[state.input] = np.zeros(shape, np.float32)
     return native(given)
-
-
-@pytest.mark.parametrize("case", BACKWARD, ids=lambda case: case.name)
-def test_a_backward_case_is_refused_by_name_and_right_with_states_lifted_anyway(case):
-    model = ir.from_proto(case.model)
-    with pytest.raises(ContractError, match=f"{case.model.graph.node[0].op_type} .*reads time backwards"):
-        lift(case.model.SerializeToString())
-    feeds, expected = _expected(case)
-    table = Table(model)
-    lifted = lift_states(model, table.recurrences, table, batch=None, reverse=True)
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
-    start = {
-        entry.name: np.zeros(entry.shape, np.float32)
-        for entry in session.get_inputs()
-        if entry.name not in feeds
-    }
-    assert start.keys() == {state.input for state in lifted.states}
-    outputs = dict(
-        zip(
-            [entry.name for entry in session.get_outputs()],
-            session.run(None, {**feeds, **start}),
-            strict=True,
-        )
-    )
-    for name, array in expected.items():
-        np.testing.assert_allclose(outputs[name], array, rtol=1e-3, atol=1e-7)

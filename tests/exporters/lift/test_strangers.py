@@ -3,11 +3,9 @@
 import numpy as np
 import onnxruntime
 import pytest
-from onnx import TensorProto
 
 from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError, FileFormatError
 
 
 def concatenated(network, first, second):
@@ -83,75 +81,3 @@ def test_one_frame_a_call_with_a_layer_backwards_over_frequencies_streams(networ
     lifted = lift(across_and_along(network, 1))
     assert [s.input for s in lifted.report.recognized] == ["cache"]
     assert lifted.report.unstreamable == ""
-
-
-def test_skip_reverse_is_advised_only_where_it_helps(network):
-    net = network()
-    y, *_ = net.recurrent("LSTM", "x", 3, 4, direction="bidirectional", outputs=("Y",), name="both")
-    net.add("Identity", [y], ["y"])
-    with pytest.raises(
-        ContractError, match=r"LSTM 'both' reads time backwards.*reads forward only"
-    ) as refused:
-        lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
-    assert "skip-reverse" not in str(refused.value)
-
-
-def test_a_transposition_that_was_written_as_a_reshape_serves_every_length(network):
-    """tf2onnx at batch 1: both transpositions are a Reshape to constants."""
-    net = network()
-    x = net.add("Reshape", ["x", net.const(np.array([20, 1, 3]))])
-    y, *_ = net.recurrent("GRU", x, 3, 4, outputs=("Y",))
-    net.add("Reshape", [net.squeeze(y, 1), net.const(np.array([1, 20, 4]))], ["y"])
-    lifted = lift(net.model({"x": [1, 20, 3]}, ["y"]).SerializeToString())
-    assert "sequence" in lifted.report.made_dynamic
-    assert lifted.report.unstreamable == ""
-
-
-def test_caches_that_are_recognized_are_not_said_to_be_left_alone(network):
-    """The state reaches its node through a product, which names no input."""
-    net = network()
-    started = net.add("Mul", ["state0", net.const(np.float32([1.0]))])
-    y, h = net.recurrent("GRU", "x", 3, 4, h=started, outputs=("Y", "Y_h"))[:2]
-    net.add("Identity", [y], ["y"])
-    net.add("Add", [h, net.const(np.float32([0.0]))], ["new_state0"])
-    lifted = lift(
-        net.model({"x": ["L", "N", 3], "state0": [1, "N", 4]}, ["y", "new_state0"]).SerializeToString()
-    )
-    assert [s.input for s in lifted.report.recognized] == ["state0"]
-    assert lifted.report.left == ()
-
-
-def test_float64_is_said_to_be_what_does_not_run(network):
-    net = network()
-    net.weight = lambda *shape: net.const(net.rng.standard_normal(shape))
-    y, *_ = net.recurrent("LSTM", "x", 3, 4, outputs=("Y",))
-    net.add("Identity", [y], ["y"])
-    model = net.model({"x": (TensorProto.DOUBLE, ["L", "N", 3])}, ["y"])
-    model.graph.output[0].type.tensor_type.elem_type = TensorProto.DOUBLE
-    with pytest.raises(
-        FileFormatError, match=r"does not support double.*in float32: export the network in that"
-    ):
-        lift(model.SerializeToString())
-
-
-def test_a_sum_over_time_is_named_and_not_the_reshape_before_it(network):
-    net = network()
-    y, *_ = net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
-    rows = net.add("Transpose", [net.squeeze(y, 1)], perm=[1, 2, 0])
-    flat = net.add("Reshape", [rows, net.const(np.array([0, -1]))], name="flat")
-    net.add("ReduceSum", [flat, net.const(np.array([1]))], ["y"], name="total", keepdims=0)
-    reason = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString()).report.unstreamable
-    assert reason
-
-
-def test_a_decoder_whose_state_is_carried_is_not_said_to_lose_it(network):
-    """It takes four steps a call, however many the sequence has."""
-    net = network()
-    _, h = net.recurrent("GRU", "x", 3, 4, outputs=("Y_h",), name="encoder")[:2]
-    steps = net.add("Expand", [h, net.const(np.array([4, 1, 1]))])
-    y, last = net.recurrent("GRU", steps, 4, 4, h="hidden", outputs=("Y", "Y_h"), name="decoder")[:2]
-    net.add("Identity", [last], ["hidden_n"])
-    net.add("Identity", [net.squeeze(y, 1)], ["y"])
-    model = net.model({"x": ["L", "N", 3], "hidden": [1, "N", 4]}, ["y", "hidden_n"])
-    reason = lift(model.SerializeToString()).report.unstreamable
-    assert reason.startswith("a layer that takes other steps than the sequence's, GRU 'decoder'")

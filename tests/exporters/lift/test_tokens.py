@@ -3,13 +3,10 @@
 import re
 
 import numpy as np
-import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
-from lstm_edge_exporters.evaluate import case_generator
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.verify.indices import index_values
 
 WORDS, WIDTH, HIDDEN = 30, 4, 5
 DTYPES = {"int32": TensorProto.INT32, "int64": TensorProto.INT64, "float32": TensorProto.FLOAT}
@@ -81,12 +78,3 @@ def test_only_the_network_that_reads_forward_is_streamable(network, dtype, way, 
     assert forward.report.unstreamable == ""
     assert re.search("selects frames|no rule for streaming", backwards.report.unstreamable)
     assert len(np.unique(forward.manifest.golden.inputs["tokens"])) > 3
-
-
-@pytest.mark.parametrize("way", ["plain", "one-hot", "compared", "replaced", "masked"])
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_tokens_are_drawn_from_the_whole_table(network, dtype, way):
-    graph = ir.from_proto(reader(network, backwards=False, dtype=dtype, way=way)).graph
-    assert index_values(graph) == {"tokens": WORDS}
-    (tokens,) = case_generator(graph, 40).at({"N": 2, "L": 40}).feeds.values()
-    assert (tokens.min(), tokens.max(), tokens.dtype) == (0, WORDS - 1, dtype)
