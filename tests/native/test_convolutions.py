@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from lstm_edge_exporters.onnx_reader import read_onnx
 from lstm_edge_exporters.targets.native.compiler import compile_program
 from lstm_edge_exporters.targets.native.program import Code, ProgramWriter
 from lstm_edge_exporters.targets.native.windows import PADDING, stretches
@@ -18,7 +19,6 @@ from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.engine import NativeEngine
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.native.past import Past
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 Array = Any
 quick = settings(

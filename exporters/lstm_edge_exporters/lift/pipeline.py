@@ -7,7 +7,6 @@ import contextlib
 import os
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 import numpy as np
 import onnx
@@ -63,21 +62,10 @@ class LiftReport:
     """Axes (``batch``, ``sequence``) that were fixed and are dynamic now."""
     verified: Verified
     """Every comparison with the original."""
+    exact: bool
+    """True if both were compared in float64."""
     unstreamable: str
     """Why chunks do not equal the full sequence; empty where they do."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        kinds = {"lifted": self.lifted, "past": self.past, "existing": self.recognized}
-        states = [
-            {"input": each.input, "output": each.output, "axes": each.axes, "kind": kind}
-            | {"reset": np.asarray(each.reset).tolist()}
-            for kind, group in kinds.items()
-            for each in group
-        ]
-        left = [{"node": each.node, "state": each.state, "reason": each.reason} for each in self.left]
-        about = {"made_dynamic": self.made_dynamic, "unstreamable": self.unstreamable}
-        return {"states": states, "left": left, **about, **self.verified.figures()}
 
 
 @dataclass(frozen=True)
@@ -273,6 +261,7 @@ def _verified(work: _Work, config: LiftConfig) -> Lifted:
         left=tuple(work.left),
         made_dynamic=tuple(sorted(work.axes.freed)),
         verified=verified,
+        exact=pair.exact64,
         unstreamable=manifest.unstreamable,
     )
     return Lifted(content, manifest, report)

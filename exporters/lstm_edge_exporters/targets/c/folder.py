@@ -15,11 +15,11 @@ import numpy as np
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, MissingDependencyError
-from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
-from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.selftest import golden_limits
 
+from ...folders import check_folder, write_folder
+from ...onnx_reader import read_model
 from ...processes import run_program
 from ..native.compiler import Compiled, compile_program
 from .names import c_identifiers, c_string, member, model_name

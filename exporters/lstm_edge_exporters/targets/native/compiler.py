@@ -19,8 +19,8 @@ from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.library import TYPES
 from lstm_edge_runtime.native.past import Past
-from lstm_edge_runtime.onnx_reader import Node, OnnxFile, Tensor
 
+from ...onnx_reader import Graph, Node, OnnxFile, Tensor
 from . import folding
 from .program import Binary, Code, Function, ProgramWriter, in_int8
 from .windows import PADDING, declared, stretches, windows_of
@@ -251,7 +251,7 @@ class _Compiler:
 
     def compile(self) -> Compiled:
         manifest, graph = self._manifest, self._file.graph
-        if graph.sparse_initializers:
+        if graph.has_sparse:
             raise UnsupportedError("it stores sparse tensors")
         _check_axes(manifest)
         for spec in manifest.inputs:
@@ -507,7 +507,7 @@ class _Compiler:
             raise UnsupportedError(f"{about} does not fit its inputs") from error
 
     def _lower(self, node: Node) -> None:
-        if any(True for _ in node.graphs()):
+        if any(isinstance(value, Graph) for value in node.attributes.values()):
             raise UnsupportedError("it has a subgraph")
         own = node.domain in ("", "ai.onnx")
         operator = _LOWER.get(("" if own else node.domain, node.op_type))

@@ -10,12 +10,12 @@ from lstm_edge_runtime.axes import shape_of
 from lstm_edge_runtime.chunks import join_chunks, run_chunks
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest, TensorSpec
-from lstm_edge_runtime.model import read_model, runner
+from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native.engine import NativeEngine
-from lstm_edge_runtime.onnx_reader import OnnxFile
 from lstm_edge_runtime.selftest import golden_limits
 from lstm_edge_runtime.tolerance import compare
 
+from ...onnx_reader import OnnxFile, read_model
 from .compiler import Compiled, compile_program
 
 _SHARE, _INT8_SHARE = 1e-3, 0.25
@@ -43,8 +43,7 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
         CheckFailedError: a result is beyond its limit.
     """
     content, file = read_model(source)
-    # external data are found by the path alone
-    model = load(source if file.external_paths() else content)
+    model = load(content)
     program = _write(model, file)
     try:
         native = load(program)

@@ -8,7 +8,8 @@ import numpy as np
 
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.onnx_reader import Node, Tensor
+
+from ...onnx_reader import Node, Tensor
 
 _MOST = 1 << 24
 """Numbers that a folded value may have: sizes come from the file."""

@@ -7,7 +7,8 @@ import numpy as np
 
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.onnx_reader import Node
+
+from ...onnx_reader import Node
 
 PADDING = -1
 """The place of a number that is padding."""
