@@ -175,8 +175,11 @@ def verify_lifted(pair: LiftedPair, cases: Cases) -> Verified:
     found = verify(pair, cases, None, ignore)
     if cases.rows > 1 or cases.steps is not None:  # sizes that the original does not take
         case = cases.case(3, 9, at_reset=True, full=True)
-        want = row_by_row(pair.manifest, pair.graph)(case.feeds)
-        check = judged("row by row", pair.within(pair.graph(case.feeds), want, case.feeds))
+        try:
+            want = row_by_row(pair.manifest, pair.graph)(case.feeds)
+            check = judged("row by row", pair.within(pair.graph(case.feeds), want, case.feeds))
+        except Exception as error:
+            raise CheckFailedError(f"at {case} the file does not run: {first_line(error)}") from error
         if check.status == "failed":
             raise CheckFailedError(f"at {case}: {check.name}: {check.message}")
     return found

@@ -283,8 +283,8 @@ class _MaxPool(MaxPool):
 
     op_domain = ""
 
-    def _run(self, x: Array, **options: Any) -> tuple[Any, ...]:
-        kernel = options["kernel_shape"]
+    def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        (x,), kernel = inputs, options["kernel_shape"]
         rank, count = len(kernel), len(self.onnx_node.output)
         if options.get("ceil_mode") or options.get("auto_pad", "NOTSET") != "NOTSET" or count > 1:
             run: Any = self._max_pool
@@ -296,8 +296,8 @@ class _MaxPool(MaxPool):
         spans = [(taps - 1) * apart + 1 for taps, apart in zip(kernel, dilations, strict=True)]
         padded = np.pad(x, sides, constant_values=-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
         windows = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, 2 + rank)))
-        steps = tuple(slice(None, None, step) for step in (*strides, *dilations))
-        return (windows[(slice(None), slice(None), *steps)].max(tuple(range(-rank, 0))),)
+        steps = tuple(slice(None, None, step) for step in (1, 1, *strides, *dilations))
+        return (windows[steps].max(tuple(range(-rank, 0))),)
 
 
 _MaxPool.__name__ = "MaxPool"
