@@ -18,7 +18,7 @@ from .axes import Measured, Named
 from .recurrences import LAYOUT, Recurrence, Slot, recurrences, top_of
 from .running import name_axis
 
-_OPERATOR = re.compile(r"(LSTM|GRU|RNN|Loop|Scan)(_+\d+)?")
+_GENERIC = re.compile(r"(LSTM|GRU|RNN|Loop|Scan|PartitionedCall|while_loop|node)(_+\d+)?")
 _CONVENTIONS = (
     (r"state", "stateN"),
     (r"([hc])0?", r"\1n"),
@@ -41,14 +41,7 @@ class Left:
 def lift_states(
     model: ir.Model, nodes: Sequence[Recurrence], axes: Named, known: Sequence[StateSpec]
 ) -> tuple[list[StateSpec], list[Left]]:
-    """Let the states of ``nodes`` start from inputs and leave by outputs, in place.
-
-    Args:
-        model: the graph.
-        nodes: its recurrences over time.
-        axes: the names of its batch and time axes.
-        known: states that are inputs and outputs already.
-    """
+    """Let the states of ``nodes`` start from inputs and leave by outputs, but for ``known`` ones."""
     carried, specs, left = {state.input for state in known}, [], []
     slots, runs = [slot for each in nodes for slot in each.slots], axes.runs
     names, titles = UniqueNames(model.graph), _titles([each.node for each in nodes])
@@ -82,22 +75,15 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
     inputs = {spec.name: spec for spec in map(spec_of, data_inputs(graph))}
     outputs = {spec.name: spec for spec in map(spec_of, graph.outputs)}
     for entering, leaving in named.items():
-        if entering not in inputs or leaving not in outputs:
+        before, after = inputs.get(entering), outputs.get(leaving)
+        twice = [*named.values()].count(leaving) > 1
+        if before is None or after is None or twice or not _alike(before, after):
             raise InputError(
-                f"states pair {entering!r} with {leaving!r}; the inputs are {', '.join(inputs)}, "
-                f"the outputs {', '.join(outputs)}"
-            )
-        before, after = inputs[entering], outputs[leaving]
-        if before.dtype != after.dtype or (after.axes and not fits(before.axes, after.axes)):
-            raise InputError(
-                f"states pair {entering} {before.dtype} {describe(before.axes)} with "
-                f"{leaving} {after.dtype} {describe(after.axes)}; a state leaves as it enters"
+                f"states pair {entering} with {leaving}, expected each an input and an output of one shape: "
+                f"the inputs are {_listed(inputs)}, the outputs {_listed(outputs)}"
             )
     pairs = dict(named)
-    for entering, leaving in _by_graph(model):
-        if entering not in pairs and leaving not in pairs.values():
-            pairs[entering] = leaving
-    for entering, leaving in _by_convention(inputs, outputs):
+    for entering, leaving in (*_by_graph(model), *_by_convention(inputs, outputs)):
         if entering not in pairs and leaving not in pairs.values():
             pairs[entering] = leaving
     places = {name: place for place, name in enumerate(outputs)}
@@ -116,6 +102,14 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
     ]
 
 
+def _alike(before: TensorSpec, after: TensorSpec) -> bool:
+    return before.dtype == after.dtype and (not after.axes or fits(before.axes, after.axes))
+
+
+def _listed(specs: Mapping[str, TensorSpec]) -> str:
+    return ", ".join(f"{spec.name} {spec.dtype} {describe(spec.axes)}" for spec in specs.values())
+
+
 def _by_convention(
     inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
 ) -> Iterator[tuple[str, str]]:
@@ -124,11 +118,7 @@ def _by_convention(
         for name, spec in inputs.items():
             match = re.fullmatch(pattern, name)
             after = None if match is None else outputs.get(match.expand(template))
-            if (
-                after is not None
-                and after.dtype == spec.dtype
-                and (not after.axes or fits(spec.axes, after.axes))
-            ):
+            if after is not None and _alike(spec, after):
                 yield name, after.name
 
 
@@ -141,11 +131,8 @@ def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
         if top in inputs and len(slot.node.outputs) > slot.output:
             reached.setdefault(top, set()).update(walk([slot.node.outputs[slot.output]], _laid_out))
     for entering, leaving in reached.items():
-        alike = [
-            value
-            for value in model.graph.outputs
-            if value in leaving and (not axes_of(value) or fits(axes_of(entering), axes_of(value)))
-        ]
+        reachable = [value for value in model.graph.outputs if value in leaving]
+        alike = [value for value in reachable if _alike(spec_of(entering), spec_of(value))]
         if len(alike) == 1:
             yield str(entering.name), str(alike[0].name)
 
@@ -166,11 +153,7 @@ class _State:
 
 
 def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) -> _State | None:
-    """Find a state's dtype, axes and reset value; None for one that an input gives and an output continues.
-
-    Raises:
-        ContractError: it is computed from data, or not the same for every row and size.
-    """
+    """Find a state's dtype, axes and reset value; None for one that is an input and an output already."""
     initial = slot.initial
     if initial is None:
         return _absent(slot.node, runs, batch)
@@ -196,44 +179,43 @@ def _absent(node: ir.Node, runs: Measured, batch: str | None) -> _State:
 
 def _constant(slot: Slot, initial: ir.Value, runs: Measured, batch: str | None) -> _State:
     """Describe a state whose initial value depends on sizes alone."""
-    arrays = runs.arrays(initial)
+    arrays, looped = runs.arrays(initial), slot.node.op_type in ("Loop", "Scan")
     if not arrays:
         raise ContractError("its initial value can't be computed at any size that was tried")
-    axis = (
-        1 if slot.node.op_type not in ("Loop", "Scan") else _batch_axis(initial, arrays[0].ndim, runs, batch)
-    )
+    axis = _batch_axis(initial, arrays[0].ndim, runs, batch) if looped else 1
     firsts = [array if axis is None else array.take([0], axis) for array in arrays]
     reset = firsts[0]
-    if any(
-        first.shape != reset.shape or (array != reset).any()
-        for array, first in zip(arrays, firsts, strict=True)
-    ):
+    pairs = zip(arrays, firsts, strict=True)
+    if any(first.shape != reset.shape or (array != reset).any() for array, first in pairs):
         raise ContractError("its initial value is not the same for every row and sequence length")
     value = float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
     shape: list[int | str] = list(arrays[0].shape)
     if axis is not None:
-        lengths = [array.shape[axis] for array in arrays]
-        grown = name_axis(lengths, runs.sizes) if len(set(lengths)) > 1 else None
-        shape[axis] = grown or (
-            lengths[0] if slot.node.op_type in ("Loop", "Scan") else _rows(slot.node, runs, batch)
-        )
+        shape[axis] = (_name(runs, initial, axis) if looped else None) or _rows(slot.node, runs, batch)
     return _State(ir.DataType.from_numpy(arrays[0].dtype), tuple(shape), value)
 
 
 def _batch_axis(initial: ir.Value, rank: int, runs: Measured, batch: str | None) -> int | None:
-    """Return the axis of a loop's initial state that grows with the batch."""
-    return next((axis for axis in range(rank) if runs.growing_with((initial, axis)) == {batch}), None)
+    """Return the axis of a loop's initial state that is as long as the batch."""
+    names = (_name(runs, initial, axis) for axis in range(rank))
+    return next((axis for axis, name in enumerate(names) if str(name).split("*")[-1] == batch), None)
+
+
+def _name(runs: Measured, value: ir.Value, axis: int) -> int | str | None:
+    """Name an axis by its lengths in the runs that did not fail."""
+    known = [
+        (n, sizes) for n, sizes in zip(runs.lengths(value, axis), runs.sizes, strict=False) if n is not None
+    ]
+    return name_axis([length for length, _ in known], [sizes for _, sizes in known]) if known else None
 
 
 def _rows(node: ir.Node, runs: Measured, batch: str | None) -> int | str:
     """Return the rows of a recurrent node's X: a number, ``N``, or ``6*N`` where others are folded in."""
-    lengths = [] if node.inputs[0] is None else runs.lengths(node.inputs[0], 1)
-    if not lengths or None in lengths:
-        return batch or 1
-    name = name_axis([length or 0 for length in lengths], runs.sizes)
-    if name is None:
-        raise ContractError(f"its node reads {lengths[0]} rows, no multiple of an input's axis")
-    return name
+    x = node.inputs[0]
+    name = None if x is None else _name(runs, x, 1)
+    if name is None and x is not None and runs.lengths(x, 1):
+        raise ContractError("its node reads a number of rows that is no multiple of an input's axis")
+    return name or batch or 1
 
 
 def _write(graph: ir.Graph, slot: Slot, state: _State, title: str, names: UniqueNames) -> StateSpec:
@@ -259,8 +241,12 @@ def _titles(nodes: Sequence[ir.Node]) -> dict[ir.Node, str]:
     """
     if len(nodes) == 1:
         return {nodes[0]: ""}
-    parts = [re.findall(r"\w+", node.name or "") or [node.op_type.lower()] for node in nodes]
-    known = [words[-2] if len(words) > 1 and _OPERATOR.fullmatch(words[-1]) else words[-1] for words in parts]
+    words = [re.findall(r"\w+", node.name or "") for node in nodes]
+    generic = _GENERIC.fullmatch
+    known = [
+        next((word for word in reversed(each) if not generic(word)), node.op_type.lower())
+        for each, node in zip(words, nodes, strict=True)
+    ]
     return {
         node: f"{name}_" if known.count(name) == 1 else f"{name}{place}_"
         for place, (node, name) in enumerate(zip(nodes, known, strict=True))

@@ -25,13 +25,6 @@ def test_the_files_own_names_are_told_apart_by_running_it(network, batch_first):
     assert [s.axes for s in lifted.report.lifted] == [(1, names[0], 4)]
 
 
-@pytest.mark.parametrize("batch_first", [True, False])
-def test_axes_without_a_name_get_the_right_one_where_only_running_tells(network, batch_first):
-    lifted = lift(behind_a_reshape(network, [None, None], batch_first))
-    assert lifted.manifest.inputs[0].axes == (*("NL" if batch_first else "LN"), 2, 3)
-    assert (lifted.manifest.batch, lifted.manifest.sequence) == ("N", "L")
-
-
 @pytest.mark.parametrize("name", ["N", "frames"])
 def test_a_sequence_that_is_the_only_free_axis_is_not_taken_for_a_batch(network, name):
     """Frames become the time axis by an Unsqueeze; the batch is 1."""
@@ -41,29 +34,6 @@ def test_a_sequence_that_is_the_only_free_axis_is_not_taken_for_a_batch(network,
     net.add("Reshape", [net.nodes[-1].output[0], net.const(np.array([-1, 4]))], ["y"])
     lifted = lift(net.model({"x": [name, 3]}, ["y"]).SerializeToString())
     assert (lifted.manifest.batch, lifted.manifest.sequence) == (None, name)
-
-
-@pytest.mark.parametrize(
-    ("operator", "arguments", "kind"),
-    [
-        ("InstanceNormalization", ([1.0, 1.0, 1.0], [0.0, 0.0, 0.0]), "has no rule for streaming"),
-        ("CumSum", (np.array(2),), ""),
-        ("Pad", (np.array([0, 0, 2, 0, 0, -2]),), ""),
-        ("Slice", tuple(map(np.array, ([-1], [-(2**40)], [2], [-1]))), "selects frames from the end"),
-    ],
-)
-def test_time_is_followed_through_operators_that_keep_it(network, operator, arguments, kind):
-    net = network()
-    channels = net.add("Transpose", ["x"], perm=[0, 2, 1])
-    consts = [net.const(np.float32(each) if isinstance(each, list) else each) for each in arguments]
-    seen = net.add(operator, [channels, *consts], name="wide")
-    net.recurrent("GRU", net.add("Transpose", [seen], perm=[2, 0, 1]), 3, 4, outputs=("Y",), name="gru")
-    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
-    for axes in (["b", "t", 3], [2, 9, 3]):
-        lifted = lift(net.model({"x": axes}, ["y"]).SerializeToString())
-        assert lifted.manifest.inputs[0].axes == (("b", "t", 3) if "b" in axes else ("N", "L", 3))
-        reason = lifted.report.unstreamable
-        assert reason == f"{operator} 'wide' {kind}" if kind else not reason
 
 
 def test_fixed_lengths_of_two_inputs_that_differ_do_not_become_dynamic_as_one(network):
@@ -93,7 +63,7 @@ def test_a_name_given_for_an_axis_is_taken_by_the_state_that_shares_it(network):
     net.add("Concat", last, ["stateN"], axis=0)
     net.add("Identity", [y], ["y"])
     model = net.model({"x": ["batch", "samples"], "state": [2, "batch", 4]}, ["y", "stateN"])
-    with pytest.raises(FileFormatError, match=r"does not run at batch=40, samples=47: .*--input NAME=AXES"):
+    with pytest.raises(FileFormatError, match=r"does not run at other sizes: .*--input NAME=AXES"):
         lift(model.SerializeToString())
     lifted = lift(model.SerializeToString(), LiftConfig(inputs={"x": ("N", 8)}))
     assert [s.axes for s in lifted.report.recognized] == [(2, "N", 4)]

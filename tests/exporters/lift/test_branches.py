@@ -39,17 +39,13 @@ def rate(network, seed, width, name):
     return net.graph({}, ["out", "last"], name)
 
 
-def two_rates(network, extra=False):
+def two_rates(network):
     net = network()
     fast = net.add("Equal", ["sr", net.const(np.array(16000))])
     branches = {"then_branch": rate(network, 1, 8, "fast"), "else_branch": rate(network, 2, 4, "slow")}
-    if extra:  # an input that only the slow branch reads
-        branches["else_branch"].node[-2].op_type = "Add"
-        branches["else_branch"].node[-2].input.append("bias")
     net.add("If", [fast], ["output", "stateN"], **branches)
     inputs = {"input": [None, None], "state": [1, None, 4], "sr": (INT, [])}
-    model = net.model(inputs | ({"bias": [4]} if extra else {}), ["output", "stateN"])
-    return model.SerializeToString()
+    return net.model(inputs, ["output", "stateN"]).SerializeToString()
 
 
 @pytest.mark.parametrize(("number", "size"), [(16000, 8), (8000, 4)])
@@ -75,7 +71,7 @@ def test_a_constant_gives_the_file_of_one_rate_and_it_stays_equal(network, numbe
 
 def test_a_branch_that_a_dynamic_size_decides_stays(network):
     config = LiftConfig(inputs={"input": ("N", "L")}, constants={"sr": 8000})
-    with pytest.raises(FileFormatError, match=r"does not run at .*if it runs at certain sizes only"):
+    with pytest.raises(FileFormatError, match="if it runs at certain sizes only"):
         lift(two_rates(network), config)
 
 
@@ -84,7 +80,7 @@ def test_a_branch_that_a_dynamic_size_decides_stays(network):
     [
         ({"rate": 1}, "no input 'rate'; the inputs are input, state, sr"),
         ({"sr": 0.5}, "input sr is int64, which can't represent 0.5"),
-        ({"state": 1}, "expected one number"),
+        ({"state": 1}, "only a single number"),
     ],
 )
 def test_a_constant_that_does_not_fit_is_refused(network, constants, message):

@@ -84,16 +84,6 @@ def test_an_operator_that_looks_back_alone_keeps_its_past(network, operator, att
     np.testing.assert_allclose([stream.step(each).ravel() for each in x], whole, atol=1e-6)
 
 
-def test_convolutions_alone_are_enough_of_a_state(network):
-    net = network()
-    net.add("Conv", ["x", net.weight(3, 3, 3)], ["y"], pads=[2, 0])
-    lifted = lift(
-        net.model({"x": ["N", 3, "L"]}, ["y"]).SerializeToString(), LiftConfig(inputs={"x": ("N", 3, "L")})
-    )
-    assert [state.input for state in lifted.manifest.states] == ["past_0"]
-    assert not lifted.manifest.unstreamable
-
-
 def test_a_first_step_that_leaves_a_gru_none_is_no_call_of_it(network):
     """onnxruntime ends the process at an empty sequence (GRU) or batch (GRU, LSTM)."""
     net = network()
@@ -104,42 +94,3 @@ def test_a_first_step_that_leaves_a_gru_none_is_no_call_of_it(network):
     stream = load(lift(content, LiftConfig(stream=True)).model).stream()
     assert stream.step(np.ones(3)) is None
     assert stream.step(np.ones(3)).shape == (1, 4)
-
-
-def bidirectional_then_forward(network):
-    net = network()
-    net.recurrent("LSTM", "x", 3, 4, outputs=("Y",), name="both", direction="bidirectional")
-    y = net.add("Transpose", [net.nodes[-1].output[0]], perm=[0, 2, 1, 3])
-    wide = net.add("Reshape", [y, net.const(np.array([0, 0, -1]))])
-    net.recurrent("GRU", wide, 8, 4, outputs=("Y",), name="top")
-    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
-    return net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString()
-
-
-def test_a_bidirectional_layer_is_refused_by_name_or_skipped(network):
-    model = bidirectional_then_forward(network)
-    with pytest.raises(ContractError, match=r"LSTM 'both' reads time backwards.*--skip-reverse"):
-        lift(model)
-    lifted = lift(model, LiftConfig(skip_reverse=True))
-    assert [state.input for state in lifted.report.lifted] == ["h_0"]
-    assert "LSTM 'both'" in lifted.report.unstreamable
-
-
-def test_lengths_of_the_nodes_own_type_serve_the_runtime(network):
-    """ONNX's sequence_lens is int32, and so are the inputs of files that hand it on."""
-    net = network()
-    net.recurrent("LSTM", "x", 3, 4, lengths="steps", outputs=("Y", "Y_h"))
-    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
-    lifted = lift(net.model({"x": ["L", "N", 3], "steps": (6, ["N"])}, ["y"]).SerializeToString())
-    assert lifted.manifest.lengths == "steps"
-    model = load(lifted.model)
-    model.selftest().require()
-    x = np.ones((6, 2, 3), np.float32)
-    outputs, _ = model.run(x, lengths=[6, 2])
-    assert outputs["y"][2:, 0, 0].any()
-    assert not outputs["y"][2:, 0, 1].any()
-    batch, stream = model.streams(2), model.stream()
-    ids = [batch.add(), batch.add()]
-    np.testing.assert_allclose(batch.step(x[0], ids)[0], stream.step(x[0, 0]), rtol=0, atol=1e-6)
-    parts = batch.process({ids[0]: x[1:, 0], ids[1]: x[1:3, 1]})
-    np.testing.assert_allclose(parts[ids[0]], stream.process(x[1:, 0]), rtol=0, atol=1e-6)

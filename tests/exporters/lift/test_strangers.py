@@ -28,8 +28,8 @@ def test_first_axes_that_are_named_apart_are_one_batch(network, first, second):
     assert lifted.report.unstreamable == ""
 
 
-def across_and_along(network, frames):
-    """A bidirectional layer over 6 frequencies, then one over time; ``frames`` None is a dynamic length."""
+def across_and_along(network):
+    """A bidirectional layer over 6 frequencies, then one over time."""
     net = network()
     rows = net.add("Reshape", ["x", net.const(np.array([-1, 6, 3]))])
     y, *_ = net.recurrent(
@@ -42,29 +42,15 @@ def across_and_along(network, frames):
         name="across",
     )
     bands = net.add("Transpose", [y], perm=[2, 0, 1, 3])
-    features = net.add(
-        "Reshape", [bands, net.sizes("x", 0, 1, -48) if frames is None else net.const([1, 1, 48])]
-    )
-    states = {} if frames is None else {"h": "cache"}
-    w, h = net.recurrent(
-        "GRU",
-        net.add("Transpose", [features], perm=[1, 0, 2]),
-        48,
-        5,
-        name="along",
-        outputs=("Y", "Y_h"),
-        **states,
-    )[:2]
+    features = net.add("Reshape", [bands, net.sizes("x", 0, 1, -48)])
+    rows = net.add("Transpose", [features], perm=[1, 0, 2])
+    w, *_ = net.recurrent("GRU", rows, 48, 5, name="along", outputs=("Y",))
     net.add("Transpose", [net.squeeze(w, 1)], ["y"], perm=[1, 0, 2])
-    if frames is None:
-        return net.model({"x": ["N", "T", 6, 3]}, ["y"]).SerializeToString()
-    net.add("Identity", [h], ["cache_out"])
-    inputs = {"x": [1, frames, 6, 3], "cache": [1, 1, 5]}
-    return net.model(inputs, ["y", "cache_out"]).SerializeToString()
+    return net.model({"x": ["N", "T", 6, 3]}, ["y"]).SerializeToString()
 
 
 def test_a_layer_that_runs_backwards_over_frequencies_is_no_reason_to_refuse(network):
-    model = across_and_along(network, None)
+    model = across_and_along(network)
     lifted = lift(model)
     assert [(s.input, s.axes) for s in lifted.report.lifted] == [("h_0", (1, "N", 5))]
     assert (lifted.report.unstreamable, lifted.report.left) == ("", ())
@@ -75,9 +61,3 @@ def test_a_layer_that_runs_backwards_over_frequencies_is_no_reason_to_refuse(net
         got, state = load(lifted.model).run({"x": x[:, first:last]}, state)
         parts.append(got["y"])
     np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=0, atol=1e-6)
-
-
-def test_one_frame_a_call_with_a_layer_backwards_over_frequencies_streams(network):
-    lifted = lift(across_and_along(network, 1))
-    assert [s.input for s in lifted.report.recognized] == ["cache"]
-    assert lifted.report.unstreamable == ""
