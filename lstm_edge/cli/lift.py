@@ -22,7 +22,6 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     \b
     Example:
       lstm-edge lift keras.onnx -o stateful.onnx
-      lstm-edge lift tagger.onnx -o tagger-lifted.onnx --skip-reverse
       lstm-edge lift silero_vad.onnx -o vad16.onnx --branch sr=16000 \\
           --input input=N,512
     """  # noqa: D301

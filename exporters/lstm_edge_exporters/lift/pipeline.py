@@ -36,7 +36,7 @@ from .axes import (
 from .config import LiftConfig
 from .fixed import free_sizes
 from .read import Source, put_constants, read_graph, with_scalars
-from .recurrences import Recurrence, recurrences, refuse_nested
+from .recurrences import refuse_nested
 from .running import case_generator, length_inputs
 from .shapes import measure_shapes
 from .states import Left, lift_states, recognize
@@ -145,8 +145,12 @@ def lift_verified(source: Source, config: LiftConfig) -> Lifted:
 def _lift(model: ir.Model, config: LiftConfig, free: Collection[str]) -> Lifted:
     work = _set_axes(model, config, free)
     work.known = recognize(work.lifted, config.states, work.axes.sequence)
-    forward = _forward(work.axes, config)
-    work.found, work.left = lift_states(work.lifted, forward, work.axes, work.known)
+    if backwards := [label(each.node) for each in work.axes.over_time if each.reversed]:
+        raise ContractError(
+            f"{', '.join(backwards[:_MOST])} reads time backwards, so no state of it can be carried over; "
+            "train a network that reads forward only"
+        )
+    work.found, work.left = lift_states(work.lifted, work.axes.over_time, work.axes, work.known)
     work.outputs = _measure_outputs(work)
     plain = replace(work)
     _keep_past(work)
@@ -181,26 +185,6 @@ def _set_axes(model: ir.Model, config: LiftConfig, free: Collection[str]) -> _Wo
         if value.name not in kept and value.dtype is not None
     }
     return _Work(original, decided, axes, given)
-
-
-def _forward(axes: Named, config: LiftConfig) -> list[Recurrence]:
-    """Return the recurrences over time that read it forwards.
-
-    Raises:
-        ContractError: one of them reads time backwards.
-    """
-    backwards = [label(each.node) for each in axes.over_time if each.reversed]
-    forward = [each for each in axes.over_time if not each.reversed]
-    if backwards and not config.skip_reverse:
-        raise ContractError(
-            f"{', '.join(backwards[:_MOST])} reads time backwards, so no state of it can be carried over; "
-            + (
-                "lift the other nodes with --skip-reverse (skip_reverse=True)"
-                if forward
-                else "no other node has a state to lift: train a network that reads forward only"
-            )
-        )
-    return forward
 
 
 def _keep_past(work: _Work) -> None:
@@ -321,17 +305,9 @@ def _describe(work: _Work) -> Manifest:
 
 
 def _why_stateless(work: _Work) -> str:
-    if work.left:
-        reasons = (f"{each.state} of {each.node}: {each.reason}" for each in work.left[:_MOST])
-        return f"there is no state to lift: {'; '.join(reasons)}"
-    if work.refused or work.need:
-        return f"there is no state to lift: {work.refused or work.need}"
-    if not recurrences(work.lifted):
-        return (
-            "the file holds no LSTM, GRU or RNN node, no loop that carries a float, no operator along time; "
-            "name its states with --state INPUT=OUTPUT if it has any"
-        )
-    return (
-        "there is no state to lift: no recurrent node makes more steps over a longer sequence; "
-        "if it runs over time, give the axes with --input NAME=AXES"
+    left = "; ".join(f"{each.state} of {each.node}: {each.reason}" for each in work.left[:_MOST])
+    none = (
+        "no recurrence makes more steps along an axis, and no operator looks back along one; "
+        "name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if there are any"
     )
+    return f"there is no state to lift: {left or work.refused or work.need or none}"

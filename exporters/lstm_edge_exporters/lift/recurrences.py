@@ -8,7 +8,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import ContractError
 
 from ..graph import UniqueNames, behind_identity
-from ..recurrent import is_recurrent, is_reversed, label, slots
+from ..recurrent import Slot, is_recurrent, is_reversed, label, slots
 
 Axis = tuple[ir.Value, int]
 """One axis of a value."""
@@ -22,38 +22,6 @@ _COUNTER = "count_passes"
 
 
 @dataclass(frozen=True)
-class Slot:
-    """One state of a recurrence: where it enters the node and where it leaves."""
-
-    node: ir.Node
-    kind: str
-    """``h`` or ``c`` of a recurrent node; ``h`` or ``state1``, ``state2`` ... of a loop."""
-    input: int
-    output: int
-
-    @property
-    def initial(self) -> ir.Value | None:
-        """The initial state; None where a recurrent node has none and starts from zeros."""
-        return self.node.inputs[self.input] if len(self.node.inputs) > self.input else None
-
-    def start_from(self, value: ir.Value) -> None:
-        """Let the state start from ``value``."""
-        if len(self.node.inputs) <= self.input:
-            self.node.resize_inputs(self.input + 1)
-        self.node.replace_input_with(self.input, value)
-
-    def last(self, name: str) -> ir.Value:
-        """Return the last state; an output that the node did not have is added, and called ``name``."""
-        if len(self.node.outputs) <= self.output:
-            self.node.resize_outputs(self.output + 1)
-        for value in self.node.outputs:
-            value.name = value.name or ""
-        value = self.node.outputs[self.output]
-        value.name = value.name or name
-        return value
-
-
-@dataclass(frozen=True)
 class Recurrence:
     """A node that makes one step after another."""
 
@@ -62,12 +30,12 @@ class Recurrence:
 
     @property
     def looped(self) -> bool:
-        """Whether it is a Loop or a Scan."""
+        """True for a Loop or a Scan."""
         return not is_recurrent(self.node)
 
     @property
     def reversed(self) -> bool:
-        """Whether it reads time backwards, in one direction at least."""
+        """True if it reads time backwards, in one direction at least."""
         return is_reversed(self.node)
 
     def time_axes(self) -> Iterator[Axis]:
@@ -109,16 +77,17 @@ def top_of(value: ir.Value) -> ir.Value:
 
 
 def refuse_nested(model: ir.Model) -> None:
-    """Refuse a recurrent node in the body of another node, but for one whose states a loop carries.
-
-    Raises:
-        ContractError: there is one.
-    """
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        if is_recurrent(node) and isinstance(node.graph, ir.Graph) and node.graph is not model.graph:
-            initials = [slot.initial for slot in slots(node)]
-            if any(each is None or top_of(each) not in node.graph.inputs for each in initials):
-                raise ContractError(_why_nested(node, model.graph))
+    """Raise ``ContractError`` for a recurrent node in a body, but for one whose states the loop carries."""
+    for parent in model.graph:
+        graphs = (each for each in parent.attributes.values() if each.type is ir.AttributeType.GRAPH)
+        bodies = [each.as_graph() for each in graphs]
+        for node in (node for body in bodies for node in body.all_nodes() if is_recurrent(node)):
+            starts = [slot.initial for slot in slots(node)]
+            if any(start is None or top_of(start) not in bodies[0].inputs for start in starts):
+                raise ContractError(
+                    f"{label(node)} runs inside of {label(parent)}, so no one input can stand for its state; "
+                    "choose a branch with --branch INPUT=NUMBER or fixed axes (--input), or move the node out"
+                )
 
 
 def count_passes(model: ir.Model) -> None:
@@ -150,11 +119,11 @@ def drop_counters(model: ir.Model) -> None:
 
 def _slots(node: ir.Node) -> Iterator[Slot]:
     if is_recurrent(node):
-        yield from (Slot(node, each.kind, each.input, each.output) for each in slots(node))
+        yield from slots(node)
     elif node.domain == "" and node.op_type in ("Loop", "Scan"):
         carried = list(_carried_floats(node))
-        for number, (entering, leaving) in enumerate(carried, 1):
-            yield Slot(node, "h" if len(carried) == 1 else f"state{number}", entering, leaving)
+        for number, places in enumerate(carried, 1):
+            yield Slot(node, "h" if len(carried) == 1 else f"state{number}", *places)
 
 
 def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
@@ -171,23 +140,3 @@ def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
         dtype = entering.dtype or (outer.dtype if outer is not None else None)
         if dtype is not None and dtype.is_floating_point() and entering is not leaving and entering.uses():
             yield place, place - first
-
-
-def _why_nested(node: ir.Node, main: ir.Graph) -> str:
-    """Return why the state of a node in another one's body can't be lifted, and what to do."""
-    parent = next(each for each in main if any(inner is node for inner in _inside(each)))
-    if parent.op_type == "If":
-        return (
-            f"{label(node)} is in a branch of {label(parent)}, which no constant decides; "
-            "give the input that chooses the branch with --branch INPUT=NUMBER, or fixed axes with --input"
-        )
-    return (
-        f"{label(node)} runs inside of {label(parent)}, so that no one input can stand for its state; "
-        "carry the state through the loop in plain operators, or move the node out of it"
-    )
-
-
-def _inside(node: ir.Node) -> Iterator[ir.Node]:
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH:
-            yield from ir.traversal.RecursiveGraphIterator(attribute.as_graph())

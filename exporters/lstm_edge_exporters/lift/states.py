@@ -13,9 +13,9 @@ from lstm_edge_runtime.manifest import Array, Axes, StateSpec, TensorSpec
 
 from ..graph import UniqueNames, axes_of, behind_identity, data_inputs, is_data_free, operands, spec_of, walk
 from ..pairing import Names, pair_states
-from ..recurrent import label, state_shape
+from ..recurrent import Slot, label, state_shape
 from .axes import Measured, Named
-from .recurrences import LAYOUT, Recurrence, Slot, recurrences, top_of
+from .recurrences import LAYOUT, Recurrence, recurrences, top_of
 from .running import name_axis
 
 _GENERIC = re.compile(r"(LSTM|GRU|RNN|Loop|Scan|PartitionedCall|while_loop|node)(_+\d+)?")
@@ -220,16 +220,19 @@ def _rows(node: ir.Node, runs: Measured, batch: str | None) -> int | str:
 
 def _write(graph: ir.Graph, slot: Slot, state: _State, title: str, names: UniqueNames) -> StateSpec:
     """Add the input and the output of a state."""
-    value = state.given
+    value, node = state.given, slot.node
     if value is None:
         value = ir.val(names.unique(f"{title}{slot.kind}_0"), state.dtype, state.axes)
         graph.inputs.append(value)
-        slot.start_from(value)
-    name = names.unique(f"{title}{slot.kind}_n")
-    last = slot.last(name)
+        node.resize_inputs(max(len(node.inputs), slot.input + 1))
+        node.replace_input_with(slot.input, value)
+    node.resize_outputs(max(len(node.outputs), slot.output + 1))
+    for each in node.outputs:
+        each.name = each.name or ""
+    last = node.outputs[slot.output]
     last.dtype, last.shape = state.dtype, ir.Shape(state.axes)
     if not last.is_graph_output():
-        last.name = name
+        last.name = names.unique(f"{title}{slot.kind}_n")
         graph.outputs.append(last)
     return StateSpec(str(value.name), str(last.name), state.dtype.numpy().name, state.axes, state.reset)
 

@@ -120,19 +120,15 @@ class _Original:
             raise RuntimeError("the original starts from the reset states alone")
         if self._cases.steps not in (None, self._manifest.steps(feeds)):
             raise RuntimeError(f"the original takes {self._cases.steps} steps")
-        try:
-            return self._run(feeds)
-        except NoFloat64Error:
-            raise
-        except Exception as error:
-            if self._manifest.batch is None:
-                raise RuntimeError(first_line(error)) from error
-        try:
-            return row_by_row(self._manifest, self._run, self._cases.rows)(feeds)
-        except NoFloat64Error:
-            raise
-        except Exception as error:
-            raise RuntimeError(first_line(error)) from error
+        by_rows = row_by_row(self._manifest, self._run, self._cases.rows)
+        for run in (self._run, by_rows) if self._manifest.batch else (self._run,):
+            try:
+                return run(feeds)
+            except NoFloat64Error:  # noqa: PERF203
+                raise
+            except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+                reason = first_line(error)
+        raise RuntimeError(reason)
 
     def _run(self, feeds: Feeds) -> Mapping[str, Array]:
         given = {**self._given, **feeds}
@@ -146,16 +142,7 @@ class _Original:
 def pair_up(
     manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds, cases: Cases, *, wide: bool = True
 ) -> LiftedPair:
-    """Return a lifted file and its original.
-
-    Args:
-        manifest: the lifted file's.
-        original: the original graph.
-        lifted: the lifted graph.
-        given: what stands in the place of inputs that the lifted graph does not have.
-        cases: draws inputs.
-        wide: run in float64, where that is possible.
-    """
+    """Return a lifted file and its original, whose missing inputs are ``given``; ``wide`` is in float64."""
     engine: Any = partial(run_by_name, open_isolated(to_bytes(lifted)))
     graphs: list[Any] = [engine, None]
     if wide:
@@ -167,11 +154,7 @@ def pair_up(
 
 
 def verify_lifted(pair: LiftedPair, cases: Cases) -> Verified:
-    """Check that a lifted file computes what its original does.
-
-    Raises:
-        CheckFailedError: it does not; the message names the output and the sizes.
-    """
+    """Check that a lifted file computes what its original does; raises ``CheckFailedError``."""
     found = verify(pair, cases, None, ignore)
     if cases.rows > 1 or cases.steps is not None:  # sizes that the original does not take
         case = cases.case(3, 9, at_reset=True, full=True)
@@ -194,8 +177,7 @@ def find_chunks(pair: LiftedPair, cases: Cases, reach: int, known: str) -> Manif
     manifest = find_streaming(pair, cases, reach, known)
     if manifest.unstreamable and not known:
         node = _first_node(pair, cases)
-        if node:
-            return manifest._replace(unstreamable=f"{node} sees more than its chunk")
+        return manifest._replace(unstreamable=f"{node} sees more than its chunk") if node else manifest
     if manifest.streamable and manifest.lengths is not None and manifest.sequence is not None:
         check = _unequal_lengths(pair, cases)
         if check.status == "failed":

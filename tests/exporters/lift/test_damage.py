@@ -139,7 +139,7 @@ def test_convolutions_and_sums_alone_stream_without_options(text, constants):
 REFUSED = {
     "reads time backwards": LSTM.replace("hidden_size=4", 'hidden_size=4, direction="reverse"'),
     "no state to lift": "g (float[B,T,3] x) => (float[B,3] y) { y = ReduceMean <axes=[1], keepdims=0>(x) }",
-    "in a branch of If": """g (float[T,B,3] x, bool f) => (float[1,B,4] y) { y = If (f) <
+    "runs inside of If": """g (float[T,B,3] x, bool f) => (float[1,B,4] y) { y = If (f) <
         then_branch = a () => (float[1,B,4] p) { u, p = RNN <hidden_size=4>(x, W, R) },
         else_branch = b () => (float[1,B,4] q) { v, q = RNN <hidden_size=4>(x, R2, R) } > }""",
     "rounds by the values": "g (float[T,3] x) => (uint8[T,3] y) { y, s, z = DynamicQuantizeLinear(x) }",
