@@ -1,11 +1,12 @@
 """Batch and time are found where no name tells them, and sizes that the graph holds are asked for."""
 
 import numpy as np
+import onnxruntime
 import pytest
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import InputError
 
 
 def behind_a_reshape(network, axes, batch_first=True):
@@ -46,33 +47,42 @@ def test_fixed_lengths_of_two_inputs_that_differ_do_not_become_dynamic_as_one(ne
     assert [spec.axes for spec in lifted.manifest.inputs] == [(5, "N", 3), (7, "N", 3)]
 
 
-def test_one_name_for_every_free_axis_is_no_name(network):
-    net = network()
-    net.recurrent("GRU", "x", 3, 4, outputs=("Y",))
-    net.add("Identity", [net.nodes[-1].output[0]], ["y"])
-    lifted = lift(net.model({"x": ["?", "?", 3]}, ["y"]).SerializeToString())
-    assert lifted.manifest.inputs[0].axes == ("L", "N", 3)
-
-
-def test_a_name_given_for_an_axis_is_taken_by_the_state_that_shares_it(network):
-    net = network()
-    rows = [net.add("Gather", ["state", net.const(np.array([row]))], axis=0) for row in (0, 1)]
-    x = net.add("Unsqueeze", [net.add("MatMul", ["x", net.weight(8, 3)]), net.const(np.array([0]))])
-    net.recurrent("LSTM", x, 3, 4, h=rows[0], c=rows[1], outputs=("Y", "Y_h", "Y_c"))
-    y, *last = net.nodes[-1].output
-    net.add("Concat", last, ["stateN"], axis=0)
-    net.add("Identity", [y], ["y"])
-    model = net.model({"x": ["batch", "samples"], "state": [2, "batch", 4]}, ["y", "stateN"])
-    with pytest.raises(FileFormatError, match=r"does not run at other sizes: .*--input NAME=AXES"):
-        lift(model.SerializeToString())
-    lifted = lift(model.SerializeToString(), LiftConfig(inputs={"x": ("N", 8)}))
-    assert [s.axes for s in lifted.report.recognized] == [(2, "N", 4)]
-    stream = load(lifted.model).stream()
-    stream.step(np.ones(8, np.float32))
-    assert stream.state["state"].any()
-
-
 @pytest.mark.parametrize("axes", [("N", "N", 2, 3), ("N", 0, 2, 3)])
 def test_axes_that_make_no_sense_are_refused(network, axes):
     with pytest.raises(InputError, match="sizes are from 1, and no two names are the same"):
         lift(behind_a_reshape(network, ["one", "two"]), LiftConfig(inputs={"x": axes}))
+
+
+def across_and_along(network):
+    """A bidirectional layer over 6 frequencies, then one over time."""
+    net = network()
+    rows = net.add("Reshape", ["x", net.const(np.array([-1, 6, 3]))])
+    y, *_ = net.recurrent(
+        "GRU",
+        net.add("Transpose", [rows], perm=[1, 0, 2]),
+        3,
+        4,
+        direction="bidirectional",
+        outputs=("Y",),
+        name="across",
+    )
+    bands = net.add("Transpose", [y], perm=[2, 0, 1, 3])
+    features = net.add("Reshape", [bands, net.sizes("x", 0, 1, -48)])
+    rows = net.add("Transpose", [features], perm=[1, 0, 2])
+    w, *_ = net.recurrent("GRU", rows, 48, 5, name="along", outputs=("Y",))
+    net.add("Transpose", [net.squeeze(w, 1)], ["y"], perm=[1, 0, 2])
+    return net.model({"x": ["N", "T", 6, 3]}, ["y"]).SerializeToString()
+
+
+def test_a_layer_that_runs_backwards_over_frequencies_is_no_reason_to_refuse(network):
+    model = across_and_along(network)
+    lifted = lift(model)
+    assert [(s.input, s.axes) for s in lifted.report.lifted] == [("h_0", (1, "N", 5))]
+    assert (lifted.report.unstreamable, lifted.report.left) == ("", ())
+    x = np.random.default_rng(0).standard_normal((2, 12, 6, 3)).astype(np.float32)
+    whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x})[0]
+    state, parts = None, []
+    for first, last in ((0, 5), (5, 6), (6, 12)):
+        got, state = load(lifted.model).run({"x": x[:, first:last]}, state)
+        parts.append(got["y"])
+    np.testing.assert_allclose(np.concatenate(parts, 1), whole, rtol=0, atol=1e-6)

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import InputError
 
 INT = TensorProto.INT64
 
@@ -67,12 +67,6 @@ def test_a_constant_gives_the_file_of_one_rate_and_it_stays_equal(network, numbe
     stream = load(lifted.model).stream()
     stream.step(fed["input"][0])
     assert np.any(stream.state["state"] != 0)
-
-
-def test_a_branch_that_a_dynamic_size_decides_stays(network):
-    config = LiftConfig(inputs={"input": ("N", "L")}, constants={"sr": 8000})
-    with pytest.raises(FileFormatError, match="if it runs at certain sizes only"):
-        lift(two_rates(network), config)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError
 
 INT = 7
 
@@ -92,24 +91,3 @@ def test_states_follow_rows_whatever_puts_them_in_order(network):
         _, state = model.run(step[None], state)
         _, alone = model.run(step[None, [1]], alone)
     np.testing.assert_allclose(state["h_0"][:, [1]], alone["h_0"], rtol=0, atol=1e-6)
-
-
-def window(network, steps, operator="Conv"):
-    """A network that takes ``steps`` steps a call and no other number."""
-    net = network()
-    fixed = net.add("Reshape", ["x", net.const(np.array([1, steps, 3]))])
-    channels = net.add("Transpose", [fixed], perm=[0, 2, 1])
-    seen = net.add("Conv", [channels, net.weight(3, 3, 3)], pads=[1, 1])
-    net.recurrent("GRU", net.add("Transpose", [seen], perm=[2, 0, 1]), 3, 4, outputs=("Y_h",))
-    net.add("Identity", [net.nodes[-1].output[1]], ["y"])
-    return net.model({"x": [1, steps, 3]}, ["y"]).SerializeToString()
-
-
-def test_a_length_that_can_not_be_changed_is_not_tried_and_not_called_streamable(network):
-    lifted = lift(window(network, 5))
-    assert (
-        lifted.report.unstreamable
-        == "GRU takes 5 steps per call and no axis is time, so a call is a whole window, not a step"
-    )
-    with pytest.raises(ContractError, match="whole window"):
-        load(lifted.model).stream()

@@ -18,12 +18,12 @@ def simple_cell(body, x, h, hidden=4, width=3):
     return body.add("Tanh", [body.add("Add", [left, right])])
 
 
-def looped(network, *, steps=None, masked=False, time_axis=0, rows=None, twice=False):
+def looped(network, *, steps=None, masked=False, rows=None, twice=False):
     """A SimpleRNN over ``x (L, N, 3)``; with ``steps``, its length is written into the graph."""
     body = network(seed=1)
     for name in ("one", "end"):
         body.const(np.array(steps if name == "end" and steps else 1), name)
-    xt = body.add("Gather", ["x", "i"], ["xt"], axis=time_axis)
+    xt = body.add("Gather", ["x", "i"], ["xt"], axis=0)
     h = simple_cell(body, xt, "h")
     if masked:
         bit = body.add("Gather", ["mask", "i"], axis=0)
@@ -45,11 +45,9 @@ def looped(network, *, steps=None, masked=False, time_axis=0, rows=None, twice=F
     net = network()
     net.taken = 100  # names of its own
     trips = (
-        net.const(np.array(steps))
-        if steps
-        else net.squeeze(net.slice(net.add("Shape", ["x"]), time_axis, time_axis + 1, 0), 0)
+        net.const(np.array(steps)) if steps else net.squeeze(net.slice(net.add("Shape", ["x"]), 0, 1, 0), 0)
     )
-    zeros = net.const(np.zeros((rows, 4), np.float32)) if rows else net.zeros("x", 1 - time_axis, -4)
+    zeros = net.const(np.zeros((rows, 4), np.float32)) if rows else net.zeros("x", 1, -4)
     if not rows:
         zeros = net.add("Identity", [zeros])
     count = ["count", "last_h", *(["last_last"] if masked else []), "y"]
@@ -61,7 +59,7 @@ def looped(network, *, steps=None, masked=False, time_axis=0, rows=None, twice=F
         name="model/rnn_1/while_loop",
         body=graph,
     )
-    axes = {0: [steps or "L", rows or "N", 3], 1: [rows or "N", steps or "L", 3]}[time_axis]
+    axes = [steps or "L", rows or "N", 3]
     inputs = {"x": axes} | ({"mask": (BOOL, ["L", "N", 1])} if masked else {})
     return net.model(inputs, ["y"])
 
@@ -105,50 +103,3 @@ def test_a_loop_that_counts_to_a_declared_length_takes_every_length(network):
     free = lift(looped(network).SerializeToString())
     x = np.random.default_rng(0).standard_normal((33, 1, 3)).astype(np.float32)
     np.testing.assert_array_equal(chunked(lifted, x, ()), chunked(free, x, ()))
-
-
-def while_loop(network, *, counted):
-    """``tf.while_loop`` over ``x[:, t]``: x goes through the loop, a Slice from ``[0, t]`` picks its step."""
-    body = network(seed=1)
-    for name, array in {
-        "one": 1,
-        "ones": [1],
-        "first": [0],
-        "axes": [0, 1],
-        "squeezed": [1],
-        "all": [2**31],
-    }.items():
-        body.const(np.array(array), name)
-    after = body.add("Add", ["t", "one"], ["t_out"])
-    start = body.add("Concat", ["first", body.add("Unsqueeze", ["t", "first"])], axis=0)
-    end = body.add("Concat", ["all", body.add("Unsqueeze", [after, "first"])], axis=0)
-    xt = body.add("Squeeze", [body.add("Slice", ["x_in", start, end, "axes"]), "squeezed"])
-    body.add("Identity", [simple_cell(body, xt, "h")], ["h_out"])
-    body.add("Less", ["t_out", "n_in"], ["go_out"])
-    carried = {"t": (INT, []), "h": [None, 4]}
-    leaving = ["go_out", "t_out", "h_out"]
-    if counted:
-        last = body.add("Squeeze", [body.add("Slice", [xt, "first", "ones", "ones"]), "squeezed"])
-        positive = body.add("Greater", [last, body.const(np.float32(0))])
-        body.add("Add", ["seen", body.add("Cast", [positive], to=INT)], ["seen_out"])
-        carried["seen"], leaving = (INT, [None]), [*leaving, "seen_out"]
-    graph = body.graph(
-        {"i": (INT, []), "go": (BOOL, []), **carried, "n_in": (INT, []), "x_in": [None, None, 3]},
-        [*leaving, "n_in", "x_in"],
-    )
-    kinds = {"go_out": BOOL, "t_out": INT, "seen_out": INT, "n_in": INT}
-    for value in graph.output:
-        value.type.tensor_type.elem_type = kinds.get(value.name, TensorProto.FLOAT)
-    net = network(seed=2)
-    net.taken = 100  # names of its own
-    steps = net.squeeze(net.slice(net.add("Shape", ["x"]), 1, 2, 0), 0)
-    starts = [net.const(np.array(0)), net.add("Identity", [net.zeros("x", 0, -4)])]
-    if counted:
-        rows = net.slice(net.add("Shape", ["x"]), 0, 1, 0)
-        starts.append(net.add("Expand", [net.const(np.array(0)), rows]))
-    outputs = ["t_last", "y", *(["count"] if counted else []), "n_last", "x_last"]
-    net.add("Loop", ["", net.const(np.array(True)), *starts, steps, "x"], outputs, name="while", body=graph)
-    model = net.model({"x": ["N", "L", 3]}, ["y", *(["count"] if counted else [])])
-    if counted:
-        model.graph.output[1].type.tensor_type.elem_type = INT
-    return model.SerializeToString()
