@@ -108,6 +108,8 @@ def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, 
         if np.prod(shape) != 1:
             raise InputError(f"input {name} has {len(shape)} axes; only a single number can be replaced")
         arrays[name] = np.full(shape, number, value.dtype.numpy())
+        if value.dtype.is_integer() and number % 1:
+            raise InputError(f"input {name} is {value.dtype.numpy()}, which can't represent {number:g}")
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(arrays[name], name=name)
         model.graph.register_initializer(value)
