@@ -96,6 +96,8 @@ class _Work:
     original: ir.Model
     lifted: ir.Model
     axes: Named
+    sized: ir.Model
+    """The lifted graph with symbolic sizes, for streaming."""
     given: dict[str, Array]
     """What stands in the place of inputs of the original."""
     known: list[StateSpec] = field(default_factory=list)
@@ -184,13 +186,13 @@ def _set_axes(model: ir.Model, config: LiftConfig, free: Collection[str]) -> _Wo
         for value in data_inputs(original.graph)
         if value.name not in kept and value.dtype is not None
     }
-    return _Work(original, decided, axes, given)
+    return _Work(original, decided, axes, decided, given)
 
 
 def _keep_past(work: _Work) -> None:
     """Put the past of operators along time into states, where they have any."""
     try:
-        found = stream(work.lifted, work.states, work.axes.batch, work.axes.sequence)
+        found = stream(work.sized, work.states, work.axes.batch, work.axes.sequence)
     except NotStreamableError as error:
         work.refused = str(error)
         return
@@ -204,7 +206,6 @@ def _verified(work: _Work, config: LiftConfig) -> Lifted:
     """Verify what was lifted, and write it with its manifest."""
     if not work.states and not (work.need and config.stream):
         raise ContractError(_why_stateless(work))
-    sized, work.lifted = work.lifted, work.lifted.clone()
     forget_shapes(work.lifted)
     _declare(work.lifted.graph, work.outputs)
     cases = work.cases(config.seed)
@@ -230,12 +231,7 @@ def _verified(work: _Work, config: LiftConfig) -> Lifted:
     if config.stream:
         if not work.need and manifest.unstreamable:
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
-        made = stream_file(
-            sized,
-            manifest,
-            free,
-            lambda model, described: with_manifest(to_proto(model), described),
-        )
+        made = stream_file(work.sized, manifest, free, lambda *a: with_manifest(to_proto(a[0]), a[1]))
         content, manifest = made.model, made.manifest
     load(content).close()
     report = LiftReport(
@@ -257,7 +253,7 @@ def _measure_outputs(work: _Work) -> tuple[TensorSpec, ...]:
     Raises:
         FileFormatError: it runs at no size that is tried, or an output has no certain number of axes.
     """
-    work.lifted = measure_shapes(work.lifted, work.axes.batch, work.axes.sequence)
+    work.lifted, work.sized = measure_shapes(work.lifted, work.axes.batch, work.axes.sequence)
     specs, names = [], dynamic_axes(work.lifted.graph)
     for value in work.lifted.graph.outputs:
         if value.shape is None:

@@ -31,10 +31,10 @@ _MOST_KEPT = 8
 """Elements of a small value: starts, ends, axes and pads."""
 
 
-def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> ir.Model:
-    """Return a copy of ``model`` with a symbolic size for every axis.
+def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> tuple[ir.Model, ir.Model]:
+    """Return a copy of ``model`` with a symbolic size for every axis, and one for the rules of streaming.
 
-    Whole numbers that are the same at every size become constants.
+    In that, whole numbers that are the same at every size are constants.
 
     Raises:
         FileFormatError: the graph runs at no size that is tried.
@@ -49,8 +49,7 @@ def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> 
             arrays = [run[value] for run in runs]
             value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
             value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
-        _fold(model, runs)
-        return model
+        return model, _folded(model, runs)
     raise FileFormatError(
         f"the file does not run at other sizes: {reasons[0] if reasons else 'it has no nodes'}; "
         "if it runs at certain sizes only, give them with --input NAME=AXES"
@@ -130,8 +129,10 @@ def _size(sizes: Sequence[int], lengths: Sequence[int], rows: int, sequence: str
     return text if rows == 1 else f"{batch}*({text})"
 
 
-def _fold(model: ir.Model, runs: Sequence[Mapping[ir.Value, Array]]) -> None:
-    """Replace small whole numbers that are the same at every size by constants."""
+def _folded(model: ir.Model, runs: Sequence[Mapping[ir.Value, Array]]) -> ir.Model:
+    """Return a copy in which small whole numbers that are the same at every size are constants."""
+    copy = model.clone()
+    twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
     for value, array in runs[0].items():
         if array.dtype.kind not in "iu" or array.size > _MOST_KEPT or not value.uses():
             continue
@@ -139,5 +140,6 @@ def _fold(model: ir.Model, runs: Sequence[Mapping[ir.Value, Array]]) -> None:
         if same and is_data_free(value):
             tensor = ir.tensor(array, name=f"{value.name}.known")
             known = ir.val(str(tensor.name), const_value=tensor)
-            model.graph.register_initializer(known)
-            ir.convenience.replace_all_uses_with(value, known)
+            copy.graph.register_initializer(known)
+            ir.convenience.replace_all_uses_with(twins[value.name], known)
+    return copy
