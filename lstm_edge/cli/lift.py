@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lstm_edge.results import pace
 from lstm_edge_exporters.lift.config import LiftConfig
 
 from ._options import model_argument, options_of, output_option, verb

@@ -440,9 +440,10 @@ def _check_values(manifest: Manifest) -> None:
         raise ValueError("a range holds no size")
     if not 0 <= (trained.reset if trained else 0) <= 1 or (signal.sampling_rate or 1) < 1e-9:
         raise ValueError("a share or a sampling rate is no number of its kind")
-    for spec in (*manifest.inputs, *manifest.outputs, *manifest.states):
-        if np.dtype(spec.dtype).name != spec.dtype:
-            raise ValueError(f"dtype {spec.dtype}")
+    tensors = (*manifest.inputs, *manifest.outputs)
+    for dtype in [spec.dtype for spec in tensors] + [spec.dtype for spec in manifest.states]:
+        if np.dtype(dtype).name != dtype:
+            raise ValueError(f"dtype {dtype}")
     for case in (manifest.golden, *manifest.golden.more) if manifest.golden else ():
         for name, limits in case.limits.items():
             np.broadcast_to(limits, case.outputs[name].shape)

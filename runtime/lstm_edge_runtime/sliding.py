@@ -41,7 +41,9 @@ class SlidingStream:
         (spec,) = manifest.data_inputs
         self._run, self._window, self._outputs = run, window, layouts(manifest.outputs, manifest)
         self._input = layout(spec.name, spec.dtype, spec.axes, manifest)
-        self.reset()
+        self._samples: Array = np.zeros((0, *self._input.inner), spec.dtype)
+        self.steps_seen = 0
+        """Time steps taken since it was opened or reset."""
 
     def step(self, sample: npt.ArrayLike) -> Any:
         """Take one time step ``(I,)``.
@@ -70,9 +72,7 @@ class SlidingStream:
 
     def reset(self) -> None:
         """Forget all samples."""
-        self._samples: Array = np.zeros((0, *self._input.inner), self._input.dtype)
-        self.steps_seen = 0
-        """Time steps taken since it was opened or reset."""
+        self._samples, self.steps_seen = self._samples[:0], 0
 
     @property
     def state(self) -> State:

@@ -66,7 +66,7 @@ class State(Mapping[str, Array]):
         shapes = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in self.items())
         return f"State({shapes}; model {self._identity[:12]})"
 
-    def save(self, path: str | os.PathLike[str], **more: Array) -> None:
+    def save(self, path: str | os.PathLike[str], **more: Any) -> None:
         """Write the state to ``path`` as ``.npz``, atomically, and ``more`` arrays of the caller's beside it.
 
         Raises:
@@ -75,10 +75,11 @@ class State(Mapping[str, Array]):
         """
         from .files import replacing
 
-        arrays: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
+        arrays: dict[str, Any] = {"identity": np.array(self.identity), "age": np.array(self.age)}
+        arrays |= {_PREFIX + name: array for name, array in self.items()}
         arrays |= {_REST + name: array for name, array in self.rest.items()}
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, identity=np.array(self.identity), age=np.array(self.age), **arrays, **more)
+            np.savez(file, **arrays, **more)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "State":
