@@ -79,7 +79,8 @@ def _to_c(model: Path, output: Path, name: str | None = None) -> _Written:
 
 
 def _to_web(model: Path, output: Path, data: Path | None = None) -> _Written:
-    from lstm_edge_exporters.targets.web import to_site
+    with needing("export", "convert --to web"):
+        from lstm_edge_exporters.targets.web import to_site
 
     site = to_site(model, _recordings_for(model, data))
     site.save(output)

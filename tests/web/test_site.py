@@ -2,8 +2,6 @@
 
 import base64
 import shutil
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -156,21 +154,3 @@ def test_a_name_that_is_code_stays_a_name(data, tmp_path, site_of):
     to_site(tmp_path / name, []).save(tmp_path / "site")
     assert site_of(tmp_path / "site")["name"] == name
     assert (tmp_path / "site" / "site.js").read_bytes().isascii()
-
-
-def test_a_site_is_made_without_torch_and_onnx(data, tmp_path):
-    program = (
-        "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'onnx_ir', 'onnxscript']))\n"
-        "from lstm_edge.cli import main\n"
-        "sys.exit(main())"
-    )
-    words = [
-        "convert",
-        data / "motions-int8.onnx",
-        "--to",
-        "web",
-        "-o",
-        tmp_path / "site",
-    ]
-    ran = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
