@@ -101,7 +101,7 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
 
 def print_machine(*packages: str) -> None:
     """Print the processor, and the versions of packages."""
-    from lstm_edge_runtime.cpu import describe_cpu
+    from lstm_edge_exporters.cpu import describe_cpu
 
     cpu = describe_cpu()
     versions = ", ".join(f"{name} {version(name)}" for name in packages)

@@ -7,7 +7,7 @@ import numpy as np
 from to_device import to_device
 
 from lstm_edge import DataConfig, TrainConfig, deployable, train
-from lstm_edge_exporters.quantization import Samples
+from lstm_edge_exporters.quantize import Samples
 from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 from lstm_edge_runtime import Model
 

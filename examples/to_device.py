@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.quantization import QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantize import QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_exporters.verify.expected import against_module
 from lstm_edge_exporters.verify.file import open_file
@@ -42,12 +42,12 @@ def to_device(
     print(f"validate: passed, {sum(len(group.checks) for group in report.groups)} checks")
 
     made = quantize(path, QuantizeConfig(weights_only=True), samples)
-    made.save(small, force=True)
+    made.save(small)
     judged = made.judgement
-    kept = f"{judged.agreement:.1%} of the labels stay" if judged.agreement is not None else ""
-    if judged.rmse is not None:
-        kept = "RMSE {:.4g}, was {:.4g}".format(*reversed(judged.rmse))
-    print(f"quantize: {len(made.model):,} bytes, {kept} on {made.judged_on}")
+    kept = f"outputs change by at most {max(judged.change.values()):.2%} of their range"
+    if judged.agreement is not None:
+        kept = f"{judged.agreement:.1%} of the labels stay"
+    print(f"quantize: {len(made.model):,} bytes, {kept} on {judged.cases} samples")
 
     model = load(small)
     if not model.selftest().ok:

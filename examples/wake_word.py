@@ -11,7 +11,7 @@ from to_device import to_device
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig
-from lstm_edge_exporters.quantization import Samples
+from lstm_edge_exporters.quantize import Samples
 from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Signal, Task

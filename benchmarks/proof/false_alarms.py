@@ -1,204 +1,156 @@
-"""Export and validate healthy networks and count refusals and alarms: there must be none.
+"""Is a healthy network ever refused? Export, validate and run random ones; there must be no alarm.
 
-    python -m benchmarks.proof.false_alarms --count 2000 --python OLD/bin/python    # needs lstm-edge[export]
+    python -m benchmarks.proof.false_alarms --count 100 --python OLD/bin/python    # needs lstm-edge[export]
 
 Networks are drawn over the forms of ``healthy.py``, from a seed that is new each run and printed; ``--seed``
-repeats a run and ``--only`` single networks of it. Four in a row differ in their weights and examples alone.
-Each is exported, which verifies it, and validated with ``--quick``. Its golden cases and cases of other sizes
-are then run in every engine, each in a process of its own, and compared by the same limits: onnxruntime of
-this interpreter and of each ``--python``, and the native engine with each instruction set of this machine,
-where it covers the network. Every twentieth network is converted to C, which compares that with onnxruntime.
-Exit status 1: a refusal or an alarm.
+repeats a run. Each is exported, which verifies it, and validated with ``--quick``. Its golden cases and cases
+of other sizes then run on onnxruntime of this interpreter, on those of each ``--python``, and, where covered,
+on the C library, and are compared by the same limits. Exit status 1: a refusal or an alarm.
 """
 
-import multiprocessing
+import contextlib
 import secrets
+import subprocess
 import sys
 import tempfile
 import time
 import warnings
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from benchmarks.common import parser, print_machine, table
-from benchmarks.proof.engines import Engine, EngineError, open_engines
-from benchmarks.proof.healthy import FORMS, Network, draw_network
+from benchmarks.common import parser, print_machine, quiet, run, table
+from benchmarks.proof.healthy import FORMS, draw_network
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.verify.compare import Pair, compare_all
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_exporters.verify.expected import Expected, against_module
 from lstm_edge_exporters.verify.file import ModelFile, open_file
 from lstm_edge_exporters.verify.float64 import Graph64
 from lstm_edge_exporters.verify.validate import validate
-from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError
+from lstm_edge_runtime.errors import LstmEdgeError, MissingDependencyError, UnsupportedError
+from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.selftest import compare_golden
-from lstm_edge_runtime.tolerance import Comparison
-
-__all__ = ["Tally", "examine", "main"]
 
 SIZES = ((1, 1), (3, 7), (2, 60))
 """``(N, L)`` that engines are compared at."""
-DRAWS = 4
-"""Networks in a row that differ in weights and example alone."""
-C_EVERY = 20
-"""One in this number of networks is converted to C, as compiling takes long."""
+Feeds = Mapping[str, Array]
+_OLD = """
+import sys
+import numpy as np
+import onnxruntime
+options = onnxruntime.SessionOptions()
+options.intra_op_num_threads, options.log_severity_level = 1, 4
+session = onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
+names = [output.name for output in session.get_outputs()]
+np.savez(sys.argv[3], **dict(zip(names, session.run(names, dict(np.load(sys.argv[2]))))))
+"""
 
 
-@dataclass
-class Tally:
-    """What the networks of one form gave."""
+class Result(NamedTuple):
+    """One network's checks, the engines that ran it with their largest error by its limit, and its alarms."""
 
-    networks: int = 0
-    checks: int = 0
-    in_c: int = 0
-    """Networks compared in C."""
-    ran: Counter[str] = field(default_factory=Counter)
-    """Networks that an engine ran, by its name."""
-    worst: dict[str, float] = field(default_factory=dict)
-    """The largest error, as a fraction of its limit, by engine."""
-    problems: list[str] = field(default_factory=list)
-
-    def add(self, other: "Tally") -> None:
-        """Count another tally's networks too."""
-        for name in ("networks", "checks", "in_c", "problems"):
-            setattr(self, name, getattr(self, name) + getattr(other, name))
-        self.ran += other.ran
-        for name, ratio in other.worst.items():
-            self.worst[name] = max(ratio, self.worst.get(name, 0.0))
+    form: str
+    checks: int
+    errors: Mapping[str, float]
+    alarms: Sequence[str]
 
 
 def main() -> int:
-    """Examine ``--count`` networks and print the table."""
+    """Examine ``--count`` networks and print the tables."""
     options = parser(__doc__)
     options.add_argument("--count", type=int, default=100)
     options.add_argument("--seed", type=int, help="of an earlier run; new each time by default")
-    options.add_argument("--only", type=int, nargs="*", help="these networks of the run, by their numbers")
-    options.add_argument("--jobs", type=int, default=1, help="processes, with one thread each")
+    options.add_argument("--processes", type=int, default=1)
     options.add_argument("--python", nargs="*", default=[], help="interpreters with other onnxruntimes")
     chosen = options.parse_args()
     seed = secrets.randbits(32) if chosen.seed is None else chosen.seed
-    print(f"seed {seed}", flush=True)
-    tallies: dict[str, Tally] = defaultdict(Tally)
-    began, done = time.perf_counter(), 0
-    numbers = range(chosen.count) if chosen.only is None else chosen.only
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(chosen.jobs, initializer=_start, initargs=(chosen.python,)) as pool:
-        each = partial(examine_number, seed)
-        for form, tally in pool.imap_unordered(each, numbers, chunksize=DRAWS):
-            tallies[form].add(tally)
-            done += 1
-            for problem in tally.problems:
-                print(problem, flush=True)
-            if done % 20 == 0:
-                print(f"{done}/{len(numbers)}", file=sys.stderr, flush=True)
-    print_tables(tallies)
-    print(f"\n{done} networks, seed {seed}, {time.perf_counter() - began:.0f} s")
-    print_machine("torch")
-    return int(any(tally.problems for tally in tallies.values()))
+    began = time.perf_counter()
+    with ProcessPoolExecutor(chosen.processes, get_context("spawn")) as pool:
+        results = list(pool.map(partial(examine, seed, chosen.python), range(chosen.count)))
+    for result in results:
+        for alarm in result.alarms:
+            print(f"{result.form}: {alarm}")
+    counts, alarms = (Counter(r.form for r in results), Counter(r.form for r in results if r.alarms))
+    print(table(["form", "networks", "with alarms"], [[form, counts[form], alarms[form]] for form in counts]))
+    ran = Counter(name for result in results for name in result.errors)
+    worst = {name: max(result.errors.get(name, 0.0) for result in results) for name in ran}
+    print("\n" + table(["engine", "networks", "largest error / limit"],
+                       [[name, ran[name], f"{worst[name]:.2f}"] for name in ran]))  # fmt: skip
+    checks = sum(result.checks for result in results)
+    print(f"\n{chosen.count} networks, {checks} checks, seed {seed}, {time.perf_counter() - began:.0f} s")
+    print_machine("onnxruntime", "torch")
+    return int(bool(alarms))
 
 
-def _start(pythons: Sequence[str]) -> None:
-    torch.set_num_threads(1)
-    _engines.extend(open_engines(pythons))
-
-
-_engines: list[Engine] = []
-"""Of this process."""
-
-
-def examine_number(seed: int, number: int) -> tuple[str, Tally]:
-    """Return the form of network ``number`` of a run and what it gave."""
-    layers, rng = number // DRAWS, np.random.default_rng
-    form, tally = FORMS[layers % len(FORMS)], Tally()
-    examine(draw_network(form, rng((seed, layers)), rng((seed, number))), tally, number, _engines)
-    tally.problems = [f"network {number}, {problem}" for problem in tally.problems]
-    return form, tally
-
-
-def examine(network: Network, tally: Tally, number: int, engines: Sequence[Engine] = ()) -> list[str]:
-    """Export, validate and measure one network; gives what was refused or raised an alarm."""
-    tally.networks += 1
-    found = []
+def examine(seed: int, pythons: Sequence[str], number: int) -> Result:
+    """Export, validate and run network ``number`` of a seed."""
+    quiet()
+    form, rng = FORMS[number % len(FORMS)], np.random.default_rng((seed, number))
+    network = draw_network(form, rng)
+    errors: dict[str, float] = {}
     with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
         warnings.simplefilter("ignore")
         path = Path(folder) / "model.onnx"
         try:
             export(network.module, network.example, ExportConfig()).save(path)
         except LstmEdgeError as error:
-            tally.problems.append(f"{network.about}: refused: {error}")
-            return tally.problems[-1:]
+            return Result(form, 0, errors, [f"network {number}, {network.about}: refused: {error}"])
         file = open_file(path)
         against = against_module(network.module, file, network.example)
         report = validate(file, against, ValidateConfig(seed=number, quick=True))
-        tally.checks += report.count("passed") + report.count("failed")
-        checks = ((group.title, check) for group in report.groups for check in group.checks)
-        found += [
+        checks = [(group.title, check) for group in report.groups for check in group.checks]
+        alarms = [
             f"{title}: {each.name}: {each.message}" for title, each in checks if each.status == "failed"
         ]
-        found += _compare(file, against, engines, tally)
-        if number % C_EVERY == 0:
-            try:
-                to_c(path)
-                tally.in_c += 1
-            except CheckFailedError as error:
-                found.append(f"C: {error}")
-            except LstmEdgeError:
-                pass
-    found = [f"{network.about}: {each}" for each in found]
-    tally.problems += found
-    return found
+        alarms += _run_engines(file, against, pythons, errors)
+    return Result(
+        form, len(checks), errors, [f"network {number}, {network.about}: {each}" for each in alarms]
+    )
 
 
-def _compare(file: ModelFile, against: Expected, engines: Sequence[Engine], tally: Tally) -> Iterator[str]:
+def _engines(file: ModelFile, pythons: Sequence[str]) -> Iterator[tuple[str, Callable[[Feeds], Feeds]]]:
+    yield "onnxruntime", file.runner()
+    with contextlib.suppress(UnsupportedError, MissingDependencyError):
+        yield ".lep", file.native_runner()
+    for python in pythons:
+        yield _version(python), partial(_run_old, python, file.path)
+
+
+def _version(python: str) -> str:
+    return f"onnxruntime {run(python, '-c', 'import onnxruntime; print(onnxruntime.__version__)').strip()}"
+
+
+def _run_old(python: str, path: Path, feeds: Feeds) -> Feeds:
+    calls, results = path.with_suffix(".calls.npz"), path.with_suffix(".results.npz")
+    np.savez(calls, **feeds)
+    subprocess.run([python, "-c", _OLD, path, calls, results], check=True)
+    with np.load(results) as arrays:
+        return dict(arrays)
+
+
+def _run_engines(
+    file: ModelFile, against: Expected, pythons: Sequence[str], errors: dict[str, float]
+) -> Iterator[str]:
     """Compare every engine with the graph in float64, and replay the golden cases in each."""
-    manifest = file.manifest
-    assert manifest.golden is not None
-    pair = Pair(manifest, Graph64(against.exact), against.reference, file.runner())
-    recorded = (manifest.golden, *manifest.golden.more)
+    golden = file.manifest.golden
+    assert golden is not None
+    pair = Pair(file.manifest, Graph64(against.exact), against.reference, file.runner())
     calls = [against.cases.case(n, length, at_reset=True, full=True).feeds for n, length in SIZES]
-    known = [(pair.exact(feeds), pair.limits(feeds)) for feeds in calls]
-    for engine in engines:
-        try:
-            results = engine.run(file.path.read_bytes(), [each.inputs for each in recorded] + calls)
-        except EngineError as error:
-            if error.kind not in ("UnsupportedError", "MissingDependencyError"):
-                yield f"{engine.name}: {error}"
-            continue
-        tally.ran[engine.name] += 1
-        for golden, got in zip(recorded, results, strict=False):
-            yield from _judge(engine, tally, "golden case", compare_golden(golden, got))
-        for feeds, (exact, limits), got in zip(calls, known, results[len(recorded) :], strict=True):
-            records = compare_all(got, exact, limits)
-            yield from _judge(engine, tally, f"{manifest.steps(feeds)} steps", records)
-
-
-def _judge(engine: Engine, tally: Tally, what: str, records: Sequence[Comparison]) -> Iterator[str]:
-    tally.worst[engine.name] = max(tally.worst.get(engine.name, 0.0), *(each.ratio for each in records))
-    yield from (f"{engine.name}, {what}: {record}" for record in records if not record.ok)
-
-
-def print_tables(tallies: Mapping[str, Tally]) -> None:
-    """Print one line per form, and one per engine."""
-    rows, total = [], Tally()
-    for form in filter(tallies.__contains__, FORMS):
-        tally = tallies[form]
-        total.add(tally)
-        counts = (tally.networks, tally.checks, tally.in_c)
-        rows.append([form, *counts, len(tally.problems)])
-    head = ["form", "networks", "checks", "in C", "alarms"]
-    print(table(head, rows))
-    rows = []
-    for name, count in total.ran.items():
-        alarms = sum(f": {name}, " in problem or f": {name}: " in problem for problem in total.problems)
-        rows.append([name, count, f"{total.worst[name]:.2f}", alarms])
-    print("\n" + table(["engine", "networks", "largest error by its limit", "alarms"], rows))
+    for name, engine in _engines(file, pythons):
+        records = [
+            each for case in (golden, *golden.more) for each in compare_golden(case, engine(case.inputs))
+        ]
+        for feeds in calls:
+            records += compare_all(engine(feeds), pair.exact(feeds), pair.limits(feeds))
+        errors[name] = max(each.ratio for each in records)
+        yield from (f"{name}: {record}" for record in records if not record.ok)
 
 
 if __name__ == "__main__":

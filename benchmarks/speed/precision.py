@@ -7,7 +7,7 @@ gives the accuracy; the weights of the other networks are random.
 """
 
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from lstm_edge import LSTM1, train
 from lstm_edge.checkpoint import Run, deployable
 from lstm_edge.demo import TRAINING
 from lstm_edge_exporters import export
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.quantization.precision import detect_target
+from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantize.precision import detect_target
 from lstm_edge_runtime import load
 
 VARIANTS = {
@@ -47,7 +47,7 @@ def files_of(name: str, folder: Path) -> dict[str, Path]:
     for variant, config in VARIANTS.items():
         made[variant] = folder / f"{name}-{variant.replace(' ', '-')}.onnx"
         loose = replace(config, budget=Budget(agreement=0, drift=9, change=9))
-        quantize(made["float"], loose).save(made[variant], force=True)
+        quantize(made["float"], loose).save(made[variant])
     return made
 
 
@@ -83,7 +83,7 @@ def judge_demo(folder: Path) -> dict[str, dict[str, Any]]:
         samples = Samples({"x": data["x"][held_out]}, targets=data["y"][held_out])
     made = {variant: quantize(source, config, samples) for variant, config in VARIANTS.items()}
     return {
-        variant: {"bytes": len(each.model) / each.bytes_before, **each.judgement.to_dict()}
+        variant: {"bytes": len(each.model) / each.bytes_before, **asdict(each.judgement)}
         for variant, each in made.items()
     }
 
@@ -94,7 +94,7 @@ def print_demo(judged: dict[str, dict[str, Any]]) -> int:
     for variant, found in judged.items():
         before, after = found["accuracy"]
         missed += found["agreement"] < 0.975 or (before - after) * found["cases"] > 1
-        drift = max(state["share"] for state in found["drift"].values())
+        drift = max(found["drift"].values())
         figures = (f"{value:.4g}" for value in (found["agreement"], before, after, drift, found["bytes"]))
         rows.append([variant, *figures])
     print(table(["demo", "labels that agree", "accuracy, float", "accuracy", "state drift", "bytes"], rows))

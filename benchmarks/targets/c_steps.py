@@ -77,7 +77,7 @@ def main() -> None:
         root, lstm_edge = Path(folder), Path(sys.executable).with_name("lstm-edge")
         run(lstm_edge, "demo", "-o", root)
         files = {"fp32": root / "basic_motions.onnx", "int8": root / "int8.onnx"}
-        run(lstm_edge, "quantize", files["fp32"], "-o", files["int8"], "--force")
+        run(lstm_edge, "quantize", files["fp32"], "-o", files["int8"])
         made = {kind: to_c(path, name="har") for kind, path in files.items()}
         networks = {kind: library.save(root / f"{kind}_c") for kind, library in made.items()}
         rows = []

@@ -12,7 +12,7 @@ import onnx
 
 from benchmarks.common import CLASSES, ROOT, SIZES, parser, print_machine, run, table
 from benchmarks.speed.models import write_model
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 
@@ -32,7 +32,7 @@ def write(folder: Path, size: str) -> None:
     (folder / f"{size}.lep").write_bytes(to_native(path))
     loose = QuantizeConfig("int8", budget=Budget(agreement=0, drift=9, change=9))
     x = np.random.default_rng(0).normal(size=(4, 16, SIZES[size][0])).astype(np.float32)
-    quantize(path, loose, Samples({"x": x})).save(folder / f"{size}-int8.onnx", force=True)
+    quantize(path, loose, Samples({"x": x})).save(folder / f"{size}-int8.onnx")
     (folder / f"{size}-int8.lep").write_bytes(to_native(folder / f"{size}-int8.onnx"))
 
 

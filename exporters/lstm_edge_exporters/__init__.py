@@ -8,12 +8,12 @@ import typing as _typing
 from lstm_edge_runtime.lazy import lazy_names as _lazy_names  # first: it switches telemetry off
 
 from .export import export
+from .quantize import quantize
 
 if _typing.TYPE_CHECKING:
     from .export.artifact import Artifact
     from .export.config import ExportConfig
-    from .quantization.config import QuantizeConfig
-    from .quantization.pipeline import quantize
+    from .quantize.config import QuantizeConfig
 
 __all__ = ["Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
 
@@ -22,7 +22,6 @@ __getattr__, __dir__ = _lazy_names(
     {
         "Artifact": ".export.artifact",
         "ExportConfig": ".export.config",
-        "QuantizeConfig": ".quantization.config",
-        "quantize": ".quantization.pipeline",
+        "QuantizeConfig": ".quantize.config",
     },
 )

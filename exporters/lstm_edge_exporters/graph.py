@@ -6,6 +6,7 @@ A graph pass is a function that takes an ``ir.Model`` and changes it in place, s
 elsewhere, ``graph.append`` them, name what they compute by ``UniqueNames``, and ``graph.sort()`` at the end.
 """
 
+import hashlib
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from onnx_ir.serde import SerdeError
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
+from lstm_edge_runtime.onnx_file import DIGEST
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
@@ -228,12 +230,14 @@ def to_bytes(model: ir.Model) -> bytes:
 
 
 def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """Return the bytes of ``proto`` with ``manifest`` in it, instead of any that it has."""
+    """Return the bytes of ``proto`` with ``manifest`` and a digest in it, instead of any that it has."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.metadata_props[:]
-    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key != KEY)
+    digest = hashlib.sha256(copy.SerializeToString(deterministic=True)).hexdigest()
+    copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key not in (KEY, DIGEST))
     copy.metadata_props.add(key=KEY, value=manifest.to_json())
+    copy.metadata_props.add(key=DIGEST, value=digest)
     return bytes(copy.SerializeToString(deterministic=True))
 
 

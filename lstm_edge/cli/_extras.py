@@ -25,22 +25,22 @@ def extra_modules(extra: str) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def needing(extra: str, what: str) -> Iterator[None]:
-    """Context for imports that a verb, or one of its options, needs from an extra.
+def needing(extra: str, verb: str) -> Iterator[None]:
+    """Context for a verb, or one of its options, that needs an extra.
 
     Raises:
         MissingDependencyError: names the package that is missing and the extra that installs it.
     """
+    if extra == "export":  # torch.onnx logs a line for every torchvision operator that it does not use
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     try:
         yield
-        if extra == "export":  # torch.onnx logs a line for every torchvision operator that it does not use
-            logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
     except ImportError as error:
         package = (error.name or "").partition(".")[0]
-        if not package or package.startswith(
-            "lstm_edge"
-        ):  # our own module, or an installed one that fails to import
+        if (
+            not extra or not package or package.startswith("lstm_edge")
+        ):  # an installed one that fails to import
             raise
         raise MissingDependencyError(
-            f"lstm-edge {what} needs {package}, which is not installed; {install_command(extra)}"
+            f"lstm-edge {verb} needs {package}, which is not installed; {install_command(extra)}"
         ) from error

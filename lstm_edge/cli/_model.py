@@ -1,49 +1,30 @@
 """Open a model for a verb, and the options for it."""
 
-import functools
-from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
-
-import click
+from typing import TYPE_CHECKING, Literal
 
 from lstm_edge.data.config import DATA_SUFFIXES
 from lstm_edge.run_files import CHECKPOINT_SUFFIXES, is_run
+from lstm_edge_exporters.options import check_options, option
 from lstm_edge_runtime.errors import InputError
-
-from ._options import combined
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 
-class ModelOptions(NamedTuple):
+@dataclass(frozen=True)
+class ModelOptions:
     """How a verb opens a model; see ``lstm_edge_runtime.load``."""
 
-    device: "Literal['cpu', 'cuda']" = "cpu"
-    threads: int = 1
+    device: Literal["cpu", "cuda"] = option(
+        "cpu", "Device; cuda is an error if it is not actually used.", choices=("cpu", "cuda")
+    )
+    threads: int = option(1, "Number of threads per operator.", low=1)
 
-
-_options = combined(
-    click.option(
-        "--device",
-        type=click.Choice(["cpu", "cuda"]),
-        default="cpu",
-        help="Device; cuda is an error if it is not actually used.",
-    ),
-    click.option("--threads", type=click.IntRange(1), default=1, help="Number of threads per operator."),
-)
-
-
-def model_options(function: Callable[..., None]) -> Callable[..., None]:
-    """Add ``--device`` and ``--threads``, passed on as ``options``."""
-
-    @functools.wraps(function)
-    def call(**given: Any) -> None:
-        function(options=ModelOptions(**{name: given.pop(name) for name in ModelOptions._fields}), **given)
-
-    added: Callable[..., None] = _options(call)
-    return added
+    def __post_init__(self) -> None:
+        """Raise InputError for a value that does not fit."""
+        check_options(self)
 
 
 def check_model_path(path: Path) -> None:
@@ -52,17 +33,14 @@ def check_model_path(path: Path) -> None:
     Raises:
         InputError: ``path`` is one of these.
     """
+    kind, name = "a PyTorch checkpoint", path.stem
     if is_run(path):
-        raise InputError(
-            f"{path} is a run folder, expected an .onnx file; run lstm-edge export {path} -o {path.name}.onnx"
-        )
-    if path.suffix in CHECKPOINT_SUFFIXES:
-        raise InputError(
-            f"{path} is a PyTorch checkpoint, expected an .onnx file; run lstm-edge export {path} -o "
-            f"{path.stem}.onnx"
-        )
-    if path.suffix in DATA_SUFFIXES:
+        kind, name = "a run folder", path.name
+    elif path.suffix in DATA_SUFFIXES:
         raise InputError(f"{path} is a data file, expected an .onnx file; MODEL is the first argument")
+    elif path.suffix not in CHECKPOINT_SUFFIXES:
+        return
+    raise InputError(f"{path} is {kind}, expected an .onnx file; run lstm-edge export {path} -o {name}.onnx")
 
 
 def open_model(path: Path, options: ModelOptions) -> "Model":
@@ -73,5 +51,4 @@ def open_model(path: Path, options: ModelOptions) -> "Model":
     """
     from lstm_edge_runtime import load
 
-    check_model_path(path)
-    return load(path, **options._asdict())
+    return load(path, device=options.device, threads=options.threads)

@@ -1,4 +1,4 @@
-"""Output of verbs: tables, JSON documents, and progress on standard error."""
+"""Output of verbs: a report as text or JSON, notes, and progress on standard error."""
 
 import contextlib
 import json
@@ -6,34 +6,115 @@ import math
 import shutil
 import sys
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_edge_runtime.axes import describe
-from lstm_edge_runtime.errors import InputError, counted, one_line, printable
-
-if TYPE_CHECKING:
-    from lstm_edge_runtime.manifest import Manifest, StateSpec
+from lstm_edge_runtime.errors import counted, one_line, printable
 
 
-def check_onnx_target(target: Path) -> None:
-    """Check early whether an .onnx file can be written there; raises as ``check_target``, and InputError."""
-    from lstm_edge_runtime.files import check_target
+@dataclass(frozen=True)
+class Report:
+    """The result of a verb. Its text and its JSON are made from one document."""
 
-    check_target(target)
-    if target.suffix != ".onnx":
-        raise InputError(f"{target} is not named .onnx; use -o {target.with_suffix('.onnx')}")
+    document: Any
+    """A mapping, or the rows of one table. Values may also be paths, arrays, and classes with fields."""
+    title: str = ""
+    hidden: Collection[str] = ()
+    """Entries of the document that the text does not have."""
+    next: Sequence[str] = ()
+    """Commands to go on with, for the text."""
+    error: BaseException | None = None
+    """Raised after the report has been printed."""
 
 
-def echo_json(document: Any) -> None:
-    """Print one JSON document on standard output."""
-    click.echo(json.dumps(document, indent=2, allow_nan=False))
+_EMPTY: tuple[Any, ...] = (None, "", [], {})
+
+
+def print_report(report: Report, *, as_json: bool) -> None:
+    """Print a report; raises its error."""
+    document = plain(report.document)
+    if as_json:
+        click.echo(json.dumps(document, indent=2, allow_nan=False))
+    else:
+        _print_text(report, document if isinstance(document, dict) else {report.title: document})
+    if report.error is not None:
+        raise report.error
+
+
+def plain(value: Any) -> Any:
+    """Return a value as JSON has it: numbers that are not finite as None, classes with fields as mappings."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
+    if isinstance(value, Mapping):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return str(value) if isinstance(value, Path) else value
+
+
+def _print_text(report: Report, document: Mapping[str, Any]) -> None:
+    """Print lists of mappings as tables, and other entries that are not empty as lines."""
+    if report.title and report.title not in document:
+        Screen().print(report.title, style="bold")
+    for key, value in document.items():
+        name = key.replace("_", " ")
+        if key in report.hidden or value in _EMPTY:
+            continue
+        if isinstance(value, list) and isinstance(value[0], dict):
+            print_table(name, value)
+            continue
+        lines = {name: value}
+        if isinstance(value, dict) and not all(isinstance(entry, int | float) for entry in value.values()):
+            lines = {f"{name} {part}": entry for part, entry in value.items() if entry not in _EMPTY}
+        for what, entry in [("note", each) for each in value] if key == "notes" else lines.items():
+            echo(f"{what}: {to_text(entry)}")
+    for command in report.next:
+        echo(f"next: {command}")
+
+
+def to_text(value: Any) -> str:
+    """Return a plain value in one line."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {to_text(each)}".strip() for name, each in value.items())
+    if isinstance(value, list):
+        texts = list(map(to_text, value))
+        mark = "; " if any(", " in text for text in texts) else ", "
+        return "an array" if any(isinstance(each, list) for each in value) else mark.join(texts)
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: ""}[value]
+    if isinstance(value, float):
+        return f"{value:,.1f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a table, without empty columns; markup and escape sequences have no effect."""
+    used = {name for row in rows for name, value in row.items() if value not in _EMPTY}
+    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name in used]
+    table = Table(title=Text(printable(title), style="bold"), title_justify="left", header_style="bold")
+    for name in names:
+        table.add_column(Text(printable(name.replace("_", " "))), overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(printable(to_text(row.get(name)))) for name in names))
+    Screen().print(table)
+
+
+_WIDE = 500
+"""Columns of a pipe, so that no cell is wrapped."""
 
 
 class Screen(Console):
@@ -43,6 +124,8 @@ class Screen(Console):
         """Write to standard output or standard error; ``options`` as rich's ``Console``."""
         super().__init__(stderr=stderr, highlight=False, markup=False, soft_wrap=True, **options)
         self.soft_wrap = not self.is_terminal  # a terminal wraps inside of words
+        if not self.is_terminal:
+            self.width = _WIDE
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as rich's ``Console``, with escape sequences in texts escaped."""
@@ -72,52 +155,20 @@ def note(text: str) -> None:
     echo_prose(f"note: {text}")
 
 
-def note_resets(every: int | None, consequence: str, *, sliding: bool = False) -> None:
+def note_resets(every: int | None, consequence: str) -> None:
     """Print a note for a network whose training windows each started from reset.
 
     Args:
         every: number of steps of the window; None if unknown.
         consequence: the resulting behavior, with a placeholder for the number of steps.
-        sliding: True if the verb has --window.
     """
     if every is None:
         note(
-            "each training sample started from reset; states are carried on anyway, unless --reset-every "
-            "is given"
+            "training samples started from reset; states are carried on anyway, unless --reset-every is given"
         )
     else:
-        note(
-            f"each training window started from reset, so "
-            f"{consequence.format(counted(every, 'step'))}; --reset-every never carries states on"
-            + (f", --window {every} gives a result at every step as in training" * sliding)
-        )
-
-
-def print_table(title: str, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; title and cells are plain text: markup and escape sequences have no effect."""
-    table = Table(title=Text(printable(title), style="bold"), title_justify="left", header_style="bold")
-    for name in header:
-        table.add_column(name, overflow="fold")
-    for row in rows:
-        table.add_row(*(Text(printable(str(cell))) for cell in row))
-    Screen().print(table)
-
-
-def print_interface(title: str, manifest: "Manifest", states: "Iterable[StateSpec]") -> None:
-    """Print a table of a file's inputs, states and outputs."""
-    rows = [("input", spec.name, spec.dtype, describe(spec.axes), "") for spec in manifest.inputs]
-    rows += [
-        (
-            "state",
-            f"{spec.input} -> {spec.output}",
-            spec.dtype,
-            describe(spec.axes),
-            f"{spec.reset:g}" if isinstance(spec.reset, float) else "learned",
-        )
-        for spec in states
-    ]
-    rows += [("output", spec.name, spec.dtype, describe(spec.axes), "") for spec in manifest.outputs]
-    print_table(title, ("", "name", "dtype", "axes", "reset"), rows)
+        found = consequence.format(counted(every, "step"))
+        note(f"each training window started from reset, so {found}; --reset-every never carries states on")
 
 
 _LINES = 20
@@ -139,19 +190,15 @@ def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.table import Column
 
+    cut = Column(no_wrap=True, overflow="ellipsis", ratio=1)
     columns = (
         TextColumn("{task.percentage:3.0f} %"),
         BarColumn(bar_width=10),
-        TextColumn(
-            "{task.description}",
-            markup=False,
-            table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-        ),
+        TextColumn("{task.description}", markup=False, table_column=cut),
         TimeRemainingColumn(),
         TextColumn("left"),
     )
-    screen = Screen(stderr=True)
-    with Progress(*columns, console=screen, transient=True, expand=True) as bar:
+    with Progress(*columns, console=Screen(stderr=True), transient=True, expand=True) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda done, what: bar.update(task, completed=done, description=printable(what))
 

@@ -3,38 +3,41 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import click
 import numpy as np
 
+from lstm_edge_exporters.options import check_options, option
 from lstm_edge_runtime.errors import ContractError, InputError, counted
 
-from ._model import ModelOptions, model_options, open_model
-from ._options import json_option, models_argument
-from ._output import echo_json, print_table
+from ._model import ModelOptions, open_model
+from ._options import models_argument, options_of, verb
+from ._output import Report
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 _STEPS = 100  # in a call of a file that can't be streamed
-_COLUMNS = ("file", "engine", "call", "p50_us", "p99_us")
 
 
-@click.command("bench")
+@dataclass(frozen=True)
+class BenchConfig:
+    """What is measured."""
+
+    seconds: float = option(5.0, "Approximate total time.", above=0)
+    streams: int = option(64, "Number of streams that share a call.", low=1)
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value that does not fit."""
+        check_options(self)
+
+
+@verb("bench")
 @models_argument
-@click.option(
-    "--seconds", type=click.FloatRange(min=0, min_open=True), default=5.0, help="Approximate total time."
-)
-@click.option(
-    "--streams", type=click.IntRange(min=1), default=64, help="Number of streams that share a call."
-)
-@model_options
-@json_option
-def command(
-    models: tuple[Path, ...], seconds: float, streams: int, options: ModelOptions, as_json: bool
-) -> None:
+@options_of(config=BenchConfig, options=ModelOptions)
+def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions) -> Report:
     """Measure the time of a step of MODELS on this machine.
 
     Rows are one step of one stream (or one unit, if the file takes several steps at a time), and one call for
@@ -49,14 +52,14 @@ def command(
         calls: dict[tuple[str, str, str], Callable[[], object]] = {}
         for path in models:
             model = opened.enter_context(open_model(path, options))
-            for name, call in _calls(model, streams).items():
+            for name, call in _calls(model, config.streams).items():
                 calls[str(path), model.engine, name] = call
-        times = _interleave(calls, seconds)
-    rows = [(*key, *np.percentile(found, (50, 99)) / 1e3) for key, found in times.items()]
-    if as_json:
-        echo_json([dict(zip(_COLUMNS, row, strict=True)) for row in rows])
-    else:
-        print_table("", _COLUMNS, ([*row[:3], f"{row[3]:.1f}", f"{row[4]:.1f}"] for row in rows))
+        times = _interleave(calls, config.seconds)
+    rows = []
+    for (file, engine, name), found in times.items():
+        p50, p99 = (np.percentile(found, (50, 99)) / 1e3).tolist()
+        rows.append({"file": file, "engine": engine, "call": name, "p50_us": p50, "p99_us": p99})
+    return Report(rows)
 
 
 def _calls(model: "Model", streams: int) -> dict[str, Callable[[], object]]:

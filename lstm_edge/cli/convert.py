@@ -1,8 +1,7 @@
 """``lstm-edge convert``: convert a file to another format. Each target is one entry of ``_TARGETS``."""
 
 import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable
 from importlib.resources import as_file, files
 from inspect import signature
 from pathlib import Path
@@ -19,27 +18,14 @@ from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._extras import needing
-from ._model import check_model_path
-from ._options import PATH, json_option, model_argument
-from ._output import echo, echo_json, note, print_table
+from ._options import PATH, model_argument, verb
+from ._output import Report, note
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.targets.web import PageSignal
 
 
-@dataclass(frozen=True)
-class _Written:
-    """Files written by a conversion, for display."""
-
-    title: str
-    sizes: Mapping[str, int]
-    """Size of each file in bytes, by path."""
-    document: dict[str, Any]
-    """JSON document of the results, without the output path."""
-    notes: Sequence[str] = ()
-
-
-def _to_native(model: Path, output: Path) -> _Written:
+def _to_native(model: Path, output: Path) -> Report:
     if output.suffix != ".lep":
         raise InputError(f"{output} is not named .lep; use -o {output.with_suffix('.lep')}, or --to c or web")
     check_target(output)
@@ -48,59 +34,56 @@ def _to_native(model: Path, output: Path) -> _Written:
 
     content = to_native(model)
     write_bytes(output, content)
-    before, after = model.stat().st_size, len(content)
-    document = {"bytes": {"before": before, "after": after}}
-    return _Written("native program", {str(model): before, str(output): after}, document)
+    return Report({"output": output, "bytes": {"before": model.stat().st_size, "after": len(content)}})
 
 
-def _to_c(model: Path, output: Path, name: str | None = None) -> _Written:
+def _to_c(model: Path, output: Path, name: str | None = None) -> Report:
     with needing("export", "convert --to c"):
         from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
     check_c_folder(output, model, name)
     made = to_c(model, name)
-    folder = made.save(output)
-    sizes = {path: len(text.encode()) for path, text in made.files.items()}
-    notes = [
-        f"self-test: passed here, largest difference from onnxruntime {made.difference:.2g}",
-        f"flash: {made.constants:,} bytes of constants, and code",
-        f"RAM: {made.state:,} bytes of state a source, {made.work:,} bytes of working memory a call",
-        f"next: {folder / 'src' / made.name}.h",
-    ]
+    header = made.save(output) / "src" / f"{made.name}.h"
     document = {
+        "output": output,
         "name": made.name,
-        "bytes": sizes,
+        "bytes": {path: len(text.encode()) for path, text in made.files.items()},
         "constants": made.constants,
         "state": made.state,
         "work": made.work,
         "max_abs": made.difference,
+        "notes": [
+            "self-test: passed here",
+            "bytes of flash: constants, and code; of RAM: state per source, and work per call",
+            f"include {header}",
+        ],
     }
-    return _Written("C99", {str(output / path): size for path, size in sizes.items()}, document, notes)
+    return Report(document)
 
 
-def _to_web(model: Path, output: Path, data: Path | None = None) -> _Written:
+def _to_web(model: Path, output: Path, data: Path | None = None) -> Report:
     with needing("export", "convert --to web"):
         from lstm_edge_exporters.targets.web import to_site
 
     site = to_site(model, _recordings_for(model, data))
     site.save(output)
     sizes = {name: len(content) for name, content in sorted(site.files.items())}
-    look = f"preview: python -m http.server -d {shlex.quote(str(output))}"
-    return _Written("static site", sizes, {"files": sizes}, [look, "motion sensors need HTTPS on phones"])
+    notes = ["motion sensors need HTTPS on phones"]
+    preview = f"python -m http.server -d {shlex.quote(str(output))}"
+    return Report({"output": output, "files": sizes, "notes": notes}, next=[preview])
 
 
-_TARGETS: dict[str, Callable[..., _Written]] = {"c": _to_c, "web": _to_web}
+_TARGETS: dict[str, Callable[..., Report]] = {"c": _to_c, "web": _to_web}
 """Each is called with the model, the output, and those options of the verb that its signature names."""
 
 
-@click.command("convert")
+@verb("convert")
 @model_argument
 @click.option("--to", "target", type=click.Choice(list(_TARGETS)), help="Write a folder of this kind.")
 @click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
 @click.option("--data", type=PATH, help="For web: data file with recordings to replay, as for predict.")
-@json_option
-def command(model: Path, target: str | None, output: Path, as_json: bool, **options: Any) -> None:
+def command(model: Path, target: str | None, output: Path, **options: Any) -> Report:
     """Convert MODEL, an .onnx file, to another format.
 
     An .lep file is a program for the C library of lstm-edge-native and for load(), without onnxruntime; see
@@ -118,20 +101,12 @@ def command(model: Path, target: str | None, output: Path, as_json: bool, **opti
       lstm-edge convert har.onnx --to c -o har_c/
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
-    check_model_path(model)
     to_target = _TARGETS[target] if target else _to_native
     given = {name: value for name, value in options.items() if value is not None}
     if stray := [name for name in given if name not in signature(to_target).parameters]:
         kind = f"--to {target}" if target else "an .lep file"
         raise InputError(f"--{stray[0].replace('_', '-')} is not valid with {kind}; remove it")
-    written = to_target(model, output, **given)
-    if as_json:
-        echo_json({"output": str(output), **written.document})
-        return
-    rows = [(path, f"{size:,}") for path, size in written.sizes.items()]
-    print_table(written.title, ("file", "bytes"), rows)
-    for line in written.notes:
-        echo(line)
+    return to_target(model, output, **given)
 
 
 _MOST = 8

@@ -3,7 +3,6 @@
 import contextlib
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,16 +14,14 @@ from rich.console import Group
 from rich.live import Live
 from rich.text import Text
 
-from ._extras import needing
-from ._options import PATH, json_option
-from ._output import Screen, echo_json, progress
+from ._options import PATH, verb
+from ._output import Report, Screen, plain, progress
 from .train import describe_epoch
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
 
     from ..data.series import Data
-    from ..demo import Result
 
 _SPEED = 8
 """Speed of the live part on a terminal, relative to real time."""
@@ -34,12 +31,12 @@ _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", ".:-=+*#%"
 _COLORS = ("cyan", "magenta", "green", "yellow", "blue", "red")
 
 
-@click.command()
+@verb("demo", extra="export")
 @click.option(
     "-o", "--output", "folder", type=PATH, default=Path("demo-out"), metavar="FOLDER", help="Output folder."
 )
-@json_option
-def command(folder: Path, as_json: bool) -> None:
+@click.pass_context
+def command(ctx: click.Context, folder: Path) -> Report:
     """Train, export, verify and run a network on real sensor data, in about a minute.
 
     The data are activities recorded by a smart watch's accelerometer and gyroscope. The demo trains an LSTM1
@@ -51,8 +48,8 @@ def command(folder: Path, as_json: bool) -> None:
       lstm-edge demo
       lstm-edge demo -o /tmp/demo --json
     """  # noqa: D301
-    screen, started = Screen(quiet=as_json), time.monotonic()
-    with screen.status("importing torch and onnx"), needing("export", "demo"):
+    screen, started = Screen(quiet=ctx.params["as_json"]), time.monotonic()
+    with screen.status("importing torch and onnx"):
         from lstm_edge_runtime import load
 
         from .. import demo as _demo
@@ -78,18 +75,9 @@ def command(folder: Path, as_json: bool) -> None:
         with screen.status("running all held-out recordings, also in PyTorch"):
             result = _demo.measure(run, stream, held_out)
     result.check()
-    seconds = time.monotonic() - started
-    if as_json:
-        echo_json(asdict(result) | {"accuracy": result.accuracy, "seconds": seconds})
-        return
-    _conclude(screen, result, held_out.signal.sampling_rate or 1.0, seconds)
-    screen.print("\nnext:", style="bold")
-    for line in (
-        f"lstm-edge inspect {model_file}",
-        f"lstm-edge predict {model_file} {data}",
-        f"lstm-edge train {data} -o runs/wide --hidden-size 64",
-    ):
-        screen.print(f"  {line}")
+    document = {"accuracy": result.accuracy, **plain(result), "seconds": time.monotonic() - started}
+    inspect, predict = f"lstm-edge inspect {model_file}", f"lstm-edge predict {model_file} {data}"
+    return Report(document, next=[inspect, predict, f"lstm-edge train {data} -o runs/wide --hidden-size 64"])
 
 
 def _say(screen: Screen, what: str, text: str) -> None:
@@ -153,20 +141,3 @@ def timeline(
     else:
         answers.append(f"after {(first + 1) / rate:.1f} s")
     return Group(drawn, answers)
-
-
-def _conclude(screen: Screen, result: "Result", rate: float, seconds: float) -> None:
-    median, most = (
-        "never" if steps is None else f"{steps / rate:.1f} s" for steps in (result.median, result.p90)
-    )
-    recognized = f"{result.correct} of {result.recordings} recordings"
-    screen.print()
-    for name, value, about in (
-        ("held-out accuracy", f"{result.accuracy:.3f}", recognized),
-        ("one long stream", f"{result.stream_accuracy:.3f}", f"{result.changes} activities, never reset"),
-        ("change recognized", median, f"median; nine of ten within {most}"),
-        ("largest difference", f"{result.max_abs:.1e}", f"from PyTorch, {result.steps} steps"),
-        ("time per step", f"{result.step_us:.1f} us", f"median; samples come every {1e3 / rate:.0f} ms"),
-        ("total time", f"{seconds:.0f} s", ""),
-    ):
-        screen.print(Text.assemble((f"{name:<20}", "bold"), f"{value:<9}{about}"))

@@ -5,19 +5,18 @@ import math
 import os
 import platform
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from importlib import metadata
 from importlib.util import find_spec
 
-import click
 import numpy as np
 
 from lstm_edge_runtime import __version__
 from lstm_edge_runtime.errors import CheckFailedError, LstmEdgeError, first_line, install_command
 
 from ._extras import extra_modules
-from ._options import json_option
-from ._output import echo_json, print_table
+from ._options import verb
+from ._output import Report
 
 _EXTRAS = {
     "export": "for train, export, lift, validate and quantize",
@@ -42,9 +41,8 @@ class _Finding:
     advice: str = ""
 
 
-@click.command("doctor")
-@json_option
-def command(as_json: bool) -> None:
+@verb("doctor")
+def command() -> Report:
     """Check this machine: versions, working execution providers, processor, settings.
 
     Every execution provider of onnxruntime is tested with a small LSTM. Missing packages are listed with
@@ -55,17 +53,14 @@ def command(as_json: bool) -> None:
       lstm-edge doctor
     """  # noqa: D301
     findings = list(_examine())
-    if as_json:
-        echo_json([asdict(finding) for finding in findings])
-    else:
-        rows = (("ok" if each.ok else "!", each.about, each.found, each.advice) for each in findings)
-        print_table("lstm-edge doctor", ["", "item", "found", "advice"], rows)
+    error = None
     if not any(finding.about in (_CPU, "native engine") and finding.ok for finding in findings):
-        raise CheckFailedError(f"no model can run on this machine; {install_command('cpu')} in a new venv")
+        error = CheckFailedError(f"no model can run on this machine; {install_command('cpu')} in a new venv")
+    return Report(findings, "lstm-edge doctor", error=error)
 
 
 def _examine() -> Iterator[_Finding]:
-    from lstm_edge_runtime.cpu import describe_cpu
+    from lstm_edge_exporters.cpu import describe_cpu
 
     yield _Finding("lstm-edge", __version__)
     yield _Finding("python", platform.python_version())

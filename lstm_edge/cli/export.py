@@ -2,101 +2,113 @@
 
 import contextlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import numpy as np
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, counted, first_line
-from lstm_edge_runtime.files import check_target, write_bytes
+from lstm_edge_exporters.export.config import ExportConfig
+from lstm_edge_exporters.options import check_options, option, option_fields
+from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
-from ._extras import needing
-from ._options import (
-    PATH,
-    is_factory,
-    json_option,
-    names,
-    parse_pair,
-    rate,
-    scale_option,
-    seed_option,
-    stream_option,
-)
-from ._output import echo, echo_json, print_interface, progress
+from ..data.config import parse_rate
+from ._options import SCALE, is_factory, options_of, output_option, verb
+from ._output import Report
 
 if TYPE_CHECKING:
     from lstm_edge.checkpoint import Run
-    from lstm_edge_exporters import Artifact, ExportConfig
+    from lstm_edge_exporters import Artifact
 
 
-_OF_FACTORY = ("weights", "input", "step", "state", "output_names")
-"""Options that require a factory."""
-_OF_CONFIG = ("stateless", "stream", "seed")
-"""Options of every source: fields of ``ExportConfig``."""
+@dataclass(frozen=True)
+class FactoryOptions:
+    """What only a factory needs."""
+
+    weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
+    input: Mapping[str, str] = option(
+        dict,
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64:0..9999, x=N,L:16..4096:4,8 with the range "
+        "of an axis, or wave=N,4*L with an axis derived from another.",
+        metavar="x=N,L,8[:DTYPE[:LOW..HIGH]]",
+    )
+    step: bool = option(False, "One step per call: the axis L of every --input is 1.")
+    state: Mapping[str, str] = option(
+        dict,
+        "State input and output of a factory's module, if they are ambiguous; then list all pairs.",
+        metavar="INPUT=OUTPUT",
+    )
+    output_names: tuple[str, ...] = option(
+        (), "Output names of a factory's module, in order, such as logits,h_n,c_n.", metavar="NAMES"
+    )
 
 
-@click.command("export")
+@dataclass(frozen=True)
+class Description:
+    """Facts that neither a bare checkpoint nor a module has."""
+
+    task: str | None = option(
+        None,
+        "Task of the first output.",
+        choices=("classification", "regression"),
+        shown="from --labels or --units",
+    )
+    labels: str | None = option(
+        None,
+        "Classes (or names of predicted values), in order: a text file with one per line, or a,b,c.",
+        metavar="FILE|NAMES",
+    )
+    units: tuple[str, ...] = option((), "Units of predicted values, in order.", metavar="NAMES")
+    features: tuple[str, ...] = option((), "Feature names, in order.", metavar="NAMES")
+    rate: float | None = option(
+        None, "Sampling rate of the input, such as 50Hz.", metavar="RATE", parse=parse_rate
+    )
+    window: int | None = option(None, "Time steps of a training window.", low=1)
+    scale: Path | None = option(None, SCALE, metavar="FILE")
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value that does not fit."""
+        check_options(self)
+
+    @property
+    def signal(self) -> Signal:
+        """The signal that the options describe."""
+        return Signal(self.features, self.rate, self.window)
+
+    @property
+    def meaning(self) -> Task | None:
+        """The task that the options describe; None if they don't."""
+        by_options = "regression" if self.units else "classification" if self.labels else None
+        kind = self.task or by_options
+        if self.units and kind == "classification":
+            raise InputError("--units requires a regression; remove --task classification")
+        return (
+            None
+            if kind is None
+            else Task(kind, "", _read_labels(self.labels) if self.labels else (), self.units)
+        )
+
+
+@verb("export", extra="export")
 @click.argument("source")
-@click.option(
-    "-o", "--output", "outputs", type=PATH, required=True, multiple=True, help="File to write. Repeatable."
-)
-@click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
-@click.option(
-    "--input",
-    multiple=True,
-    metavar="NAME=AXES[:DTYPE[:LOW..HIGH]]",
-    help="An input of a factory's module: x=N,L,8 or tokens=N,L:int64:0..9999; x=N,L:16..4096:4,8 sets the "
-    "range of an axis, wave=N,4*L an axis derived from another. Repeatable.",
-)
-@click.option("--step", is_flag=True, help="One step per call: the axis L of every --input is 1.")
+@output_option(".onnx", ".lep", several=True, text="File to write. Repeatable.")
+@options_of(factory=FactoryOptions, description=Description)
 @click.option(
     "--lengths", is_flag=True, help="Add an input lengths, int64 (N,): number of valid steps of each row."
 )
-@click.option(
-    "--state",
-    multiple=True,
-    metavar="INPUT=OUTPUT",
-    help="State input and output of a factory's module, if they are ambiguous; then list all pairs. "
-    "Repeatable.",
-)
-@click.option(
-    "--output-names",
-    type=names,
-    default=(),
-    help="Output names of a factory's module, in order, such as logits,h_n,c_n.",
-)
-@click.option(
-    "--task",
-    type=click.Choice(["classification", "regression"]),
-    help="Task of the first output of a factory's module.  [default: from --labels or --units]",
-)
-@click.option(
-    "--labels",
-    metavar="FILE|NAMES",
-    help="Classes (or names of predicted values), in order: a text file with one per line, or a,b,c.",
-)
-@click.option("--units", type=names, default=(), help="Units of predicted values, in order.")
-@click.option("--features", type=names, default=(), help="Feature names, in order.")
-@click.option("--rate", type=rate, help="Sampling rate of the input, such as 50Hz.")
-@click.option("--window", type=click.IntRange(min=1), help="Time steps of a training window.")
-@scale_option
-@click.option(
-    "--stateless", is_flag=True, help="Keep absent, zero and learned initial states inside the graph."
-)
-@stream_option
-@seed_option
-@json_option
+@options_of(config=ExportConfig)
 def command(
     source: str,
     outputs: tuple[Path, ...],
+    factory: FactoryOptions,
+    description: Description,
     lengths: bool,
-    as_json: bool,
-    **options: Any,
-) -> None:
+    config: ExportConfig,
+    show: Callable[[float, str], None],
+) -> Report:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
 
     The file is only written after it has been verified: it loads in onnxruntime and computes the same as
@@ -106,7 +118,8 @@ def command(
     --rate and --scale describe it.
 
     A factory is a function or class that takes no arguments and returns a torch.nn.Module; describe each of
-    its inputs with --input: a number for a fixed axis, a name for a dynamic one.
+    its inputs with --input: a number for a fixed axis, a name for a dynamic one. A script that trains when
+    it is imported must do so only under if __name__ == "__main__".
 
     \b
     Example:
@@ -121,30 +134,33 @@ def command(
           --input tokens=N,L:int64:0..9999
       lstm-edge export nets.audio:build --input wave=N,L:320..:320 -o audio.onnx
     """  # noqa: D301
-    _check_outputs(outputs)
-    with needing("export", "export"):
-        from lstm_edge_exporters import export
-    of_config = {name: options.pop(name) for name in _OF_CONFIG}
-    factory = is_factory(source)
-    _check_source(source, [name for name, value in options.items() if value], factory=factory)
-    # output printed by a user's code is not the result
-    with needing("export", "export"), contextlib.redirect_stdout(sys.stderr):
-        if factory:
-            module, example, config = _from_factory(source, lengths, **_without(options, "scale"))
+    if len(set(outputs)) < len(outputs):
+        raise InputError("an output is given twice; give each file once")
+    from lstm_edge_exporters import export
+
+    _check_source(source, factory, description)
+    with contextlib.redirect_stdout(sys.stderr):  # output printed by a user's code is not the result
+        if is_factory(source):
+            module, example, found = _from_factory(source, lengths, factory, description)
         else:
             from lstm_edge.checkpoint import deployable
 
-            run = _described(Path(source), **_without(options, *_OF_FACTORY))
-            module, example, config = deployable(run, lengths=lengths)
-        with progress(quiet=as_json) as show:
-            artifact = export(module, example, replace(config, **of_config), on_progress=show)
+            module, example, found = deployable(_described(Path(source), description), lengths=lengths)
+        own = {name: getattr(config, name) for name in option_fields(config)}
+        artifact = export(module, example, replace(found, **own), on_progress=show)
     contents = dict(_contents(artifact, outputs))
     for path, content in contents.items():
         write_bytes(path, content)
-    if as_json:
-        echo_json(_document(artifact, {str(path): len(content) for path, content in contents.items()}))
-    else:
-        _print(artifact, source, contents, options)
+    onnx = next((path for path in outputs if path.suffix == ".onnx"), None)
+    given = (("weights", factory.weights), ("scale", description.scale))
+    files = "".join(f" --{name} {path}" for name, path in given if path)
+    validate = [f"lstm-edge validate {onnx} --against {source}{files}"] if onnx else []
+    return Report(
+        _document(artifact, contents),
+        ", ".join(map(str, outputs)),
+        hidden=("equivalence", "ir_version", "unit", "delays"),
+        next=[f"lstm-edge inspect {outputs[0]}", *validate],
+    )
 
 
 def _contents(artifact: "Artifact", outputs: Sequence[Path]) -> Iterator[tuple[Path, bytes]]:
@@ -158,116 +174,68 @@ def _contents(artifact: "Artifact", outputs: Sequence[Path]) -> Iterator[tuple[P
             yield path, artifact.model
 
 
-def _check_outputs(outputs: Sequence[Path]) -> None:
-    for path in outputs:
-        check_target(path)
-        if path.suffix not in (".onnx", ".lep"):
-            raise InputError(f"{path} is not named .onnx or .lep; use -o {path.with_suffix('.onnx')}")
-    if len(set(outputs)) < len(outputs):
-        raise InputError("an output is given twice; give each file once")
-
-
-def _without(options: Mapping[str, Any], *names: str) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in names}
-
-
-def _check_source(source: str, given: Sequence[str], *, factory: bool) -> None:
+def _check_source(source: str, factory: FactoryOptions, description: Description) -> None:
     """Refuse a file that is exported already, and options that do not fit the source."""
     if Path(source).suffix in (".onnx", ".lep"):
         raise InputError(
             f"{source} is already exported; run lstm-edge lift to add states, lstm-edge inspect to see its "
             "contents"
         )
-    wrong = [name for name in given if name in (("scale",) if factory else _OF_FACTORY)]
+    of_factory, described = _given(factory), _given(description)
+    wrong = [name for name in described if name == "scale"] if is_factory(source) else of_factory
     if wrong:
-        option = "--" + wrong[0].replace("_", "-")
-        kind = "an LSTM1 checkpoint" if factory else "a package.module:factory"
-        raise InputError(f"{source} is not {kind}, but {option} requires one")
-    if given and Path(source).is_dir():
-        raise InputError(f"{source} is a run, which describes itself; remove --{given[0]}")
+        kind = "an LSTM1 checkpoint" if is_factory(source) else "a package.module:factory"
+        raise InputError(f"{source} is not {kind}, but --{wrong[0].replace('_', '-')} requires one")
+    if described and Path(source).is_dir():
+        raise InputError(f"{source} is a run, which describes itself; remove --{described[0]}")
 
 
-def _described(
-    path: Path,
-    *,
-    task: str | None,
-    labels: str | None,
-    units: tuple[str, ...],
-    features: tuple[str, ...],
-    rate: float | None,
-    window: int | None,
-    scale: Path | None,
-) -> "Run":
+def _given(options: Any) -> list[str]:
+    return [each.name for each in fields(options) if getattr(options, each.name)]
+
+
+def _described(path: Path, description: Description) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
     from lstm_edge.checkpoint import describe_run, load
     from lstm_edge.scales import with_scales
 
     run = load(path)
-    if scale is not None:
-        with_scales(run.model, scale)
-    meaning = _task(task, labels, units)
-    if not (meaning or features or rate or window):
+    if description.scale is not None:
+        with_scales(run.model, description.scale)
+    meaning, signal = description.meaning, description.signal
+    if not meaning and signal == Signal():
         return run
-    return describe_run(run, meaning and meaning._replace(output="logits"), Signal(features, rate, window))
+    return describe_run(run, meaning and meaning._replace(output="logits"), signal)
 
 
 def _from_factory(
-    source: str,
-    lengths: bool,
-    *,
-    weights: Path | None,
-    input: tuple[str, ...],  # noqa: A002  the name of the option
-    step: bool,
-    state: tuple[str, ...],
-    output_names: tuple[str, ...],
-    task: str | None,
-    labels: str | None,
-    units: tuple[str, ...],
-    features: tuple[str, ...],
-    rate: float | None,
-    window: int | None,
-) -> tuple[Any, Any, "ExportConfig"]:
-    from lstm_edge_exporters import ExportConfig
-
+    source: str, lengths: bool, factory: FactoryOptions, description: Description
+) -> tuple[Any, Any, ExportConfig]:
     from ._factory import InputOption, build_module, make_example, parse_input
 
-    options = [parse_input(entry) for entry in input]
-    if step:
+    options = [parse_input(f"{name}={text}") for name, text in factory.input.items()]
+    if factory.step:
         options = [
             replace(each, axes=tuple(1 if axis == "L" else axis for axis in each.axes), ranges={})
             for each in options
         ]
     if not options:
         raise InputError(f"{source}: describe each input of forward, such as --input x=N,L,8")
-    given = [option.name for option in options]
-    if len(set(given)) < len(given):
-        raise InputError(f"--input {max(given, key=given.count)} is given twice; give each input once")
-    if lengths and "lengths" not in given:
+    if lengths and "lengths" not in factory.input:
         options.append(InputOption("lengths", (str(options[0].axes[0]),), "int64"))
-    meaning = _task(task, labels, units)
     name = "lengths" if lengths else None
-    module, sha256 = build_module(source, weights)
+    module, sha256 = build_module(source, factory.weights)
     config = ExportConfig(
         inputs={option.name: option.axes for option in options},
         ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
-        outputs=output_names,
-        states=dict(parse_pair("--state", entry, "INPUT=OUTPUT") for entry in state) or None,
+        outputs=factory.output_names,
+        states=dict(factory.state) or None,
         lengths=name,
-        task=meaning,
-        signal=Signal(features, rate, window),
+        task=description.meaning,
+        signal=description.signal,
         checkpoint_sha256=sha256,
     )
     return module, make_example(options, name, module), config
-
-
-def _task(kind: str | None, labels: str | None, units: tuple[str, ...]) -> Task | None:
-    """Return the task given by the options, or None."""
-    wanted = kind or ("regression" if units else "classification" if labels else None)
-    if wanted is None:
-        return None
-    if units and wanted == "classification":
-        raise InputError("--units requires a regression; remove --task classification")
-    return Task(wanted, "", _read_labels(labels) if labels else (), units)
 
 
 def _read_labels(given: str) -> tuple[str, ...]:
@@ -289,57 +257,27 @@ def _read_labels(given: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _print(
-    artifact: "Artifact", source: str, contents: Mapping[Path, bytes], options: Mapping[str, Any]
-) -> None:
-    manifest, output = artifact.manifest, next(iter(contents))
-    print_interface(", ".join(map(str, contents)), manifest, manifest.states)
-    nodes = ", ".join(f"{count} {name}" for name, count in sorted(artifact.nodes.items()))
-    sizes = ", ".join(f"{len(content):,} bytes ({path.suffix})" for path, content in contents.items())
-    echo(f"size: {sizes}, opset {manifest.provenance['opset']}")
-    echo(f"nodes: {sum(artifact.nodes.values())} ({nodes})")
-    cases, found = len(manifest.equivalence["cases"]), artifact.verified
-    echo(
-        f"equal to PyTorch in float64 to {found.largest:.1g}, in {counted(cases, 'case')}; onnxruntime in "
-        f"float32 is {found.max_abs:.3g} away (at most {found.worst.ratio:.0%} of its limit)"
-    )
-    for axis, limits in manifest.ranges.items():
-        echo(f"sizes of axis {axis}: {limits}")
-    if manifest.is_buffered:
-        echo(f"streams: {manifest.pace}")
-    elif manifest.unstreamable:
-        echo(f"can't be fed in chunks: {manifest.unstreamable}")
-    for note in artifact.notes:
-        echo(f"note: {note}")
-    onnx = next((path for path in contents if path.suffix == ".onnx"), None)
-    files = "".join(f" --{name} {options[name]}" for name in ("weights", "scale") if options[name])
-    validate = f"   lstm-edge validate {onnx} --against {source}{files}" if onnx else ""
-    echo(f"next: lstm-edge inspect {output}{validate}")
-
-
-def _document(artifact: "Artifact", sizes: Mapping[str, int]) -> dict[str, Any]:
-    manifest = artifact.manifest
+def _document(artifact: "Artifact", contents: Mapping[Path, bytes]) -> dict[str, Any]:
+    manifest, found = artifact.manifest, artifact.verified
     return {
-        "files": dict(sizes),
-        "inputs": [spec._asdict() for spec in manifest.inputs],
-        "outputs": [spec._asdict() for spec in manifest.outputs],
-        "states": [
-            {
-                "name": state.input,
-                "dtype": state.dtype,
-                "axes": state.axes,
-                "output": state.output,
-                "reset": np.asarray(state.reset).tolist(),
-            }
-            for state in manifest.states
-        ],
+        "files": {str(path): len(content) for path, content in contents.items()},
+        "inputs": manifest.inputs,
+        "outputs": manifest.outputs,
+        "states": manifest.states,
         "nodes": dict(sorted(artifact.nodes.items())),
         "opset": manifest.provenance["opset"],
         "ir_version": manifest.provenance["ir_version"],
-        "ranges": {axis: limits._asdict() for axis, limits in manifest.ranges.items()},
+        "ranges": manifest.ranges,
+        "equal to PyTorch": {
+            "in float64 to": found.largest,
+            "cases": len(manifest.equivalence["cases"]),
+            "onnxruntime differs by": found.max_abs,
+            "share of its limit": found.worst.ratio,
+        },
         "equivalence": manifest.equivalence,
         "unstreamable": manifest.unstreamable,
+        "streams": manifest.pace if manifest.is_buffered else None,
         "delays": manifest.delays,
         "unit": manifest.unit,
-        "notes": list(artifact.notes),
+        "notes": artifact.notes,
     }

@@ -4,7 +4,7 @@ import contextlib
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import click
 
@@ -12,11 +12,11 @@ from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.sample_input import run_frames, run_series
 from lstm_edge.results import MainFrames, frame_axis
-from lstm_edge_runtime.errors import InputError, printable
+from lstm_edge_runtime.errors import printable
 from lstm_edge_runtime.files import replacing
 
-from ._model import ModelOptions, model_options, open_model
-from ._options import PATH, data_options, json_lines_option, model_argument, reset_every_option
+from ._model import ModelOptions, open_model
+from ._options import PATH, json_lines_option, model_argument, options_of, reset_every_option
 from ._output import note, note_resets
 from ._results import ResultLines
 
@@ -27,16 +27,15 @@ from ._results import ResultLines
 @click.option("-o", "--output", type=PATH, help="Output file.  [default: standard output]")
 @json_lines_option
 @reset_every_option
-@data_options
-@model_options
+@options_of(config=ReadConfig, options=ModelOptions)
 def command(
     model: Path,
     data: Path,
     output: Path | None,
     as_json: bool,
     reset_every: "int | Literal['never'] | None",
+    config: ReadConfig,
     options: ModelOptions,
-    **columns: Any,
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 
@@ -52,10 +51,8 @@ def command(
     Example:
       lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
     """  # noqa: D301
-    if data.suffix in (".onnx", ".lep") and model.suffix not in (".onnx", ".lep"):
-        raise InputError(f"{model} and {data} are swapped; run lstm-edge predict {data} {model}")
     opened = open_model(model, options)
-    found_data, samples = read_for_model(data, opened, ReadConfig(**columns), targets="ignored", tell=note)
+    found_data, samples = read_for_model(data, opened, config, targets="ignored", tell=note)
     found = found_data.series
     manifest = opened.manifest
     manifest.require_no_delay("predict", "use lstm-edge stream, or the file of export without --stream")

@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -12,12 +13,13 @@ import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import MainFrames
+from lstm_edge_exporters.options import check_options, option
 from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
 from lstm_edge_runtime.hold import Hold
 
 from ._line import FrameParser, LineParser
-from ._model import ModelOptions, model_options, open_model
-from ._options import PATH, json_lines_option, model_argument, names, reset_every_option
+from ._model import ModelOptions, open_model
+from ._options import json_lines_option, model_argument, options_of, reset_every_option
 from ._output import echo, note_resets
 from ._pipes import LONGEST, LinePipe, stopped_by_signals
 from ._results import ResultLines
@@ -34,57 +36,57 @@ _END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
 Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
 
 
+@dataclass(frozen=True)
+class StreamConfig:
+    """What is read, and what is written."""
+
+    state: Path | None = option(
+        None, "Save the state to FILE, and resume from it after a restart.", metavar="FILE"
+    )
+    save_every: float = option(
+        1.0,
+        "Maximum age of FILE while samples arrive; 0 saves after each. It is also saved at the end.",
+        low=0,
+        metavar="SECONDS",
+    )
+    binary: str | None = option(
+        None,
+        "Read raw numbers of this type in native byte order, sample by sample, instead of text.",
+        choices=("float32", "float64", "int16", "int32"),
+    )
+    features: tuple[str, ...] = option(
+        (), "Columns of the header, in the order of MODEL's features.", metavar="NAMES"
+    )
+    window: int | None = option(
+        None,
+        "Run the last N samples from the reset state at every step, as in a training on windows.",
+        low=1,
+        metavar="N",
+    )
+    hold: int | None = option(
+        None,
+        "Change the label only after it was the same for this number of steps; it is empty until then.",
+        low=1,
+        metavar="STEPS",
+    )
+    every: int = option(1, "Write every Nth result.", low=1, metavar="N")
+    strict: bool = option(False, "Stop at a malformed line instead of skipping it.")
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value that does not fit."""
+        check_options(self)
+
+
 @click.command("stream")
 @model_argument
-@click.option(
-    "--state",
-    type=PATH,
-    metavar="FILE",
-    help="Save the state to FILE, and resume from it after a restart.",
-)
-@click.option(
-    "--save-every",
-    type=click.FloatRange(min=0),
-    default=1.0,
-    metavar="SECONDS",
-    help="Maximum age of FILE while samples arrive; 0 saves after each. It is also saved at the end.",
-)
-@click.option(
-    "--binary",
-    type=click.Choice(["float32", "float64", "int16", "int32"]),
-    help="Read raw numbers of this type in native byte order, sample by sample, instead of text.",
-)
-@click.option(
-    "--features", type=names, default=(), help="Columns of the header, in the order of MODEL's features."
-)
+@options_of(config=StreamConfig)
 @reset_every_option
-@click.option(
-    "--window",
-    type=click.IntRange(min=1),
-    metavar="N",
-    help="Run the last N samples from the reset state at every step, as in a training on windows.",
-)
-@click.option(
-    "--hold",
-    type=click.IntRange(min=1),
-    metavar="STEPS",
-    help="Change the label only after it was the same for this number of steps; it is empty until then.",
-)
-@click.option("--every", type=click.IntRange(min=1), default=1, metavar="N", help="Write every Nth result.")
-@click.option("--strict", is_flag=True, help="Stop at a malformed line instead of skipping it.")
 @json_lines_option
-@model_options
+@options_of(options=ModelOptions)
 def command(
     model: Path,
-    state: Path | None,
-    save_every: float,
-    binary: str | None,
-    features: tuple[str, ...],
-    window: int | None,
+    config: StreamConfig,
     reset_every: "int | Literal['never'] | None",
-    hold: int | None,
-    every: int,
-    strict: bool,
     as_json: bool,
     options: ModelOptions,
 ) -> None:
@@ -107,7 +109,8 @@ def command(
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
       read-sensor | lstm-edge stream har.onnx --hold 5 --every 50
     """  # noqa: D301
-    if window and (state or reset_every):
+    window, features, binary = config.window, config.features, config.binary
+    if window and (config.state or reset_every):
         raise InputError("--window has no state; remove --state and --reset-every")
     with stopped_by_signals() as stop:
         opened = open_model(model, options)
@@ -127,21 +130,24 @@ def command(
             return None if sample is None else samples.steps(sample)
 
         frame = np.dtype(binary).itemsize * samples.width if binary else 0
-        held = Hold(hold) if hold else None
+        held = Hold(config.hold) if config.hold else None
         lines = ResultLines(manifest.task, "step", as_json=as_json, hold=held)
         if not window and reset_every is None and manifest.from_reset:
-            note_resets(manifest.reset_every, "states are reset every {}", sliding=True)
+            note_resets(
+                manifest.reset_every,
+                "states are reset every {}, and --window gives a result at every step as in training",
+            )
         every_steps = reset_every or manifest.reset_every or "never"
         stream = opened.stream(window=window) if window else opened.stream(reset_every=every_steps)
-        kept = StateFile(stream, state, save_every, held)
+        kept = StateFile(stream, config.state, config.save_every, held)
         if kept.steps:
-            echo(f"resumed {state} at step {kept.steps}", err=True)
+            echo(f"resumed {config.state} at step {kept.steps}", err=True)
         if sys.stdin.isatty():
             what = counted(samples.width, "number") + (f" ({', '.join(named)})" if named else "")
             echo(f"waiting for lines of {what}; press {_END} to end", err=True)
         pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
         try:
-            serve(opened, stream, pipe, parse, lines, kept, every, strict)
+            serve(opened, stream, pipe, parse, lines, kept, config.every, config.strict)
         finally:
             kept.save()
 

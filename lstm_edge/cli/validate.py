@@ -1,35 +1,31 @@
 """``lstm-edge validate``: verify that a file computes the same as its reference."""
 
 import contextlib
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
-from rich.table import Table
-from rich.text import Text
 
 from lstm_edge.data.config import ReadConfig
-from lstm_edge.run_files import is_run
-from lstm_edge_runtime.errors import InputError, printable
+from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._extras import needing
 from ._model import check_model_path
-from ._options import PATH, data_options, fill, is_factory, json_option, model_argument, scale_option
-from ._output import Screen, echo_json, note, progress
+from ._options import PATH, SCALE, is_factory, options_of, verb
+from ._output import Report, note
 
 if TYPE_CHECKING:
     from lstm_edge_exporters.verify.expected import Expected
     from lstm_edge_exporters.verify.file import ModelFile
-    from lstm_edge_exporters.verify.report import Group, Report
-
-_STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
+    from lstm_edge_exporters.verify.report import Report as Validation
 
 
-@click.command("validate")
-@model_argument
+@verb("validate", extra="export")
+@click.argument("model", type=PATH)
 @click.option(
     "--against",
     metavar="REFERENCE",
@@ -37,26 +33,24 @@ _STYLES = {"passed": "green", "failed": "bold red", "skipped": "dim"}
     "golden cases are replayed.",
 )
 @click.option("--weights", type=PATH, help="Checkpoint to load into a factory's module.")
-@scale_option
+@click.option("--scale", type=PATH, metavar="FILE", help=SCALE)
 @click.option("--data", type=PATH, help="Real data: .npz, .npy or .csv, as for train; its test set is used.")
-@data_options
-@click.option("--quick", is_flag=True, help="Fewer sizes, chunks and samples, and a tenth of the long run.")
-@click.option("--steps", type=click.IntRange(1), default=10_000, help="Number of steps of the long run.")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Random seed.")
+@options_of(reading=ReadConfig)
+@options_of(config=ValidateConfig)
 @click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report with one test case per check.")
 @click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with plots.")
-@json_option
 def command(
     model: Path,
     against: str | None,
     weights: Path | None,
     scale: Path | None,
     data: Path | None,
+    reading: ReadConfig,
+    config: ValidateConfig,
     junit: Path | None,
     html: Path | None,
-    as_json: bool,
-    **options: Any,
-) -> None:
+    show: Callable[[float, str], None],
+) -> Report:
     """Verify that MODEL computes the same as its reference: exit code 0 if so, 1 if not.
 
     The reference is exported again in memory. The manifests must be the same field by field, constants bit
@@ -72,18 +66,16 @@ def command(
       lstm-edge validate har-int8.onnx --against har.onnx --quick
     """  # noqa: D301
     for target in filter(None, (junit, html)):
-        from lstm_edge_runtime.files import check_target, write_bytes
-
         check_target(target)
     with _junit_on_error(junit, model):
-        _check_options(model, against, weights)
-        with needing("export", "validate"):
-            from lstm_edge_exporters.isolation import prepare
+        if against is None and weights is not None:
+            raise InputError("got --weights without --against package.module:factory")
+        from lstm_edge_exporters.isolation import prepare
 
-            prepare()
-            from lstm_edge_exporters.verify.config import ValidateConfig
-            from lstm_edge_exporters.verify.file import open_file
-            from lstm_edge_exporters.verify.validate import validate
+        prepare()
+        from lstm_edge_exporters.verify.file import open_file
+        from lstm_edge_exporters.verify.validate import validate
+
         if html is not None:
             with needing("report", "validate --html"):
                 from lstm_edge_exporters.verify.html import to_html
@@ -93,33 +85,17 @@ def command(
         if data is not None and file.model is not None:
             from lstm_edge.data.evaluation import read_samples
 
-            options["data"] = read_samples(data, file.model, fill(ReadConfig, options), note)
-        config = fill(ValidateConfig, options)
-        with progress(quiet=as_json) as show:
-            report = validate(file, reference, config, on_progress=show)
+            config = replace(config, data=read_samples(data, file.model, reading, note))
+        found = validate(file, reference, config, on_progress=show)
     if junit is not None:
         from lstm_edge_exporters.verify.junit import to_junit
 
-        write_bytes(junit, to_junit(report))
+        write_bytes(junit, to_junit(found))
     if html is not None:
-        write_bytes(html, to_html(report).encode())
-    if as_json:
-        echo_json(report.to_dict())
-    else:
-        print_report(report, Screen())
-        if against is None:
-            note("golden cases replayed; not compared with a network: add --against")
-    if not report.ok:
-        sys.exit(1)
-
-
-def _check_options(model: Path, against: str | None, weights: Path | None) -> None:
-    if against is None and weights is not None:
-        raise InputError("got --weights without --against package.module:factory")
-    if against is not None and is_run(model) and Path(against).suffix == ".onnx":
-        raise InputError(
-            f"{model} and {against} are swapped; run lstm-edge validate {against} --against {model}"
-        )
+        write_bytes(html, to_html(found).encode())
+    if against is None:
+        note("golden cases replayed; not compared with a network: add --against")
+    return report_of(found)
 
 
 @contextlib.contextmanager
@@ -131,7 +107,6 @@ def _junit_on_error(junit: Path | None, model: Path) -> Iterator[None]:
         if junit is not None:
             with contextlib.suppress(ImportError):  # the error says that the extra is missing
                 from lstm_edge_exporters.verify.junit import error_to_junit
-                from lstm_edge_runtime.files import write_bytes
 
                 write_bytes(junit, error_to_junit(model.name, error))
         raise
@@ -151,9 +126,8 @@ def _reference(file: "ModelFile", against: str, weights: Path | None, scale: Pat
         from lstm_edge_exporters.verify.expected import against_file
 
         return against_file(against, file)
-    with needing("export", "validate"):
-        from lstm_edge.checkpoint import deployable, load
-        from lstm_edge_exporters.verify.expected import against_module
+    from lstm_edge.checkpoint import deployable, load
+    from lstm_edge_exporters.verify.expected import against_module
 
     run = load(against)
     if scale is not None:
@@ -167,49 +141,35 @@ def _reference(file: "ModelFile", against: str, weights: Path | None, scale: Pat
     return against_module(module, file, example, config=config, about=about)
 
 
-def print_report(report: "Report", screen: Screen) -> None:
-    """Print one row per group, then every failure; names from files are never treated as markup."""
-    title = _text(f"{report.model} against {report.reference}")
-    table = Table(title=title, title_justify="left", header_style="bold")
-    for name in ("group", "checks", "limit", "error", "ratio", "result"):
-        table.add_column(name, justify="left" if name in ("group", "result") else "right")
-    for group in report.groups:
-        table.add_row(*_row(group))
-    screen.print(table)
-    if report.verdict:
-        screen.print(report.verdict, style="bold red")
-    for group, check, more in report.headlines:
-        rest = f" (and {more} more in this group)" if more else ""
-        screen.print(f"FAILED {group.title}: {check.name}: {check.message}{rest}", style="red")
-    for reason, titles in _skipped(report).items():
-        screen.print(f"skipped {', '.join(titles)}: {reason}", style="dim")
-    for each in report.notes:
-        screen.print(f"note: {each}")
-    screen.print(f"limits: {report.policy}; seed {report.seed}", style="dim")
-    total = f"{report.count('passed')} passed, {report.count('failed')} failed"
-    result, style = ("PASSED", "bold green") if report.ok else ("FAILED", "bold red")
-    screen.print(f"{result}: {total}, {report.count('skipped')} skipped", style=style)
-
-
-def _text(text: str, style: str = "") -> Text:
-    """Return a text with escape sequences escaped."""
-    return Text(printable(text), style)
-
-
-def _skipped(report: "Report") -> dict[str, list[str]]:
-    """Return the skipped groups by reason."""
-    reasons: dict[str, list[str]] = {}
-    for group in report.groups:
-        if group.status == "skipped" and group.checks:
-            reasons.setdefault(group.checks[0].message, []).append(group.title)
-    return reasons
-
-
-def _row(group: "Group") -> list[Text]:
-    worst = group.worst
-    figures = ["", "", ""]
-    if worst is not None:
-        figures = [f"{value:.2g}" for value in (worst.limit, worst.error, worst.ratio)]
-    result = _text(group.status, style=_STYLES[group.status])
-    ran = len(group.checks) - group.count("skipped")
-    return [_text(group.title), _text(str(ran)), *map(_text, figures), result]
+def report_of(found: "Validation") -> Report:
+    """Return one row per group, every failure, and what was skipped."""
+    shown = {
+        "checks": [
+            {
+                "group": group.title,
+                "checks": len(group.checks) - group.count("skipped"),
+                "limit": group.worst and group.worst.limit,
+                "error": group.worst and group.worst.max_abs,
+                "ratio": group.worst and group.worst.ratio,
+                "result": group.status,
+            }
+            for group in found.groups
+        ],
+        "FAILED": {
+            f"{group.title}: {check.name}": check.message
+            + (f" (and {more} more in this group)" if more else "")
+            for group, check, more in found.headlines
+        },
+        "skipped checks": {
+            group.title: group.checks[0].message
+            for group in found.groups
+            if group.status == "skipped" and group.checks
+        },
+        "limits": f"{found.policy}; seed {found.seed}",
+        "result": f"{'PASSED' if found.ok else 'FAILED'}: {found.count('passed')} passed, "
+        f"{found.count('failed')} failed, {found.count('skipped')} skipped",
+    }
+    document = found.to_dict()
+    hidden = document.keys() - {"notes", "verdict"}
+    error = None if found.ok else CheckFailedError(f"{found.count('failed')} checks failed")
+    return Report(document | shown, f"{found.model} against {found.reference}", hidden=hidden, error=error)

@@ -1,14 +1,28 @@
 """Options for reading and splitting data files."""
 
+import math
+import re
 from dataclasses import dataclass
 
+from lstm_edge_exporters.options import check_options, option
 from lstm_edge_runtime.errors import InputError
-
-from ..options import check_options, only_one, option
 
 DATA_SUFFIXES = (".npz", ".npy", ".csv", ".parquet", ".wav")
 DEFAULT_NAMES = {"series": "series", "order": "order", "group": "group"}
 """Columns that are used if they exist and the option is not given."""
+
+
+def parse_rate(text: str) -> float:
+    """Read a rate in Hertz: ``50``, ``50Hz`` or ``1kHz``.
+
+    Raises:
+        InputError: it is none of these.
+    """
+    found = re.fullmatch(r"(\d+\.?\d*(?:e[+-]?\d+)?)\s*(k?)(?:hz)?", text.strip(), re.IGNORECASE)
+    value = float(found[1]) * (1000 if found[2] else 1) if found else 0.0
+    if not 0 < value < math.inf:
+        raise InputError(f"{text!r} is not a rate; expected, for example, 100, 100Hz or 1kHz")
+    return value
 
 
 @dataclass(frozen=True)
@@ -57,6 +71,7 @@ class ReadConfig:
         above=0,
         flag="--rate",
         metavar="RATE",
+        parse=parse_rate,
         shown="that of the data",
     )
     encoding: str = option("utf-8", "Encoding of CSV files, such as latin-1.", metavar="NAME")
@@ -68,7 +83,9 @@ class ReadConfig:
             InputError: a value does not fit, or there is more than one task.
         """
         check_options(self)
-        only_one(self, ("label", "targets", "forecast"))
+        given = [name for name in ("label", "targets", "forecast") if getattr(self, name)]
+        if len(given) > 1:
+            raise InputError(f"{' and '.join(given)} were both given; choose one task")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from .sample_input import SampleInput, sample_input
 from .series import Data
 
 if TYPE_CHECKING:
-    from lstm_edge_exporters.quantization import Samples
+    from lstm_edge_exporters.quantize import Samples
     from lstm_edge_runtime import Model
 
 
@@ -63,7 +63,7 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     Raises:
         NotFoundError, FileFormatError, InputError: as ``read_for_model``.
     """
-    from lstm_edge_exporters.quantization import Samples
+    from lstm_edge_exporters.quantize import Samples
 
     data, place = read_for_model(path, model, config, targets="optional", tell=tell)
     series = data.of("test") or list(data.series)

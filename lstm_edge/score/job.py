@@ -12,7 +12,8 @@ from pyarrow import parquet
 from lstm_edge_runtime.errors import InputError, counted
 from lstm_edge_runtime.files import write_bytes
 
-from .plan import EVENTS, PLAN, STATES, Options, Plan, make_plan
+from .config import ScoreConfig
+from .plan import EVENTS, PLAN, STATES, Plan, make_plan
 from .stages import SKIPPED, read_group, score_part
 from .workers import Workers
 
@@ -44,7 +45,7 @@ def score(
     dataset: str,
     model: Path,
     output: Path,
-    options: Options,
+    options: ScoreConfig,
     workers: Workers,
     show: Show = lambda *_: None,
 ) -> Report:

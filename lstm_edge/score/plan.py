@@ -18,6 +18,7 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError,
 from lstm_edge_runtime.reading import open_regular
 
 from . import sql
+from .config import ScoreConfig
 from .pool import Pool
 
 ROWS, _SERIES, _MAX_PARTS = 1_000_000, 64, 1024
@@ -29,31 +30,10 @@ Files = tuple[tuple[str, int, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Options:
-    """Options of a run; ``make_plan`` finds features, ``reset_every`` and ``parts`` if they are not given."""
-
-    series: str = "series"
-    """Column with the series; it may be a key in the paths of the files (``device=17/``)."""
-    order: str = "order"
-    features: tuple[str, ...] = ()
-    """Columns in the model's order."""
-    events: bool = False
-    hold: int = 1
-    """Number of equal labels in a row that confirm the label of an event."""
-    reset_every: int | str | None = None
-    """Number of steps after which a series is reset, or ``"never"``."""
-    since: str | None = None
-    """Output of an earlier run, which this one continues."""
-    skip_bad: bool = False
-    parts: int = 0
-    """Number of partitions; 0 to choose it."""
-
-
-@dataclass(frozen=True)
 class Plan:
     """All that a worker needs. Equal plans give equal outputs: one run can finish the work of another."""
 
-    options: Options
+    options: ScoreConfig
     model: str
     identity: str
     groups: tuple[tuple[str, ...], ...]
@@ -89,7 +69,7 @@ def open_model(path: str, identity: str | None) -> Model:
     return model
 
 
-def make_plan(dataset: str, model: Path, output: Path, options: Options) -> tuple[Plan, dict[str, str]]:
+def make_plan(dataset: str, model: Path, output: Path, options: ScoreConfig) -> tuple[Plan, dict[str, str]]:
     """Check options, model and columns; return the plan, and the error of each file that is left out."""
     opened = open_model(str(model.resolve()), None)
     options, task = _resolve(options, opened), opened.manifest.task
@@ -112,7 +92,7 @@ def make_plan(dataset: str, model: Path, output: Path, options: Options) -> tupl
     return plan, skipped
 
 
-def _resolve(options: Options, model: Model) -> Options:
+def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
     """Return the options with the model's values for those that are not given."""
     width, manifest = sample_input(model).width, model.manifest
     features = options.features or tuple(manifest.signal.features)
@@ -152,7 +132,7 @@ def _new_files(paths: Sequence[str], known: Files) -> list[str]:
     return [path for path in paths if path not in before]
 
 
-def _read_earlier(options: Options, identity: str) -> tuple[tuple[str, str], Files]:
+def _read_earlier(options: ScoreConfig, identity: str) -> tuple[tuple[str, str], Files]:
     """Return the types and the files of an earlier run and of those that it continued."""
     path = Path(str(options.since)) / PLAN
     try:
@@ -173,7 +153,7 @@ def _read_earlier(options: Options, identity: str) -> tuple[tuple[str, str], Fil
 
 
 def _check_files(
-    paths: Sequence[str], options: Options, types: tuple[str, str]
+    paths: Sequence[str], options: ScoreConfig, types: tuple[str, str]
 ) -> tuple[dict[str, int], tuple[str, str], dict[str, str]]:
     """Return the rows of each usable file, the types of series and order, and the errors of other files."""
     files, skipped = dict[str, int](), dict[str, str]()
@@ -194,7 +174,7 @@ def _check_files(
     return files, types, skipped
 
 
-def _check_columns(path: str, options: Options) -> tuple[int, tuple[str, str]]:
+def _check_columns(path: str, options: ScoreConfig) -> tuple[int, tuple[str, str]]:
     """Return the number of rows of a file that has all columns, and the types of its series and order."""
     try:
         with open_regular(path) as source, parquet.ParquetFile(source) as file:
@@ -232,7 +212,7 @@ def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:
         yield tuple(group)
 
 
-def _count_parts(files: dict[str, int], options: Options, series_type: str) -> int:
+def _count_parts(files: dict[str, int], options: ScoreConfig, series_type: str) -> int:
     """Return a number of partitions with enough series to share calls, and few enough rows to redo."""
     parts = min(max(1, -(-sum(files.values()) // ROWS)), _MAX_PARTS)
     if parts == 1 or options.skip_bad:  # pages may be damaged

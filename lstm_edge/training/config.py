@@ -3,9 +3,8 @@
 import math
 from dataclasses import dataclass
 
+from lstm_edge_exporters.options import check_options, option
 from lstm_edge_runtime.errors import InputError
-
-from ..options import check_options, option
 
 UPDATES = 4000
 """Steps of the optimizer if no number of epochs is given."""

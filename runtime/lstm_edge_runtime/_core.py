@@ -3,8 +3,7 @@
 A caller's arrays are converted to the dtypes of the file, or refused before any work.
 """
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ import numpy.typing as npt
 
 from .axes import check_lengths, describe, learn_sizes, resolve, shape_of
 from .chunks import Pace
-from .errors import ContractError, FileFormatError, InputError, StateError, first_line
+from .errors import ContractError, InputError, StateError, first_line
 from .manifest import Array, Manifest, TensorSpec
 from .ort import run_by_name, run_error
 from .state import State
@@ -26,85 +25,6 @@ InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 """One array for the only input, or arrays by input name."""
 
 
-_PART = 1 << 20
-"""Number of bytes of external data read at a time."""
-
-
-class FileStamp:
-    """Identifies the file that was read at a path, to detect a different one."""
-
-    def __init__(self, path: str, facts: os.stat_result | None = None) -> None:
-        """Take what ``os.fstat`` said before it was read; None for what is there now."""
-        facts = facts or os.stat(path)  # noqa: PTH116  as in model.py
-        self._path, self._key, self.size = path, _key(facts), facts.st_size
-
-    def check(self) -> None:
-        """Raise ``FileFormatError`` where the path leads to another file now, or to another content."""
-        try:
-            same = _key(os.stat(self._path)) == self._key  # noqa: PTH116
-        except OSError:
-            same = False
-        if not same:
-            raise FileFormatError(f"{self._path} has changed since it was loaded; load it again")
-
-    def parts(self) -> Iterator[bytes]:
-        """Return the file's content in parts; raises as ``check``."""
-        self.check()
-        with open(self._path, "rb") as file:  # noqa: PTH123
-            while part := file.read(_PART):
-                yield part
-        self.check()
-
-
-def _key(facts: os.stat_result) -> tuple[int, ...]:
-    return facts.st_dev, facts.st_ino, facts.st_size, facts.st_mtime_ns
-
-
-class Identity:
-    """Identity of a network: the sha256 of its ``.onnx`` file with its external data.
-
-    A file that was converted from an ``.onnx`` file has the identity of that file. It is computed when it is
-    first needed: hashlib's import is 3 ms of the time to load, and the digest 1 ms a megabyte. The content is
-    a copy and no memory map: the file may be overwritten meanwhile.
-    """
-
-    def __init__(self, content: bytes, files: Sequence[FileStamp] = (), source: str = "") -> None:
-        """Take the content.
-
-        Args:
-            content: the model file's.
-            files: those with its external data.
-            source: the identity of the file that this one was converted from, if it was.
-        """
-        self._content: bytes | None = content
-        self._files, self._source = files, source
-        self._digests = ("", "")
-
-    @property
-    def sha256(self) -> str:
-        """The sha256 of the model file, in hex."""
-        return self._read()[0]
-
-    @property
-    def digest(self) -> str:
-        """The identity in hex; raises ``FileFormatError`` where external data have changed since."""
-        return self._read()[1]
-
-    def _read(self) -> tuple[str, str]:
-        content = self._content
-        if content is not None:
-            import hashlib
-
-            digest = hashlib.sha256(content)
-            sha256 = digest.hexdigest()
-            for each in self._files:
-                for part in each.parts():
-                    digest.update(part)
-            self._digests = (sha256, self._source or digest.hexdigest())
-            self._content = None  # last, for another thread that asks meanwhile
-        return self._digests
-
-
 class Core:
     """An open session and the manifest that was checked against it; nothing in it changes."""
 
@@ -112,7 +32,7 @@ class Core:
         self,
         session: Any,
         manifest: Manifest,
-        source: Identity,
+        identity: str,
         *,
         check: bool,
         native: "NativeEngine | None" = None,
@@ -122,17 +42,12 @@ class Core:
         Args:
             session: onnxruntime's; None for a native program.
             manifest: the file's.
-            source: returns the file's identity.
+            identity: the network's.
             check: True to search samples for NaN and infinity.
             native: the engine of a native program.
         """
-        self.session, self.manifest, self.source = session, manifest, source
+        self.session, self.manifest, self.identity = session, manifest, identity
         self.check, self.native = check, native
-
-    @property
-    def identity(self) -> str:
-        """The network's identity; see ``Identity``."""
-        return self.source.digest
 
     @cached_property
     def data(self) -> tuple[TensorSpec, ...]:

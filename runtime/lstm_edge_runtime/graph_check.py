@@ -8,7 +8,7 @@ import numpy as np
 
 from .axes import all_ones, describe, fits, parse_sum, row_factor
 from .errors import ContractError, FileFormatError, ManifestError
-from .manifest import KEY, Axes, Manifest, StateSpec, Task, TensorSpec, channel_axis
+from .manifest import Axes, Manifest, StateSpec, Task, TensorSpec, channel_axis
 
 _MOST_VALUES = 1 << 27
 """Values of one stream's state, half a GB; a manifest with more would only fill the memory."""
@@ -21,19 +21,6 @@ _DTYPES = {
     "tensor(bool)": "bool",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
-
-
-def read_manifest(session: Any) -> Manifest | None:
-    """Return the manifest in the session's metadata, or None where the file carries none.
-
-    Raises:
-        ManifestError: there is one and it can't be read.
-    """
-    try:
-        text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    except UnicodeDecodeError as error:
-        raise ManifestError("its metadata are not UTF-8 text; export the model again") from error
-    return None if text is None else Manifest.from_json(text)
 
 
 def graph_specs(args: Sequence[Any]) -> tuple[TensorSpec, ...]:

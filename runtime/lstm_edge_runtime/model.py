@@ -12,27 +12,26 @@ from typing import TYPE_CHECKING, Literal, overload
 
 import numpy.typing as npt
 
-from ._core import Core, FileStamp, Identity, InputArrays
+from ._core import Core, InputArrays
 from .axes import describe
 from .chunks import Runner
 from .errors import (
     FileFormatError,
     InputError,
     ManifestError,
-    NotFoundError,
     ProviderError,
     StateWarning,
+    UnsupportedError,
     counted,
 )
 from .graph_check import (
     check_manifest,
     graph_specs,
-    read_manifest,
 )
-from .manifest import Array, StateSpec, TensorSpec
-from .onnx_reader import OnnxFile, read_onnx
+from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
+from .onnx_file import read_onnx_file
 from .ort import CPU, CUDA, MAX_THREADS, SessionOptions, open_session
-from .reading import open_regular
+from .reading import read_content
 from .state import State
 
 if TYPE_CHECKING:
@@ -66,7 +65,8 @@ def load(
 
     Raises:
         NotFoundError: no such file.
-        FileFormatError: truncated or foreign, or with external data outside the file's own folder.
+        FileFormatError: truncated, foreign, or changed since it was written.
+        UnsupportedError: its weights are in another file.
         ManifestError: no manifest, or one that can't be read.
         ContractError: the graph does not keep its state contract.
         ProviderError: CUDA is not in use.
@@ -77,23 +77,20 @@ def load(
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}")
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected 'cpu' or 'cuda'")
-    name, data, stamp = _content(source)
+    name, data = read_content(source)
     if data[:8] == b"LSTMEDGE":
         return _load_program(name, data, device, threads, check=check)
-    file = _parse(name, data, source)
-    beside = [FileStamp(path) for path in sorted(file.external_paths())]
-    # the content that was read, as the path may lead to another by now; external data are found by path alone
-    target = name if beside else data
-    options = SessionOptions(providers=(CUDA, CPU) if device == "cuda" else (CPU,), threads=threads)
-    session = open_session(target, options, name=name)
-    manifest = read_manifest(session)
-    if manifest is None:
+    try:
+        metadata, identity = read_onnx_file(data)
+    except (FileFormatError, UnsupportedError) as error:
+        raise type(error)(f"{name}: {error}") from error
+    if KEY not in metadata:
         raise ManifestError(f"{name} has no manifest; make one with: lstm-edge lift {name} -o lifted.onnx")
-    if beside and stamp:
-        for each in (stamp, *beside):
-            each.check()
+    manifest = Manifest.from_json(metadata[KEY])
+    options = SessionOptions(providers=(CUDA, CPU) if device == "cuda" else (CPU,), threads=threads)
+    session = open_session(data, options, name=name)
     check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
-    return Model(Core(session, manifest, Identity(data, beside), check=check), device)
+    return Model(Core(session, manifest, identity, check=check), device)
 
 
 class Model:
@@ -111,7 +108,7 @@ class Model:
         """What runs the file."""
         self.device = device
         """``cpu`` or ``cuda``."""
-        self._source = core.source
+        self._identity = core.identity
         self._told = False
         """Whether a stream was opened that warned of its states."""
 
@@ -132,16 +129,11 @@ class Model:
 
     @property
     def identity(self) -> str:
-        """The sha256 in hex of the ``.onnx`` file and its external data; carried by its states.
+        """The sha256 in hex of the ``.onnx`` file without its metadata; its states carry it.
 
         A file that was converted from an ``.onnx`` file has that one's.
         """
-        return self._source.digest
-
-    @property
-    def sha256(self) -> str:
-        """The sha256 of the file itself, in hex."""
-        return self._source.sha256
+        return self._identity
 
     def run(
         self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
@@ -327,43 +319,6 @@ def runner(model: Model) -> Runner:
     return run
 
 
-def read_model(source: Source) -> tuple[bytes, OnnxFile]:
-    """Return the content and the graph of an ONNX file.
-
-    Raises:
-        NotFoundError: no such file.
-        FileFormatError: truncated or foreign, or with external data outside the file's own folder.
-    """
-    name, data, _ = _content(source)
-    return data, _parse(name, data, source)
-
-
-def content_of(model: Model, path: str | os.PathLike[str]) -> bytes:
-    """Return the content of the file that ``model`` was loaded from, for what is made of it besides.
-
-    Raises:
-        NotFoundError, FileFormatError: the file is not there any more, or is another one now.
-    """
-    name, content, _ = _content(path)
-    if Identity(content).sha256 != model.sha256:
-        raise FileFormatError(f"{name} has changed since it was loaded; run again")
-    return content
-
-
-def _parse(name: str, data: bytes, source: Source) -> OnnxFile:
-    """Return the graph of an ONNX file."""
-    if not data:
-        raise FileFormatError(f"{name} is empty; export or copy it again")
-    folder = (os.path.dirname(source) or ".") if isinstance(source, str | os.PathLike) else None  # noqa: PTH120
-    try:
-        file = read_onnx(data, folder)
-        file.external_paths()
-        file.check()
-    except FileFormatError as error:
-        raise FileFormatError(f"{name}: {error}") from error
-    return file
-
-
 def _load_program(name: str, data: bytes, device: str, threads: int, *, check: bool) -> Model:
     """Open a native program, which needs no onnxruntime."""
     from .native.engine import NativeEngine
@@ -374,23 +329,4 @@ def _load_program(name: str, data: bytes, device: str, threads: int, *, check: b
         native = NativeEngine(data, threads)
     except FileFormatError as error:
         raise FileFormatError(f"{name}: {error}") from error
-    identity = Identity(data, (), native.manifest.identity)
-    return Model(Core(None, native.manifest, identity, check=check, native=native), device)
-
-
-def _content(source: Source) -> tuple[str, bytes, FileStamp | None]:
-    """Return the path, or a name for messages, the file's bytes, and which file they were read from."""
-    if isinstance(source, bytes | bytearray | memoryview | mmap.mmap):
-        return "the model", bytes(source), None
-    if not isinstance(source, str | os.PathLike):
-        raise InputError(f"got a {type(source).__name__}, expected a path, or a file's bytes or memory map")
-    path = os.fspath(source)
-    try:
-        with open_regular(path) as file:
-            stamp = FileStamp(path, os.fstat(file.fileno()))
-            return path, file.read(), stamp
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise NotFoundError(f"{path} does not exist, expected an .onnx file") from error
-    except (OSError, ValueError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or error
-        raise FileFormatError(f"{path!r} can't be read: {reason}") from error
+    return Model(Core(None, native.manifest, native.manifest.identity, check=check, native=native), device)

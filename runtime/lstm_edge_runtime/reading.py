@@ -32,6 +32,37 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     return os.fdopen(descriptor, "rb")
 
 
+def read_content(source: Any) -> tuple[str, bytes]:
+    """Return the path of a model file, or a name for messages, and its content.
+
+    Args:
+        source: a path, or the content itself (bytes or what has a buffer, such as a memory map).
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: it can't be read, or is empty.
+        InputError: it is none of these.
+    """
+    if isinstance(source, str | os.PathLike):
+        name = os.fspath(source)
+        try:
+            with open_regular(name) as file:
+                content = file.read()
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise NotFoundError(f"{name} does not exist, expected a model file") from error
+        except (OSError, ValueError) as error:
+            raise FileFormatError(f"{name!r} can't be read: {first_line(error)}") from error
+    else:
+        try:
+            name, content = "the model", bytes(memoryview(source))
+        except TypeError as error:
+            kind = type(source).__name__
+            raise InputError(f"got a {kind}, expected a path, or a file's bytes or memory map") from error
+    if not content:
+        raise FileFormatError(f"{name} is empty; export or copy it again")
+    return name, content
+
+
 def check_regular(path: str | os.PathLike[str], expected: str) -> None:
     """Check a path that another library opens.
 

@@ -9,8 +9,8 @@ from random import Random
 import pytest
 from mutate import damage, damage_json, damage_protobuf
 
+from lstm_edge_exporters.onnx_reader import read_onnx
 from lstm_edge_runtime.errors import FileFormatError
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 pytestmark = pytest.mark.system
 

@@ -341,7 +341,7 @@ def test_a_number_of_rows_that_is_computed_with_is_not_covered() -> None:
 
 def test_states_move_between_an_onnx_file_and_its_program(tmp_path: Path) -> None:
     native, plain = load(to_native(DATA / "lstm.onnx")), load(DATA / "lstm.onnx")
-    assert native.identity == plain.identity != native.sha256
+    assert native.identity == plain.identity
     x = np.random.default_rng(5).standard_normal((6, 3)).astype("float32")
     whole = plain.stream().process(x)
     for first, second in ((native, plain), (plain, native)):
@@ -433,6 +433,7 @@ def test_a_state_with_an_axis_of_its_own_is_not_covered() -> None:
     entry.value = manifest._replace(states=(h, c._replace(axes=(2, "M", 8)))).to_json()
     for each in (model.graph.input[2], model.graph.output[2]):
         each.type.tensor_type.shape.dim[1].dim_param = "M"
+    del model.metadata_props[1:]  # the digest
     with pytest.raises(UnsupportedError, match=r"c_0 .* has a dynamic axis other than batch and time"):
         load(to_native(model.SerializeToString()))
 

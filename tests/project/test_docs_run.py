@@ -94,7 +94,7 @@ def world(tmp_path_factory) -> Path:
     """Data of a watch, a run of a few epochs, its file and an int8 file; tables; a program that prints."""
     from lstm_edge import TrainConfig, deployable, train
     from lstm_edge_exporters import export
-    from lstm_edge_exporters.quantization import QuantizeConfig, quantize
+    from lstm_edge_exporters.quantize import QuantizeConfig, quantize
 
     folder = tmp_path_factory.mktemp("world")
     with (files("lstm_edge") / "data" / "basic_motions.npz").open("rb") as file:

@@ -1,16 +1,14 @@
 """What a file, another process or a caller gives is checked before it reaches C or stands for a network."""
 
-import hashlib
-import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.targets.native.convert import compile_file
-from lstm_edge_runtime import State, load
-from lstm_edge_runtime import model as model_module
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     ContractError,
@@ -18,11 +16,9 @@ from lstm_edge_runtime.errors import (
     InputError,
     ManifestError,
     ProviderError,
-    StateError,
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest
-from lstm_edge_runtime.model import read_model
 from lstm_edge_runtime.native.library import installed
 
 DATA = Path(__file__).parent / "data"
@@ -92,7 +88,7 @@ def test_a_golden_case_that_fits_is_replayed_by_the_native_engine():
 def lep(edit=lambda manifest: manifest) -> bytes:
     """Return ``lstm.onnx`` as a program, with an edited manifest."""
     with load(DATA / "lstm.onnx") as model:
-        compiled = compile_file(read_model(DATA / "lstm.onnx")[1], model.manifest)
+        compiled = compile_file(onnx.load(DATA / "lstm.onnx"), model.manifest)
     compiled.writer.manifest(edit(model.manifest).to_json())
     return compiled.writer.to_bytes()
 
@@ -227,82 +223,6 @@ def test_a_whole_number_that_fits_is_converted():
     assert as_array("token", np.array([[2**31 - 1], [-5]]), "int32").tolist() == [[2**31 - 1], [-5]]
     assert as_array("token", np.array([3], np.uint64), "int64").tolist() == [3]
     assert as_array("token", np.zeros((0, 2), np.int64), "int32").shape == (0, 2)
-
-
-# what was read is what runs
-
-
-def replacing_before_the_session(monkeypatch, act) -> None:
-    """Let ``act`` run between reading a file and opening its session."""
-    opened = model_module.open_session
-    monkeypatch.setattr(model_module, "open_session", lambda *a, **k: (act(), opened(*a, **k))[1])
-
-
-def test_a_file_replaced_while_it_is_loaded_runs_as_the_one_that_was_read(monkeypatch, tmp_path):
-    copy = tmp_path / "m.onnx"
-    shutil.copy(DATA / "lstm.onnx", copy)
-    replacing_before_the_session(monkeypatch, lambda: shutil.copy(DATA / "unbatched.onnx", copy))
-    loaded = load(copy)
-    assert loaded.identity == hashlib.sha256((DATA / "lstm.onnx").read_bytes()).hexdigest()
-    expected = load((DATA / "lstm.onnx").read_bytes()).run(X)[0]["logits"]
-    np.testing.assert_array_equal(loaded.run(X)[0]["logits"], expected)
-
-
-@pytest.fixture
-def external(tmp_path):
-    """``lstm.onnx`` with its weights beside it."""
-    onnx = pytest.importorskip("onnx")
-    path = tmp_path / "m.onnx"
-    onnx.save(
-        onnx.load(DATA / "lstm.onnx"), path,
-        save_as_external_data=True, location="m.data", size_threshold=100,
-    )  # fmt: skip
-    return path
-
-
-@pytest.mark.parametrize("name", ["m.onnx", "m.data"])
-def test_external_data_and_their_file_may_not_change_while_they_are_loaded(monkeypatch, external, name):
-    def replace() -> None:
-        copy = external.with_name("copy")
-        copy.write_bytes(external.with_name(name).read_bytes())
-        copy.replace(external.with_name(name))
-
-    load(external)
-    replacing_before_the_session(monkeypatch, replace)
-    with pytest.raises(FileFormatError, match=rf"{name} has changed since it was loaded; load it again"):
-        load(external)
-
-
-def test_what_is_made_of_a_file_besides_is_of_the_file_that_was_loaded(tmp_path):
-    copy = tmp_path / "m.onnx"
-    shutil.copy(DATA / "lstm.onnx", copy)
-    model = load(copy)
-    assert model_module.content_of(model, copy) == copy.read_bytes()
-    shutil.copy(DATA / "gru.onnx", copy)
-    with pytest.raises(FileFormatError, match=r"m\.onnx has changed since it was loaded; run again"):
-        model_module.content_of(model, copy)
-
-
-def test_external_data_belong_to_the_identity(external):
-    model = load(external)
-    content, data = external.read_bytes(), external.with_name("m.data").read_bytes()
-    assert model.sha256 == hashlib.sha256(content).hexdigest()
-    assert model.identity == hashlib.sha256(content + data).hexdigest()
-    state = model.run(X)[1]
-    with pytest.raises(StateError, match="got a state of model"):
-        model.run(X, State(state, model.sha256))
-    other = bytearray(data)
-    other[100] ^= 1
-    external.with_name("m.data").write_bytes(other)
-    with pytest.raises(StateError, match="got a state of model"):
-        load(external).run(X, state)
-
-
-def test_external_data_that_change_before_they_are_hashed_are_noticed(external):
-    model = load(external)
-    external.with_name("m.data").write_bytes(b"")
-    with pytest.raises(FileFormatError, match="has changed since it was loaded"):
-        model.stream()
 
 
 # threads

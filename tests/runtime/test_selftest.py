@@ -16,7 +16,7 @@ def with_golden(model, **changes):
 
 
 def with_contract(core, contract):
-    return Core(core.session, contract, core.source, check=core.check, native=core.native)
+    return Core(core.session, contract, core.identity, check=core.check, native=core.native)
 
 
 def test_the_golden_case_holds_whole_and_in_chunks(model):

@@ -1,6 +1,5 @@
 import os
 import pickle
-import subprocess
 import sys
 import tracemalloc
 import zipfile
@@ -11,7 +10,7 @@ import pytest
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
-from lstm_edge_runtime.files import replacing, write_bytes
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.reading import read_arrays
 from lstm_edge_runtime.state import IDENTITY, to_arrays
 
@@ -181,44 +180,6 @@ def test_a_member_that_is_no_array_is_refused_in_one_line(tmp_path):
         file.writestr("state/h_0.npy", b"no array either")
     with pytest.raises(FileFormatError, match=r"s\.npz is not a saved state .*; save one first"):
         State.load(tmp_path / "s.npz")
-
-
-def killed_writer(target):
-    """A process that is killed while it writes ``target``; returns what it left."""
-    program = (
-        "import os, signal, sys; from lstm_edge_runtime.files import replacing\n"
-        "with replacing(sys.argv[1]) as temporary:\n"
-        "    temporary.write_bytes(b'half')\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    assert subprocess.run([sys.executable, "-c", program, str(target)], check=False).returncode == -9
-    return sorted(target.parent.glob(".*.tmp"))
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="signals are POSIX's")
-def test_what_a_killed_writer_left_is_removed_by_the_next_write_of_the_same_target(tmp_path):
-    target, other = tmp_path / "s[1].npz", tmp_path / "other.npz"
-    assert len(killed_writer(target)) == 1
-    assert len(killed_writer(target)) == 1  # the second one removed what the first one left
-    killed_writer(target)
-    kept = {path for path in killed_writer(other) if path.name.startswith(".other")}
-    write_bytes(target, b"whole")
-    assert target.read_bytes() == b"whole"
-    assert set(tmp_path.glob(".*.tmp")) == kept
-    write_bytes(other, b"whole")
-    assert list(tmp_path.glob(".*.tmp")) == []
-
-
-def test_two_writers_of_one_target_do_not_remove_each_others_work(tmp_path):
-    target = tmp_path / "s.npz"
-    with replacing(target) as first:
-        first.write_bytes(b"first")
-        with replacing(target) as second:
-            second.write_bytes(b"second")
-            assert first.read_bytes() == b"first"
-        assert target.read_bytes() == b"second"
-    assert target.read_bytes() == b"first"
-    assert list(tmp_path.glob(".*.tmp")) == []
 
 
 def test_many_writers_of_one_target_leave_one_whole_file(tmp_path):

@@ -4,11 +4,11 @@ import base64
 import shutil
 
 import numpy as np
+import onnx
 import pytest
 
 from lstm_edge_exporters.targets.web import PageSignal, to_site
 from lstm_edge_runtime.errors import CheckFailedError, NotFoundError
-from lstm_edge_runtime.manifest import KEY
 
 pytestmark = pytest.mark.usefixtures("wasm")
 
@@ -102,12 +102,11 @@ def test_a_file_with_other_features_brings_no_recording_of_the_demo(invoke, data
 
 
 def test_a_file_that_fails_its_golden_case_makes_no_site(data, tmp_path, invoke):
-    content = (data / "lstm.onnx").read_bytes()
-    start = content.index(KEY.encode())
-    # the last bytes of a weight, well before the manifest
-    spoilt = bytearray(content)
-    spoilt[start // 2 : start // 2 + 4] = np.float32(3).tobytes()
-    (tmp_path / "spoilt.onnx").write_bytes(spoilt)
+    spoilt = onnx.load(data / "lstm.onnx")
+    weight = next(each for each in spoilt.graph.initializer if len(each.dims) == 3)
+    weight.raw_data = np.float32(3).tobytes() + weight.raw_data[4:]
+    del spoilt.metadata_props[1:]  # the digest
+    onnx.save(spoilt, tmp_path / "spoilt.onnx")
     with pytest.raises(CheckFailedError, match="golden case"):
         to_site(tmp_path / "spoilt.onnx", [])
     code, _, _ = invoke(

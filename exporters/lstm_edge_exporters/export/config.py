@@ -11,6 +11,8 @@ from lstm_edge_runtime.axes import is_sum, parse_sum
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
+from ..options import check_options, option, seed_option, stream_option
+
 
 @dataclass(frozen=True)
 class ExportConfig:
@@ -38,11 +40,8 @@ class ExportConfig:
     """The name of the batch axis."""
     sequence: str = "L"
     """The name of the time axis."""
-    stream: bool = False
-    """Write the file that streams a network which looks ahead or has strides: outputs lag by a delay, calls
-    take a multiple of a unit. A network that only looks back streams by its ordinary file."""
-    stateless: bool = False
-    """Leave absent, zero and learned initial states inside the graph instead of making them inputs."""
+    stream: bool = stream_option()
+    stateless: bool = option(False, "Keep absent, zero and learned initial states inside the graph.")
     task: Task | None = None
     """What an output means; with an empty ``Task.output`` it is the first that is no state."""
     signal: Signal = field(default_factory=Signal)
@@ -50,8 +49,7 @@ class ExportConfig:
     """Whether training carried states, and over which windows; None where unknown."""
     checkpoint_sha256: str | None = None
     """Hex digest of the checkpoint that the weights come from, kept in the provenance."""
-    seed: int = 0
-    """Seed of the random inputs of the verification and the golden case."""
+    seed: int = seed_option()
 
     def __post_init__(self) -> None:
         """Refuse what no export can honor.
@@ -60,8 +58,7 @@ class ExportConfig:
             InputError: an axis, name or seed that is out of range, or a reset that is not
                 finite.
         """
-        if not isinstance(self.seed, int) or self.seed < 0:
-            raise InputError(f"seed {self.seed!r}: choose a whole number from 0")
+        check_options(self)
         for role, name in (("batch", self.batch), ("sequence", self.sequence)):
             if not name.isidentifier():
                 raise InputError(f"{role} {name!r}: an axis has a plain name, such as N")

@@ -129,13 +129,19 @@ def _axis(axis: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str |
 
 
 def _simplify(model: ir.Model) -> None:
-    """Compute constants in float64, fold batch norms, and remove what nothing uses, in place."""
+    """Compute constants in float64, fold batch norms, remove unused values, number unnamed ones, in place."""
     folding = FoldConstantsPass(shape_inference=True, input_size_limit=_LARGE, output_size_limit=_LARGE)
     unused = common.RemoveUnusedNodesPass(), common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]
     rules = rewriter.RewritePass(_RULES)
     steps = ir.passes.PassManager([folding, rules, *unused], steps=2, early_stop=True)
     lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
     ir.passes.Sequential(steps, unused[0], lift, common.OutputFixPass())(model)
+    traced = re.compile(r"val_\d+")
+    values = (value for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None)
+    unnamed = list(dict.fromkeys(value for value in values if traced.fullmatch(str(value.name))))
+    for prefix in ("renamed_", "val_"):  # no name is taken while values are renamed
+        for number, value in enumerate(unnamed):
+            value.name = f"{prefix}{number}"
 
 
 def _widen(model: ir.Model, program: ExportedProgram) -> None:

@@ -1,36 +1,45 @@
 """The options of a lift."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
-from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes
+
+from ..options import check_options, option, parse_axes, seed_option, stream_option
 
 
 @dataclass(frozen=True)
 class LiftConfig:
-    """Options of one lift; the defaults serve a file whose inputs are ``(N, L, I)`` or ``(L, N, I)``."""
+    """Options of one lift; the defaults serve a file whose inputs are ``(N, L, I)`` or ``(L, N, I)``.
 
-    inputs: Mapping[str, Axes] = field(default_factory=dict)
-    """Axes by input name that replace those declared, an int if fixed and a name if dynamic:
-    ``{"x": ("N", "L", 8)}``."""
-    states: Mapping[str, str] = field(default_factory=dict)
-    """Input name to output name of states that the file already has and that names do not show."""
-    constants: Mapping[str, float] = field(default_factory=dict)
-    """Numbers by input name that replace inputs, such as the one that chooses a branch:
-    ``{"sr": 16000}``."""
-    skip_reverse: bool = False
-    """Leave nodes that read time backwards as they are and lift the rest, instead of refusing the file."""
-    stream: bool = False
-    """Write the file that streams a network which looks ahead or has strides; see ``ExportConfig.stream``."""
-    seed: int = 0
-    """Seed of the random data for the verification and the golden case."""
+    ``inputs`` are axes by input name, an int if fixed and a name if dynamic: ``{"x": ("N", "L", 8)}``.
+
+    Raises:
+        InputError: a value does not fit.
+    """
+
+    inputs: Mapping[str, Axes] = option(
+        dict,
+        "Axes of an input if those in the file are wrong; for a scalar input, its value.",
+        flag="--input",
+        metavar="x=N,L,8",
+        parse=parse_axes,
+    )
+    constants: Mapping[str, float] = option(
+        dict,
+        "Constant for an input that selects a branch.",
+        flag="--branch",
+        metavar="sr=16000",
+    )
+    states: Mapping[str, str] = option(
+        dict,
+        "State input and output that the file already has, if not found by name.",
+        flag="--state",
+        metavar="INPUT=OUTPUT",
+    )
+    skip_reverse: bool = option(False, "Keep nodes that read time backwards; lift the rest.")
+    stream: bool = stream_option()
+    seed: int = seed_option()
 
     def __post_init__(self) -> None:
-        """Refuse a seed below 0.
-
-        Raises:
-            InputError: it is.
-        """
-        if self.seed < 0:
-            raise InputError(f"seed is {self.seed}, expected a whole number from 0")
+        check_options(self)

@@ -10,12 +10,17 @@ from pathlib import Path
 
 import onnx
 import onnx_ir as ir
-from onnx.external_data_helper import load_external_data_for_model
+from onnx.external_data_helper import (
+    ExternalDataInfo,
+    _get_all_tensors,
+    load_external_data_for_model,
+    uses_external_data,
+)
 from onnx_ir.passes.common import InlinePass
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY
-from lstm_edge_runtime.model import read_model
+from lstm_edge_runtime.reading import read_content
 
 from ..graph import data_inputs, forget_shapes, infer_shapes, to_bytes
 from ..isolation import open_isolated
@@ -78,12 +83,12 @@ def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLik
 
     Raises:
         InputError: ``output`` is such a file, or a link to one.
-        FileFormatError: ``source`` is truncated or foreign, or its external data is not in its folder.
     """
     if not Path(source).is_file():
         return
-    _, file = read_model(source)
-    if os.path.realpath(output) in file.external_paths():
+    tensors = _get_all_tensors(onnx.load(os.fspath(source), load_external_data=False))
+    beside = {ExternalDataInfo(each).location for each in tensors if uses_external_data(each)}
+    if os.path.realpath(output) in {os.path.realpath(Path(source).parent / name) for name in beside}:
         raise InputError(f"{output} has weights of {source} and would be replaced; name another file")
 
 
@@ -102,20 +107,24 @@ def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
 
 
 def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
-    content, file = read_model(source)
-    name = "the model" if isinstance(source, bytes) else str(source)
-    if not file.graph.nodes or not file.opset:
+    name, content = read_content(source)
+    try:
+        model = onnx.load_from_string(content)
+    except Exception as error:  # protobuf's DecodeError
+        raise FileFormatError(f"{name} is truncated, or not an ONNX file; copy it again") from error
+    opset = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=0)
+    if not model.graph.node or not opset:
         raise FileFormatError(f"{name} contains no ONNX graph; export or copy it again")
-    if file.opset < _OLDEST_OPSET:
+    if opset < _OLDEST_OPSET:
         raise FileFormatError(
-            f"{name} has opset {file.opset}, expected {_OLDEST_OPSET} or later; "
+            f"{name} has opset {opset}, expected {_OLDEST_OPSET} or later; "
             f"convert it with onnx.version_converter"
         )
-    if KEY in file.metadata:
+    if any(each.key == KEY for each in model.metadata_props):
         raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
-    model = onnx.ModelProto()
+    if isinstance(source, bytes) and any(map(uses_external_data, _get_all_tensors(model))):
+        raise FileFormatError("its weights are in another file; load it by its path")
     try:
-        model.ParseFromString(content)
         if not isinstance(source, bytes):
             load_external_data_for_model(model, str(Path(source).resolve().parent))
     except Exception as error:  # protobuf's DecodeError, onnx's checker's errors, OSError and ValueError

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import MissingDependencyError
-from lstm_edge_runtime.files import write_folder
 
+from ..folders import write_folder
 from .native import to_native
 
 _CONTENTS = "site.js"

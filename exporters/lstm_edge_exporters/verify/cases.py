@@ -385,9 +385,9 @@ def fill_rows(
             continue
         filled[spec.name] = feeds[spec.name].copy()
         rows = np.moveaxis(filled[spec.name], batch, 0)  # a view
-        for row, start in zip(rows, starts, strict=False):
+        for row, start in zip(range(len(rows)), starts, strict=False):
             if time is not None:
-                np.moveaxis(row, time - (batch < time), 0)[int(start) :] = value
+                np.moveaxis(rows[row], time - (batch < time), 0)[int(start) :] = value
             elif not start:
-                row[...] = value
+                rows[row] = value
     return filled

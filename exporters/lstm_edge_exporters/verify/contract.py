@@ -190,8 +190,7 @@ def _ranges(mine: Manifest, theirs: Manifest, *, configured: bool) -> Iterator[C
 
 def _operators(file: ModelFile) -> Check:
     versions = {domain or "ai.onnx": version for domain, version in file.content.opsets.items()}
-    own = {(function.domain, function.name) for function in file.content.functions}
-    known = own | {("com.microsoft", op) for op in _OLDEST_EXTRA}
+    known = {*file.content.functions} | {("com.microsoft", op) for op in _OLDEST_EXTRA}
     unknown = {
         f"{domain or 'ai.onnx'}::{op}"
         for domain, op in {(node.domain, node.op_type) for node in file.content.every_node()} - known

@@ -127,7 +127,7 @@ def _labels(
         for at in differ
     )
     if run.file.precision in ("int8", "fp16"):
-        from ..quantization.config import Budget
+        from ..quantize.config import Budget
 
         least = (run.config.budget or Budget()).agreement
         real = run.config.data is not None

@@ -13,9 +13,9 @@ import onnx_ir as ir
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
-from lstm_edge_runtime.onnx_reader import ValueInfo
 
 from ..export.cast import widened
+from ..onnx_reader import ValueInfo
 from .cases import CaseGenerator, Feeds
 from .file import ModelFile, open_file
 from .float64 import Graph64, constants_of

@@ -16,11 +16,11 @@ from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
-from lstm_edge_runtime.model import read_model, runner
-from lstm_edge_runtime.onnx_reader import OnnxFile
+from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
 
 from ..isolation import open_isolated
+from ..onnx_reader import OnnxFile, from_proto
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
@@ -58,7 +58,7 @@ class ModelFile:
     @cached_property
     def content(self) -> OnnxFile:
         """The graph and its metadata."""
-        return read_model(self.path)[1]
+        return from_proto(self.proto)
 
     @property
     def graph_axes(self) -> dict[str, Axes]:

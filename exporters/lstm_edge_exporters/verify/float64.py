@@ -39,8 +39,8 @@ class Graph64:
         for tensor in proto.graph.initializer:
             if tensor.name in replaced:
                 tensor.CopyFrom(ir.to_proto(ir.tensor(replaced[tensor.name], name=tensor.name)))
-        for number, node in enumerate(_nodes(proto.graph)):  # what has no name is given to omitted inputs
-            node.output[:] = [name or f"unnamed {number} {place}" for place, name in enumerate(node.output)]
+        for number, inner in enumerate(_nodes(proto.graph)):  # what has no name is given to omitted inputs
+            inner.output[:] = [name or f"unnamed {number} {place}" for place, name in enumerate(inner.output)]
         try:
             self._evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
         except (NotImplementedError, RuntimeError, TypeError) as error:

@@ -13,9 +13,9 @@ from lstm_edge_runtime.errors import LstmEdgeError, first_line
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import with_manifest
-from ..quantization.config import Budget, QuantizeConfig
-from ..quantization.judge import judge, over_budget
-from ..quantization.pipeline import evidence, on_native, quantized_again, with_limits
+from ..quantize.config import Budget, QuantizeConfig
+from ..quantize.gate import evidence, judge, over_budget
+from ..quantize.pipeline import on_native, quantized_again, with_limits
 from .compare import compare_all
 from .config import ValidateConfig
 from .expected import Expected
@@ -103,5 +103,5 @@ def _gate(file: ModelFile, expected: Expected, config: ValidateConfig) -> Check:
         before = load(path)
         after = load(file.path)
         cases, targets = evidence(expected.manifest._replace(golden=file.manifest.golden), config.data)
-        found = judge(before, after, cases, targets, few=config.data is None)
+        found = judge(before, after, cases, targets, real=config.data is not None)
     return answered("within the budget", "; ".join(over_budget(found, config.budget or Budget())))

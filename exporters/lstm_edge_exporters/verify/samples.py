@@ -117,3 +117,28 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
             low, high, longest = min(samples.lengths), max(samples.lengths), array.shape[1 + time]
             if not 1 <= low <= high <= longest:
                 raise InputError(f"lengths holds {low}..{high}; expected 1..{longest}, the steps of {name}")
+
+
+def class_numbers(targets: Array, manifest: Manifest) -> Array:
+    """Return class numbers ``(samples,)``; names are turned into them.
+
+    Raises:
+        InputError: a class that the file does not know.
+    """
+    task = manifest.task
+    assert task is not None
+    width = next(spec.width for spec in manifest.outputs if spec.name == task.output)
+    if targets.dtype.kind in "US":
+        numbers = {name: number for number, name in enumerate(task.labels)}
+        unknown = sorted({str(name) for name in targets} - set(numbers))
+        if unknown:
+            known = ", ".join(numbers) or "none by name"
+            raise InputError(f"the data has the class {unknown[0]!r}; the file knows {known}")
+        return np.array([numbers[str(name)] for name in targets])
+    whole = targets.dtype.kind in "iu" and targets.ndim == 1 and targets.min() >= 0
+    if not whole or (isinstance(width, int) and targets.max() >= width):
+        raise InputError(
+            f"the truth is {targets.dtype} {targets.shape}; expected ({len(targets)},) class names or "
+            f"numbers below {width}"
+        )
+    return targets

@@ -11,9 +11,9 @@ from beside import export_beside as export
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
+from lstm_edge_exporters.onnx_reader import read_onnx
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 
 class Layer(nn.Module):

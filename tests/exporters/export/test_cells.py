@@ -5,8 +5,8 @@ import pytest
 import torch
 from beside import export_beside as export
 
+from lstm_edge_exporters.onnx_reader import read_onnx
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.onnx_reader import read_onnx
 
 EVERY = cells.sample(200, seed=16)
 

@@ -48,9 +48,7 @@ def test_external_data_outside_the_models_folder_is_refused(model, tmp_path, loc
     for tensor in proto.graph.initializer:
         tensor.external_data[0].value = location.format(folder=tmp_path)
     path.write_bytes(proto.SerializeToString())
-    with pytest.raises(
-        FileFormatError, match=r"its weights are in .*, outside its folder; refused as unsafe"
-    ):
+    with pytest.raises(FileFormatError, match="weights in another file, can't be read"):
         lift(path)
 
 
@@ -63,9 +61,7 @@ def test_external_data_that_is_missing_or_short_or_unreachable_is_refused(model,
     with pytest.raises(FileFormatError, match="weights in another file"):
         lift(path)
     (tmp_path / "m.bin").unlink()
-    with pytest.raises(
-        FileFormatError, match=r"its weights are in .*, which does not exist; copy it to the same folder"
-    ):
+    with pytest.raises(FileFormatError, match="weights in another file"):
         lift(path)
 
 

@@ -3,7 +3,7 @@ import sys
 
 import onnx_ir as ir
 
-from lstm_edge_exporters.quantization.precision import fp16_compute
+from lstm_edge_exporters.quantize.precision import fp16_compute
 
 
 def test_a_float16_file_of_the_kind_that_quantize_writes_for_a_gpu_is_lifted(network, tmp_path):
@@ -12,7 +12,7 @@ def test_a_float16_file_of_the_kind_that_quantize_writes_for_a_gpu_is_lifted(net
     steps = net.add("Transpose", [net.squeeze(y, 1)], perm=[1, 0, 2])
     net.add("MatMul", [steps, net.weight(16, 4)], ["logits"])
     made = net.model({"x": ["N", "L", 3]}, ["logits"])
-    half = ir.from_proto(fp16_compute(ir.from_proto(made), keep_io=True))
+    half = ir.from_proto(fp16_compute(ir.from_proto(made)))
     half.graph.sort()  # the converter leaves them unsorted
     ir.save(half, tmp_path / "half.onnx")
     program = (

@@ -8,6 +8,7 @@ from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.onnx_file import DIGEST
 
 
 def stateful(network, names, outputs):
@@ -35,7 +36,7 @@ def test_the_contract_is_added_and_nothing_else_changed(network, names, outputs)
     assert [(s.input, s.output) for s in lifted.report.recognized] == list(zip(names, outputs, strict=True))
     assert lifted.report.lifted == ()
     written = onnx.load_from_string(lifted.model)
-    assert [entry.key for entry in written.metadata_props] == [KEY]
+    assert [entry.key for entry in written.metadata_props] == [KEY, DIGEST]
     del written.metadata_props[:]
     assert written == model
     assert lifted.report.unstreamable == ""

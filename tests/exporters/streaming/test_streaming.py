@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.lift import LiftConfig, lift
-from lstm_edge_exporters.quantization import QuantizeConfig, quantize
+from lstm_edge_exporters.quantize import QuantizeConfig, quantize
 from lstm_edge_exporters.streaming import rules
 from lstm_edge_exporters.streaming.rewrite import Rewriter
 from lstm_edge_exporters.targets.c import to_c

@@ -5,6 +5,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_runtime.onnx_file import DIGEST
 
 
 def recurrent(model, ops=("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")):
@@ -117,5 +118,7 @@ def first_steps_only(model):
 
 
 def save(model, path):
+    for prop in [prop for prop in model.metadata_props if prop.key == DIGEST]:
+        model.metadata_props.remove(prop)
     onnx.save(model, path)
     return path

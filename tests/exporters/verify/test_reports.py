@@ -1,14 +1,13 @@
 """What people and CI systems read: JUnit, HTML, the terminal, JSON."""
 
-import io
 import json
 import re
 from xml.etree import ElementTree as ET
 
 import pytest
 
-from lstm_edge.cli._output import Screen
-from lstm_edge.cli.validate import print_report
+from lstm_edge.cli._output import print_report
+from lstm_edge.cli.validate import report_of
 from lstm_edge_exporters.verify.html import to_html
 from lstm_edge_exporters.verify.junit import to_junit
 from lstm_edge_exporters.verify.report import (
@@ -18,6 +17,7 @@ from lstm_edge_exporters.verify.report import (
     Group,
     Report,
 )
+from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.tolerance import Comparison
 
 NASTY = "<script>alert('x')</script> & \"q\" [red]\x00\x1b[31m\ud800"
@@ -146,11 +146,11 @@ def test_a_report_with_nothing_checked_has_not_passed(report):
     assert replace(report, groups=report.groups[2:]).ok
 
 
-def test_the_terminal_takes_names_as_text(report):
-    out = io.StringIO()
-    print_report(report, Screen(file=out, width=200))
-    text = out.getvalue()
+def test_the_terminal_takes_names_as_text(report, capsys):
+    with pytest.raises(CheckFailedError, match="1 checks failed"):
+        print_report(report_of(report), as_json=False)
+    text = capsys.readouterr().out
     assert "[red]" in text
     assert "FAILED Sizes" in text
-    assert "skipped Lengths: the file takes no lengths" in text
+    assert "skipped checks Lengths: the file takes no lengths" in text
     assert "2 passed, 1 failed, 2 skipped" in text

@@ -8,7 +8,7 @@ from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.quantization import QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantize import QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.testing import assert_equivalent
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_exporters.verify.expected import against_file, against_module
@@ -193,7 +193,7 @@ def smaller(made, tmp_path_factory):
     def make(name):
         if name not in known:
             known[name] = folder / f"{name}.onnx"
-            quantize(folder / "float.onnx", WAYS[name]).save(known[name], force=True)
+            quantize(folder / "float.onnx", WAYS[name]).save(known[name])
         return net, folder / "float.onnx", known[name]
 
     return make

@@ -104,10 +104,10 @@ def test_regression_gives_values_with_their_units(invoke, make, data):
         (["{data}", "{data}"], "expected an .onnx file"),
         (["{model}", "nothing.npz"], "nothing.npz"),
         (["{model}", "{data}", "-o", "no/such/folder/out.csv"], "does not exist"),
-        (["{model}", "{data}", "--threads", "0"], "--threads"),
+        (["{model}", "{data}", "--threads", "0"], "threads is 0"),
         (["{model}", "{data}", "--device", "tpu"], "--device"),
         (["{model}"], "DATA"),
-        (["{data}", "{model}"], "are swapped; run lstm-edge predict {model} {data}"),
+        (["{data}", "{model}"], "is a data file, expected an .onnx file; MODEL is the first argument"),
     ],
 )
 def test_wrong_use_exits_2_and_says_what_is_wrong(invoke, har, data, arguments, words):

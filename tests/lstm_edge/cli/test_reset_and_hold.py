@@ -63,8 +63,8 @@ def test_stream_starts_again_with_each_window_and_says_so_once(from_reset, argum
         ""
         if arguments
         else NOTE
-        + "states are reset every 6 steps; --reset-every never carries states on, --window 6 gives a "
-        "result at every step as in training\n"
+        + "states are reset every 6 steps, and --window gives a result at every step as in training; "
+        "--reset-every never carries states on\n"
     )
 
 

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from lstm_edge.score import plan as plan_module
+from lstm_edge.score.config import ScoreConfig
 from lstm_edge.score.job import score
-from lstm_edge.score.plan import Options
 from lstm_edge.score.workers import processes
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import LstmEdgeError, load
@@ -71,7 +71,7 @@ def expected(path, table, every="never"):
 
 
 def run(data, model, output, workers=1, **options):
-    return score(str(data), model, output, Options(**options), processes(workers))
+    return score(str(data), model, output, ScoreConfig(**options), processes(workers))
 
 
 def results(*outputs):
@@ -118,7 +118,7 @@ def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
     assert [path.name for path in tmp_path.glob(".*")] == []
     code, out, _ = invoke(*line[:5], tmp_path / "again", "--workers", 1)
     assert code == 0
-    assert "126 rows of 4 series in 3 files" in out
+    assert "rows: 126\nlate: 0\nseries: 4" in out
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -203,7 +203,7 @@ def test_late_rows_are_left_out_and_counted(invoke, har, tmp_path):
     write(table.filter(pa.array(again)), tmp_path / "in" / "1.parquet")
     line = ["score", tmp_path / "in", "-m", har.path, "--workers", 1]
     code, out, _ = invoke(*line, "-o", tmp_path / "b", "--since", tmp_path / "a")
-    assert (code, "left out: 2 rows before the last one" in out) == (0, True)
+    assert (code, "late: 2" in out) == (0, True)
     assert results(tmp_path / "a", tmp_path / "b").num_rows == 50
     code, out, _ = invoke(*line, "-o", tmp_path / "c", "--since", tmp_path / "b", "--json")
     assert (code, json.loads(out)["rows"], json.loads(out)["known"]) == (0, 0, 2)
@@ -438,11 +438,11 @@ def test_a_killed_run_is_continued_and_gives_the_same(har, tmp_path, workers):
     run(tmp_path / "in", har.path, tmp_path / "whole", parts=8, events=True)
     program = (
         "from pathlib import Path\n"
-        "from lstm_edge.score.job import score; from lstm_edge.score.plan import Options\n"
+        "from lstm_edge.score.job import score; from lstm_edge.score.config import ScoreConfig\n"
         "from lstm_edge.score.workers import processes\n"
         "if __name__ == '__main__':\n"
         f"  score({str(tmp_path / 'in')!r}, Path({str(har.path)!r}), Path({str(tmp_path / 'out')!r}),"
-        f" Options(parts=8, events=True), processes({workers}))\n"
+        f" ScoreConfig(parts=8, events=True), processes({workers}))\n"
     )
     (tmp_path / "run.py").write_text(program)
     process = subprocess.Popen([sys.executable, tmp_path / "run.py"], start_new_session=True)

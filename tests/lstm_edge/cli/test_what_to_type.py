@@ -32,8 +32,11 @@ def folder(tmp_path, har, monkeypatch):
         ("lift run -o a.onnx", "run lstm-edge export run -o run.onnx"),
         ("train run -o other", "run is a trained run, not data; run lstm-edge export run -o model.onnx"),
         ("predict har.onnx run", "run is a trained run, not data"),
-        ("predict data.npz har.onnx", "are swapped; run lstm-edge predict har.onnx data.npz"),
-        ("validate run --against har.onnx", "are swapped; run lstm-edge validate har.onnx --against run"),
+        ("predict data.npz har.onnx", "is a data file, expected an .onnx file; MODEL is the first argument"),
+        (
+            "validate run --against har.onnx",
+            "run is a run folder, expected an .onnx file; run lstm-edge export run",
+        ),
         ("quantize data.npz -o a.onnx", "data.npz is a data file, expected an .onnx file"),
         ("selftest data.npz", "data.npz is a data file, expected an .onnx file"),
         ("quantize har.onnx -o a.pt", "a.pt is not named .onnx; use -o a.onnx"),

@@ -104,14 +104,14 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
         ),
         Step("lstm-edge export mine:build --input x=N,L,4 -o m.onnx", "equal to PyTorch"),
         Step("lstm-edge validate m.onnx --against mine:build --quick", "passed"),
-        Step("lstm-edge selftest m.onnx", r"ok .* whole, case 2"),
-        Step("lstm-edge inspect m.onnx", "h_0.*past_0.*properties"),
+        Step("lstm-edge selftest m.onnx", r"yes .* whole, case 2"),
+        Step("lstm-edge inspect m.onnx", "h_0.*past_0.*provenance"),
     ),
     "firmware": (
         *HAR,
         Step(
-            "lstm-edge quantize har.onnx --data demo/basic_motions.npz -o har8.onnx --force",
-            "labels that agree",
+            "lstm-edge quantize har.onnx --data demo/basic_motions.npz -o har8.onnx",
+            "judgement agreement",
         ),  # faster on the board, not on every PC
         Step("lstm-edge convert har8.onnx --to c --name har -o har_c", "flash", needs="cc"),
         Step("cmake -S har_c -B build && cmake --build build", "Built target har", needs="cmake"),
@@ -119,7 +119,7 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
     "web": (
         *HAR,
         Step("python back_end.py", r"\(100, 4\)"),
-        Step("lstm-edge convert har.onnx --to web -o site", "preview"),
+        Step("lstm-edge convert har.onnx --to web -o site", "http.server"),
     ),
 }
 

@@ -10,7 +10,8 @@ import onnx
 import torch
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec, Trained
+from lstm_edge_exporters.graph import with_manifest
+from lstm_edge_runtime.manifest import Golden, Manifest, Signal, StateSpec, Task, TensorSpec, Trained
 
 HERE = Path(__file__).parent
 WIDTH, H, C, LAYERS = 3, 8, 4, 2
@@ -252,10 +253,8 @@ def save(name, nodes, weights, inputs, outputs, state, manifest, names=None) -> 
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9, producer_name="lstm-edge tests"
     )
-    if manifest is not None:
-        helper.set_model_props(model, {KEY: manifest.to_json()})
     onnx.checker.check_model(model, full_check=True)
-    (HERE / f"{name}.onnx").write_bytes(model.SerializeToString(deterministic=True))
+    (HERE / f"{name}.onnx").write_bytes(with_manifest(model, manifest))
 
 
 def reorder(gates: np.ndarray) -> np.ndarray:

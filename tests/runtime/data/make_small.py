@@ -25,7 +25,7 @@ def main() -> None:
         _verb("train", DATA, "-o", run)
         _verb("export", run, "-o", float_file)
         small = HERE / "motions-int8.onnx"
-        _verb("quantize", float_file, "-o", small, "--for", "arm", "--data", DATA, "--force")
+        _verb("quantize", float_file, "-o", small, "--for", "arm", "--data", DATA)
 
 
 if __name__ == "__main__":

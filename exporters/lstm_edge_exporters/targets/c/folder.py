@@ -15,10 +15,10 @@ import numpy as np
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, MissingDependencyError
-from lstm_edge_runtime.files import check_folder, write_folder
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
 from lstm_edge_runtime.selftest import golden_limits
 
+from ...folders import check_folder, write_folder
 from ...processes import run_program
 from ..native.compiler import Compiled
 from ..native.convert import compile_file, read

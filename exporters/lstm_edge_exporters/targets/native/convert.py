@@ -12,8 +12,9 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.axes import shape_of
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest, TensorSpec
-from lstm_edge_runtime.model import read_model, runner
+from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native.engine import NativeEngine
+from lstm_edge_runtime.reading import read_content
 from lstm_edge_runtime.selftest import golden_limits
 
 from ...export.cast import widened
@@ -59,9 +60,7 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
 
 def read(source: str | os.PathLike[str] | bytes) -> tuple[Model, onnx.ModelProto]:
     """Return a file as a model and as a graph with its weights; raises as ``load``."""
-    content, file = read_model(source)
-    if file.external_paths() and not isinstance(source, bytes):
-        return load(source), onnx.load(source)
+    content = read_content(source)[1]
     return load(content), onnx.load_from_string(content)
 
 

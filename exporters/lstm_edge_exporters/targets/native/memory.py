@@ -78,14 +78,15 @@ class Memory:
     @property
     def end(self) -> int:
         """From here on places are of new buffers."""
-        return self._starts[-1] + self._regions[-1].width if self._regions else 0
+        return int(self._starts[-1]) + self._regions[-1].width if self._regions else 0
 
     def at(self, buffer: int) -> Array:
         """Return the places of a buffer's numbers ``(width,)``."""
         width = self.writer.width(buffer)
         if buffer not in self._of_buffer:
             self._of_buffer[buffer] = self._add(_Region(buffer, width))
-        return np.arange(width) + np.int64(self._of_buffer[buffer])
+        places: Array = np.arange(width) + self._of_buffer[buffer]
+        return places
 
     def value(self, buffer: int, shape: Sequence[int], dtype: str = "float32") -> Value:
         """Return the value whose numbers a buffer holds, in order."""
@@ -105,7 +106,8 @@ class Memory:
         places = start + np.arange(frames * ring.frame).reshape(frames, ring.groups, ring.inner)
         shape = list(source.shape)
         shape[axis] = frames
-        return places.transpose(1, 0, 2).reshape(shape)
+        joined: Array = places.transpose(1, 0, 2).reshape(shape)
+        return joined
 
     def push(self, value: Value, past: int, ring: Past) -> None:
         """Let a past take in its new frames, if ``value`` is the last ones.

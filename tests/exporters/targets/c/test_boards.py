@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
+from lstm_edge_exporters.quantize import Budget, QuantizeConfig, quantize
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_runtime import load
 from lstm_edge_runtime.tolerance import limit_for

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.quantization import QuantizeConfig, quantize
+from lstm_edge_exporters.quantize import QuantizeConfig, quantize
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_exporters.verify.expected import against_file
 from lstm_edge_exporters.verify.file import open_file
@@ -55,7 +55,7 @@ def pair(request, tmp_path_factory):
     torch.manual_seed(0)
     artifact = export(kind().eval(), torch.randn(2, 40, 3), ExportConfig(task=task, stream=True))
     artifact.save(folder / "float.onnx")
-    quantize(folder / "float.onnx", config).save(folder / "smaller.onnx", force=True)
+    quantize(folder / "float.onnx", config).save(folder / "smaller.onnx")
     return folder / "float.onnx", folder / "smaller.onnx"
 
 

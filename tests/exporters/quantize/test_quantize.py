@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
@@ -11,15 +12,16 @@ from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import export
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, pipeline, precision, quantize
+from lstm_edge_exporters.quantize import Budget, QuantizeConfig, pipeline, precision, quantize
+from lstm_edge_exporters.quantize.prepare import prepare
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_exporters.verify.expected import against_file
 from lstm_edge_exporters.verify.file import open_file
 from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.manifest import TensorSpec
 from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.ort import open_session
 
 LOOSE = Budget(agreement=0, drift=1, change=1)
 
@@ -77,16 +79,10 @@ def test_an_lstm_runs_in_int8_and_keeps_its_contract(network, write, more):
     assert after.precision == "int8"
     off, limit = _replay(made.model)
     assert all(0 < off[name] <= limit[name] for name in off)
-
-
-def test_the_golden_case_is_the_float_files_own(network, write):
-    source = write(network())
-    made = quantize(source, QuantizeConfig(budget=LOOSE))
-    before, after = load(source).manifest.golden, load(made.model).manifest.golden
+    golden = load(source).manifest.golden
     for group in ("inputs", "outputs"):
-        for name, array in getattr(before, group).items():
-            np.testing.assert_array_equal(getattr(after, group)[name], array)
-    assert set(after.limit) == set(before.outputs)
+        for name, array in getattr(golden, group).items():
+            np.testing.assert_array_equal(getattr(after.golden, group)[name], array)
 
 
 def test_the_golden_limits_catch_a_wrong_scale_that_the_budget_would_let_pass(network, write):
@@ -97,6 +93,7 @@ def test_the_golden_limits_catch_a_wrong_scale_that_the_budget_would_let_pass(ne
             tensor.CopyFrom(
                 numpy_helper.from_array(numpy_helper.to_array(tensor) * np.float32(1.2), tensor.name)
             )
+    del model.metadata_props[1:]  # the digest
     off, limit = _replay(model.SerializeToString())
     assert any(off[name] > limit[name] for name in off)
 
@@ -110,9 +107,8 @@ def test_provenance_and_figures_are_in_the_manifest(network, write):
     assert "for arm" in made.picked
     assert set(manifest.provenance["versions"]) == {"torch", "onnxruntime"}
     assert set(manifest.equivalence["drift"]) == {"h_n", "c_n"}
-    assert 0 < manifest.equivalence["drift"]["h_n"]["share"] < 0.1
-    assert manifest.equivalence["change"]["logits"]["share"] > 0
-    assert manifest.equivalence["float"] == {"max_abs": 1e-7}
+    assert 0 < manifest.equivalence["drift"]["h_n"] < 0.1
+    assert manifest.equivalence["change"]["logits"] > 0
 
 
 def test_the_same_file_gives_the_same_bytes(network, write):
@@ -177,20 +173,14 @@ def test_stored_weights_compute_in_float_whatever_the_batch_mates(network, write
     np.testing.assert_allclose(together, alone, atol=1e-5)
 
 
-@pytest.mark.parametrize("keep_io", [True, False])
-def test_fp16_for_a_gpu_is_half_precision_inside_and_at_the_edge_on_request(
-    network, write, keep_io, tmp_path
-):
+def test_fp16_for_a_gpu_is_half_precision_inside(network, write, tmp_path):
     source = write(network())
-    made = quantize(source, QuantizeConfig("fp16", "gpu", keep_io=keep_io, budget=LOOSE))
+    made = quantize(source, QuantizeConfig("fp16", "gpu", budget=LOOSE))
     onnx.checker.check_model(made.model, full_check=True)
     model = load(made.model)
-    edge = {spec.dtype for spec in (*model.inputs, *model.outputs, *model.states)}
-    assert edge == {"float32" if keep_io else "float16"}
+    assert {spec.dtype for spec in (*model.inputs, *model.outputs, *model.states)} == {"float32"}
     assert {"W0", "R0"} <= set(_held(made.model, onnx.TensorProto.FLOAT16))
-    golden = model.manifest.golden
-    assert golden.inputs["x"].dtype == golden.inputs["h_0"].dtype == next(iter(edge))
-    made.save(tmp_path / "half.onnx", force=True)
+    made.save(tmp_path / "half.onnx")
     file = open_file(tmp_path / "half.onnx")
     report = validate(file, against_file(source, file), ValidateConfig(quick=True, budget=LOOSE))
     assert report.ok, [check for group in report.groups for check in group.failed]
@@ -239,6 +229,7 @@ def test_what_is_in_the_padding_changes_nothing(tmp_path):
     unnamed = onnx.load_model_from_string(made.model)
     for node in unnamed.graph.node:
         node.name = ""
+    del unnamed.metadata_props[1:]  # the digest
     onnx.save(unnamed, tmp_path / "float.onnx")
     small = quantize(tmp_path / "float.onnx", QuantizeConfig(budget=LOOSE))
     assert small.counts == {"LSTM int8": 2}
@@ -252,33 +243,6 @@ def test_what_is_in_the_padding_changes_nothing(tmp_path):
         for other in found[1:]:
             for expected, array in zip(found[0], other, strict=True):
                 np.testing.assert_array_equal(array, expected)
-
-
-@pytest.mark.parametrize("dtype", ["int64", "int32"])
-def test_without_a_golden_case_one_is_recorded_from_the_float_file(network, write, dtype):
-    source = write(network(golden=False, lengths=dtype))
-    x = np.random.default_rng(0).normal(size=(5, 30, 8)).astype(np.float32)
-    made = quantize(source, QuantizeConfig(budget=LOOSE), Samples({"x": x}))
-    golden = load(made.model).manifest.golden
-    expected, _ = load(source).run(x[:1])
-    np.testing.assert_array_equal(golden.outputs["logits"], expected["logits"])
-    assert (golden.inputs["lengths"].dtype, golden.inputs["lengths"].tolist()) == (dtype, [30])
-    off, limit = _replay(made.model)
-    assert all(off[name] <= limit[name] for name in off)
-
-
-def test_external_data_comes_back_inside_the_file(network, tmp_path):
-    source = tmp_path / "float.onnx"
-    onnx.save(
-        onnx.load_model_from_string(network()),
-        source,
-        save_as_external_data=True,
-        location="weights.bin",
-        size_threshold=1024,
-    )
-    made = quantize(source, QuantizeConfig(budget=LOOSE))
-    assert len(made.model) < 0.4 * made.bytes_before
-    load(made.model)
 
 
 @pytest.mark.parametrize(
@@ -298,7 +262,7 @@ def test_the_target_is_read_off_the_processor(monkeypatch, flags, machine, targe
     assert precision.detect_target() == target
 
 
-def test_fp16_for_a_gpu_with_a_product_at_every_step_opens_on_a_cpu_too(network, changed, write):
+def test_fp16_for_a_gpu_with_a_product_at_every_step_opens_on_a_cpu_too(network):
     """onnxruntime 1.32's optimizer ended the process at this graph."""
     weight = np.random.default_rng(0).normal(size=(64, 4)).astype(np.float32)
 
@@ -312,7 +276,10 @@ def test_fp16_for_a_gpu_with_a_product_at_every_step_opens_on_a_cpu_too(network,
         graph.output[0].CopyFrom(helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", "L", 4]))
 
     content = network(head=False, golden=False, edit=edit)
-    source = write(changed(content, outputs=(TensorSpec("logits", "float32", ("N", "L", 4)),)))
+    model = ir.from_proto(onnx.load_model_from_string(content))
+    prepare(model)
+    half = precision.fp16_compute(model).SerializeToString()
+    session = open_session(half)
     x = np.random.default_rng(1).normal(size=(3, 20, 8)).astype(np.float32)
-    made = quantize(source, QuantizeConfig("fp16", "gpu", budget=LOOSE), Samples({"x": x}))
-    assert load(made.model).selftest().ok
+    states = {name: np.zeros((1, 3, 64), np.float32) for name in ("h_0", "c_0")}
+    assert session.run(["logits"], {"x": x, **states})[0].shape == (3, 20, 4)

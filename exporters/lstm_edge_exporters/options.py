@@ -1,10 +1,10 @@
-"""Fields of configurations: default, help, range and choices, each written once.
+"""Fields of configurations: name, type, default, help and range, each written once.
 
 The command line makes its options from them, and ``check_options`` checks values given in Python.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lstm_edge_runtime.errors import InputError
@@ -33,6 +33,8 @@ class Rule:
     metavar: str = ""
     shown: str = ""
     """Default in words, if it is None or empty."""
+    parse: Callable[[str], Any] | None = None
+    """Reads the text of the command line; raises InputError."""
 
     @property
     def expected(self) -> str:
@@ -58,30 +60,54 @@ class Rule:
 
 
 def option(default: Any, text: str, /, **rule: Any) -> Any:
-    """Return a field of a dataclass with its default, its help text, and the other fields of ``Rule``."""
-    return dataclasses.field(default=default, metadata={"rule": Rule(text, **rule)})
+    """Return a field of a dataclass with its default, its help text, and the other fields of ``Rule``.
+
+    A function as default makes a new value each time, such as ``dict``.
+    """
+    kind = "default_factory" if callable(default) else "default"
+    return dataclasses.field(**{kind: default}, metadata={"rule": Rule(text, **rule)})
 
 
-def rule_of(entry: "dataclasses.Field[Any]") -> Rule:
-    """Return the rule of a field that ``option`` made."""
-    rule: Rule = entry.metadata["rule"]
-    return rule
+def option_fields(
+    config: "type[DataclassInstance] | DataclassInstance",
+) -> "dict[str, dataclasses.Field[Any]]":
+    """Return the fields that ``option`` made, by name; their rules are ``metadata["rule"]``."""
+    return {entry.name: entry for entry in dataclasses.fields(config) if "rule" in entry.metadata}
 
 
 def check_options(config: "DataclassInstance") -> None:
-    """Check every field of a configuration; None is never checked.
+    """Check every option of a configuration; None is never checked.
 
     Raises:
         InputError: a value does not fit.
     """
-    for entry in dataclasses.fields(config):
-        value, rule = getattr(config, entry.name), rule_of(entry)
+    for name, entry in option_fields(config).items():
+        value, rule = getattr(config, name), entry.metadata["rule"]
         if value is not None and rule.expected and not rule.fits(value):
-            raise InputError(f"{entry.name} is {value!r}, expected {rule.expected}")
+            raise InputError(f"{name} is {value!r}, expected {rule.expected}")
 
 
-def only_one(config: "DataclassInstance", names: Sequence[str]) -> None:
-    """Raise InputError if more than one of these fields has been given."""
-    given = [name for name in names if getattr(config, name)]
-    if len(given) > 1:
-        raise InputError(f"{' and '.join(given)} were both given; choose one task")
+def stream_option() -> Any:
+    """Return the field of ``--stream``."""
+    return option(
+        False,
+        "Write the file that streams a network which looks ahead or has strides: outputs lag by a delay.",
+    )
+
+
+def seed_option() -> Any:
+    """Return the field of ``--seed``."""
+    return option(0, "Random seed of the verification data.", low=0)
+
+
+def parse_axes(text: str) -> tuple[int | str, ...]:
+    """Read axes such as ``N,L,8``: numbers, and names of dynamic axes.
+
+    Raises:
+        InputError: one is neither.
+    """
+    axes = tuple(int(axis) if axis.strip().isdecimal() else axis.strip() for axis in text.split(","))
+    for axis in axes:
+        if axis == 0 or (isinstance(axis, str) and not axis.isidentifier()):
+            raise InputError(f"axis {axis!r} is neither a positive number nor a valid name")
+    return axes

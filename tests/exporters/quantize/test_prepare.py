@@ -6,7 +6,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_exporters.quantization.prepare import prepare
+from lstm_edge_exporters.quantize.prepare import prepare
 
 H, WIDTH = 6, 5
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitializersFromInputsPass
 from onnxscript.optimizer import fold_constants
 
-from ..graph import operands, walk
+from ..graph import Builder, operands, walk
 from ..recurrent import OPERATORS, is_recurrent, to_layout_0
 
 _NO_LIMIT = 2**31 - 1
@@ -23,7 +23,7 @@ def prepare(model: ir.Model) -> None:
     _fold_weights(model)
     for node in model.graph:
         if is_recurrent(node):
-            _own_weights(model.graph, node)
+            _own_weights(node)
     to_layout_0(model)
 
 
@@ -47,13 +47,10 @@ def _fold_weights(model: ir.Model) -> None:
         LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
 
 
-def _own_weights(graph: ir.Graph, node: ir.Node) -> None:
+def _own_weights(node: ir.Node) -> None:
     for index in (1, 2):
         weight = node.inputs[index]
         if weight is None or weight.const_value is None or len(list(weight.uses())) == 1:
             continue
-        name = f"{weight.name}_of_{next(output.name for output in node.outputs if output.name)}"
-        tensor = ir.tensor(weight.const_value.numpy(), name=name)
-        copy = ir.Value(name=name, shape=weight.shape, type=weight.type, const_value=tensor)
-        graph.register_initializer(copy)
-        node.replace_input_with(index, copy)
+        own = Builder(node, str(weight.name)).constant(weight.const_value.numpy(), "own")
+        node.replace_input_with(index, own)

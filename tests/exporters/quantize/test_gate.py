@@ -9,9 +9,8 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, Samples, quantize
-from lstm_edge_exporters.quantization.judge import judge, over_budget
-from lstm_edge_exporters.quantization.speed import Timing, _in_turns
+from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
+from lstm_edge_exporters.quantize.gate import judge, over_budget
 from lstm_edge_exporters.verify.samples import sample_feeds
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import (
@@ -21,7 +20,7 @@ from lstm_edge_runtime.errors import (
     ManifestError,
     NotFoundError,
 )
-from lstm_edge_runtime.manifest import Task, Trained
+from lstm_edge_runtime.manifest import Trained
 
 LOOSE = Budget(agreement=0, drift=1, change=1)
 
@@ -39,7 +38,7 @@ def _edited(content, name, edit):
 
 def _judged(before, after, samples):
     left, right = load(before), load(after)
-    return judge(left, right, sample_feeds(samples, left.manifest), samples.targets, few=False)
+    return judge(left, right, sample_feeds(samples, left.manifest), samples.targets, real=True)
 
 
 @pytest.fixture(scope="module")
@@ -103,20 +102,10 @@ def test_accuracy_may_fall_by_one_sample_and_not_by_two(network, samples):
         assert bool(over_budget(fallen, LOOSE)) is refused
 
 
-def test_drift_is_seen_at_the_step_where_it_is_and_does_not_hide_a_wrong_recurrence(network, samples):
-    before = network()
-    assert _judged(before, before, samples).drift["h_n"].share == 0
-    after = _edited(before, "R0", lambda array: array * 1.05)
-    drift = _judged(before, after, samples).drift["h_n"]
-    assert drift.share > 0.01
-    assert 1 <= drift.step <= 1000
-    assert drift.largest > drift.share * 0.1
-
-
 def test_an_output_that_is_not_finite_breaks_every_budget(network, samples):
     before = network()
     judged = _judged(before, _edited(before, "b", lambda array: array * np.inf), samples)
-    assert judged.change["logits"].largest == np.inf
+    assert judged.change["logits"] == np.inf
     assert over_budget(judged, LOOSE)
 
 
@@ -202,7 +191,6 @@ def test_data_that_does_not_fit_is_refused(network, write, inputs, more):
         {"target": "mips"},
         {"target": "gpu"},
         {"precision": "fp16", "weights_only": True},
-        {"keep_io": False},
     ],
 )
 def test_a_config_that_nothing_runs_is_refused(wrong):
@@ -210,44 +198,16 @@ def test_a_config_that_nothing_runs_is_refused(wrong):
         QuantizeConfig(**wrong)
 
 
-@pytest.mark.parametrize("targets", [np.zeros(2), np.zeros((2, 3)), np.array(["a", "b"])], ids=str)
-def test_values_that_are_not_what_the_file_predicts_are_refused(network, changed, write, targets):
-    source = write(changed(network(), task=Task("regression", "logits")))
-    with pytest.raises(InputError, match=r"expected numbers \(2, 4\)"):
-        quantize(source, QuantizeConfig(budget=LOOSE), Samples({"x": np.zeros((2, 5, 8))}, targets))
-
-
 @pytest.mark.parametrize("figure", [-0.1, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["agreement", "samples", "drift", "change"])
+@pytest.mark.parametrize("name", ["agreement", "drift", "change"])
 def test_a_budget_that_nothing_can_be_held_against_is_refused(name, figure):
     with pytest.raises(InputError, match=name):
         Budget(**{name: figure})
 
 
-def test_a_slower_file_is_saved_by_force_only(network, write, tmp_path):
-    made = quantize(write(network()), QuantizeConfig(budget=LOOSE))
-    slow = replace(made, timings=(Timing("step", 1e-6, 2e-6, 2.0, 1.9, 2.1),))
-    target = tmp_path / "out.onnx"
-    target.write_bytes(b"old")
-    with pytest.raises(CheckFailedError, match=r"a step takes 2\.00 times as long"):
-        slow.save(target)
-    assert target.read_bytes() == b"old"
-    slow.save(target, force=True)
-    assert target.read_bytes() == made.model
-    replace(made, timings=(Timing("step", 1e-6, 1e-6, 1.0, 0.99, 1.02),)).save(target)
-
-
-def test_slower_and_not_slower_are_told_apart():
-    def work(count):
-        return lambda: sum(range(count))
-
-    assert _in_turns("step", work(2000), work(4000)).slower
-    assert not _in_turns("step", work(4000), work(2000)).slower
-
-
 _FULL_DISK = """
 import resource, sys
-from lstm_edge_exporters.quantization import Budget, QuantizeConfig, quantize
+from lstm_edge_exporters.quantize import Budget, QuantizeConfig, quantize
 from lstm_edge_runtime import LstmEdgeError
 source, target, when = sys.argv[1:]
 config = QuantizeConfig(budget=Budget(agreement=0, drift=1, change=1))
@@ -257,7 +217,7 @@ try:
         limit()
     made = quantize(source, config)
     limit()
-    made.save(target, force=True)
+    made.save(target)
 except LstmEdgeError as error:
     print(type(error).__name__, error)
 """

@@ -1,0 +1,568 @@
+"""Does validation find what is wrong? Files of healthy networks, spoiled at random, and validated.
+
+    python -m benchmarks.proof.mutants --count 500 --processes 2
+
+A mutant is a file with one change: of the graph, of one weight by one unit in the last place, of a state, of
+a size that it works at, of the manifest, of the delay of a stream, of the golden case, or of an int8 weight.
+A change of the graph differs if it moves an output in float64 by 1e-9 of a channel's largest value, on cases
+that validation does not draw; every other change differs. Exit status 1: a mutant of the graph that differs
+is not found, or less than 95 in 100 of those of int8 files.
+"""
+
+import contextlib
+import json
+import math
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from benchmarks.common import parser, print_machine, quiet, table
+from benchmarks.networks import Chain, Layers, gru, lstm, over_time
+from benchmarks.proof.healthy import draw_network
+from lstm_edge import LSTM1
+from lstm_edge.checkpoint import Run, deployable
+from lstm_edge_exporters import ExportConfig, QuantizeConfig, export, quantize
+from lstm_edge_exporters.export.cast import widened
+from lstm_edge_exporters.verify.config import ValidateConfig
+from lstm_edge_exporters.verify.expected import Expected, against_module
+from lstm_edge_exporters.verify.file import open_file
+from lstm_edge_exporters.verify.float64 import Graph64
+from lstm_edge_exporters.verify.validate import Validation
+from lstm_edge_runtime.errors import LstmEdgeError
+from lstm_edge_runtime.manifest import KEY, Array, Manifest, Signal, Task, Trained
+
+Rng = np.random.Generator
+Made = tuple[nn.Module, Any, ExportConfig]
+DIFFERS = 1e-9
+SIZES = ((1, 1), (2, 7), (3, 19), (45, 6), (2, 260), (300, 3))
+_SEED = 77_000
+_UNREAD = ("equivalence", "provenance", "golden", "schema")
+"""Fields of the manifest that nothing reads, or that other groups change."""
+
+
+class NotApplicableError(Exception):
+    """The file has nothing that this change could spoil."""
+
+
+def _lstm1(*, layers: int = 1, lengths: bool = False, hidden: int = 12, **options: Any) -> Made:
+    network = LSTM1(4, 6, hidden, layers, 20, **options).eval()
+    network.set_scales((torch.linspace(-3, 3, 6), 10.0 ** torch.linspace(-2, 2, 6)))
+    run = Run(
+        network,
+        task=Task("classification", "logits", ("rest", "walk", "run", "fall")),
+        signal=Signal(("ax", "ay", "az", "gx", "gy", "gz"), 50.0, 20),
+        sha256="0123456789abcdef" * 4,
+        trained=Trained(carry=True, window=20, reset=0.5),
+    )
+    return deployable(run, lengths=lengths)
+
+
+def _form(name: str) -> Callable[[], Made]:
+    def make() -> Made:
+        network = draw_network(name, np.random.default_rng(1))
+        return network.module, network.example, ExportConfig()
+
+    return make
+
+
+def _stream(*convolutions: nn.Module) -> Made:
+    layers = over_time(*convolutions), lstm(8, 10), nn.Linear(10, 3)
+    return Chain(*layers), torch.randn(3, 40, 3), ExportConfig(stream=True)
+
+
+NETWORKS: dict[str, Callable[[], Made]] = {
+    "LSTM1": _lstm1,
+    "LSTM1, two layers, lengths": lambda: _lstm1(layers=2, lengths=True),
+    "LSTM1, both directions": lambda: _lstm1(hidden=8, bidirectional=True),
+    "LSTM1, projected": lambda: _lstm1(proj_size=5),
+    "GRU tagger": lambda: (
+        Chain(nn.Embedding(24, 6), gru(6, 9, 2), nn.Linear(9, 5), nn.LogSoftmax(-1)),
+        {"x": torch.randint(0, 24, (3, 5))},
+        ExportConfig(),
+    ),
+    "RNN-relu": lambda: (
+        Chain(Layers(nn.RNN(4, 8, 2, "relu", batch_first=True)), nn.LayerNorm(8), nn.Linear(8, 2)),
+        torch.randn(3, 5, 4),
+        ExportConfig(),
+    ),
+    **{form: _form(form) for form in ("batch norm", "lengths", "small sigmoid", "cumulative mean")},
+    "stream with a delay": lambda: _stream(nn.Conv1d(3, 8, 5, padding=2), nn.ELU()),
+    "stream with a unit": lambda: _stream(nn.Conv1d(3, 8, 4, stride=2, padding=1), nn.ReLU()),
+    "int8": lambda: _lstm1(hidden=64),
+    "int8 GRU": lambda: (Chain(gru(5, 40), nn.Linear(40, 3)), torch.randn(3, 5, 5), ExportConfig()),
+}
+"""Each makes a module, an example and a configuration; those called int8 are quantized."""
+
+
+class Draft:
+    """A model that is being changed."""
+
+    def __init__(self, content: bytes) -> None:
+        self.model = onnx.load_model_from_string(content)
+        self.graph = self.model.graph
+        self.manifest = Manifest.from_json(next(p.value for p in self.model.metadata_props if p.key == KEY))
+        self.about = ""
+        """The place of a change, where one function changes many."""
+        self._new = 0
+
+    def write(self, manifest: str) -> None:
+        """Replace the manifest."""
+        del self.model.metadata_props[:]
+        self.model.metadata_props.add(key=KEY, value=manifest)
+
+    def constant(self, rng: Rng, *types: int, least: int = 1) -> onnx.TensorProto:
+        """Return one initializer of these types with at least so many elements."""
+        sizes = (
+            (tensor, math.prod(tensor.dims)) for tensor in self.graph.initializer if tensor.data_type in types
+        )
+        return _pick([tensor for tensor, size in sizes if size >= least], rng)
+
+    def node(self, rng: Rng, *kinds: str) -> onnx.NodeProto:
+        """Return one node of these kinds."""
+        return _pick([node for node in self.graph.node if node.op_type in kinds], rng)
+
+    def add(self, kind: str, *inputs: Any, **attributes: Any) -> onnx.NodeProto:
+        """Return a new node; an input is a name, a number, or a list of integers."""
+        names = []
+        for value in inputs:
+            if not isinstance(value, str):
+                array = np.asarray(value, np.float32 if isinstance(value, float) else np.int64)
+                self.graph.initializer.append(numpy_helper.from_array(array, value := self.fresh()))
+            names.append(value)
+        return helper.make_node(kind, names, [self.fresh()], **attributes)
+
+    def fresh(self) -> str:
+        """Return a new name."""
+        self._new += 1
+        return f"mutant_{self._new}"
+
+    def replace(self, name: str, change: Callable[[str], Sequence[onnx.NodeProto]]) -> None:
+        """Let a value be what the last node of ``change(name)`` computes from it."""
+        producers = [number for number, node in enumerate(self.graph.node) if name in node.output]
+        before = self.fresh() if producers else name
+        nodes = list(change(before))
+        after = name if producers else nodes[-1].output[0]
+        at = producers[0] + 1 if producers else 0
+        if producers:
+            node = self.graph.node[producers[0]]
+            node.output[:] = [before if each == name else each for each in node.output]
+            nodes[-1].output[0] = name
+        else:
+            for node in self.graph.node:
+                node.input[:] = [after if each == name else each for each in node.input]
+        for number, node in enumerate(nodes):
+            self.graph.node.insert(at + number, node)
+
+
+Spoil = Callable[[Draft, Rng], object]
+
+
+def _pick(found: Sequence[Any], rng: Rng) -> Any:
+    if not found:
+        raise NotApplicableError
+    return found[int(rng.integers(len(found)))]
+
+
+def _rewrite(tensor: onnx.TensorProto, change: Callable[[Array], Array]) -> None:
+    array = numpy_helper.to_array(tensor).copy()
+    new = np.ascontiguousarray(change(array)).astype(array.dtype)
+    tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
+
+
+def _one(change: Callable[[Any], Any]) -> Callable[[Array, Rng], Array]:
+    def changed(array: Array, rng: Rng) -> Array:
+        flat = array.reshape(-1)
+        index = rng.choice(np.flatnonzero(flat)) if flat.any() else 0
+        flat[index] = change(flat[index])
+        return array
+
+    return changed
+
+
+def _swapped(array: Array, rng: Rng) -> Array:
+    axis = int(rng.integers(array.ndim)) if array.ndim else _pick([], rng)
+    order = rng.permutation(array.shape[axis])
+    return array.take(order, axis)
+
+
+_WEIGHTS: tuple[Callable[[Array, Rng], Array], ...] = (
+    _one(lambda value: -value),
+    _one(lambda value: 0 * value),
+    _one(lambda value: value + 1e-4),
+    _swapped,
+    lambda array, _: array * 1.0001,
+    lambda array, _: array.astype(np.float16),
+    lambda array, _: array[::-1] if array.ndim else -array,
+)
+
+
+def _weight(draft: Draft, rng: Rng) -> None:
+    change = _pick(_WEIGHTS, rng)
+    _rewrite(draft.constant(rng, TensorProto.FLOAT), lambda array: change(array, rng))
+
+
+def _ulp(draft: Draft, rng: Rng) -> None:
+    change = _one(lambda value: np.nextafter(value, np.float32(np.inf)))
+    _rewrite(draft.constant(rng, TensorProto.FLOAT), lambda array: change(array, rng))
+
+
+def _gates(draft: Draft, rng: Rng) -> None:
+    """Exchange two gates, or the directions, in W, R or B of a recurrent layer."""
+    node = draft.node(rng, "LSTM", "GRU")
+    gates = {"LSTM": 4, "GRU": 3}[node.op_type]
+    name = node.input[int(rng.integers(1, 4))]
+    tensor = _pick([each for each in draft.graph.initializer if each.name == name], rng)
+
+    def exchange(array: Array) -> Array:
+        if array.shape[0] == 2 and rng.random() < 0.5:
+            return array[::-1]
+        blocks = np.split(array, gates * (2 if array.ndim == 2 else 1), 1)
+        one, two = rng.choice(gates, 2, replace=False)
+        blocks[one], blocks[two] = blocks[two], blocks[one]
+        return np.concatenate(blocks, 1)
+
+    _rewrite(tensor, exchange)
+
+
+def _attribute(draft: Draft, rng: Rng) -> None:
+    """Change one attribute of one node."""
+    node = _pick([node for node in draft.graph.node if node.attribute], rng)
+    attribute = _pick(list(node.attribute), rng)
+    value = helper.get_attribute_value(attribute)
+    if isinstance(value, onnx.TensorProto | onnx.GraphProto):
+        raise NotApplicableError
+    if isinstance(value, bytes):
+        value = {b"reverse": b"forward", b"forward": b"reverse"}.get(value, b"none")
+    elif isinstance(value, list):
+        value = (
+            value[::-1] if value[::-1] != value else [each if each == b"" else each + each for each in value]
+        )
+    else:
+        value = value * 1.5 if isinstance(value, float) else 1 - value
+    attribute.CopyFrom(helper.make_attribute(attribute.name, value))
+
+
+def _operator(draft: Draft, rng: Rng) -> None:
+    """Exchange a function for another one, or the operands of a node."""
+    node = draft.node(
+        rng, "Relu", "Elu", "Sigmoid", "Tanh", "Sub", "Div", "MatMul", "Add", "Mul", "ReduceMean"
+    )
+    if len(node.input) == 1:
+        node.op_type = _pick(
+            [kind for kind in ("Tanh", "Relu", "Softsign", "Elu") if kind != node.op_type], rng
+        )
+        del node.attribute[:]
+    elif node.op_type in ("Add", "Mul"):
+        node.op_type = "Sub" if node.op_type == "Add" else "Div"
+    else:
+        node.input[0], node.input[1] = node.input[1], node.input[0]
+
+
+def _value(draft: Draft, rng: Rng) -> None:
+    """Change one float value on its way."""
+    inferred = onnx.shape_inference.infer_shapes(draft.model).graph
+    values = [*inferred.value_info, *inferred.input, *inferred.output]
+    floats = [each.name for each in values if each.type.tensor_type.elem_type == TensorProto.FLOAT]
+    made = {name for node in draft.graph.node for name in node.output} | {i.name for i in draft.graph.input}
+    _change(draft, _pick(sorted({*floats} & made), rng), rng)
+
+
+def _change(draft: Draft, name: str, rng: Rng) -> None:
+    def half(x: str) -> list[onnx.NodeProto]:
+        down = draft.add("Cast", x, to=TensorProto.FLOAT16)
+        return [down, draft.add("Cast", down.output[0], to=TensorProto.FLOAT)]
+
+    def rounded(x: str) -> list[onnx.NodeProto]:
+        large = draft.add("Mul", x, 1000.0)
+        whole = draft.add("Round", large.output[0])
+        return [large, whole, draft.add("Div", whole.output[0], 1000.0)]
+
+    simple = (("Mul", 1.0001), ("Mul", 0.0), ("Mul", -1.0), ("Add", 1e-4), ("Clip", -0.5, 0.5))
+    kinds = (half, rounded, *((lambda x, k=kind: [draft.add(k[0], x, *k[1:])]) for kind in simple))
+    draft.replace(name, _pick(kinds, rng))
+
+
+def _state(draft: Draft, rng: Rng) -> None:
+    """Change a state on its way in or out, carry nothing, or exchange two states."""
+    states = draft.manifest.states
+    state = _pick(states, rng)
+    kind = int(rng.integers(4))
+    if kind == 0:
+        draft.replace(state.output, lambda _: [draft.add("Identity", state.input)])
+    elif kind == 1:
+        others = [each for each in states if each != state and each.axes == state.axes]
+        names = {state.input: (other := _pick(others, rng)).input, other.input: state.input}
+        for node in draft.graph.node:
+            node.input[:] = [names.get(each, each) for each in node.input]
+    elif state.dtype == "float32":
+        _change(draft, state.input if kind == 2 else state.output, rng)
+    else:
+        draft.replace(state.output, lambda x: [draft.add("Add", x, 1)])
+
+
+def _size(draft: Draft, rng: Rng) -> None:
+    """Compute something else beyond some size, mix rows, or reverse the steps."""
+    m = draft.manifest
+    spec = _pick([each for each in m.inputs if m.sequence in each.axes and m.batch in each.axes], rng)
+    batch, sequence = spec.axes.index(m.batch), spec.axes.index(m.sequence)
+    kind = int(rng.integers(4))
+    if kind == 0:
+        end = int(rng.choice([12, 64, 200]))
+        draft.replace(spec.name, lambda x: [draft.add("Slice", x, [0], [end], [sequence])])
+    elif kind == 1:
+        least = np.iinfo(np.int64).min + 1
+        draft.replace(spec.name, lambda x: [draft.add("Slice", x, [-1], [least], [sequence], [-1])])
+    elif kind == 2 and spec.dtype == "float32":
+        mean = draft.add("ReduceMean", spec.name, [batch])
+        small = draft.add("Mul", mean.output[0], 1e-3)
+        draft.replace(spec.name, lambda x: [mean, small, draft.add("Add", x, small.output[0])])
+    else:
+        axis, most = (
+            (batch, rng.choice([5, 40, 128])) if rng.random() < 0.5 else (sequence, rng.choice([64, 200]))
+        )
+        shape = draft.add("Shape", spec.name)
+        size = draft.add("Gather", shape.output[0], int(axis))
+        small = draft.add("Less", size.output[0], int(most) + 1)
+        factor = draft.add("Cast", small.output[0], to=TensorProto.FLOAT)
+        last = [shape, size, small, factor]
+        draft.replace(m.outputs[0].name, lambda x: [*last, draft.add("Mul", x, factor.output[0])])
+
+
+def _lengths(draft: Draft, rng: Rng) -> None:
+    name = draft.manifest.lengths or _pick([], rng)
+    if rng.random() < 0.3:
+        node = draft.node(rng, "LSTM", "GRU", "RNN")
+        node.input[4] = ""
+    elif rng.random() < 0.5:
+        less = draft.add("Sub", name, 1)
+        draft.replace(name, lambda _: [less, draft.add("Max", less.output[0], 1)])
+    else:
+        draft.replace(name, lambda x: [draft.add("Min", x, 12)])
+
+
+def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    if isinstance(value, (dict, list)) and value and "data" not in value:
+        items = value.items() if isinstance(value, dict) else enumerate(value)
+        return [leaf for key, each in items if key not in _UNREAD for leaf in _leaves(each, (*path, key))]
+    return [path]
+
+
+def _other(value: Any) -> Any:
+    if isinstance(value, bool):
+        return not value
+    if isinstance(value, (int, float)):
+        return value + 1
+    return f"{value}x" if isinstance(value, str) else [] if value else "other"
+
+
+def _claim(draft: Draft, rng: Rng, within: tuple[str, ...] = ()) -> None:
+    """Change one value of the manifest."""
+    text = json.loads(draft.manifest.to_json())
+    *path, last = _pick([leaf for leaf in _leaves(text) if not within or leaf[0] in within], rng)
+    owner = text
+    for key in path:
+        owner = owner[key]
+    if isinstance(owner[last], dict):  # an array
+        raise NotApplicableError
+    draft.about = ".".join(map(str, (*path, last)))
+    owner[last] = _other(owner[last])
+    draft.write(json.dumps(text))
+
+
+def _golden(draft: Draft, rng: Rng) -> None:
+    """Change one number of the golden case, its limits, or leave a part out."""
+    golden = draft.manifest.golden or _pick([], rng)
+    name = _pick(sorted(golden.outputs), rng)
+    value = golden.outputs[name]
+    off = value + 0.01 * np.abs(value).max().astype(value.dtype)
+    changes: list[dict[str, Any]] = [
+        {"outputs": {**golden.outputs, name: off.astype(value.dtype)}},
+        {"inputs": {key: 0 * each for key, each in golden.inputs.items()}},
+        {"more": ()},
+        {"limits": {key: 9.9 * each for key, each in golden.limits.items()}},
+        {"limit": dict.fromkeys(golden.outputs, 1e9)},
+    ]
+    change = _pick(changes, rng)
+    draft.about = next(iter(change))
+    new = draft.manifest._replace(golden=golden._replace(**change))
+    if new.to_json() == draft.manifest.to_json():
+        raise NotApplicableError
+    draft.write(new.to_json())
+
+
+def _int8(draft: Draft, rng: Rng) -> None:
+    """Change one int8 weight by one, or one scale by one unit in the last place."""
+    if rng.random() < 0.7:
+        one = _one(lambda value: value - 1 if value > 0 else value + 1)
+        tensor = draft.constant(rng, TensorProto.INT8, TensorProto.UINT8, least=8)
+        _rewrite(tensor, lambda array: one(array, rng))
+    else:
+        _ulp(draft, rng)
+
+
+class Group(NamedTuple):
+    """Changes of one kind."""
+
+    spoils: tuple[Spoil, ...]
+    judged: bool = False
+    """True if the change only counts where it moves an output."""
+    networks: str = ""
+    """Networks whose names have this in them."""
+
+
+GROUPS = {
+    "graph": Group((_weight, _gates, _attribute, _operator, _value, _value), judged=True),
+    "states": Group((_state,), judged=True),
+    "sizes and lengths": Group((_size, _size, _lengths), judged=True),
+    "one ULP": Group((_ulp,)),
+    "manifest": Group((_claim,)),
+    "unit and delay": Group((lambda d, r: _claim(d, r, ("unit", "delays")),), networks="stream"),
+    "golden case": Group((_golden,)),
+    "int8": Group((_int8,), networks="int8"),
+}
+
+
+@dataclass
+class Healthy:
+    """One exported network."""
+
+    content: bytes
+    reference: Expected
+    graph: Graph64
+    cases: list[tuple[Mapping[str, Array], Mapping[str, Array]]]
+    """Inputs, and the outputs of the healthy graph in float64."""
+
+
+@cache
+def _healthy(name: str) -> Healthy:
+    quiet()
+    torch.manual_seed(sum(map(ord, name)))
+    module, example, config = NETWORKS[name]()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        export(module.eval(), example, config).save(path)
+        if "int8" in name:
+            quantize(path, QuantizeConfig()).save(path.with_name("int8.onnx"), force=True)
+            path = path.with_name("int8.onnx")
+        reference = against_module(module, open_file(path), example, config=config)
+        content = path.read_bytes()
+    graph = Graph64(reference.exact)
+    generator = replace(reference.cases, seed=_SEED)
+    cases = []
+    for number, size in enumerate(SIZES):
+        with contextlib.suppress(RuntimeError, ValueError):  # a size that the network refuses
+            feeds = generator.case(*size, at_reset=number % 3 == 1, offset=number, full=True).feeds
+            cases.append((feeds, graph(feeds)))
+    return Healthy(content, reference, graph, cases)
+
+
+def _moves(healthy: Healthy, model: onnx.ModelProto) -> float:
+    """Return the largest difference as a fraction of a channel's largest value; -1 for no graph at all."""
+    try:
+        onnx.checker.check_model(model, full_check=True)
+        graph = Graph64(widened(model, healthy.reference.exact))
+    except Exception:  # noqa: BLE001  checkers raise kinds of their own
+        return -1.0
+    largest = 0.0
+    for feeds, known in healthy.cases:
+        try:
+            got = graph(feeds)
+        except RuntimeError:
+            return math.inf
+        for name, expected in known.items():
+            if got[name].shape != expected.shape:
+                return math.inf
+            scale = max(float(np.abs(expected).max(initial=0.0)), 1e-30)
+            away = np.abs(got[name].astype(np.float64) - expected)
+            largest = max(largest, float(np.nan_to_num(away, nan=math.inf).max(initial=0.0)) / scale)
+    return largest
+
+
+def _find(healthy: Healthy, path: Path) -> str:
+    """Return the group of checks, or the error, that finds the file wrong; empty for none."""
+    try:
+        validation = Validation(open_file(path), healthy.reference, ValidateConfig(quick=True))
+        return next((group.title for group in validation.groups() if group.failed), "")
+    except LstmEdgeError as error:
+        return type(error).__name__
+    except Exception as error:  # noqa: BLE001  a defect of validation
+        print(f"TRACEBACK: {type(error).__name__}: {error}", file=sys.stderr)
+        return ""
+
+
+def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
+    """Make and validate mutant ``number`` of a group; None where the change does not apply or differ.
+
+    Returns:
+        Group, a description, how far it moves, and the check that finds it.
+    """
+    name, number = task
+    group = GROUPS[name]
+    rng = np.random.default_rng((number, *map(ord, name)))
+    network = _pick([each for each in NETWORKS if group.networks in each], rng)
+    if group.judged and "int8" in network:
+        return None
+    healthy, change = _healthy(network), _pick(group.spoils, rng)
+    draft = Draft(healthy.content)
+    try:
+        change(draft, rng)
+    except (NotApplicableError, IndexError, ValueError, TypeError):
+        return None
+    if draft.model.SerializeToString() == healthy.content:
+        return None
+    moves = _moves(healthy, draft.model) if group.judged else math.inf
+    if moves < DIFFERS:
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "mutant.onnx"
+        path.write_bytes(draft.model.SerializeToString())
+        about = f"{getattr(change, '__name__', name)} {draft.about} in {network}, number {number}"
+        return name, about, moves, _find(healthy, path)
+
+
+def main() -> int:
+    """Spoil, validate, and print the table and the survivors."""
+    options = parser(__doc__)
+    options.add_argument("--count", type=int, default=500, help="mutants that are tried")
+    options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--processes", type=int, default=1)
+    options.add_argument("--groups", nargs="*", choices=GROUPS, default=list(GROUPS))
+    chosen = options.parse_args()
+    began = time.perf_counter()
+    names = chosen.groups
+    tasks = [(names[i % len(names)], chosen.seed * chosen.count + i) for i in range(chosen.count)]
+    found: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
+    with ProcessPoolExecutor(chosen.processes) as pool:
+        for made in pool.map(spoil, tasks, chunksize=len(names)):
+            if made is not None:
+                found[made[0]].append(made[1:])
+    print(table(["group", "mutants that differ", "found"], _rows(found)))
+    for name, mutants in found.items():
+        for about, moves, check in mutants:
+            if not check:
+                print(f"- not found: {name}, {about}, moves {moves:.2g}")
+    print(f"\n{time.perf_counter() - began:.0f} s")
+    print_machine("onnxruntime", "torch")
+    shares = {name: sum(bool(each[2]) for each in mutants) / len(mutants) for name, mutants in found.items()}
+    return int(any(share < (0.95 if name == "int8" else 1.0) for name, share in shares.items()))
+
+
+def _rows(found: Mapping[str, Sequence[tuple[str, float, str]]]) -> list[list[object]]:
+    return [[name, len(mutants), sum(bool(each[2]) for each in mutants)] for name, mutants in found.items()]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,68 @@
+"""Quantization options: the target device, and the accuracy that it may cost."""
+
+import math
+from dataclasses import dataclass, field
+
+from lstm_edge_runtime.errors import InputError
+
+from ..options import check_options, option
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Accuracy that a smaller file may lose compared with the float file.
+
+    If the truth is given, at most one more sample may be wrong.
+
+    Raises:
+        InputError: a figure that is negative or not finite.
+    """
+
+    agreement: float = option(
+        0.975, "Minimum fraction of equal labels.", low=0, below=math.inf, flag="--min-agreement"
+    )
+    drift: float = option(
+        0.1, "Maximum state drift over 1,000 steps.", low=0, below=math.inf, flag="--max-drift"
+    )
+    change: float = option(
+        0.25,
+        "Maximum change of an output, relative to its range.",
+        low=0,
+        below=math.inf,
+        flag="--max-change",
+    )
+
+    def __post_init__(self) -> None:
+        check_options(self)
+
+
+@dataclass(frozen=True)
+class QuantizeConfig:
+    """How to make the file smaller.
+
+    Raises:
+        InputError: an unknown precision or target, or a pair that no device runs.
+    """
+
+    precision: str = option(
+        "int8",
+        "int8, or fp16: half the size on a CPU, half-precision arithmetic on a GPU.",
+        choices=("int8", "fp16"),
+    )
+    target: str = option(
+        "auto",
+        "Target device; auto is this machine. x86 is without VNNI; gpu requires fp16.",
+        choices=("auto", "x86-vnni", "x86", "arm", "gpu"),
+        flag="--for",
+    )
+    weights_only: bool = option(
+        False, "Store weights as int8 but compute in float32: a smaller file at the same speed."
+    )
+    budget: Budget = field(default_factory=Budget)
+
+    def __post_init__(self) -> None:
+        check_options(self)
+        if self.precision == "int8" and self.target == "gpu":
+            raise InputError("onnxruntime has no int8 LSTM for GPUs; use precision fp16 with target gpu")
+        if self.precision == "fp16" and self.weights_only:
+            raise InputError("weights_only belongs to int8; fp16 for a CPU stores weights only as it is")

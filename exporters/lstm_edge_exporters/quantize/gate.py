@@ -1,0 +1,166 @@
+"""The gate: a smaller file compared with the float file on labels, outputs, and states over a long run."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lstm_edge_runtime.chunks import run_chunks
+from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.manifest import Array, AxisRange, Manifest, channel_axis
+from lstm_edge_runtime.model import Model, runner
+
+from ..verify.cases import Feeds
+from ..verify.samples import Samples, class_numbers, join_samples, sample_feeds, selected
+from .config import Budget
+
+STEPS = 1000
+"""Time steps of the run that states may drift in."""
+
+Pair = tuple[Array, Array]
+"""An output of the float file, and the same of the smaller one."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The figures that are compared with the budget."""
+
+    cases: int
+    agreement: float | None
+    """Fraction of rows that keep their label; None without data, or if the file does not classify."""
+    accuracy: tuple[float, float] | None
+    """Before and after: the fraction of right labels at the end of each sample; None without the truth."""
+    change: Mapping[str, float]
+    """Largest difference of each output that is not a state, as a share of its range in the float file."""
+    drift: Mapping[str, float]
+    """Root mean square of each state's difference over the long run, as a share of the state's own."""
+
+
+def evidence(manifest: Manifest, samples: Samples | None) -> tuple[Sequence[Feeds], Array | None]:
+    """Return the cases to judge on, and the truth if it is known.
+
+    Raises:
+        InputError: there is nothing to judge on, or the samples do not fit the file.
+    """
+    if samples is None:
+        if manifest.golden is None:
+            raise InputError("the file has no golden case; export or lift it again")
+        return [manifest.golden.inputs], None
+    cases, targets, task = sample_feeds(samples, manifest), samples.targets, manifest.task
+    if targets is None or task is None or task.kind != "classification":
+        return cases, None
+    return cases, class_numbers(np.asarray(targets)[selected(samples)], manifest)
+
+
+def judge(
+    before: Model, after: Model, cases: Sequence[Feeds], targets: Array | None, *, real: bool
+) -> Judgement:
+    """Run both files on ``cases`` and then for 1,000 single steps, each carrying its own states.
+
+    Cases run one after another as one stream, unless streams of the file restart at every window or can't be
+    carried on. A single step of a file with a unit is a unit.
+
+    Args:
+        before: the float file.
+        after: the smaller file, with the same inputs, outputs and states.
+        cases: what to run: inputs by name; states that are left out are at reset, rows without lengths full.
+        targets: ``(cases,)`` class numbers, if the truth is known.
+        real: the cases are data, and not made up: compare labels, which decide nothing of random inputs.
+    """
+    manifest = before.manifest
+    task, states = manifest.task, [spec.output for spec in manifest.states]
+    carries = real and manifest.streamable and not manifest.from_reset
+    single = _gathered(lambda model: _run_cases(model, cases, carries=carries), (before, after))
+    long = _gathered(lambda model: _long_run(model, cases), (before, after))
+    change = {name: _changed(pairs + long[name]) for name, pairs in single.items() if name not in states}
+    agreement = accuracy = None
+    if real and task is not None and task.kind == "classification":
+        axis = next((channel_axis(spec.axes) for spec in before.outputs if spec.name == task.output), -1)
+        sides = zip(*single[task.output], strict=True)
+        left, right = ([_labels(array, axis) for array in arrays] for arrays in sides)
+        agreement = float((np.concatenate(left) == np.concatenate(right)).mean())
+        if targets is not None:
+            ends = [np.array([labels[-1] for labels in each]) for each in (left, right)]
+            one, two = (float(np.mean(each == targets)) for each in ends)
+            accuracy = one, two
+    return Judgement(len(cases), agreement, accuracy, change, {name: _drifted(long[name]) for name in states})
+
+
+def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
+    """Return the figures of ``judgement`` that exceed ``budget``."""
+    said = []
+    if judgement.agreement is not None and judgement.agreement < budget.agreement:
+        said.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")
+    if judgement.accuracy is not None:
+        before, after = judgement.accuracy
+        if (before - after) * judgement.cases > 1 + 1e-6:
+            said.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget one sample)")
+    for what, of, shares, most in (
+        ("drifts", "size", judgement.drift, budget.drift),
+        ("changes", "range", judgement.change, budget.change),
+    ):
+        for name, share in shares.items():
+            if not share <= most:
+                said.append(f"{name} {what} by {share:.4f} of its {of} (budget {most:g})")
+    return said
+
+
+def _run_cases(model: Model, cases: Sequence[Feeds], *, carries: bool) -> Iterator[Feeds]:
+    """Return every case's outputs, each from its own states or from the last ones."""
+    run, states = runner(model), dict[str, Array]()
+    for case in cases:
+        outputs = run({**case, **states})
+        states = model.manifest.states_out(outputs) if carries else {}
+        yield outputs
+
+
+def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
+    """Return every call's outputs on the samples one after another, from the first one's state.
+
+    A call is a step, or all steps if a file can't carry states.
+    """
+    manifest = model.manifest
+    if manifest.sequence is None:
+        yield from _run_cases(model, [cases[step % len(cases)] for step in range(STEPS)], carries=True)
+        return
+    unit = manifest.unit
+    steps = manifest.ranges.get(manifest.sequence, AxisRange()).nearest(STEPS * unit)
+    joined = join_samples(cases, manifest, steps)
+    if manifest.lengths in joined:
+        joined[manifest.lengths] = np.full_like(joined[manifest.lengths], steps)
+    sizes = [unit] * (steps // unit) if manifest.streamable else [steps]
+    yield from run_chunks(runner(model), manifest, joined, sizes)
+
+
+def _gathered(run: Callable[[Model], Iterator[Feeds]], models: tuple[Model, Model]) -> dict[str, list[Pair]]:
+    """Return both files' outputs of each call by name."""
+    found: dict[str, list[Pair]] = {}
+    for left, right in zip(*map(run, models), strict=True):
+        for name, array in left.items():
+            found.setdefault(name, []).append((array, right[name]))
+    return found
+
+
+def _labels(logits: Array, channels: int) -> Array:
+    """Return the class of each row and step, those of the last step and layer last."""
+    return np.asarray(logits.argmax(channels).ravel())
+
+
+def _changed(pairs: Sequence[Pair]) -> float:
+    low, high = (float(pick([pick(left) for left, _ in pairs])) for pick in (np.min, np.max))
+    largest = max(_difference(*pair) for pair in pairs)
+    return 0.0 if largest == 0 else largest / (high - low) if high > low else float("inf")
+
+
+def _drifted(pairs: Sequence[Pair]) -> float:
+    left, right = (np.stack([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1))
+    if not np.isfinite(right).all():
+        return float("inf")
+    part, whole = (float(np.sqrt(np.mean(np.square(each)))) for each in (left - right, left))
+    return 0.0 if part == 0 else part / whole if whole > 0 else float("inf")
+
+
+def _difference(left: Array, right: Array) -> float:
+    if left.shape != right.shape or not np.isfinite(right).all():
+        return float("inf")
+    return float(np.abs(left.astype(np.float64) - right.astype(np.float64)).max(initial=0.0))

@@ -1,0 +1,251 @@
+"""int8 and fp16: how weights are stored and arithmetic done, for which device, and what was made smaller.
+
+onnxruntime's dynamic quantizer makes LSTM and Linear int8. It has no kernel for GRU and RNN: their weights,
+and embedding tables, are *stored* in int8 behind ``Cast`` and ``Mul`` by a scale per row, which a session
+evaluates once, at load (a ``DequantizeLinear`` would be paid for at every call). On x86 without VNNI products
+are summed in saturating 16-bit pairs, so weights keep to 7 bits there. Its CPU has no half-precision LSTM,
+GRU or RNN either: fp16 for a CPU only stores weights; for a GPU the file is float16 throughout.
+"""
+
+import platform
+import tempfile
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import NameFixPass
+
+from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.manifest import Array
+
+from ..cpu import read_cpuinfo
+from ..graph import Builder, data_inputs, walk
+from ..recurrent import LENGTHS, OPERATORS, QUANTIZED, recurrent_nodes
+
+_PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
+"""Metadata that keeps the quantizer from a warning."""
+_SMALLEST = 256
+"""Elements; a smaller weight costs more in nodes than it saves."""
+_FP16_MAX = float(np.finfo(np.float16).max)
+_ROWS: Mapping[str, Mapping[int, int]] = {
+    **{op: {1: -1, 2: -1} for op in OPERATORS},
+    "Gather": {0: -1},
+    "MatMul": {1: -2},
+    "Gemm": {1: -2},
+}
+"""Per operator: its weight inputs, and the axis that one scale spans (the last of a transposed weight)."""
+_ARITHMETIC = {QUANTIZED: "LSTM", "MatMulInteger": "Linear"}
+_STORED = (ir.DataType.INT8, ir.DataType.FLOAT16)
+_VNNI = {"avx512_vnni", "avx_vnni"}
+_ARM = {"aarch64", "arm64", "armv7l", "armv8l", "arm"}
+
+
+class Scheme(NamedTuple):
+    """One way to map float weights to integers."""
+
+    per_channel: bool
+    """A scale for each gate row, or one for a whole weight tensor."""
+    reduce_range: bool
+    """7 bits in place of 8."""
+
+    @property
+    def words(self) -> str:
+        """What it is, in words."""
+        scales = "a scale per gate row" if self.per_channel else "one scale a tensor"
+        return f"int8 signed, {scales}, {'7 bits (no VNNI)' if self.reduce_range else '8 bits'}"
+
+
+def schemes(target: str) -> tuple[Scheme, Scheme]:
+    """Return the schemes for a target, the faster first; the next is tried if one exceeds its budget."""
+    return Scheme(False, target == "x86"), Scheme(True, target == "x86")
+
+
+def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
+    """Return ``model`` (prepared, float32; changed in place) with int8 arithmetic if there is a kernel.
+
+    Raises:
+        InputError: the folder for temporary files can't be written.
+    """
+    from onnxruntime.quantization import QuantType, quantize_dynamic
+
+    store_int8(model, {"GRU", "RNN", "Gather"})
+    NameFixPass()(model)  # products that are left out are named
+    padded = _keep_padding_out(model)
+    proto = ir.to_proto(model)
+    del proto.graph.value_info[:]  # the quantizer turns Gemm's weights around and forgets their shapes
+    kept = list(proto.metadata_props)
+    proto.metadata_props.add(key=_PREPARED[0], value=_PREPARED[1])
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "int8.onnx"
+            quantize_dynamic(
+                proto,
+                path,
+                op_types_to_quantize=["LSTM", "MatMul"],
+                nodes_to_exclude=padded + (_thick_products(proto.graph) if scheme.per_channel else []),
+                per_channel=scheme.per_channel,
+                reduce_range=scheme.reduce_range,
+                weight_type=QuantType.QInt8,
+                extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+            )
+            quantized = onnx.load(path)
+    except OSError as error:
+        raise InputError(f"the temporary folder can't be written: {error.strerror or error}") from error
+    quantized.producer_name, quantized.producer_version = proto.producer_name, proto.producer_version
+    del quantized.metadata_props[:]
+    quantized.metadata_props.extend(kept)
+    return quantized
+
+
+def _thick_products(graph: onnx.GraphProto) -> list[str]:
+    """Return the names of products with weights of three axes.
+
+    A projection's are; onnxruntime quantizes them with a scale per channel, and then refuses to run them.
+    """
+    thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
+    return [node.name for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
+
+
+def _keep_padding_out(model: ir.Model) -> list[str]:
+    """Keep steps beyond a row's length, whatever is in them, out of the ranges that are quantized over.
+
+    An LSTM takes the range of all of X: padding that reaches it becomes 0, in place. Products that padding
+    reaches are returned by name; they stay in float.
+    """
+    ends = [node for node in recurrent_nodes(model) if len(node.inputs) > LENGTHS and node.inputs[LENGTHS]]
+    inputs = [value for value in data_inputs(model.graph) if value.dtype == ir.DataType.FLOAT]
+
+    def passed_on(value: ir.Value) -> list[ir.Value]:
+        return [output for node, _ in value.uses() if node not in ends for output in node.outputs]
+
+    reached = set(walk(inputs, passed_on)) if ends else set[ir.Value]()
+    for node in ends:
+        x, lengths = node.inputs[0], node.inputs[LENGTHS]
+        if node.op_type != "LSTM" or x not in reached or x is None or lengths is None:
+            continue
+        build = Builder(node, str(node.name))
+        (shape,) = build.node("Shape", [x])
+        shape.dtype = ir.DataType.INT64
+        (steps,) = build.node("Gather", [shape, build.constant(np.array(0), "axis")])
+        start, apart = (build.constant(np.array(each, np.int32), "number") for each in (0, 1))
+        (places,) = build.node("Range", [start, build.cast(steps, ir.DataType.INT32), apart])
+        valid = [build.reshape(places, (-1, 1, 1)), build.reshape(lengths, (-1, 1))]
+        (before,) = build.node("Less", valid)
+        before.dtype = ir.DataType.BOOL
+        (kept,) = build.node("Where", [before, x, build.constant(np.float32(0).reshape(()), "padding")])
+        kept.type = x.type
+        node.replace_input_with(0, kept)
+    return [str(node.name) for node in model.graph if node.op_type == "MatMul" and node.inputs[0] in reached]
+
+
+def int8_storage(model: ir.Model) -> onnx.ModelProto:
+    """Return ``model`` (changed in place) with every large weight stored in int8 and float arithmetic."""
+    store_int8(model, {*OPERATORS, "Gemm", "MatMul", "Gather"})
+    return ir.to_proto(model)
+
+
+def fp16_storage(model: ir.Model) -> onnx.ModelProto:
+    """Return ``model`` (changed in place) with float16 weights and float32 arithmetic.
+
+    A weight with a value beyond float16's range is unchanged.
+    """
+    for value in list(model.graph.initializers.values()):
+        if _is_large(value) and np.abs(_array(value)).max() <= _FP16_MAX:
+            _store(model.graph, value, _array(value).astype(np.float16))
+    return ir.to_proto(model)
+
+
+def fp16_compute(model: ir.Model) -> onnx.ModelProto:
+    """Return ``model`` with float16 arithmetic; inputs, outputs and states stay float32."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    converted = ir.from_proto(
+        convert_float_to_float16(ir.to_proto(model), keep_io_types=True)  # type: ignore[no-untyped-call]
+    )
+    converted.graph.sort()  # the casts of inputs come last
+    return ir.to_proto(converted)
+
+
+def store_int8(model: ir.Model, operators: set[str]) -> None:
+    """Store the weights of ``operators`` as int8 with a scale per row, in place.
+
+    ``Gather`` counts with its table (an embedding), ``Gemm`` and ``MatMul`` with their second input.
+    """
+    axes = {}
+    for node in model.graph:
+        rows = _ROWS.get(node.op_type, {}) if node.op_type in operators and node.domain == "" else {}
+        for index, axis in rows.items():
+            value = node.inputs[index] if index < len(node.inputs) else None
+            if value is not None and _is_large(value):
+                axes[value] = -1 if node.attributes.get_int("transB", 0) else axis
+    for value, axis in axes.items():
+        weight = _array(value).astype(np.float64)
+        peak = np.abs(weight).max(axis=axis, keepdims=True)
+        scale = np.where(peak > 0, peak / 127, 1.0)
+        _store(model.graph, value, np.rint(weight / scale).astype(np.int8), scale.astype(np.float32))
+
+
+def _is_large(value: ir.Value) -> bool:
+    tensor = value.const_value
+    is_float = value.is_initializer() and tensor is not None and tensor.dtype == ir.DataType.FLOAT
+    return is_float and tensor is not None and tensor.size >= _SMALLEST
+
+
+def _array(value: ir.Value) -> Array:
+    assert value.const_value is not None
+    return value.const_value.numpy()
+
+
+def _store(graph: ir.Graph, value: ir.Value, stored: Array, scale: Array | None = None) -> None:
+    """Replace a weight by a smaller one, behind a cast and a product with ``scale``."""
+    build = Builder(graph[0], str(value.name))
+    decoded = build.cast(build.constant(stored, stored.dtype.name), ir.DataType.FLOAT)
+    if scale is not None:
+        (decoded,) = build.node("Mul", [decoded, build.constant(scale, "scale")])
+    ir.convenience.replace_all_uses_with(value, decoded)
+    graph.initializers.pop(str(value.name))
+
+
+Count = dict[str, int]
+"""Number of nodes by kind of reduction: ``{"LSTM int8": 2, "GRU stored": 1}``."""
+
+
+def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
+    """Count the nodes of a smaller file that are smaller than they were.
+
+    Raises:
+        CheckFailedError: none is; or there are recurrent nodes and none of them is.
+    """
+    found: Counter[str] = Counter()
+    left = 0
+    for node in ir.traversal.RecursiveGraphIterator(ir.from_proto(model).graph):
+        if node.op_type in _ARITHMETIC:
+            found[f"{_ARITHMETIC[node.op_type]} {precision}"] += 1
+        elif node.op_type not in ("Cast", "Mul") and any(map(_is_stored, node.inputs[:3])):
+            found[f"{node.op_type} stored"] += 1
+        else:
+            left += node.op_type in OPERATORS
+    if not found or (left and not any(name.startswith(OPERATORS) for name in found)):
+        raise CheckFailedError(
+            f"nothing {'recurrent ' if left else ''}could be quantized: weights must be float32 constants in "
+            "the main graph (and of 256 elements or more to be stored); keep the float file"
+        )
+    return dict(found) | ({"recurrent left float": left} if left else {})
+
+
+def _is_stored(value: ir.Value | None) -> bool:
+    """Return True if a weight is stored small, seen through Cast and Mul."""
+    while value is not None and (node := value.producer()) is not None and node.op_type in ("Cast", "Mul"):
+        value = node.inputs[0]
+    return value is not None and value.is_initializer() and value.dtype in _STORED
+
+
+def detect_target() -> str:
+    """Return the target of this machine; an x86 one without ``/proc/cpuinfo`` counts as without VNNI."""
+    if platform.machine().lower() in _ARM:
+        return "arm"
+    return "x86-vnni" if _VNNI & set(" ".join(read_cpuinfo().values()).split()) else "x86"

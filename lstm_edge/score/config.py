@@ -1,0 +1,39 @@
+"""Options of a run over a data set."""
+
+from dataclasses import dataclass
+
+from lstm_edge_exporters.options import check_options, option
+from lstm_edge_runtime.errors import InputError
+
+
+@dataclass(frozen=True)
+class ScoreConfig:
+    """Options of a run; ``make_plan`` finds features, ``reset_every`` and ``parts`` if they are not given."""
+
+    series: str = option(
+        "series",
+        "Column with the series id, or a key in the paths of the files (device=17/).",
+        metavar="COLUMN",
+    )
+    order: str = option("order", "Column to sort each series by.", metavar="COLUMN")
+    features: tuple[str, ...] = option(
+        (), "Feature columns, in the model's order.", metavar="NAMES", shown="the model's"
+    )
+    events: bool = option(False, "Also write changes of the label to OUTPUT/_events.")
+    hold: int = option(
+        1, "For --events: a label must be the same for this number of steps.", low=1, metavar="STEPS"
+    )
+    since: str | None = option(
+        None, "Continue an earlier run: skip its files, take its states.", metavar="OUTPUT"
+    )
+    skip_bad: bool = option(False, "Skip and name files that can't be read.")
+    reset_every: int | str | None = None
+    """Number of steps after which a series is reset, or ``"never"``."""
+    parts: int = 0
+    """Number of partitions; 0 to choose it."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a value that does not fit."""
+        check_options(self)
+        if self.hold > 1 and not self.events:
+            raise InputError("--hold confirms the labels of events; give --events too")
