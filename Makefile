@@ -7,7 +7,7 @@ export ORT_DISABLE_TELEMETRY := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help demo native wasm dist test test-system test-slow test-docs fuzz torture test-web test-arm test-thin test-oldest test-matrix check docs fmt clean
+.PHONY: help demo native wasm dist test test-all test-system test-slow test-docs fuzz torture test-web test-arm test-thin test-oldest check docs fmt clean
 
 help:  ## show the targets
 	@sed -n 's/^\([a-z-]*\):.*##/\1:/p' $(MAKEFILE_LIST)
@@ -29,7 +29,8 @@ $(VENV)/.native: $(VENV)/.installed native/pyproject.toml native/CMakeLists.txt 
 	else echo 'no C compiler: going on without the native engine (apt-get install gcc, then make native)'; fi
 	@command -v $${CC:-cc} >/dev/null && touch $@ || true
 
-native: $(VENV)/.native  ## build and install the native engine, where there is a C compiler
+# build and install the native engine, where there is a C compiler
+native: $(VENV)/.native
 
 demo: $(VENV)/.native  ## train, export, prove and run on real sensor data
 	$(BIN)/lstm-edge demo
@@ -41,7 +42,8 @@ check: $(VENV)/.installed docs  ## lint, types and the documentation's own links
 	$(BIN)/mypy
 	$(BIN)/mypy tools noxfile.py
 
-dist: $(VENV)/.installed $(WASM)  ## build sdist and wheels into dist/, and try them in a fresh environment
+# build sdist and wheels into dist/, and try them in a fresh environment
+dist: $(VENV)/.installed $(WASM)
 	$(BIN)/python tools/dist.py
 
 docs: $(VENV)/.installed  ## build the documentation's site into site/
@@ -53,48 +55,56 @@ test test-system test-docs test-slow: export OMP_NUM_THREADS := 1
 test: check $(VENV)/.native $(WASM)  ## every check, and the tests of every function
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not system"
 
-test-system: $(VENV)/.native $(WASM)  ## the tests that run whole programs, compilers, boards, brokers and clusters
+# the tests that run whole programs, compilers, boards, brokers and clusters
+test-system: $(VENV)/.native $(WASM)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "system and not slow"
 
-test-docs: $(VENV)/.native $(WASM)  ## run the pages that take long as printed, four first days, and the action for CI
+# run the pages that take long as printed, four first days, and the action for CI
+test-docs: $(VENV)/.native $(WASM)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow tests/project/test_docs_run.py tests/project/test_ci.py \
 	  tests/project/first_day
 
-test-slow: $(VENV)/.native $(WASM)  ## the full matrices
+# the full matrices
+test-slow: $(VENV)/.native $(WASM)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
 fuzz: $(VENV)/.native $(WASM)  ## read 100,000 damaged files of every kind; FUZZ="--seed 1 --count 1000" for other numbers
 	$(BIN)/python tests/fuzz/harness.py $(FUZZ)
 
-torture: $(VENV)/.native $(WASM)  ## kill, interrupt and starve every verb that writes, 500 times; TORTURE="--kills 50" for others
+# kill, interrupt and starve every verb that writes, 500 times; TORTURE="--kills 50" for others
+torture: $(VENV)/.native $(WASM)
 	$(BIN)/python tests/torture/torture.py $(TORTURE)
 
 $(WASM): $(VENV)/.installed native/build_wasm.py $(wildcard native/src/* native/include/*)
 	$(BIN)/python native/build_wasm.py $@
 
-wasm: $(WASM)  ## build the C library for browsers and Node
+# build the C library for browsers and Node
+wasm: $(WASM)
 
 # npm writes this file last. What packages would run on installation only downloads GPU libraries.
 web/node_modules/.package-lock.json: web/package-lock.json
 	cd web && npm ci --ignore-scripts --no-audit --no-fund --silent
 	@touch $@
 
-test-web: $(VENV)/.native $(WASM) web/node_modules/.package-lock.json  ## the runtime for browsers and Node, in both
+# the runtime for browsers and Node, in both
+test-web: $(VENV)/.native $(WASM) web/node_modules/.package-lock.json
 	cd web && npm test
 
-test-arm: $(VENV)/.native  ## the runtime on aarch64, the C library there, on armv7, riscv64 and Windows, emulated
+# the runtime on aarch64, the C library there, on armv7, riscv64 and Windows, emulated
+test-arm: $(VENV)/.native
 	$(BIN)/python tools/arm.py
 	$(BIN)/python -m pytest -n 2 -m slow tests/native/test_windows.py \
 	  "tests/native/test_safety.py::test_a_program_runs_on_other_boards"
 
-test-thin: $(VENV)/.installed  ## the built wheel, without torch
+# the built wheel, without torch
+test-thin: $(VENV)/.installed
 	$(BIN)/nox -s thin
 
-test-oldest: $(VENV)/.installed  ## the built wheel, on the oldest Python, numpy and onnxruntime
+# the built wheel, on the oldest Python, numpy and onnxruntime
+test-oldest: $(VENV)/.installed
 	$(BIN)/nox -s oldest
 
-test-matrix: $(VENV)/.installed  ## the built wheel, on the oldest and newest of everything
-	$(BIN)/nox
+test-all: test-system test-docs test-web test-arm test-oldest test-thin test-slow  ## systems, docs, browsers, boards, wheels, full matrices
 
 fmt: $(VENV)/.installed  ## format the code
 	$(BIN)/ruff format .

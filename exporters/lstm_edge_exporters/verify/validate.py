@@ -533,9 +533,7 @@ class Validation:
         except LstmEdgeError as error:
             yield Check("self-test", "failed", first_line(error))
             return
-        for how, records in (("", found.whole), (" in chunks, states carried", found.chunked)):
-            if records:
-                yield judged(f"self-test{how}", records)
+        yield judged("self-test", found.comparisons)
 
     def _quantized(self) -> Iterator[Check]:
         from .quantized import check_quantized

@@ -231,8 +231,8 @@ def test_lengths_of_the_nodes_own_type_serve_the_runtime(network):
     batch, stream = model.streams(2), model.stream()
     ids = [batch.add(), batch.add()]
     np.testing.assert_allclose(batch.step(x[0], ids)[0], stream.step(x[0, 0]), rtol=0, atol=1e-6)
-    parts = batch.process({ids[0]: x[1:, 0], ids[1]: x[1:3, 1]})
-    np.testing.assert_allclose(parts[ids[0]], stream.process(x[1:, 0]), rtol=0, atol=1e-6)
+    parts = batch.process(x[1:].swapaxes(0, 1), ids, [5, 2])
+    np.testing.assert_allclose(parts[0], stream.process(x[1:, 0]), rtol=0, atol=1e-6)
 
 
 def test_a_lifted_file_that_computes_something_else_is_not_given(network, monkeypatch):
