@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lstm_edge_runtime.axes import is_sum, parse_sum
+from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
@@ -77,7 +77,8 @@ def _check_names(name: str, axes: Axes) -> None:
     if isinstance(axes, str):
         raise InputError(f'input {name}: got axes {axes!r}, expected a tuple such as ("N", "L", 8)')
     for axis in axes:
-        if not (is_sum(axis) if isinstance(axis, str) else isinstance(axis, int) and axis > 0):
+        valid = all(map(str.isidentifier, parse_sum(axis)[0])) if isinstance(axis, str) else axis > 0
+        if not valid or not isinstance(axis, int | str):
             raise InputError(
                 f"input {name}: axis {axis!r} is neither a positive int nor a plain name, nor a sum "
                 "of multiples of names such as 4*L"

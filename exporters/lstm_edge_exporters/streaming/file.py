@@ -12,14 +12,14 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import Runner, join_chunks, run_chunks
 from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
 from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.tolerance import Comparison
 
+from ..chunks import Runner, join_chunks, run_chunks
 from ..export.cast import widened
 from ..graph import Builder
+from ..tolerance import Comparison
 from ..verify.cases import Case, CaseGenerator, Feeds, InputSpec, Procedure, random_sizes
 from ..verify.compare import Pair, compare_all
 from ..verify.float64 import Graph64
