@@ -38,11 +38,9 @@ class Program:
     """A module as it was traced."""
 
     exported: ExportedProgram
-    """In float64."""
     calls: tuple[RecurrentCall, ...]
     """The recurrent calls, their sizes as axes."""
     axes: Mapping[str, Axes]
-    """By input: an int where fixed, a name where dynamic."""
     outputs: tuple[tuple[str, Axes], ...]
     """Name (empty if the module gives none) and axes of each output."""
     ranges: Mapping[str, AxisRange]
@@ -50,9 +48,7 @@ class Program:
     symbols: Mapping[str, str]
     """What each of the tracer's symbols is: an axis, or the example's size."""
     batch: str | None
-    """The axis that the layers see as the batch, if any."""
     sequence: str | None
-    """The axis that they see as time, if any."""
 
 
 class _Flat(nn.Module):
@@ -71,12 +67,7 @@ class _Flat(nn.Module):
 
 
 def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
-    """Trace ``module``, a copy in float64 that is ours, once.
-
-    Args:
-        module: the copy.
-        call: how it is called, with an example in float64.
-        config: axes by input; of the other inputs those are dynamic that a recurrent layer sees.
+    """Trace ``module``, a copy in float64 that is ours, once, with the example of ``call`` in float64.
 
     Raises:
         InputError: no axis is given, and no layer shows any.
