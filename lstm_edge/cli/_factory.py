@@ -20,8 +20,9 @@ import torch
 from torch import Tensor, nn
 
 from lstm_edge.checkpoint import read_tensors
-from lstm_edge_runtime.axes import is_sum, parse_sum, resolve
-from lstm_edge_runtime.errors import FileFormatError, InputError, did_you_mean
+from lstm_edge.suggest import did_you_mean
+from lstm_edge_runtime.axes import parse_sum, resolve
+from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
@@ -69,11 +70,11 @@ def parse_input(entry: str) -> InputOption:
             raise InputError(f"--input {entry}: {left[0]!r} follows an axis; put the dtype last")
         axis, *left = (each.strip() for each in part.split(":"))
         axes.append(int(axis) if axis.isdecimal() else axis)
-        if axis == "0" or not (axis.isdecimal() or is_sum(axis)):
+        if axis == "0" or not (axis.isdecimal() or all(map(str.isidentifier, parse_sum(axis)[0]))):
             raise InputError(f"--input {entry}: axis {axis!r} is neither a positive number nor a valid name")
         if left and re.fullmatch(r"\d+\.\.\d*", left[0]):
             count = 2 if left[1:] and left[1].isdecimal() else 1
-            ranges[axis] = AxisRange.parse(":".join(left[:count]))
+            ranges[axis] = parse_range(":".join(left[:count]))
             left = left[count:]
             if not axis.isidentifier():
                 raise InputError(
@@ -291,3 +292,17 @@ def _draw(
     array = rng.integers(low, high + 1, shape)
     array.flat[0], array.flat[-1] = low, high
     return array
+
+
+def parse_range(text: str) -> AxisRange:
+    """Read ``16..``, ``16..4096`` or ``16..4096:4``.
+
+    Raises:
+        InputError: it is none of these, or holds no size.
+    """
+    if match := re.fullmatch(r"(\d+)\.\.(\d*)(?::(\d+))?", text, re.ASCII):
+        least, most, multiple = (int(each or 0) for each in match.groups())
+        found = AxisRange(least, most if match[2] else None, multiple if match[3] else 1)
+        if found.least and found.multiple and found.most != 0 and found.nearest(1) >= found.least:
+            return found
+    raise InputError(f"got range {text!r}, expected LEAST..[MOST][:MULTIPLE] such as 16.. or 16..4096:4")

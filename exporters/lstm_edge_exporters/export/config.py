@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge_runtime.axes import is_sum, parse_sum
+from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
@@ -104,7 +104,7 @@ def _check_names(name: str, axes: Axes) -> None:
         raise InputError(f'input {name}: got axes {axes!r}, expected a tuple such as ("N", "L", 8)')
     for axis in axes:
         fixed = isinstance(axis, int) and axis > 0
-        if not fixed and not (isinstance(axis, str) and is_sum(axis)):
+        if not fixed and not (isinstance(axis, str) and all(map(str.isidentifier, parse_sum(axis)[0]))):
             raise InputError(
                 f"input {name}: axis {axis!r} is neither a positive int nor a plain name, nor a sum "
                 "of multiples of names such as 4*L"

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import run_by_name
 
+from ..chunks import Runner, take_steps
 from ..export.cast import widened
 from ..graph import to_bytes, to_proto
 from ..isolation import open_isolated

@@ -11,11 +11,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import Runner, behind, join_chunks, run_chunks
 from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Golden, Manifest, StateSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..chunks import Runner, behind, join_chunks, run_chunks
 from ..export.cast import widened
 from ..graph import END, Builder
 from ..verify.cases import Case, CaseGenerator, Feeds, InputSpec, Procedure, random_sizes

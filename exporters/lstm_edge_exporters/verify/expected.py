@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Array, Manifest, StateSpec
 
+from ..chunks import Runner
 from ..export.cast import widened
 from .cases import CaseGenerator, Feeds
 from .file import ModelFile, open_file
