@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
-from .errors import ManifestError, counted
+from .errors import ManifestError
 from .json_reader import decode_array, encode_array, malformed_as, read_json
 
 KEY = "lstm_edge"
@@ -123,13 +123,6 @@ class Trained(NamedTuple):
     """Time steps of a window; None if whole samples of varying length were used."""
     reset: float
     """Fraction of the lanes that started from reset, 0 to 1; 1 for windows from reset."""
-
-    def __str__(self) -> str:
-        """Return it in words."""
-        what = "whole samples" if self.window is None else f"windows of {counted(self.window, 'step')}"
-        return (
-            f"{what}, {f'states carried, {100 * self.reset:g}% from reset' if self.carry else 'from reset'}"
-        )
 
 
 class Golden(NamedTuple):
