@@ -170,7 +170,6 @@ def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor
         },
         outputs=("logits", "h_n", "c_n"),
         states={"h_0": "h_n", "c_0": "c_n"},
-        lengths="lengths" if lengths else None,
         task=run.task,
         signal=run.signal,
         trained=run.trained,

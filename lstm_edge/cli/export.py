@@ -231,7 +231,6 @@ def _from_factory(
         ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
         outputs=factory.output_names,
         states=dict(factory.state) or None,
-        lengths=name,
         task=description.meaning,
         signal=description.signal,
         checkpoint_sha256=sha256,
