@@ -188,7 +188,8 @@ class NativeStates:
             engine.manifest.is_buffered
         )  # a stream of the library keeps steps and drops frames by itself
         self._stream = _Stream(engine) if rows is None and not buffered else None
-        self._inputs, self._outputs = (Rows * len(engine.inputs))(), (Rows * len(engine.outputs))()
+        self._inputs: Any = None
+        self._outputs: Any = None
         self._pool: list[Array] = []
         self._views: Any = None
         if self._stream is None:
@@ -266,6 +267,8 @@ class NativeStates:
 
     def _take(self, rows: Array, inputs: Sequence[Array], units: int, outputs: Sequence[Array]) -> None:
         engine = self._engine
+        if self._inputs is None:
+            self._inputs, self._outputs = (Rows * len(inputs))(), (Rows * len(outputs))()
         _fill(self._inputs, engine.inputs, inputs)
         _fill(self._outputs, engine.outputs, outputs)
         states = _rows(self._states()) if self._stream else self._views
