@@ -8,8 +8,8 @@ import numpy as np
 from to_device import to_device
 
 from lstm_edge import DataConfig, TrainConfig, deployable, train
+from lstm_edge.report.plots import Axis, Plot, Series, draw_png
 from lstm_edge_exporters.quantize import Samples
-from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 
 WINDOW, SECOND = 100, 10
 """Samples per recording, also the training window, and per second."""
@@ -78,8 +78,8 @@ def main(folder: Path, epochs: int = 40, count: int = 40) -> None:
     predicted = Series("predicted by the stream", seconds, streamed[0], "points", "orange")
     acceleration = Series("", seconds, day[:, 0].tolist())
     plots = [
-        Plot("acceleration", "Acceleration along x", (acceleration,)),
-        Plot("activity", "Activity", (happened, predicted), Axis("seconds"), Axis(rows=tuple(labels))),
+        Plot("Acceleration along x", (acceleration,)),
+        Plot("Activity", (happened, predicted), Axis("seconds"), Axis(rows=tuple(labels))),
     ]
     (folder / "activity.png").write_bytes(draw_png(plots, stacked=True))
 

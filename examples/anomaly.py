@@ -7,8 +7,8 @@ import numpy as np
 from to_device import to_device
 
 from lstm_edge import DataConfig, TrainConfig, deployable, train
+from lstm_edge.report.plots import Axis, Plot, Series, draw_png
 from lstm_edge_exporters.quantize import Samples
-from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 from lstm_edge_runtime import Model
 
 NAMES, WINDOW, MEAN, LONG = ("flow", "pressure"), 60, 8, 60
@@ -81,9 +81,9 @@ def main(folder: Path, epochs: int = 30, records: int = 20) -> None:
         Series("alarm above", time, [limit] * len(x), color="red"),
     )
     plots = [
-        Plot("flow", "Flow in l/min: a leak at 300", (Series("", time, x[:, 0].tolist()),)),
-        Plot("pressure", "Pressure in bar: a filter clogs from 700", (Series("", time, x[:, 1].tolist()),)),
-        Plot("score", "Error of the forecast by its usual error", scores, Axis("sample")),
+        Plot("Flow in l/min: a leak at 300", (Series("", time, x[:, 0].tolist()),)),
+        Plot("Pressure in bar: a filter clogs from 700", (Series("", time, x[:, 1].tolist()),)),
+        Plot("Error of the forecast by its usual error", scores, Axis("sample")),
     ]
     (folder / "anomaly.png").write_bytes(draw_png(plots, stacked=True))
 

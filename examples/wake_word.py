@@ -10,9 +10,9 @@ from listen import listen
 from to_device import to_device
 from torch import nn
 
+from lstm_edge.report.plots import Axis, Plot, Series, draw_png
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.quantize import Samples
-from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import Signal, Task
 
@@ -137,9 +137,8 @@ def main(folder: Path, steps: int = 250) -> None:
     word = heard(ends, len(found)).astype(float).tolist()
     loudest = np.abs(signal[: len(found) * HOP]).reshape(-1, HOP).max(axis=1).tolist()
     plots = [
-        Plot("sound", "The sound: loudest sample of every 16 ms", (Series("", times[1:], loudest),)),
+        Plot("The sound: loudest sample of every 16 ms", (Series("", times[1:], loudest),)),
         Plot(
-            "word",
             "The wake word?",
             (
                 Series("after a wake word", times, word, "bars", "pale"),

@@ -245,7 +245,8 @@ def tables(documents: Sequence[dict[str, Any]]) -> str:
     packages = {row["package"] for row in rows}
     lines = []
     for key, name in EXPORTERS.items():
-        found = [row[key] for row in rows]
+        if not (found := [row[key] for row in rows if key in row]):
+            continue
         counts = Counter(each["verdict"] for each in found)
         if packages != {"matrix"}:
             lines.append([key, *(counts[verdict] for verdict in VERDICTS)])
@@ -270,6 +271,7 @@ def main() -> None:
     arguments = parser(__doc__)
     arguments.add_argument("group", nargs="?", choices=GROUPS)
     arguments.add_argument("--sample", type=int, help="that number of random calls, always the same")
+    arguments.add_argument("--exporters", nargs="*", choices=EXPORTERS, default=list(EXPORTERS))
     arguments.add_argument("--json", type=Path, help="write the outcomes there")
     arguments.add_argument("--table", type=Path, nargs="+", help="print the table of these files")
     options = arguments.parse_args()
@@ -285,7 +287,7 @@ def main() -> None:
     versions = {name: importlib.metadata.version(name) for name in packages} | {"lstm-edge": __version__}
     document: dict[str, Any] = {"calls": [], "versions": versions}
     for call in calls:
-        outcomes = {exporter: measure(call, group, exporter) for exporter in EXPORTERS}
+        outcomes = {exporter: measure(call, group, exporter) for exporter in options.exporters}
         row = {name: asdict(outcome) for name, outcome in outcomes.items()}
         document["calls"].append({"package": call.package, "name": call.name, **row})
         words = (f"{name}: {each.verdict} {each.message}"[:160].rstrip() for name, each in outcomes.items())

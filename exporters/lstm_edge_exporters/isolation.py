@@ -67,12 +67,6 @@ def isolated() -> Iterator[None]:
         raise FileFormatError(child.ended)
 
 
-def prepare() -> None:
-    """Start the process of this thread already: it imports onnxruntime while this one imports torch."""
-    child = _child_of(os.getpid(), threading.get_ident())
-    child.process = child.process or child.start()
-
-
 def open_isolated(
     source: str | bytes, options: SessionOptions = DEFAULT_OPTIONS, *, name: str = "the model"
 ) -> "InferenceSession":
@@ -89,8 +83,6 @@ def open_isolated(
 
 
 class _Entry(NamedTuple):
-    """An input or output, as onnxruntime describes it."""
-
     name: str
     type: str
     shape: list[int | str | None]
@@ -102,10 +94,8 @@ class _Session:
     def __init__(self, child: "_Child", source: str | bytes, options: SessionOptions, name: str) -> None:
         self._child, self._name = child, name if isinstance(source, bytes) else source
         content = [np.frombuffer(source, np.uint8)] if isinstance(source, bytes) else []
+        path = None if isinstance(source, bytes) else str(Path(source).absolute())
         self._number = next(child.numbers)
-        path = (
-            None if isinstance(source, bytes) else str(Path(source).absolute())
-        )  # it may be in another folder
         asked = {"open": path, "options": options._asdict(), "name": name}
         told, _ = child.ask(asked | {"number": self._number}, content, f"it opened {self._name}")
         self._process = child.process
@@ -154,14 +144,19 @@ class _Child:
             raise FileFormatError(self.ended)
         process = self.process = self.process or self.start()
         forgotten, self.forgotten[:] = self.forgotten[:], []
+        limit = threading.Timer(_SECONDS, process.kill)
+        limit.start()
         try:
             _send(process.stdin, message | {"close": forgotten}, arrays)
             told, found = _receive(process.stdout)
         except (OSError, EOFError):
-            self.process = None
-            self.ended = f"onnxruntime {_end_of(process.wait())} while {doing}; it would end any process so"
+            how = f"did not come back within {_SECONDS} s" if limit.finished.is_set() else ""
+            how = how or f"ended ({_end_of(process.wait())})"
+            self.process, self.ended = None, f"onnxruntime {how} while {doing}; it would end any process so"
             _stop(process, os.getpid())
             raise FileFormatError(self.ended) from None
+        finally:
+            limit.cancel()
         if "error" in told:
             kind = getattr(errors, told["error"], RuntimeError)
             raise (kind if issubclass(kind, LstmEdgeError) else RuntimeError)(told["text"])
@@ -199,12 +194,9 @@ def _stop(process: "subprocess.Popen[bytes]", owner: int) -> None:
 
 
 def _end_of(code: int) -> str:
-    """Return how a process ended, in words."""
-    if code == -getattr(signal, "SIGALRM", 0):
-        return f"did not come back within {_SECONDS} s"
     with contextlib.suppress(ValueError):
-        return f"ended ({signal.Signals(-code).name})"
-    return f"ended (exit code {code})"
+        return signal.Signals(-code).name
+    return f"exit code {code}"
 
 
 def serve() -> None:
@@ -223,8 +215,7 @@ def serve() -> None:
                 sessions.pop(number, None)
             found: list[Array] = []
             try:
-                with _time_limit():
-                    told, found = _answer(message, arrays, sessions)
+                told, found = _answer(message, arrays, sessions)
             except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
                 told = {"error": type(error).__name__, "text": str(error)}
             _send(answers, told, found)
@@ -258,19 +249,6 @@ def _limit_memory() -> None:
 
         most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         resource.setrlimit(resource.RLIMIT_DATA, (most, most))
-
-
-@contextlib.contextmanager
-def _time_limit() -> Iterator[None]:
-    """End the process if the block takes too long; a hanging call notices no exception."""
-    if not hasattr(signal, "setitimer"):
-        yield
-        return
-    signal.setitimer(signal.ITIMER_REAL, _SECONDS)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
 
 
 def _send(pipe: IO[bytes] | None, message: Mapping[str, Any], arrays: Sequence[Array]) -> None:

@@ -70,9 +70,6 @@ def command(
     with _junit_on_error(junit, model):
         if against is None and weights is not None:
             raise InputError("got --weights without --against package.module:factory")
-        from lstm_edge_exporters.isolation import prepare
-
-        prepare()
         from lstm_edge_exporters.verify.file import open_file
         from lstm_edge_exporters.verify.validate import validate
 

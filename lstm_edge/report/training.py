@@ -7,10 +7,10 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lstm_edge_exporters.render import Axis, Plot, Series, draw_png
 from lstm_edge_runtime.files import write_bytes
 
 from ..run_files import CURVES, REPORT
+from .plots import Axis, Plot, Series, draw_png
 
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -57,6 +57,6 @@ def _curves(summary: Mapping[str, Any]) -> list[Plot]:
     )
     what = "accuracy" if summary["task"] == "classification" else "RMSE / standard deviation"
     return [
-        Plot("loss", "Loss", losses, Axis("epoch"), Axis("loss", "log")),
-        Plot("score", "Validation set", (series(what, "score", "orange"),), Axis("epoch"), Axis(what)),
+        Plot("Loss", losses, Axis("epoch"), Axis("loss", "log")),
+        Plot("Validation set", (series(what, "score", "orange"),), Axis("epoch"), Axis(what)),
     ]

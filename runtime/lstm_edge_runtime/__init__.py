@@ -19,8 +19,7 @@ if _typing.TYPE_CHECKING:
     from .model import Model, load
     from .prediction import Prediction
     from .state import State
-    from .stream import Stream
-    from .stream_batch import StreamBatch
+    from .stream import Stream, StreamBatch
 
 __all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "StreamBatch", "__version__", "load"]
 
@@ -32,7 +31,7 @@ __getattr__, __dir__ = _lazy_names(
         "Prediction": ".prediction",
         "State": ".state",
         "Stream": ".stream",
-        "StreamBatch": ".stream_batch",
+        "StreamBatch": ".stream",
         "load": ".model",
     },
 )

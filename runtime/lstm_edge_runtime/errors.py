@@ -47,10 +47,6 @@ class StateError(LstmEdgeError, ValueError):
     """A state does not belong to this model, or is used from two threads at once."""
 
 
-class StateWarning(UserWarning):
-    """A stream carries states for longer than in training."""
-
-
 class NotFoundError(LstmEdgeError, FileNotFoundError):
     """A path does not exist."""
 

@@ -288,9 +288,11 @@ class Manifest(NamedTuple):
     @property
     def frames_a_unit(self) -> dict[str, int]:
         """Frames of each output per unit; 1 for one without a time axis."""
-        return {
-            spec.name: max(self._frames(spec.axes, self.unit).values(), default=1) for spec in self.outputs
-        }
+        return {spec.name: self.frames_in_unit(spec.axes) for spec in self.outputs}
+
+    def frames_in_unit(self, axes: Axes) -> int:
+        """Return the steps or frames on the time axis of ``axes`` in a unit; 1 without one."""
+        return max(self._frames(axes, self.unit).values(), default=1)
 
     @property
     def is_buffered(self) -> bool:

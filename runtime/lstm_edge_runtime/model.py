@@ -1,36 +1,19 @@
-"""A model file, opened for running: refused if unsafe, its session opened, its manifest checked.
-
-The loaded model is immutable and shared between threads, with the state always in the caller's hands.
-"""
+"""A model file, opened for running: checked, then shared between threads; states are always the caller's."""
 
 import mmap
 import os
-import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Literal, overload
 
+import numpy as np
 import numpy.typing as npt
 
-from ._core import Core, InputArrays
-from .axes import describe
-from .chunks import Runner
-from .errors import (
-    FileFormatError,
-    InputError,
-    ManifestError,
-    ProviderError,
-    StateWarning,
-    UnsupportedError,
-    counted,
-)
-from .graph_check import (
-    check_manifest,
-    graph_specs,
-)
+from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_finite, reset_states
+from .axes import describe, learn_sizes
+from .engine import Engine
+from .errors import FileFormatError, InputError, ManifestError, ProviderError, UnsupportedError
 from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
-from .onnx_file import read_onnx_file
-from .ort import CPU, CUDA, MAX_THREADS, SessionOptions, open_session
 from .reading import read_content
 from .state import State
 
@@ -38,13 +21,13 @@ if TYPE_CHECKING:
     from .prediction import Prediction
     from .selftest import SelfTest
     from .sliding import SlidingStream
-    from .stream import Stream
-    from .stream_batch import StreamBatch
-
+    from .stream import Stream, StreamBatch
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
-ResetEvery = int | Literal["window", "never"]
+ResetEvery = int | Literal["never"]
 """Number of steps after which a stream is reset."""
+MAX_THREADS = 1024
+"""More than any machine has use for; onnxruntime would start them all."""
 
 
 def load(
@@ -66,7 +49,7 @@ def load(
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated, foreign, or changed since it was written.
-        UnsupportedError: its weights are in another file.
+        UnsupportedError: its weights are in another file; or too many threads for an ``.lep`` file.
         ManifestError: no manifest, or one that can't be read.
         ContractError: the graph does not keep its state contract.
         ProviderError: CUDA is not in use.
@@ -77,20 +60,39 @@ def load(
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}")
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected 'cpu' or 'cuda'")
-    name, data = read_content(source)
-    if data[:8] == b"LSTMEDGE":
-        return _load_program(name, data, device, threads, check=check)
+    name, content = read_content(source)
     try:
-        metadata, identity = read_onnx_file(data)
+        if content.startswith(b"LSTMEDGE"):
+            return _load_program(content, device, threads, check=check)
+        return _load_onnx(content, name, device, threads, check=check)
     except (FileFormatError, UnsupportedError) as error:
+        if name in str(error):
+            raise
         raise type(error)(f"{name}: {error}") from error
+
+
+def _load_program(content: bytes, device: str, threads: int, *, check: bool) -> "Model":
+    from .native.engine import NativeEngine
+
+    if device != "cpu":
+        raise ProviderError("a native program runs on the CPU; load the .onnx file")
+    engine = NativeEngine(content, threads)
+    return Model(engine, engine.manifest.identity, device, check=check)
+
+
+def _load_onnx(content: bytes, name: str, device: str, threads: int, *, check: bool) -> "Model":
+    from .graph_check import check_manifest, graph_specs
+    from .onnx_file import read_onnx_file
+    from .ort import CPU, CUDA, OrtEngine, SessionOptions, open_session
+
+    metadata, identity = read_onnx_file(content)
     if KEY not in metadata:
         raise ManifestError(f"{name} has no manifest; make one with: lstm-edge lift {name} -o lifted.onnx")
     manifest = Manifest.from_json(metadata[KEY])
     options = SessionOptions(providers=(CUDA, CPU) if device == "cuda" else (CPU,), threads=threads)
-    session = open_session(data, options, name=name)
+    session = open_session(content, options, name=name)
     check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
-    return Model(Core(session, manifest, identity, check=check), device)
+    return Model(OrtEngine(session, manifest, device), identity, device, check=check)
 
 
 class Model:
@@ -99,18 +101,21 @@ class Model:
     It is immutable, so any number of threads may share it.
     """
 
-    def __init__(self, core: Core, device: str) -> None:
-        """Take what ``load`` opened and checked, and the device on which it runs."""
-        self._core: Core | None = core
-        self.manifest = core.manifest
+    def __init__(self, engine: Engine, identity: str, device: str, *, check: bool) -> None:
+        """Take what ``load`` opened and checked."""
+        self._opened: Engine | None = engine
+        self._check = check
+        self.manifest: Manifest = engine.manifest
         """The description in the file: inputs, outputs, states, task, signal."""
-        self.engine: Literal["onnxruntime", "native"] = "native" if core.session is None else "onnxruntime"
+        self.engine: Literal["onnxruntime", "native"] = (
+            "onnxruntime" if hasattr(engine, "session") else "native"
+        )
         """What runs the file."""
         self.device = device
         """``cpu`` or ``cuda``."""
-        self._identity = core.identity
-        self._told = False
-        """Whether a stream was opened that warned of its states."""
+        self.identity = identity
+        """The sha256 in hex of the ``.onnx`` file, or of the one that it was converted from, without its
+        metadata; states carry it."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -127,22 +132,14 @@ class Model:
         """The states, each with its input and its output."""
         return self.manifest.states
 
-    @property
-    def identity(self) -> str:
-        """The sha256 in hex of the ``.onnx`` file without its metadata; its states carry it.
-
-        A file that was converted from an ``.onnx`` file has that one's.
-        """
-        return self._identity
-
     def run(
         self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
     ) -> tuple[dict[str, Array], State]:
         """Run the file once.
 
         Args:
-            x: the samples, for example float32 ``(N, L, I)``; a mapping by name if there are several
-                inputs. Integers and wider floats are converted.
+            x: the samples, for example float32 ``(N, L, I)``; a mapping by name if there are several inputs.
+                Integers and other floats are converted.
             state: the initial state; None for the reset values.
             lengths: integers ``(N,)``, number of valid steps of each row, 1 to L; None for L.
 
@@ -155,7 +152,25 @@ class Model:
             StateError: a state of another model, or of another batch size.
             ContractError: the file gave a state of another shape than it took.
         """
-        return self._open().run(x, state, lengths)
+        manifest, sizes = self.manifest, dict[str, int]()
+        feeds = by_name(x, sorted(manifest.data_inputs, key=lambda spec: "+" in describe(spec.axes)))
+        if self._check:
+            refuse_not_finite(feeds, "clean the samples first")
+        for spec in manifest.data_inputs:
+            learn_sizes(spec.name, spec.axes, feeds[spec.name].shape, sizes, manifest.ranges)
+        valid = as_lengths(lengths, manifest, sizes)
+        if valid is not None:
+            feeds[manifest.lengths or ""] = valid
+        rows = sizes.get(manifest.batch or "", 1)
+        if state is None:
+            feeds |= reset_states(manifest, rows)
+        else:
+            feeds |= check_state(state, manifest, self.identity, rows)
+        results = self._engine.call(feeds, sizes)
+        steps = manifest.steps(feeds) if valid is None else int(np.max(valid))
+        age = steps + (state.age if state else 0)
+        outputs = {spec.name: results[spec.name] for spec in manifest.outputs}
+        return outputs, State(manifest.states_out(results), self.identity, age)
 
     def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> "Prediction":
         """Run from the reset state and return labels and probabilities, or values, according to the task.
@@ -184,14 +199,13 @@ class Model:
         Args:
             window: run the last ``window`` samples from the reset state at every step, as in a training on
                 windows; for networks trained on windows from reset, and for bidirectional ones.
-            reset_every: number of steps after which the state is reset: an integer; ``"window"``, the
-                training window; or ``"never"``. None is ``"never"``, with a ``StateWarning`` the first
-                time if each training window started from reset: such a network was not trained to
-                carry states beyond its window.
+            reset_every: number of steps after which the state is reset, such as ``manifest.reset_every``: a
+                network that was trained on windows from reset was not trained to carry states beyond them.
+                ``"never"`` or None for never.
 
         Raises:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
-            InputError: ``reset_every`` is none of these, or the window is not known.
+            InputError: ``reset_every`` is none of these.
         """
         if window is not None:
             from .sliding import SlidingStream
@@ -199,19 +213,9 @@ class Model:
             if reset_every is not None:
                 raise InputError("a sliding window starts from reset at every step; remove reset_every")
             return SlidingStream(self.manifest, self.run, window)
-        kind: type[Stream]
-        if self.manifest.is_buffered:
-            from .delayed import DelayedStream
+        from .stream import Stream
 
-            kind = DelayedStream
-        else:
-            from .stream import Stream as PlainStream
-
-            kind = PlainStream
-        stream = kind(self._open(), reset_every)
-        if reset_every is None:
-            self._warn("stream(")
-        return stream
+        return Stream(self._engine, self.identity, reset_every, check=self._check)
 
     def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
         """Open a batch of up to ``capacity`` streams with one call into the engine per tick.
@@ -221,62 +225,27 @@ class Model:
             reset_every: as for ``stream``; each source counts its own steps.
 
         Raises:
-            ContractError: as ``stream``; or the file has no batch axis.
+            ContractError: as ``stream``; or an input, output or state has no batch axis.
             InputError: ``capacity`` is not a whole number from 1; as ``stream``.
         """
-        kind: type[StreamBatch]
-        if self.manifest.is_buffered:
-            from .delayed import DelayedBatch
+        from .stream import StreamBatch
 
-            kind = DelayedBatch
-        else:
-            from .stream_batch import StreamBatch as PlainBatch
-
-            kind = PlainBatch
-        batch = kind(self._open(), capacity, reset_every)
-        if reset_every is None:
-            self._warn(f"streams({capacity}, ")
-        return batch
-
-    def _warn(self, call: str) -> None:
-        """Warn, once, where states would outlive what was trained."""
-        if self.manifest.from_reset and not self._told:
-            self._told = True
-            window = self.manifest.window
-            what = f"windows of {counted(window, 'step')}" if window else "whole samples"
-            every = '"window"' if window else "STEPS"
-            sliding = f"model.stream(window={window}) for a result at every step, " if window else ""
-            warnings.warn(
-                f"this model was trained on {what}, each from the reset state; longer streams may be wrong. "
-                f'Use model.{call}reset_every={every}), {sliding}or "never" to silence this warning',
-                StateWarning,
-                stacklevel=3,
-            )
+        return StreamBatch(self._engine, self.identity, capacity, reset_every, check=self._check)
 
     def selftest(self) -> "SelfTest":
-        """Replay the golden case in the file on this device, whole and in chunks with carried states.
+        """Replay the golden cases in the file on this device, in chunks with carried states.
 
         Raises:
             InputError: the file has no golden case.
-            ManifestError: an input, an output or a state is missing in the golden case.
+            ManifestError: an input, an output or a state is missing in a golden case.
         """
         from .selftest import selftest
 
-        return selftest(self._open())
-
-    def warm_up(self) -> None:
-        """Run zeros from the reset state and open a stream, so that the first real ones are not the slowest.
-
-        It leaves no trace: the model has no state.
-        """
-        core = self._open()
-        core.run(core.zero_inputs())
-        if core.manifest.streamable:
-            self.stream(reset_every="never")
+        return selftest(self.manifest, runner(self))
 
     def close(self) -> None:
-        """Release the session; open streams keep it until they are deleted."""
-        self._core = None
+        """Release the engine; open streams keep it until they are deleted."""
+        self._opened = None
 
     def __enter__(self) -> "Model":  # noqa: PYI034
         return self
@@ -286,21 +255,18 @@ class Model:
     ) -> None:
         self.close()
 
-    def _open(self) -> Core:
-        if self._core is None:
-            return _closed()
-        return self._core
+    @property
+    def _engine(self) -> Engine:
+        if self._opened is None:
+            raise InputError("this model is closed; load it again")
+        return self._opened
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)
         return f"Model({inputs}; states {[spec.input for spec in self.states]})"
 
 
-def _closed() -> Core:
-    raise InputError("this model is closed; load it again")
-
-
-def runner(model: Model) -> Runner:
+def runner(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """Return a function that runs ``model`` on inputs by name and returns every output of the graph.
 
     States that are left out are at reset, rows without lengths full.
@@ -309,24 +275,10 @@ def runner(model: Model) -> Runner:
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
         state = None
-        if model.states and all(spec.input in feeds for spec in model.states):
-            arrays = {spec.input: feeds[spec.input].astype(spec.dtype) for spec in model.states}
+        if manifest.states and all(spec.input in feeds for spec in manifest.states):
+            arrays = {spec.input: feeds[spec.input].astype(spec.dtype) for spec in manifest.states}
             state = State(arrays, model.identity)
         data = {spec.name: feeds[spec.name] for spec in manifest.data_inputs}
-        outputs, after = model.run(data, state, feeds.get(manifest.lengths or ""))
-        return manifest.all_outputs(outputs, after)
+        return manifest.all_outputs(*model.run(data, state, feeds.get(manifest.lengths or "")))
 
     return run
-
-
-def _load_program(name: str, data: bytes, device: str, threads: int, *, check: bool) -> Model:
-    """Open a native program, which needs no onnxruntime."""
-    from .native.engine import NativeEngine
-
-    if device != "cpu":
-        raise ProviderError(f"{name} is a native program, which runs on the CPU; load the .onnx file")
-    try:
-        native = NativeEngine(data, threads)
-    except FileFormatError as error:
-        raise FileFormatError(f"{name}: {error}") from error
-    return Model(Core(None, native.manifest, native.manifest.identity, check=check, native=native), device)

@@ -1,87 +1,49 @@
-"""The golden cases that a file carries, replayed whole, in two chunks and step by step, states carried."""
+"""The golden cases that a file carries, replayed in chunks with carried states."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
-from ._core import Core, as_lengths
-from .axes import check_array, learn_sizes
-from .chunks import Runner, join_chunks, run_chunks
+from .axes import check_array, parse_sum
 from .errors import CheckFailedError, ContractError, InputError, ManifestError, first_line
 from .manifest import Array, Golden, Manifest, TensorSpec
 from .tolerance import MULTIPLE, Comparison, compare, limit_for
 
-
-@dataclass(frozen=True)
-class Replay:
-    """One way in which one golden case was run."""
-
-    how: str
-    """``whole``, ``in two chunks`` or ``step by step`` (unit by unit)."""
-    sizes: tuple[int, ...]
-    """Steps of each chunk; empty for the whole."""
-    case: int
-    """Which case of the file, from 0."""
-    comparisons: tuple[Comparison, ...]
-    """Each output and state."""
+Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Runs a file: every input by name in, every output by name out, those of states included."""
 
 
 @dataclass(frozen=True)
 class SelfTest:
     """Results of replaying the golden cases."""
 
-    replays: tuple[Replay, ...]
-
-    @property
-    def whole(self) -> tuple[Comparison, ...]:
-        """Each output and state of each case in one call."""
-        return tuple(record for each in self.replays if not each.sizes for record in each.comparisons)
-
-    @property
-    def chunked(self) -> tuple[Comparison, ...]:
-        """The same after two calls and after single steps, with carried states.
-
-        Empty if the file can't be fed in chunks.
-        """
-        return tuple(record for each in self.replays if each.sizes for record in each.comparisons)
+    cases: tuple[tuple[Comparison, ...], ...]
+    """Of each case each output and state."""
 
     @property
     def comparisons(self) -> tuple[Comparison, ...]:
         """All of them."""
-        return self.whole + self.chunked
+        return tuple(record for case in self.cases for record in case)
 
     @property
     def ok(self) -> bool:
         """Whether every output is within its limit."""
-        return all(comparison.ok for comparison in self.comparisons)
+        return all(record.ok for record in self.comparisons)
 
     @property
     def worst(self) -> Comparison:
         """The one nearest to its limit, or furthest beyond it."""
-        return max(self.comparisons, key=lambda comparison: comparison.ratio)
+        return max(self.comparisons, key=lambda record: record.ratio)
 
     def require(self) -> None:
         """Raise ``CheckFailedError`` with the worst element where an output is beyond its limit."""
-        for how, records in (("whole", self.whole), ("in chunks", self.chunked)):
-            failed = [record for record in records if not record.ok]
-            if failed:
-                worst = max(failed, key=lambda record: record.ratio)
-                raise CheckFailedError(f"the golden case fails on this device ({how}): {worst}")
+        if not self.ok:
+            raise CheckFailedError(f"the golden case fails on this device: {self.worst}")
 
 
-def selftest(core: Core) -> SelfTest:
-    """Replay the golden cases of a file; see ``Model.selftest``."""
-    manifest = core.manifest
-    return SelfTest(tuple(replay_golden(manifest, lambda feeds: manifest.all_outputs(*core.call(feeds)))))
-
-
-def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
-    """Run every golden case in every way and compare.
-
-    Args:
-        manifest: the file's.
-        run: runs the file: every input by name in, every output by name out.
+def selftest(manifest: Manifest, run: Runner) -> SelfTest:
+    """Replay the golden cases of a file.
 
     Raises:
         InputError: the file carries no golden case.
@@ -91,35 +53,65 @@ def replay_golden(manifest: Manifest, run: Runner) -> Iterator[Replay]:
     golden = manifest.golden
     if golden is None:
         raise InputError("this file has no golden case; export it again with lstm-edge export")
-    cases = (golden, *golden.more)
-    for case in cases:
+    for case in (golden, *golden.more):
         check_golden_case(manifest, case)
-    for number, case in enumerate(cases):
-        for how, sizes in _ways(manifest, case):
-            try:
-                if sizes:
-                    outputs = join_chunks(manifest, list(run_chunks(run, manifest, case.inputs, sizes)))
-                else:
-                    outputs = dict(run(case.inputs))
-            except ContractError as error:
-                raise CheckFailedError(f"the golden case does not run {how}: {first_line(error)}") from error
-            yield Replay(how, sizes, number, compare_golden(case, _within_lengths(manifest, case, outputs)))
+    try:
+        found = [compare_golden(case, _replay(manifest, run, case)) for case in (golden, *golden.more)]
+    except (ContractError, InputError) as error:
+        raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
+    return SelfTest(tuple(found))
 
 
-def _within_lengths(manifest: Manifest, case: Golden, outputs: Mapping[str, Array]) -> dict[str, Array]:
-    """Return outputs with the expected values in place of what is beyond a row's length: it means nothing."""
-    found = dict(outputs)
-    for spec in manifest.outputs if manifest.lengths is not None else ():
-        time, batch = manifest.time_axis(spec.axes), manifest.batch_axis(spec.axes)
-        if time is None or batch is None or spec.name not in found:
-            continue
-        expected, lengths = case.outputs[spec.name], case.inputs[manifest.lengths or ""].reshape(-1)
-        beyond = np.arange(expected.shape[time]) >= lengths[:, None]
-        shape = [size if axis in (time, batch) else 1 for axis, size in enumerate(expected.shape)]
-        mask = (beyond if batch < time else beyond.T).reshape(shape)
-        if found[spec.name].shape == expected.shape:
-            found[spec.name] = np.where(mask, expected.astype(found[spec.name].dtype), found[spec.name])
-    return found
+def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]:
+    """Return what a case gives, run a unit, another one, and then the rest, from state to state."""
+    time, start, outputs = manifest.time_axes, 0, list[Mapping[str, Array]]()
+    states = manifest.states_in(golden.inputs)
+    for size in _sizes(manifest, golden):
+        feeds = {
+            name: array.take(range(start, start + size), time[name]) if name in time else array
+            for name, array in golden.inputs.items()
+        }
+        if manifest.lengths is not None:
+            lengths = golden.inputs[manifest.lengths]
+            feeds[manifest.lengths] = np.minimum(lengths - start, size).astype(lengths.dtype)
+        outputs.append(run(feeds | states))
+        states, start = manifest.states_out(outputs[-1]), start + size
+    joined = dict(outputs[-1])
+    for name in manifest.output_names:
+        if name in time:
+            joined[name] = np.concatenate([each[name] for each in outputs], time[name])
+        elif name in manifest.counts:
+            joined[name] = np.sum([each[name] for each in outputs], axis=0, dtype=joined[name].dtype)
+    if manifest.lengths is not None:
+        _forget_padding(manifest, golden, joined)
+    return joined
+
+
+def _forget_padding(manifest: Manifest, golden: Golden, outputs: dict[str, Array]) -> None:
+    """Put what is recorded in the place of what an engine gives beyond a row's length."""
+    lengths = golden.inputs[manifest.lengths or ""].reshape(-1, 1)
+    for spec in manifest.outputs:
+        rows, time, expected = (
+            manifest.batch_axis(spec.axes),
+            manifest.time_axis(spec.axes),
+            golden.outputs[spec.name],
+        )
+        if rows is not None and time is not None and outputs[spec.name].shape == expected.shape:
+            outputs[spec.name] = np.array(outputs[spec.name])
+            own, given = (np.moveaxis(each, (rows, time), (0, 1)) for each in (outputs[spec.name], expected))
+            beyond = np.arange(own.shape[1]) >= lengths
+            own[beyond] = given[beyond]
+
+
+def _sizes(manifest: Manifest, golden: Golden) -> list[int]:
+    """Return the steps of each chunk, one where chunks are not the whole; a row may end in the last."""
+    steps = manifest.steps(golden.inputs)
+    shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min(initial=steps))
+    axes = [axis for spec in manifest.outputs for axis in spec.axes if spec.name not in manifest.time_axes]
+    folded = any(manifest.sequence in parse_sum(axis)[0] for axis in axes if isinstance(axis, str))
+    if not manifest.streamable or manifest.sequence is None or folded or shortest < 3 * manifest.unit:
+        return [steps]
+    return [manifest.unit, manifest.unit, steps - 2 * manifest.unit]
 
 
 def check_golden_case(manifest: Manifest, golden: Golden) -> None:
@@ -129,8 +121,9 @@ def check_golden_case(manifest: Manifest, golden: Golden) -> None:
 
     Raises:
         ManifestError: its inputs, outputs or states are not the file's.
-        CheckFailedError: an array has another shape or dtype than the file's, or a length is outside 1..L.
+        CheckFailedError: an array has another shape or dtype than the file's.
     """
+    sizes: dict[str, int] = {}
     for role, found, expected in (
         ("inputs", golden.inputs, manifest.input_names),
         ("outputs", golden.outputs, manifest.output_names),
@@ -139,20 +132,14 @@ def check_golden_case(manifest: Manifest, golden: Golden) -> None:
             raise ManifestError(
                 f"the golden case has the {role} {sorted(found)}, the file {sorted(expected)}; export again"
             )
-    sizes: dict[str, int] = {}
+    states = manifest.states
     try:
-        for specs, arrays, end in (
-            (manifest.inputs, golden.inputs, "input"),
-            (manifest.outputs, golden.outputs, "output"),
-        ):
-            for spec in (*specs, *(TensorSpec(getattr(s, end), s.dtype, s.axes) for s in manifest.states)):
-                array = arrays[spec.name]
-                if end == "output" and np.can_cast(spec.dtype, array.dtype):
-                    learn_sizes(spec.name, spec.axes, array.shape, sizes)
-                else:
-                    check_array(spec, array, sizes)
-        if manifest.lengths is not None:
-            as_lengths(golden.inputs[manifest.lengths], manifest.lengths_input, sizes, manifest.sequence)
+        for spec in (*manifest.inputs, *(TensorSpec(s.input, s.dtype, s.axes) for s in states)):
+            check_array(spec, golden.inputs[spec.name], sizes)
+        for spec in (*manifest.outputs, *(TensorSpec(s.output, s.dtype, s.axes) for s in states)):
+            array = golden.outputs[spec.name]
+            wider = np.can_cast(spec.dtype, array.dtype)
+            check_array(spec._replace(dtype=array.dtype.name) if wider else spec, array, sizes)
     except InputError as error:
         raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
 
@@ -176,7 +163,7 @@ def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Compar
 def golden_limits(golden: Golden, name: str) -> Array:
     """Return the largest absolute differences at which output ``name`` passes, broadcastable against it.
 
-    Use the budget if recorded, otherwise the per-channel limits, otherwise the rule of older files.
+    Use the budget if recorded, otherwise the per-channel limits, otherwise the rule for one floor an output.
     """
     if name in golden.limit:
         return np.asarray(golden.limit[name])
@@ -186,18 +173,3 @@ def golden_limits(golden: Golden, name: str) -> Array:
     if expected.dtype.kind != "f":  # whole numbers must be equal
         return np.asarray(0.0)
     return np.asarray(limit_for(expected, golden.floor.get(name, 0.0), expected.dtype.name))
-
-
-def _ways(manifest: Manifest, golden: Golden) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Return how a case is run: in words, and the sizes of its chunks."""
-    yield "whole", ()
-    if not manifest.streamable or manifest.sequence is None:
-        return
-    steps = manifest.steps(golden.inputs)
-    # a row may end in the last chunk only
-    shortest = steps if manifest.lengths is None else int(golden.inputs[manifest.lengths].min(initial=steps))
-    unit, units = manifest.unit, shortest // manifest.unit
-    if units > 1:
-        yield "in two chunks", (units // 2 * unit, steps - units // 2 * unit)
-    if units > 2:
-        yield "step by step", (*[unit] * (units - 1), steps - (units - 1) * unit)

@@ -1,100 +1,314 @@
-"""A stream: one source of samples with its own state."""
+"""Streams: one source of samples, or many that are advanced together, a call into the engine per tick.
+
+Calls take whole units: steps that do not fill one are kept for the next call. The first frames of an output,
+its delay, are dropped. Everything else is in the file.
+"""
 
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy import ndarray
+import numpy.typing as npt
 
-from ._core import Core, ExclusiveUse, InputArrays, as_array, refuse_not_finite
-from .axes import learn_sizes, resolve, shape_of
-from .binding import WORKSPACE, BoundCall, StateSets, retain_heap
-from .chunks import behind, only, take_steps
-from .errors import InputError
-from .manifest import LONGEST, Array, Axes, TensorSpec
+from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_finite, reset_states
+from .axes import learn_sizes, resolve
+from .engine import Arrays, Engine
+from .errors import ContractError, InputError, StateError
+from .layout import Layout, layouts
+from .manifest import Array
 from .state import State
 
-if TYPE_CHECKING:
-    from .native.engine import NativeCall, NativeStates
-
-
+Result = Any
+"""The only output that is not a state; a mapping by name where there are several."""
+Ids = Sequence[int] | npt.NDArray[np.integer[Any]]
+_WRONG_SAMPLE = (TypeError, ValueError, BufferError, NotImplementedError)
+"""Exceptions of a memory view for an object of another shape or dtype, or that is not an array."""
 _CLOSED = memoryview(b"")
 """A view that accepts no sample."""
-WRONG_SAMPLE = (TypeError, ValueError, BufferError, NotImplementedError)
-"""Exceptions of a memory view for an object of another shape or dtype, or that is not an array."""
-Result = Array | dict[str, Array]
-"""The only output that is not a state; a mapping by name where there are several."""
+_NEVER = sys.maxsize
+_ONE = np.zeros(1, np.int64)
+"""The row of a single source."""
+_Part = dict[str, list[Array]]
+"""What some calls gave of one source, by output."""
 
 
-Part = tuple[dict[str, Array], int, int]
-"""What a call gave, the age at which it began, and its steps."""
+class _Streams:
+    """What one source and many have in common; for one thread at a time."""
+
+    __slots__ = (
+        "__weakref__", "_advice", "_checked", "_engine", "_entry", "_even", "_every", "_identity",
+        "_manifest", "_rest", "_settled", "_states", "_step", "_unit",
+    )  # fmt: skip
+    _many = False
+
+    def __init__(
+        self, engine: Engine, identity: str, reset_every: Any, rows: int | None, *, check: bool
+    ) -> None:
+        manifest = self._manifest = engine.manifest
+        _check_streamable(engine, many=rows is not None)
+        if reset_every is None or reset_every == "never":
+            reset_every = _NEVER
+        elif isinstance(reset_every, bool | str) or not isinstance(reset_every, int) or reset_every < 1:
+            raise InputError(f"reset_every is {reset_every!r}, expected a positive integer or 'never'")
+        self._engine, self._identity, self._every = engine, identity, reset_every
+        self._states = engine.states(rows)
+        self._advice = "clean the samples first" if check else ""
+        if rows is not None and engine.couples_rows and not check:
+            self._advice = "with an int8 file it would affect the other sources; omit this one from the tick"
+        self._settled = manifest.unit * max((each.delay for each in engine.outputs), default=0)
+        self._unit = manifest.unit
+        self._even = manifest.unit == 1 and all(each.frames == 1 for each in engine.outputs)
+        self._rest: dict[str, Array] = {}
+        """The last steps of each source that do not fill a unit, ``(rows, unit, ...)``."""
+        if manifest.unit > 1:
+            self._rest = {
+                each.name: np.zeros((rows or 1, manifest.unit, *each.inner), each.dtype)
+                for each in engine.inputs
+                if each.timed
+            }
+        self._entry = _Entry()
+        self._checked: tuple[Any, dict[str, int], dict[str, Any]] = ((), {}, {})
+        self._step: _Bound | None = None
+
+    @property
+    def delay(self) -> int:
+        """How many steps the results are behind the samples; 0 unless frames need later steps."""
+        return self._manifest.delay_steps
+
+    @property
+    def reset_every(self) -> int | None:
+        """Number of steps after which a source is reset automatically; None for never."""
+        return None if self._every == _NEVER else self._every
+
+    def _ages(self, rows: Array) -> Array:
+        """Return the steps of sources since their reset."""
+        raise NotImplementedError
+
+    def _add(self, rows: Array, steps: Any) -> None:
+        """Add steps to the ages of sources."""
+        raise NotImplementedError
+
+    def _clock(self, rows: Array) -> Any:
+        """Return what ``_set_clock`` puts back."""
+        raise NotImplementedError
+
+    def _set_clock(self, rows: Array, clock: Any) -> None:
+        raise NotImplementedError
+
+    def _reset(self, rows: Array) -> None:
+        """Put states back to reset, in the middle of a call."""
+        raise NotImplementedError
+
+    # samples
+
+    def _arrays(self, x: InputArrays, rows: int, *, step: bool) -> tuple[dict[str, Array], dict[str, int]]:
+        """Return samples in the order of engines, and the sizes of the named axes."""
+        engine = self._engine
+        arrays = by_name(x, engine.inputs)
+        if self._advice:
+            refuse_not_finite(arrays, self._advice)
+        shapes = (step, rows, *[array.shape for array in arrays.values()])
+        _, sizes, full = checked = self._checked
+        if shapes != checked[0]:
+            sizes, full = self._learn(arrays, rows, step=step)
+            if self._many:
+                self._checked = shapes, sizes, full
+        return {
+            each.name: each.from_given(arrays[each.name].reshape(full[each.name])) for each in engine.inputs
+        }, sizes
+
+    def _learn(self, arrays: Arrays, rows: int, *, step: bool) -> tuple[dict[str, int], dict[str, Any]]:
+        """Return the sizes of named axes, and the shape of each input with all its axes, rows first."""
+        manifest = self._manifest
+        sizes = {manifest.batch or "": rows, **({manifest.sequence: 1} if step and manifest.sequence else {})}
+        for each in sorted(self._engine.inputs, key=lambda each: "+" in str(each.axes)):
+            axes = each.given if self._many else each.given[1:]
+            axes = tuple(axis for axis in axes if not (step and axis == manifest.sequence))
+            bare, array = tuple(axis for axis in axes if axis != 1), arrays[each.name]
+            axes = bare if array.ndim == len(bare) else axes
+            learn_sizes(each.name, axes, array.shape, sizes, manifest.chunk_ranges)
+        return sizes, {
+            each.name: (rows, *(resolve(each.given[1:], sizes) or ())) for each in self._engine.inputs
+        }
+
+    def _steps(self, sizes: Mapping[str, int]) -> int:
+        return sizes.get(self._manifest.sequence or "", 1)
+
+    # calls
+
+    def _ready(self, least: int, most: int, steps: int) -> bool:
+        """Tell whether steps of sources of these ages, whole units, are one call without a first frame."""
+        return not steps % self._unit and least >= self._settled and most + steps <= self._every
+
+    def _filled(
+        self, bound: "_Bound | None", arrays: Arrays, sizes: Mapping[str, int], *, step: bool
+    ) -> "_Bound":
+        """Return the bound call for these sizes with samples in it: ``bound`` where it fits."""
+        if bound is None or bound.sizes != sizes:
+            inputs, run, outputs = self._states.bind(sizes)
+            cells = [self._seen(inputs[each.name], each, step=step) for each in self._engine.inputs]
+            views = {
+                each.name: self._seen(outputs[each.name], each, step=step) for each in self._engine.outputs
+            }
+            result = next(iter(views.values())).copy if len(views) == 1 else partial(_copies, views)
+            cell = cells[0] if len(cells) == 1 and not self._advice else None
+            bound = _Bound(dict(sizes), self._steps(sizes), inputs, run, result, cell)
+        for name, array in arrays.items():
+            bound.inputs[name][...] = array
+        return bound
+
+    def _seen(self, array: Array, layout: Layout, *, step: bool) -> Array:
+        """Return an array as callers see it: without the time axis of a step, the row of a single source."""
+        array = array[:, 0] if step and layout.timed and layout.frames == 1 else layout.to_given(array)
+        return array if self._many else array[0]
+
+    def _pieces(
+        self, rows: Array, arrays: Arrays, sizes: Mapping[str, int], ends: Array | None
+    ) -> list[_Part]:
+        """Take steps in pieces, so that no source is reset within one; return what each source gave."""
+        steps, start = self._steps(sizes), 0
+        parts: list[_Part] = [{each.name: [] for each in self._engine.outputs} for _ in rows]
+        ends = np.full(len(rows), steps) if ends is None else ends
+        with self._kept(rows):
+            while start < ends.max():
+                live = np.flatnonzero(ends > start)
+                due = rows[live][self._ages(rows[live]) >= self._every]
+                if due.size:
+                    self._reset(due)
+                size = min(int(ends.max()) - start, self._every - int(self._ages(rows[live]).max()))
+                given = self._cut(arrays, live, slice(start, start + size))
+                taken = np.minimum(ends[live] - start, size)
+                self._take_piece(rows[live], given, {**sizes, self._manifest.sequence or "": size}, taken,
+                                 [parts[row] for row in live])  # fmt: skip
+                start += size
+        return parts
+
+    def _take_piece(
+        self, rows: Array, given: Arrays, sizes: dict[str, int], taken: Array, parts: Sequence[_Part]
+    ) -> None:
+        """Take steps behind those that are kept, and keep those that do not fill a unit."""
+        manifest, unit, sequence = self._manifest, self._manifest.unit, self._manifest.sequence or ""
+        ages, size = self._ages(rows), self._steps(sizes)
+        counts = ages % unit
+        units, each_row = (counts + size) // unit, np.arange(len(rows))[:, None]
+        given = self._behind_rest(rows, counts, given, size)
+        for number in np.unique(units[units > 0]).tolist():  # two at the most
+            live, steps = np.flatnonzero(units == number), number * unit
+            lengths = taken[live].astype(manifest.lengths_input.dtype) if manifest.lengths_input else None
+            own = self._cut(given, live, slice(steps))
+            outputs = self._states.run(rows[live], own, {**sizes, sequence: steps}, lengths)
+            for place, row in enumerate(live.tolist()):
+                for each in self._engine.outputs:
+                    early = max(0, each.delay - int(ages[row] - counts[row]) // unit * each.frames)
+                    array = outputs[each.name][place]
+                    if each.timed:
+                        end = number * each.frames if lengths is None else int(taken[row])
+                        parts[row][each.name].append(array[early:end])
+                    elif early < number:
+                        parts[row][each.name].append(array)
+        for name, kept in self._rest.items():
+            kept[rows] = given[name][each_row, (units * unit)[:, None] + np.arange(unit)]
+        self._add(rows, taken)
+
+    def _cut(self, arrays: Arrays, rows: Array, time: slice) -> dict[str, Array]:
+        """Return some rows and steps of inputs."""
+        return {
+            each.name: arrays[each.name][rows, time] if each.timed else arrays[each.name][rows]
+            for each in self._engine.inputs
+        }
+
+    def _behind_rest(self, rows: Array, counts: Array, given: Arrays, size: int) -> dict[str, Array]:
+        """Return inputs behind the kept steps of each source, with room for a unit at the end."""
+        joined, each_row = dict(given), np.arange(len(rows))[:, None]
+        for name, kept in self._rest.items():
+            joined[name] = np.zeros((len(rows), size + 2 * self._manifest.unit, *kept.shape[2:]), kept.dtype)
+            joined[name][:, : self._manifest.unit] = kept[rows]
+            joined[name][each_row, counts[:, None] + np.arange(size)] = given[name]
+        return joined
+
+    def _joined(self, each: Layout, part: _Part) -> Array | None:
+        """Return the frames ``(frames, ...)`` of one source; without a time axis the last result."""
+        arrays = part[each.name]
+        if each.name in self._manifest.counts:
+            return np.asarray(np.sum(arrays, axis=0, dtype=each.dtype))
+        if not each.timed:
+            return arrays[-1] if arrays else None
+        return np.concatenate(arrays) if arrays else np.zeros((0, *each.inner), each.dtype)
+
+    # states
+
+    def _state_of(self, rows: Array) -> State:
+        """Return a copy of one source's state, with its samples that do not fill a unit yet."""
+        age = int(self._ages(rows)[0])
+        count = age % self._manifest.unit
+        inputs = [each for each in self._engine.inputs if count and each.name in self._rest]
+        rest = {each.name: each.to_file(self._rest[each.name][rows, :count]) for each in inputs}
+        return State(self._states.read(rows), self._identity, age, rest)
+
+    def _restore(self, rows: Array, state: State) -> None:
+        """Continue a source from a state; ``StateError`` if it is another model's."""
+        arrays = check_state(state, self._manifest, self._identity, 1)
+        count = state.age % self._manifest.unit
+        inputs = [each for each in self._engine.inputs if count and each.name in self._rest]
+        shapes = {each.name: (1, count, *each.inner) for each in inputs}
+        kept = {
+            each.name: each.from_file(state.rest[each.name]) for each in inputs if each.name in state.rest
+        }
+        if {name: array.shape for name, array in kept.items()} != shapes or set(state.rest) != set(shapes):
+            raise StateError(
+                f"got a state of age {state.age} with other samples than the last {count}; "
+                "save the state again, or reset the stream"
+            )
+        self._states.write(rows, arrays)
+        for name, array in kept.items():
+            self._rest[name][rows, :count] = array
+
+    @contextmanager
+    def _kept(self, rows: Array) -> Iterator[None]:
+        """Put states, ages and kept steps back if the block raises."""
+        states, clock = self._states.read(rows), self._clock(rows)
+        rest = {name: array[rows] for name, array in self._rest.items()}
+        try:
+            yield
+        except BaseException:
+            self._states.write(rows, states)
+            self._set_clock(rows, clock)
+            for name, array in rest.items():
+                self._rest[name][rows] = array
+            raise
 
 
-class Stream:
+class Stream(_Streams):
     """One source of samples; created by ``Model.stream``.
 
     It belongs to one thread at a time: a second one that calls it meanwhile gets a ``StateError``. An
     exception leaves its state as it was.
     """
 
-    __slots__ = (
-        "__weakref__",
-        "_chunk_call",
-        "_core",
-        "_due",
-        "_every",
-        "_identity",
-        "_manifest",
-        "_pace",
-        "_result",
-        "_run",
-        "_sets",
-        "_slot",
-        "_start",
-        "_step_call",
-        "_steps",
-        "_use",
-        "_window",
-    )
+    __slots__ = ("_chunk", "_due", "_free", "_result", "_run", "_seen_steps", "_start", "_window")
 
-    def __init__(self, core: Core, reset_every: "int | str | None" = None) -> None:
-        """Open a stream at the reset state, to which it returns by itself as ``Model.stream`` says."""
-        core.require_streamable()
-        self._every = core.steps_to_reset(reset_every)
-        self._core, self._manifest, self._identity, self._pace = core, core.manifest, core.identity, core.pace
-        self._use = ExclusiveUse("stream")
-        self._slot = self._use.slot
-        self._count_from(0, 0)
-        self._sets: StateSets | NativeStates = (
-            StateSets(core.session, core.initial_states({})) if core.native is None else core.native.stream()
-        )
-        self._step_call: Any = None
-        self._window = _CLOSED
-        self._chunk_call: ShapedCall | None = None
+    def __init__(
+        self, engine: Engine, identity: str, reset_every: Any = None, *, check: bool = False
+    ) -> None:
+        """Open a stream at the reset state; see ``Model.stream``."""
+        super().__init__(engine, identity, reset_every, None, check=check)
+        self._free, self._window = self._entry.free, _CLOSED
+        self._chunk: _Bound | None = None
+        self._set_clock(_ONE, (0, 0))
 
     @property
     def steps_seen(self) -> int:
         """Time steps taken since it was opened, reset or restored; ``reset_every`` does not begin again."""
-        return self._steps
-
-    @property
-    def delay(self) -> int:
-        """How many steps the results are behind the samples; 0 unless frames need later steps."""
-        return 0
-
-    @property
-    def reset_every(self) -> int | None:
-        """Number of steps after which it is reset automatically; None for never."""
-        return self._every
+        return self._seen_steps
 
     @property
     def state(self) -> State:
         """A copy of the state, to keep, pickle, save or restore elsewhere."""
-        with self._use:
-            return State(self._sets.read(), self._identity, self._age)
+        with self._entry:
+            return self._state_of(_ONE)
 
     def step(self, sample: InputArrays) -> Result | None:
         """Take one time step.
@@ -103,67 +317,69 @@ class Stream:
             sample: ``(I,)``, or a mapping by name where there are several inputs.
 
         Returns:
-            The output ``(C,)``; its batch and sequence axes of size 1 are gone, ``k*N`` rows stay. None where
-            the stream is behind (``delay``) and has no frame yet.
+            The output ``(C,)``; its batch and time axes are gone, ``k*N`` rows stay. None where this step
+            completes no frame (``delay``, or a unit of several steps); ``(frames, C)`` if a unit has several.
+            With several outputs, a mapping of those that have a frame.
 
         Raises:
             InputError: wrong rank, width or dtype; NaN or infinity where the model checks.
             StateError: another thread is using this stream.
         """
         try:
-            inside = self._slot.pop()
+            self._free.pop()
         except IndexError:
-            raise self._use.error() from None
+            raise _in_use() from None
         try:
+            if self._seen_steps >= self._due:
+                return self._slow(*self._arrays(sample, 1, step=True), step=True)
             try:
                 self._window[:] = sample  # type: ignore[assignment]
-            except WRONG_SAMPLE:
-                self._prepare_step(sample)
-            if self._steps >= self._due:
-                with self._kept():
-                    self._start_again()
-                    self._step_call.take()
-            elif self._run():
-                raise self._step_call.refusal()
-            self._steps += 1
+            except _WRONG_SAMPLE:
+                self._fill(sample)
+            if self._run():
+                raise self._states.refusal()
+            self._seen_steps += 1
             return self._result()
         finally:
-            self._slot.append(inside)
+            self._free.append(None)
 
     def process(self, chunk: InputArrays) -> Result | None:
         """Take many time steps in one call.
 
         Args:
-            chunk: ``(L, I)``, or a mapping by name where there are several inputs.
+            chunk: ``(L, I)`` of any length, or a mapping by name where there are several inputs.
 
         Returns:
-            The output after the last step ``(C,)``; an output with a sequence axis keeps it, ``(L, C)``.
-            Where the stream is behind (``delay``), these are the complete frames, ``(0, C)`` if none.
-            A file that takes one step a call (no sequence axis) is called once a step, and one that starts
-            again on the way (``reset_every``) once for each piece between.
+            The output after the last step ``(C,)``; an output with a time axis keeps it: all complete frames
+            ``(frames, C)``, ``(0, C)`` if there is none. With several outputs a mapping.
 
         Raises:
-            InputError: wrong rank, width or dtype; empty; NaN or infinity where the model checks.
+            InputError: wrong rank, width or dtype; empty; NaN or infinity where the model checks; a file that
+                takes one step a call.
             StateError: another thread is using this stream.
         """
-        with self._use:
+        with self._entry:
             if self._manifest.sequence is None:
-                return self._process_by_step(chunk)
-            if self._every is not None:
-                found: Result = only(self._take(*self._to_graph(chunk, {})))
-                return found
-            call = self._chunk_call
-            if call is None or not call.accept(chunk):
-                call = self._chunk_call = self._prepare(chunk, call, {})
-            call.take()
-            self._steps += call.steps
-            return call.result()
+                raise InputError("this file takes one step a call; use step()")
+            bound, age = self._chunk, self._seen_steps - self._start
+            age = -1 if age % self._unit else age  # in the middle of a unit
+            if bound is not None and bound.fits(chunk) and self._ready(age, age, bound.steps):
+                bound.cell[...] = chunk
+            else:
+                arrays, sizes = self._arrays(chunk, 1, step=False)
+                if not self._ready(age, age, self._steps(sizes)):
+                    return self._slow(arrays, sizes, step=False)
+                bound = self._chunk = self._filled(bound, arrays, sizes, step=False)
+            if bound.run():
+                raise self._states.refusal()
+            self._seen_steps += bound.steps
+            return bound.result()
 
     def reset(self) -> None:
         """Reset all states."""
-        with self._use:
-            self._sets.write(self._core.initial_states({}))
-            self._count_from(0, 0)
+        with self._entry:
+            self._states.write(_ONE, reset_states(self._manifest, 1))
+            self._set_clock(_ONE, (0, 0))
 
     def restore(self, state: State) -> None:
         """Continue from ``state``.
@@ -171,257 +387,340 @@ class Stream:
         Raises:
             StateError: it is of another model or another batch size; the stream keeps its own.
         """
-        with self._use:
-            sizes = {self._manifest.batch: 1} if self._manifest.batch else {}
-            self._sets.write(self._core.check_state(state, sizes))
-            self._count_from(0, state.age)
+        with self._entry:
+            self._restore(_ONE, state)
+            self._set_clock(_ONE, (0, -state.age))
 
-    @property
-    def _age(self) -> int:
-        """Steps since the state was at reset."""
-        return self._steps - self._start
+    def _fill(self, sample: InputArrays) -> None:
+        """Write a sample that the window does not take as it is; bind the call if it has another shape."""
+        bound = self._step = self._filled(self._step, *self._arrays(sample, 1, step=True), step=True)
+        self._run, self._result = bound.run, bound.result
+        self._window = memoryview(bound.cell) if bound.cell is not None and bound.cell.ndim == 1 else _CLOSED
 
-    def _count_from(self, steps: int, age: int) -> None:
-        self._steps, self._start = steps, steps - age
-        self._due = sys.maxsize if self._every is None else self._start + self._every
+    def _slow(self, arrays: Arrays, sizes: Mapping[str, int], *, step: bool) -> Result | None:
+        """Take steps in pieces."""
+        (part,) = self._pieces(_ONE, arrays, sizes, None)
+        found: dict[str, Any] = {}
+        for each in self._engine.outputs:
+            array = self._joined(each, part)
+            if step and (array is None or (each.timed and not len(array))):
+                continue
+            if array is not None and each.timed:
+                array = array[0] if step and each.frames == 1 else each.to_given(array[None])[0]
+            found[each.name] = array
+        return _only(found, len(self._engine.outputs))
 
-    def _start_again(self) -> None:
-        """Put the states back to reset where it is time for it."""
-        if self._steps >= self._due:
-            self._sets.write(self._core.initial_states({}))
-            self._count_from(self._steps, 0)
+    def _ages(self, rows: Array) -> Array:  # noqa: ARG002
+        return np.array([self._seen_steps - self._start])
 
-    @contextmanager
-    def _kept(self) -> Iterator[None]:
-        """Put states and counts back where they were if the block raises."""
-        before = {name: array.copy() for name, array in self._sets.read().items()}
-        steps, age = self._steps, self._age
-        try:
-            yield
-        except BaseException:
-            self._sets.write(before)
-            self._count_from(steps, age)
-            raise
+    def _add(self, rows: Array, steps: Any) -> None:
+        self._set_clock(rows, (self._seen_steps + int(steps[0]), self._start))
 
-    def _prepare_step(self, sample: InputArrays) -> "ShapedCall":
-        """Return the call of one step, with ``sample`` in it; the next one goes in through the window."""
-        call: ShapedCall = self._prepare(sample, self._step_call, {self._manifest.sequence: 1})
-        self._step_call, self._window = call, call.window
-        self._run, self._result = call.run, call.result
-        return call
+    def _clock(self, rows: Array) -> tuple[int, int]:  # noqa: ARG002
+        return self._seen_steps, self._start
 
-    def _prepare(
-        self, samples: InputArrays, call: "ShapedCall | None", known: Mapping[str | None, int]
-    ) -> "ShapedCall":
-        """Check ``samples`` and return the call of their shape (``call`` if it fits), with them in it."""
-        if call is not None and call.cell is not None and not isinstance(samples, Mapping):
-            only = self._core.data[0]
-            array = as_array(only.name, samples, only.dtype)
-            if array.shape == call.cell.shape:
-                if self._core.check:
-                    refuse_not_finite(only.name, array)
-                call.cell[...] = array
-                return call
-        sizes, arrays = self._to_graph(samples, known)
-        return self._call_of(sizes, arrays, call, drop_sequence=bool(known))
+    def _set_clock(self, rows: Array, clock: tuple[int, int]) -> None:  # noqa: ARG002
+        self._seen_steps, self._start = clock
+        plain = self._even and self._seen_steps - self._start >= self._settled
+        self._due = min(self._start + self._every, _NEVER) if plain else -1
+        """Steps after which a single step is none of the engine alone."""
 
-    def _to_graph(
-        self, samples: InputArrays, known: Mapping[str | None, int]
-    ) -> tuple[dict[str, int], dict[str, Array]]:
-        """Check ``samples``; return the sizes of the named axes and the inputs in the file's layout."""
-        sizes = {name: size for name, size in known.items() if name is not None}
-        if self._manifest.batch is not None:
-            sizes[self._manifest.batch] = 1
-        dropped, converted = {self._manifest.batch, *known}, self._core.convert_inputs(samples)
-        for spec, array in converted:
-            core = tuple(axis for axis in spec.axes if axis not in dropped)
-            axes = _axes_of_rank(array.ndim, core, spec.axes)
-            learn_sizes(spec.name, axes, array.shape, sizes, self._manifest.chunk_ranges)
-        return sizes, {spec.name: array.reshape(resolve(spec.axes, sizes) or ()) for spec, array in converted}
-
-    def _call_of(
-        self,
-        sizes: Mapping[str, int],
-        arrays: Mapping[str, Array],
-        call: "ShapedCall | None",
-        *,
-        drop_sequence: bool,
-    ) -> "ShapedCall":
-        """Return the call of these inputs' shapes (``call`` if it fits), with them in it."""
-        if call is None or not call.fits(arrays):
-            return ShapedCall(self, sizes, arrays, drop_sequence=drop_sequence)
-        call.write(arrays)
-        return call
-
-    def _take(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> dict[str, Any]:
-        """Take steps in the file's layout, in pieces; return what they complete by output."""
-        sequence, place = self._manifest.sequence or "", 0
-        steps, parts = sizes[sequence], list[Part]()
-        with self._kept():
-            while place < steps:
-                self._start_again()
-                size = min(steps - place, self._due - self._steps)
-                piece = arrays
-                if size < steps:
-                    piece = take_steps(self._pace.places, arrays, place, place + size)
-                parts += self._take_piece({**sizes, sequence: size}, piece)
-                self._steps += size
-                place += size
-        return self._joined(sizes, parts)
-
-    def _take_piece(self, sizes: Mapping[str, int], arrays: Mapping[str, Array]) -> "list[Part]":
-        """Take steps that may be taken together; return what they complete, a part or none."""
-        call = self._chunk_call = self._call_of(sizes, arrays, self._chunk_call, drop_sequence=False)
-        return [self._call(call, self._age)]
-
-    def _call(self, call: "ShapedCall", age: int) -> "Part":
-        call.take()
-        return self._by_name(call.result()), age, call.steps
-
-    def _by_name(self, result: Result) -> dict[str, Array]:
-        return result if isinstance(result, dict) else {self._manifest.outputs[0].name: result}
-
-    def _joined(self, sizes: Mapping[str, int], parts: "Sequence[Part]") -> dict[str, Any]:
-        """Return each output's frames in all calls; of one without a time axis the last result."""
-        if len(parts) == 1 and parts[0][1] >= self._pace.settled:
-            return parts[0][0]
-        return {spec.name: self._joined_output(spec, sizes, parts) for spec in self._manifest.outputs}
-
-    def _joined_output(
-        self, spec: TensorSpec, sizes: Mapping[str, int], parts: "Sequence[Part]"
-    ) -> Array | None:
-        manifest, pace = self._manifest, self._pace
-        axis, results = pace.axes[spec.name], [(rows[spec.name], age, steps) for rows, age, steps in parts]
-        if spec.name in manifest.counts:
-            total: Array = np.sum([rows for rows, _, _ in results], axis=0, dtype=spec.dtype)
-            return total
-        if axis is None:
-            ready = [rows for rows, age, steps in results if pace.early(spec.name, age) < steps // pace.unit]
-            return ready[-1] if ready else None
-        arrays = [behind(rows, axis, pace.early(spec.name, age)) for rows, age, _ in results]
-        if not arrays:
-            axes = tuple(each for each in spec.axes if each != manifest.batch)
-            return np.zeros(shape_of(axes, {**sizes, **manifest.time_sizes(0)}), spec.dtype)
-        return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis)
-
-    def _process_by_step(self, chunk: InputArrays) -> Result:
-        given = {spec.name: array for spec, array in self._core.convert_inputs(chunk)}
-        lengths = {array.shape[0] if array.ndim else 0 for array in given.values()}
-        if len(lengths) != 1 or 0 in lengths:
-            raise InputError(f"got a chunk of {sorted(lengths)} steps, expected one number from 1")
-        steps = lengths.pop()
-        with self._kept():
-            for index in range(steps):
-                sample = {name: array[index] for name, array in given.items()}
-                call = self._prepare_step(sample)
-                self._start_again()
-                call.take()
-                self._steps += 1
-        return call.result()
+    def _reset(self, rows: Array) -> None:
+        self._states.write(rows, reset_states(self._manifest, 1))
+        self._set_clock(rows, (self._seen_steps, self._seen_steps))
 
 
-class ShapedCall:
-    """A call of one shape, with the views through which samples go in and results come out."""
+class StreamBatch(_Streams):
+    """Many sources, each with its own id and state; ``Model.streams`` creates it.
 
-    __slots__ = (
-        "cell",
-        "dtype",
-        "inputs",
-        "refusal",
-        "result",
-        "run",
-        "shape",
-        "steps",
-        "window",
-    )
+    Sources come and go while it runs. A tick takes any of them, in any order, and touches only their states.
+    Like a stream it belongs to one thread at a time, and an exception leaves every state as it was.
+    """
+
+    _many = True
 
     def __init__(
-        self,
-        stream: Stream,
-        sizes: Mapping[str, int],
-        inputs: Mapping[str, Array],
-        *,
-        drop_sequence: bool,
+        self, engine: Engine, identity: str, capacity: int, reset_every: Any = None, *, check: bool = False
     ) -> None:
-        manifest, core, states = stream._manifest, stream._core, stream._sets
-        self.steps = sizes.get(manifest.sequence or "", 1)
-        sizes = {**sizes, LONGEST: self.steps, **manifest.time_sizes(self.steps)}
-        if self.steps > 1:
-            retain_heap(WORKSPACE * self.steps * states.nbytes)
-        call: BoundCall | NativeCall
-        self.refusal: Callable[[], InputError]
-        """Returns the exception for a call that the native engine refused; onnxruntime raises its own."""
-        if isinstance(states, StateSets):
-            lengths = core.convert_lengths(None, sizes)
-            call = BoundCall(core.session, manifest, states, inputs, sizes, lengths)
-        else:
-            call, self.refusal = states.call(inputs, sizes), states.engine.refusal
-        self.inputs: dict[str, Array] | None = call.inputs
-        """None where ``cell`` is enough: a native stream's only input has no axis of free size but time."""
-        self.run: Callable[[], int | None] = call.run
-        """Makes the call; what is true is a refusal, and no state has changed then."""
-        dropped = {manifest.batch, *((manifest.sequence, LONGEST) if drop_sequence else ())} - {None}
-        views = {
-            spec.name: _without(call.outputs[spec.name], spec.axes, dropped) for spec in manifest.outputs
-        }
-        self.result: Callable[[], Result]
-        """Returns copies of the outputs, which the next call overwrites."""
-        if len(views) == 1:
-            self.result = next(iter(views.values())).copy
-        else:
-            self.result = partial(_copies, views)
-        self.cell: Any = None
-        """A view of the only input for one sample or chunk; None where there are several inputs."""
-        self.shape: tuple[int, ...] | None = None
-        """The shape that may be written there unchecked, if any."""
-        self.dtype: np.dtype[Any] | None = None
-        if len(stream._core.data) == 1:
-            spec = stream._core.data[0]
-            self.cell = _without(call.inputs[spec.name], spec.axes, dropped)
-            if not isinstance(states, StateSets):
-                self.inputs = None
-            self.dtype = self.cell.dtype
-            self.shape = None if stream._core.check else self.cell.shape
-        self.window = _CLOSED if self.shape is None or len(self.shape) != 1 else memoryview(self.cell)
-        """Accepts a sample of exactly this shape and dtype and refuses all else, in one call."""
+        """Reserve states for ``capacity`` sources, none of which exists yet; see ``Model.streams``."""
+        if not isinstance(capacity, int) or isinstance(capacity, bool) or capacity < 1:
+            raise InputError(f"capacity is {capacity!r}, expected a positive integer")
+        super().__init__(engine, identity, reset_every, capacity, check=check)
+        self._all = np.arange(capacity)
+        self._owner = np.full(capacity, -1, dtype=np.int64)
+        """The id in each slot, -1 where it is free; an id is its slot plus a multiple of the capacity."""
+        self._next = np.arange(capacity, dtype=np.int64)
+        self._unused = list(range(capacity - 1, -1, -1))
+        self._place = np.zeros(capacity, dtype=np.int64)
+        self._age = np.zeros(capacity, dtype=np.int64)
 
-    def accept(self, samples: InputArrays) -> bool:
-        """Take samples of exactly this shape and dtype; return whether they are."""
-        if type(samples) is ndarray and samples.shape == self.shape and samples.dtype is self.dtype:
-            self.cell[...] = samples
+    @property
+    def capacity(self) -> int:
+        """Maximum number of sources."""
+        return len(self._owner)
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """The ids of the sources."""
+        return tuple(self._owner[self._owner >= 0].tolist())
+
+    def __len__(self) -> int:
+        return self.capacity - len(self._unused)
+
+    def add(self) -> int:
+        """Add a source at the reset state and return its id, which no other source ever had.
+
+        Raises:
+            StateError: the batch is full.
+        """
+        with self._entry:
+            if not self._unused:
+                raise StateError(
+                    f"all {self.capacity} slots are in use; remove a source, or open a larger batch"
+                )
+            slot = self._unused.pop()
+            self._owner[slot] = self._next[slot]
+            self._next[slot] += self.capacity
+            self._reset(np.array([slot]))
+            return int(self._owner[slot])
+
+    def remove(self, source: int) -> None:
+        """Remove a source; its place is free for another.
+
+        Raises:
+            StateError: it is not in the batch.
+        """
+        with self._entry:
+            (slot,) = self._slots([source]).tolist()
+            self._owner[slot] = -1
+            self._unused.append(slot)
+
+    def reset(self, source: int) -> None:
+        """Reset one source's states; ``StateError`` if it is not in the batch."""
+        with self._entry:
+            self._reset(self._slots([source]))
+
+    def state(self, source: int) -> State:
+        """Return a copy of one source's state, for any stream; ``StateError`` if it is not in the batch."""
+        with self._entry:
+            return self._state_of(self._slots([source]))
+
+    def restore(self, source: int, state: State) -> None:
+        """Continue one source from ``state``, of a stream or of another batch.
+
+        Raises:
+            StateError: the source is not in the batch, or the state is of another model.
+        """
+        with self._entry:
+            slots = self._slots([source])
+            self._restore(slots, state)
+            self._age[slots] = state.age
+
+    def step(self, samples: InputArrays, ids: Ids) -> Result:
+        """Take one time step of some sources.
+
+        Args:
+            samples: ``(K, I)``, by name where there are several inputs, a row a source.
+            ids: the sources that the rows belong to, each once.
+
+        Returns:
+            The outputs ``(K, C)``, by name where there are several. Each row equals what the source's own
+            ``Stream.step`` gives, NaN where that is None.
+
+        Raises:
+            InputError: wrong rank, width or dtype; no source; NaN or infinity where the model checks, or for
+                an int8 ``.onnx`` file, which quantizes a tick's sources together.
+            StateError: a source that is not in the batch, or given twice; another thread is using the batch.
+        """
+        with self._entry:
+            return self._tick(samples, ids, None, step=True)
+
+    def process(self, chunks: InputArrays, ids: Ids, lengths: npt.ArrayLike | None = None) -> Result:
+        """Take many time steps of some sources in one call.
+
+        Args:
+            chunks: ``(K, L, I)``, by name where there are several inputs.
+            ids: the sources that the rows belong to, each once.
+            lengths: the valid steps of each row ``(K,)``, if the file takes lengths; None for L.
+
+        Returns:
+            As ``step``; an output with a time axis keeps it. Where a source completes fewer frames than
+            others, NaN is in front of them; what is beyond a row's length means nothing.
+
+        Raises:
+            InputError: as ``step``; or lengths for a file that takes none, or no time axis.
+            StateError: as ``step``.
+        """
+        if self._manifest.sequence is None:
+            raise InputError("this file takes one step a call; use step()")
+        with self._entry:
+            return self._tick(chunks, ids, lengths, step=False)
+
+    def _tick(self, samples: Any, ids: Ids, lengths: npt.ArrayLike | None, *, step: bool) -> Result:
+        """Check everything, call the engine, and only then change the states of ``ids``."""
+        slots = self._slots(ids)
+        arrays, sizes = self._arrays(samples, len(slots), step=step)
+        steps, valid = self._steps(sizes), None
+        if lengths is not None:
+            valid = as_lengths(lengths, self._manifest, sizes)
+            assert valid is not None
+            if valid.min() < steps and not self._manifest.padded_states:
+                raise InputError(
+                    f"got chunks of {valid.min()} to {steps} steps, but this file's states do not stop at a "
+                    "row's length; give chunks of one length, or pack the sequences and export again"
+                )
+        if not self._together(slots, steps):
+            parts = self._pieces(slots, arrays, sizes, valid)
+            found = {each.name: self._stacked(each, parts, steps, step=step) for each in self._engine.outputs}
+            return _only(found)
+        if step and slots is self._all and self._states.in_place:
+            bound = self._step = self._filled(self._step, arrays, sizes, step=True)
+            if bound.run():
+                raise self._states.refusal()
+            self._age += 1
+            return bound.result()
+        if valid is not None and valid.min() < steps:
+            with self._kept(slots):
+                outputs = self._states.run(slots, arrays, sizes, valid)
+        else:
+            outputs = self._states.run(slots, arrays, sizes, None)
+        self._age[slots] += steps if valid is None else valid
+        return _only(
+            {each.name: self._seen(outputs[each.name], each, step=step) for each in self._engine.outputs}
+        )
+
+    def _together(self, slots: Array, steps: int) -> bool:
+        """Tell whether a tick is one call of the engine, all of whose frames are real."""
+        if self._every == _NEVER and self._even and not self._settled:
             return True
-        return False
+        ages = self._age[slots]
+        whole = not (ages % self._unit).any()
+        return whole and self._ready(int(ages.min()), int(ages.max()), steps)
 
-    def fits(self, arrays: Mapping[str, Array]) -> bool:
-        """Tell whether these inputs, in the file's layout, have the shapes of this call."""
-        if self.inputs is None:
-            return all(array.size == self.cell.size for array in arrays.values())
-        return all(self.inputs[name].shape == array.shape for name, array in arrays.items())
+    def _stacked(self, each: Layout, parts: Sequence[_Part], steps: int, *, step: bool) -> Array:
+        """Return the frames of all sources; NaN is in front of fewer ones, 0 behind a row's length."""
+        rows = [self._joined(each, part) for part in parts]
+        buffered = self._manifest.is_buffered
+        blank: Any = np.nan if buffered else 0
+        if not each.timed:
+            none = np.full(each.inner, blank, each.dtype)
+            return np.stack([none if row is None else row for row in rows])
+        arrays = [row for row in rows if row is not None]
+        longest = max(map(len, arrays)) if buffered else steps
+        found = np.full((len(rows), max(longest, int(step)), *arrays[0].shape[1:]), blank, each.dtype)
+        for own, array in zip(found, arrays, strict=True):
+            start = len(own) - len(array) if buffered else 0
+            own[start : start + len(array)] = array
+        return found[:, 0] if step and each.frames == 1 else each.to_given(found)
 
-    def write(self, arrays: Mapping[str, Array]) -> None:
-        """Write inputs that fit."""
-        for name, array in arrays.items():
-            if self.inputs is None:
-                self.cell[...] = array.reshape(self.cell.shape)
-            else:
-                self.inputs[name][...] = array
+    def _slots(self, ids: Ids) -> Array:
+        """Return the slots of ``ids``; each must be in the batch and given once."""
+        try:
+            sources = np.asarray(ids)
+        except ValueError as error:
+            raise InputError(
+                f"ids are not one row of whole numbers ({error}); give each source once"
+            ) from error
+        if sources.ndim != 1 or not sources.size or sources.dtype.kind not in "iu":
+            raise InputError(
+                f"ids are {sources.dtype} {sources.shape}, expected whole numbers (K,), K from 1"
+            )
+        if len(sources) == self.capacity and not self._unused and sources.tobytes() == self._owner.tobytes():
+            return self._all
+        slots: Array = np.remainder(sources, self.capacity, dtype=np.int64)
+        absent = (sources < 0) | (self._owner[slots] != sources)
+        if absent.any():
+            raise StateError(f"source {sources[absent][0]} is not in this batch; add() gives ids")
+        order = np.arange(len(slots))
+        self._place[slots] = order
+        twice = self._place[slots] != order
+        if twice.any():
+            raise StateError(f"got source {sources[twice][0]} twice in one tick; give it in the next")
+        return slots
 
-    def take(self) -> None:
-        """Make the call; raise where it is refused."""
-        if self.run():
-            raise self.refusal()
+    def _ages(self, rows: Array) -> Array:
+        return self._age[rows]
+
+    def _add(self, rows: Array, steps: Any) -> None:
+        self._age[rows] += steps
+
+    def _clock(self, rows: Array) -> Array:
+        return self._age[rows]
+
+    def _set_clock(self, rows: Array, clock: Array) -> None:
+        self._age[rows] = clock
+
+    def _reset(self, rows: Array) -> None:
+        self._states.write(rows, reset_states(self._manifest, len(rows)))
+        self._age[rows] = 0
 
 
-def _copies(views: Mapping[str, Array]) -> dict[str, Array]:
+class _Entry:
+    """A context for one thread at a time; a second one is refused at once and never waits."""
+
+    __slots__ = ("free",)
+
+    def __init__(self) -> None:
+        self.free = [None]
+        """Empty while a thread is inside: ``pop`` is atomic and takes half the time of a lock."""
+
+    def __enter__(self) -> None:
+        try:
+            self.free.pop()
+        except IndexError:
+            raise _in_use() from None
+
+    def __exit__(self, *error: object) -> None:
+        self.free.append(None)
+
+
+class _Bound(NamedTuple):
+    """A bound call, and the views through which samples go in and results come out."""
+
+    sizes: dict[str, int]
+    steps: int
+    inputs: dict[str, Array]
+    run: Callable[[], object]
+    result: Callable[[], Result]
+    """Returns copies of the outputs, which the next call overwrites."""
+    cell: Any
+    """The only input, as a caller gives it; None if there are several, or samples are checked."""
+
+    def fits(self, x: object) -> bool:
+        """Tell whether ``x`` is an array of just the shape and dtype of the only input."""
+        cell = self.cell
+        return type(x) is np.ndarray and cell is not None and x.shape == cell.shape and x.dtype is cell.dtype
+
+
+def _check_streamable(engine: Engine, *, many: bool) -> None:
+    """Raise ``ContractError`` if there are no states, chunks are not the whole, or rows are no axis."""
+    manifest = engine.manifest
+    if reason := manifest.unstreamable:
+        raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
+    if not manifest.states and not manifest.is_buffered:
+        raise ContractError("this file carries no states; export it with them, or use run()")
+    if not many:
+        return
+    for each in (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest)):
+        if each.place is None or (each.factor and each not in engine.outputs):
+            raise ContractError(
+                f"{each.name} has no axis {manifest.batch or 'of rows'}; open one stream() a source instead"
+            )
+    for each in engine.outputs:
+        if np.dtype(each.dtype).kind != "f" and manifest.is_buffered:
+            raise ContractError(f"{each.name} is {each.dtype}, which has no NaN; open one stream() a source")
+
+
+def _only(found: dict[str, Any], outputs: int | None = None) -> Any:
+    """Return the value of a single output; of several, all by name; None if there is none of any."""
+    if not found:
+        return None
+    return next(iter(found.values())) if (outputs or len(found)) == 1 else found
+
+
+def _copies(views: Arrays) -> dict[str, Array]:
     return {name: view.copy() for name, view in views.items()}
 
 
-def _axes_of_rank(rank: int, core: Axes, full: Axes) -> Axes:
-    """Return the axes of an array of ``rank``: the core ones, all, or the core without axes of size 1."""
-    bare = tuple(axis for axis in core if axis != 1)
-    return next((axes for axes in (core, full, bare) if len(axes) == rank), core)
-
-
-def _without(array: Array, axes: Axes, dropped: set[str | None]) -> Array:
-    """Return a view of ``array`` without the axes named in ``dropped``."""
-    return array.reshape([size for size, axis in zip(array.shape, axes, strict=True) if axis not in dropped])
+def _in_use() -> StateError:
+    return StateError("another thread is using this stream; use one per thread, or take turns")

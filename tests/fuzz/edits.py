@@ -100,9 +100,6 @@ class _User:
     def selftest(self) -> None:
         self.model.selftest()
 
-    def warm_up(self) -> None:
-        self.model.warm_up()
-
     def run(self) -> None:
         self.model.run(_samples(self.model, 2, 3), lengths=self.rng.choice((None, [3, 2], [1, 4])))
 

@@ -44,7 +44,6 @@ from readers import CHEAP, READERS, Verb
 
 from lstm_edge.cli import cli, run
 from lstm_edge_runtime import LstmEdgeError
-from lstm_edge_runtime.errors import StateWarning
 from lstm_edge_runtime.ort import import_onnxruntime
 
 CLASSES = ("read", "line", "words", "traceback", "hang", "crash", "memory")
@@ -135,7 +134,7 @@ def _call(verb: Verb, folder: Path) -> tuple[str, str]:
 
 def _judge_warning(message: object, category: object, filename: str, lineno: int, *_: object) -> None:
     """Print what is no warning of the project's own."""
-    own = category in (RuntimeWarning, StateWarning)
+    own = category is RuntimeWarning
     if not own or ROOT not in filename or _judge_line(str(message))[0] != "line":
         print(f"{category} at {filename}:{lineno}: {message}"[:300])
 

@@ -86,16 +86,16 @@ def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 
     }
     names = [output.name for output in session.get_outputs()]
     expected = dict(zip(names, session.run(names, feeds), strict=True))
-    outputs, states = native.call(feeds)
-    got = outputs | {f"{name}_n": array for name, array in states.items()}
+    got = native.call(feeds, {"N": 3, "L": 5})
     for name, array in expected.items():
         np.testing.assert_allclose(got[name], array, rtol=1e-5, atol=limit, err_msg=name)
-    pool = native.pool({state.input: feeds[state.input] for state in manifest.states})
+    states = {state.input: feeds[state.input] for state in manifest.states}
     for step in range(5):
-        made = native.tick({"x": feeds["x"][:, :, step : step + 1]}, pool, np.arange(3))
-        assert np.array_equal(made["y"], outputs["y"][:, :, step : step + 1])
-    for name, array in pool.gather().items():
-        assert np.array_equal(array, states[name])
+        made = native.call({"x": feeds["x"][:, :, step : step + 1], **states}, {"N": 3, "L": 1})
+        assert np.array_equal(made["y"], got["y"][:, :, step : step + 1])
+        states = {state.input: made[state.output] for state in manifest.states}
+    for state in manifest.states:
+        assert np.array_equal(states[state.input], got[state.output])
 
 
 @pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")

@@ -17,7 +17,6 @@ from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import (
     CheckFailedError,
     FileFormatError,
-    InputError,
     MissingDependencyError,
     StateError,
     UnsupportedError,
@@ -416,15 +415,6 @@ def test_a_damaged_program_file_is_one_line() -> None:
         load(content[:-5])
     with pytest.raises(FileFormatError, match="checksum"):
         load(content[:3000] + b"\1" + content[3001:])
-
-
-def test_rows_without_a_state_each_are_refused() -> None:
-    from lstm_edge_runtime.native.engine import NativeEngine
-
-    engine = NativeEngine(to_native(DATA / "lstm.onnx"), 1)
-    feeds = {"x": np.zeros((2, 3, 3)), "h_0": np.zeros((2, 2, 8)), "c_0": np.zeros((2, 1, 8))}
-    with pytest.raises(InputError, match=r"state c_0 has shape \(2, 1, 8\), expected \(2, N, 8\) with N=2"):
-        engine.call({name: array.astype("float32") for name, array in feeds.items()})
 
 
 def test_a_state_with_an_axis_of_its_own_is_not_covered() -> None:

@@ -167,7 +167,7 @@ def test_the_runtime_streams_with_torch_onnx_click_and_rich_absent(path):
         "import sys; sys.modules.update(dict.fromkeys(['torch', 'onnx', 'click', 'rich', 'onnxscript']))\n"
         "import lstm_edge_runtime as r\n"
         "m = r.load(sys.argv[1]); m.selftest().require(); s = m.stream(); b = m.streams(2); i = b.add()\n"
-        "assert (s.step([1, 2, 3]) == b.step({i: [1, 2, 3]})[i]).all()\n"
+        "assert (s.step([1, 2, 3]) == b.step([[1, 2, 3]], [i])[0]).all()\n"
         "print(m.predict([[[1, 2, 3]]]).labels)"
     )
     assert run_alone(program, path("lstm")).startswith("('")

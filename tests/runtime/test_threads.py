@@ -80,8 +80,8 @@ def test_a_second_thread_on_one_batch_is_refused(model):
     first = threading.Thread(target=batch.step, args=(slow, [source]))
     first.start()
     assert slow.inside.wait(10)
-    for call in (lambda: batch.step({source: [1, 2, 3]}), batch.add, lambda: batch.remove(source)):
-        with pytest.raises(StateError, match="another thread is using this batch"):
+    for call in (lambda: batch.step([[1, 2, 3]], [source]), batch.add, lambda: batch.remove(source)):
+        with pytest.raises(StateError, match="another thread is using this stream"):
             call()
     slow.go.set()
     first.join()

@@ -21,7 +21,6 @@ from ..streaming.file import stream_file
 from ..verify.compare import Pair
 from ..verify.float64 import Graph64
 from ..verify.golden import record_golden
-from ..verify.report import Check
 from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from .cast import to_float32
 from .pipeline import Built
@@ -41,11 +40,6 @@ class Artifact:
     """Operator to count."""
     notes: tuple[str, ...] = ()
     """What a reader should know: states left in the graph, sizes that PyTorch itself refuses."""
-
-    @property
-    def checks(self) -> tuple[Check, ...]:
-        """Every comparison with PyTorch."""
-        return self.verified.checks
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file atomically: to a temporary file, which is then renamed.

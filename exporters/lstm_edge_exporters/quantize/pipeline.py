@@ -4,7 +4,6 @@ import os
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +16,7 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import import_onnxruntime
-from lstm_edge_runtime.selftest import replay_golden
+from lstm_edge_runtime.selftest import selftest
 from lstm_edge_runtime.tolerance import limit_for
 
 from ..graph import with_manifest
@@ -142,13 +141,12 @@ def quantized_again(proto: onnx.ModelProto, config: QuantizeConfig, picked: str)
 
 
 def with_limits(manifest: Manifest, cases: Sequence[Golden], models: Sequence[Model]) -> list[Golden]:
-    """Return golden cases with the limits that ``models`` need, replayed in every way."""
+    """Return golden cases with the limits that ``models`` need."""
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
     limits = [{name: limit_for(array, 0.0) for name, array in case.outputs.items()} for case in cases]
-    for replay in chain.from_iterable(replay_golden(unlimited, runner(model)) for model in models):
-        own = limits[replay.case]
-        for each in replay.comparisons:
-            own[each.name] = max(own[each.name], _MARGIN * each.max_abs)
+    for model in models:
+        for own, records in zip(limits, selftest(unlimited, runner(model)).cases, strict=True):
+            own |= {each.name: max(own[each.name], _MARGIN * each.max_abs) for each in records}
     return [case._replace(limit=each) for case, each in zip(cases, limits, strict=True)]
 
 

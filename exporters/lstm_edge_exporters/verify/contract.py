@@ -15,14 +15,9 @@ from .expected import Expected
 from .file import ModelFile
 from .report import Check, answered
 
-_OLDEST_EXTRA = frozenset(
-    """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulIntegerToFloat MatMulNBits QuantizeLinear
-    DequantizeLinear FusedMatMul FusedGemm FusedConv Gelu FastGelu BiasGelu SkipLayerNormalization QLinearAdd
-    QLinearMul QLinearSigmoid QGemm""".split()  # noqa: SIM905
-)
-"""Operators of com.microsoft that onnxruntime 1.18 has on the CPU."""
 _MEANING = ("task", "signal", "trained")
 """Fields that only the one who exported knows, if anyone does."""
+_KINDS = {"f": "float", "i": "integer", "u": "integer", "b": "boolean"}
 
 
 def check_form(file: ModelFile) -> Iterator[Check]:
@@ -34,53 +29,45 @@ def check_form(file: ModelFile) -> Iterator[Check]:
         refused = first_line(error)
     yield answered("onnx.checker", refused)
     yield answered("manifest and graph agree", file.broken)
-    opset, version = file.content.opset, file.content.ir_version
+    opsets = (each.version for each in file.proto.opset_import if each.domain in ("", "ai.onnx"))
+    opset, version = max(opsets, default=0), file.proto.ir_version
     about = f"opset {opset}, IR version {version}"
     new = opset > OPSETS[-1] or version > LATEST_IR_VERSION
     wrong = f"{about}; expected at most {OPSETS[-1]} and {LATEST_IR_VERSION}" if new else ""
     yield answered(f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads", wrong, about)
-    yield _operators(file)
     if file.model is None:
         return
-    yield _free_axes(file)
-    if not file.has_manifest:
-        return
-    mine = file.manifest
-    yield _same("precision", mine.precision, file.precision)
-    yield _same("opset", mine.provenance.get("opset", opset), opset)
-    layers = any(node.op_type in ("GRU", "RNN") for node in file.content.every_node())
-    if mine.int8_activations and not (layers and file.precision == "int8"):
+    manifest = file.manifest
+    fixed = [state.input for state in manifest.states if manifest.batch and manifest.batch not in state.axes]
+    wrong = f"{', '.join(fixed)} has no batch axis {manifest.batch!r}" if fixed else ""
+    if not manifest.batch and not manifest.sequence:
+        wrong = "neither the batch nor the time axis has a name: every size is fixed"
+    yield answered("no size baked in", wrong)
+    yield _same("precision", manifest.precision, file.precision)
+    yield _same("opset", manifest.provenance.get("opset", opset), opset)
+    if manifest.int8_activations and not (file.operators & {"GRU", "RNN"} and file.precision == "int8"):
         yield Check("int8 activations", "failed", "no GRU or RNN layer has int8 weights")
     yield from _in_the_graph(file)
 
 
 def check_manifest(mine: Manifest, expected: Expected) -> Iterator[Check]:
     """Compare the file's manifest with the expected one, field by field."""
-    theirs = expected.manifest
-    for role in ("inputs", "outputs"):
-        yield from _tensors(role, mine, theirs)
-    yield from _states(mine, theirs)
-    yield _same("lengths", mine.lengths, theirs.lengths)
-    yield _same("counts of steps", sorted(mine.counts), sorted(theirs.counts))
-    yield _same("unit", mine.unit, theirs.unit)
-    yield _same("delays", dict(mine.delays), dict(theirs.delays))
-    yield from _ranges(mine, theirs, configured=expected.configured)
-    for name in _MEANING:
-        if _is_stated(getattr(theirs, name)):
-            yield _same(name, getattr(mine, name), getattr(theirs, name))
+    one, other = _fields(mine), _fields(expected.manifest)
+    for name in {**other, **one}:
+        known, wanted = (each.get(name, (None, "none")) for each in (one, other))
+        if name in _MEANING and wanted[0] is None:
+            continue
+        about = f"the file has {known[1]}, expected {wanted[1]}; export again"
+        yield answered(name, "" if known[0] == wanted[0] else about)
+    for axis in sorted({*mine.ranges, *expected.manifest.ranges}):
+        own, wider = (side.ranges.get(axis, AxisRange()) for side in (mine, expected.manifest))
+        if expected.configured or not _is_narrower(own, wider):
+            yield _same(f"range of {axis}", str(own), str(wider))
 
 
 def unverified(mine: Manifest, expected: Expected) -> list[str]:
     """Return what the file states and the reference does not."""
-    return [
-        name
-        for name in _MEANING
-        if _is_stated(getattr(mine, name)) and not _is_stated(getattr(expected.manifest, name))
-    ]
-
-
-def _is_stated(value: object) -> bool:
-    return value is not None and value != Signal()
+    return [name for name in _MEANING if name in _fields(mine) and name not in _fields(expected.manifest)]
 
 
 def comparable(mine: Manifest, theirs: Manifest) -> bool:
@@ -100,31 +87,66 @@ def interface_of(manifest: Manifest) -> str:
     return ", ".join(f"{name} {describe(axes)}" for name, axes in sorted(manifest.axes.items()))
 
 
-def _same(name: str, file: Any, expected: Any) -> Check:
-    same = file == expected or _words(file) == _words(expected)  # 10 and 10.0 are one sampling rate
-    about = f"the file has {_words(file)}, expected {_words(expected)}; export again"
-    return answered(name, "" if same else about)
+def _fields(manifest: Manifest) -> dict[str, tuple[Any, str]]:
+    """Return what a manifest states, to compare and in words; axes by their roles, precision aside."""
+    texts: dict[str, Any] = {
+        "inputs": tuple(spec.name for spec in manifest.inputs),
+        "outputs": tuple(spec.name for spec in manifest.outputs),
+        "states": tuple(sorted(f"{each.input} -> {each.output}" for each in manifest.states)),
+        "lengths": manifest.lengths,
+        "counts of steps": tuple(sorted(manifest.counts)),
+        "unit": manifest.unit,
+        "delays": dict(manifest.delays),
+    }
+    for role, specs in (("input", manifest.inputs), ("output", manifest.outputs)):
+        texts |= {f"{role} {spec.name}": _shape(spec, manifest) for spec in specs}
+    texts |= {f"state {spec.input}": _shape(spec, manifest) for spec in manifest.states}
+    texts |= {name: getattr(manifest, name) for name in _MEANING}
+    found = {
+        name: (value if name in _MEANING else _words(value), _words(value))
+        for name, value in texts.items()
+        if name not in _MEANING or value not in (None, Signal())
+    }
+    for state in manifest.states:
+        values = np.asarray(state.reset, np.float64)
+        distinct = np.unique(values)
+        one = distinct.size == 1
+        words = (
+            f"{distinct[0]:g}" if one else f"{values.size} values from {distinct[0]:g} to {distinct[-1]:g}"
+        )
+        found[f"reset value of {state.input}"] = ((distinct if one else values).tolist(), words)
+    return found
+
+
+def _shape(spec: TensorSpec | StateSpec, manifest: Manifest) -> str:
+    roles = {manifest.batch: "batch", manifest.sequence: "time"}
+    axes: Axes = tuple(roles.get(axis, "free") if isinstance(axis, str) else axis for axis in spec.axes)
+    return f"{_KINDS[np.dtype(spec.dtype).kind]} {describe(axes)}"
 
 
 def _words(value: Any) -> str:
-    if value is None or value == () or value == [] or value == {}:
+    if value is None or value in ((), [], {}):
         return "none"
     if isinstance(value, tuple | list) and not hasattr(value, "_fields"):
         return ", ".join(map(str, value))
     return str(value)
 
 
+def _same(name: str, file: Any, expected: Any) -> Check:
+    about = f"the file has {_words(file)}, expected {_words(expected)}; export again"
+    return answered(name, "" if file == expected else about)
+
+
 def _in_the_graph(file: ModelFile) -> Iterator[Check]:
     """Names must come in the graph's order, and the same axes must be fixed."""
-    manifest, content = file.manifest, file.content.graph
-    for role in ("inputs", "outputs"):
-        stated = tuple(spec.name for spec in getattr(manifest, role))
-        order = tuple(value.name for value in getattr(content, role) if value.name in stated)
+    manifest, names = file.manifest, list(file.graph_axes)
+    for role, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        stated = tuple(spec.name for spec in specs)
+        order = tuple(name for name in names if name in stated)
         if order != stated:
             yield _same(f"order of {role} in the graph", stated, order)
-    graph = file.graph_axes
     for name, axes in manifest.axes.items():
-        found = graph[name]
+        found = file.graph_axes[name]
         fits = len(axes) == len(found) and all(
             one == other or type(one) is type(other) is str for one, other in zip(axes, found, strict=True)
         )
@@ -132,79 +154,7 @@ def _in_the_graph(file: ModelFile) -> Iterator[Check]:
             yield _same(f"axes of {name} in the graph", describe(axes), describe(found))
 
 
-def _tensors(role: str, mine: Manifest, theirs: Manifest) -> Iterator[Check]:
-    found, expected = ({spec.name: spec for spec in getattr(each, role)} for each in (mine, theirs))
-    yield _same(role, tuple(found), tuple(expected))
-    for name in sorted(found.keys() & expected.keys()):
-        yield _spec(f"{role.removesuffix('s')} {name}", found[name], mine, expected[name], theirs)
-
-
-def _spec(
-    name: str, mine: TensorSpec | StateSpec, own: Manifest, theirs: TensorSpec | StateSpec, other: Manifest
-) -> Check:
-    """Compare kind and axes by their roles: names are the file's own affair, precision is another field."""
-    one, two = ((*_kind(spec), _roles(spec.axes, each)) for spec, each in ((mine, own), (theirs, other)))
-    return _same(name, f"{one[0]} {describe(one[1])}", f"{two[0]} {describe(two[1])}")
-
-
-def _kind(spec: TensorSpec | StateSpec) -> tuple[str]:
-    return ({"f": "float", "i": "integer", "u": "integer", "b": "boolean"}[np.dtype(spec.dtype).kind],)
-
-
-def _roles(axes: Axes, manifest: Manifest) -> Axes:
-    roles = {manifest.batch: "batch", manifest.sequence: "time"}
-    return tuple(roles.get(axis, "free") if isinstance(axis, str) else axis for axis in axes)
-
-
-def _states(mine: Manifest, theirs: Manifest) -> Iterator[Check]:
-    found, expected = ({each.input: each for each in side.states} for side in (mine, theirs))
-    ends = (sorted(f"{each.input} -> {each.output}" for each in side.states) for side in (mine, theirs))
-    yield _same("states", *ends)
-    for name in sorted(found.keys() & expected.keys()):
-        yield _spec(f"state {name}", found[name], mine, expected[name], theirs)
-        one, other = (np.asarray(side[name].reset, np.float64) for side in (found, expected))
-        same = np.array_equal(np.broadcast_arrays(one, other)[0], np.broadcast_arrays(one, other)[1])
-        about = f"the file has {_numbers(one)}, expected {_numbers(other)}; export again"
-        yield answered(f"reset value of {name}", "" if same else about)
-
-
-def _numbers(values: Any) -> str:
-    distinct = np.unique(values)
-    if distinct.size == 1:
-        return f"{distinct[0]:g}"
-    return f"{values.size} values from {distinct[0]:g} to {distinct[-1]:g}"
-
-
-def _ranges(mine: Manifest, theirs: Manifest, *, configured: bool) -> Iterator[Check]:
-    """Compare the sizes that axes may have; narrower ones may have been asked for if nobody knows."""
-    for axis in sorted({*mine.ranges, *theirs.ranges}):
-        one, other = (side.ranges.get(axis, AxisRange()) for side in (mine, theirs))
-        narrower = (
-            one.least >= other.least
-            and one.multiple % other.multiple == 0
-            and (other.most is None or (one.most is not None and one.most <= other.most))
-        )
-        if configured or not narrower:
-            yield _same(f"range of {axis}", str(one), str(other))
-
-
-def _operators(file: ModelFile) -> Check:
-    versions = {domain or "ai.onnx": version for domain, version in file.content.opsets.items()}
-    known = {*file.content.functions} | {("com.microsoft", op) for op in _OLDEST_EXTRA}
-    unknown = {
-        f"{domain or 'ai.onnx'}::{op}"
-        for domain, op in {(node.domain, node.op_type) for node in file.content.every_node()} - known
-        if not onnx.defs.has(op, versions.get(domain or "ai.onnx", 0), domain)
-    }
-    wrong = f"not known to be there: {', '.join(sorted(unknown))}" if unknown else ""
-    return answered(f"operators that onnxruntime {OLDEST_ONNXRUNTIME} has", wrong)
-
-
-def _free_axes(file: ModelFile) -> Check:
-    """The batch or the time axis must have a name, and every state the batch's."""
-    manifest = file.manifest
-    free = ", ".join(axis for axis in (manifest.batch, manifest.sequence) if axis)
-    fixed = [state.input for state in manifest.states if manifest.batch and manifest.batch not in state.axes]
-    wrong = f"{', '.join(fixed)} has no batch axis {manifest.batch!r}" if fixed else ""
-    none = "" if free else "neither the batch nor the time axis has a name: every size is fixed"
-    return answered("no size baked in", none or wrong)
+def _is_narrower(own: AxisRange, wider: AxisRange) -> bool:
+    """Return True if every size of ``own`` is one of ``wider``: narrower ones may have been asked for."""
+    below = wider.most is None or (own.most is not None and own.most <= wider.most)
+    return below and own.least >= wider.least and own.multiple % wider.multiple == 0

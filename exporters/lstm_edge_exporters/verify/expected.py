@@ -2,7 +2,7 @@
 
 import inspect
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,10 +12,9 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
-from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
+from lstm_edge_runtime.manifest import KEY, Array, Manifest, StateSpec
 
 from ..export.cast import widened
-from ..onnx_reader import ValueInfo
 from .cases import CaseGenerator, Feeds
 from .file import ModelFile, open_file
 from .float64 import Graph64, constants_of
@@ -89,11 +88,12 @@ def against_module(
         raise InputError(f"{file.path} can't be compared: {file.broken}")
     example = _example(module, file) if example is None else example
     own = config or _config_of(file, Call.of(module, example), module)
+    title, hashed = about or type(module).__name__, sha256 or own.checkpoint_sha256 or ""
     if file.manifest.is_buffered:
-        return _streamed(module, example, file, replace(own, stream=True), about, sha256)
+        return _streamed(module, example, file, replace(own, stream=True), title, hashed)
     built = build(module, example, own)
     return Expected(
-        about or type(module).__name__,
+        title,
         built.manifest,
         built.exact,
         built.file,
@@ -101,7 +101,7 @@ def against_module(
         built.cases,
         built.past.reach,
         config is not None,
-        sha256=sha256 or own.checkpoint_sha256 or "",
+        sha256=hashed,
     )
 
 
@@ -113,17 +113,26 @@ def _streamed(
 
     made = export(module, example, config)
     proto = onnx.load_from_string(made.model)
+    return _of_file(about, made.manifest, proto, file.manifest, sha256)
+
+
+def _of_file(
+    about: str,
+    manifest: Manifest,
+    proto: onnx.ModelProto,
+    file: Manifest | None,
+    sha256: str,
+    held: Sequence[StateSpec] = (),
+) -> Expected:
+    """Compare with a float file, which lacks ``held`` states of the file under test."""
     exact = widened(proto)
-    examples = dict(file.manifest.golden.inputs) if file.manifest.golden else {}
-    return Expected(
-        about or type(module).__name__,
-        made.manifest,
-        exact,
-        proto,
-        Graph64(exact),
-        CaseGenerator.of(made.manifest, examples, index_values(exact.graph)),
-        sha256=sha256 or config.checkpoint_sha256 or "",
-    )
+    graph = Graph64(exact)
+    golden = [side.golden.inputs for side in (file, manifest) if side and side.golden]
+    examples = {name: array for inputs in golden for name, array in inputs.items()}
+    cases = CaseGenerator.of(manifest, examples, index_values(exact.graph))
+    cases = replace(cases, held=frozenset(state.input for state in held))
+    reference: Runner = _AtReset(graph, held) if held else graph
+    return Expected(about, manifest, exact, proto, reference, cases, sha256=sha256)
 
 
 def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) -> Expected:
@@ -137,38 +146,25 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
         InputError: its manifest contradicts its graph.
         UnsupportedError: it can't be evaluated in float64.
     """
-    other = open_file(path)
-    if file is not None and file.model is not None and KEY not in other.content.metadata:
-        other = replace(other, given=_interface_like(other, file.manifest))
-    if other.model is None and other.given is None:
+    other, known = open_file(path), None if file is None or file.model is None else file.manifest
+    if other.model is None and (known is None or any(each.key == KEY for each in other.proto.metadata_props)):
         raise InputError(f"{path} can't be a reference: {other.broken}")
     if other.precision == "int8":
         raise UnsupportedError(
             f"{path} is int8 and has no float64 run; compare with the float file or the PyTorch module that "
             "it was made from"
         )
-    exact, manifest = widened(other.proto), other.manifest
-    graph = Graph64(exact)
-    examples = dict(manifest.golden.inputs) if manifest.golden else {}
-    lifted = file is not None and file.model is not None and file.manifest.states and not manifest.states
-    reference: Runner = graph
-    if lifted and file is not None:
-        reference, manifest = _AtReset(graph, file.manifest), _with_states(file.manifest, manifest)
-    if file is not None and file.model is not None and file.manifest.golden:
-        examples = {**file.manifest.golden.inputs, **examples}
-    values = index_values(exact.graph)
-    cases = CaseGenerator.of(manifest, examples, values)
-    return Expected(
-        f"{other.path.name} (ONNX)",
-        manifest,
-        exact,
-        other.proto,
-        reference,
-        replace(cases, held=frozenset(state.input for state in manifest.states) if lifted else cases.held),
-        configured=other.has_manifest,
-        same_graph=not lifted and other.has_manifest,
-        sha256=str(manifest.provenance.get("checkpoint_sha256") or ""),
-    )
+    about, own = f"{other.path.name} (ONNX)", None if other.model is None else other.manifest
+    if own is None or (known is not None and known.states and not own.states):
+        assert known is not None
+        taken = {value.name for value in other.proto.graph.input}
+        if missing := [spec.name for spec in known.inputs if spec.name not in taken]:
+            raise InputError(f"{path} can't be a reference: it takes no {', '.join(missing)}")
+        held = [state for state in known.states if state.input not in taken]
+        lifted = _of_file(about, known, other.proto, known, "", held)
+        return replace(lifted, configured=False, same_graph=False)
+    sha256 = str(own.provenance.get("checkpoint_sha256") or "")
+    return replace(_of_file(about, own, other.proto, known, sha256), configured=True)
 
 
 def _config_of(file: ModelFile, call: Any, module: "nn.Module") -> "ExportConfig":
@@ -200,7 +196,7 @@ def _returned(file: ModelFile, module: "nn.Module", call: Any) -> tuple[str, ...
     from ..export.call import own_copy, try_example
 
     made = try_example(copy.deepcopy(own_copy(module)), call.as_floats(torch.float32))
-    names = [output.name for output in file.content.graph.outputs]
+    names = [output.name for output in file.proto.graph.output]
     return tuple(names[: len(made)]) if len(names) >= len(made) else ()
 
 
@@ -218,50 +214,11 @@ def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
     return found
 
 
-def _interface_like(file: ModelFile, lifted: Manifest) -> Manifest:
-    """Return the interface of a file without a manifest, with the names that a lifted file has for it."""
-    graph = file.content.graph
-    entering, leaving = (
-        {
-            each.name: TensorSpec(each.name, each.dtype, _merged(each.name, _named(each), lifted))
-            for each in values
-        }
-        for values in (graph.inputs, graph.outputs)
-    )
-    states = [spec for spec in lifted.states if spec.input in entering and spec.output in leaving]
-    for spec in states:
-        del entering[spec.input], leaving[spec.output]
-    return Manifest(
-        tuple(entering.values()), tuple(leaving.values()), tuple(states), lifted.batch, lifted.sequence
-    )
-
-
-def _named(value: ValueInfo) -> Axes:
-    return tuple(f"{value.name}.{i}" if axis is None else axis for i, axis in enumerate(value.axes))
-
-
-def _merged(name: str, theirs: Axes, lifted: Manifest) -> Axes:
-    """Return the axes of a tensor of the original; an axis is free that either file has free."""
-    mine = lifted.axes.get(name, ())
-    if len(mine) != len(theirs):
-        return theirs
-    return tuple(one if isinstance(one, str) else other for one, other in zip(mine, theirs, strict=True))
-
-
-def _with_states(lifted: Manifest, original: Manifest) -> Manifest:
-    """Return the lifted file's manifest with the original's names; an axis is free that either has free."""
-    inputs, outputs = (
-        tuple(spec._replace(axes=_merged(spec.name, spec.axes, lifted)) for spec in specs)
-        for specs in (original.inputs, original.outputs)
-    )
-    return lifted._replace(inputs=inputs, outputs=outputs, golden=None)
-
-
 class _AtReset:
-    """A file without states as the reference of one with: it tells what is right from reset alone."""
+    """A file without some states as the reference of one with: it tells what is right from reset alone."""
 
-    def __init__(self, original: Graph64, manifest: Manifest) -> None:
-        self._original, self._states = original, manifest.states
+    def __init__(self, original: Runner, states: Sequence[StateSpec]) -> None:
+        self._original, self._states = original, states
 
     def __call__(self, feeds: Feeds) -> Mapping[str, Array]:
         if any(np.any(feeds[state.input] != state.reset) for state in self._states):

@@ -19,8 +19,8 @@ from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
 
+from ..graph import data_inputs
 from ..isolation import open_isolated
-from ..onnx_reader import OnnxFile, from_proto
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
@@ -39,45 +39,45 @@ class ModelFile:
     """None where the manifest and the graph contradict one another."""
     broken: str
     """In what they do; empty where they agree."""
-    given: Manifest | None = None
-    """What a lifted file says of its original, which has no manifest."""
 
     @property
     def manifest(self) -> Manifest:
-        """The file's own, or ``given``."""
-        if self.given is not None:
-            return self.given
+        """What the file says of itself; only of one with a model."""
         assert self.model is not None
         return self.model.manifest
 
-    @property
-    def has_manifest(self) -> bool:
-        """True if the file has a manifest of its own that its graph keeps."""
-        return self.model is not None
-
     @cached_property
-    def content(self) -> OnnxFile:
-        """The graph and its metadata."""
-        return from_proto(self.proto)
+    def inlined(self) -> ir.Model:
+        """The graph without functions."""
+        model = ir.from_proto(self.proto)
+        ir.passes.Sequential(InlinePass(), RemoveUnusedNodesPass())(model)
+        return model
+
+    @property
+    def operators(self) -> set[str]:
+        """The operators of every node, those in bodies included."""
+        return {node.op_type for node in self.inlined.graph.all_nodes()}
 
     @property
     def graph_axes(self) -> dict[str, Axes]:
         """The axes of every input and output as the graph declares them; ``?`` where it gives no name."""
-        graph = self.content.graph
-        values = (*graph.inputs, *graph.outputs)
-        return {each.name: tuple("?" if axis is None else axis for axis in each.axes) for each in values}
+        values = (*data_inputs(self.inlined.graph), *self.inlined.graph.outputs)
+        return {
+            str(value.name): tuple(
+                axis if isinstance(axis, int) else axis.value or "?" for axis in value.shape or ()
+            )
+            for value in values
+        }
 
     @cached_property
     def precision(self) -> str:
         """What the outputs are computed in: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
-        model = ir.from_proto(self.proto)
-        ir.passes.Sequential(InlinePass(), RemoveUnusedNodesPass())(model)
-        graphs = (model.graph, *model.graph.subgraphs())
-        operators = {node.op_type for node in model.graph.all_nodes()}
-        passed = {value.dtype for value in (*model.graph.inputs, *model.graph.outputs)}
-        if operators & _INT8 or any(map(_decodes_int8, model.graph.all_nodes())):
+        graph = self.inlined.graph
+        passed = {value.dtype for value in (*graph.inputs, *graph.outputs)}
+        if self.operators & _INT8 or any(map(_decodes_int8, graph.all_nodes())):
             return "int8"
-        stored = {value.dtype for graph in graphs for value in graph.initializers.values()}
+        graphs = (graph, *graph.subgraphs())
+        stored = {value.dtype for each in graphs for value in each.initializers.values()}
         if ir.DataType.FLOAT16 in stored | passed:
             return "fp16"
         return "fp64" if ir.DataType.DOUBLE in passed else "fp32"

@@ -10,7 +10,6 @@ import onnx
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import LstmEdgeError, first_line
-from lstm_edge_runtime.manifest import Array
 
 from ..graph import with_manifest
 from ..quantize.config import Budget, QuantizeConfig
@@ -26,8 +25,8 @@ from .report import Check, answered, judged
 _SHOWN = 3
 _SLACK = 1.05
 """How many times the limits found here may be those recorded."""
-_FLOAT, _HALF = 1e-4, 1e-2
-"""How far recorded outputs may be from float64's, of the largest value: of float32 and of float16 inputs."""
+_FLOAT = 1e-4
+"""How far recorded outputs may be from float64's, as a fraction of the largest value."""
 
 
 def check_quantized(file: ModelFile, expected: Expected, config: ValidateConfig) -> Iterator[Check]:
@@ -42,7 +41,33 @@ def check_quantized(file: ModelFile, expected: Expected, config: ValidateConfig)
         yield Check("quantized as recorded", "failed", first_line(error))
         return
     yield answered("bit for bit", "; ".join(_differences(file.proto, wanted)))
-    yield _gate(file, expected, config)
+    manifest = expected.manifest._replace(golden=file.manifest.golden)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "float.onnx"
+        path.write_bytes(with_manifest(expected.proto, manifest))
+        cases, targets = evidence(manifest, config.data)
+        found = judge(load(path), load(file.path), cases, targets, real=config.data is not None)
+    yield answered("within the budget", "; ".join(over_budget(found, config.budget or Budget())))
+
+
+def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
+    """Compare the recorded cases with the reference, and their limits with what this file needs."""
+    golden = file.manifest.golden
+    if golden is None or file.model is None:
+        yield Check("golden cases", "failed", "the file carries no golden case")
+        return
+    graph, cases = Graph64(expected.exact), [golden._replace(more=()), *golden.more]
+    engines = (file.model, on_native(file.path.read_bytes()))
+    models = [model for model in engines if model is not None]
+    for place, (case, needed) in enumerate(
+        zip(cases, with_limits(file.manifest, cases, models), strict=True), 1
+    ):
+        exact = {name: array for name, array in graph(case.inputs).items() if name in case.outputs}
+        limits = {name: np.asarray(_FLOAT * np.abs(array).max(initial=0.0)) for name, array in exact.items()}
+        yield judged(f"golden case {place} is the reference's", compare_all(case.outputs, exact, limits))
+        wide = [name for name, limit in case.limit.items() if np.any(limit > _SLACK * needed.limit[name])]
+        about = f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
+        yield answered(f"limits of golden case {place}", about)
 
 
 def _differences(mine: onnx.ModelProto, theirs: onnx.ModelProto) -> Iterator[str]:
@@ -65,43 +90,3 @@ def _by_name(parts: Iterable[Any]) -> dict[str, bytes]:
         own.doc_string = ""
         found[part.name or f"{place}"] = own.SerializeToString(deterministic=True)
     return found
-
-
-def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
-    """Compare the recorded cases with the reference, and their limits with what this file needs."""
-    golden = file.manifest.golden
-    if golden is None or file.model is None:
-        yield Check("golden cases", "failed", "the file carries no golden case")
-        return
-    graph, cases = Graph64(expected.exact), [golden._replace(more=()), *golden.more]
-    engines = (file.model, on_native(file.path.read_bytes()))
-    models = [model for model in engines if model is not None]
-    for place, (case, needed) in enumerate(
-        zip(cases, with_limits(file.manifest, cases, models), strict=True), 1
-    ):
-        feeds = {name: _widened(array) for name, array in case.inputs.items()}
-        half = any(array.dtype == np.float16 for array in case.inputs.values())
-        exact = {name: array for name, array in graph(feeds).items() if name in case.outputs}
-        share = _HALF if half else _FLOAT
-        limits = {name: np.asarray(share * np.abs(array).max(initial=0.0)) for name, array in exact.items()}
-        yield judged(f"golden case {place} is the reference's", compare_all(case.outputs, exact, limits))
-        wide = [name for name, limit in case.limit.items() if np.any(limit > _SLACK * needed.limit[name])]
-        about = f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
-        yield answered(f"limits of golden case {place}", about)
-
-
-def _widened(array: Array) -> Array:
-    return array.astype(np.float64) if array.dtype.kind == "f" else array
-
-
-def _gate(file: ModelFile, expected: Expected, config: ValidateConfig) -> Check:
-    """Run both files on the data, or on the golden case, and hold the differences to the budget."""
-    float_file = with_manifest(expected.proto, expected.manifest._replace(golden=file.manifest.golden))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "float.onnx"
-        path.write_bytes(float_file)
-        before = load(path)
-        after = load(file.path)
-        cases, targets = evidence(expected.manifest._replace(golden=file.manifest.golden), config.data)
-        found = judge(before, after, cases, targets, real=config.data is not None)
-    return answered("within the budget", "; ".join(over_budget(found, config.budget or Budget())))

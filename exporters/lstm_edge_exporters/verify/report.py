@@ -1,16 +1,14 @@
-"""What a validation found: groups of checks, and the figures behind the plot."""
+"""What a validation found: groups of checks."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
-from lstm_edge_runtime.errors import first_line
+from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.tolerance import Comparison
 
 Status = Literal["passed", "failed", "skipped"]
-MAX_CHECKS = 20
-"""Most checks of one group, and rows of one table, that a page shows; the others are counted."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +21,6 @@ class Check:
     """Why it failed or was skipped; else what was seen, if there is more to say than the figures."""
     worst: Comparison | None = None
     """The output nearest to its limit, if something was measured."""
-    seconds: float = 0.0
-    """Wall time; in JUnit only, so that every other report is the same for the same seed."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        names = ("shape", "where", "got", "expected", "error", "channel", "ulp", "floor", "limit", "ratio")
-        worst = self.worst and {
-            "output": self.worst.name,
-            "relative_error": self.worst.max_rel,
-            **{name: getattr(self.worst, name) for name in names},
-        }
-        return {"name": self.name, "status": self.status, "message": self.message, "worst": _plain(worst)}
 
 
 def answered(name: str, wrong: str, about: str = "") -> Check:
@@ -62,7 +48,7 @@ class Group:
     """Checks of one kind."""
 
     key: str
-    """A short name for programs: ``sizes``."""
+    """A short name for programs: ``engines``."""
     title: str
     checks: tuple[Check, ...]
     advice: str = ""
@@ -89,46 +75,6 @@ class Group:
         """Return how many checks ended so."""
         return sum(check.status == status for check in self.checks)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        worst = self.worst
-        return {
-            "key": self.key,
-            "title": self.title,
-            "status": self.status,
-            "error": worst and _plain(worst.max_abs),
-            **{name: worst and _plain(getattr(worst, name)) for name in ("limit", "ratio")},
-            "checks": [check.to_dict() for check in self.checks],
-        }
-
-
-@dataclass(frozen=True)
-class Curve:
-    """Errors along a stream; one point a step."""
-
-    steps: tuple[int, ...]
-    """Time steps taken when the point was measured."""
-    error: tuple[float, ...]
-    """The file's largest absolute difference from float64, over all outputs."""
-    limit: float
-    """What it may be, of the output that may differ most."""
-
-
-@dataclass(frozen=True)
-class Disagreement:
-    """A sample that the file labels otherwise than the reference."""
-
-    sample: int
-    """Its number in the data."""
-    truth: str
-    """Its label in the data; empty if the data has none."""
-    expected: str
-    """The reference's label."""
-    got: str
-    """The file's label."""
-    margin: float
-    """The reference's largest logit less its second largest: how sure it was."""
-
 
 @dataclass(frozen=True)
 class Report:
@@ -146,10 +92,6 @@ class Report:
     quick: bool
     groups: tuple[Group, ...]
     """Causes before consequences."""
-    steps: Curve | None = None
-    """Errors of onnxruntime over the first steps of a stream."""
-    disagreements: tuple[Disagreement, ...] = ()
-    """Samples of the data that are labeled otherwise."""
     notes: tuple[str, ...] = ()
     """What a reader should know beside the verdict: above all, what was not verified."""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -177,15 +119,26 @@ class Report:
         """Return how many checks ended so."""
         return sum(group.count(status) for group in self.groups)
 
+    def require(self) -> "Report":
+        """Return the report if everything passed.
+
+        Raises:
+            CheckFailedError: an ``AssertionError`` that says what is wrong first, then the first failed check
+                of each group.
+        """
+        if self.ok:
+            return self
+        lines = [f"{self.model} does not compute what {self.reference} does: {self.verdict}"]
+        for group, check, more in self.headlines:
+            others = f" (and {more} more)" if more else ""
+            lines.append(f"{group.title}, {check.name}: {check.message}{others}")
+        raise CheckFailedError("\n  ".join(lines))
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, the same ones for the same file, reference and seed."""
-        return {
-            **{name: _plain(value) for name, value in vars(self).items()},
-            "ok": self.ok,
-            "verdict": self.verdict,
-            **{status: self.count(status) for status in get_args(Status)},
-            "groups": [group.to_dict() for group in self.groups],
-        }
+        counts = {status: self.count(status) for status in get_args(Status)}
+        groups = [{**_plain(group), "status": group.status} for group in self.groups]
+        return {**_plain(self), "groups": groups, "ok": self.ok, "verdict": self.verdict, **counts}
 
 
 def _plain(value: Any) -> Any:

@@ -25,40 +25,23 @@ class Samples:
     """``(samples,)`` valid steps of each sample; None where all are full."""
 
 
-def sample_feeds(samples: Samples, manifest: Manifest) -> list[dict[str, Array]]:
-    """Return the data inputs of each selected sample, batch axis of 1 included, cut to its whole units.
+def sample_feeds(samples: Samples, manifest: Manifest, most: int = _MAX_SAMPLES) -> list[dict[str, Array]]:
+    """Return the data inputs of ``selected`` samples, batch axis of 1 included, cut to their whole units.
 
     Raises:
         InputError: as ``check_samples``.
     """
     check_samples(samples, manifest)
-    lengths, unit = samples.lengths, manifest.unit
-    feeds = [
-        sample_batch(samples, manifest, [index], 0 if lengths is None else int(lengths[index]))
-        for index in selected(samples)
-    ]
-    if unit == 1:
-        return feeds
-    ends = (manifest.steps(each) // unit * unit for each in feeds)
-    return [take_steps(manifest.time_axes, each, 0, end) for each, end in zip(feeds, ends, strict=True)]
+    return [_sample(samples, manifest, index) for index in selected(samples, most)]
 
 
-def sample_batch(
-    samples: Samples, manifest: Manifest, indices: Sequence[int], length: int = 0
-) -> dict[str, Array]:
-    """Return the data inputs of some samples as one batch, cut to ``length`` steps unless that is 0.
-
-    Where the file has no batch axis it is one sample.
-    """
+def _sample(samples: Samples, manifest: Manifest, index: int) -> dict[str, Array]:
     feeds = {}
     for spec in manifest.data_inputs:
-        rows = samples.inputs[spec.name][indices]
-        time = manifest.time_axis(_row_axes(spec.axes, manifest))
-        if time is not None and length:
-            rows = rows.take(range(length), axis=1 + time)
-        batch = manifest.batch_axis(spec.axes)
-        feeds[spec.name] = (rows[0] if batch is None else np.moveaxis(rows, 0, batch)).astype(spec.dtype)
-    return feeds
+        row, batch = samples.inputs[spec.name][index], manifest.batch_axis(spec.axes)
+        feeds[spec.name] = (row if batch is None else np.expand_dims(row, batch)).astype(spec.dtype)
+    steps = manifest.steps(feeds) if samples.lengths is None else int(samples.lengths[index])
+    return take_steps(manifest.time_axes, feeds, 0, steps // manifest.unit * manifest.unit)
 
 
 def join_samples(feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps: int) -> dict[str, Array]:

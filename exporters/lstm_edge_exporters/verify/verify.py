@@ -1,6 +1,6 @@
 """The verification of an export: the graph in float64 is the module, and onnxruntime is near the graph."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,22 +39,21 @@ _ROWS_OFFSET, _CHUNKS_OFFSET = 50, 51
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification found."""
+    """What a verification found; every comparison passed."""
 
-    checks: tuple[Check, ...]
-    """Every comparison; all passed."""
+    cases: tuple[str, ...]
+    """Sizes and states of the cases that were compared."""
+    exact: tuple[Comparison, ...]
+    """Comparisons of the graph with the module, both in float64."""
     engine: tuple[Comparison, ...]
-    """Those of onnxruntime with the graph in float64."""
+    """Comparisons of onnxruntime with the graph in float64."""
     skipped: tuple[str, ...]
     """Cases that the module itself refuses, or where it gives NaN, with the reason."""
 
     @property
     def largest(self) -> float:
         """The largest difference in float64, as a fraction of its channel's largest value."""
-        found = (
-            check.worst.max_rel for check in self.checks if check.worst and check.name.startswith("whole")
-        )
-        return max(found, default=0.0)
+        return max((each.max_rel for each in self.exact), default=0.0)
 
     @property
     def worst(self) -> Comparison:
@@ -68,11 +67,8 @@ class Verified:
 
     def figures(self) -> dict[str, Any]:
         """Return the figures for the manifest."""
-        cases = (
-            check.name.removeprefix("whole, ") for check in self.checks if check.name.startswith("whole")
-        )
         return {
-            "cases": list(dict.fromkeys(cases)),
+            "cases": list(dict.fromkeys(self.cases)),
             "skipped": list(self.skipped),
             "float64": self.largest,
             "max_abs": self.max_abs,
@@ -96,26 +92,38 @@ def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progres
         CheckFailedError: a difference beyond its limit, a case that the file can't run, or no case that the
             module takes.
     """
-    checks, engine, skipped = list[Check](), list[Comparison](), list[str]()
+    compared, exact, engine, skipped = list[Case](), list[Comparison](), list[Comparison](), list[str]()
     for case in in_turn(list(cases.cases()), show, "verifying", 0.3, 0.7):
-        reason = refused(pair.reference, case.feeds)
-        if reason:
+        if reason := refused(pair.reference, case.feeds):
             skipped.append(f"{case}: {reason}")
             continue
-        for check, records in _on_case(pair, case, None if checks else plain):
-            if check.status == "failed":
-                raise CheckFailedError(f"at {case}: {check.name}: {check.message}")
-            checks.append(check)
-            engine += records
-    if not checks:
+        try:
+            exact += _require(f"at {case}", pair.equal(case.feeds))
+            engine += _require(f"at {case}: onnxruntime in float32", pair.rounding(case.feeds))
+        except CheckFailedError:
+            raise
+        except Exception as error:  # onnxruntime's exceptions share no base class
+            raise CheckFailedError(f"at {case} the file does not run: {first_line(error)}") from error
+        if plain is not None and not compared:
+            got, want = plain(case.feeds), pair.reference(case.feeds)
+            about = f"at {case}: the module in float32, which the file can't follow"
+            _require(about, compare_all(got, want, pair.limits(case.feeds)))
+        compared.append(case)
+    if not compared:
         raise CheckFailedError(
             f"the reference gives numbers at no size of the verification ({'; '.join(skipped[:2])})"
         )
     for check in row_checks(pair, cases):
         if check.status == "failed":
             raise CheckFailedError(f"{check.name}: {check.message}")
-        checks.append(check)
-    return Verified(tuple(checks), tuple(engine), tuple(skipped))
+    return Verified(tuple(map(str, compared)), tuple(exact), tuple(engine), tuple(skipped))
+
+
+def _require(about: str, records: Sequence[Comparison]) -> Sequence[Comparison]:
+    """Return ``records`` if each is within its limit; raises CheckFailedError."""
+    if failed := "; ".join(str(each) for each in records if not each.ok):
+        raise CheckFailedError(f"{about}: {failed}")
+    return records
 
 
 def refused(reference: Runner, feeds: Feeds) -> str:
@@ -126,24 +134,6 @@ def refused(reference: Runner, feeds: Feeds) -> str:
         return first_line(error)
     undefined = [name for name, each in want.items() if each.dtype.kind == "f" and np.isnan(each).any()]
     return f"the reference gives NaN in {', '.join(undefined)}" if undefined else ""
-
-
-def _on_case(pair: Pair, case: Case, plain: Runner | None) -> Iterator[tuple[Check, tuple[Comparison, ...]]]:
-    try:
-        yield judged(f"whole, {case}", pair.equal(case.feeds)), ()
-        records = pair.rounding(case.feeds)
-    except Exception as error:
-        if isinstance(error, CheckFailedError):
-            raise
-        raise CheckFailedError(f"at {case} the file does not run: {first_line(error)}") from error
-    yield judged("onnxruntime in float32", records), records
-    if plain is not None:
-        got, exact = plain(case.feeds), pair.reference(case.feeds)
-        limits = pair.limits(case.feeds)
-        yield (
-            judged("the module in float32, which the file can't follow", compare_all(got, exact, limits)),
-            (),
-        )
 
 
 def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:

@@ -181,16 +181,12 @@ def test_lengths_that_stop_no_layer_can_not_pad_unequal_chunks():
     batch = load(artifact.model).streams(2)
     one, other = batch.add(), batch.add()
     x = X.numpy()
-    for call in (
-        lambda: batch.process({one: x[0], other: x[1, :2]}),
-        lambda: batch.process(x[:2], [one, other], lengths=[6, 2]),
-    ):
-        with pytest.raises(InputError, match="do not stop at a row's length"):
-            call()
-    got = batch.process({one: x[0], other: x[1]})
+    with pytest.raises(InputError, match="do not stop at a row's length"):
+        batch.process(x[:2], [one, other], lengths=[6, 2])
+    got = batch.process(x[:2], [one, other])
     with torch.no_grad():
         expected = module(X[:2], torch.tensor([6, 6])).numpy()
-    np.testing.assert_allclose([got[one], got[other]], expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-6)
 
 
 def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
@@ -217,9 +213,7 @@ def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
     np.testing.assert_allclose(each, full, rtol=0, atol=1e-6)
     for source in ids:
         batch.reset(source)
-    chunks = {source: x[row, : UNSORTED[row]] for row, source in enumerate(ids)}
-    got = batch.process(chunks)
-    np.testing.assert_allclose([got[source] for source in ids], ragged, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(batch.process(x, ids, UNSORTED), ragged, rtol=0, atol=1e-6)
 
 
 def test_lengths_beside_a_time_axis_that_is_fixed():

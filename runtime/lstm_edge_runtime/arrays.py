@@ -1,0 +1,133 @@
+"""Samples, lengths and states, converted to the dtypes of the file or refused before any work."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from .axes import check_lengths, learn_sizes, resolve, shape_of
+from .errors import InputError, StateError, first_line
+from .layout import Layout
+from .manifest import Array, Manifest, TensorSpec
+from .state import State
+
+InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
+"""One array for the only input, or arrays by input name."""
+
+
+def by_name(value: InputArrays, specs: Sequence[TensorSpec | Layout]) -> dict[str, Array]:
+    """Return ``value`` by input name, in the dtypes of the file; a single array is the only input.
+
+    Raises:
+        InputError: missing or unknown names, a single array for several inputs, or as ``as_array``.
+    """
+    names = [spec.name for spec in specs]
+    if not isinstance(value, Mapping):
+        if len(names) != 1:
+            raise InputError(f"got a single array, expected arrays for inputs {', '.join(map(repr, names))}")
+        value = {names[0]: value}
+    elif set(value) != set(names):
+        raise InputError(
+            f"got inputs {sorted(map(str, value))}, expected {sorted(names)}; name each input once"
+        )
+    return {spec.name: as_array(spec.name, value[spec.name], spec.dtype) for spec in specs}
+
+
+def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
+    """Return ``value`` as a C-contiguous array of ``dtype``.
+
+    Integers are converted to floats and to other integers that hold them, and floats to any floats.
+
+    Raises:
+        InputError: ragged, not numeric, of a kind that ``dtype`` can't hold, or an integer outside its range.
+    """
+    wanted = np.dtype(dtype)
+    if type(value) is np.ndarray and value.dtype is wanted and value.flags.c_contiguous:
+        return value
+    try:
+        array = np.asarray(value)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{name} is not a regular array ({first_line(error)}); expected {dtype}") from error
+    kinds = "b" if wanted.kind == "b" else "fiu"
+    if array.dtype.kind not in kinds or not np.can_cast(array.dtype, wanted, "same_kind"):
+        raise InputError(f"{name} has dtype {array.dtype}, expected {dtype}; convert it first")
+    if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
+        least, most, allowed = int(array.min()), int(array.max()), np.iinfo(wanted)
+        if least < allowed.min or most > allowed.max:
+            raise InputError(
+                f"{name} has values {least}..{most}, expected {dtype} ({allowed.min}..{allowed.max})"
+            )
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
+
+
+def as_lengths(lengths: npt.ArrayLike | None, manifest: Manifest, sizes: Mapping[str, int]) -> Array | None:
+    """Return ``lengths`` in the dtype of the file, all full where None; None if the file takes none.
+
+    Args:
+        lengths: integers of any dtype, one per row.
+        manifest: the file's.
+        sizes: what the named axes are in this call.
+
+    Raises:
+        InputError: the file takes no lengths; a length is outside 1..L; not one per row; or None for a file
+            whose time axis has no name.
+    """
+    spec, longest = manifest.lengths_input, sizes.get(manifest.sequence or "")
+    if spec is None:
+        if lengths is not None:
+            raise InputError("got lengths, but this file has no such input; export it with lengths")
+        return None
+    shape = resolve(spec.axes, sizes)
+    if lengths is None:
+        if longest is None or shape is None:
+            raise InputError(
+                f"got no {spec.name}, and this file's time axis is fixed; give run() one length per row"
+            )
+        return np.full(shape, longest, dtype=spec.dtype)
+    array = as_array(spec.name, lengths, "int64")
+    if array.shape != shape:
+        raise InputError(f"{spec.name} has shape {array.shape}, expected {shape}: one length per row")
+    check_lengths(spec.name, array, longest)
+    return as_array(spec.name, array, spec.dtype)
+
+
+def refuse_not_finite(arrays: Mapping[str, Array], advice: str) -> None:
+    """Raise ``InputError`` if a float array contains NaN or infinity, with the first index."""
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            where = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
+            raise InputError(f"{name} is {array[where]} at {list(where)}; {advice}")
+
+
+def reset_states(manifest: Manifest, rows: int) -> dict[str, Array]:
+    """Return the states' reset values in new arrays, in the layout of the file."""
+    states = {}
+    for spec in manifest.states:
+        states[spec.input] = np.empty(shape_of(spec.axes, {manifest.batch or "": rows}), dtype=spec.dtype)
+        states[spec.input][...] = spec.reset
+    return states
+
+
+def check_state(state: State, manifest: Manifest, identity: str, rows: int) -> dict[str, Array]:
+    """Return the arrays of ``state``.
+
+    Raises:
+        StateError: it is of another model or another number of rows.
+    """
+    if not isinstance(state, State):
+        raise StateError(f"got a {type(state).__name__}, expected the State that run() or a stream returned")
+    if state.identity != identity:
+        raise StateError(
+            f"got a state of model {state.identity[:12]}, expected one of model {identity[:12]}; "
+            "start from the reset state"
+        )
+    for spec in manifest.states:
+        array, known = state.get(spec.input), {manifest.batch or "": rows}
+        if array is None or array.dtype != spec.dtype:
+            raise StateError(f"got a state without {spec.dtype} {spec.input}; start from the reset state")
+        try:
+            learn_sizes(f"state {spec.input}", spec.axes, array.shape, known)
+        except InputError as error:
+            raise StateError(f"{error}; nothing is reset automatically") from error
+    return dict(state)

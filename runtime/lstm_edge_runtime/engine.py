@@ -1,0 +1,76 @@
+"""What streams see of an engine: the states of their sources, and calls that are bound once per shape."""
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+from .layout import Layout
+from .manifest import Array, Manifest
+
+Arrays = Mapping[str, Array]
+
+
+class Call(NamedTuple):
+    """A call of one shape for all sources: write ``inputs``, ``run`` it, read ``outputs``."""
+
+    inputs: dict[str, Array]
+    run: Callable[[], object]
+    """Takes the steps. What is true is a refusal, for which ``States.refusal`` returns the error."""
+    outputs: dict[str, Array]
+
+
+class States(Protocol):
+    """The states of some sources, on the device that computes. For one thread at a time.
+
+    Inputs and outputs have rows (sources) first and time second, states the layout of the file.
+    """
+
+    in_place: bool
+    """Whether a step of all sources is quicker as a bound call than by ``run``."""
+
+    def bind(self, sizes: Mapping[str, int]) -> Call:
+        """Return a call of all sources for named axes of these sizes."""
+
+    def run(
+        self, rows: Array, inputs: Arrays, sizes: Mapping[str, int], lengths: Array | None
+    ) -> dict[str, Array]:
+        """Take steps of some sources.
+
+        Args:
+            rows: the place of each source ``(K,)``, each once.
+            inputs: ``(K, L, ...)`` by name.
+            sizes: those of named axes but that of rows.
+            lengths: valid steps of each row ``(K,)``; None for all, or if the file takes none.
+
+        Returns:
+            The outputs by name, ``(K, frames, ...)``; what is beyond a row's length means nothing.
+
+        Raises:
+            InputError, ContractError: the engine refuses the call. No state has changed then, unless rows are
+                of unequal lengths.
+        """
+
+    def read(self, rows: Array) -> dict[str, Array]:
+        """Return copies of the states of some sources."""
+
+    def write(self, rows: Array, states: Arrays) -> None:
+        """Set the states of some sources."""
+
+    def refusal(self) -> Exception:
+        """Return the error for a bound call that was refused."""
+
+
+class Engine(Protocol):
+    """An opened model file. Nothing in it changes, so that any number of threads may share it."""
+
+    manifest: Manifest
+    inputs: tuple[Layout, ...]
+    """The inputs that are neither states nor lengths."""
+    outputs: tuple[Layout, ...]
+    couples_rows: bool
+    """Whether the rows of a call share the scales of quantized values, so that NaN in one reaches others."""
+
+    def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Run whole sequences from every input of the graph to every output, in the file's layout."""
+
+    def states(self, rows: int | None) -> States:
+        """Return the states of ``rows`` sources at reset; None for the single one of a plain stream."""
