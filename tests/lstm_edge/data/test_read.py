@@ -222,7 +222,7 @@ def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
     assert (data.task.labels, data.series[1].y[0].tolist()) == (("y",), [1.5])
     data = arrays(
         tmp_path, ReadConfig(targets=("p", "q0", "q1")), p=np.arange(4), q=np.arange(8.0).reshape(4, 2)
-    )  # noqa: E501
+    )
     assert (data.task.labels, data.series[3].y[0].tolist()) == (("p", "q0", "q1"), [3, 6, 7])
     assert arrays(tmp_path, ReadConfig(label="z"), z=np.array(list("efef"))).classes == ("e", "f")
     np.save(tmp_path / "one.npy", np.zeros((6, 2)))
@@ -238,7 +238,7 @@ def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
         (
             {"x": np.full((4, 6, 2), 1e300)},
             r"sample 0, step 0, column 'x0' is '1e\+300', expected a finite number",
-        ),  # noqa: E501
+        ),
         ({"x": np.full((4, 6, 2), np.nan)}, "sample 0, step 0, column 'x0' is '', .*--missing interpolate"),
         ({"y": None}, "has no column 'y'"),
         ({"y": np.arange(3)}, r"y is int64 \(3,\), expected integer or text classes \(4,\)"),
