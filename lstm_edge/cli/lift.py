@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lstm_edge.results import pace
 from lstm_edge_exporters.lift.config import LiftConfig
 
 from ._options import model_argument, options_of, output_option, verb
@@ -45,11 +46,11 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         "made_dynamic": report.made_dynamic,
         "equal to the original": {
             "sizes": figures["cases"],
-            "float64" if report.exact else "float32": figures["float64"],
+            "float64": figures["float64"],
             "onnxruntime (share of its limit)": figures["ratio"],
         },
         "unstreamable": report.unstreamable,
-        "streams": None if report.unstreamable else manifest.pace,
+        "streams": None if report.unstreamable else pace(manifest),
         "delays": manifest.delays,
         "unit": manifest.unit,
     }

@@ -16,14 +16,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, OutputFixPass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import counted
-from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
+from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import axes_of, data_inputs, infer_shapes
-from .flow import NotStreamableError
+from .flow import NotStreamableError, surplus_of
 from .positions import count_on
 from .rewrite import Rewriter, fill_of
 from .rules import RULES
-from .sizes import surplus_of
 
 _OLDEST_OPSET = 13
 _SIZES = ("Shape", "Size")
@@ -44,8 +43,8 @@ class Streamed:
     """Delay of each output, in frames (in units for outputs without a time axis)."""
     axes: Mapping[str, Axes]
     """Axes of each output that is not a state."""
-    early: Mapping[str, int]
-    """By the name of a value of the last frames, how many frames later the full sequence takes it."""
+    early: Mapping[str, tuple[int, int]]
+    """By the name of a value of the last frames, its axis and how much later the full sequence takes it."""
     ahead: int
     """Number of steps by which the outputs lag, rounded up."""
     reach: int
@@ -57,18 +56,11 @@ class Streamed:
     def need(self) -> str:
         """Why a file of its own streams, and how: ``looks 3 steps ahead: --stream writes a file ...``."""
         frames = max(self.delays.values(), default=0)
-        lag = f"whose outputs lag by {frames}"
-        if self.unit > 1:
-            lag = f" and {lag}" if frames else ""
-            return (
-                f"takes {self.unit} steps at a time: --stream writes a file whose calls take a multiple of "
-                f"{self.unit} steps{lag}"
-            )
-        if frames:
-            return f"looks {counted(self.ahead, 'step')} ahead: --stream writes a file {lag}"
-        return (
-            "gives another number of frames than steps: --stream writes a file that gives them as they come"
-        )
+        why = f"looks {counted(self.ahead, 'step')} ahead" if frames else "has strides"
+        why = why if self.unit == 1 else f"takes {self.unit} steps at a time"
+        calls = f"whose calls take a multiple of {self.unit} steps" if self.unit > 1 else ""
+        lag = f"whose outputs lag by {frames}" if frames else ""
+        return f"{why}: --stream writes a file {' and '.join(filter(None, (calls, lag)))}".rstrip()
 
 
 def stream(
@@ -77,8 +69,7 @@ def stream(
     """Return the graph that streams a network.
 
     Args:
-        model: the network with its recurrent states as inputs and outputs, and with symbolic sizes; it is
-            copied.
+        model: the network with symbolic sizes and with its states as inputs and outputs; it is copied.
         states: the recurrent states.
         batch: name of the batch axis, if any.
         sequence: name of the time axis, if any.
@@ -91,10 +82,7 @@ def stream(
         axes = {str(value.name): axes_of(value) for value in model.graph.outputs}
         return Streamed(model, tuple(states), (), 1, {}, axes, {}, 0, 0, ordinary=True)
     if (opset := model.opset_imports[""]) < _OLDEST_OPSET:
-        raise NotStreamableError(
-            f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later; "
-            "convert the file with onnx.version_converter"
-        )
+        raise NotStreamableError(f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later")
     infer_shapes(model)
     work = Rewriter(model, states, batch, sequence)
     for node in list(model.graph):
@@ -150,7 +138,7 @@ def _finish(work: Rewriter) -> Streamed:
             value.name, settled.name, settled.shape = f"{name}.early", name, value.shape
             work.graph.outputs[place] = settled
         sizes: list[int | str] = [*axes_of(settled)]
-        sizes[flow.axis] = rate_name(work.sequence, flow.rate.numerator, flow.rate.denominator)
+        sizes[flow.axis] = _rate_name(work.sequence, flow.rate.numerator, flow.rate.denominator)
         settled.shape, delays[name], axes[name] = ir.Shape(sizes), flow.delay, tuple(sizes)
         ordinary &= flow.rate == 1
         ahead = max(ahead, ceil(flow.delay / flow.rate))
@@ -179,3 +167,8 @@ def _is_only_measured(value: ir.Value) -> bool:
     """Return True if only the size of a value is read."""
     readers = [use.node.op_type for use in value.uses()]
     return bool(readers) and not value.is_graph_output() and all(name in _SIZES for name in readers)
+
+
+def _rate_name(sequence: str, frames: int, steps: int) -> str:
+    """Return the name of a time axis with ``frames`` in ``steps``: ``L``, ``L/8``, ``2*L``, ``3*L/2``."""
+    return (f"{frames}*" if frames > 1 else "") + sequence + (f"/{steps}" if steps > 1 else "")
