@@ -316,8 +316,10 @@ def _by_name(layouts: Sequence[Layout], arrays: Sequence[Array]) -> dict[str, Ar
 def _fill(views: Any, layouts: Sequence[Layout], arrays: Sequence[Array]) -> None:
     """Say to the library where arrays as of ``_room`` lie, which the caller keeps."""
     for view, each, array in zip(views, layouts, arrays, strict=True):
-        view.data, view.row_stride = _address(array), array.strides[0]
-        view.step_stride = array.strides[1] * each.frames if each.timed else 0
+        strides = array.strides
+        view.data, view.row_stride = _address(array), strides[0]
+        if each.timed and array.shape[1] > each.frames:  # the stride of a single unit is not used
+            view.step_stride = strides[1] * each.frames
 
 
 def _rows(arrays: Sequence[Array]) -> Any:
