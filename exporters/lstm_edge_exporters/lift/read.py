@@ -20,7 +20,7 @@ from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError,
 from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.reading import read_content
 
-from ..graph import data_inputs, infer_shapes, to_bytes
+from ..graph import RANDOM, data_inputs, infer_shapes, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import label, to_layout_0
 
@@ -57,6 +57,8 @@ def read_graph(source: Source) -> ir.Model:
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     open_isolated(content, name="the file")
     for node in model.graph.all_nodes():
+        if node.op_type in RANDOM:
+            raise ContractError(f"{label(node)} gives other numbers on every call; export for inference")
         if node.op_type.startswith(_ROUNDING):
             raise ContractError(
                 f"{label(node)} rounds by the values of each call, so chunks can't equal the full sequence; "
