@@ -290,7 +290,7 @@ class _Sizes:
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
         """Yield the sizes of each dynamic axis: those that are asked for, within what the tracer promises."""
-        guards = [guard for guard, _ in self._guards()]
+        guards = [guard for guard, line in self._guards() if line]
         for symbol, bounds in self.exported.range_constraints.items():
             factors, constant = parse_sum(self.names.get(str(symbol), ""))
             if len(factors) != 1 or not all(map(str.isidentifier, factors)):
