@@ -257,7 +257,8 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
         file.content if isinstance(file.content, bytes) else str(file.content)
     )
     known = {entry.name: entry for entry in session.get_inputs()}
-    sizes = {str(manifest.batch): 2, str(manifest.sequence): _CUTS[-1]} if in_chunks else {}
+    sizes = {str(manifest.batch): 2 if in_chunks else 1}
+    sizes |= {str(manifest.sequence): _CUTS[-1]} if in_chunks else {}
     if report.made_dynamic:  # the original takes its declared sizes only
         declared = (
             (*pair,)

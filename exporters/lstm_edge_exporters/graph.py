@@ -132,18 +132,27 @@ def walk(
 def is_data_free(value: ir.Value) -> bool:
     """Return True if ``value`` is computed from constants and from the sizes of other values alone.
 
-    Nodes of foreign domains count as data.
+    Nodes of foreign domains and random numbers count as data; a product with zero does not.
     """
 
     def above(each: ir.Value) -> Iterator[ir.Value]:
         node = each.producer()
-        return iter(()) if node is None or node.op_type in ("Shape", "Size") else operands(each)
+        sized = node is None or node.op_type in ("Shape", "Size")
+        return iter(()) if sized or _is_zero(node) else operands(each)
 
     def is_data(each: ir.Value) -> bool:
         node = each.producer()
-        return each.is_graph_input() or (node is not None and node.domain != "")
+        return (each.is_graph_input() and not each.is_initializer()) or (
+            node is not None and (node.domain != "" or node.op_type in RANDOM)
+        )
 
     return not any(map(is_data, walk([value], above)))
+
+
+def _is_zero(node: ir.Node | None) -> bool:
+    """Return True for ``x * 0``, a common way to write zeros of the size of ``x``."""
+    factors = node.inputs if node is not None and node.op_type == "Mul" else ()
+    return any((array := constant(each)) is not None and array.size and not array.any() for each in factors)
 
 
 def is_used(value: ir.Value) -> bool:

@@ -2,7 +2,7 @@
 
 The *noise floor* of a value is how far a correct float32 implementation may be from its exact (float64)
 value. Each channel of an output has its own, since channels may differ in scale and unit: a channel is an
-element of all axes of fixed size. ``lstm_edge_exporters.numerics`` models it when a file is exported or
+element of all axes of fixed size. ``lstm_edge_exporters.verify`` models it when a file is exported or
 validated; the golden case in a file carries it. The limit is
 
     limit = MULTIPLE * floor

@@ -148,7 +148,7 @@ def test_a_fork_has_a_process_of_its_own():
 def test_a_foreign_file_that_ends_onnxruntime_is_refused_by_lift_and_validate(tmp_path):
     signals = "|".join(each.name for each in signal.Signals)
     with pytest.raises(FileFormatError, match=rf"ended \(({signals})\) while it ran"):
-        lift(recurrent(overflows_at=5).SerializeToString())
+        lift(recurrent(overflows_at=7).SerializeToString())
     lifted = lift(recurrent(overflows_at=4000).SerializeToString())
     model = onnx.load_from_string(lifted.model)
     at = next(each for each in model.graph.initializer if each.name == "at")

@@ -103,7 +103,7 @@ def world(tmp_path_factory) -> Path:
         folder / "har.npz", folder / "runs" / "har", config=TrainConfig(epochs=40, learning_rate=0.02)
     )
     export(*deployable(run)).save(folder / "har.onnx")
-    quantize(folder / "har.onnx", QuantizeConfig()).save(folder / "har-int8.onnx", force=True)
+    quantize(folder / "har.onnx", QuantizeConfig()).save(folder / "har-int8.onnx")
     with np.load(folder / "har.npz") as arrays:
         x, features = arrays["x"], [str(name) for name in arrays["features"]]
     rows = [f"recording,{','.join(features)}"]

@@ -37,7 +37,6 @@ class LiftConfig:
         flag="--state",
         metavar="INPUT=OUTPUT",
     )
-    skip_reverse: bool = option(False, "Keep nodes that read time backwards; lift the rest.")
     stream: bool = stream_option()
     seed: int = seed_option()
 

@@ -1,13 +1,11 @@
-"""From an ONNX file to a graph that passes can work on, or one line that says why not.
-
-The file is read whole, its external data included; onnxruntime opens it once; functions are inlined, nodes
-sorted, ``layout=1`` rewritten and shapes inferred.
-"""
+"""From an ONNX file to a graph that can be lifted, or one line that says why not."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx.external_data_helper import (
@@ -17,65 +15,67 @@ from onnx.external_data_helper import (
     uses_external_data,
 )
 from onnx_ir.passes.common import InlinePass
+from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
-from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, first_line
+from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.reading import read_content
 
-from ..graph import data_inputs, forget_shapes, infer_shapes, to_bytes
+from ..graph import data_inputs, infer_shapes, to_bytes
 from ..isolation import open_isolated
-from ..recurrent import to_layout_0
-from .axes import transpose_reshapes
+from ..recurrent import label, to_layout_0
 from .config import LiftConfig
 
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
+_ROUNDING = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
+"""Operators of int8 files."""
+_ROUNDS = 6
+"""Most times that sizes are inferred and folded: a branch that is taken tells sizes behind it."""
+Source = str | os.PathLike[str] | bytes
 
 
-def read_graph(
-    source: str | os.PathLike[str] | bytes, config: LiftConfig
-) -> tuple[ir.Model, onnx.ModelProto, LiftConfig]:
-    """Read a file, or a file's content, or a file's content.
-
-    Returns:
-        Its graph; the file's own message with weights inside; and the config with the states that the
-        configuration next to it declares. Nodes that the file lists before what they read are sorted, and
-        ``layout=1`` is rewritten, in both.
+def read_graph(source: Source) -> ir.Model:
+    """Read a file, or its content: functions inlined, nodes sorted, ``layout=1`` rewritten, shapes inferred.
 
     Raises:
         NotFoundError: no such file.
-        FileFormatError: truncated or foreign, of an opset below 7, with external data that is missing, too
-            short, or outside the file's own folder; or a graph that onnxruntime rejects.
+        FileFormatError: truncated or foreign, of an old opset, or one that onnxruntime rejects.
         InputError: the file is one of this project's own artifacts already.
+        ContractError: an int8 file.
     """
     proto = _read(source)
-    try:
-        content = proto.SerializeToString()
-    except Exception as error:  # protobuf raises its own EncodeError past 2 GiB
-        raise FileFormatError("with its external data the file passes 2 GiB; lift a smaller part") from error
-    batchwise = any(
-        entry.name == "layout" and entry.i for node in proto.graph.node for entry in node.attribute
-    )
-    if not batchwise:  # onnxruntime can't open it unchanged
-        open_isolated(content, name="the file")
     try:
         model = ir.from_proto(proto)
         if model.functions:
             model = InlinePass()(model).model
-        before = list(model.graph.all_nodes())
         model.graph.sort()
-        forget_shapes(model)  # PyTorch's exporter declares the example's size for an axis that is dynamic
         infer_shapes(model)
-        if to_layout_0(model) or list(model.graph.all_nodes()) != before:
-            content = to_bytes(model)
-            proto = onnx.load_from_string(content)
+        to_layout_0(model)
+        content = to_bytes(model)
+    except FileFormatError:
+        raise
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
-    if batchwise:
-        open_isolated(content, name="the file")
-    config = _with_scalars(model, config)
-    transpose_reshapes(model)
-    return model, proto, config
+    open_isolated(content, name="the file")
+    for node in model.graph.all_nodes():
+        if node.op_type.startswith(_ROUNDING):
+            raise ContractError(
+                f"{label(node)} rounds by the values of each call, so chunks can't equal the full sequence; "
+                "lift the float file, then quantize it"
+            )
+    return model
+
+
+def with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
+    """Take a size given to an input without axes for its value."""
+    scalars = {
+        value.name for value in data_inputs(model.graph) if value.shape is not None and not value.shape
+    }
+    numbers = {name: given[0] for name, given in config.inputs.items() if name in scalars and len(given) == 1}
+    axes = {name: given for name, given in config.inputs.items() if name not in numbers}
+    constants = {**config.constants, **{name: float(size) for name, size in numbers.items()}}
+    return replace(config, inputs=axes, constants=constants)
 
 
 def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
@@ -92,21 +92,54 @@ def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLik
         raise InputError(f"{output} has weights of {source} and would be replaced; name another file")
 
 
-def _with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
-    """Take a size given to an input without axes for its value."""
-    scalars = {
-        value.name for value in data_inputs(model.graph) if value.shape is not None and not len(value.shape)
-    }
-    numbers = {
-        name: axes[0]
-        for name, axes in config.inputs.items()
-        if name in scalars and len(axes) == 1 and isinstance(axes[0], int)
-    }
-    inputs = {name: axes for name, axes in config.inputs.items() if name not in numbers}
-    return replace(config, inputs=inputs, constants={**config.constants, **numbers})
+def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
+    """Replace inputs by numbers, in place; return them as arrays.
+
+    Raises:
+        InputError: no such input, or one of several elements.
+    """
+    inputs = {str(value.name): value for value in data_inputs(model.graph)}
+    arrays = {}
+    for name, number in constants.items():
+        value = inputs.get(name)
+        if value is None or value.dtype is None:
+            raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
+        shape = [size if isinstance(size, int) else 1 for size in value.shape or ()]
+        if np.prod(shape) != 1:
+            raise InputError(f"input {name} has {len(shape)} axes; only a single number can be replaced")
+        arrays[name] = np.full(shape, number, value.dtype.numpy())
+        if value.dtype.is_integer() and number % 1:
+            raise InputError(f"input {name} is {value.dtype.numpy()}, which can't represent {number:g}")
+        model.graph.inputs.remove(value)
+        value.const_value = ir.tensor(arrays[name], name=name)
+        model.graph.register_initializer(value)
+    return arrays
 
 
-def _read(source: str | os.PathLike[str] | bytes) -> onnx.ModelProto:
+def decide_branches(model: ir.Model) -> None:
+    """Fold sizes and conditions that are constant, and with them every ``If`` that they decide, in place.
+
+    Floats are left as they are, so that the graph computes what it did to the last digit.
+    """
+    for _ in range(_ROUNDS):
+        before = model.graph.num_nodes()
+        infer_shapes(model)
+        fold_constants(model, onnx_shape_inference=True, should_fold=_is_about_sizes)
+        remove_unused_nodes(model)
+        if model.graph.num_nodes() == before:
+            break
+    model.graph.sort()
+
+
+def _is_about_sizes(node: ir.Node) -> bool | None:
+    """Return True for what computes integers, False for floats; an ``If`` is left to the optimizer."""
+    if node.op_type == "If":
+        return None
+    known = [value.dtype for value in node.outputs]
+    return all(dtype is not None and not dtype.is_floating_point() for dtype in known)
+
+
+def _read(source: Source) -> onnx.ModelProto:
     name, content = read_content(source)
     try:
         model = onnx.load_from_string(content)

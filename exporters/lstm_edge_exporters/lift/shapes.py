@@ -4,17 +4,18 @@ The rules of ``streaming`` read the time axis and the rate of a value from its s
 these to its own exports; a file from elsewhere names the axes of its inputs alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 
 import numpy as np
 import onnx_ir as ir
 
+from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.manifest import Array
 
-from ..evaluate import axes_in, evaluate, is_data_free
-from ..graph import constant, dynamic_axes
+from ..graph import constant, dynamic_axes, is_data_free
+from .running import evaluate, name_axis
 
 _STEPS = (40, 8, 400, 4000)
 """Numbers of steps to try, rounded up to a multiple of the strides."""
@@ -30,38 +31,50 @@ _MOST_KEPT = 8
 """Elements of a small value: starts, ends, axes and pads."""
 
 
-def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> ir.Model:
-    """Return a copy of ``model`` with a symbolic size for every axis; as it is if it runs at no size.
+def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> tuple[ir.Model, ir.Model]:
+    """Return a copy of ``model`` with a symbolic size for every axis, and one for the rules of streaming.
 
-    Whole numbers that are the same at every size become constants.
+    In that, whole numbers that are the same at every size are constants.
+
+    Raises:
+        FileFormatError: the graph runs at no size that is tried.
     """
-    model = model.clone()
-    values = [value for node in model.graph for value in node.outputs if value.name]
-    for cases in _cases(model, batch, sequence) if sequence else ():
-        try:
-            runs = evaluate(model, values, cases)
-        except Exception:  # noqa: BLE001, S112  onnxruntime's exceptions share no base class
+    model, reasons = model.clone(), list[str]()
+    values = [value for node in model.graph for value in node.outputs if value.name and _is_tensor(value)]
+    for cases in _cases(model, batch, sequence):
+        runs = [run for run in evaluate(model, values, cases, reasons) if run is not None]
+        if len(runs) < len(cases):
             continue
         for value in values:
-            value.shape = _shape(value, [run[value].shape for run in runs], cases, batch, str(sequence))
-        _fold(model, runs)
-        break
-    return model
+            arrays = [run[value] for run in runs]
+            value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
+            value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
+        return model, _folded(model, runs)
+    raise FileFormatError(
+        f"the file does not run at other sizes: {reasons[0] if reasons else 'it has no nodes'}; "
+        "if it runs at certain sizes only, give them with --input NAME=AXES"
+    )
 
 
-def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> list[list[dict[str, int]]]:
-    """Return sizes to run at: three lengths, then more rows, then larger other axes."""
+def _is_tensor(value: ir.Value) -> bool:
+    return value.type is None or isinstance(value.type, ir.TensorType)
+
+
+def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> Iterator[list[dict[str, int]]]:
+    """Yield sizes to run at: three lengths, then more rows, then larger other axes."""
     names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
     rows = [batch] if batch else []
     base = {name: _OTHERS + place for place, name in enumerate(names)} | dict.fromkeys(rows, _ROWS[0])
     larger = [dict.fromkeys(rows, _ROWS[1]), {name: base[name] + len(names) for name in names}]
-    found, strides = [], _strides(model.graph)
+    if sequence is None:
+        yield [base] * len(_FURTHER) + [base | each for each in larger]
+        return
+    strides = _strides(model.graph)
     for multiple in (strides, lcm(strides, _JOINED)):
         for least in _STEPS:
             first = -(-least // multiple) * multiple
-            lengths = [{**base, str(sequence): first + more * multiple} for more in _FURTHER]
-            found.append([*lengths, *(lengths[0] | each for each in larger)])
-    return found
+            lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
+            yield [*lengths, *(lengths[0] | each for each in larger)]
 
 
 def _strides(graph: ir.Graph) -> int:
@@ -87,17 +100,17 @@ def _shape(
     shapes: Sequence[tuple[int, ...]],
     cases: Sequence[Mapping[str, int]],
     batch: str | None,
-    sequence: str,
+    sequence: str | None,
 ) -> ir.Shape | None:
     """Return the symbolic shape of a value of these shapes; None if its rank changes."""
     if len({*map(len, shapes)}) > 1:
         return None
     beside = [0, *range(len(_FURTHER), len(shapes))]
-    axes = axes_in(str(value.name), [shapes[place] for place in beside], [cases[place] for place in beside])
-    assert axes is not None
-    found: list[int | str] = [*axes]
+    others = [cases[place] for place in beside]
+    known = (name_axis(sizes, others) for sizes in zip(*(shapes[place] for place in beside), strict=True))
+    found = [f"{value.name}.{place}" if axis is None else axis for place, axis in enumerate(known)]
     for axis, (first, second, third, wide, *_) in enumerate(zip(*shapes, strict=True)):
-        if len({first, second, third}) > 1:
+        if sequence is not None and len({first, second, third}) > 1:
             rows = cases[0][batch] if batch and wide != first else 1
             lengths = [case[sequence] for case in cases[:3]]
             found[axis] = _size((first, second, third), lengths, rows, sequence, batch)
@@ -116,8 +129,10 @@ def _size(sizes: Sequence[int], lengths: Sequence[int], rows: int, sequence: str
     return text if rows == 1 else f"{batch}*({text})"
 
 
-def _fold(model: ir.Model, runs: Sequence[Mapping[ir.Value, Array]]) -> None:
-    """Replace small whole numbers that are the same at every size by constants."""
+def _folded(model: ir.Model, runs: Sequence[Mapping[ir.Value, Array]]) -> ir.Model:
+    """Return a copy in which small whole numbers that are the same at every size are constants."""
+    copy = model.clone()
+    twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
     for value, array in runs[0].items():
         if array.dtype.kind not in "iu" or array.size > _MOST_KEPT or not value.uses():
             continue
@@ -125,5 +140,6 @@ def _fold(model: ir.Model, runs: Sequence[Mapping[ir.Value, Array]]) -> None:
         if same and is_data_free(value):
             tensor = ir.tensor(array, name=f"{value.name}.known")
             known = ir.val(str(tensor.name), const_value=tensor)
-            model.graph.register_initializer(known)
-            ir.convenience.replace_all_uses_with(value, known)
+            copy.graph.register_initializer(known)
+            ir.convenience.replace_all_uses_with(twins[value.name], known)
+    return copy

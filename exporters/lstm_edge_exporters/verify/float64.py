@@ -23,6 +23,7 @@ from lstm_edge_runtime.manifest import Array
 
 from ..graph import is_data_free
 from .cases import Feeds
+from .loops import Loop, Scan
 
 
 class Graph64:
@@ -98,8 +99,12 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
 
 
 def nudged(array: Array, seed: int, ulp: float) -> Array:
-    """Return floats moved up or down at random by ``ulp`` of themselves, in float64; others as they are."""
-    return _moved(array, np.random.default_rng(seed), ulp)
+    """Return floats moved up or down at random by ``ulp`` of themselves, in float64; others as they are.
+
+    Whole numbers stay: they may be indices, which the graph casts.
+    """
+    moved = _moved(array, np.random.default_rng(seed), ulp)
+    return moved if array.dtype.kind != "f" else np.where(array == np.round(array), array, moved)
 
 
 def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:
@@ -274,12 +279,25 @@ def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
 
 
 class _MaxPool(MaxPool):
+    """Passes NaN on, as frameworks do; onnx's own does not, and its shortcut pads wrongly."""
+
     op_domain = ""
 
     def _run(self, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-        run: Any = self._max_pool  # its shortcut pads wrongly
-        found: tuple[Any, ...] = run(*inputs, **options)
-        return found
+        (x,), kernel = inputs, options["kernel_shape"]
+        rank, count = len(kernel), len(self.onnx_node.output)
+        if options.get("ceil_mode") or options.get("auto_pad", "NOTSET") != "NOTSET" or count > 1:
+            run: Any = self._max_pool
+            found: tuple[Any, ...] = run(x, **options)
+            return found
+        strides, dilations = (options.get(name) or [1] * rank for name in ("strides", "dilations"))
+        pads = options.get("pads") or [0] * 2 * rank
+        sides = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
+        spans = [(taps - 1) * apart + 1 for taps, apart in zip(kernel, dilations, strict=True)]
+        padded = np.pad(x, sides, constant_values=-np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min)
+        windows = np.lib.stride_tricks.sliding_window_view(padded, spans, tuple(range(2, 2 + rank)))
+        steps = tuple(slice(None, None, step) for step in (1, 1, *strides, *dilations))
+        return (windows[steps].max(tuple(range(-rank, 0))),)
 
 
 _MaxPool.__name__ = "MaxPool"
@@ -295,4 +313,4 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
 }
-_OPERATORS: list[type[OpRun]] = [*(_operator(name, compute) for name, compute in _COMPUTED.items()), _MaxPool]
+_OPERATORS: list[type[OpRun]] = [*(_operator(*each) for each in _COMPUTED.items()), _MaxPool, Loop, Scan]

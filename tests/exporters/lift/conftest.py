@@ -1,7 +1,6 @@
 """Small recurrent graphs, written the way frameworks write them."""
 
 import numpy as np
-import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
@@ -118,13 +117,3 @@ class Network:
 @pytest.fixture(scope="session")
 def network():
     return Network
-
-
-def as_bytes(model):
-    onnx.checker.check_model(model)
-    return model.SerializeToString()
-
-
-@pytest.fixture(scope="session")
-def to_bytes():
-    return as_bytes

@@ -8,7 +8,7 @@ from onnx import TensorProto
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import InputError
 
 INT = TensorProto.INT64
 
@@ -39,17 +39,13 @@ def rate(network, seed, width, name):
     return net.graph({}, ["out", "last"], name)
 
 
-def two_rates(network, extra=False):
+def two_rates(network):
     net = network()
     fast = net.add("Equal", ["sr", net.const(np.array(16000))])
     branches = {"then_branch": rate(network, 1, 8, "fast"), "else_branch": rate(network, 2, 4, "slow")}
-    if extra:  # an input that only the slow branch reads
-        branches["else_branch"].node[-2].op_type = "Add"
-        branches["else_branch"].node[-2].input.append("bias")
     net.add("If", [fast], ["output", "stateN"], **branches)
     inputs = {"input": [None, None], "state": [1, None, 4], "sr": (INT, [])}
-    model = net.model(inputs | ({"bias": [4]} if extra else {}), ["output", "stateN"])
-    return model.SerializeToString()
+    return net.model(inputs, ["output", "stateN"]).SerializeToString()
 
 
 @pytest.mark.parametrize(("number", "size"), [(16000, 8), (8000, 4)])
@@ -73,59 +69,14 @@ def test_a_constant_gives_the_file_of_one_rate_and_it_stays_equal(network, numbe
     assert np.any(stream.state["state"] != 0)
 
 
-def test_sizes_that_are_given_are_not_put_into_the_branch_that_is_not_taken(network):
-    """8 samples are two frames of 4: squeezing them in the other branch is an error only where it is run."""
-    lifted = lift(two_rates(network), LiftConfig(inputs={"input": ("N", 8), "sr": (16000,)}))
-    assert lifted.report.sizes
-
-
-def test_an_input_that_only_the_other_branch_reads_goes(network):
-    config = LiftConfig(inputs={"input": ("N", 8)}, constants={"sr": 16000})
-    assert [spec.name for spec in lift(two_rates(network, extra=True), config).manifest.inputs] == ["input"]
-    config = LiftConfig(inputs={"input": ("N", 4)}, constants={"sr": 8000})
-    names = [spec.name for spec in lift(two_rates(network, extra=True), config).manifest.inputs]
-    assert names == ["input", "bias"]
-
-
-def test_a_branch_that_a_dynamic_size_decides_stays(network):
-    config = LiftConfig(inputs={"input": ("N", "L")}, constants={"sr": 8000})
-    with pytest.raises(FileFormatError, match=r"does not run at .*if it runs at certain sizes only"):
-        lift(two_rates(network), config)
-
-
-def test_the_input_that_chooses_is_named_where_a_file_does_not_lift(network):
-    with pytest.raises(FileFormatError, match="input sr chooses a branch; say which by --branch sr=NUMBER"):
-        lift(two_rates(network))
-
-
 @pytest.mark.parametrize(
     ("constants", "message"),
     [
         ({"rate": 1}, "no input 'rate'; the inputs are input, state, sr"),
         ({"sr": 0.5}, "input sr is int64, which can't represent 0.5"),
-        ({"state": 1}, "expected one number"),
+        ({"state": 1}, "only a single number"),
     ],
 )
 def test_a_constant_that_does_not_fit_is_refused(network, constants, message):
     with pytest.raises(InputError, match=message):
         lift(two_rates(network), LiftConfig(constants=constants))
-
-
-def test_names_that_two_branches_share_do_not_collide(network):
-    """Names in subgraphs may repeat; behind each other in one graph they may not."""
-    net = network()
-    flag = net.add("Equal", [net.add("Size", [net.add("Shape", ["x"])]), net.const(np.array(3))])
-    for place in (1, 2):
-        branches = {}
-        for key in ("then_branch", "else_branch"):
-            inner = network(seed=place)
-            scaled = inner.add("Mul", ["x" if place == 1 else "a1", inner.weight(3)], ["scaled"])
-            inner.add("Tanh", [scaled], ["same"])
-            branches[key] = inner.graph({}, ["same"], "same")
-        net.add("If", [flag], [f"a{place}"], **branches)
-    y, *_ = net.recurrent("LSTM", "a2", 3, 4, outputs=("Y",))
-    net.add("Identity", [net.squeeze(y, 1)], ["y"])
-    model = net.model({"x": ["L", "N", 3]}, ["y"])
-    lifted = lift(model.SerializeToString())
-    assert lifted.report.unstreamable == ""
-    assert {node.op_type for node in onnx.load_from_string(lifted.model).graph.node}.isdisjoint({"If"})

@@ -2,12 +2,10 @@
 
 import numpy as np
 import onnxruntime
-import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError
 
 INT, BOOL = TensorProto.INT64, TensorProto.BOOL
 
@@ -20,12 +18,12 @@ def simple_cell(body, x, h, hidden=4, width=3):
     return body.add("Tanh", [body.add("Add", [left, right])])
 
 
-def looped(network, *, steps=None, masked=False, time_axis=0, rows=None, twice=False):
+def looped(network, *, steps=None, masked=False, rows=None, twice=False):
     """A SimpleRNN over ``x (L, N, 3)``; with ``steps``, its length is written into the graph."""
     body = network(seed=1)
     for name in ("one", "end"):
         body.const(np.array(steps if name == "end" and steps else 1), name)
-    xt = body.add("Gather", ["x", "i"], ["xt"], axis=time_axis)
+    xt = body.add("Gather", ["x", "i"], ["xt"], axis=0)
     h = simple_cell(body, xt, "h")
     if masked:
         bit = body.add("Gather", ["mask", "i"], axis=0)
@@ -47,11 +45,9 @@ def looped(network, *, steps=None, masked=False, time_axis=0, rows=None, twice=F
     net = network()
     net.taken = 100  # names of its own
     trips = (
-        net.const(np.array(steps))
-        if steps
-        else net.squeeze(net.slice(net.add("Shape", ["x"]), time_axis, time_axis + 1, 0), 0)
+        net.const(np.array(steps)) if steps else net.squeeze(net.slice(net.add("Shape", ["x"]), 0, 1, 0), 0)
     )
-    zeros = net.const(np.zeros((rows, 4), np.float32)) if rows else net.zeros("x", 1 - time_axis, -4)
+    zeros = net.const(np.zeros((rows, 4), np.float32)) if rows else net.zeros("x", 1, -4)
     if not rows:
         zeros = net.add("Identity", [zeros])
     count = ["count", "last_h", *(["last_last"] if masked else []), "y"]
@@ -63,7 +59,7 @@ def looped(network, *, steps=None, masked=False, time_axis=0, rows=None, twice=F
         name="model/rnn_1/while_loop",
         body=graph,
     )
-    axes = {0: [steps or "L", rows or "N", 3], 1: [rows or "N", steps or "L", 3]}[time_axis]
+    axes = [steps or "L", rows or "N", 3]
     inputs = {"x": axes} | ({"mask": (BOOL, ["L", "N", 1])} if masked else {})
     return net.model(inputs, ["y"])
 
@@ -107,131 +103,3 @@ def test_a_loop_that_counts_to_a_declared_length_takes_every_length(network):
     free = lift(looped(network).SerializeToString())
     x = np.random.default_rng(0).standard_normal((33, 1, 3)).astype(np.float32)
     np.testing.assert_array_equal(chunked(lifted, x, ()), chunked(free, x, ()))
-
-
-def test_a_loop_over_the_rows_of_a_batch_carries_no_state(network):
-    """The same loop, its time axis called the batch: what it carries goes from row to row."""
-    net = network()
-    y, *_ = net.recurrent("GRU", "x", 3, 3, outputs=("Y",))
-    rows = net.add("Transpose", [net.squeeze(y, 1)], ["rows"], perm=[1, 0, 2])
-    body = network(seed=1)
-    row = body.add("Gather", [rows, "i"], axis=0)
-    body.add("Add", [row, "before"], ["row_out"])
-    body.add("ReduceMean", [row], ["after"], axes=[0], keepdims=0)
-    body.add("Identity", ["go"], ["go_out"])
-    graph = body.graph({"i": (INT, []), "go": (BOOL, []), "before": [3]}, ["go_out", "after", "row_out"])
-    graph.output[0].type.tensor_type.elem_type = BOOL
-    trips = net.squeeze(net.slice(net.add("Shape", ["x"]), 1, 2, 0), 0)
-    start = net.const(np.zeros(3, np.float32))
-    net.add("Loop", [trips, net.const(np.array(True)), start], ["end", "y"], body=graph)
-    lifted = lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
-    assert [s.input for s in lifted.report.lifted] == ["h_0"]
-
-
-def test_a_loop_state_that_is_an_input_and_output_already_is_recognized(network):
-    model = looped(network)
-    loop = model.graph.node[-1]
-    loop.input[3] = "carry"
-    model.graph.input.append(helper.make_tensor_value_info("carry", TensorProto.FLOAT, ["N", 4]))
-    model.graph.output.append(helper.make_tensor_value_info("last_h", TensorProto.FLOAT, ["N", 4]))
-    lifted = lift(model.SerializeToString())
-    assert [(s.input, s.output) for s in lifted.report.recognized] == [("carry", "last_h")]
-    assert lifted.report.left == ()
-
-
-def test_a_scan_that_reads_backwards_is_refused_by_name(network):
-    body = network(seed=1)
-    body.add("Identity", [simple_cell(body, "xt", "h")], ["h_out"])
-    body.add("Identity", ["h_out"], ["step"])
-    net = network()
-    graph = body.graph({"h": [None, 4], "xt": [None, 3]}, ["h_out", "step"])
-    net.add(
-        "Scan",
-        [net.zeros("x", 1, -4), "x"],
-        ["last", "y"],
-        name="back",
-        body=graph,
-        num_scan_inputs=1,
-        scan_input_directions=[1],
-    )
-    with pytest.raises(ContractError, match=r"Scan 'back' reads time backwards.*no other node has a state"):
-        lift(net.model({"x": ["L", "N", 3]}, ["y"]).SerializeToString())
-
-
-def while_loop(network, *, counted):
-    """``tf.while_loop`` over ``x[:, t]``: x goes through the loop, a Slice from ``[0, t]`` picks its step."""
-    body = network(seed=1)
-    for name, array in {
-        "one": 1,
-        "ones": [1],
-        "first": [0],
-        "axes": [0, 1],
-        "squeezed": [1],
-        "all": [2**31],
-    }.items():
-        body.const(np.array(array), name)
-    after = body.add("Add", ["t", "one"], ["t_out"])
-    start = body.add("Concat", ["first", body.add("Unsqueeze", ["t", "first"])], axis=0)
-    end = body.add("Concat", ["all", body.add("Unsqueeze", [after, "first"])], axis=0)
-    xt = body.add("Squeeze", [body.add("Slice", ["x_in", start, end, "axes"]), "squeezed"])
-    body.add("Identity", [simple_cell(body, xt, "h")], ["h_out"])
-    body.add("Less", ["t_out", "n_in"], ["go_out"])
-    carried = {"t": (INT, []), "h": [None, 4]}
-    leaving = ["go_out", "t_out", "h_out"]
-    if counted:
-        last = body.add("Squeeze", [body.add("Slice", [xt, "first", "ones", "ones"]), "squeezed"])
-        positive = body.add("Greater", [last, body.const(np.float32(0))])
-        body.add("Add", ["seen", body.add("Cast", [positive], to=INT)], ["seen_out"])
-        carried["seen"], leaving = (INT, [None]), [*leaving, "seen_out"]
-    graph = body.graph(
-        {"i": (INT, []), "go": (BOOL, []), **carried, "n_in": (INT, []), "x_in": [None, None, 3]},
-        [*leaving, "n_in", "x_in"],
-    )
-    kinds = {"go_out": BOOL, "t_out": INT, "seen_out": INT, "n_in": INT}
-    for value in graph.output:
-        value.type.tensor_type.elem_type = kinds.get(value.name, TensorProto.FLOAT)
-    net = network(seed=2)
-    net.taken = 100  # names of its own
-    steps = net.squeeze(net.slice(net.add("Shape", ["x"]), 1, 2, 0), 0)
-    starts = [net.const(np.array(0)), net.add("Identity", [net.zeros("x", 0, -4)])]
-    if counted:
-        rows = net.slice(net.add("Shape", ["x"]), 0, 1, 0)
-        starts.append(net.add("Expand", [net.const(np.array(0)), rows]))
-    outputs = ["t_last", "y", *(["count"] if counted else []), "n_last", "x_last"]
-    net.add("Loop", ["", net.const(np.array(True)), *starts, steps, "x"], outputs, name="while", body=graph)
-    model = net.model({"x": ["N", "L", 3]}, ["y", *(["count"] if counted else [])])
-    if counted:
-        model.graph.output[1].type.tensor_type.elem_type = INT
-    return model.SerializeToString()
-
-
-@pytest.mark.parametrize("counted", [False, True])
-def test_a_while_loop_over_slices_is_lifted_with_its_whole_numbers(network, counted):
-    content = while_loop(network, counted=counted)
-    lifted = lift(content)
-    states = [("y", "float32"), ("count", "int64")] if counted else [("y", "float32")]
-    assert [(state.output, state.dtype) for state in lifted.report.lifted] == states
-    assert lifted.report.unstreamable == ""
-    x = np.random.default_rng(0).standard_normal((2, 12, 3)).astype(np.float32)
-    names = [name for name, _ in states]
-    whole = dict(zip(names, onnxruntime.InferenceSession(content).run(names, {"x": x}), strict=True))
-    model, state = load(lifted.model), None
-    for first, last in ((0, 1), (1, 8), (8, 12)):
-        _, state = model.run({"x": x[:, first:last]}, state)
-    for name, each in zip(names, lifted.report.lifted, strict=True):
-        np.testing.assert_allclose(state[each.input], whole[name], rtol=0, atol=1e-6)
-
-
-def test_axes_are_recommended_only_where_they_are_not_known(network):
-    """A loop that refines an estimate five times reads no step, and naming the axes again changes nothing."""
-    net, body = network(), network(seed=1)
-    body.add("Identity", [simple_cell(body, "mean", "h")], ["h_out"])
-    body.add("Identity", ["go"], ["go_out"])
-    graph = body.graph({"i": (INT, []), "go": (BOOL, []), "h": [None, 4]}, ["go_out", "h_out"])
-    graph.output[0].type.tensor_type.elem_type = BOOL
-    net.add("ReduceMean", ["x"], ["mean"], axes=[1], keepdims=0)
-    zeros = net.add("Identity", [net.zeros("x", 0, -4)])
-    net.add("Loop", [net.const(np.array(5)), net.const(np.array(True)), zeros], ["y"], name="l", body=graph)
-    with pytest.raises(ContractError, match="ReduceMean 'mean' reads all time") as refused:
-        lift(net.model({"x": ["N", "L", 3]}, ["y"]).SerializeToString())
-    assert "--input" not in str(refused.value)

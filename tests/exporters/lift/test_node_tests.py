@@ -4,20 +4,10 @@ import warnings
 from importlib import import_module
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import onnxruntime
 import pytest
 
 from lstm_edge_exporters.lift import lift
-from lstm_edge_exporters.lift.states import lift_states
-from lstm_edge_exporters.lift.table import Table
-from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import ContractError
-from lstm_edge_runtime.manifest import KEY
-from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.native.library import installed
 
 
 def _cases():
@@ -37,12 +27,6 @@ def _cases():
 
 CASES = _cases()
 FORWARD = [case for case in CASES if "reverse" not in case.name and "bidirectional" not in case.name]
-BACKWARD = [case for case in CASES if case not in FORWARD]
-
-
-def test_the_onnx_package_has_the_cases_that_this_file_is_about():
-    assert len(FORWARD) >= 12
-    assert len(BACKWARD) >= 6
 
 
 def _expected(case):
@@ -67,56 +51,3 @@ def test_a_forward_case_still_gives_its_expected_outputs(case):
     for name, array in expected.items():
         np.testing.assert_allclose(outputs[name], array, rtol=1e-3, atol=1e-7)
     assert lifted.report.unstreamable == ""
-    if installed():
-        found = _on_native(lifted, feeds, lengths)
-        for name, array in expected.items():
-            np.testing.assert_allclose(found[name], array, rtol=1e-3, atol=1e-7, err_msg=f"native {name}")
-
-
-def _on_native(lifted, feeds, lengths):
-    """Run a case on the native engine, its weights stored in the file."""
-    proto = onnx.load_from_string(lifted.model)
-    weights = [value for value in proto.graph.input if value.name in ("W", "R", "B", "P")]
-    for value in weights:
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(feeds[value.name], value.name))
-        proto.graph.input.remove(value)
-    names = {value.name for value in weights}
-    manifest = lifted.manifest._replace(
-        inputs=tuple(spec for spec in lifted.manifest.inputs if spec.name not in names),
-        golden=None,  # of other weights
-    )
-    onnx.helper.set_model_props(proto, {KEY: manifest.to_json()})
-    native = runner(load(to_native(proto.SerializeToString())))
-    rows = feeds["X"].shape[manifest.inputs[0].axes.index(manifest.batch)] if manifest.batch else 1
-    given = {spec.name: feeds[spec.name] for spec in manifest.data_inputs}
-    given |= {} if lengths is None else {manifest.lengths: lengths}
-    for state in manifest.states:
-        shape = [axis if isinstance(axis, int) else rows for axis in state.axes]
-        given[state.input] = np.zeros(shape, np.float32)
-    return native(given)
-
-
-@pytest.mark.parametrize("case", BACKWARD, ids=lambda case: case.name)
-def test_a_backward_case_is_refused_by_name_and_right_with_states_lifted_anyway(case):
-    model = ir.from_proto(case.model)
-    with pytest.raises(ContractError, match=f"{case.model.graph.node[0].op_type} .*reads time backwards"):
-        lift(case.model.SerializeToString())
-    feeds, expected = _expected(case)
-    table = Table(model)
-    lifted = lift_states(model, table.recurrences, table, batch=None, reverse=True)
-    session = onnxruntime.InferenceSession(ir.to_proto(model).SerializeToString())
-    start = {
-        entry.name: np.zeros(entry.shape, np.float32)
-        for entry in session.get_inputs()
-        if entry.name not in feeds
-    }
-    assert start.keys() == {state.input for state in lifted.states}
-    outputs = dict(
-        zip(
-            [entry.name for entry in session.get_outputs()],
-            session.run(None, {**feeds, **start}),
-            strict=True,
-        )
-    )
-    for name, array in expected.items():
-        np.testing.assert_allclose(outputs[name], array, rtol=1e-3, atol=1e-7)

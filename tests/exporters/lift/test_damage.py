@@ -1,0 +1,156 @@
+"""A damaged lift is found, and files written by hand are refused, marked or recognized."""
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import pytest
+
+from lstm_edge_exporters.lift import lift, pipeline
+from lstm_edge_exporters.targets.native import to_native
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import CheckFailedError, ContractError
+
+RNG = np.random.default_rng(0)
+
+
+def parsed(text, **weights):
+    """Return the file of a graph as text; weights by name."""
+    model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]>\n{text}')
+    for name, array in weights.items():
+        model.graph.initializer.append(onnx.numpy_helper.from_array(np.asarray(array), name))
+    onnx.checker.check_model(model)
+    return model.SerializeToString()
+
+
+def weights(gates, width=3, hidden=4):
+    sizes = {"W": (1, gates * hidden, width), "R": (1, gates * hidden, hidden)}
+    return {name: (RNG.standard_normal(size) / 2).astype(np.float32) for name, size in sizes.items()}
+
+
+LSTM = "g (float[T,B,3] x) => (float[T,1,B,4] y) { y = LSTM <hidden_size=4>(x, W, R) }"
+STATES = """g (float[T,B,3] x, float[1,B,4] A, float[1,B,4] B) => (float[T,1,B,4] y, float[1,B,4] C,
+    float[1,B,4] D) { y, C, D = LSTM <hidden_size=4>(x, W, R, , , A, B) }"""
+
+
+def move_weight(model, states):
+    value = max(model.graph.initializers.values(), key=lambda each: each.const_value.size)
+    array = value.const_value.numpy().copy()
+    array.flat[np.abs(array).argmax()] *= 1 + 2.0**-18
+    value.const_value = ir.tensor(array, name=value.name)
+    return states
+
+
+DAMAGES = {
+    "a weight by 2^-18": move_weight,
+    "a reset value by 1e-6": lambda _, states: [states[0]._replace(reset=1e-6), *states[1:]],
+    "two states swapped": lambda _, states: [
+        states[0]._replace(output=states[1].output),
+        states[1]._replace(output=states[0].output),
+    ],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_lift_is_refused_or_marked(monkeypatch, damage):
+    real = pipeline.lift_states
+
+    def damaged(model, nodes, axes, known):
+        states, left = real(model, nodes, axes, known)
+        return DAMAGES[damage](model, states), left
+
+    monkeypatch.setattr(pipeline, "lift_states", damaged)
+    try:
+        assert "chunks are not the full sequence" in lift(parsed(LSTM, **weights(4))).report.unstreamable
+    except CheckFailedError as error:
+        assert "whole" in str(error)  # noqa: PT017
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("h", "c", "hn", "cn"), ("h0", "c0", "hn", "cn"), ("h", "c", "next_h", "next_c"), ("a", "b", "q", "p")],
+)
+def test_states_are_recognized_by_the_graph_and_by_known_names(names):
+    text = STATES
+    for old, new in zip("ABCD", names, strict=True):
+        text = (
+            text.replace(f"] {old}", f"] {new}")
+            .replace(f" {old},", f" {new},")
+            .replace(f" {old})", f" {new})")
+        )
+        text = text.replace(f" {old} =", f" {new} =")
+    lifted = lift(parsed(text, **weights(4)))
+    pairs = [(state.input, state.output) for state in lifted.report.recognized]
+    assert pairs == [(names[0], names[2]), (names[1], names[3])]
+    assert lifted.report.unstreamable == ""
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("cached_key_0", "new_cached_key_0"),
+        ("embed_states", "new_embed_states"),
+        ("cache_last_time", "cache_last_time_next"),
+        ("state", "stateN"),
+    ],
+)
+def test_caches_under_the_names_of_known_tools_are_states(before, after):
+    text = f"""g (float[B,3,T] x, float[B,3,2] {before}) => (float[B,2,T] y, float[B,3,2] {after}) {{
+        joined = Concat <axis=2>({before}, x)
+        y = Conv(joined, K)
+        {after} = Slice(joined, two, end, axis) }}"""
+    kernel, constants = (
+        RNG.standard_normal((2, 3, 3)).astype(np.float32),
+        {"two": [-2], "end": [2**40], "axis": [2]},
+    )
+    lifted = lift(parsed(text, K=kernel, **{name: np.array(each) for name, each in constants.items()}))
+    assert [(state.input, state.output) for state in lifted.report.recognized] == [(before, after)]
+    assert lifted.report.unstreamable == ""
+
+
+SUM = "g (float[B,T,3] x) => (float[B,T,3] y) { y = CumSum(x, one) }"
+CONV = "g (float[B,1,T] x) => (float[B,2,T] y) { p = Pad(x, pads)\n y = Conv(p, K) }"
+
+
+@pytest.mark.parametrize(
+    ("text", "constants"),
+    [
+        (SUM, {"one": np.array(1)}),
+        (
+            CONV,
+            {"pads": np.array([0, 0, 6, 0, 0, 0]), "K": RNG.standard_normal((2, 1, 7)).astype(np.float32)},
+        ),
+    ],
+)
+def test_convolutions_and_sums_alone_stream_without_options(text, constants):
+    content = parsed(text, **constants)
+    lifted = lift(content)
+    assert lifted.report.unstreamable == ""
+    x = RNG.standard_normal((1, 12, 3) if text is SUM else (1, 1, 12)).astype(np.float32)
+    axis = 1 if text is SUM else 2
+    whole = lift(content).manifest and np.asarray(load(lifted.model).run(x)[0]["y"])
+    for file in (lifted.model, to_native(lifted.model)):
+        model, state, parts = load(file), None, []
+        for chunk in np.split(x, [1, 6], axis):
+            got, state = model.run(chunk, state)
+            parts.append(got["y"])
+        np.testing.assert_allclose(np.concatenate(parts, axis), whole, rtol=0, atol=1e-5)
+
+
+REFUSED = {
+    "reads time backwards": LSTM.replace("hidden_size=4", 'hidden_size=4, direction="reverse"'),
+    "no state to lift": "g (float[B,T,3] x) => (float[B,3] y) { y = ReduceMean <axes=[1], keepdims=0>(x) }",
+    "runs inside of If": """g (float[T,B,3] x, bool f) => (float[1,B,4] y) { y = If (f) <
+        then_branch = a () => (float[1,B,4] p) { u, p = RNN <hidden_size=4>(x, W, R) },
+        else_branch = b () => (float[1,B,4] q) { v, q = RNN <hidden_size=4>(x, R2, R) } > }""",
+    "rounds by the values": "g (float[T,3] x) => (uint8[T,3] y) { y, s, z = DynamicQuantizeLinear(x) }",
+}
+
+
+@pytest.mark.parametrize("words", REFUSED)
+def test_what_can_not_be_lifted_is_refused_in_one_line(words):
+    gates = 4 if "LSTM" in REFUSED[words] else 1
+    given = weights(gates) | {"R2": np.ones((1, 4, 3), np.float32)}
+    used = {name: array for name, array in given.items() if name in REFUSED[words]}
+    with pytest.raises(ContractError, match=words) as caught:
+        lift(parsed(REFUSED[words], **used))
+    assert "\n" not in str(caught.value)
