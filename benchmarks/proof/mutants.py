@@ -455,7 +455,7 @@ def _healthy(name: str) -> Healthy:
         path = Path(folder) / "model.onnx"
         export(module.eval(), example, config).save(path)
         if "int8" in name:
-            quantize(path, QuantizeConfig()).save(path.with_name("int8.onnx"), force=True)
+            quantize(path, QuantizeConfig()).save(path.with_name("int8.onnx"))
             path = path.with_name("int8.onnx")
         reference = against_module(module, open_file(path), example, config=config)
         content = path.read_bytes()

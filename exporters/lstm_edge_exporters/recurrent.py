@@ -20,8 +20,6 @@ GATES: Mapping[str, tuple[int, ...]] = {"LSTM": (0, 3, 1, 2), "GRU": (1, 0, 2), 
 """For each of ONNX's gates, its place in PyTorch's order."""
 LENGTHS = 4
 """``sequence_lens``'s place among a recurrent node's inputs."""
-LEFT_INVERSE = "lstm_edge.left_inverse"
-"""In the ``metadata_props`` of a matrix M in front of a state: the name of the initializer that undoes it."""
 _SLOTS = {"h": (5, 1), "c": (6, 2)}
 """A state's place among the inputs (``initial_h``, ``initial_c``) and the outputs (``Y_h``, ``Y_c``)."""
 _SWAP = (1, 0, 2)

@@ -63,11 +63,11 @@ class LiftedPair(Pair):
         want: Feeds,
         feeds: Feeds,
         procedure: Procedure = whole,
-        spread: Mapping[str, Array] | None = None,
+        reference: Runner | None = None,
     ) -> tuple[Comparison, ...]:
         """Compare two evaluations."""
         if self.exact64:
-            return super().within(got, want, feeds, procedure, spread)
+            return super().within(got, want, feeds, procedure, reference)
         return compare_all(got, want, self._around(want))
 
     def limits(self, feeds: Feeds, procedure: Procedure = whole) -> dict[str, Array]:

@@ -19,8 +19,8 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
 from lstm_edge_runtime.selftest import golden_limits
 
-from ...folders import check_folder, write_folder
 from ...onnx_reader import read_model
+from ..folders import check_folder, write_folder
 from ..native.compiler import Compiled, compile_program
 from .names import c_identifiers, c_string, member, model_name
 from .table import Array, Table, literals
