@@ -62,7 +62,8 @@ def _to_c(model: Path, output: Path, name: str | None = None) -> Report:
 
 
 def _to_web(model: Path, output: Path, data: Path | None = None) -> Report:
-    from lstm_edge_exporters.targets.web import to_site
+    with needing("export", "convert --to web"):
+        from lstm_edge_exporters.targets.web import to_site
 
     site = to_site(model, _recordings_for(model, data))
     site.save(output)

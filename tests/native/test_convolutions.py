@@ -4,6 +4,8 @@ import ctypes as C
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir as ir
 import onnxruntime
 import pytest
 from engine import LibraryError, Program, Stream
@@ -11,10 +13,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
-from lstm_edge_exporters.onnx_reader import read_onnx
 from lstm_edge_exporters.targets.native.compiler import compile_program
+from lstm_edge_exporters.targets.native.memory import PADDING, stretches
 from lstm_edge_exporters.targets.native.program import Code, ProgramWriter
-from lstm_edge_exporters.targets.native.windows import PADDING, stretches
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.engine import NativeEngine
 from lstm_edge_runtime.native.library import installed
@@ -74,7 +75,7 @@ def over_time(
 
 def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 2e-5) -> None:
     """Whole sequences of three rows and their single steps, from a state that is not at reset."""
-    writer = compile_program(read_onnx(content), manifest).writer
+    writer = compile_program(ir.from_proto(onnx.load_from_string(content)), manifest).writer
     writer.manifest(manifest.to_json())
     native = NativeEngine(writer.to_bytes(), 1)
     rng, session = np.random.default_rng(seed), onnxruntime.InferenceSession(content)
@@ -161,14 +162,14 @@ def test_copies_bring_any_numbers_of_a_row_side_by_side(places: Array, shape: tu
     regular = np.arange(np.prod(shape)).reshape(shape).transpose(1, 0, 2).reshape(-1)
     for wanted in (places, regular):
         out = np.full(wanted.size, 99)
-        for source, at, length, number, source_stride, out_stride in stretches(wanted):
+        for source, at, length, number, source_stride, out_stride in stretches(wanted, np.zeros_like(wanted)):
             for each in range(number):
                 to = at + each * out_stride + np.arange(length)
                 assert (out[to] == 99).all()
                 start = source + each * source_stride
                 out[to] = PADDING if source == PADDING else start + np.arange(length)
         assert np.array_equal(out, wanted)
-    assert len(list(stretches(regular))) <= shape[1]
+    assert len(list(stretches(regular, np.zeros_like(regular)))) <= shape[1]
 
 
 class Reads:

@@ -5,13 +5,13 @@ from contextlib import ExitStack, contextmanager
 from functools import wraps
 
 import numpy as np
+import onnx
 import torch
 from torch import nn
 
 import lstm_edge_exporters
 from lstm_edge_exporters.export.call import Call, flatten_output, own_copy
 from lstm_edge_exporters.export.floats import Floats, copy_as
-from lstm_edge_exporters.onnx_reader import read_onnx
 from lstm_edge_exporters.verify.cases import CaseGenerator
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import resolve
@@ -71,7 +71,7 @@ class _Beside:
         if manifest.lengths and manifest.sequence:
             self.feeds[manifest.lengths] = self.feeds[manifest.lengths].clip(max=self.steps)
         self.data = {spec.name: self.feeds[spec.name] for spec in manifest.data_inputs}
-        self.names = [output.name for output in read_onnx(artifact.model).graph.outputs]
+        self.names = [output.name for output in onnx.load_from_string(artifact.model).graph.output]
         self.streamed = {
             spec.name
             for spec in manifest.outputs

@@ -5,7 +5,6 @@ import pytest
 import torch
 from beside import export_beside as export
 
-from lstm_edge_exporters.onnx_reader import read_onnx
 from lstm_edge_runtime.errors import InputError
 
 EVERY = cells.sample(200, seed=16)
@@ -20,7 +19,7 @@ def check(cell, folder):
         if "--state" in str(error):
             return
         raise
-    order = [output.name for output in read_onnx(artifact.model).graph.outputs]
+    order = [output.name for output in onnx.load_from_string(artifact.model).graph.output]
     found = {state.input: order.index(state.output) for state in artifact.manifest.states}
     assert found == {name: cell.truth[name] for name in found}, "swapped"
     for name in set(cell.truth) - set(found):

@@ -19,9 +19,9 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
 from lstm_edge_runtime.selftest import golden_limits
 
-from ...onnx_reader import read_model
 from ..folders import check_folder, write_folder
-from ..native.compiler import Compiled, compile_program
+from ..native.compiler import Compiled
+from ..native.convert import compile_file, read
 from .names import c_identifiers, c_string, member, model_name
 from .table import Array, Table, literals
 
@@ -111,7 +111,7 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
             raise ManifestError(
                 "the file carries no manifest, which names its axes; lstm-edge lift writes one"
             )
-        compiled = compile_program(read_model(source)[1], model.manifest)
+        compiled = compile_file(read(source)[1], model.manifest)
         table = Table(compiled.writer)
         files = _render(name, model.manifest, compiled, table, _first_calls(model, compiled))
     core = _HERE / "core" if (_HERE / "core").is_dir() else _HERE.parents[3] / "native" / "core"

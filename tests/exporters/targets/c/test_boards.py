@@ -112,7 +112,7 @@ def test_a_stream_with_a_unit_and_a_delay_passes_its_golden_case_on_a_board(
     small = quantize(
         network("strided"), QuantizeConfig(target="arm", budget=Budget(agreement=0, drift=1, change=1))
     )
-    small.save(tmp_path / "har.onnx", force=True)
+    small.save(tmp_path / "har.onnx")
     folder = to_c(tmp_path / "har.onnx").save(tmp_path / "har")
     assert "le_int8_" in (folder / "src/har.c").read_text()
     assert on_board(board, folder)["flash"] < 32 * 1024

@@ -175,7 +175,7 @@ def test_weights_that_are_stored_in_int8_stay_so_in_flash(kind, weights_only, fi
     torch.manual_seed(0)
     export(Recurrent().eval(), torch.randn(2, 5, 8)).save(tmp_path / "m.onnx")
     small = quantize(tmp_path / "m.onnx", QuantizeConfig(target="arm", weights_only=weights_only))
-    small.save(tmp_path / "small.onnx", force=True)
+    small.save(tmp_path / "small.onnx")
     made, weights = to_c(tmp_path / "small.onnx"), 32 * 40 * (3 if kind == "GRU" else 4)
     assert weights < made.constants < 1.4 * weights
     assert ("le_stored_product" in made.files["src/small.c"]) == weights_only

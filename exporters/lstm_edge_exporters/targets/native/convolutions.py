@@ -1,0 +1,202 @@
+"""Convolutions and poolings: which numbers each output reads, and their sum or largest."""
+
+from collections.abc import Sequence
+from math import prod
+from typing import NamedTuple
+
+import numpy as np
+import onnx_ir as ir
+
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Array
+
+from .evaluate import attribute
+from .memory import PADDING, Memory, Value
+from .operators import In, Out, floats, known, lowers, optional
+
+
+class Windows(NamedTuple):
+    """How an operator's kernel goes over the spatial axes; a number for each of them."""
+
+    kernel: tuple[int, ...]
+    strides: tuple[int, ...]
+    dilations: tuple[int, ...]
+    pads: tuple[tuple[int, int], ...]
+
+    @property
+    def reach(self) -> tuple[int, ...]:
+        """How many numbers of an axis a window covers."""
+        return tuple((taps - 1) * each + 1 for taps, each in zip(self.kernel, self.dilations, strict=True))
+
+    def places(self, places: Array) -> Array:
+        """Return which of ``places (N, C, *spatial)`` each output reads, ``(N, C, *outputs, *kernel)``."""
+        rank = len(self.kernel)
+        found = np.pad(places, ((0, 0), (0, 0), *self.pads), constant_values=PADDING)
+        for axis, (taps, stride, dilation) in enumerate(
+            zip(self.kernel, self.strides, self.dilations, strict=True)
+        ):
+            starts = np.arange(0, found.shape[2 + 2 * axis] - (taps - 1) * dilation, stride)
+            if not starts.size:
+                raise UnsupportedError(f"a kernel of {self.kernel} for {places.shape}")
+            read = starts[:, None] + np.arange(taps) * dilation
+            found = found.take(read, axis=2 + 2 * axis)
+        moved: Array = found.transpose(0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2))
+        return moved
+
+
+def _declared(node: ir.Node, kernel: Sequence[int]) -> Windows:
+    """Return the windows that the attributes of a node declare, without ``auto_pad``."""
+    rank = len(kernel)
+    strides, dilations = (tuple(attribute(node, name, (1,) * rank)) for name in ("strides", "dilations"))
+    pads = attribute(node, "pads", (0,) * (2 * rank))
+    return Windows(tuple(kernel), strides, dilations, tuple(zip(pads[:rank], pads[rank:], strict=True)))
+
+
+def _windows(node: ir.Node, sizes: Sequence[int], kernel: Sequence[int]) -> Windows:
+    """Return the windows of a node over spatial axes of these sizes."""
+    windows = _declared(node, kernel)
+    strides, auto = windows.strides, attribute(node, "auto_pad", "NOTSET")
+    if auto == "VALID":
+        windows = windows._replace(pads=((0, 0),) * len(kernel))
+    elif auto in ("SAME_UPPER", "SAME_LOWER"):
+        totals = [
+            max(0, (-(-size // stride) - 1) * stride + each - size)
+            for size, stride, each in zip(sizes, strides, windows.reach, strict=True)
+        ]
+        less = [(total // 2, total - total // 2) for total in totals]
+        windows = windows._replace(
+            pads=tuple(less if auto == "SAME_UPPER" else [each[::-1] for each in less])
+        )
+    if any(size == 1 and taps > 1 for size, taps in zip(sizes, kernel, strict=True)):
+        raise UnsupportedError(f"a kernel of {windows.kernel} over one step")
+    if min(*strides, *windows.dilations, *kernel) < 1 or any(min(each) < 0 for each in windows.pads):
+        raise UnsupportedError(f"strides {strides}, dilations {windows.dilations} or pads {[*windows.pads]}")
+    if attribute(node, "ceil_mode", 0) and any(
+        (size + sum(pad) - each) % stride
+        for size, pad, each, stride in zip(sizes, windows.pads, windows.reach, strides, strict=True)
+    ):
+        raise UnsupportedError("ceil_mode")
+    return windows
+
+
+def _as_read(taps: Array) -> Array:
+    """Return the order in which the taps ``(outputs, K)`` of an output lie: indices of them."""
+    best = int((taps == PADDING).sum(1).argmin())
+    return np.argsort(taps[best], kind="stable")
+
+
+@lowers("Conv")
+def _conv(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None) -> Out:
+    value, weights = floats(given), known(matrix, "weights").astype("float32")
+    bias, groups, kernel = optional(added, "a bias"), attribute(node, "group", 1), weights.shape[2:]
+    places = _windows(node, value.shape[2:], kernel).places(value.places)
+    made, channels = weights.shape[0] // groups, places.shape[1]
+    if weights.shape[1] * groups != channels or made * groups != weights.shape[0]:
+        raise UnsupportedError(f"weights {weights.shape} for {channels} channels in {groups} groups")
+    outputs = places.shape[2 : 2 + len(kernel)]
+    shape = (places.shape[0], weights.shape[0], *outputs)
+    if weights.shape[1] == 1 and groups > 1:
+        return _depthwise_conv(memory, places, weights, bias, shape)
+    spread = np.moveaxis(places, 1, 1 + len(kernel))  # (N, *outputs, C, *kernel)
+    taps = spread.reshape(prod(shape) // shape[1], groups, -1)
+    parts = []
+    for group in range(groups):
+        own, read = slice(group * made, (group + 1) * made), taps[:, group]
+        order = _as_read(read)
+        row = memory.row(Value(read[:, order]))
+        flat = weights[own].reshape(made, -1)[:, order]
+        part = memory.at(memory.writer.linear(row, flat, None if bias is None else bias[own]))
+        parts.append(np.moveaxis(part.reshape(shape[0], *outputs, made), -1, 1))
+    return Value(np.concatenate(parts, 1))
+
+
+def _sums(memory: Memory, taps: Array, weights: Array | None, bias: Array | None, fill: float = 0.0) -> Array:
+    """Add the sum of taps ``(K, outputs)`` times their weights, or the largest; return its places.
+
+    Args:
+        memory: the program.
+        taps: the places of what each output reads.
+        weights: ``(K, outputs)``; None for the largest.
+        bias: ``(outputs,)``.
+        fill: what stands in the place of padding.
+    """
+    order = np.argsort(taps[int((taps == PADDING).sum(1).argmin())], kind="stable")
+    row = memory.row(Value(taps[:, order]), fill)
+    if weights is not None:
+        weights = weights[:, order]
+    made = memory.writer.depthwise(row, len(order), weights, None if bias is None else bias[order])
+    places = np.empty(len(order), np.int64)
+    places[order] = memory.at(made)
+    return places
+
+
+def _depthwise_conv(
+    memory: Memory, places: Array, weights: Array, bias: Array | None, shape: tuple[int, ...]
+) -> Value:
+    """Return a convolution in which each output reads one channel."""
+    (rows, channels), size = places.shape[:2], prod(shape[2:])
+    taps = np.moveaxis(places.reshape(rows, channels, size, -1), -1, 0).reshape(-1, rows * channels * size)
+    full = weights.reshape(channels, -1, len(taps)).transpose(1, 2, 0)  # (multiplier, K, C)
+    starts = None if bias is None else bias.reshape(channels, -1).T
+
+    def spread(each: Array) -> Array:  # (..., C) to every output
+        wide = np.broadcast_to(each[..., None, :, None], (*each.shape[:-1], rows, channels, size))
+        return wide.reshape(*each.shape[:-1], -1)
+
+    made = [
+        _sums(memory, taps, spread(each), None if starts is None else spread(starts[place]))
+        for place, each in enumerate(full)
+    ]
+    joined = np.stack([each.reshape(rows, channels, size) for each in made], 2)
+    return Value(joined.reshape(shape))
+
+
+@lowers("MaxPool", "AveragePool")
+def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
+    value, kernel, largest = floats(given), attribute(node, "kernel_shape"), node.op_type == "MaxPool"
+    places = _windows(node, value.shape[2:], kernel).places(value.places)
+    shape = places.shape[: 2 + len(kernel)]
+    taps = places.reshape(prod(shape), -1).T
+    weights = None
+    if not largest:
+        counted = np.ones(taps.shape) if attribute(node, "count_include_pad", 0) else taps != PADDING
+        weights = (counted / counted.sum(0)).astype("float32")
+    return Value(_sums(memory, taps, weights, None, -np.inf if largest else 0.0).reshape(shape))
+
+
+@lowers("ConvTranspose")
+def _conv_transpose(memory: Memory, node: ir.Node, given: In, matrix: In, bias: In = None) -> Out:
+    """Multiply each frame with the taps' weights and add up what falls on one output."""
+    value, weights = floats(given), known(matrix, "weights").astype("float32")
+    groups, kernel, sizes = attribute(node, "group", 1), weights.shape[2:], value.shape[2:]
+    windows = _declared(node, kernel)
+    if attribute(node, "auto_pad", "NOTSET") != "NOTSET" or attribute(node, "output_shape"):
+        raise UnsupportedError("auto_pad or output_shape")
+    if bias is not None:
+        raise UnsupportedError("a bias")
+    more = attribute(node, "output_padding", (0,) * len(kernel))
+    outputs = tuple(
+        (size - 1) * stride + reach + extra - sum(pad)
+        for size, stride, reach, extra, pad in zip(
+            sizes, windows.strides, windows.reach, more, windows.pads, strict=True
+        )
+    )
+    made, frames = weights.shape[1], prod(sizes)
+    products = []  # of each frame with each tap: (frames, taps, made)
+    for own, part in zip(
+        np.split(value.places[0].reshape(-1, frames), groups), np.split(weights, groups), strict=True
+    ):
+        flat = part.reshape(len(part), made, -1).transpose(2, 1, 0).reshape(-1, len(part))
+        row = memory.at(memory.writer.linear(memory.row(Value(own.T)), flat))
+        products.append(row.reshape(frames * prod(kernel), made))
+    # the products that fall on each output: (one after another, outputs, groups, made)
+    reached = windows.places(np.arange(prod(outputs)).reshape(1, 1, *outputs))[0, 0]
+    to = reached[tuple(map(slice, sizes))].reshape(-1)
+    order = np.argsort(to, kind="stable")[(to == PADDING).sum() :]
+    number = np.arange(len(order)) - np.searchsorted(to[order], to[order])
+    most = int(number.max()) + 1
+    laid = np.full((most, prod(outputs), groups, made), PADDING)
+    laid[number, to[order]] = np.stack(products, 1)[order]
+    taps = laid.reshape(most, -1)
+    places = taps[0] if most == 1 else _sums(memory, taps, np.ones(taps.shape, "float32"), None)
+    return Value(np.moveaxis(places.reshape(1, *outputs, groups * made), -1, 1))

@@ -1,0 +1,255 @@
+"""Where the numbers of values lie while a graph is compiled, and the copies that bring them into one row.
+
+Every number of every buffer has a place, a whole number of its own. A value is an array of places in its
+shape, so that what only moves numbers (Reshape, Transpose, Slice, Concat and so on) moves places, and no
+operation is added. An operation that computes asks for a row: a buffer with the numbers in order, which is an
+existing buffer where that holds them already.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.native.past import Past
+
+from .program import ProgramWriter
+
+PADDING = -1
+"""The place of a number that is 0, and in no buffer."""
+_MOST_STRETCHES = 1024
+"""Copies that one rearrangement may take."""
+
+
+class Value(NamedTuple):
+    """A value that is computed at run time."""
+
+    places: Array
+    """The place of each number, in the value's shape."""
+    dtype: str = "float32"
+    """``bool`` are float32 of 0 and 1 in the program."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of one source in one step, or in one unit."""
+        return self.places.shape
+
+    @property
+    def size(self) -> int:
+        """How many numbers there are."""
+        return self.places.size
+
+
+class _Region(NamedTuple):
+    """Consecutive places: a buffer's, or those of the frames of a past and, behind them, of a source."""
+
+    buffer: int
+    width: int
+    frame: int = 0
+    """Of a past: numbers of one frame."""
+    source: int = 0
+    """Of a past: the buffer of the frames behind it."""
+    new: int = 0
+    """How many these are."""
+
+
+class Memory:
+    """The buffers of a program, by places."""
+
+    def __init__(self, writer: ProgramWriter, *, int8: bool = False) -> None:
+        """Begin with ``writer``, to which operations are added; ``int8`` layers quantize their inputs."""
+        self.writer, self.int8 = writer, int8
+        self.exclusive: set[str] = set()
+        """Names of values whose buffers no other value has."""
+        self._starts: list[int] = []
+        self._regions: list[_Region] = []
+        self._of_buffer: dict[int, int] = {}
+        self._rows: dict[tuple[bytes, float], int] = {}
+        self._windows: dict[tuple[int, ...], int] = {}
+
+    def _add(self, region: _Region) -> int:
+        start = self.end + 1  # never side by side
+        self._starts.append(start)
+        self._regions.append(region)
+        return start
+
+    @property
+    def end(self) -> int:
+        """From here on places are of new buffers."""
+        return int(self._starts[-1]) + self._regions[-1].width if self._regions else 0
+
+    def at(self, buffer: int) -> Array:
+        """Return the places of a buffer's numbers ``(width,)``."""
+        width = self.writer.width(buffer)
+        if buffer not in self._of_buffer:
+            self._of_buffer[buffer] = self._add(_Region(buffer, width))
+        places: Array = np.arange(width) + self._of_buffer[buffer]
+        return places
+
+    def value(self, buffer: int, shape: Sequence[int], dtype: str = "float32") -> Value:
+        """Return the value whose numbers a buffer holds, in order."""
+        return Value(self.at(buffer).reshape(shape), dtype)
+
+    def stored(self, array: Array) -> Value:
+        """Return a value of stored float32 numbers."""
+        flat = np.asarray(array, np.float32).reshape(-1)
+        return self.value(self.writer.filled(flat), array.shape, "bool" if array.dtype == bool else "float32")
+
+    def behind(self, past: int, ring: Past, source: Value, axis: int) -> Array:
+        """Return the places of a past's frames and, behind them along ``axis``, those of ``source``."""
+        new = source.shape[axis]
+        row = self.row(Value(np.moveaxis(source.places, axis, 0)))
+        frames = ring.frames + new
+        start = self._add(_Region(past, frames * ring.frame, ring.frame, row, new))
+        places = start + np.arange(frames * ring.frame).reshape(frames, ring.groups, ring.inner)
+        shape = list(source.shape)
+        shape[axis] = frames
+        joined: Array = places.transpose(1, 0, 2).reshape(shape)
+        return joined
+
+    def push(self, value: Value, past: int, ring: Past) -> None:
+        """Let a past take in its new frames, if ``value`` is the last ones.
+
+        Raises:
+            UnsupportedError: it is another value.
+        """
+        number = int(self._region(value.places.reshape(-1)[:1])[0])
+        region, start = self._regions[number], self._starts[number]
+        frames = start + (region.new + np.arange(ring.frames)[:, None]) * region.frame + np.arange(ring.frame)
+        last = frames.reshape(ring.frames, ring.groups, ring.inner).transpose(1, 0, 2)
+        if region.buffer != past or not np.array_equal(last.reshape(-1), value.places.reshape(-1)):
+            raise UnsupportedError("a state that is not the last frames of a value")
+        self.writer.push(region.source, past, ring)
+
+    def _region(self, places: Array) -> Array:
+        """Return the number of the region of each place, -1 for padding."""
+        found: Array = np.searchsorted(np.array(self._starts), places, side="right") - 1
+        return found
+
+    def buffers(self, value: Value) -> list[int] | None:
+        """Return the buffers of a value that has all of their numbers, each once; None for any other."""
+        flat = value.places.reshape(-1)
+        numbers = np.unique(self._region(flat)).tolist()
+        regions = [self._regions[number] for number in numbers if number >= 0]
+        whole = sum(region.width for region in regions) == flat.size == np.unique(flat).size
+        if not whole or len(regions) < len(numbers) or any(region.frame for region in regions):
+            return None
+        return [region.buffer for region in regions]
+
+    def lying(self, value: Value) -> tuple[int, Array] | None:
+        """Return the buffer with all of a value's numbers and their order in it; None where there is none.
+
+        The order are the indices into the flat value that put its numbers as they lie.
+        """
+        buffers = self.buffers(value)
+        if buffers is None or len(buffers) != 1:
+            return None
+        return buffers[0], np.argsort(value.places.reshape(-1))
+
+    def each(self, value: Value, function: Callable[[int], int], dtype: str = "") -> Value:
+        """Return what a function from buffer to buffer, number by number, makes of a value."""
+        buffers = self.buffers(value)
+        if buffers is None:
+            buffers = [self.row(value)]
+            value = value._replace(places=self.at(buffers[0]).reshape(value.shape))
+        places = value.places.copy()
+        for buffer in buffers:
+            old, new = self.at(buffer), self.at(function(buffer))
+            mine = (value.places >= old[0]) & (value.places <= old[-1])
+            places[mine] += new[0] - old[0]
+        return Value(places, dtype or value.dtype)
+
+    def row(self, value: Value, fill: float = 0.0) -> int:
+        """Return a buffer with a value's numbers in the order of its axes, ``fill`` in the place of padding.
+
+        Raises:
+            UnsupportedError: too many copies, or copies of whole numbers.
+        """
+        flat = value.places.reshape(-1)
+        key = (flat.tobytes(), fill)
+        if key not in self._rows:
+            self._rows[key] = self._collect(self._out_of_pasts(flat), value, fill)
+        return self._rows[key]
+
+    def _collect(self, flat: Array, value: Value, fill: float) -> int:
+        if not flat.size:
+            raise UnsupportedError(f"an empty value {value.shape}")
+        region = self._regions[int(self._region(flat[:1])[0])]
+        if flat[0] != PADDING and region.width == flat.size and np.array_equal(flat, self.at(region.buffer)):
+            return region.buffer
+        copies = list(self._stretches(flat))
+        if value.dtype not in ("float32", "bool") or len(copies) > _MOST_STRETCHES:
+            raise UnsupportedError(f"{len(copies)} copies of {value.dtype} {value.shape}")
+        writer = self.writer
+        out = writer.buffer(flat.size)
+        empty = max((each.length for source, _, each in copies if source < 0), default=0)
+        filled = writer.filled(np.full(empty, fill, "float32")) if empty else 0
+        for number, offset, each in copies:
+            source = filled if number < 0 else self._regions[number].buffer
+            strides = {"source_stride": each.source_stride * (number >= 0), "out_stride": each.out_stride}
+            writer.copy(
+                source, out, source_offset=offset, out_offset=each.out, length=each.length,
+                count=each.number, **strides,
+            )  # fmt: skip
+        return out
+
+    def _out_of_pasts(self, flat: Array) -> Array:
+        """Return places with those of a past replaced by those of a window of its frames."""
+        numbers = self._region(flat)
+        for number in np.unique(numbers).tolist():
+            if number < 0 or not self._regions[number].frame:
+                continue
+            region, own = self._regions[number], numbers == number
+            frames, inner = np.divmod(flat[own] - self._starts[number], region.frame)
+            used = np.unique(frames)
+            apart = np.unique(np.diff(used))
+            first, dilation = int(used[0]), int(apart[0]) if apart.size == 1 else 1
+            count = (int(used[-1]) - first) // dilation + 1
+            key = (number, first, dilation, count)
+            if key not in self._windows:
+                window = (region.source, region.buffer, first, dilation, count, region.new)
+                self._windows[key] = self.writer.window(*window)
+            flat = flat.copy()
+            flat[own] = self.at(self._windows[key])[(frames - first) // dilation * region.frame + inner]
+        return flat
+
+    def _stretches(self, flat: Array) -> Iterator[tuple[int, int, "Stretches"]]:
+        """Yield copies: the region (-1 for padding), the offset in it, and the stretches."""
+        for each in stretches(flat, self._region(flat)):
+            number = -1 if each.source == PADDING else int(self._region(np.array([each.source]))[0])
+            yield number, 0 if number < 0 else each.source - self._starts[number], each
+
+
+class Stretches(NamedTuple):
+    """Stretches of one length, each the same way behind the one before."""
+
+    source: int
+    """Where the first one is, or ``PADDING``."""
+    out: int
+    length: int
+    number: int
+    source_stride: int
+    out_stride: int
+
+
+def stretches(places: Array, regions: Array) -> Iterator[Stretches]:
+    """Yield the copies that bring the numbers at ``places (n,)`` of regions side by side."""
+    padding, follows = places == PADDING, np.diff(places) == 1
+    same = np.where(padding[1:], padding[:-1], follows & ~padding[:-1])
+    starts = np.concatenate([[0], np.flatnonzero(~same) + 1])
+    lengths = np.diff([*starts, places.size])
+    kinds = np.stack([np.where(padding[starts], -1, regions[starts]), lengths], 1)
+    for kind in np.unique(kinds, axis=0):
+        outs = starts[(kinds == kind).all(1)]
+        sources, first = places[outs], 0
+        steps = np.stack([np.diff(sources), np.diff(outs)], 1)
+        turns = np.append(np.flatnonzero((steps[1:] != steps[:-1]).any(1)) + 1, len(steps))
+        while first < len(outs):
+            end = first + 1
+            if end < len(outs) and steps[first, 0] >= 0:
+                end += int(turns[np.searchsorted(turns, first, side="right")]) - first
+            apart = steps[first].tolist() if end > first + 1 else (0, 0)
+            yield Stretches(int(sources[first]), int(outs[first]), int(kind[1]), end - first, *apart)
+            first = end
