@@ -6,11 +6,9 @@ import sys
 from pathlib import Path
 from random import Random
 
+import onnx
 import pytest
 from mutate import damage, damage_json, damage_protobuf
-
-from lstm_edge_exporters.onnx_reader import read_onnx
-from lstm_edge_runtime.errors import FileFormatError
 
 pytestmark = pytest.mark.system
 
@@ -42,8 +40,8 @@ def test_protobuf_that_is_taken_apart_and_put_together_is_the_same_file():
     content = LSTM.read_bytes()
     readable = 0
     for seed in range(60):
-        with contextlib.suppress(FileFormatError):
-            read_onnx(damage_protobuf(Random(seed), content))
+        with contextlib.suppress(Exception):  # protobuf's DecodeError
+            onnx.load_from_string(damage_protobuf(Random(seed), content))
             readable += 1
     assert readable > 20
     assert damage_json(Random(1), '{"a": [1, {"b": "c"}]}') != damage_json(

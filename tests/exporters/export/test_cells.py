@@ -1,6 +1,7 @@
 """Generated cells: no state is paired with another's output, and none is missed without a word."""
 
 import cells
+import onnx
 import pytest
 import torch
 from beside import export_beside as export
