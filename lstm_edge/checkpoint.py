@@ -21,8 +21,8 @@ from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.json_reader import malformed_as, number, read_json, text_or_none, texts
-from lstm_edge_runtime.manifest import Signal, Task, Trained
+from lstm_edge_runtime.json_reader import malformed_as, read_json
+from lstm_edge_runtime.manifest import Signal, Task, Trained, decode
 
 from .lstm1 import LSTM1, SCALES
 from .run_files import CHECKPOINT_SUFFIXES, MODEL, RESUME, is_run
@@ -112,15 +112,9 @@ def load(path: str | os.PathLike[str]) -> Run:
         task, signal, trained = facts["task"], facts["signal"], facts["trained"]
         run = Run(
             build(facts["network"], tensors, path),
-            task
-            and Task(str(task["kind"]), str(task["output"]), texts(task["labels"]), texts(task["units"])),
-            Signal(
-                texts(signal["features"]),
-                None if signal["sampling_rate"] is None else number(signal["sampling_rate"]),
-                signal["window"],
-                text_or_none(signal["missing"]) or "",
-            ),
-            None if trained is None else Trained.decode(trained),
+            task and decode(Task, task),
+            decode(Signal, signal),
+            trained and decode(Trained, trained),
             sha256=sha256,
         )
     _check_widths(run, path)
@@ -176,7 +170,6 @@ def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor
         },
         outputs=("logits", "h_n", "c_n"),
         states={"h_0": "h_n", "c_0": "c_n"},
-        lengths="lengths" if lengths else None,
         task=run.task,
         signal=run.signal,
         trained=run.trained,

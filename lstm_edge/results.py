@@ -1,15 +1,16 @@
 """Interpret the rows of a file's main output, according to its task."""
 
 from collections.abc import Iterator, Sequence
+from math import gcd
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lstm_edge_runtime.errors import ContractError
+from lstm_edge_runtime.errors import ContractError, counted
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
-    from lstm_edge_runtime.manifest import Task
+    from lstm_edge_runtime.manifest import Manifest, Task
 
 from lstm_edge_runtime.manifest import Array
 
@@ -118,3 +119,17 @@ def result_names(task: "Task | None", width: int) -> list[str]:
     if len(units) != width:
         return list(names)
     return [name + (f" [{unit}]" if unit else "") for name, unit in zip(names, units, strict=True)]
+
+
+def pace(manifest: "Manifest") -> str:
+    """Return when a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) delay``."""
+    frames = manifest.frames_a_unit
+    name = max(frames, key=lambda each: manifest.delays.get(each, 0) / frames[each], default="")
+    delay, count, unit = manifest.delays.get(name, 0), frames.get(name, 1), manifest.unit
+    each = gcd(count, unit)
+    many = "one frame" if count == each else f"{count // each} frames"
+    found = f"{many} a step" if unit == each else f"{many} every {unit // each} samples"
+    at_once = f", {count} at a time" if each > 1 else ""
+    rate = manifest.signal.sampling_rate
+    time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
+    return found + at_once + (f", {counted(delay, 'frame')}{time} delay" if delay else "")

@@ -11,8 +11,8 @@ from .export import export
 from .quantize import quantize
 
 if _typing.TYPE_CHECKING:
-    from .export.artifact import Artifact
     from .export.config import ExportConfig
+    from .export.pipeline import Artifact
     from .quantize.config import QuantizeConfig
 
 __all__ = ["Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
@@ -20,7 +20,7 @@ __all__ = ["Artifact", "ExportConfig", "QuantizeConfig", "export", "quantize"]
 __getattr__, __dir__ = _lazy_names(
     __name__,
     {
-        "Artifact": ".export.artifact",
+        "Artifact": ".export.pipeline",
         "ExportConfig": ".export.config",
         "QuantizeConfig": ".quantize.config",
     },

@@ -231,8 +231,7 @@ def _answer(
         if any(array.dtype.hasobject for array in outputs):
             raise TypeError("an output contains text; only numbers can be compared")
         return {}, outputs
-    providers = [each if isinstance(each, str) else tuple(each) for each in message["options"]["providers"]]
-    options = SessionOptions(**message["options"] | {"providers": tuple(providers)})
+    options = SessionOptions(**message["options"] | {"providers": tuple(message["options"]["providers"])})
     source = message["open"] if message["open"] is not None else arrays[0].tobytes()
     session = sessions[number] = open_session(source, options, name=message["name"])
     sides = [

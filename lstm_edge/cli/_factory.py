@@ -6,11 +6,9 @@ import importlib
 import inspect
 import re
 import sys
-import traceback
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +18,17 @@ import torch
 from torch import Tensor, nn
 
 from lstm_edge.checkpoint import read_tensors
-from lstm_edge_runtime.axes import is_sum, parse_sum, resolve
-from lstm_edge_runtime.errors import FileFormatError, InputError, did_you_mean
+from lstm_edge.suggest import did_you_mean
+from lstm_edge_runtime.axes import parse_sum, resolve
+from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange
 
 _FLOATS = ("float32", "float16", "bfloat16", "float64")
 _DTYPES = (*_FLOATS, "int64", "int32", "int16", "int8", "uint8", "bool")
-_ROWS, _STEPS = 3, 5
+_ROWS, _STEPS = 3, 64
 """Batch size and number of steps of the example; each further axis is two longer than the previous one."""
-_LONGER = (1, 16, 256, 4096)
-"""Factors by which the axes are extended for a module that refuses short ones."""
 _LENGTHS = {"length", "lengths", "len", "lens"}
 """Words in the name of an input of lengths, if ``--lengths`` names none."""
-_SHOWN = 3
-"""Tensors that are named of weights that do not fit."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +51,8 @@ def parse_input(entry: str) -> InputOption:
     Raises:
         InputError: it is none of these.
     """
-    name, mark, rest = entry.partition("=")
-    if not name or not mark or not rest:
+    name, _, rest = entry.partition("=")
+    if not name or not rest:
         raise InputError(
             f"got --input {entry!r}, expected x=N,L,8, x=N,L:16..4096:4,8 or tokens=N,L:int64:0..9999"
         )
@@ -69,44 +64,33 @@ def parse_input(entry: str) -> InputOption:
             raise InputError(f"--input {entry}: {left[0]!r} follows an axis; put the dtype last")
         axis, *left = (each.strip() for each in part.split(":"))
         axes.append(int(axis) if axis.isdecimal() else axis)
-        if axis == "0" or not (axis.isdecimal() or is_sum(axis)):
+        if axis == "0" or not (axis.isdecimal() or all(map(str.isidentifier, parse_sum(axis)[0]))):
             raise InputError(f"--input {entry}: axis {axis!r} is neither a positive number nor a valid name")
         if left and re.fullmatch(r"\d+\.\.\d*", left[0]):
-            count = 2 if left[1:] and left[1].isdecimal() else 1
-            ranges[axis] = AxisRange.parse(":".join(left[:count]))
-            left = left[count:]
             if not axis.isidentifier():
-                raise InputError(
-                    f"--input {entry}: got a range for {axis}; only a name, such as L, can have a range"
-                )
-    dtype, values = _parse_numbers(entry, left)
-    return InputOption(name, tuple(axes), dtype, values, ranges)
+                raise InputError(f"--input {entry}: got a range for {axis}; only a name, such as L, has one")
+            count = 2 if left[1:] and left[1].isdecimal() else 1
+            ranges[axis] = parse_range(":".join(left[:count]))
+            left = left[count:]
+    dtype, values = [*left, "", ""][:2]
+    if left[2:] or (dtype and dtype not in _DTYPES):
+        raise InputError(
+            f"--input {entry}: got dtype {':'.join(left)!r}, expected one of {', '.join(_DTYPES)}"
+        )
+    return InputOption(name, tuple(axes), dtype or None, _parse_values(entry, dtype, values), ranges)
 
 
-def _parse_numbers(entry: str, words: list[str]) -> tuple[str | None, tuple[int, int] | None]:
-    """Return the dtype and the range of values that follow the axes."""
-    dtype, values = [*words, "", ""][:2]
-    if dtype and dtype not in _DTYPES:
-        raise InputError(f"--input {entry}: got dtype {dtype!r}, expected one of {', '.join(_DTYPES)}")
-    if words[2:]:
-        raise InputError(f"--input {entry}: unexpected {words[2]!r} after the values")
-    return dtype or None, _parse_values(entry, dtype, values) if values else None
-
-
-def _parse_values(entry: str, dtype: str, values: str) -> tuple[int, int]:
-    low, high = values.partition("..")[::2]
-    if not all(end.removeprefix("-").isdecimal() for end in (low, high)) or int(low) > int(high):
+def _parse_values(entry: str, dtype: str, values: str) -> tuple[int, int] | None:
+    if not values:
+        return None
+    found = re.fullmatch(r"(-?\d+)\.\.(-?\d+)", values)
+    low, high = map(int, found.groups()) if found else (1, 0)
+    if low > high:
         raise InputError(f"--input {entry}: got values {values!r}, expected LOW..HIGH such as 0..9999")
-    if "int" not in dtype:
-        raise InputError(
-            f"--input {entry}: {values} is a range for integers; add a dtype such as int64, or remove it"
-        )
-    limits = np.iinfo(dtype)
-    if int(low) < limits.min or int(high) > limits.max:
-        raise InputError(
-            f"--input {entry}: got {values}, but {dtype} has the range {limits.min}..{limits.max}"
-        )
-    return int(low), int(high)
+    limits = np.iinfo(dtype) if "int" in dtype else None
+    if limits is None or low < limits.min or high > limits.max:
+        raise InputError(f"--input {entry}: {values} is a range for integers that {dtype} does not hold")
+    return low, high
 
 
 def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | None]:
@@ -146,23 +130,14 @@ def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | No
     try:
         module.load_state_dict(tensors)
     except RuntimeError as error:
-        wrong = list(_differing(module.state_dict(), tensors)) or [_in_one_line(error)]
-        more = f"; {len(wrong) - _SHOWN} more differ" if len(wrong) > _SHOWN else ""
+        expected = module.state_dict()
+        absent, unknown = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+        wrong = [f"{name} is not in the module" for name in unknown]
+        wrong += [f"{name} is missing" for name in absent]
         raise FileFormatError(
-            f"{weights} does not fit {source}: {'; '.join(wrong[:_SHOWN])}{more}"
+            f"{weights} does not fit {source}: {'; '.join(wrong[:4]) or _in_one_line(error)}"
         ) from error
     return module, hashlib.sha256(weights.read_bytes()).hexdigest()
-
-
-def _differing(expected: Mapping[str, Any], given: Mapping[str, Tensor]) -> Iterator[str]:
-    """Return the errors of tensors in a file that do not fit, those of another shape first."""
-    for name in sorted(expected.keys() & given.keys()):
-        if (found := tuple(given[name].shape)) != (wanted := tuple(expected[name].shape)):
-            yield f"{name} is {found}, expected {wanted}"
-    absent, unknown = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
-    for missing, extra in zip_longest(absent, unknown):
-        yield from [f"{missing} is missing"] if missing else []
-        yield from [f"{extra} is not in the module"] if extra else []
 
 
 def _in_one_line(error: BaseException) -> str:
@@ -172,47 +147,25 @@ def _in_one_line(error: BaseException) -> str:
 def make_example(options: Sequence[InputOption], lengths: str | None, module: nn.Module) -> dict[str, Tensor]:
     """Return a random example of each input; lengths, given or recognized by name, are in descending order.
 
-    If the module refuses the example, the axes after the batch are made longer.
-
     Raises:
-        InputError: ``forward`` has a parameter that is not described, or an example can't be created.
+        InputError: ``forward`` has a parameter that is not described, or does not take the example.
     """
+    from lstm_edge_exporters.export.advice import raising_line
+
     _check_complete(options, module)
-    failed: Exception | None = None
-    for times in _LONGER:
-        example = _make_example(options, lengths, module, times)
-        try:
-            with torch.no_grad(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                copy.deepcopy(module)(**example)
-        except Exception as error:  # noqa: BLE001  a module may raise anything at a size that it does not support
-            failed = failed or error
-            continue
-        return example
-    assert failed is not None
-    raise InputError(
-        f"{type(module).__name__}.forward fails: {_in_one_line(failed)}{_line_of(failed, module)}"
-        f"{_advice_on_width(options, module)}"
-    ) from failed
-
-
-def _line_of(error: BaseException, module: nn.Module) -> str:
-    """Return the last line of the user's own code that an error came through; empty if there is none."""
-    folder = Path(inspect.getfile(type(module))).parent
-    lines = [
-        frame for frame in traceback.extract_tb(error.__traceback__) if Path(frame.filename).parent == folder
-    ]
-    return f" ({Path(lines[-1].filename).name}:{lines[-1].lineno}: {lines[-1].line})" if lines else ""
-
-
-def _advice_on_width(options: Sequence[InputOption], module: nn.Module) -> str:
-    """Return the ``--input`` with as many features as the first recurrent layer takes, if they differ."""
-    layers = [layer.input_size for layer in module.modules() if isinstance(layer, nn.RNNBase)]
-    first = options[0]
-    if not layers or first.axes[2:] == (layers[0],) or first.dtype:
-        return ""
-    axes = ",".join(map(str, (*first.axes[:2], layers[0])))
-    return f"; its first recurrent layer takes {layers[0]} features: --input {first.name}={axes}"
+    example = _make_example(options, lengths, module)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            copy.deepcopy(module)(**example)
+    except Exception as error:
+        line = f" ({found})" if (found := raising_line(error)) else ""
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in example.items())
+        raise InputError(
+            f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}{line}; give fixed "
+            "axes as numbers, and a range to one that is longer or shorter: --input x=N,L:500..,8"
+        ) from error
+    return example
 
 
 def _check_complete(options: Sequence[InputOption], module: nn.Module) -> None:
@@ -245,9 +198,9 @@ def _means_lengths(name: str) -> bool:
 
 
 def _make_example(
-    options: Sequence[InputOption], lengths: str | None, module: nn.Module, times: int
+    options: Sequence[InputOption], lengths: str | None, module: nn.Module
 ) -> dict[str, Tensor]:
-    sizes = _choose_sizes(options, times)
+    sizes = _choose_sizes(options)
     steps = [*sizes.values()][1:2] or [_STEPS]
     rng = np.random.default_rng(0)
     floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
@@ -270,14 +223,14 @@ def _make_example(
     return example
 
 
-def _choose_sizes(options: Sequence[InputOption], times: int) -> dict[str, int]:
-    """Return a size for every named axis, in order: rows, then ``times`` as many steps, and so on."""
+def _choose_sizes(options: Sequence[InputOption]) -> dict[str, int]:
+    """Return a size for every named axis, in order: rows, steps, and so on."""
     axes = [axis for each in options for axis in each.axes if isinstance(axis, str)]
     names = dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0])
     ranges = {name: limits for each in options for name, limits in each.ranges.items()}
+    usual = (_ROWS if place == 0 else _STEPS + 2 * (place - 1) for place in range(len(names)))
     return {
-        name: ranges.get(name, AxisRange()).nearest((_ROWS + 2 * place) * (times if place else 1))
-        for place, name in enumerate(names)
+        name: ranges.get(name, AxisRange()).nearest(size) for name, size in zip(names, usual, strict=True)
     }
 
 
@@ -291,3 +244,17 @@ def _draw(
     array = rng.integers(low, high + 1, shape)
     array.flat[0], array.flat[-1] = low, high
     return array
+
+
+def parse_range(text: str) -> AxisRange:
+    """Read ``16..``, ``16..4096`` or ``16..4096:4``.
+
+    Raises:
+        InputError: it is none of these, or holds no size.
+    """
+    if match := re.fullmatch(r"(\d+)\.\.(\d*)(?::(\d+))?", text, re.ASCII):
+        least, most, multiple = (int(each or 0) for each in match.groups())
+        found = AxisRange(least, most if match[2] else None, multiple if match[3] else 1)
+        if found.least and found.multiple and found.most != 0 and found.nearest(1) >= found.least:
+            return found
+    raise InputError(f"got range {text!r}, expected LEAST..[MOST][:MULTIPLE] such as 16.. or 16..4096:4")

@@ -8,10 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
-from lstm_edge_runtime.files import replacing
 from lstm_edge_runtime.hold import Hold
-from lstm_edge_runtime.reading import read_saved
-from lstm_edge_runtime.state import AGE, IDENTITY, from_arrays, is_state, to_arrays
+from lstm_edge_runtime.state import read_state
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
@@ -68,22 +66,13 @@ class StateFile:
         """Write the state now, atomically."""
         if self._path is None:
             return
-        content = to_arrays(self._stream.state) | {_STEPS: np.array(self.steps)}
-        if self._hold:
-            content[_HOLD] = np.array(self._hold.saved)
-        with replacing(self._path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **content)
+        hold = {_HOLD: np.array(self._hold.saved)} if self._hold else {}
+        self._stream.state.save(self._path, **{_STEPS: np.array(self.steps)}, **hold)
         self._saved_steps, self._saved_at = self.steps, time.monotonic()
 
     def _restore(self, path: Path) -> None:
-        arrays = read_saved(
-            path,
-            lambda name: is_state(name) or name in (_STEPS, _HOLD),
-            _WRONG,
-            _ADVICE,
-            [IDENTITY, AGE, _STEPS],
-        )
-        steps = arrays[_STEPS]
+        state, arrays = read_state(path)
+        steps = arrays.get(_STEPS, np.array(0.5))
         if steps.shape or steps.dtype.kind not in "iu":
             raise FileFormatError(f"{path} {_WRONG} (steps is {steps.dtype} {steps.shape}); {_ADVICE}")
         if self._hold and _HOLD in arrays:
@@ -92,7 +81,7 @@ class StateFile:
                 raise FileFormatError(f"{path} {_WRONG} (hold is {saved.dtype} {saved.shape}); {_ADVICE}")
             self._hold.restore(*saved.tolist())
         try:
-            self._stream.restore(from_arrays(arrays))
+            self._stream.restore(state)
         except StateError as error:
             raise StateError(
                 f"{path} is the state of another model; use another file, or remove it ({error})"

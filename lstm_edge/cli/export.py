@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lstm_edge.results import pace
 from lstm_edge_exporters.export.config import ExportConfig
 from lstm_edge_exporters.options import check_options, option, option_fields
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
@@ -230,7 +231,6 @@ def _from_factory(
         ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
         outputs=factory.output_names,
         states=dict(factory.state) or None,
-        lengths=name,
         task=description.meaning,
         signal=description.signal,
         checkpoint_sha256=sha256,
@@ -276,7 +276,7 @@ def _document(artifact: "Artifact", contents: Mapping[Path, bytes]) -> dict[str,
         },
         "equivalence": manifest.equivalence,
         "unstreamable": manifest.unstreamable,
-        "streams": manifest.pace if manifest.is_buffered else None,
+        "streams": pace(manifest) if manifest.is_buffered else None,
         "delays": manifest.delays,
         "unit": manifest.unit,
         "notes": artifact.notes,

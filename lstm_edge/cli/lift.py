@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lstm_edge.results import pace
 from lstm_edge_exporters.lift.config import LiftConfig
 
 from ._options import model_argument, options_of, output_option, verb
@@ -49,7 +50,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
             "onnxruntime (share of its limit)": figures["ratio"],
         },
         "unstreamable": report.unstreamable,
-        "streams": None if report.unstreamable else manifest.pace,
+        "streams": None if report.unstreamable else pace(manifest),
         "delays": manifest.delays,
         "unit": manifest.unit,
     }

@@ -11,8 +11,8 @@ import click
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.sample_input import run_frames, run_series
-from lstm_edge.results import MainFrames, frame_axis
-from lstm_edge_runtime.errors import printable
+from lstm_edge.results import MainFrames, frame_axis, pace
+from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import replacing
 
 from ._model import ModelOptions, open_model
@@ -55,7 +55,11 @@ def command(
     found_data, samples = read_for_model(data, opened, config, targets="ignored", tell=note)
     found = found_data.series
     manifest = opened.manifest
-    manifest.require_no_delay("predict", "use lstm-edge stream, or the file of export without --stream")
+    if manifest.is_buffered:
+        raise UnsupportedError(
+            f"this file streams {pace(manifest)}, which predict does not support; use lstm-edge stream, or "
+            "the file of export without --stream"
+        )
     if reset_every is None and manifest.from_reset:
         reset_every = manifest.reset_every
         if any(len(one.x) > (reset_every or 0) for one in found):

@@ -31,7 +31,6 @@ def command(model: Path, options: ModelOptions) -> Report:
             "output": each.name,
             "max_abs": each.max_abs,
             "limit": each.limit,
-            "floor": each.floor,
             "where": each.where,
         }
         for number, case in enumerate(found.cases, 1)

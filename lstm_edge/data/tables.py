@@ -11,12 +11,12 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
+from lstm_edge.suggest import did_you_mean
 from lstm_edge_runtime.errors import (
     FileFormatError,
     InputError,
     MissingDependencyError,
     counted,
-    did_you_mean,
     first_line,
     install_command,
 )

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .axes import check_lengths, learn_sizes, resolve, shape_of
+from .axes import learn_sizes, resolve, shape_of
 from .errors import InputError, StateError, first_line
 from .layout import Layout
 from .manifest import Array, Manifest, TensorSpec
@@ -88,7 +88,9 @@ def as_lengths(lengths: npt.ArrayLike | None, manifest: Manifest, sizes: Mapping
     array = as_array(spec.name, lengths, "int64")
     if array.shape != shape:
         raise InputError(f"{spec.name} has shape {array.shape}, expected {shape}: one length per row")
-    check_lengths(spec.name, array, longest)
+    if array.min() < 1 or array.max() > (longest or array.max()):
+        allowed = f"1..{longest or 'L'}"
+        raise InputError(f"{spec.name} has values {array.min()}..{array.max()}, expected {allowed}")
     return as_array(spec.name, array, spec.dtype)
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from .errors import ContractError, InputError
-from .manifest import Array, Axes, AxisRange, Manifest, TensorSpec
+from .manifest import Array, Axes, AxisRange, TensorSpec
 
 _TERM = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)|(\d+)")
 _ANY: Mapping[str, AxisRange] = {}
@@ -29,11 +29,6 @@ def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
         else:
             constant += int(number)
     return factors or {axis: 1}, constant if factors else 0
-
-
-def is_sum(axis: str) -> bool:
-    """Return whether an axis is a name, or a sum of multiples of names and perhaps a constant."""
-    return all(map(str.isidentifier, parse_sum(axis)[0]))
 
 
 def fits(left: Axes, right: Axes) -> bool:
@@ -77,12 +72,6 @@ def all_ones(axes: Axes) -> tuple[int, ...]:
     return tuple(axis if isinstance(axis, int) else 1 for axis in axes)
 
 
-def unit_shape(axes: Axes, manifest: Manifest) -> tuple[int, ...]:
-    """Return the shape of ``axes`` in a call of one unit, one step without strides; other names are 1."""
-    sizes = {manifest.sequence or "": manifest.unit, **manifest.time_sizes(manifest.unit)}
-    return tuple(axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in axes)
-
-
 def learn_sizes(
     name: str,
     axes: Axes,
@@ -109,7 +98,7 @@ def learn_sizes(
         if new is not None and allowed.nearest(new) != new:
             raise InputError(
                 f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {new}, this file accepts "
-                f"{allowed}; {_advice(allowed, new)}"
+                f"{allowed}; use {allowed.nearest(new)}"
             )
     sizes.update(found)
 
@@ -123,13 +112,6 @@ def check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
     if array.dtype != spec.dtype:
         raise InputError(f"{spec.name} is {array.dtype}, expected {spec.dtype}")
     learn_sizes(spec.name, spec.axes, array.shape, sizes)
-
-
-def check_lengths(name: str, lengths: Array, longest: int | None) -> None:
-    """Raise ``InputError`` if a length is outside 1..``longest``; None if that is unknown."""
-    least, most = int(lengths.min()), int(lengths.max())
-    if least < 1 or most > (longest or most):
-        raise InputError(f"{name} has values {least}..{most}, expected 1..{longest or 'L'}")
 
 
 def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> None:
@@ -162,14 +144,6 @@ def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict
         if len(unknown) < 2 and (rest or (unknown and found[unknown[0]] < 1)):
             return None
     return found
-
-
-def _advice(allowed: AxisRange, size: int) -> str:
-    if size < allowed.least:
-        return f"use at least {allowed.nearest(1)}"
-    if allowed.most is not None and size > allowed.most:
-        return f"use at most {allowed.nearest(size)}"
-    return f"use a multiple of {allowed.multiple}, such as {allowed.nearest(size)}"
 
 
 def describe(axes: Axes) -> str:

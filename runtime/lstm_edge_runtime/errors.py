@@ -6,14 +6,9 @@ A message says in one line what was received, what was expected and what to do n
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from difflib import get_close_matches
-from typing import Any
 
 _LONGEST = 300
 _LONGEST_LINE = 500
-FieldRules = Mapping[str, tuple[Callable[[Any], bool], str]]
-"""For fields of a configuration: whether a value fits, and what is expected, in words."""
 
 
 class LstmEdgeError(Exception):
@@ -71,38 +66,9 @@ class CheckFailedError(LstmEdgeError, AssertionError):
         return "\n".join(map(_shortened, printable(Exception.__str__(self)).split("\n")))
 
 
-def check_fields(options: object, rules: FieldRules) -> None:
-    """Raise ``InputError`` for the first field of ``options`` that is not None and breaks its rule."""
-    for name, (fits, expected) in rules.items():
-        if (given := getattr(options, name)) is not None and not fits(given):
-            shown = repr(given) if isinstance(given, str) else given
-            raise InputError(f"{name} is {shown}, expected {expected}")
-
-
 def counted(count: int, noun: str) -> str:
     """Return ``1 sample`` or ``1,000 samples``: a number and a noun whose plural ends in s."""
     return f"{count:,} {noun}" if count == 1 or noun.endswith("s") else f"{count:,} {noun}s"
-
-
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """Return ``did you mean 'temperature'?`` for the nearest of ``names``, or ``""`` if none is near.
-
-    A name that begins with the other is nearer than one that shares letters, and so are initials (``--lr``).
-    """
-    asked = _letters(name)
-    near = [each for each in names if _letters(each).startswith(asked) or asked == _initials(each)]
-    if not near:
-        whole = {_letters(each): each for each in names}
-        near = [whole[found] for found in get_close_matches(asked, whole, n=1, cutoff=0.7)]
-    return f"did you mean {min(near, key=len)!r}?" if asked and near else ""
-
-
-def _letters(name: str) -> str:
-    return "".join(filter(str.isalnum, name.lower()))
-
-
-def _initials(name: str) -> str:
-    return "".join(word[0] for word in re.split(r"[-_ ]+", name.lower()) if word)
 
 
 def install_command(extra: str) -> str:

@@ -61,32 +61,6 @@ def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> I
         raise error_type(f"{what} ({first_line(error)}); {advice}") from error
 
 
-def text(raw: Any) -> str:
-    """Return ``raw`` if it is a text; ``TypeError`` else."""
-    if not isinstance(raw, str):
-        raise TypeError(f"{raw!r:.60}, expected a string")
-    return raw
-
-
-def text_or_none(raw: Any) -> str | None:
-    """Return ``raw`` if it is a text or None; ``TypeError`` else."""
-    return None if raw is None else text(raw)
-
-
-def texts(raw: Any) -> tuple[str, ...]:
-    """Return a list of texts; ``TypeError`` for all else."""
-    if not isinstance(raw, list):
-        raise TypeError(f"{raw!r:.60}, expected a list of strings")
-    return tuple(map(text, raw))
-
-
-def number(raw: Any) -> float:
-    """Return a number as a float; ``TypeError`` for other types, ``OverflowError`` beyond float's range."""
-    if isinstance(raw, bool) or not isinstance(raw, int | float):
-        raise TypeError(f"{raw!r:.60}, expected a number")
-    return float(raw)
-
-
 def encode_array(array: npt.NDArray[Any]) -> dict[str, Any]:
     """Return ``array`` as a JSON-ready mapping with ``dtype``, ``shape`` and ``data``."""
     import base64

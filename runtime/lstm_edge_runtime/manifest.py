@@ -6,26 +6,18 @@ readers in other languages. Nothing in it depends on the clock or the machine: t
 same text.
 """
 
+import contextlib
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from math import gcd
-from typing import Any, NamedTuple
+from types import UnionType
+from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError, ManifestError, UnsupportedError, counted
-from .json_reader import (
-    decode_array,
-    encode_array,
-    malformed_as,
-    number,
-    read_json,
-    text,
-    text_or_none,
-    texts,
-)
+from .errors import ManifestError
+from .json_reader import decode_array, encode_array, malformed_as, read_json
 
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
@@ -64,22 +56,6 @@ class AxisRange(NamedTuple):
         if self.most is not None:
             rounded = min(rounded, self.most // self.multiple)
         return rounded * self.multiple
-
-    @classmethod
-    def parse(cls, text: str) -> "AxisRange":
-        """Read ``16..``, ``16..4096`` or ``16..4096:4``.
-
-        Raises:
-            InputError: it is none of these, or holds no size.
-        """
-        ends, _, multiple = text.partition(":")
-        least, mark, most = ends.partition("..")
-        numbers = [part for part in (least, most, multiple) if part]
-        if mark and least and all(part.isascii() and part.isdecimal() and int(part) for part in numbers):
-            found = cls(int(least), int(most) if most else None, int(multiple or 1))
-            if found.nearest(1) >= found.least:
-                return found
-        raise InputError(f"got range {text!r}, expected LEAST..[MOST][:MULTIPLE] such as 16.. or 16..4096:4")
 
     def __str__(self) -> str:
         """Return the range as ``lstm-edge export --input`` takes it: ``16..``, ``16..4096:4``."""
@@ -147,22 +123,6 @@ class Trained(NamedTuple):
     """Time steps of a window; None if whole samples of varying length were used."""
     reset: float
     """Fraction of the lanes that started from reset, 0 to 1; 1 for windows from reset."""
-
-    @classmethod
-    def decode(cls, raw: Mapping[str, Any]) -> "Trained":
-        """Read what ``_asdict`` gave from JSON; ``TypeError`` or ``KeyError`` for all else."""
-        carry, window, reset = raw["carry"], raw["window"], number(raw["reset"])
-        size = window is None or (type(window) is int and 0 < window < 1 << 31)
-        if type(carry) is not bool or not size or not 0 <= reset <= 1:
-            raise TypeError(f"trained {raw!r:.80}")
-        return cls(carry, window, reset)
-
-    def __str__(self) -> str:
-        """Return it in words."""
-        what = "whole samples" if self.window is None else f"windows of {counted(self.window, 'step')}"
-        return (
-            f"{what}, {f'states carried, {100 * self.reset:g}% from reset' if self.carry else 'from reset'}"
-        )
 
 
 class Golden(NamedTuple):
@@ -232,9 +192,12 @@ class Manifest(NamedTuple):
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
         import json
 
-        return json.dumps(
-            _encode(self), sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False
-        )
+        fields = _encode(self) | {"schema": SCHEMA}
+        names = [name for name in ("batch", "sequence", "ranges") if name in fields]
+        fields["axes"] = {name: fields.pop(name) for name in names}
+        for state, spec in zip(fields["states"], self.states, strict=True):
+            state["batch_axis"] = self.batch_axis(spec.axes)
+        return json.dumps(fields, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
@@ -252,7 +215,9 @@ class Manifest(NamedTuple):
                 f"the manifest has schema {raw['schema']}, expected {SCHEMA}; export the model again"
             )
         with malformed_as(ManifestError, "the manifest is malformed", "export the model again"):
-            return _decode(raw)
+            manifest: Manifest = decode(cls, {**raw, **raw["axes"]})
+            _check_values(manifest)
+        return manifest
 
     @property
     def data_inputs(self) -> tuple[TensorSpec, ...]:
@@ -304,29 +269,6 @@ class Manifest(NamedTuple):
         """Number of steps by which the outputs of a stream lag, rounded up."""
         frames = self.frames_a_unit
         return max((-(-delay * self.unit // frames[name]) for name, delay in self.delays.items()), default=0)
-
-    @property
-    def pace(self) -> str:
-        """When a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) delay``."""
-        frames = self.frames_a_unit
-        name = max(frames, key=lambda each: self.delays.get(each, 0) / frames[each], default="")
-        delay, count, unit = self.delays.get(name, 0), frames.get(name, 1), self.unit
-        each = gcd(count, unit)
-        many = "one frame" if count == each else f"{count // each} frames"
-        pace = f"{many} a step" if unit == each else f"{many} every {unit // each} samples"
-        at_once = f", {count} at a time" if each > 1 else ""
-        rate = self.signal.sampling_rate
-        time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
-        return pace + at_once + (f", {counted(delay, 'frame')}{time} delay" if delay else "")
-
-    def require_no_delay(
-        self,
-        what: str,
-        instead: str = "use stream() or streams() of lstm_edge_runtime, or run() on whole sequences",
-    ) -> None:
-        """Raise ``UnsupportedError`` for a file with a delay or a unit, which ``what`` can't have."""
-        if self.is_buffered:
-            raise UnsupportedError(f"this file streams {self.pace}, which {what} does not support; {instead}")
 
     @property
     def chunk_ranges(self) -> Mapping[str, AxisRange]:
@@ -406,54 +348,6 @@ class Manifest(NamedTuple):
         return {**outputs, **{state.output: states[state.input] for state in self.states}}
 
 
-def _without_usual(fields: Mapping[str, Any], **usual: Any) -> dict[str, Any]:
-    """Return the fields but for those with these values: texts stay the same when there are new fields."""
-    return {name: value for name, value in fields.items() if name not in usual or value != usual[name]}
-
-
-def _encode(manifest: Manifest) -> dict[str, Any]:
-    golden, task, trained = manifest.golden, manifest.task, manifest.trained
-    fields = manifest._asdict()
-    axes = {name: fields.pop(name) for name in ("batch", "sequence")}
-    axes["ranges"] = {name: each._asdict() for name, each in fields.pop("ranges").items()}
-    fields |= {
-        "schema": SCHEMA,
-        "inputs": [spec._asdict() for spec in manifest.inputs],
-        "outputs": [spec._asdict() for spec in manifest.outputs],
-        "states": [_encode_state(state, manifest) for state in manifest.states],
-        "axes": _without_usual(axes, ranges={}),
-        "task": task and task._asdict(),
-        "signal": _without_usual(manifest.signal._asdict(), missing=""),
-        "trained": trained and trained._asdict(),
-        "golden": golden and _encode_golden(golden),
-    }
-    return _without_usual(
-        fields,
-        padded_states=True,
-        counts=(),
-        identity="",
-        trained=None,
-        int8_activations=False,
-        unit=1,
-        delays={},
-    )
-
-
-def _encode_state(state: StateSpec, manifest: Manifest) -> dict[str, Any]:
-    reset = encode_array(state.reset) if isinstance(state.reset, np.ndarray) else float(state.reset)
-    return {**state._asdict(), "batch_axis": manifest.batch_axis(state.axes), "reset": reset}
-
-
-def _decode_state(raw: Mapping[str, Any]) -> StateSpec:
-    return StateSpec(
-        input=text(raw["input"]),
-        output=text(raw["output"]),
-        dtype=_dtype(text(raw["dtype"])),
-        axes=_axes(raw["axes"]),
-        reset=decode_array(raw["reset"]) if isinstance(raw["reset"], dict) else number(raw["reset"]),
-    )
-
-
 def rate_name(sequence: str, frames: int, steps: int) -> str:
     """Return the name of a time axis with ``frames`` in ``steps``: ``L``, ``L/8``, ``2*L``, ``3*L/2``."""
     return (f"{frames}*" if frames > 1 else "") + sequence + (f"/{steps}" if steps > 1 else "")
@@ -466,113 +360,86 @@ def _rate_of(axis: str, sequence: str) -> tuple[int, int] | None:
     return None if found is None else (int(found[1] or 1), int(found[2] or 1))
 
 
-def _count(raw: Any) -> int:
-    if type(raw) is not int or not 0 <= raw < 1 << 31:
-        raise TypeError(f"{raw!r:.60}, expected a whole number from 0")
+_LEFT_OUT = {"ranges", "padded_states", "counts", "identity", "trained", "int8_activations", "unit", "delays"}
+_LEFT_OUT |= {"missing", "limits", "more"}
+"""Fields that are only written where they are not the usual ones."""
+
+
+def _encode(value: Any, name: str = "") -> Any:
+    """Return the value of a field as JSON has it."""
+    if name == "limits":
+        return {
+            each: {"shape": list(array.shape), "values": [float(f"{limit:.3e}") for limit in array.ravel()]}
+            for each, array in value.items()
+        }
+    if isinstance(value, np.ndarray):
+        return encode_array(value)
+    if hasattr(value, "_fields"):
+        usual, fields = value._field_defaults, value._asdict()
+        kept = {each: fields[each] for each in fields if each not in _LEFT_OUT or fields[each] != usual[each]}
+        return {each: _encode(kept[each], each) for each in kept}
+    if isinstance(value, Mapping):
+        return {each: _encode(value[each]) for each in value}
+    return [_encode(each) for each in value] if isinstance(value, tuple | list) else value
+
+
+def decode(kind: Any, raw: Any) -> Any:
+    """Return JSON as a named tuple, a tuple, a mapping, an array, one of several types, or a plain type.
+
+    Raises:
+        AttributeError, KeyError, TypeError, ValueError: it is none.
+    """
+    origin, inner = get_origin(kind), get_args(kind)
+    if kind == Array:
+        if "values" in raw:
+            return np.reshape(np.array(raw["values"], np.float64), raw["shape"])
+        return decode_array(raw)
+    if hasattr(kind, "_fields"):
+        hints = _hints(kind)
+        return kind(**{name: decode(hints[name], each) for name, each in raw.items() if name in hints})
+    if origin is UnionType:
+        return _decode_one_of(inner, raw)
+    if origin is tuple and isinstance(raw, list):
+        return tuple(decode(inner[0], each) for each in raw)
+    if origin is Mapping and isinstance(raw, dict):
+        return {name: decode(inner[1], each) for name, each in raw.items()}
+    if kind is float and type(raw) is int:
+        return float(raw)
+    if kind is not Any and type(raw) is not kind:  # bool is an int, but not here
+        raise TypeError(f"{raw!r:.60}, expected {getattr(kind, '__name__', kind)}")
     return raw
 
 
-def _encode_golden(golden: Golden) -> dict[str, Any]:
-    limits = {
-        name: {"shape": list(array.shape), "values": [float(f"{value:.3e}") for value in array.ravel()]}
-        for name, array in golden.limits.items()
-    }
-    fields = {
-        "inputs": {name: encode_array(array) for name, array in golden.inputs.items()},
-        "outputs": {name: encode_array(array) for name, array in golden.outputs.items()},
-        "floor": golden.floor,
-        "limit": golden.limit,
-        "limits": limits,
-        "more": [*map(_encode_golden, golden.more)],
-    }
-    return _without_usual(fields, limits={}, more=[])
+def _decode_one_of(kinds: tuple[Any, ...], raw: Any) -> Any:
+    if raw is None and type(None) in kinds:
+        return None
+    *others, last = (kind for kind in kinds if kind is not type(None))
+    for kind in others:
+        with contextlib.suppress(TypeError):
+            return decode(kind, raw)
+    return decode(last, raw)
 
 
-def _decode_golden(raw: Mapping[str, Any]) -> Golden:
-    outputs = {name: decode_array(value) for name, value in raw["outputs"].items()}
-    limits = {
-        name: np.array([number(value) for value in each["values"]]).reshape(each["shape"])
-        for name, each in raw.get("limits", {}).items()
-    }
-    for name, array in limits.items():
-        np.broadcast_to(array, outputs[name].shape)
-    return Golden(
-        inputs={name: decode_array(value) for name, value in raw["inputs"].items()},
-        outputs=outputs,
-        floor={name: number(value) for name, value in raw["floor"].items()},
-        limit={name: number(value) for name, value in raw["limit"].items()},
-        limits=limits,
-    )
+def _check_values(manifest: Manifest) -> None:
+    """Raise ``ValueError`` for numbers that can't be meant."""
+    axes, trained, signal = manifest.axes.values(), manifest.trained, manifest.signal
+    sizes = [axis for each in axes for axis in each if isinstance(axis, int)]
+    sizes += [size for each in manifest.ranges.values() for size in each if size is not None]
+    sizes += [manifest.unit]
+    sizes += [window for window in (signal.window, trained and trained.window) if window is not None]
+    if not all(0 < size < 1 << 31 for size in (*sizes, *(delay + 1 for delay in manifest.delays.values()))):
+        raise ValueError("a size is not from 1 to 2^31")
+    if any(each.nearest(1) < each.least for each in manifest.ranges.values()):
+        raise ValueError("a range holds no size")
+    if not 0 <= (trained.reset if trained else 0) <= 1 or (signal.sampling_rate or 1) < 1e-9:
+        raise ValueError("a share or a sampling rate is no number of its kind")
+    tensors = (*manifest.inputs, *manifest.outputs)
+    for dtype in [spec.dtype for spec in tensors] + [spec.dtype for spec in manifest.states]:
+        if np.dtype(dtype).name != dtype:
+            raise ValueError(f"dtype {dtype}")
+    for case in (manifest.golden, *manifest.golden.more) if manifest.golden else ():
+        for name, limits in case.limits.items():
+            np.broadcast_to(limits, case.outputs[name].shape)
 
 
-def _decode(raw: Mapping[str, Any]) -> Manifest:
-    task, signal, axes, golden = raw["task"], raw["signal"], raw["axes"], raw["golden"]
-    return Manifest(
-        inputs=tuple(_decode_tensor(spec) for spec in raw["inputs"]),
-        outputs=tuple(_decode_tensor(spec) for spec in raw["outputs"]),
-        states=tuple(map(_decode_state, raw["states"])),
-        batch=text_or_none(axes["batch"]),
-        sequence=text_or_none(axes["sequence"]),
-        ranges={name: _decode_range(each) for name, each in axes.get("ranges", {}).items()},
-        lengths=text_or_none(raw["lengths"]),
-        padded_states=raw.get("padded_states", True) is True,
-        counts=texts(raw.get("counts", [])),
-        unstreamable=text(raw["unstreamable"]),
-        unit=_count(raw.get("unit", 1)),
-        delays={text(name): _count(delay) for name, delay in raw.get("delays", {}).items()},
-        task=None
-        if task is None
-        else Task(
-            kind=text(task["kind"]),
-            output=text(task["output"]),
-            labels=texts(task["labels"]),
-            units=texts(task["units"]),
-        ),
-        signal=Signal(
-            features=texts(signal["features"]),
-            sampling_rate=signal["sampling_rate"] and _at_least(1e-9, signal["sampling_rate"]),
-            window=signal["window"] and int(_at_least(1, signal["window"])),
-            missing=text(signal.get("missing", "")),
-        ),
-        trained=Trained.decode(raw["trained"]) if "trained" in raw else None,
-        precision=text(raw["precision"]),
-        int8_activations=raw.get("int8_activations", False) is True,
-        provenance=dict(raw["provenance"]),
-        equivalence=dict(raw["equivalence"]),
-        golden=None
-        if golden is None
-        else _decode_golden(golden)._replace(more=tuple(map(_decode_golden, golden.get("more", [])))),
-        identity=text(raw.get("identity", "")),
-    )
-
-
-@lru_cache(64)
-def _dtype(name: str) -> str:
-    return str(np.dtype(name).name)
-
-
-def _at_least(least: float, raw: Any) -> float:
-    if not least <= (found := number(raw)) < 1 << 31:
-        raise TypeError(f"{raw!r:.60}, expected a number from {least:g}")
-    return found
-
-
-def _decode_tensor(raw: Mapping[str, Any]) -> TensorSpec:
-    return TensorSpec(text(raw["name"]), _dtype(text(raw["dtype"])), _axes(raw["axes"]))
-
-
-def _decode_range(raw: Mapping[str, Any]) -> AxisRange:
-    least, most, multiple = raw["least"], raw["most"], raw["multiple"]
-    found = AxisRange(least, most, multiple)
-    sizes = [size for size in found if size is not None]
-    if not all(type(size) is int and 0 < size < 1 << 31 for size in sizes) or found.nearest(1) < least:
-        raise TypeError(f"range {raw!r:.60}")
-    return found
-
-
-def _axes(raw: list[Any]) -> Axes:
-    if not isinstance(raw, list) or not all(
-        isinstance(axis, str) or (type(axis) is int and 0 < axis < 1 << 31) for axis in raw
-    ):
-        raise TypeError(f"axes {raw!r:.60}")
-    return tuple(raw)
+_hints = lru_cache(get_type_hints)

@@ -42,18 +42,13 @@ _WORKSPACE, _LARGEST = 8, 31 << 20
 """More than an LSTM call allocates, as a multiple of its states' bytes times its steps; glibc learns from
 blocks below 32 MiB."""
 
-Provider = str | tuple[str, Mapping[str, Any]]
-"""A provider's name, or its name and options, as onnxruntime takes them."""
-
 
 class SessionOptions(NamedTuple):
     """Session options."""
 
-    providers: tuple[Provider, ...] = (CPU,)
+    providers: tuple[str, ...] = (CPU,)
     threads: int = 1
     """Number of threads per operator (intra-op), including the calling thread."""
-    optimization: str = "ALL"
-    """The graph optimization level: ``DISABLE_ALL``, ``BASIC``, ``EXTENDED`` or ``ALL``."""
 
 
 DEFAULT_OPTIONS = SessionOptions()
@@ -81,19 +76,15 @@ def open_session(
         MissingDependencyError: no onnxruntime.
     """
     ort = import_onnxruntime()
-    names = [provider if isinstance(provider, str) else provider[0] for provider in options.providers]
+    names = list(options.providers)
     for provider in names:
         if provider not in ort.get_available_providers():
             raise _not_in_use(provider, ort.get_available_providers(), "is not in this wheel")
-    providers = [
-        (each, _EXACT.get(each, {})) if isinstance(each, str) else (each[0], dict(each[1]))
-        for each in options.providers
-    ]
     try:
         session = ort.InferenceSession(
             source,
             _settings(ort, options, cpu_fallback),
-            providers=providers,
+            providers=[(each, _EXACT.get(each, {})) for each in names],
             disabled_optimizers=_CRASHING,
             enable_fallback=0,  # onnxruntime's own prints, and goes on without the provider
         )
@@ -116,16 +107,12 @@ def open_session(
 
 def _settings(ort: Any, options: SessionOptions, cpu_fallback: bool) -> Any:
     """Return ``options`` as onnxruntime's own object."""
-    level = (
-        "ORT_DISABLE_ALL" if options.optimization == "DISABLE_ALL" else f"ORT_ENABLE_{options.optimization}"
-    )
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
     settings.intra_op_num_threads = options.threads
     settings.inter_op_num_threads = 1
     settings.enable_cpu_mem_arena = False  # a small step is about 1 us quicker without
     settings.enable_mem_pattern = False  # plans that grow with every new chunk length
-    settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, level)
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
     for kind in (np.float16, np.float32, np.float64):
         np.finfo(kind)  # numpy 2.2 and older look once, and warn where they find denormals flushed

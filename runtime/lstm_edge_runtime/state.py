@@ -9,8 +9,8 @@ import numpy as np
 from .errors import FileFormatError
 from .manifest import Array
 
-IDENTITY, AGE, _PREFIX, _REST = "identity", "age", "state/", "rest/"
-"""In a file: the names of the identity and the age, and what names of states and of a rest start with."""
+_PREFIX, _REST = "state/", "rest/"
+"""What names of states and of a rest start with in a file."""
 _NO_REST: Mapping[str, Array] = {}
 
 
@@ -66,8 +66,8 @@ class State(Mapping[str, Array]):
         shapes = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in self.items())
         return f"State({shapes}; model {self._identity[:12]})"
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the state to ``path`` as ``.npz``, atomically.
+    def save(self, path: str | os.PathLike[str], **more: Any) -> None:
+        """Write the state to ``path`` as ``.npz``, atomically, and ``more`` arrays of the caller's beside it.
 
         Raises:
             NotFoundError: the folder does not exist.
@@ -75,8 +75,11 @@ class State(Mapping[str, Array]):
         """
         from .files import replacing
 
+        arrays: dict[str, Any] = {"identity": np.array(self.identity), "age": np.array(self.age)}
+        arrays |= {_PREFIX + name: array for name, array in self.items()}
+        arrays |= {_REST + name: array for name, array in self.rest.items()}
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **to_arrays(self))
+            np.savez(file, **arrays, **more)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "State":
@@ -86,37 +89,20 @@ class State(Mapping[str, Array]):
             NotFoundError: no such file.
             FileFormatError: truncated, or not a saved state.
         """
-        from .reading import read_saved
-
-        advice = "save one first, or reset the stream"
-        return from_arrays(read_saved(path, is_state, "is not a saved state", advice, [IDENTITY, AGE]))
+        return read_state(path)[0]
 
 
-def is_state(name: str) -> bool:
-    """Return True for the name of an array of a state in a file."""
-    return name in (IDENTITY, AGE) or name.startswith((_PREFIX, _REST))
+def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
+    """Return the state in a file, and the other arrays there; raises as ``State.load``."""
+    from .reading import read_arrays
 
-
-def to_arrays(state: State) -> dict[str, Any]:
-    """Return a state as arrays by the names used in a file."""
-    arrays = {_PREFIX + name: array for name, array in state.items()}
-    arrays |= {_REST + name: array for name, array in state.rest.items()}
-    return {IDENTITY: np.array(state.identity), AGE: np.array(state.age)} | arrays
-
-
-def from_arrays(arrays: Mapping[str, Array]) -> State:
-    """Read what ``to_arrays`` gave; other names are ignored.
-
-    Raises:
-        FileFormatError: the age is no whole number from 0.
-    """
-    age = arrays[AGE]
+    advice = "save one first, or reset the stream"
+    arrays = read_arrays(path, "is not a saved state", advice, ["identity", "age"])
+    identity, age = str(arrays.pop("identity")), arrays.pop("age")
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
-        raise FileFormatError(
-            f"a saved state has age {age!r:.60}, expected a nonnegative integer; save it again"
-        )
+        raise FileFormatError(f"{path} is not a saved state (age {age!r:.60}); {advice}")
     own, rest = (
-        {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}
+        {name.removeprefix(prefix): arrays.pop(name) for name in [*arrays] if name.startswith(prefix)}
         for prefix in (_PREFIX, _REST)
     )
-    return State(own, str(arrays[IDENTITY]), int(age), rest)
+    return State(own, identity, int(age), rest), arrays

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_finite, reset_states
+from .arrays import InputArrays, as_array, as_lengths, by_name, check_state, refuse_not_finite, reset_states
 from .axes import learn_sizes, resolve
 from .engine import Arrays, Engine
 from .errors import ContractError, InputError, StateError
@@ -39,7 +39,7 @@ class _Streams:
     """What one source and many have in common; for one thread at a time."""
 
     __slots__ = (
-        "__weakref__", "_advice", "_checked", "_engine", "_entry", "_even", "_every", "_identity",
+        "__weakref__", "_advice", "_age", "_checked", "_engine", "_entry", "_even", "_every", "_identity",
         "_manifest", "_rest", "_settled", "_states", "_step", "_unit",
     )  # fmt: skip
     _many = False
@@ -69,6 +69,8 @@ class _Streams:
                 for each in engine.inputs
                 if each.timed
             }
+        self._age = np.zeros(rows or 1, np.int64)
+        """Steps of each source since its reset."""
         self._entry = _Entry()
         self._checked: tuple[Any, dict[str, int], dict[str, Any]] = ((), {}, {})
         self._step: _Bound | None = None
@@ -82,27 +84,6 @@ class _Streams:
     def reset_every(self) -> int | None:
         """Number of steps after which a source is reset automatically; None for never."""
         return None if self._every == _NEVER else self._every
-
-    def _ages(self, rows: Array) -> Array:
-        """Return the steps of sources since their reset."""
-        raise NotImplementedError
-
-    def _add(self, rows: Array, steps: Any) -> None:
-        """Add steps to the ages of sources."""
-        raise NotImplementedError
-
-    def _clock(self, rows: Array) -> Any:
-        """Return what ``_set_clock`` puts back."""
-        raise NotImplementedError
-
-    def _set_clock(self, rows: Array, clock: Any) -> None:
-        raise NotImplementedError
-
-    def _reset(self, rows: Array) -> None:
-        """Put states back to reset, in the middle of a call."""
-        raise NotImplementedError
-
-    # samples
 
     def _arrays(self, x: InputArrays, rows: int, *, step: bool) -> tuple[dict[str, Array], dict[str, int]]:
         """Return samples in the order of engines, and the sizes of the named axes."""
@@ -136,8 +117,6 @@ class _Streams:
 
     def _steps(self, sizes: Mapping[str, int]) -> int:
         return sizes.get(self._manifest.sequence or "", 1)
-
-    # calls
 
     def _ready(self, least: int, most: int, steps: int) -> bool:
         """Tell whether steps of sources of these ages, whole units, are one call without a first frame."""
@@ -175,10 +154,10 @@ class _Streams:
         with self._kept(rows):
             while start < ends.max():
                 live = np.flatnonzero(ends > start)
-                due = rows[live][self._ages(rows[live]) >= self._every]
+                due = rows[live][self._age[rows[live]] >= self._every]
                 if due.size:
                     self._reset(due)
-                size = min(int(ends.max()) - start, self._every - int(self._ages(rows[live]).max()))
+                size = min(int(ends.max()) - start, self._every - int(self._age[rows[live]].max()))
                 given = self._cut(arrays, live, slice(start, start + size))
                 taken = np.minimum(ends[live] - start, size)
                 self._take_piece(rows[live], given, {**sizes, self._manifest.sequence or "": size}, taken,
@@ -191,7 +170,7 @@ class _Streams:
     ) -> None:
         """Take steps behind those that are kept, and keep those that do not fill a unit."""
         manifest, unit, sequence = self._manifest, self._manifest.unit, self._manifest.sequence or ""
-        ages, size = self._ages(rows), self._steps(sizes)
+        ages, size = self._age[rows], self._steps(sizes)
         counts = ages % unit
         units, each_row = (counts + size) // unit, np.arange(len(rows))[:, None]
         given = self._behind_rest(rows, counts, given, size)
@@ -211,7 +190,7 @@ class _Streams:
                         parts[row][each.name].append(array)
         for name, kept in self._rest.items():
             kept[rows] = given[name][each_row, (units * unit)[:, None] + np.arange(unit)]
-        self._add(rows, taken)
+        self._age[rows] += taken
 
     def _cut(self, arrays: Arrays, rows: Array, time: slice) -> dict[str, Array]:
         """Return some rows and steps of inputs."""
@@ -230,7 +209,7 @@ class _Streams:
         return joined
 
     def _joined(self, each: Layout, part: _Part) -> Array | None:
-        """Return the frames ``(frames, ...)`` of one source; without a time axis the last result."""
+        """Return the frames of one source; without a time axis the last result."""
         arrays = part[each.name]
         if each.name in self._manifest.counts:
             return np.asarray(np.sum(arrays, axis=0, dtype=each.dtype))
@@ -238,11 +217,9 @@ class _Streams:
             return arrays[-1] if arrays else None
         return np.concatenate(arrays) if arrays else np.zeros((0, *each.inner), each.dtype)
 
-    # states
-
     def _state_of(self, rows: Array) -> State:
         """Return a copy of one source's state, with its samples that do not fill a unit yet."""
-        age = int(self._ages(rows)[0])
+        age = int(self._age[rows][0])
         count = age % self._manifest.unit
         inputs = [each for each in self._engine.inputs if count and each.name in self._rest]
         rest = {each.name: each.to_file(self._rest[each.name][rows, :count]) for each in inputs}
@@ -263,19 +240,24 @@ class _Streams:
                 "save the state again, or reset the stream"
             )
         self._states.write(rows, arrays)
+        self._age[rows] = state.age
         for name, array in kept.items():
             self._rest[name][rows, :count] = array
+
+    def _reset(self, rows: Array) -> None:
+        self._states.write(rows, reset_states(self._manifest, len(rows)))
+        self._age[rows] = 0
 
     @contextmanager
     def _kept(self, rows: Array) -> Iterator[None]:
         """Put states, ages and kept steps back if the block raises."""
-        states, clock = self._states.read(rows), self._clock(rows)
+        states, ages = self._states.read(rows), self._age[rows]
         rest = {name: array[rows] for name, array in self._rest.items()}
         try:
             yield
         except BaseException:
             self._states.write(rows, states)
-            self._set_clock(rows, clock)
+            self._age[rows] = ages
             for name, array in rest.items():
                 self._rest[name][rows] = array
             raise
@@ -297,7 +279,7 @@ class Stream(_Streams):
         super().__init__(engine, identity, reset_every, None, check=check)
         self._free, self._window = self._entry.free, _CLOSED
         self._chunk: _Bound | None = None
-        self._set_clock(_ONE, (0, 0))
+        self._begin(0, 0)
 
     @property
     def steps_seen(self) -> int:
@@ -308,6 +290,7 @@ class Stream(_Streams):
     def state(self) -> State:
         """A copy of the state, to keep, pickle, save or restore elsewhere."""
         with self._entry:
+            self._age[0] = self._seen_steps - self._start
             return self._state_of(_ONE)
 
     def step(self, sample: InputArrays) -> Result | None:
@@ -378,8 +361,8 @@ class Stream(_Streams):
     def reset(self) -> None:
         """Reset all states."""
         with self._entry:
-            self._states.write(_ONE, reset_states(self._manifest, 1))
-            self._set_clock(_ONE, (0, 0))
+            self._reset(_ONE)
+            self._begin(0, 0)
 
     def restore(self, state: State) -> None:
         """Continue from ``state``.
@@ -389,7 +372,7 @@ class Stream(_Streams):
         """
         with self._entry:
             self._restore(_ONE, state)
-            self._set_clock(_ONE, (0, -state.age))
+            self._begin(0, state.age)
 
     def _fill(self, sample: InputArrays) -> None:
         """Write a sample that the window does not take as it is; bind the call if it has another shape."""
@@ -399,7 +382,9 @@ class Stream(_Streams):
 
     def _slow(self, arrays: Arrays, sizes: Mapping[str, int], *, step: bool) -> Result | None:
         """Take steps in pieces."""
+        self._age[0] = self._seen_steps - self._start
         (part,) = self._pieces(_ONE, arrays, sizes, None)
+        self._begin(self._seen_steps + self._steps(sizes), int(self._age[0]))
         found: dict[str, Any] = {}
         for each in self._engine.outputs:
             array = self._joined(each, part)
@@ -410,24 +395,12 @@ class Stream(_Streams):
             found[each.name] = array
         return _only(found, len(self._engine.outputs))
 
-    def _ages(self, rows: Array) -> Array:  # noqa: ARG002
-        return np.array([self._seen_steps - self._start])
-
-    def _add(self, rows: Array, steps: Any) -> None:
-        self._set_clock(rows, (self._seen_steps + int(steps[0]), self._start))
-
-    def _clock(self, rows: Array) -> tuple[int, int]:  # noqa: ARG002
-        return self._seen_steps, self._start
-
-    def _set_clock(self, rows: Array, clock: tuple[int, int]) -> None:  # noqa: ARG002
-        self._seen_steps, self._start = clock
-        plain = self._even and self._seen_steps - self._start >= self._settled
+    def _begin(self, seen: int, age: int) -> None:
+        """Count from so many steps and an age on."""
+        self._seen_steps, self._start = seen, seen - age
+        plain = self._even and age >= self._settled
         self._due = min(self._start + self._every, _NEVER) if plain else -1
         """Steps after which a single step is none of the engine alone."""
-
-    def _reset(self, rows: Array) -> None:
-        self._states.write(rows, reset_states(self._manifest, 1))
-        self._set_clock(rows, (self._seen_steps, self._seen_steps))
 
 
 class StreamBatch(_Streams):
@@ -452,7 +425,6 @@ class StreamBatch(_Streams):
         self._next = np.arange(capacity, dtype=np.int64)
         self._unused = list(range(capacity - 1, -1, -1))
         self._place = np.zeros(capacity, dtype=np.int64)
-        self._age = np.zeros(capacity, dtype=np.int64)
 
     @property
     def capacity(self) -> int:
@@ -512,9 +484,7 @@ class StreamBatch(_Streams):
             StateError: the source is not in the batch, or the state is of another model.
         """
         with self._entry:
-            slots = self._slots([source])
-            self._restore(slots, state)
-            self._age[slots] = state.age
+            self._restore(self._slots([source]), state)
 
     def step(self, samples: InputArrays, ids: Ids) -> Result:
         """Take one time step of some sources.
@@ -615,16 +585,9 @@ class StreamBatch(_Streams):
 
     def _slots(self, ids: Ids) -> Array:
         """Return the slots of ``ids``; each must be in the batch and given once."""
-        try:
-            sources = np.asarray(ids)
-        except ValueError as error:
-            raise InputError(
-                f"ids are not one row of whole numbers ({error}); give each source once"
-            ) from error
-        if sources.ndim != 1 or not sources.size or sources.dtype.kind not in "iu":
-            raise InputError(
-                f"ids are {sources.dtype} {sources.shape}, expected whole numbers (K,), K from 1"
-            )
+        sources = as_array("ids", ids, "int64")
+        if sources.ndim != 1 or not sources.size:
+            raise InputError(f"ids have shape {sources.shape}, expected (K,), K from 1")
         if len(sources) == self.capacity and not self._unused and sources.tobytes() == self._owner.tobytes():
             return self._all
         slots: Array = np.remainder(sources, self.capacity, dtype=np.int64)
@@ -637,22 +600,6 @@ class StreamBatch(_Streams):
         if twice.any():
             raise StateError(f"got source {sources[twice][0]} twice in one tick; give it in the next")
         return slots
-
-    def _ages(self, rows: Array) -> Array:
-        return self._age[rows]
-
-    def _add(self, rows: Array, steps: Any) -> None:
-        self._age[rows] += steps
-
-    def _clock(self, rows: Array) -> Array:
-        return self._age[rows]
-
-    def _set_clock(self, rows: Array, clock: Array) -> None:
-        self._age[rows] = clock
-
-    def _reset(self, rows: Array) -> None:
-        self._states.write(rows, reset_states(self._manifest, len(rows)))
-        self._age[rows] = 0
 
 
 class _Entry:

@@ -27,7 +27,6 @@ from lstm_edge_runtime.errors import (
     install_command,
 )
 from lstm_edge_runtime.manifest import KEY
-from lstm_edge_runtime.ort import SessionOptions, open_session
 
 DATA = Path(__file__).parent / "data"
 X = np.linspace(-1, 1, 30, dtype=np.float32).reshape(2, 5, 3)
@@ -144,11 +143,6 @@ def test_a_declared_state_output_that_is_missing_is_an_error_at_load(path):
 def test_a_wrong_argument_is_refused_with_what_came(path, argument, message):
     with pytest.raises(InputError, match=message):
         load(path("lstm"), **argument)
-
-
-def test_every_optimization_level_opens(path):
-    for level in ("DISABLE_ALL", "BASIC", "EXTENDED", "ALL"):
-        assert open_session(str(path("lstm")), SessionOptions(optimization=level)).get_inputs()
 
 
 def run_alone(program: str, *arguments: object, **environment: str) -> str:

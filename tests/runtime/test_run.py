@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.arrays import as_array, as_lengths
-from lstm_edge_runtime.errors import ContractError, InputError, StateError
+from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 
 pytestmark = pytest.mark.filterwarnings("ignore:Creating an ndarray from ragged")  # numpy below 1.24
@@ -70,26 +70,6 @@ def test_truth_values_go_where_a_file_takes_them_and_nowhere_else():
             as_array("mask", wrong, dtype)
 
 
-@pytest.mark.parametrize(
-    ("x", "message"),
-    [
-        (np.zeros((2, 5, 4), np.float32), r"x has shape \(2, 5, 4\), expected \(N, L, 3\)"),
-        (np.zeros((5, 3), np.float32), r"x has shape \(5, 3\), expected \(N, L, 3\)"),
-        (np.zeros((0, 5, 3), np.float32), "no empty axis"),
-        (np.zeros((2, 0, 3), np.float32), "no empty axis"),
-        (np.zeros((2, 5, 3), complex), "x has dtype complex128, expected float32"),
-        (np.zeros((2, 5, 3), bool), "x has dtype bool"),
-        (np.full((2, 5, 3), "1"), "x has dtype <U1"),
-        ([[[1, 2, 3], [1, 2]]], "not a regular array"),
-        ({"y": np.zeros((2, 5, 3))}, r"got inputs \['y'\], expected \['x'\]"),
-        (None, "has dtype object"),
-    ],
-)
-def test_a_wrong_input_is_refused_with_what_came_and_what_was_expected(model, x, message):
-    with pytest.raises(InputError, match=message):
-        model.run(x)
-
-
 def test_inputs_that_disagree_on_an_axis_are_refused(opened):
     with pytest.raises(InputError, match=r"gain has shape \(5, 2, 1\), expected \(L, N, 1\) with L=4, N=2"):
         opened("gru").run({"x": samples(4, 2, 3), "gain": samples(5, 2, 1)})
@@ -138,32 +118,6 @@ def test_lengths_of_a_file_whose_time_axis_is_fixed_are_taken_and_have_to_come()
     ):
         with pytest.raises(InputError, match=message):
             as_lengths(lengths, manifest, sizes)
-
-
-def test_lengths_for_a_file_that_takes_none_are_refused(model):
-    with pytest.raises(InputError, match="has no such input"):
-        model.run(samples(2, 4, 3), lengths=[1, 2])
-
-
-@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
-def test_checking_names_the_first_value_that_is_not_finite(path, bad):
-    x = samples(2, 4, 3)
-    x[1, 2, 0] = bad
-    with pytest.raises(InputError, match=r"x is -?(nan|inf) at \[1, 2, 0\]"):
-        load(path("lstm"), check=True).run(x)
-    load(path("lstm")).run(x)
-
-
-def test_another_models_state_another_batch_size_and_no_state_at_all_are_refused(model, opened):
-    _, state = model.run(samples(2, 4, 3))
-    with pytest.raises(StateError, match="got a state of model"):
-        opened("unbatched").run(samples(4, 3), state)
-    with pytest.raises(StateError, match=r"h_0 has shape \(2, 2, 8\).*N=3.*nothing is reset automatically"):
-        model.run(samples(3, 4, 3), state)
-    with pytest.raises(StateError, match="got a dict"):
-        model.run(samples(2, 4, 3), dict(state))
-    with pytest.raises(StateError, match="without float32 c_0"):
-        model.run(samples(2, 4, 3), State({"h_0": state["h_0"]}, model.identity))
 
 
 def test_a_file_that_does_not_keep_its_state_contract_is_caught_as_it_runs():

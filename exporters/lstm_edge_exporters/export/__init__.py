@@ -6,8 +6,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from ..progress import Progress
-    from .artifact import Artifact
     from .config import ExportConfig
+    from .pipeline import Artifact
 
 __all__ = ["export"]
 
@@ -21,7 +21,7 @@ def export(
 ) -> "Artifact":
     """Turn ``module`` into one ONNX file and verify that it computes what PyTorch does.
 
-    The module is copied and the copy is traced in eval mode; the given one is not changed.
+    The module is copied, and the copy is traced in eval mode.
 
     Args:
         module: any module with recurrent layers.
@@ -36,9 +36,8 @@ def export(
         CheckFailedError: the file would not compute what the module does; says where and by how much.
     """
     from ..progress import ignore
-    from .artifact import finish
     from .config import ExportConfig
-    from .pipeline import build
+    from .pipeline import build, finish
 
     show = on_progress or ignore
     return finish(build(module, example, config or ExportConfig(), show), show)

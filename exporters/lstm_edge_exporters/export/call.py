@@ -19,7 +19,7 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
-from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array
 
 from .floats import Floats, copy_as
@@ -58,10 +58,9 @@ class Call:
         try:
             bound = signature.bind(*args, **kwargs)
         except TypeError as error:
-            hint = "; a dict gives arguments by name, so give one that is an argument itself in a tuple"
             raise InputError(
-                f"the example does not fit {type(module).__name__}.forward{signature}: {error}"
-                f"{hint if isinstance(example, Mapping) else ''}"
+                f"the example does not fit {type(module).__name__}.forward{signature}: {error}; a dict gives "
+                "arguments by name, so give one that is an argument itself in a tuple"
             ) from error
         leaves, spec = pytree.tree_flatten((bound.args, bound.kwargs))
         paths = [path for name, value in _named(bound) for path in _paths(value, name)]
@@ -83,11 +82,6 @@ class Call:
     def names(self) -> tuple[str, ...]:
         """One name a tensor, in the order of ``forward``'s parameters."""
         return tuple("_".join(map(str, path)) for path in self.paths)
-
-    @property
-    def positional(self) -> set[str]:
-        """The names of tensors in tuples and lists, which say nothing but the place."""
-        return {name for name, path in zip(self.names, self.paths, strict=True) if isinstance(path[-1], int)}
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -118,31 +112,27 @@ class Call:
         return module(*args, **kwargs)
 
 
-def flatten_output(output: Any) -> list[tuple[str, Tensor]]:
+def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
     """Return the tensors of ``output`` with names: dict keys and dataclass fields, ``""`` where none says.
 
     Nested names are joined with ``_``; what is not a tensor (None, a number) is left out.
 
+    Args:
+        output: what ``forward`` returns, or a part of it.
+        path: where the part is.
+
     Raises:
         InputError: a ``PackedSequence`` or another container that has no flat form.
     """
-    return [
-        ("_".join(map(str, dropwhile(lambda step: isinstance(step, int), path))), tensor)
-        for path, tensor in _output_paths(output)
-    ]
-
-
-def _output_paths(value: Any, path: Path = ()) -> Iterator[tuple[Path, Tensor]]:
-    """Yield the tensors of an output and where they are in it, behind ``path``; see ``flatten_output``."""
-    if isinstance(value, Tensor):
-        yield path, value
-    elif (parts := _parts(value)) is not None:
-        for key, item in parts:
-            yield from _output_paths(item, (*path, key))
-    elif value is not None and not isinstance(value, bool | int | float | str | torch.Size):
+    if isinstance(output, Tensor):
+        return [("_".join(map(str, dropwhile(lambda step: isinstance(step, int), path))), output)]
+    if (parts := _parts(output)) is not None:
+        return [found for key, item in parts for found in flatten_output(item, (*path, key))]
+    if output is not None and not isinstance(output, bool | int | float | str | torch.Size):
         raise InputError(
-            f"forward returns a {type(value).__name__}; return tensors in a tuple, dict or dataclass"
+            f"forward returns a {type(output).__name__}; return tensors in a tuple, dict or dataclass"
         )
+    return []
 
 
 def returned_names(module: nn.Module, count: int) -> list[str]:
@@ -152,27 +142,12 @@ def returned_names(module: nn.Module, count: int) -> list[str]:
         module: its source is read, not run.
         count: the number of tensors that it returns; other numbers of variables say nothing.
     """
-    returns = [node for node in _syntax(module) if isinstance(node, ast.Return) and node.value]
-    last = max(returns, key=lambda node: node.lineno, default=None)
-    names = [*_variables(last.value)] if last is not None else []
+    names: list[str] = []
+    with suppress(OSError, TypeError, SyntaxError, ValueError):
+        nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(type(module).forward))))
+        returns = [node for node in nodes if isinstance(node, ast.Return)]
+        names = [*_variables(max(returns, key=lambda node: node.lineno).value)]
     return names if len(names) == count else [""] * count
-
-
-def unpacked_names(module: nn.Module) -> dict[tuple[str, int], str]:
-    """Return the variables that arguments are unpacked to, by argument and place: ``h, c = hidden``."""
-    found: dict[tuple[str, int], str] = {}
-    for node in _syntax(module):
-        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name):
-            for target in node.targets:
-                if isinstance(target, ast.Tuple | ast.List):
-                    found |= {(node.value.id, place): name for place, name in enumerate(_variables(target))}
-    return found
-
-
-def _syntax(module: nn.Module) -> Iterator[ast.AST]:
-    with suppress(OSError, TypeError, SyntaxError):
-        source = textwrap.dedent(inspect.getsource(type(module).forward))
-        yield from ast.walk(ast.parse(source))
 
 
 def _variables(node: Any) -> Iterator[str]:
@@ -187,20 +162,25 @@ def own_copy(module: nn.Module) -> nn.Module:
     """Copy ``module`` in float32 and eval mode, without a wrapper for several devices or ``torch.compile``.
 
     Raises:
-        UnsupportedError: a scripted module, or batch norm in training mode.
+        UnsupportedError: a scripted module.
         InputError: a parameter that is not finite, or a module that can't be copied.
     """
     while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
         module = module._orig_mod if isinstance(module, OptimizedModule) else module.module
-    _check_module(module)
+    kind = type(module).__name__
+    if any(isinstance(layer, ScriptModule) for layer in module.modules()):
+        raise UnsupportedError(f"{kind} holds TorchScript; export the module that it was scripted from")
     try:
-        return copy_as(module, torch.float32)
+        wrong = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
+        copied = copy_as(module, torch.float32)
     except Exception as error:
-        text = " ".join(str(error).split())[:400]
         raise InputError(
-            f"{type(module).__name__} can't be copied ({text}); keep no tensors with gradients or open "
-            "files in its attributes"
+            f"{kind} can't be copied ({first_line(error)}); call it once if it is lazy, and keep no tensors "
+            "with gradients or open files in its attributes"
         ) from error
+    if wrong:
+        raise InputError(f"{wrong[0]} holds NaN or infinity; train again, or load other weights")
+    return copied
 
 
 def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
@@ -217,29 +197,9 @@ def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
         raise
     except Exception as error:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in call.shapes.items())
-        text = " ".join(str(error).split())[:400] or type(error).__name__
-        raise InputError(f"{type(module).__name__} does not run on the example ({shapes}): {text}") from error
-
-
-def _check_module(module: nn.Module) -> None:
-    for name, parameter in module.named_parameters():
-        if isinstance(parameter, nn.UninitializedParameter):
-            raise InputError(
-                f"{name} of a {type(module).__name__} has no shape yet; call the module once before export"
-            )
-        if not bool(torch.isfinite(parameter).all()):
-            raise InputError(f"{name} holds NaN or infinity; train again, or load other weights")
-    for path, layer in module.named_modules():
-        if isinstance(layer, ScriptModule):
-            raise UnsupportedError(
-                f"{path or type(module).__name__} is a TorchScript module, its layers can't be seen; "
-                "export the module that it was scripted from"
-            )
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm) and layer.training:
-            raise UnsupportedError(
-                f"batch norm {path!r} is in training mode, where it normalizes by its own batch; "
-                "call module.eval() before export"
-            )
+        raise InputError(
+            f"{type(module).__name__} does not run on the example ({shapes}): {first_line(error)}"
+        ) from error
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -22,13 +22,12 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Axes, AxisRange
 
 from ..pairing import is_called_like_a_state
-from .advice import refusal
+from .advice import fixing_line, frame_line, refusal, stack_line
 from .call import Call, flatten_output
 from .config import ExportConfig
-from .floats import TURNS, Floats
+from .floats import Floats
 from .record import Recorder, RecurrentCall
 from .sizes import keeping_sizes
-from .source import fixing_line, frame_line, stack_line
 
 _TRIED = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
 """Sizes at which a condition on sizes is evaluated."""
@@ -99,6 +98,12 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
             raise
         except Exception as error:
             raise refusal("can't be traced", error) from error
+    for node in exported.graph.nodes:
+        if isinstance(node.target, torch._ops.HigherOrderOperator):
+            raise UnsupportedError(
+                f"forward calls {node.target} ({stack_line(node.meta)}), which a file can't hold; use "
+                "torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop"
+            )
     return _Sizes(exported, recorder, call, config, given).program()
 
 
@@ -114,34 +119,26 @@ class _Sizes:
 
     def program(self) -> Program:
         """Name every axis; refuse what would be another function at another size."""
-        self._refuse_branches()
-        self._refuse_unrolled()
         if not self.names and not self.recorder.calls and not self.given:
-            first = self.call.names[0]
             raise InputError(
                 "can't tell which axes are batch and time, because forward calls no recurrent layer; pass "
-                f'inputs={{"{first}": ("N", "L", 8)}} (names for dynamic axes, numbers for fixed ones)'
+                f'inputs={{"{self.call.names[0]}": ("N", "L", 8)}} (names for dynamic axes, numbers for '
+                "fixed ones)"
             )
         self._refuse_fixed()
-        self._refuse_windows()
         ranges = dict(self._ranges())
         self._refuse_conditions(ranges)
-        calls = (
-            replace(call, steps=self.axis(call.steps), rows=self.axis(call.rows))
-            for call in self.recorder.calls
-        )
+        calls = [replace(c, steps=self.axis(c.steps), rows=self.axis(c.rows)) for c in self.recorder.calls]
+        shapes = {name: tuple(map(self.axis, shape)) for name, shape, _ in self._inputs()}
         return Program(
             self.exported,
             tuple(calls),
-            {
-                name: self.given.get(name) or tuple(map(self.axis, shape))
-                for name, shape in zip(self.call.names, self.recorder.shapes, strict=True)
-            },
+            {**shapes, **self.given},
             tuple((name, tuple(map(self.axis, shape))) for name, shape in self.recorder.outputs),
             {name: limits for name, limits in ranges.items() if limits != AxisRange()},
             {str(symbol): str(found).replace(" ", "") for symbol, found in self._expressions.items()},
-            self._seen("rows", self.config.batch),
-            self._seen("steps", self.config.sequence),
+            self._seen("rows", "N"),
+            self._seen("steps", "L"),
         )
 
     @cached_property
@@ -149,13 +146,11 @@ class _Sizes:
         """The axis of each of the tracer's symbols: as given, or batch and time as the layers see them."""
         names = self._given_names()
         times, rows = (
-            list(
-                dict.fromkeys(each for call in self.recorder.calls for each in _growing(getattr(call, part)))
-            )
+            dict.fromkeys(each for call in self.recorder.calls for each in _growing(getattr(call, part)))
             for part in ("steps", "rows")
         )
-        rows = [each for each in rows if each not in times] or rows
-        for stem, found in ((self.config.batch, rows), (self.config.sequence, times)):
+        batches = [each for each in rows if each not in times] or [*rows]
+        for stem, found in (("N", batches), ("L", [*times])):
             fresh = [each for each in found if each not in names and each.startswith("s")]
             taken = sum(stem in parse_sum(name)[0] for name in names.values())
             for number, each in enumerate(fresh, 1 + taken):
@@ -164,6 +159,15 @@ class _Sizes:
         return {symbol: name for symbol, name in names.items() if symbol not in self._pinned or self.given}
 
     @cached_property
+    def _pinned(self) -> set[str]:
+        """The symbols that an equation fixes, as ``s0 + s1 = 12`` does."""
+        equations = [guard for guard, _ in self._guards() if isinstance(guard, sympy.Eq)]
+        sums = [sympy.expand(each.lhs - each.rhs) for each in equations]
+        fixed = [each for each in sums if each.as_coeff_Add()[0] != 0 and each.is_polynomial()]
+        sizes = self._example_sizes  # a stride along an axis of 1 may be any number
+        pairs = ((symbol, each) for each in fixed for symbol in each.free_symbols)
+        return {str(symbol) for symbol, each in pairs if sizes.get(symbol) != 1 or each == symbol - 1}
+
     def _guards(self) -> list[tuple[Any, str]]:
         """Every condition on sizes that the trace rests on, and the user's line that asked for it."""
         traced: list[Any] = [
@@ -184,29 +188,9 @@ class _Sizes:
             if expression.is_symbol
         }
 
-    @cached_property
-    def _pinned(self) -> set[str]:
-        """The symbols that a condition fixes at the example's size."""
-        sizes, pinned = self._example_sizes, set[str]()
-        for expression, _ in self._guards:
-            free = expression.free_symbols & sizes.keys()
-            if len(expression.free_symbols) > 1 and not _with_constant(expression):
-                continue  # one size follows from another
-            for symbol in free:
-                own = sizes[symbol]
-                if own == 1 and expression != sympy.Eq(symbol, 1):
-                    continue  # a stride, which is any number along an axis of one
-                others = {1, own - 2, own - 1, own + 1, own + 2, 2 * own, 2 * own + 1, 3 * own, 64, 1000}
-                tried = (
-                    expression.subs({**sizes, symbol: size}) for size in others if size > 0 and size != own
-                )
-                if all(each == sympy.false for each in tried):
-                    pinned.add(str(symbol))
-        return pinned
-
     def _given_names(self) -> dict[str, str]:
         names: dict[str, str] = {}
-        for name, shape in zip(self.call.names, self.recorder.shapes, strict=True):
+        for name, shape, _ in self._inputs():
             for axis, size in zip(self.given.get(name, ()), shape, strict=False):
                 if isinstance(axis, str) and isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
                     other = names.setdefault(str(size.node.expr), axis)
@@ -218,43 +202,39 @@ class _Sizes:
         return names
 
     def _of_batch_size(self, names: Mapping[str, str]) -> dict[str, str]:
-        """Name first axes that the trace leaves free and that have the batch's size in the example.
-
-        Such are those of inputs that pick rows, or that nothing reads.
-        """
+        """Name first axes that no layer sees and that have the batch's size in the example."""
         firsts = [
             (str(shape[0]), tensor.shape[0])
             for name, shape, tensor in self._inputs()
             if name not in self.given
             and shape
             and isinstance(shape[0], torch.SymInt)
-            and self.config.batch not in [names.get(str(size)) for size in shape[1:]]
+            and "N" not in [names.get(str(size)) for size in shape[1:]]
         ]
-        batch = {size for symbol, size in firsts if names.get(symbol) == self.config.batch}
+        batch = {size for symbol, size in firsts if names.get(symbol) == "N"}
         return {
-            symbol: self.config.batch
+            symbol: "N"
             for symbol, size in firsts
             if symbol not in names and symbol.isidentifier() and {size} == batch
         }
 
     def _of_signal(self, names: Mapping[str, str]) -> dict[str, str]:
-        """Name the free axes of the signal of a network without recurrent layers: batch, then time.
+        """Name the free axes of a network without recurrent layers: the first is the batch, another is time.
 
-        The signal is the first input that is not called like a state. A cell's only free axis is its batch.
+        They are those of the first input that is not called like a state.
         """
         if names or self.recorder.calls or self.given:
             return {}
         shapes = {name: shape for name, shape, _ in self._inputs()}
         signal = next((name for name in shapes if not is_called_like_a_state(name)), next(iter(shapes)))
         example = self.call.shapes[signal]
-        free = [
-            symbol
-            for place, size in enumerate(shapes[signal])
+        free = {
+            symbol: "L" if place else "N"
+            for place, size in reversed([*enumerate(shapes[signal])])
             for symbol in _symbols(size)
             if symbol not in self._pinned and (place == 0 or example[place] > 1)  # one step stays one
-        ]
-        roles = (self.config.batch, self.config.sequence)
-        return dict(zip(dict.fromkeys(free), roles, strict=False)) if len({*free}) < 3 else {}
+        }
+        return free if len({*free.values()}) == len(free) else {}
 
     def _inputs(self) -> Iterator[tuple[str, Sequence[Any], Tensor]]:
         return zip(self.call.names, self.recorder.shapes, self.call.example, strict=True)
@@ -270,84 +250,36 @@ class _Sizes:
     def _expressions(self) -> dict[Any, Any]:
         """What each of the tracer's symbols is in terms of names; the example's size if it has none."""
         sizes = self._example_sizes
-        every = (size for _, shape in self.recorder.outputs for size in shape)
-        steps = (size for call in self.recorder.calls for size in (call.steps, call.rows))
-        symbols = {
-            symbol
-            for size in (*every, *steps)
-            if isinstance(size, torch.SymInt)
-            for symbol in size.node.expr.free_symbols
-        }
+        every: list[Any] = [size for _, shape in self.recorder.outputs for size in shape]
+        every += [size for call in self.recorder.calls for size in (call.steps, call.rows)]
+        traced = (size.node.expr.free_symbols for size in every if isinstance(size, torch.SymInt))
         return {
             symbol: _sum(self.names[str(symbol)])
             if str(symbol) in self.names
             else _name(LONGEST)
             if str(symbol).startswith("u")
             else sympy.Integer(sizes.get(symbol, 1))
-            for symbol in symbols | sizes.keys()
+            for symbol in sizes.keys() | {symbol for symbols in traced for symbol in symbols}
         }
-
-    def _refuse_branches(self) -> None:
-        """Refuse torch's own loops and branches."""
-        for node in self.exported.graph.nodes:
-            if isinstance(node.target, torch._ops.HigherOrderOperator):
-                line = stack_line(node.meta)
-                raise UnsupportedError(
-                    f"forward calls {node.target}{f' ({line})' if line else ''}, which a file can't hold; "
-                    "use torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop"
-                )
-
-    def _refuse_unrolled(self) -> None:
-        """Refuse a cell in a loop over an axis: the file would hold the turns of the example."""
-        lines = [(call.path, call.line) for call in self.recorder.calls if str(call.steps) == "1"]
-        for path, line in dict.fromkeys(lines):
-            count = lines.count((path, line))
-            for name, shape, _ in self._inputs():
-                if count > 1 and any(_fixed(size) == count for size in shape[:-1]):
-                    raise UnsupportedError(
-                        f"layer {path!r} is called {count} times for one step each ({line}), as often as an "
-                        f"axis of {name} is long; call nn.LSTM, nn.GRU or nn.RNN once on the whole sequence, "
-                        "or export one step a call: --step"
-                    )
 
     def _refuse_fixed(self) -> None:
         """Refuse a size that the user's code takes for a number, where the axis is to be dynamic."""
-        sizes = {_fixed(size) for call in self.recorder.calls for size in (call.steps, call.rows)} - {None, 1}
+        calls = self.recorder.calls
+        sizes = {_fixed(size) for call in calls for size in (call.steps, call.rows)} - {None, 1}
+        timeless = not any(_growing(call.steps) for call in calls) and not self.given
         for name, shape, tensor in self._inputs():
             for place, size in enumerate(shape):
-                line = fixing_line(size) if isinstance(size, torch.SymInt) else ""
-                looped = not self.recorder.calls and bool(line) and 0 < place < len(shape) - 1
-                free = (place == 0 and _fixed(size) in sizes) or (looped and tensor.shape[place] > 1)
+                line = fixing_line(size)
+                looped = timeless and bool(line) and 0 < place < len(shape) - 1 and tensor.shape[place] > 1
+                free = looped or (place == 0 and _fixed(size) in sizes)
                 wanted = isinstance(self.given[name][place], str) if name in self.given else free
-                if not wanted or _fixed(size) is None:
-                    continue
-                raise UnsupportedError(
-                    f"forward fixes axis {place} of {name} at {tensor.shape[place]}"
-                    f"{f' ({line})' if line else ''}: a loop, or a state that the module keeps, takes the "
-                    "size for a number; use tensor operations over the whole axis, make the state an "
-                    f"argument, or fix the axis: inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
-                )
-
-    def _refuse_windows(self) -> None:
-        """Refuse a module that has only a dynamic batch while its layers see several fixed steps.
-
-        Where that is what is meant, the user gives the axes.
-        """
-        steps = [_fixed(call.steps) for call in self.recorder.calls]
-        counts = [each for each in steps if each is not None]
-        if self.given or len(self.names) > 1 or not steps or len(counts) < len(steps) or max(counts) == 1:
-            return
-        fixed = [
-            f"axis {place} of {name} is fixed at {tensor.shape[place]} ({line})"
-            for name, shape, tensor in self._inputs()
-            for place, size in enumerate(shape)
-            if isinstance(size, torch.SymInt) and (line := fixing_line(size))
-        ]
-        raise UnsupportedError(
-            f"layer {self.recorder.calls[0].path!r} takes {max(counts)} steps in every call: "
-            f"{'; '.join(fixed) or 'no axis of the inputs is its time'}; give the axes of every input with "
-            "inputs= to export this window"
-        )
+                if wanted and _fixed(size) is not None:
+                    raise UnsupportedError(
+                        f"forward fixes axis {place} of {name} at {tensor.shape[place]}"
+                        f"{f' ({line})' if line else ''}: a loop, a layer or a kept state takes the size for "
+                        "a number; use tensor operations over the whole axis, make the state an argument, or "
+                        f"fix the axis: inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
+                    )
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
         """Yield the sizes of each dynamic axis: those that are asked for, within what the tracer promises."""
@@ -372,12 +304,11 @@ class _Sizes:
         return AxisRange(max(asked.least, promised.least), asked.most or promised.most, asked.multiple)
 
     def _refuse_conditions(self, ranges: Mapping[str, AxisRange]) -> None:
-        """Refuse a condition on sizes that does not hold at every size within ``ranges``.
+        """Refuse a condition in a line of the user's that does not hold at every size within ``ranges``.
 
-        Conditions of operators hold there by the tracer's own account; those of the user's lines are
-        evaluated at several sizes.
+        The tracer accounts for the conditions of operators.
         """
-        for expression, line in self._guards:
+        for expression, line in self._guards():
             if not line:
                 continue
             condition = expression.subs(self._expressions)
@@ -385,33 +316,18 @@ class _Sizes:
             limits = [ranges.get(str(each), AxisRange()) for each in free]
             tried = [sorted({each.nearest(size) for size in _TRIED}) for each in limits]
             for sizes in product(*tried):
-                self._refuse_at(condition, dict(zip(free, sizes, strict=True)), line)
-
-    def _refuse_at(self, condition: Any, sizes: Mapping[Any, int], line: str) -> None:
-        holds = condition.subs(sizes)
-        if holds == sympy.true:
-            return
-        at = ", ".join(f"{name}={size}" for name, size in sizes.items())
-        if holds == sympy.false:
-            raise UnsupportedError(
-                f"at {at} forward does something else than at the example ({line}); write it with tensor "
-                "operations that hold at any size, or state the sizes that the axis has (ranges=, or "
-                "--input x=N,L:16..4096,8)"
-            )
-        raise UnsupportedError(
-            f"forward depends on a condition that can't be evaluated at {at} ({line}); write it with whole "
-            "numbers"
-        )
+                _refuse_at(condition, dict(zip(free, sizes, strict=True)), line)
 
     def _seen(self, part: str, usual: str) -> str | None:
         """Return the axis that the first layer sees as batch (``rows``) or time (``steps``)."""
         known = {name for text in self.names.values() for name in parse_sum(text)[0]}
         if not self.recorder.calls:
             return usual if usual in known else None
+        calls = sorted(self.recorder.calls, key=lambda call: not call.lengths)
         own, others = (
             [
                 name
-                for call in sorted(self.recorder.calls, key=lambda call: not call.lengths)
+                for call in calls
                 for each in _growing(getattr(call, side))
                 for name in parse_sum(self.names.get(each, ""))[0]
             ]
@@ -422,6 +338,20 @@ class _Sizes:
         return next((each for each in own if each.isidentifier()), None)
 
 
+def _refuse_at(condition: Any, sizes: Mapping[Any, int], line: str) -> None:
+    holds = condition.subs(sizes)
+    if holds == sympy.true:
+        return
+    at = ", ".join(f"{name}={size}" for name, size in sizes.items())
+    if holds == sympy.false:
+        raise UnsupportedError(
+            f"at {at} forward does something else than at the example ({line}); write it with tensor "
+            "operations that hold at any size, or state the sizes that the axis has (ranges=, or "
+            "--input x=N,L:16..4096,8)"
+        )
+    raise UnsupportedError(f"forward depends on a condition that can't be evaluated at {at} ({line})")
+
+
 def _symbols(size: Any) -> list[str]:
     """Return the tracer's symbols of a size that is not a number."""
     return sorted(map(str, size.node.expr.free_symbols)) if isinstance(size, torch.SymInt) else []
@@ -429,29 +359,18 @@ def _symbols(size: Any) -> list[str]:
 
 def _growing(size: Any) -> list[str]:
     """Return the tracer's symbols that a size grows with: ``min(L, 5)`` grows with none."""
-    found = _symbols(size)
-    if not found:
+    if not _symbols(size):
         return []
     expression = size.node.expr
     here = dict.fromkeys(expression.free_symbols, 97)
-    return [
-        str(symbol)
-        for symbol in sorted(expression.free_symbols, key=str)
-        if expression.subs(here) != expression.subs({**here, symbol: 193})
-    ]
+    symbols = sorted(expression.free_symbols, key=str)
+    return [str(each) for each in symbols if expression.subs(here) != expression.subs({**here, each: 193})]
 
 
 def _fixed(size: Any) -> int | None:
     if isinstance(size, torch.SymInt):
         return int(size.node.expr) if size.node.expr.is_number else None
     return int(size)
-
-
-def _with_constant(expression: Any) -> bool:
-    """Return True if an equation of sizes has a constant, as ``s0 + s1 = 12`` has."""
-    if not isinstance(expression, sympy.Eq):
-        return False
-    return bool(sympy.expand(expression.lhs - expression.rhs).as_coeff_Add()[0] != 0)
 
 
 def _name(name: str) -> Any:
@@ -467,12 +386,11 @@ def _sum(axis: str) -> Any:
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
     """Keep back what PyTorch's exporters say about themselves; what matters comes as an exception."""
-    with TURNS:
-        before = logging.root.manager.disable
-        logging.disable(logging.CRITICAL)
-        try:
-            with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-                warnings.simplefilter("ignore")
-                yield
-        finally:
-            logging.disable(before)
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -7,8 +7,8 @@ import copy
 import hashlib
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from typing import Any, cast
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,21 +42,19 @@ class Floats(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
-        self._before: list[torch.dtype] = []
-        """PyTorch's default dtype before each entry; the tracer leaves a mode and enters it again."""
+        self._entered: list[AbstractContextManager[None]] = []
+        """One an entry; the tracer leaves a mode and enters it again."""
 
     def __enter__(self) -> Any:
         """Begin, with the dtype as PyTorch's default."""
-        TURNS.acquire()
-        self._before.append(torch.get_default_dtype())
-        torch.set_default_dtype(self._dtype)
+        self._entered.append(default_dtype(self._dtype))
+        self._entered[-1].__enter__()
         return super().__enter__()  # type: ignore[no-untyped-call]
 
     def __exit__(self, *raised: object) -> None:
         """End, with PyTorch's default dtype restored."""
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
-        torch.set_default_dtype(self._before.pop())
-        TURNS.release()
+        self._entered.pop().__exit__(None, None, None)
 
     def __torch_function__(
         self,
@@ -69,12 +67,8 @@ class Floats(TorchFunctionMode):
         args, kwargs = pytree.tree_map_only(Tensor, self._given, (tuple(args), dict(kwargs or {})))
         if func in _CASTS:
             return args[0].to(self._dtype)
-        kwargs = {name: self._asked(value) for name, value in kwargs.items()}
-        args = [*map(self._asked, args)]
-        result = func(*args, **kwargs)
+        result = func(*map(self._asked, args), **{name: self._asked(each) for name, each in kwargs.items()})
         if isinstance(result, Tensor):
-            if result.dtype in _FLOATS and result.element_size() < self._dtype.itemsize:
-                result = self._of_integers(func, args, kwargs, result)
             return self._given(result)
         if isinstance(result, tuple | list) and not isinstance(result, torch.Size):
             return pytree.tree_map_only(Tensor, self._given, result)
@@ -82,18 +76,6 @@ class Floats(TorchFunctionMode):
 
     def _asked(self, value: Any) -> Any:
         return _in(value, self._dtype) if isinstance(value, torch.dtype) else value
-
-    def _of_integers(
-        self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Tensor
-    ) -> Tensor:
-        """Compute ``result`` again, which PyTorch rounds to its default dtype: ``torch.arange(n) / 100``."""
-        given = pytree.tree_map_only(Tensor, self._as_float, (args, kwargs))
-        with suppress(Exception):  # an index or a condition must be whole
-            return cast("Tensor", func(*given[0], **given[1]))
-        return result
-
-    def _as_float(self, value: Tensor) -> Tensor:
-        return value if value.is_floating_point() or value.is_complex() else value.to(self._dtype)
 
     def _given(self, value: Tensor) -> Tensor:
         with torch._C.DisableTorchFunction():
@@ -145,11 +127,7 @@ def weights_sha256(module: nn.Module) -> str:
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Run PyTorch's operations on one thread inside, and on as many as before afterwards.
-
-    For a small LSTM a second thread gains nothing, and on a busy machine the two wait for one another at
-    every step; one thread also sums in the same order on every machine of a kind.
-    """
+    """Run PyTorch's operations on one thread inside: as fast for small layers, and the same sums anywhere."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

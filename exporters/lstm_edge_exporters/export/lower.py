@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-import sympy  # type: ignore[import-untyped]
 import torch
 from onnx_ir.passes import common
 from onnxscript import rewriter
@@ -20,11 +19,10 @@ from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.utils import _pytree as pytree
 
 from ..graph import constant
-from .advice import refusal
+from .advice import refusal, stack_line
 from .capture import Program, quietly
 from .floats import default_dtype
 from .sizes import TRANSLATIONS
-from .source import stack_line
 
 _NUMBERS = (
     math.pi,
@@ -81,9 +79,7 @@ def lower(program: Program, names: Sequence[str]) -> ir.Model:
                 value.name = name
         except Exception as error:
             raise refusal("has no translation to ONNX", _with_line(error, decomposed)) from error
-    for node in model.graph:
-        for value in node.outputs:
-            value.shape = _renamed(value.shape, program.symbols)
+    _name_axes(model, program.symbols)
     return model
 
 
@@ -93,9 +89,9 @@ def _with_line(error: Exception, program: ExportedProgram) -> Exception:
     if found is None:
         return error
     name = found[1].removeprefix("aten._").removeprefix("aten.").split(".")[0]
-    lines = (stack_line(node.meta) for node in program.graph.nodes if name in str(node.target))
-    every = (stack_line(node.meta) for node in program.graph.nodes)
-    line = next((each for each in lines if each), "") or next((each for each in every if name in each), "")
+    lines = [(str(node.target), stack_line(node.meta)) for node in program.graph.nodes]
+    named = [line for target, line in lines if name in target] + [line for _, line in lines if name in line]
+    line = next(filter(None, named), "")
     return NotImplementedError(f"{found[1]}{f' ({line})' if line else ''}")
 
 
@@ -103,29 +99,16 @@ def _name_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
     """Write the names of axes in the place of the tracer's symbols."""
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         for value in node.outputs:
-            value.shape = _renamed(value.shape, symbols)
-
-
-def _renamed(shape: ir.Shape | None, symbols: Mapping[str, str]) -> ir.Shape | None:
-    return None if shape is None else ir.Shape([_axis(axis, symbols) for axis in shape])
+            if value.shape is not None:
+                value.shape = ir.Shape([_axis(axis, symbols) for axis in value.shape])
 
 
 def _axis(axis: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str | None:
     if isinstance(axis, int) or axis.value is None:
         return axis if isinstance(axis, int) else None
-    text = re.sub(r"\b[su]\d+\b", lambda found: symbols.get(found[0], found[0]), axis.value)
-    if text.isidentifier() or all(each.isidentifier() for each in symbols.values()):
-        return text
     text = re.sub(r"\b[su]\d+\b", lambda found: f"({symbols.get(found[0], found[0])})", axis.value)
-    words = {
-        word: sympy.Symbol(word, integer=True, positive=True) for word in re.findall(r"[A-Za-z_]\w*", text)
-    }
-    known = {"Max": sympy.Max, "Min": sympy.Min, "max": sympy.Max, "min": sympy.Min}
-    try:
-        size = eval(text, {"__builtins__": {}}, {**words, **known})  # noqa: S307  the tracer's own text
-    except (TypeError, ValueError, ArithmeticError):  # a function of the tracer's own
-        return text.replace(" ", "")
-    return int(size) if getattr(size, "is_number", True) else str(size).replace(" ", "")
+    text = re.sub(r"\((\w+)\)", r"\1", text) if "(" not in axis.value else text
+    return int(text) if text.isdecimal() else text
 
 
 def _simplify(model: ir.Model) -> None:

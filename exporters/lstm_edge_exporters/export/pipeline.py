@@ -1,45 +1,65 @@
 """From a module to a verified file, in a straight line.
 
-``Call.of`` -> ``capture`` (one ``torch.export`` in float64) -> ``lower`` -> ``expose_states`` ->
-``keep_past`` -> ``to_float32`` (the only rounding) -> ``verify`` -> golden case and bytes. Each stage is a
-function in the file of its name.
+``Call.of`` -> ``capture`` (one ``torch.export`` in float64) -> ``lower`` -> ``expose_states`` -> ``stream``
+-> ``to_float32`` (the only rounding) -> ``verify`` -> golden case and bytes. Each stage is a function in the
+file of its name.
 """
 
 import copy
+import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
 from torch import nn
 
-from lstm_edge_runtime.axes import all_ones
-from lstm_edge_runtime.errors import InputError, UnsupportedError
+from lstm_edge_runtime import load
+from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.ort import open_session, run_by_name
 
-from ..graph import spec_of
+from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
+from ..streaming.file import stream_file
+from ..streaming.flow import NotStreamableError
+from ..streaming.stream import stream
 from ..verify.cases import CaseGenerator
 from ..verify.compare import Pair
 from ..verify.float64 import Graph64, constants_of
+from ..verify.golden import record_golden
 from ..verify.indices import index_values
 from ..verify.reference import TorchReference
-from ..verify.verify import find_streaming
+from ..verify.verify import Verified, differing_constants, find_streaming, verify
 from ..versions import MAKERS, versions
-from .call import Call, own_copy, returned_names, try_example, unpacked_names
+from .call import Call, own_copy, returned_names, try_example
 from .capture import Program, capture
 from .cast import IR_VERSION, to_float32
 from .config import ExportConfig
 from .floats import OTHER_FLOATS, TURNS, copy_as, weights_sha256
 from .lower import lower
-from .past import Past, keep_past
-from .states import Exposed, Variables, expose_states, sources
+from .states import Exposed, expose_states, sources
 
 OPSET = 18
 """The ONNX opset of files; 18 is read by onnxruntime 1.14 (February 2023) and later."""
+
+
+class Past(NamedTuple):
+    """A graph whose operators along time keep the frames that they look back at in states."""
+
+    model: ir.Model
+    states: tuple[StateSpec, ...]
+    reach: int = 0
+    """Steps that the added states hold."""
+    need: str = ""
+    """Why a file of its own streams, ``looks 3 steps ahead``; empty if the ordinary file does."""
+    refused: str = ""
+    """Why operators along time keep no past in states."""
 
 
 @dataclass(frozen=True)
@@ -57,18 +77,10 @@ class Built:
     plain: TorchReference
     """The module in float32."""
     cases: CaseGenerator
-    """Draws inputs."""
     notes: tuple[str, ...]
-    """What a reader should know."""
     past: Past
-    """What operators along time look back at."""
     stream: bool
     """True if the file that streams is asked for."""
-
-    @property
-    def constants(self) -> dict[str, Any]:
-        """Every float constant that data meet, in float64."""
-        return dict(constants_of(self.exact))
 
 
 def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore) -> Built:
@@ -77,105 +89,96 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
         show(0.0, "tracing the module")
         plain = own_copy(module)
         call = Call.of(plain, example)
-        dtypes = {each.dtype for each in (*module.parameters(), *module.buffers())} & OTHER_FLOATS
-        names = sorted(str(dtype).rpartition(".")[2] for dtype in dtypes)
-        notes = [f"the module is {name}, the file is float32 throughout" for name in names]
         outputs = try_example(copy.deepcopy(plain), call.as_floats(torch.float32))
-        reference = copy_as(plain, torch.float64)
-        call = call.as_floats(torch.float64)
+        reference, call = copy_as(plain, torch.float64), call.as_floats(torch.float64)
         _check_repeatable(reference, call)
         program = capture(copy.deepcopy(reference), call, config)
         model = lower(program, call.names)
-        variables = Variables(returned_names(plain, len(outputs)), unpacked_names(plain))
-        exposed = expose_states(model, program, call, config, variables)
+        exposed = expose_states(model, program, call, config, returned_names(plain, len(outputs)))
         manifest = _describe(exposed, program, plain, config)
-        past, run = (
-            keep_past(exposed.model, manifest, config),
-            TorchReference(reference, call, exposed.titles),
-        )
-        if past.model is not exposed.model and {*call.names} & {state.input for state in manifest.states}:
-            alone = Past(exposed.model, manifest.states)
-            if _streams(alone, manifest, _cases(alone, manifest, call, config, run), run):
-                past = alone  # its arguments are all that it needs
+        past = _keep_past(exposed.model, manifest, config)
         manifest = manifest._replace(states=past.states, unstreamable=manifest.unstreamable or past.need)
         file = to_float32(past.model)
-    cases = _cases(past, manifest, call, config, run)
-    float32 = TorchReference(plain, call, exposed.titles, torch.float32)
-    notes += exposed.notes + [
+    run = TorchReference(reference, call, exposed.titles)
+    cases = CaseGenerator.of(manifest, call.arrays, index_values(past.model.graph), config.seed)
+    held = frozenset(state.input for state in manifest.states) - {*call.names}  # the module starts at reset
+    return Built(
+        past.model,
+        file,
+        manifest,
+        run,
+        TorchReference(plain, call, exposed.titles, torch.float32),
+        replace(cases.fitted_to(run), held=held),
+        (*_notes(module, program, config), *exposed.notes),
+        past,
+        config.stream,
+    )
+
+
+def _notes(module: nn.Module, program: Program, config: ExportConfig) -> list[str]:
+    dtypes = {each.dtype for each in (*module.parameters(), *module.buffers())} & OTHER_FLOATS
+    names = sorted(str(dtype).rpartition(".")[2] for dtype in dtypes)
+    notes = [f"the module is {name}, the file is float32 throughout" for name in names]
+    notes += [
         f"axis {name} takes {limits} alone; another size needs an example and axes of its own (--input)"
-        for name, limits in manifest.ranges.items()
+        for name, limits in program.ranges.items()
         if name not in config.ranges and (limits.least > 1 or limits.most is not None)
     ]
-    return Built(past.model, file, manifest, run, float32, cases, tuple(notes), past, config.stream)
+    name, axes = next(iter(program.axes.items()))
+    if not config.inputs and program.sequence is None and len(axes) > 2:
+        notes.append(
+            f"{name} takes {', '.join(map(str, axes))}: forward fixes the numbers; if one is time, use "
+            "tensor operations over the whole axis"
+        )
+    return notes
 
 
-def _cases(
-    past: Past, manifest: Manifest, call: Call, config: ExportConfig, run: TorchReference
-) -> CaseGenerator:
-    """Return what draws inputs; states that are no arguments stay at reset, where the module starts."""
-    values = index_values(past.model.graph)
-    cases = CaseGenerator.of(manifest, call.arrays, values, config.seed).fitted_to(run)
-    return replace(cases, held=frozenset(state.input for state in manifest.states) - {*call.names})
-
-
-def _streams(past: Past, manifest: Manifest, cases: CaseGenerator, run: TorchReference) -> bool:
-    return not find_streaming(Pair(manifest, Graph64(past.model), run, run), cases, 0).unstreamable
+def _keep_past(model: ir.Model, manifest: Manifest, config: ExportConfig) -> Past:
+    """Return the graph with the states of operators along time, if it computes the full sequence too."""
+    plain = Past(model, manifest.states)
+    if config.stateless or manifest.unstreamable:
+        return plain
+    try:
+        found = stream(model, manifest.states, manifest.batch, manifest.sequence)
+    except NotStreamableError as error:
+        return plain._replace(refused=str(error))
+    if not found.ordinary:
+        return plain._replace(need=found.need)
+    added = [state._replace(dtype=state.dtype.replace("float64", "float32")) for state in found.added]
+    return Past(found.model, (*manifest.states, *added), found.reach) if added else plain
 
 
 def _check_repeatable(module: nn.Module, call: Call) -> None:
     """Refuse a module that gives something else on every call.
 
     Raises:
-        UnsupportedError: two runs on the same inputs differ; says what the module keeps, or that it draws.
+        UnsupportedError: two runs on the same inputs differ.
     """
     own, other = copy.deepcopy(module), copy.deepcopy(module)
     runs = [TorchReference(each, call, ()).tensors(call.example) for each in (own, own, other)]
-
-    def same(one: Sequence[torch.Tensor], two: Sequence[torch.Tensor]) -> bool:
-        pairs = zip(one, two, strict=True)
-        return all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in pairs)
-
-    if not same(runs[0], runs[2]):
+    same = [
+        all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(runs[0], run, strict=True))
+        for run in runs
+    ]
+    if not same[2]:
         raise UnsupportedError(
             "forward gives another output on every call, because it draws random numbers; pass the numbers "
             "in as an input, or return the distribution's parameters"
         )
-    if not same(runs[0], runs[1]):
-        kept = ", ".join(_changed(module, own)) or "something"
+    if not same[1]:
         raise UnsupportedError(
-            f"forward keeps {kept} in the module from call to call, which a file can't; take it as an "
+            "forward keeps a state in the module from call to call, which a file can't; take it as an "
             "argument and return its next value"
         )
-
-
-def _changed(before: nn.Module, after: nn.Module) -> list[str]:
-    """Return the attributes of layers that a run changed."""
-    changed = []
-    for (path, old), new in zip(before.named_modules(), after.modules(), strict=True):
-        for one, two in ((vars(old), vars(new)), (old._buffers, new._buffers)):
-            for name, value in two.items():
-                known = one.get(name)
-                if isinstance(value, torch.Tensor) and isinstance(known, torch.Tensor):
-                    differs = value.shape != known.shape or not torch.equal(value, known)
-                else:
-                    simple = isinstance(value, int | float | str | list | tuple | type(None) | torch.Tensor)
-                    differs = simple and str(value) != str(known)
-                if differs and not name.startswith("_"):
-                    changed.append(f"{path}.{name}".removeprefix("."))
-    return changed
 
 
 def _describe(exposed: Exposed, program: Program, module: nn.Module, config: ExportConfig) -> Manifest:
     """Return the manifest, without golden case and figures.
 
     Raises:
-        InputError: the config gives a reset value, a task output or names that the file does not have.
+        InputError: the config gives a task output or names that the file does not have.
     """
-    ends = [state.input for state in exposed.states]
-    for name in config.reset:
-        if name not in ends:
-            raise InputError(f"reset of {name}: the states are {', '.join(ends) or 'none'}")
-    states = [_with_reset(state, config.reset) for state in exposed.states]
+    ends = {state.input for state in exposed.states}
     order = [str(value.name) for value in exposed.model.graph.inputs]
     inputs = tuple(_spec(value) for value in exposed.model.graph.inputs if value.name not in ends)
     outputs = tuple(map(_spec, exposed.outputs))
@@ -186,7 +189,7 @@ def _describe(exposed: Exposed, program: Program, module: nn.Module, config: Exp
     return Manifest(
         inputs=inputs,
         outputs=outputs,
-        states=tuple(sorted(states, key=lambda state: order.index(state.input))),
+        states=tuple(sorted(exposed.states, key=lambda state: order.index(state.input))),
         batch=program.batch,
         sequence=program.sequence,
         ranges=program.ranges,
@@ -213,27 +216,12 @@ def _spec(value: ir.Value) -> TensorSpec:
 
 def _counts(exposed: Exposed) -> tuple[str, ...]:
     """Return the outputs that are the lengths: those of chunks add up to those of the full sequence."""
+    integers = (value for value in exposed.outputs if value.dtype is not None and value.dtype.is_integer())
     return tuple(
         str(value.name)
-        for value in exposed.outputs
-        if exposed.lengths is not None
-        and value.dtype is not None
-        and value.dtype.is_integer()
-        and {str(each.name) for each in sources(value)} == {exposed.lengths}
+        for value in integers
+        if exposed.lengths and {each.name for each in sources(value)} == {exposed.lengths}
     )
-
-
-def _with_reset(state: StateSpec, resets: Mapping[str, Any]) -> StateSpec:
-    """Return a state with its reset value, each fixed axis in full: one row may be given for a batch."""
-    reset, shape = resets.get(state.input, state.reset), all_ones(state.axes)
-    if not isinstance(reset, np.ndarray):
-        return state._replace(reset=reset)
-    try:
-        return state._replace(reset=np.broadcast_to(reset, shape))
-    except ValueError as error:
-        raise InputError(
-            f"reset of {state.input} has shape {list(np.shape(reset))}, expected {list(shape)}"
-        ) from error
 
 
 def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
@@ -248,3 +236,75 @@ def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
                 f"got {len(names)} {kind}, expected {output.width}, the width of output {output.name!r}"
             )
     return task._replace(output=output.name)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified ONNX file; it exists only where every check passed."""
+
+    model: bytes
+    """The file."""
+    manifest: Manifest
+    """The contract that is inside the file."""
+    verified: Verified
+    """Every comparison with PyTorch."""
+    nodes: Mapping[str, int]
+    """Operator to count."""
+    notes: tuple[str, ...] = ()
+    """What a reader should know: states left in the graph, sizes that PyTorch itself refuses."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the file atomically: to a temporary file, which is then renamed.
+
+        Raises:
+            NotFoundError: the folder does not exist.
+            InputError: the path can't be written.
+        """
+        write_bytes(path, self.model)
+
+
+def finish(built: Built, show: Progress) -> Artifact:
+    """Verify what was built, record golden cases, and write the file.
+
+    Raises:
+        CheckFailedError: the file does not compute what the module does.
+        InputError: a file that streams is asked for, and the ordinary one does.
+        UnsupportedError: it is asked for, and the network does not stream.
+    """
+    bare = with_manifest(built.file, built.manifest)
+    try:
+        onnx.checker.check_model(bare, full_check=True)
+        engine = partial(run_by_name, open_session(bare))
+    except Exception as error:
+        raise CheckFailedError(f"the file is not valid: {first_line(error)}") from error
+    if differing := differing_constants(built.file, dict(constants_of(built.exact))):
+        raise CheckFailedError(f"constants are not the rounded ones of float64: {', '.join(differing[:3])}")
+    pair = Pair(built.manifest, Graph64(built.exact), built.module, engine)
+    verified = verify(pair, built.cases, built.plain, show)
+    show(0.8, "feeding chunks")
+    manifest = find_streaming(pair, built.cases, built.past.reach, built.past.refused)
+    if built.stream:
+        content, manifest = _stream(built, manifest)
+    else:
+        show(0.9, "recording golden cases")
+        golden = record_golden(replace(pair, manifest=manifest), replace(built.cases, held=frozenset()))
+        manifest = manifest._replace(golden=golden, equivalence=verified.figures())
+        content = with_manifest(built.file, manifest)
+    load(content).close()
+    nodes = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
+    skipped = (f"not compared at {each}" for each in verified.skipped)
+    return Artifact(content, manifest, verified, dict(nodes), (*built.notes, *skipped))
+
+
+def _stream(built: Built, manifest: Manifest) -> tuple[bytes, Manifest]:
+    """Return the file that streams the network whose full sequence was verified."""
+    if not built.past.need and manifest.unstreamable:
+        raise UnsupportedError(f"the network does not stream: {manifest.unstreamable}")
+    if not built.past.need:
+        raise InputError("this network only looks back, so that its ordinary file streams; omit --stream")
+
+    def write(model: ir.Model, manifest: Manifest) -> bytes:
+        return with_manifest(to_float32(model), manifest)  # a size that became a count is no size now
+
+    found = stream_file(ir.from_proto(built.file), manifest, built.cases, write)
+    return found.model, found.manifest

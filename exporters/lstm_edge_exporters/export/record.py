@@ -15,23 +15,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
-from .source import own_line
 from .spectra import inverse_stft, stft
 
+_assume: Any = torch._check
 DOMAIN, OP = "lstm_edge", "Recurrent"
 """``(x (L,N,I), h_0 (layers*D,N,P), c_0 (layers*D,N,H) or none, lengths (N,) or none, *weights)`` ->
 ``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
 
 
 class _Function(NamedTuple):
-    """What a recurrent function of PyTorch computes."""
+    """What a recurrent function of PyTorch computes: operator, activation of an RNN, one step or all."""
 
     op: str
-    """ONNX's operator."""
     activation: str = ""
-    """Of an RNN."""
     cell: bool = False
-    """True if it takes one step."""
 
 
 _FUNCTIONS: dict[Any, _Function] = {
@@ -48,20 +45,15 @@ _FUNCTIONS: dict[Any, _Function] = {
 
 @dataclass(frozen=True)
 class RecurrentCall:
-    """One call of one recurrent layer or cell."""
+    """One call of one recurrent layer or cell; its sizes are traced, or axes."""
 
     path: str
     """The layer's path in the module, ``""`` for a functional call."""
     cell: bool
-    """True if it takes one step."""
     steps: Any
-    """Size of the time axis: traced, or as an axis."""
     rows: Any
-    """Size of the batch axis, likewise."""
     lengths: bool
     """True if rows have lengths."""
-    line: str
-    """The user's line that calls it."""
 
 
 class _Packing:
@@ -80,10 +72,7 @@ class _Packing:
         return next((meaning for known, meaning in self._known if known is value), None)
 
     def sort(self, lengths: Tensor, *_: Any, **__: Any) -> Any:
-        """Leave lengths in their order; what is permuted by the marked indices stays as it is.
-
-        Any other sort of whole numbers would be found wrong by the verification.
-        """
+        """Leave lengths in their order; any other sort of whole numbers fails the verification."""
         if lengths.dim() != 1 or lengths.is_floating_point():
             return NotImplemented
         return lengths, self.note(torch.arange(lengths.shape[0]), "identity")
@@ -127,21 +116,13 @@ class _Packing:
             return known[1]
         if pytree.tree_any(lambda each: isinstance(each, Tensor) and each.dtype == torch.int32, index):
             # torch.onnx mixes the int32 and int64 of one index up in a node that wants one dtype
-            return tensor[pytree.tree_map_only(Tensor, _as_index, index)]
+            return tensor[pytree.tree_map_only(Tensor, _wide_integers, index)]
         return NotImplemented
 
-    def permute(self, tensor: Tensor, *args: Any) -> Any:
-        """Leave a tensor that is permuted by the identity as it is."""
-        marked = any(isinstance(each, Tensor) and self.meaning(each) == "identity" for each in args)
-        return tensor if marked else NotImplemented
-
-    def invert(self, _: Tensor, __: Any, order: Any, *___: Any) -> Any:
-        """Return the identity where the identity is inverted."""
-        return order if isinstance(order, Tensor) and self.meaning(order) == "identity" else NotImplemented
-
-    def keep(self, tensor: Tensor, *_: Any, **__: Any) -> Any:
-        """Keep the mark of an order that is copied."""
-        return tensor if self.meaning(tensor) == "identity" else NotImplemented
+    def permute(self, tensor: Tensor, *args: Any, **_: Any) -> Any:
+        """Leave the identity as it is, copied or inverted, and a tensor that is permuted by it."""
+        marked = (self.meaning(each) == "identity" for each in (tensor, *args) if isinstance(each, Tensor))
+        return tensor if any(marked) else NotImplemented
 
 
 _ANSWERS: dict[Any, Callable[..., Any]] = {
@@ -151,10 +132,10 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     Tensor.size: _Packing.size,
     Tensor.__getitem__: _Packing.item,
     Tensor.index_select: _Packing.permute,
-    Tensor.to: _Packing.keep,
-    Tensor.cpu: _Packing.keep,
-    torch.empty_like: _Packing.keep,
-    Tensor.scatter_: _Packing.invert,
+    Tensor.to: _Packing.permute,
+    Tensor.cpu: _Packing.permute,
+    torch.empty_like: _Packing.permute,
+    Tensor.scatter_: _Packing.permute,
 }
 """Answers to the functions of packing; NotImplemented passes a call on."""
 
@@ -190,22 +171,11 @@ def _max_pool(
     return_indices: bool = False,
 ) -> Any:
     """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
-
-    def first(value: Any) -> Any:
-        return value[0] if isinstance(value, tuple | list) and value else value
-
-    kernel, pad, apart = first(kernel_size), first(padding), first(dilation)
+    given = (kernel_size, stride or kernel_size, padding, dilation)
+    kernel, step, pad, apart = (each[0] if isinstance(each, tuple | list) else each for each in given)
     pool: Any = F.max_pool2d
-    pooled = pool(
-        input.unsqueeze(-1),
-        (kernel, 1),
-        (first(stride) or kernel, 1),
-        (pad, 0),
-        (apart, 1),
-        ceil_mode,
-        return_indices,
-    )
-    return tuple(each.squeeze(-1) for each in pooled) if return_indices else pooled.squeeze(-1)
+    options = (kernel, 1), (step, 1), (pad, 0), (apart, 1), ceil_mode, return_indices
+    return pytree.tree_map(lambda each: each.squeeze(-1), pool(input.unsqueeze(-1), *options))
 
 
 _REPLACED: dict[Any, Callable[..., Any]] = {
@@ -309,37 +279,20 @@ class Recorder(TorchFunctionMode):
             if state is not None:
                 for axis, size in enumerate((layers * directions, x.shape[1], width)):
                     _assume(state.shape[axis] == size)
-        self.calls.append(
-            RecurrentCall(self._paths[-1], kind.cell, x.shape[0], x.shape[1], lengths is not None, own_line())
-        )
+        path, steps, rows = self._paths[-1], x.shape[0], x.shape[1]
+        self.calls.append(RecurrentCall(path, kind.cell, steps, rows, lengths is not None))
+        names = ("op", "activation", "layers", "directions", "biased", "path", "call")
+        numbers = (layers, directions, int(biased), path, len(self.calls) - 1)
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",
             [x, h, c, lengths, *weights],
-            {
-                "op": kind.op,
-                "activation": kind.activation,
-                "layers": layers,
-                "directions": directions,
-                "biased": int(biased),
-                "path": self._paths[-1],
-                "call": len(self.calls) - 1,
-            },
+            dict(zip(names, (kind.op, kind.activation, *numbers), strict=True)),
             dtypes=[x.dtype] * 3,
-            shapes=[
-                [x.shape[0], x.shape[1], h.shape[-1] * directions],
-                h.shape,
-                c.shape if c is not None else [0],
-            ],
+            shapes=[[steps, rows, h.shape[-1] * directions], h.shape, c.shape if c is not None else [0]],
             version=1,
         )
         return tuple(outputs if c is not None else outputs[:2])
 
 
-def _as_index(tensor: Tensor) -> Tensor:
-    return tensor.long() if tensor.dtype == torch.int32 else tensor
-
-
-def _assume(fact: Any) -> None:
-    """Tell the tracer a fact about sizes."""
-    check: Any = torch._check
-    check(fact)
+def _wide_integers(index: Tensor) -> Tensor:
+    return index.long() if index.dtype == torch.int32 else index

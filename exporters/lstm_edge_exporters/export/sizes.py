@@ -16,7 +16,7 @@ from onnxscript import DOUBLE, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from .source import is_own
+from .advice import is_own
 
 
 class _LikeBuiltin(type):
@@ -33,23 +33,18 @@ class _LikeBuiltin(type):
     def __hash__(cls) -> int:
         return hash(cls.stands_for)
 
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        traced = args and isinstance(args[0], torch.SymInt | torch.SymFloat)
+        keep: Any = torch.sym_int if cls.stands_for is int else torch.sym_float
+        return keep(args[0]) if traced else cls.stands_for(*args, **kwargs)
+
 
 class _Int(metaclass=_LikeBuiltin):
     stands_for = int
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
-        if args and isinstance(args[0], torch.SymInt | torch.SymFloat):
-            return torch.sym_int(args[0])  # type: ignore[no-untyped-call]
-        return int(*args, **kwargs)
-
 
 class _Float(metaclass=_LikeBuiltin):
     stands_for = float
-
-    def __new__(cls, *args: Any) -> Any:
-        if args and isinstance(args[0], torch.SymInt):
-            return torch.sym_float(args[0])  # type: ignore[no-untyped-call]
-        return float(*args)
 
 
 def _len(value: Any) -> Any:

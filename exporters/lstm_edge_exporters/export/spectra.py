@@ -9,9 +9,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-from lstm_edge_runtime.manifest import Array
 
 LARGEST = 512
 """Points up to which a spectrum is a convolution; larger ones use ONNX's STFT."""
@@ -38,12 +37,11 @@ def stft(
         )
     signal = input if input.dim() == 2 else input[None]
     if center:
-        signal = torch.nn.functional.pad(signal[:, None], (n_fft // 2, n_fft // 2), mode=pad_mode)[:, 0]
-    bins = n_fft // 2 + 1
-    basis = torch.tensor(_forward_waves(n_fft, normalized).tolist(), dtype=input.dtype)
-    basis = basis * _window(n_fft, win_length, window, input.dtype)
-    parts = torch.nn.functional.conv1d(signal[:, None], basis[:, None], stride=hop)
-    found = torch.stack([parts[:, :bins], parts[:, bins:]], -1)
+        signal = F.pad(signal[:, None], (n_fft // 2, n_fft // 2), mode=pad_mode)[:, 0]
+    waves = _waves(n_fft) / (np.sqrt(n_fft) if normalized else 1.0)
+    basis = torch.tensor(waves.tolist(), dtype=input.dtype) * _window(n_fft, win_length, window, input.dtype)
+    real, imaginary = F.conv1d(signal[:, None], basis[:, None], stride=hop).chunk(2, 1)
+    found = torch.stack([real, imaginary], -1)
     found = found if input.dim() == 2 else found[0]
     return torch.view_as_complex(found) if return_complex else found
 
@@ -69,13 +67,14 @@ def inverse_stft(
         raise NotImplementedError("torch.istft with return_complex=True has no translation to ONNX")
     hop, bins = hop_length or (win_length or n_fft) // 4, n_fft // 2 + 1
     parts = torch.view_as_real(input if input.dim() == 3 else input[None])[:, :bins]
-    weights = _window(n_fft, win_length, window, parts.dtype)
-    wave = torch.tensor(_inverse_waves(n_fft, normalized).tolist(), dtype=parts.dtype) * weights
-    nothing = torch.zeros_like(wave)
+    weights, place = _window(n_fft, win_length, window, parts.dtype), np.tile(np.arange(bins), 2)
+    twice = np.where((place == 0) | (2 * place == n_fft), 1, 2)
+    scale = twice[:, None] / (np.sqrt(n_fft) if normalized else n_fft)
+    wave = torch.tensor((scale * _waves(n_fft)).tolist(), dtype=parts.dtype) * weights
     squares = torch.stack([torch.zeros_like(weights), weights * weights])[None]
-    weight = torch.cat([torch.stack([wave, nothing], 1), squares])
+    weight = torch.cat([torch.stack([wave, torch.zeros_like(wave)], 1), squares])
     frames = torch.cat([parts[..., 0], parts[..., 1], torch.ones_like(parts[:, :1, :, 0])], 1)
-    summed = torch.nn.functional.conv_transpose1d(frames, weight, stride=hop)
+    summed = F.conv_transpose1d(frames, weight, stride=hop)
     first = n_fft // 2 if center else 0
     end: Any = first + length if length is not None else -first if center else None
     signal, total = summed[..., first:end].unbind(1)
@@ -88,23 +87,10 @@ def _window(n_fft: int, win_length: int | None, window: Tensor | None, dtype: to
     size = win_length or n_fft
     before = (n_fft - size) // 2
     window = torch.ones(size, dtype=dtype) if window is None else window
-    return torch.nn.functional.pad(window, (before, n_fft - size - before))
+    return F.pad(window, (before, n_fft - size - before))
 
 
-def _angles(n_fft: int) -> Array:
-    frequency = np.arange(n_fft // 2 + 1)[:, None]
-    return 2 * np.pi / n_fft * (frequency * np.arange(n_fft) % n_fft)
-
-
-def _forward_waves(n_fft: int, normalized: bool) -> Array:
+def _waves(n_fft: int) -> np.ndarray:
     """Return the real and imaginary rows of the transform of a frame, ``(2 * bins, n_fft)``."""
-    angle = _angles(n_fft)
-    return np.concatenate([np.cos(angle), -np.sin(angle)]) / (np.sqrt(n_fft) if normalized else 1.0)
-
-
-def _inverse_waves(n_fft: int, normalized: bool) -> Array:
-    """Return what each real and imaginary part of a spectrum of real samples adds to a frame."""
-    frequency, angle = np.arange(n_fft // 2 + 1)[:, None], _angles(n_fft)
-    twice = np.where((frequency == 0) | (2 * frequency == n_fft), 1, 2)
-    scale = twice / (np.sqrt(n_fft) if normalized else n_fft)
-    return np.concatenate([scale * np.cos(angle), -scale * np.sin(angle)])
+    angle = 2 * np.pi / n_fft * (np.arange(n_fft // 2 + 1)[:, None] * np.arange(n_fft) % n_fft)
+    return np.concatenate([np.cos(angle), -np.sin(angle)])

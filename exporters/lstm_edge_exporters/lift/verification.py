@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import run_by_name
-from lstm_edge_runtime.tolerance import Comparison
 
+from ..chunks import Runner, take_steps
 from ..export.cast import widened
 from ..graph import to_bytes, to_proto
 from ..isolation import open_isolated
 from ..progress import ignore
+from ..tolerance import Comparison
 from ..verify.cases import (
     Case,
     CaseGenerator,

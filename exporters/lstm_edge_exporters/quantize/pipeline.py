@@ -17,10 +17,10 @@ from lstm_edge_runtime.manifest import Golden, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import import_onnxruntime
 from lstm_edge_runtime.selftest import selftest
-from lstm_edge_runtime.tolerance import limit_for
 
 from ..graph import with_manifest
 from ..progress import Progress
+from ..tolerance import limit_for
 from ..verify.samples import Samples
 from .config import QuantizeConfig
 from .gate import Judgement, evidence, judge, over_budget

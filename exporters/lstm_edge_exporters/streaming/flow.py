@@ -1,9 +1,20 @@
-"""How values move with time: the algebra that streaming is made of."""
+"""How values move with time, and what symbolic sizes say of it."""
 
+import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from math import ceil, floor
+
+import onnx_ir as ir
 
 from lstm_edge_runtime.errors import UnsupportedError
+
+_MANY = 2**10 * 3**4 * 5**2 * 7 * 11
+"""Number of steps at which sizes are evaluated: a multiple of usual strides."""
+_FUNCTIONS = {"IntTrueDiv": Fraction, "Max": max, "Min": min, "max": max, "min": min}
+_FUNCTIONS |= {"CeilToInt": ceil, "FloorToInt": floor, "ceiling": ceil, "floor": floor}
+"""Functions in sizes, as PyTorch, onnx-ir and onnxruntime write them."""
 
 
 class NotStreamableError(UnsupportedError):
@@ -24,23 +35,33 @@ class Flow:
     """Value of every element in front of frame 0, before the reset too; None if unknown."""
 
 
-@dataclass(frozen=True)
-class Window:
-    """The frames that an operator reads for one frame of its result."""
-
-    taps: int
-    """Frames from the first to the last one that it reads."""
-    stride: int
-    front: int = 0
-    """Frames of padding in front."""
-    fill: float = 0.0
-    """Value of the padding."""
+def symbols_of(size: int | ir.SymbolicDim) -> set[str]:
+    """Return the names in a size."""
+    text = str(size.value) if isinstance(size, ir.SymbolicDim) else ""
+    return set(re.findall(r"[A-Za-z_]\w*", text)) - _FUNCTIONS.keys()
 
 
-@dataclass(frozen=True)
-class Shift:
-    """Frames that an operator puts in front (positive) or removes there (negative)."""
+def size_at(size: int | ir.SymbolicDim, given: Mapping[str, int]) -> int:
+    """Return a size at ``given`` sizes of its symbols; others are 1.
 
-    frames: int
-    fill: float = 0.0
-    """Value of the frames in front."""
+    Raises:
+        NotStreamableError: it is not arithmetic.
+    """
+    if isinstance(size, int):
+        return size
+    if not re.fullmatch(r"[\w\s()+*/,-]+", text := str(size.value)):  # no attribute, string or index
+        raise NotStreamableError(f"can't read the symbolic size {text}")
+    sizes = {**dict.fromkeys(symbols_of(size), 1), **given}
+    names = {name: Fraction(number) for name, number in sizes.items()} | _FUNCTIONS
+    return int(eval(text, {"__builtins__": {}}, names))  # noqa: S307
+
+
+def rate_of(size: int | ir.SymbolicDim, sequence: str) -> Fraction:
+    """Return the frames per step and row of a time axis."""
+    once, twice = (size_at(size, {sequence: times * _MANY}) for times in (1, 2))
+    return Fraction(twice - once, _MANY)
+
+
+def surplus_of(size: int | ir.SymbolicDim, sequence: str) -> int:
+    """Return how many frames a time axis has besides those of its rate; negative if some are missing."""
+    return int(size_at(size, {sequence: _MANY}) - rate_of(size, sequence) * _MANY)

@@ -21,12 +21,7 @@ _LAYOUT = ("Expand", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 def count_on(work: Rewriter, value: ir.Value, beside: ir.Value) -> ir.Value:
-    """Return ``value`` for the frames of a stream, with the batch and time axes of ``beside``.
-
-    Args:
-        work: the graph.
-        value: a counter, or what is computed from one and from constants.
-        beside: the frames that it is combined with.
+    """Return a counter, or what is computed from one, for the frames of a stream that ``beside`` has.
 
     Raises:
         NotStreamableError: it is computed in another way, or its time axis is another one.

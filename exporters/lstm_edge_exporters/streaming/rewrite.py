@@ -1,13 +1,12 @@
 """A graph that is being rewritten to be fed in chunks: what its values' flows are, and the nodes to add.
 
-Frames in front of the first real one are handled inside the graph: a step counter says where they end, and
-padding and recurrent layers ignore them.
+A step counter in the graph says where the frames in front of the first real one end; padding and recurrent
+layers ignore them.
 """
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fractions import Fraction
-from functools import cached_property
 from math import ceil, lcm
 from typing import Any
 
@@ -17,8 +16,7 @@ import onnx_ir as ir
 from lstm_edge_runtime.manifest import StateSpec
 
 from ..graph import END, UniqueNames, axes_of, constant, data_inputs
-from .flow import Flow, NotStreamableError, Shift, Window
-from .sizes import rate_of, surplus_of, symbols_of
+from .flow import Flow, NotStreamableError, rate_of, surplus_of, symbols_of
 
 
 class Rewriter:
@@ -34,8 +32,8 @@ class Rewriter:
         self.flows: dict[ir.Value, Flow] = {}
         self.last: dict[ir.Value, int] = {}
         """Values computed from the last frames alone, and the step with which they are first complete."""
-        self.earlier: dict[str, int] = {}
-        """By the name of such a value, how many frames later the full sequence takes it."""
+        self.earlier: dict[str, tuple[int, int]] = {}
+        """By the name of such a value, its time axis and how many frames later the full sequence takes it."""
         self.undefined = False
         """True if frames in front of the first one may be infinite or NaN, which no golden case can have."""
         self._rates = {Fraction(1)}
@@ -43,6 +41,7 @@ class Rewriter:
         self._counts: dict[Fraction, ir.Value] = {}
         self._masks: dict[tuple[Any, ...], ir.Value] = {}
         self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self.names = UniqueNames(self.graph)
         entering = {state.input for state in states}
         for value in data_inputs(self.graph):
             if value.name not in entering and (axis := self.time_axis(value)) is not None:
@@ -52,8 +51,6 @@ class Rewriter:
     def unit(self) -> int:
         """The number of steps that a call takes a multiple of."""
         return lcm(*(rate.denominator for rate in self._rates))
-
-    # --- facts ---
 
     def time_axis(self, value: ir.Value) -> int | None:
         """Return the axis whose symbolic size contains the time axis's name."""
@@ -73,11 +70,9 @@ class Rewriter:
 
     def refusal(self, reason: str) -> NotStreamableError:
         """Return an error that names the node."""
-        if self.node is None:
-            return NotStreamableError(reason)
-        return NotStreamableError(
-            f"{self.node.op_type} {self.node.name or self.node.outputs[0].name!r} {reason}"
-        )
+        node = self.node
+        where = "" if node is None else f"{node.op_type} {node.name or node.outputs[0].name!r} "
+        return NotStreamableError(f"{where}{reason}")
 
     def set(self, value: ir.Value, flow: Flow) -> None:
         """Record the flow of a result; its symbolic size, where known, must agree."""
@@ -98,21 +93,12 @@ class Rewriter:
             if value.uses() or (value.is_graph_output() and value.name not in leaving):
                 if early < 0:
                     raise self.refusal("takes the last of frames that are cut off at the end")
-                self.earlier[str(value.name)] = early
-
-    # --- building ---
+                self.earlier[str(value.name)] = (flow.axis, early)
 
     def add(
         self, op: str, *inputs: ir.Value | None, like: ir.Value | None = None, **attributes: Any
     ) -> ir.Value:
-        """Add a node before the current one and return its result.
-
-        Args:
-            op: the operator.
-            inputs: its operands; the result has the type of the first one.
-            like: the value whose type and shape the result has instead.
-            attributes: of the node.
-        """
+        """Add a node; its result has the dtype of the first operand, or dtype and shape of ``like``."""
         node = ir.node(op, inputs, attributes)
         (result,) = node.outputs
         model = like or inputs[0]
@@ -127,11 +113,6 @@ class Rewriter:
         else:
             self.graph.insert_before(self.node, node)
         return result
-
-    @cached_property
-    def names(self) -> UniqueNames:
-        """Names that the graph does not have yet."""
-        return UniqueNames(self.graph)
 
     def constant(self, array: Any, dtype: Any = np.int64) -> ir.Value:
         """Return an initializer; equal ones are shared."""
@@ -182,8 +163,6 @@ class Rewriter:
         value.name, value.shape = state.output, ir.Shape(state.axes)
         self.graph.outputs.append(value)
 
-    # --- the algebra of flows ---
-
     def past(self, value: ir.Value, flow: Flow, frames: int) -> ir.Value:
         """Return ``value`` behind its last ``frames`` of earlier calls, which become a state."""
         if self.is_merged(value, flow.axis):
@@ -219,21 +198,23 @@ class Rewriter:
             value = self.add("Where", self.early(value, flow), self.like(fill, value), value, like=value)
         return value, replace(flow, fill=fill)
 
-    def shift(self, value: ir.Value, flow: Flow, by: Shift) -> tuple[ir.Value, Flow]:
-        """Return ``value`` with frames in front, or without its first ones; no frame moves in the stream."""
-        if by.frames > 0:
-            value, flow = self.clean(value, flow, by.fill)
-        flow = replace(flow, delay=flow.delay - by.frames)
-        return value, flow if by.frames > 0 or flow.delay <= 0 else replace(flow, fill=None)
+    def shift(self, value: ir.Value, flow: Flow, frames: int, fill: float = 0.0) -> tuple[ir.Value, Flow]:
+        """Return ``value`` with frames in front, or without its first ones if negative; no frame moves."""
+        if frames > 0:
+            value, flow = self.clean(value, flow, fill)
+        flow = replace(flow, delay=flow.delay - frames)
+        return value, flow if frames > 0 or flow.delay <= 0 else replace(flow, fill=None)
 
-    def look_back(self, value: ir.Value, flow: Flow, window: Window) -> tuple[ir.Value, Flow]:
-        """Return ``value`` behind the frames that its windows look back at, and the flow of the windows.
+    def look_back(
+        self, value: ir.Value, flow: Flow, taps: int, stride: int, front: int = 0, fill: float = 0.0
+    ) -> tuple[ir.Value, Flow]:
+        """Return ``value`` behind the ``kept`` frames that windows of ``taps`` look back at, and their flow.
 
-        The first window of a call starts ``kept`` frames before it. Windows lie on the strides of the full
-        sequence, and a call of some units gives as many windows as it has strides, for one ``kept`` alone.
+        ``front`` frames of padding are in front. Windows lie on the strides of the full sequence, which one
+        ``kept`` alone allows for.
         """
-        value, flow = self.shift(value, flow, Shift(window.front, window.fill))
-        stride, least = window.stride, window.taps - window.stride
+        value, flow = self.shift(value, flow, front, fill)
+        least = taps - stride
         kept = least + -(flow.delay + least) % stride
         owed = ceil(max(-(flow.delay + kept), 0) / stride) * stride  # more padding than the window reaches
         joined = self.past(value, flow, kept + owed) if kept + owed > 0 else value
@@ -242,10 +223,8 @@ class Rewriter:
         delay = (flow.delay + owed + kept) // stride
         return joined, replace(flow, delay=delay, rate=flow.rate / stride, fill=None)
 
-    # --- frames in front of the first one ---
-
     def early(self, value: ir.Value, flow: Flow) -> ir.Value:
-        """Return True for each frame in front of the first one: bool, broadcasts to ``value``."""
+        """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""
         row, rank = self.row_axis(value, flow), len(axes_of(value))
         key = (flow.rate, flow.delay, row, flow.axis, rank)
         if key not in self._masks:
@@ -263,10 +242,7 @@ class Rewriter:
         return axes.index(self.batch) if self.batch in axes else None
 
     def position(self, value: ir.Value, flow: Flow) -> ir.Value:
-        """Return the index of each frame since the reset, int64 ``(N, frames)``.
-
-        It is ``(frames, N)`` where time comes before the batch in ``value``, ``(frames,)`` without a batch.
-        """
+        """Return the index of each frame since the reset: int64, batch and time as ``value`` has them."""
         row = self.row_axis(value, flow)
         if flow.rate not in self._counts:
             rows = [self.batch] if self.batch else []

@@ -1,6 +1,6 @@
 """The rules: what each operator does to the flow of its first operand that moves."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -8,111 +8,47 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import END, axes_of, constant
-from .flow import Flow, Shift, Window
+from .flow import Flow
 from .rewrite import Rewriter, fill_of, moving_operands
 
 Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 
 
-# --- windows: several frames are read for one of the result ---
-
-
-def windows(find: Callable[[Rewriter, ir.Node, ir.Value, Flow], Window | None]) -> Rule:
-    """Return the rule of an operator that reads several frames for one of its own."""
+def windows(fill: float) -> Rule:
+    """Return the rule of a convolution or pooling that pads with ``fill``."""
 
     def rule(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-        window = find(work, node, value, flow)
-        if window is None:
+        place, kernel = flow.axis - 2, kernel_of(node)
+        if place == -1:
+            raise work.refusal("takes time for channels")
+        if place < 0:
             per_frame(work, node, value, flow)
             return
-        joined, flow = work.look_back(value, flow, window)
+        if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
+            raise work.refusal("gives the places of maxima")
+        if text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+            raise work.refusal("pads by its length (auto_pad); export it with explicit padding")
+        ones, pads = [1] * len(kernel), ints(node, "pads") or [0] * (2 * len(kernel))
+        counted = node.op_type != "AveragePool" or node.attributes.get_int("count_include_pad", 0) == 1
+        if pads[place] and not counted:
+            raise work.refusal("does not count its padding")
+        stride, dilation = ((ints(node, name) or ones)[place] for name in ("strides", "dilations"))
+        taps = (kernel[place] - 1) * dilation + 1
+        joined, flow = work.look_back(value, flow, taps, stride, pads[place], fill)
+        pads[place] = pads[place + len(kernel)] = 0
+        node.attributes.pop("ceil_mode", None)
+        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
         node.replace_input_with(0, joined)
         work.set(node.outputs[0], flow)
 
     return rule
 
 
-def spatial(fill: float) -> Callable[[Rewriter, ir.Node, ir.Value, Flow], Window | None]:
-    """Return the function that finds the window of a convolution or pooling that pads with ``fill``."""
-
-    def find(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> Window | None:
-        place = flow.axis - 2
-        if place == -1:
-            raise work.refusal("takes time for channels")
-        if place < 0:
-            return None
-        if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
-            raise work.refusal("gives the places of maxima")
-        kernel = kernel_of(node)
-        ones = [1] * len(kernel)
-        stride, dilation = ((ints(node, name) or ones)[place] for name in ("strides", "dilations"))
-        pads = explicit_pads(work, node, kernel)
-        if (
-            pads[place]
-            and node.op_type == "AveragePool"
-            and not node.attributes.get_int("count_include_pad", 0)
-        ):
-            raise work.refusal("does not count its padding")
-        window = Window((kernel[place] - 1) * dilation + 1, stride, pads[place], fill)
-        pads[place] = pads[place + len(kernel)] = 0
-        for name in ("auto_pad", "ceil_mode"):
-            node.attributes.pop(name, None)
-        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-        return window
-
-    return find
-
-
 def kernel_of(node: ir.Node) -> list[int]:
     """Return the size of the kernel along each spatial axis."""
-    if given := ints(node, "kernel_shape"):
+    if (given := ints(node, "kernel_shape")) or node.inputs[1] is None:
         return given
-    weights = node.inputs[1]
-    assert weights is not None
-    return [int(size) for size in axes_of(weights)[2:]]
-
-
-def explicit_pads(work: Rewriter, node: ir.Node, kernel: Sequence[int]) -> list[int]:
-    """Return the padding in front of each spatial axis, then behind each."""
-    none, kind = [0] * len(kernel), text(node, "auto_pad", "NOTSET")
-    if kind == "NOTSET":
-        return ints(node, "pads") or [*none, *none]
-    if kind == "VALID":
-        return [*none, *none]
-    if any(stride != 1 for stride in ints(node, "strides")):
-        raise work.refusal(f"pads by its length ({kind} with a stride)")
-    dilations = ints(node, "dilations") or [1] * len(kernel)
-    totals = [(taps - 1) * apart for taps, apart in zip(kernel, dilations, strict=True)]
-    less, more = [total // 2 for total in totals], [total - total // 2 for total in totals]
-    return [*less, *more] if kind == "SAME_UPPER" else [*more, *less]
-
-
-def spectrum(work: Rewriter, node: ir.Node, _value: ir.Value, _flow: Flow) -> Window:
-    """Return the window of an STFT."""
-    step, size = constant(node.inputs[1]), None
-    if len(node.inputs) > 2 and node.inputs[2] is not None:
-        size = axes_of(node.inputs[2])[0]
-    elif len(node.inputs) > 3 and (length := constant(node.inputs[3])) is not None:
-        size = int(length)
-    if step is None or not isinstance(size, int):
-        raise work.refusal("computes the size of its frames")
-    return Window(size, int(step))
-
-
-# --- shifts: frames are put in front or removed ---
-
-
-def shifts(find: Callable[[Rewriter, ir.Node, ir.Value, Flow], Shift | None]) -> Rule:
-    """Return the rule of an operator that puts frames in front or removes some: the value is handed on."""
-
-    def rule(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-        shift = find(work, node, value, flow)
-        if shift is None:
-            per_frame(work, node, value, flow)
-            return
-        hand_on(work, node, *work.shift(value, flow, shift))
-
-    return rule
+    return [int(size) for size in axes_of(node.inputs[1])[2:]]
 
 
 def hand_on(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -124,8 +60,8 @@ def hand_on(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     node.replace_input_with(0, value)
 
 
-def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Shift | None:
-    """Return the frames that a Pad puts in front; None if it pads other axes."""
+def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a Pad: of other axes, or constant frames in front; those behind are not needed."""
     rank = len(axes_of(value))
     axes = numbers(work, node, 3, range(rank))
     pads = elements(node.inputs[1], 2 * len(axes))
@@ -133,33 +69,32 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Shift | N
     front, behind = widths.pop(flow.axis, (0, 0))
     if front is None or any(None in each for each in widths.values()):
         raise work.refusal("takes computed padding")
-    if any(each != (0, 0) for each in widths.values()):
-        if (front, behind) == (0, 0):
-            return None
+    others = any(each != (0, 0) for each in widths.values())
+    if others and (front, behind) == (0, 0):
+        per_frame(work, node, value, flow)
+        return
+    if others:
         raise work.refusal("pads time and another axis at once")
     if front and (mode := text(node, "mode", "constant")) != "constant":
         raise work.refusal(f"pads by {mode} in front of the first frame")
-    return Shift(front, float(numbers(work, node, 2, [0])[0]))
+    fill = float(numbers(work, node, 2, [0])[0])
+    hand_on(work, node, *work.shift(value, flow, front, fill))
 
 
-def constants_in_front(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Shift | None:
-    """Return the constant frames that a Concat over time puts in front; None if it joins another axis."""
+def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a Concat: of another axis, or constant frames in front."""
     if node.attributes.get_int("axis", 0) % len(axes_of(value)) != flow.axis:
-        return None
+        per_frame(work, node, value, flow)
+        return
     if sum(each in work.flows for each in node.inputs) > 1:
         raise work.refusal("joins several sequences")
     before = [each for each in node.inputs[: list(node.inputs).index(value)] if each is not None]
-    fills = {fill_of(each) for each in before}
-    fill = fills.pop() if fills else 0.0
-    if fill is None or fills:
-        raise work.refusal("puts frames that are not one constant in front")
+    fills = {fill_of(each) for each in before} or {0.0}
     frames = [axes_of(each)[flow.axis] for each in before]
-    if not all(isinstance(size, int) for size in frames):
-        raise work.refusal("puts more frames in front of longer sequences")
-    return Shift(sum(map(int, frames)), fill)
-
-
-# --- selections of frames ---
+    fill = fills.pop()
+    if fill is None or fills or not all(isinstance(size, int) for size in frames):
+        raise work.refusal("puts frames in front that are not one constant, or not a fixed number of them")
+    hand_on(work, node, *work.shift(value, flow, sum(map(int, frames)), fill))
 
 
 def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -178,9 +113,9 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     elif start < 0 or step < 1:
         raise work.refusal("selects frames from the end")
     elif step == 1:
-        hand_on(work, node, *work.shift(value, flow, Shift(-start)))
+        hand_on(work, node, *work.shift(value, flow, -start))
     else:
-        joined, flow = work.look_back(value, replace(flow, delay=flow.delay + start), Window(1, step))
+        joined, flow = work.look_back(value, replace(flow, delay=flow.delay + start), 1, step)
         for place, number in ((0, joined), (1, work.constant([0])), (2, work.constant([END]))):
             node.replace_input_with(place, number)
         work.set(node.outputs[0], flow)
@@ -216,9 +151,6 @@ def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if index is None or index.size != 1 or int(index.flat[0]) != -1:
         raise work.refusal("selects frames")
     last_frames(work, node, value, flow, 1)
-
-
-# --- frames that several frames of the result come from ---
 
 
 def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -278,9 +210,6 @@ def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     value, flow = work.settle(value, flow)
     node.replace_input_with(0, value)
     work.set(node.outputs[0], Flow(flow.axis, flow.delay * int(ratio), rate))
-
-
-# --- states ---
 
 
 def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -364,9 +293,6 @@ def _stays_at_zero(node: ir.Node) -> bool:
     return sigmoid and all(name in ("Tanh", "Relu", "Softsign") for name in states)
 
 
-# --- layout, and frames computed from that frame alone ---
-
-
 def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Count the frames of the result by the data; join or split frames where the rate changes."""
     result, sizes = node.outputs[0], node.inputs[1]
@@ -422,8 +348,6 @@ def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> No
             raise work.refusal("reads all time")
 
 
-# --- axes along which per-frame operators compute ---
-
 Along = Callable[[ir.Node, int, int], Iterable[int]]
 
 
@@ -477,12 +401,11 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys((*_ELEMENTWISE, *ALONG, "BatchNormalization"), per_frame),
     **dict.fromkeys(("Identity", "Squeeze", "Transpose", "Unsqueeze"), layout),
     **dict.fromkeys(("Expand", "Reshape"), reshape),
-    "Conv": windows(spatial(0.0)),
-    "MaxPool": windows(spatial(float(np.finfo(np.float32).min))),
-    "AveragePool": windows(spatial(0.0)),
-    "STFT": windows(spectrum),
-    "Pad": shifts(pad),
-    "Concat": shifts(constants_in_front),
+    "Conv": windows(0.0),
+    "MaxPool": windows(float(np.finfo(np.float32).min)),
+    "AveragePool": windows(0.0),
+    "Pad": pad,
+    "Concat": concat,
     "Slice": choice,
     "Gather": gather,
     "ConvTranspose": transposed,
@@ -491,9 +414,6 @@ RULES: Mapping[str, Rule] = {
     **dict.fromkeys(("GRU", "LSTM", "RNN"), recurrent),
 }
 """By operator; any other is refused."""
-
-
-# --- reading nodes ---
 
 
 def ints(node: ir.Node, name: str) -> list[int]:

@@ -19,11 +19,10 @@ from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
 
 from ..graph import axes_of, data_inputs, infer_shapes
-from .flow import NotStreamableError
+from .flow import NotStreamableError, surplus_of
 from .positions import count_on
 from .rewrite import Rewriter, fill_of
 from .rules import RULES
-from .sizes import surplus_of
 
 _OLDEST_OPSET = 13
 _SIZES = ("Shape", "Size")
@@ -44,8 +43,8 @@ class Streamed:
     """Delay of each output, in frames (in units for outputs without a time axis)."""
     axes: Mapping[str, Axes]
     """Axes of each output that is not a state."""
-    early: Mapping[str, int]
-    """By the name of a value of the last frames, how many frames later the full sequence takes it."""
+    early: Mapping[str, tuple[int, int]]
+    """By the name of a value of the last frames, its axis and how much later the full sequence takes it."""
     ahead: int
     """Number of steps by which the outputs lag, rounded up."""
     reach: int
@@ -57,18 +56,11 @@ class Streamed:
     def need(self) -> str:
         """Why a file of its own streams, and how: ``looks 3 steps ahead: --stream writes a file ...``."""
         frames = max(self.delays.values(), default=0)
-        lag = f"whose outputs lag by {frames}"
-        if self.unit > 1:
-            lag = f" and {lag}" if frames else ""
-            return (
-                f"takes {self.unit} steps at a time: --stream writes a file whose calls take a multiple of "
-                f"{self.unit} steps{lag}"
-            )
-        if frames:
-            return f"looks {counted(self.ahead, 'step')} ahead: --stream writes a file {lag}"
-        return (
-            "gives another number of frames than steps: --stream writes a file that gives them as they come"
-        )
+        why = f"looks {counted(self.ahead, 'step')} ahead" if frames else "has strides"
+        why = why if self.unit == 1 else f"takes {self.unit} steps at a time"
+        calls = f"whose calls take a multiple of {self.unit} steps" if self.unit > 1 else ""
+        lag = f"whose outputs lag by {frames}" if frames else ""
+        return f"{why}: --stream writes a file {' and '.join(filter(None, (calls, lag)))}".rstrip()
 
 
 def stream(
@@ -77,8 +69,7 @@ def stream(
     """Return the graph that streams a network.
 
     Args:
-        model: the network with its recurrent states as inputs and outputs, and with symbolic sizes; it is
-            copied.
+        model: the network with symbolic sizes and with its states as inputs and outputs; it is copied.
         states: the recurrent states.
         batch: name of the batch axis, if any.
         sequence: name of the time axis, if any.
@@ -91,10 +82,7 @@ def stream(
         axes = {str(value.name): axes_of(value) for value in model.graph.outputs}
         return Streamed(model, tuple(states), (), 1, {}, axes, {}, 0, 0, ordinary=True)
     if (opset := model.opset_imports[""]) < _OLDEST_OPSET:
-        raise NotStreamableError(
-            f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later; "
-            "convert the file with onnx.version_converter"
-        )
+        raise NotStreamableError(f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later")
     infer_shapes(model)
     work = Rewriter(model, states, batch, sequence)
     for node in list(model.graph):

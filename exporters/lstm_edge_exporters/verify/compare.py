@@ -18,10 +18,10 @@ from functools import cached_property
 
 import numpy as np
 
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.tolerance import Comparison, compare, distance
 
+from ..chunks import Runner
+from ..tolerance import Comparison, compare, distance
 from .cases import Feeds, Procedure, remember, whole
 from .float64 import Graph64, nudged
 from .reference import REFUSALS

@@ -10,10 +10,10 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import KEY, Array, Manifest, StateSpec
 
+from ..chunks import Runner
 from ..export.cast import widened
 from .cases import CaseGenerator, Feeds
 from .file import ModelFile, open_file
@@ -173,16 +173,12 @@ def _config_of(file: ModelFile, call: Any, module: "nn.Module") -> "ExportConfig
 
     graph, manifest = file.graph_axes, file.manifest
     inputs = {name: graph[name] for name in call.names if "?" not in graph.get(name, ("?",))}
-    known = {axis for axes in inputs.values() for axis in axes}
     arguments = {s.input: s.output for s in manifest.states if s.input in call.names}
     free = [state for state in manifest.states if state.input not in call.names]
     return ExportConfig(
         inputs=inputs if {*inputs} == {*call.names} else {},
         outputs=_returned(file, module, call),
         states=arguments or None,
-        lengths=manifest.lengths if manifest.lengths in call.names else None,
-        batch=manifest.batch if manifest.batch in known and manifest.batch else "N",
-        sequence=manifest.sequence if manifest.sequence in known and manifest.sequence else "L",
         stateless=not free and not manifest.states,
     )
 

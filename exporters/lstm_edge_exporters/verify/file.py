@@ -12,13 +12,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.chunks import Runner
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.ort import CPU, Provider, SessionOptions, run_by_name
+from lstm_edge_runtime.ort import CPU, SessionOptions, run_by_name
 
+from ..chunks import Runner
 from ..graph import data_inputs
 from ..isolation import open_isolated
 
@@ -87,7 +87,7 @@ class ModelFile:
         """The graph with its weights."""
         return onnx.load(str(self.path))
 
-    def runner(self, threads: int = 1, providers: tuple[Provider, ...] = (CPU,)) -> Runner:
+    def runner(self, threads: int = 1, providers: tuple[str, ...] = (CPU,)) -> Runner:
         """Open a session of its own.
 
         Raises:

@@ -7,8 +7,8 @@ import numpy as np
 
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Golden
-from lstm_edge_runtime.tolerance import MULTIPLE
 
+from ..tolerance import MULTIPLE
 from .cases import Case, CaseGenerator
 from .compare import Pair
 from .reference import REFUSALS

@@ -6,7 +6,8 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
-from lstm_edge_runtime.tolerance import Comparison
+
+from ..tolerance import Comparison
 
 Status = Literal["passed", "failed", "skipped"]
 

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnx
 
-from lstm_edge_runtime.chunks import Runner, even_sizes, join_chunks, run_chunks
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.selftest import check_golden_case
 
+from ..chunks import Runner, even_sizes, join_chunks, run_chunks
 from ..export.cast import widened
 from ..isolation import isolated
 from ..progress import Progress, ignore
@@ -447,7 +447,7 @@ class Validation:
         except LstmEdgeError as error:
             yield Check("self-test", "failed", first_line(error))
             return
-        yield judged("self-test", found.comparisons)
+        yield answered("self-test", "" if found.ok else str(found.worst))
 
     def _notes(self) -> Iterator[str]:
         known = self.against if self.file.model else None

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from lstm_edge_runtime.chunks import Runner, take_steps
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
-from lstm_edge_runtime.tolerance import Comparison
 
+from ..chunks import Runner, take_steps
 from ..progress import Progress, in_turn
+from ..tolerance import Comparison
 from .cases import (
     Case,
     CaseGenerator,

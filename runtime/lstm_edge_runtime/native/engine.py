@@ -18,6 +18,7 @@ from ..manifest import Array, Manifest
 from .library import INPUT, OUTPUT, STATE, TYPES, Port, Rows, library, quick_step
 from .past import Past
 
+_WIDE = np.dtype(np.uintp).itemsize == 8
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
 
@@ -268,7 +269,7 @@ class NativeStates:
         _fill(self._inputs, engine.inputs, inputs)
         _fill(self._outputs, engine.outputs, outputs)
         states = _rows(self._states()) if self._stream else self._views
-        places = np.ascontiguousarray(rows, np.uintp)
+        places = rows.view(np.uintp) if _WIDE else rows.astype(np.uintp)
         if engine.library.lstm_edge_run(
             engine.handle, len(places), units, _address(places), self._inputs, states, self._outputs
         ):

@@ -546,7 +546,13 @@ PEOPLE = [
         ("rnn1.h_0", "rnn1.c_0", "rnn2.h_0", "rnn2.c_0"),
         "bidirectional",
     ),
-    Person(WordLanguageModel, (_tokens(60, 6, 3), _PAIR), {"LSTM": 2}, ("hidden_0", "hidden_1")),
+    Person(
+        WordLanguageModel,
+        (_tokens(60, 6, 3), _PAIR),
+        {"LSTM": 2},
+        ("hidden_0", "hidden_1"),
+        "rows and steps on one axis",
+    ),
     Person(SpeakerEncoder, _floats(3, 6, 13), {"LSTM": 3}, ("h_0", "c_0")),
     Person(
         AnomalyAutoEncoder,

@@ -15,24 +15,15 @@ from lstm_edge_runtime.native.library import installed
 
 NOT_NATIVE = {
     "Seq2SeqTeacherForced": "('N', 'L2', 3) has a dynamic axis other than batch and time",
-    "WordLanguageModel": "('N*L', 60) has a dynamic axis other than batch and time",
     "EncoderWithLengths": "output output_1 is computed of lengths or constants alone",
 }
 """Modules that stream and whose steps the native engine does not take, with its reason."""
-FAILS = {"WordLanguageModel": "part 23: an output (N*L, 60) keeps the file from streaming"}
-"""Modules that are exported as they should not be, with the cause."""
-
-
-def _marks(place, person):
-    cause = FAILS.get(person.module.__name__)
-    marks = [pytest.mark.xfail(strict=False, reason=cause)] if cause else []
-    return [*marks, *([pytest.mark.system] if place % 3 else [])]
 
 
 @pytest.mark.parametrize(
     "person",
     [
-        pytest.param(person, marks=_marks(place, person), id=person.module.__name__)
+        pytest.param(person, marks=[pytest.mark.system] if place % 3 else [], id=person.module.__name__)
         for place, person in enumerate(people.PEOPLE)
     ],
 )

@@ -33,14 +33,6 @@ class LoopOfCells(Net):
         return h
 
 
-class UnrolledCells(Net):
-    def forward(self, x):
-        h = None
-        for step in x.unbind(1):
-            h = self.cell(step, h)
-        return h
-
-
 class LoopToALength(Net):
     def forward(self, x, lengths):
         output, _ = self.rnn(x)
@@ -103,8 +95,7 @@ class WeightsFromData(Net):
 @pytest.mark.parametrize(
     ("module", "example", "message"),
     [
-        (LoopOfCells, X, "'cell' is called 6 times.*nn.GRU"),
-        (UnrolledCells, X, "'cell' is called 6 times.*nn.GRU"),
+        (LoopOfCells, X, r"fixes axis 1 of x at 6 .*for step in range\(x\.size\(1\)\)"),
         (LoopToALength, (X, LENGTHS), "values of a tensor.*mask"),
         (PicksByLength, (X, LENGTHS), "values of a tensor.*mask"),
         (BranchesOnLengths, (X, LENGTHS), "values of a tensor.*torch.where"),
@@ -217,26 +208,21 @@ class BatchInALayersState(Net):
 
 
 @pytest.mark.parametrize(
-    ("module", "message"),
+    ("module", "example", "message"),
     [
-        (KeepsItsState, "keeps .*h.* in the module.*take it as an argument"),
-        (KeepsTwoStates, r"keeps count, cells\.0.* in the module"),
-        (WritesOverItsState, "keeps .*h.* in the module"),
-        (KeepsAHistory, "keeps .*past in the module"),
-        (DrawsOutsideOfTorch, "draws random numbers; pass the numbers in"),
-        (DropsOutAlways, "draws random numbers; pass the numbers in"),
-        (BatchInABuffer, "keeps .*h.* in the module"),
+        *(
+            (kind, X[:, 0], "keeps a state in the module.*take it as an argument")
+            for kind in (KeepsItsState, KeepsTwoStates, WritesOverItsState, KeepsAHistory, BatchInABuffer)
+        ),
+        (BatchInALayersState, X, "keeps a state in the module"),
+        (DrawsOutsideOfTorch, X[:, 0], "draws random numbers; pass the numbers in"),
+        (DropsOutAlways, X[:, 0], "draws random numbers; pass the numbers in"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )
-def test_what_a_module_keeps_or_draws_is_named_with_the_way_out(module, message):
+def test_a_module_that_keeps_a_state_or_draws_is_refused(module, example, message):
     with pytest.raises(UnsupportedError, match=message):
-        export(module().eval(), X[:, 0])
-
-
-def test_a_layers_state_that_holds_the_examples_batch_is_named():
-    with pytest.raises(UnsupportedError, match="keeps state in the module"):
-        export(BatchInALayersState().eval(), X)
+        export(module().eval(), example)
 
 
 class Actor(Net):
@@ -369,13 +355,11 @@ class Normed(nn.Module):
         return self.norm(self.rnn(x)[0][:, -1])
 
 
-def test_batch_norm_in_training_mode_is_refused_and_dropout_is_not():
+def test_a_module_in_training_mode_is_exported_in_eval_mode_and_left_as_it_is():
     module = Normed().train()
-    with pytest.raises(UnsupportedError, match=r"'norm' is in training mode.*eval\(\)"):
-        export(module, X)
-    module.norm.eval()
     export(module, X)
     assert module.rnn.training
+    assert module.norm.training
 
 
 def test_a_scripted_module_is_refused():
@@ -481,3 +465,40 @@ class Masked(Net):
 
 def test_infinities_that_a_mask_puts_in_are_compared_like_other_values():
     assert not export(Masked().eval(), X).notes
+
+
+class Unrolled(nn.Module):
+    """A recurrence of linear layers over what ``unbind`` gives, which fixes the number of its turns."""
+
+    def __init__(self, cell):
+        super().__init__()
+        self.cell, self.line = cell, nn.Linear(5, 6)
+
+    def forward(self, x):
+        h = x.new_zeros(x.size(0), 6)
+        for step in x.unbind(1):
+            h = self.cell(step, h) if self.cell else torch.tanh(self.line(step) + h)
+        return h
+
+
+@pytest.mark.parametrize("cell", [None, nn.GRUCell(5, 6)], ids=["linear", "cell"])
+def test_a_loop_over_an_unbound_axis_is_a_file_of_that_many_steps_and_says_so(cell):
+    artifact = export(Unrolled(cell).eval(), X)
+    assert artifact.manifest.inputs[0].axes == ("N", 6, 5)
+    assert any("x takes N, 6, 5" in note and "fixes" in note for note in artifact.notes)
+
+
+class OfOneRow(nn.Module):
+    """A network without recurrent layers that drops the axis of one row."""
+
+    def __init__(self):
+        super().__init__()
+        self.line = nn.Linear(5, 6)
+
+    def forward(self, x):
+        return torch.tanh(self.line(x.squeeze(0)))
+
+
+def test_the_free_axis_of_one_row_is_time():
+    manifest = export(OfOneRow().eval(), X[:1]).manifest
+    assert (manifest.inputs[0].axes, manifest.batch, manifest.sequence) == ((1, "L", 5), None, "L")

@@ -69,7 +69,7 @@ def folder(tmp_path, har, monkeypatch):
         ("validate har.onnx --against run/metrics.json", "the run is the folder: run"),
         ("selftest lstm1.pth", "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export"),
         ("convert lstm1.pth --to c -o m_c", "run lstm-edge export lstm1.pth -o lstm1.onnx"),
-        ("stream har.onnx --state junk.npz", "junk.npz is not a state that lstm-edge stream saved"),
+        ("stream har.onnx --state junk.npz", "junk.npz is not a saved state"),
         ("stream har.onnx --features ax", "--features names 1 columns, the model takes 3"),
     ],
 )  # fmt: skip

@@ -38,7 +38,7 @@ def test_a_file_that_computes_something_else_exits_1_and_names_the_worst_element
     assert code == 1
     assert "ok: no" in out
     assert err.startswith("error: the golden case fails")
-    assert "logits[2, 3]" in err
+    assert "logits differs" in err
     assert ", 1]" in err  # the class whose weight was changed
     code, out, _ = invoke("selftest", broken, "--json")
     assert code == 1

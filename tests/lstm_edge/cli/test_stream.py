@@ -351,7 +351,7 @@ def test_a_signal_while_the_model_opens_ends_it_cleanly(har, number):
 
 @pytest.mark.parametrize(
     ("content", "words"),
-    [(b"", "not a state"), (b"PK\x03\x04", "not a state"), (b"\x93NUMPY", "not a state")],
+    [(b"", "not a saved state"), (b"PK\x03\x04", "not a saved state"), (b"\x93NUMPY", "not a saved state")],
 )
 def test_a_state_file_that_is_none_is_refused_and_kept(invoke, har, tmp_path, content, words):
     path = tmp_path / "s.npz"

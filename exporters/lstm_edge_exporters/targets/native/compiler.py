@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.axes import row_factor, unit_shape
+from lstm_edge_runtime.axes import row_factor
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native.library import TYPES
@@ -201,7 +201,9 @@ class _Compiler:
 
     def _shape_of(self, name: str, axes: Axes) -> tuple[int, ...]:
         """Return the shape of one row at one step, or in one unit."""
-        shape = unit_shape(axes, self._manifest)
+        unit, sequence = self._manifest.unit, self._manifest.sequence or ""
+        sizes = {sequence: unit, **self._manifest.time_sizes(unit)}
+        shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in axes)
         if prod(shape) > _MOST_NUMBERS:
             raise UnsupportedError(f"{name} {axes} has {prod(shape)} numbers a row, beyond {_MOST_NUMBERS}")
         return shape

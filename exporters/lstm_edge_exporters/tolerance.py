@@ -18,7 +18,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from .manifest import Array
+from lstm_edge_runtime.manifest import Array
 
 MULTIPLE = 3.0
 """How many noise floors a candidate may be away from the exact result."""

@@ -1,20 +1,14 @@
-"""Run a case in chunks, with states carried from each chunk to the next; and when a stream gives frames."""
+"""Run a case in chunks, with states carried from each chunk to the next."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 
-from .manifest import Array, Axes, Manifest
+from lstm_edge_runtime.manifest import Array, Axes, Manifest
 
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Function from every input by name to every output by name, including states."""
-
-
-def only(outputs: Mapping[str, Any]) -> Any:
-    """Return the value of a single output; of several, all by name."""
-    return next(iter(outputs.values())) if len(outputs) == 1 else outputs
 
 
 def even_sizes(total: int, size: int) -> list[int]:
@@ -55,40 +49,6 @@ def take_steps(
         name: array.take(range(start, stop), axis=axes[name]) if name in axes else array
         for name, array in feeds.items()
     }
-
-
-def time_axis(axes: Axes, manifest: Manifest) -> int | None:
-    """Return the place of the time axis once the batch axis is gone."""
-    return manifest.time_axis(tuple(axis for axis in axes if axis != manifest.batch))
-
-
-class Pace:
-    """How many frames there are, and when the first one comes."""
-
-    def __init__(self, manifest: Manifest) -> None:
-        names, frames = [spec.name for spec in manifest.outputs], manifest.frames_a_unit
-        self.unit = manifest.unit
-        self.delays = {name: manifest.delays.get(name, 0) for name in names}
-        self.frames = {name: frames.get(name, 1) for name in names}
-        self.places, self.batches = manifest.time_axes, manifest.batch_axes
-        self.axes = {spec.name: time_axis(spec.axes, manifest) for spec in manifest.outputs}
-        """Of each output the place of the time axis once the batch axis is gone, None if it has none."""
-        self.even = {self.unit, *self.frames.values()} == {1}
-        self.settled = self.unit * max(self.delays.values(), default=0)
-        """Steps after which every output has frames."""
-
-    def early(self, name: str, age: Any) -> Any:
-        """Return how many frames before the first real one a call from ``age`` gives; of several calls."""
-        return np.maximum(self.delays[name] - age * self.frames[name] // self.unit, 0)
-
-    def of_step(self, name: str, array: Array | None) -> Array | None:
-        """Return the frames of an output as ``step`` gives them: None, the only one, or several."""
-        axis = self.axes[name]
-        if axis is None or array is None:
-            return array
-        if not array.shape[axis]:
-            return None
-        return array[(slice(None),) * axis + (0,)] if self.frames[name] == 1 else array
 
 
 def behind(array: Array, axis: int, count: int) -> Array:

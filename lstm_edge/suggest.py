@@ -1,0 +1,26 @@
+"""Suggest the name that was meant."""
+
+import re
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """Return ``did you mean 'temperature'?`` for the nearest of ``names``, or ``""`` if none is near.
+
+    A name that begins with the other is nearer than one that shares letters, and so are initials (``--lr``).
+    """
+    asked = _letters(name)
+    near = [each for each in names if _letters(each).startswith(asked) or asked == _initials(each)]
+    if not near:
+        whole = {_letters(each): each for each in names}
+        near = [whole[found] for found in get_close_matches(asked, whole, n=1, cutoff=0.7)]
+    return f"did you mean {min(near, key=len)!r}?" if asked and near else ""
+
+
+def _letters(name: str) -> str:
+    return "".join(filter(str.isalnum, name.lower()))
+
+
+def _initials(name: str) -> str:
+    return "".join(word[0] for word in re.split(r"[-_ ]+", name.lower()) if word)
