@@ -166,10 +166,6 @@ def test_a_decision_by_values_is_refused():
 
 
 def test_one_file_of_pooled_steps_has_no_size_fixed():
-<<<<<<< HEAD
-    assert export(Pools().eval(), data(2, 8)).manifest.inputs[0].axes == ("N", "L", 4)
-=======
     file = onnx.load_from_string(export(Pools().eval(), data(2, 8)).model)
     axes = file.graph.input[0].type.tensor_type.shape.dim
     assert [axis.dim_param or axis.dim_value for axis in axes] == ["N", "L", 4]
->>>>>>> main
