@@ -122,12 +122,9 @@ def load(path: str | os.PathLike[str]) -> Run:
 
 
 def describe_run(run: Run, task: Task | None, signal: Signal) -> Run:
-    """Return a bare checkpoint with a description; raises InputError for one that does not fit."""
+    """Return a bare checkpoint with a description; raises FileFormatError for one that does not fit."""
     described = replace(run, task=task or run.task, signal=signal)
-    try:
-        _check_widths(described, Path("the description"))
-    except FileFormatError as error:
-        raise InputError(str(error).removesuffix("; train again")) from error
+    _check_widths(described, "the description")
     return described
 
 
@@ -239,10 +236,9 @@ def _read_pickle(path: Path) -> Mapping[str, Any]:
             warnings.simplefilter("ignore")  # about old formats
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        named = f"names {found.group(1)}" if found else "is not a checkpoint, or contains more than tensors"
         raise FileFormatError(
-            f"{path} {named}; loading it could run code, so it is refused: save model.state_dict()"
+            f"{path} contains more than tensors; loading it could run code, so it is refused: save "
+            "model.state_dict()"
         ) from error
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
         reason = first_line(error)
@@ -283,8 +279,9 @@ def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]
                 f"{origin} has no tensor {name} (it has {_some(tensors)}), so it is not an LSTM1; "
                 f"{_factory_advice(tensors, origin)}"
             )
-        if not is_plain(tensors[name]) or tensors[name].dim() != 2:
-            raise FileFormatError(f"{origin}: {name} is {_shape(tensors[name])}, expected a matrix")
+        if tensors[name].dim() != 2:
+            shape = tuple(tensors[name].shape)
+            raise FileFormatError(f"{origin}: {name} is {shape}, expected a matrix")
     proj_size = tensors["lstm.weight_hh_l0"].shape[1] if "lstm.weight_hr_l0" in tensors else 0
     hidden_size = tensors["lstm.weight_hh_l0"].shape[0] // 4
     bidirectional = "lstm.weight_ih_l0_reverse" in tensors
@@ -332,16 +329,13 @@ def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pat
         if name[:2] in {each[:2] for each in tensors.keys() & set(SCALES)}:
             width = model.lstm.input_size if name.startswith("x") else model.num_classes
             setattr(model, name, torch.empty(width, device="meta"))
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in (*expected, *tensors):
-        if name not in tensors:
-            raise FileFormatError(f"{origin} has no tensor {name}, expected {expected[name]}")
-        if name not in expected:
-            raise FileFormatError(
-                f"{origin} has a tensor {name} {_shape(tensors[name])} that LSTM1 does not have"
-            )
-        if tensors[name].shape != expected[name]:
-            raise FileFormatError(f"{origin}: {name} is {_shape(tensors[name])}, expected {expected[name]}")
+    shapes, expected = (
+        {name: tuple(tensor.shape) for name, tensor in each.items()} for each in (tensors, model.state_dict())
+    )
+    for name in expected | shapes:
+        if shapes.get(name) != expected.get(name):
+            got, wanted = shapes.get(name, "missing"), expected.get(name, "no such tensor")
+            raise FileFormatError(f"{origin}: {name} is {got}, expected {wanted}")
     _check_values(tensors, origin)
     model.load_state_dict(dict(tensors), assign=True)
     columns = torch.eye(model.lstm.input_size)[:, list(model.added)]
@@ -355,20 +349,15 @@ def _check_values(tensors: Mapping[str, Tensor], origin: Path) -> None:
     if len(dtypes) != 1 or not dtypes <= _FLOATS:
         raise FileFormatError(f"{origin} has tensors of {_some(dtypes)}, expected one float dtype")
     for name, tensor in tensors.items():
-        if not bool(torch.isfinite(tensor).all()):
+        positive = not (name in SCALES and name.endswith("std")) or bool((tensor > 0).all())
+        if not (positive and bool(torch.isfinite(tensor).all())):
             raise FileFormatError(
-                f"{origin}: {name} contains NaN or infinity; train again or use another file"
+                f"{origin}: {name} has values that are not finite or not positive; train again"
             )
-        if name in SCALES and name.endswith("std") and not bool((tensor > 0).all()):
-            raise FileFormatError(f"{origin}: {name} is not positive; train again or use another file")
 
 
 def _layers(tensors: Iterable[str]) -> int:
     return sum(_LAYER.fullmatch(name) is not None for name in tensors)
-
-
-def _shape(tensor: Tensor) -> tuple[int, ...]:
-    return tuple(tensor.shape)
 
 
 def _some(names: Iterable[object]) -> str:
@@ -377,11 +366,11 @@ def _some(names: Iterable[object]) -> str:
     return (", ".join(found[:4]) or "none") + more
 
 
-def _check_widths(run: Run, origin: Path) -> None:
+def _check_widths(run: Run, origin: object) -> None:
     lstm, classes = run.model.lstm, run.model.num_classes
     found = [("features", len(run.signal.features), lstm.input_size)]
     if run.task is not None:
         found += [("labels", len(run.task.labels), classes), ("units", len(run.task.units), classes)]
     for name, got, expected in found:
         if got not in (0, expected):
-            raise FileFormatError(f"{origin}: {name} has {got} entries, expected {expected}; train again")
+            raise FileFormatError(f"{origin}: {name} has {got} entries, expected {expected}")

@@ -338,7 +338,7 @@ GROUPS: dict[str, list[Call]] = {
     ],
     "series": [
         _call("torch-geometric", "JumpingKnowledge lstm", "torch_geometric.nn.JumpingKnowledge", _layers,
-            "lstm", 6, 2),
+            "lstm", 6, 2, axes={"xs_0": ("N", 6), "xs_1": ("N", 6)}),
         _call("pytorch-forecasting", "LSTM", "pytorch_forecasting.models.nn.rnn.LSTM", _STEPS, 5, 6,
             batch_first=True),
         _call("pytorch-forecasting", "GRU", "pytorch_forecasting.models.nn.rnn.GRU", _shaped("L", "N", 5), 5,
@@ -353,7 +353,8 @@ GROUPS: dict[str, list[Call]] = {
         *(_call("tracetorch", name, f"tracetorch.rnn.{name}", _SAMPLE, 5, 6, why=_KEPT) for name in ("LSTM",
             "GRU")),
         _call("torchxlstm", "sLSTM", "torchxlstm.sLSTM", _frames(8), 8, 4, 2, batch_first=True, why=_LOOP),
-        _call("conv-lstm", "ConvLSTMCell", "conv_lstm.ConvLSTMCell", _maps, 3, 4, 3, True),
+        _call("conv-lstm", "ConvLSTMCell", "conv_lstm.ConvLSTMCell", _maps, 3, 4, 3, True,
+            axes={"input_tensor": ("N", 3, "H", 5)}),
     ],
 }
 # fmt: on

@@ -265,7 +265,7 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
             for spec in manifest.inputs
             for pair in zip(spec.axes, known[spec.name].shape, strict=True)
         )
-        sizes = {axis: size for axis, size in declared if isinstance(axis, str) and isinstance(size, int)}
+        sizes |= {axis: size for axis, size in declared if isinstance(axis, str) and isinstance(size, int)}
     given = {
         state.input: np.broadcast_to(
             np.asarray(state.reset, state.dtype), resolve(state.axes, with_ones(state.axes, sizes)) or ()

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lstm_edge_runtime.errors import counted, one_line, printable
+from lstm_edge_runtime.errors import counted, printable, shortened
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def echo(text: str, *, err: bool = False) -> None:
 
 def echo_prose(text: str) -> None:
     """Print a note or an error on standard error, as one line in a pipe, wrapped at spaces on a terminal."""
-    text = one_line(text)
+    text = shortened(printable(" ".join(str(text).split())))
     if sys.stderr.isatty():
         width = shutil.get_terminal_size().columns
         text = textwrap.fill(text, width, break_long_words=False, break_on_hyphens=False)

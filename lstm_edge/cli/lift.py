@@ -46,7 +46,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         "made_dynamic": report.made_dynamic,
         "equal to the original": {
             "sizes": figures["cases"],
-            "float64" if report.exact else "float32": figures["float64"],
+            "float64": figures["float64"],
             "onnxruntime (share of its limit)": figures["ratio"],
         },
         "unstreamable": report.unstreamable,

@@ -4,7 +4,7 @@ Every verb reads data with this.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
@@ -15,22 +15,21 @@ import pandas as pd
 
 from lstm_edge_runtime.errors import InputError, NotFoundError, counted
 from lstm_edge_runtime.manifest import Array, Signal, Task
-from lstm_edge_runtime.reading import read_arrays
 
 from ..run_files import is_run
 from .config import DATA_SUFFIXES, DEFAULT_NAMES, ReadConfig
 from .series import SETS, Data, Series
-from .tables import Table, missing_name, read_table, usable
+from .tables import Table, read_table
 
 TargetMode = Literal["required", "optional", "ignored"]
 """Classes or values must be in the file, are read if present, or are not read."""
-_ARRAYS = (".npz", ".npy")
+_TABLES = (".csv", ".parquet", ".wav")
 _KINDS = "a .npz, .npy, .csv, .parquet or .wav file, or a folder of tables"
 _MENDS = "; --missing interpolate or drop-row fills or drops gaps"
 _JITTER, _RATE = 0.1, 0.01
 """Relative differences of intervals between samples, and of rates, that are not reported."""
 _MAX_FLOAT_CLASSES = 20
-"""Number of distinct integers up to which floats look like class ids."""
+"""Number of distinct integers up to which the floats of an array look like class ids."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +50,8 @@ class _Part:
     names: tuple[str, ...] = ()
     """Of the values."""
     classes: bool = False
+    forecast: Sequence[int] = ()
+    """Places of the features whose next values are the targets."""
     series: list[Series] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
     """Sampling rate, Hertz, by series, where it is known."""
@@ -95,8 +96,7 @@ def data_files(path: Path) -> list[Path]:
     """Return the file itself, or every table in a folder and its subfolders, sorted."""
     if not path.is_dir():
         return [path]
-    tables = set(DATA_SUFFIXES) - set(_ARRAYS)
-    return sorted(file for file in path.rglob("*") if file.suffix in tables and file.is_file())
+    return sorted(file for file in path.rglob("*") if file.suffix in _TABLES and file.is_file())
 
 
 def _read_parts(
@@ -116,9 +116,6 @@ def _read_parts(
             raise InputError(f"{file} is not a file; expected {_KINDS}")
         if file.suffix not in DATA_SUFFIXES:
             raise InputError(f"{file} ends in {file.suffix or 'nothing'!r}; expected {_KINDS}")
-        if file.suffix in _ARRAYS:
-            yield _read_arrays(file, config, targets, model)
-            continue
         table, label = read_table(file, config.encoding), ""
         if path.is_dir() and file.parent != path:
             label = file.parent.relative_to(path).as_posix()
@@ -128,25 +125,32 @@ def _read_parts(
 
 def _of_folder(part: _Part, name: str) -> _Part:
     """Return the series of one file of a folder, with the name of the file in theirs."""
-
-    def rename(one: str) -> str:
-        return name if len(part.series) == 1 and one in ("0", name) else f"{name}: {one}"
-
-    series = [
-        replace(one, name=rename(one.name), group=rename(one.name) if one.group == one.name else one.group)
-        for one in part.series
-    ]
-    return replace(part, series=series, rates={rename(key): rate for key, rate in part.rates.items()})
+    alone = len(part.series) == 1 and part.series[0].name in ("0", name)
+    return _renamed(part, lambda one: name if alone else f"{name}: {one}", "")
 
 
 def _as_set(name: str, part: _Part) -> _Part:
     if any(one.split for one in part.series):
         raise InputError(f"{part.path} defines the sets of its series itself; remove its split")
+    found = _renamed(part, lambda one: f"{one} ({name})", name)
     series = [
-        replace(one, name=f"{one.name} ({name})", group=f"{one.group} ({name})", split=name)
+        one if one.group == one.name else replace(one, group=f"{one.group} ({name})") for one in found.series
+    ]
+    return replace(found, series=series)
+
+
+def _renamed(part: _Part, rename: Callable[[str], str], split: str) -> _Part:
+    """Return a part with other names of its series, and of the groups that have the name of their series."""
+    series = [
+        replace(
+            one,
+            name=rename(one.name),
+            group=rename(one.name) if one.group == one.name else one.group,
+            split=split or one.split,
+        )
         for one in part.series
     ]
-    return replace(part, series=series, rates={f"{key} ({name})": rate for key, rate in part.rates.items()})
+    return replace(part, series=series, rates={rename(key): rate for key, rate in part.rates.items()})
 
 
 def _join(path: Path, parts: Sequence[_Part], config: ReadConfig) -> Data:
@@ -220,36 +224,59 @@ def _read_rows(
 ) -> _Part:
     """Return the series of a table; ``folder`` is their class if no column has it."""
     task = (*config.targets, *config.forecast)
-    label = config.label or ("label" if "label" in table.header and not task else None)
+    label = config.label
+    if not (label or task or targets == "ignored"):
+        label, task = _defaults(table)
     by_folder = bool(folder) and label is None and not task
-    advice = "name the class column with --label, or the value columns with --target or --forecast"
     table.require([config.series, config.order, config.group, config.label, *task, *config.features])
     if targets == "required" and not (label or task or by_folder):
-        table.require(["label"], advice)
+        advice = "name the class column with --label, or the value columns with --target or --forecast"
+        table.require(["y" if table.features else "label"], advice)
     columns = {
         key: getattr(config, key) or (name if name in table.header else None)
         for key, name in DEFAULT_NAMES.items()
     }
     columns["split"] = "split" if "split" in table.header else None
-    other = {*columns.values(), label, *config.targets}
-    features = _features(table, config, model, [name for name in table.header if name not in other])
+    other = {*columns.values(), label, "label" if not task else None, *(set(task) - set(config.forecast))}
+    rest = table.features or [name for name in table.header if name not in other]
+    features = _features(table, config, model, rest)
     x = table.numbers(features, gaps=config.missing != "error", advice=_MENDS)
     names = () if targets == "ignored" else task
     classes = targets != "ignored" and (by_folder or label is not None)
     if classes:
         y = table.texts(label) if label else np.full(len(table), folder, dtype=object)
     else:
-        known = config.targets if names else ()
+        known = [name for name in names if name not in config.forecast]
         y = table.numbers(known, gaps=False) if known else np.zeros(len(table), np.int64)
-    part = _Part(table.path, features, names, classes)
+    part = _Part(table.path, features if table.named or config.features else (), names, classes)
+    if config.forecast and names:
+        part.forecast = [features.index(name) for name in names]
     _add_series(part, table, columns, x, y, config)
     return part
 
 
+def _defaults(table: Table) -> tuple[str | None, tuple[str, ...]]:
+    """Return the column of classes, or the columns of values, if no option names them."""
+    if not table.features:
+        return ("label" if "label" in table.header else None), ()
+    values = [name for name in table.header if name == "y" or (name[0] == "y" and name[1:].isdecimal())]
+    values = [name for name in values if name not in table.features]
+    if values[:1] != ["y"] or table.frame["y"].dtype.kind != "f":
+        return ("y", ()) if values[:1] == ["y"] else (None, tuple(values))
+    distinct = table.frame["y"].unique()
+    if 2 <= len(distinct) <= _MAX_FLOAT_CLASSES and np.array_equal(distinct, distinct.round()):
+        raise InputError(
+            f"{table.path}: y contains only the integers {', '.join(f'{value:g}' for value in distinct)}; "
+            "save class ids as integers, or use --target y to predict them as values"
+        )
+    return None, ("y",)
+
+
 def _features(
-    table: Table, config: ReadConfig, model: ModelFeatures | None, rest: list[str]
+    table: Table, config: ReadConfig, model: ModelFeatures | None, rest: Sequence[str]
 ) -> tuple[str, ...]:
-    names = tuple(config.features or (model.names if model else ()) or rest)
+    of_model = model.names if model and table.named else ()
+    names = tuple(config.features or of_model or rest)
     table.require(names, f"the model's features are {', '.join(names)}; name other columns with --features")
     if missing := [name for name in config.forecast if name not in names]:
         raise InputError(f"{table.path}: to forecast {missing[0]!r} it must be a feature")
@@ -260,8 +287,6 @@ def _features(
             f"{table.path}: got {counted(len(names), 'feature')} ({', '.join(names)}), expected "
             f"{model.width}; name them in the model's order with --features"
         )
-    if not config.features:
-        table.refuse_text(names)
     return names
 
 
@@ -286,11 +311,8 @@ def _add_series(
         rows = rows[np.argsort(order[rows], kind="stable")]
         keys = order[rows]
         if (same := np.flatnonzero(np.diff(keys) == 0)).size:
-            line = table.line(int(rows[same[0] + 1]))
-            raise InputError(
-                f"{table.path}: series {name!r} has the same {columns['order']} twice (row {line}); expected "
-                "a different value in each row"
-            )
+            place = table.place(int(rows[same[0] + 1]))
+            raise InputError(f"{table.path}: series {name!r} has the same {columns['order']} twice ({place})")
         split = _constant(table.path, "split", name, cells, rows)
         if split and split not in SETS:
             raise InputError(
@@ -339,11 +361,10 @@ def _finished(part: _Part, one: Series, times: npt.NDArray[np.float64] | None, c
             x, y = _resample(x[~drop], y[~drop], times[~drop], config.sampling_rate)
             drop = np.zeros(len(x), bool)
             part.counts.update(resampled=1)
-    if config.forecast and part.names:
+    if part.forecast:
         if len(x) < 2:
             raise InputError(f"{part.path}: series {one.name!r} has one row; a forecast needs at least two")
-        y = x[1:, [part.features.index(name) for name in part.names]]
-        x, drop = x[:-1], drop[:-1] | drop[1:]
+        y, x, drop = x[1:, part.forecast], x[:-1], drop[:-1] | drop[1:]
     y = y if part.classes or not part.names else y.astype(np.float32)
     return replace(one, x=x[~drop].astype(np.float32), y=y[~drop])
 
@@ -376,157 +397,3 @@ def _resample(
     else:
         y = np.stack([np.interp(grid, times, column) for column in y.T], axis=1)
     return np.stack([np.interp(grid, times, column) for column in x.T], axis=1), y
-
-
-def _read_arrays(path: Path, config: ReadConfig, targets: TargetMode, model: ModelFeatures | None) -> _Part:
-    """Read ``x (samples, L, I)`` with classes or values.
-
-    Integers and text in ``y`` are classes ``(samples,)``, floats are values ``(samples[, C])``. Optional
-    arrays: ``lengths (samples,)``, ``group (samples,)``, ``split (samples,)`` of ``SETS``, ``features (I,)``
-    and ``sampling_rate``. An ``.npy`` file contains ``x``, or one series ``(L, I)``.
-    """
-    arrays = read_arrays(path, "can't be read", "save plain arrays with numpy.savez", ["x"])
-    if config.order or config.forecast:
-        raise InputError(f"{path}: --order and --forecast need a table; the steps of x are already in order")
-    for name in (config.label, *config.targets, config.series, config.group):
-        if name and name not in arrays:
-            raise missing_name(path, "array", name, sorted(arrays))
-    x = arrays["x"][None] if path.suffix == ".npy" and arrays["x"].ndim == 2 else arrays["x"]
-    if x.ndim != 3 or x.dtype.kind not in "fiu" or 0 in x.shape:
-        advice = "; for one feature save x[:, :, None]" if x.ndim == 2 else ""
-        raise InputError(f"{path}: x is {x.dtype} {x.shape}, expected numbers (samples, L, I){advice}")
-    samples, longest, _ = x.shape
-    lengths = _lengths(path, arrays.get("lengths"), samples, longest)
-    x, features = _pick(path, x, _texts(path, "features", arrays, x.shape[2]), config, model)
-    _check_finite(path, x, lengths, gaps=config.missing != "error")
-    part = _Part(path, features)
-    y = _array_targets(part, arrays, config, targets, samples)
-    rate, group = _array_rate(path, arrays), config.group or "group"
-    groups = _texts(path, group, arrays, samples) or tuple(map(str, range(samples)))
-    splits = _texts(path, "split", arrays, samples) or ("",) * samples
-    for index, (length, split) in enumerate(zip(lengths, splits, strict=True)):
-        if split not in ("", *SETS):
-            raise InputError(f"{path}: split[{index}] is {split!r}, expected {', '.join(SETS)}")
-        steps = np.broadcast_to(y[index], (length, *y.shape[1:]))
-        one = Series(str(index), groups[index], split, x[index, :length].astype(np.float64), steps)
-        times = None if rate is None else np.arange(length) / rate
-        part.series.append(_finished(part, one, times, config))
-    return part
-
-
-def _array_targets(
-    part: _Part, arrays: Mapping[str, Array], config: ReadConfig, mode: TargetMode, samples: int
-) -> Array:
-    """Return classes as text ``(samples,)`` or values ``(samples, C)``, and set what they are."""
-    name, nothing = config.label or "y", np.zeros(samples, np.int64)
-    if mode == "ignored" or (mode == "optional" and not config.targets and name not in arrays):
-        return nothing
-    if config.targets:
-        values = {each: _values(part.path, each, arrays[each], samples) for each in config.targets}
-        part.names = tuple(name for each, columns in values.items() for name in _value_names(each, columns))
-        return np.concatenate([*values.values()], axis=1)
-    if name not in arrays:
-        raise missing_name(part.path, "array", name, sorted(arrays))
-    y = arrays[name]
-    if y.dtype.kind == "f" and y.ndim <= 2 and len(y) == samples:
-        _refuse_class_ids(part.path, name, y)
-        values_of_y = _values(part.path, name, y, samples)
-        part.names = tuple(f"{name}{column}" for column in range(values_of_y.shape[1]))
-        return values_of_y
-    if y.shape != (samples,) or y.dtype.kind not in "iubU":
-        advice = f"; of one-hot rows save {name}.argmax(axis=1)" if y.ndim == 2 else ""
-        raise InputError(
-            f"{part.path}: {name} is {y.dtype} {y.shape}, expected integer or text classes ({samples},), or "
-            f"float values{advice}"
-        )
-    part.classes = True
-    return y.astype(str).astype(object)
-
-
-def _refuse_class_ids(path: Path, name: str, y: Array) -> None:
-    distinct = np.unique(y)
-    whole = bool(np.isfinite(distinct).all()) and bool((distinct == np.round(distinct)).all())
-    if whole and 2 <= len(distinct) <= min(_MAX_FLOAT_CLASSES, y.size / 2):
-        raise InputError(
-            f"{path}: {name} is {y.dtype} {y.shape} and contains only the integers "
-            f"{', '.join(f'{value:g}' for value in distinct)}; save class ids as integers (samples,), or use "
-            f"--target {name} to predict them as values"
-        )
-
-
-def _value_names(name: str, columns: Array) -> list[str]:
-    width = columns.shape[1]
-    return [name] if width == 1 else [f"{name}{column}" for column in range(width)]
-
-
-def _values(path: Path, name: str, y: Array, samples: int) -> npt.NDArray[np.float32]:
-    if y.dtype.kind not in "fiub" or y.ndim not in (1, 2) or y.shape[0] != samples:
-        raise InputError(
-            f"{path}: {name} is {y.dtype} {y.shape}, expected numbers, one row for each of x's {samples} "
-            "samples"
-        )
-    values = y.reshape(samples, -1)
-    if len(wrong := np.argwhere(~usable(values))):
-        row, column = wrong[0]
-        raise InputError(
-            f"{path}: {name}[{row}, {column}] is {values[row, column]}, expected a finite number"
-        )
-    return values.astype(np.float32)
-
-
-def _pick(
-    path: Path, x: Array, names: tuple[str, ...], config: ReadConfig, model: ModelFeatures | None
-) -> tuple[Array, tuple[str, ...]]:
-    """Return the columns that were asked for, by the option or by the model's file, and their names."""
-    wanted = config.features or (model.names if model and names else ())
-    if wanted and not names:
-        raise InputError(
-            f"{path} has no feature names, so --features can't select any; add an array features"
-        )
-    for name in wanted:
-        if name not in names:
-            raise missing_name(path, "feature", name, names, f"the model's features are {', '.join(wanted)}")
-    if wanted:
-        x, names = x[:, :, [names.index(name) for name in wanted]], wanted
-    if model and x.shape[2] != model.width:
-        raise InputError(f"{path}: x is {x.shape}, expected (samples, L, {model.width}) for this model")
-    return x, names
-
-
-def _lengths(path: Path, lengths: Array | None, samples: int, longest: int) -> list[int]:
-    if lengths is None:
-        return [longest] * samples
-    if lengths.shape != (samples,) or lengths.dtype.kind not in "iu":
-        raise InputError(
-            f"{path}: lengths is {lengths.dtype} {lengths.shape}, expected integers ({samples},)"
-        )
-    if (wrong := (lengths < 1) | (lengths > longest)).any():
-        index = int(wrong.argmax())
-        raise InputError(f"{path}: lengths[{index}] is {lengths[index]}, expected 1 to {longest}")
-    return [int(length) for length in lengths]
-
-
-def _check_finite(path: Path, x: Array, lengths: list[int], *, gaps: bool) -> None:
-    """Refuse values that are not finite, except after the length of a sample."""
-    valid = (np.arange(x.shape[1]) < np.array(lengths)[:, None])[..., None]
-    wrong = np.argwhere(~(usable(x) | (np.isnan(x) & gaps)) & valid)
-    if len(wrong):
-        where, value = ", ".join(map(str, wrong[0])), x[tuple(wrong[0])]
-        advice = _MENDS if np.isnan(value) else ""
-        raise InputError(f"{path}: x[{where}] is {value}, expected a finite number{advice}")
-
-
-def _array_rate(path: Path, arrays: Mapping[str, Array]) -> float | None:
-    rate = arrays.get("sampling_rate")
-    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 < rate.item() < np.inf):
-        raise InputError(f"{path}: sampling_rate is {rate}, expected one positive number of Hertz")
-    return None if rate is None else float(rate.item())
-
-
-def _texts(path: Path, name: str, arrays: Mapping[str, Array], count: int) -> tuple[str, ...]:
-    """Return an array of names ``(count,)``; empty if the file has none."""
-    if name not in arrays:
-        return ()
-    if arrays[name].shape != (count,):
-        raise InputError(f"{path}: {name} is {arrays[name].shape}, expected ({count},)")
-    return tuple(str(entry) for entry in arrays[name])

@@ -1,4 +1,4 @@
-"""Tables with one row per time step (``.csv``, ``.parquet``, ``.wav``), as text or numbers."""
+"""Files with one row per time step (``.csv``, ``.parquet``, ``.wav``), or arrays made into such rows."""
 
 import codecs
 import csv
@@ -20,6 +20,8 @@ from lstm_edge_runtime.errors import (
     first_line,
     install_command,
 )
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.reading import read_arrays
 
 GAPS = frozenset({"", "nan", "na", "null", "none"})
 """Cells that are missing, in lower case."""
@@ -36,30 +38,33 @@ def usable(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
     return fits
 
 
-def missing_name(path: Path, kind: str, name: str, available: Sequence[str], advice: str = "") -> InputError:
-    """Return the error for a column or array that is not in the file; suggests the nearest name."""
-    text = f"{path} has no {kind} {name!r} (it has {', '.join(available) or 'none'})"
-    return InputError("; ".join(filter(None, (text, did_you_mean(name, available), advice))))
-
-
 def read_table(path: Path, encoding: str) -> "Table":
     """Read a table in the format that its name ends in.
 
     Raises:
         FileFormatError: it can't be read in that format.
-        InputError: it has no header or no rows, or a row has another number of columns.
+        InputError: it has no header or rows, a row has another number of columns, or an array a wrong shape.
         MissingDependencyError: pyarrow is needed, but not installed.
     """
     if path.suffix == ".csv":
         return _read_csv(path, encoding)
-    return _read_parquet(path) if path.suffix == ".parquet" else _read_wav(path)
+    readers = {".parquet": _read_parquet, ".wav": _read_wav, ".npz": _read_arrays, ".npy": _read_arrays}
+    return readers[path.suffix](path)
 
 
 class Table:
-    """Columns of one file, with the number of each row for messages."""
+    """Columns of one file, and where each row is in it for messages."""
 
     def __init__(
-        self, path: Path, frame: pd.DataFrame, *, decimal_comma: bool = False, rate: float | None = None
+        self,
+        path: Path,
+        frame: pd.DataFrame,
+        *,
+        decimal_comma: bool = False,
+        rate: float | None = None,
+        features: Sequence[str] = (),
+        named: bool = True,
+        lengths: npt.NDArray[np.int64] | None = None,
     ) -> None:
         """Take columns of text without space around, or of numbers.
 
@@ -68,25 +73,33 @@ class Table:
             frame: the index holds the number of each row in the file.
             decimal_comma: True if ``1,5`` is a number.
             rate: sampling rate, Hertz, if the file states it.
+            features: columns of features, if the file states which they are.
+            named: False if their names have no meaning.
+            lengths: steps of each sample, for arrays.
         """
         if frame.empty:
             raise InputError(f"{path} is empty; expected a header and one row per time step")
-        self.path, self.frame, self.rate, self._comma = path, frame, rate, decimal_comma
+        self.path, self.frame, self.rate, self.features, self.named = path, frame, rate, features, named
         self.header = [str(name) for name in frame.columns]
+        self._comma, self._ends = decimal_comma, None if lengths is None else lengths.cumsum()
 
     def __len__(self) -> int:
         """Return the number of rows."""
         return len(self.frame)
 
-    def line(self, row: int) -> int:
-        """Return the number of a row in the file; the line that it ends on."""
-        return int(self.frame.index[row])
+    def place(self, row: int) -> str:
+        """Return where a row is in the file: its line, or its sample and step."""
+        if self._ends is None:
+            return f"row {int(self.frame.index[row])}"
+        sample = int(np.searchsorted(self._ends, row, side="right"))
+        return f"sample {sample}, step {row - (int(self._ends[sample - 1]) if sample else 0)}"
 
     def require(self, names: Sequence[str | None], advice: str = "") -> None:
         """Raise InputError for the first column that does not exist; None is skipped."""
         for name in names:
             if name and name not in self.header:
-                raise missing_name(self.path, "column", name, self.header, advice)
+                text = f"{self.path} has no column {name!r} (it has {', '.join(self.header)})"
+                raise InputError("; ".join(filter(None, (text, did_you_mean(name, self.header), advice))))
 
     def texts(self, name: str) -> npt.NDArray[Any]:
         """Return a column as text ``(rows,)``; raises InputError for an empty cell."""
@@ -95,7 +108,7 @@ class Table:
             column = column.map("{:g}".format, na_action="ignore")
         cells = column.astype(object).fillna("").astype(str).str.strip().to_numpy(dtype=object)
         if (empty := cells == "").any():
-            raise InputError(f"{self.path} row {self.line(int(empty.argmax()))}, column {name!r} is empty")
+            raise InputError(f"{self.path} {self.place(int(empty.argmax()))}, column {name!r} is empty")
         texts: npt.NDArray[Any] = cells
         return texts
 
@@ -127,28 +140,11 @@ class Table:
         if text:
             with_point = pd.to_numeric(text.replace(",", "."), errors="coerce")
             comma = "," in text and not np.isnan(with_point)
-            advice = "; write a decimal point, or separate columns by semicolons" if comma else ""
+            advice = "; choose columns with --features, and --order for times"
+            advice = "; write a decimal point, or separate columns by semicolons" if comma else advice
         raise InputError(
-            f"{self.path} row {self.line(row)}, column {name!r} is {text!r}, expected a finite number{advice}"
+            f"{self.path} {self.place(row)}, column {name!r} is {text!r}, expected a finite number{advice}"
         )
-
-    def refuse_text(self, names: Sequence[str]) -> None:
-        """Raise InputError, with advice, if one of these columns has no numbers at all."""
-        text = [name for name in names if self._is_text(name)]
-        if text:
-            cell, others = self.frame[text[0]].iloc[0], [name for name in names if name not in text]
-            timed = not pd.isna(pd.to_datetime(str(cell), format="ISO8601", utc=True, errors="coerce"))
-            order = f"sort by it with --order {text[0]}, or " if timed else ""
-            features = f" --features {','.join(others)}" if others else " with numbers"
-            raise InputError(
-                f"{self.path}: column {text[0]!r} contains {'times' if timed else 'text'}, such as "
-                f"{str(cell)!r}, and a feature is a number; {order}name the features:{features}"
-            )
-
-    def _is_text(self, name: str) -> bool:
-        column = self.frame[name]
-        given = column[[not _is_gap(cell) for cell in column]]
-        return bool(len(given)) and bool(np.isnan(_to_numbers(given, comma=True)).all())
 
     def order(self, name: str) -> tuple[npt.NDArray[np.float64], bool]:
         """Return the sort keys ``(rows,)``: numbers, or seconds of ISO timestamps and True.
@@ -163,7 +159,7 @@ class Table:
         if (wrong := times.isna()).any():
             row = int(wrong.argmax())
             raise InputError(
-                f"{self.path} row {self.line(row)}, column {name!r} is {str(column.iloc[row])!r}, expected a "
+                f"{self.path} {self.place(row)}, column {name!r} is {str(column.iloc[row])!r}, expected a "
                 "number or an ISO timestamp such as 2026-11-25T09:30:00.25"
             )
         return (times - times.iloc[0]).dt.total_seconds().to_numpy(dtype=np.float64), True
@@ -276,3 +272,69 @@ def _wav_chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
         name, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
         yield name, content[place + 8 : place + 8 + size]
         place += 8 + size + size % 2
+
+
+def _read_arrays(path: Path) -> Table:
+    """Return the steps of ``x (samples, L, I)`` as rows.
+
+    Other arrays with one row per sample become columns, ``y0``, ``y1``, ... if they have several. Optional:
+    ``lengths (samples,)``, ``features (I,)`` and ``sampling_rate``. An ``.npy`` file contains ``x``, or one
+    series ``(L, I)``.
+    """
+    arrays = read_arrays(path, "can't be read", "save plain arrays with numpy.savez", ["x"])
+    x = arrays.pop("x")
+    x = x[None] if path.suffix == ".npy" and x.ndim == 2 else x
+    if x.ndim != 3 or x.dtype.kind not in "fiu" or 0 in x.shape:
+        advice = "; for one feature save x[:, :, None]" if x.ndim == 2 else ""
+        raise InputError(f"{path}: x is {x.dtype} {x.shape}, expected numbers (samples, L, I){advice}")
+    samples, longest, width = x.shape
+    lengths = arrays.pop("lengths", np.full(samples, longest))
+    if lengths.shape != (samples,) or lengths.dtype.kind not in "iu":
+        raise InputError(
+            f"{path}: lengths is {lengths.dtype} {lengths.shape}, expected integers ({samples},)"
+        )
+    if (wrong := (lengths < 1) | (lengths > longest)).any():
+        index = int(wrong.argmax())
+        raise InputError(f"{path}: lengths[{index}] is {lengths[index]}, expected 1 to {longest}")
+    rate = arrays.pop("sampling_rate", None)
+    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 < rate.item() < np.inf):
+        raise InputError(f"{path}: sampling_rate is {rate}, expected one positive number of Hertz")
+    names = arrays.pop("features", np.array([], str))
+    if names.shape not in ((0,), (width,)):
+        raise InputError(f"{path}: features is {names.shape}, expected ({width},)")
+    features = list(map(str, names)) or [f"x{index}" for index in range(width)]
+    columns = dict(zip(features, x[np.arange(longest) < lengths[:, None]].T, strict=True))
+    columns["series"] = np.repeat(np.arange(samples).astype(str), lengths)
+    for name, array in arrays.items():
+        columns |= _columns(path, name, array, samples, lengths)
+    return Table(
+        path,
+        pd.DataFrame(columns),
+        rate=None if rate is None else float(rate.item()),
+        features=features,
+        named=bool(names.size),
+        lengths=lengths.astype(np.int64),
+    )
+
+
+def _columns(
+    path: Path, name: str, array: Array, samples: int, lengths: npt.NDArray[np.int64]
+) -> dict[str, Array]:
+    """Return the columns of an array with one row per sample."""
+    whole = array.dtype.kind != "f"
+    if (
+        array.ndim not in (1, 2)
+        or len(array) != samples
+        or array.dtype.kind not in "fiubU"
+        or (array.ndim == 2 and whole)
+    ):
+        advice = f"; of one-hot rows save {name}.argmax(axis=1)" if array.ndim == 2 and whole else ""
+        raise InputError(
+            f"{path}: {name} is {array.dtype} {array.shape}, expected integer or text classes ({samples},), "
+            f"or float values{advice}"
+        )
+    if array.ndim == 1:
+        return {
+            name: np.repeat(array.astype(str).astype(object) if array.dtype.kind in "Ub" else array, lengths)
+        }
+    return {f"{name}{place}": np.repeat(column, lengths) for place, column in enumerate(array.T)}

@@ -23,6 +23,9 @@ class ScoreConfig:
     hold: int = option(
         1, "For --events: a label must be the same for this number of steps.", low=1, metavar="STEPS"
     )
+    window: int | None = option(
+        None, "Run the last N samples from the reset state at every step, as in training.", low=1, metavar="N"
+    )
     since: str | None = option(
         None, "Continue an earlier run: skip its files, take its states.", metavar="OUTPUT"
     )
@@ -35,5 +38,7 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         """Raise InputError for a value that does not fit."""
         check_options(self)
+        if self.window and self.since:
+            raise InputError("--window has no state that --since could continue; remove one of them")
         if self.hold > 1 and not self.events:
             raise InputError("--hold confirms the labels of events; give --events too")

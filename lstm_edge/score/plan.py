@@ -24,7 +24,7 @@ from .pool import Pool
 ROWS, _SERIES, _MAX_PARTS = 1_000_000, 64, 1024
 """Rows of a partition and of a group of files; minimum of series of a partition; maximum of partitions."""
 PLAN, STATES, EVENTS, KEY = "_plan.json", "_states", "_events", "a key in the path"
-_SAME = ("series", "order", "features", "events", "hold", "reset_every")  # in runs that continue
+_SAME = ("series", "order", "features", "events", "hold", "reset_every", "window")  # in runs that continue
 Files = tuple[tuple[str, int, int, int], ...]
 """Path, size in bytes, time of modification and number of rows of each file."""
 
@@ -73,7 +73,7 @@ def make_plan(dataset: str, model: Path, output: Path, options: ScoreConfig) -> 
     """Check options, model and columns; return the plan, and the error of each file that is left out."""
     opened = open_model(str(model.resolve()), None)
     options, task = _resolve(options, opened), opened.manifest.task
-    width, paths = Pool(opened, 1, "never").width, find_files(dataset)
+    width, paths = Pool(opened, 1, "never", options.window).width, find_files(dataset)
     types, known = _read_earlier(options, opened.identity) if options.since else (("", ""), ())
     rows, types, skipped = _check_files(_new_files(paths, known), options, types)
     plan = Plan(
@@ -103,7 +103,9 @@ def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
         raise InputError("the columns of series, order and features must differ from each other")
     if options.events and not is_classification(manifest.task):
         raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
-    every = options.reset_every or manifest.reset_every or "never"
+    if options.window and options.reset_every:
+        raise InputError("--window has no state; remove --reset-every")
+    every = options.reset_every or (None if options.window else manifest.reset_every) or "never"
     return replace(options, features=features, reset_every=every)
 
 

@@ -11,6 +11,7 @@ from lstm_edge.results import frame_axis, main_name, main_output
 from lstm_edge_runtime import Model, State
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.sliding import SlidingStream
 
 _GROUP, _FEW, _CHUNK = 512, 6, 64
 """Maximum number of series per call (for the cache), minimum (single steps are faster), maximum of steps."""
@@ -19,27 +20,32 @@ _GROUP, _FEW, _CHUNK = 512, 6, 64
 class Pool:
     """States of many series, by number. Results depend neither on the others nor on how rows are cut."""
 
-    def __init__(self, model: Model, size: int, reset_every: Any) -> None:
-        """Open ``size`` series at the reset state; ``LstmEdgeError`` if the file can't be streamed."""
+    def __init__(self, model: Model, size: int, reset_every: Any, window: int | None = None) -> None:
+        """Open ``size`` series at the reset state; ``LstmEdgeError`` if the file can't be streamed.
+
+        With ``window``, each result is that of the last steps of its series from the reset state.
+        """
         contract, self._main = model.manifest, main_name(model)
         if contract.unit > 1:
             why = f"this file takes {contract.unit} steps at a time, and score writes one result per row"
             raise UnsupportedError(f"{why}; use lstm-edge stream")
         self._model, self._samples = model, sample_input(model)
-        self._stream = model.stream(reset_every=reset_every)
-        self.delayed = any(contract.delays.values())  # rows may have no result
+        self._window, self._sliding = window, dict[int, SlidingStream]()
+        stream = model.stream(window=window) if window else model.stream(reset_every=reset_every)
+        self.delayed = bool(window) or any(contract.delays.values())  # rows may have no result
         floats = all(np.dtype(spec.dtype).kind == "f" for spec in model.outputs)
         alone = contract.precision == "int8" and model.engine == "onnxruntime"  # rows share a scale
-        together = self._samples.batched and not alone and (floats or not self.delayed)
+        together = self._samples.batched and not (alone or window) and (floats or not self.delayed)
         self._batch = model.streams(size, reset_every=reset_every) if together else None
         self._ids = np.array([self._batch.add() for _ in range(size)] if self._batch is not None else [])
         every_step = frame_axis(model) is not None and not self._samples.one_step
         chunks = every_step and not self.delayed and contract.precision == "fp32" and len(model.outputs) == 1
         self._chunk = _CHUNK if chunks and contract.batch_axes.get(self._main) == 0 else 1
-        self._reset = self._stream.state
+        self._stream, self._reset = stream, State({}, model.identity) if window else stream.state
         self._states = dict[int, State]()  # of series that have none in the batch
         sample = self._samples.steps(np.zeros(self._samples.width, self._samples.spec.dtype))
-        frame = [self._stream.step(sample) for _ in range(1 + max(contract.delays.values(), default=0))][-1]
+        count = window or 1 + max(contract.delays.values(), default=0)
+        frame = [stream.step(sample) for _ in range(count)][-1]
         self.width = int(_top(main_output(model, frame)[None]).shape[1])  # C, values per step
         self._plain = isinstance(frame, np.ndarray) and frame.shape == (self.width,)
 
@@ -92,7 +98,12 @@ class Pool:
 
     def _run_alone(self, series: int, start: int, stop: int, x: Array, out: Array) -> None:
         """Run a single series, at a fraction of the cost of a batch of one."""
-        self._stream.restore(self[series])
+        if self._window:
+            if series not in self._sliding:
+                self._sliding[series] = self._model.stream(window=self._window)
+            self._stream = self._sliding[series]
+        else:
+            self._stream.restore(self[series])
         if self._chunk > 1:
             values = self._stream.process(self._arrange(x[None, start:stop])[0])
             out[start:stop] = main_output(self._model, values).reshape(stop - start, self.width)
@@ -101,7 +112,8 @@ class Pool:
                 result = self._stream.step(x[row])
                 if result is not None and not (isinstance(result, dict) and self._main not in result):
                     out[row] = result if self._plain else _top(main_output(self._model, result)[None])
-        self[series] = self._stream.state
+        if not self._window:
+            self[series] = self._stream.state
 
     def _arrange(self, x: Array) -> Array:
         """Return steps ``(K, L)`` or ``(K, L, I)`` in the layout of the file's input."""

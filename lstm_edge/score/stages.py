@@ -82,7 +82,7 @@ class Partition:
         self._numbers = {name: number for number, name in enumerate(self._names)}
         size, self.total = len(self._names), sum(rows.values())
         model = open_model(plan.model, plan.identity)
-        self._pool = Pool(model, max(size, 1), plan.options.reset_every)
+        self._pool = Pool(model, max(size, 1), plan.options.reset_every, plan.options.window)
         self._seen, self._known = np.zeros(size, bool), np.zeros(size, bool)
         counts = np.array([rows.get(name, 0) for name in self._names], np.int64)
         self._first, self._done = np.cumsum(counts) - counts, np.zeros(size, np.int64)

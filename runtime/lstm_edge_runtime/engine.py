@@ -1,4 +1,7 @@
-"""What streams see of an engine: the states of their sources, and calls that are bound once per shape."""
+"""What streams see of an engine: the states of their sources, and calls that are bound once per shape.
+
+Inputs and outputs have rows (sources) first and time second, ``(K, L, ...)``, states the layout of the file.
+"""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -19,10 +22,7 @@ class Call(NamedTuple):
 
 
 class States(Protocol):
-    """The states of some sources, on the device that computes. For one thread at a time.
-
-    Inputs and outputs have rows (sources) first and time second, states the layout of the file.
-    """
+    """The states of some sources, on the device that computes. For one thread at a time."""
 
     in_place: bool
     """Whether a step of all sources is quicker as a bound call than by ``run``."""
@@ -33,20 +33,10 @@ class States(Protocol):
     def run(
         self, rows: Array, inputs: Arrays, sizes: Mapping[str, int], lengths: Array | None
     ) -> dict[str, Array]:
-        """Take steps of some sources.
+        """Take steps of the sources at the places ``rows (K,)``; return the outputs by name.
 
-        Args:
-            rows: the place of each source ``(K,)``, each once.
-            inputs: ``(K, L, ...)`` by name.
-            sizes: those of named axes but that of rows.
-            lengths: valid steps of each row ``(K,)``; None for all, or if the file takes none.
-
-        Returns:
-            The outputs by name, ``(K, frames, ...)``; what is beyond a row's length means nothing.
-
-        Raises:
-            InputError, ContractError: the engine refuses the call. No state has changed then, unless rows are
-                of unequal lengths.
+        ``lengths (K,)`` are the valid steps of each row, None for all; what is beyond them means nothing. A
+        refusal raises, and then no state has changed, unless rows are of unequal lengths.
         """
 
     def read(self, rows: Array) -> dict[str, Array]:

@@ -19,7 +19,7 @@ class LstmEdgeError(Exception):
 
         A line longer than 500 characters is shortened to its beginning and end.
         """
-        return _shortened(printable(super().__str__()).replace("\n", "\\n"))
+        return shortened(printable(super().__str__()).replace("\n", "\\n"))
 
 
 class InputError(LstmEdgeError, ValueError):
@@ -63,7 +63,7 @@ class CheckFailedError(LstmEdgeError, AssertionError):
 
     def __str__(self) -> str:
         """Return the message, which may have several lines, as ``LstmEdgeError``'s else."""
-        return "\n".join(map(_shortened, printable(Exception.__str__(self)).split("\n")))
+        return "\n".join(map(shortened, printable(Exception.__str__(self)).split("\n")))
 
 
 def counted(count: int, noun: str) -> str:
@@ -102,12 +102,8 @@ def printable(text: str) -> str:
     )
 
 
-def one_line(text: object) -> str:
-    """Return ``str(text)`` as one line of at most 500 characters that is safe to print."""
-    return _shortened(printable(" ".join(str(text).split())))
-
-
-def _shortened(line: str) -> str:
+def shortened(line: str) -> str:
+    """Return a line of at most 500 characters: its beginning and its end."""
     if len(line) <= _LONGEST_LINE:
         return line
     return f"{line[:_LONGEST]} ... {line[_LONGEST - _LONGEST_LINE + 5 :]}"

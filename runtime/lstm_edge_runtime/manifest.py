@@ -348,14 +348,9 @@ class Manifest(NamedTuple):
         return {**outputs, **{state.output: states[state.input] for state in self.states}}
 
 
-def rate_name(sequence: str, frames: int, steps: int) -> str:
-    """Return the name of a time axis with ``frames`` in ``steps``: ``L``, ``L/8``, ``2*L``, ``3*L/2``."""
-    return (f"{frames}*" if frames > 1 else "") + sequence + (f"/{steps}" if steps > 1 else "")
-
-
 @lru_cache(64)
 def _rate_of(axis: str, sequence: str) -> tuple[int, int] | None:
-    """Return the frames and steps that ``rate_name`` made a name of; None for any other name."""
+    """Return the frames and steps of an axis ``L``, ``L/8``, ``2*L``, ``3*L/2``; None for any other."""
     found = re.fullmatch(rf"(?:([1-9]\d{{0,8}})\*)?{re.escape(sequence)}(?:/([1-9]\d{{0,8}}))?", axis)
     return None if found is None else (int(found[1] or 1), int(found[2] or 1))
 

@@ -145,9 +145,9 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, monk
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Runs()))
     torch.save(net(), tmp_path / "whole.pt")
     for name, message in (
-        ("evil.pt", r"names posix\.mkdir; loading it could run.*state_dict"),
+        ("evil.pt", r"loading it could run.*state_dict"),
         ("evil.pkl", "could run code, so it is refused"),
-        ("whole.pt", r"names .*LSTM1; loading it could run code.*save model\.state_dict\(\)"),
+        ("whole.pt", r"loading it could run code.*save model\.state_dict\(\)"),
     ):
         with pytest.raises(FileFormatError, match=message):
             load(name)
@@ -187,12 +187,12 @@ def without(name):
     ("content", "message"),
     [
         (with_(num_layers=2, **{"lstm.weight_hh_l1": torch.zeros(16, 5)}), r"\(16, 5\), expected \(16, 4\)"),
-        (with_(extra=torch.zeros(2)), r"a tensor extra \(2,\) that LSTM1 does not have"),
-        (without("fc.bias"), r"no tensor fc\.bias, expected \(3,\)"),
-        (with_(**{"fc.bias": torch.tensor([0.0, float("nan"), 1])}), r"fc\.bias contains NaN"),
+        (with_(extra=torch.zeros(2)), r"extra is \(2,\), expected no such tensor"),
+        (without("fc.bias"), r"fc\.bias is missing, expected \(3,\)"),
+        (with_(**{"fc.bias": torch.tensor([0.0, float("nan"), 1])}), r"fc\.bias has values"),
         ({name: each.to(torch.int8) for name, each in with_().items()}, r"torch\.int8, expected one float"),
-        (with_(x_mean=torch.zeros(2)), r"no tensor x_std"),
-        (with_(x_mean=torch.zeros(2), x_std=torch.zeros(2)), "x_std is not positive"),
+        (with_(x_mean=torch.zeros(2)), r"x_std is missing"),
+        (with_(x_mean=torch.zeros(2), x_std=torch.zeros(2)), "x_std has values"),
         ({"epoch": 3, "model": with_()}, r"more than named dense tensors.*save only model\.state_dict"),
         ([1, 2], r"contains a list, expected a state_dict"),
         (torch.nn.GRU(5, 4).state_dict(), r"export mynet:build --weights .*a\.pt --input x=N,L,5 -o a\.onnx"),
@@ -215,7 +215,7 @@ def test_a_git_lfs_pointer_is_told_from_weights(tmp_path):
     [
         ({"network": {**net().options, "hidden_size": 8}}, r"weight_ih_l0 is \(16, 2\), expected \(32, 2\)"),
         ({"network": {**net().options, "hidden": 8}}, "does not describe an LSTM1: .*hidden"),
-        ({"network": {**net().options, "readout": "last", "added": [0, 0, 0]}}, "no tensor added_columns"),
+        ({"network": {**net().options, "readout": "last", "added": [0, 0, 0]}}, "added_columns is missing"),
         ({"signal": {"features": "ab"}}, "malformed"),
         ({"trained": {"carry": 1, "window": None, "reset": 1.0}}, "malformed .*1, expected bool"),
         ({"task": 3}, r"malformed \('int' object"),

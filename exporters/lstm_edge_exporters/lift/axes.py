@@ -74,12 +74,8 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
 def name_axes(model: ir.Model, given: Collection[str], free: Collection[str]) -> Named:
     """Name every dynamic axis of the inputs, and take the branches that the others decide, in place.
 
-    Names in the file are kept.
-
-    Args:
-        model: the graph.
-        given: inputs whose axes the user gave.
-        free: which of ``batch`` and ``sequence`` to make dynamic, where the graph runs at other sizes of it.
+    Names in the file are kept. ``free`` has the roles (``batch``, ``sequence``) of which axes of fixed size
+    become dynamic where the graph runs at other sizes; not those of inputs whose axes are ``given``.
     """
     freeable = _label_axes(model, lambda name: bool(free) and name not in given)
     forget_shapes(model)
@@ -89,9 +85,6 @@ def name_axes(model: ir.Model, given: Collection[str], free: Collection[str]) ->
     count_passes(model)
     found = recurrences(model)
     runs = Measured(model, found, fixed)
-    if found and not runs.sizes and _join_firsts(model.graph):
-        runs = Measured(model, found, fixed)
-    measured = runs
     roles = _measure_roles(model.graph, found, runs, fixed)
     if any(map(_fixed_lengths, found)):
         free = ()
@@ -112,9 +105,9 @@ def name_axes(model: ir.Model, given: Collection[str], free: Collection[str]) ->
     at_first = {names[role]: size for role, size in freed.items()}
     named = Measured(model, found, at_first) if again else runs.named(titles)
     forward = [axis for each in found if not each.reversed for axis in each.time_axes()]
-    steps = max((size or 1 for axis in forward for size in measured.lengths(*axis)[:1]), default=1)
+    steps = max((size or 1 for axis in forward for size in runs.lengths(*axis)[:1]), default=1)
     if sequence is None:  # a reversed node may run over frequencies
-        found = [each for each in found if not each.reversed or _grows(each, measured)]
+        found = [each for each in found if not each.reversed or _grows(each, runs)]
     else:
         found = [each for each in found if _runs_over_time(each, named, batch)]
     drop_counters(model)
@@ -125,13 +118,7 @@ class Measured:
     """What recurrences read and start from, at one set of sizes."""
 
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
-        """Run the graph at the first set of sizes at which it runs.
-
-        Args:
-            model: the graph.
-            found: its recurrences, which count their passes.
-            known: sizes of some axes.
-        """
+        """Run the graph at the first set of sizes at which it runs; ``known`` has sizes of some axes."""
         names = dynamic_axes(model.graph)
         reads = [value for each in found for value, _ in (*each.time_axes(), *each.row_axes())]
         starts = [slot.initial for each in found for slot in each.slots if slot.initial is not None]
@@ -207,11 +194,7 @@ def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool
 
 
 def _label_axes(model: ir.Model, takes: Callable[[str], bool], mark: str = "") -> dict[str, int]:
-    """Give every axis without a name one, in place, and those of fixed size of inputs that ``takes`` accepts.
-
-    Returns:
-        The sizes of these.
-    """
+    """Label axes without a name, and fixed ones of inputs that ``takes`` accepts; return their sizes."""
     known = {axis for value in data_inputs(model.graph) for axis in _declared(value) if axis}
     starts = [slot.initial for each in recurrences(model) for slot in each.slots if slot.initial is not None]
     states = {top_of(initial).name for initial in starts if not is_data_free(initial)}
@@ -272,13 +255,6 @@ def _by_place(graph: ir.Graph, fixed: Sizes) -> dict[str, str]:
     others = [name for name in names if name not in firsts]
     roles = {name: BATCH for name in dynamic_axes(graph) if name in firsts}
     return roles | ({others[0]: SEQUENCE} if len(others) == 1 else {})
-
-
-def _join_firsts(graph: ir.Graph) -> bool:
-    """Give the first axes of all inputs the name of the first; return True if there were others."""
-    firsts = list(dict.fromkeys(axes[0] for value in data_inputs(graph) if (axes := axes_of(value))))
-    _rename(data_inputs(graph), dict.fromkeys(firsts, firsts[0]))
-    return len(firsts) > 1
 
 
 def _names(model: ir.Model, roles: Mapping[str, str]) -> dict[str, str]:

@@ -20,7 +20,7 @@ class LiftConfig:
 
     inputs: Mapping[str, Axes] = option(
         dict,
-        "Axes of an input if those in the file are wrong; for a scalar input, its value.",
+        "Axes of an input if those in the file are wrong.",
         flag="--input",
         metavar="x=N,L,8",
         parse=parse_axes,

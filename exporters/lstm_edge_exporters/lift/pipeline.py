@@ -35,12 +35,12 @@ from .axes import (
 )
 from .config import LiftConfig
 from .fixed import free_sizes
-from .read import Source, put_constants, read_graph, with_scalars
+from .read import Source, put_constants, read_graph
 from .recurrences import refuse_nested
 from .running import case_generator, length_inputs
 from .shapes import measure_shapes
 from .states import Left, lift_states, recognize
-from .verification import Cases, NoFloat64Error, find_chunks, pair_up, verify_lifted
+from .verification import Cases, find_chunks, pair_up, verify_lifted
 
 _MOST = 3
 """Nodes that one message names."""
@@ -62,8 +62,6 @@ class LiftReport:
     """Axes (``batch``, ``sequence``) that were fixed and are dynamic now."""
     verified: Verified
     """Every comparison with the original."""
-    exact: bool
-    """True if both were compared in float64."""
     unstreamable: str
     """Why chunks do not equal the full sequence; empty where they do."""
 
@@ -136,7 +134,6 @@ class _Work:
 def lift_verified(source: Source, config: LiftConfig) -> Lifted:
     """Read, lift, verify; see ``lift``."""
     model = read_graph(source)
-    config = with_scalars(model, config)
     fixed = any(isinstance(axis, int) for value in data_inputs(model.graph) for axis in axes_of(value))
     if fixed and not config.inputs:
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
@@ -154,14 +151,8 @@ def _lift(model: ir.Model, config: LiftConfig, free: Collection[str]) -> Lifted:
         )
     work.found, work.left = lift_states(work.lifted, work.axes.over_time, work.axes, work.known)
     work.outputs = _measure_outputs(work)
-    plain = replace(work)
     _keep_past(work)
-    try:
-        return _verified(work, config)
-    except CheckFailedError:
-        if not work.past:
-            raise
-        return _verified(plain, config)
+    return _verified(work, config)
 
 
 def _set_axes(model: ir.Model, config: LiftConfig, free: Collection[str]) -> _Work:
@@ -209,13 +200,8 @@ def _verified(work: _Work, config: LiftConfig) -> Lifted:
     forget_shapes(work.lifted)
     _declare(work.lifted.graph, work.outputs)
     cases = work.cases(config.seed)
-    sides = _describe(work), work.original, work.lifted, work.given, cases
-    pair = pair_up(*sides)
-    try:
-        verified = verify_lifted(pair, cases)
-    except NoFloat64Error:
-        pair = pair_up(*sides, wide=False)
-        verified = verify_lifted(pair, cases)
+    pair = pair_up(_describe(work), work.original, work.lifted, work.given, cases)
+    verified = verify_lifted(pair, cases)
     manifest = pair.manifest
     if work.need:
         manifest = manifest._replace(unstreamable=work.need)
@@ -241,18 +227,13 @@ def _verified(work: _Work, config: LiftConfig) -> Lifted:
         left=tuple(work.left),
         made_dynamic=tuple(sorted(work.axes.freed)),
         verified=verified,
-        exact=pair.exact64,
         unstreamable=manifest.unstreamable,
     )
     return Lifted(content, manifest, report)
 
 
 def _measure_outputs(work: _Work) -> tuple[TensorSpec, ...]:
-    """Find the sizes of every value by running the graph, in place; return the outputs.
-
-    Raises:
-        FileFormatError: it runs at no size that is tried, or an output has no certain number of axes.
-    """
+    """Find the sizes of every value by running the graph, in place; return the outputs."""
     work.lifted, work.sized = measure_shapes(work.lifted, work.axes.batch, work.axes.sequence)
     specs, names = [], dynamic_axes(work.lifted.graph)
     for value in work.lifted.graph.outputs:
@@ -283,7 +264,8 @@ def _describe(work: _Work) -> Manifest:
     graph, states = work.lifted.graph, work.states
     entering, leaving = {state.input for state in states}, {state.output for state in states}
     inputs = tuple(spec_of(value) for value in data_inputs(graph) if value.name not in entering)
-    floats = {state.dtype for state in states} or {"float32"}
+    if any(state.dtype != "float32" for state in (*work.known, *work.found) if "float" in state.dtype):
+        raise ContractError("its states are not float32; lift the file in float32, then quantize it")
     return Manifest(
         inputs=inputs,
         outputs=tuple(spec for spec in work.outputs if spec.name not in leaving),
@@ -291,7 +273,6 @@ def _describe(work: _Work) -> Manifest:
         batch=work.axes.batch,
         sequence=work.axes.sequence,
         lengths=next(iter(length_inputs(graph)), None),
-        precision={"float16": "fp16", "float64": "fp64"}.get(min(floats), "fp32"),
         provenance={
             "opset": work.lifted.opset_imports[""],
             "producer": f"{work.lifted.producer_name or ''} {work.lifted.producer_version or ''}".strip(),

@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,10 +20,9 @@ from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError,
 from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.reading import read_content
 
-from ..graph import data_inputs, infer_shapes, to_bytes
+from ..graph import RANDOM, data_inputs, infer_shapes, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import label, to_layout_0
-from .config import LiftConfig
 
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
@@ -59,23 +57,14 @@ def read_graph(source: Source) -> ir.Model:
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     open_isolated(content, name="the file")
     for node in model.graph.all_nodes():
+        if node.op_type in RANDOM:
+            raise ContractError(f"{label(node)} gives other numbers on every call; export for inference")
         if node.op_type.startswith(_ROUNDING):
             raise ContractError(
                 f"{label(node)} rounds by the values of each call, so chunks can't equal the full sequence; "
                 "lift the float file, then quantize it"
             )
     return model
-
-
-def with_scalars(model: ir.Model, config: LiftConfig) -> LiftConfig:
-    """Take a size given to an input without axes for its value."""
-    scalars = {
-        value.name for value in data_inputs(model.graph) if value.shape is not None and not value.shape
-    }
-    numbers = {name: given[0] for name, given in config.inputs.items() if name in scalars and len(given) == 1}
-    axes = {name: given for name, given in config.inputs.items() if name not in numbers}
-    constants = {**config.constants, **{name: float(size) for name, size in numbers.items()}}
-    return replace(config, inputs=axes, constants=constants)
 
 
 def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:

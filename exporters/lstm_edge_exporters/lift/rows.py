@@ -19,12 +19,7 @@ _SIZE = 8
 
 
 def restore_order(model: ir.Model, known: Mapping[str, int]) -> None:
-    """Let recurrent nodes run on rows as they came and sort their results instead, in place.
-
-    Args:
-        model: the graph.
-        known: sizes of some of its axes.
-    """
+    """Let recurrent nodes run on rows as they came, and sort their results; ``known`` has sizes of axes."""
     if model.graph.opset_imports[""] < _SORTS_UPWARDS:
         return
     for node in [node for node in model.graph if is_recurrent(node)]:

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, OutputFixPass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import counted
-from lstm_edge_runtime.manifest import Axes, StateSpec, rate_name
+from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import axes_of, data_inputs, infer_shapes
 from .flow import NotStreamableError, surplus_of
@@ -138,7 +138,7 @@ def _finish(work: Rewriter) -> Streamed:
             value.name, settled.name, settled.shape = f"{name}.early", name, value.shape
             work.graph.outputs[place] = settled
         sizes: list[int | str] = [*axes_of(settled)]
-        sizes[flow.axis] = rate_name(work.sequence, flow.rate.numerator, flow.rate.denominator)
+        sizes[flow.axis] = _rate_name(work.sequence, flow.rate.numerator, flow.rate.denominator)
         settled.shape, delays[name], axes[name] = ir.Shape(sizes), flow.delay, tuple(sizes)
         ordinary &= flow.rate == 1
         ahead = max(ahead, ceil(flow.delay / flow.rate))
@@ -167,3 +167,8 @@ def _is_only_measured(value: ir.Value) -> bool:
     """Return True if only the size of a value is read."""
     readers = [use.node.op_type for use in value.uses()]
     return bool(readers) and not value.is_graph_output() and all(name in _SIZES for name in readers)
+
+
+def _rate_name(sequence: str, frames: int, steps: int) -> str:
+    """Return the name of a time axis with ``frames`` in ``steps``: ``L``, ``L/8``, ``2*L``, ``3*L/2``."""
+    return (f"{frames}*" if frames > 1 else "") + sequence + (f"/{steps}" if steps > 1 else "")

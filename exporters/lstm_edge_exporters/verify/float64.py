@@ -50,6 +50,7 @@ class Graph64:
             for name, attribute in node.attributes.items():
                 if attribute.type is ir.AttributeType.FLOAT:  # a file has it in float32
                     setattr(run, name, attribute.as_float())
+        self._moves: dict[tuple[int, float], Graph64] = {}
         self._inputs = {str(value.name) for value in model.graph.inputs}
         self._outputs = [str(value.name) for value in model.graph.outputs]
 
@@ -77,8 +78,11 @@ class Graph64:
 
     def moved(self, seed: int, ulp: float) -> Runner:
         """Return the graph with constants and inputs moved up or down at random by ``ulp`` of themselves."""
-        rng = np.random.default_rng(seed)
-        graph = Graph64(self.model, {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)})
+        if (seed, ulp) not in self._moves:
+            rng = np.random.default_rng(seed)
+            constants = {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)}
+            self._moves[seed, ulp] = Graph64(self.model, constants)
+        graph = self._moves[seed, ulp]
         return lambda feeds: graph({name: nudged(each, seed, ulp) for name, each in feeds.items()})
 
 

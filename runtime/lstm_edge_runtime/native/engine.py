@@ -188,7 +188,8 @@ class NativeStates:
             engine.manifest.is_buffered
         )  # a stream of the library keeps steps and drops frames by itself
         self._stream = _Stream(engine) if rows is None and not buffered else None
-        self._inputs, self._outputs = (Rows * len(engine.inputs))(), (Rows * len(engine.outputs))()
+        self._inputs: Any = None
+        self._outputs: Any = None
         self._pool: list[Array] = []
         self._views: Any = None
         if self._stream is None:
@@ -266,6 +267,8 @@ class NativeStates:
 
     def _take(self, rows: Array, inputs: Sequence[Array], units: int, outputs: Sequence[Array]) -> None:
         engine = self._engine
+        if self._inputs is None:
+            self._inputs, self._outputs = (Rows * len(inputs))(), (Rows * len(outputs))()
         _fill(self._inputs, engine.inputs, inputs)
         _fill(self._outputs, engine.outputs, outputs)
         states = _rows(self._states()) if self._stream else self._views
@@ -313,8 +316,10 @@ def _by_name(layouts: Sequence[Layout], arrays: Sequence[Array]) -> dict[str, Ar
 def _fill(views: Any, layouts: Sequence[Layout], arrays: Sequence[Array]) -> None:
     """Say to the library where arrays as of ``_room`` lie, which the caller keeps."""
     for view, each, array in zip(views, layouts, arrays, strict=True):
-        view.data, view.row_stride = _address(array), array.strides[0]
-        view.step_stride = array.strides[1] * each.frames if each.timed else 0
+        strides = array.strides
+        view.data, view.row_stride = _address(array), strides[0]
+        if each.timed and array.shape[1] > each.frames:  # the stride of a single unit is not used
+            view.step_stride = strides[1] * each.frames
 
 
 def _rows(arrays: Sequence[Array]) -> Any:

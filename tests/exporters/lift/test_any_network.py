@@ -21,7 +21,6 @@ EXTRAS = {
     "RNN": [
         {},
         {"activations": ["Relu"]},
-        {"activations": ["Affine"], "activation_alpha": [0.4], "activation_beta": [0.1]},
     ],
 }
 

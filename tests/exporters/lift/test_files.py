@@ -1,7 +1,6 @@
 """Files that can't be used are refused in one line; external data is read from the model's folder only."""
 
 import os
-from pathlib import Path
 
 import onnx
 import pytest
@@ -9,8 +8,6 @@ from onnx import helper
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime.errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
-
-DATA = Path(__file__).parents[2] / "runtime/data"
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Rows of unequal length, rows that are sorted inside the graph, and lengths that can't be changed."""
+"""Rows of unequal length, and rows that are sorted inside the graph."""
 
 import io
 import warnings
@@ -10,8 +10,6 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
-
-INT = 7
 
 
 class Packs(torch.nn.Module):

@@ -137,7 +137,7 @@ def test_a_failed_run_keeps_the_old_output(invoke, har, tmp_path):
     target.write_text("old")
     code, _, err = invoke("predict", har.path, bad, "-o", target)
     assert code == 2
-    assert "x[0, 0, 0] is nan" in err
+    assert "sample 0, step 0, column 'x0' is ''" in err
     assert target.read_text() == "old"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npz", "out.csv"]
 

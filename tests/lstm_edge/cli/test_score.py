@@ -426,6 +426,22 @@ def test_a_file_trained_from_reset_is_reset_at_every_window(invoke, make, tmp_pa
         np.testing.assert_array_equal(numbers(results(tmp_path / name)), probabilities)
 
 
+def test_a_window_gives_each_row_the_result_of_its_last_steps_from_reset(har, tmp_path):
+    table = samples(np.random.default_rng(8), [20, 4])
+    write(table, tmp_path / "0.parquet")
+    run(tmp_path / "0.parquet", har.path, tmp_path / "a", window=6)
+    found = results(tmp_path / "a")
+    assert found["label"].null_count == 2 * 5 - 1  # a series of 4 steps has no full window
+    ordered = by_series(table)
+    x = np.stack([ordered[name].to_numpy() for name in ("ax", "ay", "az")], axis=1).astype(np.float32)
+    with load(har.path) as model:
+        for row in np.flatnonzero(~np.isnan(numbers(found)[:, 0])):
+            alone = model.predict(x[None, row - 5 : row + 1]).probabilities[0]
+            np.testing.assert_allclose(numbers(found)[row], alone, atol=1e-6)
+    with pytest.raises(InputError, match="remove --reset-every"):
+        run(tmp_path / "0.parquet", har.path, tmp_path / "b", window=6, reset_every=6)
+
+
 def _long(folder, count=12, rows=4000):
     """Write series that take a while."""
     write(samples(np.random.default_rng(13), [rows] * count), folder / "0.parquet")

@@ -184,7 +184,7 @@ def test_irregular_timestamps_are_counted(tmp_path):
         ("a,a,label\n1,2,x\n", {}, "has the column 'a' twice"),
         ("a,label\n1,x\n2\n", {}, "row 3 has 1 column, expected the header's 2"),
         ("a,label\n1,x,\n", {}, "row 2 has 3 columns, expected the header's 2"),
-        ("a,label\n\n1,x\noops,y\n", {}, r"row 4, column 'a' is 'oops', expected a finite number$"),
+        ("a,label\n\n1,x\noops,y\n", {}, r"row 4, column 'a' is 'oops', expected a finite number; choose"),
         ("a,label\n1,x\n,y\n", {}, r"row 3, column 'a' is '', .*; --missing interpolate or drop-row"),
         ("a,label\n2024_01,x\n1,x\n", {}, "row 2, column 'a' is '2024_01', expected a finite number"),
         ("a,label\ninf,x\n", {"missing": "drop-row"}, "row 2, column 'a' is 'inf'"),
@@ -193,8 +193,8 @@ def test_irregular_timestamps_are_counted(tmp_path):
         ("a,b\n1,2\n", {}, "has no column 'label' .*--label.*--target or --forecast"),
         ("a,label\n1,x\n", {"label": "lable"}, "has no column 'lable' .*did you mean 'label'"),
         ("a,label\n1,\n", {}, "row 2, column 'label' is empty"),
-        ("a,t,label\n1,2026-01-01,x\n", {}, "contains times, .*--order t, or name the features"),
-        ("a,n,label\n1,hi,x\n", {}, "contains text, such as 'hi', .*--features a"),
+        ("a,t,label\n1,2026-01-01,x\n", {}, "column 't' is '2026-01-01', .*--order for times"),
+        ("a,n,label\n1,hi,x\n", {}, "column 'n' is 'hi', .*choose columns with --features"),
         ("label\nx\n", {}, "has no feature column"),
         ("a,order,label\n1,1,x\n2,1,x\n", {}, r"series '0' has the same order twice \(row 3\)"),
         ("a,order,label\n1,noon,x\n", {}, "'noon', expected a number or an ISO timestamp"),
@@ -219,8 +219,10 @@ def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
     assert (data.classes, data.signal.features, data.signal.sampling_rate) == (("a", "b"), ("a", "b"), 50)
     assert arrays(tmp_path, y=np.array([10, 9, 10, 9])).classes == ("9", "10")
     data = arrays(tmp_path, y=np.array([0.5, 1.5, 2, 3]))
-    assert (data.task.labels, data.series[1].y[0].tolist()) == (("y0",), [1.5])
-    data = arrays(tmp_path, ReadConfig(targets=("p", "q")), p=np.arange(4), q=np.arange(8.0).reshape(4, 2))
+    assert (data.task.labels, data.series[1].y[0].tolist()) == (("y",), [1.5])
+    data = arrays(
+        tmp_path, ReadConfig(targets=("p", "q0", "q1")), p=np.arange(4), q=np.arange(8.0).reshape(4, 2)
+    )
     assert (data.task.labels, data.series[3].y[0].tolist()) == (("p", "q0", "q1"), [3, 6, 7])
     assert arrays(tmp_path, ReadConfig(label="z"), z=np.array(list("efef"))).classes == ("e", "f")
     np.save(tmp_path / "one.npy", np.zeros((6, 2)))
@@ -233,16 +235,19 @@ def test_arrays_give_classes_values_lengths_and_facts(tmp_path):
         ({"x": np.zeros((4, 6))}, r"x is float64 \(4, 6\), expected numbers .*save x\[:, :, None\]"),
         ({"x": np.zeros((4, 0, 2))}, "expected numbers"),
         ({"x": np.full((4, 6, 2), "a")}, "expected numbers"),
-        ({"x": np.full((4, 6, 2), 1e300)}, r"x\[0, 0, 0\] is 1e\+300, expected a finite number"),
-        ({"x": np.full((4, 6, 2), np.nan)}, r"x\[0, 0, 0\] is nan, .*--missing interpolate"),
-        ({"y": None}, "has no array 'y'"),
+        (
+            {"x": np.full((4, 6, 2), 1e300)},
+            r"sample 0, step 0, column 'x0' is '1e\+300', expected a finite number",
+        ),
+        ({"x": np.full((4, 6, 2), np.nan)}, "sample 0, step 0, column 'x0' is '', .*--missing interpolate"),
+        ({"y": None}, "has no column 'y'"),
         ({"y": np.arange(3)}, r"y is int64 \(3,\), expected integer or text classes \(4,\)"),
         ({"y": np.eye(4, dtype=int)}, r"one-hot rows save y\.argmax\(axis=1\)"),
         ({"y": np.array([0.0, 1, 0, 1])}, "only the integers 0, 1; save class ids as integers"),
-        ({"y": np.array([np.inf, 0.5, 1, 2])}, r"y\[0, 0\] is inf"),
+        ({"y": np.array([np.inf, 0.5, 1, 2])}, "sample 0, step 0, column 'y' is 'inf'"),
         ({"lengths": np.array([6, 7, 1, 1])}, r"lengths\[1\] is 7, expected 1 to 6"),
         ({"lengths": np.ones(4)}, r"lengths is float64 \(4,\), expected integers"),
-        ({"split": np.array(["train", "dev", "test", "test"])}, r"split\[1\] is 'dev'"),
+        ({"split": np.array(["train", "dev", "test", "test"])}, "split of series '1' is 'dev'"),
         ({"features": np.array(["a"])}, r"features is \(1,\), expected \(2,\)"),
         ({"sampling_rate": np.array(0)}, "sampling_rate is 0, expected one positive number"),
     ],
@@ -262,7 +267,7 @@ def test_the_features_of_a_model_are_picked_by_name_and_checked(tmp_path):
         read_data(path, model=ModelFeatures(("ax",), 1))
     with pytest.raises(InputError, match=r"got 2 features \(a, b\), expected 3"):
         read_data(path, model=ModelFeatures((), 3))
-    with pytest.raises(InputError, match=r"expected \(samples, L, 3\) for this model"):
+    with pytest.raises(InputError, match=r"got 2 features \(x0, x1\), expected 3"):
         arrays(tmp_path, model=ModelFeatures((), 3))
 
 
