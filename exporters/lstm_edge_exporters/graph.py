@@ -26,7 +26,7 @@ KEEPING = frozenset(
     Transpose Unsqueeze""".split()  # noqa: SIM905
 )
 """Operators whose outputs hold numbers of the first operand."""
-_RANDOM = frozenset(
+RANDOM = frozenset(
     """Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike""".split()  # noqa: SIM905
 )
 
@@ -112,7 +112,7 @@ def is_data_free(value: ir.Value) -> bool:
     def is_data(each: ir.Value) -> bool:
         node = each.producer()
         return (each.is_graph_input() and not each.is_initializer()) or (
-            node is not None and (node.domain != "" or node.op_type in _RANDOM)
+            node is not None and (node.domain != "" or node.op_type in RANDOM)
         )
 
     return not any(map(is_data, walk([value], above)))

@@ -47,6 +47,12 @@ def check_form(file: ModelFile) -> Iterator[Check]:
     yield _same("opset", manifest.provenance.get("opset", opset), opset)
     if manifest.int8_activations and not (file.operators & {"GRU", "RNN"} and file.precision == "int8"):
         yield Check("int8 activations", "failed", "no GRU or RNN layer has int8 weights")
+    for name, axes in manifest.axes.items():
+        kinds = [
+            [each if isinstance(each, int) else "free" for each in side]
+            for side in (axes, file.graph_axes[name])
+        ]
+        yield _same(f"axes of {name} in the graph", *kinds)
     names = list(file.graph_axes)
     for role, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
         stated = [spec.name for spec in specs]
