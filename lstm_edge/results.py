@@ -128,8 +128,8 @@ def pace(manifest: "Manifest") -> str:
     delay, count, unit = manifest.delays.get(name, 0), frames.get(name, 1), manifest.unit
     each = gcd(count, unit)
     many = "one frame" if count == each else f"{count // each} frames"
-    found = f"{many} a step" if unit == each else f"{many} every {unit // each} samples"
-    at_once = f", {count} at a time" if each > 1 else ""
+    found = f"{many} per step" if unit == each else f"{many} every {unit // each} samples"
+    at_once = f", {count} per call" if each > 1 else ""
     rate = manifest.signal.sampling_rate
     time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
     return found + at_once + (f", {counted(delay, 'frame')}{time} delay" if delay else "")

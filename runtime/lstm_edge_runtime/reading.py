@@ -1,8 +1,10 @@
 """Read files that may be damaged, hostile, or no files at all."""
 
+import math
 import os
 import stat
 import sys
+import zipfile
 from collections.abc import Sequence
 from typing import Any, BinaryIO
 
@@ -63,7 +65,12 @@ def read_content(source: Any) -> tuple[str, bytes]:
 
 
 def read_arrays(
-    path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
+    path: str | os.PathLike[str],
+    wrong: str,
+    advice: str,
+    needed: Sequence[str] = (),
+    *,
+    compressed: bool = True,
 ) -> dict[str, npt.NDArray[Any]]:
     """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
 
@@ -72,6 +79,7 @@ def read_arrays(
         wrong: what to call one that can't be read: ``can't be read``.
         advice: what to do then, and if it does not exist.
         needed: names that the file must contain.
+        compressed: False to refuse a file whose arrays are larger than the file.
 
     Raises:
         NotFoundError: no such file.
@@ -79,6 +87,8 @@ def read_arrays(
     """
     try:
         with open_regular(path) as file:
+            if not compressed:
+                _refuse_larger(file)
             found = np.load(file, allow_pickle=False)
             arrays: dict[str, Any] = {"x": found} if isinstance(found, np.ndarray) else dict(found)
         if missing := [name for name in needed if name not in arrays]:
@@ -95,3 +105,18 @@ def read_arrays(
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
     return arrays
+
+
+def _refuse_larger(file: BinaryIO) -> None:
+    """Raise ``ValueError`` if the arrays of an ``.npz`` file would take more memory than the file."""
+    size = os.fstat(file.fileno()).st_size
+    with zipfile.ZipFile(file) as archive:
+        for info in archive.infolist():
+            size -= info.file_size
+            with archive.open(info) as member:
+                old = np.lib.format.read_magic(member) == (1, 0)
+                read = np.lib.format.read_array_header_1_0 if old else np.lib.format.read_array_header_2_0
+                shape, _, dtype = read(member)
+            if size < 0 or math.prod(shape) * dtype.itemsize > info.file_size:
+                raise ValueError(f"{info.filename!r} is larger than the file")
+    file.seek(0)

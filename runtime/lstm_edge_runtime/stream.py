@@ -145,7 +145,7 @@ class _Streams:
     def _seen(self, array: Array, layout: Layout, *, step: bool) -> Array:
         """Return an array as callers see it: without the time axis of a step, the row of a single source."""
         array = array[:, 0] if step and layout.timed and layout.frames == 1 else layout.to_given(array)
-        return array if self._many else array[0]
+        return array if self._many else array[0, ...]  # a view of a single number, too
 
     def _pieces(
         self, rows: Array, arrays: Arrays, sizes: Mapping[str, int], ends: Array | None

@@ -115,11 +115,7 @@ class Call:
 def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
     """Return the tensors of ``output`` with names: dict keys and dataclass fields, ``""`` where none says.
 
-    Nested names are joined with ``_``; what is not a tensor (None, a number) is left out.
-
-    Args:
-        output: what ``forward`` returns, or a part of it.
-        path: where the part is.
+    Nested names, behind ``path``, are joined with ``_``; what is not a tensor (None, a number) is left out.
 
     Raises:
         InputError: a ``PackedSequence`` or another container that has no flat form.
@@ -136,12 +132,7 @@ def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
 
 
 def returned_names(module: nn.Module, count: int) -> list[str]:
-    """Return the variables in the last ``return`` of ``forward``, in order; ``""`` for other expressions.
-
-    Args:
-        module: its source is read, not run.
-        count: the number of tensors that it returns; other numbers of variables say nothing.
-    """
+    """Return the ``count`` variables in the last ``return`` of ``forward``; ``""`` for other expressions."""
     names: list[str] = []
     with suppress(OSError, TypeError, SyntaxError, ValueError):
         nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(type(module).forward))))

@@ -13,6 +13,7 @@ from typing import Any
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
+from torch._export.utils import node_inline_
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as _tracing
 from torch.utils._sympy.numbers import int_oo
@@ -38,11 +39,9 @@ class Program:
     """A module as it was traced."""
 
     exported: ExportedProgram
-    """In float64."""
     calls: tuple[RecurrentCall, ...]
     """The recurrent calls, their sizes as axes."""
     axes: Mapping[str, Axes]
-    """By input: an int where fixed, a name where dynamic."""
     outputs: tuple[tuple[str, Axes], ...]
     """Name (empty if the module gives none) and axes of each output."""
     ranges: Mapping[str, AxisRange]
@@ -50,9 +49,7 @@ class Program:
     symbols: Mapping[str, str]
     """What each of the tracer's symbols is: an axis, or the example's size."""
     batch: str | None
-    """The axis that the layers see as the batch, if any."""
     sequence: str | None
-    """The axis that they see as time, if any."""
 
 
 class _Flat(nn.Module):
@@ -71,12 +68,7 @@ class _Flat(nn.Module):
 
 
 def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
-    """Trace ``module``, a copy in float64 that is ours, once.
-
-    Args:
-        module: the copy.
-        call: how it is called, with an example in float64.
-        config: axes by input; of the other inputs those are dynamic that a recurrent layer sees.
+    """Trace ``module``, a copy in float64 that is ours, once, with the example of ``call`` in float64.
 
     Raises:
         InputError: no axis is given, and no layer shows any.
@@ -98,6 +90,7 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
             raise
         except Exception as error:
             raise refusal("can't be traced", error) from error
+    _inline_autocast(exported.graph_module)
     for node in exported.graph.nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise UnsupportedError(
@@ -105,6 +98,19 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
                 "torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop"
             )
     return _Sizes(exported, recorder, call, config, given).program()
+
+
+def _inline_autocast(graph: torch.fx.GraphModule) -> None:
+    """Inline regions of ``torch.autocast``, which leaves float64 as it is."""
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
+        body, *inputs = node.args[4:]
+        with graph.graph.inserting_before(node):
+            call = graph.graph.call_module(body.target, tuple(inputs))
+        call.meta = node.meta
+        node.replace_all_uses_with(call)
+        graph.graph.erase_node(node)
+        node_inline_(call)
+    graph.recompile()
 
 
 @dataclass(frozen=True)
@@ -283,12 +289,14 @@ class _Sizes:
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
         """Yield the sizes of each dynamic axis: those that are asked for, within what the tracer promises."""
+        guards = [guard for guard, _ in self._guards()]
         for symbol, bounds in self.exported.range_constraints.items():
             factors, constant = parse_sum(self.names.get(str(symbol), ""))
             if len(factors) != 1 or not all(map(str.isidentifier, factors)):
                 continue
             ((name, factor),) = factors.items()
-            least = max(1, -(-(int(bounds.lower) - constant) // factor))
+            lower = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch for one step
+            least = max(1, -(-(lower - constant) // factor))
             most = None if bounds.upper == int_oo else (int(bounds.upper) - constant) // factor
             yield name, self._asked(name, AxisRange(least, most))
         promised = {name for text in self.names.values() for name in parse_sum(text)[0]}

@@ -60,12 +60,7 @@ def expose_states(
 ) -> Exposed:
     """Name the outputs, make states inputs and outputs, and lower the recurrent nodes, in place.
 
-    Args:
-        model: the graph as ``lower`` gives it.
-        program: what was traced.
-        call: how ``forward`` is called.
-        config: the user's names and states, which win.
-        returned: the variables that ``forward`` returns, ``""`` if unknown.
+    The names and states of ``config`` win; ``returned`` are the variables that ``forward`` returns.
 
     Raises:
         InputError: the config names what is not there, or the user must tell which output continues a state.

@@ -204,7 +204,7 @@ def _label_axes(model: ir.Model, takes: Callable[[str], bool], mark: str = "") -
         for place, axis in enumerate(axes_of(value)):
             assert shape is not None
             text = f"{_NEW}{mark}{value.name}_{place}" if own or place > 1 else f"{_NEW}{place}"
-            if isinstance(axis, str) and axis not in known:
+            if axis == 0 or (isinstance(axis, str) and axis not in known):
                 shape[place] = text
             elif isinstance(axis, int) and takes(str(value.name)):
                 shape[place] = text = f"{text}:{axis}"

@@ -200,11 +200,7 @@ def _take_early(model: ir.Model, early: Mapping[str, tuple[int, int]]) -> ir.Mod
     """Return a copy of ``model`` in which the last frames are taken some frames earlier.
 
     A stream that lags is compared with it: the last frame of a full sequence needs padding that the newest
-    frame of a stream does not.
-
-    Args:
-        model: the graph of the full sequence.
-        early: axis and number of frames, by the name of a value that is computed from the last ones.
+    frame of a stream does not. ``early`` has axis and frames by the name of a value.
     """
     model = model.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}

@@ -6,7 +6,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from lstm_edge_runtime.errors import InputError, NotFoundError
+from lstm_edge_runtime.errors import InputError, LstmEdgeError, NotFoundError
 
 
 def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]) -> None:
@@ -35,7 +35,8 @@ def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]
 def write_folder(target: str | os.PathLike[str], contents: Mapping[str, bytes]) -> Path:
     """Write a folder with ``contents``, each file's content by its path in the folder.
 
-    It is written beside the target and renamed; an existing one, of the same files, is removed before.
+    It is written beside the target and renamed, an existing one of the same files is moved aside before. The
+    next call moves it back if a process was killed between the two.
 
     Raises:
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).
@@ -43,16 +44,24 @@ def write_folder(target: str | os.PathLike[str], contents: Mapping[str, bytes]) 
     if outside := [name for name in contents if Path(name).is_absolute() or ".." in Path(name).parts]:
         raise InputError(f"{outside[0]!r} is not a file in {target}; expected a relative path without '..'")
     folder = Path(os.path.realpath(target))
-    check_folder(folder, contents.__contains__)
+    aside = folder.with_name(f".{folder.name}.old")
     try:
+        if aside.is_dir() and not folder.exists():
+            aside.rename(folder)
+        check_folder(folder, contents.__contains__)
+        shutil.rmtree(aside, ignore_errors=True)
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.", suffix=".tmp") as room:
             fresh = Path(room) / folder.name
             for name, content in contents.items():
                 path = fresh / name
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_bytes(content)
-            shutil.rmtree(folder, ignore_errors=True)
+            if folder.exists():
+                folder.rename(aside)
             fresh.rename(folder)
+        shutil.rmtree(aside, ignore_errors=True)
+    except LstmEdgeError:
+        raise
     except OSError as error:
         raise InputError(f"{folder} can't be written: {error.strerror}") from error
     return folder

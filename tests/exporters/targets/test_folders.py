@@ -19,6 +19,15 @@ def test_an_old_folder_is_replaced_and_nothing_else_stays(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
 
+def test_a_process_that_is_killed_between_two_renames_loses_no_folder(tmp_path):
+    write_folder(tmp_path / "f", OLD).rename(tmp_path / ".f.old")
+    with pytest.raises(InputError, match="contains a, which would be lost"):
+        write_folder(tmp_path / "f", {"b": b""})
+    assert content(tmp_path / "f") == OLD
+    assert content(write_folder(tmp_path / "f", NEW)) == NEW
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
 @pytest.mark.parametrize("name", ["../out", "/out", "x/../../out"])
 def test_a_file_outside_the_folder_is_refused(tmp_path, name):
     with pytest.raises(InputError, match="is not a file in"):

@@ -56,7 +56,7 @@ def test_a_file_is_lifted_and_the_report_says_what_was_proven(gru, tmp_path):
         "h_n",
         "1, N, 4",
         "equal to the original float64: ",
-        "streams: one frame a step",
+        "streams: one frame per step",
         "next: lstm-edge inspect",
     ):
         assert part in done.stdout
