@@ -289,13 +289,13 @@ class _Sizes:
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
         """Yield the sizes of each dynamic axis: those that are asked for, within what the tracer promises."""
-        guards = [guard for guard, _ in self._guards()]
+        guards = [guard for guard, line in self._guards() if line]
         for symbol, bounds in self.exported.range_constraints.items():
             factors, constant = parse_sum(self.names.get(str(symbol), ""))
             if len(factors) != 1 or not all(map(str.isidentifier, factors)):
                 continue
             ((name, factor),) = factors.items()
-            lower = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch for one step
+            lower = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch of the user
             least = max(1, -(-(lower - constant) // factor))
             most = None if bounds.upper == int_oo else (int(bounds.upper) - constant) // factor
             yield name, self._asked(name, AxisRange(least, most))
