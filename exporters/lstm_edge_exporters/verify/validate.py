@@ -19,25 +19,25 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
-from lstm_edge_runtime.selftest import check_golden_case
+from lstm_edge_runtime.selftest import SelfTest, check_golden_case, selftest
 
 from ..chunks import Runner, even_sizes, join_chunks, run_chunks
 from ..export.cast import widened
 from ..isolation import isolated
 from ..progress import Progress, ignore
 from ..versions import versions
-from .cases import Case, Feeds, case_size, fill_rows, full_length
+from .cases import Case, Feeds, fill_rows, full_length
 from .compare import POLICY, Pair, compare_all
 from .config import ValidateConfig
 from .contract import check_form, check_manifest, comparable, interface_of, unverified
 from .expected import Expected, against_module
 from .file import ModelFile, open_file
 from .float64 import Graph64
-from .golden import record_golden
+from .golden import gaps, record_golden
 from .quantized import check_golden, check_quantized
 from .reference import REFUSALS
 from .report import Check, Group, Report, answered, asked, judged
-from .samples import sample_feeds
+from .samples import Samples, class_numbers, sample_feeds, selected
 from .verify import chunk_checks, differing_constants, find_streaming, refused, row_checks
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ _LONG = ((2, 1040), (310, 2)), ((2, 1040), (310, 2), (7, 3), (1, 97), (16, 31), 
 _OFFSET, _PADDED, _INPUTS, _ENGINES, _STEPS, _DATA = 60, 4000, 6000, 7000, 5000, 8000
 _SINGLE_STEPS = 40, 256
 _CHUNK = 100
-_SAMPLES = 16, 256
+_SAMPLES, _LABELED = (16, 256), (128, 1000)
 _SLACK = 1.05
 """How many times the limits found here may be those recorded."""
 _REMOTE = ("AzureExecutionProvider",)
@@ -192,18 +192,17 @@ class Validation:
         return self.against
 
     @cached_property
-    def pair(self) -> Pair:
-        """The file's graph and the reference."""
-        exact = self.expected.exact if self.expected.same_graph else None
-        graph = Graph64(widened(self.file.proto, exact))
-        return Pair(self.expected.manifest, graph, self.expected.reference, self.file.runner())
-
-    @cached_property
     def truth(self) -> Pair:
         """The expected graph and the reference; the file's own graph if nothing else is known."""
+        exact = self.expected.exact if self.expected.same_graph else widened(self.file.proto)
+        return Pair(self.expected.manifest, Graph64(exact), self.expected.reference, self.file.runner())
+
+    @cached_property
+    def pair(self) -> Pair:
+        """The file's graph and the reference."""
         if not self.expected.same_graph:
-            return self.pair
-        return replace(self.pair, graph=Graph64(self.expected.exact))
+            return self.truth
+        return replace(self.truth, graph=Graph64(widened(self.file.proto, self.expected.exact)))
 
     def _case(self, rows: int, steps: int, offset: int, *, at_reset: bool = False) -> dict[str, Array]:
         drawn = self.expected.cases.case(rows, steps, at_reset=at_reset, offset=offset, full=True)
@@ -314,9 +313,12 @@ class Validation:
     def _inputs(self) -> Iterator[Check]:
         """Compare on real data if given, and on constants and magnitudes that saturate or vanish."""
         manifest = self.expected.manifest
-        for place, sample in enumerate(self._samples()):
+        for place, sample in enumerate(self._samples(_SAMPLES)):
             yield self._equal(f"sample {place} of the data", sample)
             yield self._rounded(f"sample {place} in float32", sample)
+        task, data = self.file.manifest.task, self.config.data
+        if data is not None and task is not None and task.kind == "classification":
+            yield asked("labels agree", partial(self._labels, data, task.output))
         feeds = self._full(3, 31, _INPUTS)
         names = [each.name for each in manifest.data_inputs if np.dtype(each.dtype).kind == "f"]
         kinds: Mapping[str, Callable[[Array], Array]] = {
@@ -333,12 +335,35 @@ class Validation:
             changed = {name: np.asarray(change(feeds[name]), feeds[name].dtype) for name in names}
             yield from self._if_taken(about, {**feeds, **changed})
 
-    def _samples(self) -> list[dict[str, Array]]:
+    def _labels(self, data: Samples, output: str) -> Check:
+        """Compare the labels of file and reference on the data, and both with the true ones if known."""
+        manifest, cases = self.expected.manifest, self._samples(_LABELED)
+        time = manifest.time_axis(manifest.axes[output])
+
+        def logits(run: Runner) -> Array:  # of the last step, of stacked layers the last
+            outputs = [run(feeds)[output] for feeds in cases]
+            ends = [each if time is None else each.take(-1, axis=time) for each in outputs]
+            return np.stack([each.reshape(-1, each.shape[-1])[-1] for each in ends])
+
+        want, ours = logits(self.expected.reference), logits(self.pair.engine).argmax(-1)
+        theirs, chosen = want.argmax(-1), np.take_along_axis(want, ours[:, None], -1)[:, 0]
+        allowed = 2 * float(np.max(self.truth.limits(cases[0])[output], initial=0.0))
+        flips = np.flatnonzero(want.max(-1) - chosen > allowed)
+        message = f"{np.mean(theirs == ours):.2%} of {len(cases)} labels agree"
+        if data.targets is not None:
+            targets = np.asarray(data.targets)[selected(data, _LABELED[not self.config.quick])]
+            truth = class_numbers(targets, manifest)
+            right = [float((labels == truth).mean()) for labels in (theirs, ours)]
+            message += f"; accuracy {right[0]:.4f} in the reference, {right[1]:.4f} in the file"
+        message += f"; sample {flips[0]} flips" if flips.size else ""
+        return Check("labels agree", "failed" if flips.size else "passed", message)
+
+    def _samples(self, most: tuple[int, int]) -> list[dict[str, Array]]:
         """Return some samples of the data, each with every input, from reset; none without data."""
         if self.config.data is None:
             return []
         manifest, found = self.expected.manifest, []
-        for sample in sample_feeds(self.config.data, manifest, _SAMPLES[not self.config.quick]):
+        for sample in sample_feeds(self.config.data, manifest, most[not self.config.quick]):
             steps = manifest.steps(sample) if manifest.time_axes else 1
             found.append({**self._full(1, steps, _DATA, at_reset=True), **sample})
         return found
@@ -355,10 +380,13 @@ class Validation:
                 failed = name == _NATIVE and not isinstance(error, UnsupportedError)
                 yield Check(name, "failed" if failed else "skipped", first_line(error))
                 continue
+            draw = self._full if name == _NATIVE else self._case  # it gives zeros beyond a row's length
             for rows, steps in ((1, 1), (3, 20)):
-                feeds = self._case(rows, steps, _ENGINES)
+                feeds = draw(rows, steps, _ENGINES)
                 if not refused(self.expected.reference, feeds):
                     yield self._rounded(f"{name}, {rows} x {steps}", feeds, run)
+            if name == _NATIVE and self.file.manifest.golden is not None:
+                yield _selftested(f"{name}, self-test", partial(selftest, self.file.manifest, run))
         for case in self.expected.cases.cases():
             if not refused(self.expected.reference, case.feeds):
                 yield self._rounded(f"onnxruntime, {case}", case.feeds)
@@ -397,27 +425,20 @@ class Validation:
         if not recorded:
             yield Check("golden cases", "failed", "the file carries no golden case")
             return
-        if self.expected.same_graph and not self.file.manifest.is_buffered:
-            yield answered("number and sizes", "; ".join(self._gaps(recorded)))
+        yield from self._gaps(recorded)
         for place, golden in enumerate(recorded):
             name = f"golden case {place + 1} is the reference's"
             yield asked(name, partial(self._recorded, name, golden))
         yield from self._replay()
 
-    def _gaps(self, recorded: Sequence[Golden]) -> Iterator[str]:
-        """Say where recorded cases are fewer or smaller than those of an export of the reference."""
-        wanted = record_golden(self.truth, replace(self.expected.cases, held=frozenset()))
-        cases = (wanted, *wanted.more)
-        if len(recorded) < len(cases):
-            yield f"the file has {len(recorded)}, expected {len(cases)}"
-        for place, (mine, theirs) in enumerate(zip(recorded, cases, strict=False), 1):
-            sizes = [case_size(self.expected.manifest, each.inputs) for each in (mine, theirs)]
-            if any(one < other for one, other in zip(*sizes, strict=True)):
-                yield f"case {place} has N, L = {sizes[0]}, expected {sizes[1]}"
-            for name, array in theirs.inputs.items():
-                varies = array.dtype.kind == "f" and np.ptp(array) > 0
-                if varies and np.ptp(mine.inputs.get(name, 0.0)) == 0:
-                    yield f"case {place}: {name} is constant"
+    def _gaps(self, recorded: Sequence[Golden]) -> Iterator[Check]:
+        """Compare recorded cases with those of an export of the reference: as many, and none smaller."""
+        if self.expected.same_graph:
+            known = self.expected.manifest.golden
+            if known is None or not self.expected.manifest.is_buffered:
+                known = record_golden(self.truth, replace(self.expected.cases, held=frozenset()))
+            about = gaps(self.expected.manifest, recorded, (known, *known.more))
+            yield answered("number and sizes", "; ".join(about))
 
     def _recorded(self, name: str, golden: Golden) -> Check:
         check_golden_case(self.file.manifest, golden)
@@ -427,32 +448,38 @@ class Validation:
         wide = [
             each
             for each in known
-            if each not in golden.limits or np.any(golden.limits[each] > _SLACK * limits[each] + 1e-30)
+            if each in golden.limit  # which replaces limits, and is for int8 and fp16
+            or each not in golden.limits
+            or np.any(golden.limits[each] > _SLACK * limits[each] + 1e-30)
         ]
         if found.status == "passed" and wide:
             return Check(name, "failed", f"limits of {', '.join(wide)} are missing, or wider than needed")
         return found
 
     def _quantized_golden(self) -> Iterator[Check]:
+        if (first := self.file.manifest.golden) is not None:
+            yield from self._gaps((first, *first.more))
         yield from check_golden(self.file, self.expected)
         yield from self._replay()
 
     def _replay(self) -> Iterator[Check]:
         """Replay the cases in the file as a device's self-test does."""
         assert self.file.model is not None
-        if self.file.manifest.golden is None:
-            return
-        try:
-            found = self.file.model.selftest()
-        except LstmEdgeError as error:
-            yield Check("self-test", "failed", first_line(error))
-            return
-        yield answered("self-test", "" if found.ok else str(found.worst))
+        if self.file.manifest.golden is not None:
+            yield _selftested("self-test", self.file.model.selftest)
 
     def _notes(self) -> Iterator[str]:
         known = self.against if self.file.model else None
         if known and (names := unverified(self.file.manifest, known)):
             yield f"stated by the file alone, and not verified: {', '.join(names)}"
+
+
+def _selftested(name: str, test: Callable[[], SelfTest]) -> Check:
+    try:
+        found = test()
+    except LstmEdgeError as error:
+        return Check(name, "failed", first_line(error))
+    return answered(name, "" if found.ok else str(found.worst))
 
 
 def _last_steps(manifest: Manifest, sizes: Sequence[int], run: Runner, feeds: Feeds) -> Feeds:

@@ -114,6 +114,19 @@ def test_a_factory_is_a_reference_and_its_lifted_states_are_found(job, invoke, t
     assert states["status"] == "passed"
 
 
+def test_data_gives_accuracy_of_both_and_samples_that_flip(job, invoke):
+    arguments = ("--against", job / "run", "--data", job / "data.npz", *SHORT, "--json")
+    for name, expected, about in (
+        ("m.onnx", 0, "accuracy 1.0000 in the reference, 1.0000 in the file"),
+        ("wrong.onnx", 1, "flips"),
+    ):
+        code, out, _ = invoke("validate", job / name, *arguments)
+        checks = [check for group in json.loads(out)["groups"] for check in group["checks"]]
+        (labels,) = [check for check in checks if check["name"] == "labels agree"]
+        assert code == expected
+        assert about in labels["message"]
+
+
 def test_a_quantized_file_is_held_to_its_budget(job, invoke, tmp_path):
     path = tmp_path / "int8.onnx"
     quantize(job / "m.onnx").save(path)
