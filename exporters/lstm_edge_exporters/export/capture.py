@@ -295,7 +295,7 @@ class _Sizes:
             if len(factors) != 1 or not all(map(str.isidentifier, factors)):
                 continue
             ((name, factor),) = factors.items()
-            lower = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch of the user
+            lower = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch for one step
             least = max(1, -(-(lower - constant) // factor))
             most = None if bounds.upper == int_oo else (int(bounds.upper) - constant) // factor
             yield name, self._asked(name, AxisRange(least, most))
