@@ -91,7 +91,7 @@ class Pair:
         """
         floor = FLOOR * _ULP64 / _ULP
         limits = {name: EQUAL * self.largest(name, array) + floor for name, array in want.items()}
-        found = compare_all(got, want, limits, "float64")
+        found = compare_all(got, want, limits)
         if all(each.ok or not np.isfinite(each.error) for each in found):
             return found
         for name, moved in self._moves64(want, feeds, procedure, reference).items():
@@ -99,7 +99,7 @@ class Pair:
             wild = moved > CHAOTIC * largest
             calm = self.largest(name, np.where(wild, 0.0, moved), by_layer=True)
             limits[name] = np.where(wild, np.maximum(4.0 * largest, 2.0 * moved), limits[name] + calm)
-        return compare_all(got, want, limits, "float64")
+        return compare_all(got, want, limits)
 
     def _moves64(
         self, want: Feeds, feeds: Feeds, procedure: Procedure, reference: Runner | None
@@ -161,15 +161,13 @@ class Pair:
         return np.asarray(finite.max(axis=tuple(free), keepdims=True, initial=0.0))
 
 
-def compare_all(
-    got: Feeds, want: Feeds, limits: Mapping[str, Array], dtype: str = "float32"
-) -> tuple[Comparison, ...]:
+def compare_all(got: Feeds, want: Feeds, limits: Mapping[str, Array]) -> tuple[Comparison, ...]:
     """Compare every output in ``want``; one that ``got`` lacks is infinitely far away."""
     found = []
     for name, array in want.items():
         mine, limit = got.get(name, np.zeros(0)), limits.get(name, 0.0)
         if name in got and mine.shape == array.shape and np.array_equal(mine, array, equal_nan=True):
             mine = array
-        each = compare(name, mine, array, floor=0.0, limit=limit, dtype=dtype)
+        each = compare(name, mine, array, limit)
         found.append(each if name in got else replace(each, error=np.inf))
     return tuple(found)

@@ -8,7 +8,6 @@ import numpy as np
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.manifest import Golden, Manifest
 
-from ..tolerance import MULTIPLE
 from .cases import Case, CaseGenerator, case_size
 from .compare import Pair
 from .reference import REFUSALS
@@ -16,6 +15,8 @@ from .reference import REFUSALS
 _SIZES = (((2, 12), (2, 6), (1, 4), (1, 2), (1, 40), (1, 400)), ((1, 5), (3, 3), (1, 3)))
 """``(N, L)`` of the first and of the second case, tried in this order for arrays that are small enough."""
 _BYTES = (12_000, 4_000)
+_FLOORS = 3.0
+"""Limit of an output as a multiple of its recorded floor."""
 _AMPLIFIED = 4.0
 """How far signals of the second case are from their mean, in terms of what is usual: where a value is
 clipped or saturates wrongly, it is seen there."""
@@ -48,7 +49,7 @@ def golden_case(pair: Pair, case: Case) -> Golden:
     return Golden(
         case.feeds,
         {name: np.asarray(array.astype(dtypes[name])) for name, array in exact.items()},
-        {name: float(array.max(initial=0.0)) / MULTIPLE for name, array in limits.items()},
+        {name: float(array.max(initial=0.0)) / _FLOORS for name, array in limits.items()},
         limits=limits,
     )
 
