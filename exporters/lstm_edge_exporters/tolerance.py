@@ -55,8 +55,8 @@ class Comparison:
 
 def limit_for(expected: Array, floor: float) -> float:
     """Return 8 times a known error ``floor`` of an output, and 8 units in the last place of float32."""
-    kind = np.finfo(np.float32)
-    return _MULTIPLE * (floor + max(float(kind.eps) * _scale(np.asarray(expected, np.float64)), kind.tiny))
+    kind, scale = np.finfo(np.float32), _scale(np.asarray(expected, np.float64))
+    return _MULTIPLE * (floor + max(float(kind.eps) * scale, float(kind.tiny)))
 
 
 def compare(name: str, got: Array, expected: Array, limit: npt.ArrayLike) -> Comparison:
