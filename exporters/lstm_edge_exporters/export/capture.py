@@ -283,8 +283,9 @@ class _Sizes:
                     raise UnsupportedError(
                         f"forward fixes axis {place} of {name} at {tensor.shape[place]}"
                         f"{f' ({line})' if line else ''}: a loop, a layer or a kept state takes the size for "
-                        "a number; use tensor operations over the whole axis, make the state an argument, or "
-                        f"fix the axis: inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
+                        "a number; use tensor operations over the whole axis, take and return the state and "
+                        "export one step a call: --step, or fix the axis: "
+                        f"inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
                     )
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
