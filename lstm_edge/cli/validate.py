@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @options_of(reading=ReadConfig)
 @options_of(config=ValidateConfig)
 @click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report with one test case per check.")
-@click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with plots.")
+@click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page.")
 def command(
     model: Path,
     against: str | None,
