@@ -68,12 +68,12 @@ test-docs: $(VENV)/.native $(WASM)
 test-slow: $(VENV)/.native $(WASM)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
-fuzz: $(VENV)/.native $(WASM)  ## read 100,000 damaged files of every kind; FUZZ="--seed 1 --count 1000" for other numbers
-	$(BIN)/python tests/fuzz/harness.py $(FUZZ)
+fuzz: $(VENV)/.native $(WASM)  ## read 85,000 damaged files of every kind; FUZZ=100 for so many a reader
+	FUZZ=$(or $(FUZZ),5000) $(BIN)/python -m pytest -q -n 2 tests/fuzz
 
-# kill, interrupt and starve every verb that writes, 500 times; TORTURE="--kills 50" for others
+# kill, interrupt and starve every verb that writes; TORTURE=5 for so many kills of each kind
 torture: $(VENV)/.native $(WASM)
-	$(BIN)/python tests/torture/torture.py $(TORTURE)
+	TORTURE=$(or $(TORTURE),20) $(BIN)/python -m pytest -q -n 2 tests/torture
 
 $(WASM): $(VENV)/.installed native/build_wasm.py $(wildcard native/src/* native/include/*)
 	$(BIN)/python native/build_wasm.py $@

@@ -165,7 +165,7 @@ def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor
             "c_0": (layers, "N", lstm.hidden_size),
             **({"lengths": ("N",)} if lengths else {}),
         },
-        outputs=("logits", "h_n", "c_n"),
+        outputs=(run.task.output if run.task else "logits", "h_n", "c_n"),
         states={"h_0": "h_n", "c_0": "c_n"},
         task=run.task,
         signal=run.signal,

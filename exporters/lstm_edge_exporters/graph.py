@@ -1,13 +1,7 @@
-"""Working on an ONNX graph: names, axes, shapes, new nodes, bytes.
-
-A graph pass is a function that takes an ``ir.Model`` and changes it in place, such as ``settle_floats`` of
-``export`` or ``recurrent.to_layout_0``. It stands in the module of its subject, and its caller is a line in
-``export/lower.py`` or ``lift/pipeline.py``. To replace a node by others, use a ``Builder``; to add nodes
-elsewhere, ``graph.append`` them, name what they compute by ``UniqueNames``, and ``graph.sort()`` at the end.
-"""
+"""Working on an ONNX graph: names, axes, shapes, new nodes, bytes."""
 
 import hashlib
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,15 +17,6 @@ from lstm_edge_runtime.onnx_file import DIGEST
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
-_MAKES_NO_TENSOR = (
-    "Optional",
-    "SequenceConstruct",
-    "SequenceEmpty",
-    "SequenceErase",
-    "SequenceInsert",
-    "SequenceMap",
-    "SplitToSequence",
-)
 
 
 END = int(np.iinfo(np.int64).max)
@@ -41,15 +26,9 @@ KEEPING = frozenset(
     Transpose Unsqueeze""".split()  # noqa: SIM905
 )
 """Operators whose outputs hold numbers of the first operand."""
-RANDOM = (
-    "Bernoulli",
-    "Multinomial",
-    "RandomNormal",
-    "RandomNormalLike",
-    "RandomUniform",
-    "RandomUniformLike",
+RANDOM = frozenset(
+    """Bernoulli Multinomial RandomNormal RandomNormalLike RandomUniform RandomUniformLike""".split()  # noqa: SIM905
 )
-"""Operators that give something else on every call."""
 
 
 def constant(value: ir.Value | None) -> Array | None:
@@ -83,36 +62,26 @@ def describe_value(value: ir.Value) -> str:
     return f"{spec.name} {spec.dtype} {describe(spec.axes)}"
 
 
-def values_read(node: ir.Node) -> Iterator[ir.Value]:
-    """Return what a node reads, its bodies' captures included."""
-    yield from (value for value in node.inputs if value is not None)
+def operands(value: ir.Value) -> Iterator[ir.Value]:
+    """Return what the node that computes ``value`` reads, its bodies' captures included."""
+    node = value.producer()
+    if node is None:
+        return
+    yield from (each for each in node.inputs if each is not None)
     for attribute in node.attributes.values():
         if attribute.type is ir.AttributeType.GRAPH:
             for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
-                yield from (value for value in inner.inputs if value is not None)
-
-
-def operands(value: ir.Value) -> Iterator[ir.Value]:
-    """Return what the node that computes ``value`` reads; nothing for an input or an initializer."""
-    node = value.producer()
-    return iter(()) if node is None else values_read(node)
-
-
-def firsts_from(value: ir.Value, operators: Container[str]) -> Iterator[ir.Value]:
-    """Return the first outputs of the ``operators`` that take ``value`` as their first operand."""
-    for node, place in value.uses():
-        if place == 0 and node.op_type in operators:
-            yield node.outputs[0]
+                yield from (each for each in inner.inputs if each is not None)
 
 
 def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
     """Return the nodes that read ``value``, as it is or through operators that keep its numbers."""
-    return [
-        (node, place)
-        for each in walk([value], lambda each: firsts_from(each, KEEPING))
-        for node, place in each.uses()
-        if node.op_type not in KEEPING
-    ]
+
+    def kept(each: ir.Value) -> Iterator[ir.Value]:
+        return (n.outputs[0] for n, place in each.uses() if place == 0 and n.op_type in KEEPING)
+
+    uses = (use for each in walk([value], kept) for use in each.uses())
+    return [(node, place) for node, place in uses if node.op_type not in KEEPING]
 
 
 def walk(
@@ -186,24 +155,8 @@ def forget_shapes(model: ir.Model) -> None:
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Infer dtypes and shapes of tensors, in place.
-
-    onnx-ir's pass takes a sequence that no declaration calls one for a tensor of its elements' dtype; such a
-    value is left without a type.
-    """
-    untyped = {
-        value
-        for node in ir.traversal.RecursiveGraphIterator(model.graph)
-        for value in node.outputs
-        if value.type is None
-    }
+    """Infer dtypes and shapes of tensors, in place."""
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
-    sequences: set[ir.Value] = set()
-    for node in ir.traversal.RecursiveGraphIterator(model.graph):
-        for value in _no_tensors(node, sequences):
-            sequences.add(value)
-            if value in untyped:
-                value.type = value.shape = None
 
 
 def to_proto(model: ir.Model) -> onnx.ModelProto:
@@ -366,16 +319,3 @@ class Builder:
 
     def _name(self, stem: str) -> str:
         return self._names.unique(f"{self._prefix}.{stem}")
-
-
-def _no_tensors(node: ir.Node, known: set[ir.Value]) -> Iterator[ir.Value]:
-    """Return the outputs of ``node`` that are sequences or optionals, given the ``known`` ones before it."""
-    if node.op_type in _MAKES_NO_TENSOR or (node.op_type == "Identity" and node.inputs[0] in known):
-        yield from node.outputs
-    for attribute in node.attributes.values():
-        if attribute.type is ir.AttributeType.GRAPH:
-            body = attribute.as_graph()
-            inner = body.outputs[len(body.outputs) - len(node.outputs) :]
-            for value, within in zip(node.outputs, inner, strict=False):
-                if isinstance(within.type, ir.SequenceType | ir.OptionalType):
-                    yield value

@@ -198,6 +198,7 @@ def _given(options: Any) -> list[str]:
 def _described(path: Path, description: Description) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
     from lstm_edge.checkpoint import describe_run, load
+    from lstm_edge.results import is_classification
     from lstm_edge.scales import with_scales
 
     run = load(path)
@@ -206,7 +207,8 @@ def _described(path: Path, description: Description) -> "Run":
     meaning, signal = description.meaning, description.signal
     if not meaning and signal == Signal():
         return run
-    return describe_run(run, meaning and meaning._replace(output="logits"), signal)
+    output = "logits" if is_classification(meaning) else "value"
+    return describe_run(run, meaning and meaning._replace(output=output), signal)
 
 
 def _from_factory(

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 @options_of(reading=ReadConfig)
 @options_of(config=ValidateConfig)
 @click.option("--junit", type=PATH, metavar="FILE", help="Write a JUnit report with one test case per check.")
-@click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page with plots.")
+@click.option("--html", type=PATH, metavar="FILE", help="Write one self-contained page.")
 def command(
     model: Path,
     against: str | None,
@@ -133,7 +133,10 @@ def _reference(file: "ModelFile", against: str, weights: Path | None, scale: Pat
         with_scales(run.model, scale)
     module, example, config = deployable(run, lengths="lengths" in file.graph_axes)
     if not Path(against).is_dir():  # a bare checkpoint is not the file that a run exports
-        config = replace(config, checkpoint_sha256=None)
+        names = [*config.outputs]
+        if run.task is None and file.manifest.task:
+            names[0] = file.manifest.task.output
+        config = replace(config, checkpoint_sha256=None, outputs=tuple(names))
     about = f"{Path(against).name} ({type(run.model).__name__})"
     return against_module(module, file, example, config=config, about=about)
 

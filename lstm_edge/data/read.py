@@ -176,8 +176,8 @@ def _join(path: Path, parts: Sequence[_Part], config: ReadConfig) -> Data:
     rate = _rate(path, {key: rate for part in parts for key, rate in part.rates.items()}, config)
     counts = sum((part.counts for part in parts), Counter[str]())
     missing, notes = _notes(counts, config, rate)
-    kind = "classification" if labels else "regression"
-    task = Task(kind, "logits", labels or first.names) if labels or first.names else None
+    kind, output = ("classification", "logits") if labels else ("regression", "value")
+    task = Task(kind, output, labels or first.names) if labels or first.names else None
     return Data(tuple(series), task, Signal(first.features, rate, missing=missing), notes)
 
 

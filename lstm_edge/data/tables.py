@@ -174,7 +174,7 @@ def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
     if not pd.api.types.is_numeric_dtype(column):
         if pd.api.types.is_datetime64_any_dtype(column):
             return np.full(len(column), np.nan)
-        text = column.astype(str).str.strip()
+        text = column.map(str).str.strip()  # cells may be bytes
         text = text.str.replace(",", ".", regex=False) if comma else text
         column = pd.to_numeric(text.where(~text.str.contains("_", regex=False)), errors="coerce")
     numbers: npt.NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)

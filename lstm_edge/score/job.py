@@ -60,9 +60,10 @@ def score(
     plan, skipped = make_plan(dataset, model, output, options)
     with _working(plan):
         work, rows, groups = Path(plan.work), 0, len(plan.groups)
+        files = len(plan.files)
         resumed = len(_rows(work))
         for done, _ in enumerate(workers(read_group, plan, groups), 1):
-            show(0.3 * done / groups, f"read {done} of {counted(groups, 'group')} of files")
+            show(0.3 * done / groups, f"read {files * done // groups} of {counted(files, 'file')}")
         for done, count in enumerate(workers(score_part, plan, plan.parts), 1):
             rows += count
             show(0.3 + 0.7 * done / plan.parts, f"scored {done} of {counted(plan.parts, 'part')}")

@@ -182,7 +182,8 @@ def _check_columns(path: str, options: ScoreConfig) -> tuple[int, tuple[str, str
         with open_regular(path) as source, parquet.ParquetFile(source) as file:
             schema, rows = file.schema_arrow, file.metadata.num_rows
     except (pa.ArrowException, OSError) as error:
-        raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)})") from error
+        advice = "" if path.endswith(".parquet") else "; lstm-edge predict reads CSV, NumPy and WAV files"
+        raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)}){advice}") from error
     keys = [part.partition("=")[0] for part in Path(path).parts[:-1] if "=" in part]
     is_key = options.series in keys and options.series not in schema.names
     others, lower = [options.order, *options.features], [name.lower() for name in schema.names]

@@ -13,40 +13,22 @@ from lstm_edge_runtime.native.library import installed
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 
 
-def make_corpus(folder: Path, *, full: bool) -> None:
-    """Put the files into ``folder``; ``full`` adds what takes longer: exported, lifted, quantized files."""
+def make_corpus(folder: Path) -> None:
+    """Put the files into ``folder``."""
     models = folder / "onnx"
     models.mkdir(parents=True)
     for path in DATA.glob("*.onnx"):
         if path.stem != "broken":
             shutil.copy(path, models / path.name)
     _tables(folder)
-    _verb(
-        "train",
-        folder / "data.npz",
-        "-o",
-        folder / "run",
-        "--hidden-size",
-        4,
-        "--epochs",
-        2,
-        "--batch-size",
-        4,
-    )
+    train = ("train", folder / "data.npz", "-o", folder / "run", "--hidden-size", 4, "--epochs", 2)
+    _verb(*train, "--batch-size", 4)
     _states(folder)
     _scores(folder)
     _counted(models)
     _behind(models)
     (folder / "lep").mkdir()
     native = ("gru", "lstm", "counted") if installed() else ()
-    if full:
-        _verb("export", folder / "run", "-o", models / "exported.onnx")
-        _sparse(models)
-        _verb("lift", _foreign(folder / "foreign.onnx"), "-o", models / "lifted.onnx")
-        shutil.copy(folder / "foreign.onnx", models)
-        _verb("quantize", models / "lstm.onnx", "--precision", "fp16", "-o", models / "fp16.onnx")
-        _tokens(models)
-        native += ("exported", "tokens") if native else ()
     for name in native:
         _verb("convert", models / f"{name}.onnx", "-o", folder / "lep" / f"{name}.lep")
 
@@ -135,32 +117,6 @@ def _behind(models: Path) -> None:
     artifact.save(models / "behind.onnx")
 
 
-def _tokens(models: Path) -> None:
-    """Add a network that takes tokens and their count."""
-    import torch
-    from torch import nn
-
-    from lstm_edge_exporters import export
-
-    class Tokens(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.table, self.lstm = nn.Embedding(20, 4), nn.LSTM(4, 8, batch_first=True)
-
-        def forward(self, tokens: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-            packed = nn.utils.rnn.pack_padded_sequence(
-                self.table(tokens), lengths, batch_first=True, enforce_sorted=False
-            )
-            steps, _ = nn.utils.rnn.pad_packed_sequence(
-                self.lstm(packed)[0], batch_first=True, total_length=tokens.shape[1]
-            )
-            return steps
-
-    torch.manual_seed(0)
-    example = torch.randint(0, 20, (2, 6)), torch.tensor([6, 4])
-    export(Tokens().eval(), example).save(models / "tokens.onnx")
-
-
 def _scores(folder: Path) -> None:
     import pyarrow as pa
     from pyarrow import parquet
@@ -174,51 +130,4 @@ def _scores(folder: Path) -> None:
     _verb(
         "score", folder / "days", "-m", DATA / "lstm.onnx", "-o", folder / "scores", "--workers", 1,
         "--features", "ax,ay,az", "--events",
-    )  # fmt: skip
-
-
-def _foreign(path: Path) -> Path:
-    """Return an LSTM as others export it: its states start from zeros inside the graph."""
-    import onnx
-    from onnx import TensorProto, helper, numpy_helper
-
-    rng = np.random.default_rng(2)
-    stored = [
-        numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / 4, name)
-        for name, shape in (("W", (1, 16, 3)), ("R", (1, 16, 4)), ("K", (4, 2)))
-    ]
-    nodes = [
-        helper.make_node("Transpose", ["x"], ["t"], perm=[1, 0, 2]),
-        helper.make_node("LSTM", ["t", "W", "R"], ["", "h"], hidden_size=4),
-        helper.make_node("Squeeze", ["h", "axis"], ["last"]),
-        helper.make_node("MatMul", ["last", "K"], ["logits"]),
-    ]
-    stored.append(numpy_helper.from_array(np.array([0]), "axis"))
-    graph = helper.make_graph(
-        nodes, "g",
-        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", "L", 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 2])],
-        stored,
-    )  # fmt: skip
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
-
-
-def _sparse(models: Path) -> None:
-    """Add files with a sparse initializer, external data beside them, a subgraph and a function."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    model = onnx.load(models / "lstm.onnx")
-    del model.metadata_props[:]
-    onnx.save(model, models / "bare.onnx")
-    values = numpy_helper.from_array(np.ones(2, np.float32), "sparse")
-    places = numpy_helper.from_array(np.array([0, 3]))
-    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, places, [4]))
-    note = model.metadata_props.add()
-    note.key, note.value = "note", "café"
-    onnx.save(model, models / "sparse.onnx")
-    onnx.save(
-        onnx.load(models / "bare.onnx"), models / "external.onnx",
-        save_as_external_data=True, location="external.data", size_threshold=0,
     )  # fmt: skip

@@ -1,6 +1,10 @@
 """What is fuzzed: for each reader, how an undamaged file is damaged and what then reads it."""
 
+import contextlib
+import json
 import shutil
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -8,17 +12,20 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import edits
 import mutate
 import numpy as np
 import onnx
-from graphs import recurrent_graph
 
-from lstm_edge_runtime import LstmEdgeError, State, load
-from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime import LstmEdgeError, Model, State, load
+from lstm_edge_runtime.manifest import KEY, Manifest
 from lstm_edge_runtime.native.library import installed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
+_HEADER, _CONSTANT = struct.Struct("<8sIIQ10I"), struct.Struct("<Q4I")
+_NAMES = (
+    "../../../x", "/tmp/x", "..", "", "\x1b[2J", "a\nb", "a\0b", '" }] x [{ "', "*/ x /*", "é" * 100,
+    "x" * 3000, "${HOME}", "%s%n", "</script>", "\u202egnp", "h_0", "-o", "CON",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -57,31 +64,40 @@ def _run(path: Path, **options: Any) -> None:
     with load(path, device="cpu", threads=1, **options) as model:
         if model.manifest.golden is not None and options.get("engine") != "native":
             model.selftest()
-        shapes = {
-            spec.name: [axis if isinstance(axis, int) else 2 for axis in spec.axes] for spec in model.inputs
-        }
-        if any(np.prod(shape, dtype=float) > 1e5 for shape in shapes.values()):
+        own = model.manifest
+        sizes = [[axis for axis in spec.axes if isinstance(axis, int)] for spec in model.inputs]
+        if any(np.prod(shape, dtype=float) > 1e5 for shape in sizes):
             return
-        feeds = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in model.inputs}
-        if path.suffix != ".lep":
-            model.run(feeds if len(feeds) > 1 else next(iter(feeds.values())))
         stream = model.stream(reset_every="never")
-        one = {
-            spec.name: np.zeros(
-                [
-                    axis
-                    for place, axis in enumerate(shapes[spec.name])
-                    if place
-                    not in (model.manifest.batch_axis(spec.axes), model.manifest.time_axis(spec.axes))
-                ],
-                spec.dtype,
-            )
-            for spec in model.inputs
-        }
-        stream.step(one if len(one) > 1 else next(iter(one.values())))
-        stream.restore(stream.state)
-        batch = model.streams(2, reset_every="never")
-        batch.add()
+        calls: tuple[Callable[[], Any], ...] = (
+            lambda: model.run(_samples(own, 2, 3), lengths=[3, 2]),
+            lambda: model.predict(_samples(own, 2, 3)),
+            lambda: stream.step(_samples(own, None, None)),
+            lambda: stream.process(_samples(own, None, 31)),
+            lambda: stream.restore(stream.state),
+            lambda: _use_batch(model),
+        )
+        for call in calls:  # a refused one does not end them
+            with contextlib.suppress(LstmEdgeError):
+                call()
+
+
+def _use_batch(model: Model) -> None:
+    batch = model.streams(2, reset_every="never")
+    ids = [batch.add(), batch.add()]
+    batch.process(_samples(model.manifest, 2, 4, in_front=True), ids, [4, 1])
+    batch.step(_samples(model.manifest, 2, None, in_front=True), ids)
+    batch.restore(ids[0], batch.state(ids[1]))
+
+
+def _samples(own: Manifest, rows: int | None, steps: int | None, *, in_front: bool = False) -> Any:
+    """Return zeros for each data input; None leaves an axis out, ``in_front`` puts rows first."""
+    feeds, sizes = {}, {own.sequence: steps, own.batch: rows}
+    for spec in own.data_inputs:
+        axes = sorted(spec.axes, key=lambda axis: axis != own.batch) if in_front else spec.axes
+        shape = [axis if isinstance(axis, int) else sizes.get(axis, 2) for axis in axes]
+        feeds[spec.name] = np.zeros([size for size in shape if size is not None], spec.dtype)
+    return feeds if len(feeds) > 1 else next(iter(feeds.values()), {})
 
 
 def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | None:
@@ -106,91 +122,66 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
     return rng.choices([verb for _, verb in verbs], [weight for weight, _ in verbs])[0]
 
 
-def _beside(corpus: Path, folder: Path) -> None:
-    if (data := corpus / "onnx" / "external.data").exists():
-        shutil.copy(data, folder)
-
-
 def onnx_bytes(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    _beside(corpus, folder)
     source = _pick(rng, corpus / "onnx", ".onnx")
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", mutate.damage(rng, source.read_bytes())))
 
 
 def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    _beside(corpus, folder)
     source = _pick(rng, corpus / "onnx", ".onnx")
     damaged = mutate.damage_protobuf(rng, source.read_bytes())
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", damaged))
 
 
-_PROTOS: dict[Path, onnx.ModelProto] = {}
-
-
 def manifest(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    source = rng.choice(
-        [corpus / "onnx" / "lstm.onnx", *corpus.glob("onnx/exported.onnx"), *corpus.glob("onnx/lifted.onnx")]
-    )
-    if source not in _PROTOS:
-        _PROTOS[source] = onnx.load(source)
-    model = onnx.ModelProto()
-    model.CopyFrom(_PROTOS[source])
+    model = onnx.load(_pick(rng, corpus / "onnx", ".onnx"))
     entry = next(each for each in model.metadata_props if each.key == KEY)
     text = mutate.damage_json(rng, entry.value)
     entry.value = text.encode("utf-8", "replace").decode()
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
 
 
-def one_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    """One value of the manifest or one golden array of an ONNX file, used in every way."""
-    names = ("lstm", "counted", "tokens", "unbatched", "wide", "behind")
-    sources = [path for path in _files(corpus / "onnx", ".onnx") if path.stem in names]
-    content = edits.edit_manifest(rng, rng.choice(sources))
-    with load(content) as model:
-        edits.use(rng, model)
-    return None
-
-
-def one_program_edit(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    """The same of a native program."""
-    content = edits.edit_manifest(rng, _pick(rng, corpus / "lep", ".lep"))
-    with load(content) as model:
-        edits.use(rng, model)
-    return None
-
-
 def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """A name that a path, a terminal or another language would obey, in graph and manifest."""
-    sources = [corpus / "onnx" / f"{name}.onnx" for name in ("lstm", "gru", "counted")]
-    content = edits.rename(rng, rng.choice(sources))
-    if rng.random() < 0.97:
-        with load(content) as model:
-            edits.use(rng, model)
-            stream = model.stream()
-            stream.state.save(folder / "s.npz")
-            stream.restore(State.load(folder / "s.npz"))
-        return None
-    path, out = _put(folder, "m.onnx", content), str(folder / "out")
-    return Verb(
-        rng.choice((
-            ("inspect", str(path)), ("inspect", str(path), "--json"), ("selftest", str(path)),
-            ("convert", str(path), "-o", f"{out}.lep"),
-        ))
-    )  # fmt: skip
+    model, new = onnx.load(rng.choice((DATA / "lstm.onnx", DATA / "gru.onnx"))), rng.choice(_NAMES)
+    values = (*model.graph.input, *model.graph.output)
+    old = rng.choice([value.name for value in values])
+    for names in [*(node.input for node in model.graph.node), *(node.output for node in model.graph.node)]:
+        names[:] = [new if name == old else name for name in names]
+    for value in values:
+        value.name = new if value.name == old else value.name
+    entry = next(each for each in model.metadata_props if each.key == KEY)
+    entry.value = entry.value.replace(json.dumps(old), json.dumps(new))
+    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
 
 
 def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    import struct
-    import zlib
-
     content = _pick(rng, corpus / "lep", ".lep").read_bytes()
     damaged = bytearray(mutate.damage(rng, content))
     if rng.random() < 0.8 and len(damaged) > 64:  # a right checksum, so that what lies behind it is read
         damaged[:8] = content[:8]
-        head = rng.choice((struct.pack("<Q", len(damaged)), bytes(damaged[16:24])))
-        damaged[16:24] = head
+        damaged[16:24] = rng.choice((struct.pack("<Q", len(damaged)), bytes(damaged[16:24])))
         damaged[12:16] = struct.pack("<I", zlib.crc32(bytes(damaged[16:])))
-    path = _put(folder, "m.lep", bytes(damaged))
+    return _use_program(rng, _put(folder, "m.lep", bytes(damaged)))
+
+
+def program_manifest(rng: Random, corpus: Path, folder: Path) -> Verb | None:
+    """A native program with another manifest, which a constant behind all others holds."""
+    content = bytearray(_pick(rng, corpus / "lep", ".lep").read_bytes())
+    place = _HEADER.size + _HEADER.unpack_from(content)[10] * _CONSTANT.size
+    offset, rows, columns, *_ = _CONSTANT.unpack_from(content, place)
+    text = mutate.damage_json(rng, bytes(content[offset : offset + rows * columns])).encode(
+        "utf-8", "replace"
+    )
+    content += bytes(-len(content) % 8)
+    _CONSTANT.pack_into(content, place, len(content), 1, len(text), 5, 0)
+    content += text
+    struct.pack_into("<Q", content, 16, len(content))
+    struct.pack_into("<I", content, 12, zlib.crc32(content[16:]))
+    return _use_program(rng, _put(folder, "m.lep", bytes(content)))
+
+
+def _use_program(rng: Random, path: Path) -> Verb | None:
     if rng.random() < 0.7:
         return _run(path)
     return Verb((rng.choice(("inspect", "selftest")), str(path)))
@@ -349,29 +340,6 @@ def score_output(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     )  # fmt: skip
 
 
-# --- valid graphs
-
-
-def valid_graph(rng: Random, _corpus: Path, folder: Path) -> Verb | None:
-    """Lift a graph that nothing is wrong with, and then go on with what came of it."""
-    from lstm_edge_exporters.lift import lift
-
-    source, lifted, out = folder / "foreign.onnx", folder / "m.onnx", str(folder / "out")
-    onnx.save(recurrent_graph(rng), source)
-    lift(source).save(lifted)
-    name = str(lifted)
-    return rng.choice(
-        (
-            Verb(("validate", name, "--against", str(source), "--quick", "--steps", "50")),
-            Verb(("validate", name, "--quick", "--steps", "50")),
-            Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16")))),
-            Verb(("convert", name, "-o", f"{out}.lep")),
-            Verb(("convert", name, "--to", "c", "-o", out)),
-            Verb(("convert", name, "--to", "web", "-o", out)),
-        )
-    )
-
-
 # --- command lines
 
 
@@ -408,30 +376,20 @@ def command_line(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return Verb((verb, *words), b"1,2,3\n")
 
 
-READERS: dict[str, tuple[int, Read]] = {
-    "onnx, bytes": (13, onnx_bytes),
-    "onnx, structure": (18, onnx_structure),
-    "manifest": (14, manifest),
-    "manifest, one edit": (16, one_edit),
-    "program, one edit": (10, one_program_edit),
-    "names": (4, names),
-    "native program": (9, program),
-    "npz": (7, npz),
-    "npy": (3, npy),
-    "csv": (7, table),
-    "parquet": (3, parquet),
-    "lines": (3, lines),
-    "state": (3, state),
-    "checkpoint": (5, weights),
-    "run folder": (3, run_folder),
-    "resume file": (2, resume),
-    "score output": (3, score_output),
-    "valid graph": (1, valid_graph),
-    "command line": (5, command_line),
-}
-"""How often each is drawn, in about a hundred, and what it is."""
-CHEAP = {"manifest, one edit": 10, "program, one edit": 89, "names": 1}
-"""One edit each, in a hundred where these are drawn alone: 10 ms, 4 ms, a millisecond and 10 ms."""
-if not installed():
-    del READERS["native program"], READERS["program, one edit"]
-EXPECTED = (LstmEdgeError,)
+READERS: dict[str, Read] = {
+    "onnx, bytes": onnx_bytes,
+    "onnx, structure": onnx_structure,
+    "manifest": manifest,
+    "names": names,
+    "npz": npz,
+    "npy": npy,
+    "csv": table,
+    "parquet": parquet,
+    "lines": lines,
+    "state": state,
+    "checkpoint": weights,
+    "run folder": run_folder,
+    "resume file": resume,
+    "score output": score_output,
+    "command line": command_line,
+} | ({"program": program, "manifest of a program": program_manifest} if installed() else {})

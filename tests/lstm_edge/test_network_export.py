@@ -86,5 +86,5 @@ def test_the_file_gives_what_the_network_gives(options, lengths, n, steps, seed,
     got = [outputs["logits"], state["h_0"], state["c_0"]]
     for name, value, own, best in zip(("logits", "h_n", "c_n"), got, narrow, wide, strict=True):
         floor = float(np.abs(own - best).max())
-        found = compare(name, value, best, floor=floor, limit=limit_for(best, floor))
+        found = compare(name, value, best, limit_for(best, floor))
         assert found.ok, str(found)

@@ -286,13 +286,14 @@ class _Sizes:
                     raise UnsupportedError(
                         f"forward fixes axis {place} of {name} at {tensor.shape[place]}"
                         f"{f' ({line})' if line else ''}: a loop, a layer or a kept state takes the size for "
-                        "a number; use tensor operations over the whole axis, make the state an argument, or "
-                        f"fix the axis: inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
+                        "a number; use tensor operations over the whole axis, take and return the state and "
+                        "export one step a call: --step, or fix the axis: "
+                        f"inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
                     )
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
         """Yield the sizes of each dynamic axis: those that are asked for, within what the tracer promises."""
-        guards = [guard for guard, _ in self._guards()]
+        guards = [guard for guard, line in self._guards() if line]
         for symbol, bounds in self.exported.range_constraints.items():
             factors, constant = parse_sum(self.names.get(str(symbol), ""))
             if len(factors) != 1 or not all(map(str.isidentifier, factors)):

@@ -146,7 +146,7 @@ def _differing(pair: Pair, cases: Cases, shorter: int) -> str:
     got, full = in_chunks(manifest, _CHUNKS)(pair.graph, feeds), pair.graph(feeds)
     want = {each: full[each] for each in got}
     limits = {each: _STRICT * pair.largest(each, array) + FLOOR * 2.0**-29 for each, array in want.items()}
-    found = compare_all(got, want, limits, "float64")
+    found = compare_all(got, want, limits)
     return "; ".join(f"chunks are not the full sequence: {each}" for each in found if not each.ok)
 
 

@@ -77,7 +77,8 @@ def judge(
     if real and task is not None and task.kind == "classification":
         axis = next((channel_axis(spec.axes) for spec in before.outputs if spec.name == task.output), -1)
         sides = zip(*single[task.output], strict=True)
-        left, right = ([_labels(array, axis) for array in arrays] for arrays in sides)
+        # the class of each row and step, those of the last step and layer last
+        left, right = ([array.argmax(axis).ravel() for array in arrays] for arrays in sides)
         agreement = float((np.concatenate(left) == np.concatenate(right)).mean())
         if targets is not None:
             ends = [np.array([labels[-1] for labels in each]) for each in (left, right)]
@@ -139,11 +140,6 @@ def _gathered(run: Callable[[Model], Iterator[Feeds]], models: tuple[Model, Mode
         for name, array in left.items():
             found.setdefault(name, []).append((array, right[name]))
     return found
-
-
-def _labels(logits: Array, channels: int) -> Array:
-    """Return the class of each row and step, those of the last step and layer last."""
-    return np.asarray(logits.argmax(channels).ravel())
 
 
 def _changed(pairs: Sequence[Pair]) -> float:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import MissingDependencyError
 
-from ..folders import write_folder
+from .folders import write_folder
 from .native import to_native
 
 _CONTENTS = "site.js"

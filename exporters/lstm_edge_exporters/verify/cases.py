@@ -5,9 +5,9 @@ valid range, states at reset or at random, and lengths. The same seed, size and 
 way to run a case is a ``Procedure``: whole, in chunks with states carried, or row by row.
 """
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 
@@ -301,14 +301,12 @@ def whole(run: Runner, feeds: Feeds) -> Feeds:
 
 def remember(run: Runner) -> Runner:
     """Return ``run`` with its last results kept: a case is compared in more ways than one."""
-    kept: dict[bytes, Feeds] = {}
+    kept: dict[Any, Feeds] = {}
 
     def remembered(feeds: Feeds) -> Feeds:
-        content = hashlib.blake2b()
-        for name, array in sorted(feeds.items()):
-            content.update(f"{name} {array.dtype} {array.shape}".encode())
-            content.update(np.ascontiguousarray(array).tobytes())
-        key = content.digest()
+        key = tuple(
+            (name, each.dtype.str, each.shape, each.tobytes()) for name, each in sorted(feeds.items())
+        )
         kept[key] = found = kept.pop(key) if key in kept else run(feeds)  # the last used is the last
         if len(kept) > _KEPT:
             del kept[next(iter(kept))]
@@ -334,29 +332,28 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
     An axis of ``k*N`` holds k blocks of N, as a stacked read-out does.
     """
 
-    def axes_of(arrays: Feeds) -> dict[str, int]:
-        places = {name: enumerate(manifest.axes.get(name, ())) for name in arrays}
-        found = {
-            name: [place for place, axis in axes if row_factor(axis, manifest.batch) is not None]
-            for name, axes in places.items()
-        }
-        return {name: axes[0] for name, axes in found.items() if axes}
+    def axes_of(arrays: Feeds) -> Iterator[tuple[str, int]]:
+        for name in arrays:
+            for place, axis in enumerate(manifest.axes.get(name, ())):
+                if row_factor(axis, manifest.batch) is not None:
+                    yield name, place
+                    break
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)
         parts = []
         for first in range(0, rows, count):
             part = dict(feeds)
-            for name, axis in axes_of(feeds).items():
+            for name, axis in axes_of(feeds):
                 every = np.arange(feeds[name].shape[axis]).reshape(-1, rows)
                 part[name] = feeds[name].take(every[:, first : first + count].ravel(), axis=axis)
             parts.append(run(part))
         joined = dict(parts[0])
-        for name, axis in axes_of(joined).items():
-            array = joined[name]
-            before, size, after = array.shape[:axis], array.shape[axis], array.shape[axis + 1 :]
-            blocks = [part[name].reshape(*before, size // count, count, *after) for part in parts]
-            joined[name] = np.concatenate(blocks, axis + 1).reshape(*before, size * len(parts), *after)
+        for name, axis in axes_of(parts[0]):
+            blocks = [np.split(part[name], part[name].shape[axis] // count, axis) for part in parts]
+            joined[name] = np.concatenate(
+                [each for block in zip(*blocks, strict=True) for each in block], axis
+            )
         return joined
 
     return alone

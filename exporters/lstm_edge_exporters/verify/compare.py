@@ -3,13 +3,15 @@
 In float64 a graph may differ from its reference by ``EQUAL`` of a channel's largest value; where that is
 exceeded, also by 16 times what one unit of float64 does, to the graph where inputs and weights move by it or
 to the reference where inputs do: what cancels in the one may leave roundings in the other. A channel is an
-element of the axes of fixed size.
+element of the axes of fixed size. Elements that such a move changes by ``CHAOTIC`` of their channel say
+nothing; the others of the channel are compared.
 
 An engine may differ from the graph by ``ROUNDED`` of a channel's largest value, plus ``FLOOR``, plus 8 times
 what moving inputs and weights by one unit of float32 does. The units of a state share one channel per layer.
 Where the effect of moving is over 10 % of a channel, the case leaves no digit of it and says nothing there.
 """
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -39,6 +41,8 @@ POLICY = (
     f"{MOVES:g} x the effect of one unit in the last place of inputs and weights"
 )
 _ULP, _ULP64 = 2.0**-23, 2.0**-52
+_DRAWS = 3
+"""Moves in float64 of graph and reference each."""
 
 
 @dataclass(frozen=True)
@@ -63,25 +67,10 @@ class Pair:
     def _moved(self) -> Sequence[Runner]:
         return [self.graph.moved(seed, _ULP) for seed in range(2)]
 
-    @cached_property
-    def _moved64(self) -> Sequence[Runner]:
-        return [self.graph.moved(seed, _ULP64) for seed in range(2)]
-
-    def equal(
-        self, feeds: Feeds, procedure: Procedure = whole, against: Procedure | None = None
-    ) -> tuple[Comparison, ...]:
-        """Compare the graph with its reference, both in float64, run by their procedures."""
-        want = (against or procedure)(self.reference, feeds)
-        got = procedure(self.exact if procedure is whole else self.graph, feeds)
-        found = self.within(got, want, feeds, procedure)
-        if all(each.ok or not np.isfinite(each.error) for each in found):
-            return found
-        wide = [{name: nudged(each, seed, _ULP64) for name, each in feeds.items()} for seed in range(2)]
-        try:
-            runs = [(against or procedure)(self.reference, each) for each in wide]
-        except REFUSALS:
-            return found
-        return self.within(got, want, feeds, procedure, self._spread(want, runs))
+    def equal(self, feeds: Feeds, procedure: Procedure = whole) -> tuple[Comparison, ...]:
+        """Compare the graph with its reference, both in float64, run by a procedure."""
+        want, got = procedure(self.reference, feeds), self._run(feeds, procedure)
+        return self.within(got, want, feeds, procedure, self.reference)
 
     def within(
         self,
@@ -89,7 +78,7 @@ class Pair:
         want: Feeds,
         feeds: Feeds,
         procedure: Procedure = whole,
-        spread: Mapping[str, Array] | None = None,
+        reference: Runner | None = None,
     ) -> tuple[Comparison, ...]:
         """Compare two evaluations in float64; what float64 itself leaves open is allowed.
 
@@ -97,19 +86,37 @@ class Pair:
             got: what the graph gives.
             want: what the reference gives.
             feeds: the inputs.
-            procedure: how the graph was run.
-            spread: how far what the reference gives moves with its inputs.
+            procedure: how both were run.
+            reference: gave ``want``; None leaves out how far that moves with its inputs.
         """
         floor = FLOOR * _ULP64 / _ULP
         limits = {name: EQUAL * self.largest(name, array) + floor for name, array in want.items()}
-        found = compare_all(got, want, limits, "float64")
+        found = compare_all(got, want, limits)
         if all(each.ok or not np.isfinite(each.error) for each in found):
             return found
-        moved = self._effect(feeds, self._moved64, procedure)
-        for name in moved.keys() & limits.keys():
-            effect = np.maximum(moved[name], (spread or {}).get(name, 0.0))
-            limits[name] = _allowed(limits[name], 2 * MOVES * effect, self.largest(name, want[name]))
-        return compare_all(got, want, limits, "float64")
+        for name, moved in self._moves64(want, feeds, procedure, reference).items():
+            largest, moved = self.largest(name, want[name]), 2 * MOVES * moved
+            wild = moved > CHAOTIC * largest
+            calm = self.largest(name, np.where(wild, 0.0, moved), by_layer=True)
+            limits[name] = np.where(wild, np.maximum(4.0 * largest, 2.0 * moved), limits[name] + calm)
+        return compare_all(got, want, limits)
+
+    def _moves64(
+        self, want: Feeds, feeds: Feeds, procedure: Procedure, reference: Runner | None
+    ) -> dict[str, Array]:
+        """Return how far each element moves where what it is computed from moves by a unit of float64."""
+        exact = self._run(feeds, procedure)
+        runs = [(exact, procedure(self.graph.moved(seed, _ULP64), feeds)) for seed in range(_DRAWS)]
+        if reference is not None:
+            for seed in range(_DRAWS):
+                wide = {name: nudged(each, seed, _ULP64) for name, each in feeds.items()}
+                with contextlib.suppress(*REFUSALS):
+                    runs.append((want, procedure(reference, wide)))
+        return {
+            name: np.max([distance(run[name], base[name]) for base, run in runs if name in run], axis=0)
+            for name, array in want.items()
+            if array.dtype.kind == "f" and name in exact and exact[name].shape == array.shape
+        }
 
     def rounding(self, feeds: Feeds, run: Runner | None = None) -> tuple[Comparison, ...]:
         """Compare an engine in float32, onnxruntime by default, with the graph."""
@@ -119,12 +126,21 @@ class Pair:
 
     def limits(self, feeds: Feeds, procedure: Procedure = whole) -> dict[str, Array]:
         """Return the limits of an engine; each broadcasts against its output."""
-        exact = procedure(self.exact if procedure is whole else self.graph, feeds)
-        limits = {name: np.zeros([1] * array.ndim) for name, array in exact.items()}
-        for name, moved in self._effect(feeds, self._moved, procedure).items():
-            largest = self.largest(name, exact[name], by_layer=True)
-            limits[name] = _allowed(ROUNDED * largest + FLOOR, MOVES * moved, largest)
+        exact = self._run(feeds, procedure)
+        runs = [procedure(run, feeds) for run in self._moved]
+        limits = {}
+        for name, array in exact.items():
+            limits[name] = np.zeros([1] * array.ndim)
+            if array.dtype.kind == "f":
+                away = [self.largest(name, distance(run[name], array), by_layer=True) for run in runs]
+                moved, largest = MOVES * np.max(away, axis=0), self.largest(name, array, by_layer=True)
+                found = ROUNDED * largest + FLOOR + moved
+                chaotic = moved > CHAOTIC * largest
+                limits[name] = np.asarray(np.where(chaotic, np.maximum(found, 4.0 * largest), found))
         return limits
+
+    def _run(self, feeds: Feeds, procedure: Procedure) -> Feeds:
+        return procedure(self.exact if procedure is whole else self.graph, feeds)
 
     def largest(self, name: str, array: Array, *, by_layer: bool = False) -> Array:
         """Return the largest finite absolute value of each channel of an output.
@@ -144,48 +160,14 @@ class Pair:
         finite = np.where(np.isfinite(array), np.abs(array), 0.0)
         return np.asarray(finite.max(axis=tuple(free), keepdims=True, initial=0.0))
 
-    def _effect(self, feeds: Feeds, moved: Sequence[Runner], procedure: Procedure) -> dict[str, Array]:
-        """Return how far outputs move where inputs and weights move by one unit in the last place."""
-        exact = procedure(self.exact if procedure is whole else self.graph, feeds)
-        return self._spread(exact, [procedure(run, feeds) for run in moved])
 
-    def _spread(self, exact: Feeds, runs: Sequence[Feeds]) -> dict[str, Array]:
-        """Return how far the outputs of runs are from ``exact`` at the most."""
-        return {
-            name: np.max(
-                [
-                    self.largest(name, distance(run[name], array), by_layer=True)
-                    for run in runs
-                    if run[name].shape == array.shape
-                ]
-                or [np.zeros([1] * array.ndim)],
-                axis=0,
-            )
-            for name, array in exact.items()
-            if array.dtype.kind == "f"
-        }
-
-
-def _allowed(limit: Array, moved: Array, largest: Array) -> Array:
-    """Return ``limit`` and what moved numbers do; anything where that leaves no digit of a channel."""
-    found = limit + np.nan_to_num(moved, nan=0.0)
-    return np.asarray(np.where(moved > CHAOTIC * largest, np.maximum(found, 4.0 * largest), found))
-
-
-def compare_all(
-    got: Feeds, want: Feeds, limits: Mapping[str, Array], dtype: str = "float32"
-) -> tuple[Comparison, ...]:
+def compare_all(got: Feeds, want: Feeds, limits: Mapping[str, Array]) -> tuple[Comparison, ...]:
     """Compare every output in ``want``; one that ``got`` lacks is infinitely far away."""
     found = []
     for name, array in want.items():
-        if name not in got:
-            missing = compare(name, np.zeros(0), array, floor=0.0, limit=0.0, dtype=dtype)
-            found.append(replace(missing, error=np.inf))
-            continue
-        mine = got[name]
-        if mine.shape == array.shape and np.array_equal(mine, array, equal_nan=array.dtype.kind == "f"):
-            limit = np.asarray(limits.get(name, 0.0))
-            found.append(compare(name, array, array, floor=0.0, limit=limit, dtype=dtype))
-        else:
-            found.append(compare(name, mine, array, floor=0.0, limit=limits.get(name, 0.0), dtype=dtype))
+        mine, limit = got.get(name, np.zeros(0)), limits.get(name, 0.0)
+        if name in got and mine.shape == array.shape and np.array_equal(mine, array, equal_nan=True):
+            mine = array
+        each = compare(name, mine, array, limit)
+        found.append(each if name in got else replace(each, error=np.inf))
     return tuple(found)

@@ -47,7 +47,16 @@ def check_form(file: ModelFile) -> Iterator[Check]:
     yield _same("opset", manifest.provenance.get("opset", opset), opset)
     if manifest.int8_activations and not (file.operators & {"GRU", "RNN"} and file.precision == "int8"):
         yield Check("int8 activations", "failed", "no GRU or RNN layer has int8 weights")
-    yield from _in_the_graph(file)
+    for name, axes in manifest.axes.items():
+        kinds = [
+            [each if isinstance(each, int) else "free" for each in side]
+            for side in (axes, file.graph_axes[name])
+        ]
+        yield _same(f"axes of {name} in the graph", *kinds)
+    names = list(file.graph_axes)
+    for role, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
+        stated = [spec.name for spec in specs]
+        yield _same(f"order of {role} in the graph", stated, [name for name in names if name in stated])
 
 
 def check_manifest(mine: Manifest, expected: Expected) -> Iterator[Check]:
@@ -135,23 +144,6 @@ def _words(value: Any) -> str:
 def _same(name: str, file: Any, expected: Any) -> Check:
     about = f"the file has {_words(file)}, expected {_words(expected)}; export again"
     return answered(name, "" if file == expected else about)
-
-
-def _in_the_graph(file: ModelFile) -> Iterator[Check]:
-    """Names must come in the graph's order, and the same axes must be fixed."""
-    manifest, names = file.manifest, list(file.graph_axes)
-    for role, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
-        stated = tuple(spec.name for spec in specs)
-        order = tuple(name for name in names if name in stated)
-        if order != stated:
-            yield _same(f"order of {role} in the graph", stated, order)
-    for name, axes in manifest.axes.items():
-        found = file.graph_axes[name]
-        fits = len(axes) == len(found) and all(
-            one == other or type(one) is type(other) is str for one, other in zip(axes, found, strict=True)
-        )
-        if not fits:
-            yield _same(f"axes of {name} in the graph", describe(axes), describe(found))
 
 
 def _is_narrower(own: AxisRange, wider: AxisRange) -> bool:

@@ -1,21 +1,22 @@
 """Golden cases: a few kB of inputs and outputs in a file, with which any device verifies itself."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
 
 from lstm_edge_runtime.errors import CheckFailedError
-from lstm_edge_runtime.manifest import Golden
+from lstm_edge_runtime.manifest import Golden, Manifest
 
-from ..tolerance import MULTIPLE
-from .cases import Case, CaseGenerator
+from .cases import Case, CaseGenerator, case_size
 from .compare import Pair
 from .reference import REFUSALS
 
 _SIZES = (((2, 12), (2, 6), (1, 4), (1, 2), (1, 40), (1, 400)), ((1, 5), (3, 3), (1, 3)))
 """``(N, L)`` of the first and of the second case, tried in this order for arrays that are small enough."""
 _BYTES = (12_000, 4_000)
+_FLOORS = 3.0
+"""Limit of an output as a multiple of its recorded floor."""
 _AMPLIFIED = 4.0
 """How far signals of the second case are from their mean, in terms of what is usual: where a value is
 clipped or saturates wrongly, it is seen there."""
@@ -48,9 +49,23 @@ def golden_case(pair: Pair, case: Case) -> Golden:
     return Golden(
         case.feeds,
         {name: np.asarray(array.astype(dtypes[name])) for name, array in exact.items()},
-        {name: float(array.max(initial=0.0)) / MULTIPLE for name, array in limits.items()},
+        {name: float(array.max(initial=0.0)) / _FLOORS for name, array in limits.items()},
         limits=limits,
     )
+
+
+def gaps(manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden]) -> Iterator[str]:
+    """Say where recorded cases are fewer or smaller than those that an export records, or constant."""
+    if len(recorded) < len(wanted):
+        yield f"the file has {len(recorded)}, expected {len(wanted)}"
+    for place, (mine, theirs) in enumerate(zip(recorded, wanted, strict=False), 1):
+        sizes = [case_size(manifest, each.inputs) for each in (mine, theirs)]
+        if any(one < other for one, other in zip(*sizes, strict=True)):
+            yield f"case {place} has N, L = {sizes[0]}, expected {sizes[1]}"
+        for name, array in theirs.inputs.items():
+            varies = array.dtype.kind == "f" and np.ptp(array) > 0
+            if varies and np.ptp(mine.inputs.get(name, 0.0)) == 0:
+                yield f"case {place}: {name} is constant"
 
 
 def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:

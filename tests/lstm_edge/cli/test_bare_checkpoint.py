@@ -33,7 +33,7 @@ def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invok
     with load("m.onnx") as model, torch.no_grad():
         scaled = (torch.from_numpy(x) - torch.tensor([100.0, 5])) / torch.tensor([10.0, 1])
         expected = folder(scaled).numpy() * 200 + 50
-        np.testing.assert_allclose(model.run(x)[0]["logits"], expected, rtol=1e-5)
+        np.testing.assert_allclose(model.run(x)[0]["value"], expected, rtol=1e-5)
         manifest = model.manifest
         assert (manifest.task.kind, manifest.task.units) == ("regression", ("USD",))
         assert (manifest.signal.features, manifest.signal.window) == (("open", "close"), 20)

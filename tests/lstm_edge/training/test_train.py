@@ -102,7 +102,7 @@ def test_a_forecast_that_persistence_beats_names_the_option_that_helps(tmp_path)
     assert load(tmp_path / "difference").model.added == (0,)
     with load_model(export(*deployable(difference)).model) as model:
         x = np.full((1, 9, 1), 70.0, np.float32)
-        assert abs(model.run(x)[0]["logits"].item() - 70) < 10
+        assert abs(model.run(x)[0]["value"].item() - 70) < 10
 
 
 @pytest.mark.parametrize(

@@ -104,7 +104,7 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
         ),
         Step("lstm-edge export mine:build --input x=N,L,4 -o m.onnx", "equal to PyTorch"),
         Step("lstm-edge validate m.onnx --against mine:build --quick", "passed"),
-        Step("lstm-edge selftest m.onnx", r"yes .* whole, case 2"),
+        Step("lstm-edge selftest m.onnx", r"ok: yes.* 2 +│ h_n"),
         Step("lstm-edge inspect m.onnx", "h_0.*past_0.*provenance"),
     ),
     "firmware": (

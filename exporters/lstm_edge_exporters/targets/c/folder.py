@@ -19,7 +19,7 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Manifest, TensorSpec
 from lstm_edge_runtime.selftest import golden_limits
 
-from ...folders import check_folder, write_folder
+from ..folders import check_folder, write_folder
 from ..native.compiler import Compiled
 from ..native.convert import compile_file, read
 from .names import c_identifiers, c_string, member, model_name
