@@ -2,10 +2,13 @@
 
 import math
 from dataclasses import dataclass, field
+from functools import partial
 
 from lstm_edge_runtime.errors import InputError
 
 from ..options import check_options, option
+
+_figure = partial(option, low=0, below=math.inf)
 
 
 @dataclass(frozen=True)
@@ -18,19 +21,9 @@ class Budget:
         InputError: a figure that is negative or not finite.
     """
 
-    agreement: float = option(
-        0.975, "Minimum fraction of equal labels.", low=0, below=math.inf, flag="--min-agreement"
-    )
-    drift: float = option(
-        0.1, "Maximum state drift over 1,000 steps.", low=0, below=math.inf, flag="--max-drift"
-    )
-    change: float = option(
-        0.25,
-        "Maximum change of an output, relative to its range.",
-        low=0,
-        below=math.inf,
-        flag="--max-change",
-    )
+    agreement: float = _figure(0.975, "Minimum fraction of equal labels.", flag="--min-agreement")
+    drift: float = _figure(0.1, "Maximum state drift over 1,000 steps.", flag="--max-drift")
+    change: float = _figure(0.25, "Maximum change of an output, relative to its range.", flag="--max-change")
 
     def __post_init__(self) -> None:
         check_options(self)

@@ -116,10 +116,7 @@ def _run_cases(model: Model, cases: Sequence[Feeds], *, carries: bool) -> Iterat
 
 
 def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
-    """Return every call's outputs on the samples one after another, from the first one's state.
-
-    A call is a step, or all steps if a file can't carry states.
-    """
+    """Return every call's outputs on all samples in a row; a call is a step, or all if states can't carry."""
     manifest = model.manifest
     if manifest.sequence is None:
         yield from _run_cases(model, [cases[step % len(cases)] for step in range(STEPS)], carries=True)

@@ -102,20 +102,13 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
 
 
 def _thick_products(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of products with weights of three axes.
-
-    A projection's are; onnxruntime quantizes them with a scale per channel, and then refuses to run them.
-    """
+    """Return the names of products with weights of three axes, which onnxruntime can't run per channel."""
     thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
     return [node.name for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
 
 
 def _keep_padding_out(model: ir.Model) -> list[str]:
-    """Keep steps beyond a row's length, whatever is in them, out of the ranges that are quantized over.
-
-    An LSTM takes the range of all of X: padding that reaches it becomes 0, in place. Products that padding
-    reaches are returned by name; they stay in float.
-    """
+    """Make padding that reaches an LSTM 0, in place; return the products that it reaches, to stay float."""
     ends = [node for node in recurrent_nodes(model) if len(node.inputs) > LENGTHS and node.inputs[LENGTHS]]
     inputs = [value for value in data_inputs(model.graph) if value.dtype == ir.DataType.FLOAT]
 
@@ -171,10 +164,7 @@ def fp16_compute(model: ir.Model) -> onnx.ModelProto:
 
 
 def store_int8(model: ir.Model, operators: set[str]) -> None:
-    """Store the weights of ``operators`` as int8 with a scale per row, in place.
-
-    ``Gather`` counts with its table (an embedding), ``Gemm`` and ``MatMul`` with their second input.
-    """
+    """Store the weights of ``operators`` (the table of ``Gather``) as int8 with a scale per row, in place."""
     axes = {}
     for node in model.graph:
         rows = _ROWS.get(node.op_type, {}) if node.op_type in operators and node.domain == "" else {}
