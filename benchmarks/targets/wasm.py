@@ -8,27 +8,18 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-import onnx
 
-from benchmarks.common import CLASSES, ROOT, SIZES, parser, print_machine, run, table
+from benchmarks.common import ROOT, SIZES, parser, print_machine, run, table
 from benchmarks.speed.models import write_model
+from lstm_edge_exporters.lift import lift
 from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.targets.native import to_native
-from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
 
 
 def write(folder: Path, size: str) -> None:
     """Write a size's ONNX file and its programs in float32 and int8."""
     path = write_model(folder, size)
-    features, hidden, layers = SIZES[size]
-    manifest = Manifest(
-        inputs=(TensorSpec("x", "float32", ("N", "L", features)),),
-        outputs=(TensorSpec("logits", "float32", ("N", CLASSES)),),
-        states=tuple(StateSpec(f"{s}_0", f"{s}_n", "float32", (layers, "N", hidden)) for s in "hc"),
-    )
-    proto = onnx.load(path)
-    onnx.helper.set_model_props(proto, {KEY: manifest.to_json()})
-    onnx.save(proto, path)
+    lift(path).save(path)
     (folder / f"{size}.lep").write_bytes(to_native(path))
     loose = QuantizeConfig("int8", budget=Budget(agreement=0, drift=9, change=9))
     x = np.random.default_rng(0).normal(size=(4, 16, SIZES[size][0])).astype(np.float32)

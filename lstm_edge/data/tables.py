@@ -106,7 +106,7 @@ class Table:
         column = self.frame[name]
         if pd.api.types.is_float_dtype(column):
             column = column.map("{:g}".format, na_action="ignore")
-        cells = column.astype(object).fillna("").astype(str).str.strip().to_numpy(dtype=object)
+        cells = column.astype(object).fillna("").map(str).str.strip().to_numpy(dtype=object)
         if (empty := cells == "").any():
             raise InputError(f"{self.path} {self.place(int(empty.argmax()))}, column {name!r} is empty")
         texts: npt.NDArray[Any] = cells

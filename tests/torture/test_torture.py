@@ -74,7 +74,7 @@ VERBS = {
     "convert --to c": Verb(("convert", MODEL, "--to", "c", "-o", "out/c", "--name", "har"), "c", _c_folder),
     "predict": Verb(("predict", MODEL, "data.npz", "-o", "out/p.csv"), "p.csv", _table),
     "stream": Verb(
-        ("stream", MODEL, "--state", "out/s.npz", "--save-every", "0"), "s.npz", State.load, b"1,2,3\n" * 3000
+        ("stream", MODEL, "--state", "out/s.npz", "--save-every", "0"), "s.npz", State.load, b"1,2,3\n" * 300
     ),
 }
 SLOW = {

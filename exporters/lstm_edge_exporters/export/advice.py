@@ -4,18 +4,20 @@ The only place that knows kinds of failure; the stages raise, and this explains.
 """
 
 import linecache
+import os
 import re
 from collections.abc import Iterator, Mapping
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
-from traceback import FrameSummary, walk_tb
+from traceback import FrameSummary, walk_stack, walk_tb
 from typing import Any
 
 import torch
 
 from lstm_edge_runtime.errors import UnsupportedError
 
-_FOREIGN = (str(Path(torch.__file__).parent), str(Path(__file__).parents[1]), "<")
+_FOREIGN = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}", "<")
 _STANDARD = str(Path(linecache.__file__).parent)
 _LONGEST = 300
 _OF_VALUES = r"text: .*(data-dependent|GuardOnDataDependent|Could not guard)"
@@ -107,6 +109,14 @@ def fixing_line(size: Any) -> str:
     slocs = size.node.shape_env.replacements_slocs if isinstance(size, torch.SymInt) else {}
     found = slocs.get(size.node._expr) if slocs else None
     return frame_line(found.framework_loc) if found is not None else ""
+
+
+def running_line() -> str:
+    """Return the user's innermost line that is running in ``forward``; else empty."""
+    caller = str(Path(__file__).with_name("call.py"))
+    frames = ((frame.f_code.co_filename, number) for frame, number in walk_stack(None))
+    inside = takewhile(lambda place: place[0] != caller, frames)
+    return next(filter(None, (_line_at(*place) for place in inside)), "")
 
 
 def frame_line(frame: object) -> str:

@@ -276,7 +276,10 @@ class _Sizes:
         for name, shape, tensor in self._inputs():
             for place, size in enumerate(shape):
                 line = fixing_line(size)
-                looped = timeless and bool(line) and 0 < place < len(shape) - 1 and tensor.shape[place] > 1
+                if isinstance(size, torch.SymInt) and "L" not in self.names.values():  # else it is channels
+                    line = line or self.recorder.loops.get(size.node._expr, "")
+                last = len(shape) - tensor.is_floating_point()  # features are no time, tokens have none
+                looped = timeless and bool(line) and 0 < place < last and tensor.shape[place] > 1
                 free = looped or (place == 0 and _fixed(size) in sizes)
                 wanted = isinstance(self.given[name][place], str) if name in self.given else free
                 if wanted and _fixed(size) is not None:

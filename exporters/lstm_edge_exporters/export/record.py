@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
+from .advice import running_line
 from .spectra import inverse_stft, stft
 
 _assume: Any = torch._check
@@ -188,6 +189,10 @@ _REPLACED: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.istft, Tensor.istft), inverse_stft),
 }
 """What is called instead of a function."""
+_PARTS = dict.fromkeys((torch.unbind, Tensor.unbind), 1) | dict.fromkeys(
+    (torch.split, Tensor.split, torch.chunk, Tensor.chunk), 2
+)
+"""Functions that take a tensor apart along an axis, and the place of the axis among their arguments."""
 
 
 class Recorder(TorchFunctionMode):
@@ -201,6 +206,8 @@ class Recorder(TorchFunctionMode):
         """The inputs' shapes as traced."""
         self.outputs: list[tuple[str, torch.Size]] = []
         """What the module calls its outputs, and their shapes as traced."""
+        self.loops: dict[Any, str] = {}
+        """The user's line that takes an axis of such a symbol apart into its steps."""
         self._paths: list[str] = [""]
         self._packing = _Packing()
 
@@ -234,7 +241,15 @@ class Recorder(TorchFunctionMode):
             found = answer(self._packing, *args, **kwargs)
             if found is not NotImplemented:
                 return found
-        return func(*args, **kwargs)
+        if (place := _PARTS.get(func)) is None:
+            return func(*args, **kwargs)
+        axis = kwargs.get("dim", args[place] if len(args) > place else 0)
+        size: Any = args[0].shape[axis] if args else 1
+        symbols = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
+        parts = func(*args, **kwargs)
+        if symbols and len(parts) == size.node.hint:
+            self.loops |= dict.fromkeys(symbols, running_line())
+        return parts
 
     def _layer(self, kind: _Function, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         packed = self._packing.meaning(rest[0]) if isinstance(rest[0], Tensor) else None

@@ -33,6 +33,21 @@ class LoopOfCells(Net):
         return h
 
 
+class LoopOfParts(nn.Module):
+    """A layer of its own kind over tokens, which takes their axis apart as ``parts`` does."""
+
+    def __init__(self, parts):
+        super().__init__()
+        self.parts, self.embedding, self.cell = parts, nn.Embedding(9, 5), nn.Linear(11, 6)
+
+    def forward(self, x):
+        x = self.embedding(x) if x.dtype == torch.int64 else x
+        h = x.new_zeros(x.shape[0], 6)
+        for part in self.parts(x):
+            h = torch.tanh(self.cell(torch.cat([part, h], 1)))
+        return h
+
+
 class LoopToALength(Net):
     def forward(self, x, lengths):
         output, _ = self.rnn(x)
@@ -333,6 +348,35 @@ def test_a_line_of_who_calls_export_is_not_blamed_for_what_torchs_own_layers_fix
         export(module, torch.randn(3, 6, 5), ExportConfig(inputs={"input": ("N", "L", 5)}))
 
 
+@pytest.mark.parametrize("example", [X, torch.randint(9, (3, 6))], ids=["features", "tokens"])
+@pytest.mark.parametrize(
+    "parts",
+    [
+        lambda x: x.unbind(1),
+        lambda x: x.transpose(0, 1),
+        lambda x: [part.squeeze(1) for part in x.split(1, dim=1)],
+        lambda x: [part.squeeze(1) for part in torch.chunk(x, x.size(1), 1)],
+    ],
+    ids=["unbind", "iteration", "split", "chunk"],
+)
+def test_a_loop_over_the_parts_of_an_axis_is_refused_where_the_axis_is_not_given(parts, example):
+    module = LoopOfParts(parts).eval()
+    with pytest.raises(UnsupportedError, match=r"fixes axis 1 of x at 6 \(test_refusals.py"):
+        export(module, example)
+    axes = ("N", *example.shape[1:])
+    assert export(module, example, ExportConfig(inputs={"x": axes})).manifest.inputs[0].axes == axes
+
+
+class Stereo(nn.Module):
+    def forward(self, x):
+        left, right = x.unbind(1)
+        return left - right
+
+
+def test_channels_may_be_taken_apart():
+    assert export(Stereo().eval(), torch.randn(3, 2, 6)).manifest.inputs[0].axes == ("N", 2, "L")
+
+
 @pytest.mark.parametrize("module", [NeedsOneLength, LoopOfCells])
 def test_an_axis_that_is_named_and_yet_fixed_is_refused(module):
     with pytest.raises(UnsupportedError, match=r"fixes axis 1 of x at 6|is called"):
@@ -481,11 +525,9 @@ class Unrolled(nn.Module):
         return h
 
 
-@pytest.mark.parametrize("cell", [None, nn.GRUCell(5, 6)], ids=["linear", "cell"])
-def test_a_loop_over_an_unbound_axis_is_a_file_of_that_many_steps_and_says_so(cell):
-    artifact = export(Unrolled(cell).eval(), X)
-    assert artifact.manifest.inputs[0].axes == ("N", 6, 5)
-    assert any("x takes N, 6, 5" in note and "fixes" in note for note in artifact.notes)
+def test_a_loop_of_cells_over_an_unbound_axis_is_refused():
+    with pytest.raises(UnsupportedError, match=r"fixes axis 1 of x at 6 .*x\.unbind\(1\)"):
+        export(Unrolled(nn.GRUCell(5, 6)).eval(), X)
 
 
 class OfOneRow(nn.Module):
