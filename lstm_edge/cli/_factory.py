@@ -161,9 +161,16 @@ def make_example(options: Sequence[InputOption], lengths: str | None, module: nn
     except Exception as error:
         line = f" ({found})" if (found := raising_line(error)) else ""
         shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in example.items())
+        advice = (
+            "give fixed axes as numbers, and a range to one that is longer or shorter: --input x=N,L:500..,8"
+        )
+        widths = [layer.input_size for layer in module.modules() if isinstance(layer, nn.RNNBase)]
+        first = options[0]
+        if widths and first.dtype is None and first.axes[2:] != (widths[0],):
+            axes = ",".join(map(str, (*first.axes[:2], widths[0])))
+            advice = f"its first recurrent layer takes {widths[0]} features: --input {first.name}={axes}"
         raise InputError(
-            f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}{line}; give fixed "
-            "axes as numbers, and a range to one that is longer or shorter: --input x=N,L:500..,8"
+            f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}{line}; {advice}"
         ) from error
     return example
 
