@@ -97,7 +97,10 @@ def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
 def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
     """Yield name and values of every float64 initializer that data meet; others are for sizes."""
     for name, value in model.graph.initializers.items():
-        of_sizes = all(is_data_free(node.outputs[0]) for node, _ in value.uses())
+        of_sizes = all(
+            is_data_free(node.outputs[0]) or (node.op_type == "Resize" and place)
+            for node, place in value.uses()
+        )
         if value.dtype == ir.DataType.DOUBLE and value.const_value is not None and not of_sizes:
             yield name, value.const_value.numpy()
 
