@@ -1,15 +1,34 @@
 """Plots as PNG, drawn by matplotlib: the same bytes for the same data."""
 
+import contextlib
 import io
 import math
-from collections.abc import Sequence
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import matplotlib as mpl
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+
+@contextlib.contextmanager
+def _folder_of_its_own() -> Iterator[None]:
+    """Let matplotlib write its list of fonts, as it does when imported, into a temporary folder."""
+    if "MPLCONFIGDIR" in os.environ:
+        yield
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["MPLCONFIGDIR"] = folder
+        try:
+            yield
+        finally:
+            del os.environ["MPLCONFIGDIR"]
+
+
+with _folder_of_its_own():
+    import matplotlib as mpl
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
 
 _COLORS = {
     "blue": "#2457d6",

@@ -176,8 +176,6 @@ def test_every_function_and_operation_is_that_of_the_engine(
     for kind in set(Binary) - {Binary.PRELU, Binary.POWER}:
         for other in (numbers, single, whole):
             results += [writer.cast(writer.binary(kind, whole, other, swap=swap)) for swap in (False, True)]
-    bounded = writer.binary(Binary.REMAINDER, whole, np.array([4]))
-    results.append(writer.gather(bounded, rng.standard_normal((4, 3)).astype("float32")))
     copied = writer.buffer(9)
     writer.copy(x, copied, length=3, count=3, source_stride=4, out_stride=3, source_offset=1)
     window = writer.state("window", 24)

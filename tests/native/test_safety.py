@@ -218,8 +218,8 @@ def test_a_golden_case_of_more_steps_than_the_file_can_hold_is_refused(best: C.C
         (60, 2**31, "a unit of 2147483648 steps"),
         ("frames", 3, "y: frames that do not fit its row"),
         ("frames", 0, "y: frames that do not fit its row"),
-        ("start", 2**31, "y: it starts too late"),
-        ("start", 8, "y: a golden case shorter than its delay"),
+        ("delay", 2**31, "y: its delay is too long"),
+        ("delay", 8, "y: a golden case shorter than its delay"),
     ],
 )
 def test_a_program_whose_pace_can_not_be_is_refused(
@@ -227,8 +227,8 @@ def test_a_program_whose_pace_can_not_be_is_refused(
 ) -> None:
     data = bytearray(late_operation())
     constants, buffers = struct.unpack_from("<2I", data, 24)
-    port = 64 + 24 * constants + 8 * buffers + 36  # the first output's
-    place = at if isinstance(at, int) else port + (24 if at == "start" else 28)
+    port = 64 + 24 * constants + 8 * buffers + 32  # the first output's
+    place = at if isinstance(at, int) else port + (24 if at == "delay" else 28)
     struct.pack_into("<I", data, place, value)
     struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
     with pytest.raises(LibraryError, match=message):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 
@@ -68,12 +66,3 @@ def test_labels_that_c_can_not_take_are_written_as_it_can(invoke, make, tmp_path
     assert code == 0, err
     assert "NET_LABEL_run_fast = 2" in (tmp_path / "c" / "src" / "net.h").read_text()
     assert '"run, fast"' in (tmp_path / "c" / "src" / "net.c").read_text()
-
-
-@pytest.mark.system
-def test_it_works_without_torch(plain, tmp_path):
-    script = "import sys\nsys.modules['torch'] = None\nfrom lstm_edge.cli import main\nmain()"
-    command = [sys.executable, "-c", script, "convert", plain, "--to", "c", "-o", tmp_path / "c"]
-    ran = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stderr
-    assert (tmp_path / "c").exists()
