@@ -7,7 +7,6 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.native.library import installed
 
@@ -30,13 +29,13 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture(scope="session")
 def content(engine: str) -> Callable[[str], bytes]:
-    """Return the content of a model of ``data/`` by its stem, converted for the native engine."""
+    """Return the content of a model of ``data/`` by its stem, for the native engine the program made of it."""
     contents: dict[str, bytes] = {}
 
     def give(name: str) -> bytes:
         if name not in contents:
-            path = DATA / f"{name}.onnx"
-            contents[name] = path.read_bytes() if engine == "onnxruntime" else to_native(path)
+            suffix = "onnx" if engine == "onnxruntime" else "lep"
+            contents[name] = (DATA / f"{name}.{suffix}").read_bytes()
         return contents[name]
 
     return give

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ContractError, InputError, LstmEdgeError, StateError
 from lstm_edge_runtime.native.library import installed
@@ -28,8 +27,8 @@ MODELS = {}
 
 def opened(name, engine="onnx"):
     if (name, engine) not in MODELS:
-        content = (DATA / f"{name}.onnx").read_bytes()
-        MODELS[name, engine] = load(content if engine == "onnx" else to_native(content))
+        suffix = "onnx" if engine == "onnx" else "lep"
+        MODELS[name, engine] = load((DATA / f"{name}.{suffix}").read_bytes())
     return MODELS[name, engine]
 
 

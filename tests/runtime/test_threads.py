@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
-from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import StateError
 from lstm_edge_runtime.native.library import installed
@@ -94,7 +93,7 @@ def test_a_second_thread_on_one_batch_is_refused(model):
     not installed() or not hasattr(os, "fork"), reason="the native engine, and a system that forks"
 )
 def test_children_forked_while_threads_step_the_native_engine_go_on(path):
-    model, x = load(to_native(path("lstm")), threads=2), np.ones((40, 3), np.float32)
+    model, x = load(path("lstm").with_suffix(".lep"), threads=2), np.ones((40, 3), np.float32)
     expected, stop = model.stream().process(x), threading.Event()
 
     def work() -> None:
