@@ -1,4 +1,4 @@
-"""The programs next to the files of ``tests/runtime/data``, which its tests run where there is no compiler."""
+"""The programs next to the files of ``tests/runtime/data``, which run where there is no compiler."""
 
 from pathlib import Path
 
