@@ -138,7 +138,7 @@ class Golden(NamedTuple):
     """Per output: an absolute limit that replaces the policy's (int8 and fp16 budgets)."""
     limits: Mapping[str, Array] = _NOTHING
     """Per output: the policy's absolute limits, one a channel; each broadcasts against its output."""
-    more: tuple["Golden", ...] = ()
+    more: "tuple[Golden, ...]" = ()
     """Further cases, of other sizes."""
 
 
