@@ -120,7 +120,7 @@ def _type_of(rule: Rule, hint: Any) -> Any:
     return next(PATH if kind is Path else kind for kind in (int, float, Path, str) if kind in kinds)
 
 
-class _Parsed(click.ParamType[Any]):
+class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases alone
     """A type read by a function, whose InputError is shown as it is."""
 
     name = "text"
