@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from lstm_edge_exporters.export.floats import one_thread
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.json_reader import malformed_as
@@ -291,8 +292,8 @@ def train(
             "device is 'cuda', but PyTorch finds none; train on cpu, or install a CUDA build of torch"
         )
     split, folds = read_split(Path(data), data_config, config.seed)
-    one_thread = _one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext()
-    with locked(folder), one_thread:
+    threads = one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext()
+    with locked(folder), threads:
         training = Training(split, data_config, config)
         if resume:
             training.resume(folder)
@@ -495,13 +496,3 @@ def _hash(data: Data) -> str:
         found.update(one.x.tobytes())
         found.update(one.y.tobytes())
     return found.hexdigest()
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
