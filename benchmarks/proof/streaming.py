@@ -19,7 +19,7 @@ from lstm_edge_exporters.verify.cases import random_sizes
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 __all__ = ["Found", "compare_stream"]
 

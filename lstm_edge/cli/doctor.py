@@ -137,7 +137,7 @@ def _try(name: str) -> str:
 
 
 def _native() -> Iterator[_Finding]:
-    from lstm_edge_runtime.native.library import installed, library
+    from lstm_edge_runtime.native import installed, library
 
     if not installed():
         return

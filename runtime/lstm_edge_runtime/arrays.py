@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .axes import learn_sizes, resolve, shape_of
+from .axes import Layout, learn_sizes, resolve, shape_of
 from .errors import InputError, StateError, first_line
-from .layout import Layout
 from .manifest import Array, Manifest, TensorSpec
 from .state import State
 
@@ -67,7 +66,7 @@ def as_lengths(lengths: npt.ArrayLike | None, manifest: Manifest, sizes: Mapping
     Args:
         lengths: integers of any dtype, one per row.
         manifest: the file's.
-        sizes: what the named axes are in this call.
+        sizes: the sizes of the named axes in this call.
 
     Raises:
         InputError: the file takes no lengths; a length is outside 1..L; not one per row; or None for a file
@@ -98,8 +97,8 @@ def refuse_not_finite(arrays: Mapping[str, Array], advice: str) -> None:
     """Raise ``InputError`` if a float array contains NaN or infinity, with the first index."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            where = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
-            raise InputError(f"{name} is {array[where]} at {list(where)}; {advice}")
+            index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+            raise InputError(f"{name} is {array[index]} at {list(index)}; {advice}")
 
 
 def reset_states(manifest: Manifest, rows: int) -> dict[str, Array]:

@@ -1,4 +1,4 @@
-"""What streams see of an engine: the states of their sources, and calls that are bound once per shape.
+"""The engines as streams see them: the states of their sources, and calls that are bound once per shape.
 
 Inputs and outputs have rows (sources) first and time second, ``(K, L, ...)``, states the layout of the file.
 """
@@ -6,7 +6,7 @@ Inputs and outputs have rows (sources) first and time second, ``(K, L, ...)``, s
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
-from .layout import Layout
+from .axes import layouts
 from .manifest import Array, Manifest
 
 Arrays = Mapping[str, Array]
@@ -30,13 +30,10 @@ class States(Protocol):
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Return a call of all sources for named axes of these sizes."""
 
-    def run(
-        self, rows: Array, inputs: Arrays, sizes: Mapping[str, int], lengths: Array | None
-    ) -> dict[str, Array]:
-        """Take steps of the sources at the places ``rows (K,)``; return the outputs by name.
+    def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Take steps of the sources at the indices ``rows (K,)``; return the outputs by name.
 
-        ``lengths (K,)`` are the valid steps of each row, None for all; what is beyond them means nothing. A
-        refusal raises, and then no state has changed, unless rows are of unequal lengths.
+        A refusal raises, and then no state has changed.
         """
 
     def read(self, rows: Array) -> dict[str, Array]:
@@ -49,18 +46,22 @@ class States(Protocol):
         """Return the error for a bound call that was refused."""
 
 
-class Engine(Protocol):
+class Engine:
     """An opened model file. Nothing in it changes, so that any number of threads may share it."""
 
-    manifest: Manifest
-    inputs: tuple[Layout, ...]
-    """The inputs that are neither states nor lengths."""
-    outputs: tuple[Layout, ...]
-    couples_rows: bool
+    couples_rows = False
     """Whether the rows of a call share the scales of quantized values, so that NaN in one reaches others."""
+
+    def __init__(self, manifest: Manifest) -> None:
+        """Lay out the inputs that are neither states nor lengths, and the outputs."""
+        self.manifest = manifest
+        self.inputs = layouts(manifest.data_inputs, manifest)
+        self.outputs = layouts(manifest.outputs, manifest)
 
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Run whole sequences from every input of the graph to every output, in the file's layout."""
+        raise NotImplementedError
 
     def states(self, rows: int | None) -> States:
         """Return the states of ``rows`` sources at reset; None for the single one of a plain stream."""
+        raise NotImplementedError

@@ -4,7 +4,6 @@ A message says in one line what was received, what was expected and what to do n
 """
 
 import contextlib
-import os
 import re
 
 _LONGEST = 300
@@ -75,21 +74,15 @@ def install_command(extra: str) -> str:
     """Return the command that adds an extra to what is installed: from PyPI, a clone or a file."""
     import json
     from importlib.metadata import PackageNotFoundError, distribution
-    from urllib.parse import unquote, urlparse
 
-    origin = {}
+    url = ""
     for name in ("lstm-edge", "lstm-edge-runtime"):  # a device has the second alone
         with contextlib.suppress(PackageNotFoundError, ValueError):
-            origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
+            url = json.loads(distribution(name).read_text("direct_url.json") or "{}").get("url", "")
             break
-    url, folder = origin.get("url", ""), origin.get("dir_info")
-    if folder is None:
-        return f'pip install "{name}[{extra}]' + (f' @ {url}"' if url else '"')
-    clone = unquote(urlparse(url).path)
-    clone = "." if os.path.realpath(clone) == os.path.realpath(os.curdir) else clone
-    if extra == "native":
-        return f'pip install "{clone}/native"' if name == "lstm-edge" else f'pip install "{clone}/../native"'
-    return f'pip install {"-e " if folder.get("editable") else ""}"{clone}[{extra}]"'
+    if extra == "native" and url and not url.endswith(".whl"):
+        return f'pip install "{url.removesuffix("/runtime")}/native"'
+    return f'pip install "{name}[{extra}]{url and f" @ {url}"}"'
 
 
 def printable(text: str) -> str:
@@ -97,8 +90,8 @@ def printable(text: str) -> str:
     if text.replace("\n", "").isprintable():
         return text
     return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
-        for each in text
+        character if character.isprintable() or character == "\n" else ascii(character)[1:-1]
+        for character in text
     )
 
 

@@ -8,145 +8,116 @@ import numpy as np
 
 from .axes import all_ones, describe, fits, parse_sum, row_factor
 from .errors import ContractError, FileFormatError, ManifestError
-from .manifest import Axes, Manifest, StateSpec, TensorSpec, channel_axis
+from .json_reader import malformed_as
+from .manifest import Manifest, StateSpec, TensorSpec
 
-_MOST_VALUES, _MOST_STEPS = 1 << 27, 1 << 20
-"""Values of one stream's state, half a GB, and steps or frames of a unit: more would only fill the memory."""
-_DTYPES = {
-    "tensor(float)": "float32",
-    "tensor(double)": "float64",
-    "tensor(float16)": "float16",
-    "tensor(bool)": "bool",
-    **{f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)},
-}
+_MOST = 1 << 27
+"""Values of one stream's state, half a GB, and steps of a unit: more would only fill the memory."""
+_DTYPES = {"float": "float32", "double": "float64"}
 
 
-def graph_specs(args: Sequence[Any]) -> tuple[TensorSpec, ...]:
-    """Return the specs of a session's inputs or outputs; an axis without a name becomes ``name.index``.
+def graph_specs(args: Sequence[Any]) -> dict[str, TensorSpec]:
+    """Return the specs of a session's inputs or outputs by name; an axis without a name becomes ``?``.
 
     Raises:
-        ContractError: one is not a tensor of numbers.
         FileFormatError: a name is not UTF-8 text.
     """
     try:
         described = [(arg.name, arg.type, arg.shape) for arg in args]
     except UnicodeDecodeError as error:
         raise FileFormatError("the names in its graph are not UTF-8 text; export it again") from error
-    for name, kind, _ in described:
-        if kind not in _DTYPES:
-            raise ContractError(f"{name} is {kind}, expected a tensor of numbers; export it as one")
-    return tuple(TensorSpec(name, _DTYPES[kind], _name_axes(name, shape)) for name, kind, shape in described)
+    specs = {}
+    for name, kind, shape in described:
+        kind = kind.removeprefix("tensor(").removesuffix(")")
+        specs[name] = TensorSpec(name, _DTYPES.get(kind, kind), tuple(axis or "?" for axis in shape))
+    return specs
 
 
-def _name_axes(name: str, shape: Sequence[int | str | None]) -> Axes:
-    return tuple(
-        axis if isinstance(axis, str) or (isinstance(axis, int) and axis >= 0) else f"{name}.{place}"
-        for place, axis in enumerate(shape)
-    )
-
-
-def check_manifest(manifest: Manifest, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
-    """Check a manifest against the graph that carries it.
+def check_manifest(manifest: Manifest, session: Any) -> None:
+    """Check a manifest against itself and against the graph of the session that opened its file.
 
     Raises:
         ContractError: a declared tensor is missing or has another dtype or shape, or a graph input is not
             declared.
         ManifestError: as ``check_contract``.
     """
-    entering, leaving = {spec.name: spec for spec in inputs}, {spec.name: spec for spec in outputs}
-    declared = [("input", spec, entering) for spec in manifest.inputs]
-    declared += [("output", spec, leaving) for spec in manifest.outputs]
-    for state in manifest.states:
-        declared.append(("state input", TensorSpec(state.input, state.dtype, state.axes), entering))
-        declared.append(("state output", TensorSpec(state.output, state.dtype, state.axes), leaving))
-    for role, spec, actual in declared:
-        found = actual.get(spec.name)
-        if found is None:
-            raise ContractError(
-                f"{role} {spec.name!r} is not in the graph, which has {sorted(actual)}; export it again"
-            )
-        if found.dtype != spec.dtype or not fits(found.axes, spec.axes):
-            raise ContractError(
-                f"{role} {spec.name} is {found.dtype} {describe(found.axes)} in the graph, "
-                f"expected {spec.dtype} {describe(spec.axes)}; export it again"
-            )
-    if missing := set(entering) - set(manifest.input_names):
+    inputs, outputs = graph_specs(session.get_inputs()), graph_specs(session.get_outputs())
+    states = manifest.states
+    entering = [*manifest.inputs, *(TensorSpec(state.input, state.dtype, state.axes) for state in states)]
+    leaving = [*manifest.outputs, *(TensorSpec(state.output, state.dtype, state.axes) for state in states)]
+    for role, specs, graph in (("input", entering, inputs), ("output", leaving, outputs)):
+        for spec in specs:
+            actual = graph.get(spec.name)
+            if actual is None:
+                raise ContractError(f"{role} {spec.name!r} is not in the graph; export it again")
+            if actual.dtype != spec.dtype or not fits(actual.axes, spec.axes):
+                raise ContractError(
+                    f"{role} {spec.name} is {actual.dtype} {describe(actual.axes)} in the graph, "
+                    f"expected {spec.dtype} {describe(spec.axes)}; export it again"
+                )
+    if missing := set(inputs) - set(manifest.input_names):
         raise ContractError(f"inputs {sorted(missing)} are not in the manifest; export the model again")
     check_contract(manifest)
 
 
 def check_contract(manifest: Manifest) -> None:
-    """Check what a manifest says of itself.
-
-    Raises:
-        ManifestError: axes, ``lengths``, the unit, the task, counts or a state can't be meant, or a tensor is
-            declared twice.
-    """
-    for problem in _problems(manifest):
-        raise ManifestError(f"{problem}; export the model again")
+    """Raise ``ManifestError`` for a manifest that contradicts itself, or has numbers that can't be meant."""
+    with malformed_as(ManifestError, "the manifest is malformed", "export the model again"):
+        tests = (*_numbers_fit(manifest), *_axes_fit(manifest), *_names_fit(manifest))
+        if not all(tests) or not all(_state_fits(state, manifest) for state in manifest.states):
+            raise ValueError("it contradicts itself")
 
 
-def _problems(manifest: Manifest) -> Iterator[str]:
-    named = [name for name in (manifest.batch, manifest.sequence) if name is not None]
-    plain = all(parse_sum(name) == ({name: 1}, 0) and name for name in named)
-    if not plain or len(set(named)) < len(named):
-        yield f"the batch and time axes are {named}, expected two names"
-    for tensor, axes in manifest.axes.items():
-        if twice := [name for name in named if axes.count(name) > 1]:
-            yield f"{tensor!r} {describe(axes)} has axis {twice[0]} twice, which no manifest describes"
-    for names in (manifest.input_names, manifest.output_names):
-        if len(set(names)) < len(names):
-            yield f"one of {sorted(names)} is declared twice"
-    yield from _problems_of_time(manifest)
-    yield from _problems_of_outputs(manifest)
-    for state in manifest.states:
-        yield from _problems_of_state(state, manifest)
+def _numbers_fit(manifest: Manifest) -> Iterator[bool]:
+    signal, trained, golden = manifest.signal, manifest.trained, manifest.golden
+    sizes = [axis for axes in manifest.axes.values() for axis in axes if isinstance(axis, int)]
+    sizes += [
+        manifest.unit,
+        *manifest.frames_a_unit.values(),
+        *(1 + each for each in manifest.delays.values()),
+    ]
+    sizes += [window for window in (signal.window, trained and trained.window) if window is not None]
+    yield all(0 < size <= _MOST for size in sizes)
+    yield all(each.least > 0 and each.nearest(1) >= each.least for each in manifest.ranges.values())
+    yield 0 <= (trained.reset if trained else 0) <= 1 and (signal.sampling_rate or 1) >= 1e-9
+    for case in (golden, *golden.more) if golden else ():
+        for name, limits in case.limits.items():
+            np.broadcast_to(limits, case.outputs[name].shape)
 
 
-def _problems_of_time(manifest: Manifest) -> Iterator[str]:
-    """Yield what is wrong with unit, delays, rates and lengths."""
-    if manifest.is_buffered and (manifest.sequence is None or manifest.lengths is not None):
-        yield "the manifest has a delay or a unit, and no time axis, or lengths"
-    steps = {"a unit": manifest.unit, **manifest.frames_a_unit}
-    for name, count in steps.items():
-        if not 0 < count <= _MOST_STEPS:
-            yield f"{name!r} has {count} frames per unit"
-    spec = manifest.lengths_input
-    if manifest.lengths is None:
-        return
-    if spec is None:
-        yield f"lengths is {manifest.lengths!r}, which is not an input"
-    elif spec.dtype not in ("int32", "int64") or not (
-        len(spec.axes) == 1 and (isinstance(spec.axes[0], int) or spec.axes[0] == manifest.batch)
-    ):
-        yield f"{spec.name} is {spec.dtype} {describe(spec.axes)}, expected int64 ({manifest.batch or 1},)"
+def _axes_fit(manifest: Manifest) -> Iterator[bool]:
+    names = [name for name in (manifest.batch, manifest.sequence) if name is not None]
+    yield len({*names}) == len(names)
+    yield all(name and parse_sum(name) == ({name: 1}, 0) for name in names)
+    yield all(axes.count(name) < 2 for axes in manifest.axes.values() for name in names)
+    yield not manifest.is_buffered or (manifest.sequence is not None and manifest.lengths is None)
+    lengths = manifest.lengths_input
+    yield manifest.lengths is None or (
+        lengths is not None and lengths.dtype in ("int32", "int64") and len(lengths.axes) == 1
+    )
+    yield lengths is None or isinstance(lengths.axes[0], int) or lengths.axes[0] == manifest.batch
 
 
-def _problems_of_outputs(manifest: Manifest) -> Iterator[str]:
-    axes, task = {spec.name: spec.axes for spec in manifest.outputs}, manifest.task
-    named = {*manifest.counts, *manifest.delays, *((task.output,) if task else ())}
-    if unknown := sorted(named - set(axes)):
-        yield f"counts, delays or the task name {unknown}, which are not outputs"
-    elif task and task.labels:
-        own = axes[task.output]
-        width = own[channel_axis(own)] if own else 1
-        if isinstance(width, int) and len(task.labels) != width:
-            yield f"got {len(task.labels)} labels for the {width} values of {task.output}"
+def _names_fit(manifest: Manifest) -> Iterator[bool]:
+    outputs, task = {spec.name: spec for spec in manifest.outputs}, manifest.task
+    yield all(len({*names}) == len(names) for names in (manifest.input_names, manifest.output_names))
+    yield {*manifest.counts, *manifest.delays, *([task.output] if task else ())} <= {*outputs}
+    yield all(np.dtype(spec.dtype).name == spec.dtype for spec in (*manifest.inputs, *manifest.outputs))
+    width = outputs[task.output].width if task and task.output in outputs else None
+    yield not task or not task.labels or width in (None, len(task.labels)) or isinstance(width, str)
 
 
-def _problems_of_state(state: StateSpec, manifest: Manifest) -> Iterator[str]:
-    name = f"state {state.input} {describe(state.axes)}"
-    for axis in state.axes:
-        follows = isinstance(axis, str) and parse_sum(axis) != ({axis: 1}, 0)
-        if axis == manifest.sequence or (follows and row_factor(axis, manifest.batch) is None):
-            yield f"{name} has axis {axis}, expected sizes and {manifest.batch or 'no names'}"
-    if prod(axis for axis in state.axes if isinstance(axis, int)) > _MOST_VALUES:
-        yield f"{name} is too large"
+def _state_fits(state: StateSpec, manifest: Manifest) -> bool:
+    plain = [axis for axis in state.axes if isinstance(axis, int) or parse_sum(axis) == ({axis: 1}, 0)]
+    rows = [axis for axis in state.axes if row_factor(axis, manifest.batch) is not None]
     reset, dtype = np.asarray(state.reset), np.dtype(state.dtype)
-    if reset.ndim and reset.shape != all_ones(state.axes):
-        yield f"{name} has a reset value of shape {reset.shape}"
     with np.errstate(over="ignore", invalid="ignore"):
         kept = reset.astype(dtype)
-    held = (kept == reset).all() if dtype.kind in "iu" else np.isfinite(kept).all()
-    if not held:
-        yield f"{name} has a reset value beyond {state.dtype}"
+    return bool(
+        dtype.name == state.dtype
+        and manifest.sequence not in state.axes
+        and {*plain, *rows} == {*state.axes}
+        and prod(axis for axis in state.axes if isinstance(axis, int)) <= _MOST
+        and reset.shape in ((), all_ones(state.axes))
+        and ((kept == reset).all() if dtype.kind in "iu" else np.isfinite(kept).all())
+    )

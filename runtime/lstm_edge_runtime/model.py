@@ -13,8 +13,8 @@ from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_fi
 from .axes import describe, learn_sizes
 from .engine import Engine
 from .errors import FileFormatError, InputError, ManifestError, ProviderError, UnsupportedError
+from .files import read_content
 from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
-from .reading import read_content
 from .state import State
 
 if TYPE_CHECKING:
@@ -31,11 +31,7 @@ MAX_THREADS = 1024
 
 
 def load(
-    source: Source,
-    *,
-    device: Literal["cpu", "cuda"] = "cpu",
-    threads: int = 1,
-    check: bool = False,
+    source: Source, *, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1, check: bool = False
 ) -> "Model":
     """Open a model file: an ``.onnx`` file on onnxruntime, an ``.lep`` file on the C library.
 
@@ -61,27 +57,27 @@ def load(
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected 'cpu' or 'cuda'")
     name, content = read_content(source)
+    opened = _open_program if content.startswith(b"LSTMEDGE") else _open_onnx
     try:
-        if content.startswith(b"LSTMEDGE"):
-            return _load_program(content, device, threads, check=check)
-        return _load_onnx(content, name, device, threads, check=check)
+        engine, identity = opened(content, name, device, threads)
     except (FileFormatError, UnsupportedError) as error:
         if name in str(error):
             raise
         raise type(error)(f"{name}: {error}") from error
+    return Model(engine, identity, device, check=check)
 
 
-def _load_program(content: bytes, device: str, threads: int, *, check: bool) -> "Model":
-    from .native.engine import NativeEngine
+def _open_program(content: bytes, name: str, device: str, threads: int) -> tuple[Engine, str]:
+    from .native import NativeEngine
 
     if device != "cpu":
-        raise ProviderError("a native program runs on the CPU; load the .onnx file")
+        raise ProviderError(f"{name} is a native program, which runs on the CPU; load the .onnx file")
     engine = NativeEngine(content, threads)
-    return Model(engine, engine.manifest.identity, device, check=check)
+    return engine, engine.manifest.identity
 
 
-def _load_onnx(content: bytes, name: str, device: str, threads: int, *, check: bool) -> "Model":
-    from .graph_check import check_manifest, graph_specs
+def _open_onnx(content: bytes, name: str, device: str, threads: int) -> tuple[Engine, str]:
+    from .graph_check import check_manifest
     from .onnx_file import read_onnx_file
     from .ort import CPU, CUDA, OrtEngine, SessionOptions, open_session
 
@@ -91,8 +87,8 @@ def _load_onnx(content: bytes, name: str, device: str, threads: int, *, check: b
     manifest = Manifest.from_json(metadata[KEY])
     options = SessionOptions(providers=(CUDA, CPU) if device == "cuda" else (CPU,), threads=threads)
     session = open_session(content, options, name=name)
-    check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
-    return Model(OrtEngine(session, manifest, device), identity, device, check=check)
+    check_manifest(manifest, session)
+    return OrtEngine(session, manifest, device), identity
 
 
 class Model:

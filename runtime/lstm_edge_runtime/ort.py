@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .arrays import reset_states
-from .axes import check_output, resolve
-from .engine import Arrays, Call
+from .axes import layouts, resolve
+from .engine import Arrays, Call, Engine
 from .errors import (
     ContractError,
     FileFormatError,
@@ -23,8 +23,7 @@ from .errors import (
     first_line,
     install_command,
 )
-from .layout import Layout, layouts
-from .manifest import LONGEST, Array, Manifest, TensorSpec
+from .manifest import LONGEST, Array, Manifest
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -62,13 +61,9 @@ def open_session(
     name: str = "the model",
     cpu_fallback: bool = True,
 ) -> "InferenceSession":
-    """Open a session on a path or on a file's bytes.
+    """Open a session on a path, or on a file's bytes with a name for messages.
 
-    Args:
-        source: the path, or the content.
-        options: session options.
-        name: what to call the file in messages where ``source`` is its content.
-        cpu_fallback: whether the CPU may take nodes that the given providers do not.
+    ``cpu_fallback`` says whether the CPU may take nodes that the given providers do not.
 
     Raises:
         FileFormatError: onnxruntime can't read the file.
@@ -145,34 +140,29 @@ def import_onnxruntime() -> Any:
         if first:  # what it can't do it raises as well; who imports it first may want its log
             onnxruntime.set_default_logger_severity(_SILENT)
     except Exception as error:  # a broken wheel may raise anything
-        install = f"{install_command('cpu')}, or [cuda] for a GPU"
-        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
-            raise MissingDependencyError(f"onnxruntime is missing ({error}); {install}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         raise MissingDependencyError(
-            f"onnxruntime does not start ({first_line(error)}); "
-            f"pip uninstall onnxruntime onnxruntime-gpu, then {install}"
+            f"onnxruntime {'is missing' if missing else 'does not start'} ({first_line(error)}); "
+            f"{'' if missing else 'pip uninstall onnxruntime onnxruntime-gpu, then '}"
+            f"{install_command('cpu')}, or [cuda] for a GPU"
         ) from error
     return onnxruntime
 
 
 def _not_in_use(name: str, available: Sequence[str], why: str) -> ProviderError:
-    install = install_command("cuda" if name == CUDA else "cpu")
     return ProviderError(
-        f"{name} {why}; available: {', '.join(available)}; "
-        f"{install} instead of the other onnxruntime wheel, and check its drivers"
+        f"{name} {why}; available: {', '.join(available)}; check its drivers, or "
+        f"{install_command('cuda' if name == CUDA else 'cpu')} instead of the other onnxruntime wheel"
     )
 
 
-class OrtEngine:
+class OrtEngine(Engine):
     """A session and the manifest of its file; see ``Engine``."""
 
     def __init__(self, session: "InferenceSession", manifest: Manifest, device: str) -> None:
         """Take a session whose graph keeps its manifest, and ``cpu`` or ``cuda``."""
-        self.session, self.manifest, self.device = session, manifest, device
-        self.inputs, self.outputs = (
-            layouts(manifest.data_inputs, manifest),
-            layouts(manifest.outputs, manifest),
-        )
+        super().__init__(manifest)
+        self.session, self.device = session, device
         self.couples_rows = manifest.precision == "int8"
         self.state_layouts = layouts(manifest.states, manifest)
 
@@ -213,17 +203,21 @@ class OrtStates:
     def bind(self, sizes: Mapping[str, int]) -> Call:
         """Bind a call of all sources; see ``States``."""
         engine, manifest = self._engine, self._engine.manifest
-        sizes = _all_sizes(manifest, {**sizes, manifest.batch or "": self._rows})
+        steps = sizes.get(manifest.sequence or "", 1)
+        sizes = {**sizes, **manifest.time_sizes(steps), LONGEST: steps, manifest.batch or "": self._rows}
+        shapes = {spec.name: resolve(spec.axes, sizes) for spec in (*manifest.inputs, *manifest.outputs)}
+        if unknown := [name for name, shape in shapes.items() if shape is None]:
+            raise UnsupportedError(f"{unknown[0]} has an axis of unknown size; use run()")
         feeds, outputs = (
-            {spec.name: np.zeros(_shape(spec, sizes), spec.dtype) for spec in specs}
+            {spec.name: np.zeros(shapes[spec.name] or (), spec.dtype) for spec in specs}
             for specs in (manifest.inputs, manifest.outputs)
         )
         if manifest.lengths is not None:
-            feeds[manifest.lengths][...] = sizes[manifest.sequence or ""]
+            feeds[manifest.lengths][...] = steps
         if len(self._host) == 1:
             self._host.append({name: np.empty_like(array) for name, array in self._host[0].items()})
             self._values.append(self._on_device(self._host[1]))
-        _retain_heap(self._bytes * sizes.get(manifest.sequence or "", 1))
+        _retain_heap(self._bytes * steps)
         values, copied = self._on_device(feeds), engine.device != "cpu"
         runs = [self._bound(front, values, outputs) for front in (0, 1)]
 
@@ -240,9 +234,7 @@ class OrtStates:
         inputs = {each.name: each.from_file(feeds[each.name]) for each in engine.inputs}
         return Call(inputs, run, {each.name: each.from_file(outputs[each.name]) for each in engine.outputs})
 
-    def run(
-        self, rows: Array, inputs: Arrays, sizes: Mapping[str, int], lengths: Array | None
-    ) -> dict[str, Array]:
+    def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Take steps of some sources, a block of rows at a time; see ``States``."""
         engine, manifest, found = self._engine, self._engine.manifest, list[dict[str, Array]]()
         steps = sizes.get(manifest.sequence or "", 1)
@@ -253,27 +245,23 @@ class OrtStates:
             for each in engine.inputs:
                 feeds[each.name] = np.ascontiguousarray(each.to_file(inputs[each.name][part]))
             if (spec := manifest.lengths_input) is not None:
-                full = np.full(len(rows[part]), steps, spec.dtype)
-                feeds[spec.name] = full if lengths is None else lengths[part]
-            own = _all_sizes(manifest, {**sizes, manifest.batch or "": len(rows[part])})
-            own[LONGEST] = steps if lengths is None else int(lengths[part].max())
-            found.append(engine.call(feeds, own))
-            for output in manifest.outputs:
-                check_output(output.name, output.axes, found[-1][output.name].shape, own)
+                feeds[spec.name] = np.full(len(rows[part]), steps, spec.dtype)
+            found.append(engine.call(feeds, sizes))
         for part, results in zip(parts, found, strict=True):
             self.write(rows[part], manifest.states_out(results))
-        return {
-            each.name: _joined([each.from_file(results[each.name]) for results in found], each, steps)
-            for each in engine.outputs
-        }
+        outputs = {}
+        for each in engine.outputs:
+            blocks = [each.from_file(results[each.name]) for results in found]
+            outputs[each.name] = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return outputs
 
     def read(self, rows: Array) -> dict[str, Array]:
         """Return copies of states; see ``States``."""
         arrays = self._read_all()
         return {
             each.name: arrays[each.name].copy()
-            if each.place is None or each.factor
-            else arrays[each.name].take(rows, each.place)
+            if each.batch is None or each.factor
+            else arrays[each.name].take(rows, each.batch)
             for each in self._engine.state_layouts
         }
 
@@ -281,8 +269,8 @@ class OrtStates:
         """Set states; see ``States``."""
         arrays = self._read_all()
         for each in self._engine.state_layouts:
-            whole = each.place is None or each.factor
-            where: Any = ... if whole else ((slice(None),) * (each.place or 0) + (rows,))
+            whole = each.batch is None or each.factor
+            where: Any = ... if whole else ((slice(None),) * (each.batch or 0) + (rows,))
             arrays[each.name][where] = states[each.name]
             if self._engine.device != "cpu":
                 self._values[self._front][each.name].update_inplace(arrays[each.name])
@@ -314,29 +302,6 @@ class OrtStates:
             binding.bind_ortvalue_output(spec.output, after[spec.input])
         # past onnxruntime's wrapper in Python a step takes 0.3 us less
         return partial(session._sess.run_with_iobinding, binding._iobinding, None)
-
-
-def _all_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return the sizes of all named axes of a call."""
-    steps = sizes.get(manifest.sequence or "", 1)
-    return {**sizes, LONGEST: steps, **manifest.time_sizes(steps)}
-
-
-def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    shape = resolve(spec.axes, sizes)
-    if shape is None:
-        raise UnsupportedError(
-            f"{spec.name} ({', '.join(map(str, spec.axes))}) has an axis of unknown size; use run()"
-        )
-    return shape
-
-
-def _joined(parts: list[Array], layout: Layout, steps: int) -> Array:
-    """Return the rows of all blocks; one that ends with a block's longest row gets zeros behind it."""
-    if LONGEST in layout.axes:
-        widths = [[(0, 0), (0, steps - part.shape[1]), *[(0, 0)] * (part.ndim - 2)] for part in parts]
-        parts = [np.pad(part, width) for part, width in zip(parts, widths, strict=True)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
 def _retain_heap(size: int) -> None:

@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from .axes import layout, layouts
 from .errors import InputError, UnsupportedError, counted
-from .layout import layout, layouts
 from .manifest import Array, Manifest
 from .state import State
 

@@ -94,10 +94,10 @@ class State(Mapping[str, Array]):
 
 def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
     """Return the state in a file, and the other arrays there; raises as ``State.load``."""
-    from .reading import read_arrays
+    from .files import read_arrays
 
     advice = "save one first, or reset the stream"
-    arrays = read_arrays(path, "is not a saved state", advice, ["identity", "age"], compressed=False)
+    arrays = read_arrays(path, "is not a saved state", advice, ["identity", "age"])
     identity, age = str(arrays.pop("identity")), arrays.pop("age")
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
         raise FileFormatError(f"{path} is not a saved state (age {age!r:.60}); {advice}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_edge.cli import cli, run
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 

@@ -18,7 +18,7 @@ import onnx
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
 from lstm_edge_runtime.manifest import KEY, Manifest
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 _HEADER, _CONSTANT = struct.Struct("<8sIIQ10I"), struct.Struct("<Q4I")
@@ -85,7 +85,7 @@ def _run(path: Path, **options: Any) -> None:
 def _use_batch(model: Model) -> None:
     batch = model.streams(2, reset_every="never")
     ids = [batch.add(), batch.add()]
-    batch.process(_samples(model.manifest, 2, 4, in_front=True), ids, [4, 1])
+    batch.process(_samples(model.manifest, 2, 4, in_front=True), ids)
     batch.step(_samples(model.manifest, 2, None, in_front=True), ids)
     batch.restore(ids[0], batch.state(ids[1]))
 

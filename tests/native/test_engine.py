@@ -20,7 +20,7 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native.library import installed, library
+from lstm_edge_runtime.native import installed, library
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
@@ -387,7 +387,7 @@ def test_a_program_file_runs_in_python_and_in_c_without_onnxruntime(folder: Path
 
 def test_a_program_file_holds_each_channel_of_its_golden_case_to_a_limit_of_its_own() -> None:
     from lstm_edge_runtime.manifest import KEY, Manifest
-    from lstm_edge_runtime.native.engine import NativeEngine
+    from lstm_edge_runtime.native import NativeEngine
 
     model = onnx.load(DATA / "lstm.onnx")
     (entry,) = [prop for prop in model.metadata_props if prop.key == KEY]

@@ -8,7 +8,7 @@ import onnxruntime
 import pytest
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parent / "data"
 

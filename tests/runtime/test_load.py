@@ -134,7 +134,7 @@ def test_a_file_with_weights_in_another_one_is_refused(sealed, location, tmp_pat
 
 
 def test_a_declared_state_output_that_is_missing_is_an_error_at_load(path):
-    with pytest.raises(ContractError, match=r"state output 'h_last' is not in the graph"):
+    with pytest.raises(ContractError, match="output 'h_last' is not in the graph"):
         load(path("broken"))
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import StateError
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 
 def test_eight_threads_with_streams_of_their_own_equal_serial_runs(model):

@@ -96,7 +96,9 @@ class ModelFile:
         """
         session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
         floats = {
-            spec.name: spec.dtype for spec in graph_specs(session.get_inputs()) if "float" in spec.dtype
+            spec.name: spec.dtype
+            for spec in graph_specs(session.get_inputs()).values()
+            if "float" in spec.dtype
         }
 
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -20,7 +20,7 @@ from lstm_edge_exporters.verify.expected import against_file
 from lstm_edge_exporters.verify.file import open_file
 from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import open_session
 
 LOOSE = Budget(agreement=0, drift=1, change=1)

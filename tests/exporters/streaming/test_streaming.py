@@ -31,7 +31,7 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.graph_check import check_contract
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 from . import networks
 from .networks import NETWORKS, WHOLE_UNITS, WIDTH

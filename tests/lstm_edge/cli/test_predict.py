@@ -13,7 +13,7 @@ from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
 X = np.random.default_rng(1).normal(size=(5, 9, 3)).astype(np.float32)

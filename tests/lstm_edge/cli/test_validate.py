@@ -19,7 +19,7 @@ from lstm_edge_exporters import export
 from lstm_edge_exporters.quantize import quantize
 from lstm_edge_runtime.errors import install_command
 from lstm_edge_runtime.manifest import Signal, Task
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 SHORT = ("--quick", "--steps", "500")
 FACTORY = """

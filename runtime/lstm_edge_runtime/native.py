@@ -1,26 +1,152 @@
-"""The engine that runs an ``.lep`` file, a compiled program, on the C library of ``lstm-edge-native``."""
+"""The engine that runs an ``.lep`` file, a compiled program, on the C library of ``lstm-edge-native``.
+
+``lstm_edge.h`` documents the functions of the library.
+"""
 
 import ctypes as C
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache, partial
+from importlib.util import find_spec
 from math import prod
+from os import PathLike
 from types import MethodType
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..arrays import reset_states
-from ..engine import Arrays, Call
-from ..errors import FileFormatError, InputError, ManifestError, UnsupportedError
-from ..graph_check import check_contract
-from ..layout import Layout, layout, layouts
-from ..manifest import Array, Manifest
-from .library import INPUT, OUTPUT, STATE, TYPES, Port, Rows, library, quick_step
-from .past import Past
+from .arrays import reset_states
+from .axes import Layout, layout
+from .engine import Arrays, Call, Engine
+from .errors import (
+    FileFormatError,
+    InputError,
+    ManifestError,
+    MissingDependencyError,
+    UnsupportedError,
+    install_command,
+)
+from .graph_check import check_contract
+from .manifest import Array, Manifest
 
+SIZE, _P = C.c_size_t, C.c_void_p
+INPUT, OUTPUT, STATE = 0, 1, 2
+TYPES = ("float32", "int64", "int32", "int16", "int8", "uint8")
+"""Types of elements; the index in this list is the number of the type in the library."""
 _WIDE = np.dtype(np.uintp).itemsize == 8
 _QUICK = 2**19
 """Bytes of the smallest program whose steps let other threads run: smaller ones take less than 5 us."""
+
+
+class Rows(C.Structure):
+    """``lstm_edge_rows``: where the rows of one array lie."""
+
+    _fields_ = (("data", _P), ("row_stride", SIZE), ("step_stride", SIZE))
+
+
+class Port(C.Structure):
+    """``lstm_edge_port``: one input, output or state."""
+
+    _fields_ = (
+        ("name", C.c_char_p), ("width", SIZE), ("type", C.c_int), ("every_step", C.c_int),
+        ("frames", SIZE), ("groups", SIZE), ("delay", SIZE),
+    )  # fmt: skip
+
+
+_FUNCTIONS: Mapping[str, tuple[Any, ...]] = {
+    "version isa last_error": (C.c_char_p,),
+    "last_status": (C.c_int,),
+    "load": (_P, C.c_char_p, SIZE),
+    "free stream_free reset": (None, _P),
+    "set_threads": (C.c_int, _P, SIZE),
+    "count": (SIZE, _P, C.c_int),
+    "describe": (C.c_int, _P, C.c_int, SIZE, C.POINTER(Port)),
+    "manifest": (C.c_char_p, _P),
+    "selftest": (C.c_int, _P, C.POINTER(C.c_double)),
+    "stream_new": (_P, _P),
+    "input output state rest": (_P, _P, SIZE),
+    "step": (C.c_int, _P),
+    "chunk": (C.c_int, _P, _P, SIZE, _P),
+    "unit delay": (SIZE, _P),
+    "frames": (SIZE, _P, SIZE),
+    "age": (C.c_uint64, _P),
+    "set_age": (C.c_int, _P, C.c_uint64),
+    "run": (C.c_int, _P, SIZE, SIZE, _P, _P, _P, _P),
+}
+"""The types of the result and the arguments of each function."""
+
+
+def open_library(path: "str | PathLike[str]") -> C.CDLL:
+    """Return the library at ``path`` with its functions' types declared."""
+    opened = C.CDLL(str(path))
+    for names, (result, *arguments) in _FUNCTIONS.items():
+        for name in names.split():
+            function = getattr(opened, f"lstm_edge_{name}")
+            function.restype, function.argtypes = result, arguments
+    return opened
+
+
+def installed() -> bool:
+    """Return whether ``lstm-edge-native`` is there, without opening it."""
+    return find_spec("lstm_edge_native") is not None
+
+
+@cache
+def library() -> C.CDLL:
+    """Return the installed library.
+
+    Raises:
+        MissingDependencyError: it is not installed, can't be opened here, or lacks a function.
+    """
+    try:
+        from lstm_edge_native import LIBRARY
+
+        return open_library(LIBRARY)
+    except (ImportError, OSError, AttributeError) as error:
+        raise MissingDependencyError(
+            f"the native engine can't be used ({error}); {install_command('native')} --upgrade"
+        ) from error
+
+
+@cache
+def _quick_step() -> Callable[[int], int]:
+    """Return ``lstm_edge_step`` as a function that keeps the interpreter's lock, which takes 0.07 us less."""
+    return C.PYFUNCTYPE(C.c_int, _P)(C.cast(library().lstm_edge_step, _P).value or 0)
+
+
+class Past(NamedTuple):
+    """A state of the file, ``(groups, frames, inner)`` without batch axis, that is a ring in the program.
+
+    The ring is a row of frames, each in one stretch, and the index of the oldest.
+    """
+
+    groups: int
+    frames: int
+    inner: int
+
+    @property
+    def frame(self) -> int:
+        """Numbers of one frame."""
+        return self.groups * self.inner
+
+    @property
+    def width(self) -> int:
+        """Numbers of a row."""
+        return self.frames * self.frame + 1
+
+    def to_rows(self, array: Array, steps: int = 0) -> Array:
+        """Return rows ``(N, width)`` of states ``(N, ...)`` whose age is given in steps since the reset."""
+        frames = array.reshape(-1, self.groups, self.frames, self.inner).transpose(0, 2, 1, 3)
+        rows = np.empty((len(frames), self.width), np.float32)
+        rows[:, :-1] = np.roll(frames, steps, 1).reshape(len(frames), -1)
+        rows[:, -1] = steps % self.frames
+        return rows
+
+    def from_rows(self, rows: Array) -> Array:
+        """Return the states ``(N, groups, frames, inner)`` of rows, the oldest frame first."""
+        frames = rows[:, :-1].reshape(len(rows), self.frames, self.groups, self.inner)
+        order = (rows[:, -1:].astype(np.int64) + np.arange(self.frames)) % self.frames
+        ordered: Array = np.take_along_axis(frames, order[:, :, None, None], 1).transpose(0, 2, 1, 3)
+        return ordered
 
 
 class _Part(NamedTuple):
@@ -33,7 +159,7 @@ class _Part(NamedTuple):
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What the program must say of it."""
+        """The name, width and type that the program must give it."""
         name = self.layout.name if self.layer is None else f"{self.layout.name}[{self.layer}]"
         return name, prod(self.layout.inner) + bool(self.past), self.layout.dtype
 
@@ -49,10 +175,8 @@ class _Part(NamedTuple):
         return self.layout.to_file(rows.reshape(len(rows), *self.layout.inner))
 
 
-class NativeEngine:
+class NativeEngine(Engine):
     """A loaded program and its manifest; see ``Engine``."""
-
-    couples_rows = False
 
     def __init__(self, program: bytes, threads: int) -> None:
         """Load a program file and match it with its manifest.
@@ -66,42 +190,46 @@ class NativeEngine:
         self.library = library()
         self.handle: int | None = self.library.lstm_edge_load(program, len(program))
         if not self.handle:
-            raise FileFormatError(f"the native program is refused: {self._reason()}")
+            raise FileFormatError(f"the native program is refused: {self.refusal()}")
         text = self.library.lstm_edge_manifest(self.handle)
         if text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
-        manifest = self.manifest = Manifest.from_json(text.decode(errors="replace"))
+        manifest = Manifest.from_json(text.decode(errors="replace"))
         check_contract(manifest)
+        super().__init__(manifest)
         if self.library.lstm_edge_set_threads(self.handle, threads):
-            raise UnsupportedError(f"the native engine does not support {self._reason()}; use threads=1")
-        self.inputs, self.outputs = (
-            layouts(manifest.data_inputs, manifest),
-            layouts(manifest.outputs, manifest),
-        )
+            raise UnsupportedError(f"the native engine does not support {self.refusal()}; use threads=1")
         self.parts = [self._part(port) for port in self._ports(STATE)]
-        self._check()
-        self.step: Callable[[int], int] = self.library.lstm_edge_step
-        if len(program) < _QUICK:
-            self.step = quick_step(self.library)
+        if not all(self._matches()):
+            raise FileFormatError("the native program is not as its manifest says; convert the model again")
+        self.step = _quick_step() if len(program) < _QUICK else self.library.lstm_edge_step
 
     def __del__(self) -> None:
         if getattr(self, "handle", None):
             self.library.lstm_edge_free(self.handle)
 
     def call(self, feeds: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Run whole sequences; see ``Engine``."""
-        manifest = self.manifest
-        steps = sizes.get(manifest.sequence or "", 1)
-        if steps % manifest.unit:
-            raise InputError(
-                f"got {steps} steps, expected a multiple of {manifest.unit}, the unit of this file"
-            )
+        """Run whole sequences; see ``Engine``. Rows of each length run together."""
+        manifest, unit = self.manifest, self.manifest.unit
+        steps, lengths = sizes.get(manifest.sequence or "", 1), feeds.get(manifest.lengths or "")
+        if steps % unit:
+            raise InputError(f"got {steps} steps, expected a multiple of {unit}, the unit of this file")
         rows = np.arange(sizes.get(manifest.batch or "", 1))
         states = NativeStates(self, len(rows), feeds)
-        inputs = {each.name: each.from_file(feeds[each.name]) for each in self.inputs}
-        outputs = states.run(rows, inputs, sizes, feeds.get(manifest.lengths or ""))
+        inputs = {each: each.from_file(feeds[each.name]) for each in self.inputs}
+        outputs = {each: _room(each, len(rows), steps // unit) for each in self.outputs}
+        lengths = np.full(len(rows), steps) if lengths is None else lengths.reshape(-1)
+        for length in np.unique(lengths).tolist():
+            own = np.flatnonzero(lengths == length)
+            given = {
+                each.name: array[own, :length] if each.timed else array[own] for each, array in inputs.items()
+            }
+            made = states.run(own, given, {**sizes, manifest.sequence or "": length})
+            for each, array in outputs.items():
+                part = made[each.name]
+                array[(own, slice(part.shape[1])) if each.timed else own] = part
         after = states.read(rows)
-        results = {each.name: each.to_file(outputs[each.name]) for each in self.outputs}
+        results = {each.name: each.to_file(array) for each, array in outputs.items()}
         return results | {spec.output: after[spec.input] for spec in manifest.states}
 
     def states(self, rows: int | None) -> "NativeStates":
@@ -121,11 +249,7 @@ class NativeEngine:
 
     def refusal(self) -> InputError:
         """Return the error for the last call that the library refused."""
-        return InputError(self._reason())
-
-    def _reason(self) -> str:
-        reason: bytes = self.library.lstm_edge_last_error()
-        return reason.decode(errors="replace")
+        return InputError(self.library.lstm_edge_last_error().decode(errors="replace"))
 
     def _ports(self, kind: int) -> list[Port]:
         ports = [Port() for _ in range(self.library.lstm_edge_count(self.handle, kind))]
@@ -146,33 +270,29 @@ class NativeEngine:
                 return _Part(own, int(layer) if layered else None, port.width, past)
         raise FileFormatError(f"the native program has a state {name!r} that its manifest does not name")
 
-    def _check(self) -> None:
-        """Raise where the program would read or write other memory than what its manifest describes."""
-        manifest, parts = self.manifest, self.parts
-        expected = [
-            [(each.name, prod(each.inner), each.dtype.replace("bool", "uint8")) for each in self.inputs],
-            [(each.name, prod(each.inner), "float32") for each in self.outputs],
-            [part.key for part in parts],
+    def _matches(self) -> Iterator[bool]:
+        """Yield False where the program would read or write other memory than its manifest describes."""
+        manifest, parts, outputs = self.manifest, self.parts, self.outputs
+        yield self._keys(INPUT) == [
+            (each.name, prod(each.inner), each.dtype.replace("bool", "uint8")) for each in self.inputs
         ]
-        same = [
-            [(port.name.decode(errors="replace"), port.width, TYPES[port.type]) for port in self._ports(kind)]
-            for kind in (INPUT, OUTPUT, STATE)
-        ] == expected
-        pace = [(each.timed, each.frames if each.timed else 0) for each in self.outputs]
-        same &= pace == [(bool(port.every_step), port.frames) for port in self._ports(OUTPUT)]
-        same &= self.library.lstm_edge_unit(self.handle) == manifest.unit
-        same &= all(each.dtype == "float32" for each in self.outputs)
+        yield self._keys(OUTPUT) == [(each.name, prod(each.inner), "float32") for each in outputs]
+        yield self._keys(STATE) == [part.key for part in parts]
+        pace = [(each.timed, each.frames if each.timed else 0) for each in outputs]
+        yield pace == [(bool(port.every_step), port.frames) for port in self._ports(OUTPUT)]
+        yield self.library.lstm_edge_unit(self.handle) == manifest.unit
+        yield all(each.dtype == "float32" for each in outputs)
         for spec in manifest.states:
             layers = [part.layer for part in parts if part.layout.name == spec.input]
-            whole = layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),)
-            same &= layers == [None] or whole
-        for each in (*self.inputs, *self.outputs, *(part.layout for part in parts)):
+            yield layers == [None] or (layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),))
+        for each in (*self.inputs, *outputs, *(part.layout for part in parts)):
             names = [axis for axis in each.given[1:] if isinstance(axis, str)]  # but for that of the rows
-            same &= len(names) == each.timed and not (each.factor and each not in self.outputs)
-        if not same or (
-            manifest.sequence and not any(manifest.sequence in each.axes for each in self.inputs)
-        ):
-            raise FileFormatError("the native program is not as its manifest says; convert the model again")
+            yield len(names) == each.timed and not (each.factor and each not in outputs)
+        yield not manifest.sequence or any(manifest.sequence in each.axes for each in self.inputs)
+
+    def _keys(self, kind: int) -> list[tuple[str, int, str]]:
+        ports = self._ports(kind)
+        return [(port.name.decode(errors="replace"), port.width, TYPES[port.type]) for port in ports]
 
 
 class NativeStates:
@@ -184,14 +304,10 @@ class NativeStates:
     def __init__(self, engine: NativeEngine, rows: int | None, states: Arrays | None = None) -> None:
         """Open a stream of the library, or allocate a pool; at ``states``, or at reset."""
         self._engine = engine
-        buffered = (
-            engine.manifest.is_buffered
-        )  # a stream of the library keeps steps and drops frames by itself
-        self._stream = _Stream(engine) if rows is None and not buffered else None
-        self._inputs: Any = None
-        self._outputs: Any = None
+        # a stream of the library keeps steps and drops frames by itself
+        self._stream = _Stream(engine) if rows is None and not engine.manifest.is_buffered else None
+        self._inputs, self._outputs = ((Rows * len(each))() for each in (engine.inputs, engine.outputs))
         self._pool: list[Array] = []
-        self._views: Any = None
         if self._stream is None:
             states = states or reset_states(engine.manifest, rows or 1)
             self._pool = [
@@ -217,28 +333,19 @@ class NativeStates:
             run = partial(engine.library.lstm_edge_run, engine.handle, rows, units, None, *views)
         return Call(_by_name(engine.inputs, inputs), run, _by_name(engine.outputs, outputs))
 
-    def run(
-        self, rows: Array, inputs: Arrays, sizes: Mapping[str, int], lengths: Array | None
-    ) -> dict[str, Array]:
-        """Take steps of some sources; see ``States``. Rows of each length run together."""
+    def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Take steps of some sources; see ``States``."""
         engine, manifest = self._engine, self._engine.manifest
-        steps = sizes.get(manifest.sequence or "", 1)
+        units = sizes.get(manifest.sequence or "", 1) // manifest.unit
         given = [np.ascontiguousarray(inputs[each.name]) for each in engine.inputs]
-        units = steps // manifest.unit
         outputs = [_room(each, len(rows), units) for each in engine.outputs]
-        if lengths is None or (lengths == steps).all():
-            self._take(rows, given, units, outputs)
-            return _by_name(engine.outputs, outputs)
-        for length in np.unique(lengths).tolist():
-            own = np.flatnonzero(lengths == length)
-            made = [_room(each, len(own), length) for each in engine.outputs]
-            parts = [
-                array[own, :length] if each.timed else array[own]
-                for each, array in zip(engine.inputs, given, strict=True)
-            ]
-            self._take(rows[own], parts, length, made)
-            for each, array, part in zip(engine.outputs, outputs, made, strict=True):
-                array[(own, slice(length)) if each.timed else own] = part
+        _fill(self._inputs, engine.inputs, given)
+        _fill(self._outputs, engine.outputs, outputs)
+        states = _rows(self._states()) if self._stream else self._views
+        places = rows.view(np.uintp) if _WIDE else rows.astype(np.uintp)
+        views = _address(places), self._inputs, states, self._outputs
+        if engine.library.lstm_edge_run(engine.handle, len(places), units, *views):
+            raise engine.refusal()
         return _by_name(engine.outputs, outputs)
 
     def read(self, rows: Array) -> dict[str, Array]:
@@ -264,19 +371,6 @@ class NativeStates:
             return self._pool
         likes = [np.empty((1, part.width), part.layout.dtype) for part in self._engine.parts]
         return [self._stream.view(STATE, index, like) for index, like in enumerate(likes)]
-
-    def _take(self, rows: Array, inputs: Sequence[Array], units: int, outputs: Sequence[Array]) -> None:
-        engine = self._engine
-        if self._inputs is None:
-            self._inputs, self._outputs = (Rows * len(inputs))(), (Rows * len(outputs))()
-        _fill(self._inputs, engine.inputs, inputs)
-        _fill(self._outputs, engine.outputs, outputs)
-        states = _rows(self._states()) if self._stream else self._views
-        places = rows.view(np.uintp) if _WIDE else rows.astype(np.uintp)
-        if engine.library.lstm_edge_run(
-            engine.handle, len(places), units, _address(places), self._inputs, states, self._outputs
-        ):
-            raise engine.refusal()
 
 
 class _Stream:
