@@ -43,6 +43,7 @@ from lstm_edge_exporters.verify.float64 import Graph64
 from lstm_edge_exporters.verify.validate import Validation
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import KEY, Array, Manifest, Signal, Task, Trained
+from lstm_edge_runtime.ort import sealed
 
 Rng = np.random.Generator
 Made = tuple[nn.Module, Any, ExportConfig]
@@ -528,7 +529,7 @@ def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mutant.onnx"
-        path.write_bytes(draft.model.SerializeToString())
+        path.write_bytes(sealed(draft.model.SerializeToString()))
         about = f"{getattr(change, '__name__', name)} {draft.about} in {network}, number {number}"
         return name, about, moves, _find(healthy, path)
 

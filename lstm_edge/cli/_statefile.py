@@ -3,12 +3,12 @@
 import contextlib
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from lstm_edge.hold import Hold
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
-from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.state import read_state
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ class StateFile:
             InputError: it can't be written.
             NotFoundError: its folder does not exist.
         """
-        self._stream, self._path, self._every, self._hold = stream, path, every, hold
+        self._stream: Any = stream
+        self._path, self._every, self._hold = path, every, hold
         self._before = 0
         self._saved_steps = 0
         self._saved_at = time.monotonic()
@@ -49,7 +50,7 @@ class StateFile:
     @property
     def steps(self) -> int:
         """Number of time steps since the first start, including earlier processes."""
-        return self._before + self._stream.steps_seen
+        return self._before + int(self._stream.steps_seen)
 
     def patience(self) -> float | None:
         """Return the seconds until the file is out of date; None if there is nothing to save."""
@@ -67,7 +68,11 @@ class StateFile:
         if self._path is None:
             return
         hold = {_HOLD: np.array(self._hold.saved)} if self._hold else {}
-        self._stream.state.save(self._path, **{_STEPS: np.array(self.steps)}, **hold)
+        try:
+            state = self._stream.state
+        except StateError:  # between the units of a stream: the last whole one was saved
+            return
+        state.save(self._path, **{_STEPS: np.array(self.steps)}, **hold)
         self._saved_steps, self._saved_at = self.steps, time.monotonic()
 
     def _restore(self, path: Path) -> None:

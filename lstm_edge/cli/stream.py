@@ -12,10 +12,10 @@ import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
+from lstm_edge.hold import Hold
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters.options import check_options, option
 from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
-from lstm_edge_runtime.hold import Hold
 
 from ._line import FrameParser, LineParser
 from ._model import ModelOptions, open_model

@@ -31,7 +31,7 @@ class Pool:
             raise UnsupportedError(f"{why}; use lstm-edge stream")
         self._model, self._samples = model, sample_input(model)
         self._window, self._sliding = window, dict[int, SlidingStream]()
-        stream = model.stream(window=window) if window else model.stream(reset_every=reset_every)
+        stream: Any = model.stream(window=window) if window else model.stream(reset_every=reset_every)
         self.delayed = bool(window) or any(contract.delays.values())  # rows may have no result
         floats = all(np.dtype(spec.dtype).kind == "f" for spec in model.outputs)
         alone = contract.precision == "int8" and model.engine == "onnxruntime"  # rows share a scale

@@ -60,11 +60,6 @@ def shape_of(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return resolve(axes, {name: 1 for axis in unknown for name in parse_sum(axis)[0]} | dict(sizes)) or ()
 
 
-def all_ones(axes: Axes) -> tuple[int, ...]:
-    """Return the shape of ``axes`` where every dynamic one is 1."""
-    return tuple(axis if isinstance(axis, int) else 1 for axis in axes)
-
-
 def learn_sizes(
     name: str,
     axes: Axes,
@@ -175,7 +170,9 @@ class Layout(NamedTuple):
         if self.batch is None:
             return array[0]
         shape = array.shape
-        return array.reshape(*shape[: self.batch], -1, *shape[self.batch + 2 :]) if self.factor else array
+        if self.factor:
+            array = array.reshape(*shape[: self.batch], -1, *shape[self.batch + 2 :])
+        return array
 
     def from_given(self, array: Array) -> Array:
         """Return a view in the order of engines of an array in that of callers."""
@@ -211,7 +208,7 @@ def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
     given = (rows, *(index for index in range(len(full)) if index != rows))
     orders = (*front, *rest), tuple(given.index(index) for index in (*front, *rest))
     of_file, of_given = (None if order == tuple(range(len(full))) else order for order in orders)
-    inner = all_ones(tuple(full[index] for index in rest))
+    inner = shape_of(tuple(full[index] for index in rest), {})
     return Layout(
         name, dtype, axes, batch, factor, time is not None, manifest.frames_in_unit(axes),
         manifest.delays.get(name, 0), tuple(full[index] for index in given), inner, of_file, of_given,

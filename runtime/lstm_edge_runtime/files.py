@@ -1,6 +1,7 @@
-"""Read files that may be damaged or no files at all, and write files whole or not at all."""
+"""Read files and JSON that may be damaged or none at all, and write files whole or not at all."""
 
 import contextlib
+import json
 import os
 import stat
 import sys
@@ -15,6 +16,7 @@ from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, f
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 """A FIFO without a writer is opened at once, to be refused."""
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
@@ -36,8 +38,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 def read_content(source: Any) -> tuple[str, bytes]:
     """Return the path of a model file, or a name for messages, and its content.
 
-    Args:
-        source: a path, or the content itself (bytes or what has a buffer, such as a memory map).
+    Its content itself may be given, as bytes or what has a buffer.
 
     Raises:
         NotFoundError: no such file.
@@ -68,11 +69,7 @@ def read_arrays(
 ) -> dict[str, npt.NDArray[Any]]:
     """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
 
-    Args:
-        path: the file.
-        wrong: what to call one that can't be read: ``can't be read``.
-        advice: what to do then, and if it does not exist.
-        needed: names that the file must contain.
+    ``wrong`` and ``advice`` complete the messages; the file must contain the arrays ``needed``.
 
     Raises:
         NotFoundError: no such file.
@@ -97,6 +94,30 @@ def read_arrays(
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
         raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
     return arrays
+
+
+def read_json(content: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: it is not JSON, or contains NaN, infinity or an unpaired surrogate.
+        RecursionError: it is nested too deeply to be printed.
+    """
+    value = json.loads(content if isinstance(content, str) else content.decode("utf-8-sig"))
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises for all but the first
+    return value
+
+
+@contextlib.contextmanager
+def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> Iterator[None]:
+    """Turn whatever reading and checking JSON raises into an error "the manifest is malformed (...)"."""
+    try:
+        yield
+    except LstmEdgeError:
+        raise
+    except _MALFORMED as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise error_type(f"{what} ({reason}); {advice}") from error
 
 
 def check_target(target: str | os.PathLike[str]) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ManifestError
-from .json_reader import malformed_as, read_json
+from .files import malformed_as, read_json
 
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
@@ -29,8 +29,7 @@ LONGEST = "longest"
 """The axis of an output that ends with the longest row: the time axis where one row is full."""
 
 Axes = tuple[int | str, ...]
-"""One entry an axis: an int where it is fixed, a name where it is dynamic (``"N"``, ``"L"``), or a sum of
-multiples of names where it follows from other axes (``"2*N"``, ``"4*L"``, ``"L+P"``)."""
+"""Per axis its size, its name if it is dynamic, or a sum of multiples of names: ``"2*N"``, ``"L+P"``."""
 Array = npt.NDArray[Any]
 _NOTHING: Mapping[str, Any] = {}
 
@@ -46,9 +45,7 @@ class AxisRange(NamedTuple):
 
     least: int = 1
     most: int | None = None
-    """None if there is no upper limit."""
     multiple: int = 1
-    """Every size is a multiple of it."""
 
     def nearest(self, size: int) -> int:
         """Return the allowed size nearest to ``size``, of two the larger; ``size`` itself where allowed."""
@@ -85,9 +82,8 @@ class StateSpec(NamedTuple):
     output: str
     dtype: str
     axes: Axes
-    """For LSTM1 ``(layers*D, "N", H)``; the batch axis is the one named as ``batch``."""
     reset: float | Array = 0.0
-    """One number for all elements, or an array of the axes' shape with size 1 for the batch axis."""
+    """One number for all elements, or an array with size 1 for the batch axis."""
 
 
 class Task(NamedTuple):
@@ -96,11 +92,10 @@ class Task(NamedTuple):
     kind: str
     """``classification`` (logits) or ``regression``."""
     output: str
-    """The name of the output that carries the logits or the predicted values, ``(rows, C)``."""
+    """The name of the main output ``(rows, C)``."""
     labels: tuple[str, ...] = ()
-    """Class names in the order of the logits, for classification."""
     units: tuple[str, ...] = ()
-    """The unit of each predicted value, for regression; empty where unknown."""
+    """Class names of a classification, units of a regression's values; empty where unknown."""
 
 
 class Signal(NamedTuple):
@@ -112,42 +107,41 @@ class Signal(NamedTuple):
     window: int | None = None
     """Time steps in a training window."""
     missing: str = ""
-    """How missing features of the training data were handled; empty if none were missing."""
+    """How missing features of the training data were handled."""
 
 
 class Trained(NamedTuple):
     """States in training: whether a stream may carry them, and for how long."""
 
     carry: bool
-    """Whether states were carried from one window to the next; if not, each window started from reset."""
+    """True if states were carried from one window to the next; if not, each window started from reset."""
     window: int | None
-    """Time steps of a window; None if whole samples of varying length were used."""
+    """Time steps of a window; None for whole samples."""
     reset: float
-    """Fraction of the lanes that started from reset, 0 to 1; 1 for windows from reset."""
+    """Fraction of the lanes that started from reset, 0 to 1."""
 
 
 class Golden(NamedTuple):
     """A small recorded case with which a device can be verified from the file alone."""
 
     inputs: Mapping[str, Array]
-    """Every graph input, states and lengths included; more than one time step where the file has any."""
     outputs: Mapping[str, Array]
-    """The reference's outputs: its float64 run, rounded to the file's dtype."""
+    """Every input and output of the graph; the outputs are rounded from float64."""
     floor: Mapping[str, float]
-    """Per output: the largest noise floor of its channels."""
+    """The largest noise floor of each output's channels."""
     limit: Mapping[str, float] = _NOTHING
-    """Per output: an absolute limit that replaces the policy's (int8 and fp16 budgets)."""
+    """The absolute limit of an output (int8 and fp16 budgets), instead of ``limits``."""
     limits: Mapping[str, Array] = _NOTHING
-    """Per output: the policy's absolute limits, one a channel; each broadcasts against its output."""
+    """The absolute limits of each output, one a channel, broadcastable against it."""
     more: "tuple[Golden, ...]" = ()
     """Further cases, of other sizes."""
 
 
 class Manifest(NamedTuple):
-    """The complete description of one artifact."""
+    """The complete description of one artifact; ``docs/manifest.md`` describes every field."""
 
     inputs: tuple[TensorSpec, ...]
-    """Inputs that are not states, in graph order; ``lengths`` (int64 or int32 ``(N,)``) is among them."""
+    """Inputs that are not states, in graph order; ``lengths`` is among them."""
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...] = ()
     batch: str | None = "N"
@@ -155,39 +149,30 @@ class Manifest(NamedTuple):
     sequence: str | None = "L"
     """The name of the time axis; None if one call is one step."""
     ranges: Mapping[str, AxisRange] = _NOTHING
-    """The sizes that a dynamic axis may have, by its name; an axis left out takes any size from 1."""
     lengths: str | None = None
     """The name of the input with the number of valid steps of each row, if any."""
     padded_states: bool = True
-    """Whether a row's states stop at its length; where not, unequal chunks can't be padded to one."""
+    """True if a row's states stop at its length."""
     counts: tuple[str, ...] = ()
-    """Outputs that count a call's steps, such as the lengths that an encoder passes on: those of chunks add
-    up."""
+    """Outputs that count a call's steps: those of chunks add up."""
     unstreamable: str = ""
-    """Why chunks with carried states do not equal the whole sequence (a bidirectional layer, say); empty
-    where they do."""
+    """Why chunks with carried states do not equal the whole sequence; empty where they do."""
     task: Task | None = None
     signal: Signal = Signal()
     trained: Trained | None = None
-    """None if unknown."""
     precision: str = "fp32"
     """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
     int8_activations: bool = False
-    """Whether engines may quantize what goes into GRU and RNN layers with int8 weights, each row and step by
-    itself, as in an int8 LSTM; onnxruntime has no such layers."""
+    """True if engines may quantize what goes into GRU and RNN layers with int8 weights."""
     provenance: Mapping[str, Any] = _NOTHING
-    """``checkpoint_sha256``, ``versions`` (package to version), ``opset``, notes of the exporter."""
     equivalence: Mapping[str, Any] = _NOTHING
-    """Measurements at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
     golden: Golden | None = None
     identity: str = ""
-    """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
-    them."""
+    """In a converted file, the identity of the ``.onnx`` file that it was made from."""
     unit: int = 1
     """A call takes a multiple of this number of steps."""
     delays: Mapping[str, int] = _NOTHING
-    """Delay of each output that has one, in frames (in units for outputs without a time axis): frame j of
-    the full sequence is frame ``j + delay`` of a stream, and those in front of the first one mean nothing."""
+    """Delay of each output that has one, in frames (in units for outputs without a time axis)."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""

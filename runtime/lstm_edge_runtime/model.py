@@ -12,7 +12,7 @@ import numpy.typing as npt
 from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_finite, reset_states
 from .axes import describe, learn_sizes
 from .engine import Engine
-from .errors import FileFormatError, InputError, ManifestError, ProviderError, UnsupportedError
+from .errors import FileFormatError, InputError, ProviderError, UnsupportedError
 from .files import read_content
 from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
 from .state import State
@@ -77,17 +77,13 @@ def _open_program(content: bytes, name: str, device: str, threads: int) -> tuple
 
 
 def _open_onnx(content: bytes, name: str, device: str, threads: int) -> tuple[Engine, str]:
-    from .graph_check import check_manifest
-    from .onnx_file import read_onnx_file
-    from .ort import CPU, CUDA, OrtEngine, SessionOptions, open_session
+    from .ort import CPU, CUDA, OrtEngine, SessionOptions, check_graph, check_seal, open_session
 
-    metadata, identity = read_onnx_file(content)
-    if KEY not in metadata:
-        raise ManifestError(f"{name} has no manifest; make one with: lstm-edge lift {name} -o lifted.onnx")
-    manifest = Manifest.from_json(metadata[KEY])
+    identity = check_seal(content, name)
     options = SessionOptions(providers=(CUDA, CPU) if device == "cuda" else (CPU,), threads=threads)
     session = open_session(content, options, name=name)
-    check_manifest(manifest, session)
+    manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map[KEY])
+    check_graph(session, manifest)
     return OrtEngine(session, manifest, device), identity
 
 
@@ -99,10 +95,15 @@ class Model:
 
     def __init__(self, engine: Engine, identity: str, device: str, *, check: bool) -> None:
         """Take what ``load`` opened and checked."""
-        self._opened: Engine | None = engine
-        self._check = check
+        self._engine, self._check = engine, check
         self.manifest: Manifest = engine.manifest
         """The description in the file: inputs, outputs, states, task, signal."""
+        self.inputs: tuple[TensorSpec, ...] = engine.manifest.inputs
+        """Inputs that are not states, including ``lengths`` if the file has it."""
+        self.outputs: tuple[TensorSpec, ...] = engine.manifest.outputs
+        """Outputs that are not states."""
+        self.states: tuple[StateSpec, ...] = engine.manifest.states
+        """The states, each with its input and its output."""
         self.engine: Literal["onnxruntime", "native"] = (
             "onnxruntime" if hasattr(engine, "session") else "native"
         )
@@ -110,23 +111,8 @@ class Model:
         self.device = device
         """``cpu`` or ``cuda``."""
         self.identity = identity
-        """The sha256 in hex of the ``.onnx`` file, or of the one that it was converted from, without its
-        metadata; states carry it."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
-        """Inputs that are not states, including ``lengths`` if the file has it."""
-        return self.manifest.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
-        """Outputs that are not states."""
-        return self.manifest.outputs
-
-    @property
-    def states(self) -> tuple[StateSpec, ...]:
-        """The states, each with its input and its output."""
-        return self.manifest.states
+        """The sha256 in hex of the ``.onnx`` file without its seal, or of the one that it was converted from;
+        states carry it."""
 
     def run(
         self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
@@ -241,7 +227,7 @@ class Model:
 
     def close(self) -> None:
         """Release the engine; open streams keep it until they are deleted."""
-        self._opened = None
+        del self._engine
 
     def __enter__(self) -> "Model":  # noqa: PYI034
         return self
@@ -250,12 +236,6 @@ class Model:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    @property
-    def _engine(self) -> Engine:
-        if self._opened is None:
-            raise InputError("this model is closed; load it again")
-        return self._opened
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)

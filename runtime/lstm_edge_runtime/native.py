@@ -25,7 +25,6 @@ from .errors import (
     UnsupportedError,
     install_command,
 )
-from .graph_check import check_contract
 from .manifest import Array, Manifest
 
 SIZE, _P = C.c_size_t, C.c_void_p
@@ -92,11 +91,7 @@ def installed() -> bool:
 
 @cache
 def library() -> C.CDLL:
-    """Return the installed library.
-
-    Raises:
-        MissingDependencyError: it is not installed, can't be opened here, or lacks a function.
-    """
+    """Return the installed library; ``MissingDependencyError`` if it can't be used."""
     try:
         from lstm_edge_native import LIBRARY
 
@@ -114,10 +109,7 @@ def _quick_step() -> Callable[[int], int]:
 
 
 class Past(NamedTuple):
-    """A state of the file, ``(groups, frames, inner)`` without batch axis, that is a ring in the program.
-
-    The ring is a row of frames, each in one stretch, and the index of the oldest.
-    """
+    """A state ``(groups, frames, inner)`` that is a ring in the program: frames and the oldest's index."""
 
     groups: int
     frames: int
@@ -134,11 +126,10 @@ class Past(NamedTuple):
         return self.frames * self.frame + 1
 
     def to_rows(self, array: Array, steps: int = 0) -> Array:
-        """Return rows ``(N, width)`` of states ``(N, ...)`` whose age is given in steps since the reset."""
+        """Return rows ``(N, width)`` of states ``(N, ...)`` so many steps after the reset."""
         frames = array.reshape(-1, self.groups, self.frames, self.inner).transpose(0, 2, 1, 3)
-        rows = np.empty((len(frames), self.width), np.float32)
+        rows = np.full((len(frames), self.width), steps % self.frames, np.float32)
         rows[:, :-1] = np.roll(frames, steps, 1).reshape(len(frames), -1)
-        rows[:, -1] = steps % self.frames
         return rows
 
     def from_rows(self, rows: Array) -> Array:
@@ -179,14 +170,7 @@ class NativeEngine(Engine):
     """A loaded program and its manifest; see ``Engine``."""
 
     def __init__(self, program: bytes, threads: int) -> None:
-        """Load a program file and match it with its manifest.
-
-        Raises:
-            MissingDependencyError: no ``lstm-edge-native``.
-            FileFormatError: the library refuses it, or its inputs, outputs and states are not the manifest's.
-            ManifestError: it carries none, or one that can't be meant.
-            UnsupportedError: too many threads.
-        """
+        """Load a program file and match it with its manifest; raises as ``load``."""
         self.library = library()
         self.handle: int | None = self.library.lstm_edge_load(program, len(program))
         if not self.handle:
@@ -194,9 +178,7 @@ class NativeEngine(Engine):
         text = self.library.lstm_edge_manifest(self.handle)
         if text is None:
             raise ManifestError("the native program carries no manifest; convert the model again")
-        manifest = Manifest.from_json(text.decode(errors="replace"))
-        check_contract(manifest)
-        super().__init__(manifest)
+        super().__init__(Manifest.from_json(text.decode(errors="replace")))
         if self.library.lstm_edge_set_threads(self.handle, threads):
             raise UnsupportedError(f"the native engine does not support {self.refusal()}; use threads=1")
         self.parts = [self._part(port) for port in self._ports(STATE)]
@@ -237,11 +219,7 @@ class NativeEngine(Engine):
         return NativeStates(self, rows)
 
     def selftest(self) -> float:
-        """Replay the program's own golden case; return the largest difference over what is allowed.
-
-        Raises:
-            InputError: the program carries no golden case.
-        """
+        """Return the largest difference from the program's own golden case, as a fraction of its limit."""
         worst = C.c_double()
         if self.library.lstm_edge_selftest(self.handle, C.byref(worst)):
             raise self.refusal()
@@ -316,7 +294,7 @@ class NativeStates:
             self._views = _rows(self._pool)
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
-        """Bind a call of all sources; see ``States``."""
+        """Bind a call of all sources; see ``OrtStates``."""
         engine, stream, states = self._engine, self._stream, self._states()
         rows = len(states[0]) if states else 1
         units = sizes.get(engine.manifest.sequence or "", 1) // engine.manifest.unit
@@ -334,7 +312,7 @@ class NativeStates:
         return Call(_by_name(engine.inputs, inputs), run, _by_name(engine.outputs, outputs))
 
     def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Take steps of some sources; see ``States``."""
+        """Take steps of some sources; see ``OrtStates``."""
         engine, manifest = self._engine, self._engine.manifest
         units = sizes.get(manifest.sequence or "", 1) // manifest.unit
         given = [np.ascontiguousarray(inputs[each.name]) for each in engine.inputs]
@@ -349,7 +327,7 @@ class NativeStates:
         return _by_name(engine.outputs, outputs)
 
     def read(self, rows: Array) -> dict[str, Array]:
-        """Return copies of states; see ``States``."""
+        """Return copies of states; see ``OrtStates``."""
         found: dict[str, list[Array]] = {}
         for part, array in zip(self._engine.parts, self._states(), strict=True):
             own = part.from_rows(array[rows])
@@ -357,12 +335,12 @@ class NativeStates:
         return {spec.input: np.concatenate(found[spec.input]) for spec in self._engine.manifest.states}
 
     def write(self, rows: Array, states: Arrays) -> None:
-        """Set states; see ``States``."""
+        """Set states; see ``OrtStates``."""
         for part, array in zip(self._engine.parts, self._states(), strict=True):
             array[rows] = part.to_rows(states)
 
     def refusal(self) -> Exception:
-        """Return the error for a call that was refused; see ``States``."""
+        """Return the error for a call that was refused; see ``OrtStates``."""
         return self._engine.refusal()
 
     def _states(self) -> list[Array]:

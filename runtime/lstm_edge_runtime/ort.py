@@ -1,9 +1,6 @@
-"""onnxruntime: sessions with our options, and the engine that runs an ``.onnx`` file on the CPU or on CUDA.
+"""onnxruntime: quiet sessions with our options, and the engine that runs an ``.onnx`` file on CPU or CUDA."""
 
-Every session of the three packages is opened here. Sessions are quiet: what onnxruntime would print about a
-file or a call it also raises, and what it only prints (a provider that did not start) is checked here.
-"""
-
+import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -12,18 +9,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from .arrays import reset_states
-from .axes import layouts, resolve
+from .axes import describe, fits, layouts, resolve
 from .engine import Arrays, Call, Engine
 from .errors import (
     ContractError,
     FileFormatError,
+    ManifestError,
     MissingDependencyError,
     ProviderError,
     UnsupportedError,
     first_line,
     install_command,
 )
-from .manifest import LONGEST, Array, Manifest
+from .manifest import KEY, LONGEST, Array, Manifest, TensorSpec
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -35,11 +33,40 @@ _CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
 """Left out: on the CPU, onnxruntime 1.32 ends the process where it meets a float16 product behind an LSTM."""
 _SILENT = 4
 """onnxruntime's severity for what ends the process; all below it is not logged."""
+_KINDS = {"float32": "float", "float64": "double"}
+"""onnxruntime's names of dtypes, where they are not numpy's."""
 _BLOCK = 256
 """Rows that are run at a time, whose working memory stays in the cache."""
-_WORKSPACE, _LARGEST = 8, 31 << 20
-"""More than an LSTM call allocates, as a multiple of its states' bytes times its steps; glibc learns from
-blocks below 32 MiB."""
+DIGEST = "lstm_edge_sha256"
+"""The key of the property, whose value is a sha256 in hex."""
+_FRONT = b"\x72\x54\n\x10" + DIGEST.encode() + b"\x12\x40"
+"""The seal up to the digest: field 14 of the message, 84 bytes long, with a key and a value."""
+_SIZE = len(_FRONT) + 64
+
+
+def sealed(content: bytes) -> bytes:
+    """Return a file's bytes with a seal behind them."""
+    return content + _FRONT + hashlib.sha256(content).hexdigest().encode()
+
+
+def check_seal(content: bytes, name: str) -> str:
+    """Return the identity of a file: the sha256 in hex of all bytes in front of its seal.
+
+    Raises:
+        ManifestError: it has no manifest.
+        FileFormatError: it is not as it was written.
+        UnsupportedError: its weights are in another file.
+    """
+    identity = hashlib.sha256(memoryview(content)[:-_SIZE]).hexdigest()
+    if content[-_SIZE:] != _FRONT + identity.encode():
+        if KEY.encode() not in content:
+            raise ManifestError(
+                f"{name} has no manifest; make one with: lstm-edge lift {name} -o lifted.onnx"
+            )
+        raise FileFormatError("damaged, or edited after it was exported; export or copy it again")
+    if b"\n\x08location\x12" in content:  # a tensor names the file of its values
+        raise UnsupportedError("its weights are in another file, but an artifact is one; lift it again")
+    return identity
 
 
 class SessionOptions(NamedTuple):
@@ -63,11 +90,11 @@ def open_session(
 ) -> "InferenceSession":
     """Open a session on a path, or on a file's bytes with a name for messages.
 
-    ``cpu_fallback`` says whether the CPU may take nodes that the given providers do not.
+    The CPU may take nodes that other providers do not, unless ``cpu_fallback`` is False.
 
     Raises:
         FileFormatError: onnxruntime can't read the file.
-        ProviderError: a provider is not offered by this wheel, or is not in use once the session is open.
+        ProviderError: a provider is not in use.
         MissingDependencyError: no onnxruntime.
     """
     ort = import_onnxruntime()
@@ -85,7 +112,6 @@ def open_session(
         )
     except Exception as error:
         if names != [CPU]:
-            open_session(source, options._replace(providers=(CPU,)), name=name)  # raises if the file is bad
             raise _not_in_use(names[0], [CPU], f"did not start ({first_line(error)})") from error
         what = source if isinstance(source, str) else name
         raise FileFormatError(
@@ -95,8 +121,7 @@ def open_session(
     for provider in names:
         if provider not in session.get_providers():
             raise _not_in_use(provider, session.get_providers(), "did not start")
-    if hasattr(session, "_model_bytes"):
-        session._model_bytes = None  # kept for set_providers alone, which nothing here calls
+    session._model_bytes = None  # kept for set_providers alone, which nothing here calls
     return session  # type: ignore[no-any-return]
 
 
@@ -127,11 +152,7 @@ def run_by_name(
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime; its telemetry is off since this package was imported.
-
-    Raises:
-        MissingDependencyError: it is not installed, or does not start.
-    """
+    """Import onnxruntime; ``MissingDependencyError`` if it is not installed, or does not start."""
     first = "onnxruntime" not in sys.modules
     try:
         import onnxruntime
@@ -154,6 +175,23 @@ def _not_in_use(name: str, available: Sequence[str], why: str) -> ProviderError:
         f"{name} {why}; available: {', '.join(available)}; check its drivers, or "
         f"{install_command('cuda' if name == CUDA else 'cpu')} instead of the other onnxruntime wheel"
     )
+
+
+def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
+    """Raise ``ContractError`` if inputs, outputs and states of graph and manifest differ."""
+    graph = {arg.name: arg for arg in (*session.get_inputs(), *session.get_outputs())}
+    states = [TensorSpec(end, each.dtype, each.axes) for each in manifest.states for end in each[:2]]
+    for spec in (*manifest.inputs, *manifest.outputs, *states):
+        arg, kind = graph.get(spec.name), _KINDS.get(spec.dtype, spec.dtype)
+        axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
+        if arg is None or arg.type != f"tensor({kind})" or not fits(axes, spec.axes):
+            found = f"{arg.type} {describe(axes)}" if arg else "missing"
+            raise ContractError(
+                f"{spec.name} is {found} in the graph, expected {spec.dtype} {describe(spec.axes)}; "
+                "export it again"
+            )
+    if more := {arg.name for arg in session.get_inputs()} - set(manifest.input_names):
+        raise ContractError(f"inputs {sorted(more)} are not in the manifest; export the model again")
 
 
 class OrtEngine(Engine):
@@ -187,10 +225,14 @@ class OrtEngine(Engine):
 
 
 class OrtStates:
-    """States in two sets of buffers: a bound call reads one and writes the other, then they change places.
+    """The states of some sources, for one thread at a time, in two sets of buffers.
 
-    Nothing is copied or bound again from call to call, and a call that fails leaves the states as they were.
+    A bound call reads one set and writes the other, then they change places: nothing is copied or bound again
+    from call to call, and a call that fails leaves the states as they were.
     """
+
+    in_place: bool
+    """True if a step of all sources is quicker as a bound call than by ``run``."""
 
     def __init__(self, engine: OrtEngine, rows: int) -> None:
         """Allocate the buffers, the second set when the first call is bound."""
@@ -201,7 +243,7 @@ class OrtStates:
         self.in_place = rows <= _BLOCK
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
-        """Bind a call of all sources; see ``States``."""
+        """Return a call of all sources for named axes of these sizes."""
         engine, manifest = self._engine, self._engine.manifest
         steps = sizes.get(manifest.sequence or "", 1)
         sizes = {**sizes, **manifest.time_sizes(steps), LONGEST: steps, manifest.batch or "": self._rows}
@@ -235,7 +277,7 @@ class OrtStates:
         return Call(inputs, run, {each.name: each.from_file(outputs[each.name]) for each in engine.outputs})
 
     def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
-        """Take steps of some sources, a block of rows at a time; see ``States``."""
+        """Take steps of the sources at ``rows (K,)``, or raise and change no state; return outputs."""
         engine, manifest, found = self._engine, self._engine.manifest, list[dict[str, Array]]()
         steps = sizes.get(manifest.sequence or "", 1)
         _retain_heap(self._bytes * steps)
@@ -256,7 +298,7 @@ class OrtStates:
         return outputs
 
     def read(self, rows: Array) -> dict[str, Array]:
-        """Return copies of states; see ``States``."""
+        """Return copies of the states of some sources."""
         arrays = self._read_all()
         return {
             each.name: arrays[each.name].copy()
@@ -266,7 +308,7 @@ class OrtStates:
         }
 
     def write(self, rows: Array, states: Arrays) -> None:
-        """Set states; see ``States``."""
+        """Set the states of some sources."""
         arrays = self._read_all()
         for each in self._engine.state_layouts:
             whole = each.batch is None or each.factor
@@ -305,11 +347,11 @@ class OrtStates:
 
 
 def _retain_heap(size: int) -> None:
-    """Let glibc see a block freed that is larger than what a call with ``size`` bytes of states allocates.
+    """Let glibc see a block freed that is larger than an LSTM call with ``size`` bytes of states allocates.
 
-    It then keeps as much for the next call: a tick of 1,000 sources takes 0.7 of the time for that.
+    It then keeps as much for the next call: a tick of 1,000 sources takes 0.7 of the time.
     """
-    np.empty(min(_WORKSPACE * size, _LARGEST), np.uint8)
+    np.empty(min(8 * size, 31 << 20), np.uint8)  # it learns from blocks below 32 MiB
 
 
 def _run_error(error: Exception) -> ContractError:

@@ -38,10 +38,6 @@ _NO_REST: dict[str, Array] = {}
 class _Streams:
     """The parts that one source and many have in common; for one thread at a time."""
 
-    __slots__ = (
-        "__weakref__", "_advice", "_age", "_checked", "_engine", "_entry", "_even", "_every", "_identity",
-        "_manifest", "_rest", "_settled", "_states", "_step", "_unit",
-    )  # fmt: skip
     _many = False
 
     def __init__(
@@ -59,8 +55,13 @@ class _Streams:
         if rows is not None and engine.couples_rows and not check:
             self._advice = "with an int8 file it would affect the other sources; omit this one from the tick"
         self._unit = manifest.unit
+        self._ranges = {name: sizes for name, sizes in manifest.ranges.items() if name != manifest.sequence}
+        if self._unit == 1:  # else it keeps steps, so that a chunk has any number
+            self._ranges = dict(manifest.ranges)
         self._settled = manifest.unit * max((each.delay for each in engine.outputs), default=0)
         self._even = manifest.unit == 1 and all(each.frames == 1 for each in engine.outputs)
+        self._plain = self._even and not self._settled and reset_every == _NEVER
+        """True if every call is one of the engine."""
         self._rest = _NO_REST
         """The last steps of each source that do not fill a unit, ``(rows, unit, ...)``."""
         if manifest.unit > 1:
@@ -78,39 +79,27 @@ class _Streams:
         """How many steps the results are behind the samples; 0 unless frames need later steps."""
         return self._manifest.delay_steps
 
-    @property
-    def reset_every(self) -> int | None:
-        """Number of steps after which a source is reset automatically; None for never."""
-        return None if self._every == _NEVER else self._every
-
     def _arrays(self, x: InputArrays, rows: int, *, step: bool) -> tuple[dict[str, Array], dict[str, int]]:
         """Return samples in the order of engines, and the sizes of the named axes."""
-        inputs = self._engine.inputs
+        manifest, inputs = self._manifest, self._engine.inputs
         arrays = by_name(x, inputs)
         if self._advice:
             refuse_not_finite(arrays, self._advice)
         shapes = (step, rows, *[array.shape for array in arrays.values()])
-        known, sizes, full = self._checked
-        if shapes != known:
-            sizes, full = self._learn(arrays, rows, step=step)
-            if self._many:
-                self._checked = shapes, sizes, full
+        if shapes != self._checked[0]:
+            one = {manifest.sequence: 1} if step and manifest.sequence else {}
+            sizes = {manifest.batch or "": rows, **one}
+            for each in sorted(inputs, key=lambda each: "+" in str(each.axes)):
+                shape = arrays[each.name].shape
+                axes = tuple(axis for axis in each.given[not self._many :] if axis not in one)
+                bare = tuple(axis for axis in axes if axis != 1)
+                learn_sizes(each.name, bare if len(shape) == len(bare) else axes, shape, sizes, self._ranges)
+            full = {each.name: (rows, *(resolve(each.given[1:], sizes) or ())) for each in inputs}
+            self._checked = shapes, sizes, full
+        _, sizes, full = self._checked
         return {
             each.name: each.from_given(arrays[each.name].reshape(full[each.name])) for each in inputs
         }, sizes
-
-    def _learn(self, arrays: Arrays, rows: int, *, step: bool) -> tuple[dict[str, int], dict[str, Any]]:
-        """Return the sizes of named axes, and the shape of each input with all its axes, rows first."""
-        manifest, inputs = self._manifest, self._engine.inputs
-        sizes = {manifest.batch or "": rows, **({manifest.sequence: 1} if step and manifest.sequence else {})}
-        ranges = {axis: sizes for axis, sizes in manifest.ranges.items() if axis != manifest.sequence}
-        for each in sorted(inputs, key=lambda each: "+" in str(each.axes)):
-            axes = each.given if self._many else each.given[1:]
-            axes = tuple(axis for axis in axes if not (step and axis == manifest.sequence))
-            bare, array = tuple(axis for axis in axes if axis != 1), arrays[each.name]
-            axes = bare if array.ndim == len(bare) else axes
-            learn_sizes(each.name, axes, array.shape, sizes, manifest.ranges if self._unit == 1 else ranges)
-        return sizes, {each.name: (rows, *(resolve(each.given[1:], sizes) or ())) for each in inputs}
 
     def _steps(self, sizes: Mapping[str, int]) -> int:
         return sizes.get(self._manifest.sequence or "", 1)
@@ -127,7 +116,7 @@ class _Streams:
             engine, (inputs, run, outputs) = self._engine, self._states.bind(sizes)
             cells = [self._seen(inputs[each.name], each, step=step) for each in engine.inputs]
             views = {each.name: self._seen(outputs[each.name], each, step=step) for each in engine.outputs}
-            result = next(iter(views.values())).copy if len(views) == 1 else partial(_copies, views)
+            result = partial(_copies, views) if len(views) > 1 else next(iter(views.values())).copy
             cell = cells[0] if len(cells) == 1 and not self._advice else None
             bound = _Bound(sizes, self._steps(sizes), inputs, run, result, cell)
         for name, array in arrays.items():
@@ -201,28 +190,16 @@ class _Streams:
         return {each.name: arrays[each.name][(rows, time) if each.timed else rows] for each in inputs}
 
     def _state_of(self, rows: Array) -> State:
-        """Return a copy of one source's state, with its samples that do not fill a unit yet."""
+        """Return a copy of one source's state; ``StateError`` between units, as steps are kept then."""
         age = int(self._age[rows][0])
-        kept = [each for each in self._engine.inputs if age % self._unit and each.name in self._rest]
-        rest = {each.name: each.to_file(self._rest[each.name][rows, : age % self._unit]) for each in kept}
-        return State(self._states.read(rows), self._identity, age, rest)
+        if missing := -age % self._unit:
+            raise StateError(f"a unit of {self._unit} steps is not complete; take {missing} more steps first")
+        return State(self._states.read(rows), self._identity, age)
 
     def _restore(self, rows: Array, state: State) -> None:
         """Continue a source from a state; ``StateError`` if it is another model's."""
-        arrays = check_state(state, self._manifest, self._identity, 1)
-        count = state.age % self._unit
-        inputs = {each.name: each for each in self._engine.inputs if count and each.name in self._rest}
-        kept = {name: each.from_file(state.rest[name]) for name, each in inputs.items() if name in state.rest}
-        shapes = {name: (1, count, *each.inner) for name, each in inputs.items()}
-        if {name: array.shape for name, array in kept.items()} != shapes or set(state.rest) != set(shapes):
-            raise StateError(
-                f"got a state of age {state.age} with other samples than the last {count}; "
-                "save the state again, or reset the stream"
-            )
-        self._states.write(rows, arrays)
+        self._states.write(rows, check_state(state, self._manifest, self._identity, 1))
         self._age[rows] = state.age
-        for name, array in kept.items():
-            self._rest[name][rows, :count] = array
 
     def _reset(self, rows: Array) -> None:
         self._states.write(rows, reset_states(self._manifest, len(rows)))
@@ -250,8 +227,6 @@ class Stream(_Streams):
     exception leaves its state as it was.
     """
 
-    __slots__ = ("_chunk", "_due", "_free", "_result", "_run", "_seen_steps", "_start", "_window")
-
     def __init__(
         self, engine: Engine, identity: str, reset_every: Any = None, *, check: bool = False
     ) -> None:
@@ -268,7 +243,7 @@ class Stream(_Streams):
 
     @property
     def state(self) -> State:
-        """A copy of the state, to keep, pickle, save or restore elsewhere."""
+        """A copy of the state, to keep, pickle, save or restore elsewhere; ``StateError`` between units."""
         with self._entry:
             self._age[0] = self._seen_steps - self._start
             return self._state_of(_ONE)
@@ -405,32 +380,21 @@ class StreamBatch(_Streams):
         self._place = np.zeros(capacity, dtype=np.int64)
 
     @property
-    def capacity(self) -> int:
-        """Maximum number of sources."""
-        return len(self._owner)
-
-    @property
     def ids(self) -> tuple[int, ...]:
         """The ids of the sources."""
         return tuple(self._owner[self._owner >= 0].tolist())
 
     def __len__(self) -> int:
-        return self.capacity - len(self._unused)
+        return len(self._owner) - len(self._unused)
 
     def add(self) -> int:
-        """Add a source at the reset state and return its id, which no other source ever had.
-
-        Raises:
-            StateError: the batch is full.
-        """
+        """Add a source at reset and return its id, which no other ever had; ``StateError`` if it is full."""
         with self._entry:
             if not self._unused:
-                raise StateError(
-                    f"all {self.capacity} slots are in use; remove a source, or open a larger batch"
-                )
+                raise StateError(f"all {len(self)} slots are in use; remove a source, or open a larger batch")
             slot = self._unused.pop()
             self._owner[slot] = self._next[slot]
-            self._next[slot] += self.capacity
+            self._next[slot] += len(self._owner)
             self._reset(np.array([slot]))
             return int(self._owner[slot])
 
@@ -452,11 +416,7 @@ class StreamBatch(_Streams):
             return self._state_of(self._slots([source]))
 
     def restore(self, source: int, state: State) -> None:
-        """Continue one source from ``state``, of a stream or of another batch.
-
-        Raises:
-            StateError: the source is not in the batch, or the state is of another model.
-        """
+        """Continue one source from the ``state`` of any stream; ``StateError`` as for ``Stream.restore``."""
         with self._entry:
             self._restore(self._slots([source]), state)
 
@@ -464,35 +424,25 @@ class StreamBatch(_Streams):
         """Take one time step of some sources.
 
         Args:
-            samples: ``(K, I)``, by name where there are several inputs, a row a source.
-            ids: the sources that the rows belong to, each once.
+            samples: ``(K, I)``, by name where there are several inputs.
+            ids: the source of each row, each once.
 
         Returns:
             The outputs ``(K, C)``, by name where there are several. Each row equals what the source's own
             ``Stream.step`` gives, NaN where that is None.
 
         Raises:
-            InputError: wrong rank, width or dtype; no source; NaN or infinity where the model checks, or for
-                an int8 ``.onnx`` file, which quantizes a tick's sources together.
+            InputError: as ``Stream.step``; no source; NaN in an int8 ``.onnx`` file, whose rows share scales.
             StateError: a source that is not in the batch, or given twice; another thread is using the batch.
         """
         with self._entry:
             return self._tick(samples, ids, step=True)
 
     def process(self, chunks: InputArrays, ids: Ids) -> Result:
-        """Take many time steps of some sources in one call.
+        """Take many time steps ``(K, L, I)`` of some sources in one call; as ``step``.
 
-        Args:
-            chunks: ``(K, L, I)``, by name where there are several inputs.
-            ids: the sources that the rows belong to, each once.
-
-        Returns:
-            As ``step``; an output with a time axis keeps it. Where a source completes fewer frames than
-            others, NaN is in front of them.
-
-        Raises:
-            InputError: as ``step``; or no time axis.
-            StateError: as ``step``.
+        An output with a time axis keeps it. NaN is in front of the frames of a source that completes fewer
+        than others.
         """
         if self._manifest.sequence is None:
             raise InputError("this file takes one step a call; use step()")
@@ -503,8 +453,10 @@ class StreamBatch(_Streams):
         """Check everything, call the engine, and only then change the states of ``ids``."""
         slots = self._slots(ids)
         arrays, sizes = self._arrays(samples, len(slots), step=step)
-        steps, layouts = self._steps(sizes), self._engine.outputs
-        if not self._together(slots, steps):
+        steps, layouts, ages = self._steps(sizes), self._engine.outputs, self._age[slots]
+        if not self._plain and (
+            (ages % self._unit).any() or not self._ready(int(ages.min()), int(ages.max()), steps)
+        ):
             parts = self._pieces(slots, arrays, sizes)
             return _only({each.name: _stacked(each, parts, step=step) for each in layouts})
         if step and slots is self._all and self._states.in_place:
@@ -517,26 +469,18 @@ class StreamBatch(_Streams):
         self._age[slots] += steps
         return _only({each.name: self._seen(outputs[each.name], each, step=step) for each in layouts})
 
-    def _together(self, slots: Array, steps: int) -> bool:
-        """Tell whether a tick is one call of the engine, all of whose frames are real."""
-        if self._every == _NEVER and self._even and not self._settled:
-            return True
-        ages = self._age[slots]
-        whole = not (ages % self._unit).any()
-        return whole and self._ready(int(ages.min()), int(ages.max()), steps)
-
     def _slots(self, ids: Ids) -> Array:
         """Return the slots of ``ids``; each must be in the batch and given once."""
         sources = as_array("ids", ids, "int64")
         if sources.ndim != 1 or not sources.size:
             raise InputError(f"ids have shape {sources.shape}, expected (K,), K from 1")
-        if len(sources) == self.capacity and not self._unused and sources.tobytes() == self._owner.tobytes():
+        if len(sources) == len(self) == len(self._all) and sources.tobytes() == self._owner.tobytes():
             return self._all
-        slots: Array = np.remainder(sources, self.capacity, dtype=np.int64)
+        slots: Array = np.remainder(sources, len(self._all), dtype=np.int64)
         absent = (sources < 0) | (self._owner[slots] != sources)
         if np.count_nonzero(absent):  # a fifth of the time of any()
             raise StateError(f"source {sources[absent][0]} is not in this batch; add() gives ids")
-        order = self._all[: len(slots)] if len(slots) <= self.capacity else np.arange(len(slots))
+        order = np.arange(len(slots))
         self._place[slots] = order
         twice = self._place[slots] != order
         if np.count_nonzero(twice):
@@ -584,20 +528,15 @@ class _Bound(NamedTuple):
 def _check_streamable(engine: Engine, *, many: bool) -> None:
     """Raise ``ContractError`` if there are no states, chunks are not the whole, or rows are no axis."""
     manifest = engine.manifest
-    if reason := manifest.unstreamable:
+    reason = manifest.unstreamable or ("" if manifest.states or manifest.is_buffered else "it has no states")
+    if reason:
         raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-    if not manifest.states and not manifest.is_buffered:
-        raise ContractError("this file carries no states; export it with them, or use run()")
-    if not many:
-        return
-    for each in (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest)):
-        if each.batch is None or (each.factor and each not in engine.outputs):
-            raise ContractError(
-                f"{each.name} has no axis {manifest.batch or 'of rows'}; open one stream() a source instead"
-            )
-    for each in engine.outputs:
-        if np.dtype(each.dtype).kind != "f" and manifest.is_buffered:
-            raise ContractError(f"{each.name} is {each.dtype}, which has no NaN; open one stream() a source")
+    for each in (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest)) if many else ():
+        own = each in engine.outputs
+        rows = each.batch is not None and (own or not each.factor)
+        if not rows or (own and manifest.is_buffered and np.dtype(each.dtype).kind != "f"):
+            reason = f"is {each.dtype}, which has no NaN" if rows else f"has no axis {manifest.batch or 'N'}"
+            raise ContractError(f"{each.name} {reason}; open one stream() a source instead")
 
 
 def _stacked(layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool) -> Array:

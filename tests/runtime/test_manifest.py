@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime.errors import ManifestError
-from lstm_edge_runtime.graph_check import check_contract
 from lstm_edge_runtime.manifest import (
     SCHEMA,
     Golden,
@@ -46,30 +45,21 @@ def test_a_manifest_survives_its_own_text_and_gives_the_same_text_again():
     np.testing.assert_array_equal(again.golden.inputs["x"], FULL.golden.inputs["x"])
 
 
-WRONG = [
-    *[("trained", {"carry": wrong}) for wrong in (1, None)],
-    *[("trained", {"window": wrong}) for wrong in (0, True, 1.5, "40")],
-    *[("trained", {"reset": wrong}) for wrong in (1.5, -0.1, None)],
-    *[("signal", {"window": wrong}) for wrong in (-1, 0.5, 1e308)],
-    *[("signal", {"sampling_rate": wrong}) for wrong in (-5, True)],
-    *[
-        ("axes", {"ranges": {"L": {"least": least, "most": most, "multiple": multiple}}})
-        for least, most, multiple in [(0, None, 1), (5, 4, 1), (5, 7, 4), (1.5, None, 1), (1, None, 0)]
+@pytest.mark.parametrize(
+    ("field", "bad"),
+    [
+        *[("trained", {"carry": wrong}) for wrong in (1, None)],
+        *[("trained", {"window": wrong}) for wrong in (True, 1.5, "40")],
+        ("signal", {"sampling_rate": True}),
+        ("axes", {"ranges": {"L": {"least": 1.5}}}),
     ],
-    ("axes", {"batch": "L"}),
-    ("axes", {"sequence": "2*L"}),
-    ("task", {"output": "y"}),
-    ("task", {"labels": ["rest"]}),
-]
-
-
-@pytest.mark.parametrize(("field", "bad"), WRONG, ids=str)
-def test_a_value_that_can_not_be_meant_is_refused_in_one_line(field, bad):
+    ids=str,
+)
+def test_a_value_of_another_type_is_refused_in_one_line(field, bad):
     raw = json.loads(FULL._replace(trained=Trained(True, 40, 0.5)).to_json())
-    check_contract(Manifest.from_json(json.dumps(raw)))
     raw[field] |= bad
     with pytest.raises(ManifestError, match="malformed") as error:
-        check_contract(Manifest.from_json(json.dumps(raw)))
+        Manifest.from_json(json.dumps(raw))
     assert "\n" not in str(error.value)
 
 

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
-from lstm_edge_runtime.axes import all_ones
+from lstm_edge_runtime.axes import shape_of
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
@@ -173,7 +173,7 @@ def _set_axes(model: ir.Model, config: LiftConfig, free: Collection[str]) -> _Wo
     forget_shapes(original)
     kept = {value.name for value in decided.graph.inputs} | set(given)
     given |= {
-        str(value.name): np.zeros(all_ones(axes_of(value)), value.dtype.numpy())
+        str(value.name): np.zeros(shape_of(axes_of(value), {}), value.dtype.numpy())
         for value in data_inputs(original.graph)
         if value.name not in kept and value.dtype is not None
     }

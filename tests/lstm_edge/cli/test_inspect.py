@@ -7,6 +7,7 @@ import onnx
 import pytest
 
 from lstm_edge_runtime.manifest import Trained
+from lstm_edge_runtime.ort import sealed
 
 H = 8
 
@@ -49,7 +50,7 @@ def test_a_label_can_not_write_to_the_terminal(invoke, har, tmp_path):
     model = onnx.load(har.path)
     entry = next(each for each in model.metadata_props if each.key == "lstm_edge")
     entry.value = entry.value.replace('"walk"', '"\\u001b]0;title\\u0007"')
-    onnx.save(model, tmp_path / "hostile.onnx")
+    (tmp_path / "hostile.onnx").write_bytes(sealed(model.SerializeToString()))
     code, out, _ = invoke("inspect", tmp_path / "hostile.onnx")
     assert code == 0
     assert "\\x1b]0;title\\x07" in out
@@ -76,7 +77,7 @@ def test_what_is_no_model_exits_2(invoke, tmp_path, content):
 def test_a_broken_contract_exits_2(invoke, har, tmp_path):
     model = onnx.load(har.path)
     model.graph.output.pop()
-    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_bytes(sealed(model.SerializeToString()))
     code, _, err = invoke("inspect", tmp_path / "m.onnx")
     assert code == 2
     assert "c_n" in err

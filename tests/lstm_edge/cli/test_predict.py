@@ -14,6 +14,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native import installed
+from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
 X = np.random.default_rng(1).normal(size=(5, 9, 3)).astype(np.float32)
@@ -55,7 +56,7 @@ def test_a_native_program_gives_the_same_and_a_node_that_is_not_covered_exits_2(
     head = model.graph.node[-1]
     model.graph.node.append(onnx.helper.make_node("Tan", ["before"], [head.output[0]], name="wave"))
     head.output[0] = "before"
-    onnx.save(model, tmp_path / "wave.onnx")
+    (tmp_path / "wave.onnx").write_bytes(sealed(model.SerializeToString()))
     code, _, err = invoke("convert", tmp_path / "wave.onnx", "-o", tmp_path / "wave.lep")
     assert code == 2
     assert "node 'wave' (Tan): an operator that is not covered" in err
@@ -126,7 +127,7 @@ def test_values_are_headed_by_their_own_names(invoke, make, data):
     manifest = Manifest.from_json(model.metadata_props[0].value)
     task = manifest.task._replace(labels=("way", "speed", "load"))
     model.metadata_props[0].value = manifest._replace(task=task).to_json()
-    onnx.save(model, made.path.parent / "named.onnx")
+    (made.path.parent / "named.onnx").write_bytes(sealed(model.SerializeToString()))
     code, out, _ = invoke("predict", made.path.parent / "named.onnx", data)
     assert out.splitlines()[0] == "series,way [m],speed [m/s],load [kg]"
 

@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
+from lstm_edge.hold import Hold
 from lstm_edge_runtime import load
-from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Trained
 
 MAIN = "from lstm_edge.cli import main; main()"

@@ -61,25 +61,6 @@ def test_one_is_singular():
     assert counted(2, "series") == "2 series"
 
 
-class _Installed:
-    def __init__(self, text):
-        self.text = text
-
-    def read_text(self, name):
-        assert name == "direct_url.json"
-        return self.text
-
-
-@pytest.mark.parametrize(
-    ("origin", "extra", "command"),
-    [
-        ("{}", "report", 'pip install "lstm-edge[report]"'),
-        (None, "native", 'pip install "lstm-edge[native]"'),
-        ('{"url": "file:///src"}', "cpu", 'pip install "lstm-edge[cpu] @ file:///src"'),
-        ('{"url": "file:///src"}', "native", 'pip install "file:///src/native"'),
-        ('{"url": "file:///w/a.whl"}', "native", 'pip install "lstm-edge[native] @ file:///w/a.whl"'),
-    ],
-)
-def test_a_hint_installs_from_where_lstm_edge_came(monkeypatch, origin, extra, command):
-    monkeypatch.setattr("importlib.metadata.distribution", lambda name: _Installed(origin))
-    assert install_command(extra) == command
+def test_a_hint_names_the_package_of_an_extra():
+    assert install_command("cpu") == 'pip install "lstm-edge-runtime[cpu]"'
+    assert install_command("report") == 'pip install "lstm-edge[report]"'

@@ -23,6 +23,7 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.ort import sealed
 
 from .conftest import DATA
 
@@ -39,7 +40,7 @@ def altered(network, tmp_path):
             entry.value = json.dumps(manifest)
         else:
             del model.metadata_props[:]
-        onnx.save(model, tmp_path / "altered.onnx")
+        (tmp_path / "altered.onnx").write_bytes(sealed(model.SerializeToString()))
         return tmp_path / "altered.onnx"
 
     return change

@@ -1,8 +1,5 @@
 """Debounce labels: a label is confirmed once it has stayed the same for some steps."""
 
-NO_LABEL = (-1, -1, 0)
-"""Value of ``Hold.saved`` before the first step."""
-
 
 class Hold:
     """Debounces the label of a stream: one object per source."""
@@ -10,13 +7,11 @@ class Hold:
     def __init__(self, steps: int) -> None:
         """Confirm a label once it occurred ``steps`` times in a row."""
         self._steps = steps
-        self.restore(*NO_LABEL)
+        self.restore(-1, -1, 0)
 
     def restore(self, label: int, candidate: int, count: int) -> None:
-        """Continue from the values of ``saved``."""
-        self.label = label
-        """The index of the confirmed class; -1 before the first one."""
-        self._candidate, self._count = candidate, count
+        """Continue from the values of ``saved``; ``label`` is the confirmed class, -1 for none."""
+        self.label, self._candidate, self._count = label, candidate, count
 
     def take(self, label: int, count: int = 1) -> int:
         """Process ``count`` steps of one label; return the number of steps before ``label`` is confirmed."""
