@@ -114,7 +114,8 @@ def run_frames(
     The main output is one with a time axis; see ``frame_axis``.
     """
     found: list[npt.NDArray[Any]] = [np.empty(0)] * len(series)
-    batch, time = model.manifest.batch_axes.get(main_name(model)), frame_axis(model)
+    manifest = model.manifest
+    batch, time = manifest.batch_axis(manifest.axes[main_name(model)]), frame_axis(model)
     assert time is not None
     for part, outputs in _run_parts(model, samples, series):
         rows = outputs[None] if batch is None else np.moveaxis(outputs, batch, 0)

@@ -1,8 +1,4 @@
-"""The manifest: the description of an artifact, stored in its ONNX ``metadata_props``.
-
-One JSON text under the key ``lstm_edge``, so that onnxruntime alone can read it. ``docs/manifest.md``
-describes it for readers in other languages. The same model gives the same text.
-"""
+"""The manifest: the description of an artifact, one JSON text in its metadata; see ``docs/manifest.md``."""
 
 import base64
 import contextlib
@@ -185,17 +181,11 @@ class Manifest(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ManifestError: not JSON, an unknown schema, or a field that is missing or of another type.
-        """
+        """Read what ``to_json`` wrote; ``ManifestError`` for another schema, or a field of another type."""
         with malformed_as(ManifestError, "the manifest is malformed", "export the model again"):
             raw = read_json(text)
             if raw["schema"] != SCHEMA:
-                raise ManifestError(
-                    f"the manifest has schema {raw['schema']}, expected {SCHEMA}; export the model again"
-                )
+                raise ValueError(f"schema {raw['schema']!r:.40}, expected {SCHEMA}")
             manifest: Manifest = decode(cls, {**raw, **raw["axes"]})
         return manifest
 
@@ -251,23 +241,15 @@ class Manifest(NamedTuple):
         return max((-(-delay * self.unit // frames[name]) for name, delay in self.delays.items()), default=0)
 
     @property
-    def window(self) -> int | None:
-        """Time steps of a window in training; None where unknown, or where samples were taken whole."""
-        return self.signal.window if self.trained is None else self.trained.window
-
-    @property
     def from_reset(self) -> bool:
-        """Whether each window started from reset in training, so that states that live longer are unknown.
-
-        Of files that do not say how they were trained, those with a window were.
-        """
-        known = self.window is not None if self.trained is None else not self.trained.carry
-        return known and bool(self.states)
+        """True if training started each window from reset; where unknown, if it had windows."""
+        started = self.signal.window is not None if self.trained is None else not self.trained.carry
+        return started and bool(self.states)
 
     @property
     def reset_every(self) -> int | None:
         """Number of steps after which a stream should be reset, as in training; None for never."""
-        return self.window if self.from_reset else None
+        return (self.trained or self.signal).window if self.from_reset else None
 
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""
@@ -287,22 +269,14 @@ class Manifest(NamedTuple):
         if self.sequence is None:
             return {}
         rates = {axis: _rate_of(axis, self.sequence) for axis in axes if isinstance(axis, str)}
-        return {
-            axis: rate[0] * steps // rate[1]
-            for axis, rate in rates.items()
-            if rate and not self.unit % rate[1]
-        }
+        known = {axis: rate for axis, rate in rates.items() if rate and not self.unit % rate[1]}
+        return {axis: frames * steps // unit for axis, (frames, unit) in known.items()}
 
     @property
     def time_axes(self) -> dict[str, int]:
         """The index of the time axis by the name of each input and output that has one, states left out."""
         indices = ((spec.name, self.time_axis(spec.axes)) for spec in (*self.inputs, *self.outputs))
         return {name: index for name, index in indices if index is not None}
-
-    @property
-    def batch_axes(self) -> dict[str, int]:
-        """The index of the batch axis by the name of each input, output and state that has one."""
-        return {name: axes.index(self.batch) for name, axes in self.axes.items() if self.batch in axes}
 
     def steps(self, feeds: Mapping[str, Array]) -> int:
         """Return the time steps of a call's inputs; 1 where none has a time axis."""

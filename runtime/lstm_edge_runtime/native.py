@@ -203,13 +203,13 @@ class NativeEngine(Engine):
         lengths = np.full(len(rows), steps) if lengths is None else lengths.reshape(-1)
         for length in np.unique(lengths).tolist():
             own = np.flatnonzero(lengths == length)
-            given = {
-                each.name: array[own, :length] if each.timed else array[own] for each, array in inputs.items()
-            }
+            place: Any = slice(None) if len(own) == len(rows) else own
+            time = slice(length if manifest.lengths else None)
+            part = {each: (place, time) if each.timed else place for each in (*inputs, *outputs)}
+            given = {each.name: array[part[each]] for each, array in inputs.items()}
             made = states.run(own, given, {**sizes, manifest.sequence or "": length})
             for each, array in outputs.items():
-                part = made[each.name]
-                array[(own, slice(part.shape[1])) if each.timed else own] = part
+                array[part[each]] = made[each.name]
         after = states.read(rows)
         results = {each.name: each.to_file(array) for each, array in outputs.items()}
         return results | {spec.output: after[spec.input] for spec in manifest.states}

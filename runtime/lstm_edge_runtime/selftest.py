@@ -21,11 +21,9 @@ class Comparison(NamedTuple):
     max_abs: float
     """The largest absolute difference; infinity where one side is not finite and the other differs."""
     ratio: float
-    """The difference of the worst element as a fraction of its limit: 1 is at the limit."""
     where: tuple[int, ...]
-    """The index of the worst element."""
     limit: float = 0.0
-    """Of the worst element."""
+    """The difference of the worst element as a fraction of its limit, its index, and its limit."""
 
     @property
     def ok(self) -> bool:
@@ -42,7 +40,7 @@ class SelfTest:
     """Results of replaying the golden cases."""
 
     cases: tuple[tuple[Comparison, ...], ...]
-    """Of each case each output and state."""
+    """The outputs and states of each case."""
 
     @property
     def ok(self) -> bool:
@@ -68,15 +66,17 @@ def selftest(manifest: Manifest, run: Runner) -> SelfTest:
         ManifestError: a golden case leaves an input, an output or a state out.
         CheckFailedError: the file does not run on a case.
     """
-    golden = manifest.golden
-    if golden is None:
+    if manifest.golden is None:
         raise InputError("this file has no golden case; export it again with lstm-edge export")
-    for case in (golden, *golden.more):
+    cases = []
+    for case in (manifest.golden, *manifest.golden.more):
         check_golden_case(manifest, case)
-    try:
-        return SelfTest(tuple(_check(manifest, run, case) for case in (golden, *golden.more)))
-    except LstmEdgeError as error:
-        raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
+        try:
+            outputs = _replay(manifest, run, case)
+        except LstmEdgeError as error:
+            raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
+        cases.append(tuple(_compare(name, outputs[name], case) for name in case.outputs))
+    return SelfTest(tuple(cases))
 
 
 def check_golden_case(manifest: Manifest, golden: Golden) -> None:
@@ -84,14 +84,6 @@ def check_golden_case(manifest: Manifest, golden: Golden) -> None:
     left_out = {*manifest.input_names, *manifest.output_names} - {*golden.inputs, *golden.outputs}
     if left_out:
         raise ManifestError(f"the golden case has no {', '.join(sorted(left_out))}; export the model again")
-
-
-def _check(manifest: Manifest, run: Runner, golden: Golden) -> tuple[Comparison, ...]:
-    outputs = _replay(manifest, run, golden)
-    return tuple(
-        _compare(name, outputs[name], expected, golden_limits(golden, name))
-        for name, expected in golden.outputs.items()
-    )
 
 
 def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]:
@@ -139,15 +131,16 @@ def _without_padding(manifest: Manifest, golden: Golden, outputs: dict[str, Arra
     return outputs
 
 
-def _compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison:
+def _compare(name: str, got: Array, golden: Golden) -> Comparison:
     """Compare in float64; equal infinities, and NaN in both places, agree."""
+    expected = golden.outputs[name]
     if got.shape != expected.shape:
         return Comparison(name, np.inf, np.inf, ())
     left, right = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = np.nan_to_num(np.abs(left - right), nan=np.inf, posinf=np.inf)
         difference[(left == right) | (np.isnan(left) & np.isnan(right))] = 0
-        limits = np.broadcast_to(limits, right.shape)
+        limits = np.broadcast_to(golden_limits(golden, name), right.shape)
         ratio = np.where(difference > 0, difference / limits, 0)
     if not ratio.size:
         return Comparison(name, 0, 0, ())

@@ -1,7 +1,6 @@
 import gc
 import mmap
 import re
-import shutil
 import subprocess
 import sys
 import weakref
@@ -188,13 +187,6 @@ def test_without_onnxruntime_the_error_names_the_extra(path):
     assert install_command("cpu") in run_alone(program, path("lstm"))
 
 
-def test_the_streams_of_a_closed_model_go_on(path):
-    with load(path("lstm")) as model:
-        stream = model.stream()
-        expected = model.stream().step([1, 2, 3])
-    np.testing.assert_array_equal(stream.step([1, 2, 3]), expected)
-
-
 @pytest.mark.parametrize("name", ["lstm", "late"])
 def test_a_closed_model_keeps_no_session(path, name, sessions):
     model = load(path(name))
@@ -204,12 +196,6 @@ def test_a_closed_model_keeps_no_session(path, name, sessions):
     model.close()
     gc.collect()
     assert [each() for each in kept] == [None] * len(kept)
-
-
-def test_a_path_that_is_not_plain_text_loads(path, tmp_path):
-    odd = tmp_path / "mödel with spaces ✓.onnx"
-    shutil.copy(path("lstm"), odd)
-    assert load(odd).manifest is not None
 
 
 @pytest.mark.filterwarnings("ignore:Specified provider")
