@@ -168,9 +168,9 @@ class Layout(NamedTuple):
         """Return what ``from_file`` took."""
         array = array if self.of_file is None else array.transpose(_inverse(self.of_file))
         if self.batch is None:
-            return array[0]
-        shape = array.shape
-        if self.factor:
+            array = array[0]
+        elif self.factor:
+            shape = array.shape
             array = array.reshape(*shape[: self.batch], -1, *shape[self.batch + 2 :])
         return array
 

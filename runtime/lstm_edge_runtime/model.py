@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["never"]
 """Number of steps after which a stream is reset."""
-MAX_THREADS = 1024
-"""More than any machine has use for; onnxruntime would start them all."""
 
 
 def load(
@@ -52,8 +50,8 @@ def load(
         MissingDependencyError: no onnxruntime, or no ``lstm-edge-native``.
         InputError: an argument that is none of the above.
     """
-    if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}")
+    if type(threads) is not int or not 1 <= threads <= 1024:
+        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to 1024")
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected 'cpu' or 'cuda'")
     name, content = read_content(source)
@@ -197,7 +195,7 @@ class Model:
             return SlidingStream(self.manifest, self.run, window)
         from .stream import Stream
 
-        return Stream(self._engine, self.identity, reset_every, check=self._check)
+        return Stream(self, reset_every)
 
     def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
         """Open a batch of up to ``capacity`` streams with one call into the engine per tick.
@@ -212,7 +210,7 @@ class Model:
         """
         from .stream import StreamBatch
 
-        return StreamBatch(self._engine, self.identity, capacity, reset_every, check=self._check)
+        return StreamBatch(self, capacity, reset_every)
 
     def selftest(self) -> "SelfTest":
         """Replay the golden cases in the file on this device, in chunks with carried states.

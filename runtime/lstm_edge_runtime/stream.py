@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,9 @@ from .engine import Arrays, Engine
 from .errors import ContractError, InputError, StateError
 from .manifest import Array
 from .state import State
+
+if TYPE_CHECKING:
+    from .model import Model
 
 Result = Any
 """The only output that is not a state; a mapping by name where there are several."""
@@ -40,16 +43,15 @@ class _Streams:
 
     _many = False
 
-    def __init__(
-        self, engine: Engine, identity: str, reset_every: Any, rows: int | None, *, check: bool
-    ) -> None:
+    def __init__(self, model: "Model", reset_every: Any, rows: int | None) -> None:
+        engine, check = model._engine, model._check
         manifest = self._manifest = engine.manifest
         _check_streamable(engine, many=rows is not None)
         if reset_every is None or reset_every == "never":
             reset_every = _NEVER
         elif type(reset_every) is not int or reset_every < 1:
             raise InputError(f"reset_every is {reset_every!r}, expected a positive integer or 'never'")
-        self._engine, self._identity, self._every = engine, identity, reset_every
+        self._engine, self._identity, self._every = engine, model.identity, reset_every
         self._states = engine.states(rows)
         self._advice = "clean the samples first" if check else ""
         if rows is not None and engine.couples_rows and not check:
@@ -227,11 +229,9 @@ class Stream(_Streams):
     exception leaves its state as it was.
     """
 
-    def __init__(
-        self, engine: Engine, identity: str, reset_every: Any = None, *, check: bool = False
-    ) -> None:
+    def __init__(self, model: "Model", reset_every: Any = None) -> None:
         """Open a stream at the reset state; see ``Model.stream``."""
-        super().__init__(engine, identity, reset_every, None, check=check)
+        super().__init__(model, reset_every, None)
         self._free, self._window = self._entry.free, _CLOSED
         self._chunk: _Bound | None = None
         self._begin(0, 0)
@@ -365,13 +365,11 @@ class StreamBatch(_Streams):
 
     _many = True
 
-    def __init__(
-        self, engine: Engine, identity: str, capacity: int, reset_every: Any = None, *, check: bool = False
-    ) -> None:
+    def __init__(self, model: "Model", capacity: int, reset_every: Any = None) -> None:
         """Reserve states for ``capacity`` sources, none of which exists yet; see ``Model.streams``."""
         if type(capacity) is not int or capacity < 1:
             raise InputError(f"capacity is {capacity!r}, expected a positive integer")
-        super().__init__(engine, identity, reset_every, capacity, check=check)
+        super().__init__(model, reset_every, capacity)
         self._all = np.arange(capacity)
         self._owner = np.full(capacity, -1, dtype=np.int64)
         """The id in each slot, -1 where it is free; an id is its slot plus a multiple of the capacity."""

@@ -49,16 +49,13 @@ class Slow:
 def test_a_second_thread_on_one_stream_or_batch_is_refused_and_harms_nothing(model):
     stream, batch, state = model.stream(), model.streams(2), model.stream().state
     source = batch.add()
-    first_calls = (
-        (lambda slow: stream.step(slow), [4, 5, 6]),
-        (lambda slow: batch.step(slow, [source]), [[4, 5, 6]]),
-    )
+    calls = (stream.step, [4, 5, 6]), (lambda slow: batch.step(slow, [source]), [[4, 5, 6]])
     others = (
         [lambda: stream.step([7, 8, 9]), lambda: stream.process([[7, 8, 9]]), lambda: stream.state,
          lambda: stream.restore(state), stream.reset],
         [lambda: batch.step([[1, 2, 3]], [source]), batch.add, lambda: batch.remove(source)],
     )  # fmt: skip
-    for (call, values), refused in zip(first_calls, others, strict=True):
+    for (call, values), refused in zip(calls, others, strict=True):
         slow = Slow(values)
         first = threading.Thread(target=call, args=(slow,))
         first.start()
