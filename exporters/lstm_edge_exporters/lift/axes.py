@@ -5,12 +5,11 @@ An axis is *time* if a recurrence makes more steps where the axis is longer, and
 
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
 from ..graph import axes_of, constant, data_inputs, dynamic_axes, forget_shapes, is_data_free
@@ -18,18 +17,17 @@ from ..recurrent import LENGTHS
 from .read import decide_branches
 from .recurrences import Axis, Recurrence, count_passes, drop_counters, recurrences, top_of
 from .rows import restore_order
-from .running import evaluate
+from .running import Sizes, evaluate
 
 BATCH, SEQUENCE = "batch", "sequence"
 _SIZES = ((40, 7), (8, 3), (4, 1))
 """Least size of a dynamic axis, and how far apart others are; a graph may run at some of them only."""
-_NEW, _HELD = "#", "held."
-"""Begin the labels of axes that the file gives no name, and of those whose size stays as it is."""
+_NEW = "#"
+"""Begins the labels of axes that the file gives no name."""
 _MADE_UP = re.compile(r"unk__\d+|\?|")
 """Names that exporters give to axes that they know nothing of."""
 
 _USUAL = {BATCH: re.compile("n|b|batch.*"), SEQUENCE: re.compile("l|t|time.*|seq.*|frames?")}
-Sizes = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -71,25 +69,24 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
     _rename((value for name, value in inputs.items() if name not in given), renamed)
 
 
-def name_axes(model: ir.Model, given: Collection[str], free: Collection[str]) -> Named:
+def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
     """Name every dynamic axis of the inputs, and take the branches that the others decide, in place.
 
-    Names in the file are kept. ``free`` has the roles (``batch``, ``sequence``) of which axes of fixed size
-    become dynamic where the graph runs at other sizes; not those of inputs whose axes are ``given``.
+    Names in the file are kept. ``free`` lets a batch and a time axis of fixed size become dynamic where
+    the graph runs at other sizes; not those of inputs whose axes are ``given``.
     """
-    freeable = _label_axes(model, lambda name: bool(free) and name not in given)
+    fixed = _label_axes(model, lambda name: free and name not in given)
     forget_shapes(model)
     decide_branches(model)
-    fixed = freeable | _label_axes(model, lambda _: True, _HELD)
     restore_order(model, fixed)
     count_passes(model)
     found = recurrences(model)
     runs = Measured(model, found, fixed)
     roles = _measure_roles(model.graph, found, runs, fixed)
-    if any(map(_fixed_lengths, found)):
-        free = ()
-    sizes = {role: {fixed[text] for text in freeable if roles.get(text) == role} for role in free}
-    kept = {text for text in freeable if len(sizes.get(roles.get(text, ""), ())) == 1}
+    kept = set[str]()
+    for role in () if any(map(_fixed_lengths, found)) else (BATCH, SEQUENCE):
+        own = [text for text in fixed if roles.get(text) == role]
+        kept |= {*own} if len({fixed[text] for text in own}) == 1 else set()
     roles = {text: role for text, role in roles.items() if text not in fixed or text in kept}
     names, titles = _names(model, roles), dict[int | str, int | str]()
     for text in dynamic_axes(model.graph):
@@ -101,70 +98,68 @@ def name_axes(model: ir.Model, given: Collection[str], free: Collection[str]) ->
     dynamic = dynamic_axes(model.graph)
     batch, sequence = (names[role] if role in roles.values() else None for role in (BATCH, SEQUENCE))
     freed = {roles[text]: size for text, size in fixed.items() if text in roles}
-    again = len(dynamic) < sum(isinstance(title, str) for title in titles.values())
-    at_first = {names[role]: size for role, size in freed.items()}
-    named = Measured(model, found, at_first) if again else runs.named(titles)
-    forward = [axis for each in found if not each.reversed for axis in each.time_axes()]
-    steps = max((size or 1 for axis in forward for size in runs.lengths(*axis)[:1]), default=1)
-    if sequence is None:  # a reversed node may run over frequencies
-        found = [each for each in found if not each.reversed or _grows(each, runs)]
+    if len(dynamic) < len(titles):
+        runs = Measured(model, found, {names[role]: size for role, size in freed.items()})
     else:
-        found = [each for each in found if _runs_over_time(each, named, batch)]
+        runs.rename(titles)
+    forward = [axis for each in found if not each.reversed for axis in each.time_axes()]
+    steps = max((size for axis in forward for _, size in runs.lengths(*axis)[:1]), default=1)
+    if sequence is not None:
+        found = [each for each in found if _runs_over_time(each, runs, batch)]
     drop_counters(model)
-    return Named(batch, sequence, freed, named, found, 1 if sequence else steps)
+    return Named(batch, sequence, freed, runs, found, 1 if sequence else steps)
 
 
 class Measured:
-    """What recurrences read and start from, at one set of sizes."""
+    """What recurrences read and start from, at several sizes."""
 
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
-        """Run the graph at the first set of sizes at which it runs; ``known`` has sizes of some axes."""
-        names = dynamic_axes(model.graph)
-        reads = [value for each in found for value, _ in (*each.time_axes(), *each.row_axes())]
+        """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
+        self._names = dynamic_axes(model.graph)
+        self._runs: dict[ir.Value, list[tuple[Sizes, Array]]] = {}
         starts = [slot.initial for each in found for slot in each.slots if slot.initial is not None]
-        groups = ([value for value in reads if value not in starts], starts)
-        self.sizes: list[Sizes] = []
-        self._runs: Mapping[ir.Value, list[Array | None]] = {}
-        for sizes in _sizes_apart(names, known):
-            runs = {value: found for group in groups for value, found in _run(model, group, sizes).items()}
-            if any(found[0] is not None for found in runs.values()):
-                self.sizes, self._runs = [*sizes], runs
-                break
+        reads = [value for each in found for value, _ in (*each.time_axes(), *each.row_axes())]
+        for group in ([value for value in reads if value not in starts], starts):
+            self._run(model, [value for value in dict.fromkeys(group) if constant(value) is None], known)
 
-    def named(self, titles: Mapping[int | str, int | str]) -> "Measured":
-        """Return the runs at other sizes of the axes that ``titles`` gives a name, by their new names."""
-        places = [0, *(place for place, text in enumerate(titles, 1) if isinstance(titles[text], str))]
-        other = copy(self)
-        kept = {str(text): title for text, title in titles.items() if isinstance(title, str)}
-        other.sizes = [
-            {title: self.sizes[place][text] for text, title in kept.items()}
-            for place in places
-            if place < len(self.sizes)
-        ]
-        other._runs = {value: [found[place] for place in places] for value, found in self._runs.items()}
-        return other
+    def _run(self, model: ir.Model, values: Sequence[ir.Value], known: Sizes) -> None:
+        """Compute values together where the graph runs, else one by one."""
+        try:
+            runs = evaluate(model, values, _sizes_apart(self._names, known)) if values else []
+            self._runs |= {value: [(sizes, run[value]) for sizes, run in runs] for value in values}
+        except FileFormatError:
+            for value in values if len(values) > 1 else ():
+                self._run(model, [value], known)
+
+    def rename(self, titles: Mapping[int | str, int | str]) -> None:
+        """Give every axis another name."""
+        for value, runs in self._runs.items():
+            self._runs[value] = [
+                ({str(titles[name]): size for name, size in sizes.items()}, array) for sizes, array in runs
+            ]
 
     def arrays(self, value: ir.Value) -> list[Array]:
         """Return the value in each run that did not fail."""
         known = constant(value)
-        if known is not None:
-            return [known]
-        return [array for array in self._runs.get(value, []) if array is not None]
+        return [array for _, array in self._runs.get(value, [])] if known is None else [known]
 
-    def lengths(self, value: ir.Value, axis: int) -> list[int | None]:
-        """Return the sizes of one axis in each run; None in a run that failed."""
-        found = self._runs.get(value, [])
-        return [None if array is None or array.ndim <= axis else array.shape[axis] for array in found]
+    def lengths(self, value: ir.Value, axis: int) -> list[tuple[Sizes, int]]:
+        """Return the sizes and an axis's length in each run that did not fail."""
+        return [(sizes, array.shape[axis]) for sizes, array in self._runs.get(value, []) if array.ndim > axis]
 
     def growing_with(self, axis: Axis) -> set[str]:
         """Return the names of the input axes that lengthen ``axis``."""
-        first, *longer = self.lengths(*axis) or [None]
-        names = self.sizes[0] if self.sizes else {}
-        pairs = zip(names, longer, strict=False)
-        return {name for name, length in pairs if first is not None and length not in (first, None)}
+        (base, first), *longer = self.lengths(*axis) or [({}, 0)]
+        return {
+            name for sizes, length in longer if length != first for name in sizes if sizes[name] != base[name]
+        }
+
+    def knows(self, axis: Axis) -> bool:
+        """Return whether no run failed."""
+        return len(self.lengths(*axis)) == len(self._names) + 1
 
 
-def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[dict[str, int], ...]]:
+def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ...]]:
     """Yield sets of sizes: one for all axes, then for each axis that one with this axis longer."""
     for least, apart in _SIZES:
         base = {name: least + apart * place for place, name in enumerate(names)} | dict(known)
@@ -172,38 +167,23 @@ def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[dict[str,
         yield base, *(base | each for each in longer)
 
 
-def _run(
-    model: ir.Model, values: Sequence[ir.Value], sizes: Sequence[Sizes]
-) -> dict[ir.Value, list[Array | None]]:
-    """Compute values at each of the sizes, together where the graph runs at the first, else one by one."""
-    values = [value for value in dict.fromkeys(values) if constant(value) is None]
-    runs = evaluate(model, values, sizes) if values else []
-    if len(values) > 1 and runs[0] is None:
-        return {value: found for each in values for value, found in _run(model, [each], sizes).items()}
-    return {value: [None if run is None else run[value] for run in runs] for value in values}
-
-
-def _grows(each: Recurrence, runs: Measured) -> bool:
-    return any(map(runs.growing_with, each.time_axes()))
-
-
 def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool:
     """Return whether a recurrence makes more steps where time is longer; where unknown, chunks decide."""
-    known = [axis for axis in each.time_axes() if runs.lengths(*axis) and None not in runs.lengths(*axis)]
+    known = [axis for axis in each.time_axes() if runs.knows(axis)]
     return not known or any(runs.growing_with(axis) - {batch} for axis in known)
 
 
-def _label_axes(model: ir.Model, takes: Callable[[str], bool], mark: str = "") -> dict[str, int]:
+def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]:
     """Label axes without a name, and fixed ones of inputs that ``takes`` accepts; return their sizes."""
     known = {axis for value in data_inputs(model.graph) for axis in _declared(value) if axis}
     starts = [slot.initial for each in recurrences(model) for slot in each.slots if slot.initial is not None]
     states = {top_of(initial).name for initial in starts if not is_data_free(initial)}
     fixed: dict[str, int] = {}
     for value in data_inputs(model.graph):
-        own, shape = mark or value.name in states, value.shape
+        own, shape = value.name in states, value.shape
         for place, axis in enumerate(axes_of(value)):
             assert shape is not None
-            text = f"{_NEW}{mark}{value.name}_{place}" if own or place > 1 else f"{_NEW}{place}"
+            text = f"{_NEW}{value.name}_{place}" if own or place > 1 else f"{_NEW}{place}"
             if axis == 0 or (isinstance(axis, str) and axis not in known):
                 shape[place] = text
             elif isinstance(axis, int) and takes(str(value.name)):

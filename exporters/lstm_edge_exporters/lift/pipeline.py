@@ -5,7 +5,7 @@ A file of fixed sizes is tried with its axes made dynamic, then as declared.
 
 import contextlib
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -39,7 +39,7 @@ from .read import Source, put_constants, read_graph
 from .recurrences import refuse_nested
 from .running import case_generator, length_inputs
 from .shapes import measure_shapes
-from .states import Left, lift_states, recognize
+from .states import lift_states, recognize
 from .verification import Cases, find_chunks, pair_up, verify_lifted
 
 _MOST = 3
@@ -56,8 +56,6 @@ class LiftReport:
     """States that operators along time got: frames of the past, sums."""
     recognized: tuple[StateSpec, ...]
     """States that were inputs and outputs already."""
-    left: tuple[Left, ...]
-    """States left in the graph, and why."""
     made_dynamic: tuple[str, ...]
     """Axes (``batch``, ``sequence``) that were fixed and are dynamic now."""
     verified: Verified
@@ -103,7 +101,6 @@ class _Work:
     past: tuple[StateSpec, ...] = ()
     outputs: tuple[TensorSpec, ...] = ()
     """All of them, those of states too."""
-    left: list[Left] = field(default_factory=list)
     reach: int = 0
     need: str = ""
     """Why a file of its own streams."""
@@ -137,32 +134,32 @@ def lift_verified(source: Source, config: LiftConfig) -> Lifted:
     fixed = any(isinstance(axis, int) for value in data_inputs(model.graph) for axis in axes_of(value))
     if fixed and not config.inputs:
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-            return _lift(model, config, (BATCH, SEQUENCE))
-    return _lift(model, config, ())
+            return _lift(model, config, free=True)
+    return _lift(model, config, free=False)
 
 
-def _lift(model: ir.Model, config: LiftConfig, free: Collection[str]) -> Lifted:
-    work = _set_axes(model, config, free)
+def _lift(model: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
+    work = _set_axes(model, config, free=free)
     work.known = recognize(work.lifted, config.states, work.axes.sequence)
     if backwards := [label(each.node) for each in work.axes.over_time if each.reversed]:
         raise ContractError(
             f"{', '.join(backwards[:_MOST])} reads time backwards, so no state of it can be carried over; "
             "train a network that reads forward only"
         )
-    work.found, work.left = lift_states(work.lifted, work.axes.over_time, work.axes, work.known)
+    work.found = lift_states(work.lifted, work.axes.over_time, work.axes, work.known)
     work.outputs = _measure_outputs(work)
     _keep_past(work)
     return _verified(work, config)
 
 
-def _set_axes(model: ir.Model, config: LiftConfig, free: Collection[str]) -> _Work:
+def _set_axes(model: ir.Model, config: LiftConfig, *, free: bool) -> _Work:
     """Put constants in, name the axes, and take the branches that follow from both."""
     decided = model.clone()
     if free:
         free_sizes(decided)
     given: dict[str, Array] = dict(put_constants(decided, config.constants))
     take_given(decided.graph, config.inputs)
-    axes = name_axes(decided, config.inputs, free)
+    axes = name_axes(decided, config.inputs, free=free)
     refuse_nested(decided)
     original = model.clone()
     named = {value.name: axes_of(value) for value in decided.graph.inputs}
@@ -224,7 +221,6 @@ def _verified(work: _Work, config: LiftConfig) -> Lifted:
         lifted=tuple(work.found),
         past=manifest.states[len(work.known) + len(work.found) :],
         recognized=tuple(work.known),
-        left=tuple(work.left),
         made_dynamic=tuple(sorted(work.axes.freed)),
         verified=verified,
         unstreamable=manifest.unstreamable,
@@ -282,9 +278,8 @@ def _describe(work: _Work) -> Manifest:
 
 
 def _why_stateless(work: _Work) -> str:
-    left = "; ".join(f"{each.state} of {each.node}: {each.reason}" for each in work.left[:_MOST])
     none = (
         "no recurrence makes more steps along an axis, and no operator looks back along one; "
         "name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if there are any"
     )
-    return f"there is no state to lift: {left or work.refused or work.need or none}"
+    return f"there is no state to lift: {work.refused or work.need or none}"

@@ -7,12 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.external_data_helper import (
-    ExternalDataInfo,
-    _get_all_tensors,
-    load_external_data_for_model,
-    uses_external_data,
-)
+from onnx.external_data_helper import _get_all_tensors, load_external_data_for_model, uses_external_data
 from onnx_ir.passes.common import InlinePass
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
@@ -65,20 +60,6 @@ def read_graph(source: Source) -> ir.Model:
                 "lift the float file, then quantize it"
             )
     return model
-
-
-def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
-    """Refuse to write over a file with weights of ``source``; ``source`` itself may be replaced.
-
-    Raises:
-        InputError: ``output`` is such a file, or a link to one.
-    """
-    if not Path(source).is_file():
-        return
-    tensors = _get_all_tensors(onnx.load(os.fspath(source), load_external_data=False))
-    beside = {ExternalDataInfo(each).location for each in tensors if uses_external_data(each)}
-    if os.path.realpath(output) in {os.path.realpath(Path(source).parent / name) for name in beside}:
-        raise InputError(f"{output} has weights of {source} and would be replaced; name another file")
 
 
 def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:

@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import onnx_ir as ir
 
+from lstm_edge_runtime.errors import FileFormatError
+
 from ..graph import Builder, constant, dynamic_axes, is_data_free
 from ..recurrent import LENGTHS, is_recurrent, slots
 from .running import evaluate
@@ -42,11 +44,12 @@ def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], known
     x = node.inputs[0]
     assert x is not None
     sizes = {name: _SIZE + place for place, name in enumerate(dynamic_axes(model.graph))} | dict(known)
-    (run,) = evaluate(model, [x, *orders], [sizes])
-    rows = [] if run is None else list(range(run[x].shape[1]))
-    return run is not None and all(
-        run[each].ndim == 1 and sorted(run[each].tolist()) == rows for each in orders
-    )
+    try:
+        ((_, run),) = evaluate(model, [x, *orders], [[sizes]])
+    except FileFormatError:
+        return False
+    rows = list(range(run[x].shape[1]))
+    return all(run[each].ndim == 1 and sorted(run[each].tolist()) == rows for each in orders)
 
 
 def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:

@@ -1,6 +1,6 @@
 """Running a foreign graph, or a part of it, at sizes of its axes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import onnx_ir as ir
@@ -16,8 +16,8 @@ from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 from ..verify.cases import CaseGenerator, Feeds
 from ..verify.indices import index_values
 
-EMPTY = "no step or row is left for "
-"""Prefix of the name of a guarding operator, before the label of the recurrent node."""
+Sizes = Mapping[str, int]
+"""A size for every dynamic axis."""
 
 
 class Session:
@@ -46,34 +46,39 @@ def name_axis(lengths: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int
 
 
 def evaluate(
-    model: ir.Model,
-    values: Sequence[ir.Value],
-    cases: Sequence[Mapping[str, int]],
-    reasons: list[str] | None = None,
-) -> list[dict[ir.Value, Array] | None]:
-    """Compute ``values`` on random data, once for each of ``cases``: a size for every dynamic axis.
+    model: ir.Model, values: Sequence[ir.Value], groups: Iterable[Sequence[Sizes]], *, every: bool = False
+) -> list[tuple[Sizes, dict[ir.Value, Array]]]:
+    """Compute ``values`` on random data at the sizes of the first group whose first runs, or all of them.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
-    that no state fixes the batch size. None where the graph does not run; ``reasons`` gets why.
+    that no state fixes the batch size. Sizes at which the graph does not run are left out.
+
+    Raises:
+        FileFormatError: no group runs.
     """
-    part, reasons = _part_of(model, values), [] if reasons is None else reasons
-    try:
-        session = Session(part, "a part of the file")
-    except FileFormatError as error:
-        reasons.append(str(error))
-        return [None for _ in cases]
-    found: list[dict[ir.Value, Array] | None] = []
-    for sizes in cases:
-        feeds = case_generator(part.graph, min(sizes.values(), default=1)).at(sizes).feeds
-        try:
-            results = session.run(feeds)
-        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            reasons.append(f"at {sizes}: {first_line(error)}")
-            found.append(None)
-            continue
-        pairs = zip(values, part.graph.outputs, strict=True)
-        found.append({value: results[str(twin.name)] for value, twin in pairs})
-    return found
+    part, reason = _part_of(model, values), ""
+    session = Session(part, "a part of the file")
+    for group in groups:
+        runs = []
+        for sizes in group:
+            feeds = case_generator(part.graph, min(sizes.values(), default=1)).at(sizes).feeds
+            try:
+                results = session.run(feeds)
+            except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+                reason = reason or f"at {sizes}: {first_line(error)}"
+                if every or not runs:
+                    break
+            else:
+                names = (str(twin.name) for twin in part.graph.outputs)
+                runs.append(
+                    (sizes, {value: results[name] for value, name in zip(values, names, strict=True)})
+                )
+        if len(runs) == len(group) or (runs and not every):
+            return runs
+    raise FileFormatError(
+        f"the file does not run at other sizes: {reason}; "
+        "if it runs at certain sizes only, give them with --input NAME=AXES"
+    )
 
 
 def case_generator(
@@ -144,7 +149,7 @@ def _guard(model: ir.Model) -> ir.Model:
     """
     names = UniqueNames(model.graph)
     for node in list(recurrent_nodes(model)):
-        name = names.unique(f"{EMPTY}{label(node)}")
+        name = names.unique(f"no step or row is left for {label(node)}")
         sizes = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, -1]))}, name=f"{name}.sizes")
         same = ir.node("Reshape", [node.inputs[0], sizes.outputs[0]], name=name)
         sizes.outputs[0].name, same.outputs[0].name = f"{name}.shape", f"{name}.same"

@@ -11,7 +11,6 @@ from math import lcm
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import FileFormatError
 from lstm_edge_runtime.manifest import Array
 
 from ..graph import constant, dynamic_axes, is_data_free
@@ -39,21 +38,15 @@ def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> 
     Raises:
         FileFormatError: the graph runs at no size that is tried.
     """
-    model, reasons = model.clone(), list[str]()
+    model = model.clone()
     values = [value for node in model.graph for value in node.outputs if value.name and _is_tensor(value)]
-    for cases in _cases(model, batch, sequence):
-        runs = [run for run in evaluate(model, values, cases, reasons) if run is not None]
-        if len(runs) < len(cases):
-            continue
-        for value in values:
-            arrays = [run[value] for run in runs]
-            value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
-            value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
-        return model, _folded(model, runs)
-    raise FileFormatError(
-        f"the file does not run at other sizes: {reasons[0] if reasons else 'it has no nodes'}; "
-        "if it runs at certain sizes only, give them with --input NAME=AXES"
-    )
+    runs = evaluate(model, values, _cases(model, batch, sequence), every=True)
+    cases = [sizes for sizes, _ in runs]
+    for value in values:
+        arrays = [run[value] for _, run in runs]
+        value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
+        value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
+    return model, _folded(model, [run for _, run in runs])
 
 
 def _is_tensor(value: ir.Value) -> bool:

@@ -29,36 +29,29 @@ _CONVENTIONS = (
 """Names of a state's input and output: two of silero-vad, then LSTM, zipformer and NeMo of sherpa-onnx."""
 
 
-@dataclass(frozen=True)
-class Left:
-    """A state that stays inside of the graph."""
-
-    node: str
-    state: str
-    reason: str
-
-
 def lift_states(
     model: ir.Model, nodes: Sequence[Recurrence], axes: Named, known: Sequence[StateSpec]
-) -> tuple[list[StateSpec], list[Left]]:
-    """Let the states of ``nodes`` start from inputs and leave by outputs, but for ``known`` ones."""
-    carried, specs, left = {state.input for state in known}, [], []
-    slots, runs = [slot for each in nodes for slot in each.slots], axes.runs
-    names, titles = UniqueNames(model.graph), _titles([each.node for each in nodes])
-    for slot in slots:
+) -> list[StateSpec]:
+    """Let the states of ``nodes`` start from inputs and leave by outputs, but for ``known`` ones.
+
+    Raises:
+        ContractError: a state that no input or constant can give; the message names it.
+    """
+    carried, specs, names = {state.input for state in known}, [], UniqueNames(model.graph)
+    for slot in (slot for each in nodes for slot in each.slots):
         try:
-            state = _describe(slot, runs, axes.batch, carried)
+            state = _describe(slot, axes.runs, axes.batch, carried)
         except ContractError as error:
-            left.append(Left(label(slot.node), slot.kind, str(error)))
-            continue
+            raise ContractError(f"{slot.kind} of {label(slot.node)} can't be carried: {error}") from error
         if state is not None:
-            specs.append(_write(model.graph, slot, state, titles[slot.node], names))
+            title = "" if len(nodes) == 1 else _title(slot.node)
+            specs.append(_write(model.graph, slot, state, title, names))
     RemoveUnusedNodesPass()(model)
     for value in [value for value in model.graph.inputs if value.is_initializer() and not value.uses()]:
         model.graph.inputs.remove(value)
         model.graph.initializers.pop(str(value.name))
     model.graph.sort()
-    return specs, left
+    return specs
 
 
 def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> list[StateSpec]:
@@ -203,10 +196,8 @@ def _batch_axis(initial: ir.Value, rank: int, runs: Measured, batch: str | None)
 
 def _name(runs: Measured, value: ir.Value, axis: int) -> int | str | None:
     """Name an axis by its lengths in the runs that did not fail."""
-    known = [
-        (n, sizes) for n, sizes in zip(runs.lengths(value, axis), runs.sizes, strict=False) if n is not None
-    ]
-    return name_axis([length for length, _ in known], [sizes for _, sizes in known]) if known else None
+    known = runs.lengths(value, axis)
+    return name_axis([length for _, length in known], [sizes for sizes, _ in known]) if known else None
 
 
 def _rows(node: ir.Node, runs: Measured, batch: str | None) -> int | str:
@@ -237,20 +228,7 @@ def _write(graph: ir.Graph, slot: Slot, state: _State, title: str, names: Unique
     return StateSpec(str(value.name), str(last.name), state.dtype.numpy().name, state.axes, state.reset)
 
 
-def _titles(nodes: Sequence[ir.Node]) -> dict[ir.Node, str]:
-    """Return the prefix of the names of each node's states; none for a single node.
-
-    It is the layer in the node's name, as ``lstm`` in ``/encoder/lstm/LSTM``, and its place if that repeats.
-    """
-    if len(nodes) == 1:
-        return {nodes[0]: ""}
-    words = [re.findall(r"\w+", node.name or "") for node in nodes]
-    generic = _GENERIC.fullmatch
-    known = [
-        next((word for word in reversed(each) if not generic(word)), node.op_type.lower())
-        for each, node in zip(words, nodes, strict=True)
-    ]
-    return {
-        node: f"{name}_" if known.count(name) == 1 else f"{name}{place}_"
-        for place, (node, name) in enumerate(zip(nodes, known, strict=True))
-    }
+def _title(node: ir.Node) -> str:
+    """Return the layer in a node's name, as ``lstm_`` for ``/encoder/lstm/LSTM``."""
+    words = reversed(re.findall(r"\w+", node.name or ""))
+    return f"{next((word for word in words if not _GENERIC.fullmatch(word)), node.op_type.lower())}_"
