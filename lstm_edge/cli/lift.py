@@ -46,10 +46,10 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
             "float64": figures["float64"],
             "onnxruntime (share of its limit)": figures["ratio"],
         },
-        "unstreamable": report.unstreamable,
-        "streams": None if report.unstreamable else pace(manifest),
+        "unstreamable": manifest.unstreamable,
+        "streams": None if manifest.unstreamable else pace(manifest),
         "delays": manifest.delays,
         "unit": manifest.unit,
     }
-    stream = [] if report.unstreamable else [f"lstm-edge stream {output}"]
+    stream = [] if manifest.unstreamable else [f"lstm-edge stream {output}"]
     return Report(document, str(output), next=[f"lstm-edge inspect {output}", *stream])

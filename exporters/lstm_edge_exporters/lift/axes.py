@@ -17,7 +17,7 @@ from ..recurrent import LENGTHS
 from .read import decide_branches
 from .recurrences import Axis, Recurrence, count_passes, drop_counters, recurrences, top_of
 from .rows import restore_order
-from .running import Sizes, evaluate
+from .running import Runs, Sizes, evaluate, name_axis
 
 BATCH, SEQUENCE = "batch", "sequence"
 _SIZES = ((40, 7), (8, 3), (4, 1))
@@ -50,7 +50,7 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
     """Declare the inputs as given, in place; another input's axis of the same old name takes the new one.
 
     Raises:
-        InputError: ``given`` names an input that is not there, or has another rank.
+        InputError: an axis does not fit, or an input is no tensor of numbers whose rank is known.
     """
     inputs = {str(value.name): value for value in data_inputs(graph)}
     renamed: dict[int | str, int | str] = {}
@@ -67,6 +67,11 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
         renamed |= {was: axis for was, axis in zip(old, axes, strict=False) if isinstance(was, str)}
         inputs[name].shape = ir.Shape(axes)
     _rename((value for name, value in inputs.items() if name not in given), renamed)
+    for name, value in inputs.items():
+        if value.shape is None:
+            raise InputError(f"input {name!r} declares no shape; give its axes: --input {name}=N,L,8")
+        if value.dtype is None or value.dtype.numpy().kind not in "fiub":
+            raise InputError(f"input {name!r} is {value.dtype}; only numbers can be drawn at random")
 
 
 def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
@@ -83,27 +88,26 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
     found = recurrences(model)
     runs = Measured(model, found, fixed)
     roles = _measure_roles(model.graph, found, runs, fixed)
-    kept = set[str]()
-    for role in () if any(map(_fixed_lengths, found)) else (BATCH, SEQUENCE):
-        own = [text for text in fixed if roles.get(text) == role]
-        kept |= {*own} if len({fixed[text] for text in own}) == 1 else set()
-    roles = {text: role for text, role in roles.items() if text not in fixed or text in kept}
-    names, titles = _names(model, roles), dict[int | str, int | str]()
-    for text in dynamic_axes(model.graph):
-        role, made_up = roles.get(text), text.startswith(_NEW)
-        titles[text] = fixed.get(text, text.removeprefix(_NEW)) if made_up else text
-        if role == BATCH or (role == SEQUENCE and made_up):
-            titles[text] = names[role]
+    nodes = [each.node for each in found if not each.looped]
+    held = any(constant(value) is not None for node in nodes for value in node.inputs[LENGTHS : LENGTHS + 1])
+    for role in (BATCH, SEQUENCE):  # becomes dynamic if all axes of fixed size agree, and no constant lengths
+        own = [name for name in fixed if roles.get(name) == role]
+        if held or len({fixed[name] for name in own}) > 1:
+            roles = {name: role for name, role in roles.items() if name not in own}
+    titles = _titles(model.graph, roles, fixed)
     _rename((*data_inputs(model.graph), *(value for node in model.graph for value in node.outputs)), titles)
-    dynamic = dynamic_axes(model.graph)
-    batch, sequence = (names[role] if role in roles.values() else None for role in (BATCH, SEQUENCE))
-    freed = {roles[text]: size for text, size in fixed.items() if text in roles}
-    if len(dynamic) < len(titles):
-        runs = Measured(model, found, {names[role]: size for role, size in freed.items()})
+    batch, sequence = (
+        next((str(titles[name]) for name in titles if roles.get(str(name)) == role), None)
+        for role in (BATCH, SEQUENCE)
+    )
+    freed = {roles[name]: size for name, size in fixed.items() if name in roles}
+    if len(dynamic_axes(model.graph)) < len(titles):  # axes are one now, or fixed
+        names = {BATCH: batch, SEQUENCE: sequence}
+        runs = Measured(model, found, {str(names[role]): size for role, size in freed.items()})
     else:
         runs.rename(titles)
     forward = [axis for each in found if not each.reversed for axis in each.time_axes()]
-    steps = max((size for axis in forward for _, size in runs.lengths(*axis)[:1]), default=1)
+    steps = max((size for axis in forward for _, size in runs.lengths(axis)[:1]), default=1)
     if sequence is not None:
         found = [each for each in found if _runs_over_time(each, runs, batch)]
     drop_counters(model)
@@ -116,17 +120,17 @@ class Measured:
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
         """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
         self._names = dynamic_axes(model.graph)
-        self._runs: dict[ir.Value, list[tuple[Sizes, Array]]] = {}
+        self._runs: dict[ir.Value, Runs] = {}
         starts = [slot.initial for each in found for slot in each.slots if slot.initial is not None]
         reads = [value for each in found for value, _ in (*each.time_axes(), *each.row_axes())]
         for group in ([value for value in reads if value not in starts], starts):
             self._run(model, [value for value in dict.fromkeys(group) if constant(value) is None], known)
 
     def _run(self, model: ir.Model, values: Sequence[ir.Value], known: Sizes) -> None:
-        """Compute values together where the graph runs, else one by one."""
+        """Compute values together if the graph runs, else one by one."""
         try:
             runs = evaluate(model, values, _sizes_apart(self._names, known)) if values else []
-            self._runs |= {value: [(sizes, run[value]) for sizes, run in runs] for value in values}
+            self._runs |= dict.fromkeys(values, runs)
         except FileFormatError:
             for value in values if len(values) > 1 else ():
                 self._run(model, [value], known)
@@ -134,29 +138,33 @@ class Measured:
     def rename(self, titles: Mapping[int | str, int | str]) -> None:
         """Give every axis another name."""
         for value, runs in self._runs.items():
-            self._runs[value] = [
-                ({str(titles[name]): size for name, size in sizes.items()}, array) for sizes, array in runs
-            ]
+            self._runs[value] = [({str(titles[name]): n for name, n in s.items()}, run) for s, run in runs]
 
     def arrays(self, value: ir.Value) -> list[Array]:
         """Return the value in each run that did not fail."""
         known = constant(value)
-        return [array for _, array in self._runs.get(value, [])] if known is None else [known]
+        return [run[value] for _, run in self._runs.get(value, [])] if known is None else [known]
 
-    def lengths(self, value: ir.Value, axis: int) -> list[tuple[Sizes, int]]:
+    def lengths(self, axis: Axis) -> list[tuple[Sizes, int]]:
         """Return the sizes and an axis's length in each run that did not fail."""
-        return [(sizes, array.shape[axis]) for sizes, array in self._runs.get(value, []) if array.ndim > axis]
+        runs = ((sizes, run[axis[0]].shape) for sizes, run in self._runs.get(axis[0], []))
+        return [(sizes, shape[axis[1]]) for sizes, shape in runs if len(shape) > axis[1]]
+
+    def name(self, axis: Axis) -> int | str | None:
+        """Name an axis by its lengths; None if these are unknown, or no multiple of an input's axis."""
+        known = self.lengths(axis)
+        return name_axis([length for _, length in known], [sizes for sizes, _ in known]) if known else None
 
     def growing_with(self, axis: Axis) -> set[str]:
         """Return the names of the input axes that lengthen ``axis``."""
-        (base, first), *longer = self.lengths(*axis) or [({}, 0)]
+        (base, first), *longer = self.lengths(axis) or [({}, 0)]
         return {
             name for sizes, length in longer if length != first for name in sizes if sizes[name] != base[name]
         }
 
     def knows(self, axis: Axis) -> bool:
-        """Return whether no run failed."""
-        return len(self.lengths(*axis)) == len(self._names) + 1
+        """Return True if no run failed."""
+        return len(self.lengths(axis)) == len(self._names) + 1
 
 
 def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ...]]:
@@ -168,44 +176,29 @@ def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ..
 
 
 def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool:
-    """Return whether a recurrence makes more steps where time is longer; where unknown, chunks decide."""
+    """Return True if a recurrence makes more steps where time is longer; if unknown, chunks decide."""
     known = [axis for axis in each.time_axes() if runs.knows(axis)]
     return not known or any(runs.growing_with(axis) - {batch} for axis in known)
 
 
 def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]:
     """Label axes without a name, and fixed ones of inputs that ``takes`` accepts; return their sizes."""
-    known = {axis for value in data_inputs(model.graph) for axis in _declared(value) if axis}
     starts = [slot.initial for each in recurrences(model) for slot in each.slots if slot.initial is not None]
     states = {top_of(initial).name for initial in starts if not is_data_free(initial)}
     fixed: dict[str, int] = {}
     for value in data_inputs(model.graph):
-        own, shape = value.name in states, value.shape
-        for place, axis in enumerate(axes_of(value)):
-            assert shape is not None
-            text = f"{_NEW}{value.name}_{place}" if own or place > 1 else f"{_NEW}{place}"
-            if axis == 0 or (isinstance(axis, str) and axis not in known):
-                shape[place] = text
-            elif isinstance(axis, int) and takes(str(value.name)):
-                shape[place] = text = f"{text}:{axis}"
-                fixed[text] = axis
+        shape: list[int | str] = []
+        for place, axis in enumerate(value.shape or ()):
+            name = axis if isinstance(axis, int) else str(axis.value or "")
+            label = f"{_NEW}{value.name}_{place}" if value.name in states or place > 1 else f"{_NEW}{place}"
+            if isinstance(name, int) and name and takes(str(value.name)):
+                label = f"{label}:{name}"
+                fixed[label] = name
+            elif name and not _MADE_UP.fullmatch(str(name)):
+                label = name
+            shape.append(label)
+        value.shape = ir.Shape(shape)
     return fixed
-
-
-def _declared(value: ir.Value) -> Iterator[str]:
-    """Yield the names that the file gives to axes and that are none of an exporter's makeshifts."""
-    for axis in value.shape or ():
-        name = axis.value if isinstance(axis, ir.SymbolicDim) else None
-        if name and not _MADE_UP.fullmatch(name):
-            yield name
-
-
-def _fixed_lengths(each: Recurrence) -> bool:
-    return (
-        not each.looped
-        and len(each.node.inputs) > LENGTHS
-        and constant(each.node.inputs[LENGTHS]) is not None
-    )
 
 
 def _measure_roles(
@@ -237,13 +230,20 @@ def _by_place(graph: ir.Graph, fixed: Sizes) -> dict[str, str]:
     return roles | ({others[0]: SEQUENCE} if len(others) == 1 else {})
 
 
-def _names(model: ir.Model, roles: Mapping[str, str]) -> dict[str, str]:
-    """Return what the file calls batch and time; N and L where it does not."""
-    names, axes = dict[str, str](), dynamic_axes(model.graph)
-    for role, usual in ((BATCH, "N"), (SEQUENCE, "L")):
-        own = (text for text in axes if roles.get(text) == role and not text.startswith(_NEW))
-        names[role] = next(own, usual if usual not in axes else role)
-    return names
+def _titles(graph: ir.Graph, roles: Mapping[str, str], fixed: Sizes) -> dict[int | str, int | str]:
+    """Return the new name of every dynamic axis; the size of one that stays fixed.
+
+    All batch axes take the file's name of one of them, or N; time axes without a name likewise, or L.
+    """
+    labels, titles = dynamic_axes(graph), dict[int | str, int | str]()
+    for label in labels:
+        role, made_up = roles.get(label, ""), label.startswith(_NEW)
+        titles[label] = fixed.get(label, label.removeprefix(_NEW)) if made_up else label
+        if role == BATCH or (role == SEQUENCE and made_up):
+            usual = {BATCH: "N", SEQUENCE: "L"}[role]
+            own = (name for name in labels if roles.get(name) == role and not name.startswith(_NEW))
+            titles[label] = next(own, usual if usual not in labels else role)
+    return titles
 
 
 def _rename(values: Iterable[ir.Value], names: Mapping[int | str, int | str]) -> None:

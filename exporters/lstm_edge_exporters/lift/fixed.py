@@ -6,7 +6,7 @@ Called only where axes of fixed size are to become dynamic; what comes of it is 
 import numpy as np
 import onnx_ir as ir
 
-from ..graph import UniqueNames, axes_of, constant, data_inputs, infer_shapes, walk
+from ..graph import UniqueNames, axes_of, constant, data_inputs, operands, walk
 from ..recurrent import is_recurrent
 from .recurrences import recurrences
 
@@ -15,7 +15,6 @@ _SEQUENCE_RANK = 3
 
 def free_sizes(model: ir.Model) -> None:
     """Free all three patterns, in place; the declared sizes must still be there."""
-    infer_shapes(model)
     transpose_reshapes(model)
     generalize_reshapes(model)
     generalize_loops(model)
@@ -73,44 +72,24 @@ def generalize_loops(model: ir.Model) -> None:
     names = UniqueNames(model.graph)
     for node in [each.node for each in recurrences(model) if each.node.op_type == "Loop"]:
         trips, body = constant(node.inputs[0]), node.attributes["body"].as_graph()
-        read = _axis_of_size(model.graph, trips.item()) if trips is not None and trips.size == 1 else None
-        if read is None or not _only_counts(body.outputs[0], body):
+        axes = [
+            (value, axis)
+            for value in data_inputs(model.graph)
+            for axis, size in enumerate(axes_of(value)[: max(len(axes_of(value)) - 1, 1)])
+            if trips is not None and trips.size == 1 and size == trips.item() > 1
+        ]
+        above = {*walk([body.outputs[0]], operands)}
+        whole = all(value.dtype is not None and not value.dtype.is_floating_point() for value in above)
+        if not axes or not whole or above.intersection(model.graph.inputs):
             continue
-        shape = ir.node("Shape", [read[0]])
-        place = ir.node("Constant", [], {"value": ir.tensor(np.array(read[1]))})
-        steps = ir.node("Gather", [shape.outputs[0], place.outputs[0]])
+        shape = ir.node("Shape", [axes[0][0]])
+        axis = ir.node("Constant", [], {"value": ir.tensor(np.array(axes[0][1]))})
+        steps = ir.node("Gather", [shape.outputs[0], axis.outputs[0]])
         go = ir.node("Identity", [body.inputs[1]])
-        for value in (*shape.outputs, *place.outputs, *steps.outputs, *go.outputs):
+        for value in (*shape.outputs, *axis.outputs, *steps.outputs, *go.outputs):
             value.name = names.unique(f"{node.name}.steps")
-        model.graph.insert_before(node, [shape, place, steps])
+        model.graph.insert_before(node, [shape, axis, steps])
         node.replace_input_with(0, steps.outputs[0])
         body.append(go)
         go.outputs[0].type, go.outputs[0].shape = body.outputs[0].type, body.outputs[0].shape
         body.outputs[0] = go.outputs[0]
-
-
-def _axis_of_size(graph: ir.Graph, size: int) -> tuple[ir.Value, int] | None:
-    """Return the first input with an axis of ``size`` before its last, and that axis."""
-    for value in data_inputs(graph):
-        axes = axes_of(value)
-        for place in range(max(len(axes) - 1, 1)):
-            if place < len(axes) and axes[place] == size and size > 1:
-                return value, place
-    return None
-
-
-def _only_counts(condition: ir.Value, body: ir.Graph) -> bool:
-    """Return whether a condition depends on constants and on integers that the body is given alone."""
-
-    def counts(value: ir.Value) -> bool:
-        if value in body.inputs:
-            return value.dtype is not None and not value.dtype.is_floating_point()
-        node = value.producer()
-        inside = node is not None and node.graph is body and node.op_type != "Gather"
-        return constant(value) is not None or inside
-
-    def above(value: ir.Value) -> list[ir.Value]:
-        node = value.producer()
-        return [] if node is None or constant(value) is not None else [each for each in node.inputs if each]
-
-    return all(map(counts, walk([condition], above)))

@@ -15,12 +15,14 @@ from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError,
 from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.reading import read_content
 
-from ..graph import RANDOM, data_inputs, infer_shapes, to_bytes
+from ..graph import RANDOM, data_inputs, describe_value, infer_shapes, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import label, to_layout_0
 
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
+_IR_VERSION = 4
+"""The first in which an initializer is no input."""
 _ROUNDING = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
 """Operators of int8 files."""
 _ROUNDS = 6
@@ -43,6 +45,8 @@ def read_graph(source: Source) -> ir.Model:
         if model.functions:
             model = InlinePass()(model).model
         model.graph.sort()
+        model.graph.inputs[:] = data_inputs(model.graph)  # initializers may be among them
+        model.ir_version = max(model.ir_version, _IR_VERSION)
         infer_shapes(model)
         to_layout_0(model)
         content = to_bytes(model)
@@ -66,7 +70,7 @@ def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, 
     """Replace inputs by numbers, in place; return them as arrays.
 
     Raises:
-        InputError: no such input, or one of several elements.
+        InputError: no such input, or one of several elements, or of another dtype.
     """
     inputs = {str(value.name): value for value in data_inputs(model.graph)}
     arrays = {}
@@ -75,11 +79,9 @@ def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, 
         if value is None or value.dtype is None:
             raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
         shape = [size if isinstance(size, int) else 1 for size in value.shape or ()]
-        if np.prod(shape) != 1:
-            raise InputError(f"input {name} has {len(shape)} axes; only a single number can be replaced")
+        if np.prod(shape) != 1 or (value.dtype.is_integer() and number % 1):
+            raise InputError(f"input {describe_value(value)} can't be the number {number:g}")
         arrays[name] = np.full(shape, number, value.dtype.numpy())
-        if value.dtype.is_integer() and number % 1:
-            raise InputError(f"input {name} is {value.dtype.numpy()}, which can't represent {number:g}")
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(arrays[name], name=name)
         model.graph.register_initializer(value)
@@ -113,26 +115,21 @@ def _read(source: Source) -> onnx.ModelProto:
     name, content = read_content(source)
     try:
         model = onnx.load_from_string(content)
-    except Exception as error:  # protobuf's DecodeError
-        raise FileFormatError(f"{name} is truncated, or not an ONNX file; copy it again") from error
-    opset = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=0)
-    if not model.graph.node or not opset:
-        raise FileFormatError(f"{name} contains no ONNX graph; export or copy it again")
-    if opset < _OLDEST_OPSET:
-        raise FileFormatError(
-            f"{name} has opset {opset}, expected {_OLDEST_OPSET} or later; "
-            f"convert it with onnx.version_converter"
-        )
-    if any(each.key == KEY for each in model.metadata_props):
-        raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
-    if isinstance(source, bytes) and any(map(uses_external_data, _get_all_tensors(model))):
-        raise FileFormatError("its weights are in another file; load it by its path")
-    try:
         if not isinstance(source, bytes):
             load_external_data_for_model(model, str(Path(source).resolve().parent))
     except Exception as error:  # protobuf's DecodeError, onnx's checker's errors, OSError and ValueError
         raise FileFormatError(
-            f"{name}, or its weights in another file, can't be read ({first_line(error)}); "
-            "export or copy it again, whole"
+            f"{name} is truncated, not an ONNX file, or its weights in another file can't be read "
+            f"({first_line(error)}); copy it again, whole"
         ) from error
+    if any(map(uses_external_data, _get_all_tensors(model))):
+        raise FileFormatError("its weights are in another file; load it by its path")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if not model.graph.node or opset < _OLDEST_OPSET:
+        raise FileFormatError(
+            f"{name} has {len(model.graph.node)} nodes and opset {opset}, expected {_OLDEST_OPSET} or later; "
+            "export it again, or convert it with onnx.version_converter"
+        )
+    if any(entry.key == KEY for entry in model.metadata_props):
+        raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
     return model

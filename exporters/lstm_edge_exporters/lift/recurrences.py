@@ -77,17 +77,13 @@ def top_of(value: ir.Value) -> ir.Value:
 
 
 def refuse_nested(model: ir.Model) -> None:
-    """Raise ``ContractError`` for a recurrent node in a body, but for one whose states the loop carries."""
-    for parent in model.graph:
-        graphs = (each for each in parent.attributes.values() if each.type is ir.AttributeType.GRAPH)
-        bodies = [each.as_graph() for each in graphs]
-        for node in (node for body in bodies for node in body.all_nodes() if is_recurrent(node)):
-            starts = [slot.initial for slot in slots(node)]
-            if any(start is None or top_of(start) not in bodies[0].inputs for start in starts):
-                raise ContractError(
-                    f"{label(node)} runs inside of {label(parent)}, so no one input can stand for its state; "
-                    "choose a branch with --branch INPUT=NUMBER or fixed axes (--input), or move the node out"
-                )
+    """Raise ``ContractError`` for a recurrent node inside of another node's body."""
+    for node in model.graph.all_nodes():
+        if is_recurrent(node) and node.graph is not model.graph:
+            raise ContractError(
+                f"{label(node)} runs inside of an If, Loop or Scan, so no one input can stand for its state; "
+                "choose a branch with --branch INPUT=NUMBER or fixed axes (--input), or move the node out"
+            )
 
 
 def count_passes(model: ir.Model) -> None:

@@ -54,6 +54,9 @@ def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], known
 
 def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
     """Put the rows of what ``node`` reads back, and sort what it gives."""
+    for sort, place in (use for order in orders for use in list(order.uses())):
+        if sort.op_type == "Gather" and place == 1 and sort.inputs[0] and is_data_free(sort.inputs[0]):
+            ir.convenience.replace_all_uses_with(sort.outputs[0], sort.inputs[0])  # all rows are the same
     build = Builder(node, f"{node.name or node.op_type}.rows")
     order, *outer = reversed(orders)
     for inner in outer:
@@ -61,32 +64,16 @@ def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
     (count,) = build.node("Shape", [order])
     _, back = build.node("TopK", [order, count], {"largest": 0}, outputs=2)
     starts = [slot.input for slot in slots(node)]
-    for place, axis in ((0, 1), (LENGTHS, 0), *((place, 1) for place in starts)):
-        value = node.inputs[place] if place < len(node.inputs) else None
-        if value is not None and place in starts:
-            _drop_sort(value, orders)
-            value = node.inputs[place]
-        if value is not None and not (place in starts and is_data_free(value)):
+    for place, value in enumerate(node.inputs):
+        if value is not None and (place in (0, LENGTHS) or (place in starts and not is_data_free(value))):
+            axis = 0 if place == LENGTHS else 1
             node.replace_input_with(place, build.node("Gather", [value, back], {"axis": axis})[0])
     for place, value in enumerate(node.outputs):
         if value.name and (value.uses() or value.is_graph_output()):
-            _sort(node, value, order, 1 if place else 2)
-
-
-def _drop_sort(start: ir.Value, orders: Sequence[ir.Value]) -> None:
-    """Take initial states that no data decides as they are before they are sorted: all rows are the same."""
-    node = start.producer()
-    while node is not None and node.inputs and (above := node.inputs[0]) is not None:
-        if node.op_type == "Gather" and node.inputs[1] in orders and is_data_free(above):
-            ir.convenience.replace_all_uses_with(node.outputs[0], above)
-        node = above.producer()
-
-
-def _sort(node: ir.Node, value: ir.Value, order: ir.Value, axis: int) -> None:
-    sort = ir.node("Gather", [value, order], {"axis": axis}, name=f"{value.name}.sort")
-    new = sort.outputs[0]
-    new.name, new.type, new.shape = value.name, value.type, value.shape
-    value.name = f"{value.name}.as_came"
-    ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
-    sort.replace_input_with(0, value)
-    node.append(sort)
+            sort = ir.node("Gather", [value, order], {"axis": 1 if place else 2}, name=f"{value.name}.sort")
+            new = sort.outputs[0]
+            new.name, new.type, new.shape = value.name, value.type, value.shape
+            value.name = f"{value.name}.as_came"
+            ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
+            sort.replace_input_with(0, value)
+            node.append(sort)

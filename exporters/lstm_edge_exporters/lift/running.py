@@ -6,8 +6,8 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
-from lstm_edge_runtime.manifest import Array, Manifest, StateSpec
+from lstm_edge_runtime.errors import FileFormatError, first_line
+from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import run_by_name
 
 from ..graph import UniqueNames, data_inputs, readers, spec_of, to_bytes
@@ -18,6 +18,8 @@ from ..verify.indices import index_values
 
 Sizes = Mapping[str, int]
 """A size for every dynamic axis."""
+Runs = Sequence[tuple[Sizes, Mapping[ir.Value, Array]]]
+"""Values of a graph at several sizes."""
 
 
 class Session:
@@ -33,7 +35,7 @@ class Session:
         return run_by_name(self._session, {name: feeds[name] for name in self.inputs})
 
 
-def name_axis(lengths: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int | str | None:
+def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | None:
     """Name an axis by its length at each of ``cases``: fixed, ``N`` or ``2*N``; None if it is neither."""
     if len(set(lengths)) == 1:
         return lengths[0]
@@ -47,7 +49,7 @@ def name_axis(lengths: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int
 
 def evaluate(
     model: ir.Model, values: Sequence[ir.Value], groups: Iterable[Sequence[Sizes]], *, every: bool = False
-) -> list[tuple[Sizes, dict[ir.Value, Array]]]:
+) -> Runs:
     """Compute ``values`` on random data at the sizes of the first group whose first runs, or all of them.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
@@ -58,21 +60,21 @@ def evaluate(
     """
     part, reason = _part_of(model, values), ""
     session = Session(part, "a part of the file")
+    manifest = Manifest(tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None)
+    manifest = manifest._replace(lengths=length_input(part.graph))
     for group in groups:
-        runs = []
+        runs, least = [], min((size for sizes in group for size in sizes.values()), default=1)
+        cases = case_generator(part.graph, manifest, least)
         for sizes in group:
-            feeds = case_generator(part.graph, min(sizes.values(), default=1)).at(sizes).feeds
             try:
-                results = session.run(feeds)
-            except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
+                results = session.run(cases.at(sizes).feeds)
+            except Exception as error:  # noqa: BLE001, PERF203  onnxruntime's exceptions share no base class
                 reason = reason or f"at {sizes}: {first_line(error)}"
                 if every or not runs:
                     break
             else:
-                names = (str(twin.name) for twin in part.graph.outputs)
-                runs.append(
-                    (sizes, {value: results[name] for value, name in zip(values, names, strict=True)})
-                )
+                twins = zip(values, part.graph.outputs, strict=True)
+                runs.append((sizes, {value: results[str(twin.name)] for value, twin in twins}))
         if len(runs) == len(group) or (runs and not every):
             return runs
     raise FileFormatError(
@@ -81,63 +83,34 @@ def evaluate(
     )
 
 
-def case_generator(
-    graph: ir.Graph,
-    steps: int,
-    *,
-    states: Sequence[StateSpec] = (),
-    batch: str | None = None,
-    sequence: str | None = None,
-    seed: int = 0,
-) -> CaseGenerator:
-    """Draw data for every input that must be fed; lengths are at most ``steps`` if no axis is time.
-
-    Raises:
-        InputError: an input is no tensor of numbers, or its rank is unknown.
-    """
-    values, numbers = [], index_values(graph)
-    for value in data_inputs(graph):
-        if value.shape is None or value.dtype is None:
-            what = "shape; give its axes" if value.shape is None else "dtype; declare it in the file"
-            raise InputError(f"input {value.name!r} declares no {what}: --input {value.name}=N,L,8")
-        if not (
-            value.dtype.is_floating_point() or value.dtype.is_integer() or value.dtype == ir.DataType.BOOL
-        ):
-            raise InputError(
-                f"input {value.name!r} is {value.dtype.name}; only numbers can be drawn at random"
-            )
-        if not value.dtype.is_floating_point():
-            numbers.setdefault(str(value.name), 2)
-        values.append(spec_of(value))
-    entering, lengths = {state.input for state in states}, next(iter(length_inputs(graph)), None)
-    inputs = tuple(spec for spec in values if spec.name not in entering)
-    manifest = Manifest(inputs, (), tuple(states), batch, sequence, lengths=lengths)
-    return CaseGenerator.of(manifest, {} if lengths is None else {lengths: np.array([steps])}, numbers, seed)
+def case_generator(graph: ir.Graph, manifest: Manifest, steps: int, seed: int = 0) -> CaseGenerator:
+    """Draw data for the inputs of ``manifest``; lengths are at most ``steps`` if no axis is time."""
+    values = {spec.name: 2 for spec in manifest.inputs if np.dtype(spec.dtype).kind in "iub"}
+    lengths = {} if manifest.lengths is None else {manifest.lengths: np.array([steps])}
+    return CaseGenerator.of(manifest, lengths, values | index_values(graph), seed)
 
 
-def length_inputs(graph: ir.Graph) -> tuple[str, ...]:
-    """Name the inputs of one whole number a row that reach some node's ``sequence_lens``."""
-    return tuple(
+def length_input(graph: ir.Graph) -> str | None:
+    """Name the first input of one whole number a row that reaches some node's ``sequence_lens``."""
+    names = (
         str(value.name)
         for value in data_inputs(graph)
         if value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
         and (value.shape is None or len(value.shape) == 1)
         and any(is_recurrent(node) and place == LENGTHS for node, place in readers(value))
     )
+    return next(names, None)
 
 
 def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
     """Return a graph whose outputs are ``values``, in which no recurrent node starts from a state."""
-    copy = model.clone()
-    twins = dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
-    for mine, its in zip(model.graph, copy.graph, strict=True):
-        twins.update(zip(mine.outputs, its.outputs, strict=True))
-    copy.graph.outputs[:] = [twins[value] for value in values]
-    for slot in (slot for node in recurrent_nodes(copy) for slot in slots(node)):
+    graph = ir.convenience.extract(model.graph, model.graph.inputs, values)
+    part = ir.Model(graph, ir_version=model.ir_version)
+    for slot in (slot for node in recurrent_nodes(part) for slot in slots(node)):
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
-    RemoveUnusedNodesPass()(copy)
-    return copy
+    RemoveUnusedNodesPass()(part)
+    return part
 
 
 def _guard(model: ir.Model) -> ir.Model:

@@ -11,7 +11,7 @@ from math import lcm
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.errors import FileFormatError
 
 from ..graph import constant, dynamic_axes, is_data_free
 from .running import evaluate, name_axis
@@ -30,15 +30,14 @@ _MOST_KEPT = 8
 """Elements of a small value: starts, ends, axes and pads."""
 
 
-def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> tuple[ir.Model, ir.Model]:
-    """Return a copy of ``model`` with a symbolic size for every axis, and one for the rules of streaming.
+def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> ir.Model:
+    """Give every value a dtype and a symbolic size for every axis, in place; return a copy for streaming.
 
-    In that, whole numbers that are the same at every size are constants.
+    In the copy, small whole numbers that are the same at every size are constants.
 
     Raises:
-        FileFormatError: the graph runs at no size that is tried.
+        FileFormatError: the graph runs at no size that is tried, or an output has not one rank.
     """
-    model = model.clone()
     values = [value for node in model.graph for value in node.outputs if value.name and _is_tensor(value)]
     runs = evaluate(model, values, _cases(model, batch, sequence), every=True)
     cases = [sizes for sizes, _ in runs]
@@ -46,7 +45,22 @@ def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> 
         arrays = [run[value] for _, run in runs]
         value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
         value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
-    return model, _folded(model, [run for _, run in runs])
+    for value in model.graph.outputs:
+        if value.shape is None:
+            raise FileFormatError(
+                f"output {value.name!r} has not the same number of axes in every run; "
+                "decide the branches with --branch INPUT=NUMBER"
+            )
+    copy = model.clone()
+    twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
+    for value, array in runs[0][1].items():
+        small = array.dtype.kind in "iu" and array.size <= _MOST_KEPT and constant(value) is None
+        same = small and all(np.array_equal(run[value], array) for _, run in runs[1:])
+        if same and value.uses() and is_data_free(value):
+            known = ir.val(f"{value.name}.known", const_value=ir.tensor(array))
+            copy.graph.register_initializer(known)
+            ir.convenience.replace_all_uses_with(twins[value.name], known)
+    return copy
 
 
 def _is_tensor(value: ir.Value) -> bool:
@@ -120,19 +134,3 @@ def _size(sizes: Sequence[int], lengths: Sequence[int], rows: int, sequence: str
     text += f"/{rate.denominator}" if rate.denominator > 1 else ""
     text += f" + {more}" if more > 0 else f" - {-more}" if more < 0 else ""
     return text if rows == 1 else f"{batch}*({text})"
-
-
-def _folded(model: ir.Model, runs: Sequence[Mapping[ir.Value, Array]]) -> ir.Model:
-    """Return a copy in which small whole numbers that are the same at every size are constants."""
-    copy = model.clone()
-    twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
-    for value, array in runs[0].items():
-        if array.dtype.kind not in "iu" or array.size > _MOST_KEPT or not value.uses():
-            continue
-        same = constant(value) is None and all(np.array_equal(run[value], array) for run in runs)
-        if same and is_data_free(value):
-            tensor = ir.tensor(array, name=f"{value.name}.known")
-            known = ir.val(str(tensor.name), const_value=tensor)
-            copy.graph.register_initializer(known)
-            ir.convenience.replace_all_uses_with(twins[value.name], known)
-    return copy

@@ -11,12 +11,21 @@ from lstm_edge_runtime.axes import describe, fits
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Array, Axes, StateSpec, TensorSpec
 
-from ..graph import UniqueNames, axes_of, behind_identity, data_inputs, is_data_free, operands, spec_of, walk
+from ..graph import (
+    UniqueNames,
+    axes_of,
+    behind_identity,
+    data_inputs,
+    describe_value,
+    is_data_free,
+    operands,
+    spec_of,
+    walk,
+)
 from ..pairing import Names, pair_states
 from ..recurrent import Slot, label, state_shape
 from .axes import Measured, Named
-from .recurrences import LAYOUT, Recurrence, recurrences, top_of
-from .running import name_axis
+from .recurrences import Recurrence, recurrences, top_of
 
 _GENERIC = re.compile(r"(LSTM|GRU|RNN|Loop|Scan|PartitionedCall|while_loop|node)(_+\d+)?")
 _CONVENTIONS = (
@@ -34,22 +43,25 @@ def lift_states(
 ) -> list[StateSpec]:
     """Let the states of ``nodes`` start from inputs and leave by outputs, but for ``known`` ones.
 
+    A state that data gives stays as it is: chunks decide.
+
     Raises:
-        ContractError: a state that no input or constant can give; the message names it.
+        ContractError: no state can be carried; the message names the first.
     """
     carried, specs, names = {state.input for state in known}, [], UniqueNames(model.graph)
+    reason = ""
     for slot in (slot for each in nodes for slot in each.slots):
         try:
             state = _describe(slot, axes.runs, axes.batch, carried)
         except ContractError as error:
-            raise ContractError(f"{slot.kind} of {label(slot.node)} can't be carried: {error}") from error
+            reason = reason or f"{slot.kind} of {label(slot.node)} can't be carried: {error}"
+            continue
         if state is not None:
             title = "" if len(nodes) == 1 else _title(slot.node)
             specs.append(_write(model.graph, slot, state, title, names))
+    if reason and not specs and not known:
+        raise ContractError(reason)
     RemoveUnusedNodesPass()(model)
-    for value in [value for value in model.graph.inputs if value.is_initializer() and not value.uses()]:
-        model.graph.inputs.remove(value)
-        model.graph.initializers.pop(str(value.name))
     model.graph.sort()
     return specs
 
@@ -57,8 +69,7 @@ def lift_states(
 def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> list[StateSpec]:
     """Pair the state inputs of a graph with the outputs that continue them.
 
-    First as ``named``; then by the graph: an input that a recurrence starts from, and the one output that its
-    last state leads to; then by names, as in ``pairing``.
+    First as ``named``, then by ``_CONVENTIONS``, then as in ``pairing``.
 
     Raises:
         InputError: ``named`` names what the graph does not have, or a pair whose dtypes or shapes differ.
@@ -67,40 +78,39 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
     graph = model.graph
     inputs = {spec.name: spec for spec in map(spec_of, data_inputs(graph))}
     outputs = {spec.name: spec for spec in map(spec_of, graph.outputs)}
-    for entering, leaving in named.items():
-        before, after = inputs.get(entering), outputs.get(leaving)
-        twice = [*named.values()].count(leaving) > 1
-        if before is None or after is None or twice or not _alike(before, after):
+    for pair in named.items():
+        if not _alike(inputs.get(pair[0]), outputs.get(pair[1])) or [*named.values()].count(pair[1]) > 1:
+            listed = (", ".join(map(describe_value, group)) for group in (data_inputs(graph), graph.outputs))
             raise InputError(
-                f"states pair {entering} with {leaving}, expected each an input and an output of one shape: "
-                f"the inputs are {_listed(inputs)}, the outputs {_listed(outputs)}"
+                f"states pair {' with '.join(pair)}, expected each an input and an output of one shape: "
+                f"the inputs are {next(listed)}, the outputs {next(listed)}"
             )
     pairs = dict(named)
-    for entering, leaving in (*_by_graph(model), *_by_convention(inputs, outputs)):
+    for entering, leaving in _by_convention(inputs, outputs):
         if entering not in pairs and leaving not in pairs.values():
             pairs[entering] = leaving
-    places = {name: place for place, name in enumerate(outputs)}
-    called = Names({name: {name} for name in inputs}, {place: {name} for name, place in places.items()})
-    found = pair_states(graph, {name: places[pairs[name]] for name in pairs}, [called], sequence=sequence)
+    titles = list(outputs)
+    called = Names({name: {name} for name in inputs}, {place: {name} for place, name in enumerate(titles)})
+    known = {name: titles.index(leaving) for name, leaving in pairs.items()}
+    initials = (slot.initial for each in recurrences(model) for slot in each.slots)
+    starts = {str(top_of(initial).name) for initial in initials if initial is not None}
+    found = pair_states(graph, known, [called], starts=starts, sequence=sequence)
     for name, several in found.unclear.items():
-        choices = [output for output, place in places.items() if place in several]
+        choices = [titles[place] for place in several]
         raise ContractError(
             f"which output continues {name} {inputs[name].dtype} {describe(inputs[name].axes)}? candidates: "
             f"{', '.join(choices)}; name them: --state {name}={choices[0]} (states=)"
         )
-    titles = list(outputs)
     return [
         StateSpec(name, titles[place], inputs[name].dtype, inputs[name].axes)
         for name, place in found.pairs.items()
     ]
 
 
-def _alike(before: TensorSpec, after: TensorSpec) -> bool:
-    return before.dtype == after.dtype and (not after.axes or fits(before.axes, after.axes))
-
-
-def _listed(specs: Mapping[str, TensorSpec]) -> str:
-    return ", ".join(f"{spec.name} {spec.dtype} {describe(spec.axes)}" for spec in specs.values())
+def _alike(before: TensorSpec | None, after: TensorSpec | None) -> bool:
+    if before is None or after is None or before.dtype != after.dtype:
+        return False
+    return not after.axes or fits(before.axes, after.axes)
 
 
 def _by_convention(
@@ -115,41 +125,23 @@ def _by_convention(
                 yield name, after.name
 
 
-def _by_graph(model: ir.Model) -> Iterator[tuple[str, str]]:
-    """Yield inputs that recurrences start from, with the one output that the last states lead to."""
-    inputs = set(data_inputs(model.graph))
-    reached: dict[ir.Value, set[ir.Value]] = {}
-    for slot in (slot for each in recurrences(model) for slot in each.slots):
-        top = None if slot.initial is None else top_of(slot.initial)
-        if top in inputs and len(slot.node.outputs) > slot.output:
-            reached.setdefault(top, set()).update(walk([slot.node.outputs[slot.output]], _laid_out))
-    for entering, leaving in reached.items():
-        reachable = [value for value in model.graph.outputs if value in leaving]
-        alike = [value for value in reachable if _alike(spec_of(entering), spec_of(value))]
-        if len(alike) == 1:
-            yield str(entering.name), str(alike[0].name)
-
-
-def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
-    for node, _ in value.uses():
-        if node.op_type in LAYOUT:
-            yield from node.outputs
-
-
 @dataclass(frozen=True)
 class _State:
     dtype: ir.DataType
     axes: Axes
-    reset: float | Array
+    reset: float | Array = 0.0
     given: ir.Value | None = None
     """The input that it starts from already."""
 
 
 def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) -> _State | None:
     """Find a state's dtype, axes and reset value; None for one that is an input and an output already."""
-    initial = slot.initial
-    if initial is None:
-        return _absent(slot.node, runs, batch)
+    initial, node = slot.initial, slot.node
+    if initial is None:  # zeros
+        directions, hidden, _ = state_shape(node)
+        dtypes = (value.dtype for value in (node.inputs[2], node.inputs[0]) if value is not None)
+        dtype = next((each for each in dtypes if each and each.is_floating_point()), ir.DataType.FLOAT)
+        return _State(dtype, (directions, _rows(node, runs, batch), hidden))
     if is_data_free(initial):
         return _constant(slot, initial, runs, batch)
     sources = {str(each.name) for each in walk([initial], operands) if each.is_graph_input()}
@@ -157,54 +149,38 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
         return None
     given = behind_identity(initial)
     if given.is_graph_input() and given.dtype is not None and len(given.uses()) == 1:
-        return _State(given.dtype, axes_of(given), 0.0, given)
+        return _State(given.dtype, axes_of(given), given=given)
     names = ", ".join(sorted(sources)) or "random numbers"
     raise ContractError(f"it is computed from {names}, and no output continues it")
 
 
-def _absent(node: ir.Node, runs: Measured, batch: str | None) -> _State:
-    """Describe the zeros that a recurrent node without an initial state starts from."""
-    directions, hidden, _ = state_shape(node)
-    floats = (each.dtype for each in (node.inputs[2], node.inputs[0]) if each is not None and each.dtype)
-    dtype = next((each for each in floats if each.is_floating_point()), ir.DataType.FLOAT)
-    return _State(dtype, (directions, _rows(node, runs, batch), hidden), 0.0)
-
-
 def _constant(slot: Slot, initial: ir.Value, runs: Measured, batch: str | None) -> _State:
     """Describe a state whose initial value depends on sizes alone."""
-    arrays, looped = runs.arrays(initial), slot.node.op_type in ("Loop", "Scan")
+    arrays, axis = runs.arrays(initial), 1
     if not arrays:
         raise ContractError("its initial value can't be computed at any size that was tried")
-    axis = _batch_axis(initial, arrays[0].ndim, runs, batch) if looped else 1
-    firsts = [array if axis is None else array.take([0], axis) for array in arrays]
+    names = [runs.name((initial, axis)) for axis in range(arrays[0].ndim)]
+    if slot.node.op_type in ("Loop", "Scan"):  # any axis may be the batch, or none
+        axis = next((axis for axis, name in enumerate(names) if str(name).split("*")[-1] == batch), -1)
+    firsts = [array if axis < 0 else array.take([0], axis) for array in arrays]
     reset = firsts[0]
     pairs = zip(arrays, firsts, strict=True)
     if any(first.shape != reset.shape or (array != reset).any() for array, first in pairs):
         raise ContractError("its initial value is not the same for every row and sequence length")
     value = float(reset.flat[0]) if reset.size and (reset == reset.flat[0]).all() else reset
     shape: list[int | str] = list(arrays[0].shape)
-    if axis is not None:
-        shape[axis] = (_name(runs, initial, axis) if looped else None) or _rows(slot.node, runs, batch)
+    if axis >= 0:
+        looped = slot.node.op_type in ("Loop", "Scan")
+        shape[axis] = names[axis] or batch or 1 if looped else _rows(slot.node, runs, batch)
     return _State(ir.DataType.from_numpy(arrays[0].dtype), tuple(shape), value)
-
-
-def _batch_axis(initial: ir.Value, rank: int, runs: Measured, batch: str | None) -> int | None:
-    """Return the axis of a loop's initial state that is as long as the batch."""
-    names = (_name(runs, initial, axis) for axis in range(rank))
-    return next((axis for axis, name in enumerate(names) if str(name).split("*")[-1] == batch), None)
-
-
-def _name(runs: Measured, value: ir.Value, axis: int) -> int | str | None:
-    """Name an axis by its lengths in the runs that did not fail."""
-    known = runs.lengths(value, axis)
-    return name_axis([length for _, length in known], [sizes for sizes, _ in known]) if known else None
 
 
 def _rows(node: ir.Node, runs: Measured, batch: str | None) -> int | str:
     """Return the rows of a recurrent node's X: a number, ``N``, or ``6*N`` where others are folded in."""
     x = node.inputs[0]
-    name = None if x is None else _name(runs, x, 1)
-    if name is None and x is not None and runs.lengths(x, 1):
+    assert x is not None
+    name = runs.name((x, 1))
+    if name is None and runs.lengths(x, 1):
         raise ContractError("its node reads a number of rows that is no multiple of an input's axis")
     return name or batch or 1
 

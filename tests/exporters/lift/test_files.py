@@ -30,7 +30,7 @@ def test_external_data_outside_the_models_folder_is_refused(model, tmp_path, loc
     for tensor in proto.graph.initializer:
         tensor.external_data[0].value = location.format(folder=tmp_path)
     path.write_bytes(proto.SerializeToString())
-    with pytest.raises(FileFormatError, match="weights in another file, can't be read"):
+    with pytest.raises(FileFormatError, match="weights in another file can't be read"):
         lift(path)
 
 
