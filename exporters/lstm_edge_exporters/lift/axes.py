@@ -3,6 +3,7 @@
 An axis is *time* if a recurrence makes more steps where the axis is longer, and the *batch* if its rows grow.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,21 +14,20 @@ from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
 from ..graph import axes_of, constant, data_inputs, dynamic_axes, forget_shapes, is_data_free
-from ..recurrent import LENGTHS
+from ..recurrent import LENGTHS, is_reversed
 from .read import decide_branches
-from .recurrences import Axis, Recurrence, count_passes, drop_counters, recurrences, top_of
-from .rows import restore_order
+from .recurrences import Axis, Recurrence, recurrences, top_of
+from .rewrites import restore_order
 from .running import Runs, Sizes, evaluate, name_axis
 
 BATCH, SEQUENCE = "batch", "sequence"
 _SIZES = ((40, 7), (8, 3), (4, 1))
 """Least size of a dynamic axis, and how far apart others are; a graph may run at some of them only."""
+_USUAL = {BATCH: re.compile("n|b|batch.*"), SEQUENCE: re.compile("l|t|time.*|seq.*|frames?")}
 _NEW = "#"
 """Begins the labels of axes that the file gives no name."""
 _MADE_UP = re.compile(r"unk__\d+|\?|")
 """Names that exporters give to axes that they know nothing of."""
-
-_USUAL = {BATCH: re.compile("n|b|batch.*"), SEQUENCE: re.compile("l|t|time.*|seq.*|frames?")}
 
 
 @dataclass(frozen=True)
@@ -84,7 +84,6 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
     forget_shapes(model)
     decide_branches(model)
     restore_order(model, fixed)
-    count_passes(model)
     found = recurrences(model)
     runs = Measured(model, found, fixed)
     roles = _measure_roles(model.graph, found, runs, fixed)
@@ -106,11 +105,10 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
         runs = Measured(model, found, {str(names[role]): size for role, size in freed.items()})
     else:
         runs.rename(titles)
-    forward = [axis for each in found if not each.reversed for axis in each.time_axes()]
+    forward = [axis for each in found if not is_reversed(each.node) for axis in each.time_axes()]
     steps = max((size for axis in forward for _, size in runs.lengths(axis)[:1]), default=1)
     if sequence is not None:
         found = [each for each in found if _runs_over_time(each, runs, batch)]
-    drop_counters(model)
     return Named(batch, sequence, freed, runs, found, 1 if sequence else steps)
 
 
@@ -119,21 +117,14 @@ class Measured:
 
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
         """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
-        self._names = dynamic_axes(model.graph)
         self._runs: dict[ir.Value, Runs] = {}
-        starts = [slot.initial for each in found for slot in each.slots if slot.initial is not None]
-        reads = [value for each in found for value, _ in (*each.time_axes(), *each.row_axes())]
-        for group in ([value for value in reads if value not in starts], starts):
-            self._run(model, [value for value in dict.fromkeys(group) if constant(value) is None], known)
-
-    def _run(self, model: ir.Model, values: Sequence[ir.Value], known: Sizes) -> None:
-        """Compute values together if the graph runs, else one by one."""
-        try:
-            runs = evaluate(model, values, _sizes_apart(self._names, known)) if values else []
-            self._runs |= dict.fromkeys(values, runs)
-        except FileFormatError:
-            for value in values if len(values) > 1 else ():
-                self._run(model, [value], known)
+        starts = {slot.initial for each in found for slot in each.slots if slot.initial is not None}
+        reads = {value for each in found for value, _ in (*each.time_axes(), *each.row_axes())}
+        for group in (reads - starts, starts):
+            values, names = [value for value in group if constant(value) is None], dynamic_axes(model.graph)
+            with contextlib.suppress(FileFormatError):
+                runs = evaluate(model, values, _sizes_apart(names, known)) if values else []
+                self._runs |= dict.fromkeys(values, runs)
 
     def rename(self, titles: Mapping[int | str, int | str]) -> None:
         """Give every axis another name."""
@@ -147,8 +138,11 @@ class Measured:
 
     def lengths(self, axis: Axis) -> list[tuple[Sizes, int]]:
         """Return the sizes and an axis's length in each run that did not fail."""
-        runs = ((sizes, run[axis[0]].shape) for sizes, run in self._runs.get(axis[0], []))
-        return [(sizes, shape[axis[1]]) for sizes, shape in runs if len(shape) > axis[1]]
+        value, place = axis
+        runs = [(sizes, run[value]) for sizes, run in self._runs.get(value, [])]
+        if place is None:
+            return [(sizes, int(array.flat[0])) for sizes, array in runs]
+        return [(sizes, array.shape[place]) for sizes, array in runs if array.ndim > place]
 
     def name(self, axis: Axis) -> int | str | None:
         """Name an axis by its lengths; None if these are unknown, or no multiple of an input's axis."""
@@ -162,10 +156,6 @@ class Measured:
             name for sizes, length in longer if length != first for name in sizes if sizes[name] != base[name]
         }
 
-    def knows(self, axis: Axis) -> bool:
-        """Return True if no run failed."""
-        return len(self.lengths(axis)) == len(self._names) + 1
-
 
 def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ...]]:
     """Yield sets of sizes: one for all axes, then for each axis that one with this axis longer."""
@@ -177,7 +167,7 @@ def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ..
 
 def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool:
     """Return True if a recurrence makes more steps where time is longer; if unknown, chunks decide."""
-    known = [axis for axis in each.time_axes() if runs.knows(axis)]
+    known = [axis for axis in each.time_axes() if runs.lengths(axis)]
     return not known or any(runs.growing_with(axis) - {batch} for axis in known)
 
 
@@ -190,10 +180,11 @@ def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]
         shape: list[int | str] = []
         for place, axis in enumerate(value.shape or ()):
             name = axis if isinstance(axis, int) else str(axis.value or "")
-            label = f"{_NEW}{value.name}_{place}" if value.name in states or place > 1 else f"{_NEW}{place}"
+            own = value.name in states or place > 1
+            label: int | str = f"{_NEW}{value.name}_{place}" if own else f"{_NEW}{place}"
             if isinstance(name, int) and name and takes(str(value.name)):
+                fixed[f"{label}:{name}"] = name
                 label = f"{label}:{name}"
-                fixed[label] = name
             elif name and not _MADE_UP.fullmatch(str(name)):
                 label = name
             shape.append(label)
@@ -215,7 +206,7 @@ def _measure_roles(
         if len(time) == 1:
             roles.update((name, SEQUENCE) for name in time - rows if name not in roles)
         roles.update((name, BATCH) for name in rows - time if name not in roles)
-    return roles if found else _by_place(graph, fixed)
+    return roles or _by_place(graph, fixed)
 
 
 def _by_place(graph: ir.Graph, fixed: Sizes) -> dict[str, str]:
@@ -224,10 +215,9 @@ def _by_place(graph: ir.Graph, fixed: Sizes) -> dict[str, str]:
     known = {name: role for name in names for role, usual in _USUAL.items() if usual.fullmatch(name.lower())}
     if len({*known.values()}) == len(known) > 0:
         return known
-    firsts = {axes[0] for value in data_inputs(graph) if (axes := axes_of(value))}
+    firsts = [axes[0] for value in data_inputs(graph) if (axes := axes_of(value))]
     others = [name for name in names if name not in firsts]
-    roles = {name: BATCH for name in dynamic_axes(graph) if name in firsts}
-    return roles | ({others[0]: SEQUENCE} if len(others) == 1 else {})
+    return {str(name): BATCH for name in firsts} | dict.fromkeys(others if len(others) == 1 else (), SEQUENCE)
 
 
 def _titles(graph: ir.Graph, roles: Mapping[str, str], fixed: Sizes) -> dict[int | str, int | str]:

@@ -5,22 +5,20 @@ A file of fixed sizes is tried with its axes made dynamic, then as declared.
 
 import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
-from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, to_proto, with_manifest
 from ..isolation import isolated
-from ..recurrent import label, why_window
+from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
 from ..streaming.flow import NotStreamableError
 from ..streaming.stream import stream
@@ -28,11 +26,10 @@ from ..verify.golden import record_golden
 from ..verify.verify import Verified
 from .axes import Named, name_axes, take_given
 from .config import LiftConfig
-from .fixed import free_sizes
 from .read import Source, put_constants, read_graph
 from .recurrences import refuse_nested
-from .running import length_input
-from .shapes import measure_shapes
+from .rewrites import free_sizes
+from .running import length_input, measure_shapes
 from .states import lift_states, recognize
 from .verification import Cases, find_chunks, pair_up, verify_lifted
 
@@ -102,19 +99,25 @@ def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
 
 
 def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
-    model, axes, given = _set_axes(original, config, free=free)
-    original = _with_axes(original, model, given)
+    model, original = original.clone(), original.clone()
+    if free:
+        free_sizes(model)
+    given = put_constants(model, config.constants)
+    take_given(model.graph, config.inputs)
+    axes = name_axes(model, config.inputs, free=free)
+    refuse_nested(model)
     known = recognize(model, config.states, axes.sequence)
-    forward = [each for each in axes.over_time if not each.reversed]
+    forward = [each for each in axes.over_time if not is_reversed(each.node)]
     if len(forward) < len(axes.over_time) and (axes.sequence or not forward):
-        backwards = (label(each.node) for each in axes.over_time if each.reversed)
+        backwards = (label(each.node) for each in axes.over_time if is_reversed(each.node))
         raise ContractError(
             f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
             "train a network that reads forward only"
         )
     lifted = lift_states(model, forward, axes, known)
     sized = measure_shapes(model, axes.batch, axes.sequence)
-    outputs = _outputs(model.graph)
+    names = dynamic_axes(model.graph)
+    outputs = [_output(value, names) for value in model.graph.outputs]
     past, need, reach, refused = tuple[StateSpec, ...](), "", 0, ""
     try:
         streamed = stream(sized, [*known, *lifted], axes.batch, axes.sequence)
@@ -135,10 +138,9 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
     cases = Cases.of_lifted(model.graph, manifest, axes, config.seed, original.graph)
     pair = pair_up(manifest, original, model, given, cases)
     verified = verify_lifted(pair, cases)
-    if need:
-        manifest = manifest._replace(unstreamable=need)
-    elif axes.steps > 1:
-        manifest = manifest._replace(unstreamable=why_window(forward[0].node.op_type, axes.steps))
+    window = why_window(forward[0].node.op_type, axes.steps) if axes.steps > 1 else ""
+    if need or window:
+        manifest = manifest._replace(unstreamable=need or window)
     else:
         manifest = find_chunks(pair, cases, reach, refused)
     cases = replace(cases, held=frozenset(), rows=1, steps=None)
@@ -156,43 +158,13 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
     return Lifted(content, manifest, report)
 
 
-def _set_axes(
-    original: ir.Model, config: LiftConfig, *, free: bool
-) -> tuple[ir.Model, Named, dict[str, Array]]:
-    """Return a copy with constants put in, axes named and branches decided, its axes, and the constants."""
-    model = original.clone()
-    if free:
-        free_sizes(model)
-    given = put_constants(model, config.constants)
-    take_given(model.graph, config.inputs)
-    axes = name_axes(model, config.inputs, free=free)
-    refuse_nested(model)
-    return model, axes, given
-
-
-def _with_axes(original: ir.Model, model: ir.Model, given: dict[str, Array]) -> ir.Model:
-    """Return a copy of the original with the axes of ``model``; add zeros for other inputs to ``given``."""
-    copy, named = original.clone(), {value.name: axes_of(value) for value in data_inputs(model.graph)}
-    for value in data_inputs(copy.graph):
-        if (axes := named.get(value.name)) is not None:
-            pairs = zip(value.shape or axes, axes, strict=True)
-            value.shape = ir.Shape([axis if isinstance(axis, str) else size for size, axis in pairs])
-        elif value.name not in given and value.dtype is not None:
-            given[str(value.name)] = np.zeros(all_ones(axes_of(value)), value.dtype.numpy())
-    forget_shapes(copy)
-    return copy
-
-
-def _outputs(graph: ir.Graph) -> list[TensorSpec]:
-    """Return the outputs, whose axes are numbers, names of the inputs' axes, and multiples of these."""
-    names, specs = dynamic_axes(graph), []
-    for spec in map(spec_of, graph.outputs):
-        axes = (
-            axis if isinstance(axis, int) or axis.split("*")[-1] in names else f"{spec.name}.{place}"
-            for place, axis in enumerate(spec.axes)
-        )
-        specs.append(spec._replace(axes=tuple(axes)))
-    return specs
+def _output(value: ir.Value, names: Collection[str]) -> TensorSpec:
+    """Return an output whose axes are numbers, names of the inputs' axes, and multiples of these."""
+    spec, axes = spec_of(value), []
+    for place, axis in enumerate(spec.axes):
+        known = isinstance(axis, int) or axis.split("*")[-1] in names
+        axes.append(axis if known else f"{spec.name}.{place}")
+    return spec._replace(axes=tuple(axes))
 
 
 def _describe(

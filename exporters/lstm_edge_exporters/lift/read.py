@@ -21,12 +21,8 @@ from ..recurrent import label, to_layout_0
 
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
-_IR_VERSION = 4
-"""The first in which an initializer is no input."""
 _ROUNDING = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
 """Operators of int8 files."""
-_ROUNDS = 6
-"""Most times that sizes are inferred and folded: a branch that is taken tells sizes behind it."""
 Source = str | os.PathLike[str] | bytes
 
 
@@ -45,16 +41,13 @@ def read_graph(source: Source) -> ir.Model:
         if model.functions:
             model = InlinePass()(model).model
         model.graph.sort()
-        model.graph.inputs[:] = data_inputs(model.graph)  # initializers may be among them
-        model.ir_version = max(model.ir_version, _IR_VERSION)
+        model.graph.inputs[:] = data_inputs(model.graph)  # initializers may be among them before version 4
+        model.ir_version = max(model.ir_version, 4)
         infer_shapes(model)
         to_layout_0(model)
-        content = to_bytes(model)
-    except FileFormatError:
-        raise
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
-    open_isolated(content, name="the file")
+    open_isolated(to_bytes(model), name="the file")
     for node in model.graph.all_nodes():
         if node.op_type in RANDOM:
             raise ContractError(f"{label(node)} gives other numbers on every call; export for inference")
@@ -93,7 +86,7 @@ def decide_branches(model: ir.Model) -> None:
 
     Floats are left as they are, so that the graph computes what it did to the last digit.
     """
-    for _ in range(_ROUNDS):
+    for _ in range(6):  # a branch that is taken tells sizes behind it
         before = model.graph.num_nodes()
         infer_shapes(model)
         fold_constants(model, onnx_shape_inference=True, should_fold=_is_about_sizes)

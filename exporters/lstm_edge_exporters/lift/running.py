@@ -1,6 +1,12 @@
-"""Running a foreign graph, or a part of it, at sizes of its axes."""
+"""Running a foreign graph, or a part of it, at sizes of its axes, and what that tells of its shapes.
 
-from collections.abc import Iterable, Mapping, Sequence
+The rules of ``streaming`` read the time axis and the rate of a value from its symbolic size. PyTorch gives
+these to its own exports; a file from elsewhere names the axes of its inputs alone.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import lcm
 
 import numpy as np
 import onnx_ir as ir
@@ -10,29 +16,40 @@ from lstm_edge_runtime.errors import FileFormatError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import run_by_name
 
-from ..graph import UniqueNames, data_inputs, readers, spec_of, to_bytes
+from ..chunks import Runner
+from ..graph import UniqueNames, constant, data_inputs, dynamic_axes, is_data_free, readers, spec_of, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
-from ..verify.cases import CaseGenerator, Feeds
+from ..verify.cases import CaseGenerator
 from ..verify.indices import index_values
 
 Sizes = Mapping[str, int]
 """A size for every dynamic axis."""
-Runs = Sequence[tuple[Sizes, Mapping[ir.Value, Array]]]
+Runs = list[tuple[Sizes, Mapping[ir.Value, Array]]]
 """Values of a graph at several sizes."""
+_STEPS = (40, 8, 400, 4000)
+"""Numbers of steps to try, rounded up to a multiple of the strides."""
+_FURTHER = (0, 7, 20)
+"""Further lengths, in multiples."""
+_ROWS = (2, 3)
+_OTHERS = 5
+"""Size of the first axis that is neither batch nor time; the next ones are larger."""
+_JOINED = 12
+"""Frames that a Reshape may join."""
+_MOST_STRIDES = 1 << 12
+_MOST_KEPT = 8
+"""Elements of a small value: starts, ends, axes and pads."""
 
 
-class Session:
-    """An onnxruntime session on a graph, run on arrays by name."""
+def runner(model: ir.Model, name: str) -> Runner:
+    """Return a function that runs a graph in onnxruntime; inputs that it does not take are left out.
 
-    def __init__(self, model: ir.Model, name: str) -> None:
-        """Open ``model``; raises ``FileFormatError`` if onnxruntime refuses it."""
-        self._session = open_isolated(to_bytes(_guard(model.clone())), name=name)
-        self.inputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_inputs())
-
-    def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Run once; inputs that the graph does not take are left out. onnxruntime's exceptions pass."""
-        return run_by_name(self._session, {name: feeds[name] for name in self.inputs})
+    Raises:
+        FileFormatError: onnxruntime refuses the graph. The function lets its exceptions pass.
+    """
+    session = open_isolated(to_bytes(_guard(model.clone())), name=name)
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda feeds: run_by_name(session, {name: feeds[name] for name in names})
 
 
 def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | None:
@@ -59,22 +76,23 @@ def evaluate(
         FileFormatError: no group runs.
     """
     part, reason = _part_of(model, values), ""
-    session = Session(part, "a part of the file")
+    run = runner(part, "a part of the file")
     manifest = Manifest(tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None)
     manifest = manifest._replace(lengths=length_input(part.graph))
     for group in groups:
-        runs, least = [], min((size for sizes in group for size in sizes.values()), default=1)
+        runs: Runs = []
+        least = min((size for sizes in group for size in sizes.values()), default=1)
         cases = case_generator(part.graph, manifest, least)
         for sizes in group:
             try:
-                results = session.run(cases.at(sizes).feeds)
+                results = run(cases.at(sizes).feeds)
             except Exception as error:  # noqa: BLE001, PERF203  onnxruntime's exceptions share no base class
                 reason = reason or f"at {sizes}: {first_line(error)}"
                 if every or not runs:
                     break
             else:
-                twins = zip(values, part.graph.outputs, strict=True)
-                runs.append((sizes, {value: results[str(twin.name)] for value, twin in twins}))
+                names = (str(twin.name) for twin in part.graph.outputs)
+                runs.append((sizes, dict(zip(values, map(results.__getitem__, names), strict=True))))
         if len(runs) == len(group) or (runs and not every):
             return runs
     raise FileFormatError(
@@ -129,3 +147,101 @@ def _guard(model: ir.Model) -> ir.Model:
         node.prepend([sizes, same])
         node.replace_input_with(0, same.outputs[0])
     return model
+
+
+def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> ir.Model:
+    """Give every value a dtype and a symbolic size for every axis, in place; return a copy for streaming.
+
+    In the copy, small whole numbers that are the same at every size are constants.
+
+    Raises:
+        FileFormatError: the graph runs at no size that is tried, or an output has not one rank.
+    """
+    values = [value for node in model.graph for value in node.outputs if value.name]
+    values = [value for value in values if value.type is None or isinstance(value.type, ir.TensorType)]
+    runs = evaluate(model, values, _cases(model, batch, sequence), every=True)
+    cases = [sizes for sizes, _ in runs]
+    for value in values:
+        arrays = [run[value] for _, run in runs]
+        value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
+        value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
+    for value in model.graph.outputs:
+        if value.shape is None:
+            raise FileFormatError(
+                f"output {value.name!r} has not the same number of axes in every run; "
+                "decide the branches with --branch INPUT=NUMBER"
+            )
+    copy = model.clone()
+    twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
+    for value, array in runs[0][1].items():
+        small = array.dtype.kind in "iu" and array.size <= _MOST_KEPT and constant(value) is None
+        same = small and all(np.array_equal(run[value], array) for _, run in runs[1:])
+        if same and value.uses() and is_data_free(value):
+            known = ir.val(f"{value.name}.known", const_value=ir.tensor(array))
+            copy.graph.register_initializer(known)
+            ir.convenience.replace_all_uses_with(twins[value.name], known)
+    return copy
+
+
+def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> Iterator[list[dict[str, int]]]:
+    """Yield sizes to run at: three lengths, then more rows, then larger other axes."""
+    names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
+    rows = [batch] if batch else []
+    base = {name: _OTHERS + place for place, name in enumerate(names)} | dict.fromkeys(rows, _ROWS[0])
+    larger = [dict.fromkeys(rows, _ROWS[1]), {name: base[name] + len(names) for name in names}]
+    if sequence is None:
+        yield [base] * len(_FURTHER) + [base | each for each in larger]
+        return
+    strides = _strides(model.graph)
+    for multiple in (strides, lcm(strides, _JOINED)):
+        for least in _STEPS:
+            first = -(-least // multiple) * multiple
+            lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
+            yield [*lengths, *(lengths[0] | each for each in larger)]
+
+
+def _strides(graph: ir.Graph) -> int:
+    """Return a multiple of the product of the strides along time, of whatever axis they are."""
+    products: dict[ir.Value | None, int] = {}
+    for node in graph:
+        strides = list(node.attributes.get_ints("strides", ()) or ())
+        place = {"Range": 2, "Slice": 4, "STFT": 1}.get(node.op_type, len(node.inputs))
+        if (steps := constant(next(iter(node.inputs[place:]), None))) is not None:
+            strides = steps.ravel().tolist()
+        product = lcm(*(products.get(value, 1) for value in node.inputs)) * max(1, *strides, 1)
+        products.update(dict.fromkeys(node.outputs, min(int(product), _MOST_STRIDES)))
+    return lcm(1, *set(products.values()))
+
+
+def _shape(
+    value: ir.Value,
+    shapes: Sequence[tuple[int, ...]],
+    cases: Sequence[Mapping[str, int]],
+    batch: str | None,
+    sequence: str | None,
+) -> ir.Shape | None:
+    """Return the symbolic shape of a value of these shapes; None if its rank changes."""
+    if len({*map(len, shapes)}) > 1:
+        return None
+    beside = [0, *range(len(_FURTHER), len(shapes))]
+    others = [cases[place] for place in beside]
+    known = (name_axis(sizes, others) for sizes in zip(*(shapes[place] for place in beside), strict=True))
+    found = [f"{value.name}.{place}" if axis is None else axis for place, axis in enumerate(known)]
+    for axis, (first, second, third, wide, *_) in enumerate(zip(*shapes, strict=True)):
+        if sequence is not None and len({first, second, third}) > 1:
+            rows = cases[0][batch] if batch and wide != first else 1
+            lengths = [case[sequence] for case in cases[:3]]
+            found[axis] = _size((first, second, third), lengths, rows, sequence, batch)
+    return ir.Shape(found)
+
+
+def _size(sizes: Sequence[int], lengths: Sequence[int], rows: int, sequence: str, batch: str | None) -> str:
+    """Return the size of an axis that grows with time: ``L``, ``L/4``, ``2*L + 3``, ``N*(L - 2)``."""
+    rate = Fraction(sizes[2] - sizes[0], rows * (lengths[2] - lengths[0]))
+    more = Fraction(sizes[0], rows) - rate * lengths[0]
+    if Fraction(sizes[1], rows) != rate * lengths[1] + more:
+        return f"uneven*{sequence}*{sequence}"  # no rule gives such a rate
+    text = f"{rate.numerator}*{sequence}" if rate.numerator != 1 else sequence
+    text += f"/{rate.denominator}" if rate.denominator > 1 else ""
+    text += f" + {more}" if more > 0 else f" - {-more}" if more < 0 else ""
+    return text if rows == 1 else f"{batch}*({text})"

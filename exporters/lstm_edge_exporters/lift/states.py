@@ -1,15 +1,15 @@
 """States become inputs and outputs: those of every recurrence over time, one input and one output each."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from itertools import product
 
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.axes import describe, fits
 from lstm_edge_runtime.errors import ContractError, InputError
-from lstm_edge_runtime.manifest import Array, Axes, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Array, StateSpec, TensorSpec
 
 from ..graph import (
     UniqueNames,
@@ -86,9 +86,11 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
                 f"the inputs are {next(listed)}, the outputs {next(listed)}"
             )
     pairs = dict(named)
-    for entering, leaving in _by_convention(inputs, outputs):
-        if entering not in pairs and leaving not in pairs.values():
-            pairs[entering] = leaving
+    for (pattern, template), name in product(_CONVENTIONS, inputs):
+        match = re.fullmatch(pattern, name)
+        leaving = match.expand(template) if match else ""
+        if name not in pairs and leaving not in pairs.values() and _alike(inputs[name], outputs.get(leaving)):
+            pairs[name] = leaving
     titles = list(outputs)
     called = Names({name: {name} for name in inputs}, {place: {name} for place, name in enumerate(titles)})
     known = {name: titles.index(leaving) for name, leaving in pairs.items()}
@@ -101,37 +103,17 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
             f"which output continues {name} {inputs[name].dtype} {describe(inputs[name].axes)}? candidates: "
             f"{', '.join(choices)}; name them: --state {name}={choices[0]} (states=)"
         )
-    return [
-        StateSpec(name, titles[place], inputs[name].dtype, inputs[name].axes)
-        for name, place in found.pairs.items()
-    ]
+    return [StateSpec(name, titles[at], *inputs[name][1:]) for name, at in found.pairs.items()]
 
 
 def _alike(before: TensorSpec | None, after: TensorSpec | None) -> bool:
-    if before is None or after is None or before.dtype != after.dtype:
+    if before is None or after is None:
         return False
-    return not after.axes or fits(before.axes, after.axes)
+    return before.dtype == after.dtype and (not after.axes or fits(before.axes, after.axes))
 
 
-def _by_convention(
-    inputs: Mapping[str, TensorSpec], outputs: Mapping[str, TensorSpec]
-) -> Iterator[tuple[str, str]]:
-    """Yield inputs and outputs that are named as known tools name states."""
-    for pattern, template in _CONVENTIONS:
-        for name, spec in inputs.items():
-            match = re.fullmatch(pattern, name)
-            after = None if match is None else outputs.get(match.expand(template))
-            if after is not None and _alike(spec, after):
-                yield name, after.name
-
-
-@dataclass(frozen=True)
-class _State:
-    dtype: ir.DataType
-    axes: Axes
-    reset: float | Array = 0.0
-    given: ir.Value | None = None
-    """The input that it starts from already."""
+_State = tuple[ir.Value, float | Array]
+"""An input, with a name if the graph has it already, and its reset value."""
 
 
 def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) -> _State | None:
@@ -141,7 +123,7 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
         directions, hidden, _ = state_shape(node)
         dtypes = (value.dtype for value in (node.inputs[2], node.inputs[0]) if value is not None)
         dtype = next((each for each in dtypes if each and each.is_floating_point()), ir.DataType.FLOAT)
-        return _State(dtype, (directions, _rows(node, runs, batch), hidden))
+        return ir.val(None, dtype, (directions, _rows(node, runs, batch), hidden)), 0.0
     if is_data_free(initial):
         return _constant(slot, initial, runs, batch)
     sources = {str(each.name) for each in walk([initial], operands) if each.is_graph_input()}
@@ -149,7 +131,7 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
         return None
     given = behind_identity(initial)
     if given.is_graph_input() and given.dtype is not None and len(given.uses()) == 1:
-        return _State(given.dtype, axes_of(given), given=given)
+        return given, 0.0
     names = ", ".join(sorted(sources)) or "random numbers"
     raise ContractError(f"it is computed from {names}, and no output continues it")
 
@@ -172,7 +154,7 @@ def _constant(slot: Slot, initial: ir.Value, runs: Measured, batch: str | None) 
     if axis >= 0:
         looped = slot.node.op_type in ("Loop", "Scan")
         shape[axis] = names[axis] or batch or 1 if looped else _rows(slot.node, runs, batch)
-    return _State(ir.DataType.from_numpy(arrays[0].dtype), tuple(shape), value)
+    return ir.val(None, ir.DataType.from_numpy(arrays[0].dtype), shape), value
 
 
 def _rows(node: ir.Node, runs: Measured, batch: str | None) -> int | str:
@@ -180,28 +162,29 @@ def _rows(node: ir.Node, runs: Measured, batch: str | None) -> int | str:
     x = node.inputs[0]
     assert x is not None
     name = runs.name((x, 1))
-    if name is None and runs.lengths(x, 1):
+    if name is None and runs.lengths((x, 1)):
         raise ContractError("its node reads a number of rows that is no multiple of an input's axis")
     return name or batch or 1
 
 
 def _write(graph: ir.Graph, slot: Slot, state: _State, title: str, names: UniqueNames) -> StateSpec:
     """Add the input and the output of a state."""
-    value, node = state.given, slot.node
-    if value is None:
-        value = ir.val(names.unique(f"{title}{slot.kind}_0"), state.dtype, state.axes)
+    (value, reset), node = state, slot.node
+    if not value.name:
+        value.name = names.unique(f"{title}{slot.kind}_0")
         graph.inputs.append(value)
         node.resize_inputs(max(len(node.inputs), slot.input + 1))
         node.replace_input_with(slot.input, value)
     node.resize_outputs(max(len(node.outputs), slot.output + 1))
-    for each in node.outputs:
-        each.name = each.name or ""
+    for output in node.outputs:
+        output.name = output.name or ""
     last = node.outputs[slot.output]
-    last.dtype, last.shape = state.dtype, ir.Shape(state.axes)
+    last.type, last.shape = value.type, ir.Shape(axes_of(value))
     if not last.is_graph_output():
         last.name = names.unique(f"{title}{slot.kind}_n")
         graph.outputs.append(last)
-    return StateSpec(str(value.name), str(last.name), state.dtype.numpy().name, state.axes, state.reset)
+    spec = spec_of(value)
+    return StateSpec(spec.name, str(last.name), spec.dtype, spec.axes, reset)
 
 
 def _title(node: ir.Node) -> str:

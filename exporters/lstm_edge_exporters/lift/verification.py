@@ -13,24 +13,15 @@ from lstm_edge_runtime.ort import run_by_name
 
 from ..chunks import take_steps
 from ..export.cast import widened
-from ..graph import to_bytes, to_proto
+from ..graph import forget_shapes, to_bytes, to_proto
 from ..isolation import open_isolated
 from ..progress import ignore
-from ..verify.cases import (
-    Case,
-    CaseGenerator,
-    Feeds,
-    case_size,
-    full_length,
-    in_chunks,
-    remember,
-    row_by_row,
-)
+from ..verify.cases import Case, CaseGenerator, Feeds, case_size, full_length, in_chunks, remember, row_by_row
 from ..verify.compare import FLOOR, Pair, compare_all
 from ..verify.float64 import Graph64
 from ..verify.verify import Verified, find_streaming, verify
 from .axes import BATCH, SEQUENCE, Named
-from .running import Session, case_generator
+from .running import case_generator, runner
 
 _GRID = ((1, 1), (2, 7), (3, 12), (1, 33))
 """``(N, L)`` of a verification."""
@@ -74,12 +65,15 @@ def pair_up(manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Fee
     Raises:
         UnsupportedError: one of them has no float64 run.
     """
-    session, engine = Session(original, "the original"), open_isolated(to_bytes(lifted))
     graph, exact = (Graph64(widened(to_proto(model))) for model in (lifted, original))
+    forget_shapes(original)
+    for value in original.graph.inputs:
+        value.shape = None  # other sizes than the declared ones are tried
+    float32, engine = runner(original, "the original"), open_isolated(to_bytes(lifted))
 
     def run(feeds: Feeds) -> Mapping[str, Array]:
         feeds = {**given, **feeds}
-        session.run(feeds)  # onnxruntime checks sizes that the float64 run would take
+        float32(feeds)  # onnxruntime checks sizes that the float64 run would take
         return exact(feeds)
 
     def reference(feeds: Feeds) -> Mapping[str, Array]:
