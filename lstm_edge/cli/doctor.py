@@ -124,12 +124,12 @@ def try_providers() -> dict[str, str]:
 
 
 def _try(name: str) -> str:
-    from lstm_edge_runtime.ort import SessionOptions, open_session, run_by_name
+    from lstm_edge_runtime.ort import open_session, run_by_name
 
     gate = 1 / (1 + math.exp(-0.5))
     expected = gate * math.tanh(gate * math.tanh(0.5))
     try:
-        session = open_session(PROBE, SessionOptions(providers=(name,)), cpu_fallback=False)
+        session = open_session(PROBE, (name,), cpu_fallback=False)
         h = run_by_name(session, {"x": np.ones((1, 1, 1), np.float32)}, ["h"])["h"].item()
     except Exception as error:  # noqa: BLE001  a provider's own library may raise anything
         return first_line(error)

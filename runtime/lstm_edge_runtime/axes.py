@@ -15,10 +15,7 @@ _Order = tuple[int, ...] | None
 
 @lru_cache(256)
 def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
-    """Return the factor of each name in ``axis`` and the constant: of ``"4*L+P+1"`` ``({L: 4, P: 1}, 1)``.
-
-    What is no sum of multiples of names is a name itself.
-    """
+    """Return factors and constant of ``"4*L+P+1"``: ``({L: 4, P: 1}, 1)``; what is no such sum is a name."""
     factors: dict[str, int] = {}
     constant = 0
     for term in axis.split("+"):
@@ -67,12 +64,7 @@ def learn_sizes(
     sizes: dict[str, int],
     ranges: Mapping[str, AxisRange] = _ANY,
 ) -> None:
-    """Check ``shape`` against ``axes`` and add the sizes of named axes to ``sizes``.
-
-    Raises:
-        InputError: another rank, a fixed axis of another size, an empty axis, a name with two sizes, or a
-            size outside its range.
-    """
+    """Add the sizes of named axes to ``sizes``; ``InputError`` if ``shape`` does not fit."""
     known = solve(axes, shape, sizes)
     if known is None or 0 in shape or min(known.values(), default=1) < 1:
         given = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
@@ -136,21 +128,16 @@ class Layout(NamedTuple):
     name: str
     dtype: str
     axes: Axes
-    """As in the file."""
     batch: int | None
-    """Index of the axis of rows in the file."""
     factor: int
-    """k, 0 if there is one row a source."""
+    """The axes in the file, the index of that of rows, and its k, 0 if there is one row a source."""
     timed: bool
-    """Whether it has a time axis."""
     frames: int
-    """Steps or frames on it in a unit; 1 without one."""
     delay: int
-    """Frames in front of the first real one of a stream; units without a time axis."""
+    """True if it has a time axis; steps or frames on it in a unit; frames in front of the first real one."""
     given: Axes
-    """As callers see it."""
     inner: tuple[int, ...]
-    """Sizes of the axes but those of rows and time, 1 where one is dynamic."""
+    """The axes for callers, and the sizes of all but those of rows and time."""
     of_file: _Order
     of_given: _Order
     """The transpositions from the file's and from the caller's order to that of engines; None for none."""
@@ -168,7 +155,7 @@ class Layout(NamedTuple):
         """Return what ``from_file`` took."""
         array = array if self.of_file is None else array.transpose(_inverse(self.of_file))
         if self.batch is None:
-            array = array[0]
+            array = array.squeeze(0)
         elif self.factor:
             shape = array.shape
             array = array.reshape(*shape[: self.batch], -1, *shape[self.batch + 2 :])

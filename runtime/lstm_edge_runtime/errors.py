@@ -1,7 +1,4 @@
-"""Errors by cause: each inherits ``LstmEdgeError`` and a matching builtin.
-
-A message says in one line what was received, what was expected and what to do next.
-"""
+"""Errors by cause: each inherits ``LstmEdgeError`` and a matching builtin, and says what to do."""
 
 import re
 

@@ -20,13 +20,7 @@ _MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, RecursionEr
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a regular file for reading, without waiting for a FIFO or a device.
-
-    Raises:
-        FileNotFoundError: no such file.
-        OSError: it is a folder, a FIFO or a device, or it can't be read.
-        ValueError: the path contains a NUL character.
-    """
+    """Open a regular file for reading; ``OSError`` for any other, ``ValueError`` for a path with NUL."""
     descriptor = os.open(path, _READ)
     mode = os.fstat(descriptor).st_mode
     if not stat.S_ISREG(mode):
@@ -36,14 +30,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
 
 
 def read_content(source: Any) -> tuple[str, bytes]:
-    """Return the path of a model file, or a name for messages, and its content.
-
-    Its content itself may be given, as bytes or what has a buffer.
+    """Return the path of a model file and its content, or a name for messages and the content given.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: it can't be read, or is empty.
-        InputError: it is none of these.
+        InputError: ``source`` is neither a path, nor bytes or what has a buffer.
     """
     name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the model"
     try:
@@ -121,12 +113,7 @@ def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> I
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
-    """Check early what ``replacing`` would refuse after the work.
-
-    Raises:
-        NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` is a folder, a device or the like.
-    """
+    """Raise ``NotFoundError`` or ``InputError`` early for a target that ``replacing`` would refuse."""
     target = Path(target)
     if not target.parent.is_dir():
         raise NotFoundError(f"{target}: its folder {target.parent} does not exist; create it first")

@@ -75,11 +75,10 @@ def _open_program(content: bytes, name: str, device: str, threads: int) -> tuple
 
 
 def _open_onnx(content: bytes, name: str, device: str, threads: int) -> tuple[Engine, str]:
-    from .ort import CPU, CUDA, OrtEngine, SessionOptions, check_graph, check_seal, open_session
+    from .ort import CPU, CUDA, OrtEngine, check_graph, check_seal, open_session
 
     identity = check_seal(content, name)
-    options = SessionOptions(providers=(CUDA, CPU) if device == "cuda" else (CPU,), threads=threads)
-    session = open_session(content, options, name=name)
+    session = open_session(content, (CUDA, CPU) if device == "cuda" else (CPU,), threads, name=name)
     manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map[KEY])
     check_graph(session, manifest)
     return OrtEngine(session, manifest, device), identity

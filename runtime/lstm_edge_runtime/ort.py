@@ -4,7 +4,7 @@ import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,12 +50,9 @@ def sealed(content: bytes) -> bytes:
 
 
 def check_seal(content: bytes, name: str) -> str:
-    """Return the identity of a file: the sha256 in hex of all bytes in front of its seal.
+    """Return the identity of a file: the sha256 in hex of all bytes in front of its seal; raises as ``load``.
 
-    Raises:
-        ManifestError: it has no manifest.
-        FileFormatError: it is not as it was written.
-        UnsupportedError: its weights are in another file.
+    onnxruntime trusts what it reads, and some damaged files end the process in it; so the digest comes first.
     """
     identity = hashlib.sha256(memoryview(content)[:-_SIZE]).hexdigest()
     if content[-_SIZE:] != _FRONT + identity.encode():
@@ -69,28 +66,18 @@ def check_seal(content: bytes, name: str) -> str:
     return identity
 
 
-class SessionOptions(NamedTuple):
-    """Session options."""
-
-    providers: tuple[str, ...] = (CPU,)
-    threads: int = 1
-    """Number of threads per operator (intra-op), including the calling thread."""
-
-
-DEFAULT_OPTIONS = SessionOptions()
-"""One thread on the CPU."""
-
-
 def open_session(
     source: str | bytes,
-    options: SessionOptions = DEFAULT_OPTIONS,
+    providers: Sequence[str] = (CPU,),
+    threads: int = 1,
     *,
     name: str = "the model",
     cpu_fallback: bool = True,
 ) -> "InferenceSession":
     """Open a session on a path, or on a file's bytes with a name for messages.
 
-    The CPU may take nodes that other providers do not, unless ``cpu_fallback`` is False.
+    Each operator uses ``threads`` threads. The CPU may take nodes that other providers do not, unless
+    ``cpu_fallback`` is False.
 
     Raises:
         FileFormatError: onnxruntime can't read the file.
@@ -98,14 +85,14 @@ def open_session(
         MissingDependencyError: no onnxruntime.
     """
     ort = import_onnxruntime()
-    names = list(options.providers)
+    names = list(providers)
     for provider in names:
         if provider not in ort.get_available_providers():
             raise _not_in_use(provider, ort.get_available_providers(), "is not in this wheel")
     try:
         session = ort.InferenceSession(
             source,
-            _settings(ort, options, cpu_fallback),
+            _settings(ort, threads, cpu_fallback or names == [CPU]),
             providers=[(each, _EXACT.get(each, {})) for each in names],
             disabled_optimizers=_CRASHING,
             enable_fallback=0,  # onnxruntime's own prints, and goes on without the provider
@@ -125,11 +112,10 @@ def open_session(
     return session  # type: ignore[no-any-return]
 
 
-def _settings(ort: Any, options: SessionOptions, cpu_fallback: bool) -> Any:
-    """Return ``options`` as onnxruntime's own object."""
+def _settings(ort: Any, threads: int, cpu_fallback: bool) -> Any:
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
-    settings.intra_op_num_threads = options.threads
+    settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.enable_cpu_mem_arena = False  # a small step is about 1 us quicker without
     settings.enable_mem_pattern = False  # plans that grow with every new chunk length
@@ -138,7 +124,7 @@ def _settings(ort: Any, options: SessionOptions, cpu_fallback: bool) -> Any:
         np.finfo(kind)  # numpy 2.2 and older look once, and warn where they find denormals flushed
     for pool in ("intra_op", "inter_op"):  # a spinning thread wastes a core
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
-    if not cpu_fallback and options.providers != (CPU,):
+    if not cpu_fallback:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return settings
 

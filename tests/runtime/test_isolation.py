@@ -30,7 +30,7 @@ def test_loading_and_running_open_no_socket_and_no_file_for_writing_elsewhere(pa
     home.mkdir()
     out.mkdir()
     calls = "trace=network,open,openat,openat2,creat,mkdir,mkdirat"
-    program = [sys.executable, "-I", "-c", PROGRAM, str(path("lstm")), str(out / "s.npz")]
+    program = [sys.executable, "-I", "-B", "-c", PROGRAM, str(path("lstm")), str(out / "s.npz")]
     environment = {
         "HOME": str(home),
         "PATH": "/usr/bin:/bin",

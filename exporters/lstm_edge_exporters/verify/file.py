@@ -15,7 +15,7 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.ort import CPU, SessionOptions, run_by_name
+from lstm_edge_runtime.ort import CPU, run_by_name
 
 from ..chunks import Runner
 from ..graph import data_inputs
@@ -93,7 +93,7 @@ class ModelFile:
             ProviderError: a provider is not really in use.
             FileFormatError: onnxruntime can't read the file.
         """
-        session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
+        session = open_isolated(str(self.path), providers, threads)
         dtypes = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
         floats = {arg.name: dtypes[arg.type] for arg in session.get_inputs() if arg.type in dtypes}
 
