@@ -79,7 +79,7 @@ def _open_onnx(content: bytes, name: str, device: str, threads: int) -> tuple[En
 
     identity = check_seal(content, name)
     session = open_session(content, (CUDA, CPU) if device == "cuda" else (CPU,), threads, name=name)
-    manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map[KEY])
+    manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""))
     check_graph(session, manifest)
     return OrtEngine(session, manifest, device), identity
 

@@ -45,7 +45,8 @@ _SIZE = len(_FRONT) + 64
 
 
 def sealed(content: bytes) -> bytes:
-    """Return a file's bytes with a seal behind them."""
+    """Return a file's bytes with a seal behind them, instead of any that is there."""
+    content = content[:-_SIZE] if content[-_SIZE:].startswith(_FRONT) else content
     return content + _FRONT + hashlib.sha256(content).hexdigest().encode()
 
 

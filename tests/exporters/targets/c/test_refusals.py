@@ -36,11 +36,13 @@ def altered(network, tmp_path):
         model = onnx.load(network("layers"))
         (entry,) = (each for each in model.metadata_props if each.key == KEY)
         manifest = json.loads(entry.value)
+        seal = sealed
         if edit(manifest) is None:
             entry.value = json.dumps(manifest)
         else:
+            seal = bytes
             del model.metadata_props[:]
-        (tmp_path / "altered.onnx").write_bytes(sealed(model.SerializeToString()))
+        (tmp_path / "altered.onnx").write_bytes(seal(model.SerializeToString()))
         return tmp_path / "altered.onnx"
 
     return change
