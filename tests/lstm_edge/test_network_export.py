@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not sup
 
 QUICK = [
     {},
-    {"num_layers": 2, "dropout": 0.3, "batch_first": False},
+    {"num_layers": 2, "dropout": 0.3},
     {"num_layers": 2, "bidirectional": True, "proj_size": 3},
 ]
 FULL = [
@@ -66,20 +66,17 @@ def test_the_file_gives_what_the_network_gives(options, lengths, n, steps, seed,
     h_0 = scale * torch.randn(layers, n, lstm.proj_size or lstm.hidden_size, generator=generator)
     c_0 = scale * torch.randn(layers, n, lstm.hidden_size, generator=generator)
     valid = torch.randint(1, steps + 1, (n,), generator=generator) if lengths else None
-    first = lstm.batch_first
     narrow, wide = (
         [
             one.numpy()
-            for one in copy.deepcopy(module).to(dtype)(
-                (x if first else x.transpose(0, 1)).to(dtype), h_0.to(dtype), c_0.to(dtype), valid
-            )
+            for one in copy.deepcopy(module).to(dtype)(x.to(dtype), h_0.to(dtype), c_0.to(dtype), valid)
         ]
         for dtype in (torch.float32, torch.float64)
     )
     dtype = model.inputs[0].dtype
     start = State({"h_0": h_0.numpy().astype(dtype), "c_0": c_0.numpy().astype(dtype)}, model.identity)
     outputs, state = model.run(
-        (x if first else x.transpose(0, 1)).numpy().astype(dtype),
+        x.numpy().astype(dtype),
         None if reset else start,
         None if valid is None else valid.numpy(),
     )
