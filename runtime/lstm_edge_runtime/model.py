@@ -184,7 +184,8 @@ class Model:
 
         Raises:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
-            InputError: ``reset_every`` is none of these.
+            InputError: ``window`` or ``reset_every`` is none of these; or a window for a file that takes one
+                step a call or has several inputs.
         """
         if window is not None:
             from .sliding import SlidingStream

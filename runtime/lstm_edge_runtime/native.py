@@ -298,18 +298,19 @@ class NativeStates:
         engine, stream, states = self._engine, self._stream, self._states()
         rows = len(states[0]) if states else 1
         units = sizes.get(engine.manifest.sequence or "", 1) // engine.manifest.unit
-        inputs = [_room(each, rows, units) for each in engine.inputs]
-        outputs = [_room(each, rows, units) for each in engine.outputs]
+        layouts = engine.inputs, engine.outputs
+        arrays = [[_room(each, rows, units) for each in side] for side in layouts]
         if stream is not None and units == 1:
-            inputs = [stream.view(INPUT, index, array) for index, array in enumerate(inputs)]
-            outputs = [stream.view(OUTPUT, index, array) for index, array in enumerate(outputs)]
+            sides = enumerate(arrays)
+            arrays = [[stream.view(kind, *port) for port in enumerate(side)] for kind, side in sides]
             run: Callable[[], object] = MethodType(engine.step, stream.handle)  # smaller than a partial
         else:
-            views = (Rows * len(inputs))(), _rows(states), (Rows * len(outputs))()
-            _fill(views[0], engine.inputs, inputs)
-            _fill(views[2], engine.outputs, outputs)
-            run = partial(engine.library.lstm_edge_run, engine.handle, rows, units, None, *views)
-        return Call(_by_name(engine.inputs, inputs), run, _by_name(engine.outputs, outputs))
+            inputs, outputs = views = [(Rows * len(side))() for side in layouts]
+            for view, side, own in zip(views, layouts, arrays, strict=True):
+                _fill(view, side, own)
+            arguments = engine.handle, rows, units, None, inputs, _rows(states), outputs
+            run = partial(engine.library.lstm_edge_run, *arguments)
+        return Call(_by_name(layouts[INPUT], arrays[INPUT]), run, _by_name(layouts[OUTPUT], arrays[OUTPUT]))
 
     def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Take steps of some sources; see ``OrtStates``."""

@@ -1,6 +1,6 @@
 """Interpret a file's main output: labels and probabilities, or values with their units."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -8,8 +8,7 @@ from .errors import ContractError
 from .manifest import Array, Task
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(NamedTuple):
     """Labels or values of each row, according to the task."""
 
     kind: str

@@ -12,22 +12,16 @@ from .manifest import Array, Manifest
 
 
 class SlidingStream:
-    """One source of samples; created by ``Model.stream(window=...)``.
+    """One source of samples for one thread; created by ``Model.stream(window=...)``.
 
     Every result is that of the last ``window`` samples from the reset state, exactly as in a training on
-    windows. It suits networks that were trained on windows from reset, and bidirectional ones. A step costs
-    a run of the full window. It belongs to one thread.
+    windows. A step costs a run of the full window.
     """
 
     def __init__(
         self, manifest: Manifest, run: Callable[[Array], tuple[dict[str, Array], object]], window: int
     ) -> None:
-        """Open a stream without samples; ``run`` runs the file from the reset state.
-
-        Raises:
-            InputError: ``window`` is not a whole number from 1, or the file takes one step per call or has
-                several inputs.
-        """
+        """Open a stream without samples; ``run`` runs the file from the reset state."""
         if type(window) is not int or window < 1:
             raise InputError(f"window is {window!r}, expected a whole number from 1")
         if manifest.sequence is None or len(manifest.data_inputs) != 1:
@@ -45,13 +39,9 @@ class SlidingStream:
         """Time steps taken since it was opened or reset."""
 
     def step(self, sample: npt.ArrayLike) -> Any:
-        """Take one time step ``(I,)``.
+        """Take one time step ``(I,)``; return the output ``(C,)``, by name if there are several.
 
-        Returns:
-            The output ``(C,)``, by name if there are several; None until the window is full.
-
-        Raises:
-            InputError: wrong width or dtype; the samples before stay.
+        None until the window is full; ``InputError`` for another width, and the samples before stay.
         """
         return self.process(np.asarray(sample)[None])
 

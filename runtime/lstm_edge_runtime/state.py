@@ -49,12 +49,7 @@ class State(Mapping[str, Array]):
         return f"State({shapes}; model {self.identity[:12]})"
 
     def save(self, path: str | os.PathLike[str], **more: Any) -> None:
-        """Write the state to ``path`` as ``.npz``, atomically, and ``more`` arrays of the caller's beside it.
-
-        Raises:
-            NotFoundError: the folder does not exist.
-            InputError: the file can't be written.
-        """
+        """Write the state to ``path`` as ``.npz``, and ``more`` arrays; raises as ``replacing``."""
         from .files import replacing
 
         arrays: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
@@ -63,12 +58,7 @@ class State(Mapping[str, Array]):
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "State":
-        """Read what ``save`` wrote; no pickle is ever opened.
-
-        Raises:
-            NotFoundError: no such file.
-            FileFormatError: truncated, or not a saved state.
-        """
+        """Read what ``save`` wrote; ``NotFoundError``, or ``FileFormatError`` for any other file."""
         return read_state(path)[0]
 
 

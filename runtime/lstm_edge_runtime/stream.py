@@ -1,7 +1,6 @@
 """Streams: one source of samples, or many that are advanced together, a call into the engine per tick.
 
-Calls take whole units: steps that do not fill one are kept for the next call. The first frames of an output,
-its delay, are dropped. Everything else is in the file.
+Steps that do not fill a unit are kept for the next call; the first frames of an output, its delay, go.
 """
 
 import sys
@@ -99,9 +98,8 @@ class _Streams:
             full = {each.name: (rows, *(resolve(each.given[1:], sizes) or ())) for each in inputs}
             self._checked = shapes, sizes, full
         _, sizes, full = self._checked
-        return {
-            each.name: each.from_given(arrays[each.name].reshape(full[each.name])) for each in inputs
-        }, sizes
+        shaped = {each.name: arrays[each.name].reshape(full[each.name]) for each in inputs}
+        return {each.name: each.from_given(shaped[each.name]) for each in inputs}, sizes
 
     def _steps(self, sizes: Mapping[str, int]) -> int:
         return sizes.get(self._manifest.sequence or "", 1)
@@ -131,10 +129,9 @@ class _Streams:
         return array if self._many else array[0, ...]  # a view of a single number, too
 
     def _pieces(self, rows: Array, arrays: Arrays, sizes: Mapping[str, int]) -> list[dict[str, Any]]:
-        """Take steps in pieces, so that no source is reset within one.
+        """Take steps in pieces, so that no source is reset within one; return its frames by output.
 
-        Returns:
-            The frames of each source by output; without a time axis the last result, None if there is none.
+        An output without a time axis gives the last result, None if there is none.
         """
         steps, start, layouts = self._steps(sizes), 0, self._engine.outputs
         parts: list[dict[str, list[Array]]] = [{each.name: [] for each in layouts} for _ in rows]
@@ -144,9 +141,8 @@ class _Streams:
                 if due.size:
                     self._reset(due)
                 end = min(steps, start + self._every - int(self._age[rows].max()))
-                self._take_piece(
-                    rows, self._cut(arrays, slice(None), slice(start, end)), sizes, end - start, parts
-                )
+                given = self._cut(arrays, slice(None), slice(start, end))
+                self._take_piece(rows, given, sizes, end - start, parts)
                 start = end
         found: list[dict[str, Any]] = []
         for part in parts:
@@ -164,17 +160,14 @@ class _Streams:
     ) -> None:
         """Take steps behind those that are kept, and keep those that do not fill a unit."""
         unit, ages, each_row = self._unit, self._age[rows], np.arange(len(rows))[:, None]
-        counts = ages % unit
+        counts, sequence = ages % unit, self._manifest.sequence or ""
         units, joined = (counts + size) // unit, dict(given)
         for name, kept in self._rest.items():  # behind the kept steps, with room for a unit at the end
             joined[name] = np.zeros((len(rows), size + 2 * unit, *kept.shape[2:]), kept.dtype)
             joined[name][:, :unit] = kept[rows]
             joined[name][each_row, counts[:, None] + np.arange(size)] = given[name]
         for number in np.unique(units[units > 0]).tolist():  # two at the most
-            live, own = (
-                np.flatnonzero(units == number),
-                {**sizes, self._manifest.sequence or "": number * unit},
-            )
+            live, own = np.flatnonzero(units == number), {**sizes, sequence: number * unit}
             outputs = self._states.run(rows[live], self._cut(joined, live, slice(number * unit)), own)
             for place, row in enumerate(live.tolist()):
                 for each in self._engine.outputs:
@@ -223,10 +216,9 @@ class _Streams:
 
 
 class Stream(_Streams):
-    """One source of samples; created by ``Model.stream``.
+    """One source of samples, for one thread at a time; created by ``Model.stream``.
 
-    It belongs to one thread at a time: a second one that calls it meanwhile gets a ``StateError``. An
-    exception leaves its state as it was.
+    An exception leaves its state as it was.
     """
 
     def __init__(self, model: "Model", reset_every: Any = None) -> None:
@@ -282,19 +274,14 @@ class Stream(_Streams):
             self._free.append(None)
 
     def process(self, chunk: InputArrays) -> Result | None:
-        """Take many time steps in one call.
-
-        Args:
-            chunk: ``(L, I)`` of any length, or a mapping by name where there are several inputs.
+        """Take many time steps ``(L, I)`` in one call, by name where there are several inputs.
 
         Returns:
             The output after the last step ``(C,)``; an output with a time axis keeps it: all complete frames
             ``(frames, C)``, ``(0, C)`` if there is none. With several outputs a mapping.
 
         Raises:
-            InputError: wrong rank, width or dtype; empty; NaN or infinity where the model checks; a file that
-                takes one step a call.
-            StateError: another thread is using this stream.
+            InputError, StateError: as ``step``; an empty chunk; a file that takes one step a call.
         """
         with self._entry:
             if self._manifest.sequence is None:
@@ -320,11 +307,7 @@ class Stream(_Streams):
             self._begin(0, 0)
 
     def restore(self, state: State) -> None:
-        """Continue from ``state``.
-
-        Raises:
-            StateError: it is of another model or another batch size; the stream keeps its own.
-        """
+        """Continue from ``state``; ``StateError`` if it is of another model, and the stream keeps its own."""
         with self._entry:
             self._restore(_ONE, state)
             self._begin(0, state.age)
@@ -357,10 +340,10 @@ class Stream(_Streams):
 
 
 class StreamBatch(_Streams):
-    """Many sources, each with its own id and state; ``Model.streams`` creates it.
+    """Many sources, each with its own id and state, for one thread at a time; ``Model.streams`` creates it.
 
     Sources come and go while it runs. A tick takes any of them, in any order, and touches only their states.
-    Like a stream it belongs to one thread at a time, and an exception leaves every state as it was.
+    An exception leaves every state as it was.
     """
 
     _many = True
