@@ -8,42 +8,38 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError, StateError
-from lstm_edge_runtime.hold import Hold
+from lstm_edge_runtime.hold import NO_LABEL, Hold
 from lstm_edge_runtime.state import read_state
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Stream
     from lstm_edge_runtime.sliding import SlidingStream
 
-_STEPS = "steps"
-"""Key of the step count; otherwise the file has the format of ``State.save``, and ``State.load`` reads it."""
-_HOLD = "hold"
-"""Key of the values of a ``Hold``, if the run had one."""
-_WRONG, _ADVICE = "is not a state that lstm-edge stream saved", "remove it to start again"
-
 
 class StateFile:
-    """Saves a stream's state to a file that is at most ``every`` seconds old; does nothing without a path."""
+    """Saves a stream's state with the arrays ``steps`` and ``hold``; does nothing without a path."""
 
     def __init__(
         self, stream: "Stream | SlidingStream", path: Path | None, every: float, hold: Hold | None = None
     ) -> None:
         """Restore ``stream`` and ``hold`` from ``path`` if it exists, otherwise write the first state to it.
 
+        Args:
+            stream: the stream.
+            path: the file.
+            every: minimum number of seconds between two saves while samples arrive.
+            hold: of the labels.
+
         Raises:
             FileFormatError: the file is not a saved state; it is not changed.
             StateError: it is the state of another model; it is not changed.
-            InputError: it can't be written.
-            NotFoundError: its folder does not exist.
+            InputError, NotFoundError: it can't be written.
         """
-        self._stream, self._path, self._every, self._hold = stream, path, every, hold
+        self._stream, self._path, self._every, self._hold = stream, path, every, hold or Hold(1)
         self._before = 0
-        self._saved_steps = 0
-        self._saved_at = time.monotonic()
-        if path is None:
-            return
-        with contextlib.suppress(NotFoundError):
-            self._restore(path)
+        if path is not None:
+            with contextlib.suppress(NotFoundError):
+                self._restore(path)
         self.save()
 
     @property
@@ -51,39 +47,30 @@ class StateFile:
         """Number of time steps since the first start, including earlier processes."""
         return self._before + self._stream.steps_seen
 
-    def patience(self) -> float | None:
-        """Return the seconds until the file is out of date; None if there is nothing to save."""
-        if self._path is None or self.steps == self._saved_steps:
-            return None
-        return max(0.0, self._saved_at + self._every - time.monotonic())
-
     def save_if_due(self) -> None:
-        """Write the state if it changed and the file is older than ``every`` seconds."""
-        if self.patience() == 0:
+        """Write the state if the file is old enough."""
+        if time.monotonic() - self._saved_at >= self._every:
             self.save()
 
     def save(self) -> None:
         """Write the state now, atomically."""
-        if self._path is None:
-            return
-        hold = {_HOLD: np.array(self._hold.saved)} if self._hold else {}
-        self._stream.state.save(self._path, **{_STEPS: np.array(self.steps)}, **hold)
-        self._saved_steps, self._saved_at = self.steps, time.monotonic()
+        self._saved_at = time.monotonic()
+        if self._path is not None:
+            arrays = {"steps": np.array(self.steps), "hold": np.array(self._hold.saved)}
+            self._stream.state.save(self._path, **arrays)
 
     def _restore(self, path: Path) -> None:
         state, arrays = read_state(path)
-        steps = arrays.get(_STEPS, np.array(0.5))
-        if steps.shape or steps.dtype.kind not in "iu":
-            raise FileFormatError(f"{path} {_WRONG} (steps is {steps.dtype} {steps.shape}); {_ADVICE}")
-        if self._hold and _HOLD in arrays:
-            saved = arrays[_HOLD]
-            if saved.shape != (3,) or saved.dtype.kind not in "iu":
-                raise FileFormatError(f"{path} {_WRONG} (hold is {saved.dtype} {saved.shape}); {_ADVICE}")
-            self._hold.restore(*saved.tolist())
+        steps, hold = arrays.get("steps", np.array(0.5)), arrays.get("hold", np.array(NO_LABEL))
+        if any(array.dtype.kind not in "iu" for array in (steps, hold)) or steps.shape or hold.shape != (3,):
+            raise FileFormatError(
+                f"{path} is not a state that lstm-edge stream saved; remove it to start again"
+            )
         try:
             self._stream.restore(state)
         except StateError as error:
             raise StateError(
                 f"{path} is the state of another model; use another file, or remove it ({error})"
             ) from error
+        self._hold.restore(*hold.tolist())
         self._before = int(steps)

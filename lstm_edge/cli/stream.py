@@ -2,38 +2,29 @@
 
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import click
-import numpy as np
 import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters.options import check_options, option
-from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
+from lstm_edge_runtime.errors import CheckFailedError, InputError, counted
 from lstm_edge_runtime.hold import Hold
 
-from ._line import FrameParser, LineParser
 from ._model import ModelOptions, open_model
 from ._options import json_lines_option, model_argument, options_of, reset_every_option
 from ._output import echo, note_resets
-from ._pipes import LONGEST, LinePipe, stopped_by_signals
-from ._results import ResultLines
+from ._results import ResultLines, write_line
+from ._samples import LineParser, Stop, read_lines
 from ._statefile import StateFile
 
-if TYPE_CHECKING:
-    from lstm_edge_runtime import Model, Stream
-    from lstm_edge_runtime.sliding import SlidingStream
-
-_STDIN, _STDOUT = 0, 1
 _REPORTED = 5
-"""Malformed lines that are reported one by one."""
-_END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
+"""Maximum number of malformed lines that are reported one by one."""
 
 
 @dataclass(frozen=True)
@@ -41,18 +32,9 @@ class StreamConfig:
     """What is read, and what is written."""
 
     state: Path | None = option(
-        None, "Save the state to FILE, and resume from it after a restart.", metavar="FILE"
-    )
-    save_every: float = option(
-        1.0,
-        "Maximum age of FILE while samples arrive; 0 saves after each. It is also saved at the end.",
-        low=0,
-        metavar="SECONDS",
-    )
-    binary: str | None = option(
         None,
-        "Read raw numbers of this type in native byte order, sample by sample, instead of text.",
-        choices=("float32", "float64", "int16", "int32"),
+        "Save the state to FILE every second and at the end, and resume from it after a restart.",
+        metavar="FILE",
     )
     features: tuple[str, ...] = option(
         (), "Columns of the header, in the order of MODEL's features.", metavar="NAMES"
@@ -69,7 +51,6 @@ class StreamConfig:
         low=1,
         metavar="STEPS",
     )
-    every: int = option(1, "Write every Nth result.", low=1, metavar="N")
     strict: bool = option(False, "Stop at a malformed line instead of skipping it.")
 
     def __post_init__(self) -> None:
@@ -93,116 +74,80 @@ def command(
     """Run MODEL one sample at a time: read one line, write one result line, immediately and unbuffered.
 
     A line is "0.1,0.2,0.3" (or with tabs, semicolons or spaces), "[0.1, 0.2, 0.3]" or {"ax": 0.1, "ay": 0.2,
-    "az": 0.3}. A first line of text without numbers is a header; if it contains the file's feature names,
-    columns are selected by name. A malformed line is reported by line number on standard error and skipped;
-    if no line is valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and a closed output
-    end it cleanly, with the state saved.
+    "az": 0.3}. A first line without numbers is a header; if it contains the file's feature names, columns are
+    selected by name. A malformed line is reported by line number on standard error and skipped; if no line is
+    valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and a closed output end it cleanly, with the
+    state saved.
 
     The step in each result keeps counting across restarts: after a crash, resend the samples after the step
     printed in "resumed ... at step".
 
-    If the network needs later samples, results come that many steps later, each with the step that it is of;
-    those of the last steps are only available from lstm-edge predict.
+    If the network needs later samples, results come that many steps later, each with its step; those of the
+    last steps are only available from lstm-edge predict.
 
     \b
     Example:
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
-      read-sensor | lstm-edge stream har.onnx --hold 5 --every 50
+      read-sensor | lstm-edge stream har.onnx --hold 5
     """  # noqa: D301
-    window, features, binary = config.window, config.features, config.binary
+    window, stop = config.window, Stop()
     if window and (config.state or reset_every):
         raise InputError("--window has no state; remove --state and --reset-every")
-    with stopped_by_signals() as stop:
-        opened = open_model(model, options)
-        samples = sample_input(opened)
-        manifest = opened.manifest
-        if features and len(features) != samples.width:
-            raise InputError(f"--features names {len(features)} columns, the model takes {samples.width}")
-        named = features or manifest.signal.features
-        read: Parser = LineParser(
-            samples.width, named, samples.spec.dtype, required=bool(features)
-        ).parse_bytes
-        if binary:
-            read = FrameParser(samples.width, binary, samples.spec.dtype).parse_bytes
-
-        def parse(line: bytes) -> "npt.NDArray[Any] | None":
-            sample = read(line)
-            return None if sample is None else samples.steps(sample)
-
-        frame = np.dtype(binary).itemsize * samples.width if binary else 0
-        held = Hold(config.hold) if config.hold else None
-        lines = ResultLines(manifest.task, "step", as_json=as_json, hold=held)
-        if not window and reset_every is None and manifest.from_reset:
-            note_resets(
-                manifest.reset_every,
-                "states are reset every {}, and --window gives a result at every step as in training",
-            )
-        every_steps = reset_every or manifest.reset_every or "never"
-        stream = opened.stream(window=window) if window else opened.stream(reset_every=every_steps)
-        kept = StateFile(stream, config.state, config.save_every, held)
-        if kept.steps:
-            echo(f"resumed {config.state} at step {kept.steps}", err=True)
-        if sys.stdin.isatty():
-            what = counted(samples.width, "number") + (f" ({', '.join(named)})" if named else "")
-            echo(f"waiting for lines of {what}; press {_END} to end", err=True)
-        pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
-        try:
-            serve(opened, stream, pipe, parse, lines, kept, config.every, config.strict)
-        finally:
-            kept.save()
+    opened = open_model(model, options)
+    samples, manifest, frames = sample_input(opened), opened.manifest, MainFrames(opened)
+    if config.features and len(config.features) != samples.width:
+        raise InputError(f"--features names {len(config.features)} columns, the model takes {samples.width}")
+    names = config.features or manifest.signal.features
+    parser = LineParser(samples.width, names, samples.spec.dtype, required=bool(config.features))
+    hold = Hold(config.hold) if config.hold else None
+    lines = ResultLines(manifest.task, "step", as_json=as_json, hold=hold)
+    if not window and reset_every is None and manifest.from_reset:
+        note_resets(
+            manifest.reset_every,
+            "states are reset every {}, and --window gives a result at every step as in training",
+        )
+    every = reset_every or manifest.reset_every or "never"
+    stream = opened.stream(window=window) if window else opened.stream(reset_every=every)
+    file = StateFile(stream, config.state, 1.0, hold)
+    if file.steps:
+        echo(f"resumed {config.state} at step {file.steps}", err=True)
+    if sys.stdin.isatty():
+        what = counted(samples.width, "number") + (f" ({', '.join(names)})" if names else "")
+        end = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
+        echo(f"waiting for lines of {what}; press {end} to end", err=True)
+    header_due = True
+    try:
+        for sample in _read_samples(parser, stop, config.strict):
+            for _, step, values in frames.of(stream.step(samples.steps(sample)), file.steps):
+                header, header_due = lines.header(len(values)) if header_due else "", False
+                if not write_line(header + lines.line(values, step), stop):
+                    return
+            file.save_if_due()
+    finally:
+        file.save()
 
 
-def serve(
-    model: "Model",
-    stream: "Stream | SlidingStream",
-    pipe: LinePipe,
-    parse: Parser,
-    lines: ResultLines,
-    kept: StateFile,
-    every: int,
-    strict: bool,
-) -> None:
-    """Write every ``every``-th result until end of input, a broken pipe or a signal.
+def _read_samples(parser: LineParser, stop: Stop, strict: bool) -> Iterator[npt.NDArray[Any]]:
+    """Yield the samples of standard input, and report malformed lines.
 
     Raises:
         InputError: a malformed line if ``strict``, or the input can't be read.
         CheckFailedError: there were lines, but none was a valid sample.
     """
-    header_due, frames = True, MainFrames(model)
-    for sample in _samples(pipe, parse, kept.patience, strict):
-        for frame, step, values in () if sample is None else frames.of(stream.step(sample), kept.steps):
-            if frame % every:
-                lines.take(values)
-                continue
-            text = lines.line(values, step)
-            if header_due:
-                text, header_due = lines.header(len(values)) + text, False
-            if not pipe.write(printable(text).encode()):
-                return
-        kept.save_if_due()
-
-
-def _samples(
-    pipe: LinePipe, parse: Parser, patience: Callable[[], float | None], strict: bool
-) -> Iterator["npt.NDArray[Any] | None"]:
-    """Yield the sample of each line, None for a line or a time without one; raises as ``serve``."""
     number, bad, good = 0, 0, False
-    while (raw := pipe.read(patience())) is not None:
-        sample = None
-        if raw:
-            number += 1
-            try:
-                if len(raw) > LONGEST:
-                    raise InputError(f"longer than {LONGEST} bytes")  # noqa: TRY301
-                sample = parse(raw)
-            except InputError as error:
-                if strict:
-                    raise InputError(f"line {number}: {error}") from error
-                bad += 1
-                if bad <= _REPORTED:
-                    echo(f"line {number}: {error}; skipped", err=True)
-        good |= sample is not None
-        yield sample
+    for number, line in enumerate(read_lines(stop), 1):
+        try:
+            sample = parser.parse(line)
+        except InputError as error:
+            if strict:
+                raise InputError(f"line {number}: {error}") from error
+            bad += 1
+            if bad <= _REPORTED:
+                echo(f"line {number}: {error}; skipped", err=True)
+            continue
+        if sample is not None:
+            good = True
+            yield sample
     if bad > _REPORTED:
         echo(f"{bad - _REPORTED:,} more of {counted(number, 'line')} were skipped", err=True)
     if bad and not good:

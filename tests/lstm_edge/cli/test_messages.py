@@ -80,30 +80,15 @@ def test_the_answer_says_what_to_do(folder, invoke, words, message):
     assert err.rstrip("\n").count("\n") == 0
 
 
-def test_a_csv_with_more_columns_is_summarized_and_its_columns_can_be_chosen(folder, lines):
-    rows = "time,a,ax,ay,az\n" + "1,2,3,4,5\n" * 100
-    code, _, err = lines("har.onnx", rows.replace("ax,ay,az", "b,c,d"))
-    assert code == 1
-    assert len(err) == 7
-    assert "choose columns, such as --features b,c,d" in err[0]
-    assert err[5] == "96 more of 101 lines were skipped"
-    code, out, err = lines("har.onnx", rows.replace("ax,ay,az", "b,c,d"), "--features", "b,c,d")
-    assert (code, len(out), err) == (0, 101, [])
-    assert lines("har.onnx", rows)[1] == out
-
-
-@pytest.fixture
-def lines(folder):
-    """Run ``stream`` on a text; gives the exit code and the lines of both outputs."""
-    import subprocess
-    import sys
-
-    def run(model, text, *options):
-        command = [sys.executable, "-c", "from lstm_edge.cli import main; main()", "stream", model, *options]
-        ran = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        return ran.returncode, ran.stdout.splitlines(), ran.stderr.splitlines()
-
-    return run
+def test_a_csv_with_more_columns_is_summarized_and_its_columns_can_be_chosen(folder, stream):
+    rows = "time,a,b,c,d\n" + "1,2,3,4,5\n" * 100
+    code, _, err = stream(rows, "har.onnx")
+    assert (code, err.count("\n")) == (1, 7)
+    assert "choose columns, such as --features b,c,d" in err
+    assert "\n96 more of 101 lines were skipped\n" in err
+    code, out, err = stream(rows, "har.onnx", "--features", "b,c,d")
+    assert (code, out.count("\n"), err) == (0, 101, "")
+    assert stream(rows.replace("b,c,d", "ax,ay,az"), "har.onnx")[1] == out
 
 
 def test_wav_is_read_by_predict(make, tmp_path, invoke):
