@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._model import ModelOptions, open_model
-from ._options import model_argument, verb
+from ._options import ModelOptions, model_argument, verb
 from ._output import Report
 
 if TYPE_CHECKING:
@@ -25,9 +24,8 @@ def command(model: Path) -> Report:
     \b
     Example:
       lstm-edge inspect har.onnx
-      lstm-edge inspect har.lep
     """  # noqa: D301
-    with open_model(model, ModelOptions()) as opened:
+    with ModelOptions().load(model) as opened:
         manifest, golden = opened.manifest, opened.manifest.golden
         states, content = [_state(spec) for spec in manifest.states], model.read_bytes()
         document = {

@@ -1,24 +1,33 @@
 """``lstm-edge predict``: run a model on whole series."""
 
-import contextlib
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
-from lstm_edge.data.sample_input import run_frames, run_series
+from lstm_edge.data.sample_input import SampleInput, run_frames, run_series
 from lstm_edge.results import MainFrames, frame_axis, pace
 from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import replacing
 
-from ._model import ModelOptions, open_model
-from ._options import PATH, json_lines_option, model_argument, options_of, reset_every_option
+from ._lines import ResultLines
+from ._options import (
+    PATH,
+    ModelOptions,
+    Steps,
+    json_lines_option,
+    model_argument,
+    options_of,
+    reset_every_option,
+)
 from ._output import note, note_resets
-from ._results import ResultLines
+
+if TYPE_CHECKING:
+    from lstm_edge.data.series import Series
+    from lstm_edge_runtime import Model
 
 
 @click.command("predict")
@@ -33,27 +42,22 @@ def command(
     data: Path,
     output: Path | None,
     as_json: bool,
-    reset_every: "int | Literal['never'] | None",
+    reset_every: Steps | None,
     config: ReadConfig,
     options: ModelOptions,
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 
     The line is the result after the last step. If MODEL gives a result for every step or frame, each has a
-    line, with the step that it is of. With --reset-every N, only the last N steps of a longer series are
-    used.
-
-    DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and one row
-    per time step. Series may have unequal lengths. If the network has one output per layer, the top layer's
-    result is written.
+    line, with its step. With --reset-every N, only the last N steps of a longer series are used. DATA is a
+    .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and a row per time step.
 
     \b
     Example:
       lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
     """  # noqa: D301
-    opened = open_model(model, options)
-    found_data, samples = read_for_model(data, opened, config, targets="ignored", tell=note)
-    found = found_data.series
+    opened = options.load(model)
+    found, samples = read_for_model(data, opened, config, targets="ignored", tell=note)
     manifest = opened.manifest
     if manifest.is_buffered:
         raise UnsupportedError(
@@ -62,33 +66,31 @@ def command(
         )
     if reset_every is None and manifest.from_reset:
         reset_every = manifest.reset_every
-        if any(len(one.x) > (reset_every or 0) for one in found):
-            note_resets(reset_every, "only the last {} of longer series are used")
+        if any(len(one.x) > (reset_every or 0) for one in found.series):
+            note_resets(reset_every, "only the last {} steps are used")
     last = 0 if reset_every in (None, "never") else int(reset_every)
-    series = [one.x[-last:] for one in found]
-    with _writer(output) as write:
-        if frame_axis(opened) is None:
-            lines = ResultLines(manifest.task, "series", as_json=as_json)
-            results = run_series(opened, samples, series)
-            write(lines.header(results.shape[1]))
-            for one, row in zip(found, results, strict=True):
-                write(lines.line(row, one.name))
-            return
-        lines = ResultLines(manifest.task, "series", "step", as_json=as_json)
-        every, frames = run_frames(opened, samples, series), MainFrames(opened)
-        write(lines.header(every[0].shape[1]))
-        for one, used, rows in zip(found, series, every, strict=True):
-            for step, row in frames.of_whole(rows):
-                write(lines.line(row, one.name, len(one.x) - len(used) + step))
-
-
-@contextlib.contextmanager
-def _writer(output: Path | None) -> Iterator[Callable[[str], object]]:
+    keys, results = _run(opened, samples, found.series, last)
+    lines = ResultLines(manifest.task, *keys, as_json=as_json)
+    text = (printable(lines.line(row, *own)) for row, *own in results)
     if output is None:
-        yield lambda line: sys.stdout.write(printable(line))
+        for line in text:
+            click.echo(line, nl=False)
         return
-    with (
-        replacing(output) as temporary,
-        temporary.open("w", encoding="utf-8", errors="backslashreplace", newline="") as file,
-    ):
-        yield file.write
+    with replacing(output) as path, path.open("w", encoding="utf-8", newline="") as file:
+        file.writelines(text)
+
+
+def _run(
+    model: "Model", samples: SampleInput, series: "tuple[Series, ...]", last: int
+) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
+    """Run the ``last`` steps of all series; return the names of the keys, and the results with their keys."""
+    used = [one.x[-last:] for one in series]
+    if frame_axis(model) is None:
+        rows = run_series(model, samples, used)
+        return ("series",), ((row, one.name) for one, row in zip(series, rows, strict=True))
+    every, frames = run_frames(model, samples, used), MainFrames(model)
+    return ("series", "step"), (
+        (row, one.name, len(one.x) - len(x) + step)
+        for one, x, rows in zip(series, used, every, strict=True)
+        for step, row in frames.of_whole(rows)
+    )

@@ -28,30 +28,6 @@ def group(work) -> click.Group:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["inspect"],
-        ["inspect", "a.onnx", "b.onnx"],
-        ["inspect", "--unknown", "a.onnx"],
-        ["convert", "a.onnx", "--to", "paper", "-o", "x"],
-        ["convert", "a.onnx", "--to"],
-        ["selftest", "a.onnx", "--threads", "none"],
-        ["predict", "a\x1b[2J\n.onnx", "x.csv"],
-        ["\x1b[2J"],
-        ["validate", "a.onnx", "--steps", "9" * 5000],
-        ["selftest", "x" * 5000],
-    ],
-)
-def test_wrong_usage_is_one_line_of_at_most_500_printable_characters(invoke, arguments):
-    code, out, err = invoke(*arguments)
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.endswith("\n")
-    assert err[:-1].isprintable()
-    assert len(err) <= 501
-
-
-@pytest.mark.parametrize(
     ("number", "code", "line"),
     [(signal.SIGINT, 130, "stopped by Ctrl-C\n"), (signal.SIGTERM, 143, "stopped by SIGTERM\n")],
 )

@@ -1,8 +1,6 @@
 """``lstm-edge export``, through real processes where that matters."""
 
 import json
-import os
-import pickle
 import subprocess
 import sys
 import time
@@ -16,7 +14,6 @@ from lstm_edge.checkpoint import Run, save
 from lstm_edge.cli import main
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import install_command
 
 NETS = """
 import os, time
@@ -174,7 +171,7 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, call):
     assert document["inputs"] == [{"name": "tokens", "dtype": "int64", "axes": ["N", "L"]}]
     assert [state["input"] for state in document["states"]] == ["h_0"]
     assert document["nodes"]["GRU"] == 1
-    assert document["files"] == {"t.onnx": (folder / "t.onnx").stat().st_size}
+    assert (document["output"], document["bytes"]) == ("t.onnx", (folder / "t.onnx").stat().st_size)
     tokens = torch.randint(0, 40, (2, 9))
     got, _ = load(folder / "t.onnx").run(tokens.numpy())
     assert torch.allclose(torch.from_numpy(got["output"]), module(tokens), atol=1e-5)
@@ -191,8 +188,8 @@ def test_a_range_is_found_or_given_and_one_step_is_the_way_out_of_a_loop(folder,
     options = ("--input", "x=N,L,4", "--input", "h=N,6")
     done = call("nets:Steps", *options, *output)
     assert done.returncode == 2
-    assert "export one step a call: --step" in done.stderr
-    assert call("nets:Steps", *options, "--step", *output).returncode == 0
+    assert "export one step a call: --input x=N,1,8" in done.stderr
+    assert call("nets:Steps", "--input", "x=N,1,4", "--input", "h=N,6", *output).returncode == 0
     assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4]).shape == (6,)
 
 
@@ -211,12 +208,11 @@ COUNTER = ("nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx")
 
 
 def test_a_factorys_file_says_what_the_command_line_says_of_it(folder, call):
-    (folder / "labels.txt").write_text("rest\nwalk, fast\n")
-    words = ["--labels", "labels.txt", "--features", "ax, ay,az", "--rate", "50Hz", "--window", "20"]
+    words = ["--labels", "rest,walk", "--features", "ax, ay,az", "--rate", "50Hz", "--window", "20"]
     done = call(*COUNTER, *words, "--output-names", "logits")
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
     manifest = load(folder / "t.onnx").manifest
-    assert manifest.task == ("classification", "logits", ("rest", "walk, fast"), ())
+    assert manifest.task == ("classification", "logits", ("rest", "walk"), ())
     assert manifest.signal[:3] == (("ax", "ay", "az"), 50.0, 20)
 
 
@@ -226,79 +222,7 @@ def test_units_make_a_regression_of_the_first_output(folder, call):
     assert load(folder / "t.onnx").manifest.task == ("regression", "output", ("far", "long"), ("m", "s"))
 
 
-class Evil:
-    def __reduce__(self):
-        return os.system, ("touch ran",)
-
-
 TOKENS = ("--input", "tokens=N,L:int64", "-o", "t.onnx")
-WRONG = [
-    (("nets:build", *TOKENS[:2], "-o", "no/t.onnx"), "create it first"),
-    (("nets:build", "-o", "t.onnx"), "describe each input"),
-    (("nets:broken", *TOKENS), "KeyError"),
-    (("nets:number", *TOKENS), "nets:number"),
-    (("nets:missing", *TOKENS), "missing"),
-    (("nowhere:build", *TOKENS), "nowhere"),
-    (
-        ("nets:build", "--input", "words=N,L:int64", "-o", "t.onnx"),
-        "takes tokens, lengths, not words; use --input tokens=N,L",
-    ),
-    (("nets:build", "--input", "tokens", "-o", "t.onnx"), "expected --input x=N,L,8"),
-    (("nets:build", "--input", "tokens=N,0", "-o", "t.onnx"), "neither a positive number"),
-    (("nets:build", "--input", "tokens=N:int99", "-o", "t.onnx"), "expected one of float32"),
-    (("nets:build", "--input", "tokens=N:object", "-o", "t.onnx"), "got dtype 'object'"),
-    (("nets:build", "--input", "tokens=N:int64:9..0", "-o", "t.onnx"), "got values '9..0'"),
-    (("nets:build", "--input", "tokens=N:int8:0..200", "-o", "t.onnx"), "integers that int8 does not hold"),
-    (("nets:build", "--input", "tokens=N:float32:0..1", "-o", "t.onnx"), "a range for integers that float32"),
-    (("nets:build", "--input", "tokens=N,99999999999999999999", "-o", "t.onnx"), "create an example"),
-    (("nets:build", "--input", "tokens=N,L", *TOKENS), "tokens is given twice"),
-    (("nets:build", "--input", "tokens=N,L:8..4", "-o", "t.onnx"), "expected LEAST..[MOST][:MULTIPLE]"),
-    (("nets:build", "--input", "tokens=N,L:9..11:8", "-o", "t.onnx"), "expected LEAST..[MOST][:MULTIPLE]"),
-    (("nets:build", "--input", "tokens=N,4*L:8..", "-o", "t.onnx"), "only a name"),
-    (("nets:build", "--input", "tokens=N:int64,L", "-o", "t.onnx"), "put the dtype last"),
-    (("nets:build", "--input", "tokens=N,L-1", "-o", "t.onnx"), "neither a positive number"),
-    (("nets:Wide", "--input", "x=N,L:8..,4", "-o", "t.onnx"), "16.. is what forward takes"),
-    (("nets:two_lines", *TOKENS), "RuntimeError: one line and another"),
-    (("nets:leaves", *TOKENS), "SystemExit: 5"),
-    (("nets.py:build", *TOKENS), "without .py"),
-    (("nets:build", "--input", "tokens=N:int64:9", "-o", "t.onnx"), "LOW..HIGH"),
-    (
-        ("nets:build", "--input", "tokens=N,L", "-o", "t.onnx"),
-        "Tagger.forward fails on tokens [3, 64]: RuntimeError: Expected tensor for argument",
-    ),
-    (("nets:build", "--weights", "other.safetensors", *TOKENS), "a is not in the module; "),
-    (("nothing", "-o", "t.onnx"), "nothing"),
-    (("nothing", "-o", "t.pt"), "use -o t.onnx"),
-    (("t.onnx", "-o", "u.onnx"), "t.onnx is already exported"),
-    (("nothing", "--weights", "x.pt", "-o", "t.onnx"), "not a package.module:factory"),
-    (("nothing", "--rate", "50", "-o", "t.onnx"), "nothing does not exist"),
-    ((*COUNTER, "--labels", "a,b,c"), "got 3 labels, expected 2"),
-    ((*COUNTER, "--features", "a,b"), "got 2 names of features, expected 3"),
-    ((*COUNTER, "--labels", "classes.txt"), "no labels at classes.txt"),
-    ((*COUNTER, "--labels", "a,a"), "listed twice"),
-    ((*COUNTER, "--units", "m,s", "--task", "classification"), "--units requires a regression"),
-]
-
-
-@pytest.mark.parametrize(("words", "message"), WRONG, ids=[message.replace(" ", "-") for _, message in WRONG])
-def test_wrong_usage_is_one_line_and_exit_code_2_and_no_file(folder, call, words, message):
-    save_file({"a": torch.zeros(1)}, folder / "other.safetensors")
-    done = call(*words)
-    assert done.returncode == 2
-    (error,) = unexpected(done.stderr)
-    assert message in error
-    assert error.startswith("error: ")
-    assert not list(folder.glob("*.onnx"))
-
-
-def test_weights_that_would_run_code_are_refused_in_a_real_process_too(folder):
-    (folder / "evil.pt").write_bytes(pickle.dumps(Evil()))
-    done = run(folder, "nets:build", "--weights", "evil.pt", *TOKENS)
-    assert done.returncode == 2
-    assert "run code" in done.stderr
-    assert done.stderr.count("\n") == 1
-    assert not list(folder.glob("*.onnx"))
-    assert not (folder / "ran").exists()
 
 
 @pytest.mark.system
@@ -342,15 +266,6 @@ def test_an_export_killed_while_it_writes_keeps_the_old_file(folder):
     assert (folder / "old.onnx").read_bytes() == b"old"
 
 
-def test_without_torch_the_error_names_the_extra(folder, monkeypatch):
-    monkeypatch.chdir(folder)
-    script = "import sys; sys.modules['torch'] = None\nfrom lstm_edge.cli import main; main()"
-    command = [sys.executable, "-c", script, "export", "run", "-o", "m.onnx"]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert install_command("export") in done.stderr
-
-
 def _wait_for(path: Path) -> None:
     for _ in range(1200):
         if path.exists():
@@ -363,7 +278,7 @@ def _wait_for(path: Path) -> None:
 def test_what_a_module_prints_does_not_reach_the_json(folder):
     done = run(folder, "nets:Talks", *TOKENS, "--json")
     assert done.returncode == 0
-    assert list(json.loads(done.stdout)["files"]) == ["t.onnx"]
+    assert json.loads(done.stdout)["output"] == "t.onnx"
     assert "tokens" in done.stderr
 
 
@@ -383,9 +298,7 @@ class Packs(Tagger):
         return self.head(self.rnn(packed)[1][-1])
 """
     (folder / "nets.py").write_text(source + packs)
-    without = call("nets:Packs", *TOKENS)
-    assert (without.returncode, "such as --input token_lengths=N:int64" in without.stderr) == (2, True)
-    words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N", "-o", "t.onnx"]
+    words = ["--input", "tokens=N,L:int64", "--input", "token_lengths=N:int64", "-o", "t.onnx"]
     done = call("nets:Packs", *words)
     assert (done.returncode, unexpected(done.stderr)) == (0, [])
     model = load(folder / "t.onnx")

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import onnx
-import pytest
 
 from lstm_edge_runtime.manifest import Trained
 
@@ -62,15 +61,6 @@ def test_a_stream_with_a_unit_shows_it_and_its_delay(invoke):
     assert (document["unit"], document["delays"]) == (4, {"logits": 1, "last": 1})
     out = invoke("inspect", path)[1]
     assert "delays: " in out
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x09"])
-def test_what_is_no_model_exits_2(invoke, tmp_path, content):
-    path = tmp_path / "m.onnx"
-    path.write_bytes(content)
-    code, out, err = invoke("inspect", path)
-    assert (code, out) == (2, "")
-    assert "m.onnx" in err
 
 
 def test_a_broken_contract_exits_2(invoke, har, tmp_path):

@@ -83,26 +83,6 @@ def test_a_refusal_is_one_line_and_leaves_the_old_file(gru, tmp_path):
     assert out.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--input", "x"], "expected --input x=N,L,8"),
-        (["--input", "x=N,0,3"], "neither a positive number nor a valid name"),
-        (["--state", "h"], "expected --state INPUT=OUTPUT"),
-        (["--input", "z=N"], "no input 'z'"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(gru, tmp_path, arguments, message):
-    from click.testing import CliRunner
-
-    from lstm_edge.cli import cli
-
-    result = CliRunner().invoke(cli, ["lift", str(gru()), "-o", str(tmp_path / "o.onnx"), *arguments])
-    assert result.exit_code != 0
-    assert message in str(result.exception)
-    assert not (tmp_path / "o.onnx").exists()
-
-
 def run(*words):
     from click.testing import CliRunner
 

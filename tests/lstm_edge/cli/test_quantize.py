@@ -64,29 +64,6 @@ def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(invoke, wide, 
     assert output.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (("none.onnx", "-o", "out.onnx"), "does not exist"),
-        (("{model}", "-o", "no/folder/out.onnx"), "does not exist"),
-        (("{model}", "-o", "out.onnx", "--for", "gpu"), "fp16"),
-        (("{model}", "-o", "out.onnx", "--data", "none.npz"), "does not exist"),
-        (("{model}", "-o", "out.onnx", "--data", "{bad}"), "expected"),
-        (("{model}", "-o", "out.onnx", "--max-drift", "inf"), "drift is inf"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_exit_2(invoke, wide, tmp_path, monkeypatch, arguments, what):
-    monkeypatch.chdir(tmp_path)
-    np.savez(tmp_path / "bad.npz", x=np.zeros((2, 5, 9), np.float32))
-    code, out, err = invoke(
-        "quantize", *(argument.format(model=wide.path, bad="bad.npz") for argument in arguments)
-    )
-    assert code == 2
-    assert out == ""
-    assert what in err
-    assert not (tmp_path / "out.onnx").exists()
-
-
 def test_unlabeled_data_of_unequal_length_is_judged_without_accuracy(invoke, wide, tmp_path):
     rng = np.random.default_rng(1)
     data, output = tmp_path / "data.npz", tmp_path / "small.onnx"
