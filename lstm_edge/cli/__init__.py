@@ -16,8 +16,9 @@ from pathlib import Path
 
 import click
 
+from lstm_edge.suggest import did_you_mean
 from lstm_edge_runtime import LstmEdgeError, __version__
-from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.errors import CheckFailedError, InputError
 
 __all__ = ["cli", "main", "run"]
 
@@ -51,7 +52,8 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _VERBS:
-            return None
+            advice = did_you_mean(cmd_name, _VERBS) or "see lstm-edge --help"
+            raise InputError(f"no verb {cmd_name!r}; {advice}")
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
         return command
 

@@ -10,7 +10,6 @@ import warnings
 from collections.abc import Mapping, Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -21,7 +20,7 @@ from lstm_edge.suggest import did_you_mean
 from lstm_edge_exporters.export.advice import raising_line
 from lstm_edge_runtime.axes import parse_sum, resolve
 from lstm_edge_runtime.errors import FileFormatError, InputError
-from lstm_edge_runtime.manifest import Array, Axes, AxisRange
+from lstm_edge_runtime.manifest import Array, AxisRange, TensorSpec
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
 _ROWS, _STEPS = 3, 64
@@ -30,33 +29,27 @@ _AXIS = re.compile(r"([^:]+)(?::(\d+\.\.\d*(?::\d+)?))?(?::([a-z]\w*))?")
 """An axis, its range, and the dtype."""
 
 
-class InputOption(NamedTuple):
-    """One ``--input``; the dtype is None for that of the parameters."""
+def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, AxisRange]]:
+    """Read an input, such as ``N,L,8``, ``N,L:int64``, ``N,L:16..4096:4,8`` or ``N,4*L``, and its ranges.
 
-    name: str
-    axes: Axes
-    dtype: str | None
-    ranges: Mapping[str, AxisRange]
-
-
-def parse_input(name: str, text: str) -> InputOption:
-    """Read the axes of an input, such as ``N,L,8``, ``N,L:int64``, ``N,L:16..4096:4,8`` or ``N,4*L``."""
-    axes, ranges, dtype = list[int | str](), dict[str, AxisRange](), None
+    The dtype is empty for that of the parameters.
+    """
+    axes, ranges, dtype = list[int | str](), dict[str, AxisRange](), ""
     for part in text.split(","):
         found = _AXIS.fullmatch(part.strip())
         axis = found[1].strip() if found else ""
         is_name = not axis.isdecimal() and all(map(str.isidentifier, parse_sum(axis)[0]))
         is_known = found and (found[3] or "bool") in _DTYPES and (axis.isidentifier() or not found[2])
-        if not found or dtype or not is_known or not (is_name or int(axis or 0)):
+        if not found or dtype or not is_known or not (is_name or (axis.isdecimal() and int(axis))):
             raise InputError(
                 f"got --input {name}={text}, expected x=N,L,8, x=N,L:16..4096:4,8, wave=N,4*L or "
                 f"tokens=N,L:int64, with a dtype of {', '.join(_DTYPES)}"
             )
         axes.append(axis if is_name else int(axis))
-        dtype = found[3]
+        dtype = found[3] or ""
         if found[2]:
             ranges[axis] = parse_range(found[2])
-    return InputOption(name, tuple(axes), dtype, ranges)
+    return TensorSpec(name, dtype, tuple(axes)), ranges
 
 
 def parse_range(text: str) -> AxisRange:
@@ -102,23 +95,25 @@ def _in_one_line(error: BaseException) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())
 
 
-def make_example(options: Sequence[InputOption], module: nn.Module) -> dict[str, Tensor]:
+def make_example(
+    specs: Sequence[TensorSpec], ranges: Mapping[str, AxisRange], module: nn.Module
+) -> dict[str, Tensor]:
     """Return a random example of each input; InputError if ``forward`` does not take it.
 
     Integers with one axis are lengths, in descending order; others are indices valid for every embedding.
     """
-    _check_names(options, module)
-    sizes, rng = _choose_sizes(options), np.random.default_rng(0)
+    _check_names(specs, module)
+    sizes, rng = _choose_sizes(specs, ranges), np.random.default_rng(0)
     steps = [*sizes.values(), _STEPS, _STEPS][1]
     floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
     example = {}
-    for option in options:
-        shape = resolve(option.axes, sizes) or ()
-        dtype = getattr(torch, option.dtype) if option.dtype else (*floats, torch.float32)[0]
+    for spec in specs:
+        shape = resolve(spec.axes, sizes) or ()
+        dtype = getattr(torch, spec.dtype) if spec.dtype else (*floats, torch.float32)[0]
         try:
-            example[option.name] = torch.from_numpy(_draw(option, shape, steps, module, rng)).to(dtype)
+            example[spec.name] = torch.from_numpy(_draw(spec, shape, steps, module, rng)).to(dtype)
         except (MemoryError, ValueError) as error:
-            raise InputError(f"--input {option.name}: can't create an example of {list(shape)}") from error
+            raise InputError(f"--input {spec.name}: can't create an example of {list(shape)}") from error
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -127,19 +122,19 @@ def make_example(options: Sequence[InputOption], module: nn.Module) -> dict[str,
         line, shapes = raising_line(error), ", ".join(f"{x} {list(y.shape)}" for x, y in example.items())
         raise InputError(
             f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}"
-            f"{f' ({line})' if line else ''}; {_advice(options[0], module)}"
+            f"{f' ({line})' if line else ''}; {_advice(specs[0], module)}"
         ) from error
     return example
 
 
-def _check_names(options: Sequence[InputOption], module: nn.Module) -> None:
+def _check_names(specs: Sequence[TensorSpec], module: nn.Module) -> None:
     """Raise ``InputError`` if ``forward`` has no such parameter, or further required ones."""
     signature = inspect.signature(module.forward)
     try:
-        signature.bind(**{option.name: option for option in options})
+        signature.bind(**{spec.name: spec for spec in specs})
     except TypeError as error:
         needed = [name for name, each in signature.parameters.items() if each.default is each.empty]
-        axes = [",".join(map(str, option.axes)) for option in options][: len(needed)]
+        axes = [",".join(map(str, spec.axes)) for spec in specs][: len(needed)]
         pairs = zip_longest(needed, axes, fillvalue="N,L,8")
         raise InputError(
             f"{type(module).__name__}.forward: {error}; describe its inputs, such as "
@@ -147,30 +142,29 @@ def _check_names(options: Sequence[InputOption], module: nn.Module) -> None:
         ) from error
 
 
-def _advice(first: InputOption, module: nn.Module) -> str:
+def _advice(first: TensorSpec, module: nn.Module) -> str:
     """Return what to write if ``forward`` fails."""
     widths = [layer.input_size for layer in module.modules() if isinstance(layer, nn.RNNBase)]
-    if widths and first.dtype is None and first.axes[2:] != (widths[0],):
+    if widths and not first.dtype and first.axes[2:] != (widths[0],):
         axes = ",".join(map(str, (*first.axes[:2], widths[0])))
         return f"its first recurrent layer takes {widths[0]} features: --input {first.name}={axes}"
     return "give fixed axes as numbers, and a range to one that is longer or shorter: --input x=N,L:500..,8"
 
 
-def _choose_sizes(options: Sequence[InputOption]) -> dict[str, int]:
+def _choose_sizes(specs: Sequence[TensorSpec], ranges: Mapping[str, AxisRange]) -> dict[str, int]:
     """Return a size for every named axis, in order: rows, steps, and so on."""
-    axes = [axis for option in options for axis in option.axes if isinstance(axis, str)]
+    axes = [axis for spec in specs for axis in spec.axes if isinstance(axis, str)]
     names = list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
-    ranges = {name: limits for option in options for name, limits in option.ranges.items()}
     usual = zip(names, (_ROWS, *range(_STEPS, _STEPS + 2 * len(names), 2)), strict=False)
     return {name: ranges.get(name, AxisRange()).nearest(size) for name, size in usual}
 
 
 def _draw(
-    option: InputOption, shape: tuple[int, ...], steps: int, module: nn.Module, rng: np.random.Generator
+    spec: TensorSpec, shape: tuple[int, ...], steps: int, module: nn.Module, rng: np.random.Generator
 ) -> Array:
-    if option.dtype is None or "float" in option.dtype:
+    if not spec.dtype or "float" in spec.dtype:
         return rng.standard_normal(shape)
-    if len(shape) == 1 and option.dtype != "bool":
+    if len(shape) == 1 and spec.dtype != "bool":
         return np.clip(steps - np.arange(*shape), 1, None)
     words = [layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)]
     array: Array = rng.integers(0, min(words, default=2), shape)

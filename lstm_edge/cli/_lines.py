@@ -47,7 +47,7 @@ def read_lines() -> Iterator[bytes]:
         finally:
             waiting = False
         *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines if chunk else [rest]:
+        for line in lines if chunk else filter(None, [rest]):
             if stopped:
                 return
             yield line

@@ -110,7 +110,7 @@ def _from_field(entry: "Field[Any]") -> Callable[[Any], Any]:
     facts: dict[str, Any] = {"default": None, "show_default": False, "metavar": rule.metavar or None}
     if hint is bool:
         return click.option(
-            f"{flag}/--no-{flag[2:]}" if entry.default else flag, entry.name, **facts, help=text
+            f"{flag}/--no-{flag[2:]}" if entry.default else flag, entry.name, is_flag=True, **facts, help=text
         )
     if several:
         facts |= {"multiple": True, "callback": _to_dict}
@@ -209,26 +209,28 @@ model_argument = click.argument("model", type=PATH, callback=_check_models)
 models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_check_models)
 
 
-def output_option(*suffixes: str) -> Callable[[Command], Command]:
-    """Return ``-o``: a file with one of these suffixes."""
-
-    def check(_: click.Context, __: click.Parameter, path: Path) -> Path:
-        check_target(path)
-        if path.suffix not in suffixes:
-            wanted = path.with_suffix(suffixes[0])
-            raise InputError(f"{path} is not named {' or '.join(suffixes)}; use -o {wanted}")
-        return path
-
-    return click.option("-o", "--output", type=PATH, required=True, callback=check, help="Output file.")
+def _check_output(_: click.Context, __: click.Parameter, path: Path) -> Path:
+    check_target(path)
+    if path.suffix != ".onnx":
+        raise InputError(f"{path} is not named .onnx; use -o {path.with_suffix('.onnx')}")
+    return path
 
 
+output_option = click.option(
+    "-o", "--output", type=PATH, required=True, callback=_check_output, help="Output file."
+)
 reset_every_option = click.option(
     "--reset-every",
     type=_Parsed(_count_or_never),
     metavar="N|never",
     help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
 )
-json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
+
+
+def line_options(function: Command) -> Command:
+    """Add the options of verbs that write a line per result: ``reset_every`` and ``as_json``."""
+    json = click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
+    return json(reset_every_option(function))
 
 
 def is_factory(source: str) -> bool:

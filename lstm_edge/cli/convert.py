@@ -14,7 +14,7 @@ from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 
-from ._options import PATH, model_argument, needing, verb
+from ._options import PATH, model_argument, verb
 from ._output import Report, note
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def _to_web(model: Path, output: Path, data: Path | None) -> Report:
     return Report(document, next=[preview])
 
 
-@verb("convert")
+@verb("convert", extra="export")
 @model_argument
 @click.option("--to", "target", type=click.Choice(["c", "web"]), help="Write a folder of this kind.")
 @click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
@@ -88,10 +88,9 @@ def command(model: Path, target: str | None, output: Path, name: str | None, dat
     """  # noqa: D301
     if (name and target != "c") or (data and target != "web"):
         raise InputError("--name is only valid with --to c, --data with --to web; remove it")
-    with needing("export", "convert"):
-        if target == "c":
-            return _to_c(model, output, name)
-        return _to_web(model, output, data) if target else _to_native(model, output)
+    if target == "c":
+        return _to_c(model, output, name)
+    return _to_web(model, output, data) if target else _to_native(model, output)
 
 
 def _recordings(model: Path, data: Path | None) -> "dict[str, Array]":

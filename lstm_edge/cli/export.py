@@ -74,7 +74,7 @@ class Description:
 
 @verb("export", extra="export")
 @click.argument("source")
-@output_option(".onnx")
+@output_option
 @options_of(factory=FactoryOptions, description=Description)
 @click.option(
     "--lengths", is_flag=True, help="Add an input lengths, int64 (N,): number of valid steps of each row."
@@ -160,18 +160,19 @@ def _from_factory(
         raise InputError(f"{source}: describe each input of forward, such as --input x=N,L,8")
     if lengths:
         inputs.setdefault("lengths", "N:int64")
-    options = [parse_input(name, text) for name, text in inputs.items()]
+    parsed = [parse_input(name, text) for name, text in inputs.items()]
+    specs, ranges = [spec for spec, _ in parsed], dict(item for _, own in parsed for item in own.items())
     module, sha256 = build_module(source, factory.weights)
     config = ExportConfig(
-        inputs={option.name: option.axes for option in options},
-        ranges={axis: limits for option in options for axis, limits in option.ranges.items()},
+        inputs={spec.name: spec.axes for spec in specs},
+        ranges=ranges,
         outputs=factory.output_names,
         states=dict(factory.state) or None,
         task=description.task,
         signal=description.signal,
         checkpoint_sha256=sha256,
     )
-    return module, make_example(options, module), config
+    return module, make_example(specs, ranges, module), config
 
 
 def _facts(artifact: "Artifact") -> dict[str, Any]:

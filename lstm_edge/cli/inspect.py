@@ -30,25 +30,12 @@ def command(model: Path) -> Report:
         states, content = [_state(spec) for spec in manifest.states], model.read_bytes()
         document = {
             "file": {"path": model, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
-            "identity": opened.identity,
             "engine": opened.engine,
-            "inputs": opened.inputs,
-            "outputs": opened.outputs,
+            **manifest._asdict(),
+            "identity": opened.identity,
             "states": states,
             "state_bytes_per_stream": sum(state["bytes"] for state in states),
-            "ranges": manifest.ranges,
-            "streamable": manifest.streamable,
-            "unstreamable": manifest.unstreamable or None,
-            "unit": manifest.unit,
-            "delays": manifest.delays,
-            "lengths": manifest.lengths,
-            "precision": manifest.precision,
-            "task": manifest.task,
-            "signal": manifest.signal,
-            "trained": manifest.trained,
             "golden": golden and {name: list(array.shape) for name, array in golden.inputs.items()},
-            "equivalence": manifest.equivalence,
-            "provenance": manifest.provenance,
         }
     return Report(document, str(model))
 

@@ -11,7 +11,7 @@ from ._output import Report, plain
 
 @verb("lift", extra="export")
 @model_argument
-@output_option(".onnx")
+@output_option
 @options_of(config=LiftConfig)
 def command(model: Path, output: Path, config: LiftConfig) -> Report:
     """Turn the hidden states of MODEL, an .onnx file of any framework, into inputs and outputs.

@@ -11,18 +11,10 @@ from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.sample_input import SampleInput, run_frames, run_series
 from lstm_edge.results import MainFrames, frame_axis, pace
 from lstm_edge_runtime.errors import UnsupportedError, printable
-from lstm_edge_runtime.files import replacing
+from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._lines import ResultLines
-from ._options import (
-    PATH,
-    ModelOptions,
-    Steps,
-    json_lines_option,
-    model_argument,
-    options_of,
-    reset_every_option,
-)
+from ._options import PATH, ModelOptions, Steps, line_options, model_argument, options_of
 from ._output import note, note_resets
 
 if TYPE_CHECKING:
@@ -34,8 +26,7 @@ if TYPE_CHECKING:
 @model_argument
 @click.argument("data", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Output file.  [default: standard output]")
-@json_lines_option
-@reset_every_option
+@line_options
 @options_of(config=ReadConfig, options=ModelOptions)
 def command(
     model: Path,
@@ -56,6 +47,8 @@ def command(
     Example:
       lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
     """  # noqa: D301
+    if output is not None:
+        check_target(output)
     opened = options.load(model)
     found, samples = read_for_model(data, opened, config, targets="ignored", tell=note)
     manifest = opened.manifest
@@ -71,13 +64,12 @@ def command(
     last = 0 if reset_every in (None, "never") else int(reset_every)
     keys, results = _run(opened, samples, found.series, last)
     lines = ResultLines(manifest.task, *keys, as_json=as_json)
-    text = (printable(lines.line(row, *own)) for row, *own in results)
-    if output is None:
-        for line in text:
-            click.echo(line, nl=False)
+    text = (lines.line(row, *own) for row, *own in results)
+    if output is not None:
+        write_bytes(output, "".join(text).encode(errors="backslashreplace"))
         return
-    with replacing(output) as path, path.open("w", encoding="utf-8", newline="") as file:
-        file.writelines(text)
+    for line in text:
+        click.echo(printable(line), nl=False)
 
 
 def _run(

@@ -14,7 +14,7 @@ from ._output import Report, Show, note
 
 @verb("quantize", extra="export")
 @model_argument
-@output_option(".onnx")
+@output_option
 @options_of(config=QuantizeConfig, budget=Budget)
 @click.option("--data", type=PATH, help="Data for the accuracy gate: .npz, .npy or .csv, as for train.")
 @options_of(reading=ReadConfig)

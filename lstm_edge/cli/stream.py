@@ -14,12 +14,12 @@ import numpy as np
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters.options import option
-from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, counted
+from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, StateError
 from lstm_edge_runtime.hold import NO_LABEL, Hold
 from lstm_edge_runtime.state import read_state
 
 from ._lines import LineParser, ResultLines, read_lines, write_line
-from ._options import ModelOptions, Steps, json_lines_option, model_argument, options_of, reset_every_option
+from ._options import ModelOptions, Steps, line_options, model_argument, options_of
 from ._output import echo, note_resets
 
 if TYPE_CHECKING:
@@ -59,8 +59,7 @@ class StreamConfig:
 @click.command("stream")
 @model_argument
 @options_of(config=StreamConfig)
-@reset_every_option
-@json_lines_option
+@line_options
 @options_of(options=ModelOptions)
 def command(
     model: Path, config: StreamConfig, reset_every: Steps | None, as_json: bool, options: ModelOptions
@@ -98,7 +97,7 @@ def command(
     if file.steps:
         echo(f"resumed {config.state} at step {file.steps}", err=True)
     if sys.stdin.isatty():
-        echo(f"waiting for lines of {counted(samples.width, 'number')}: {', '.join(names)}", err=True)
+        echo(f"waiting for lines of {samples.width} numbers: {', '.join(names)}", err=True)
     try:
         for sample in _read_samples(parser, config.strict):
             for _, step, values in frames.of(stream.step(samples.steps(sample)), file.steps):
@@ -127,11 +126,9 @@ def _read_samples(parser: LineParser, strict: bool) -> "Iterator[Array]":
             good = True
             yield sample
     if bad > _REPORTED:
-        echo(f"{bad - _REPORTED:,} more of {counted(number, 'line')} were skipped", err=True)
+        echo(f"{bad - _REPORTED:,} more of {number:,} lines were skipped", err=True)
     if bad and not good:
-        raise CheckFailedError(
-            f"none of {counted(number, 'line')} was a valid sample; see the messages above"
-        )
+        raise CheckFailedError(f"none of {number:,} lines was a valid sample; see the messages above")
 
 
 class StateFile:
@@ -163,6 +160,9 @@ class StateFile:
         steps, hold = arrays.get("steps", np.array(0.5)), arrays.get("hold", np.array(NO_LABEL))
         if not {steps.dtype.kind, hold.dtype.kind} <= set("iu") or (steps.shape, hold.shape) != ((), (3,)):
             raise FileFormatError(f"{path} is not a state that lstm-edge stream saved; remove it")
-        self._stream.restore(state)
+        try:
+            self._stream.restore(state)
+        except StateError as error:
+            raise StateError(f"{path} is the state of another model; remove it ({error})") from error
         self._hold.restore(*hold.tolist())
         self._before = int(steps)

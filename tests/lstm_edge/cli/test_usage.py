@@ -75,7 +75,7 @@ NET = "export usage_nets:build --input series"
 LAST = "export usage_nets:Last --input x=N,L,3 -o m.onnx"
 TABLE = [
     # verbs, options, arguments
-    ("exprot run -o a.onnx", "Did you mean 'export'?"),
+    ("exprot run -o a.onnx", "no verb 'exprot'; did you mean 'export'?"),
     ("stream har.onnx --stats s.npz", "'--state'"),
     ("inspect", "Missing argument 'MODEL'; see lstm-edge inspect --help"),
     ("inspect har.onnx other.onnx", "unexpected extra argument"),
@@ -86,7 +86,7 @@ TABLE = [
     ("validate har.onnx --steps " + "9" * 5000, "steps"),
     ("bench", "Missing argument 'MODELS...'"),
     ("bench har.onnx --streams 0", "streams is 0, expected 1 or more"),
-    ("bench har.onnx --seconds 0", "seconds is 0, expected more than 0"),
+    ("bench har.onnx --seconds 0", "seconds is 0.0, expected more than 0"),
     # a file of another kind
     ("stream run", "run is a run folder, expected an .onnx file; run lstm-edge export run -o run.onnx"),
     ("convert run -o a.lep", "run lstm-edge export run -o run.onnx"),
@@ -113,7 +113,7 @@ TABLE = [
     ("train none.npz -o r", "none.npz does not exist; expected a .npz, .npy, .csv, .parquet or .wav file"),
     ("train data.npz -o data.npz", "data.npz is a file; use a folder for the run"),
     ("train data.npz -o a.pt", "a.pt looks like a file name; -o is a folder for the run"),
-    ("train data.npz -o r --window 9", "data.npz: series '"),
+    ("train data.npz -o r", "too few series for a test set; provide more data"),
     ("train data.npz -o r --epochs 0", "epochs is 0, expected 1 or more"),
     ("train data.npz -o r --resume --overwrite", "give only one of them"),
     ("train data.npz -o r --target a,,b", "expected NAME,NAME"),
