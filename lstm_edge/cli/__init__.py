@@ -91,8 +91,6 @@ def main() -> None:
 
 def run(group: click.Group, arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; must be called on the main thread."""
-    from ._output import echo_prose, note
-
     received: list[int] = []
 
     def stop(number: int, _: object) -> None:
@@ -105,26 +103,30 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
             signal.signal(number, stop)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: note(str(message))
+            warnings.showwarning = lambda message, *_, **__: _echo(f"note: {message}")
             code, line = _run(group, arguments)
     except BaseException:
         if not received:
             raise
-        code, line = 0, ""
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     if received:  # even if a library caught the exception
-        line = f"stopped by {_NAMES[received[0]]}" + (f": {line}" if code == _BY_SIGNAL and line else "")
-        code = _BY_SIGNAL + received[0]
+        code, line = _BY_SIGNAL + received[0], f"stopped by {_NAMES[received[0]]}"
     if line:
         with contextlib.suppress(OSError):
-            echo_prose(line)
+            _echo(line)
     return code
 
 
+def _echo(line: str) -> None:
+    from ._output import echo_prose  # imports NumPy
+
+    echo_prose(line)
+
+
 def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
-    """Return the exit code and the message; ``_BY_SIGNAL`` for KeyboardInterrupt."""
+    """Return the exit code and the message."""
     try:
         try:
             with group.make_context("lstm-edge", list(arguments)) as context:
@@ -141,8 +143,6 @@ def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
         return 2, f"error: {error.format_message().rstrip('.')}; see {path} --help"
     except LstmEdgeError as error:
         return 1 if isinstance(error, CheckFailedError) else 2, f"error: {error}"
-    except KeyboardInterrupt as error:
-        return _BY_SIGNAL, str(error)
     except MemoryError:
         return 2, "error: not enough memory; free some, or use smaller inputs"
     except OSError as error:

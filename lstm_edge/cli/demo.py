@@ -37,7 +37,6 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
       lstm-edge demo
     """  # noqa: D301
     say, started = (lambda _: None) if ctx.params["as_json"] else echo, time.monotonic()
-    show(0, "importing torch and onnx")
     from lstm_edge_runtime import load
 
     from .. import demo as _demo

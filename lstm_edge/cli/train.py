@@ -71,11 +71,10 @@ def command(data: Path, folder: Path, resume: bool, overwrite: bool, show: Show,
         document["report"] = folder / REPORT
     except MissingDependencyError as error:
         document["notes"] = [*summary["notes"], f"no report: {error}"]
-    following, stopped = [f"lstm-edge export {folder} -o model.onnx"], None
+    following = [f"lstm-edge export {folder} -o model.onnx"]
     if summary["stopped"] == "interrupted":
         following.insert(0, f"lstm-edge train {data} -o {folder} --resume")
-        stopped = KeyboardInterrupt(f"the best epoch so far is in {folder}")
-    return Report(document, hidden=(*sets, "history", "config"), next=following, error=stopped)
+    return Report(document, hidden=(*sets, "history", "config"), next=following)
 
 
 def describe_epoch(epoch: "Epoch", epochs: int) -> str:

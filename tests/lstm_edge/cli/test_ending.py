@@ -55,18 +55,6 @@ def test_a_signal_ends_a_verb_in_one_line_even_where_a_library_made_something_el
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_what_was_done_before_ctrl_c_is_said_in_the_same_line(capsys):
-    def work():
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(10)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the best epoch so far is in runs/a") from None
-
-    assert run(group(work), ["work"]) == 130
-    assert capsys.readouterr().err == "stopped by Ctrl-C: the best epoch so far is in runs/a\n"
-
-
 def test_a_warning_is_one_line(capsys):
     def work():
         warnings.simplefilter("always")

@@ -63,16 +63,6 @@ def test_a_refusal_is_one_line_and_leaves_the_old_file(invoke, gru, tmp_path):
     assert (tmp_path / "out.onnx").read_bytes() == b"old"
 
 
-@pytest.mark.parametrize("target", ["weights.onnx", "link.onnx"])
-def test_the_files_that_hold_the_inputs_weights_are_never_the_target(invoke, gru, tmp_path, target):
-    path = tmp_path / "split.onnx"
-    onnx.save(onnx.load(gru()), path, save_as_external_data=True, location="weights.onnx", size_threshold=0)
-    (tmp_path / "link.onnx").symlink_to("weights.onnx")
-    before = (tmp_path / "weights.onnx").read_bytes()
-    assert "has weights of" in invoke("lift", path, "-o", tmp_path / target)[2]
-    assert (tmp_path / "weights.onnx").read_bytes() == before
-
-
 def test_a_file_may_be_lifted_onto_itself(invoke, gru, tmp_path):
     path = tmp_path / "split.onnx"
     onnx.save(onnx.load(gru()), path, save_as_external_data=True, location="weights.onnx", size_threshold=0)

@@ -489,14 +489,6 @@ def test_another_run_with_the_same_output_is_refused(har, tmp_path):
     run(tmp_path / "in", har.path, tmp_path / "out")
 
 
-def test_files_without_rows_are_no_error(har, tmp_path):
-    table = samples(np.random.default_rng(21), [30])
-    write(table, tmp_path / "in" / "a.parquet")
-    write(table.slice(0, 0), tmp_path / "in" / "b.parquet")
-    report = run(tmp_path / "in", har.path, tmp_path / "out", parts=3)
-    assert (report.rows, report.files) == (30, 2)
-
-
 def test_an_int8_file_gives_the_results_of_single_streams(tmp_path):
     table = samples(np.random.default_rng(22), [9] * 8, names=("a", "b", "c", "d", "e", "f"))
     write(table, tmp_path / "in" / "0.parquet")

@@ -16,7 +16,6 @@ from lstm_edge import DataConfig, TrainConfig
 from lstm_edge.checkpoint import load
 from lstm_edge.cli import main
 from lstm_edge.cli.train import command
-from lstm_edge_runtime import load as load_model
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]
 FAST = ["--hidden-size", "6", "--epochs", "4", "--patience", "9", "--batch-size", "4"]
@@ -164,18 +163,3 @@ def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
     last = next(line for line in reversed(drawn) if "epoch 4/4" in line)
     assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  score \d\.\d{3} +\d:\d\d:\d\d", last)
     assert b"report: " in out
-
-
-def test_what_was_done_with_missing_features_is_in_the_exported_manifest(lstm_edge, tmp_path):
-    rows = [f"{ride},{'' if step == 3 else step},{'ab'[ride % 2]}" for ride in range(40) for step in range(6)]
-    Path("gaps.csv").write_text("series,ax,label\n" + "\n".join(rows) + "\n")
-    code, _, err = lstm_edge(
-        "train", "gaps.csv", "-o", "gaps", "--missing", "interpolate", "--epochs", "1", "--hidden-size", "4"
-    )
-    assert code == 0, err
-    code, _, err = lstm_edge("export", "gaps", "-o", "gaps.onnx")
-    assert code == 0, err
-    done = "40 of 240 feature values were missing and interpolated"
-    with load_model("gaps.onnx") as model:
-        assert model.manifest.signal.missing == done
-    assert json.loads(lstm_edge("inspect", "gaps.onnx", "--json")[1])["signal"]["missing"] == done

@@ -1,25 +1,8 @@
 """A slip on the command line is one line that suggests the right command."""
 
-import numpy as np
 import pytest
 
-from lstm_edge_runtime.errors import counted, install_command
-
-
-@pytest.fixture
-def folder(tmp_path, har, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "run").mkdir()
-    for name in ("model.safetensors", "resume.safetensors", "metrics.json"):
-        (tmp_path / "run" / name).write_text("")
-    (tmp_path / "har.onnx").write_bytes(har.path.read_bytes())
-    np.savez(tmp_path / "data.npz", x=np.zeros((4, 6, 3), np.float32), y=[0, 1, 0, 1])
-    return tmp_path
-
-
-def test_one_is_singular():
-    assert [counted(count, "sample") for count in (0, 1, 2000)] == ["0 samples", "1 sample", "2,000 samples"]
-    assert counted(2, "series") == "2 series"
+from lstm_edge_runtime.errors import install_command
 
 
 class _Installed:
