@@ -1,14 +1,12 @@
 """``lstm-edge predict``: run a model on whole series."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
-from lstm_edge.data.sample_input import SampleInput, run_frames, run_series
+from lstm_edge.data.sample_input import run_series
 from lstm_edge.results import MainFrames, frame_axis, pace
 from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
@@ -16,10 +14,6 @@ from lstm_edge_runtime.files import check_target, write_bytes
 from ._lines import ResultLines
 from ._options import PATH, ModelOptions, Steps, line_options, model_argument, options_of
 from ._output import note, note_resets
-
-if TYPE_CHECKING:
-    from lstm_edge.data.series import Series
-    from lstm_edge_runtime import Model
 
 
 @click.command("predict")
@@ -62,27 +56,20 @@ def command(
         if any(len(one.x) > (reset_every or 0) for one in found.series):
             note_resets(reset_every, "only the last {} steps are used")
     last = 0 if reset_every in (None, "never") else int(reset_every)
-    keys, results = _run(opened, samples, found.series, last)
-    lines = ResultLines(manifest.task, *keys, as_json=as_json)
-    text = (lines.line(row, *own) for row, *own in results)
+    used = [one.x[-last:] for one in found.series]
+    every, frames, by_frame = (
+        run_series(opened, samples, used),
+        MainFrames(opened),
+        frame_axis(opened) is not None,
+    )
+    lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
+    text = (
+        lines.line(row, *(one.name, len(one.x) - len(x) + step)[: 1 + by_frame])
+        for one, x, rows in zip(found.series, used, every, strict=True)
+        for step, row in (frames.of_whole(rows) if by_frame else [(0, rows[0])])
+    )
     if output is not None:
         write_bytes(output, "".join(text).encode(errors="backslashreplace"))
         return
     for line in text:
         click.echo(printable(line), nl=False)
-
-
-def _run(
-    model: "Model", samples: SampleInput, series: "tuple[Series, ...]", last: int
-) -> tuple[tuple[str, ...], Iterator[tuple[Any, ...]]]:
-    """Run the ``last`` steps of all series; return the names of the keys, and the results with their keys."""
-    used = [one.x[-last:] for one in series]
-    if frame_axis(model) is None:
-        rows = run_series(model, samples, used)
-        return ("series",), ((row, one.name) for one, row in zip(series, rows, strict=True))
-    every, frames = run_frames(model, samples, used), MainFrames(model)
-    return ("series", "step"), (
-        (row, one.name, len(one.x) - len(x) + step)
-        for one, x, rows in zip(series, used, every, strict=True)
-        for step, row in frames.of_whole(rows)
-    )

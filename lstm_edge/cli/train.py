@@ -56,7 +56,6 @@ def command(data: Path, folder: Path, resume: bool, overwrite: bool, show: Show,
         resume=resume,
         overwrite=overwrite,
         on_epoch=lambda epoch, epochs: show(epoch.number / epochs, describe_epoch(epoch, epochs)),
-        on_fold=lambda number, count: show(number / count, f"cross-validation, fold {number}/{count}"),
     )
     summary, scores = run.summary, dict[str, dict[str, Any]]()
     sets = [name for name in ("validation", "test") if summary[name]]
@@ -79,13 +78,11 @@ def command(data: Path, folder: Path, resume: bool, overwrite: bool, show: Show,
 
 def describe_epoch(epoch: "Epoch", epochs: int) -> str:
     """Return one line of progress."""
-    return (
-        f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}  val {epoch.streams:.4f}  "
-        f"score {epoch.score:.3f}"
-    )
+    loss = epoch.windows if epoch.streams is None else epoch.streams
+    return f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}  val {loss:.4f}  score {epoch.score:.3f}"
 
 
-_SHOWN = ("accuracy", "all_steps", "steps_until_right", "mae", "rmse", "recall")
+_SHOWN = ("accuracy", "all_steps", "mae", "rmse", "recall")
 
 
 def _scores(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

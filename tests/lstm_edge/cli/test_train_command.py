@@ -85,7 +85,7 @@ def test_resume_takes_the_options_of_the_run(lstm_edge, data):
     assert json.loads(out)["config"]["seed"] == 5
     code, _, err = lstm_edge("train", data, "-o", "run", "--resume", "--seed", "6")
     assert code == 2
-    assert err.startswith("error: run was trained with seed 5, not 6")
+    assert err.startswith("error: run was trained on other data or with other options")
 
 
 def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):

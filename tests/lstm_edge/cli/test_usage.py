@@ -111,7 +111,7 @@ TABLE = [
     ("validate har.onnx --junit no/report.xml", "create it first"),
     # train and data
     ("train none.npz -o r", "none.npz does not exist; expected a .npz, .npy, .csv, .parquet or .wav file"),
-    ("train data.npz -o data.npz", "data.npz is a file; use a folder for the run"),
+    ("train data.npz -o data.npz", "looks like a file name; -o is a folder for the run"),
     ("train data.npz -o a.pt", "a.pt looks like a file name; -o is a folder for the run"),
     ("train data.npz -o r", "too few series for a test set; provide more data"),
     ("train data.npz -o r --epochs 0", "epochs is 0, expected 1 or more"),
