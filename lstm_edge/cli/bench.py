@@ -64,7 +64,7 @@ def _calls(model: "Model", streams: int) -> Iterator[tuple[str, Callable[[], obj
     one, many = (
         (samples.steps(x[0, 0]), samples.steps(x[:, 0]))
         if unit == 1
-        else (samples.chunk(x[0]), samples.rows(x))
+        else (samples.rows(x[:1])[0], samples.rows(x))
     )
     step = stream.step if unit == 1 else stream.process
     yield name, lambda: step(one)
