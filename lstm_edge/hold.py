@@ -1,5 +1,8 @@
 """Debounce labels: a label is confirmed once it has stayed the same for some steps."""
 
+NO_LABEL = (-1, -1, 0)
+"""Value of ``Hold.saved`` before the first step."""
+
 
 class Hold:
     """Debounces the label of a stream: one object per source."""
@@ -7,7 +10,7 @@ class Hold:
     def __init__(self, steps: int) -> None:
         """Confirm a label once it occurred ``steps`` times in a row."""
         self._steps = steps
-        self.restore(-1, -1, 0)
+        self.restore(*NO_LABEL)
 
     def restore(self, label: int, candidate: int, count: int) -> None:
         """Continue from the values of ``saved``; ``label`` is the confirmed class, -1 for none."""

@@ -61,22 +61,21 @@ def _tables(folder: Path) -> None:
 
 
 def _states(folder: Path) -> None:
-    from lstm_edge.cli._statefile import StateFile
+    from lstm_edge.cli.stream import StateFile
     from lstm_edge.hold import Hold
     from lstm_edge_runtime import load
 
     with load(DATA / "lstm.onnx") as model:
         stream = model.stream()
-        StateFile(stream, folder / "state.npz", 1.0, Hold(3)).save()
+        StateFile(stream, folder / "state.npz", Hold(3)).save()
 
 
 def _counted(models: Path) -> None:
     """Add ``gru.onnx``, which takes lengths, with a golden case."""
     import onnx
 
-    from lstm_edge_exporters.graph import with_manifest
     from lstm_edge_runtime import load
-    from lstm_edge_runtime.manifest import Golden
+    from lstm_edge_runtime.manifest import KEY, Golden
 
     rng = np.random.default_rng(3)
     inputs = {"x": rng.normal(size=(4, 2, 3)), "gain": np.ones((4, 2, 1)), "h_0": np.full((1, 2, 8), 0.25)}
@@ -89,7 +88,10 @@ def _counted(models: Path) -> None:
         {**inputs, "lengths": np.array([4, 2])}, outputs, floor={}, limit=dict.fromkeys(outputs, 1e-3)
     )
     made = onnx.load(DATA / "gru.onnx")
-    (models / "counted.onnx").write_bytes(with_manifest(made, manifest._replace(golden=golden)))
+    next(each for each in made.metadata_props if each.key == KEY).value = manifest._replace(
+        golden=golden
+    ).to_json()
+    onnx.save(made, models / "counted.onnx")
 
 
 def _behind(models: Path) -> None:
