@@ -101,12 +101,9 @@ class Model:
         """Outputs that are not states."""
         self.states: tuple[StateSpec, ...] = engine.manifest.states
         """The states, each with its input and its output."""
-        self.engine: Literal["onnxruntime", "native"] = (
-            "onnxruntime" if hasattr(engine, "session") else "native"
-        )
-        """What runs the file."""
+        self.engine = "onnxruntime" if hasattr(engine, "session") else "native"
         self.device = device
-        """``cpu`` or ``cuda``."""
+        """The engine, and ``cpu`` or ``cuda``."""
         self.identity = identity
         """The sha256 in hex of the ``.onnx`` file without its seal, or of the one that it was converted from;
         states carry it."""
@@ -152,11 +149,7 @@ class Model:
         return outputs, State(manifest.states_out(results), self.identity, age)
 
     def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> "Prediction":
-        """Run from the reset state and return labels and probabilities, or values, according to the task.
-
-        Raises:
-            InputError: as ``run``; or the file has no task.
-        """
+        """Run from reset; return labels and probabilities, or values. ``InputError`` without a task."""
         task = self.manifest.task
         if task is None:
             raise InputError("this file does not describe its outputs; use run()")
@@ -200,25 +193,17 @@ class Model:
     def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
         """Open a batch of up to ``capacity`` streams with one call into the engine per tick.
 
-        Args:
-            capacity: maximum number of sources.
-            reset_every: as for ``stream``; each source counts its own steps.
+        Each source counts its own steps for ``reset_every``.
 
         Raises:
-            ContractError: as ``stream``; or an input, output or state has no batch axis.
-            InputError: ``capacity`` is not a whole number from 1; as ``stream``.
+            ContractError, InputError: as ``stream``; or an input, output or state has no batch axis.
         """
         from .stream import StreamBatch
 
         return StreamBatch(self, capacity, reset_every)
 
     def selftest(self) -> "SelfTest":
-        """Replay the golden cases in the file on this device, in chunks with carried states.
-
-        Raises:
-            InputError: the file has no golden case.
-            ManifestError: an input, an output or a state is missing in a golden case.
-        """
+        """Replay the golden cases on this device, in chunks with carried states; raises as ``selftest``."""
         from .selftest import selftest
 
         return selftest(self.manifest, runner(self))
@@ -241,10 +226,7 @@ class Model:
 
 
 def runner(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-    """Return a function that runs ``model`` on inputs by name and returns every output of the graph.
-
-    States that are left out are at reset, rows without lengths full.
-    """
+    """Return a function that runs ``model`` from inputs by name to every output of the graph."""
     manifest = model.manifest
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:

@@ -149,10 +149,7 @@ def _compare(name: str, got: Array, golden: Golden) -> Comparison:
 
 
 def golden_limits(golden: Golden, name: str) -> Array:
-    """Return the largest absolute differences at which output ``name`` passes, broadcastable against it.
-
-    Use the budget if recorded, otherwise the per-channel limits, otherwise the rule for one floor an output.
-    """
+    """Return the limits of an output: its budget, else those of its channels, else of its noise floor."""
     if name in golden.limit:
         return np.asarray(golden.limit[name])
     if name in golden.limits:
