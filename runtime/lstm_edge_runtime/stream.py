@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +18,6 @@ from .engine import Arrays, Engine
 from .errors import ContractError, InputError, StateError
 from .manifest import Array
 from .state import State
-
-if TYPE_CHECKING:
-    from .model import Model
 
 Result = Any
 """The only output that is not a state; a mapping by name where there are several."""
@@ -42,7 +39,7 @@ class _Streams:
 
     _many = False
 
-    def __init__(self, model: "Model", reset_every: Any, rows: int | None) -> None:
+    def __init__(self, model: Any, reset_every: Any, rows: int | None) -> None:
         engine, check = model._engine, model._check
         manifest = self._manifest = engine.manifest
         _check_streamable(engine, many=rows is not None)
@@ -221,7 +218,7 @@ class Stream(_Streams):
     An exception leaves its state as it was.
     """
 
-    def __init__(self, model: "Model", reset_every: Any = None) -> None:
+    def __init__(self, model: Any, reset_every: Any = None) -> None:
         """Open a stream at the reset state; see ``Model.stream``."""
         super().__init__(model, reset_every, None)
         self._free, self._window = self._entry.free, _CLOSED
@@ -348,7 +345,7 @@ class StreamBatch(_Streams):
 
     _many = True
 
-    def __init__(self, model: "Model", capacity: int, reset_every: Any = None) -> None:
+    def __init__(self, model: Any, capacity: int, reset_every: Any = None) -> None:
         """Reserve states for ``capacity`` sources, none of which exists yet; see ``Model.streams``."""
         if type(capacity) is not int or capacity < 1:
             raise InputError(f"capacity is {capacity!r}, expected a positive integer")
