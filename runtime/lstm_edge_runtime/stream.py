@@ -40,7 +40,8 @@ class _Streams:
     _many = False
 
     def __init__(self, model: Any, reset_every: Any, rows: int | None) -> None:
-        engine, check = model._engine, model._check
+        engine: Engine = model._engine
+        check = model._check
         manifest = self._manifest = engine.manifest
         _check_streamable(engine, many=rows is not None)
         if reset_every is None or reset_every == "never":
