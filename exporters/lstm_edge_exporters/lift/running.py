@@ -28,15 +28,13 @@ Sizes = Mapping[str, int]
 Runs = list[tuple[Sizes, Mapping[ir.Value, Array]]]
 """Values of a graph at several sizes."""
 Groups = Iterable[Sequence[Sizes]]
-_STEPS = (40, 8, 400, 4000)
-"""Numbers of steps to try, rounded up to a multiple of the strides."""
+_LENGTHS = ((40, 1), (8, 1), (40, 12), (4000, 12))
+"""Least numbers of steps to try, and multiples of the strides; a Reshape may join up to 12 frames."""
 _FURTHER = (0, 2, 5)
 """Further lengths, in multiples."""
 _ROWS = (2, 3)
 _OTHERS = 5
 """Size of the first axis that is neither batch nor time; the next ones are larger."""
-_JOINED = 12
-"""Frames that a Reshape may join."""
 _MOST_STRIDES = 1 << 12
 _MOST_KEPT = 8
 """Elements of a small value: starts, ends, axes and pads."""
@@ -204,11 +202,11 @@ def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> Iterator
         yield [base] * len(_FURTHER) + [base | each for each in larger]
         return
     strides = _strides(model.graph)
-    for multiple in (strides, lcm(strides, _JOINED)):
-        for least in _STEPS:
-            first = -(-least // multiple) * multiple
-            lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
-            yield [*lengths, *(lengths[0] | each for each in larger)]
+    for least, times in _LENGTHS:
+        multiple = lcm(strides, times)
+        first = -(-least // multiple) * multiple
+        lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
+        yield [*lengths, *(lengths[0] | each for each in larger)]
 
 
 def _strides(graph: ir.Graph) -> int:
