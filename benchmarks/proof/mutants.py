@@ -3,10 +3,9 @@
     python -m benchmarks.proof.mutants --count 500 --processes 2
 
 A mutant is a file with one change: of the graph, of one weight by one unit in the last place, of a state, of
-a size that it works at, of the manifest, of the delay of a stream, of the golden case, or of an int8 weight.
-A change of the graph differs if it moves an output in float64 by 1e-9 of a channel's largest value, on cases
-that validation does not draw; every other change differs. Exit status 1: a mutant of the graph that differs
-is not found, or less than 95 in 100 of those of int8 files.
+the manifest, of the delay of a stream, of the golden case, or of an int8 weight. A change of the graph counts
+if it moves an output in float64 by 1e-9 of a channel's largest value, on cases that validation does not draw.
+Exit status 1: a mutant is not found, or less than 95 in 100 of those of int8 files.
 """
 
 import contextlib
@@ -14,7 +13,6 @@ import json
 import math
 import sys
 import tempfile
-import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -30,7 +28,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from benchmarks.common import parser, print_machine, quiet, table
-from benchmarks.networks import Chain, Layers, gru, lstm, over_time
+from benchmarks.networks import Chain, gru, lstm, over_time
 from benchmarks.proof.healthy import draw_network
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, deployable
@@ -47,7 +45,7 @@ from lstm_edge_runtime.manifest import KEY, Array, Manifest, Signal, Task, Train
 Rng = np.random.Generator
 Made = tuple[nn.Module, Any, ExportConfig]
 DIFFERS = 1e-9
-SIZES = ((1, 1), (2, 7), (3, 19), (45, 6), (2, 260), (300, 3))
+SIZES = ((1, 1), (2, 7), (3, 19), (45, 6))
 _SEED = 77_000
 _UNREAD = ("equivalence", "provenance", "golden", "schema")
 """Fields of the manifest that nothing reads, or that other groups change."""
@@ -87,18 +85,12 @@ NETWORKS: dict[str, Callable[[], Made]] = {
     "LSTM1": _lstm1,
     "LSTM1, two layers, lengths": lambda: _lstm1(layers=2, lengths=True),
     "LSTM1, both directions": lambda: _lstm1(hidden=8, bidirectional=True),
-    "LSTM1, projected": lambda: _lstm1(proj_size=5),
     "GRU tagger": lambda: (
         Chain(nn.Embedding(24, 6), gru(6, 9, 2), nn.Linear(9, 5), nn.LogSoftmax(-1)),
         {"x": torch.randint(0, 24, (3, 5))},
         ExportConfig(),
     ),
-    "RNN-relu": lambda: (
-        Chain(Layers(nn.RNN(4, 8, 2, "relu", batch_first=True)), nn.LayerNorm(8), nn.Linear(8, 2)),
-        torch.randn(3, 5, 4),
-        ExportConfig(),
-    ),
-    **{form: _form(form) for form in ("batch norm", "lengths", "small sigmoid", "cumulative mean")},
+    **{form: _form(form) for form in ("lengths", "cumulative mean")},
     "stream with a delay": lambda: _stream(nn.Conv1d(3, 8, 5, padding=2), nn.ELU()),
     "stream with a unit": lambda: _stream(nn.Conv1d(3, 8, 4, stride=2, padding=1), nn.ReLU()),
     "int8": lambda: _lstm1(hidden=64),
@@ -129,10 +121,6 @@ class Draft:
             (tensor, math.prod(tensor.dims)) for tensor in self.graph.initializer if tensor.data_type in types
         )
         return _pick([tensor for tensor, size in sizes if size >= least], rng)
-
-    def node(self, rng: Rng, *kinds: str) -> onnx.NodeProto:
-        """Return one node of these kinds."""
-        return _pick([node for node in self.graph.node if node.op_type in kinds], rng)
 
     def add(self, kind: str, *inputs: Any, **attributes: Any) -> onnx.NodeProto:
         """Return a new node; an input is a name, a number, or a list of integers."""
@@ -219,24 +207,6 @@ def _ulp(draft: Draft, rng: Rng) -> None:
     _rewrite(draft.constant(rng, TensorProto.FLOAT), lambda array: change(array, rng))
 
 
-def _gates(draft: Draft, rng: Rng) -> None:
-    """Exchange two gates, or the directions, in W, R or B of a recurrent layer."""
-    node = draft.node(rng, "LSTM", "GRU")
-    gates = {"LSTM": 4, "GRU": 3}[node.op_type]
-    name = node.input[int(rng.integers(1, 4))]
-    tensor = _pick([each for each in draft.graph.initializer if each.name == name], rng)
-
-    def exchange(array: Array) -> Array:
-        if array.shape[0] == 2 and rng.random() < 0.5:
-            return array[::-1]
-        blocks = np.split(array, gates * (2 if array.ndim == 2 else 1), 1)
-        one, two = rng.choice(gates, 2, replace=False)
-        blocks[one], blocks[two] = blocks[two], blocks[one]
-        return np.concatenate(blocks, 1)
-
-    _rewrite(tensor, exchange)
-
-
 def _attribute(draft: Draft, rng: Rng) -> None:
     """Change one attribute of one node."""
     node = _pick([node for node in draft.graph.node if node.attribute], rng)
@@ -255,22 +225,6 @@ def _attribute(draft: Draft, rng: Rng) -> None:
     attribute.CopyFrom(helper.make_attribute(attribute.name, value))
 
 
-def _operator(draft: Draft, rng: Rng) -> None:
-    """Exchange a function for another one, or the operands of a node."""
-    node = draft.node(
-        rng, "Relu", "Elu", "Sigmoid", "Tanh", "Sub", "Div", "MatMul", "Add", "Mul", "ReduceMean"
-    )
-    if len(node.input) == 1:
-        node.op_type = _pick(
-            [kind for kind in ("Tanh", "Relu", "Softsign", "Elu") if kind != node.op_type], rng
-        )
-        del node.attribute[:]
-    elif node.op_type in ("Add", "Mul"):
-        node.op_type = "Sub" if node.op_type == "Add" else "Div"
-    else:
-        node.input[0], node.input[1] = node.input[1], node.input[0]
-
-
 def _value(draft: Draft, rng: Rng) -> None:
     """Change one float value on its way."""
     inferred = onnx.shape_inference.infer_shapes(draft.model).graph
@@ -285,13 +239,8 @@ def _change(draft: Draft, name: str, rng: Rng) -> None:
         down = draft.add("Cast", x, to=TensorProto.FLOAT16)
         return [down, draft.add("Cast", down.output[0], to=TensorProto.FLOAT)]
 
-    def rounded(x: str) -> list[onnx.NodeProto]:
-        large = draft.add("Mul", x, 1000.0)
-        whole = draft.add("Round", large.output[0])
-        return [large, whole, draft.add("Div", whole.output[0], 1000.0)]
-
     simple = (("Mul", 1.0001), ("Mul", 0.0), ("Mul", -1.0), ("Add", 1e-4), ("Clip", -0.5, 0.5))
-    kinds = (half, rounded, *((lambda x, k=kind: [draft.add(k[0], x, *k[1:])]) for kind in simple))
+    kinds = (half, *((lambda x, k=kind: [draft.add(k[0], x, *k[1:])]) for kind in simple))
     draft.replace(name, _pick(kinds, rng))
 
 
@@ -311,46 +260,6 @@ def _state(draft: Draft, rng: Rng) -> None:
         _change(draft, state.input if kind == 2 else state.output, rng)
     else:
         draft.replace(state.output, lambda x: [draft.add("Add", x, 1)])
-
-
-def _size(draft: Draft, rng: Rng) -> None:
-    """Compute something else beyond some size, mix rows, or reverse the steps."""
-    m = draft.manifest
-    spec = _pick([each for each in m.inputs if m.sequence in each.axes and m.batch in each.axes], rng)
-    batch, sequence = spec.axes.index(m.batch), spec.axes.index(m.sequence)
-    kind = int(rng.integers(4))
-    if kind == 0:
-        end = int(rng.choice([12, 64, 200]))
-        draft.replace(spec.name, lambda x: [draft.add("Slice", x, [0], [end], [sequence])])
-    elif kind == 1:
-        least = np.iinfo(np.int64).min + 1
-        draft.replace(spec.name, lambda x: [draft.add("Slice", x, [-1], [least], [sequence], [-1])])
-    elif kind == 2 and spec.dtype == "float32":
-        mean = draft.add("ReduceMean", spec.name, [batch])
-        small = draft.add("Mul", mean.output[0], 1e-3)
-        draft.replace(spec.name, lambda x: [mean, small, draft.add("Add", x, small.output[0])])
-    else:
-        axis, most = (
-            (batch, rng.choice([5, 40, 128])) if rng.random() < 0.5 else (sequence, rng.choice([64, 200]))
-        )
-        shape = draft.add("Shape", spec.name)
-        size = draft.add("Gather", shape.output[0], int(axis))
-        small = draft.add("Less", size.output[0], int(most) + 1)
-        factor = draft.add("Cast", small.output[0], to=TensorProto.FLOAT)
-        last = [shape, size, small, factor]
-        draft.replace(m.outputs[0].name, lambda x: [*last, draft.add("Mul", x, factor.output[0])])
-
-
-def _lengths(draft: Draft, rng: Rng) -> None:
-    name = draft.manifest.lengths or _pick([], rng)
-    if rng.random() < 0.3:
-        node = draft.node(rng, "LSTM", "GRU", "RNN")
-        node.input[4] = ""
-    elif rng.random() < 0.5:
-        less = draft.add("Sub", name, 1)
-        draft.replace(name, lambda _: [less, draft.add("Max", less.output[0], 1)])
-    else:
-        draft.replace(name, lambda x: [draft.add("Min", x, 12)])
 
 
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -388,16 +297,15 @@ def _golden(draft: Draft, rng: Rng) -> None:
     name = _pick(sorted(golden.outputs), rng)
     value = golden.outputs[name]
     off = value + 0.01 * np.abs(value).max().astype(value.dtype)
-    changes: list[dict[str, Any]] = [
-        {"outputs": {**golden.outputs, name: off.astype(value.dtype)}},
-        {"inputs": {key: 0 * each for key, each in golden.inputs.items()}},
-        {"more": ()},
-        {"limits": {key: 9.9 * each for key, each in golden.limits.items()}},
-        {"limit": dict.fromkeys(golden.outputs, 1e9)},
-    ]
-    change = _pick(changes, rng)
-    draft.about = next(iter(change))
-    new = draft.manifest._replace(golden=golden._replace(**change))
+    changes: dict[str, Any] = {
+        "outputs": {**golden.outputs, name: off.astype(value.dtype)},
+        "inputs": {key: 0 * each for key, each in golden.inputs.items()},
+        "more": (),
+        "limits": {key: 9.9 * each for key, each in golden.limits.items()},
+        "limit": dict.fromkeys(golden.outputs, 1e9),
+    }
+    draft.about = _pick(list(changes), rng)
+    new = draft.manifest._replace(golden=golden._replace(**{draft.about: changes[draft.about]}))
     if new.to_json() == draft.manifest.to_json():
         raise NotApplicableError
     draft.write(new.to_json())
@@ -424,9 +332,8 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "graph": Group((_weight, _gates, _attribute, _operator, _value, _value), judged=True),
+    "graph": Group((_weight, _attribute, _value), judged=True),
     "states": Group((_state,), judged=True),
-    "sizes and lengths": Group((_size, _size, _lengths), judged=True),
     "one ULP": Group((_ulp,)),
     "manifest": Group((_claim,)),
     "unit and delay": Group((lambda d, r: _claim(d, r, ("unit", "delays")),), networks="stream"),
@@ -541,7 +448,6 @@ def main() -> int:
     options.add_argument("--processes", type=int, default=1)
     options.add_argument("--groups", nargs="*", choices=GROUPS, default=list(GROUPS))
     chosen = options.parse_args()
-    began = time.perf_counter()
     names = chosen.groups
     tasks = [(names[i % len(names)], chosen.seed * chosen.count + i) for i in range(chosen.count)]
     found: dict[str, list[tuple[str, float, str]]] = defaultdict(list)
@@ -549,19 +455,13 @@ def main() -> int:
         for made in pool.map(spoil, tasks, chunksize=len(names)):
             if made is not None:
                 found[made[0]].append(made[1:])
-    print(table(["group", "mutants that differ", "found"], _rows(found)))
-    for name, mutants in found.items():
-        for about, moves, check in mutants:
-            if not check:
-                print(f"- not found: {name}, {about}, moves {moves:.2g}")
-    print(f"\n{time.perf_counter() - began:.0f} s")
+    counts = {name: (len(group), sum(bool(each[2]) for each in group)) for name, group in found.items()}
+    print(table(["group", "mutants that differ", "found"], ([name, *two] for name, two in counts.items())))
+    for name, about, moves, check in ((name, *each) for name, group in found.items() for each in group):
+        if not check:
+            print(f"- not found: {name}, {about}, moves {moves:.2g}")
     print_machine("onnxruntime", "torch")
-    shares = {name: sum(bool(each[2]) for each in mutants) / len(mutants) for name, mutants in found.items()}
-    return int(any(share < (0.95 if name == "int8" else 1.0) for name, share in shares.items()))
-
-
-def _rows(found: Mapping[str, Sequence[tuple[str, float, str]]]) -> list[list[object]]:
-    return [[name, len(mutants), sum(bool(each[2]) for each in mutants)] for name, mutants in found.items()]
+    return int(any(got < (0.95 if name == "int8" else 1.0) * of for name, (of, got) in counts.items()))
 
 
 if __name__ == "__main__":

@@ -18,13 +18,12 @@ import sys
 import venv
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -46,8 +45,6 @@ from lstm_edge_runtime.ort import run_by_name
 __all__ = ["SOURCES", "main"]
 
 HERE = Path(__file__).parent
-_MOST = 120
-"""Characters of an outcome in the table."""
 _CUTS = (0, 1, 6, 10, 24)
 """Where the steps of a whole are cut."""
 
@@ -214,18 +211,6 @@ SOURCES: dict[str, Callable[[Any], Iterator[Foreign]]] = {
 }
 
 
-def _holds_recurrence(content: Path | bytes) -> bool:
-    """Tell whether the file has a recurrent node or a loop, and not a copy of its cell for every step."""
-    model = onnx.load(content) if isinstance(content, Path) else onnx.load_from_string(content)
-    graphs = [model.graph, *model.functions]
-    while graphs:
-        for node in graphs.pop().node:
-            if node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Loop", "Scan"):
-                return True
-            graphs += [entry.g for entry in node.attribute if entry.type == onnx.AttributeProto.GRAPH]
-    return False
-
-
 def _try(file: Foreign) -> Outcome:
     try:
         lifted = lift(file.content, file.config)
@@ -320,22 +305,16 @@ def _dtype(onnx_type: str) -> str:
 
 
 def _table(outcomes: list[Outcome]) -> str:
-    """Return the table: a source's equal files in one row, each other file in a row of its own."""
-    rows = []
-    for source in dict.fromkeys(outcome.file.source for outcome in outcomes):
-        mine = [each for each in outcomes if each.file.source == source]
-        if equal := [each.file.name for each in mine if each.equal]:
-            rows.append([source, ", ".join(equal), "lifted and equal"])
-        for each in mine:
-            if not each.equal:
-                words = each.words.replace("|", "/")
-                note = "" if each.file.counted else " (not counted)"
-                shortened = words if len(words) <= _MOST else f"{words[:_MOST]}..."
-                rows.append([source, f"{each.file.name}{note}", shortened])
+    """Return the table: a row per source and kind of outcome."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for each in outcomes:
+        words = "lifted and equal" if each.equal else each.words.replace("|", "/")[:120]
+        name = each.file.name if each.file.counted else f"{each.file.name} (not counted)"
+        rows.setdefault((each.file.source, words), []).append(name)
     counted = [each.equal for each in outcomes if each.file.counted]
-    share = sum(counted) / max(len(counted), 1)
-    rows.append(["**all**", f"{len(counted)} counted", f"**{sum(counted)} lifted and equal ({share:.0%})**"])
-    return table(["made by", "files", "outcome"], rows)
+    lines = [[source, ", ".join(names), words] for (source, words), names in rows.items()]
+    total = ["**all**", f"{len(counted)} counted", f"**{sum(counted)} lifted and equal**"]
+    return table(["made by", "files", "outcome"], [*lines, total])
 
 
 def main() -> None:
@@ -350,8 +329,7 @@ def main() -> None:
     outcomes = []
     for file in itertools.chain(*(SOURCES[name](options) for name in options.sources)):
         if options.only in f"{file.source} {file.name}":
-            counted = file.counted and _holds_recurrence(file.content)
-            outcomes.append(_try(replace(file, counted=counted)))
+            outcomes.append(_try(file))
             print(f"{file.source}: {file.name}: {outcomes[-1].words}", flush=True)
     print(_table(outcomes))
     print_machine("onnxruntime")
