@@ -11,7 +11,6 @@ Exit status 1: a refusal or an alarm.
 
 import contextlib
 import secrets
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -277,17 +276,14 @@ def _engines(file: ModelFile, pythons: Sequence[str]) -> Iterator[tuple[str, Cal
     with contextlib.suppress(UnsupportedError, MissingDependencyError):
         yield ".lep", file.native_runner()
     for python in pythons:
-        yield _version(python), partial(_run_old, python, file.path)
-
-
-def _version(python: str) -> str:
-    return f"onnxruntime {run(python, '-c', 'import onnxruntime; print(onnxruntime.__version__)').strip()}"
+        version = run(python, "-c", "import onnxruntime; print(onnxruntime.__version__)")
+        yield f"onnxruntime {version.strip()}", partial(_run_old, python, file.path)
 
 
 def _run_old(python: str, path: Path, feeds: Feeds) -> Feeds:
     calls, results = path.with_suffix(".calls.npz"), path.with_suffix(".results.npz")
     np.savez(calls, **feeds)
-    subprocess.run([python, "-c", _OLD, path, calls, results], check=True)
+    run(python, "-c", _OLD, path, calls, results)
     with np.load(results) as arrays:
         return dict(arrays)
 

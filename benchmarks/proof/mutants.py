@@ -23,17 +23,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import torch
-from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from benchmarks.common import parser, print_machine, quiet, table
 from benchmarks.networks import Chain, gru, lstm, over_time
-from benchmarks.proof.healthy import draw_network
 from lstm_edge import LSTM1
 from lstm_edge.checkpoint import Run, deployable
 from lstm_edge_exporters import ExportConfig, QuantizeConfig, export, quantize
 from lstm_edge_exporters.export.cast import widened
+from lstm_edge_exporters.graph import UniqueNames, data_inputs, infer_shapes
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_exporters.verify.expected import Expected, against_module
 from lstm_edge_exporters.verify.file import open_file
@@ -68,14 +68,6 @@ def _lstm1(*, layers: int = 1, lengths: bool = False, hidden: int = 12, **option
     return deployable(run, lengths=lengths)
 
 
-def _form(name: str) -> Callable[[], Made]:
-    def make() -> Made:
-        network = draw_network(name, np.random.default_rng(1))
-        return network.module, network.example, ExportConfig()
-
-    return make
-
-
 def _stream(*convolutions: nn.Module) -> Made:
     layers = over_time(*convolutions), lstm(8, 10), nn.Linear(10, 3)
     return Chain(*layers), torch.randn(3, 40, 3), ExportConfig(stream=True)
@@ -90,7 +82,6 @@ NETWORKS: dict[str, Callable[[], Made]] = {
         {"x": torch.randint(0, 24, (3, 5))},
         ExportConfig(),
     ),
-    **{form: _form(form) for form in ("lengths", "cumulative mean")},
     "stream with a delay": lambda: _stream(nn.Conv1d(3, 8, 5, padding=2), nn.ELU()),
     "stream with a unit": lambda: _stream(nn.Conv1d(3, 8, 4, stride=2, padding=1), nn.ReLU()),
     "int8": lambda: _lstm1(hidden=64),
@@ -103,56 +94,45 @@ class Draft:
     """A model that is being changed."""
 
     def __init__(self, content: bytes) -> None:
-        self.model = onnx.load_model_from_string(content)
-        self.graph = self.model.graph
-        self.manifest = Manifest.from_json(next(p.value for p in self.model.metadata_props if p.key == KEY))
+        proto = onnx.load_model_from_string(content)
+        self.manifest = Manifest.from_json(next(p.value for p in proto.metadata_props if p.key == KEY))
+        self.model = ir.from_proto(proto)
+        self.values = {str(value.name): value for value in data_inputs(self.model.graph)}
+        self.values |= {str(value.name): value for node in self.model.graph for value in node.outputs}
         self.about = ""
         """The place of a change, where one function changes many."""
-        self._new = 0
 
     def write(self, manifest: str) -> None:
         """Replace the manifest."""
-        del self.model.metadata_props[:]
-        self.model.metadata_props.add(key=KEY, value=manifest)
+        self.model.metadata_props.clear()
+        self.model.metadata_props[KEY] = manifest
 
-    def constant(self, rng: Rng, *types: int, least: int = 1) -> onnx.TensorProto:
-        """Return one initializer of these types with at least so many elements."""
-        sizes = (
-            (tensor, math.prod(tensor.dims)) for tensor in self.graph.initializer if tensor.data_type in types
-        )
-        return _pick([tensor for tensor, size in sizes if size >= least], rng)
+    def spoil(self, rng: Rng, change: Callable[[Array, Rng], Array], *kinds: str, least: int = 1) -> None:
+        """Change one initializer of a dtype among ``kinds``, with at least so many elements."""
+        constants = [(each, each.const_value.numpy()) for each in self.model.graph.initializers.values()]
+        fitting = [(v, a) for v, a in constants if a.dtype.name in kinds and a.size >= least]
+        value, array = _pick(fitting, rng)
+        new = np.ascontiguousarray(change(array.copy(), rng)).astype(array.dtype)
+        value.const_value, value.shape = ir.tensor(new, name=value.name), ir.Shape(new.shape)
 
-    def add(self, kind: str, *inputs: Any, **attributes: Any) -> onnx.NodeProto:
-        """Return a new node; an input is a name, a number, or a list of integers."""
-        names = []
-        for value in inputs:
-            if not isinstance(value, str):
-                array = np.asarray(value, np.float32 if isinstance(value, float) else np.int64)
-                self.graph.initializer.append(numpy_helper.from_array(array, value := self.fresh()))
-            names.append(value)
-        return helper.make_node(kind, names, [self.fresh()], **attributes)
-
-    def fresh(self) -> str:
-        """Return a new name."""
-        self._new += 1
-        return f"mutant_{self._new}"
-
-    def replace(self, name: str, change: Callable[[str], Sequence[onnx.NodeProto]]) -> None:
-        """Let a value be what the last node of ``change(name)`` computes from it."""
-        producers = [number for number, node in enumerate(self.graph.node) if name in node.output]
-        before = self.fresh() if producers else name
-        nodes = list(change(before))
-        after = name if producers else nodes[-1].output[0]
-        at = producers[0] + 1 if producers else 0
-        if producers:
-            node = self.graph.node[producers[0]]
-            node.output[:] = [before if each == name else each for each in node.output]
-            nodes[-1].output[0] = name
-        else:
-            for node in self.graph.node:
-                node.input[:] = [after if each == name else each for each in node.input]
-        for number, node in enumerate(nodes):
-            self.graph.node.insert(at + number, node)
+    def insert(self, name: str, kind: str, *numbers: float, **attributes: Any) -> None:
+        """Let a value be what a node computes from it and ``numbers``."""
+        graph, value, names = self.model.graph, self.values[name], UniqueNames(self.model.graph)
+        own = []
+        for number in numbers:
+            tensor = ir.tensor(np.array(number, value.dtype.numpy()))
+            own.append(ir.val(names.unique("number"), const_value=tensor))
+            graph.register_initializer(own[-1])
+        node = ir.node(kind, [value, *own], attributes, name=names.unique("mutant"))
+        new = node.outputs[0]
+        new.name, new.type, new.shape = names.unique("changed"), value.type, value.shape
+        if value.is_graph_output():
+            new.name, value.name = value.name, new.name
+        ir.convenience.replace_all_uses_with(value, new, replace_graph_outputs=True)
+        node.replace_input_with(0, value)
+        producer = value.producer()
+        graph.insert_before(graph[0], node) if producer is None else producer.append(node)
+        self.values[name] = new
 
 
 Spoil = Callable[[Draft, Rng], object]
@@ -162,12 +142,6 @@ def _pick(found: Sequence[Any], rng: Rng) -> Any:
     if not found:
         raise NotApplicableError
     return found[int(rng.integers(len(found)))]
-
-
-def _rewrite(tensor: onnx.TensorProto, change: Callable[[Array], Array]) -> None:
-    array = numpy_helper.to_array(tensor).copy()
-    new = np.ascontiguousarray(change(array)).astype(array.dtype)
-    tensor.CopyFrom(numpy_helper.from_array(new, tensor.name))
 
 
 def _one(change: Callable[[Any], Any]) -> Callable[[Array, Rng], Array]:
@@ -198,50 +172,41 @@ _WEIGHTS: tuple[Callable[[Array, Rng], Array], ...] = (
 
 
 def _weight(draft: Draft, rng: Rng) -> None:
-    change = _pick(_WEIGHTS, rng)
-    _rewrite(draft.constant(rng, TensorProto.FLOAT), lambda array: change(array, rng))
+    draft.spoil(rng, _pick(_WEIGHTS, rng), "float32")
 
 
 def _ulp(draft: Draft, rng: Rng) -> None:
-    change = _one(lambda value: np.nextafter(value, np.float32(np.inf)))
-    _rewrite(draft.constant(rng, TensorProto.FLOAT), lambda array: change(array, rng))
+    draft.spoil(rng, _one(lambda value: np.nextafter(value, np.float32(np.inf))), "float32")
 
 
 def _attribute(draft: Draft, rng: Rng) -> None:
     """Change one attribute of one node."""
-    node = _pick([node for node in draft.graph.node if node.attribute], rng)
-    attribute = _pick(list(node.attribute), rng)
-    value = helper.get_attribute_value(attribute)
-    if isinstance(value, onnx.TensorProto | onnx.GraphProto):
-        raise NotApplicableError
-    if isinstance(value, bytes):
-        value = {b"reverse": b"forward", b"forward": b"reverse"}.get(value, b"none")
-    elif isinstance(value, list):
-        value = (
-            value[::-1] if value[::-1] != value else [each if each == b"" else each + each for each in value]
-        )
+    node = _pick([node for node in draft.model.graph if node.attributes], rng)
+    name = _pick(sorted(node.attributes), rng)
+    value = node.attributes[name].value
+    if isinstance(value, str):
+        value = {"reverse": "forward", "forward": "reverse"}.get(value, "none")
+    elif isinstance(value, Sequence):
+        value = list(value[::-1]) if value[::-1] != value else [each + each for each in value]
     else:
         value = value * 1.5 if isinstance(value, float) else 1 - value
-    attribute.CopyFrom(helper.make_attribute(attribute.name, value))
+    node.attributes[name] = ir.convenience.convert_attribute(name, value)
 
 
 def _value(draft: Draft, rng: Rng) -> None:
     """Change one float value on its way."""
-    inferred = onnx.shape_inference.infer_shapes(draft.model).graph
-    values = [*inferred.value_info, *inferred.input, *inferred.output]
-    floats = [each.name for each in values if each.type.tensor_type.elem_type == TensorProto.FLOAT]
-    made = {name for node in draft.graph.node for name in node.output} | {i.name for i in draft.graph.input}
-    _change(draft, _pick(sorted({*floats} & made), rng), rng)
+    infer_shapes(draft.model)
+    floats = [name for name, value in draft.values.items() if value.dtype is ir.DataType.FLOAT]
+    _change(draft, _pick(floats, rng), rng)
 
 
 def _change(draft: Draft, name: str, rng: Rng) -> None:
-    def half(x: str) -> list[onnx.NodeProto]:
-        down = draft.add("Cast", x, to=TensorProto.FLOAT16)
-        return [down, draft.add("Cast", down.output[0], to=TensorProto.FLOAT)]
-
-    simple = (("Mul", 1.0001), ("Mul", 0.0), ("Mul", -1.0), ("Add", 1e-4), ("Clip", -0.5, 0.5))
-    kinds = (half, *((lambda x, k=kind: [draft.add(k[0], x, *k[1:])]) for kind in simple))
-    draft.replace(name, _pick(kinds, rng))
+    changes = (("Mul", 1.0001), ("Mul", 0.0), ("Mul", -1.0), ("Add", 1e-4), ("Clip", -0.5, 0.5), ())
+    if change := _pick(changes, rng):
+        draft.insert(name, *change)
+    else:
+        draft.insert(name, "Cast", to=int(ir.DataType.FLOAT16))
+        draft.insert(name, "Cast", to=int(ir.DataType.FLOAT))
 
 
 def _state(draft: Draft, rng: Rng) -> None:
@@ -249,17 +214,19 @@ def _state(draft: Draft, rng: Rng) -> None:
     states = draft.manifest.states
     state = _pick(states, rng)
     kind = int(rng.integers(4))
-    if kind == 0:
-        draft.replace(state.output, lambda _: [draft.add("Identity", state.input)])
-    elif kind == 1:
+    if kind < 2:  # the states of an input or an output, exchanged or not carried
         others = [each for each in states if each != state and each.axes == state.axes]
-        names = {state.input: (other := _pick(others, rng)).input, other.input: state.input}
-        for node in draft.graph.node:
-            node.input[:] = [names.get(each, each) for each in node.input]
+        other = draft.values[_pick(others, rng).output if kind else state.input]
+        place = [value.name for value in draft.model.graph.outputs].index(state.output)
+        same = ir.node("Identity", [other])
+        draft.model.graph.append(same)
+        same.outputs[0].name, draft.values[state.output].name = state.output, f"{state.output}_before"
+        same.outputs[0].type, same.outputs[0].shape = other.type, other.shape
+        draft.model.graph.outputs[place] = same.outputs[0]
     elif state.dtype == "float32":
         _change(draft, state.input if kind == 2 else state.output, rng)
     else:
-        draft.replace(state.output, lambda x: [draft.add("Add", x, 1)])
+        draft.insert(state.output, "Add", 1)
 
 
 def _leaves(value: Any, path: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
@@ -315,8 +282,7 @@ def _int8(draft: Draft, rng: Rng) -> None:
     """Change one int8 weight by one, or one scale by one unit in the last place."""
     if rng.random() < 0.7:
         one = _one(lambda value: value - 1 if value > 0 else value + 1)
-        tensor = draft.constant(rng, TensorProto.INT8, TensorProto.UINT8, least=8)
-        _rewrite(tensor, lambda array: one(array, rng))
+        draft.spoil(rng, one, "int8", "uint8", least=8)
     else:
         _ulp(draft, rng)
 
@@ -428,14 +394,13 @@ def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
         change(draft, rng)
     except (NotApplicableError, IndexError, ValueError, TypeError):
         return None
-    if draft.model.SerializeToString() == healthy.content:
-        return None
-    moves = _moves(healthy, draft.model) if group.judged else math.inf
+    mutant = ir.to_proto(draft.model)
+    moves = _moves(healthy, mutant) if group.judged else math.inf
     if moves < DIFFERS:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mutant.onnx"
-        path.write_bytes(draft.model.SerializeToString())
+        path.write_bytes(mutant.SerializeToString())
         about = f"{getattr(change, '__name__', name)} {draft.about} in {network}, number {number}"
         return name, about, moves, _find(healthy, path)
 

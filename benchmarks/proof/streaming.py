@@ -6,12 +6,14 @@ streamed at random cuts on both engines. Differences are fractions of the larges
 
 import copy
 import sys
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from benchmarks.common import parser, print_machine, table
+from benchmarks.common import apart, parser, print_machine, table
 from benchmarks.proof.streaming_networks import NETWORKS, Network
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.targets.native import to_native
@@ -19,7 +21,6 @@ from lstm_edge_exporters.verify.cases import random_sizes
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, UnsupportedError
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.native.library import installed
 
 __all__ = ["Found", "compare_stream"]
 
@@ -28,8 +29,7 @@ _NEAR = 1e-4
 """Largest difference of an engine in float32."""
 
 
-@dataclass(frozen=True)
-class Found:
+class Found(NamedTuple):
     """The largest difference of each engine from the network."""
 
     manifest: Manifest
@@ -52,50 +52,32 @@ def compare_stream(network: Network) -> Found:
     config = ExportConfig(inputs={"x": ("N", "L", network.width)})
     artifact = export(module, example, config)
     if artifact.manifest.unstreamable:
-        config = ExportConfig(inputs=config.inputs, stream=True)
-        artifact = export(module, example, config)
+        artifact = export(module, example, replace(config, stream=True))
     manifest, rng = artifact.manifest, np.random.default_rng(0)
     steps = (_UNITS + -(-manifest.delay_steps // manifest.unit)) * manifest.unit
     x = rng.standard_normal((steps, network.width)).astype(np.float32)
     with torch.no_grad():
-        found = copy.deepcopy(module).double()(torch.from_numpy(x)[None].double())
-    whole = [each[0].numpy() for each in (found if isinstance(found, tuple) else (found,))]
+        whole = copy.deepcopy(module).double()(torch.from_numpy(x)[None].double())[0].numpy()
     parts = np.split(x, np.cumsum(random_sizes(steps, rng))[:-1])
     engines = {}
-    for engine in ("onnxruntime", *["native"] * installed()):
-        content = artifact.model
-        if engine == "native":
-            try:
-                content = to_native(content)
-            except UnsupportedError:
-                continue
+    for content in (artifact.model, to_native(artifact.model)):
         with load(content) as model:
             stream = model.stream()
-            results = [stream.process(part) for part in parts]
-            engines[model.engine] = max(
-                _difference(manifest, spec.name, [_of(each, spec.name) for each in results], expected)
-                for spec, expected in zip(manifest.outputs, whole, strict=True)
-            )
+            engines[model.engine] = _difference(manifest, [stream.process(part) for part in parts], whole)
     return Found(manifest, engines)
 
 
-def _of(result: object, name: str) -> Array | None:
-    return result[name] if isinstance(result, dict) else result  # type: ignore[return-value]
-
-
-def _difference(manifest: Manifest, name: str, results: list[Array | None], whole: Array) -> float:
+def _difference(manifest: Manifest, results: Sequence[Any], whole: Array) -> float:
     """Return the difference of the frames that both have; 0 for a last result that looks ahead."""
-    spec = next(each for each in manifest.outputs if each.name == name)
+    (spec,) = manifest.outputs
     axis = manifest.time_axis(tuple(size for size in spec.axes if size != manifest.batch))
     if axis is None:
-        if manifest.delays.get(name):
+        if manifest.delays.get(spec.name):
             return 0.0  # ``export`` compares it with the frame that the network computes without padding
-        one, other = results[-1], whole
-    else:
-        joined = np.concatenate([each for each in results if each is not None], axis)
-        count = min(joined.shape[axis], whole.shape[axis])
-        one, other = joined.take(range(count), axis), whole.take(range(count), axis)
-    return float(np.abs(one - other).max(initial=0) / max(np.abs(other).max(initial=0), 1e-9))
+        return apart(results[-1], whole)
+    joined = np.concatenate([each for each in results if each is not None], axis)
+    count = min(joined.shape[axis], whole.shape[axis])
+    return apart(joined.take(range(count), axis), whole.take(range(count), axis))
 
 
 def main() -> None:

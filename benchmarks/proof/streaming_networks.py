@@ -10,7 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import weight_norm
 
 from benchmarks.networks import Chain, Fn, Join, causal, concat, gru, lstm, over_time, planes, skip
 
@@ -30,29 +29,6 @@ class Network(NamedTuple):
 
 def _pad(front: int, behind: int = 0) -> nn.Module:
     return nn.ConstantPad1d((front, behind), 0.0)
-
-
-def _cut(steps: int) -> nn.Module:
-    return Fn(lambda y: y[:, :, :-steps])
-
-
-def _tcn_block(width: int, channels: int, dilation: int) -> nn.Module:
-    """Two convolutions with weight norm, cut at the end, and a residual, as in the TCN paper."""
-
-    def half(width: int) -> list[nn.Module]:
-        conv = nn.Conv1d(width, channels, 3, padding=2 * dilation, dilation=dilation)
-        return [weight_norm(conv), _cut(2 * dilation), nn.ReLU()]
-
-    residual = nn.Conv1d(width, channels, 1) if width != channels else nn.Identity()
-    return Chain(Join(torch.add, Chain(*half(width), *half(channels)), residual), nn.ReLU())
-
-
-def _pool_gates(gates: Tensor) -> Tensor:
-    """Pool a quasi-recurrent network's gates ``(N, 3 C, L)`` in closed form."""
-    found, kept, out = gates.chunk(3, 1)
-    decay = F.logsigmoid(kept + 4).cumsum(2)
-    fresh = torch.tanh(found) * torch.sigmoid(-kept - 4)
-    return torch.sigmoid(out) * decay.exp() * (fresh * (-decay).exp()).cumsum(2)
 
 
 def _running_scale(x: Tensor) -> Tensor:
@@ -93,11 +69,6 @@ _SENSORS: dict[str, Callable[[], nn.Module]] = {
         ),
         *(lstm(8, 9), nn.Linear(9, 3)),
     ),
-    "WeightNormTcn": lambda: over_time(
-        _tcn_block(FEATURES, 6, 1), *(_tcn_block(6, 6, dilation) for dilation in (2, 4))
-    ),
-    # a quasi-recurrent network: gates from a convolution over two steps
-    "Qrnn": lambda: over_time(causal(FEATURES, 18, 2), Fn(_pool_gates)),
     # features by the mean and the deviation of all that has been, then an LSTM
     "RunningScale": lambda: Chain(Fn(_running_scale), lstm(FEATURES, 6)),
     # features, their differences, and the differences of these
@@ -122,16 +93,6 @@ def _down(width: int, taps: int = 4, stride: int = 2) -> list[nn.Module]:
     return [nn.Conv1d(width, 6, taps, stride, padding=1), nn.ReLU()]
 
 
-def _wavenet(x: Tensor, enter: nn.Module, gates: nn.ModuleList, residuals: nn.ModuleList) -> Tensor:
-    """Gated causal convolutions with residual and skip connections; gives the sum of these."""
-    y, total = enter(x), torch.zeros(())
-    for gate, residual in zip(gates, residuals, strict=True):
-        filtered, opened = gate(y).chunk(2, 1)
-        more, found = residual(torch.tanh(filtered) * torch.sigmoid(opened)).chunk(2, 1)
-        y, total = y + more, total + found
-    return torch.relu(total)
-
-
 def _stft(x: Tensor, window: Tensor, hop: int) -> Tensor:
     """Return the spectrum ``(N, bins, frames)`` of ``x (N, L)``."""
     return torch.stft(x, len(window), hop, window=window, center=False, return_complex=True)
@@ -147,29 +108,11 @@ def _mask_spectrum(x: Tensor, layers: nn.Module, window: Tensor) -> Tensor:
     return torch.istft(z * mask.transpose(1, 2), 16, 4, window=window)
 
 
-def _log_bands() -> nn.Module:
-    """Return logarithms of 8 mel bands every 8 samples."""
-    bins, bands = torch.arange(17.0)[:, None], torch.linspace(0, 16, 10)
-    rising, falling = (bins - bands[:-2]) / bands.diff()[:-1], (bands[2:] - bins) / bands.diff()[1:]
-    mel = torch.minimum(rising, falling).clamp(min=0)
-    spectrum = Fn(partial(_magnitudes, hop=8), window=torch.hann_window(32))
-    return Chain(spectrum, Fn(lambda z, mel: torch.log(z.square() @ mel + 1e-3), mel=mel))
-
-
 _AUDIO: dict[str, Callable[[], nn.Module]] = {
     # a strided convolution of raw samples, a GRU that gates its frames, a transposed convolution
     "Denoiser": lambda: over_time(
         *(_pad(4), nn.Conv1d(1, 8, 8, 4), Join(torch.mul, over_time(gru(8, 8)), nn.Sigmoid())),
         nn.ConvTranspose1d(8, 1, 8, 4),
-    ),
-    "WaveNet": lambda: over_time(
-        Fn(
-            _wavenet,
-            enter=nn.Conv1d(1, 6, 1),
-            gates=nn.ModuleList(causal(6, 12, 2, 2**level) for level in range(5)),
-            residuals=nn.ModuleList(nn.Conv1d(6, 12, 1) for _ in range(5)),
-        ),
-        nn.Conv1d(6, 3, 1),
     ),
     # strided and transposed convolutions with skips, an LSTM in the middle
     "UNetLstm": lambda: over_time(
@@ -188,10 +131,6 @@ _AUDIO: dict[str, Callable[[], nn.Module]] = {
     # STFT, a GRU that masks it, iSTFT: speech enhancement
     "StftMask": lambda: Fn(
         _mask_spectrum, layers=Chain(gru(9, 8), nn.Linear(8, 9), nn.Sigmoid()), window=torch.hann_window(16)
-    ),
-    # logarithms of mel bands, 2-d convolutions over time and frequency, a GRU
-    "WakeWord": lambda: Chain(
-        *(_log_bands(), planes(nn.Conv2d(1, 4, 3, (2, 2), padding=1), nn.ReLU()), gru(16, 8), nn.Linear(8, 2))
     ),
 }
 

@@ -29,7 +29,6 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -79,8 +78,7 @@ MATRIX = Group(matrix.TRACED, matrix.SIZES, 2e-5, relative=False)
 PACKAGES = Group((2, 3), ((3, 3), (1, 2), (3, 4), (4, 7), (1, 9)), 1e-4, relative=True)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one call with one exporter."""
 
     verdict: str
@@ -226,7 +224,7 @@ def measure(call: Call, group: Group, exporter: str) -> Outcome:
         verdict = ("refused rightly" if call.why else "refused") if own else "traceback"
         return Outcome(verdict, message=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
     seconds = time.perf_counter() - start
-    return replace(judge(content, names, call, group, module), seconds=seconds)
+    return judge(content, names, call, group, module)._replace(seconds=seconds)
 
 
 def tables(documents: Sequence[dict[str, Any]]) -> str:
@@ -238,7 +236,8 @@ def tables(documents: Sequence[dict[str, Any]]) -> str:
         reached = ("exported", "load", "run at 6 sizes", "agree", "states as inputs", "median s")
         head = ["exporter", "cells", *reached]
     for key, name in EXPORTERS.items():
-        found = [row[key] for row in rows if key in row]
+        if not (found := [row[key] for row in rows if key in row]):
+            continue
         counts = Counter(each["verdict"] for each in found)
         if packages != {"matrix"}:
             lines.append([key, *(counts[verdict] for verdict in VERDICTS)])
@@ -272,7 +271,7 @@ def main() -> None:
     document: dict[str, Any] = {"calls": [], "versions": versions}
     for call in calls:
         outcomes = {exporter: measure(call, group, exporter) for exporter in options.exporters}
-        row = {name: asdict(outcome) for name, outcome in outcomes.items()}
+        row = {name: outcome._asdict() for name, outcome in outcomes.items()}
         document["calls"].append({"package": call.package, "name": call.name, **row})
         words = (f"{name}: {each.verdict} {each.message}"[:160].rstrip() for name, each in outcomes.items())
         print(call.package, call.name, *words, sep=" | ", flush=True)

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -44,7 +44,7 @@ from lstm_edge_runtime.ort import run_by_name
 
 __all__ = ["SOURCES", "main"]
 
-HERE = Path(__file__).parent
+_PINS = Path(__file__).with_name("files.txt")
 _CUTS = (0, 1, 6, 10, 24)
 """Where the steps of a whole are cut."""
 
@@ -62,8 +62,7 @@ class Foreign:
     """Whether it has a state that could be carried."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one file."""
 
     file: Foreign
@@ -123,22 +122,18 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
         if python is None:
             venv.create(work / "env", with_pip=True)
             python = work / "env/bin/python"
-            run(python, "-m", "pip", "install", "-q", "-r", HERE / "files.txt")
-        run(python, HERE / "files_keras.py", folder)
-    pins = dict(line.split("==") for line in (HERE / "files.txt").read_text().split())
+            run(python, "-m", "pip", "install", "-q", "-r", _PINS)
+        run(python, _PINS.with_name("files_keras.py"), folder)
+    pins = dict(line.split("==") for line in _PINS.read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):
         yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
 
 
-class _Stateful(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.LSTM(5, 6, 2, batch_first=True)
-
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        y, (h, c) = self.layer(x, (h, c))
-        return y, h, c
+class _Stateful(nn.LSTM):
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
+        y, last = super().forward(x, (h, c))
+        return y, *last
 
 
 def _frequencies(x: Tensor, across: nn.Module, along: nn.Module) -> Tensor:
@@ -168,7 +163,7 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
         "LSTM_states_out": (Layers(nn.LSTM(5, 6, batch_first=True), states=True), (x,)),
         "tagger": (tagger, (tokens,)),
         "convolved": (Layers(nn.RNN(6, 4, batch_first=True), mixed), (x,)),
-        "stateful": (_Stateful(), (x, h, c)),
+        "stateful": (_Stateful(5, 6, 2, batch_first=True), (x, h, c)),
         "packed": (lstm(5, 6), (x, torch.tensor([7, 4]))),
         "frequencies": (Fn(_frequencies, across=across, along=gru(48, 5)), (torch.randn(2, 7, 6, 3),)),
     }
@@ -238,26 +233,21 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     manifest, report, rng = lifted.manifest, lifted.report, np.random.default_rng(1)
     assert manifest.golden is not None
     in_chunks = manifest.sequence is not None and not manifest.unstreamable and not report.made_dynamic
-    session = onnxruntime.InferenceSession(
-        file.content if isinstance(file.content, bytes) else str(file.content)
-    )
+    cuts = [cut * manifest.unit for cut in _CUTS] if in_chunks else [0, None]
+    content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+    session = onnxruntime.InferenceSession(content)
     known = {entry.name: entry for entry in session.get_inputs()}
-    sizes = {str(manifest.batch): 2 if in_chunks else 1}
-    cuts = [cut * manifest.unit for cut in _CUTS]
-    sizes |= {str(manifest.sequence): cuts[-1]} if in_chunks else {}
+    sizes = (
+        {str(manifest.batch): 2, str(manifest.sequence): cuts[-1]} if in_chunks else {str(manifest.batch): 1}
+    )
     if report.made_dynamic:  # the original takes its declared sizes only
-        declared = (
-            (*pair,)
-            for spec in manifest.inputs
-            for pair in zip(spec.axes, known[spec.name].shape, strict=True)
-        )
+        pairs = (zip(spec.axes, known[spec.name].shape, strict=True) for spec in manifest.inputs)
+        declared = itertools.chain(*pairs)
         sizes |= {axis: size for axis, size in declared if isinstance(axis, str) and isinstance(size, int)}
-    given = {
-        state.input: np.broadcast_to(
-            np.asarray(state.reset, state.dtype), resolve(state.axes, with_ones(state.axes, sizes)) or ()
-        )
-        for state in manifest.states
-    }
+    given = {}
+    for state in manifest.states:
+        shape = resolve(state.axes, with_ones(state.axes, sizes)) or ()
+        given[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
     for name in known.keys() - given.keys() - {spec.name for spec in manifest.inputs}:
         shape = [axis if isinstance(axis, int) else 1 for axis in known[name].shape]
         given[name] = np.full(shape, file.config.constants.get(name, 0), _dtype(known[name].type))
@@ -265,11 +255,10 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     for _ in range(1 if in_chunks or report.lifted else 2):
         recorded = manifest.golden.inputs
         feeds = {spec.name: _draw(recorded[spec.name], spec.axes, sizes, rng) for spec in manifest.inputs}
-        if in_chunks:
-            feeds = full_length(manifest, feeds)
+        feeds = full_length(manifest, feeds) if in_chunks else feeds
         expected = run_by_name(session, {name: {**given, **feeds}[name] for name in known})
         parts = []
-        for first, last in itertools.pairwise(cuts if in_chunks else (0, None)):
+        for first, last in itertools.pairwise(cuts):
             chunk = dict(feeds) if last is None else take_steps(manifest.time_axes, feeds, first, last)
             lengths = chunk.pop(manifest.lengths or "", None)
             if lengths is not None and last is not None:
@@ -300,7 +289,7 @@ def _draw(example: Any, axes: Axes, sizes: Mapping[str, int], rng: np.random.Gen
 
 
 def _dtype(onnx_type: str) -> str:
-    kind = onnx_type.removeprefix("tensor(").removesuffix(")")
+    kind = onnx_type[len("tensor(") : -1]
     return {"float": "float32", "double": "float64"}.get(kind, kind)
 
 

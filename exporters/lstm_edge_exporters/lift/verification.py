@@ -56,11 +56,7 @@ class Cases(CaseGenerator):
 
 
 def pair_up(manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds, cases: Cases) -> Pair:
-    """Return a lifted file and its original, whose missing inputs are ``given``.
-
-    Raises:
-        UnsupportedError: one of them has no float64 run.
-    """
+    """Return a lifted file and its original, whose missing inputs are ``given``."""
     graph, exact = (Graph64(widened(to_proto(model))) for model in (lifted, original))
     forget_shapes(original)
     for value in original.graph.inputs:

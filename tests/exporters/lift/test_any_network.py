@@ -96,9 +96,8 @@ def test_a_stack_is_equal_at_reset_and_in_chunks(network, stack):
     model = build(network, *stack)
     lifted = lift(model.SerializeToString())
     onnx.checker.check_model(onnx.load_from_string(lifted.model), full_check=True)
-    opset, _, layers = stack
-    count = sum(len(styles) for *_, styles, _ in layers)
+    count = sum(len(styles) for *_, styles, _ in stack[2])
     assert ["batch" in state.axes for state in lifted.report.lifted] == [True] * count
     assert lifted.manifest.unstreamable == ""
-    assert lifted.manifest.provenance["opset"] == opset
+    assert lifted.manifest.provenance["opset"] == stack[0]
     load(lifted.model).selftest().require()

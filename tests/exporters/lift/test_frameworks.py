@@ -66,7 +66,6 @@ class _Frames(torch.nn.Module):
 
 
 def assert_streams(content, module):
-    """A stream gives what the module does, chunk by chunk."""
     x = torch.randn(1, 40, 5)
     with torch.no_grad():
         expected = module(x)[0].numpy()

@@ -22,6 +22,7 @@ def stateful(network, names, outputs):
     [
         (("h", "c"), ("hn", "cn")),
         (("h0", "c0"), ("hn", "cn")),
+        (("foo", "bar"), ("quux", "baz")),
         (("h", "c"), ("next_h", "next_c")),
         (("state0", "state1"), ("new_state0", "new_state1")),
         (("hidden_in", "cell_in"), ("hidden_out", "cell_out")),
