@@ -25,10 +25,6 @@ Call = Callable[[int], object]
 class Times(dict[str, list[float]]):
     """Seconds per call of each contestant, one entry per repeat."""
 
-    def us(self, name: str) -> float:
-        """Return the median in microseconds."""
-        return statistics.median(self[name]) * 1e6
-
     def ratio(self, name: str, baseline: str) -> float:
         """Return the median of the time divided by the baseline's in the same repeat."""
         return statistics.median(a / b for a, b in zip(self[name], self[baseline], strict=True))

@@ -39,8 +39,6 @@ from lstm_edge_runtime.errors import LstmEdgeError, MissingDependencyError, Unsu
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.selftest import selftest
 
-__all__ = ["FORMS", "Network", "draw_network"]
-
 ENDS: dict[str, Callable[[Tensor], Tensor]] = {
     "": lambda y: y,
     "sigmoid": torch.sigmoid,
@@ -75,9 +73,6 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "instance norm": lambda inputs: over_time(nn.InstanceNorm1d(inputs, affine=True)),
     "group norm": lambda inputs: over_time(nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)),
     "standardized": lambda inputs: Fn(lambda x, mean: (x - mean) / 30, mean=300 * torch.randn(inputs)),
-    "norm of a row": lambda _: Fn(
-        lambda x: (x - x.mean(-1, keepdim=True)) / (x.std(-1, correction=0, keepdim=True) + 1e-3)
-    ),
 }
 """What stands in front of a recurrent layer."""
 
@@ -126,7 +121,7 @@ def draw_network(form: str, rng: np.random.Generator) -> Network:
     if form in gated:
         options["bias"] = True
     layer = getattr(nn, kind)(inputs, width, batch_first=True, **options)
-    end = form if form in ENDS else ("sigmoid" if form == "small sigmoid" else "")
+    end = form if form in ENDS else ""
     if form == "saturated":
         end = str(rng.choice(["sigmoid", "tanh", "softmax"]))
     bare = form in ("default", "small RNN", *gated) and rng.random() < 0.5
@@ -183,23 +178,13 @@ def _leak(module: Recurrent, rng: np.random.Generator) -> None:
         parameter[width : 2 * width] = float(rng.uniform(3, 10)) if name.startswith("bias_ih") else 0.0
 
 
-def _head(low: float, high: float, weight: float = 1.0) -> Adjust:
-    def adjust(module: Recurrent, rng: np.random.Generator) -> None:
-        module.after.weight *= weight
-        module.after.bias += float(rng.uniform(low, high))
-
-    return adjust
-
-
 _ADJUST: dict[str, Adjust] = {
     "scales": _scale(-3, 1),
     "small RNN": _scale(-3, -1),
     "closed gates": lambda module, rng: _shift_gate(module, rng, -1.0),
     "open gates": lambda module, rng: _shift_gate(module, rng, 1.0),
     "leak": _leak,
-    "small sigmoid": _head(-14, -2),
-    "exp": _head(-10, 3),
-    "saturated": _head(-20, 20, 30.0),
+    "saturated": lambda module, _: module.after.weight.mul_(30.0),
     "tiny outputs": lambda module, rng: module.after.weight.mul_(10.0 ** rng.uniform(-9, -3)),
 }
 FORMS = (

@@ -179,20 +179,6 @@ def _ulp(draft: Draft, rng: Rng) -> None:
     draft.spoil(rng, _one(lambda value: np.nextafter(value, np.float32(np.inf))), "float32")
 
 
-def _attribute(draft: Draft, rng: Rng) -> None:
-    """Change one attribute of one node."""
-    node = _pick([node for node in draft.model.graph if node.attributes], rng)
-    name = _pick(sorted(node.attributes), rng)
-    value = node.attributes[name].value
-    if isinstance(value, str):
-        value = {"reverse": "forward", "forward": "reverse"}.get(value, "none")
-    elif isinstance(value, Sequence):
-        value = list(value[::-1]) if value[::-1] != value else [each + each for each in value]
-    else:
-        value = value * 1.5 if isinstance(value, float) else 1 - value
-    node.attributes[name] = ir.convenience.convert_attribute(name, value)
-
-
 def _value(draft: Draft, rng: Rng) -> None:
     """Change one float value on its way."""
     infer_shapes(draft.model)
@@ -298,7 +284,7 @@ class Group(NamedTuple):
 
 
 GROUPS = {
-    "graph": Group((_weight, _attribute, _value), judged=True),
+    "graph": Group((_weight, _value), judged=True),
     "states": Group((_state,), judged=True),
     "one ULP": Group((_ulp,)),
     "manifest": Group((_claim,)),
@@ -377,11 +363,7 @@ def _find(healthy: Healthy, path: Path) -> str:
 
 
 def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
-    """Make and validate mutant ``number`` of a group; None where the change does not apply or differ.
-
-    Returns:
-        Group, a description, how far it moves, and the check that finds it.
-    """
+    """Return group, description, effect and finder of a mutant; None if nothing changes."""
     name, number = task
     group = GROUPS[name]
     rng = np.random.default_rng((number, *map(ord, name)))

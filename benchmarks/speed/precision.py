@@ -57,7 +57,7 @@ def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[st
         for variant, path in paths.items()
     }
     for what, each in calls.items():
-        one = interleave({"float": each["float"]}, 1, 5).us("float")
+        one = 1e6 * min(interleave({"float": each["float"]}, 1, 5)["float"])
         count = 1 if what == "load" else max(1, int(2e3 / one))
         times = interleave(each, count, rounds if what != "load" else max(5, rounds // 3))
         for variant in paths:

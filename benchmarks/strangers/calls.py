@@ -16,8 +16,6 @@ from torch import Tensor, nn
 
 from benchmarks.strangers import matrix
 
-__all__ = ["GROUPS", "Build", "Call", "calls_of"]
-
 _LOOP = "a loop over time in Python"
 _FRAMES = "a loop over as many frames as the length makes, in Python"
 _DATA = "a decision on data"

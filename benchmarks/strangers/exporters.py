@@ -52,8 +52,6 @@ from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import KEY, Manifest
 
-__all__ = ["main"]
-
 Arrays = Mapping[str, npt.NDArray[Any]]
 EXPORTERS = {
     "dynamo, Dim.AUTO": "torch.onnx.export(dynamo=True), Dim.AUTO",

@@ -42,8 +42,6 @@ from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.ort import run_by_name
 
-__all__ = ["SOURCES", "main"]
-
 _PINS = Path(__file__).with_name("files.txt")
 _CUTS = (0, 1, 6, 10, 24)
 """Where the steps of a whole are cut."""

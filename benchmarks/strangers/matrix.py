@@ -8,8 +8,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-__all__ = ["SIZES", "Cell", "Recurrent", "cells", "covering", "draw"]
-
 SIZES = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 70))
 """``(N, L)`` that every cell is run at; none is ``TRACED``."""
 TRACED = (3, 6)

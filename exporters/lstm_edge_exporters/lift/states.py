@@ -92,10 +92,11 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         leaving = match.expand(template) if match else ""
         if name not in pairs and leaving not in pairs.values() and _alike(inputs[name], outputs.get(leaving)):
             pairs[name] = leaving
-    for slot in (slot for each in recurrences(model) for slot in each.slots if slot.initial is not None):
-        name, last = str(top_of(slot.initial).name), slot.node.outputs[slot.output : slot.output + 1]
-        leaving = {str(value.name) for value in walk(last, _laid_out) if value.is_graph_output()}
-        alike = [each for each in leaving if _alike(inputs.get(name), outputs[each])]
+    for slot in (slot for each in recurrences(model) for slot in each.slots):
+        name = "" if slot.initial is None else str(top_of(slot.initial).name)
+        last = slot.node.outputs[slot.output : slot.output + 1]
+        reached = {str(value.name) for value in walk(last, _laid_out) if value.is_graph_output()}
+        alike = [leaving for leaving in reached if _alike(inputs.get(name), outputs[leaving])]
         if name not in pairs and len(alike) == 1 and alike[0] not in pairs.values():
             pairs[name] = alike[0]
     titles = list(outputs)
@@ -197,6 +198,5 @@ def _write(graph: ir.Graph, slot: Slot, state: _State, title: str, names: Unique
 
 
 def _title(node: ir.Node) -> str:
-    """Return the layer in a node's name, as ``lstm_`` for ``/encoder/lstm/LSTM``."""
-    words = reversed(re.findall(r"\w+", node.name or ""))
+    words = reversed(re.findall(r"\w+", node.name or ""))  # the layer, as lstm in /encoder/lstm/LSTM
     return f"{next((word for word in words if not _GENERIC.fullmatch(word)), node.op_type.lower())}_"
