@@ -96,7 +96,7 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         name = "" if slot.initial is None else str(top_of(slot.initial).name)
         last = slot.node.outputs[slot.output : slot.output + 1]
         reached = {str(value.name) for value in walk(last, _laid_out) if value.is_graph_output()}
-        alike = [leaving for leaving in reached if _alike(inputs.get(name), outputs[leaving])]
+        alike = [leaving for leaving in reached if _alike(inputs.get(name), outputs.get(leaving))]
         if name not in pairs and len(alike) == 1 and alike[0] not in pairs.values():
             pairs[name] = alike[0]
     titles = list(outputs)
