@@ -57,12 +57,7 @@ def _scale(found: Mapping[str, Any], side: str) -> tuple[Tensor, Tensor]:
 
 
 def with_scales(model: LSTM1, path: Path) -> LSTM1:
-    """Set the scales of a file on a network that has none, and return it.
-
-    Raises:
-        NotFoundError, FileFormatError: as ``read_scales``.
-        InputError: the network has scales of its own, or they have another width.
-    """
+    """Set the scales of a file on a network that has none, and return it; raises as ``read_scales``."""
     if model.x_mean is not None:
         raise InputError(f"the network has scales of its own; remove --scale {path}")
     try:

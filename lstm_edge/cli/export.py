@@ -197,7 +197,7 @@ def _given(options: Any) -> list[str]:
 
 def _described(path: Path, description: Description) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
-    from lstm_edge.checkpoint import describe_run, load
+    from lstm_edge.checkpoint import load
     from lstm_edge.results import is_classification
     from lstm_edge.scales import with_scales
 
@@ -208,7 +208,7 @@ def _described(path: Path, description: Description) -> "Run":
     if not meaning and signal == Signal():
         return run
     output = "logits" if is_classification(meaning) else "value"
-    return describe_run(run, meaning and meaning._replace(output=output), signal)
+    return replace(run, task=(meaning and meaning._replace(output=output)) or run.task, signal=signal)
 
 
 def _from_factory(

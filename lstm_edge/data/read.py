@@ -92,9 +92,7 @@ def _files(path: Path) -> list[Path]:
             raise InputError(f"{path} is a trained run, not data; run lstm-edge export {path} -o model.onnx")
         files = sorted(file for file in path.rglob("*") if file.suffix in _TABLES and file.is_file())
         if not files:
-            raise InputError(
-                f"{path} contains no .csv, .parquet or .wav files; expected a folder with one per recording"
-            )
+            raise InputError(f"{path} contains no .csv, .parquet or .wav files; expected one per recording")
         return files
     if not path.is_file() or path.suffix not in DATA_SUFFIXES:
         raise InputError(f"{path} is not a data file; expected {_KINDS}")
@@ -118,14 +116,7 @@ class _Reader:
     """Numbers of what was mended, for notes."""
 
     def add(self, table: Table, name: str, split: str) -> None:
-        """Add the series of a table.
-
-        Args:
-            table: the table.
-            name: path of the file in its folder; empty for a single file. Its subfolder is the class if no
-                column is.
-            split: its set, empty if unknown.
-        """
+        """Add the series of a table; ``name`` is its path in a folder, whose subfolder may be the class."""
         config, folder = self.config, name.rpartition("/")[0]
         meaning = self._meaning(table, by_folder=bool(folder))
         if self.meaning is None:
@@ -154,9 +145,8 @@ class _Reader:
             rows = rows[np.argsort(order[rows], kind="stable")]
             keys = order[rows]
             if (same := np.flatnonzero(np.diff(keys) == 0)).size:
-                place = table.place(int(rows[same[0] + 1]))
                 raise InputError(
-                    f"{table.path}: series {own!r} has the same {columns['order']} twice ({place})"
+                    f"{table.place(int(rows[same[0] + 1]), columns['order'])} twice in series {own!r}"
                 )
             given = _constant(table.path, "split", own, cells, rows)
             if given and (split or given not in SETS):
@@ -191,7 +181,7 @@ class _Reader:
         known = {*_columns(table, config).values(), "split", label or "label", *values} - {*config.forecast}
         if values:
             known.discard("label")
-        features = self._features(table, [name for name in table.header if name not in known])
+        features = self._features(table, [name for name in table.frame if name not in known])
         ignored = self.targets == "ignored"
         return _Meaning(
             features,
@@ -211,7 +201,7 @@ class _Reader:
         if missing := [name for name in config.forecast if name not in names]:
             raise InputError(f"{table.path}: to forecast {missing[0]!r} it must be a feature")
         if not names:
-            raise InputError(f"{table.path} has no feature column (it has {', '.join(table.header)})")
+            raise InputError(f"{table.path} has no feature column (it has {', '.join(table.frame)})")
         if model and len(names) != model.width:
             raise InputError(
                 f"{table.path}: got {counted(len(names), 'feature')} ({', '.join(names)}), expected "
@@ -222,10 +212,7 @@ class _Reader:
     def _finished(self, path: Path, one: Series, times: npt.NDArray[np.float64] | None) -> Series:
         """Return a series without gaps, at the requested rate, with the next values of a forecast.
 
-        Args:
-            path: of its file.
-            one: the series as it is in the file.
-            times: ``(L,)``, seconds, increasing; None if unknown.
+        ``times`` are increasing seconds ``(L,)``; None if unknown.
         """
         assert self.meaning is not None
         x, y, config = one.x, one.y, self.config
@@ -279,7 +266,7 @@ class _Reader:
         rates = self.rates
         if self.config.sampling_rate or not rates:
             return self.config.sampling_rate
-        slowest, fastest = (each(rates, key=lambda name: rates[name]) for each in (min, max))
+        slowest, fastest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
         if rates[fastest] > rates[slowest] * (1 + 2 * _RATE):
             raise InputError(
                 f"{path}: {slowest!r} has {rates[slowest]:.4g} samples per second, {fastest!r} has "
@@ -289,18 +276,16 @@ class _Reader:
 
     def _notes(self) -> tuple[str, tuple[str, ...]]:
         """Return how missing features were handled, and notes about all files together."""
-        counts, missing, notes = self.counts, "", []
-        if counts["gaps"]:
-            missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"
-            if self.config.missing == "drop-row":
-                missing = f"{counted(counts['dropped'], 'step')} with missing features were dropped"
-            notes.append(missing)
-        if counts["odd"]:
-            notes.append(
-                f"{counts['odd']} of {counts['intervals']} intervals between samples differ from the usual "
-                f"one by more than {_JITTER:.0%}; --rate resamples to one rate"
-            )
-        return missing, tuple(notes)
+        counts = self.counts
+        missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"
+        if self.config.missing == "drop-row":
+            missing = f"{counted(counts['dropped'], 'step')} with missing features were dropped"
+        missing = missing if counts["gaps"] else ""
+        odd = (
+            f"{counts['odd']} of {counts['intervals']} intervals between samples differ from the usual one "
+            f"by more than {_JITTER:.0%}; --rate resamples to one rate"
+        )
+        return missing, tuple(filter(None, (missing, odd if counts["odd"] else "")))
 
 
 def _columns(table: Table, config: ReadConfig) -> dict[str, str]:
@@ -317,7 +302,7 @@ def _defaults(table: Table) -> tuple[str | None, tuple[str, ...]]:
         return (None, ("y",)) if table.frame["y"].dtype.kind == "f" else ("y", ())
     return None, tuple(
         name
-        for name in table.header
+        for name in table.frame
         if name[:1] == "y" and name[1:].isdecimal() and name not in table.features
     )
 

@@ -21,11 +21,7 @@ class SampleInput:
     """An input of one vector, or one value, per time step, and the indices of its axes."""
 
     def __init__(self, spec: "TensorSpec", manifest: "Manifest") -> None:
-        """Find the batch, the time and the feature axis of ``spec``, in any order, features last if in doubt.
-
-        Raises:
-            InputError: it has other axes.
-        """
+        """Find the axes of ``spec``, features last if in doubt; raises InputError for other axes."""
         axes = spec.axes
         batch, sequence = manifest.batch_axis(axes), manifest.time_axis(axes)
         rest = [axis for axis in range(len(axes)) if axis not in (batch, sequence)]
@@ -71,11 +67,7 @@ class SampleInput:
 
 
 def sample_input(model: "Model") -> SampleInput:
-    """Find the input of a model for samples.
-
-    Raises:
-        InputError: it has several inputs, or not one vector of features or one value per time step.
-    """
+    """Find the input of a model for samples; raises InputError if there are several, or of other axes."""
     manifest = model.manifest
     data = manifest.data_inputs
     if len(data) != 1:
@@ -92,9 +84,6 @@ def run_series(
     Returns:
         The frames ``(frames, C)`` of the main output of each; one if it is a result of the last step alone,
         of the top layer if the file reads out every layer.
-
-    Raises:
-        ContractError: as ``main_output`` and ``top_rows``.
     """
     found: list[npt.NDArray[Any]] = [np.empty(0)] * len(series)
     lengths = np.array([len(one) for one in series])

@@ -93,11 +93,8 @@ def shuffled(
 ) -> Iterator[tuple[Series, int]]:
     """Yield stretches of series without end, each as often as any other, and where in them to begin.
 
-    Args:
-        series: the training set.
-        window: steps of a window; None if each series is one sample.
-        stretch: windows of a stretch, so that long series do not keep a lane from the others.
-        rng: of the order, and of the first step: anywhere in the first window.
+    A stretch has ``stretch`` windows, so that long series do not keep a lane from the others, and begins
+    anywhere in its first window; without windows it is the whole series.
     """
     size = window * stretch if window else 0
     cuts = [

@@ -197,12 +197,7 @@ class Training:
             self.best, self.kept = parts["best"], tensors
 
     def finish(self, stopped: str) -> Run:
-        """Return the best epoch with its scores on the validation and the test set.
-
-        The summary of the run is the content of ``metrics.json``: ``task``, ``epochs``, ``best_epoch``,
-        ``stopped`` (``epochs``, ``patience`` or ``interrupted``), ``split``, ``data``, ``notes``, the scores
-        of ``validation`` and ``test`` (None without a test set), ``history`` and ``config``.
-        """
+        """Return the best epoch with its scores; its summary is the content of ``metrics.json``."""
         data, options, config = self.split.data, self.options, self.config
         assert data.task is not None
         self.net.load_state_dict(self.best)
@@ -268,8 +263,7 @@ def train(
         data_config: how to read and split the data.
         config: how to train.
         resume: True to go on from where the training in the folder stopped, with the same data and options
-            (``epochs`` and ``patience`` may change); on the CPU the result is that of one training without a
-            stop, bit for bit.
+            (``epochs`` and ``patience`` may change); on the CPU with the same result, bit for bit.
         overwrite: True to replace a run in the folder.
         on_epoch: called after every epoch, also of each fold, with it and the number of epochs.
 
@@ -279,8 +273,7 @@ def train(
     Raises:
         NotFoundError: no such data, or nothing to resume.
         FileFormatError: the data file can't be read, or the state to resume from is damaged.
-        InputError: data or options that can't be trained with; the folder already contains a run; or another
-            training is writing to it.
+        InputError: data or options that can't be trained with, or a folder that is in use or has a run.
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
     """
     folder, data_config, config = Path(folder), data_config or DataConfig(), config or TrainConfig()
