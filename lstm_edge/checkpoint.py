@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,7 +116,7 @@ def load(path: str | os.PathLike[str]) -> Run:
     tensors, facts = read_tensors(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if not facts:
-        return Run(_build(_infer_options(tensors, path), tensors, path), sha256=sha256)
+        return Run(_build({}, tensors, path), sha256=sha256)
     with malformed_as(FileFormatError, f"the metadata of {path} are malformed", "train again"):
         task, signal, trained = facts["task"], facts["signal"], facts["trained"]
         return Run(
@@ -242,17 +242,17 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
 def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
     """Return the constructor arguments of the LSTM1 whose ``state_dict`` has these names and shapes.
 
-    Options that shapes don't show have their defaults: dropout 0, and ``readout="stacked"``
-    if ``fc_1`` is as wide as one hidden state. ``seq_length`` is 1, because the window is unknown.
+    The rest have their defaults: dropout 0, ``seq_length`` 1, and ``readout="stacked"`` if ``fc_1`` is as
+    wide as one hidden state.
     """
     for name in _NEEDED:
         if name not in tensors or tensors[name].dim() != 2:
             widths = [each.shape[-1] for key, each in tensors.items() if key.endswith("weight_ih_l0")]
             raise FileFormatError(
-                f"{origin} has no matrix {name} (it has {_some(tensors)}), so it is not an LSTM1; write a "
-                "function build() in mynet.py that returns the untrained module, then run: lstm-edge export "
-                f"mynet:build --weights {origin} --input x=N,L,{widths[0] if widths else 'FEATURES'} "
-                f"-o {origin.stem}.onnx"
+                f"{origin} has no matrix {name} (it has {', '.join([*tensors][:4])}), so it is not an "
+                "LSTM1; write a function build() in mynet.py that returns the untrained module, then run: "
+                f"lstm-edge export mynet:build --weights {origin} --input "
+                f"x=N,L,{widths[0] if widths else 'FEATURES'} -o {origin.stem}.onnx"
             )
     rows, columns = tensors["lstm.weight_hh_l0"].shape
     proj_size = columns if "lstm.weight_hr_l0" in tensors else 0
@@ -262,7 +262,7 @@ def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any
         "num_classes": tensors["fc.weight"].shape[0],
         "input_size": tensors["lstm.weight_ih_l0"].shape[1],
         "hidden_size": rows // 4,
-        "num_layers": _layers(tensors),
+        "num_layers": sum(_LAYER.fullmatch(name) is not None for name in tensors),
         "seq_length": 1,
         "readout": "last" if both else "stacked",
         "bias": "lstm.bias_ih_l0" in tensors,
@@ -272,23 +272,22 @@ def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any
 
 
 def _build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Path) -> LSTM1:
-    """Make the LSTM1 of these options, in evaluation mode, with these tensors as its parameters."""
+    """Make the LSTM1 of these tensors, and of options that their shapes don't show, in evaluation mode."""
     dtypes = {tensor.dtype for tensor in tensors.values()}
+    sizes = _infer_options(tensors, origin)
     if len(dtypes) != 1 or not dtypes <= _FLOATS:
-        raise FileFormatError(f"{origin} has tensors of {_some(dtypes)}, expected one float dtype")
+        raise FileFormatError(f"{origin} has tensors of {sorted(map(str, dtypes))}, expected one float dtype")
     try:
-        layers, found = dict(options).get("num_layers"), _layers(tensors)
-        if layers != found:  # before a million layers are made
-            raise ValueError(f"num_layers is {layers}, the tensors have {found}")  # noqa: TRY301
+        more = {name: options[name] for name in ("seq_length", "readout", "added", "dropout") if options}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of options without effect
-            model = LSTM1(**options, device="meta")
+            model = LSTM1(**{**sizes, **more}, device="meta")
         for name in SCALES:
             if {f"{name[:2]}mean", f"{name[:2]}std"} & tensors.keys():
                 width = model.lstm.input_size if name.startswith("x") else model.num_classes
                 setattr(model, name, torch.empty(width, device="meta"))
         model.load_state_dict(dict(tensors), assign=True)
-    except (InputError, RuntimeError, TypeError, ValueError) as error:
+    except (InputError, LookupError, RuntimeError, TypeError, ValueError) as error:
         reason = str(error).split("\n\t")[-1]  # PyTorch gives one line for each tensor
         raise FileFormatError(
             f"{origin} does not describe an LSTM1: {first_line(ValueError(reason))}"
@@ -298,17 +297,6 @@ def _build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pa
             raise FileFormatError(
                 f"{origin}: {name} has values that are not finite or not positive; train again"
             )
-    columns = torch.eye(model.lstm.input_size)[:, list(model.added)]
-    if model.added and not torch.equal(model.added_columns, columns.to(model.added_columns)):
-        raise FileFormatError(f"{origin}: added_columns are not those of the features {model.added}")
+    if model.added:
+        model.added_columns = torch.eye(model.lstm.input_size).to(model.fc.weight)[:, list(model.added)]
     return model.eval()
-
-
-def _layers(tensors: Iterable[str]) -> int:
-    return sum(_LAYER.fullmatch(name) is not None for name in tensors)
-
-
-def _some(names: Iterable[object]) -> str:
-    found = sorted(str(name) for name in names)
-    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-    return (", ".join(found[:4]) or "none") + more

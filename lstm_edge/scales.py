@@ -24,11 +24,7 @@ def read_scales(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
     A JSON file has objects ``x`` and ``y``, an ``.npz`` arrays ``x_mean``, ``x_std`` and so on: ``mean`` and
     ``std``, or ``min`` and ``max``, which are scaled to 0 and 1. As in scikit-learn, a column without spread
-    is divided by 1.
-
-    Raises:
-        NotFoundError: no such file.
-        FileFormatError: it can't be read, or has other names.
+    is divided by 1. Raises NotFoundError and FileFormatError.
     """
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist; {_EXPECTED}")

@@ -27,9 +27,7 @@ if TYPE_CHECKING:
     "-o", "--output", "folder", type=PATH, required=True, metavar="RUN", help="Run folder to create."
 )
 @field_options(DataConfig, TrainConfig)
-@click.option(
-    "--resume", is_flag=True, help="Resume the training in RUN; --epochs and --patience may change."
-)
+@click.option("--resume", is_flag=True, help="Resume the training in RUN; --epochs may change.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing run in RUN.")
 def command(
     data: Path,

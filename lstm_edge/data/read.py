@@ -17,7 +17,7 @@ from lstm_edge_runtime.errors import InputError, NotFoundError, counted
 from lstm_edge_runtime.manifest import Array, Signal, Task
 
 from ..run_files import is_run
-from .config import DATA_SUFFIXES, DEFAULT_NAMES, ReadConfig
+from .config import DATA_SUFFIXES, ReadConfig
 from .series import SETS, Data, Series
 from .tables import Table, read_table
 
@@ -72,8 +72,7 @@ def read_data(
     Raises:
         NotFoundError: no such file.
         FileFormatError: it can't be read in the format of its suffix.
-        InputError: it is empty, of another kind, or its content does not fit; the message names the row and
-            column, or the array and index.
+        InputError: its content does not fit; the message names the row and column, or the array.
     """
     reader = _Reader(config or ReadConfig(), targets, model)
     for split, source in {"train" if sets else "": path, **(sets or {})}.items():
@@ -174,7 +173,7 @@ class _Reader:
         if not (label or values or self.targets == "ignored"):
             label, values = _defaults(table)
         by_folder = by_folder and label is None and not values
-        table.require([config.series, config.order, config.group, label, *values, *config.features])
+        table.require([label, *values, *config.features])
         if self.targets == "required" and not (label or values or by_folder):
             advice = "name the class column with --label, or the value columns with --target or --forecast"
             table.require(["y" if table.features else "label"], advice)
@@ -290,7 +289,8 @@ class _Reader:
 
 def _columns(table: Table, config: ReadConfig) -> dict[str, str]:
     """Return the columns of series, order, group and split that a table has."""
-    columns = {key: getattr(config, key) or name for key, name in DEFAULT_NAMES.items()} | {"split": "split"}
+    columns = {"series": config.series, "order": config.order, "group": config.group, "split": "split"}
+    table.require([name for key, name in columns.items() if name != key])
     return {key: name for key, name in columns.items() if name in table.frame}
 
 

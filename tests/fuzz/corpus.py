@@ -24,7 +24,6 @@ def make_corpus(folder: Path) -> None:
     train = ("train", folder / "data.npz", "-o", folder / "run", "--hidden-size", 4, "--epochs", 2)
     _verb(*train, "--batch-size", 4)
     _states(folder)
-    _scores(folder)
     (folder / "lep").mkdir()
     native = ("gru", "lstm") if installed() else ()
     for name in native:
@@ -65,19 +64,3 @@ def _states(folder: Path) -> None:
     with load(DATA / "lstm.onnx") as model:
         stream = model.stream()
         StateFile(stream, folder / "state.npz", 1.0, Hold(3)).save()
-
-
-def _scores(folder: Path) -> None:
-    import pyarrow as pa
-    from pyarrow import parquet
-
-    rng = np.random.default_rng(3)
-    (folder / "days").mkdir()
-    for name, first in (("days/0.parquet", 0), ("next.parquet", 16)):
-        columns = {"series": ["a", "b"] * 8, "order": np.arange(first, first + 16)}
-        columns |= {each: rng.normal(size=16).astype(np.float32) for each in ("ax", "ay", "az")}
-        parquet.write_table(pa.table(columns), folder / name)
-    _verb(
-        "score", folder / "days", "-m", DATA / "lstm.onnx", "-o", folder / "scores", "--workers", 1,
-        "--features", "ax,ay,az", "--events",
-    )  # fmt: skip

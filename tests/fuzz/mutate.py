@@ -39,26 +39,22 @@ def damage(rng: Random, content: bytes) -> bytes:
     for _ in range(rng.choice((1, 1, 1, 2, 4, 16))):
         at = rng.randrange(len(data) + 1)
         size = rng.choice((1, 1, 2, 4, 8, 64, 1000))
-        match rng.randrange(9):
+        match rng.randrange(7):
             case 0 if at < len(data):
                 data[at] ^= 1 << rng.randrange(8)
             case 1:
                 data[at : at + 1] = rng.choice((b"\0", b"\x7f", b"\x80", b"\xff", b"\x01"))
             case 2:
-                data[at:at] = rng.randbytes(size)
+                data[at:at] = rng.choice((rng.randbytes(size), data[at : at + size]))
             case 3:
-                del data[at : at + size]
+                del data[at : rng.choice((at + size, len(data)))]
             case 4:
-                del data[at:]
-            case 5:
-                data[at:at] = data[at : at + size]
-            case 6:
                 other = rng.randrange(len(data) + 1)
                 data[at : at + size] = data[other : other + size]
-            case 7:
+            case 5:
                 width = rng.choice((4, 8))
                 data[at : at + width] = (rng.choice(NUMBERS) & (1 << 8 * width) - 1).to_bytes(width, "little")
-            case 8:
+            case _:
                 text = rng.choice(TEXTS)
                 data[at : at + rng.choice((0, len(text)))] = text
     return bytes(data)

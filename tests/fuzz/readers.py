@@ -1,7 +1,6 @@
 """What is fuzzed: for each reader, how an undamaged file is damaged and what then reads it."""
 
 import contextlib
-import json
 import shutil
 import struct
 import zlib
@@ -21,10 +20,6 @@ from lstm_edge_runtime.manifest import KEY, Manifest
 from lstm_edge_runtime.native.library import installed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
-_NAMES = (
-    "../../../x", "/tmp/x", "..", "", "\x1b[2J", "a\nb", "a\0b", '" }] x [{ "', "*/ x /*", "é" * 100,
-    "x" * 3000, "${HOME}", "%s%n", "</script>", "\u202egnp", "h_0", "-o", "CON",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,20 +132,6 @@ def manifest(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     entry = next(each for each in model.metadata_props if each.key == KEY)
     text = mutate.damage_json(rng, entry.value)
     entry.value = text.encode("utf-8", "replace").decode()
-    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
-
-
-def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    """A name that a path, a terminal or another language would obey, in graph and manifest."""
-    model, new = onnx.load(rng.choice((DATA / "lstm.onnx", DATA / "gru.onnx"))), rng.choice(_NAMES)
-    values = (*model.graph.input, *model.graph.output)
-    old = rng.choice([value.name for value in values])
-    for names in [*(node.input for node in model.graph.node), *(node.output for node in model.graph.node)]:
-        names[:] = [new if name == old else name for name in names]
-    for value in values:
-        value.name = new if value.name == old else value.name
-    entry = next(each for each in model.metadata_props if each.key == KEY)
-    entry.value = entry.value.replace(json.dumps(old), json.dumps(new))
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
 
 
@@ -287,30 +268,10 @@ def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return None
 
 
-def score_output(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    """Go on from an output of ``score`` that is damaged."""
-    before = folder / "before"
-    shutil.copytree(corpus / "scores", before)
-    path = before / "_plan.json"
-    if rng.random() < 0.2:
-        path = rng.choice(sorted((before / "_states").iterdir()))
-        path.write_bytes(mutate.damage(rng, path.read_bytes()))
-    else:
-        _put(before, "_plan.json", mutate.damage_json(rng, path.read_text()))
-    days = folder / "days"
-    shutil.copytree(corpus / "days", days)
-    shutil.copy(corpus / "next.parquet", days / "1.parquet")
-    return Verb(
-        ("score", str(days), "-m", str(DATA / "lstm.onnx"), "-o", str(folder / "out"), "--workers", "1",
-         "--since", str(before), *rng.choice(((), ("--events",))), *rng.choice(((), ("--skip-bad",))))
-    )  # fmt: skip
-
-
 READERS: dict[str, Read] = {
     "onnx, bytes": onnx_bytes,
     "onnx, structure": onnx_structure,
     "manifest": manifest,
-    "names": names,
     "npz": npz,
     "csv": table,
     "parquet": parquet,
@@ -318,5 +279,4 @@ READERS: dict[str, Read] = {
     "state": state,
     "checkpoint": weights,
     "run folder": run_folder,
-    "score output": score_output,
 } | ({"program": program} if installed() else {})
