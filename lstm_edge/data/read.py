@@ -165,7 +165,9 @@ class _Reader:
             return table.texts(self.meaning.label)
         if self.meaning.classes:
             return np.full(len(table.frame), folder, dtype=object)
-        return table.numbers(() if self.config.forecast else self.meaning.targets, gaps=False)
+        if self.config.forecast or not self.meaning.targets:
+            return np.zeros(len(table.frame), np.int64)
+        return table.numbers(self.meaning.targets, gaps=False)
 
     def _meaning(self, table: Table, *, by_folder: bool) -> _Meaning:
         """Return the columns of a table by what the options name, or else by their usual names."""
@@ -216,11 +218,11 @@ class _Reader:
         assert self.meaning is not None
         x, y, config = one.x, one.y, self.config
         lacking = np.isnan(x)
-        if lacking.any() and (lacking.all(axis=0).any() or lacking.any(axis=1).all()):
+        drop = lacking.any(axis=1) & (config.missing == "drop-row")
+        if lacking.all(axis=0).any() or drop.all():
             raise InputError(
                 f"{path}: series {one.name!r} has a feature with only missing values, or one in every step"
             )
-        drop = lacking.any(axis=1) & (config.missing == "drop-row")
         self.counts.update(gaps=int(lacking.sum()), cells=x.size, dropped=int(drop.sum()))
         if lacking.any() and not drop.any():
             x = pd.DataFrame(x).interpolate(limit_direction="both").to_numpy()

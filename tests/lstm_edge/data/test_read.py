@@ -2,6 +2,7 @@
 
 import struct
 import wave
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -119,6 +120,9 @@ def test_missing_cells_are_mended_as_asked_and_counted_over_all_files(tmp_path):
     found = read_data(tmp_path / "gaps", ReadConfig(missing="drop-row"))
     assert [step for (step,) in found.series[1].x.tolist()] == [1, 3, 7, 8]
     assert found.notes == ("4 steps with missing features were dropped",)
+    assert values(table(tmp_path, "a,b,label\n1,,u\n,5,u\n3,,u\n", missing="interpolate"))[0] == [
+        [[1, 5], [2, 5], [3, 5]]
+    ]
     # a forecast never takes the step after a gap for the next one
     found = read_data(
         tmp_path / "gaps" / "p.csv", ReadConfig(missing="drop-row", forecast=("a",), features=("a",))
@@ -142,6 +146,11 @@ def test_files_of_different_rates_are_refused_and_resampled_on_request(tmp_path)
     assert [len(one) for one in data.series] == [8, 4]
     assert [step for (step,) in data.series[1].x.tolist()] == [0, 2, 4, 6]
     assert (data.signal.sampling_rate, data.notes) == (50, ())
+    options = ReadConfig(sampling_rate=50, forecast=("step",), features=("step",))
+    path = tmp_path / "rates" / "b.csv"
+    path.write_text(path.read_text().replace(",a,", ",step,"))
+    assert values(read_data(path, options)) == ([[[0], [2], [4]]], [[[2], [4], [6]]])
+    assert len(read_data(path, replace(options, forecast=()), targets="ignored").series[0]) == 4
 
 
 @settings(deadline=None, max_examples=25, derandomize=True)
