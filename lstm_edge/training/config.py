@@ -22,6 +22,9 @@ class TrainConfig:
     epochs: int | None = option(
         None, "Maximum number of epochs.", low=1, shown=f"{UPDATES:,} optimizer steps"
     )
+    patience: int | None = option(
+        None, "Epochs without improvement before stopping.", low=1, shown="0.3 of --epochs"
+    )
     batch_size: int = option(16, "Samples per optimizer step.", low=1, high=2**31 - 1)
     learning_rate: float = option(5e-3, "Learning rate of AdamW.", above=0, below=math.inf)
     class_weight: str = option("none", "Weights of classes in the loss.", choices=("none", "balanced"))

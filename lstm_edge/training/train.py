@@ -81,6 +81,7 @@ class Training:
         samples = len(windows_of(train, options.window, options.stride))
         self.updates = max(_LEAST_UPDATES, math.ceil(samples / config.batch_size))
         self.epochs = config.epochs or math.ceil(UPDATES / self.updates)
+        self.patience = config.patience or math.ceil(_PATIENCE * self.epochs)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.net = _network(split.data, train, options, config).to(config.device)
@@ -96,7 +97,7 @@ class Training:
     @property
     def stopped(self) -> str:
         """Why there is no next epoch: ``epochs`` or ``patience``; empty while there is one."""
-        if self.history and len(self.history) - self.history[-1].best >= math.ceil(_PATIENCE * self.epochs):
+        if self.history and len(self.history) - self.history[-1].best >= self.patience:
             return "patience"
         return "epochs" if len(self.history) >= self.epochs else ""
 
@@ -173,12 +174,12 @@ class Training:
     def resume(self, folder: Path) -> None:
         """Go on from what ``save`` wrote; raises InputError for other data or options."""
         tensors, facts, options, config = _read_state(folder)
-        with malformed_as(FileFormatError, f"{folder} can't be resumed", "use --overwrite"):
-            config = replace(config, epochs=self.config.epochs)
+        with malformed_as(FileFormatError, f"{folder} is not the state of a training", "use --overwrite"):
+            config = replace(config, epochs=self.config.epochs, patience=self.config.patience)
             if (options, config, facts["series"]) != (self.options, self.config, _hash(self.split.data)):
                 raise InputError(
-                    f"{folder} was trained on other data or with other options, of which only --epochs may "
-                    "change; train into another folder"
+                    f"{folder} was trained on other data or with other options, of which only --epochs and "
+                    "--patience may change; train into another folder"
                 )
             parts: dict[str, dict[str, Tensor]] = {"net": {}, "best": {}, "adamw": {}}
             for name, tensor in tensors.items():
@@ -266,7 +267,7 @@ def train(
         data_config: how to read and split the data.
         config: how to train.
         resume: True to go on from where the training in the folder stopped, with the same data and options
-            (``epochs`` may change); on the CPU with the same result, bit for bit.
+            (``epochs`` and ``patience`` may change); on the CPU with the same result, bit for bit.
         overwrite: True to replace a run in the folder.
         on_epoch: called after every epoch, also of each fold, with it and the number of epochs.
 
@@ -314,7 +315,9 @@ def _read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], DataCo
     path = folder / RESUME
     tensors, facts = read_tensors(path)
     with malformed_as(FileFormatError, f"{path} is not the state of a training", "use --overwrite"):
-        data = {name: tuple(each) if isinstance(each, list) else each for name, each in facts["data"].items()}
+        data: dict[str, Any] = {
+            name: tuple(each) if isinstance(each, list) else each for name, each in facts["data"].items()
+        }
         return tensors, facts, DataConfig(**data), TrainConfig(**facts["train"])
 
 

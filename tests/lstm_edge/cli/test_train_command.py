@@ -18,7 +18,7 @@ from lstm_edge.cli import main
 from lstm_edge.cli.train import command
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]
-FAST = ["--hidden-size", "6", "--epochs", "4", "--batch-size", "4"]
+FAST = ["--hidden-size", "6", "--epochs", "4", "--patience", "9", "--batch-size", "4"]
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_the_help_states_the_defaults_that_hold():
 @pytest.mark.system
 def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path):
     arguments = ["train", data, "-o", tmp_path / "run", "--hidden-size", "6", "--batch-size", "4"]
-    ran = process(*arguments, "--epochs", "100000")
+    ran = process(*arguments, "--epochs", "100000", "--patience", "100000")
     try:
         while "epoch 1/" not in (line := ran.stderr.readline()):
             assert line, "training ended before its first epoch"
