@@ -87,7 +87,8 @@ def run_series(
 
 def _frames(model: "Model", outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
     """Return the main output of one series as ``(frames, C)``."""
-    batch, time = model.manifest.batch_axes.get(main_name(model)), frame_axis(model)
+    manifest = model.manifest
+    batch, time = manifest.batch_axis(manifest.axes[main_name(model)]), frame_axis(model)
     if time is None:
         return top_rows(outputs, 1)
     frames = (

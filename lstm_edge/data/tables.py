@@ -13,8 +13,8 @@ import pandas as pd
 
 from lstm_edge.suggest import did_you_mean
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
+from lstm_edge_runtime.files import read_arrays
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.reading import read_arrays
 
 _GAPS = frozenset({"", "nan", "na", "null", "none"})
 """Cells that are missing, in lower case."""

@@ -13,11 +13,10 @@ from typing import Any
 
 import mutate
 import numpy as np
-import onnx
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
-from lstm_edge_runtime.manifest import KEY, Manifest
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 
@@ -79,7 +78,7 @@ def _run(path: Path, **options: Any) -> None:
 def _use_batch(model: Model) -> None:
     batch = model.streams(2, reset_every="never")
     ids = [batch.add(), batch.add()]
-    batch.process(_samples(model.manifest, 2, 4, in_front=True), ids, [4, 1])
+    batch.process(_samples(model.manifest, 2, 4, in_front=True), ids)
     batch.step(_samples(model.manifest, 2, None, in_front=True), ids)
     batch.restore(ids[0], batch.state(ids[1]))
 
@@ -125,14 +124,6 @@ def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     source = _pick(rng, corpus / "onnx", ".onnx")
     damaged = mutate.damage_protobuf(rng, source.read_bytes())
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", damaged))
-
-
-def manifest(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    model = onnx.load(_pick(rng, corpus / "onnx", ".onnx"))
-    entry = next(each for each in model.metadata_props if each.key == KEY)
-    text = mutate.damage_json(rng, entry.value)
-    entry.value = text.encode("utf-8", "replace").decode()
-    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
 
 
 def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -271,7 +262,6 @@ def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 READERS: dict[str, Read] = {
     "onnx, bytes": onnx_bytes,
     "onnx, structure": onnx_structure,
-    "manifest": manifest,
     "npz": npz,
     "csv": table,
     "parquet": parquet,
