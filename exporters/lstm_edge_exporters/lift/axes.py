@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
 from ..graph import axes_of, constant, data_inputs, dynamic_axes, forget_shapes, is_data_free
@@ -83,6 +83,8 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
     fixed = _label_axes(model, lambda name: free and name not in given)
     forget_shapes(model)
     decide_branches(model)
+    if free and _holds_sizes(model.graph, fixed):
+        raise ContractError("a Reshape to numbers fixes the sizes of the inputs")
     restore_order(model, fixed)
     found = recurrences(model)
     runs = Measured(model, found, fixed)
@@ -191,6 +193,17 @@ def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]
             shape.append(label)
         value.shape = ir.Shape(shape)
     return fixed
+
+
+def _holds_sizes(graph: ir.Graph, fixed: Sizes) -> bool:
+    """Return True where every axis is ``fixed``, and a Reshape to numbers reads a first or second one."""
+    shared = {name for name in fixed if name.startswith((f"{_NEW}0:", f"{_NEW}1:"))}
+    for node in graph if len(dynamic_axes(graph)) == len(fixed) else ():
+        target = constant(node.inputs[1]) if node.op_type == "Reshape" else None
+        read = shared.intersection(*(axes_of(value) for value in node.inputs[:1] if value is not None))
+        if read and target is not None and target.min(initial=1) > 0:
+            return True
+    return False
 
 
 def _measure_roles(
