@@ -46,7 +46,7 @@ class InputOption:
 
 
 def parse_input(entry: str) -> InputOption:
-    """Read ``x=N,L,8``, ``tokens=N,L:int64:0..9999``, ``x=N,L:16..4096:4,8`` or ``wave=N,4*L``.
+    """Read ``x=N,L,8``, ``tokens=N,L:int64:0..9999`` or ``x=N,L:16..4096:4,8``.
 
     Raises:
         InputError: it is none of these.
@@ -64,7 +64,7 @@ def parse_input(entry: str) -> InputOption:
             raise InputError(f"--input {entry}: {left[0]!r} follows an axis; put the dtype last")
         axis, *left = (each.strip() for each in part.split(":"))
         axes.append(int(axis) if axis.isdecimal() else axis)
-        if axis == "0" or not (axis.isdecimal() or all(map(str.isidentifier, parse_sum(axis)[0]))):
+        if axis == "0" or not (axis.isdecimal() or axis.isidentifier()):
             raise InputError(f"--input {entry}: axis {axis!r} is neither a positive number nor a valid name")
         if left and re.fullmatch(r"\d+\.\.\d*", left[0]):
             if not axis.isidentifier():

@@ -32,8 +32,8 @@ class FactoryOptions:
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
         dict,
-        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64:0..9999, x=N,L:16..4096:4,8 with the range "
-        "of an axis, or wave=N,4*L with an axis derived from another.",
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64:0..9999, or x=N,L:16..4096:4,8 with the "
+        "range of an axis.",
         metavar="x=N,L,8[:DTYPE[:LOW..HIGH]]",
     )
     step: bool = option(False, "One step per call: the axis L of every --input is 1.")

@@ -35,23 +35,16 @@ class _LikeBuiltin(type):
 
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         traced = args and isinstance(args[0], torch.SymInt | torch.SymFloat)
-        keep: Any = torch.sym_int if cls.stands_for is int else torch.sym_float
-        return keep(args[0]) if traced else cls.stands_for(*args, **kwargs)
-
-
-class _Int(metaclass=_LikeBuiltin):
-    stands_for = int
-
-
-class _Float(metaclass=_LikeBuiltin):
-    stands_for = float
+        return getattr(torch, f"sym_{cls.__name__}")(*args) if traced else cls.stands_for(*args, **kwargs)
 
 
 def _len(value: Any) -> Any:
     return value.shape[0] if isinstance(value, Tensor) and value.dim() else len(value)
 
 
-_STAND_INS: Mapping[str, Any] = {"int": _Int, "float": _Float, "len": _len}
+_STAND_INS: Mapping[str, Any] = {
+    kind.__name__: _LikeBuiltin(kind.__name__, (), {"stands_for": kind}) for kind in (int, float)
+} | {"len": _len}
 
 
 @contextmanager
@@ -59,10 +52,8 @@ def keeping_sizes(module: nn.Module) -> Iterator[None]:
     """Let the source modules of the layers' classes keep traced sizes inside."""
     names = {kind.__module__ for layer in module.modules() for kind in type(layer).__mro__}
     spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
-    added = []
-    for space in spaces:
-        if is_own(str(space.get("__file__"))):
-            added += [(space, name) for name in _STAND_INS if name not in space]
+    own = (space for space in spaces if is_own(str(space.get("__file__"))))
+    added = [(space, name) for space in own for name in _STAND_INS if name not in space]
     for space, name in added:
         space[name] = _STAND_INS[name]
     try:

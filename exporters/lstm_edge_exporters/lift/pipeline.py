@@ -217,8 +217,9 @@ def _verified(work: _Work, config: LiftConfig) -> Lifted:
     if config.stream:
         if not work.need and manifest.unstreamable:
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
-        made = stream_file(work.sized, manifest, free, lambda *a: with_manifest(to_proto(a[0]), a[1]))
-        content, manifest = made.model, made.manifest
+        content, manifest = stream_file(
+            work.sized, manifest, free, lambda *a: with_manifest(to_proto(a[0]), a[1])
+        )
     load(content).close()
     report = LiftReport(
         lifted=tuple(work.found),

@@ -38,14 +38,11 @@ def count_on(work: Rewriter, value: ir.Value, beside: ir.Value) -> ir.Value:
     counted = _computed_again(work, value, flat, {})
     row = work.row_axis(beside, flow)
     sizes: list[int] = [1] * missing + [axis if isinstance(axis, int) else 1 for axis in axes_of(value)]
-    low, high = sorted((flow.axis, flow.axis if row is None else row))
-    if any(size != 1 for size in sizes[:high] if row is not None) and low != high:
+    if row is not None and any(size != 1 for size in sizes[: max(row, flow.axis)]):
         raise work.refusal(f"combines frames with {value.name}, which has an axis in front of time")
-    sizes[low], frames = -1, work.frames_of(beside, flow)
     parts = [work.constant([size]) for size in sizes]
-    if row is not None:
-        parts[flow.axis] = frames
-        parts[row] = work.constant([-1])
+    parts[flow.axis] = work.frames_of(beside, flow)
+    parts[flow.axis if row is None else row] = work.constant([-1])
     result = work.add("Reshape", counted, work.add("Concat", *parts, axis=0))
     work.flows[result] = flow
     return result
@@ -60,13 +57,12 @@ def _computed_again(
         return value
     if value in known:
         return known[value]
-    if node is None or node.domain or value is not node.outputs[0]:
-        raise _restarts(work, value)
-    if node.op_type == "Range":
+    usable = node is not None and node.domain == "" and value is node.outputs[0]
+    if usable and node is not None and node.op_type == "Range":
         known[value] = _range(work, node, positions)
         return known[value]
-    if node.op_type not in (*_PER_FRAME, *_LAYOUT) or node.inputs[0] is None:
-        raise _restarts(work, value)
+    if node is None or not usable or node.op_type not in (*_PER_FRAME, *_LAYOUT) or node.inputs[0] is None:
+        raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
     operands: list[ir.Value | None] = [
         None if each is None else _computed_again(work, each, positions, known) for each in node.inputs
     ]
@@ -85,16 +81,9 @@ def _range(work: Rewriter, node: ir.Node, positions: ir.Value) -> ir.Value:
     first, step = constant(node.inputs[0]), constant(node.inputs[2])
     if first is None or step is None or first.dtype.kind not in "iu" or step.dtype.kind not in "iu":
         raise work.refusal(f"combines frames with {node.outputs[0].name}, which counts in fractions")
-    numbers = positions
-    if step != 1:
-        numbers = work.add("Mul", numbers, work.constant(int(step)))
-    if first != 0:
-        numbers = work.add("Add", numbers, work.constant(int(first)))
+    numbers = positions if step == 1 else work.add("Mul", positions, work.constant(int(step)))
+    numbers = numbers if first == 0 else work.add("Add", numbers, work.constant(int(first)))
     if first.dtype != np.int64:
         numbers = work.add("Cast", numbers, to=int(ir.DataType.from_numpy(first.dtype)))
         numbers.dtype = ir.DataType.from_numpy(first.dtype)
     return numbers
-
-
-def _restarts(work: Rewriter, value: ir.Value) -> Exception:
-    return work.refusal(f"combines frames with {value.name}, which restarts with every call")

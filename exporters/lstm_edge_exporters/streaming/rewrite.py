@@ -37,10 +37,8 @@ class Rewriter:
         self.undefined = False
         """True if frames in front of the first one may be infinite or NaN, which no golden case can have."""
         self._rates = {Fraction(1)}
-        self._pasts: dict[tuple[ir.Value, int, float], ir.Value] = {}
-        self._counts: dict[Fraction, ir.Value] = {}
-        self._masks: dict[tuple[Any, ...], ir.Value] = {}
-        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._made: dict[tuple[Any, ...], ir.Value] = {}
+        """Constants, pasts, counters and masks, each of which is made once."""
         self.names = UniqueNames(self.graph)
         entering = {state.input for state in states}
         for value in data_inputs(self.graph):
@@ -118,22 +116,11 @@ class Rewriter:
         """Return an initializer; equal ones are shared."""
         array = np.asarray(array, dtype)
         key = (array.dtype, array.shape, array.tobytes())
-        if key not in self._constants:
+        if key not in self._made:
             name = self.names.unique("stream.constant")
-            value = ir.Value(
-                name=name,
-                shape=ir.Shape(array.shape),
-                type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-                const_value=ir.tensor(array, name=name),
-            )
-            self.graph.register_initializer(value)
-            self._constants[key] = value
-        return self._constants[key]
-
-    def like(self, number: float, value: ir.Value) -> ir.Value:
-        """Return a scalar constant of the dtype of ``value``."""
-        assert value.dtype is not None
-        return self.constant(number, value.dtype.numpy())
+            self._made[key] = ir.val(name, const_value=ir.tensor(array, name=name))
+            self.graph.register_initializer(self._made[key])
+        return self._made[key]
 
     def cut(
         self, value: ir.Value, axis: int, start: int, end: int = END, like: ir.Value | None = None
@@ -168,15 +155,15 @@ class Rewriter:
         if self.is_merged(value, flow.axis):
             raise self.refusal("looks along time where rows are merged with it")
         reset = flow.fill or 0.0
-        key = (value, frames, reset)
-        if key not in self._pasts:
+        key: tuple[Any, ...] = (value, frames, reset)
+        if key not in self._made:
             axes = [*axes_of(value)]
             axes[flow.axis] = frames
             state = self.state("past", axes, value.dtype, reset)
-            self._pasts[key] = joined = self.add("Concat", state, value, axis=flow.axis)
+            self._made[key] = joined = self.add("Concat", state, value, axis=flow.axis)
             self.end_state(self.cut(joined, flow.axis, -frames))
             self.reach += ceil(frames / flow.rate)
-        return self._pasts[key]
+        return self._made[key]
 
     def wait(self, value: ir.Value, flow: Flow, frames: int) -> tuple[ir.Value, Flow]:
         """Return ``value`` delayed by a number of frames."""
@@ -195,7 +182,8 @@ class Rewriter:
             return value, flow
         value, flow = self.settle(value, flow)
         if flow.delay > 0:
-            value = self.add("Where", self.early(value, flow), self.like(fill, value), value, like=value)
+            number = self.constant(fill, value.dtype and value.dtype.numpy())
+            value = self.add("Where", self.early(value, flow), number, value, like=value)
         return value, replace(flow, fill=fill)
 
     def shift(self, value: ir.Value, flow: Flow, frames: int, fill: float = 0.0) -> tuple[ir.Value, Flow]:
@@ -208,14 +196,10 @@ class Rewriter:
     def look_back(
         self, value: ir.Value, flow: Flow, taps: int, stride: int, front: int = 0, fill: float = 0.0
     ) -> tuple[ir.Value, Flow]:
-        """Return ``value`` behind the ``kept`` frames that windows of ``taps`` look back at, and their flow.
-
-        ``front`` frames of padding are in front. Windows lie on the strides of the full sequence, which one
-        ``kept`` alone allows for.
-        """
+        """Return ``value`` behind the past frames that windows of ``taps`` look back at, and their flow."""
         value, flow = self.shift(value, flow, front, fill)
         least = taps - stride
-        kept = least + -(flow.delay + least) % stride
+        kept = least + -(flow.delay + least) % stride  # so that windows lie on the full sequence's strides
         owed = ceil(max(-(flow.delay + kept), 0) / stride) * stride  # more padding than the window reaches
         joined = self.past(value, flow, kept + owed) if kept + owed > 0 else value
         if kept < 0 or owed:
@@ -227,12 +211,12 @@ class Rewriter:
         """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""
         row, rank = self.row_axis(value, flow), len(axes_of(value))
         key = (flow.rate, flow.delay, row, flow.axis, rank)
-        if key not in self._masks:
+        if key not in self._made:
             mask = self.add("Less", self.position(value, flow), self.constant(flow.delay))
             mask.dtype = ir.DataType.BOOL
             others = [place for place in range(rank) if place not in (row, flow.axis)]
-            self._masks[key] = self.add("Unsqueeze", mask, self.constant(others)) if others else mask
-        return self._masks[key]
+            self._made[key] = self.add("Unsqueeze", mask, self.constant(others)) if others else mask
+        return self._made[key]
 
     def row_axis(self, value: ir.Value, flow: Flow) -> int | None:
         """Return the batch axis of ``value``, None if it has none."""
@@ -244,20 +228,20 @@ class Rewriter:
     def position(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return the index of each frame since the reset: int64, batch and time as ``value`` has them."""
         row = self.row_axis(value, flow)
-        if flow.rate not in self._counts:
+        key = ("count", flow.rate)
+        if key not in self._made:
             rows = [self.batch] if self.batch else []
             count = self.state("count", [*rows, 1], ir.DataType.INT64, 0.0)
             frames = self.frames_of(value, flow)
             self.end_state(self.add("Add", count, frames))
             steps = self.add("Range", self.constant(0), self.add("Squeeze", frames), self.constant(1))
-            self._counts[flow.rate] = self.add("Add", count, steps)
-        found = self._counts[flow.rate]
-        turned = (flow.rate, "turned")
+            self._made[key] = self.add("Add", count, steps)
+        turned = ("turned", flow.rate)
         if row is None or row < flow.axis:
-            return found
-        if turned not in self._masks:
-            self._masks[turned] = self.add("Transpose", found, perm=[1, 0])
-        return self._masks[turned]
+            return self._made[key]
+        if turned not in self._made:
+            self._made[turned] = self.add("Transpose", self._made[key], perm=[1, 0])
+        return self._made[turned]
 
     def frames_of(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return the number of frames of a call, int64 ``(1,)``."""
@@ -268,15 +252,12 @@ class Rewriter:
 
 def fill_of(value: ir.Value) -> float | None:
     """Return the number that all elements of a constant are, whatever its size; None for other values."""
-    array = constant(value)
+    array, node = constant(value), value.producer()
     if array is not None:
         return float(array.flat[0]) if array.size and (array == array.flat[0]).all() else None
-    node = value.producer()
-    if node is None:
-        return None
-    if node.op_type in ("Cast", "Expand", "Identity", "Reshape", "Unsqueeze"):
+    if node is not None and node.op_type in ("Cast", "Expand", "Identity", "Reshape", "Unsqueeze"):
         return None if node.inputs[0] is None else fill_of(node.inputs[0])
-    if node.op_type == "ConstantOfShape":
+    if node is not None and node.op_type == "ConstantOfShape":
         number = node.attributes.get("value")
         return 0.0 if number is None else float(number.as_tensor().numpy().flat[0])
     return None

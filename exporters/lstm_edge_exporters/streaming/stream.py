@@ -103,26 +103,21 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
     rule = RULES.get(node.op_type) if node.domain == "" else None
     if rule is None:
         raise work.refusal("has no rule for streaming")
-    _count_on(work, node, moving[0])
-    rule(work, node, moving[0], work.flows[moving[0]])
-
-
-def _count_on(work: Rewriter, node: ir.Node, moving: ir.Value) -> None:
-    """Replace operands that count the steps of a call by ones that go on from call to call."""
-    for place, value in enumerate(node.inputs):
+    for index, value in enumerate(node.inputs):
         if value is None or value in work.flows:
             continue
         if value in work.last:
             raise work.refusal(f"combines frames with {value.name}, which is of the last frame alone")
         if work.time_axis(value) is not None and fill_of(value) is None:
-            node.replace_input_with(place, count_on(work, value, moving))
+            node.replace_input_with(index, count_on(work, value, moving[0]))
+    rule(work, node, moving[0], work.flows[moving[0]])
 
 
 def _finish(work: Rewriter) -> Streamed:
     """Delay outputs up to their first frames, tidy the graph, and describe it."""
     leaving, delays = {state.output for state in work.states}, dict[str, int]()
     axes, ordinary, ahead, work.node = dict[str, Axes](), True, 0, None
-    for place, value in enumerate(list(work.graph.outputs)):
+    for index, value in enumerate(list(work.graph.outputs)):
         name, flow = str(value.name), work.flows.get(value)
         if name in leaving:
             continue
@@ -130,22 +125,27 @@ def _finish(work: Rewriter) -> Streamed:
             delays[name], axes[name] = work.last.get(value, 0) // work.unit, axes_of(value)
             ahead = max(ahead, work.last.get(value, 0))
             continue
-        ordinary &= value.shape is None or not surplus_of(value.shape[flow.axis], work.sequence)
+        if work.is_merged(value, flow.axis):
+            raise NotStreamableError(
+                f"output {name} has rows and steps on one axis; return an axis for each, such as "
+                "output.view(L, N, -1)"
+            )
+        ordinary &= flow.rate == 1 and not (value.shape and surplus_of(value.shape[flow.axis], work.sequence))
         settled, flow = work.settle(value, flow)
         if work.undefined:
             settled, flow = work.clean(settled, flow, 0.0)
         if settled is not value:
             value.name, settled.name, settled.shape = f"{name}.early", name, value.shape
-            work.graph.outputs[place] = settled
+            work.graph.outputs[index] = settled
         sizes: list[int | str] = [*axes_of(settled)]
-        sizes[flow.axis] = _rate_name(work.sequence, flow.rate.numerator, flow.rate.denominator)
+        frames, steps = flow.rate.numerator, flow.rate.denominator  # the axis is L, L/8, 2*L or 3*L/2
+        times, per = f"{frames}*" if frames > 1 else "", f"/{steps}" if steps > 1 else ""
+        sizes[flow.axis] = f"{times}{work.sequence}{per}"
         settled.shape, delays[name], axes[name] = ir.Shape(sizes), flow.delay, tuple(sizes)
-        ordinary &= flow.rate == 1
         ahead = max(ahead, ceil(flow.delay / flow.rate))
     _tidy(work.model)
-    states, unit = tuple(work.states), work.unit
+    states, unit, added = tuple(work.states), work.unit, tuple(work.states[len(work.given) :])
     ordinary &= unit == 1 and not any(delays.values())
-    added = states[len(work.given) :]
     return Streamed(
         work.model, states, added, unit, delays, axes, work.earlier, ahead, work.reach, ordinary=ordinary
     )
@@ -167,8 +167,3 @@ def _is_only_measured(value: ir.Value) -> bool:
     """Return True if only the size of a value is read."""
     readers = [use.node.op_type for use in value.uses()]
     return bool(readers) and not value.is_graph_output() and all(name in _SIZES for name in readers)
-
-
-def _rate_name(sequence: str, frames: int, steps: int) -> str:
-    """Return the name of a time axis with ``frames`` in ``steps``: ``L``, ``L/8``, ``2*L``, ``3*L/2``."""
-    return (f"{frames}*" if frames > 1 else "") + sequence + (f"/{steps}" if steps > 1 else "")

@@ -102,19 +102,6 @@ def test_a_packed_sequence_is_fed_from_one_layer_to_the_next():
     assert [state.input for state in artifact.manifest.states] == ["first.h_0", "first.c_0", "second.h_0"]
 
 
-class DoubledData(Packs):
-    """Padding is not zero in the padded data; padding again must make it so."""
-
-    def forward(self, x, lengths):
-        packed = self.rnn(self.pack(x, lengths))[0]
-        changed = packed._replace(data=packed.data + 1)
-        return pad_packed_sequence(changed, batch_first=True, total_length=x.size(1))[0]
-
-
-def test_what_is_done_to_packed_data_does_not_reach_the_padding():
-    agree(DoubledData(), (X, UNSORTED), short)
-
-
 class SortsItself(Packs):
     def forward(self, x, lengths):
         ordered, order = lengths.sort(descending=True)
@@ -125,17 +112,6 @@ class SortsItself(Packs):
 
 def test_a_module_that_sorts_by_itself_takes_lengths_in_any_order():
     agree(SortsItself(bidirectional=True), (X, UNSORTED), short)
-
-
-class ReadsBatchSizes(Packs):
-    def forward(self, x, lengths):
-        packed = self.pack(x, lengths)
-        _, (h, _) = self.rnn(packed)
-        return h[-1] * packed.batch_sizes[0]
-
-
-def test_the_first_batch_size_is_the_batch():
-    agree(ReadsBatchSizes(), (X, UNSORTED), short)
 
 
 class LengthsFromMask(Packs):
@@ -161,17 +137,6 @@ def test_narrow_lengths_are_taken_as_they_come():
     artifact = agree(Trimmed(), (X, UNSORTED.int()), narrow)
     assert artifact.manifest.inputs[1].dtype == "int32"
     assert artifact.manifest.lengths == "lengths"
-
-
-class PicksLast(Packs):
-    def forward(self, x, lengths):
-        return self.rnn(x)[0][torch.arange(x.size(0)), lengths - 1]
-
-
-def test_narrow_lengths_pick_the_last_step_beside_wide_rows():
-    agree(
-        PicksLast(), (X, UNSORTED.int()), lambda n, length: (short(n, length)[0], short(n, length)[1].int())
-    )
 
 
 def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
@@ -201,22 +166,6 @@ def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
     np.testing.assert_allclose(batch.process(x, ids, UNSORTED), ragged, rtol=0, atol=1e-6)
 
 
-def test_lengths_beside_a_time_axis_that_is_fixed():
-    class Last(Packs):
-        def forward(self, x, lengths):
-            return self.rnn(self.pack(x, lengths))[1][0][-1]
-
-    module = Last().eval()
-    inputs = {"x": ("N", 6, 5), "lengths": ("N",)}
-    model = load(export(module, (X, UNSORTED), ExportConfig(inputs=inputs)).model)
-    with torch.no_grad():
-        expected = module(X, UNSORTED).numpy()
-    got, _ = model.run(X.numpy(), lengths=UNSORTED.tolist())
-    np.testing.assert_allclose(got["output"], expected, rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match="got no lengths"):
-        model.run(X.numpy())
-
-
 class List(Packs):
     def forward(self, x, lengths):
         return self.rnn(self.pack(x, lengths.tolist()))[1][0]
@@ -235,28 +184,3 @@ class Returns(Packs):
 def test_a_packed_sequence_as_output_is_refused_with_what_to_write():
     with pytest.raises(InputError, match="pad_packed_sequence"):
         export(Returns().eval(), (X, UNSORTED), ExportConfig(inputs={"x": ("N", "L", 5), "lengths": ("N",)}))
-
-
-class ContextFirst(Packs):
-    """The lengths belong to the second of two sequences."""
-
-    def __init__(self):
-        super().__init__()
-        self.context = nn.GRU(5, 4, batch_first=True)
-
-    def forward(self, context, x, lengths):
-        last = self.context(context)[1][-1]
-        return torch.cat([last, self.rnn(self.pack(x, lengths))[1][0][-1]], dim=1)
-
-
-def test_lengths_count_the_steps_of_the_layer_that_takes_them():
-    module = ContextFirst().eval()
-    model = load(export(module, (torch.randn(3, 4, 5), X, UNSORTED)).model)
-    context, x, lengths = torch.randn(2, 4, 5), torch.randn(2, 9, 5), torch.tensor([9, 3])
-    inputs = {"context": context.numpy(), "x": x.numpy()}
-    with torch.no_grad():
-        expected = module(context, x, lengths).numpy()
-    got, _ = model.run(inputs, lengths=lengths.tolist())
-    np.testing.assert_allclose(got["output"], expected, rtol=0, atol=1e-6)
-    with pytest.raises(InputError, match=r"expected 1\.\.9"):
-        model.run(inputs, lengths=[10, 3])

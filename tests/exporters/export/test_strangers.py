@@ -16,7 +16,6 @@ from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.export.call import Call
 from lstm_edge_runtime import load
 from lstm_edge_runtime.axes import resolve
-from lstm_edge_runtime.errors import UnsupportedError
 
 
 def floats(*shape):
@@ -64,19 +63,6 @@ class CeilingDivision(nn.Module):
         return self.rnn(x.reshape(len(x), frames, 6))[0]
 
 
-class LogSpaceScan(nn.Module):
-    """minGRU: no recurrent layer, ``logcumsumexp`` over time."""
-
-    def __init__(self):
-        super().__init__()
-        self.gates = nn.Linear(4, 8)
-
-    def forward(self, x):
-        hidden, gate = self.gates(x).chunk(2, -1)
-        decays = (-F.softplus(gate)).cumsum(1)
-        return ((F.logsigmoid(hidden) - F.softplus(-gate) - decays).logcumsumexp(1) + decays).exp()
-
-
 class NormOverAllAxes(nn.Module):
     """Separation networks: axes from ``torch.arange(...).tolist()``."""
 
@@ -110,19 +96,6 @@ class OwnCell(nn.Module):
 
     def forward(self, x, h):
         return torch.tanh(self.ih(x) + self.hh(h))
-
-
-class ConvolvedCell(nn.Module):
-    """A cell of maps; the channels of ``x`` and ``h`` are known by their sum only."""
-
-    def __init__(self):
-        super().__init__()
-        self.gates = nn.Conv2d(3 + 4, 16, 3, padding=1)
-
-    def forward(self, x, h, c):
-        i, f, o, g = self.gates(torch.cat([x, h], 1)).split(4, 1)
-        c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
-        return torch.cat([torch.sigmoid(o) * torch.tanh(c), c], 1)
 
 
 class TruncatedFractions(nn.Module):
@@ -198,18 +171,6 @@ class TakesApart(LoopsOverTime):
         return hx
 
 
-@pytest.mark.parametrize(
-    ("module", "example", "line"),
-    [
-        (LoopsOverTime(), (floats(2, 4, 5),), "for t in range(x.size(1)):"),
-    ],
-)
-def test_a_loop_of_ones_own_over_time_is_refused_with_its_line_and_the_way_out(module, example, line):
-    with pytest.raises(UnsupportedError, match="one step a call: --step, or fix the axis") as raised:
-        export(module.eval(), example)
-    assert line in str(raised.value)
-
-
 def test_the_way_out_of_a_loop_works():
     module = TakesApart().eval()
     example = floats(2, 1, 5), floats(2, 6)
@@ -220,20 +181,8 @@ def test_the_way_out_of_a_loop_works():
     np.testing.assert_allclose(run(content, {"x": x, "hx": h}), expected, rtol=0, atol=1e-5)
 
 
-class LoopsOverCells(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.cell = nn.LSTMCell(5, 6)
-
-    def forward(self, x):
-        hidden = None
-        for t in range(x.size(1)):
-            hidden = self.cell(x[:, t], hidden)
-        return hidden[0]
-
-
 @pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize("kind", [LoopsOverTime, TakesApart, LoopsOverCells])
+@pytest.mark.parametrize("kind", [LoopsOverTime, TakesApart])
 def test_an_example_of_one_step_makes_a_file_of_one_step(kind, rows):
     torch.manual_seed(0)
     module = kind().eval()
@@ -246,13 +195,3 @@ def test_an_example_of_one_step_makes_a_file_of_one_step(kind, rows):
     with torch.no_grad():
         expected = module(**inputs(4)).numpy()
     np.testing.assert_allclose(run(content, inputs(4)), expected, rtol=0, atol=1e-5)
-
-
-class GoesToNumpy(LoopsOverTime):
-    def forward(self, x):
-        return self.cell(x[:, 0], torch.from_numpy(x[:, 0].numpy() @ np.ones((5, 6), np.float32)))
-
-
-def test_a_tensor_taken_to_numpy_is_called_what_it_is():
-    with pytest.raises(UnsupportedError, match=r"x\[:, 0\]\.numpy\(\).*takes a tensor to NumPy"):
-        export(GoesToNumpy().eval(), floats(2, 4, 5))
