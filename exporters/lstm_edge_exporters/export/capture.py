@@ -27,7 +27,7 @@ from .call import Call, flatten_output
 from .config import ExportConfig
 from .floats import Floats
 from .record import Recorder, RecurrentCall
-from .sizes import keeping_sizes
+from .replaced import keeping_sizes
 
 _TRIED = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
 """Sizes at which a condition on sizes is evaluated."""

@@ -22,7 +22,7 @@ from ..graph import constant
 from .advice import refusal, stack_line
 from .capture import Program, quietly
 from .floats import default_dtype
-from .sizes import TRANSLATIONS
+from .replaced import TRANSLATIONS
 
 _ROOTS = (math.sqrt(number) for number in (2, 0.5, 2 / math.pi))
 _NUMBERS = (math.pi, 180 / math.pi, math.pi / 180, math.log(2), math.log(10), 1 / 3, 1 / 6, *_ROOTS)

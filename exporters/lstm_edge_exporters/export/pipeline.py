@@ -27,7 +27,7 @@ from lstm_edge_runtime.ort import open_session, run_by_name
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
 from ..streaming.file import stream_file
-from ..streaming.flow import NotStreamableError
+from ..streaming.rewrite import NotStreamableError
 from ..streaming.stream import stream
 from ..verify.cases import CaseGenerator
 from ..verify.compare import Pair

@@ -13,9 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-from .spectra import inverse_stft, stft
+from .replaced import REPLACED
 
 _assume: Any = torch._check
 DOMAIN, OP = "lstm_edge", "Recurrent"
@@ -123,51 +122,6 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 """Answers to the functions of packing; NotImplemented passes a call on."""
 
 
-def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
-    """Drop axes of 1 as PyTorch does, which leaves others alone; ONNX refuses these."""
-    axes = range(input.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
-    for axis in sorted({axis % max(input.dim(), 1) for axis in axes}, reverse=True):
-        size: Any = input.shape[axis] if input.dim() else 0
-        one = size.node.hint == 1 if isinstance(size, torch.SymInt) else size == 1
-        if isinstance(size, torch.SymInt):
-            _assume(size == 1 if one else size > 1)
-        if one:
-            input = torch.select(input, axis, 0)  # noqa: A001
-    return input
-
-
-def _arange(*args: Any, **kwargs: Any) -> Tensor:
-    """Make a range whose ``tolist()`` gives numbers where its ends are numbers."""
-    made = torch.arange(*args, **kwargs)
-    if all(type(each) is int for each in args):
-        made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
-    return made
-
-
-def _max_pool(x: Tensor, *sizes: Any, return_indices: bool = False, **named: Any) -> Any:
-    """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
-    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-    given = dict(zip(names, sizes, strict=False)) | named
-    for name, other in zip(names, (1, 1, 0, 1), strict=False):
-        if (size := given.get(name)) is not None:
-            given[name] = (size[0] if isinstance(size, tuple | list) else size, other)
-    pool: Any = F.max_pool2d
-    pooled = pool(x.unsqueeze(-1), **given, return_indices=return_indices)
-    return pytree.tree_map(lambda result: result.squeeze(-1), pooled)
-
-
-_REPLACED: dict[Any, Callable[..., Any]] = {
-    torch.arange: _arange,
-    **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
-    **dict.fromkeys(
-        (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices), _max_pool
-    ),
-    **dict.fromkeys((torch.stft, Tensor.stft), stft),
-    **dict.fromkeys((torch.istft, Tensor.istft), inverse_stft),
-}
-"""What is called instead of a function."""
-
-
 class Recorder(TorchFunctionMode):
     """The function mode of one trace."""
 
@@ -208,7 +162,7 @@ class Recorder(TorchFunctionMode):
             return self._layer(_FUNCTIONS[func], *args)
         if func in _CELLS:
             return self._cell(_CELLS[func], *args)
-        if (replaced := _REPLACED.get(func)) is not None:
+        if (replaced := REPLACED.get(func)) is not None:
             return replaced(*args, **kwargs)
         if (answer := _ANSWERS.get(func)) is not None:
             found = answer(self._packing, *args, **kwargs)

@@ -22,7 +22,7 @@ from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, 
 from ..isolation import isolated
 from ..recurrent import label, why_window
 from ..streaming.file import stream_file
-from ..streaming.flow import NotStreamableError
+from ..streaming.rewrite import NotStreamableError
 from ..streaming.stream import stream
 from ..verify.golden import record_golden
 from ..verify.verify import Verified

@@ -6,12 +6,13 @@ many rows, for chunks beyond 128 steps and for loud inputs. onnxruntime is withi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
+from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
@@ -24,7 +25,7 @@ from ..verify.compare import Pair, compare_all
 from ..verify.float64 import Graph64
 from ..verify.golden import golden_case
 from ..verify.report import judged
-from .flow import NotStreamableError
+from .rewrite import NotStreamableError
 from .stream import Streamed, stream
 
 _STEPS, _UNITS, _LONG = 24, 12, 130
@@ -58,7 +59,12 @@ def stream_file(
     streamed = _describe(found, manifest)
     content = write(found.model, streamed)
     full = Graph64(widened(ir.to_proto(_take_early(model, found.early))))
-    pair = Pair(streamed, Graph64(widened(onnx.load_from_string(content))), full, _engine(content))
+    pair = Pair(
+        streamed,
+        Graph64(widened(onnx.load_from_string(content))),
+        full,
+        partial(run_by_name, open_session(content)),
+    )
     inputs = [spec for spec in cases.inputs if spec.role != "state"]
     inputs += [InputSpec(s.input, s.dtype, s.axes, "state", reset=s.reset) for s in streamed.states]
     cases = replace(cases, inputs=tuple(inputs), ranges=streamed.ranges, held=frozenset())
@@ -95,19 +101,6 @@ def _describe(found: Streamed, manifest: Manifest) -> Manifest:
         unstreamable="",
         golden=None,
     )
-
-
-def _engine(content: bytes) -> Runner:
-    """Return a function that runs a file, and raises ``CheckFailedError`` if onnxruntime refuses it."""
-    session = open_session(content)
-
-    def run(feeds: Feeds) -> Feeds:
-        try:
-            return run_by_name(session, feeds)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
-
-    return run
 
 
 def _fitted(steps: int, streamed: Manifest, full: Manifest) -> int:

@@ -4,19 +4,76 @@ A step counter in the graph says where the frames in front of the first real one
 layers ignore them.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, lcm
+from math import ceil, floor, lcm
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
+from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import StateSpec
 
 from ..graph import END, UniqueNames, axes_of, constant, data_inputs
-from .flow import Flow, NotStreamableError, rate_of, surplus_of, symbols_of
+
+_MANY = 2**10 * 3**4 * 5**2 * 7 * 11
+"""Number of steps at which sizes are evaluated: a multiple of usual strides."""
+_FUNCTIONS = {"IntTrueDiv": Fraction, "Max": max, "Min": min, "max": max, "min": min}
+_FUNCTIONS |= {"CeilToInt": ceil, "FloorToInt": floor, "ceiling": ceil, "floor": floor}
+"""Functions in sizes, as PyTorch, onnx-ir and onnxruntime write them."""
+
+
+class NotStreamableError(UnsupportedError):
+    """A part of the graph can't be fed in chunks; the message names its node."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Position and pace of the frames of a value; a value without one does not grow with time."""
+
+    axis: int
+    """Axis of the frames."""
+    delay: int = 0
+    """Frame j of the full sequence is frame ``j + delay`` of the stream; negative while padding is owed."""
+    rate: Fraction = Fraction(1)
+    """Frames per input step."""
+    fill: float | None = None
+    """Value of every element in front of frame 0, before the reset too; None if unknown."""
+
+
+def symbols_of(size: int | ir.SymbolicDim) -> set[str]:
+    """Return the names in a size."""
+    text = str(size.value) if isinstance(size, ir.SymbolicDim) else ""
+    return set(re.findall(r"[A-Za-z_]\w*", text)) - _FUNCTIONS.keys()
+
+
+def size_at(size: int | ir.SymbolicDim, given: Mapping[str, int]) -> int:
+    """Return a size at ``given`` sizes of its symbols; others are 1.
+
+    Raises:
+        NotStreamableError: it is not arithmetic.
+    """
+    if isinstance(size, int):
+        return size
+    if not re.fullmatch(r"[\w\s()+*/,-]+", text := str(size.value)):  # no attribute, string or index
+        raise NotStreamableError(f"can't read the symbolic size {text}")
+    sizes = {**dict.fromkeys(symbols_of(size), 1), **given}
+    names = {name: Fraction(number) for name, number in sizes.items()} | _FUNCTIONS
+    return int(eval(text, {"__builtins__": {}}, names))  # noqa: S307
+
+
+def rate_of(size: int | ir.SymbolicDim, sequence: str) -> Fraction:
+    """Return the frames per step and row of a time axis."""
+    once, twice = (size_at(size, {sequence: times * _MANY}) for times in (1, 2))
+    return Fraction(twice - once, _MANY)
+
+
+def surplus_of(size: int | ir.SymbolicDim, sequence: str) -> int:
+    """Return how many frames a time axis has besides those of its rate; negative if some are missing."""
+    return int(size_at(size, {sequence: _MANY}) - rate_of(size, sequence) * _MANY)
 
 
 class Rewriter:
@@ -200,12 +257,12 @@ class Rewriter:
         value, flow = self.shift(value, flow, front, fill)
         least = taps - stride
         kept = least + -(flow.delay + least) % stride  # so that windows lie on the full sequence's strides
-        owed = ceil(max(-(flow.delay + kept), 0) / stride) * stride  # more padding than the window reaches
-        joined = self.past(value, flow, kept + owed) if kept + owed > 0 else value
-        if kept < 0 or owed:
-            joined = self.cut(joined, flow.axis, max(-kept, 0), -owed or END)
-        delay = (flow.delay + owed + kept) // stride
-        return joined, replace(flow, delay=delay, rate=flow.rate / stride, fill=None)
+        if flow.delay + kept < 0:
+            raise self.refusal("has more padding than its window reaches")
+        joined = (
+            self.past(value, flow, kept) if kept > 0 else self.cut(value, flow.axis, -kept) if kept else value
+        )
+        return joined, replace(flow, delay=(flow.delay + kept) // stride, rate=flow.rate / stride, fill=None)
 
     def early(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""

@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import END, axes_of, constant
-from .flow import Flow
-from .rewrite import Rewriter, fill_of, moving_operands
+from .rewrite import Flow, Rewriter, fill_of, moving_operands
 
 Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 

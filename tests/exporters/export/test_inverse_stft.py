@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_edge_exporters.export.spectra import inverse_stft
+from lstm_edge_exporters.export.replaced import inverse_stft
 
 
 @settings(deadline=None, max_examples=60)

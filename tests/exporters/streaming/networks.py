@@ -206,19 +206,6 @@ class SameCumulativeNorm(nn.Module):
         return (x - mean) / torch.sqrt(square - mean * mean + 1e-3)
 
 
-class FarPadding(nn.Module):
-    """More padding behind a delay than the kernel reaches, and the end cut off."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv1d(WIDTH, 5, 3, padding=1), nn.Conv1d(5, 5, 3)
-        self.head = nn.Linear(5, 2)
-
-    def forward(self, x):
-        y = self.second(F.pad(self.first(x.transpose(1, 2)), (6, 0)))
-        return self.head(y[:, :, :-5].transpose(1, 2))
-
-
 class Ahead(nn.Module):
     """Two steps later, less this one."""
 
@@ -458,7 +445,6 @@ NETWORKS = {
     TwoDelays: Network(1, 2, "h c h past count past", quick=True),
     Dilated: Network(1, 7, "past past count past past past past"),
     SameCumulativeNorm: Network(1, 1, "past count total total"),
-    FarPadding: Network(1, 0, "past count past"),
     Ahead: Network(1, 2, "past"),
     FullPadding: Network(1, 0, "past"),
     LastSteps: Network(1, 6, "past past"),
