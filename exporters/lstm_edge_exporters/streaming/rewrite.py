@@ -15,7 +15,7 @@ import numpy as np
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import UnsupportedError
-from lstm_edge_runtime.manifest import StateSpec
+from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import END, UniqueNames, axes_of, constant, data_inputs
 
@@ -24,6 +24,9 @@ _MANY = 2**10 * 3**4 * 5**2 * 7 * 11
 _FUNCTIONS = {"IntTrueDiv": Fraction, "Max": max, "Min": min, "max": max, "min": min}
 _FUNCTIONS |= {"CeilToInt": ceil, "FloorToInt": floor, "ceiling": ceil, "floor": floor}
 """Functions in sizes, as PyTorch, onnx-ir and onnxruntime write them."""
+
+
+Operand = ir.Value | None
 
 
 class NotStreamableError(UnsupportedError):
@@ -79,9 +82,7 @@ def surplus_of(size: int | ir.SymbolicDim, sequence: str) -> int:
 class Rewriter:
     """A graph that is being rewritten node by node."""
 
-    def __init__(
-        self, model: ir.Model, states: Sequence[StateSpec], batch: str | None, sequence: str
-    ) -> None:
+    def __init__(self, model: ir.Model, states: Sequence[StateSpec], batch: str | None, sequence: str):
         self.model, self.graph = model, model.graph
         self.node: ir.Node | None = None
         self.batch, self.sequence = batch, sequence
@@ -150,9 +151,7 @@ class Rewriter:
                     raise self.refusal("takes the last of frames that are cut off at the end")
                 self.earlier[str(value.name)] = (flow.axis, early)
 
-    def add(
-        self, op: str, *inputs: ir.Value | None, like: ir.Value | None = None, **attributes: Any
-    ) -> ir.Value:
+    def add(self, op: str, *inputs: Operand, like: Operand = None, **attributes: Any) -> ir.Value:
         """Add a node; its result has the dtype of the first operand, or dtype and shape of ``like``."""
         node = ir.node(op, inputs, attributes)
         (result,) = node.outputs
@@ -179,27 +178,22 @@ class Rewriter:
             self.graph.register_initializer(self._made[key])
         return self._made[key]
 
-    def cut(
-        self, value: ir.Value, axis: int, start: int, end: int = END, like: ir.Value | None = None
-    ) -> ir.Value:
+    def cut(self, value: ir.Value, axis: int, start: int, end: int = END, like: Operand = None) -> ir.Value:
         """Return a part of ``value`` along an axis."""
         bounds = (self.constant([number]) for number in (start, end, axis))
         return self.add("Slice", value, *bounds, like=like)
 
-    def state(
-        self, kind: str, axes: Sequence[int | str], dtype: ir.DataType | None, reset: float
-    ) -> ir.Value:
+    def state(self, kind: str, axes: Axes, dtype: ir.DataType | None, reset: float) -> ir.Value:
         """Add the input of a state; ``end_state`` adds its output."""
         if other := next((axis for axis in axes if isinstance(axis, str) and axis != self.batch), None):
             raise self.refusal(f"needs a state of fixed size, but axis {other} takes any; fix it by a number")
         assert dtype is not None
-        place = sum(state.input.startswith(f"{kind}_") for state in self.states)
-        name = self.names.unique(f"{kind}_{place}")
-        value = ir.val(name, dtype, axes)
-        self.graph.inputs.append(value)
+        number = sum(state.input.startswith(f"{kind}_") for state in self.states)
+        name = self.names.unique(f"{kind}_{number}")
+        self.graph.inputs.append(ir.val(name, dtype, axes))
         output = self.names.unique(f"{name}_n")
-        self.states.append(StateSpec(name, output, str(dtype.numpy().name), tuple(axes), reset))
-        return value
+        self.states.append(StateSpec(name, output, str(dtype.numpy().name), axes, reset))
+        return self.graph.inputs[-1]
 
     def end_state(self, value: ir.Value) -> None:
         """Make ``value`` the output of the state that was added last."""
@@ -214,9 +208,7 @@ class Rewriter:
         reset = flow.fill or 0.0
         key: tuple[Any, ...] = (value, frames, reset)
         if key not in self._made:
-            axes = [*axes_of(value)]
-            axes[flow.axis] = frames
-            state = self.state("past", axes, value.dtype, reset)
+            state = self.state("past", with_frames(value, flow, frames), value.dtype, reset)
             self._made[key] = joined = self.add("Concat", state, value, axis=flow.axis)
             self.end_state(self.cut(joined, flow.axis, -frames))
             self.reach += ceil(frames / flow.rate)
@@ -259,10 +251,9 @@ class Rewriter:
         kept = least + -(flow.delay + least) % stride  # so that windows lie on the full sequence's strides
         if flow.delay + kept < 0:
             raise self.refusal("has more padding than its window reaches")
-        joined = (
-            self.past(value, flow, kept) if kept > 0 else self.cut(value, flow.axis, -kept) if kept else value
-        )
-        return joined, replace(flow, delay=(flow.delay + kept) // stride, rate=flow.rate / stride, fill=None)
+        if kept:
+            value = self.past(value, flow, kept) if kept > 0 else self.cut(value, flow.axis, -kept)
+        return value, replace(flow, delay=(flow.delay + kept) // stride, rate=flow.rate / stride, fill=None)
 
     def early(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""
@@ -287,24 +278,25 @@ class Rewriter:
         row = self.row_axis(value, flow)
         key = ("count", flow.rate)
         if key not in self._made:
-            rows = [self.batch] if self.batch else []
-            count = self.state("count", [*rows, 1], ir.DataType.INT64, 0.0)
+            rows = (self.batch,) if self.batch else ()
+            count = self.state("count", (*rows, 1), ir.DataType.INT64, 0.0)
             frames = self.frames_of(value, flow)
             self.end_state(self.add("Add", count, frames))
             steps = self.add("Range", self.constant(0), self.add("Squeeze", frames), self.constant(1))
             self._made[key] = self.add("Add", count, steps)
-        turned = ("turned", flow.rate)
-        if row is None or row < flow.axis:
-            return self._made[key]
-        if turned not in self._made:
-            self._made[turned] = self.add("Transpose", self._made[key], perm=[1, 0])
-        return self._made[turned]
+        found = self._made[key]
+        return found if row is None or row < flow.axis else self.add("Transpose", found, perm=[1, 0])
 
     def frames_of(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return the number of frames of a call, int64 ``(1,)``."""
         shape = self.add("Shape", value)
         shape.dtype = ir.DataType.INT64
         return self.cut(shape, 0, flow.axis, flow.axis + 1)
+
+
+def with_frames(value: ir.Value, flow: Flow, frames: int) -> Axes:
+    """Return the axes of a value with another number of frames."""
+    return tuple(frames if axis == flow.axis else size for axis, size in enumerate(axes_of(value)))
 
 
 def fill_of(value: ir.Value) -> float | None:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import END, axes_of, constant
-from .rewrite import Flow, Rewriter, fill_of, moving_operands
+from .rewrite import Flow, Rewriter, fill_of, moving_operands, with_frames
 
 Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 
@@ -158,9 +158,7 @@ def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> i
         raise work.refusal("leaves gaps between frames")
     if overlap == 0:
         return spread
-    axis, axes = flow.axis, [*axes_of(spread)]
-    axes[axis] = overlap
-    state = work.state("overlap", axes, spread.dtype, 0.0)
+    axis, state = flow.axis, work.state("overlap", with_frames(spread, flow, overlap), spread.dtype, 0.0)
     begun = work.add("Add", work.cut(spread, axis, 0, overlap), state)
     joined = work.add("Concat", begun, work.cut(spread, axis, overlap), axis=axis)
     work.end_state(work.cut(joined, axis, -overlap))
@@ -189,9 +187,7 @@ def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     if node.attributes.get_int("exclusive", 0) or node.attributes.get_int("reverse", 0):
         raise work.refusal("sums backwards, or without the frame itself")
     value, flow = work.settle(*work.clean(value, flow, 0.0))
-    axes = [*axes_of(value)]
-    axes[flow.axis] = 1
-    state = work.state("total", axes, value.dtype, 0.0)
+    state = work.state("total", with_frames(value, flow, 1), value.dtype, 0.0)
     total = work.add("Add", work.add("CumSum", value, node.inputs[1]), state, like=value)
     work.end_state(work.cut(total, flow.axis, -1))
     hand_on(work, node, total, replace(flow, fill=None))

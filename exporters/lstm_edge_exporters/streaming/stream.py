@@ -22,16 +22,10 @@ from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import axes_of, constant, data_inputs, infer_shapes
 from .rewrite import NotStreamableError, Rewriter, fill_of, surplus_of
-from .rules import RULES
+from .rules import RULES, axes_read, layout, per_frame, reshape
 
 _OLDEST_OPSET = 13
 _SIZES = ("Shape", "Size")
-_COUNTED = frozenset(
-    """Abs Add Cast Ceil Clip Cos Div Erf Exp Floor Identity Log Max Min Mod Mul Neg Pow Reciprocal Relu Round
-    Sigmoid Sin Sqrt Sub Tanh""".split()  # noqa: SIM905
-)
-"""Operators that compute each frame of a counter from that frame alone."""
-_LAYOUT = ("Expand", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -40,15 +34,13 @@ class Streamed:
 
     model: ir.Model
     states: tuple[StateSpec, ...]
-    """All states: the given ones, then those that were added."""
     added: tuple[StateSpec, ...]
-    """Frames of the past, sums and step counters."""
+    """The last of ``states``: frames of the past, sums and step counters."""
     unit: int
     """A call takes a multiple of this number of steps."""
     delays: Mapping[str, int]
     """Delay of each output, in frames (in units for outputs without a time axis)."""
     axes: Mapping[str, Axes]
-    """Axes of each output that is not a state."""
     early: Mapping[str, tuple[int, int]]
     """By the name of a value of the last frames, its axis and how much later the full sequence takes it."""
     ahead: int
@@ -208,20 +200,19 @@ def _computed_again(
 ) -> ir.Value:
     """Return ``value`` with ``positions`` int64 ``(rows * frames,)`` in the place of its frames."""
     node, time = value.producer(), work.time_axis(value)
-    if time is None:
-        return value
-    if value in known:
-        return known[value]
-    usable = node is not None and node.domain == "" and value is node.outputs[0]
-    if usable and node is not None and node.op_type == "Range":
+    if time is None or value in known:
+        return known.get(value, value)
+    rule = RULES.get(node.op_type) if node is not None and node.domain == "" else None
+    if node is not None and node.op_type == "Range":
         known[value] = _range(work, node, positions)
         return known[value]
-    if node is None or not usable or node.op_type not in (*_COUNTED, *_LAYOUT) or node.inputs[0] is None:
+    usual = node is not None and value is node.outputs[0] and rule in (layout, per_frame, reshape)
+    if node is None or not usual or [*axes_read(node, 0, len(axes_of(value)))]:
         raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
     operands: list[ir.Value | None] = [
         None if each is None else _computed_again(work, each, positions, known) for each in node.inputs
     ]
-    if node.op_type in ("Expand", "Reshape"):
+    if rule is reshape:
         sizes = [axis if isinstance(axis, int) else 1 for axis in axes_of(value)]
         sizes[time] = -1 if node.op_type == "Reshape" else 1
         operands[1] = work.constant(sizes)

@@ -9,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.utils import _pytree as pytree
 
 from lstm_edge_exporters import ExportConfig
 
@@ -176,62 +175,6 @@ class DeepSpeechLike(nn.Module):
         return F.softmax(self.fc(x.reshape(t * n, -1)).reshape(t, n, -1).transpose(0, 1), dim=-1)
 
 
-class AttentionClassifier(nn.Module):
-    """Masked attention over the outputs of an LSTM."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(6, 8, batch_first=True)
-        self.attention = nn.Linear(8, 1)
-        self.fc = nn.Linear(8, 4)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        out, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
-        mask = torch.arange(out.size(1), device=x.device)[None, :] < lengths[:, None]
-        scores = self.attention(out).squeeze(-1).masked_fill(~mask, float("-inf"))
-        weights = torch.softmax(scores, dim=1)
-        return self.fc(torch.bmm(weights.unsqueeze(1), out).squeeze(1)), weights
-
-
-class ActorCritic(nn.Module):
-    """A policy with a GRU cell's one step a call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(7, 12), nn.Tanh())
-        self.gru = nn.GRUCell(12, 10)
-        self.actor = nn.Linear(10, 3)
-        self.critic = nn.Linear(10, 1)
-
-    def forward(self, observation, hidden):
-        hidden = self.gru(self.body(observation), hidden)
-        return self.actor(hidden), self.critic(hidden).squeeze(-1), hidden
-
-
-class Series:
-    """A container known to PyTorch, as libraries register theirs: its parts have no names."""
-
-    def __init__(self, values, mask) -> None:
-        self.values, self.mask = values, mask
-
-
-pytree.register_pytree_node(
-    Series, lambda each: ([each.values, each.mask], None), lambda parts, _: Series(*parts)
-)
-
-
-class Contained(nn.Module):
-    """Takes a container."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(5, 6, batch_first=True)
-
-    def forward(self, series):
-        return self.rnn(series.values)[0] * series.mask.unsqueeze(-1)
-
-
 class ChunkedBLSTM(nn.Module):
     """A separation network's layer: overlapping frames of 20 steps where the input is longer."""
 
@@ -274,19 +217,6 @@ class WaveDenoiser(nn.Module):
         for layer in self.decoder:
             x = layer(x + skips.pop(-1)[..., : x.shape[-1]])
         return F.pad(x, (0, length - x.shape[-1]))
-
-
-class RelativeLengths(nn.Module):
-    """Lengths as fractions of the longest, as a speech toolkit has them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(5, 6, batch_first=True)
-
-    def forward(self, x, lens):
-        steps = torch.clamp(torch.round(lens * x.size(1)), min=1).long()
-        packed = pack_padded_sequence(x, steps.cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.size(1))[0]
 
 
 def dispatch(forward):
@@ -367,15 +297,6 @@ PEOPLE = [
         "reads time backwards",
     ),
     Person(
-        AttentionClassifier,
-        (_floats(3, 6, 6), torch.tensor([2, 6, 4])),
-        {"LSTM": 1},
-        ("h_0", "c_0"),
-        "restarts with every call",
-    ),
-    Person(ActorCritic, (_floats(3, 7), _floats(3, 10)), {"GRU": 1}, ("hidden",)),
-    Person(Contained, (Series(_floats(3, 6, 5), torch.ones(3, 6)),), {"GRU": 1}, ("h_0",)),
-    Person(
         ChunkedBLSTM,
         _floats(3, 4, 50),
         {"LSTM": 1},
@@ -402,13 +323,6 @@ PEOPLE = [
         "reads all time",
         notes="axis L takes 36.. alone",
         ranges={"L": "36.."},
-    ),
-    Person(
-        RelativeLengths,
-        (_floats(3, 6, 5), torch.tensor([0.5, 1.0, 0.7])),
-        {"GRU": 1},
-        ("h_0",),
-        "restarts with every call",
     ),
     Person(
         Dispatched,

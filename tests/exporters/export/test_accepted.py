@@ -126,10 +126,3 @@ def test_a_squeeze_of_the_batch_needs_two_rows():
     assert str(artifact.manifest.ranges["N"]) == "2.."
     (note,) = artifact.notes
     assert "axis N takes 2.. alone" in note
-
-
-def test_an_example_of_one_row_makes_a_file_of_one_row_where_it_is_squeezed():
-    torch.manual_seed(0)
-    artifact = export(Squeezes().eval(), data(1, 8))
-    assert artifact.manifest.axes["x"] == (1, "L", 4)
-    assert artifact.manifest.streamable

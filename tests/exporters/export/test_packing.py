@@ -9,7 +9,6 @@ from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig
-from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 X, SORTED, UNSORTED = torch.randn(3, 6, 5), torch.tensor([6, 4, 2]), torch.tensor([2, 6, 4])
@@ -60,17 +59,6 @@ class Trimmed(Packs):
 def test_without_total_length_the_output_ends_with_the_longest_row():
     artifact = agree(Trimmed(), (X, UNSORTED), short)
     assert artifact.manifest.outputs[0].axes == ("N", "longest", 6)
-
-
-class PaddedLonger(Packs):
-    def forward(self, x, lengths):
-        packed = self.rnn(self.pack(x, lengths))[0]
-        return pad_packed_sequence(packed, batch_first=True, padding_value=-1.0, total_length=40)[0]
-
-
-def test_a_total_length_beyond_the_input_and_a_padding_value():
-    artifact = agree(PaddedLonger(), (X, UNSORTED), short)
-    assert artifact.manifest.outputs[0].axes == ("N", 40, 6)
 
 
 class Chained(nn.Module):
@@ -137,33 +125,6 @@ def test_narrow_lengths_are_taken_as_they_come():
     artifact = agree(Trimmed(), (X, UNSORTED.int()), narrow)
     assert artifact.manifest.inputs[1].dtype == "int32"
     assert artifact.manifest.lengths == "lengths"
-
-
-def test_a_file_with_narrow_lengths_runs_streams_and_serves_batches():
-    class Last(Packs):
-        def forward(self, x, lengths):
-            return self.rnn(self.pack(x, lengths))[1][0][-1]
-
-    module = Last().eval()
-    artifact = export(module, (X, UNSORTED.int()))
-    model = load(artifact.model)
-    assert model.manifest.padded_states
-    assert model.selftest().ok
-    with torch.no_grad():
-        ragged, full = module(X, UNSORTED).numpy(), module(X, torch.tensor([6, 6, 6])).numpy()
-    x = X.numpy()
-    for lengths in (UNSORTED.tolist(), UNSORTED.numpy(), UNSORTED.int().numpy()):
-        np.testing.assert_allclose(model.run(x, lengths=lengths)[0]["output"], ragged, rtol=0, atol=1e-6)
-    np.testing.assert_allclose(model.run(x)[0]["output"], full, rtol=0, atol=1e-6)
-    stream, batch = model.stream(), model.streams(3)
-    ids = [batch.add() for _ in range(3)]
-    for step in range(6):
-        own, each = stream.step(x[0, step]), batch.step(x[:, step], ids)
-    np.testing.assert_allclose(own, full[0], rtol=0, atol=1e-6)
-    np.testing.assert_allclose(each, full, rtol=0, atol=1e-6)
-    for source in ids:
-        batch.reset(source)
-    np.testing.assert_allclose(batch.process(x, ids, UNSORTED), ragged, rtol=0, atol=1e-6)
 
 
 class List(Packs):

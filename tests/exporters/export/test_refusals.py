@@ -8,7 +8,6 @@ import torch
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 
 X, LENGTHS = torch.randn(3, 6, 5), torch.tensor([2, 6, 4])
@@ -104,17 +103,6 @@ class WeightsFromData(Net):
 def test_a_module_that_can_not_be_exported_right_is_refused(module, example, message):
     with pytest.raises(UnsupportedError, match=message):
         export(module().eval(), example)
-
-
-class Attends(Net):
-    def forward(self, x):
-        y = self.rnn(x)[0]
-        return torch.softmax(y @ y.transpose(1, 2), -1)
-
-
-def test_an_output_with_two_axes_of_time_is_named():
-    with pytest.raises(UnsupportedError, match=r"'output' \(N, L, L\) has axis L twice, as attention"):
-        export(Attends().eval(), X)
 
 
 class OwnStep(nn.Module):
@@ -275,35 +263,6 @@ def test_a_scripted_module_is_refused():
 def test_a_module_that_fails_on_the_example_is_refused_with_its_own_error():
     with pytest.raises(InputError, match=r"does not run on the example.*input.size"):
         export(Normed().eval(), torch.randn(3, 6, 4))
-
-
-class TakesADict(Net):
-    def forward(self, batch):
-        return self.rnn(batch["x"])[0]
-
-
-def test_a_dict_that_is_an_argument_itself_is_told_from_arguments_by_name():
-    with pytest.raises(InputError, match=r"missing a required argument: 'batch'.*in a tuple"):
-        export(TakesADict().eval(), {"x": X})
-    assert export(TakesADict().eval(), ({"x": X},)).manifest.inputs[0].name == "batch_x"
-
-
-class KeepsAProduct(Net):
-    def __init__(self):
-        super().__init__()
-        self.scale = self.head.bias.sum() * 2
-
-    def forward(self, x):
-        return self.rnn(x)[0] * self.scale
-
-
-def test_a_tensor_that_the_module_computed_and_keeps_is_a_constant():
-    module = KeepsAProduct()
-    made = load(export(module, X).model)
-    with torch.no_grad():
-        expected = module(X).numpy()
-    np.testing.assert_allclose(made.run(X.numpy())[0]["output"], expected, rtol=0, atol=1e-6)
-    assert not module.scale.is_leaf
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

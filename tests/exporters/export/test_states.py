@@ -1,7 +1,5 @@
 """How initial states are found, named, lifted, reset, or left alone."""
 
-from typing import NamedTuple
-
 import numpy as np
 import onnx
 import pytest
@@ -65,25 +63,6 @@ def test_a_learned_state_is_the_reset_value_in_the_contract():
     with torch.no_grad():
         expected = module(torch.from_numpy(x)).numpy()
     np.testing.assert_allclose(model.run(x)[0]["output"], expected, rtol=0, atol=1e-6)
-
-
-class SeveralLayers(nn.Module):
-    """Single layers in a list that read rows of one zeros tensor."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.GRU(5 if i == 0 else 6, 6, batch_first=True) for i in range(3))
-
-    def forward(self, x):
-        h = x.new_zeros(3, x.size(0), 6)
-        for index, layer in enumerate(self.layers):
-            x, _ = layer(x, h[index : index + 1])
-        return x
-
-
-def test_rows_of_one_tensor_are_a_state_of_each_layer():
-    artifact = export(SeveralLayers(), X)
-    assert states(artifact) == [(f"layers.{i}.h_0", f"layers.{i}.h_n", (1, "N", 6)) for i in range(3)]
 
 
 class Shared(nn.Module):
@@ -179,23 +158,6 @@ def test_unbatched_modules_keep_their_shapes():
     assert artifact.manifest.batch is None
     assert [spec.axes for spec in artifact.manifest.inputs] == [("L", 5)]
     assert states(artifact) == [("h_0", "h_n", (4, 6)), ("c_0", "c_n", (4, 6))]
-
-
-class Hidden(NamedTuple):
-    h: torch.Tensor
-    c: torch.Tensor
-
-
-class Fields(Absent):
-    def forward(self, x, hidden):
-        output, last = self.rnn(x, tuple(hidden))
-        return output, Hidden(*last)
-
-
-def test_states_in_a_named_tuple_are_named_after_its_fields():
-    zeros = torch.zeros(2, 3, 6)
-    artifact = export(Fields(), (X, Hidden(zeros, zeros)))
-    assert states(artifact) == [("hidden_h", "h", (2, "N", 6)), ("hidden_c", "c", (2, "N", 6))]
 
 
 class Leaks(nn.Module):

@@ -50,19 +50,6 @@ class PadsToAValidLength(nn.Module):
         return self.up(x)[..., :length]
 
 
-class CeilingDivision(nn.Module):
-    """``-(-length // 3)`` frames, as recognizers of lines pad to."""
-
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.GRU(6, 4, batch_first=True)
-
-    def forward(self, x):
-        frames = -(-x.shape[1] // 3)
-        x = F.pad(x, (0, 0, 0, frames * 3 - x.shape[1]))
-        return self.rnn(x.reshape(len(x), frames, 6))[0]
-
-
 class NormOverAllAxes(nn.Module):
     """Separation networks: axes from ``torch.arange(...).tolist()``."""
 
@@ -76,17 +63,6 @@ class NormOverAllAxes(nn.Module):
         return self.norm(self.rnn(x)[0].transpose(1, 2))
 
 
-class FoldsFeatures(nn.Module):
-    """4-D input whose last axis has as many elements as the example has rows."""
-
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.GRU(6, 4, batch_first=True)
-
-    def forward(self, x):
-        return self.rnn(x.reshape(x.shape[0], x.shape[1], x.shape[2] * x.shape[3]))[0]
-
-
 class OwnCell(nn.Module):
     """A cell of linear layers, with its state."""
 
@@ -96,18 +72,6 @@ class OwnCell(nn.Module):
 
     def forward(self, x, h):
         return torch.tanh(self.ih(x) + self.hh(h))
-
-
-class TruncatedFractions(nn.Module):
-    """Relative lengths that packing cuts to whole steps."""
-
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.GRU(4, 4, batch_first=True)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths * x.size(1), batch_first=True, enforce_sorted=False)
-        return self.rnn(packed)[1][-1]
 
 
 class PaddingIsZero(nn.Module):
@@ -126,11 +90,8 @@ class PaddingIsZero(nn.Module):
 TOKENS = torch.tensor([[3, 4, 5, 8], [1, 2, 7, 0]])
 STRANGERS = [
     (PadsToAValidLength, lambda n, length: (floats(n, 1, 8 + length),)),
-    (CeilingDivision, lambda n, length: (floats(n, length, 2),)),
     (NormOverAllAxes, lambda n, length: (floats(n, length, 4),)),
-    (FoldsFeatures, lambda n, length: (floats(n, length, 3, 2),)),
     (OwnCell, lambda n, length: (floats(n, 5), floats(n, 6))),
-    (TruncatedFractions, lambda n, length: (floats(n, length, 4), torch.tensor([1.0, *[0.5] * (n - 1)]))),
     (PaddingIsZero, lambda n, length: (TOKENS.repeat(n, length)[:n, :length],)),
 ]
 

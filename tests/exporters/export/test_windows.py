@@ -1,6 +1,5 @@
 """A file without a time axis whose layers take several steps a call: each call is a whole window."""
 
-import numpy as np
 import pytest
 import torch
 from beside import export_beside as export
@@ -70,9 +69,3 @@ def test_states_that_are_told_stay_and_the_file_is_not_streamed():
     artifact = export(*WINDOWS[3][:2], config)
     assert [state.input for state in artifact.manifest.states] == ["h", "c"]
     assert not artifact.manifest.streamable
-
-
-def test_a_layer_called_for_one_step_is_a_step():
-    artifact = export(Plain().eval(), X[:, :1], ExportConfig(inputs={"x": ("N", 1, 3)}))
-    assert artifact.manifest.streamable
-    load(artifact.model).stream().step(np.zeros((1, 3), np.float32))
