@@ -176,12 +176,8 @@ def _spec(value: ir.Value) -> TensorSpec:
 
 def _counts(exposed: Exposed) -> tuple[str, ...]:
     """Return the outputs that are the lengths: those of chunks add up to those of the full sequence."""
-    integers = (value for value in exposed.outputs if value.dtype is not None and value.dtype.is_integer())
-    return tuple(
-        str(value.name)
-        for value in integers
-        if exposed.lengths and {each.name for each in sources(value)} == {exposed.lengths}
-    )
+    outputs = ((str(value.name), {source.name for source in sources(value)}) for value in exposed.outputs)
+    return tuple(name for name, names in outputs if exposed.lengths and names == {exposed.lengths})
 
 
 def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:

@@ -88,18 +88,15 @@ class _Packing:
     def size(self, tensor: Tensor, *axis: Any) -> Any:
         """Answer ``batch_sizes.size(0)``, the greatest length, with the padded length, marked as that."""
         known = self.meaning(tensor)
-        if not isinstance(known, tuple) or not axis:
-            return NotImplemented
-        return self.note(known[2] * 1, "longest")  # an object of its own
+        found = isinstance(known, tuple) and axis
+        return self.note(known[2] * 1, "longest") if found else NotImplemented  # an object of its own
 
     def item(self, tensor: Tensor, index: Any) -> Any:
         """Answer ``batch_sizes[0]``, the batch size, and ``lengths[unsorted]``."""
         if self.meaning(index) == "identity":
             return tensor
         known = self.meaning(tensor)
-        if isinstance(known, tuple) and type(index) is int and index == 0:
-            return known[1]
-        return NotImplemented
+        return known[1] if isinstance(known, tuple) and type(index) is int and index == 0 else NotImplemented
 
     def permute(self, tensor: Tensor, *args: Any, **_: Any) -> Any:
         """Leave the identity as it is, copied or inverted, and a tensor that is permuted by it."""

@@ -86,14 +86,12 @@ def expose_states(
         dtype = dtypes[name].replace("float64", "float32")
         exposed.states.append(StateSpec(name, exposed.titles[index][0], dtype, program.axes[name]))
     exposed.notes += _notes(exposed)
-    if not config.stateless and not window:
-        exposed.resets = _reset_values(exposed)
+    exposed.resets = {} if config.stateless or window else _reset_values(exposed)
     for node in nodes:
         _lower(exposed, node)
     _return_states(exposed)
-    if window:
-        exposed.unstreamable = window
-        exposed.notes.append(f"no states are carried from call to call: {window}")
+    exposed.unstreamable = window
+    exposed.notes += [f"no states are carried from call to call: {window}"] if window else []
     _tidy(model)
     return exposed
 
@@ -148,10 +146,8 @@ def _given_pairs(model: ir.Model, states: Mapping[str, str]) -> dict[str, int]:
     inputs, outputs = ([str(value.name) for value in side] for side in sides)
     for name, output in states.items():
         if name not in inputs or output not in outputs:
-            raise InputError(
-                f"state {name} -> {output}: the inputs are {', '.join(inputs)} and the outputs "
-                f"{', '.join(outputs)}"
-            )
+            names = f"the inputs are {', '.join(inputs)} and the outputs {', '.join(outputs)}"
+            raise InputError(f"state {name} -> {output}: {names}")
     return {name: outputs.index(output) for name, output in states.items()}
 
 
@@ -210,15 +206,15 @@ def _return_states(exposed: Exposed) -> None:
     states = {state.output: state for state in exposed.states}
     if not all(name in states for (name,) in exposed.titles):
         return
-    graph = exposed.model.graph
+    graph, titles = exposed.model.graph, list[tuple[str, ...]]()
     values = {str(value.name): value for value in graph.outputs}
     taken = [*values, *(str(value.name) for value in graph.inputs)]
-    titles = []
-    for (name,) in exposed.titles:
-        taken.append(title := _unused("output", taken))
-        graph.outputs.append(_copy(exposed.model, values[name], title, states[name].axes))
-        titles.append((name, title))
-    exposed.titles = tuple(titles)
+    for (name,) in titles:
+        taken.append(_unused("output", taken))
+        graph.outputs.append(_copy(exposed.model, values[name], taken[-1], states[name].axes))
+    exposed.titles = tuple(
+        (*names, title) for names, title in zip(titles, taken[-len(titles) :], strict=True)
+    )
 
 
 def _reset_values(exposed: Exposed) -> dict[ir.Value, float | Array]:
@@ -312,23 +308,20 @@ def _layer(
     """Build one layer: ``x (L, N, I)``, h, c, lengths to ``[(L, N, D*P), h_n (D, N, P), c_n (D, N, H)]``."""
     (x, h, c, lengths), op_type, suffix = read, options["op"], f"l{index}"
     after = None
-    if layer[0].w_hr is not None and h is not None:
+    if layer[0].w_hr is not None:
         layer, h, after = _project(build, layer, h, suffix)
-    directions = len(layer)
     attributes: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // len(GATES[op_type])}
-    if directions == 2:
-        attributes["direction"] = "bidirectional"
-    if op_type == "GRU":
-        attributes["linear_before_reset"] = 1
-    if options["activation"] not in ("", "Tanh"):
-        attributes["activations"] = [options["activation"]] * directions
+    attributes |= {"direction": "bidirectional"} if len(layer) == 2 else {}
+    attributes |= {"linear_before_reset": 1} if op_type == "GRU" else {}
+    if options["activation"] == "Relu":
+        attributes["activations"] = ["Relu"] * len(layer)
     weights = zip("WRB", to_onnx_weights(op_type, layer), strict=True)
     inputs = [None if each is None else build.weight(each, f"{kind}_{suffix}") for kind, each in weights]
     inputs = [x, *inputs, lengths, h, *([c] if op_type == "LSTM" else [])]
     y, *last = build.node(op_type, inputs, attributes, outputs=3 if op_type == "LSTM" else 2, name=suffix)
     if after is not None:
         y, last[0] = (build.matmul(value, after) for value in (y, last[0]))
-    if directions == 1:
+    if len(layer) == 1:
         return [build.squeeze(y, 1), *last]
     return [build.reshape(build.transpose(y, (0, 2, 1, 3)), (0, 0, -1)), *last]
 
