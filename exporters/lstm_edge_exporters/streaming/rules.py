@@ -228,26 +228,16 @@ def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value
     biases = constant(given[3])
     if biases is None:
         return value
-    size = node.attributes.get_int("hidden_size", 0)
-    columns = -np.stack(np.split(biases, 2, axis=1), axis=-1)
-    columns = columns * _gates(node).repeat(size, 0).astype(columns.dtype)
-    axes = axes_of(value)
-    if axes[1] not in (1, work.batch):
-        raise work.refusal(f"lags, and has a fixed number of rows, {axes[1]}")
+    reset = 0.5 if node.attributes.get_int("linear_before_reset", 0) else 1
+    by_gate = {"RNN": [[1, 1]], "LSTM": [[0, 0]] * 3 + [[1, 1]], "GRU": [[0, 0], [1, 1], [1, reset]]}
+    shares = np.repeat(by_gate[node.op_type], node.attributes.get_int("hidden_size", 0), 0)
+    columns = -np.stack(np.split(biases, 2, axis=1), axis=-1) * shares.astype(biases.dtype)
+    if (rows := axes_of(value)[1]) not in (1, work.batch):
+        raise work.refusal(f"lags, and has a fixed number of rows, {rows}")
     feature = work.add("Cast", work.early(value, flow), to=int(value.dtype or 0))
     feature.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
     node.replace_input_with(1, work.constant(np.concatenate([weights, columns], -1), weights.dtype))
     return work.add("Concat", value, feature, feature, axis=2)
-
-
-def _gates(node: ir.Node) -> np.ndarray:
-    """Return, by gate, the share of the input and of the recurrent bias that is taken off ``(gates, 2)``."""
-    if node.op_type == "RNN":
-        return np.ones((1, 2))
-    if node.op_type == "LSTM":  # input, output, forget, cell
-        return np.array([[0, 0], [0, 0], [0, 0], [1, 1]], float)
-    linear = node.attributes.get_int("linear_before_reset", 0)
-    return np.array([[0, 0], [1, 1], [1, 0.5 if linear else 1]], float)  # update, reset, hidden
 
 
 def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -306,10 +296,8 @@ def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> No
 
 def axes_read(node: ir.Node, place: int, rank: int) -> Iterable[int]:
     """Return the axes of an operand that each element of the result reads as a whole."""
-    op, axis = (
-        node.op_type,
-        node.attributes.get_int("axis", 0 if node.op_type == "Split" else -1) % max(rank, 1),
-    )
+    op = node.op_type
+    axis = node.attributes.get_int("axis", 0 if op == "Split" else -1) % max(rank, 1)
     if op in ("LogSoftmax", "Softmax", "Split"):
         return [axis]
     if op == "LayerNormalization":

@@ -225,11 +225,7 @@ def _computed_again(
 def _range(work: Rewriter, node: ir.Node, positions: ir.Value) -> ir.Value:
     """Return the numbers of a Range at ``positions``."""
     first, step = constant(node.inputs[0]), constant(node.inputs[2])
-    if first is None or step is None or first.dtype.kind not in "iu" or step.dtype.kind not in "iu":
+    if first is None or step is None or first.dtype != np.int64 or step.dtype != np.int64:
         raise work.refusal(f"combines frames with {node.outputs[0].name}, which counts in fractions")
-    numbers = positions if step == 1 else work.add("Mul", positions, work.constant(int(step)))
-    numbers = numbers if first == 0 else work.add("Add", numbers, work.constant(int(first)))
-    if first.dtype != np.int64:
-        numbers = work.add("Cast", numbers, to=int(ir.DataType.from_numpy(first.dtype)))
-        numbers.dtype = ir.DataType.from_numpy(first.dtype)
-    return numbers
+    scaled = positions if step == 1 else work.add("Mul", positions, work.constant(int(step)))
+    return scaled if first == 0 else work.add("Add", scaled, work.constant(int(first)))

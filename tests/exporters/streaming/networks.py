@@ -157,12 +157,6 @@ class DeepConvLSTM(nn.Module):
         return self.head(self.lstm(y.reshape(y.size(0), y.size(1), -1))[0][:, -1])
 
 
-class SamePools(nn.Module):
-    def forward(self, x):
-        y = x.transpose(1, 2)
-        return (F.max_pool1d(y, 3, 1, 1) + F.avg_pool1d(y, 5, 1, 2)).transpose(1, 2)
-
-
 class TwoDelays(nn.Module):
     """An LSTM at one delay, a GRU behind it at another."""
 
@@ -261,19 +255,6 @@ class CausalFront(Front):
 class Last(Front):
     def forward(self, x):
         return super().forward(x)[:, -1]
-
-
-class Spectrum(nn.Module):
-    """2-d convolutions over time and frequency, of which one has a stride over both, and a GRU."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 3, 3, (1, 2), 1), nn.Conv2d(3, 3, 3, (2, 2), 1)
-        self.gru = nn.GRU(3, 5, batch_first=True)
-
-    def forward(self, x):
-        y = torch.relu(self.second(torch.relu(self.first(x.unsqueeze(1)))))
-        return self.gru(y.permute(0, 2, 1, 3).flatten(2))[0]
 
 
 class Branches(nn.Module):
@@ -441,7 +422,6 @@ NETWORKS = {
     Frames: Network(1, 3, "h c past count past past"),
     Hidden: Network(1, 2, "h c past count"),
     DeepConvLSTM: Network(1, 8, "h c past past count"),
-    SamePools: Network(1, 2, "past past past"),
     TwoDelays: Network(1, 2, "h c h past count past", quick=True),
     Dilated: Network(1, 7, "past past count past past past past"),
     SameCumulativeNorm: Network(1, 1, "past count total total"),
@@ -451,7 +431,6 @@ NETWORKS = {
     Front: Network(8, 0, "h c past count past"),
     CausalFront: Network(8, 0, "h c past past"),
     Last: Network(8, 0, "h c past count past"),
-    Spectrum: Network(2, 1, "h past count past count"),
     Branches: Network(4, 2, "past past count past past"),
     TwoRates: Network(8, 0, "h c past count", quick=True),
     Mean: Network(4, 0, "past total count"),
