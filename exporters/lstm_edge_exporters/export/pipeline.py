@@ -26,6 +26,7 @@ from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
+from ..recurrent import is_reversed, recurrent_nodes
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError
 from ..streaming.stream import stream
@@ -119,7 +120,8 @@ def _keep_past(
     try:
         found = stream(model, manifest.states, manifest.batch, manifest.sequence)
     except NotStreamableError as error:
-        return model, manifest, 0, str(error)
+        backwards = any(map(is_reversed, recurrent_nodes(model)))
+        return model, manifest._replace(unstreamable=str(error) if backwards else ""), 0, str(error)
     if not found.ordinary or not found.added:
         return model, manifest._replace(unstreamable="" if found.ordinary else found.need), 0, ""
     added = [state._replace(dtype=state.dtype.replace("float64", "float32")) for state in found.added]

@@ -249,11 +249,12 @@ class Rewriter:
         value, flow = self.shift(value, flow, front, fill)
         least = taps - stride
         kept = least + -(flow.delay + least) % stride  # so that windows lie on the full sequence's strides
-        if flow.delay + kept < 0:
-            raise self.refusal("has more padding than its window reaches")
-        if kept:
-            value = self.past(value, flow, kept) if kept > 0 else self.cut(value, flow.axis, -kept)
-        return value, replace(flow, delay=(flow.delay + kept) // stride, rate=flow.rate / stride, fill=None)
+        owed = ceil(max(-(flow.delay + kept), 0) / stride) * stride  # more padding than the window reaches
+        joined = self.past(value, flow, kept + owed) if kept + owed > 0 else value
+        if kept < 0 or owed:
+            joined = self.cut(joined, flow.axis, max(-kept, 0), -owed or END)
+        delay = (flow.delay + owed + kept) // stride
+        return joined, replace(flow, delay=delay, rate=flow.rate / stride, fill=None)
 
     def early(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""

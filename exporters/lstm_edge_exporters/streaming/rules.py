@@ -88,7 +88,7 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 
 def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-    """Take a Slice: of another axis, without the first or last frames, or the last ones."""
+    """Take a Slice: of another axis, without the first or last frames, every k-th frame, the last ones."""
     rank = len(axes_of(value))
     starts = numbers(work, node, 1)
     axes = [axis % rank for axis in numbers(work, node, 3, range(len(starts)))]
@@ -102,10 +102,15 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     to_the_end = end is not None and end >= 2**31 - 1 and work.time_axis(node.outputs[0]) is None
     if start < 0 and step == 1 and to_the_end:
         last_frames(work, node, value, flow, -start)
-    elif start < 0 or step != 1:
-        raise work.refusal("selects frames from the end, or some of them")
-    else:
+    elif start < 0 or step < 1:
+        raise work.refusal("selects frames from the end")
+    elif step == 1:
         hand_on(work, node, *work.shift(value, flow, -start))
+    else:
+        joined, flow = work.look_back(value, replace(flow, delay=flow.delay + start), 1, step)
+        for place, number in ((0, joined), (1, work.constant([0])), (2, work.constant([END]))):
+            node.replace_input_with(place, number)
+        work.set(node.outputs[0], flow)
 
 
 def last_frames(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, frames: int) -> None:
@@ -153,11 +158,11 @@ def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
 
 
 def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> ir.Value:
-    """Return the frames of a call that no later one adds to; the ``overlap`` others are a state."""
-    if overlap < 0:
-        raise work.refusal("leaves gaps between frames")
-    if overlap == 0:
-        return spread
+    """Return the frames of a call that no later one adds to; the ``overlap`` others, if any, are a state."""
+    if overlap <= 0:  # empty frames between those of two frames
+        pads = [0] * (2 * len(axes_of(spread)))
+        pads[len(pads) // 2 + flow.axis] = -overlap
+        return work.add("Pad", spread, work.constant(pads)) if overlap else spread
     axis, state = flow.axis, work.state("overlap", with_frames(spread, flow, overlap), spread.dtype, 0.0)
     begun = work.add("Add", work.cut(spread, axis, 0, overlap), state)
     joined = work.add("Concat", begun, work.cut(spread, axis, overlap), axis=axis)
@@ -229,7 +234,8 @@ def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value
     if biases is None:
         return value
     reset = 0.5 if node.attributes.get_int("linear_before_reset", 0) else 1
-    by_gate = {"RNN": [[1, 1]], "LSTM": [[0, 0]] * 3 + [[1, 1]], "GRU": [[0, 0], [1, 1], [1, reset]]}
+    gru = [[0, 0], [1, 1], [1, reset]]
+    by_gate: dict[str, Any] = {"RNN": [[1, 1]], "LSTM": [[0, 0]] * 3 + [[1, 1]], "GRU": gru}
     shares = np.repeat(by_gate[node.op_type], node.attributes.get_int("hidden_size", 0), 0)
     columns = -np.stack(np.split(biases, 2, axis=1), axis=-1) * shares.astype(biases.dtype)
     if (rows := axes_of(value)[1]) not in (1, work.batch):
