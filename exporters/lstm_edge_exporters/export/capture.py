@@ -253,8 +253,8 @@ class _Sizes:
                     raise UnsupportedError(
                         f"forward fixes axis {axis} of {name} at {size}{line and f' ({line})'}: a loop, a "
                         "layer or a kept state takes the size for a number; use tensor operations over the "
-                        "whole axis, take and return the state and export one step a call: --step, or fix "
-                        f"the axis: inputs={{{name!r}: (... {size} ...)}}"
+                        "whole axis, take and return the state and export one step a call: --input x=N,1,8, "
+                        f"or fix the axis: inputs={{{name!r}: (... {size} ...)}}"
                     )
 
     def _guards(self) -> list[tuple[Any, str]]:
