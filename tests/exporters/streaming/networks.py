@@ -325,6 +325,28 @@ class Codec(nn.Module):
         return self.decode(self.gru(z.transpose(1, 2))[0].transpose(1, 2) * torch.sigmoid(z)).transpose(1, 2)
 
 
+class Gaps(nn.Module):
+    """A transposed convolution of less taps than its stride, behind zeros in front."""
+
+    def __init__(self):
+        super().__init__()
+        self.encode, self.decode = nn.Conv1d(WIDTH, 8, 6, 3), nn.ConvTranspose1d(8, 2, 2, 3, output_padding=1)
+
+    def forward(self, x):
+        return torch.tanh(self.decode(F.pad(self.encode(x.transpose(1, 2)), (2, 0)))).transpose(1, 2)
+
+
+class Every(nn.Module):
+    """Every third frame."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
+
+    def forward(self, x):
+        return self.conv(x.transpose(1, 2))[:, :, 1::3].transpose(1, 2)
+
+
 class Decoder(nn.Module):
     """A transposed convolution that a convolution reads without anything between them."""
 
@@ -436,6 +458,8 @@ NETWORKS = {
     Mean: Network(4, 0, "past total count"),
     UNet: Network(4, 7, "h c past count past count overlap past overlap past", quick=True),
     Codec: Network(4, 0, "h past overlap"),
+    Gaps: Network(3, 0, "past count past"),
+    Every: Network(3, 0, "past"),
     Decoder: Network(1, 2, "overlap past", quick=True),
     Nearest: Network(4, 4, "past"),
     Reframed: Network(12, 1, "h past past count"),
