@@ -209,12 +209,11 @@ def _return_states(exposed: Exposed) -> None:
     graph, titles = exposed.model.graph, list[tuple[str, ...]]()
     values = {str(value.name): value for value in graph.outputs}
     taken = [*values, *(str(value.name) for value in graph.inputs)]
-    for (name,) in titles:
-        taken.append(_unused("output", taken))
-        graph.outputs.append(_copy(exposed.model, values[name], taken[-1], states[name].axes))
-    exposed.titles = tuple(
-        (*names, title) for names, title in zip(titles, taken[-len(titles) :], strict=True)
-    )
+    for (name,) in exposed.titles:
+        titles.append((name, title := _unused("output", taken)))
+        taken.append(title)
+        graph.outputs.append(_copy(exposed.model, values[name], title, states[name].axes))
+    exposed.titles = tuple(titles)
 
 
 def _reset_values(exposed: Exposed) -> dict[ir.Value, float | Array]:
