@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 PATH = click.Path(path_type=Path)
-SCALE = (
-    "Scaling that a checkpoint was trained with, so that raw values go in: a JSON file or .npz with mean and "
-    "std, or min and max."
-)
+SCALE = "Scaling of the training: JSON or .npz with mean and std, or min and max."
 """Help of ``--scale``."""
 Command = Callable[..., Any]
 Steps = int | Literal["never"]
@@ -164,9 +161,7 @@ def _count_or_never(text: str) -> Steps:
 class ModelOptions:
     """How a verb opens a model; see ``lstm_edge_runtime.load``."""
 
-    device: Literal["cpu", "cuda"] = option(
-        "cpu", "Device; cuda is an error if it is not actually used.", choices=("cpu", "cuda")
-    )
+    device: Literal["cpu", "cuda"] = option("cpu", "Device, never another.", choices=("cpu", "cuda"))
     threads: int = option(1, "Number of threads per operator.", low=1)
 
     def load(self, path: Path) -> "Model":
@@ -199,9 +194,7 @@ def _check_output(_: click.Context, __: click.Parameter, path: Path) -> Path:
     return path
 
 
-output_option = click.option(
-    "-o", "--output", type=PATH, required=True, callback=_check_output, help="Output file."
-)
+output_option = click.option("-o", "--output", type=PATH, required=True, callback=_check_output)
 reset_every_option = click.option(
     "--reset-every",
     callback=_reader(_count_or_never),
