@@ -37,11 +37,8 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
     header = made.save(output) / "src" / f"{made.name}.h"
     document = {
         "output": output,
-        "name": made.name,
         "bytes": {path: len(text.encode()) for path, text in made.files.items()},
-        "constants": made.constants,
-        "state": made.state,
-        "work": made.work,
+        **{name: getattr(made, name) for name in ("name", "constants", "state", "work")},
         "max_abs": made.difference,
         "notes": [
             "self-test: passed here",
