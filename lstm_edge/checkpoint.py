@@ -20,8 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
-from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.json_reader import malformed_as, read_json
+from lstm_edge_runtime.files import malformed_as, read_json, write_bytes
 from lstm_edge_runtime.manifest import Signal, Task, Trained, decode
 
 from .lstm1 import LSTM1, SCALES

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
-from lstm_edge_runtime.json_reader import malformed_as, read_json
-from lstm_edge_runtime.reading import read_arrays
+from lstm_edge_runtime.files import malformed_as, read_arrays, read_json
 
 from .lstm1 import LSTM1
 

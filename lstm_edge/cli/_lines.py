@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge.hold import Hold
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime.errors import InputError, counted, printable
-from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Array, Task
 from lstm_edge_runtime.prediction import softmax
 

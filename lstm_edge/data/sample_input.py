@@ -113,7 +113,8 @@ def run_series(
 
 def _frames(model: "Model", outputs: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
     """Return a main output as ``(rows, frames, C)``."""
-    batch, time = model.manifest.batch_axes.get(main_name(model)), frame_axis(model)
+    manifest = model.manifest
+    batch, time = manifest.batch_axis(manifest.axes[main_name(model)]), frame_axis(model)
     if time is None:
         return top_rows(outputs, rows)[:, None]
     along = time + 1 if batch is None else time + (batch > time)

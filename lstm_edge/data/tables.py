@@ -19,8 +19,8 @@ from lstm_edge_runtime.errors import (
     first_line,
     install_command,
 )
+from lstm_edge_runtime.files import read_arrays
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.reading import read_arrays
 
 _GAPS = frozenset({"", "nan", "na", "null", "none"})
 """Cells that are missing, in lower case."""

@@ -20,8 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from lstm_edge_exporters.export.floats import one_thread
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
-from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.json_reader import malformed_as
+from lstm_edge_runtime.files import malformed_as, write_bytes
 from lstm_edge_runtime.manifest import Trained
 
 from ..checkpoint import Run, read_tensors, save, write_tensors

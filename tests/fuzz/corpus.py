@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from lstm_edge.cli import cli, run
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 
@@ -62,8 +62,8 @@ def _tables(folder: Path) -> None:
 
 def _states(folder: Path) -> None:
     from lstm_edge.cli.stream import StateFile
+    from lstm_edge.hold import Hold
     from lstm_edge_runtime import load
-    from lstm_edge_runtime.hold import Hold
 
     with load(DATA / "lstm.onnx") as model:
         stream = model.stream()

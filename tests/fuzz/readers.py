@@ -18,10 +18,10 @@ import onnx
 
 from lstm_edge_runtime import LstmEdgeError, Model, State, load
 from lstm_edge_runtime.manifest import KEY, Manifest
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
+from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
-_HEADER, _CONSTANT = struct.Struct("<8sIIQ10I"), struct.Struct("<Q4I")
 _NAMES = (
     "../../../x", "/tmp/x", "..", "", "\x1b[2J", "a\nb", "a\0b", '" }] x [{ "', "*/ x /*", "é" * 100,
     "x" * 3000, "${HOME}", "%s%n", "</script>", "\u202egnp", "h_0", "-o", "CON",
@@ -85,7 +85,7 @@ def _run(path: Path, **options: Any) -> None:
 def _use_batch(model: Model) -> None:
     batch = model.streams(2, reset_every="never")
     ids = [batch.add(), batch.add()]
-    batch.process(_samples(model.manifest, 2, 4, in_front=True), ids, [4, 1])
+    batch.process(_samples(model.manifest, 2, 4, in_front=True), ids)
     batch.step(_samples(model.manifest, 2, None, in_front=True), ids)
     batch.restore(ids[0], batch.state(ids[1]))
 
@@ -133,14 +133,6 @@ def onnx_structure(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     return _use_model(rng, corpus, folder, _put(folder, "m.onnx", damaged))
 
 
-def manifest(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    model = onnx.load(_pick(rng, corpus / "onnx", ".onnx"))
-    entry = next(each for each in model.metadata_props if each.key == KEY)
-    text = mutate.damage_json(rng, entry.value)
-    entry.value = text.encode("utf-8", "replace").decode()
-    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
-
-
 def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """A name that a path, a terminal or another language would obey, in graph and manifest."""
     model, new = onnx.load(rng.choice((DATA / "lstm.onnx", DATA / "gru.onnx"))), rng.choice(_NAMES)
@@ -152,7 +144,7 @@ def names(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         value.name = new if value.name == old else value.name
     entry = next(each for each in model.metadata_props if each.key == KEY)
     entry.value = entry.value.replace(json.dumps(old), json.dumps(new))
-    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", model.SerializeToString()))
+    return _use_model(rng, corpus, folder, _put(folder, "m.onnx", sealed(model.SerializeToString())))
 
 
 def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -163,22 +155,6 @@ def program(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         damaged[16:24] = rng.choice((struct.pack("<Q", len(damaged)), bytes(damaged[16:24])))
         damaged[12:16] = struct.pack("<I", zlib.crc32(bytes(damaged[16:])))
     return _use_program(rng, _put(folder, "m.lep", bytes(damaged)))
-
-
-def program_manifest(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    """A native program with another manifest, which a constant behind all others holds."""
-    content = bytearray(_pick(rng, corpus / "lep", ".lep").read_bytes())
-    place = _HEADER.size + _HEADER.unpack_from(content)[10] * _CONSTANT.size
-    offset, rows, columns, *_ = _CONSTANT.unpack_from(content, place)
-    text = mutate.damage_json(rng, bytes(content[offset : offset + rows * columns])).encode(
-        "utf-8", "replace"
-    )
-    content += bytes(-len(content) % 8)
-    _CONSTANT.pack_into(content, place, len(content), 1, len(text), 5, 0)
-    content += text
-    struct.pack_into("<Q", content, 16, len(content))
-    struct.pack_into("<I", content, 12, zlib.crc32(content[16:]))
-    return _use_program(rng, _put(folder, "m.lep", bytes(content)))
 
 
 def _use_program(rng: Random, path: Path) -> Verb | None:
@@ -379,7 +355,6 @@ def command_line(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 READERS: dict[str, Read] = {
     "onnx, bytes": onnx_bytes,
     "onnx, structure": onnx_structure,
-    "manifest": manifest,
     "names": names,
     "npz": npz,
     "npy": npy,
@@ -392,4 +367,4 @@ READERS: dict[str, Read] = {
     "resume file": resume,
     "score output": score_output,
     "command line": command_line,
-} | ({"program": program, "manifest of a program": program_manifest} if installed() else {})
+} | ({"program": program} if installed() else {})

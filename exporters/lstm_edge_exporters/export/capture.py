@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -250,7 +251,10 @@ class _Sizes:
         if (number := _fixed(size)) is not None:
             return number
         found = size.node.expr.subs(self._expressions)
-        return int(found) if found.is_number else str(found).replace(" ", "")
+        text = re.sub(
+            r"\(\((\w+//\d+)\)\)", r"(\1)", str(found).replace(" ", "")
+        )  # SymPy's doubled parentheses
+        return int(found) if found.is_number else text
 
     @cached_property
     def _expressions(self) -> dict[Any, Any]:
