@@ -15,11 +15,7 @@ InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 
 
 def by_name(value: InputArrays, specs: Sequence[TensorSpec | Layout]) -> dict[str, Array]:
-    """Return ``value`` by input name, in the dtypes of the file; a single array is the only input.
-
-    Raises:
-        InputError: missing or unknown names, a single array for several inputs, or as ``as_array``.
-    """
+    """Return ``value`` by input name, in the dtypes of the file; ``InputError`` for other names."""
     names = [spec.name for spec in specs]
     if not isinstance(value, Mapping):
         if len(names) != 1:

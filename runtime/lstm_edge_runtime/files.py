@@ -92,8 +92,7 @@ def read_json(content: str | bytes) -> Any:
     """Return the value of a JSON text.
 
     Raises:
-        ValueError: it is not JSON, or contains NaN, infinity or an unpaired surrogate.
-        RecursionError: it is nested too deeply to be printed.
+        ValueError, RecursionError: it is not JSON, contains NaN or an unpaired surrogate, or is too deep.
     """
     value = json.loads(content if isinstance(content, str) else content.decode("utf-8-sig"))
     json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises for all but the first
@@ -127,12 +126,11 @@ def check_target(target: str | os.PathLike[str]) -> None:
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``target`` and rename it to ``target`` if the block succeeds.
 
-    An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target. A
-    link remains a link: its target is replaced, and the new file has the permissions of the old one.
+    An exception (Ctrl-C included) removes the temporary file and leaves the old target. A link remains a
+    link: its target is replaced, and the new file has the permissions of the old one.
 
     Raises:
-        NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` can't be written (a folder, a device, no permission, a full disk).
+        NotFoundError, InputError: the folder does not exist, or ``target`` can't be written.
     """
     check_target(target)
     target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring

@@ -1,4 +1,4 @@
-"""The manifest: the description of an artifact, one JSON text in its metadata; see ``docs/manifest.md``."""
+"""The manifest: the description of an artifact in its metadata; ``docs/manifest.md`` describes all fields."""
 
 import base64
 import contextlib
@@ -62,7 +62,6 @@ class TensorSpec(NamedTuple):
 
     name: str
     dtype: str
-    """numpy's name: ``float32``, ``int64``."""
     axes: Axes
 
     @property
@@ -86,9 +85,7 @@ class Task(NamedTuple):
     """The meaning of the main output."""
 
     kind: str
-    """``classification`` (logits) or ``regression``."""
     output: str
-    """The name of the main output ``(rows, C)``."""
     labels: tuple[str, ...] = ()
     units: tuple[str, ...] = ()
     """Class names of a classification, units of a regression's values; empty where unknown."""
@@ -101,9 +98,7 @@ class Signal(NamedTuple):
     sampling_rate: float | None = None
     """Hertz."""
     window: int | None = None
-    """Time steps in a training window."""
     missing: str = ""
-    """How missing features of the training data were handled."""
 
 
 class Trained(NamedTuple):
@@ -112,9 +107,7 @@ class Trained(NamedTuple):
     carry: bool
     """True if states were carried from one window to the next; if not, each window started from reset."""
     window: int | None
-    """Time steps of a window; None for whole samples."""
     reset: float
-    """Fraction of the lanes that started from reset, 0 to 1."""
 
 
 class Golden(NamedTuple):
@@ -124,17 +117,15 @@ class Golden(NamedTuple):
     outputs: Mapping[str, Array]
     """Every input and output of the graph; the outputs are rounded from float64."""
     floor: Mapping[str, float]
-    """The largest noise floor of each output's channels."""
     limit: Mapping[str, float] = _NOTHING
     """The absolute limit of an output (int8 and fp16 budgets), instead of ``limits``."""
     limits: Mapping[str, Array] = _NOTHING
     """The absolute limits of each output, one a channel, broadcastable against it."""
     more: "tuple[Golden, ...]" = ()
-    """Further cases, of other sizes."""
 
 
 class Manifest(NamedTuple):
-    """The complete description of one artifact; ``docs/manifest.md`` describes every field."""
+    """The complete description of one artifact."""
 
     inputs: tuple[TensorSpec, ...]
     """Inputs that are not states, in graph order; ``lengths`` is among them."""
@@ -146,27 +137,19 @@ class Manifest(NamedTuple):
     """The name of the time axis; None if one call is one step."""
     ranges: Mapping[str, AxisRange] = _NOTHING
     lengths: str | None = None
-    """The name of the input with the number of valid steps of each row, if any."""
     padded_states: bool = True
-    """True if a row's states stop at its length."""
     counts: tuple[str, ...] = ()
-    """Outputs that count a call's steps: those of chunks add up."""
     unstreamable: str = ""
-    """Why chunks with carried states do not equal the whole sequence; empty where they do."""
     task: Task | None = None
     signal: Signal = Signal()
     trained: Trained | None = None
     precision: str = "fp32"
-    """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
     int8_activations: bool = False
-    """True if engines may quantize what goes into GRU and RNN layers with int8 weights."""
     provenance: Mapping[str, Any] = _NOTHING
     equivalence: Mapping[str, Any] = _NOTHING
     golden: Golden | None = None
     identity: str = ""
-    """In a converted file, the identity of the ``.onnx`` file that it was made from."""
     unit: int = 1
-    """A call takes a multiple of this number of steps."""
     delays: Mapping[str, int] = _NOTHING
     """Delay of each output that has one, in frames (in units for outputs without a time axis)."""
 

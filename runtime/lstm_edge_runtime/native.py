@@ -1,7 +1,4 @@
-"""The engine that runs an ``.lep`` file, a compiled program, on the C library of ``lstm-edge-native``.
-
-``lstm_edge.h`` documents the functions of the library.
-"""
+"""The engine that runs an ``.lep`` file, a compiled program, on the C library; see ``lstm_edge.h``."""
 
 import ctypes as C
 from collections.abc import Callable, Iterator, Mapping, Sequence

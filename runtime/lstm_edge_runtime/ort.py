@@ -40,7 +40,7 @@ _BLOCK = 256
 DIGEST = "lstm_edge_sha256"
 """The key of the property, whose value is a sha256 in hex."""
 _FRONT = b"\x72\x54\n\x10" + DIGEST.encode() + b"\x12\x40"
-"""The seal up to the digest: field 14 of the message, 84 bytes long, with a key and a value."""
+"""Field 14 of the message, 84 bytes long, with the key and what precedes the value."""
 _SIZE = len(_FRONT) + 64
 
 
@@ -214,8 +214,7 @@ class OrtEngine(Engine):
 class OrtStates:
     """The states of some sources, for one thread at a time, in two sets of buffers.
 
-    A bound call reads one set and writes the other, then they change places: nothing is copied or bound again
-    from call to call, and a call that fails leaves the states as they were.
+    A bound call reads one set and writes the other, then they change places; one that fails changes nothing.
     """
 
     in_place: bool

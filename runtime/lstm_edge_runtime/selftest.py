@@ -62,8 +62,7 @@ def selftest(manifest: Manifest, run: Runner) -> SelfTest:
     """Replay the golden cases of a file.
 
     Raises:
-        InputError: the file carries no golden case.
-        ManifestError: a golden case leaves an input, an output or a state out.
+        InputError, ManifestError: there is no golden case, or one leaves an input, an output or a state out.
         CheckFailedError: the file does not run on a case.
     """
     if manifest.golden is None:

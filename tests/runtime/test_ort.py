@@ -28,9 +28,7 @@ def test_telemetry_is_off_once_a_package_is_imported_whoever_imports_onnxruntime
     ("error", "expected"),
     [
         (RuntimeError("first\nsecond"), "first"),
-        (RuntimeError("\n first\n"), "first"),
         (RuntimeError(""), "RuntimeError"),
-        (ValueError("\n\n"), "ValueError"),
         (RuntimeError("[ONNXRuntimeError] : 1 : FAIL : no such file"), "no such file"),
         (
             RuntimeError(
