@@ -175,13 +175,22 @@ def check_golden_case(manifest: Manifest, golden: Golden) -> None:
 def compare_golden(golden: Golden, outputs: Mapping[str, Array]) -> tuple[Comparison, ...]:
     """Compare outputs with a golden case, each within the case's own limits."""
     return tuple(
-        _compare(name, outputs[name], expected, golden_limits(golden, name))
+        compare(name, outputs[name], expected, golden_limits(golden, name))
         for name, expected in golden.outputs.items()
     )
 
 
-def _compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison:
-    """Compare in float64; equal infinities, and NaN in both places, agree."""
+def compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison:
+    """Compare one output with what is expected, in float64.
+
+    Equal infinities, and NaN in both places, agree; another shape is infinitely far away.
+
+    Args:
+        name: the output's.
+        got: any shape.
+        expected: likewise.
+        limits: largest absolute differences, which broadcast against ``expected``.
+    """
     if got.shape != expected.shape:
         return Comparison(name, np.inf, np.inf, ())
     left, right = np.asarray(got, np.float64), np.asarray(expected, np.float64)

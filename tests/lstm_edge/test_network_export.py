@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from lstm_edge.checkpoint import Run, deployable
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge_exporters import export
-from lstm_edge_exporters.tolerance import compare, limit_for
+from lstm_edge_exporters.verify.compare import limit_for
 from lstm_edge_runtime import State, load
+from lstm_edge_runtime.selftest import compare
 
 pytestmark = pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 

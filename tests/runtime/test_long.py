@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstm_edge_exporters.tolerance import limit_for
+from lstm_edge_exporters.verify.compare import limit_for
 
 FADING = """
 import sys, time

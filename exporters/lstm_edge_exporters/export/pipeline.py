@@ -24,12 +24,13 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..chunks import Runner
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
 from ..streaming.file import stream_file
 from ..streaming.flow import NotStreamableError
 from ..streaming.stream import stream
-from ..verify.cases import CaseGenerator
+from ..verify.cases import CaseGenerator, remember
 from ..verify.compare import Pair
 from ..verify.float64 import Graph64, constants_of
 from ..verify.golden import record_golden
@@ -72,9 +73,9 @@ class Built:
     """The same in float32."""
     manifest: Manifest
     """The contract, without golden case and figures."""
-    module: TorchReference
+    module: Runner
     """The module in float64."""
-    plain: TorchReference
+    plain: Runner
     """The module in float32."""
     cases: CaseGenerator
     notes: tuple[str, ...]
@@ -99,7 +100,7 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
         past = _keep_past(exposed.model, manifest, config)
         manifest = manifest._replace(states=past.states, unstreamable=manifest.unstreamable or past.need)
         file = to_float32(past.model)
-    run = TorchReference(reference, call, exposed.titles)
+    run = remember(TorchReference(reference, call, exposed.titles))
     cases = CaseGenerator.of(manifest, call.arrays, index_values(past.model.graph), config.seed)
     held = frozenset(state.input for state in manifest.states) - {*call.names}  # the module starts at reset
     return Built(

@@ -19,7 +19,7 @@ from lstm_edge_runtime.axes import describe, parse_sum, shape_of
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Array, Axes, StateSpec
 
-from ..graph import Builder, axes_of, constant, is_data_free, is_used, spec_of, walk
+from ..graph import Builder, axes_of, constant, is_data_free, spec_of, walk
 from ..pairing import is_called_like_a_state
 from ..recurrent import GATES, LayerWeights, to_onnx_weights, why_window
 from ..verify.float64 import Graph64
@@ -199,7 +199,7 @@ def _notes(exposed: Exposed, nodes: Sequence[ir.Node], program: Program) -> Iter
     for place, value in enumerate(exposed.model.graph.inputs):
         name, axes = str(value.name), program.axes[str(value.name)]
         same = place > 0 and axes in returned and program.sequence not in axes and name != exposed.lengths
-        if not is_used(value):
+        if not (value.uses() or value.is_graph_output()):
             yield f"{name} changes nothing: no output depends on it"
         elif name not in states and (same or is_called_like_a_state(name)):
             yield (
@@ -322,7 +322,9 @@ def _lower(
     parts = [
         [start] * len(layers)
         if start is None or len(layers) == 1
-        else build.split(start, [directions] * len(layers), axis=0)
+        else build.node(
+            "Split", [start, np.array([directions] * len(layers))], {"axis": 0}, outputs=len(layers)
+        )
         for start in starts
     ]
     y, ends = node.inputs[0], []
@@ -330,7 +332,10 @@ def _lower(
     for index, layer in enumerate(layers):
         y, *last = _layer(build, options, index, layer, [y, parts[0][index], parts[1][index]], lengths)
         ends.append(last)
-    joined = [build.concat(list(each), axis=0) for each in zip(*ends, strict=True)]
+    joined = [
+        each[0] if len(each) == 1 else build.node("Concat", each, {"axis": 0})[0]
+        for each in zip(*ends, strict=True)
+    ]
     for kind, (_, state) in states.items():
         _add_output(exposed.model, joined["hc".index(kind)], state.output, state.axes)
         exposed.states.append(state)
@@ -410,10 +415,11 @@ def _layer(
     inputs = [x, *inputs, lengths, h, *([c] if op_type == "LSTM" else [])]
     y, *last = build.node(op_type, inputs, attributes, outputs=3 if op_type == "LSTM" else 2, name=suffix)
     if after is not None:
-        y, last[0] = (build.matmul(value, after) for value in (y, last[0]))
+        y, last[0] = (build.node("MatMul", [value, after])[0] for value in (y, last[0]))
     if directions == 1:
-        return [build.squeeze(y, 1), *last]
-    return [build.reshape(build.transpose(y, (0, 2, 1, 3)), (0, 0, -1)), *last]
+        return [build.node("Squeeze", [y, np.array([1])])[0], *last]
+    (y,) = build.node("Transpose", [y], {"perm": [0, 2, 1, 3]})
+    return [build.node("Reshape", [y, np.array([0, 0, -1])])[0], *last]
 
 
 def _project(
@@ -433,7 +439,7 @@ def _project(
     folded = [replace(w, w_hh=w.w_hh @ w_hr, w_hr=None) for w, w_hr in zip(layer, matrices, strict=True)]
     after = build.weight(np.stack([w.T for w in matrices]), f"P_{suffix}")
     enter = build.weight(np.stack([np.linalg.pinv(w).T for w in matrices]), f"P_{suffix}_in")
-    return folded, build.matmul(h, enter), after
+    return folded, build.node("MatMul", [h, enter])[0], after
 
 
 def _split_weights(node: ir.Node, options: Mapping[str, Any]) -> list[list[LayerWeights]]:

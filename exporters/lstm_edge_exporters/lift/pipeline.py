@@ -19,7 +19,6 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, to_proto, with_manifest
-from ..isolation import isolated
 from ..recurrent import label, why_window
 from ..streaming.file import stream_file
 from ..streaming.flow import NotStreamableError
@@ -130,7 +129,6 @@ class _Work:
         )
 
 
-@isolated()
 def lift_verified(source: Source, config: LiftConfig) -> Lifted:
     """Read, lift, verify; see ``lift``."""
     model = read_graph(source)

@@ -18,11 +18,11 @@ from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
 from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import KEY, Array
+from lstm_edge_runtime.ort import open_session
 from lstm_edge_runtime.reading import read_content
 
 from ..graph import RANDOM, data_inputs, infer_shapes, to_bytes
-from ..isolation import open_isolated
-from ..recurrent import label, to_layout_0
+from ..recurrent import label
 
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
@@ -34,7 +34,7 @@ Source = str | os.PathLike[str] | bytes
 
 
 def read_graph(source: Source) -> ir.Model:
-    """Read a file, or its content: functions inlined, nodes sorted, ``layout=1`` rewritten, shapes inferred.
+    """Read a file, or its content: functions inlined, nodes sorted, shapes inferred.
 
     Raises:
         NotFoundError: no such file.
@@ -49,13 +49,12 @@ def read_graph(source: Source) -> ir.Model:
             model = InlinePass()(model).model
         model.graph.sort()
         infer_shapes(model)
-        to_layout_0(model)
         content = to_bytes(model)
     except FileFormatError:
         raise
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
-    open_isolated(content, name="the file")
+    open_session(content, name="the file")
     for node in model.graph.all_nodes():
         if node.op_type in RANDOM:
             raise ContractError(f"{label(node)} gives other numbers on every call; export for inference")

@@ -8,10 +8,9 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest, StateSpec
-from lstm_edge_runtime.ort import run_by_name
+from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import UniqueNames, data_inputs, readers, spec_of, to_bytes
-from ..isolation import open_isolated
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 from ..verify.cases import CaseGenerator, Feeds
 from ..verify.indices import index_values
@@ -25,7 +24,7 @@ class Session:
 
     def __init__(self, model: ir.Model, name: str) -> None:
         """Open ``model``; raises ``FileFormatError`` if onnxruntime refuses it."""
-        self._session = open_isolated(to_bytes(_guard(model.clone())), name=name)
+        self._session = open_session(to_bytes(_guard(model.clone())), name=name)
         self.inputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_inputs())
 
     def run(self, feeds: Feeds) -> dict[str, Array]:

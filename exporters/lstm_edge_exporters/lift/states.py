@@ -12,7 +12,7 @@ from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Array, Axes, StateSpec, TensorSpec
 
 from ..graph import UniqueNames, axes_of, behind_identity, data_inputs, is_data_free, operands, spec_of, walk
-from ..pairing import Names, pair_states
+from ..pairing import pair_states
 from ..recurrent import Slot, label, state_shape
 from .axes import Measured, Named
 from .recurrences import LAYOUT, Recurrence, recurrences, top_of
@@ -86,20 +86,13 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
     for entering, leaving in (*_by_graph(model), *_by_convention(inputs, outputs)):
         if entering not in pairs and leaving not in pairs.values():
             pairs[entering] = leaving
-    places = {name: place for place, name in enumerate(outputs)}
-    called = Names({name: {name} for name in inputs}, {place: {name} for name, place in places.items()})
-    found = pair_states(graph, {name: places[pairs[name]] for name in pairs}, [called], sequence=sequence)
-    for name, several in found.unclear.items():
-        choices = [output for output, place in places.items() if place in several]
+    found, unclear = pair_states(graph, pairs, sequence)
+    for name, choices in unclear.items():
         raise ContractError(
             f"which output continues {name} {inputs[name].dtype} {describe(inputs[name].axes)}? candidates: "
             f"{', '.join(choices)}; name them: --state {name}={choices[0]} (states=)"
         )
-    titles = list(outputs)
-    return [
-        StateSpec(name, titles[place], inputs[name].dtype, inputs[name].axes)
-        for name, place in found.pairs.items()
-    ]
+    return [StateSpec(name, output, inputs[name].dtype, inputs[name].axes) for name, output in found.items()]
 
 
 def _alike(before: TensorSpec, after: TensorSpec) -> bool:
@@ -171,7 +164,7 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
 
 def _absent(node: ir.Node, runs: Measured, batch: str | None) -> _State:
     """Describe the zeros that a recurrent node without an initial state starts from."""
-    directions, hidden, _ = state_shape(node)
+    directions, hidden = state_shape(node)
     floats = (each.dtype for each in (node.inputs[2], node.inputs[0]) if each is not None and each.dtype)
     dtype = next((each for each in floats if each.is_floating_point()), ir.DataType.FLOAT)
     return _State(dtype, (directions, _rows(node, runs, batch), hidden), 0.0)

@@ -10,12 +10,11 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.ort import run_by_name
+from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..chunks import Runner, take_steps
 from ..export.cast import widened
 from ..graph import to_bytes, to_proto
-from ..isolation import open_isolated
 from ..progress import ignore
 from ..verify.cases import (
     Case,
@@ -94,7 +93,7 @@ def pair_up(manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Fee
     Raises:
         UnsupportedError: one of them has no float64 run.
     """
-    engine: Any = partial(run_by_name, open_isolated(to_bytes(lifted)))
+    engine: Any = partial(run_by_name, open_session(to_bytes(lifted)))
     graph, exact = (Graph64(widened(to_proto(model))) for model in (lifted, original))
     return Pair(manifest, graph, remember(_Original(manifest, original, exact, given, cases)), engine)
 

@@ -20,7 +20,7 @@ from lstm_edge_runtime.selftest import selftest
 
 from ..graph import with_manifest
 from ..progress import Progress
-from ..tolerance import limit_for
+from ..verify.compare import limit_for
 from ..verify.samples import Samples
 from .config import QuantizeConfig
 from .gate import Judgement, evidence, judge, over_budget
@@ -143,7 +143,7 @@ def quantized_again(proto: onnx.ModelProto, config: QuantizeConfig, picked: str)
 def with_limits(manifest: Manifest, cases: Sequence[Golden], models: Sequence[Model]) -> list[Golden]:
     """Return golden cases with the limits that ``models`` need."""
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
-    limits = [{name: limit_for(array, 0.0) for name, array in case.outputs.items()} for case in cases]
+    limits = [{name: limit_for(array) for name, array in case.outputs.items()} for case in cases]
     for model in models:
         for own, records in zip(limits, selftest(unlimited, runner(model)).cases, strict=True):
             own |= {each.name: max(own[each.name], _MARGIN * each.max_abs) for each in records}

@@ -123,13 +123,13 @@ def _keep_padding_out(model: ir.Model) -> list[str]:
         build = Builder(node, str(node.name))
         (shape,) = build.node("Shape", [x])
         shape.dtype = ir.DataType.INT64
-        (steps,) = build.node("Gather", [shape, build.constant(np.array(0), "axis")])
-        start, apart = (build.constant(np.array(each, np.int32), "number") for each in (0, 1))
-        (places,) = build.node("Range", [start, build.cast(steps, ir.DataType.INT32), apart])
-        valid = [build.reshape(places, (-1, 1, 1)), build.reshape(lengths, (-1, 1))]
-        (before,) = build.node("Less", valid)
+        (steps,) = build.node("Gather", [shape, np.array(0)])
+        ends = [np.array(0, np.int32), build.cast(steps, ir.DataType.INT32), np.array(1, np.int32)]
+        (places,) = build.node("Range", ends)
+        (places,) = build.node("Reshape", [places, np.array([-1, 1, 1])])
+        (before,) = build.node("Less", [places, *build.node("Reshape", [lengths, np.array([-1, 1])])])
         before.dtype = ir.DataType.BOOL
-        (kept,) = build.node("Where", [before, x, build.constant(np.float32(0).reshape(()), "padding")])
+        (kept,) = build.node("Where", [before, x, np.array(0, np.float32)])
         kept.type = x.type
         node.replace_input_with(0, kept)
     return [str(node.name) for node in model.graph if node.op_type == "MatMul" and node.inputs[0] in reached]

@@ -7,6 +7,7 @@ way to run a case is a ``Procedure``: whole, in chunks with states carried, or r
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ starts from the reset states."""
 _BEYOND = 2
 """How often the longest case holds the example's steps, where the grid does not reach as far."""
 _LONGEST_CHUNK = 8
-_KEPT = 6
+_KEPT = 24
 """Cases whose results are kept."""
 
 
@@ -61,14 +62,10 @@ class Case:
     at_reset: bool
     """True if every state is at its reset value."""
 
-    @property
-    def sizes_text(self) -> str:
-        """The sizes in words: ``N=1, L=5``."""
-        return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
-
     def __str__(self) -> str:
         """Return the sizes and the states: ``N=1, L=5, states at reset``."""
-        return f"{self.sizes_text}{', states at reset' if self.at_reset else ''}"
+        sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
+        return f"{sizes}{', states at reset' if self.at_reset else ''}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,9 @@ class CaseGenerator:
         reached = max(length for _, length in GRID)
         if any(_BEYOND * size > reached for name, size in known.items() if name != self.batch):
             sizes = {name: _BEYOND * size + 1 for name, size in known.items()}
-            yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(GRID))
+            sizes |= {self.batch: 2} if self.batch in sizes else {}
+            rng = np.random.default_rng((self.seed, len(GRID), *sizes.values()))
+            yield self._draw(sizes, rng, at_reset=True, full=True)
 
     def case(
         self,
@@ -159,11 +158,6 @@ class CaseGenerator:
         known: dict[str, int] = {**(others or {}), str(self.batch): n, str(self.sequence): length}
         sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in self._names()}
         return self._draw(sizes, rng, at_reset, full)
-
-    def at(self, sizes: Mapping[str, int], offset: int = 0) -> Case:
-        """Generate one case from the reset states, with full rows, at a size for every named axis."""
-        rng = np.random.default_rng((self.seed, offset, *sizes.values()))
-        return self._draw(sizes, rng, at_reset=True, full=True)
 
     def example(self) -> Case | None:
         """Return the example itself, states that it does not hold at reset; None where an input has none."""
@@ -334,10 +328,12 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
 
     def axes_of(arrays: Feeds) -> Iterator[tuple[str, int]]:
         for name in arrays:
-            for place, axis in enumerate(manifest.axes.get(name, ())):
-                if row_factor(axis, manifest.batch) is not None:
-                    yield name, place
-                    break
+            rows = (
+                place
+                for place, axis in enumerate(manifest.axes.get(name, ()))
+                if row_factor(axis, manifest.batch) is not None
+            )
+            yield from ((name, place) for place in islice(rows, 1))
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)

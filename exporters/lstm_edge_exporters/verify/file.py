@@ -16,11 +16,10 @@ from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.ort import CPU, SessionOptions, run_by_name
+from lstm_edge_runtime.ort import CPU, SessionOptions, open_session, run_by_name
 
 from ..chunks import Runner
 from ..graph import data_inputs
-from ..isolation import open_isolated
 
 _INT8 = frozenset(
     """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
@@ -94,7 +93,7 @@ class ModelFile:
             ProviderError: a provider is not really in use.
             FileFormatError: onnxruntime can't read the file.
         """
-        session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
+        session = open_session(str(self.path), SessionOptions(providers=providers, threads=threads))
         floats = {
             spec.name: spec.dtype for spec in graph_specs(session.get_inputs()) if "float" in spec.dtype
         }

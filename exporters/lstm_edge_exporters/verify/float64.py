@@ -2,8 +2,8 @@
 
 Overridden is what the evaluator computes otherwise: recurrent layers with lengths, clips or peepholes,
 ``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish`` (constants of float32), ``Softplus`` (overflows),
-``ConvTranspose`` with groups, ``MaxPool`` without strides, ``CumSum`` with an axis of one element, and
-``GatherElements`` of more than 64 values.
+``ConvTranspose`` with groups, ``MaxPool`` without strides, ``CumSum`` with an axis of one element,
+``GatherElements`` of more than 64 values, and a ``Loop`` that collects values (along an axis that is there).
 """
 
 import math
@@ -23,7 +23,6 @@ from lstm_edge_runtime.manifest import Array
 from ..chunks import Runner
 from ..graph import is_data_free
 from .cases import Feeds
-from .loops import Loop, Scan
 
 
 class Graph64:
@@ -307,7 +306,34 @@ class _MaxPool(MaxPool):
         return (windows[steps].max(tuple(range(-rank, 0))),)
 
 
-_MaxPool.__name__ = "MaxPool"
+class _Loop(OpRun):
+    """Stacks the values that it collects along a new axis."""
+
+    op_domain = ""
+    body: Any
+
+    def need_context(self) -> bool:
+        return True
+
+    def _run(
+        self, count: Array | None, condition: Array | None, *states: Any, context: Mapping[str, Any], **_: Any
+    ) -> tuple[Any, ...]:
+        wanted, rows = len(states), list[list[Any]]()
+        steps = math.inf if count is None else int(count.item())
+        go = condition is None or bool(condition.item())
+        while go and len(rows) < steps:
+            values = dict(
+                zip(self.body.input_names, (np.array(len(rows)), np.array(go), *states), strict=True)
+            )
+            again, *results = self.body.run(None, {**context, **values})
+            go, states = bool(again.item()), tuple(results[:wanted])
+            rows.append(results[wanted:])
+        if not rows and len(self.onnx_node.output) > wanted:
+            raise NotImplementedError("Loop of no steps that collects values")
+        return (*states, *(np.stack(parts) for parts in zip(*rows, strict=True)))
+
+
+_MaxPool.__name__, _Loop.__name__ = "MaxPool", "Loop"
 _COMPUTED: Mapping[str, Callable[..., Any]] = {
     **{kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options) for kind in _USUAL},
     "Erf": lambda x: _erf(x) if x.size else x,
@@ -320,4 +346,4 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
 }
-_OPERATORS: list[type[OpRun]] = [*(_operator(*each) for each in _COMPUTED.items()), _MaxPool, Loop, Scan]
+_OPERATORS: list[type[OpRun]] = [*(_operator(*each) for each in _COMPUTED.items()), _MaxPool, _Loop]

@@ -8,9 +8,8 @@ from lstm_edge_runtime.manifest import Array
 
 from ..graph import KEEPING, constant, data_inputs, readers
 
-_CHOOSING = frozenset({"Max", "Min", "Mul", "Where"})
-"""Operators that keep an index where a mask or a bound leaves it."""
-_COMPARING = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or".split())  # noqa: SIM905
+_CHOOSING = {0: {"Max", "Min"}, 1: {"Max", "Min", "Where"}, 2: {"Where"}}
+"""Per operand, the operators that keep an index where a mask or a bound leaves it."""
 _LOOKUPS = frozenset({"Gather", "GatherElements"})
 _OTHERS = 2
 """How many values beside the one that stands for padding, so that what remains is not all the same."""
@@ -19,7 +18,7 @@ _OTHERS = 2
 def index_values(graph: ir.Graph) -> dict[str, int]:
     """Return how many values, from 0, are valid for each input that ``graph`` uses as an index.
 
-    An index may be a float that the graph casts. Followed through casts, masks and loops to tables
+    An index may be a float that the graph casts. Followed through casts and masks to tables
     (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant of several numbers). An integer that is
     only compared with one number, as padding is, counts a few more values than that.
     """
@@ -48,11 +47,9 @@ def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
         elif node.op_type in ("Add", "Sub") and place == 0 and other is not None and other.size:
             moved = int(other.max() if node.op_type == "Add" else -other.min())
             yield from (limit - moved for limit in _limits(node.outputs[0], seen))
-        elif (node.op_type in KEEPING and place == 0) or _chooses(node, place):
+        elif place == 0 if node.op_type in KEEPING else node.op_type in _CHOOSING.get(place, ()):
             for output in node.outputs:
                 yield from _limits(output, seen)
-        elif node.op_type == "Scan":
-            yield from _limits(node.attributes["body"].as_graph().inputs[place], seen)
 
 
 def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
@@ -66,16 +63,3 @@ def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
         return None if depth is None else int(depth.max())
     is_code = node.op_type == "Equal" and other is not None and other.size > 1
     return int(other.max()) + 1 if is_code and other is not None else None
-
-
-def _chooses(node: ir.Node, place: int) -> bool:
-    """Return whether a node gives its operand at ``place``, or what a mask or a bound puts there."""
-    if node.op_type == "Mul":
-        cast = _above(node.inputs[1 - place])
-        compared = _above(cast.inputs[0]) if cast is not None and cast.op_type == "Cast" else None
-        return compared is not None and compared.op_type in _COMPARING
-    return node.op_type in _CHOOSING and not (node.op_type == "Where" and place == 0)
-
-
-def _above(value: ir.Value | None) -> ir.Node | None:
-    return None if value is None else value.producer()

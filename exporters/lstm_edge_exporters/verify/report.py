@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
-
-from ..tolerance import Comparison
+from lstm_edge_runtime.selftest import Comparison
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -146,6 +145,8 @@ def _plain(value: Any) -> Any:
     """Return records as dicts, tuples as lists, and None for numbers that are not finite."""
     if is_dataclass(value):
         value = vars(value)
+    elif isinstance(value, Comparison):
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, tuple):

@@ -13,23 +13,21 @@ from functools import cached_property, partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Array, Golden, Manifest
+from lstm_edge_runtime.manifest import Array, Golden
 from lstm_edge_runtime.native.library import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.selftest import SelfTest, check_golden_case, selftest
 
-from ..chunks import Runner, even_sizes, join_chunks, run_chunks
+from ..chunks import Runner
 from ..export.cast import widened
-from ..isolation import isolated
 from ..progress import Progress, ignore
 from ..versions import versions
 from .cases import Case, Feeds, fill_rows, full_length
 from .compare import POLICY, Pair, compare_all
 from .config import ValidateConfig
-from .contract import check_form, check_manifest, comparable, interface_of, unverified
+from .contract import check_form, check_manifest, comparable, differing, interface_of, unverified
 from .expected import Expected, against_module
 from .file import ModelFile, open_file
 from .float64 import Graph64
@@ -37,8 +35,8 @@ from .golden import gaps, record_golden
 from .quantized import check_golden, check_quantized
 from .reference import REFUSALS
 from .report import Check, Group, Report, answered, asked, judged
-from .samples import Samples, class_numbers, sample_feeds, selected
-from .verify import chunk_checks, differing_constants, find_streaming, refused, row_checks
+from .samples import sample_feeds
+from .verify import chunk_checks, find_streaming, refused, row_checks
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,10 +44,9 @@ if TYPE_CHECKING:
 _VERSIONS = ("lstm-edge", "torch", "onnx", "onnxruntime", "numpy")
 _LONG = ((2, 1040), (310, 2)), ((2, 1040), (310, 2), (7, 3), (1, 97), (16, 31), (64, 5), (2, 257), (1, 3000))
 """Rows and steps beyond what tables and loops of a wrong file may hold: with ``quick``, and in full."""
-_OFFSET, _PADDED, _INPUTS, _ENGINES, _STEPS, _DATA = 60, 4000, 6000, 7000, 5000, 8000
-_SINGLE_STEPS = 40, 256
-_CHUNK = 100
-_SAMPLES, _LABELED = (16, 256), (128, 1000)
+_OFFSET, _PADDED, _INPUTS, _ENGINES, _DATA = 60, 4000, 6000, 7000, 8000
+_SAMPLES = 16, 256
+"""Samples of the data that are compared; with ``quick``, and in full."""
 _SLACK = 1.05
 """How many times the limits found here may be those recorded."""
 _REMOTE = ("AzureExecutionProvider",)
@@ -75,7 +72,6 @@ _GROUPS = {
 """Title of each group of checks, and what a failure means."""
 
 
-@isolated()
 def validate(
     file: ModelFile | str | os.PathLike[str],
     against: "Expected | nn.Module | None" = None,
@@ -193,14 +189,18 @@ class Validation:
 
     @cached_property
     def truth(self) -> Pair:
-        """The expected graph and the reference; the file's own graph if nothing else is known."""
-        exact = self.expected.exact if self.expected.same_graph else widened(self.file.proto)
-        return Pair(self.expected.manifest, Graph64(exact), self.expected.reference, self.file.runner())
+        """The expected graph and the reference."""
+        graph = Graph64(self.expected.exact)
+        return Pair(self.expected.manifest, graph, self.expected.reference, self.file.runner())
 
     @cached_property
     def pair(self) -> Pair:
         """The file's graph and the reference."""
-        if not self.expected.same_graph:
+        graphs = [
+            each.graph.SerializeToString(deterministic=True)
+            for each in (self.file.proto, self.expected.proto)
+        ]
+        if graphs[0] == graphs[1]:
             return self.truth
         return replace(self.truth, graph=Graph64(widened(self.file.proto, self.expected.exact)))
 
@@ -212,10 +212,7 @@ class Validation:
         return full_length(self.expected.manifest, self._case(rows, steps, offset, at_reset=at_reset))
 
     def _weights(self) -> Iterator[Check]:
-        if not self.expected.same_graph:
-            yield Check("constants bit for bit", "skipped", "the file was not made from this graph")
-            return
-        wrong = differing_constants(self.file.proto, self.expected.constants)
+        wrong = differing(self.file.proto, self.expected.proto, "initializer")
         names = {each.name for each in self.file.proto.graph.initializer}
         made = [each.provenance.get("versions") for each in (self.file.manifest, self.expected.manifest)]
         if made[0] != made[1] and not names.issuperset(wrong):
@@ -247,23 +244,17 @@ class Validation:
         def compare() -> Check:
             run = reference or self.expected.reference
             found = judged(name, self.truth.within(self.pair.exact(feeds), run(feeds), feeds, reference=run))
-            if found.status == "failed" and (cause := self._other_node):
+            if found.status == "failed" and self._changed_nodes:
+                cause = f"node {self._changed_nodes[0]!r} is not the reference's"
                 found = replace(found, message=f"{cause}; {found.message}")
             return found
 
         return asked(name, compare)
 
     @cached_property
-    def _other_node(self) -> str:
-        """Return the first node that is not the expected one; empty if unknown."""
-        if self.truth is self.pair:
-            return ""
-        theirs = {node.name: node for node in self.expected.proto.graph.node}
-        for node in self.file.proto.graph.node:
-            other = theirs.get(node.name)
-            if other is not None and _text(node) != _text(other):
-                return f"{node.op_type} {node.name!r} is not the reference's node"
-        return ""
+    def _changed_nodes(self) -> Sequence[str]:
+        """Return the names of nodes that are not the expected ones."""
+        return differing(self.file.proto, self.expected.proto, "node")
 
     def _states(self) -> Iterator[Check]:
         """Run rows alone, with NaN in one row, padded rows, and chunks with states carried."""
@@ -281,7 +272,7 @@ class Validation:
             words = ("yes" if each.streamable else "no" for each in (mine, known))
             about = f"the file says {next(words)}, the reference {next(words)} {known.unstreamable}"
             yield Check("streamable", "failed", about)
-        elif not known.unstreamable and manifest.states and manifest.time_axes:
+        elif self.pair is not self.truth and not known.unstreamable and manifest.time_axes:
             yield from chunk_checks(self.pair, cases, self.expected.reach)
         if manifest.lengths is not None and manifest.states and not known.unstreamable:
             same = mine.padded_states == known.padded_states
@@ -313,12 +304,9 @@ class Validation:
     def _inputs(self) -> Iterator[Check]:
         """Compare on real data if given, and on constants and magnitudes that saturate or vanish."""
         manifest = self.expected.manifest
-        for place, sample in enumerate(self._samples(_SAMPLES)):
+        for place, sample in enumerate(self._samples()):
             yield self._equal(f"sample {place} of the data", sample)
             yield self._rounded(f"sample {place} in float32", sample)
-        task, data = self.file.manifest.task, self.config.data
-        if data is not None and task is not None and task.kind == "classification":
-            yield asked("labels agree", partial(self._labels, data, task.output))
         feeds = self._full(3, 31, _INPUTS)
         names = [each.name for each in manifest.data_inputs if np.dtype(each.dtype).kind == "f"]
         kinds: Mapping[str, Callable[[Array], Array]] = {
@@ -335,35 +323,12 @@ class Validation:
             changed = {name: np.asarray(change(feeds[name]), feeds[name].dtype) for name in names}
             yield from self._if_taken(about, {**feeds, **changed})
 
-    def _labels(self, data: Samples, output: str) -> Check:
-        """Compare the labels of file and reference on the data, and both with the true ones if known."""
-        manifest, cases = self.expected.manifest, self._samples(_LABELED)
-        time = manifest.time_axis(manifest.axes[output])
-
-        def logits(run: Runner) -> Array:  # of the last step, of stacked layers the last
-            outputs = [run(feeds)[output] for feeds in cases]
-            ends = [each if time is None else each.take(-1, axis=time) for each in outputs]
-            return np.stack([each.reshape(-1, each.shape[-1])[-1] for each in ends])
-
-        want, ours = logits(self.expected.reference), logits(self.pair.engine).argmax(-1)
-        theirs, chosen = want.argmax(-1), np.take_along_axis(want, ours[:, None], -1)[:, 0]
-        allowed = 2 * float(np.max(self.truth.limits(cases[0])[output], initial=0.0))
-        flips = np.flatnonzero(want.max(-1) - chosen > allowed)
-        message = f"{np.mean(theirs == ours):.2%} of {len(cases)} labels agree"
-        if data.targets is not None:
-            targets = np.asarray(data.targets)[selected(data, _LABELED[not self.config.quick])]
-            truth = class_numbers(targets, manifest)
-            right = [float((labels == truth).mean()) for labels in (theirs, ours)]
-            message += f"; accuracy {right[0]:.4f} in the reference, {right[1]:.4f} in the file"
-        message += f"; sample {flips[0]} flips" if flips.size else ""
-        return Check("labels agree", "failed" if flips.size else "passed", message)
-
-    def _samples(self, most: tuple[int, int]) -> list[dict[str, Array]]:
+    def _samples(self) -> list[dict[str, Array]]:
         """Return some samples of the data, each with every input, from reset; none without data."""
         if self.config.data is None:
             return []
         manifest, found = self.expected.manifest, []
-        for sample in sample_feeds(self.config.data, manifest, most[not self.config.quick]):
+        for sample in sample_feeds(self.config.data, manifest, _SAMPLES[not self.config.quick]):
             steps = manifest.steps(sample) if manifest.time_axes else 1
             found.append({**self._full(1, steps, _DATA, at_reset=True), **sample})
         return found
@@ -390,8 +355,6 @@ class Validation:
         for case in self.expected.cases.cases():
             if not refused(self.expected.reference, case.feeds):
                 yield self._rounded(f"onnxruntime, {case}", case.feeds)
-        if self.file.manifest.streamable and self.expected.manifest.sequence is not None:
-            yield asked("a long stream", self._stream)
 
     def _makers(self) -> Iterator[tuple[str, Callable[[], Runner]]]:
         """Return every engine by name, and what opens it."""
@@ -401,22 +364,6 @@ class Validation:
                 yield provider, partial(self.file.runner, 1, chain)
         if installed():
             yield _NATIVE, self.file.native_runner
-
-    def _stream(self) -> Check:
-        """Carry states over single units, then over chunks of whole units."""
-        manifest = self.expected.manifest
-        unit, single = manifest.unit, _SINGLE_STEPS[not self.config.quick]
-        steps = max(single, self.config.steps // 10 if self.config.quick else self.config.steps)
-        count, size = (-(-each // unit) * unit for each in (steps, _CHUNK))
-        sizes = [unit] * (-(-single // unit))
-        sizes += even_sizes(count - sum(sizes), size)
-        feeds = self._full(1, count, _STEPS, at_reset=True)
-        procedure = partial(_last_steps, manifest, sizes)
-        got, exact = procedure(self.pair.engine, feeds), procedure(self.truth.graph, feeds)
-        return judged(
-            f"{count} steps, one by one and {size} a call",
-            compare_all(got, exact, self.truth.limits(feeds, procedure)),
-        )
 
     def _golden(self) -> Iterator[Check]:
         """Compare the recorded cases with the graph, and replay them."""
@@ -433,12 +380,11 @@ class Validation:
 
     def _gaps(self, recorded: Sequence[Golden]) -> Iterator[Check]:
         """Compare recorded cases with those of an export of the reference: as many, and none smaller."""
-        if self.expected.same_graph:
-            known = self.expected.manifest.golden
-            if known is None:  # a module, and no file
-                known = record_golden(self.truth, replace(self.expected.cases, held=frozenset()))
-            about = gaps(self.expected.manifest, recorded, (known, *known.more))
-            yield answered("number and sizes", "; ".join(about))
+        known = self.expected.manifest.golden
+        if known is None:  # a module, and no file
+            known = record_golden(self.truth, replace(self.expected.cases, held=frozenset()))
+        about = gaps(self.expected.manifest, recorded, (known, *known.more))
+        yield answered("number and sizes", "; ".join(about))
 
     def _recorded(self, name: str, golden: Golden) -> Check:
         check_golden_case(self.file.manifest, golden)
@@ -480,26 +426,6 @@ def _selftested(name: str, test: Callable[[], SelfTest]) -> Check:
     except LstmEdgeError as error:
         return Check(name, "failed", first_line(error))
     return answered(name, "" if found.ok else str(found.worst))
-
-
-def _last_steps(manifest: Manifest, sizes: Sequence[int], run: Runner, feeds: Feeds) -> Feeds:
-    """Carry the states from chunk to chunk; give every output after each chunk, ``(chunks, ...)``.
-
-    Outputs with a time axis give their last step; what folds time into another axis is left out.
-    """
-    calls, time = list(run_chunks(run, manifest, feeds, sizes)), manifest.time_axes
-    return {
-        name: np.stack([each[name].take([-1], time[name]) if name in time else each[name] for each in calls])
-        for name in join_chunks(manifest, calls[:1])
-    }
-
-
-def _text(node: onnx.NodeProto) -> bytes:
-    bare = onnx.NodeProto()
-    bare.CopyFrom(node)
-    bare.doc_string = ""
-    del bare.metadata_props[:]
-    return bytes(bare.SerializeToString(deterministic=True))
 
 
 def _equal_steps(x: Array) -> Array:

@@ -3,7 +3,6 @@
 import numpy as np
 import onnx_ir as ir
 import onnxruntime
-import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.quantize.prepare import prepare
@@ -118,35 +117,3 @@ def test_initializers_listed_among_the_inputs_are_taken_out_of_them():
     ]
     after = _prepared(_model([_lstm()], weights, inputs))
     assert [value.name for value in after.graph.input] == ["x"]
-
-
-@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
-def test_batch_first_nodes_are_turned_to_sequence_first(op):
-    """onnxruntime can not run layout=1 on the CPU: the witness is the same node, fed sequence first."""
-    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * H
-    rng = np.random.default_rng(0)
-    held = {
-        "W": rng.normal(size=(1, gates, WIDTH)).astype(np.float32),
-        "R": rng.normal(size=(1, gates, H)).astype(np.float32),
-        "h_0": rng.normal(size=(2, 1, H)).astype(np.float32),
-    }
-    outputs = ["y", "h", "c"] if op == "LSTM" else ["y", "h"]
-    node = helper.make_node(op, ["x", "W", "R", "", "", "h_0"], outputs, hidden_size=H, layout=1)
-    before = _model([node], held)
-    after = _prepared(before)
-    assert not [
-        attribute for node in after.graph.node for attribute in node.attribute if attribute.name == "layout"
-    ]
-    x = rng.normal(size=(2, 4, WIDTH)).astype(np.float32)
-    session = onnxruntime.InferenceSession(after.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = dict(
-        zip([value.name for value in session.get_outputs()], session.run(None, {"x": x}), strict=True)
-    )
-    straight = helper.make_node(op, ["x", "W", "R", "", "", "h_0"], outputs, hidden_size=H)
-    plain = _model([straight], {**held, "h_0": held["h_0"].transpose(1, 0, 2).copy()})
-    expected = onnxruntime.InferenceSession(
-        plain.SerializeToString(), providers=["CPUExecutionProvider"]
-    ).run(None, {"x": x.transpose(1, 0, 2).copy()})
-    np.testing.assert_array_equal(found["y"], expected[0].transpose(2, 0, 1, 3))
-    for name, array in zip(outputs[1:], expected[1:], strict=True):
-        np.testing.assert_array_equal(found[name], array.transpose(1, 0, 2))

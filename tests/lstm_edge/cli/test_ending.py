@@ -38,7 +38,7 @@ def group(work) -> click.Group:
         ["selftest", "a.onnx", "--threads", "none"],
         ["predict", "a\x1b[2J\n.onnx", "x.csv"],
         ["\x1b[2J"],
-        ["validate", "a.onnx", "--steps", "9" * 5000],
+        ["validate", "a.onnx", "--seed", "9" * 5000],
         ["selftest", "x" * 5000],
     ],
 )
@@ -174,7 +174,7 @@ def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, ha
         ("selftest", path),
         ("predict", path, data),
         ("lift", path, "-o", tmp_path / f"{HOSTILE}-lifted.onnx"),
-        ("validate", path, "--quick", "--steps", 20),
+        ("validate", path, "--quick"),
         ("convert", path, "--to", "web", "-o", tmp_path / HOSTILE),
         ("train", data, "-o", path),
         ("export", path, "-o", path),

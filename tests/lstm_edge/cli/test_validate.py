@@ -21,7 +21,7 @@ from lstm_edge_runtime.errors import install_command
 from lstm_edge_runtime.manifest import Signal, Task
 from lstm_edge_runtime.native.library import installed
 
-SHORT = ("--quick", "--steps", "500")
+SHORT = ("--quick",)
 FACTORY = """
 import torch
 
