@@ -73,6 +73,15 @@ def over_time(
     return content, manifest
 
 
+def padding(
+    kernel: tuple[int, int], pads: tuple[int, int], auto: str
+) -> tuple[tuple[int, int], dict[str, Any]]:
+    """The kernel and attributes of padding over features; ``auto_pad`` would pad a past, too."""
+    if auto == "NOTSET":
+        return kernel, {"pads": [0, pads[0], 0, pads[1]]}
+    return (1, kernel[1]), {"auto_pad": auto, "dilations": (1, 1)}
+
+
 def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 2e-5) -> None:
     """Whole sequences of three rows and their single steps, from a state that is not at reset."""
     writer = compile_program(ir.from_proto(onnx.load_from_string(content)), manifest).writer
@@ -109,6 +118,7 @@ def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 
     dilations=st.tuples(st.integers(1, 3), st.integers(1, 2)),
     stride=st.integers(1, 2),
     pads=st.tuples(st.integers(0, 2), st.integers(0, 2)),
+    auto=st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER"]),
     bias=st.booleans(),
     seed=st.integers(0, 99),
 )
@@ -120,9 +130,11 @@ def test_a_convolution_over_time_and_features_is_that_of_onnxruntime(
     dilations: tuple[int, int],
     stride: int,
     pads: tuple[int, int],
+    auto: str,
     bias: bool,
     seed: int,
 ) -> None:
+    kernel, around = padding(kernel, pads, auto)
     groups = {"one": 1, "two": 2, "depthwise": channels}[grouped]
     assume(channels % groups == 0)
     rng = np.random.default_rng(seed)
@@ -130,7 +142,7 @@ def test_a_convolution_over_time_and_features_is_that_of_onnxruntime(
     weights += [rng.standard_normal(made * groups).astype("float32")] * bias
     file = over_time(
         "Conv", channels, weights, [*kernel], dilations[0],
-        dilations=dilations, strides=[1, stride], pads=[0, pads[0], 0, pads[1]], group=groups,
+        strides=[1, stride], group=groups, **{"dilations": dilations, **around},
     )  # fmt: skip
     assert_agrees(*file, seed)
 
@@ -143,13 +155,15 @@ def test_a_convolution_over_time_and_features_is_that_of_onnxruntime(
     kernel=st.tuples(st.integers(1, 4), st.integers(2, 3)),
     stride=st.integers(1, 2),
     pads=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    auto=st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER"]),
     seed=st.integers(0, 99),
 )
 def test_pooling_over_time_and_features_is_that_of_onnxruntime(
-    node: str, counted: int, kernel: tuple[int, int], stride: int, pads: tuple[int, int], seed: int
+    node: str, counted: int, kernel: tuple[int, int], stride: int, pads: tuple[int, int], auto: str, seed: int
 ) -> None:
+    kernel, around = padding(kernel, pads, auto)
     more = {"count_include_pad": counted} if node == "AveragePool" else {}
-    options = {"strides": [1, stride], "pads": [0, pads[0], 0, pads[1]], "kernel_shape": kernel}
+    options = {"strides": [1, stride], "kernel_shape": kernel, **around}
     assert_agrees(*over_time(node, 3, [], [*kernel], 1, **options, **more), seed)
 
 

@@ -94,7 +94,7 @@ def late_operation() -> bytes:
     weights = [rng.standard_normal((20, width)) for width in (8, 5)]
     functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
     new = writer.recurrent(Code.LSTM, value, old, weights, functions=functions)
-    new = writer.recurrent_again(writer.latest, writer.unary(value, Function.RELU), new)
+    new = writer.recurrent_again(len(writer.operations) - 1, writer.unary(value, Function.RELU), new)
     for pair in zip(old, new, strict=True):
         writer.next_state(*pair)
     writer.output("y", value, every_step=True, delay=3, frames=2)

@@ -15,10 +15,6 @@ DATA = Path(__file__).parents[1] / "runtime" / "data"
 PLAIN = ("lstm", "motions-int8", "gru", "late", "strided", "unbatched")
 
 
-def _fast(manifest: dict) -> None:
-    manifest["signal"]["sampling_rate"] = 1e6
-
-
 def _hostile(manifest: dict) -> None:
     image = '<img src=x onerror="window.pwned=1">'
     manifest["task"]["labels"] = [f"{image}{label}" for label in manifest["task"]["labels"]]
@@ -49,8 +45,7 @@ def main(folder: Path) -> None:
     """Write every program."""
     for name in PLAIN:
         (folder / f"{name}.lep").write_bytes(to_native(DATA / f"{name}.onnx"))
-    for name, change in (("fast", _fast), ("hostile", _hostile)):
-        (folder / f"{name}.lep").write_bytes(to_native(_altered(change)))
+    (folder / "hostile.lep").write_bytes(to_native(_altered(_hostile)))
     (folder / "wrong.lep").write_bytes(_wrong())
 
 

@@ -1,6 +1,4 @@
-/** This device's motion sensor, as the features of a file. */
-
-/** @typedef {{acceleration: string, rotation: string}} Units */
+/** This device's motion sensor, as the features of a file, and samples at their rate. */
 
 const GRAVITY = 9.80665;
 /** rotationRate names its angles by the axis that they turn about */
@@ -12,77 +10,39 @@ const ANGLES = /** @type {const} */ ({ x: "beta", y: "gamma", z: "alpha" });
  * @param {readonly string[]} features for example `acc_x`, `gyr_z`, `ax`
  */
 export function readings(features) {
-  const found = features.map((name) => {
-    const [, acceleration, axis] = /^(a|acc\w*?|lin\w*?|user\w*?)[\s_.-]?([xyz])$/i.exec(name) ?? [];
-    const [, rotation, about] = /^(g|gyr\w*?|rot\w*?|w|omega)[\s_.-]?([xyz])$/i.exec(name) ?? [];
-    const letter = /** @type {"x" | "y" | "z" | undefined} */ ((axis ?? about)?.toLowerCase());
-    return letter && { kind: acceleration ? "acceleration" : rotation ? "rotation" : "", axis: letter };
-  });
-  return found.length && found.every((one) => one !== undefined) ? found : null;
-}
-
-/** Averages the readings between two samples. */
-export class Sampler {
-  #wanted;
-  #units;
-  /** @type {number[]} */ #sums;
-  #count = 0;
-  /** @type {Float32Array | null} */ #latest = null;
-
-  /** @param {NonNullable<ReturnType<typeof readings>>} wanted @param {Units} units */
-  constructor(wanted, units) {
-    this.#wanted = wanted;
-    this.#units = units;
-    this.#sums = wanted.map(() => 0);
-  }
-
-  /** @param {DeviceMotionEvent} event @returns {boolean} whether it has every required reading */
-  add(event) {
-    const { acceleration, rotation } = this.#units;
-    const force = acceleration === "linear" ? event.acceleration : event.accelerationIncludingGravity;
-    const values = this.#wanted.map(({ kind, axis }) =>
-      kind === "acceleration"
-        ? (force?.[axis] ?? NaN) / (acceleration === "g" ? GRAVITY : 1)
-        : (event.rotationRate?.[ANGLES[axis]] ?? NaN) * (rotation === "radians" ? Math.PI / 180 : 1),
-    );
-    if (!values.every(Number.isFinite)) return false;
-    values.forEach((value, place) => { this.#sums[place] = (this.#sums[place] ?? 0) + value; });
-    this.#count += 1;
-    return true;
-  }
-
-  /** Return the mean since the last call, the last one if there is none since; null before the first reading. */
-  take() {
-    if (this.#count) this.#latest = Float32Array.from(this.#sums, (sum) => sum / this.#count);
-    this.#sums.fill(0);
-    this.#count = 0;
-    return this.#latest;
-  }
+  const found = features.map((name) => /^(?:(a|acc\w*?|lin\w*?|user\w*?)|g|gyr\w*?|rot\w*?|w|omega)[\s_.-]?([xyz])$/i.exec(name) ?? []);
+  if (!found.every(({ length }) => length) || !found.length) return null;
+  return found.map(([, acceleration, axis]) => ({ isRotation: !acceleration, axis: /** @type {"x" | "y" | "z"} */ (axis?.toLowerCase()) }));
 }
 
 /**
- * Yield once for each sample that is due. Where the consumer is half a second late, the clock is set back and
- * `onLate` gets the number of samples.
+ * Return an event's readings as a sample, null if it lacks one.
  *
- * @param {number} rate samples a second; Infinity for as fast as possible
- * @param {AbortSignal} signal
- * @param {(samples: number) => void} onLate
+ * @param {DeviceMotionEvent} event
+ * @param {NonNullable<ReturnType<typeof readings>>} wanted
+ * @param {{acceleration: string, rotation: string}} units
  */
-export async function* pace(rate, signal, onLate) {
-  let start = performance.now(), given = 0, painted = start;
-  while (!signal.aborted) {
-    const now = performance.now(), due = Math.floor(((now - start) / 1000) * rate) - given;
-    if (rate < Infinity && due > Math.max(1, rate / 2)) {
-      onLate(due - 1);
-      start += ((due - 1) / rate) * 1000;
-    }
-    if (due < 1 || now - painted > 12) {
-      await new Promise((resolve) => { requestAnimationFrame(resolve); });
-      painted = performance.now();
-    }
-    if (due >= 1 || rate === Infinity) {
-      given += 1;
-      yield;
-    }
+export function sampleOf(event, wanted, { acceleration, rotation }) {
+  const force = acceleration === "linear" ? event.acceleration : event.accelerationIncludingGravity;
+  const values = wanted.map(({ isRotation, axis }) =>
+    isRotation
+      ? (event.rotationRate?.[ANGLES[axis]] ?? NaN) * (rotation === "radians" ? Math.PI / 180 : 1)
+      : (force?.[axis] ?? NaN) / (acceleration === "g" ? GRAVITY : 1),
+  );
+  return values.every(Number.isFinite) ? Float32Array.from(values) : null;
+}
+
+/**
+ * Yield once for each sample that is due; a device that is too slow gets fewer.
+ *
+ * @param {number} rate samples a second
+ * @param {AbortSignal} signal
+ */
+export async function* pace(rate, signal) {
+  for (let due = performance.now(); !signal.aborted; ) {
+    await new Promise((resolve) => { requestAnimationFrame(resolve); });
+    const now = performance.now();
+    for (; due <= now && !signal.aborted && performance.now() - now < 12; due += 1000 / rate) yield;
+    if (now - due > 500) due = now;
   }
 }

@@ -10,12 +10,7 @@ export function svg(name, attributes, text) {
   return element;
 }
 
-/**
- * Return the places of names by the lane that they are drawn in: `acc_x acc_y gyr_x` are two lanes.
- *
- * @param {readonly string[]} names
- * @returns {Map<string, number[]>}
- */
+/** Return the places of names by the lane that they are drawn in: `acc_x acc_y gyr_x` are two lanes. @param {readonly string[]} names */
 export function lanesOf(names) {
   /** @type {Map<string, number[]>} */
   const lanes = new Map();
@@ -23,7 +18,7 @@ export function lanesOf(names) {
     const stem = name.replace(/[\s_.-]?([xyz]|\d+)$/i, "");
     lanes.set(stem, [...(lanes.get(stem) ?? []), place]);
   });
-  return lanes.size <= 3 ? lanes : new Map([["", names.map((_, place) => place)]]);
+  return lanes.size <= 3 ? lanes : new Map([["", [...names.keys()]]]);
 }
 
 /** Draws the samples and results that are pushed, at most once a frame. */
@@ -32,7 +27,7 @@ export class Plot {
   #svg;
   #what;
   #columns = 1;
-  #asked = false;
+  #asked = 0;
 
   /**
    * @param {SVGElement} element
@@ -43,7 +38,6 @@ export class Plot {
     this.#svg = element;
     this.#what = what;
     this.clear(1);
-    new ResizeObserver(() => this.draw()).observe(element);
   }
 
   /** @param {number} columns the number of samples that the plot is wide */
@@ -65,19 +59,10 @@ export class Plot {
     for (const row of this.#rows.slice(Math.max(0, end - count), Math.max(0, end))) row.result = result;
   }
 
-  /** Draw a signal before anything was computed from it. @param {Float32Array} x `(L, I)` @param {number} width I */
-  preview(x, width) {
-    this.clear(x.length / width);
-    for (let at = 0; at < x.length; at += width) this.push(x.subarray(at, at + width));
-    this.draw();
-  }
-
   /** Draw before the next frame. */
   ask() {
-    if (this.#asked) return;
-    this.#asked = true;
-    requestAnimationFrame(() => {
-      this.#asked = false;
+    if (!this.#asked) this.#asked = requestAnimationFrame(() => {
+      this.#asked = 0;
       this.draw();
     });
   }

@@ -37,12 +37,7 @@ export class LstmEdgeError extends Error {
   }
 }
 
-/**
- * Read a file, as its bytes, a Blob or a URL (in Node also a path).
- *
- * @param {string | URL | Blob | ArrayBuffer | ArrayBufferView} source
- * @returns {Promise<Uint8Array>}
- */
+/** Read bytes, a Blob or a URL (in Node also a path). @param {string | URL | Blob | ArrayBuffer | ArrayBufferView} source @returns {Promise<Uint8Array>} */
 async function read(source) {
   if (ArrayBuffer.isView(source)) return new Uint8Array(source.buffer, source.byteOffset, source.byteLength);
   if (source instanceof ArrayBuffer) return new Uint8Array(source);

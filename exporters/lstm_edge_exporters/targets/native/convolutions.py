@@ -44,52 +44,46 @@ class Windows(NamedTuple):
         return moved
 
 
-def _declared(node: ir.Node, kernel: Sequence[int]) -> Windows:
-    """Return the windows that the attributes of a node declare, without ``auto_pad``."""
+def _windows(node: ir.Node, kernel: Sequence[int], sizes: Sequence[int] = ()) -> Windows:
+    """Return the windows of a node, over spatial axes of these sizes (those of ConvTranspose need none)."""
     rank = len(kernel)
     strides, dilations = (tuple(attribute(node, name, (1,) * rank)) for name in ("strides", "dilations"))
-    pads = attribute(node, "pads", (0,) * (2 * rank))
-    return Windows(tuple(kernel), strides, dilations, tuple(zip(pads[:rank], pads[rank:], strict=True)))
-
-
-def _windows(node: ir.Node, sizes: Sequence[int], kernel: Sequence[int]) -> Windows:
-    """Return the windows of a node over spatial axes of these sizes."""
-    windows = _declared(node, kernel)
-    strides, auto = windows.strides, attribute(node, "auto_pad", "NOTSET")
-    if auto == "VALID":
-        windows = windows._replace(pads=((0, 0),) * len(kernel))
-    elif auto in ("SAME_UPPER", "SAME_LOWER"):
+    auto, pads = attribute(node, "auto_pad", "NOTSET"), (0,) * (2 * rank)
+    if auto == "NOTSET":
+        pads = attribute(node, "pads", pads)
+    windows = Windows(tuple(kernel), strides, dilations, tuple(zip(pads[:rank], pads[rank:], strict=True)))
+    if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
+        raise UnsupportedError(f"strides {strides}, dilations {dilations} or pads {[*pads]}")
+    if any(size == 1 and taps > 1 for size, taps in zip(sizes, kernel, strict=False)):
+        raise UnsupportedError(f"a kernel of {tuple(kernel)} over one step")
+    if sizes and auto.startswith("SAME"):
         totals = [
-            max(0, (-(-size // stride) - 1) * stride + each - size)
-            for size, stride, each in zip(sizes, strides, windows.reach, strict=True)
+            max(0, (-(-size // stride) - 1) * stride + reach - size)
+            for size, stride, reach in zip(sizes, strides, windows.reach, strict=True)
         ]
-        less = [(total // 2, total - total // 2) for total in totals]
-        windows = windows._replace(
-            pads=tuple(less if auto == "SAME_UPPER" else [each[::-1] for each in less])
-        )
-    if any(size == 1 and taps > 1 for size, taps in zip(sizes, kernel, strict=True)):
-        raise UnsupportedError(f"a kernel of {windows.kernel} over one step")
-    if min(*strides, *windows.dilations, *kernel) < 1 or any(min(each) < 0 for each in windows.pads):
-        raise UnsupportedError(f"strides {strides}, dilations {windows.dilations} or pads {[*windows.pads]}")
+        first = [(total + (auto == "SAME_LOWER")) // 2 for total in totals]
+        around = tuple((each, total - each) for each, total in zip(first, totals, strict=True))
+        windows = windows._replace(pads=around)
+    elif auto not in ("NOTSET", "VALID"):
+        raise UnsupportedError(f"auto_pad {auto}")
     if attribute(node, "ceil_mode", 0) and any(
-        (size + sum(pad) - each) % stride
-        for size, pad, each, stride in zip(sizes, windows.pads, windows.reach, strides, strict=True)
+        (size + sum(pad) - reach) % stride
+        for size, pad, reach, stride in zip(sizes, windows.pads, windows.reach, strides, strict=True)
     ):
         raise UnsupportedError("ceil_mode")
     return windows
 
 
 def _as_read(taps: Array) -> Array:
-    """Return the order in which the taps ``(outputs, K)`` of an output lie: indices of them."""
-    best = int((taps == PADDING).sum(1).argmin())
-    return np.argsort(taps[best], kind="stable")
+    """Return the order in which the numbers of a row of ``taps`` lie, of the one with the least padding."""
+    return np.argsort(taps[int((taps == PADDING).sum(1).argmin())], kind="stable")
 
 
 @lowers("Conv")
 def _conv(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None) -> Out:
     value, weights = floats(given), known(matrix, "weights").astype("float32")
     bias, groups, kernel = optional(added, "a bias"), attribute(node, "group", 1), weights.shape[2:]
-    places = _windows(node, value.shape[2:], kernel).places(value.places)
+    places = _windows(node, kernel, value.shape[2:]).places(value.places)
     made, channels = weights.shape[0] // groups, places.shape[1]
     if weights.shape[1] * groups != channels or made * groups != weights.shape[0]:
         raise UnsupportedError(f"weights {weights.shape} for {channels} channels in {groups} groups")
@@ -120,7 +114,7 @@ def _sums(memory: Memory, taps: Array, weights: Array | None, bias: Array | None
         bias: ``(outputs,)``.
         fill: what stands in the place of padding.
     """
-    order = np.argsort(taps[int((taps == PADDING).sum(1).argmin())], kind="stable")
+    order = _as_read(taps)
     row = memory.row(Value(taps[:, order]), fill)
     if weights is not None:
         weights = weights[:, order]
@@ -154,7 +148,7 @@ def _depthwise_conv(
 @lowers("MaxPool", "AveragePool")
 def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
     value, kernel, largest = floats(given), attribute(node, "kernel_shape"), node.op_type == "MaxPool"
-    places = _windows(node, value.shape[2:], kernel).places(value.places)
+    places = _windows(node, kernel, value.shape[2:]).places(value.places)
     shape = places.shape[: 2 + len(kernel)]
     taps = places.reshape(prod(shape), -1).T
     weights = None
@@ -169,11 +163,9 @@ def _conv_transpose(memory: Memory, node: ir.Node, given: In, matrix: In, bias: 
     """Multiply each frame with the taps' weights and add up what falls on one output."""
     value, weights = floats(given), known(matrix, "weights").astype("float32")
     groups, kernel, sizes = attribute(node, "group", 1), weights.shape[2:], value.shape[2:]
-    windows = _declared(node, kernel)
-    if attribute(node, "auto_pad", "NOTSET") != "NOTSET" or attribute(node, "output_shape"):
-        raise UnsupportedError("auto_pad or output_shape")
-    if bias is not None:
-        raise UnsupportedError("a bias")
+    windows = _windows(node, kernel)
+    if bias is not None or attribute(node, "output_shape"):
+        raise UnsupportedError("a bias or output_shape")
     more = attribute(node, "output_padding", (0,) * len(kernel))
     outputs = tuple(
         (size - 1) * stride + reach + extra - sum(pad)

@@ -43,62 +43,31 @@ MOVES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Sp
 """Operators that move the numbers of their first input, as the others say."""
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_PARAMETERS: Mapping[str, Sequence[tuple[str, float]]] = {
+    "LeakyRelu": [("alpha", 0.01)],
+    "ThresholdedRelu": [("alpha", 1.0)],
+    "HardSigmoid": [("alpha", 0.2), ("beta", 0.5)],
+    "Elu": [("alpha", 1.0)],
+    "Selu": [("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)],
+}
+"""Of operators of one number the attributes that are alpha and beta, with their defaults."""
 _UNARY: Mapping[str, tuple[Function, Sequence[tuple[str, float]]]] = {
-    "Relu": (Function.RELU, ()),
-    "Sigmoid": (Function.SIGMOID, ()),
-    "Tanh": (Function.TANH, ()),
-    "LeakyRelu": (Function.LEAKY_RELU, [("alpha", 0.01)]),
-    "ThresholdedRelu": (Function.THRESHOLDED_RELU, [("alpha", 1.0)]),
-    "HardSigmoid": (Function.HARD_SIGMOID, [("alpha", 0.2), ("beta", 0.5)]),
-    "Elu": (Function.ELU, [("alpha", 1.0)]),
-    "Selu": (Function.SELU, [("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)]),
-    "Softsign": (Function.SOFTSIGN, ()),
-    "Softplus": (Function.SOFTPLUS, ()),
-    "Gelu": (Function.GELU, ()),
-    "Abs": (Function.ABS, ()),
-    "Neg": (Function.NEGATE, ()),
-    "Exp": (Function.EXP, ()),
-    "Log": (Function.LOG, ()),
-    "Sqrt": (Function.SQRT, ()),
-    "Reciprocal": (Function.RECIPROCAL, ()),
-    "Erf": (Function.ERF, ()),
-    "Floor": (Function.FLOOR, ()),
-    "Ceil": (Function.CEIL, ()),
-    "Round": (Function.ROUND, ()),
-    "Sin": (Function.SIN, ()),
-    "Cos": (Function.COS, ()),
-}
+    name: (Function[named or name.upper()], _PARAMETERS.get(name, ()))
+    for name, named in {
+        "Relu": "", "Sigmoid": "", "Tanh": "", "LeakyRelu": "LEAKY_RELU", "HardSigmoid": "HARD_SIGMOID",
+        "ThresholdedRelu": "THRESHOLDED_RELU", "Elu": "", "Selu": "", "Softsign": "", "Softplus": "",
+        "Gelu": "", "Abs": "", "Neg": "NEGATE", "Exp": "", "Log": "", "Sqrt": "", "Reciprocal": "",
+        "Erf": "", "Floor": "", "Ceil": "", "Round": "", "Sin": "", "Cos": "",
+    }.items()
+}  # fmt: skip
 """An operator to its function, and the attributes that are alpha and beta with their defaults."""
-_ACTIVATIONS: Mapping[str, tuple[Function, Sequence[float | None]]] = {
-    "affine": (Function.AFFINE, (None, None)),
-    "scaledtanh": (Function.SCALED_TANH, (None, None)),
-    **{
-        name.lower(): (function, [default for _, default in attributes])
-        for name, (function, attributes) in _UNARY.items()
-        if function <= Function.SOFTPLUS
-    },
-}
-"""The functions inside a recurrent operator, with the parameters that they take where the node gives none."""
 _BINARY = {
-    "Add": Binary.ADD,
-    "Sub": Binary.SUBTRACT,
-    "Mul": Binary.MULTIPLY,
-    "Div": Binary.DIVIDE,
-    "Max": Binary.MAXIMUM,
-    "Min": Binary.MINIMUM,
-    "PRelu": Binary.PRELU,
-    "Pow": Binary.POWER,
-    "Sum": Binary.ADD,
-    "Mod": Binary.REMAINDER,
-    "Less": Binary.LESS,
-    "LessOrEqual": Binary.LESS_EQUAL,
-    "Greater": Binary.LESS,
-    "GreaterOrEqual": Binary.LESS_EQUAL,
-    "Equal": Binary.EQUAL,
-    "And": Binary.MULTIPLY,
-    "Or": Binary.MAXIMUM,
-    "Xor": Binary.EQUAL,
-}
+    "Add": Binary.ADD, "Sub": Binary.SUBTRACT, "Mul": Binary.MULTIPLY, "Div": Binary.DIVIDE,
+    "Max": Binary.MAXIMUM, "Min": Binary.MINIMUM, "PRelu": Binary.PRELU, "Pow": Binary.POWER,
+    "Sum": Binary.ADD, "Mod": Binary.REMAINDER, "Less": Binary.LESS, "LessOrEqual": Binary.LESS_EQUAL,
+    "Greater": Binary.LESS, "GreaterOrEqual": Binary.LESS_EQUAL, "Equal": Binary.EQUAL,
+    "And": Binary.MULTIPLY, "Or": Binary.MAXIMUM, "Xor": Binary.EQUAL,
+}  # fmt: skip
 """Greater and GreaterOrEqual take their inputs the other way around, and Xor is negated."""
 _COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
 
@@ -160,13 +129,9 @@ def _axis(node: ir.Node, default: int, rank: int) -> int:
 @lowers(*_UNARY)
 @lowers("Gelu", domain=MICROSOFT)
 def _unary(memory: Memory, node: ir.Node, given: In) -> Out:
-    kind = node.op_type
-    if kind in ("Neg", "Abs") and isinstance(given, Value) and given.dtype == "int64":
-        negated = _combine(memory, Binary.SUBTRACT, np.zeros(1, np.int64), given)
-        return negated if kind == "Neg" else _combine(memory, Binary.MAXIMUM, given, negated)
-    function, names = _UNARY[kind]
+    function, names = _UNARY[node.op_type]
     alpha, beta, *_ = [*(float(attribute(node, name, default)) for name, default in names), 0.0, 0.0]
-    if kind == "Gelu" and attribute(node, "approximate", "none") == "tanh":
+    if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
     return _each(memory, floats(given), function, alpha, beta)
 
@@ -179,16 +144,11 @@ def _each(
 
 @lowers("Clip")
 def _clip(memory: Memory, node: ir.Node, given: In, least: In = None, most: In = None) -> Out:
-    value = _value(given)
-    if value.dtype == "int64":
-        for kind, limit in ((Binary.MAXIMUM, least), (Binary.MINIMUM, most)):
-            value = value if limit is None else _combine(memory, kind, value, limit)
-        return value
     low, high = (
         float(attribute(node, name, default if limit is None else known(limit, "a limit").item()))
         for name, limit, default in (("min", least, -np.inf), ("max", most, np.inf))
     )
-    return _each(memory, floats(value), Function.CLIP, low, high)
+    return _each(memory, floats(given), Function.CLIP, low, high)
 
 
 @lowers("HardSwish")
@@ -300,7 +260,8 @@ def _fuse_bias(memory: Memory, node: ir.Node, a: In, b: In) -> Value | None:
     rows = np.broadcast_to(bias, value.shape).reshape(-1)[lying[1]].reshape(-1, columns)
     if not (rows == rows[:1]).all():
         return None
-    return value if memory.writer.fuse_bias(lying[0], rows[0]) else None
+    memory.writer.fuse_bias(lying[0], rows[0])
+    return value
 
 
 @lowers("Not")
@@ -587,7 +548,7 @@ def _layer(
         flags=flag[1] * bool(attribute(node, flag[0], 0)),
         functions=_activations(kind, node),
     )
-    first, every = memory.writer.latest, [news[0]]
+    first, every = len(memory.writer.operations) - 1, [news[0]]
     for row in rows[1:]:
         news = memory.writer.recurrent_again(first, row, news)
         every.append(news[0])
@@ -597,21 +558,15 @@ def _layer(
 
 
 def _activations(kind: str, node: ir.Node) -> list[tuple[Function, float, float]]:
+    """Return the functions inside a layer, each with alpha and beta."""
+    if attribute(node, "activation_alpha") or attribute(node, "activation_beta"):
+        raise UnsupportedError("activations with parameters")
     names = attribute(node, "activations") or _USUAL[kind]
-    given = [list(attribute(node, f"activation_{which}", ())) for which in ("alpha", "beta")]
-    if len(names) != len(_USUAL[kind]):
-        raise UnsupportedError(f"{len(names)} activations, expected {len(_USUAL[kind])}")
-    found = []
-    for name in names:
-        function, defaults = _ACTIVATIONS.get(str(name).lower(), (None, ()))
-        if function is None:
-            raise UnsupportedError(f"activation {name!r}")
-        numbers = [own.pop(0) if own else usual for own, usual in zip(given, defaults, strict=False)]
-        if None in numbers:
-            raise UnsupportedError(f"activation {name!r} without its parameters")
-        alpha, beta, *_ = (*numbers, 0.0, 0.0)
-        found.append((function, float(alpha or 0), float(beta or 0)))
-    return found
+    found = [_UNARY.get(str(name), (Function.COS, ())) for name in names]
+    if len(names) != len(_USUAL[kind]) or any(function > Function.SOFTPLUS for function, _ in found):
+        raise UnsupportedError(f"activations {list(names)}")
+    defaults = [[*(value for _, value in numbers), 0.0, 0.0] for _, numbers in found]
+    return [(function, own[0], own[1]) for (function, _), own in zip(found, defaults, strict=True)]
 
 
 # int8 products
@@ -645,16 +600,6 @@ def _scale_product(memory: Memory, *inputs: In) -> Out:
         scales = _vector(scale.scales, len(product.weights))
         return _product(memory, product.source, product.weights, None, shape, scales)
     raise UnsupportedError("a quantized input")
-
-
-@lowers("DynamicQuantizeMatMul", domain=MICROSOFT)
-def _quantized_matmul(
-    memory: Memory, node: ir.Node, given: In, matrix: In, scale: In, zero: In = None, added: In = None
-) -> Out:
-    source, weights = floats(given), _shift(_matrix(matrix), zero).T
-    scales = _vector(known(scale, "a scale"), len(weights))
-    shape = (*source.shape[:-1], len(weights))
-    return _product(memory, source, weights, optional(added, "a bias"), shape, scales)
 
 
 def _shift(raw: Array, zero: In) -> Array:
