@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain, count
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import onnx
@@ -192,7 +192,7 @@ class UniqueNames:
         graphs, nodes = (graph, *graph.subgraphs()), [*graph.all_nodes()]
         values = [*(each for node in nodes for each in (*node.inputs, *node.outputs) if each is not None)]
         values += [value for each in graphs for value in (*each.inputs, *each.initializers.values())]
-        self._taken = {each.name for each in (*nodes, *values)}
+        self._taken = {*(node.name for node in nodes), *(value.name for value in values)}
 
     def unique(self, name: str) -> str:
         """Return ``name``, or ``name_2``, ``name_3`` ... if it is used, and reserve it."""
@@ -207,7 +207,7 @@ class Builder:
 
     def __init__(self, node: ir.Node, prefix: str) -> None:
         assert node.graph is not None
-        self._node, self._graph, self._prefix = node, cast(ir.Graph, node.graph), prefix
+        self._node, self._graph, self._prefix = node, node.graph, prefix
         self._names = UniqueNames(self._graph)
 
     def node(
@@ -240,7 +240,7 @@ class Builder:
     def weight(self, array: Array, name: str) -> ir.Value:
         """Add an initializer; a layer that is called again shares it."""
         known = self._graph.initializers.get(f"{self._prefix}.{name}")
-        if known is not None and np.array_equal(constant(known), array):
+        if known is not None and np.array_equal(np.asarray(constant(known)), array):
             return known
         return self.constant(array, name)
 

@@ -170,6 +170,6 @@ def report_of(found: "Validation") -> Report:
         f"{found.count('failed')} failed, {found.count('skipped')} skipped",
     }
     document = found.to_dict()
-    hidden = document.keys() - {"notes", "verdict"}
+    hidden = document.keys() - {"verdict"}
     error = None if found.ok else CheckFailedError(f"{found.count('failed')} checks failed")
     return Report(document | shown, f"{found.model} against {found.reference}", hidden=hidden, error=error)

@@ -131,8 +131,7 @@ class CaseGenerator:
         if any(_BEYOND * size > reached for name, size in known.items() if name != self.batch):
             sizes = {name: _BEYOND * size + 1 for name, size in known.items()}
             sizes |= {self.batch: 2} if self.batch in sizes else {}
-            rng = np.random.default_rng((self.seed, len(GRID), *sizes.values()))
-            yield self._draw(sizes, rng, at_reset=True, full=True)
+            yield self.at(sizes, offset=len(GRID))
 
     def case(
         self,
@@ -158,6 +157,11 @@ class CaseGenerator:
         known: dict[str, int] = {**(others or {}), str(self.batch): n, str(self.sequence): length}
         sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in self._names()}
         return self._draw(sizes, rng, at_reset, full)
+
+    def at(self, sizes: Mapping[str, int], offset: int = 0) -> Case:
+        """Generate one case from the reset states, with full rows, at a size for every named axis."""
+        rng = np.random.default_rng((self.seed, offset, *sizes.values()))
+        return self._draw(sizes, rng, at_reset=True, full=True)
 
     def example(self) -> Case | None:
         """Return the example itself, states that it does not hold at reset; None where an input has none."""
@@ -199,7 +203,10 @@ class CaseGenerator:
 
     def _draw(self, sizes: Mapping[str, int], rng: np.random.Generator, at_reset: bool, full: bool) -> Case:
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
-        steps = sizes.get(str(self.sequence)) or self._fixed_steps()
+        given = [
+            each.example.max() for each in self.inputs if each.role == "lengths" and each.example is not None
+        ]
+        steps = sizes.get(str(self.sequence)) or int(max(given, default=1))  # given if the time axis is fixed
         feeds = {}
         for each in self.inputs:
             shape = resolve(each.axes, sizes)
@@ -215,11 +222,6 @@ class CaseGenerator:
             else:
                 feeds[each.name] = _signal(each, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
-
-    def _fixed_steps(self) -> int:
-        """Return what lengths may be at most where the time axis is fixed."""
-        examples = (each.example for each in self.inputs if each.role == "lengths")
-        return max((int(each.max()) for each in examples if each is not None), default=1)
 
 
 def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
@@ -240,7 +242,10 @@ def _signal(
     spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool, steps: int
 ) -> Array:
     example = None if spec.example is None or not spec.example.size else spec.example
-    if example is not None and _is_fraction(spec, example):
+    one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
+    if (
+        example is not None and one_a_row and example.min() > 0 and example.max() == 1
+    ):  # fractions of a length
         # A quarter of a step more than whole ones, so that no rounding makes it fewer.
         drawn = 1.0 if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps)
         return np.asarray(np.broadcast_to(drawn, shape), spec.dtype)
@@ -258,22 +263,12 @@ def _signal(
     return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
 
 
-def _is_fraction(spec: InputSpec, example: Array) -> bool:
-    """Return True if an input is each row's length as a fraction of the longest, as some libraries do."""
-    one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
-    return one_a_row and bool(example.min() > 0 and example.max() == 1)
-
-
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draw indices below ``values``, each at most once where they suffice.
-
-    As many as fit are the first two, which often stand for padding and for unknown tokens, and the last.
-    """
-    count = int(np.prod(shape))
-    drawn = rng.choice(values, count, replace=count > values)
-    edges = rng.permutation(list(dict.fromkeys((0, min(1, values - 1), values - 1))))[:count]
-    drawn[rng.choice(count, len(edges), replace=False)] = edges
-    return np.asarray(drawn.reshape(shape))
+    """Draw indices; some are the first two, often padding and unknown tokens, and the last."""
+    drawn = np.asarray(rng.integers(0, values, shape))
+    edges = rng.permutation([0, min(1, values - 1), values - 1])[: drawn.size]
+    drawn.flat[rng.choice(drawn.size, len(edges), replace=False)] = edges
+    return drawn
 
 
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
@@ -366,11 +361,7 @@ def fill_rows(
 ) -> dict[str, Array]:
     """Return a case with ``value`` from a step of each row on, in every float input of data.
 
-    Args:
-        manifest: names the axes.
-        feeds: the case.
-        value: NaN, say.
-        starts: the step of each row; rows beyond them stay as they are.
+    Rows beyond ``starts`` stay as they are.
     """
     filled = dict(feeds)
     for spec in manifest.data_inputs:

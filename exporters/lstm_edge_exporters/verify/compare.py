@@ -80,14 +80,9 @@ class Pair:
         procedure: Procedure = whole,
         reference: Runner | None = None,
     ) -> tuple[Comparison, ...]:
-        """Compare two evaluations in float64; what float64 itself leaves open is allowed.
+        """Compare results of the graph and of its reference in float64, both run by a procedure.
 
-        Args:
-            got: what the graph gives.
-            want: what the reference gives.
-            feeds: the inputs.
-            procedure: how both were run.
-            reference: gave ``want``; None leaves out how far that moves with its inputs.
+        What float64 itself leaves open is allowed; without ``reference`` only as far as the graph tells it.
         """
         floor = FLOOR * _ULP64 / _ULP
         limits = {name: EQUAL * self.largest(name, array) + floor for name, array in want.items()}
@@ -153,11 +148,8 @@ class Pair:
     def largest(self, name: str, array: Array, *, by_layer: bool = False) -> Array:
         """Return the largest finite absolute value of each channel of an output.
 
-        Args:
-            name: the output.
-            array: its values.
-            by_layer: take the units of a state for one channel per layer: one may be near zero at the last
-                step, and far from it before.
+        With ``by_layer`` the units of a state are one channel per layer: one may be near zero at the last
+        step, and far from it before.
         """
         axes = self.manifest.axes.get(name, (None,) * array.ndim)
         free = {place for place, axis in enumerate(axes) if not isinstance(axis, int)}

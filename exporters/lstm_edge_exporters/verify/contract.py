@@ -6,7 +6,6 @@ from typing import Any
 
 import onnx
 
-from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import first_line
 from lstm_edge_runtime.manifest import KEY, AxisRange, Manifest, Signal
 
@@ -17,15 +16,7 @@ from .report import Check, answered
 
 _MEANING = ("task", "signal", "trained")
 """Fields that only the one who exported knows, if anyone does."""
-_ELSEWHERE = {
-    "golden",
-    "equivalence",
-    "identity",
-    "precision",
-    "int8_activations",
-    "padded_states",
-    "unstreamable",
-}
+_ELSEWHERE = {"identity", "precision", "int8_activations", "padded_states", "unstreamable"}
 """Fields that have checks of their own, or that nothing reads."""
 _SHOWN = 100
 """Characters of a value that a message shows."""
@@ -47,10 +38,9 @@ def check_form(file: ModelFile) -> Iterator[Check]:
         yield answered("fields of the manifest", "" if texts == [again] else wrong)
     opsets = (each.version for each in file.proto.opset_import if each.domain in ("", "ai.onnx"))
     opset, version = max(opsets, default=0), file.proto.ir_version
-    about = f"opset {opset}, IR version {version}"
-    new = opset > OPSETS[-1] or version > LATEST_IR_VERSION
-    wrong = f"{about}; expected at most {OPSETS[-1]} and {LATEST_IR_VERSION}" if new else ""
-    yield answered(f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads", wrong, about)
+    wrong = f"opset {opset}, IR version {version}; expected at most {OPSETS[-1]} and {LATEST_IR_VERSION}"
+    read = opset <= OPSETS[-1] and version <= LATEST_IR_VERSION
+    yield answered(f"opset and IR version that onnxruntime {OLDEST_ONNXRUNTIME} reads", "" if read else wrong)
     if file.model is None:
         return
     manifest = file.manifest
@@ -58,34 +48,30 @@ def check_form(file: ModelFile) -> Iterator[Check]:
     yield _same("opset", manifest.provenance.get("opset", opset), opset)
     if manifest.int8_activations and not (file.operators & {"GRU", "RNN"} and file.precision == "int8"):
         yield Check("int8 activations", "failed", "no GRU or RNN layer has int8 weights")
-    for name, axes in manifest.axes.items():
-        kinds = [
-            [each if isinstance(each, int) else "free" for each in side]
-            for side in (axes, file.graph_axes[name])
-        ]
-        yield _same(f"axes of {name} in the graph", *kinds)
-    names = list(file.graph_axes)
-    for role, specs in (("inputs", manifest.inputs), ("outputs", manifest.outputs)):
-        stated = [spec.name for spec in specs]
-        yield _same(f"order of {role} in the graph", stated, [name for name in names if name in stated])
 
 
-def check_manifest(mine: Manifest, expected: Expected) -> Iterator[Check]:
-    """Compare the file's manifest with the expected one, field by field."""
-    one, other = _fields(mine), _fields(expected.manifest)
+def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
+    """Compare the manifest with the expected one, field by field, and the graph's inputs and outputs."""
+    mine, theirs = file.manifest, expected.manifest
+    one, other = _fields(mine), _fields(theirs)
     for name in {**other, **one}:
         if name in other or name not in _MEANING:
             yield _same(name, one.get(name), other.get(name))
-    for axis in sorted({*mine.ranges, *expected.manifest.ranges}):
-        own, wider = (side.ranges.get(axis, AxisRange()) for side in (mine, expected.manifest))
+    for axis in sorted({*mine.ranges, *theirs.ranges}):
+        own, wider = (side.ranges.get(axis, AxisRange()) for side in (mine, theirs))
         if expected.configured or not _is_narrower(own, wider):
             yield _same(f"range of {axis}", str(own), str(wider))
+    for role in ("input", "output"):
+        names = differing(file.proto, expected.proto, role)
+        wrong = f"{', '.join(names)} of the graph are not the reference's; export again" if names else ""
+        yield answered(f"{role}s of the graph", wrong)
 
 
 def differing(mine: onnx.ModelProto, theirs: onnx.ModelProto, role: str) -> list[str]:
     """Return the names of constants (``initializer``), nodes, inputs or outputs that differ in two files."""
     one, other = (_contents(getattr(each.graph, role)) for each in (mine, theirs))
-    return [name for name in {**other, **one} if one.get(name) != other.get(name)]
+    names = [name for name in {**other, **one} if one.get(name) != other.get(name)]
+    return names or ([] if [*one] == [*other] else ["their order"])
 
 
 def _contents(parts: Iterable[Any]) -> dict[str, bytes]:
@@ -96,28 +82,6 @@ def _contents(parts: Iterable[Any]) -> dict[str, bytes]:
         own.doc_string = ""
         found[part.name or f"{place}"] = own.SerializeToString(deterministic=True)
     return found
-
-
-def unverified(mine: Manifest, expected: Expected) -> list[str]:
-    """Return what the file states and the reference does not."""
-    return [name for name in _MEANING if name in _fields(mine) and name not in _fields(expected.manifest)]
-
-
-def comparable(mine: Manifest, theirs: Manifest) -> bool:
-    """Return True if a file can be fed what another is fed: names, and sizes of fixed axes."""
-    return set(mine.axes) == set(theirs.axes) and all(
-        len(mine.axes[name]) == len(axes)
-        and all(
-            isinstance(one, str) or isinstance(other, str) or one == other
-            for one, other in zip(mine.axes[name], axes, strict=True)
-        )
-        for name, axes in theirs.axes.items()
-    )
-
-
-def interface_of(manifest: Manifest) -> str:
-    """Return every input and output with its axes, in one line."""
-    return ", ".join(f"{name} {describe(axes)}" for name, axes in sorted(manifest.axes.items()))
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:

@@ -73,6 +73,7 @@ def against_module(
         InputError: the file's manifest contradicts its graph, or the example does not fit.
         UnsupportedError: the module can't be exported.
     """
+    from ..export import export
     from ..export.call import Call
     from ..export.pipeline import build
 
@@ -82,7 +83,8 @@ def against_module(
     own = config or _config_of(file, Call.of(module, example), module)
     title, hashed = about or type(module).__name__, sha256 or own.checkpoint_sha256 or ""
     if file.manifest.is_buffered:
-        return _streamed(module, example, file, replace(own, stream=True), title, hashed)
+        made = export(module, example, replace(own, stream=True))  # which verifies it
+        return _of_file(title, made.manifest, onnx.load_from_string(made.model), file.manifest, hashed)
     built = build(module, example, own)
     return Expected(
         title,
@@ -95,17 +97,6 @@ def against_module(
         config is not None,
         sha256=hashed,
     )
-
-
-def _streamed(
-    module: "nn.Module", example: Any, file: ModelFile, config: "ExportConfig", about: str, sha256: str
-) -> Expected:
-    """Compare with the file that streams ``module``, which is verified on the way."""
-    from ..export import export
-
-    made = export(module, example, config)
-    proto = onnx.load_from_string(made.model)
-    return _of_file(about, made.manifest, proto, file.manifest, sha256)
 
 
 def _of_file(

@@ -6,33 +6,23 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import KEEPING, constant, data_inputs, readers
+from ..graph import KEEPING, constant, data_inputs
 
 _CHOOSING = {0: {"Max", "Min"}, 1: {"Max", "Min", "Where"}, 2: {"Where"}}
 """Per operand, the operators that keep an index where a mask or a bound leaves it."""
-_LOOKUPS = frozenset({"Gather", "GatherElements"})
 _OTHERS = 2
-"""How many values beside the one that stands for padding, so that what remains is not all the same."""
+"""Values besides the one that an index is compared with, as padding is."""
+_LOOKUPS = frozenset({"Gather", "GatherElements"})
 
 
 def index_values(graph: ir.Graph) -> dict[str, int]:
     """Return how many values, from 0, are valid for each input that ``graph`` uses as an index.
 
-    An index may be a float that the graph casts. Followed through casts and masks to tables
-    (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant of several numbers). An integer that is
-    only compared with one number, as padding is, counts a few more values than that.
+    An index may be a float that the graph casts. It is followed through casts and masks to tables
+    (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant).
     """
-    found = {}
-    for value in data_inputs(graph):
-        limits = list(_limits(value, set()))
-        if limits:
-            found[str(value.name)] = max(1, min(limits))
-        elif value.dtype is not None and value.dtype.is_integer():
-            compared = [node.inputs[1 - place] for node, place in readers(value) if node.op_type == "Equal"]
-            paddings = [int(each.max()) for each in map(constant, compared) if each is not None and each.size]
-            if paddings:
-                found[str(value.name)] = max(0, *paddings) + 1 + _OTHERS
-    return found
+    limits = {str(value.name): list(_limits(value, set())) for value in data_inputs(graph)}
+    return {name: max(1, min(found)) for name, found in limits.items() if found}
 
 
 def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
@@ -61,5 +51,6 @@ def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
     if node.op_type == "OneHot" and place == 0:
         depth = constant(node.inputs[1])
         return None if depth is None else int(depth.max())
-    is_code = node.op_type == "Equal" and other is not None and other.size > 1
-    return int(other.max()) + 1 if is_code and other is not None else None
+    if node.op_type == "Equal" and other is not None and other.size:
+        return int(other.max()) + (1 if other.size > 1 else 1 + _OTHERS)
+    return None

@@ -17,12 +17,14 @@ from .cases import (
     Case,
     CaseGenerator,
     Feeds,
+    Procedure,
     case_size,
     fill_rows,
     full_length,
     in_chunks,
     random_sizes,
     row_by_row,
+    whole,
 )
 from .compare import Pair, compare_all
 from .reference import REFUSALS
@@ -136,34 +138,29 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     manifest = pair.manifest
     if manifest.batch is None or manifest.ranges.get(manifest.batch, AxisRange()).nearest(1) > 1:
         return
-    case = cases.case(3, 9, at_reset=False, offset=_ROWS_OFFSET, full=True)
-    feeds = full_length(manifest, case.feeds)
+    feeds = full_length(manifest, cases.case(3, 9, at_reset=False, offset=_ROWS_OFFSET, full=True).feeds)
     if case_size(manifest, feeds)[0] < 2 or refused(pair.reference, feeds):
         return
 
-    def alone(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+    def alone(run: Runner, feeds: Feeds) -> Feeds:
         return row_by_row(manifest, run)(feeds)
 
-    try:
-        alone(pair.reference, feeds)
-    except REFUSALS:
-        return
-    yield judged("row by row", pair.equal(feeds, alone))
-    spoiled = fill_rows(manifest, feeds, np.nan, [0])
-    try:
-        yield judged("one row of NaN", pair.equal(spoiled))
-    except REFUSALS:
-        return
+    ways: dict[str, tuple[Procedure, Feeds]] = {
+        "row by row": (alone, feeds),
+        "one row of NaN": (whole, fill_rows(manifest, feeds, np.nan, [0])),
+    }
+    for name, (procedure, case) in ways.items():
+        try:
+            procedure(pair.reference, case)
+        except REFUSALS:
+            return
+        yield judged(name, pair.equal(case, procedure))
 
 
 def find_streaming(pair: Pair, cases: CaseGenerator, reach: int, known: str = "") -> Manifest:
     """Return the manifest with why chunks do not equal the full sequence, if so, and how padding acts.
 
-    Args:
-        pair: the graph and the module.
-        cases: draws the inputs.
-        reach: steps that states of operators along time hold.
-        known: why chunks may differ, if that is known.
+    ``reach`` are the steps that states of operators along time hold; ``known`` is why chunks may differ.
     """
     manifest = pair.manifest
     if manifest.unstreamable or not manifest.time_axes:

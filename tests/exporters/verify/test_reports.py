@@ -45,7 +45,6 @@ def report():
             Group("lengths", "Lengths", (Check("lengths", "skipped", "the file takes no lengths"),)),
             Group("inputs", "Inputs", (Check("zeros", "passed", worst=comparison(0.0, 1e-7)),)),
         ),
-        notes=(NASTY,),
         versions={"onnx": "1.23"},
     )
 
