@@ -34,6 +34,12 @@ class Comparison(NamedTuple):
         """Whether every element is within its limit."""
         return self.ratio <= 1
 
+    @property
+    def error(self) -> float:
+        """The absolute difference of the worst element."""
+        difference = abs(self.got - self.expected)
+        return difference if np.isfinite(difference) else self.max_abs
+
     def __str__(self) -> str:
         """Return in one line what differs, where and by how much."""
         return (

@@ -263,10 +263,11 @@ def test_a_quantized_file_is_made_again(way, smaller):
         assert report.ok, report.verdict
 
 
-def test_a_second_golden_case_left_out_of_an_int8_file_is_found(smaller, tmp_path):
+@pytest.mark.parametrize("name", ["no second case", "wrong outputs", "a limit of int8"])
+def test_another_golden_case_of_an_int8_file_is_found(name, smaller, tmp_path):
     _, source, path = smaller("int8")
     model = onnx.load(path)
-    faults.restate(model, **RECORDED["no second case"])
+    faults.restate(model, **RECORDED[name])
     file = open_file(faults.save(model, tmp_path / "m.onnx"))
     report = validate(file, against_file(source, file), QUICK)
     assert next(group.key for group, _, _ in report.headlines) == "golden"
