@@ -11,14 +11,13 @@ import onnx_ir as ir
 from onnx_ir.passes.common import ShapeInferencePass
 from onnx_ir.serde import SerdeError
 
+from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
 from lstm_edge_runtime.onnx_file import DIGEST
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
-
-
 END = int(np.iinfo(np.int64).max)
 """The end of any axis."""
 KEEPING = frozenset(
@@ -54,6 +53,12 @@ def spec_of(value: ir.Value) -> TensorSpec:
     """Return name, dtype and axes of a value."""
     dtype = "float32" if value.dtype is None else str(value.dtype.numpy().name)
     return TensorSpec(str(value.name), dtype, axes_of(value))
+
+
+def describe_value(value: ir.Value) -> str:
+    """Return name, dtype and axes for a message."""
+    spec = spec_of(value)
+    return f"{spec.name} {spec.dtype} {describe(spec.axes)}"
 
 
 def operands(value: ir.Value) -> Iterator[ir.Value]:
@@ -169,8 +174,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
 
 def to_bytes(model: ir.Model) -> bytes:
     """Return the file's bytes, the same ones for the same content; raises as ``to_proto``."""
-    content: bytes = to_proto(model).SerializeToString(deterministic=True)
-    return content
+    return bytes(to_proto(model).SerializeToString(deterministic=True))
 
 
 def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:

@@ -263,7 +263,7 @@ def test_a_quantized_file_is_made_again(way, smaller):
         assert report.ok, report.verdict
 
 
-@pytest.mark.parametrize("name", ["no second case", "wrong outputs", "a limit of int8"])
+@pytest.mark.parametrize("name", ["no second case", "wrong outputs"])
 def test_another_golden_case_of_an_int8_file_is_found(name, smaller, tmp_path):
     _, source, path = smaller("int8")
     model = onnx.load(path)
