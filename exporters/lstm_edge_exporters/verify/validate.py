@@ -156,19 +156,13 @@ class Validation:
 
     def _contract(self) -> Iterator[Check]:
         known = self.against if self.file.model else None
-        if known is not None and self._other_checkpoint:
-            yield Check("checkpoint", "failed", self._other_checkpoint)
+        own = self.file.manifest.provenance.get("checkpoint_sha256") if known else None
+        if known is not None and known.sha256 and own and own != known.sha256:
+            about = f"the file has {own}, the reference {known.sha256}; export again if it is newer"
+            yield Check("checkpoint", "failed", about)
         yield from check_form(self.file)
         if known is not None:
             yield from check_manifest(self.file, known)
-
-    @property
-    def _other_checkpoint(self) -> str:
-        """Name the checkpoints of the file and of the reference; empty if they are the same or unknown."""
-        known = self.against and self.against.sha256, self.file.manifest.provenance.get("checkpoint_sha256")
-        if not all(known) or known[0] == known[1]:
-            return ""
-        return f"the file has {known[1]}, the reference {known[0]}; export again if it is newer"
 
     @property
     def expected(self) -> Expected:
