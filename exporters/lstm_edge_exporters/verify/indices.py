@@ -19,30 +19,37 @@ def index_values(graph: ir.Graph) -> dict[str, int]:
     """Return how many values, from 0, are valid for each input that ``graph`` uses as an index.
 
     An index may be a float that the graph casts. It is followed through casts and masks to tables
-    (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant).
+    (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant of several numbers). An integer that is
+    only compared with one number, as padding is, counts a few more values than that.
     """
-    limits = {str(value.name): list(_limits(value, set())) for value in data_inputs(graph)}
-    return {name: max(1, min(found)) for name, found in limits.items() if found}
+    found = {}
+    for value in data_inputs(graph):
+        limits = [*_limits(value, set())]
+        if not limits and value.dtype is not None and value.dtype.is_integer():
+            limits = [*_limits(value, set(), padded=True)]
+        if limits:
+            found[str(value.name)] = max(1, min(limits))
+    return found
 
 
-def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
+def _limits(value: ir.Value, seen: set[ir.Value], *, padded: bool = False) -> Iterator[int]:
     """Yield below which number each use of ``value`` needs it to be."""
     if value in seen:
         return
     seen.add(value)
     for node, place in value.uses():
         other = constant(node.inputs[1 - place]) if place < 2 == len(node.inputs) else None
-        if (limit := _limit(node, place, other)) is not None:
+        if (limit := _limit(node, place, other, padded)) is not None:
             yield limit
         elif node.op_type in ("Add", "Sub") and place == 0 and other is not None and other.size:
             moved = int(other.max() if node.op_type == "Add" else -other.min())
-            yield from (limit - moved for limit in _limits(node.outputs[0], seen))
+            yield from (limit - moved for limit in _limits(node.outputs[0], seen, padded=padded))
         elif place == 0 if node.op_type in KEEPING else node.op_type in _CHOOSING.get(place, ()):
             for output in node.outputs:
-                yield from _limits(output, seen)
+                yield from _limits(output, seen, padded=padded)
 
 
-def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
+def _limit(node: ir.Node, place: int, other: Array | None, padded: bool) -> int | None:
     """Return below which number a node needs its operand to be, where it reads it as an index."""
     if node.op_type in _LOOKUPS and place == 1:
         table = node.inputs[0]
@@ -51,6 +58,6 @@ def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
     if node.op_type == "OneHot" and place == 0:
         depth = constant(node.inputs[1])
         return None if depth is None else int(depth.max())
-    if node.op_type == "Equal" and other is not None and other.size:
-        return int(other.max()) + (1 if other.size > 1 else 1 + _OTHERS)
-    return None
+    if node.op_type != "Equal" or other is None or other.size < (1 if padded else 2):
+        return None
+    return int(other.max()) + 1 + (_OTHERS if padded else 0)
