@@ -1,7 +1,7 @@
 """Which output continues which state input: first names, then structure; positions decide nothing."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 import onnx_ir as ir
 
@@ -29,7 +29,7 @@ _RENAMED = (
 
 
 def pair_states(
-    graph: ir.Graph, known: Mapping[str, str], sequence: str | None, starts: Collection[str] = ()
+    graph: ir.Graph, known: Mapping[str, str], sequence: str | None
 ) -> tuple[dict[str, str], dict[str, list[str]]]:
     """Pair state inputs with the outputs that continue them, of the same dtype and shape.
 
@@ -40,13 +40,12 @@ def pair_states(
         graph: the graph. Its first input that is not called like a state is the signal.
         known: pairs that are certain, input name to output name.
         sequence: the time axis, which no state has.
-        starts: inputs that are states, whatever their names.
 
     Returns:
         The pairs, and the possible outputs of each input called like a state that has several.
     """
     inputs = {str(each.name): each for each in data_inputs(graph) if sequence not in axes_of(each)}
-    called = {name for name in inputs if name in starts or is_called_like_a_state(name)}
+    called = {name for name in inputs if is_called_like_a_state(name)}
     inputs.pop(next((str(value.name) for value in graph.inputs if value.name not in called), ""), None)
     alike, follows = dict[str, set[str]](), dict[str, set[str]]()
     for name, value in inputs.items():
