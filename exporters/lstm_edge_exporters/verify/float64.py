@@ -24,6 +24,8 @@ from ..chunks import Runner
 from ..graph import is_data_free
 from .cases import Feeds
 
+_MOST_INDEX = 2.0**24
+
 
 class Graph64:
     """A graph in float64 as a function of arrays by name."""
@@ -113,11 +115,12 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
 def nudged(array: Array, seed: int, ulp: float) -> Array:
     """Return floats moved up or down at random by ``ulp`` of themselves, in float64; others as they are.
 
-    Whole numbers stay: they may be indices, which the graph casts.
+    Whole numbers that may be indices, which the graph casts, stay.
     """
     if array.dtype.kind != "f":
         return array
-    return np.where(array == np.round(array), array, _moved(array, np.random.default_rng(seed), ulp))
+    whole = (array == np.round(array)) & (np.abs(array) < _MOST_INDEX)
+    return np.where(whole, array, _moved(array, np.random.default_rng(seed), ulp))
 
 
 def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:
