@@ -14,7 +14,7 @@ from networks import IN_CELLS, Network, make_network, networks
 
 from conftest import open_for
 from lstm_edge_exporters.targets.native.program import Binary, Function, ProgramWriter
-from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native import Past
 
 pytestmark = pytest.mark.system
 

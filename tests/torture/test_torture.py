@@ -115,6 +115,9 @@ def test_what_a_killed_or_starved_verb_leaves_is_whole(inputs, tmp_path, name):
         assert code <= 128 or err.count("stopped by ") == 1, err
         assert not _left(child.pid)
         verb.check(place / "out" / verb.target)
+        if number == signal.SIGKILL:
+            for path in place.rglob("*.tmp"):
+                path.unlink()
     for size in FULL:
         code, _, err = _end(_start(verb, place, size=size))
         _assert_refused(verb, place, code, err)

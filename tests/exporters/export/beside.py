@@ -24,6 +24,12 @@ STEPS = 7
 _export = lstm_edge_exporters.export
 
 
+def _batch_axes(manifest):
+    return {
+        name: axes.index(manifest.batch) for name, axes in manifest.axes.items() if manifest.batch in axes
+    }
+
+
 @wraps(_export)
 def export_beside(module, example, config=None, **options):
     artifact = _export(module, example, config, **options)
@@ -93,7 +99,7 @@ class _Beside:
 
     def check_steps(self):
         manifest, time = self.manifest, self.manifest.time_axes
-        moved = {name: axis - (axis > time.get(name, axis)) for name, axis in manifest.batch_axes.items()}
+        moved = {name: axis - (axis > time.get(name, axis)) for name, axis in _batch_axes(manifest).items()}
         stream, held = self.model.stream(reset_every="never"), self.feeds
         with ExitStack() as layers:
             if manifest.sequence is None and {each.input for each in manifest.states} - {
@@ -118,7 +124,7 @@ class _Beside:
         stream = self.model.stream(reset_every="never")
         for start, stop in zip((0, 3, 4), (3, 4, self.steps), strict=True):
             chunk = take_steps(self.manifest.time_axes, self.data, start, stop)
-            result = stream.process(_single(_without(chunk, self.manifest.batch_axes)))
+            result = stream.process(_single(_without(chunk, _batch_axes(self.manifest))))
             self._compare_streamed(result, self._seen(stop, range(start, stop)))
 
     def _seen(self, stop, steps):

@@ -11,7 +11,7 @@ from lstm_edge_exporters.export.call import Call, flatten_output
 from lstm_edge_exporters.targets.native import to_native, uncovered
 from lstm_edge_runtime import load
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 NOT_NATIVE = {
     "Seq2SeqTeacherForced": "('N', 'L2', 3) has a dynamic axis other than batch and time",

@@ -13,6 +13,7 @@ from lstm_edge_exporters.verify.samples import sample_feeds
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Trained
+from lstm_edge_runtime.ort import sealed
 
 LOOSE = Budget(agreement=0, drift=1, change=1)
 
@@ -25,7 +26,7 @@ def _edited(content, name, edit):
             tensor.CopyFrom(
                 numpy_helper.from_array(edit(numpy_helper.to_array(tensor)).astype(np.float32), name)
             )
-    return model.SerializeToString()
+    return sealed(model.SerializeToString())
 
 
 def _judged(before, after, samples):

@@ -8,7 +8,6 @@ from pathlib import Path
 from xml.etree import ElementTree as ET
 
 import numpy as np
-import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -18,6 +17,7 @@ from onnxruntime import InferenceSession
 from lstm_edge.cli import cli, run
 from lstm_edge_exporters.targets.c.names import c_identifiers, c_string
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.ort import sealed
 
 HOSTILE = (
     "../../../x",
@@ -123,7 +123,7 @@ def tree(folder):
 def call(place, turn, capsys, *arguments, refusal=None, code=0):
     """Run a verb on a hostile model; return what it wrote, by path, nothing where it was refused so."""
     model, manifest = hostile_model(turn)
-    onnx.save(model, "net.onnx")
+    Path("net.onnx").write_bytes(sealed(model.SerializeToString()))
     before = tree(place)
     try:
         ended = run(cli, [str(each) for each in arguments])

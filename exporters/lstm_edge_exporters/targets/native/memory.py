@@ -13,7 +13,7 @@ import numpy as np
 
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native import Past
 
 from .program import ProgramWriter
 
