@@ -37,6 +37,10 @@ _NO_REST: dict[str, Array] = {}
 class _Streams:
     """The parts that one source and many have in common; for one thread at a time."""
 
+    __slots__ = (
+        "__weakref__", "_advice", "_age", "_checked", "_engine", "_entry", "_even", "_every", "_identity",
+        "_manifest", "_plain", "_ranges", "_rest", "_settled", "_states", "_step", "_unit",
+    )  # fmt: skip
     _many = False
 
     def __init__(self, model: Any, reset_every: Any, rows: int | None) -> None:
@@ -54,9 +58,9 @@ class _Streams:
         if rows is not None and engine.couples_rows and not check:
             self._advice = "with an int8 file it would affect the other sources; omit this one from the tick"
         self._unit = manifest.unit
-        self._ranges = {name: sizes for name, sizes in manifest.ranges.items() if name != manifest.sequence}
-        if self._unit == 1:  # else it keeps steps, so that a chunk has any number
-            self._ranges = dict(manifest.ranges)
+        self._ranges = manifest.ranges
+        if self._unit > 1:  # it keeps steps, so that a chunk has any number
+            self._ranges = {axis: r for axis, r in manifest.ranges.items() if axis != manifest.sequence}
         self._settled = manifest.unit * max((each.delay for each in engine.outputs), default=0)
         self._even = manifest.unit == 1 and all(each.frames == 1 for each in engine.outputs)
         self._plain = self._even and not self._settled and reset_every == _NEVER
@@ -96,6 +100,8 @@ class _Streams:
             full = {each.name: (rows, *(resolve(each.given[1:], sizes) or ())) for each in inputs}
             self._checked = shapes, sizes, full
         _, sizes, full = self._checked
+        if not self._many:  # a single stream is small
+            self._checked = _NOTHING
         shaped = {each.name: arrays[each.name].reshape(full[each.name]) for each in inputs}
         return {each.name: each.from_given(shaped[each.name]) for each in inputs}, sizes
 
@@ -218,6 +224,8 @@ class Stream(_Streams):
 
     An exception leaves its state as it was.
     """
+
+    __slots__ = ("_chunk", "_due", "_free", "_result", "_run", "_seen_steps", "_start", "_window")
 
     def __init__(self, model: Any, reset_every: Any = None) -> None:
         """Open a stream at the reset state; see ``Model.stream``."""
