@@ -78,20 +78,15 @@ def _network(kind="LSTM", features=8, hidden=64, classes=4, edit=None, golden=Tr
         task=Task("classification", "logits", labels=tuple("abcdefgh"[:classes])),
         provenance={"opset": 18, "versions": {"torch": "2.13"}},
     )
-    content = _signed(model, manifest)
-    return _signed(model, manifest._replace(golden=_golden(content, features))) if golden else content
-
-
-def _signed(model, manifest):
-    """Bytes of ``model`` with ``manifest`` in it."""
-    return with_manifest(model, manifest)
+    content = with_manifest(model, manifest)
+    return with_manifest(model, manifest._replace(golden=_golden(content, features))) if golden else content
 
 
 def _changed(content, **fields):
     """Bytes of the same file with other manifest fields."""
     model = onnx.load_model_from_string(content)
-    manifest = Manifest.from_json(model.metadata_props[0].value)
-    return _signed(model, manifest._replace(**fields))
+    manifest = Manifest.from_json(next(prop.value for prop in model.metadata_props if prop.key == KEY))
+    return with_manifest(model, manifest._replace(**fields))
 
 
 def _golden(content, features):
