@@ -7,7 +7,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_runtime import load
-from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import KEY, Golden, Manifest, StateSpec, Task, TensorSpec
 
 
 @pytest.fixture(scope="session")
