@@ -31,8 +31,7 @@ class FactoryOptions:
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
         dict,
-        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, x=N,L:16..4096:4,8 with the range of an "
-        "axis, or wave=N,4*L with an axis derived from another.",
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:16..4096:4,8 with a range of L.",
         metavar="x=N,L,8[:DTYPE]",
     )
     state: Mapping[str, str] = option(

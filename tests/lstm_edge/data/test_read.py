@@ -284,33 +284,6 @@ def test_paths_that_are_no_data_are_refused(tmp_path):
         read_data(tmp_path)
 
 
-@settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    place=st.integers(0, 999),
-    byte=st.integers(0, 255),
-    end=st.booleans(),
-    kind=st.sampled_from(["npz", "csv", "parquet"]),
-)
-def test_a_damaged_file_is_refused_or_read_in_one_line(tmp_path_factory, place, byte, end, kind):
-    folder = tmp_path_factory.mktemp("damaged")
-    if kind == "npz":
-        arrays(folder)
-    else:
-        table(folder, LOG)
-        pd.read_csv(folder / "data.csv").to_parquet(folder / "data.parquet")
-    path = folder / f"data.{kind}"
-    content = bytearray(path.read_bytes())
-    at = place * (len(content) - 1) // 999
-    content = content[:at] if end else content
-    if not end:
-        content[at] = byte
-    path.write_bytes(bytes(content))
-    try:
-        read_data(path)
-    except (FileFormatError, InputError) as error:
-        assert "\n" not in str(error)  # noqa: PT017  it may also be read
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
