@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 class ValidateOptions:
     """The reference, the data, and the reports."""
 
-    against: str | None = option(
-        None,
-        "A run folder, a checkpoint, package.module:factory, or another .onnx file; without it, only the "
-        "golden cases are replayed.",
-        metavar="REFERENCE",
-    )
+    against: str | None = option(None, "A run, checkpoint, factory or .onnx file.", metavar="REFERENCE")
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.", metavar="FILE")
     scale: Path | None = option(None, SCALE, metavar="FILE")
     data: Path | None = option(None, "Real data, as for train; its test set is used.", metavar="FILE")

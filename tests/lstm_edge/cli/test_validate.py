@@ -61,15 +61,7 @@ def test_a_good_file_passes_against_its_run_and_says_so(job, invoke):
     assert code == 0
     assert err.splitlines()[0] == "checking: Contract"
     assert re.search(r"PASSED: \d+ passed, 0 failed", out)
-    for group in (
-        "Contract",
-        "Weights",
-        "Function",
-        "States and rows",
-        "Inputs",
-        "Golden cases",
-        "Engines",
-    ):
+    for group in ("Contract", "Weights", "Function", "States and rows", "Inputs", "Golden cases", "Engines"):
         assert re.search(rf"{group} .*passed", out), group
 
 
