@@ -112,7 +112,7 @@ def report_of(found: "Validation") -> Report:
                 "group": group.title,
                 "checks": len(group.checks) - group.count("skipped"),
                 "limit": group.worst and group.worst.limit,
-                "error": group.worst and group.worst.error,
+                "error": group.worst and group.worst.ratio * group.worst.limit,
                 "ratio": group.worst and group.worst.ratio,
                 "result": group.status,
             }
@@ -132,5 +132,5 @@ def report_of(found: "Validation") -> Report:
     }
     document = found.to_dict()
     error = None if found.ok else CheckFailedError(f"{found.count('failed')} checks failed")
-    hidden = document.keys() - {"notes", "verdict"}
+    hidden = document.keys() - {"verdict"}
     return Report(document | shown, f"{found.model} against {found.reference}", hidden=hidden, error=error)

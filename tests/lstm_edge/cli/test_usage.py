@@ -83,7 +83,7 @@ TABLE = [
     ("convert har.onnx --to", "--to"),
     ("selftest har.onnx --threads none", "'none' is not a valid integer"),
     ("selftest har.onnx --threads 0", "threads is 0, expected 1 or more"),
-    ("validate har.onnx --steps " + "9" * 5000, "steps"),
+    ("validate har.onnx --seed " + "9" * 5000, "seed"),
     ("bench", "Missing argument 'MODELS...'"),
     ("bench har.onnx --streams 0", "streams is 0, expected 1 or more"),
     ("bench har.onnx --seconds 0", "seconds is 0.0, expected more than 0"),
