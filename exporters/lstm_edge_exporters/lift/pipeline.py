@@ -17,10 +17,9 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, to_proto, with_manifest
-from ..isolation import isolated
 from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
-from ..streaming.flow import NotStreamableError
+from ..streaming.rewrite import NotStreamableError
 from ..streaming.stream import stream
 from ..verify.golden import record_golden
 from ..verify.verify import Verified
@@ -70,7 +69,6 @@ class Lifted:
         write_bytes(path, self.model)
 
 
-@isolated()
 def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
     """Return the same network with its hidden states as explicit inputs and outputs.
 
@@ -150,8 +148,9 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
     if config.stream:
         if not need and manifest.unstreamable:
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
-        made = stream_file(sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1]))
-        content, manifest = made.model, made.manifest
+        content, manifest = stream_file(
+            sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1])
+        )
     load(content).close()
     past = manifest.states[len(known) + len(lifted) :]
     report = LiftReport(tuple(lifted), past, tuple(known), tuple(sorted(axes.freed)), verified)

@@ -8,16 +8,10 @@ import torch
 from beside import export_beside as export
 
 from lstm_edge_exporters.export.call import Call, flatten_output
-from lstm_edge_exporters.targets.native import to_native, uncovered
+from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native import installed
-
-NOT_NATIVE = {
-    "Seq2SeqTeacherForced": "('N', 'L2', 3) has a dynamic axis other than batch and time",
-    "EncoderWithLengths": "output output_1 is computed of lengths or constants alone",
-}
-"""Modules that stream and whose steps the native engine does not take, with its reason."""
 
 
 @pytest.mark.parametrize(
@@ -54,14 +48,9 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
     names = [output.name for output in session.get_outputs()]
     got = session.run(names, feeds)
     if installed() and manifest.streamable:
-        reason = uncovered(artifact.model, manifest)
-        expected = NOT_NATIVE.get(person.module.__name__, "")
-        assert expected in reason
-        assert bool(expected) == bool(reason)
-        if not reason:
-            found = runner(load(to_native(artifact.model)))(feeds)
-            for name, array in zip(names, got, strict=True):
-                np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5, err_msg=name)
+        found = runner(load(to_native(artifact.model)))(feeds)
+        for name, array in zip(names, got, strict=True):
+            np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5, err_msg=name)
     with torch.no_grad():
         expected = flatten_output(signature.run(module, signature.example))
     for name, array, (_, tensor) in zip(names, got, expected, strict=False):

@@ -92,9 +92,13 @@ def test_wav_is_read_as_samples(tmp_path):
     data = read_data(tmp_path / "a.wav", targets="ignored")
     assert values(data)[0] == [[[1, -2], [300, 4]]]
     assert data.signal.sampling_rate == 8000
+    samples = struct.pack("<4f", 0.5, -1, 0.25, 0)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 2, 8000, 64000, 8, 32)
+    (tmp_path / "f.wav").write_bytes(b"RIFF1234WAVE" + form + b"data" + struct.pack("<I", 16) + samples)
+    assert values(read_data(tmp_path / "f.wav", targets="ignored"))[0] == [[[0.5, -1], [0.25, 0]]]
     (tmp_path / "c.wav").write_bytes(b"RIFF1234WAVEjunk")
     for name in "bc":
-        with pytest.raises(FileFormatError, match="can't be read as 16-bit WAV"):
+        with pytest.raises(FileFormatError, match="can't be read as WAV of 16 bits or float"):
             read_data(tmp_path / f"{name}.wav")
 
 
@@ -282,33 +286,6 @@ def test_paths_that_are_no_data_are_refused(tmp_path):
     (tmp_path / "resume.safetensors").write_bytes(b"")
     with pytest.raises(InputError, match="is a trained run, not data; run lstm-edge export"):
         read_data(tmp_path)
-
-
-@settings(deadline=None, max_examples=40, derandomize=True)
-@given(
-    place=st.integers(0, 999),
-    byte=st.integers(0, 255),
-    end=st.booleans(),
-    kind=st.sampled_from(["npz", "csv", "parquet"]),
-)
-def test_a_damaged_file_is_refused_or_read_in_one_line(tmp_path_factory, place, byte, end, kind):
-    folder = tmp_path_factory.mktemp("damaged")
-    if kind == "npz":
-        arrays(folder)
-    else:
-        table(folder, LOG)
-        pd.read_csv(folder / "data.csv").to_parquet(folder / "data.parquet")
-    path = folder / f"data.{kind}"
-    content = bytearray(path.read_bytes())
-    at = place * (len(content) - 1) // 999
-    content = content[:at] if end else content
-    if not end:
-        content[at] = byte
-    path.write_bytes(bytes(content))
-    try:
-        read_data(path)
-    except (FileFormatError, InputError) as error:
-        assert "\n" not in str(error)  # noqa: PT017  it may also be read
 
 
 @pytest.mark.parametrize(
