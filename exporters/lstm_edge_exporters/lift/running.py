@@ -1,4 +1,8 @@
-"""Running a foreign graph, or a part, at several sizes: ``streaming`` needs each value's symbolic size."""
+"""Running a foreign graph, or a part of it, at sizes of its axes, and what that tells of its shapes.
+
+The rules of ``streaming`` read the time axis and the rate of a value from its symbolic size. PyTorch gives
+these to its own exports; a file from elsewhere names the axes of its inputs alone.
+"""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
