@@ -82,9 +82,11 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
         [Dim.STATIC if isinstance(axis, int) else Dim.AUTO for axis in given.get(name, [""] * tensor.dim())]
         for name, tensor in zip(call.names, call.example, strict=True)
     ]
-    tracing: Any = _tracing
     plain = mock.patch.multiple(torch.autocast, __enter__=lambda own: own, __exit__=lambda *_: None)
-    with quietly(), torch.no_grad(), tracing.patch(backed_size_oblivious=True), keeping_sizes(module), plain:
+    # a file has no memory format; choosing one for a convolution of one channel limits sizes to two or more
+    free = mock.patch.object(torch._C, "_conv_determine_backend_memory_format", return_value=None)
+    oblivious = _tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
+    with quietly(), torch.no_grad(), oblivious, keeping_sizes(module), plain, free:
         try:
             exported = torch.export.export(
                 _Flat(module, call, recorder), call.example, dynamic_shapes=(tuple(dims),), strict=False
@@ -263,9 +265,8 @@ class _Sizes:
 
     def _guards(self) -> list[tuple[Any, str]]:
         """Every condition on sizes that the trace rests on, and the user's line that asked for it."""
-        traced = (size for shape in self.recorder.shapes for size in shape if isinstance(size, torch.SymInt))
-        size: Any = next(traced, None)
-        guards = size.node.shape_env.guards if size is not None else ()
+        nodes = (getattr(size, "node", None) for shape in self.recorder.shapes for size in shape)
+        guards = next((node.shape_env.guards for node in nodes if node is not None), ())
         return [(guard.expr, frame_line(guard.sloc.framework_loc)) for guard in guards]
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
@@ -279,8 +280,7 @@ class _Sizes:
                 yield name, self._asked(name, AxisRange(max(1, least), most))
 
     def _asked(self, name: str, promised: AxisRange) -> AxisRange:
-        asked = self.config.ranges.get(name)
-        if asked is None:
+        if (asked := self.config.ranges.get(name)) is None:
             return promised
         most = promised.most is not None and asked.most is not None and asked.most > promised.most
         if most or asked.nearest(1) < promised.least != 1 != asked.least:

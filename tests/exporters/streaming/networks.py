@@ -70,6 +70,17 @@ class WaveNet(nn.Module):
         return self.leave(torch.relu(total)).transpose(1, 2)
 
 
+class Mono(nn.Module):
+    """A convolution of one channel, which could be the last or the first in memory, and a running sum."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv1d(1, 3, 1)
+
+    def forward(self, x):
+        return self.conv(x.mean(2, keepdim=True).transpose(1, 2)).transpose(1, 2).cumsum(1)
+
+
 class Shifts(nn.Module):
     """The step before, in two ways, and a difference."""
 
@@ -435,6 +446,7 @@ NETWORKS = {
     Chomp: Network(1, 0, "h past"),
     CausalWearable: Network(1, 0, "h c past past", quick=True),
     WaveNet: Network(1, 0, "past past past"),
+    Mono: Network(1, 0, "total"),
     Shifts: Network(1, 0, "h past past"),
     Sums: Network(1, 0, "total"),
     CumulativeNorm: Network(1, 0, "total count total", quick=True),
