@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib.resources import as_file, files
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
@@ -16,13 +16,11 @@ from lstm_edge.data.series import Data
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
+from lstm_edge_runtime.manifest import Array
 
 from ._extras import needing
 from ._options import PATH, model_argument, verb
 from ._output import Report, note
-
-if TYPE_CHECKING:
-    from lstm_edge_exporters.targets.web import PageSignal
 
 
 def _to_native(model: Path, output: Path) -> Report:
@@ -63,11 +61,12 @@ def _to_c(model: Path, output: Path, name: str | None = None) -> Report:
 
 def _to_web(model: Path, output: Path, data: Path | None = None) -> Report:
     with needing("export", "convert --to web"):
+        from lstm_edge_exporters.targets.folders import write_folder
         from lstm_edge_exporters.targets.web import to_site
 
     site = to_site(model, _recordings_for(model, data))
-    site.save(output)
-    sizes = {name: len(content) for name, content in sorted(site.files.items())}
+    write_folder(output, site)
+    sizes = {name: len(content) for name, content in sorted(site.items())}
     notes = ["motion sensors need HTTPS on phones"]
     preview = f"python -m http.server -d {shlex.quote(str(output))}"
     return Report({"output": output, "files": sizes, "notes": notes}, next=[preview])
@@ -113,7 +112,7 @@ _MOST = 8
 """Maximum number of recordings in a page."""
 
 
-def _recordings_for(model: Path, data: Path | None) -> "list[PageSignal]":
+def _recordings_for(model: Path, data: Path | None) -> list[tuple[str, Array]]:
     """Return one recording per label of ``data``, of its test set if defined.
 
     Without ``data``, return the demo's recordings if ``model`` has the same features, otherwise none.
@@ -132,11 +131,9 @@ def _recordings_for(model: Path, data: Path | None) -> "list[PageSignal]":
     return _one_of_each(demo) if demo.signal.features == features else []
 
 
-def _one_of_each(found: Data) -> "list[PageSignal]":
-    from lstm_edge_exporters.targets.web import PageSignal
-
-    first: dict[str, PageSignal] = {}
+def _one_of_each(found: Data) -> list[tuple[str, Array]]:
+    first: dict[str, Array] = {}
     for one in sorted(found.series, key=lambda series: series.split != "test"):
         label = found.classes[one.y[-1]] if found.classes else one.name
-        first.setdefault(label, PageSignal(label, one.x))
-    return list(first.values())[:_MOST]
+        first.setdefault(label, one.x)
+    return list(first.items())[:_MOST]

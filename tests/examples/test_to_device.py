@@ -62,19 +62,14 @@ def test_a_recording_of_another_kind_is_refused_in_one_line(tmp_path, monkeypatc
 
     assert listen(model, write()) == [0.5] * 24
     for wrong, words in (
-        ({"rate": 44100}, "44100 samples a second"),
-        ({"channels": 2}, "2 channels"),
-        ({"width": 3}, "24 bits"),
-        ({"samples": 0}, "no samples"),
-    ):
+        ({"rate": 44100}, "44100 samples a second"), ({"channels": 2}, "2 channels"),
+        ({"width": 3}, "24 bits"), ({"samples": 0}, "no samples"),
+    ):  # fmt: skip
         with pytest.raises(ValueError, match=words):
             listen(model, write(**wrong))
-    (tmp_path / "some.wav").write_bytes(write().read_bytes()[:1001])
-    assert len(listen(model, tmp_path / "some.wav")) == 10
-    for content in (b"", b"RIFF", b"ID3 no sound"):
-        (tmp_path / "some.wav").write_bytes(content)
-        with pytest.raises(ValueError, match="is not a WAV file"):
-            listen(model, tmp_path / "some.wav")
+    (tmp_path / "some.wav").write_bytes(b"ID3 no sound")
+    with pytest.raises(ValueError, match="is not a WAV file"):
+        listen(model, tmp_path / "some.wav")
     with pytest.raises(OSError, match=r"no\.wav"):
         listen(model, tmp_path / "no.wav")
     with pytest.raises(ValueError, match="labels and a sampling rate"):
