@@ -25,7 +25,7 @@ EMULATED = (
 
 nox.needs_version = ">=2025.5"
 nox.options.default_venv_backend = "uv"
-nox.options.sessions = ["thin", "oldest", "newest", "export_oldest"]
+nox.options.sessions = ["thin", "oldest", "export_oldest"]
 
 # uv looks for interpreters on PATH; those of pyenv stand elsewhere.
 _PYENV = Path(os.environ.get("PYENV_ROOT") or Path.home() / ".pyenv") / "versions"
@@ -79,12 +79,6 @@ def thin(session: nox.Session) -> None:
 def oldest(session: nox.Session) -> None:
     """Test the runtime on every lower bound of the base and of [cpu], on the oldest Python."""
     _test_runtime(session, LOWEST)
-
-
-@nox.session(python="3.13")
-def newest(session: nox.Session) -> None:
-    """Test the runtime on the newest release of everything."""
-    _test_runtime(session, "--upgrade")
 
 
 @nox.session(python=RUNNING)

@@ -4,10 +4,10 @@ import sys
 from pathlib import Path
 
 import numpy as np
+from plots import Axis, Plot, Series, draw_png
 from to_device import to_device
 
 from lstm_edge import DataConfig, TrainConfig, deployable, train
-from lstm_edge.report.plots import Axis, Plot, Series, draw_png
 from lstm_edge_exporters.quantize import Samples
 from lstm_edge_runtime import Model
 

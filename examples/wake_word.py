@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from listen import listen
+from plots import Axis, Plot, Series, draw_png
 from to_device import to_device
 from torch import nn
 
-from lstm_edge.report.plots import Axis, Plot, Series, draw_png
 from lstm_edge_exporters import ExportConfig
 from lstm_edge_exporters.quantize import Samples
 from lstm_edge_runtime import load

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save as to_bytes
 from torch import Tensor
 
@@ -25,7 +25,7 @@ from lstm_edge_runtime.json_reader import malformed_as, read_json
 from lstm_edge_runtime.manifest import Signal, Task, Trained, decode
 
 from .lstm1 import LSTM1, SCALES
-from .run_files import CHECKPOINT_SUFFIXES, MODEL, RESUME, is_run
+from .run_files import CHECKPOINT_SUFFIXES, MODEL, is_run
 
 if TYPE_CHECKING:
     from lstm_edge_exporters import ExportConfig
@@ -97,21 +97,19 @@ def load(path: str | os.PathLike[str]) -> Run:
     path = Path(path)
     if path.is_dir():
         if not (path / MODEL).is_file():
-            killed = (path / RESUME).is_file()
-            advice = "its training was stopped; train again with --resume" if killed else "train again"
-            expected = "" if killed else "is not a run folder: it "
-            raise NotFoundError(f"{path} {expected}has no {MODEL}; {advice}")
+            advice = "its training was stopped; train again with --resume" if is_run(path) else "train again"
+            raise NotFoundError(f"{path} has no {MODEL}; {advice}")
         path = path / MODEL
     if path.suffix not in CHECKPOINT_SUFFIXES and is_run(path.parent):
         raise FileFormatError(f"{path} is a file of a run; the run is the folder: {path.parent}")
     tensors, facts = read_tensors(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if not facts:
-        return Run(build(infer_options(tensors, path), tensors, path), sha256=sha256)
+        return Run(_build(_infer_options(tensors, path), tensors, path), sha256=sha256)
     with malformed_as(FileFormatError, f"the metadata of {path} are malformed", "train again"):
         task, signal, trained = facts["task"], facts["signal"], facts["trained"]
         run = Run(
-            build(facts["network"], tensors, path),
+            _build(facts["network"], tensors, path),
             task and decode(Task, task),
             decode(Signal, signal),
             trained and decode(Trained, trained),
@@ -136,28 +134,23 @@ def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor
         lengths: True for a file with the input ``lengths``, for batches of sequences of different length.
 
     Returns:
-        The network in evaluation mode, batch first; an example ``(x, h_0, c_0[, lengths])`` of 3 sequences
+        The network in evaluation mode; an example ``(x, h_0, c_0[, lengths])`` of 3 sequences
         of 5 steps in the data's own scale; and the configuration: axes, states, the task, the signal and
         the checkpoint's hash.
     """
     from lstm_edge_exporters.export.config import ExportConfig
 
     model = run.model.eval()
-    if not model.lstm.batch_first:
-        model = build({**model.options, "batch_first": True}, model.state_dict(), Path("the network"))
-    lstm = model.lstm
+    lstm, dtype = model.lstm, model.fc.weight.dtype
     layers, width = lstm.num_layers * (1 + lstm.bidirectional), lstm.proj_size or lstm.hidden_size
-    dtype = model.fc.weight.dtype
-    x = torch.randn(
-        _EXAMPLE_ROWS,
-        _EXAMPLE_STEPS,
-        lstm.input_size,
-        generator=torch.Generator().manual_seed(0),
-        dtype=dtype,
-    )
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(_EXAMPLE_ROWS, _EXAMPLE_STEPS, lstm.input_size, generator=generator, dtype=dtype)
     if model.x_mean is not None and model.x_std is not None:
         x = x * model.x_std + model.x_mean
-    states = [torch.zeros(layers, _EXAMPLE_ROWS, size, dtype=dtype) for size in (width, lstm.hidden_size)]
+    example = (
+        x,
+        *(torch.zeros(layers, _EXAMPLE_ROWS, size, dtype=dtype) for size in (width, lstm.hidden_size)),
+    )
     config = ExportConfig(
         inputs={
             "x": ("N", "L", lstm.input_size),
@@ -172,7 +165,6 @@ def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor
         trained=run.trained,
         checkpoint_sha256=run.sha256 or None,
     )
-    example = (x, *states)
     return model, (*example, torch.tensor([2, 5, 3])) if lengths else example, config
 
 
@@ -202,58 +194,45 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     with path.open("rb") as opened:
         if opened.read(len(_LFS)) == _LFS:
             raise FileFormatError(f"{path} is a git-lfs pointer, not the file itself; run: git lfs pull")
-    if path.suffix != ".safetensors":
-        return _unwrapped(_read_pickle(path), path), {}
+    facts = None
     try:
-        with safe_open(path, "pt") as file:
-            facts = (file.metadata() or {}).get(_KEY)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
-    except (SafetensorError, OSError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{path} is not a complete safetensors file ({first_line(error)})") from error
-    with malformed_as(FileFormatError, f"the metadata of {path} are malformed", "train again"):
-        return _unwrapped(tensors, path), dict(read_json(facts)) if facts else {}
-
-
-def _unwrapped(content: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
-    """Return the named tensors of a checkpoint, by their names in the module itself."""
-    for name in _WRAPPERS:
-        if isinstance(content.get(name), Mapping):
-            content = content[name]
-    if not all(map(is_plain, content.values())):
-        raise FileFormatError(
-            f"{path} contains more than named dense tensors; expected a state_dict: save only "
-            "model.state_dict()"
-        )
-    names = [str(name) for name in content]
-    if names and all(name.startswith(_PARALLEL) for name in names):
-        names = [name.removeprefix(_PARALLEL) for name in names]
-    return dict(zip(names, content.values(), strict=True))
-
-
-def _read_pickle(path: Path) -> Mapping[str, Any]:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about old formats
-            content = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".safetensors":
+            with safe_open(path, "pt") as file:
+                facts = (file.metadata() or {}).get(_KEY)
+                content = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  it is no dict
+        else:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # about old formats
+                content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise FileFormatError(
             f"{path} contains more than tensors; loading it could run code, so it is refused: save "
             "model.state_dict()"
         ) from error
     except Exception as error:  # foreign bytes make the unpickler raise nearly anything
-        reason = first_line(error)
         raise FileFormatError(
-            f"{path} can't be read as a checkpoint ({reason}); expected a run folder, a .safetensors file or "
-            "a state_dict saved by torch.save"
+            f"{path} can't be read as a checkpoint ({first_line(error)}); expected a run folder, a "
+            ".safetensors file or a state_dict saved by torch.save"
         ) from error
-    if not isinstance(content, Mapping):
+    tensors = _unwrapped(content, path)
+    with malformed_as(FileFormatError, f"the metadata of {path} are malformed", "train again"):
+        return tensors, dict(read_json(facts)) if facts else {}
+
+
+def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
+    """Return the named tensors of a checkpoint, by their names in the module itself."""
+    if isinstance(content, Mapping):
+        content = next((content[name] for name in _WRAPPERS if name in content), content)
+    if not isinstance(content, Mapping) or not all(map(_is_plain, content.values())):
         raise FileFormatError(
-            f"{path} contains a {type(content).__name__}, expected a state_dict: save model.state_dict()"
+            f"{path} contains more than named dense tensors; expected a state_dict: save only "
+            "model.state_dict()"
         )
-    return content
+    prefix = _PARALLEL if content and all(str(name).startswith(_PARALLEL) for name in content) else ""
+    return {str(name).removeprefix(prefix): tensor for name, tensor in content.items()}
 
 
-def is_plain(value: object) -> bool:
+def _is_plain(value: object) -> bool:
     """Return whether ``value`` is a dense tensor with values: not sparse, nested, quantized or ``meta``."""
     return (
         isinstance(value, Tensor)
@@ -264,32 +243,29 @@ def is_plain(value: object) -> bool:
     )
 
 
-def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
+def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
     """Return the constructor arguments of the LSTM1 whose ``state_dict`` has these names and shapes.
 
-    Options that shapes don't show have their defaults: dropout 0, ``batch_first``, and ``readout="stacked"``
+    Options that shapes don't show have their defaults: dropout 0, and ``readout="stacked"``
     if ``fc_1`` is as wide as one hidden state. ``seq_length`` is 1, because the window is unknown.
-
-    Raises:
-        FileFormatError: a tensor that every LSTM1 has is missing or is not a matrix.
     """
     for name in _NEEDED:
-        if name not in tensors:
+        if name not in tensors or tensors[name].dim() != 2:
+            widths = [each.shape[-1] for key, each in tensors.items() if key.endswith("weight_ih_l0")]
             raise FileFormatError(
-                f"{origin} has no tensor {name} (it has {_some(tensors)}), so it is not an LSTM1; "
-                f"{_factory_advice(tensors, origin)}"
+                f"{origin} has no matrix {name} (it has {_some(tensors)}), so it is not an LSTM1; write a "
+                "function build() in mynet.py that returns the untrained module, then run: lstm-edge export "
+                f"mynet:build --weights {origin} --input x=N,L,{widths[0] if widths else 'FEATURES'} "
+                f"-o {origin.stem}.onnx"
             )
-        if tensors[name].dim() != 2:
-            shape = tuple(tensors[name].shape)
-            raise FileFormatError(f"{origin}: {name} is {shape}, expected a matrix")
-    proj_size = tensors["lstm.weight_hh_l0"].shape[1] if "lstm.weight_hr_l0" in tensors else 0
-    hidden_size = tensors["lstm.weight_hh_l0"].shape[0] // 4
+    rows, columns = tensors["lstm.weight_hh_l0"].shape
+    proj_size = columns if "lstm.weight_hr_l0" in tensors else 0
     bidirectional = "lstm.weight_ih_l0_reverse" in tensors
-    both = bidirectional and tensors["fc_1.weight"].shape[1] == 2 * (proj_size or hidden_size)
+    both = bidirectional and tensors["fc_1.weight"].shape[1] == 2 * (proj_size or rows // 4)
     return {
         "num_classes": tensors["fc.weight"].shape[0],
         "input_size": tensors["lstm.weight_ih_l0"].shape[1],
-        "hidden_size": hidden_size,
+        "hidden_size": rows // 4,
         "num_layers": _layers(tensors),
         "seq_length": 1,
         "readout": "last" if both else "stacked",
@@ -299,22 +275,8 @@ def infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]
     }
 
 
-def _factory_advice(tensors: Mapping[str, Tensor], origin: Path) -> str:
-    """Return the command that exports the checkpoint of another class."""
-    widths = [each.shape[-1] for name, each in tensors.items() if name.endswith("weight_ih_l0")]
-    features = f"N,L,{widths[0]}" if widths else "N,L,FEATURES"
-    return (
-        "write a function build() in mynet.py that returns the untrained module, then run: lstm-edge export "
-        f"mynet:build --weights {origin} --input x={features} -o {origin.stem}.onnx"
-    )
-
-
-def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Path) -> LSTM1:
-    """Make the LSTM1 of these options, in evaluation mode, with these tensors as its parameters.
-
-    Raises:
-        FileFormatError: a tensor is missing, left over, of another shape or dtype, or not finite.
-    """
+def _build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Path) -> LSTM1:
+    """Make the LSTM1 of these options, in evaluation mode, with these tensors as its parameters."""
     try:
         layers, found = dict(options).get("num_layers"), _layers(tensors)
         if layers != found:  # before a million layers are made
@@ -323,18 +285,16 @@ def build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pat
             warnings.simplefilter("ignore")  # of options without effect
             model = LSTM1(**options, device="meta")
     except (InputError, RuntimeError, TypeError, ValueError) as error:
-        reason = first_line(error)
-        raise FileFormatError(f"{origin} does not describe an LSTM1: {reason}") from error
+        raise FileFormatError(f"{origin} does not describe an LSTM1: {first_line(error)}") from error
     for name in SCALES:
-        if name[:2] in {each[:2] for each in tensors.keys() & set(SCALES)}:
+        if {f"{name[:2]}mean", f"{name[:2]}std"} & tensors.keys():
             width = model.lstm.input_size if name.startswith("x") else model.num_classes
             setattr(model, name, torch.empty(width, device="meta"))
-    shapes, expected = (
-        {name: tuple(tensor.shape) for name, tensor in each.items()} for each in (tensors, model.state_dict())
-    )
-    for name in expected | shapes:
-        if shapes.get(name) != expected.get(name):
-            got, wanted = shapes.get(name, "missing"), expected.get(name, "no such tensor")
+    expected = model.state_dict()
+    for name in {**expected, **tensors}:
+        got, wanted = (tuple(each[name].shape) if name in each else "missing" for each in (tensors, expected))
+        if got != wanted:
+            wanted = "no such tensor" if wanted == "missing" else wanted
             raise FileFormatError(f"{origin}: {name} is {got}, expected {wanted}")
     _check_values(tensors, origin)
     model.load_state_dict(dict(tensors), assign=True)

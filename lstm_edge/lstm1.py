@@ -1,7 +1,7 @@
-"""LSTM1: the well-known LSTM, ReLU, Linear, ReLU, Linear network with every option of ``torch.nn.LSTM``."""
+"""LSTM1: the well-known LSTM, ReLU, Linear, ReLU, Linear network with the options of ``torch.nn.LSTM``."""
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -9,16 +9,13 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from lstm_edge_runtime.errors import InputError
 
-Readout = Literal["stacked", "last"]
-"""Which final hidden states the head reads; see ``LSTM1``."""
 HiddenAndCell = tuple[Tensor, Tensor]
-"""``(h, c)``: ``h (layers*D, N, H_out)`` and ``c (layers*D, N, H)``, without ``N`` for unbatched input."""
-
+"""``(h, c)``: ``h (layers*D, N, H_out)`` and ``c (layers*D, N, H)``."""
 SCALES = ("x_mean", "x_std", "y_mean", "y_std")
 """Names of the buffers with the normalization; a checkpoint has them in pairs, or not at all."""
 _HEAD_WIDTH = 128
 _LSTM_OPTIONS = (
-    "input_size", "hidden_size", "num_layers", "bias", "batch_first", "dropout", "bidirectional", "proj_size",
+    "input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional", "proj_size",
 )  # fmt: skip
 
 
@@ -45,19 +42,14 @@ class LSTM1(nn.Module):
         num_layers: number of LSTM layers.
         seq_length: time steps of a training window; kept as information, ``forward`` works with any length.
         readout: ``"stacked"`` or ``"last"``.
-        bias: True if the gates of the LSTM have biases (the head always has).
-        batch_first: True if ``x`` is ``(N, L, I)`` rather than ``(L, N, I)``; states are unaffected.
-        dropout: probability of dropout on the output of every LSTM layer but the last, in training.
-        bidirectional: True if a second LSTM reads each layer's input backwards.
-        proj_size: width of the projected hidden state; 0 for none.
         added: for each value, the index of the feature whose current value is added to the output, so that
-            the network predicts the difference; empty for none.
+            the network predicts the difference (only with ``readout="last"``); empty for none.
         device: device of the parameters.
         dtype: dtype of the parameters.
+        options: of ``nn.LSTM``: ``bias``, ``dropout``, ``bidirectional`` and ``proj_size``.
 
     Raises:
-        InputError: ``readout`` is not one of the two, a size is not a positive integer, or ``added`` does not
-            fit.
+        InputError: ``readout`` or ``added`` does not fit.
     """
 
     def __init__(
@@ -68,51 +60,31 @@ class LSTM1(nn.Module):
         num_layers: int,
         seq_length: int,
         *,
-        readout: Readout = "stacked",
-        bias: bool = True,
-        batch_first: bool = True,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
-        proj_size: int = 0,
+        readout: Literal["stacked", "last"] = "stacked",
         added: Sequence[int] = (),
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> None:
         super().__init__()
-        _check_sizes(
-            num_classes=num_classes,
-            input_size=input_size,
-            hidden_size=hidden_size,
-            num_layers=num_layers,
-            seq_length=seq_length,
+        if readout not in ("stacked", "last"):
+            raise InputError(f"readout is {readout!r}, expected stacked or last")
+        if added and (
+            readout != "last" or len(added) != num_classes or not set(added) <= set(range(input_size))
+        ):
+            raise InputError(
+                f"added is {tuple(added)}, expected {num_classes} indices below {input_size} and readout last"
+            )
+        factory: Any = {"device": device, "dtype": dtype}
+        self.num_classes, self.seq_length, self.readout = num_classes, seq_length, readout
+        self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True, **options, **factory)
+        self._directions = 2 if self.lstm.bidirectional else 1
+        self._row_width = (self.lstm.proj_size or hidden_size) * (
+            self._directions if readout == "last" else 1
         )
-        if readout not in get_args(Readout):
-            raise InputError(f"readout is {readout!r}, expected one of {', '.join(get_args(Readout))}")
-        self.num_classes = num_classes
-        self.seq_length = seq_length
-        self.readout: Readout = readout
-        self.lstm = nn.LSTM(
-            input_size,
-            hidden_size,
-            num_layers,
-            bias=bias,
-            batch_first=batch_first,
-            dropout=dropout,
-            bidirectional=bidirectional,
-            proj_size=proj_size,
-            device=device,
-            dtype=dtype,
-        )
-        self._directions = 2 if bidirectional else 1
-        self._row_width = (proj_size or hidden_size) * (self._directions if readout == "last" else 1)
-        self.fc_1 = nn.Linear(self._row_width, _HEAD_WIDTH, device=device, dtype=dtype)
-        self.fc = nn.Linear(_HEAD_WIDTH, num_classes, device=device, dtype=dtype)
+        self.fc_1 = nn.Linear(self._row_width, _HEAD_WIDTH, **factory)
+        self.fc = nn.Linear(_HEAD_WIDTH, num_classes, **factory)
         self.added = tuple(added)
-        if added and (len(added) != num_classes or not set(added) <= set(range(input_size))):
-            raise InputError(f"added is {self.added}, expected {num_classes} indices below {input_size}")
-        if added and readout != "last":
-            raise InputError(f"added requires readout='last', got {readout!r}")
-        columns = torch.eye(input_size, device=device, dtype=dtype)[:, list(added)] if added else None
         self.added_columns: Tensor
         self.x_mean: Tensor | None
         self.x_std: Tensor | None
@@ -120,7 +92,9 @@ class LSTM1(nn.Module):
         self.y_std: Tensor | None
         for name in SCALES:
             self.register_buffer(name, None)
-        self.register_buffer("added_columns", columns)
+        self.register_buffer(
+            "added_columns", torch.eye(input_size, **factory)[:, list(added)] if added else None
+        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -130,48 +104,39 @@ class LSTM1(nn.Module):
 
     def forward(
         self,
-        x: Tensor | PackedSequence,
+        x: Tensor,
         h_0: Tensor | None = None,
         c_0: Tensor | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
+        lengths: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
-        """Return the logits; with states also ``h_n`` and ``c_n``, which is the form that is exported.
-
-        Arguments, results and errors are those of ``forward_with_state``.
-        """
-        if h_0 is None or c_0 is None:
-            return self.forward_with_state(x, None, lengths)[0]
-        logits, (h_n, c_n) = self.forward_with_state(x, (h_0, c_0), lengths)
-        return logits, h_n, c_n
-
-    def forward_with_state(
-        self,
-        x: Tensor | PackedSequence,
-        state: HiddenAndCell | None = None,
-        lengths: Tensor | Sequence[int] | None = None,
-    ) -> tuple[Tensor, HiddenAndCell]:
-        """Return the logits, or values in their own units, and the state after the last valid step.
+        """Return the logits, or values in their own units; with states also those after the last valid step.
 
         Args:
-            x: raw features ``(N, L, I)`` (``(L, N, I)`` without ``batch_first``), unbatched ``(L, I)``, or a
-                ``PackedSequence``.
-            state: initial ``(h_0, c_0)``; by default zeros on x's device and of its dtype.
+            x: raw features ``(N, L, I)``.
+            h_0: initial hidden state ``(layers*D, N, H_out)``; None for zeros on x's device and of its dtype.
+            c_0: initial cell state ``(layers*D, N, H)``.
             lengths: int64 ``(N,)``, number of valid steps of each row, 1 to ``L``; by default ``L``.
 
         Returns:
-            ``logits`` with ``num_classes`` columns and the rows of the readout (unbatched input counts
-            as ``N = 1``), and ``(h_n, c_n)``.
+            Without states ``logits`` with ``num_classes`` columns and the rows of the readout; with states,
+            which is the form that is exported, ``(logits, h_n, c_n)``.
 
         Raises:
-            InputError: ``lengths`` came with unbatched or packed input, they don't fit ``x``, or a network
-                that predicts differences got packed input.
+            InputError: ``lengths`` don't fit ``x``.
         """
-        inputs = self._normalized(x)
-        if lengths is not None:
-            inputs = self._pack(inputs, lengths)
-        _, (h_n, c_n) = self.lstm(inputs, state)
-        now = self._last_step(x, lengths) if self.added else None
-        return self.outputs(self._rows(h_n), now), (h_n, c_n)
+        state = None if h_0 is None or c_0 is None else (h_0, c_0)
+        _, (h_n, c_n) = self.lstm(self._inputs(x, lengths), state)
+        rows = h_n
+        if self.readout == "last":
+            rows = h_n[-1] if self._directions == 1 else torch.cat([h_n[-2], h_n[-1]], dim=-1)
+        now = None
+        if self.added:
+            now = x[:, -1]
+            if lengths is not None:
+                last = (lengths.to(x.device) - 1)[:, None, None].expand(-1, 1, x.shape[2])
+                now = x.gather(1, last)[:, 0]
+        logits = self.outputs(rows.reshape(-1, self._row_width), now)
+        return logits if state is None else (logits, h_n, c_n)
 
     def hidden_at(
         self, x: Tensor, steps: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | None = None
@@ -179,31 +144,23 @@ class LSTM1(nn.Module):
         """Return the top layer's hidden state after some steps, and the state after the last valid one.
 
         ``outputs`` of a step is what a stream of the network returns there. Results of steps after the length
-        of a row have no meaning.
+        of a row have no meaning. The network must not be bidirectional.
 
         Args:
-            x: raw features ``(N, L, I)``; the network must be ``batch_first``.
+            x: raw features ``(N, L, I)``.
             steps: int64 ``(N, K)``.
-            state: as for ``forward_with_state``.
-            lengths: as for ``forward_with_state``.
+            state: initial ``(h_0, c_0)``; None for zeros.
+            lengths: as for ``forward``.
 
         Returns:
             ``(N, K, H_out)`` and ``(h_n, c_n)``.
-
-        Raises:
-            InputError: the network is bidirectional (it has no output before the last step), or ``lengths``
-                don't fit ``x``.
         """
-        if self.lstm.bidirectional:
-            raise InputError("a bidirectional network has no output at each step; run full sequences")
-        inputs = self._normalized(x)
+        found, state_n = self.lstm(self._inputs(x, lengths), state)
         if lengths is None:
-            hidden, state_n = self.lstm(inputs, state)
-            return hidden[torch.arange(len(x))[:, None], steps], state_n
-        packed, state_n = self.lstm(self._pack(inputs, lengths), state)
-        first = packed.batch_sizes.cumsum(0) - packed.batch_sizes
+            return found[torch.arange(len(x))[:, None], steps], state_n
+        first = found.batch_sizes.cumsum(0) - found.batch_sizes
         steps = torch.minimum(steps.cpu(), lengths.cpu()[:, None] - 1)
-        return packed.data[first[steps] + packed.unsorted_indices.cpu()[:, None]], state_n
+        return found.data[first[steps] + found.unsorted_indices.cpu()[:, None]], state_n
 
     def outputs(self, hidden: Tensor, x: Tensor | None = None) -> Tensor:
         """Return logits or values in their own units.
@@ -215,18 +172,14 @@ class LSTM1(nn.Module):
         values: Tensor = self.fc(torch.relu(self.fc_1(torch.relu(hidden))))
         if self.y_mean is not None and self.y_std is not None:
             values = values * self.y_std + self.y_mean
-        if self.added and x is not None:
-            values = values + self.now(x)
-        return values
+        return values + self.now(x) if self.added and x is not None else values
 
     def now(self, x: Tensor) -> Tensor:
         """Return the current values ``(..., C)`` of the forecast features, from raw features ``(..., I)``."""
         return x @ self.added_columns
 
     def set_scales(
-        self,
-        x: tuple[Tensor, Tensor] | None = None,
-        y: tuple[Tensor, Tensor] | None = None,
+        self, x: tuple[Tensor, Tensor] | None = None, y: tuple[Tensor, Tensor] | None = None
     ) -> "LSTM1":
         """Set the normalization, and return the network.
 
@@ -237,49 +190,25 @@ class LSTM1(nn.Module):
         Raises:
             InputError: a scale of another width, not finite, or a standard deviation that is not positive.
         """
-        weight = self.fc.weight
         for name, pair, width in (("x", x, self.lstm.input_size), ("y", y, self.num_classes)):
-            scale: list[Tensor | None] = [None, None]
-            if pair is not None:
-                scale = [each.to(weight.device, weight.dtype) for each in pair]
-                _check_scale(name, *pair, width)
-            for part, tensor in zip(("mean", "std"), scale, strict=True):
-                setattr(self, f"{name}_{part}", tensor)
+            for part, tensor in zip(("mean", "std"), pair or (None, None), strict=True):
+                if tensor is not None and tensor.shape != (width,):
+                    raise InputError(f"the {part} of {name} is {tuple(tensor.shape)}, expected ({width},)")
+                if tensor is not None and not (tensor.isfinite() & ((tensor > 0) | (part == "mean"))).all():
+                    raise InputError(f"the {part} of {name} is not finite and positive: {tensor.tolist()}")
+                setattr(self, f"{name}_{part}", None if tensor is None else tensor.to(self.fc.weight))
         return self
 
-    def _normalized(self, x: Any) -> Any:
-        if self.x_mean is None or self.x_std is None:
-            return x
-        if isinstance(x, PackedSequence):
-            return x._replace(data=(x.data - self.x_mean) / self.x_std)
-        return (x - self.x_mean) / self.x_std
-
-    def _last_step(self, x: Tensor | PackedSequence, lengths: Tensor | Sequence[int] | None) -> Tensor:
-        """Return the features ``(N, I)`` of the last valid step of each row."""
-        if isinstance(x, PackedSequence) or x.dim() != 3:
-            raise InputError("a network that predicts differences requires batched input (N, L, I)")
-        x = x if self.lstm.batch_first else x.transpose(0, 1)
+    def _inputs(self, x: Tensor, lengths: Tensor | None) -> Tensor | PackedSequence:
+        """Return the normalized features, packed if there are lengths."""
+        inputs = x
+        if self.x_mean is not None and self.x_std is not None:
+            inputs = (x - self.x_mean) / self.x_std
         if lengths is None:
-            return x[:, -1]
-        last = (torch.as_tensor(lengths, device=x.device) - 1)[:, None, None].expand(-1, 1, x.shape[2])
-        return x.gather(1, last)[:, 0]
-
-    def _pack(self, x: Tensor | PackedSequence, lengths: Tensor | Sequence[int]) -> PackedSequence:
-        if isinstance(x, PackedSequence) or x.dim() != 3:
-            raise InputError("lengths require batched input (N, L, I); omit them for unbatched or packed")
-        if not isinstance(lengths, Tensor):
-            lengths = torch.tensor(lengths, dtype=torch.int64)
+            return inputs
         if not torch.compiler.is_compiling():
-            rows, steps = x.shape[:2] if self.lstm.batch_first else (x.shape[1], x.shape[0])
-            _check_lengths(lengths, rows, steps)
-        return pack_padded_sequence(x, lengths.cpu(), batch_first=self.lstm.batch_first, enforce_sorted=False)
-
-    def _rows(self, h_n: Tensor) -> Tensor:
-        if self.readout == "last":
-            h_n = h_n[-self._directions :]
-            if self._directions > 1:
-                h_n = torch.cat([h_n[0], h_n[1]], dim=-1)
-        return h_n.reshape(-1, self._row_width)
+            _check_lengths(lengths, x)
+        return pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
 
 
 def fit_scale(columns: Tensor) -> tuple[Tensor, Tensor]:
@@ -294,25 +223,13 @@ def fit_scale(columns: Tensor) -> tuple[Tensor, Tensor]:
     return mean, torch.where(varies, std, 1.0)
 
 
-def _check_scale(name: str, mean: Tensor, std: Tensor, width: int) -> None:
-    for part, tensor in (("mean", mean), ("std", std)):
-        if tensor.shape != (width,):
-            raise InputError(f"the {part} of {name} is {tuple(tensor.shape)}, expected ({width},)")
-    if not bool(torch.isfinite(torch.stack([mean, std])).all()) or bool((std <= 0).any()):
-        raise InputError(f"the scale of {name} is not finite and positive: {mean.tolist()}, {std.tolist()}")
-
-
-def _check_sizes(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if not isinstance(size, int) or isinstance(size, bool) or size < 1:
-            raise InputError(f"{name} is {size!r}, expected a positive integer")
-
-
-def _check_lengths(lengths: Tensor, rows: int, steps: int) -> None:
-    """``pack_padded_sequence`` reads past the end of ``x`` for a length over ``steps``, and drops rows."""
-    if lengths.shape != (rows,) or lengths.is_floating_point():
-        raise InputError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}, expected int64 ({rows},)")
-    wrong = ((lengths < 1) | (lengths > steps)).nonzero()
+def _check_lengths(lengths: Tensor, x: Tensor) -> None:
+    """``pack_padded_sequence`` reads past the end of ``x`` for a length over ``L``, and drops rows."""
+    if x.dim() != 3 or lengths.shape != x.shape[:1] or lengths.is_floating_point():
+        raise InputError(
+            f"lengths is {lengths.dtype} {tuple(lengths.shape)}, expected int64 (N,) for x (N, L, I)"
+        )
+    wrong = ((lengths < 1) | (lengths > x.shape[1])).nonzero()
     if len(wrong):
         row = int(wrong[0])
-        raise InputError(f"lengths[{row}] is {int(lengths[row])}, expected 1 to {steps}")
+        raise InputError(f"lengths[{row}] is {int(lengths[row])}, expected 1 to {x.shape[1]}")

@@ -28,32 +28,23 @@ def is_run(path: Path) -> bool:
 def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
     """Refuse a folder that can't be used for a new run.
 
-    Args:
-        folder: new, or existing.
-        resume: True to continue the run in it.
-        overwrite: True to replace the run in it.
-
     Raises:
         InputError: it contains a run, is a file, or can't be written to.
         NotFoundError: it contains nothing to resume.
     """
-    resumable = (folder / RESUME).is_file()
-    if resume and not resumable:
-        what = f"a run without {RESUME}" if is_run(folder) else "no run to resume"
-        advice = "--overwrite it, or use another folder" if is_run(folder) else "train without --resume"
-        raise NotFoundError(f"{folder} contains {what}; {advice}")
-    if is_run(folder) and not resume and not overwrite:
-        how = "--resume it, --overwrite it" if resumable else "--overwrite it"
-        raise InputError(f"{folder} already contains a run; {how}, or use another folder")
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not there.is_dir():
-        raise InputError(f"{there} is a file; use a folder for the run")
+    if resume and not (folder / RESUME).is_file():
+        raise NotFoundError(f"{folder} contains no run to resume; train without --resume")
+    if is_run(folder) and not (resume or overwrite):
+        raise InputError(
+            f"{folder} already contains a run; --resume it, --overwrite it, or use another folder"
+        )
     if folder.suffix in _FILES:
         raise InputError(
             f"{folder} looks like a file name; -o is a folder for the run, such as {folder.stem}"
         )
-    if not os.access(there, os.W_OK):
-        raise InputError(f"{there} can't be written to; use another folder for the run")
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not (there.is_dir() and os.access(there, os.W_OK)):
+        raise InputError(f"{there} is not a folder that can be written to; use another folder for the run")
 
 
 @contextlib.contextmanager

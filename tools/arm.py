@@ -1,6 +1,6 @@
 """Run the runtime's tests and the committed artifacts' self-tests on aarch64.
 
-On an ARM machine they run as they are. On Debian or Ubuntu for x86-64 they run under qemu-user, on an
+On an ARM machine they run as they are. On Debian for x86-64 they run under qemu-user, on an
 aarch64 Python from the distribution and aarch64 wheels of numpy and onnxruntime, all kept in a cache folder
 outside the tree; nothing is installed and nothing needs root. Elsewhere the reason is printed, no more.
 """

@@ -4,7 +4,6 @@ import fcntl
 import hashlib
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["UnsupportedMachineError", "arm_python", "install_for_arm", "ports_sources"]
+__all__ = ["UnsupportedMachineError", "arm_python", "install_for_arm"]
 
 _ROOT = Path(__file__).parents[1]
 
@@ -35,29 +34,10 @@ class UnsupportedMachineError(Exception):
 def _require_supported() -> None:
     machine = f"{platform.system()} on {platform.machine()}"
     if (platform.system(), platform.machine()) != ("Linux", "x86_64"):
-        raise UnsupportedMachineError(f"this is {machine}; Debian or Ubuntu on x86-64, or aarch64, is needed")
+        raise UnsupportedMachineError(f"this is {machine}; Debian on x86-64, or aarch64, is needed")
     missing = [program for program in ("apt-get", "dpkg-deb") if not shutil.which(program)]
     if missing:
-        raise UnsupportedMachineError(f"no {' and '.join(missing)} here; Debian or Ubuntu is needed")
-
-
-def ports_sources(text: str) -> str:
-    """Point a source list for amd64 at the archive that Ubuntu keeps for other architectures.
-
-    Debian keeps all architectures in one archive, so its lists come back as they are.
-    """
-
-    def first_mirror(match: re.Match[str]) -> str:
-        return re.split(r"\s", Path(match[1]).read_text(encoding="utf-8").strip(), maxsplit=1)[0]
-
-    text = re.sub(r"mirror\+file:(/\S+)", first_mirror, text)
-    text = re.sub(r"\[[^\]\n]*arch=[^\]\n]*\] ", "", text)
-    text = re.sub(r"^Architectures:.*\n", "", text, flags=re.MULTILINE)
-    return re.sub(
-        r"(https?://)(?:[\w-]+\.)*(?:archive|security)\.([\w.-]+)/ubuntu/?(?=\s|$)",
-        r"\1ports.\2/ubuntu-ports/",
-        text,
-    )
+        raise UnsupportedMachineError(f"no {' and '.join(missing)} here; Debian is needed")
 
 
 def _apt(folder: Path, *options: str) -> list[str]:
@@ -120,19 +100,11 @@ def _get_qemu(folder: Path) -> None:
 
 
 def _foreign_apt(folder: Path) -> list[str]:
-    etc = folder / "etc"
-    etc.mkdir(parents=True)
-    system = Path("/etc/apt")
-    sources = [system / "sources.list", *sorted((system / "sources.list.d").glob("*"))]
-    for source in (source for source in sources if source.is_file()):
-        (etc / source.name).write_text(ports_sources(source.read_text(encoding="utf-8")), encoding="utf-8")
     return _apt(
         folder,
         "-oAPT::Architecture=arm64",
         "-oAPT::Architectures=arm64",
         "-oDir::State::status=/dev/null",
-        f"-oDir::Etc::sourcelist={etc / 'sources.list'}",
-        f"-oDir::Etc::sourceparts={etc}",
     )
 
 
@@ -173,7 +145,7 @@ def arm_python(packages: Sequence[Path]) -> Iterator[Path]:
         packages: Folders that hold import packages; it imports them as if they were installed.
 
     Raises:
-        UnsupportedMachineError: This is neither Debian nor Ubuntu on x86-64.
+        UnsupportedMachineError: This is not Debian on x86-64.
     """
     _require_supported()
     system = platform.freedesktop_os_release()

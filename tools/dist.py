@@ -124,13 +124,9 @@ def try_installed(
     program: Sequence[Path], folder: Path, *, native: bool, environment: Mapping[str, str]
 ) -> None:
     """Run a stored model's self-test and one step on each engine with the installed command."""
-    model = ROOT / "tests" / "runtime" / "data" / "lstm.onnx"
-    run(*program, "selftest", model, cwd=folder, environment=environment)
-    models = [model]
-    if native:
-        models.append(folder / "model.lep")
-        run(*program, "convert", model, "-o", models[-1], cwd=folder, environment=environment)
-    for path in models:
+    models = ROOT / "tests" / "runtime" / "data"
+    for path in (models / "lstm.onnx", *([models / "lstm.lep"] if native else [])):
+        run(*program, "selftest", path, cwd=folder, environment=environment)
         command = [*program, "stream", path]
         run("sh", "-c", 'echo 1,2,3 | exec "$@"', "sh", *command, cwd=folder, environment=environment)
 

@@ -27,9 +27,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
           --input input=N,512
     """  # noqa: D301
     from lstm_edge_exporters.lift import lift
-    from lstm_edge_exporters.lift.read import check_keeps_weights
 
-    check_keeps_weights(model, output)
     lifted = lift(model, config)
     lifted.save(output)
     report, manifest = lifted.report, lifted.manifest
@@ -42,17 +40,16 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
             for kind, states in kinds.items()
             for each in states
         ],
-        "not_lifted": report.left,
         "made_dynamic": report.made_dynamic,
         "equal to the original": {
             "sizes": figures["cases"],
             "float64": figures["float64"],
             "onnxruntime (share of its limit)": figures["ratio"],
         },
-        "unstreamable": report.unstreamable,
-        "streams": None if report.unstreamable else pace(manifest),
+        "unstreamable": manifest.unstreamable,
+        "streams": None if manifest.unstreamable else pace(manifest),
         "delays": manifest.delays,
         "unit": manifest.unit,
     }
-    stream = [] if report.unstreamable else [f"lstm-edge stream {output}"]
+    stream = [] if manifest.unstreamable else [f"lstm-edge stream {output}"]
     return Report(document, str(output), next=[f"lstm-edge inspect {output}", *stream])

@@ -10,7 +10,7 @@ import click
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
-from lstm_edge.data.sample_input import run_frames, run_series
+from lstm_edge.data.sample_input import run_series
 from lstm_edge.results import MainFrames, frame_axis, pace
 from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import replacing
@@ -66,16 +66,15 @@ def command(
             note_resets(reset_every, "only the last {} of longer series are used")
     last = 0 if reset_every in (None, "never") else int(reset_every)
     series = [one.x[-last:] for one in found]
+    every, frames = run_series(opened, samples, series), MainFrames(opened)
     with _writer(output) as write:
         if frame_axis(opened) is None:
             lines = ResultLines(manifest.task, "series", as_json=as_json)
-            results = run_series(opened, samples, series)
-            write(lines.header(results.shape[1]))
-            for one, row in zip(found, results, strict=True):
+            write(lines.header(every[0].shape[1]))
+            for one, (row,) in zip(found, every, strict=True):
                 write(lines.line(row, one.name))
             return
         lines = ResultLines(manifest.task, "series", "step", as_json=as_json)
-        every, frames = run_frames(opened, samples, series), MainFrames(opened)
         write(lines.header(every[0].shape[1]))
         for one, used, rows in zip(found, series, every, strict=True):
             for step, row in frames.of_whole(rows):

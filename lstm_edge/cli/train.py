@@ -69,7 +69,6 @@ def command(
         resume=resume,
         overwrite=overwrite,
         on_epoch=lambda epoch, epochs: show(epoch.number / epochs, describe_epoch(epoch, epochs)),
-        on_fold=lambda number, count: show(number / count, f"cross-validation, fold {number}/{count}"),
     )
     sets = [name for name in ("validation", "test") if run.summary[name]]
     columns = {
@@ -97,10 +96,8 @@ def command(
 
 def describe_epoch(epoch: "Epoch", epochs: int) -> str:
     """Return one line of progress."""
-    return (
-        f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}  val {epoch.streams:.4f}  "
-        f"score {epoch.score:.3f}"
-    )
+    loss = epoch.windows if epoch.streams is None else epoch.streams
+    return f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}  val {loss:.4f}  score {epoch.score:.3f}"
 
 
 _WAYS = {"streams": "streams", "windows": "windows from reset"}
@@ -110,11 +107,8 @@ def _rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the names and values of a set's scores, what a device runs first."""
     for way in sorted(set(_WAYS) & scores.keys(), key=lambda each: each != scores["shown"]):
         yield from _score_rows(scores[way], _WAYS[way])
-        if "steps_until_right" in scores[way]:
-            found = scores[way]["steps_until_right"]
+        if "all_steps" in scores[way]:
             yield "accuracy, streams, at all steps", scores[way]["all_steps"]
-            yield "steps until right, median", found["median"] or "not reached"
-            yield "steps until right, 90 %", found["p90"] or "not reached"
     for name, each in scores["baselines"].items():
         yield from _score_rows(each, f"baseline: {name}")
     shown = scores[scores["shown"]]

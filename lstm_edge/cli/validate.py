@@ -149,7 +149,7 @@ def report_of(found: "Validation") -> Report:
                 "group": group.title,
                 "checks": len(group.checks) - group.count("skipped"),
                 "limit": group.worst and group.worst.limit,
-                "error": group.worst and group.worst.max_abs,
+                "error": group.worst and group.worst.error,
                 "ratio": group.worst and group.worst.ratio,
                 "result": group.status,
             }

@@ -1,13 +1,10 @@
 """Evaluation data for a model: samples by input name, and their classes or values if known."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
-
-from lstm_edge_runtime.errors import counted
 
 from .config import ReadConfig
 from .read import ModelFeatures, TargetMode, read_data
@@ -45,13 +42,6 @@ def read_for_model(
             f"{path} has {rate:g} samples per second, the model was trained at {trained:g}; "
             f"--rate {trained:g} resamples data with timestamps"
         )
-    steps = len(data.series[0])
-    alone = len(data.series) == 1 and path.suffix in (".csv", ".parquet") and config.series is None
-    if alone and (targets == "optional" or (signal.window and steps > signal.window)):
-        tell(
-            f"{path} is read as one series of {counted(steps, 'step')}; name the column with the series id "
-            "with --series"
-        )
     return data, place
 
 
@@ -79,14 +69,8 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     if data.task:
         last = [one.y[-1] for one in series]
         truth = np.array([data.classes[index] for index in last] if data.classes else last)
-    padded, lengths = _pad([one.x for one in series])
-    return Samples({place.spec.name: place.rows(padded)}, truth, lengths if len(set(lengths)) > 1 else None)
-
-
-def _pad(series: Sequence[npt.NDArray[Any]]) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]:
-    """Return series ``(L, I)`` as one array ``(S, longest L, I)``, zeros behind each, and their lengths."""
     lengths = np.array([len(one) for one in series])
-    padded = np.zeros((len(series), lengths.max(), series[0].shape[1]), np.float32)
+    padded = np.zeros((len(series), lengths.max(), series[0].x.shape[1]), np.float32)
     for row, one in zip(padded, series, strict=True):
-        row[: len(one)] = one
-    return padded, lengths
+        row[: len(one)] = one.x
+    return Samples({place.spec.name: place.rows(padded)}, truth, lengths if len(set(lengths)) > 1 else None)

@@ -1,6 +1,6 @@
 """The input of a model for samples, and their layout."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,15 +51,10 @@ class SampleInput:
         self.one_step = sequence is None or axes[sequence] == 1
         """Whether each call is one time step."""
         self._batch, self._sequence, self._feature = batch, sequence, rest[0] if rest else None
-        self._by_step = manifest.sequence is None
 
     def steps(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return steps ``(..., I)`` as ``step`` takes them: ``(...)`` if each is one value."""
         return x[..., 0] if self._feature is None else x
-
-    def chunk(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return steps ``(L, I)`` as ``process`` takes them."""
-        return self.steps(x) if self._by_step else self.rows(x[None])[0]
 
     def rows(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
         """Return series ``(N, L, I)`` as the file's input has them, with the batch axis first."""
@@ -89,55 +84,41 @@ def sample_input(model: "Model") -> SampleInput:
     return SampleInput(data[0], manifest)
 
 
-def run_series(model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+def run_series(
+    model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]
+) -> list[npt.NDArray[Any]]:
     """Run series ``(L, I)`` from the reset state, equally long ones together.
 
     Returns:
-        The main output after the last step of each, ``(series, C)``; the top layer's if the file reads out
-        every layer.
+        The frames ``(frames, C)`` of the main output of each; one if it is a result of the last step alone,
+        of the top layer if the file reads out every layer.
 
     Raises:
         ContractError: as ``main_output`` and ``top_rows``.
     """
-    places, values = [], []
-    for part, outputs in _run_parts(model, samples, series):
-        places.append(part)
-        values.append(top_rows(outputs, len(part)))
-    return np.concatenate(values)[np.argsort(np.concatenate(places))]
-
-
-def run_frames(
-    model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]
-) -> list[npt.NDArray[Any]]:
-    """Run series ``(L, I)`` from the reset state, and return the frames ``(frames, C)`` of each.
-
-    The main output is one with a time axis; see ``frame_axis``.
-    """
     found: list[npt.NDArray[Any]] = [np.empty(0)] * len(series)
-    batch, time = model.manifest.batch_axes.get(main_name(model)), frame_axis(model)
-    assert time is not None
-    for part, outputs in _run_parts(model, samples, series):
-        rows = outputs[None] if batch is None else np.moveaxis(outputs, batch, 0)
-        along = time + 1 if batch is None else time + (batch > time)
-        for index, row in zip(part, np.moveaxis(rows, along, 1), strict=True):
-            found[index] = row.reshape(len(row), -1)
-    return found
-
-
-def _run_parts(
-    model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]
-) -> Iterator[tuple[npt.NDArray[Any], npt.NDArray[Any]]]:
-    """Yield the indices of equally long series and their main output."""
     lengths = np.array([len(one) for one in series])
     together = _ROWS if samples.batched else 1
     for length in np.unique(lengths):
         members = np.flatnonzero(lengths == length)
         for start in range(0, len(members), together):
             part = members[start : start + together]
-            yield (
-                part,
-                main_output(model, _run_together(model, samples, [series[index] for index in part])),
-            )
+            outputs = _run_together(model, samples, [series[index] for index in part])
+            for index, frames in zip(
+                part, _frames(model, main_output(model, outputs), len(part)), strict=True
+            ):
+                found[index] = frames
+    return found
+
+
+def _frames(model: "Model", outputs: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
+    """Return a main output as ``(rows, frames, C)``."""
+    batch, time = model.manifest.batch_axes.get(main_name(model)), frame_axis(model)
+    if time is None:
+        return top_rows(outputs, rows)[:, None]
+    along = time + 1 if batch is None else time + (batch > time)
+    frames = np.moveaxis(outputs[None] if batch is None else np.moveaxis(outputs, batch, 0), along, 1)
+    return frames.reshape(*frames.shape[:2], -1)
 
 
 def _run_together(

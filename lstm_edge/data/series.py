@@ -1,5 +1,6 @@
 """The one data type: series of steps, with a class or values at each."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +58,7 @@ class Data:
         return [one for one in self.series if one.split == split]
 
 
-def are_joined(series: "tuple[Series, ...]", window: int | None) -> bool:
+def are_joined(series: Sequence[Series], window: int | None) -> bool:
     """Return True if a stream goes on from one series to the next, as a live sensor does.
 
     It does if each series is one sample, or has one class. Series that change their class, and series of

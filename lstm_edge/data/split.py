@@ -1,6 +1,6 @@
 """Split series into training, validation and test sets. A group is never in two sets."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,19 +33,26 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
     Raises:
         InputError: a requested set would be empty, or the training set would lack a class.
     """
-    series, shares = data.series, [1 - config.validation - config.test, config.validation, config.test]
+    series, rest = data.series, data.series
+    shares = {
+        "train": 1 - config.validation - config.test, "validation": config.validation, "test": config.test
+    }  # fmt: skip
     wanted = 2 + (config.test > 0)
+    description = f"{_unit(series)} at random{', stratified by class' if data.classes else ''}"
     if any(one.split for one in series):
-        series, description = _as_named(series, config, seed)
-        wanted = 2
-    elif _groups(series) < wanted:
-        series = tuple(part for one in series for part in _in_time(one, shares))
+        _check_named(series)
+        shares = {"train": 1 - config.validation, "validation": config.validation}
+        description, wanted, rest = "as defined by the data", 2, ()
+        if not data.of("validation"):
+            description += ", the validation set from the training set"
+            rest = tuple(data.of("train"))
+    if rest and _groups(rest) < sum(share > 0 for share in shares.values()):
         description = "in time, as there are too few series to split them whole"
-    else:
-        series = _at_random(series, shares, seed)
-        stratified = ", stratified by class" if data.classes else ""
-        description = f"{_unit(series)} at random{stratified}"
-    return _checked(replace(data, series=series), description, wanted)
+        rest = tuple(part for one in rest for part in _in_time(one, shares))
+    elif rest:
+        rest = _at_random(rest, shares, seed)
+    kept = tuple(one for one in series if one.split and (one.split != "train" or not rest))
+    return _checked(replace(data, series=(*rest, *kept)), description, wanted)
 
 
 def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
@@ -61,14 +68,15 @@ def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
         raise InputError("the data define their sets, which --folds would ignore; use only one of them")
     if (groups := _groups(series)) <= folds:
         raise InputError(f"got {groups} {_unit(series)} for {folds} folds, expected more; reduce --folds")
-    names = [str(number) for number in range(folds)]
-    placed = _places(series, [1 / folds] * folds, names, seed)
+    placed = _places(series, {str(number): 1 / folds for number in range(folds)}, seed)
+    shares = {"train": 1 - config.validation, "validation": config.validation}
     splits = []
-    for name in names:
-        test = tuple(replace(one, split="test") for one in series if placed[one.group] == name)
-        rest = tuple(one for one in series if placed[one.group] != name)
-        rest = _at_random(rest, [1 - config.validation, config.validation], seed)
-        splits.append(_checked(replace(data, series=(*rest, *test)), f"{folds} folds", 3))
+    for number in range(folds):
+        held = [placed[one.group] == str(number) for one in series]
+        test = tuple(replace(one, split="test") for one, out in zip(series, held, strict=True) if out)
+        rest = tuple(one for one, out in zip(series, held, strict=True) if not out)
+        sets = (*_at_random(rest, shares, seed), *test)
+        splits.append(_checked(replace(data, series=sets), f"{folds} folds", 3))
     return splits
 
 
@@ -80,34 +88,21 @@ def _groups(series: Sequence[Series]) -> int:
     return len({one.group for one in series})
 
 
-def _as_named(series: tuple[Series, ...], config: DataConfig, seed: int) -> tuple[tuple[Series, ...], str]:
+def _check_named(series: tuple[Series, ...]) -> None:
     if any(not one.split for one in series):
         raise InputError("split is empty for some series; set it for every series")
     sets: dict[str, str] = {}
     for one in series:
         if sets.setdefault(one.group, one.split) != one.split:
             raise InputError(f"{one.group!r} is in the sets {sets[one.group]} and {one.split}")
-    if any(one.split == "validation" for one in series):
-        return series, "as defined by the data"
-    train = tuple(one for one in series if one.split == "train")
-    shares = [1 - config.validation, config.validation]
-    if _groups(train) < 2:
-        train = tuple(part for one in train for part in _in_time(one, shares))
-    else:
-        train = _at_random(train, shares, seed)
-    rest = tuple(one for one in series if one.split != "train")
-    return (*train, *rest), "as defined by the data, the validation set from the training set"
 
 
-def _at_random(series: tuple[Series, ...], shares: Sequence[float], seed: int) -> tuple[Series, ...]:
-    names = [name for name, share in zip(SETS, shares, strict=False) if share > 0]
-    placed = _places(series, [share for share in shares if share > 0], names, seed)
+def _at_random(series: tuple[Series, ...], shares: Mapping[str, float], seed: int) -> tuple[Series, ...]:
+    placed = _places(series, {name: share for name, share in shares.items() if share > 0}, seed)
     return tuple(replace(one, split=placed[one.group]) for one in series)
 
 
-def _places(
-    series: tuple[Series, ...], shares: Sequence[float], names: Sequence[str], seed: int
-) -> dict[str, str]:
+def _places(series: tuple[Series, ...], shares: Mapping[str, float], seed: int) -> dict[str, str]:
     """Return the set of each group, so that every set gets its share of every class.
 
     The rarest class is placed first: its groups fill the sets that lack it in order, so that a class with as
@@ -115,26 +110,24 @@ def _places(
     """
     counts = _class_steps(series)
     total = np.sum(list(counts.values()), axis=0)
-    lacking = np.ones((len(shares), len(total)))  # of each set's share, the fraction that is still missing
-    held = {name: np.zeros(len(total), bool) for name in names}
+    lacking = {name: np.ones(len(total)) for name in shares}  # of each share, the fraction still missing
+    held = {name: np.zeros(len(total), bool) for name in shares}
     random = np.random.default_rng(seed).permutation(sorted(counts))
     by_class = {
         label: [group for group in random if counts[group][label]]
-        for label in range(len(total) - 1)
-        if total[label]
+        for label in np.flatnonzero(total[:-1]).tolist()
     }
     placed: dict[str, str] = {}
     for label in sorted(by_class, key=lambda each: len(by_class[each])):
         for group in sorted(by_class[label], key=lambda each: -int(counts[each][-1])):
             if group in placed:
                 continue
-            empty = [name for name in names if not held[name][label]]
+            empty = [name for name in shares if not held[name][label]]
             fraction = counts[group] / np.maximum(total, 1)
-            need = {name: float(lacking[names.index(name)] @ fraction) for name in empty[:1] or names}
-            placed[group] = max(need, key=lambda name: need[name])
-            place = names.index(placed[group])
-            lacking[place] -= fraction / shares[place]
-            held[placed[group]] |= counts[group] > 0
+            need = {name: float(lacking[name] @ fraction) for name in empty[:1] or shares}
+            name = placed[group] = max(need, key=lambda name: need[name])
+            lacking[name] -= fraction / shares[name]
+            held[name] |= counts[group] > 0
     return placed
 
 
@@ -149,9 +142,9 @@ def _class_steps(series: Sequence[Series]) -> dict[str, _Counts]:
     return counts
 
 
-def _in_time(one: Series, shares: Sequence[float]) -> Iterator[Series]:
-    bounds = (np.cumsum([0, *shares]) / sum(shares) * len(one)).round().astype(int).tolist()
-    for name, start, stop in zip(SETS, bounds, bounds[1:], strict=False):
+def _in_time(one: Series, shares: Mapping[str, float]) -> Iterator[Series]:
+    bounds = (np.cumsum([0, *shares.values()]) / sum(shares.values()) * len(one)).round().astype(int).tolist()
+    for name, start, stop in zip(shares, bounds, bounds[1:], strict=False):
         if stop > start:
             yield replace(one.cut(start, stop, name), name=f"{one.name} ({name})")
 
@@ -165,19 +158,15 @@ def _checked(data: Data, description: str, wanted: int) -> Split:
         raise InputError(f"the data have only one class, {data.classes[0]!r}; expected two or more")
     notes = []
     for number, label in enumerate(data.classes):
-        groups = len({one.group for one in data.series if (one.y == number).any()})
-        lacking = [
-            name
-            for name in SETS
-            if data.of(name) and not any((one.y == number).any() for one in data.of(name))
-        ]
-        if "train" in lacking:
+        holding = [one for one in data.series if (one.y == number).any()]
+        groups, sets = _groups(holding), {one.split for one in holding}
+        if "train" not in sets:
             raise InputError(
                 f"class {label!r} has no series in the training set ({groups} in the data); provide more "
                 "series of it"
             )
-        if lacking:
-            reason = "" if groups < 3 else ", because they hold other classes too"
+        if lacking := [name for name in SETS if data.of(name) and name not in sets]:
+            reason = ", because they hold other classes too" if groups >= 3 else ""
             reason = ", as the data define their sets" if description.startswith("as defined") else reason
             notes.append(
                 f"class {label!r} is in {groups} {_unit(data.series)}, none of them in the "

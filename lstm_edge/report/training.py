@@ -1,6 +1,9 @@
 """The report of a training: curves of loss and score, the confusion matrix, and one page with all scores."""
 
 import base64
+import io
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,7 +13,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from lstm_edge_runtime.files import write_bytes
 
 from ..run_files import CURVES, REPORT
-from .plots import Axis, Plot, Series, draw_png
+
+with tempfile.TemporaryDirectory() as _fonts:  # matplotlib writes its list of fonts when it is imported
+    _given = os.environ.setdefault("MPLCONFIGDIR", _fonts)
+    from matplotlib.figure import Figure
+
+    if _given == _fonts:
+        del os.environ["MPLCONFIGDIR"]
 
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
@@ -18,14 +27,14 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
 
     Args:
         folder: of the run.
-        summary: of ``lstm_edge.training.summary.summarize``.
+        summary: of ``lstm_edge.training.train.Training.finish``.
 
     Raises:
         InputError: the folder can't be written to.
     """
     name = "test" if summary["test"] else "validation"
     scores = summary[name]
-    curves = draw_png(_curves(summary))
+    curves = _curves(summary)
     environment = Environment(
         loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined
     )
@@ -41,22 +50,20 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
     write_bytes(folder / REPORT, page.encode())
 
 
-def _curves(summary: Mapping[str, Any]) -> list[Plot]:
-    history = summary["history"]
-
-    def series(label: str, key: str, color: str) -> Series:
-        known = [one for one in history if one[key] is not None]
-        return Series(
-            label, [float(one["number"]) for one in known], [one[key] for one in known], color=color
-        )
-
-    losses = (
-        series("training", "loss", "blue"),
-        series("validation, streams", "streams", "orange"),
-        series("validation, from reset", "windows", "gray"),
-    )
+def _curves(summary: Mapping[str, Any]) -> bytes:
+    """Return losses and scores by epoch as PNG."""
+    figure = Figure(figsize=(12, 4), layout="constrained", dpi=100)
     what = "accuracy" if summary["task"] == "classification" else "RMSE / standard deviation"
-    return [
-        Plot("Loss", losses, Axis("epoch"), Axis("loss", "log")),
-        Plot("Validation set", (series(what, "score", "orange"),), Axis("epoch"), Axis(what)),
-    ]
+    lines = {
+        "loss": {"loss": "training", "streams": "validation, streams", "windows": "validation, from reset"},
+        what: {"score": "validation"},
+    }
+    for axes, (ylabel, labels) in zip(figure.subplots(1, 2), lines.items(), strict=True):
+        for key, label in labels.items():
+            known = [(one["number"], one[key]) for one in summary["history"] if one[key] is not None]
+            axes.plot(*zip(*known, strict=True) if known else ([], []), label=label, marker=".")
+        axes.set(xlabel="epoch", ylabel=ylabel, yscale="log" if ylabel == "loss" else "linear")
+        axes.legend()
+    stream = io.BytesIO()
+    figure.savefig(stream, format="png", metadata={"Software": None})
+    return stream.getvalue()

@@ -35,32 +35,14 @@ class Batch(NamedTuple):
     first: Tensor
     """``bool (B,)``: True if a stream begins, so that its state is reset."""
 
-    @property
-    def valid(self) -> Tensor:
-        """``bool (B, W)``: False for padding."""
-        return torch.arange(self.x.shape[1]) < self.lengths[:, None]
-
     def seen(self, fresh: Tensor) -> Tensor:
-        """Return how many steps ``int64 (B, W)`` each one has seen since a reset or its series' start."""
-        since = torch.where(fresh, 0, self.since)
-        return since[:, None] + torch.arange(1, self.x.shape[1] + 1)
+        """Return the steps ``int64 (B, W)`` since a reset or the series' start, from 1; 0 for padding."""
+        steps = torch.arange(self.x.shape[1])
+        return (torch.where(fresh, 0, self.since)[:, None] + steps + 1) * (steps < self.lengths[:, None])
 
     def scored(self, fresh: Tensor) -> Tensor:
         """Return the steps ``bool (B, W)`` that have seen a full window."""
-        return (self.seen(fresh) >= self.unit[:, None]) & self.valid
-
-    def learned(self, fresh: Tensor) -> Tensor:
-        """Return the steps ``bool (B, W)`` after the warm-up, for training."""
-        return (self.seen(fresh) > self.unit[:, None] // _WARM_UP) & self.valid
-
-
-class Picked(NamedTuple):
-    """Steps at which the head is evaluated, and their weights in the loss."""
-
-    steps: Tensor
-    """``int64 (B, K)``."""
-    weights: Tensor
-    """``float32 (B, K)``; 0 for steps that do not count."""
+        return self.seen(fresh) >= self.unit[:, None]
 
 
 def lanes(
@@ -149,7 +131,7 @@ def run_epoch(
     *,
     clip: float = 1.0,
     picks: int | None = None,
-    on_batch: Callable[[Batch, Tensor, Tensor], None] | None = None,
+    on_batch: Callable[[Batch, Tensor, Tensor, Tensor], None] | None = None,
 ) -> tuple[float, float]:
     """Run the network once over batches.
 
@@ -162,7 +144,8 @@ def run_epoch(
         optimizer: of the parameters; without it the loss is that of all steps that have seen a window.
         clip: maximum norm of the gradient.
         picks: number of random steps of each chunk at which the head is evaluated; None for all.
-        on_batch: called with each batch, the lanes ``bool (B,)`` that started from reset, and the outputs.
+        on_batch: called with each batch, the lanes ``bool (B,)`` that started from reset, the steps ``int64
+            (B, K)`` that were evaluated, and the outputs ``(B, K, C)``.
 
     Returns:
         The mean loss, and the fraction of steps with the right class (0 for values).
@@ -174,10 +157,15 @@ def run_epoch(
     with torch.set_grad_enabled(optimizer is not None):
         for batch in batches:
             fresh = batch.first | (torch.rand(len(batch.x)) >= keep)
-            picked = _pick(net, batch, fresh, picks, training=optimizer is not None)
-            outputs, state = _run_batch(net, batch, _carried(state, fresh), picked.steps)
-            y = batch.y[torch.arange(len(batch.x))[:, None], picked.steps].to(device)
-            weights = picked.weights.to(device)
+            steps, weights = _pick(net, batch, fresh, picks, training=optimizer is not None)
+            if state is not None:
+                zeroed = fresh.to(device)[:, None]
+                state = (
+                    torch.where(zeroed, 0.0, state[0].detach()),
+                    torch.where(zeroed, 0.0, state[1].detach()),
+                )
+            outputs, state = _run_batch(net, batch, state, steps)
+            y, weights = batch.y[torch.arange(len(batch.x))[:, None], steps].to(device), weights.to(device)
             summed = (loss(outputs, y) * weights).sum()
             if optimizer:
                 optimizer.zero_grad()
@@ -188,16 +176,8 @@ def run_epoch(
             if not y.is_floating_point():
                 right += float(((outputs.argmax(dim=-1) == y) * weights).sum())
             if on_batch:
-                on_batch(batch, fresh, outputs)
+                on_batch(batch, fresh, steps, outputs)
     return total / max(count, 1e-9), right / max(count, 1e-9)
-
-
-def _carried(state: HiddenAndCell | None, fresh: Tensor) -> HiddenAndCell | None:
-    """Return the states of the lanes, zeros for those that start from reset."""
-    if state is None:
-        return None
-    h, c = (torch.where(fresh.to(each.device)[:, None], 0.0, each.detach()) for each in state)
-    return h, c
 
 
 def _run_batch(
@@ -207,17 +187,19 @@ def _run_batch(
     x = batch.x.to(net.fc.weight.device)
     lengths = None if bool((batch.lengths == x.shape[1]).all()) else batch.lengths.clamp(min=1)
     if net.lstm.bidirectional:
-        return net.forward_with_state(x, None, lengths)[0][:, None], None
+        return net(x, lengths=lengths)[:, None], None
     hidden, state = net.hidden_at(x, steps, state, lengths)
     return net.outputs(hidden, x[torch.arange(len(x))[:, None], steps]), state
 
 
-def _pick(net: LSTM1, batch: Batch, fresh: Tensor, count: int | None, *, training: bool) -> Picked:
-    """Return the steps of each chunk that are evaluated, so that the weighted mean is that of all steps."""
+def _pick(
+    net: LSTM1, batch: Batch, fresh: Tensor, count: int | None, *, training: bool
+) -> tuple[Tensor, Tensor]:
+    """Return the steps ``int64 (B, K)`` to evaluate, and their weights ``(B, K)`` in the loss."""
     last = batch.lengths.clamp(min=1)[:, None] - 1
     if net.lstm.bidirectional:
-        return Picked(last, (batch.lengths > 0).float()[:, None])
-    counted = batch.learned(fresh) if training else batch.scored(fresh)
+        return last, (batch.lengths > 0).float()[:, None]
+    counted = batch.seen(fresh) > batch.unit[:, None] // _WARM_UP if training else batch.scored(fresh)
     steps = torch.arange(batch.x.shape[1]).expand(counted.shape)
     if count is not None and steps.shape[1] > count:
         keys = torch.rand(counted.shape) * counted
@@ -226,9 +208,7 @@ def _pick(net: LSTM1, batch: Batch, fresh: Tensor, count: int | None, *, trainin
         steps = keys.topk(count, dim=1).indices
     chosen = counted.gather(1, steps).float()
     if not training:
-        scale = counted.sum(dim=1) / chosen.sum(dim=1).clamp(min=1)
-        return Picked(steps, chosen * scale[:, None])
+        return steps, chosen * (counted.sum(dim=1) / chosen.sum(dim=1).clamp(min=1))[:, None]
     ends = (steps == last).float() * chosen
     others = chosen - ends
-    even = others / others.sum(dim=1, keepdim=True).clamp(min=1)
-    return Picked(steps, _LAST * ends + (1 - _LAST) * even)
+    return steps, _LAST * ends + (1 - _LAST) * others / others.sum(dim=1, keepdim=True).clamp(min=1)

@@ -1,10 +1,7 @@
 """Scores of a set as a stream and from reset, and of predictions that need no network."""
 
-import math
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from itertools import pairwise
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,31 +19,30 @@ STREAM_WINDOWS = 10
 """Windows that a stream is scored over at least, if it goes on from series to series."""
 _ROWS, _CHUNK = 256, 512
 """Maximum number of lanes and of steps of a batch."""
-_HOLD = 5
-"""Number of steps that a class must be right before it counts as recognized."""
+
+_RARE = 0.1
+"""Fraction of the training steps below which a class is rare."""
+_NO_BETTER = "try more epochs, another --window, other features or a larger --hidden-size"
 
 Scores = dict[str, Any]
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(NamedTuple):
     """Outputs of all steps, stream by stream."""
 
     out: Tensor
     """Predicted classes ``(K,)`` or values ``(K, C)``."""
     y: Tensor
-    now: Tensor | None
-    """Current values ``(K, C)`` of what is forecast."""
+    now: Tensor
+    """Current values ``(K, C)`` of what is forecast; ``(K, 0)`` otherwise."""
     scored: Tensor
     """``bool (K,)``: steps that have seen a full window."""
-    starts: Tensor
-    """``bool (K,)``: the first step after a reset."""
     loss: float
 
 
 def stream_lanes(series: Sequence[Series], window: int | None) -> Iterable[Batch]:
     """Return batches of series with states to be carried, those that are joined in streams of ten windows."""
-    joined = are_joined(tuple(series), window)
+    joined = are_joined(series, window)
     windows = sum(len(one) // (window or len(one)) for one in series)
     rows = min(_ROWS, max(1, windows // STREAM_WINDOWS) if joined else len(series))
     order = np.random.default_rng(0).permutation(len(series)) if joined else range(len(series))
@@ -74,29 +70,16 @@ def run_all_steps(
     """
     parts: list[tuple[Tensor, ...]] = []
 
-    def collect(batch: Batch, fresh: Tensor, outputs: Tensor) -> None:
-        rows, start = torch.arange(len(batch.x))[:, None], torch.zeros_like(batch.valid)
-        start[:, 0] = fresh
-        steps = torch.arange(batch.x.shape[1])[None].expand(batch.valid.shape)
-        if net.lstm.bidirectional:
-            steps = batch.lengths.clamp(min=1)[:, None] - 1
+    def collect(batch: Batch, fresh: Tensor, steps: Tensor, outputs: Tensor) -> None:
         out = (outputs if batch.y.is_floating_point() else outputs.argmax(dim=-1)).cpu()
-        now, scored = batch.x[..., list(forecast)], batch.scored(fresh)
-        valid = batch.valid[rows, steps]
-        parts.append(
-            (out[valid], *(each[rows, steps][valid] for each in (batch.y, now, scored, start)), valid)
-        )
+        rows, seen = torch.arange(len(batch.x))[:, None], batch.seen(fresh)
+        values = batch.y, batch.x[..., list(forecast)], seen >= batch.unit[:, None], seen > 0
+        parts.append((out, *(value[rows, steps] for value in values)))
 
     mean, _ = run_epoch(net, loss, batches, keep, on_batch=collect)
-    return _by_stream(parts, mean, forecast=bool(forecast))
-
-
-def _by_stream(parts: list[tuple[Tensor, ...]], loss: float, *, forecast: bool) -> Steps:
-    """Return the steps of all batches in the order of each lane."""
-    rows = torch.cat([part[-1].nonzero()[:, 0] for part in parts])
-    order = rows.argsort(stable=True)
-    out, y, now, scored, starts = (torch.cat([part[place] for part in parts])[order] for place in range(5))
-    return Steps(out, y, now if forecast else None, scored, starts, loss)
+    *values, valid = (torch.cat(part, dim=1) for part in zip(*parts, strict=True))
+    out, y, now, scored = (value[valid] for value in values)
+    return Steps(out, y, now, scored, mean)
 
 
 def score_set(
@@ -111,11 +94,8 @@ def score_set(
     series, task = data.of(name), data.task
     assert task is not None
     forecast = [data.signal.features.index(label) for label in task.labels] if options.forecast else []
-    runs = {
-        "windows": run_all_steps(
-            net, window_lanes(series, options.window, options.stride), loss, 0.0, forecast
-        )
-    }
+    batches = window_lanes(series, options.window, options.stride)
+    runs = {"windows": run_all_steps(net, batches, loss, 0.0, forecast)}
     if not net.lstm.bidirectional:
         runs["streams"] = run_all_steps(net, stream_lanes(series, options.window), loss, 1.0, forecast)
     shown = "streams" if config.carries else "windows"
@@ -131,32 +111,29 @@ def metrics(steps: Steps, task: Task, *, streams: bool) -> Scores:
     found = {"loss": steps.loss, **classification(out, y, task.labels)}
     if streams:
         found["all_steps"] = float((steps.out == steps.y).double().mean())
-        found["steps_until_right"] = steps_until_right(steps.out, steps.y, steps.starts)
     return found
 
 
 def classification(predicted: Tensor, y: Tensor, labels: Sequence[str]) -> Scores:
-    """Return accuracy, confusion matrix, and count, precision, recall and F1 by class.
+    """Return accuracy, confusion matrix, and count, precision and recall by class.
 
-    Precision is None for a class that is never predicted, recall and F1 for one that the set lacks.
+    Precision is None for a class that is never predicted, recall for one that the set lacks.
     """
     size = len(labels)
     confusion = torch.bincount(y * size + predicted, minlength=size**2).reshape(size, size)
-    hits, counts, guesses = confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0)
+    hits, counts, guesses = (
+        each.tolist() for each in (confusion.diagonal(), confusion.sum(dim=1), confusion.sum(dim=0))
+    )
 
-    def by_class(numerator: Tensor, denominator: Tensor, there: Tensor) -> dict[str, float | None]:
-        fractions = (numerator / denominator.clamp(min=1)).tolist()
-        return {
-            label: fraction if known else None
-            for label, fraction, known in zip(labels, fractions, there.tolist(), strict=True)
-        }
+    def fractions(totals: list[int]) -> dict[str, float | None]:
+        rows = zip(labels, hits, totals, strict=True)
+        return {label: hit / total if total else None for label, hit, total in rows}
 
     return {
-        "accuracy": float(hits.sum() / max(len(y), 1)),
-        "count": dict(zip(labels, counts.tolist(), strict=True)),
-        "precision": by_class(hits, guesses, guesses),
-        "recall": by_class(hits, counts, counts),
-        "f1": by_class(2 * hits, counts + guesses, counts),
+        "accuracy": sum(hits) / max(len(y), 1),
+        "count": dict(zip(labels, counts, strict=True)),
+        "precision": fractions(guesses),
+        "recall": fractions(counts),
         "confusion": confusion.tolist(),
     }
 
@@ -168,27 +145,6 @@ def errors(values: Tensor, y: Tensor, targets: Sequence[str]) -> Scores:
     return {"rmse": dict(zip(targets, rmse, strict=True)), "mae": dict(zip(targets, mae, strict=True))}
 
 
-def steps_until_right(predicted: Tensor, y: Tensor, starts: Tensor) -> Scores:
-    """Return the steps that half of all new classes and nine of ten take to be recognized, the first being 1.
-
-    A class is new after a reset and if it changes. It is recognized at the first of five right steps in a
-    row, or of all that are left of the class; None stands for never.
-    """
-    new = starts.clone()
-    new[1:] |= y[1:] != y[:-1]
-    begins, right, found = new.nonzero().flatten().tolist(), (predicted == y).tolist(), []
-    for begin, end in pairwise([*begins, len(y)]):
-        run, step = 0, begin
-        for step in range(begin, end):
-            run = run + 1 if right[step] else 0
-            if run == _HOLD:
-                break
-        found.append(step - begin - run + 2 if run else math.inf)
-    found.sort()
-    at = {name: found[math.ceil(share * len(found)) - 1] for name, share in (("median", 0.5), ("p90", 0.9))}
-    return {"events": len(found), **{name: None if each == math.inf else each for name, each in at.items()}}
-
-
 def baselines(train: Sequence[Series], steps: Steps, task: Task) -> dict[str, Scores]:
     """Return what the majority class, or the training mean and persistence score at the same steps."""
     y = steps.y[steps.scored]
@@ -197,6 +153,30 @@ def baselines(train: Sequence[Series], steps: Steps, task: Task) -> dict[str, Sc
         return {"majority": {"accuracy": float((y == int(np.argmax(counts))).double().mean())}}
     mean = np.concatenate([one.y for one in train]).mean(axis=0, dtype=np.float64)
     found = {"mean": errors(torch.from_numpy(mean).expand(len(y), -1), y, task.labels)}
-    if steps.now is not None:
+    if steps.now.shape[1]:
         found["persistence"] = errors(steps.now[steps.scored], y, task.labels)
     return found
+
+
+def advice(data: Data, options: DataConfig, config: TrainConfig, scores: Scores) -> Iterator[str]:
+    """Yield notes: rare classes that are never recognized, and values no better than a baseline."""
+    shown, baseline = scores[scores["shown"]], scores["baselines"]
+    if data.classes:
+        y = np.concatenate([one.y for one in data.of("train")])
+        fractions = np.bincount(y, minlength=len(data.classes)) / len(y)
+        for label, fraction in zip(data.classes, fractions, strict=True):
+            if fraction < _RARE and shown["recall"][label] == 0 and config.class_weight == "none":
+                yield (
+                    f"class {label!r} has {fraction:.1%} of the training steps and is never recognized; "
+                    "--class-weight balanced gives all classes the same weight"
+                )
+        return
+    for target, error in shown["rmse"].items():
+        best = min(baseline, key=lambda name: baseline[name]["rmse"][target])
+        if error >= baseline[best]["rmse"][target]:
+            difference = best == "persistence" and not options.forecast_difference
+            yield (
+                f"{target} is no better than the baseline {best}: RMSE {error:.4g} and "
+                f"{baseline[best]['rmse'][target]:.4g}; "
+                + ("train with --forecast-difference" if difference else _NO_BETTER)
+            )

@@ -33,8 +33,7 @@ from ..lstm1 import LSTM1, fit_scale
 from ..run_files import METRICS, RESUME, check_run_folder, locked, remove_run
 from .config import TrainConfig
 from .epoch import Loss, lanes, run_epoch, shuffled, windows_of
-from .metrics import STREAM_WINDOWS, score_set, stream_lanes, window_lanes
-from .summary import summarize
+from .metrics import STREAM_WINDOWS, advice, score_set, stream_lanes, window_lanes
 
 _LEAST_UPDATES = 20
 """Steps of the optimizer in an epoch at least; small training sets are passed over several times."""
@@ -49,8 +48,6 @@ _SAVE_EVERY = 5.0
 """Seconds of training that a killed process may lose."""
 _SMALL = 64
 """Hidden size up to which one thread is the fastest."""
-_MAY_CHANGE = ("epochs", "patience")
-"""Options that may change when a training is resumed."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +58,8 @@ class Epoch:
     """From 1."""
     loss: float
     """In training: cross entropy, or squared error relative to the variance."""
-    streams: float
-    """Validation loss of streams; of a bidirectional network that of windows."""
+    streams: float | None
+    """Validation loss of streams; None for a bidirectional network."""
     windows: float | None
     """Validation loss of windows from reset; None if that of streams is too high for the best epoch."""
     score: float
@@ -72,13 +69,7 @@ class Epoch:
 
 
 class Training:
-    """A network in training; all randomness of an epoch follows from the seed and its number.
-
-    Args:
-        split: the series with their sets.
-        options: how they were read.
-        config: how to train.
-    """
+    """A network in training; all randomness of an epoch follows from the seed and its number."""
 
     def __init__(self, split: Split, options: DataConfig, config: TrainConfig) -> None:
         self.split, self.options, self.config = split, options, config
@@ -91,7 +82,7 @@ class Training:
             self.net = _network(split.data, train, options, config).to(config.device)
         self.loss = _loss_of(self.net, split.data, train, config)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay
+            self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.history: list[Epoch] = []
         self.best = _copy(self.net.state_dict())
@@ -120,7 +111,10 @@ class Training:
             epoch = self._validated(number, loss)
         if epoch.best == number:
             self.best = _copy(self.net.state_dict())
-        self.kept = self._tensors()
+        moments = self.optimizer.state_dict()["state"].items()
+        tensors = {f"adamw/{key}/{name}": each for key, one in moments for name, each in one.items()}
+        tensors |= {f"net/{name}": tensor for name, tensor in self.net.state_dict().items()}
+        self.kept = _copy(tensors) | {f"best/{name}": tensor for name, tensor in self.best.items()}
         self.history.append(epoch)
         return epoch
 
@@ -138,39 +132,30 @@ class Training:
         series, options, carries = self.split.data.of("validation"), self.options, self.config.carries
         lowest = min(map(self._criterion, self.history), default=math.inf)
         torch.manual_seed(0)  # the same steps in every epoch
-        found: dict[str, float] = {}
-        scores: list[float] = []
+        streams = windows = None
+        score = 0.0
         if not self.config.bidirectional:
-            lanes_of = stream_lanes(series, options.window)
-            found["streams"], score = run_epoch(self.net, self.loss, lanes_of, 1.0, picks=_PICKS)
-            scores = [score]
-        if not carries or found["streams"] < lowest:
-            lanes_of = window_lanes(series, options.window, options.stride)
-            found["windows"], score = run_epoch(self.net, self.loss, lanes_of, 0.0, picks=_PICKS)
-            scores.append(score)
-        if not all(map(math.isfinite, (loss, *found.values()))):
+            batches = stream_lanes(series, options.window)
+            streams, score = run_epoch(self.net, self.loss, batches, 1.0, picks=_PICKS)
+        if not carries or streams is None or streams < lowest:
+            batches = window_lanes(series, options.window, options.stride)
+            windows, right = run_epoch(self.net, self.loss, batches, 0.0, picks=_PICKS)
+            score = score if carries else right
+        if not all(math.isfinite(each) for each in (loss, streams, windows) if each is not None):
             raise InputError(
                 f"the loss is {loss} in epoch {number}; give a lower --learning-rate than "
                 f"{self.config.learning_rate}"
             )
-        streams = found.get("streams", found.get("windows", 0.0))
-        score = scores[0 if carries else -1]
         if not self.split.data.classes:
-            score = math.sqrt(streams if carries else found["windows"])
-        one = Epoch(number, loss, streams, found.get("windows"), score, number)
+            score = math.sqrt((streams if carries else windows) or 0.0)
+        one = Epoch(number, loss, streams, windows, score, number)
         return one if self._criterion(one) < lowest else replace(one, best=self.history[-1].best)
 
     def _criterion(self, epoch: Epoch) -> float:
-        if not self.config.carries:
-            assert epoch.windows is not None
-            return epoch.windows
-        return max(epoch.streams, epoch.windows) if epoch.windows is not None else math.inf
-
-    def _tensors(self) -> dict[str, Tensor]:
-        moments = self.optimizer.state_dict()["state"]
-        found = {f"net/{name}": tensor for name, tensor in self.net.state_dict().items()}
-        found |= {f"adamw/{key}/{name}": each for key, one in moments.items() for name, each in one.items()}
-        return _copy(found) | {f"best/{name}": tensor for name, tensor in self.best.items()}
+        """Return the validation loss that selects the best epoch: of windows, or of the worse of both."""
+        if epoch.windows is None:
+            return math.inf
+        return max(epoch.windows, epoch.streams or 0.0) if self.config.carries else epoch.windows
 
     def save(self, folder: Path) -> None:
         """Write all that the next epoch follows from, as it was after the last whole epoch."""
@@ -183,66 +168,81 @@ class Training:
         write_tensors(folder / RESUME, self.kept, facts)
 
     def resume(self, folder: Path) -> None:
-        """Go on from what ``save`` wrote.
-
-        Raises:
-            NotFoundError, FileFormatError: there is no such file, or it is damaged.
-            InputError: it belongs to other data or options.
-        """
+        """Go on from what ``save`` wrote; raises InputError for other data or options."""
         path = folder / RESUME
         tensors, facts = read_tensors(path)
         with malformed_as(FileFormatError, f"{path} is not the state of a training", "use --overwrite"):
-            before = _configs(facts)
-            _check_same(folder, asdict(before[0]), asdict(self.options))
-            _check_same(folder, asdict(before[1]), asdict(self.config))
-            if facts["series"] != _hash(self.split.data):
+            options, config = _configs(facts)
+            config = replace(config, epochs=self.config.epochs, patience=self.config.patience)
+            if (options, config, facts["series"]) != (self.options, self.config, _hash(self.split.data)):
                 raise InputError(
-                    f"{folder} was trained on other data; resume with the same, or use another folder"
+                    f"{folder} was trained on other data or with other options, of which only --epochs and "
+                    "--patience may change; train into another folder"
                 )
             parts: dict[str, dict[str, Tensor]] = {"net": {}, "best": {}, "adamw": {}}
             for name, tensor in tensors.items():
                 kind, _, rest = name.partition("/")
                 parts[kind][rest] = tensor
-            history = [Epoch(**one) for one in facts["history"]]
-            if [one.number for one in history] != list(range(1, len(history) + 1)):
-                raise ValueError("the epochs are not in order")
+            state = self.optimizer.state_dict()
+            for name, tensor in parts["adamw"].items():
+                key, _, moment = name.partition("/")
+                state["state"].setdefault(int(key), {})[moment] = tensor
             try:
-                self._restore(parts)
+                self.net.load_state_dict(parts["best"])  # so that both are checked before training goes on
+                self.net.load_state_dict(parts["net"])
             except RuntimeError as error:
                 raise ValueError(first_line(error)) from error
-            self.kept, self.history = tensors, history
-
-    def _restore(self, parts: Mapping[str, Mapping[str, Tensor]]) -> None:
-        self.net.load_state_dict(parts["best"])  # so that both are checked before training goes on
-        self.net.load_state_dict(parts["net"])
-        self.best = dict(parts["best"])
-        state = self.optimizer.state_dict()
-        for name, tensor in parts["adamw"].items():
-            key, _, moment = name.partition("/")
-            state["state"].setdefault(int(key), {})[moment] = tensor
-        self.optimizer.load_state_dict(state)
+            self.optimizer.load_state_dict(state)
+            self.history = [Epoch(**one) for one in facts["history"]]
+            self.best, self.kept = parts["best"], tensors
 
     def finish(self, stopped: str) -> Run:
-        """Return the best epoch with its scores on the validation and the test set."""
+        """Return the best epoch with its scores on the validation and the test set.
+
+        The summary of the run is the content of ``metrics.json``: ``task``, ``epochs``, ``best_epoch``,
+        ``stopped`` (``epochs``, ``patience`` or ``interrupted``), ``split``, ``data``, ``notes``, the scores
+        of ``validation`` and ``test`` (None without a test set), ``history`` and ``config``.
+        """
         data, options, config = self.split.data, self.options, self.config
+        assert data.task is not None
         self.net.load_state_dict(self.best)
         scores = {
-            name: score_set(self.net, data, name, self.loss, options, config)
+            name: score_set(self.net, data, name, self.loss, options, config) if data.of(name) else None
             for name in SETS[1:]
-            if data.of(name)
         }
-        lengths = {len(one) for one in data.of("train")}
-        steps_seen = options.window or (lengths.pop() if len(lengths) == 1 else None)
-        task = data.task and data.task._replace(units=options.units)
-        reset = 1 - _STREAMS if config.carries else 1.0
+        notes = advice(data, options, config, scores["test"] or scores["validation"] or {})
+        lengths = [len(one) for one in data.series]
+        summary = {
+            "task": data.task.kind,
+            "epochs": len(self.history),
+            "best_epoch": self.history[-1].best,
+            "stopped": stopped,
+            "split": {"description": self.split.description, **{name: len(data.of(name)) for name in SETS}},
+            "data": {
+                "series": len(lengths),
+                "steps": {"total": sum(lengths), "shortest": min(lengths), "longest": max(lengths)},
+                "features": list(data.signal.features),
+                "targets": list(data.task.labels),
+                "sampling_rate": data.signal.sampling_rate,
+                "window": options.window,
+            },
+            "notes": [*data.notes, *self.split.notes, *notes],
+            **scores,
+            "history": [asdict(one) for one in self.history],
+            "config": asdict(config),
+            "cross_validation": None,
+        }
+        seen = {len(one) for one in data.of("train")}
         return Run(
             model=self.net.to("cpu").eval(),
-            task=task,
+            task=data.task._replace(units=options.units),
             signal=data.signal._replace(window=options.window),
-            trained=Trained(config.carries, steps_seen, reset),
-            summary=summarize(
-                self.split, options, config, [asdict(one) for one in self.history], stopped, scores
+            trained=Trained(
+                config.carries,
+                options.window or (seen.pop() if len(seen) == 1 else None),
+                1 - _STREAMS if config.carries else 1.0,
             ),
+            summary=summary,
         )
 
 
@@ -254,8 +254,7 @@ def train(
     config: TrainConfig | None = None,
     resume: bool = False,
     overwrite: bool = False,
-    on_epoch: Callable[[Epoch, int], None] | None = None,
-    on_fold: Callable[[int, int], None] | None = None,
+    on_epoch: Callable[[Epoch, int], None] = lambda _epoch, _epochs: None,
 ) -> Run:
     """Train an LSTM1 on a data file and keep the best epoch in a run folder.
 
@@ -272,11 +271,10 @@ def train(
             (``epochs`` and ``patience`` may change); on the CPU the result is that of one training without a
             stop, bit for bit.
         overwrite: True to replace a run in the folder.
-        on_epoch: called after every epoch with it and the number of epochs.
-        on_fold: called before every fold of a cross-validation with its number, from 1, and their count.
+        on_epoch: called after every epoch, also of each fold, with it and the number of epochs.
 
     Returns:
-        The run as saved; see ``summarize`` for its summary.
+        The run as saved; see ``Training.finish`` for its summary.
 
     Raises:
         NotFoundError: no such data, or nothing to resume.
@@ -299,11 +297,11 @@ def train(
             training.resume(folder)
         else:
             remove_run(folder)
-        run = training.finish(_run(training, folder, on_epoch))
+        stopped = _run(training, folder, on_epoch)
+        run = training.finish(stopped)
         run.summary["data"]["file"] = Path(data).name
-        run.summary["cross_validation"] = None
-        if folds and run.summary["stopped"] != "interrupted":
-            run.summary["cross_validation"] = _cross_validate(folds, data_config, config, on_fold)
+        if folds and stopped != "interrupted":
+            run.summary["cross_validation"] = _cross_validate(folds, data_config, config, on_epoch)
         run = save(run, folder)
         text = json.dumps(run.summary, indent=1, allow_nan=False) + "\n"
         write_bytes(folder / METRICS, text.encode())
@@ -311,12 +309,7 @@ def train(
 
 
 def read_configs(folder: str | Path) -> tuple[DataConfig, TrainConfig]:
-    """Return the options that the training in a run folder has.
-
-    Raises:
-        NotFoundError: there is nothing to resume.
-        FileFormatError: the state is damaged.
-    """
+    """Return the options of the training in a run folder; raises NotFoundError and FileFormatError."""
     check_run_folder(Path(folder), resume=True)
     path = Path(folder) / RESUME
     with malformed_as(FileFormatError, f"{path} is not the state of a training", "use --overwrite"):
@@ -324,21 +317,12 @@ def read_configs(folder: str | Path) -> tuple[DataConfig, TrainConfig]:
 
 
 def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[Split]]:
-    """Read the data, and split them; with folds, also once for each fold.
-
-    Raises:
-        NotFoundError, FileFormatError, InputError: as ``read_data`` and ``split_series``; or a series does
-            not fit the window, or units are given for another number of values.
-    """
+    """Read the data, and split them; with folds, also once for each fold; raises as ``read_data``."""
     others = {"validation": options.validation_data, "test": options.test_data}
-    sets = {name: Path(file) for name, file in others.items() if file}
-    data = read_data(path, options, sets=sets)
-    assert data.task is not None
-    if options.units and (data.classes or len(options.units) != len(data.task.labels)):
-        raise InputError(
-            f"{path}: units are {', '.join(options.units)}, expected one for each value to predict "
-            f"({', '.join(data.task.labels)})"
-        )
+    data = read_data(path, options, sets={name: Path(file) for name, file in others.items() if file})
+    targets = data.task.labels if data.task else ()
+    if options.units and (data.classes or len(options.units) != len(targets)):
+        raise InputError(f"{path}: expected one unit for each value to predict ({', '.join(targets)})")
     try:
         found = split_series(data, options, seed), fold_series(data, options, seed)
         for split in (found[0], *found[1]):
@@ -352,22 +336,18 @@ def _check_windows(data: Data, window: int | None) -> None:
     for one in data.series:
         if len(one) < (window or 1):
             raise InputError(
-                f"series {one.name!r} has {len(one)} steps, fewer than the window of {window}; reduce it"
+                f"{one.name!r} has {len(one)} steps, fewer than the window of {window}; reduce it"
             )
         if window is None and one.y.ndim == 1 and not (one.y == one.y[0]).all():
-            raise InputError(
-                f"series {one.name!r} has more than one class; use --window to split it into windows"
-            )
+            raise InputError(f"series {one.name!r} has more than one class; give the --window of a sample")
 
 
-def _run(training: Training, folder: Path, on_epoch: Callable[[Epoch, int], None] | None) -> str:
+def _run(training: Training, folder: Path, on_epoch: Callable[[Epoch, int], None]) -> str:
     """Run all epochs, and return why training stopped."""
     saved, stopped = time.monotonic(), "interrupted"
     try:
         while not training.stopped:
-            epoch = training.run_epoch()
-            if on_epoch is not None:
-                on_epoch(epoch, training.epochs)
+            on_epoch(training.run_epoch(), training.epochs)
             if time.monotonic() - saved > _SAVE_EVERY:
                 training.save(folder)
                 saved = time.monotonic()
@@ -380,34 +360,30 @@ def _run(training: Training, folder: Path, on_epoch: Callable[[Epoch, int], None
 
 
 def _cross_validate(
-    folds: list[Split], options: DataConfig, config: TrainConfig, on_fold: Callable[[int, int], None] | None
+    folds: list[Split], options: DataConfig, config: TrainConfig, on_epoch: Callable[[Epoch, int], None]
 ) -> dict[str, Any] | None:
     """Train a network for each fold; return the mean and deviation of the test scores, None after Ctrl-C."""
-    found = []
-    for number, fold in enumerate(folds, start=1):
-        if on_fold is not None:
-            on_fold(number, len(folds))
+    scores: dict[str, list[float]] = {}
+    for fold in folds:
         training = Training(fold, options, config)
         try:
             while not training.stopped:
-                training.run_epoch()
+                on_epoch(training.run_epoch(), training.epochs)
         except KeyboardInterrupt:
             return None
         test = training.finish(training.stopped).summary["test"]
-        found.append(test[test["shown"]])
-    scores = (
-        {"accuracy": [each["accuracy"] for each in found]}
-        if "accuracy" in found[0]
-        else {f"rmse of {target}": [each["rmse"][target] for each in found] for target in found[0]["rmse"]}
-    )
+        shown = test[test["shown"]]
+        found = {f"rmse of {target}": value for target, value in shown.get("rmse", {}).items()}
+        for name, value in (found or {"accuracy": shown["accuracy"]}).items():
+            scores.setdefault(name, []).append(value)
     return {name: {"mean": mean(each), "std": stdev(each), "folds": each} for name, each in scores.items()}
 
 
 def _network(data: Data, train: list[Series], options: DataConfig, config: TrainConfig) -> LSTM1:
     assert data.task is not None
-    places: list[int] = []
-    if options.forecast_difference:
-        places = [data.signal.features.index(name) for name in data.task.labels]
+    added = (
+        [data.signal.features.index(name) for name in data.task.labels] if options.forecast_difference else ()
+    )
     lengths = [options.window or len(one) for one in train]
     net = LSTM1(
         len(data.task.labels),
@@ -416,29 +392,24 @@ def _network(data: Data, train: list[Series], options: DataConfig, config: Train
         config.num_layers,
         max(lengths),
         readout="last",
+        added=added,
         dropout=config.dropout,
         bidirectional=config.bidirectional,
-        added=places,
     )
-    initialize(net, float(np.mean(lengths)))
-    x = torch.from_numpy(np.concatenate([one.x for one in train]))
+    _initialize(net, float(np.mean(lengths)))
+    x, y = (torch.from_numpy(np.concatenate([getattr(one, name) for one in train])) for name in "xy")
     if data.classes:
         return net.set_scales(fit_scale(x))
-    y = torch.from_numpy(np.concatenate([one.y for one in train]))
-    return net.set_scales(fit_scale(x), fit_scale(y - net.now(x) if places else y))
+    return net.set_scales(fit_scale(x), fit_scale(y - net.now(x) if added else y))
 
 
 @torch.no_grad()
-def initialize(net: LSTM1, steps: float) -> None:
-    """Set the initial parameters of the LSTM in place, drawn from torch's global generator.
+def _initialize(net: LSTM1, steps: float) -> None:
+    """Draw the initial parameters of the LSTM, for samples of ``steps`` steps.
 
     The gates are initialized for memories of 1 to ``steps`` steps (chrono initialization: Tallec and
     Ollivier, "Can recurrent neural networks warp time?", ICLR 2018, equation 16). Recurrent weights are
     orthogonal, gate by gate (Saxe et al., 2014).
-
-    Args:
-        net: the network; its head is not changed.
-        steps: usual length of a sample.
     """
     size = net.lstm.hidden_size
     for name, parameter in net.lstm.named_parameters():
@@ -454,15 +425,15 @@ def initialize(net: LSTM1, steps: float) -> None:
 
 def _loss_of(net: LSTM1, data: Data, train: list[Series], config: TrainConfig) -> Loss:
     """Return the loss of each step: cross entropy of classes, or squared error relative to the variance."""
-    if not data.classes:
+    if net.y_std is not None:
         std = net.y_std
-        assert std is not None
         return lambda outputs, y: (((outputs - y) / std) ** 2).mean(dim=-1)
     weight = None
     if config.class_weight == "balanced":
         counts = np.bincount(np.concatenate([one.y for one in train]), minlength=len(data.classes))
-        balance = counts.sum() / (len(counts) * np.maximum(counts, 1))
-        weight = torch.from_numpy(balance).float().to(config.device)
+        weight = (
+            torch.from_numpy(counts.sum() / (len(counts) * np.maximum(counts, 1))).float().to(config.device)
+        )
     entropy = partial(cross_entropy, weight=weight, reduction="none", label_smoothing=_SMOOTHING)
     return lambda outputs, y: entropy(outputs.flatten(0, 1), y.flatten()).reshape(y.shape)
 
@@ -477,15 +448,6 @@ def _configs(facts: Mapping[str, Any]) -> tuple[DataConfig, TrainConfig]:
         name: tuple(each) if isinstance(each, list) else each for name, each in facts["data"].items()
     }
     return DataConfig(**data), TrainConfig(**facts["train"])
-
-
-def _check_same(folder: Path, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for name, value in now.items():
-        if name not in _MAY_CHANGE and before[name] != value:
-            raise InputError(
-                f"{folder} was trained with {name} {before[name]!r}, not {value!r}; resume with the same, or "
-                "train into another folder"
-            )
 
 
 def _hash(data: Data) -> str:

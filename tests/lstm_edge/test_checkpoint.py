@@ -30,7 +30,7 @@ VARIANTS = [
     {"dtype": torch.float64},
     {"dtype": torch.bfloat16},
 ]
-ONLY_RUNS = [{"batch_first": False, "num_layers": 2, "dropout": 0.5}, {"readout": "last", "added": (1, 0, 1)}]
+ONLY_RUNS = [{"num_layers": 2, "dropout": 0.5}, {"readout": "last", "added": (1, 0, 1)}]
 
 
 def net(**options):
@@ -194,7 +194,7 @@ def without(name):
         (with_(x_mean=torch.zeros(2)), r"x_std is missing"),
         (with_(x_mean=torch.zeros(2), x_std=torch.zeros(2)), "x_std has values"),
         ({"epoch": 3, "model": with_()}, r"more than named dense tensors.*save only model\.state_dict"),
-        ([1, 2], r"contains a list, expected a state_dict"),
+        ([1, 2], "more than named dense tensors"),
         (torch.nn.GRU(5, 4).state_dict(), r"export mynet:build --weights .*a\.pt --input x=N,L,5 -o a\.onnx"),
     ],
 )  # fmt: skip
@@ -240,7 +240,7 @@ def test_sizes_that_the_tensors_do_not_have_are_refused_before_anything_is_made(
 def test_paths_that_are_not_there_are_named(tmp_path):
     with pytest.raises(NotFoundError, match=r"nothing\.pt does not exist"):
         load(tmp_path / "nothing.pt")
-    with pytest.raises(NotFoundError, match=r"is not a run folder: it has no model\.safetensors"):
+    with pytest.raises(NotFoundError, match=r"has no model\.safetensors; train again"):
         load(tmp_path)
     os.mkfifo(tmp_path / "pipe.pt")
     with pytest.raises(NotFoundError, match=r"pipe\.pt does not exist"):

@@ -1,4 +1,4 @@
-"""The GitHub action and workflows: GitHub can read them, and the scripts do what the action says."""
+"""The GitHub action, workflows and forms: GitHub can read them, and the scripts do what the action says."""
 
 import os
 import re
@@ -10,6 +10,7 @@ from xml.etree import ElementTree as ET
 import pytest
 from ruamel.yaml import YAML
 
+RELEASE = ".github/workflows/release.yml"
 WORKFLOWS = [".github/workflows/ci.yml", "examples/ci/workflow.yml"]
 
 
@@ -19,19 +20,18 @@ def _read(path: Path) -> dict:
 
 @pytest.mark.parametrize(
     ("schema", "file"),
-    [("vendor.github-actions", "action.yml"), *[("vendor.github-workflows", file) for file in WORKFLOWS]],
+    [
+        ("vendor.github-actions", "action.yml"),
+        *[("vendor.github-workflows", file) for file in (*WORKFLOWS, RELEASE)],
+        *[("vendor.github-issue-forms", f".github/ISSUE_TEMPLATE/{form}.yml") for form in ("bug", "idea")],
+        ("vendor.github-issue-config", ".github/ISSUE_TEMPLATE/config.yml"),
+        ("vendor.citation-file-format", "CITATION.cff"),
+    ],
 )
-def test_the_yaml_keeps_to_githubs_schema(root, schema, file):
+def test_a_file_keeps_to_its_schema(root, schema, file):
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, root / file]
     ran = subprocess.run(command, capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-
-
-def test_a_broken_action_does_not_pass_for_a_good_one(root, tmp_path):
-    broken = tmp_path / "action.yml"
-    broken.write_text((root / "action.yml").read_text().replace("shell: bash", "shel: bash"))
-    command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.github-actions", broken]
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 1
 
 
 @pytest.mark.parametrize("file", WORKFLOWS)

@@ -3,39 +3,6 @@
 import subprocess
 
 import pytest
-from arm_root import ports_sources
-
-
-@pytest.mark.parametrize(
-    ("before", "after"),
-    [
-        (
-            "deb http://de.archive.example.org/ubuntu noble main universe\n",
-            "deb http://ports.example.org/ubuntu-ports/ noble main universe\n",
-        ),
-        (
-            "deb [arch=amd64 trusted=yes] https://security.example.org/ubuntu/ noble-security main\n",
-            "deb https://ports.example.org/ubuntu-ports/ noble-security main\n",
-        ),
-        (
-            "Types: deb\nURIs: http://az.archive.example.org/ubuntu/\nArchitectures: amd64\nSuites: noble\n",
-            "Types: deb\nURIs: http://ports.example.org/ubuntu-ports/\nSuites: noble\n",
-        ),
-        (
-            "Types: deb\nURIs: http://deb.example.org/debian\nSuites: trixie\n",
-            "Types: deb\nURIs: http://deb.example.org/debian\nSuites: trixie\n",
-        ),
-    ],
-    ids=["list", "options", "deb822", "debian"],
-)
-def test_source_lists_for_amd64_are_pointed_at_the_archive_that_holds_arm64(before, after):
-    assert ports_sources(before) == after
-
-
-def test_a_source_list_that_names_a_file_of_mirrors_uses_its_first(tmp_path):
-    mirrors = tmp_path / "mirrors.txt"
-    mirrors.write_text("http://archive.example.org/ubuntu/\tpriority:1\nhttp://other.example.org/ubuntu/\n")
-    assert ports_sources(f"URIs: mirror+file:{mirrors}\n") == "URIs: http://ports.example.org/ubuntu-ports/\n"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """The built wheel: what is in it, and that it works where torch was never installed."""
 
-import json
 import os
 import subprocess
 import sys
@@ -103,15 +102,9 @@ def thin_python(wheel, runtime_wheel, tmp_path_factory) -> Path:
 
 @pytest.mark.parametrize(("extra", "suffix"), [("cpu", ".onnx"), ("native", ".lep")])
 def test_the_runtime_alone_runs_a_file_without_what_makes_one(extra, suffix, runtime_wheel, root, tmp_path):
-    model = tmp_path / f"lstm{suffix}"
-    source = root / "tests" / "runtime" / "data" / "lstm.onnx"
+    model = root / "tests" / "runtime" / "data" / f"lstm{suffix}"
     if extra == "native":
         pytest.importorskip("lstm_edge_native")
-        from lstm_edge_exporters.targets.native import to_native
-
-        model.write_bytes(to_native(source))
-    else:
-        model.write_bytes(source.read_bytes())
     needed = _needed([("lstm-edge-runtime", extra)])
     assert not {"click", "rich", "pandas", "torch", "onnx"} & needed
     assert ("onnxruntime" in needed) == (extra == "cpu")
@@ -150,15 +143,11 @@ def test_the_wheels_hold_every_module_of_the_tree(wheel, runtime_wheel, root, mo
         assert module.path.relative_to(home).as_posix() in names
 
 
-def test_torch_is_not_where_the_wheel_is(thin_python):
-    program = (
-        "import importlib.util as u, json; print(json.dumps("
-        "[n for n in ('torch', 'onnx', 'onnx_ir', 'onnxscript', 'safetensors') if u.find_spec(n)]))"
-    )
-    assert json.loads(_run(thin_python, "-I", "-c", program, cwd=thin_python.parent)) == []
-
-
 def test_the_command_answers_without_torch(thin_python):
+    program = (
+        "import importlib.util as u; print(*[n for n in ('torch', 'onnx', 'onnx_ir') if u.find_spec(n)])"
+    )
+    assert _run(thin_python, "-I", "-c", program, cwd=thin_python.parent).strip() == ""
     assert "lstm-edge" in _run(thin_python.with_name("lstm-edge"), "--version", cwd=thin_python.parent)
     assert "export" in _run(thin_python.with_name("lstm-edge"), "--help", cwd=thin_python.parent)
 

@@ -3,33 +3,31 @@
 An axis is *time* if a recurrence makes more steps where the axis is longer, and the *batch* if its rows grow.
 """
 
+import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
 from ..graph import axes_of, constant, data_inputs, dynamic_axes, forget_shapes, is_data_free
-from ..recurrent import LENGTHS
+from ..recurrent import LENGTHS, is_reversed
 from .read import decide_branches
-from .recurrences import Axis, Recurrence, count_passes, drop_counters, recurrences, top_of
-from .rows import restore_order
-from .running import evaluate
+from .recurrences import Axis, Recurrence, recurrences, top_of
+from .rewrites import restore_order
+from .running import Runs, Sizes, evaluate, name_axis
 
 BATCH, SEQUENCE = "batch", "sequence"
 _SIZES = ((40, 7), (8, 3), (4, 1))
 """Least size of a dynamic axis, and how far apart others are; a graph may run at some of them only."""
-_NEW, _HELD = "#", "held."
-"""Begin the labels of axes that the file gives no name, and of those whose size stays as it is."""
+_USUAL = {BATCH: re.compile("n|b|batch.*"), SEQUENCE: re.compile("l|t|time.*|seq.*|frames?")}
+_NEW = "#"
+"""Begins the labels of axes that the file gives no name."""
 _MADE_UP = re.compile(r"unk__\d+|\?|")
 """Names that exporters give to axes that they know nothing of."""
-
-_USUAL = {BATCH: re.compile("n|b|batch.*"), SEQUENCE: re.compile("l|t|time.*|seq.*|frames?")}
-Sizes = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,7 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
     """Declare the inputs as given, in place; another input's axis of the same old name takes the new one.
 
     Raises:
-        InputError: ``given`` names an input that is not there, or has another rank.
+        InputError: an axis does not fit, or an input is no tensor of numbers whose rank is known.
     """
     inputs = {str(value.name): value for value in data_inputs(graph)}
     renamed: dict[int | str, int | str] = {}
@@ -69,102 +67,97 @@ def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
         renamed |= {was: axis for was, axis in zip(old, axes, strict=False) if isinstance(was, str)}
         inputs[name].shape = ir.Shape(axes)
     _rename((value for name, value in inputs.items() if name not in given), renamed)
+    for name, value in inputs.items():
+        if value.shape is None:
+            raise InputError(f"input {name!r} declares no shape; give its axes: --input {name}=N,L,8")
+        if value.dtype is None or value.dtype.numpy().kind not in "fiub":
+            raise InputError(f"input {name!r} is {value.dtype}; only numbers can be drawn at random")
 
 
-def name_axes(model: ir.Model, given: Collection[str], free: Collection[str]) -> Named:
+def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
     """Name every dynamic axis of the inputs, and take the branches that the others decide, in place.
 
-    Names in the file are kept. ``free`` has the roles (``batch``, ``sequence``) of which axes of fixed size
-    become dynamic where the graph runs at other sizes; not those of inputs whose axes are ``given``.
+    Names in the file are kept. ``free`` lets a batch and a time axis of fixed size become dynamic where
+    the graph runs at other sizes; not those of inputs whose axes are ``given``.
     """
-    freeable = _label_axes(model, lambda name: bool(free) and name not in given)
+    fixed = _label_axes(model, lambda name: free and name not in given)
     forget_shapes(model)
     decide_branches(model)
-    fixed = freeable | _label_axes(model, lambda _: True, _HELD)
     restore_order(model, fixed)
-    count_passes(model)
     found = recurrences(model)
     runs = Measured(model, found, fixed)
     roles = _measure_roles(model.graph, found, runs, fixed)
-    if any(map(_fixed_lengths, found)):
-        free = ()
-    sizes = {role: {fixed[text] for text in freeable if roles.get(text) == role} for role in free}
-    kept = {text for text in freeable if len(sizes.get(roles.get(text, ""), ())) == 1}
-    roles = {text: role for text, role in roles.items() if text not in fixed or text in kept}
-    names, titles = _names(model, roles), dict[int | str, int | str]()
-    for text in dynamic_axes(model.graph):
-        role, made_up = roles.get(text), text.startswith(_NEW)
-        titles[text] = fixed.get(text, text.removeprefix(_NEW)) if made_up else text
-        if role == BATCH or (role == SEQUENCE and made_up):
-            titles[text] = names[role]
+    nodes = [each.node for each in found if not each.looped]
+    held = any(constant(value) is not None for node in nodes for value in node.inputs[LENGTHS : LENGTHS + 1])
+    for role in (BATCH, SEQUENCE):  # becomes dynamic if all axes of fixed size agree, and no constant lengths
+        own = [name for name in fixed if roles.get(name) == role]
+        if held or len({fixed[name] for name in own}) > 1:
+            roles = {name: role for name, role in roles.items() if name not in own}
+    titles = _titles(model.graph, roles, fixed)
     _rename((*data_inputs(model.graph), *(value for node in model.graph for value in node.outputs)), titles)
-    dynamic = dynamic_axes(model.graph)
-    batch, sequence = (names[role] if role in roles.values() else None for role in (BATCH, SEQUENCE))
-    freed = {roles[text]: size for text, size in fixed.items() if text in roles}
-    again = len(dynamic) < sum(isinstance(title, str) for title in titles.values())
-    at_first = {names[role]: size for role, size in freed.items()}
-    named = Measured(model, found, at_first) if again else runs.named(titles)
-    forward = [axis for each in found if not each.reversed for axis in each.time_axes()]
-    steps = max((size or 1 for axis in forward for size in runs.lengths(*axis)[:1]), default=1)
-    if sequence is None:  # a reversed node may run over frequencies
-        found = [each for each in found if not each.reversed or _grows(each, runs)]
+    batch, sequence = (
+        next((str(titles[name]) for name in titles if roles.get(str(name)) == role), None)
+        for role in (BATCH, SEQUENCE)
+    )
+    freed = {roles[name]: size for name, size in fixed.items() if name in roles}
+    if len(dynamic_axes(model.graph)) < len(titles):  # axes are one now, or fixed
+        names = {BATCH: batch, SEQUENCE: sequence}
+        runs = Measured(model, found, {str(names[role]): size for role, size in freed.items()})
     else:
-        found = [each for each in found if _runs_over_time(each, named, batch)]
-    drop_counters(model)
-    return Named(batch, sequence, freed, named, found, 1 if sequence else steps)
+        runs.rename(titles)
+    forward = [axis for each in found if not is_reversed(each.node) for axis in each.time_axes()]
+    steps = max((size for axis in forward for _, size in runs.lengths(axis)[:1]), default=1)
+    if sequence is not None:
+        found = [each for each in found if _runs_over_time(each, runs, batch)]
+    return Named(batch, sequence, freed, runs, found, 1 if sequence else steps)
 
 
 class Measured:
-    """What recurrences read and start from, at one set of sizes."""
+    """What recurrences read and start from, at several sizes."""
 
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
-        """Run the graph at the first set of sizes at which it runs; ``known`` has sizes of some axes."""
-        names = dynamic_axes(model.graph)
-        reads = [value for each in found for value, _ in (*each.time_axes(), *each.row_axes())]
-        starts = [slot.initial for each in found for slot in each.slots if slot.initial is not None]
-        groups = ([value for value in reads if value not in starts], starts)
-        self.sizes: list[Sizes] = []
-        self._runs: Mapping[ir.Value, list[Array | None]] = {}
-        for sizes in _sizes_apart(names, known):
-            runs = {value: found for group in groups for value, found in _run(model, group, sizes).items()}
-            if any(found[0] is not None for found in runs.values()):
-                self.sizes, self._runs = [*sizes], runs
-                break
+        """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
+        self._runs: dict[ir.Value, Runs] = {}
+        starts = {slot.initial for each in found for slot in each.slots if slot.initial is not None}
+        reads = {value for each in found for value, _ in (*each.time_axes(), *each.row_axes())}
+        for group in (reads - starts, starts):
+            values, names = [value for value in group if constant(value) is None], dynamic_axes(model.graph)
+            with contextlib.suppress(FileFormatError):
+                runs = evaluate(model, values, _sizes_apart(names, known)) if values else []
+                self._runs |= dict.fromkeys(values, runs)
 
-    def named(self, titles: Mapping[int | str, int | str]) -> "Measured":
-        """Return the runs at other sizes of the axes that ``titles`` gives a name, by their new names."""
-        places = [0, *(place for place, text in enumerate(titles, 1) if isinstance(titles[text], str))]
-        other = copy(self)
-        kept = {str(text): title for text, title in titles.items() if isinstance(title, str)}
-        other.sizes = [
-            {title: self.sizes[place][text] for text, title in kept.items()}
-            for place in places
-            if place < len(self.sizes)
-        ]
-        other._runs = {value: [found[place] for place in places] for value, found in self._runs.items()}
-        return other
+    def rename(self, titles: Mapping[int | str, int | str]) -> None:
+        """Give every axis another name."""
+        for value, runs in self._runs.items():
+            self._runs[value] = [({str(titles[name]): n for name, n in s.items()}, run) for s, run in runs]
 
     def arrays(self, value: ir.Value) -> list[Array]:
         """Return the value in each run that did not fail."""
         known = constant(value)
-        if known is not None:
-            return [known]
-        return [array for array in self._runs.get(value, []) if array is not None]
+        return [run[value] for _, run in self._runs.get(value, [])] if known is None else [known]
 
-    def lengths(self, value: ir.Value, axis: int) -> list[int | None]:
-        """Return the sizes of one axis in each run; None in a run that failed."""
-        found = self._runs.get(value, [])
-        return [None if array is None or array.ndim <= axis else array.shape[axis] for array in found]
+    def lengths(self, axis: Axis) -> list[tuple[Sizes, int]]:
+        """Return the sizes and an axis's length in each run that did not fail."""
+        value, place = axis
+        runs = [(sizes, run[value]) for sizes, run in self._runs.get(value, [])]
+        if place is None:
+            return [(sizes, int(array.flat[0])) for sizes, array in runs]
+        return [(sizes, array.shape[place]) for sizes, array in runs if array.ndim > place]
+
+    def name(self, axis: Axis) -> int | str | None:
+        """Name an axis by its lengths; None if these are unknown, or no multiple of an input's axis."""
+        known = self.lengths(axis)
+        return name_axis([length for _, length in known], [sizes for sizes, _ in known]) if known else None
 
     def growing_with(self, axis: Axis) -> set[str]:
         """Return the names of the input axes that lengthen ``axis``."""
-        first, *longer = self.lengths(*axis) or [None]
-        names = self.sizes[0] if self.sizes else {}
-        pairs = zip(names, longer, strict=False)
-        return {name for name, length in pairs if first is not None and length not in (first, None)}
+        (base, first), *longer = self.lengths(axis) or [({}, 0)]
+        return {
+            name for sizes, length in longer if length != first for name in sizes if sizes[name] != base[name]
+        }
 
 
-def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[dict[str, int], ...]]:
+def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ...]]:
     """Yield sets of sizes: one for all axes, then for each axis that one with this axis longer."""
     for least, apart in _SIZES:
         base = {name: least + apart * place for place, name in enumerate(names)} | dict(known)
@@ -172,60 +165,31 @@ def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[dict[str,
         yield base, *(base | each for each in longer)
 
 
-def _run(
-    model: ir.Model, values: Sequence[ir.Value], sizes: Sequence[Sizes]
-) -> dict[ir.Value, list[Array | None]]:
-    """Compute values at each of the sizes, together where the graph runs at the first, else one by one."""
-    values = [value for value in dict.fromkeys(values) if constant(value) is None]
-    runs = evaluate(model, values, sizes) if values else []
-    if len(values) > 1 and runs[0] is None:
-        return {value: found for each in values for value, found in _run(model, [each], sizes).items()}
-    return {value: [None if run is None else run[value] for run in runs] for value in values}
-
-
-def _grows(each: Recurrence, runs: Measured) -> bool:
-    return any(map(runs.growing_with, each.time_axes()))
-
-
 def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool:
-    """Return whether a recurrence makes more steps where time is longer; where unknown, chunks decide."""
-    known = [axis for axis in each.time_axes() if runs.lengths(*axis) and None not in runs.lengths(*axis)]
+    """Return True if a recurrence makes more steps where time is longer; if unknown, chunks decide."""
+    known = [axis for axis in each.time_axes() if runs.lengths(axis)]
     return not known or any(runs.growing_with(axis) - {batch} for axis in known)
 
 
-def _label_axes(model: ir.Model, takes: Callable[[str], bool], mark: str = "") -> dict[str, int]:
+def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]:
     """Label axes without a name, and fixed ones of inputs that ``takes`` accepts; return their sizes."""
-    known = {axis for value in data_inputs(model.graph) for axis in _declared(value) if axis}
     starts = [slot.initial for each in recurrences(model) for slot in each.slots if slot.initial is not None]
     states = {top_of(initial).name for initial in starts if not is_data_free(initial)}
     fixed: dict[str, int] = {}
     for value in data_inputs(model.graph):
-        own, shape = mark or value.name in states, value.shape
-        for place, axis in enumerate(axes_of(value)):
-            assert shape is not None
-            text = f"{_NEW}{mark}{value.name}_{place}" if own or place > 1 else f"{_NEW}{place}"
-            if axis == 0 or (isinstance(axis, str) and axis not in known):
-                shape[place] = text
-            elif isinstance(axis, int) and takes(str(value.name)):
-                shape[place] = text = f"{text}:{axis}"
-                fixed[text] = axis
+        shape: list[int | str] = []
+        for place, axis in enumerate(value.shape or ()):
+            name = axis if isinstance(axis, int) else str(axis.value or "")
+            own = value.name in states or place > 1
+            label: int | str = f"{_NEW}{value.name}_{place}" if own else f"{_NEW}{place}"
+            if isinstance(name, int) and name and takes(str(value.name)):
+                fixed[f"{label}:{name}"] = name
+                label = f"{label}:{name}"
+            elif name and not _MADE_UP.fullmatch(str(name)):
+                label = name
+            shape.append(label)
+        value.shape = ir.Shape(shape)
     return fixed
-
-
-def _declared(value: ir.Value) -> Iterator[str]:
-    """Yield the names that the file gives to axes and that are none of an exporter's makeshifts."""
-    for axis in value.shape or ():
-        name = axis.value if isinstance(axis, ir.SymbolicDim) else None
-        if name and not _MADE_UP.fullmatch(name):
-            yield name
-
-
-def _fixed_lengths(each: Recurrence) -> bool:
-    return (
-        not each.looped
-        and len(each.node.inputs) > LENGTHS
-        and constant(each.node.inputs[LENGTHS]) is not None
-    )
 
 
 def _measure_roles(
@@ -242,7 +206,7 @@ def _measure_roles(
         if len(time) == 1:
             roles.update((name, SEQUENCE) for name in time - rows if name not in roles)
         roles.update((name, BATCH) for name in rows - time if name not in roles)
-    return roles if found else _by_place(graph, fixed)
+    return roles or _by_place(graph, fixed)
 
 
 def _by_place(graph: ir.Graph, fixed: Sizes) -> dict[str, str]:
@@ -251,19 +215,25 @@ def _by_place(graph: ir.Graph, fixed: Sizes) -> dict[str, str]:
     known = {name: role for name in names for role, usual in _USUAL.items() if usual.fullmatch(name.lower())}
     if len({*known.values()}) == len(known) > 0:
         return known
-    firsts = {axes[0] for value in data_inputs(graph) if (axes := axes_of(value))}
+    firsts = [axes[0] for value in data_inputs(graph) if (axes := axes_of(value))]
     others = [name for name in names if name not in firsts]
-    roles = {name: BATCH for name in dynamic_axes(graph) if name in firsts}
-    return roles | ({others[0]: SEQUENCE} if len(others) == 1 else {})
+    return {str(name): BATCH for name in firsts} | dict.fromkeys(others if len(others) == 1 else (), SEQUENCE)
 
 
-def _names(model: ir.Model, roles: Mapping[str, str]) -> dict[str, str]:
-    """Return what the file calls batch and time; N and L where it does not."""
-    names, axes = dict[str, str](), dynamic_axes(model.graph)
-    for role, usual in ((BATCH, "N"), (SEQUENCE, "L")):
-        own = (text for text in axes if roles.get(text) == role and not text.startswith(_NEW))
-        names[role] = next(own, usual if usual not in axes else role)
-    return names
+def _titles(graph: ir.Graph, roles: Mapping[str, str], fixed: Sizes) -> dict[int | str, int | str]:
+    """Return the new name of every dynamic axis; the size of one that stays fixed.
+
+    All batch axes take the file's name of one of them, or N; time axes without a name likewise, or L.
+    """
+    labels, titles = dynamic_axes(graph), dict[int | str, int | str]()
+    for label in labels:
+        role, made_up = roles.get(label, ""), label.startswith(_NEW)
+        titles[label] = fixed.get(label, label.removeprefix(_NEW)) if made_up else label
+        if role == BATCH or (role == SEQUENCE and made_up):
+            usual = {BATCH: "N", SEQUENCE: "L"}[role]
+            own = (name for name in labels if roles.get(name) == role and not name.startswith(_NEW))
+            titles[label] = next(own, usual if usual not in labels else role)
+    return titles
 
 
 def _rename(values: Iterable[ir.Value], names: Mapping[int | str, int | str]) -> None:

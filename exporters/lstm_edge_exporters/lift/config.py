@@ -26,10 +26,7 @@ class LiftConfig:
         parse=parse_axes,
     )
     constants: Mapping[str, float] = option(
-        dict,
-        "Constant for an input that selects a branch.",
-        flag="--branch",
-        metavar="sr=16000",
+        dict, "Constant for an input that selects a branch.", flag="--branch", metavar="sr=16000"
     )
     states: Mapping[str, str] = option(
         dict,

@@ -1,4 +1,4 @@
-"""The way of a lift: read, set axes, find recurrences, make their states inputs and outputs, verify.
+"""The stages of a lift: read, set axes, find recurrences, make their states inputs and outputs, verify.
 
 A file of fixed sizes is tried with its axes made dynamic, then as declared.
 """
@@ -6,44 +6,32 @@ A file of fixed sizes is tried with its axes made dynamic, then as declared.
 import contextlib
 import os
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
-import numpy as np
 import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import __version__, load
-from lstm_edge_runtime.axes import all_ones
 from lstm_edge_runtime.errors import CheckFailedError, ContractError, FileFormatError
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Array, Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, to_proto, with_manifest
 from ..isolation import isolated
-from ..recurrent import label, why_window
+from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
 from ..streaming.flow import NotStreamableError
 from ..streaming.stream import stream
 from ..verify.golden import record_golden
 from ..verify.verify import Verified
-from .axes import (
-    BATCH,
-    SEQUENCE,
-    Named,
-    name_axes,
-    take_given,
-)
+from .axes import Named, name_axes, take_given
 from .config import LiftConfig
-from .fixed import free_sizes
 from .read import Source, put_constants, read_graph
 from .recurrences import refuse_nested
-from .running import case_generator, length_inputs
-from .shapes import measure_shapes
-from .states import Left, lift_states, recognize
+from .rewrites import free_sizes
+from .running import length_input, measure_shapes
+from .states import lift_states, recognize
 from .verification import Cases, find_chunks, pair_up, verify_lifted
-
-_MOST = 3
-"""Nodes that one message names."""
 
 
 @dataclass(frozen=True)
@@ -56,235 +44,150 @@ class LiftReport:
     """States that operators along time got: frames of the past, sums."""
     recognized: tuple[StateSpec, ...]
     """States that were inputs and outputs already."""
-    left: tuple[Left, ...]
-    """States left in the graph, and why."""
     made_dynamic: tuple[str, ...]
     """Axes (``batch``, ``sequence``) that were fixed and are dynamic now."""
     verified: Verified
     """Every comparison with the original."""
-    unstreamable: str
-    """Why chunks do not equal the full sequence; empty where they do."""
 
 
 @dataclass(frozen=True)
 class Lifted:
-    """A verified ONNX file with explicit states; it exists only where every check passed."""
+    """A verified ONNX file with explicit states; it exists only if every check passed."""
 
     model: bytes
     """The file."""
     manifest: Manifest
-    """The contract that is inside the file."""
+    """The contract inside the file; its ``unstreamable`` says why chunks do not equal the full sequence."""
     report: LiftReport
-    """What was lifted, what was left, and what was verified."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file whole or not at all.
 
         Raises:
-            NotFoundError: the folder is not there.
+            NotFoundError: the folder does not exist.
             InputError: the path can't be written.
         """
         write_bytes(path, self.model)
 
 
-@dataclass
-class _Work:
-    """A lift on its way."""
-
-    original: ir.Model
-    lifted: ir.Model
-    axes: Named
-    sized: ir.Model
-    """The lifted graph with symbolic sizes, for streaming."""
-    given: dict[str, Array]
-    """What stands in the place of inputs of the original."""
-    known: list[StateSpec] = field(default_factory=list)
-    found: list[StateSpec] = field(default_factory=list)
-    past: tuple[StateSpec, ...] = ()
-    outputs: tuple[TensorSpec, ...] = ()
-    """All of them, those of states too."""
-    left: list[Left] = field(default_factory=list)
-    reach: int = 0
-    need: str = ""
-    """Why a file of its own streams."""
-    refused: str = ""
-    """Why operators along time have no states."""
-
-    @property
-    def states(self) -> tuple[StateSpec, ...]:
-        return (*self.known, *self.found, *self.past)
-
-    def cases(self, seed: int) -> Cases:
-        """Return what draws inputs of the lifted graph, the states that the original lacks at reset."""
-        names = {"batch": self.axes.batch, "sequence": self.axes.sequence}
-        drawn = case_generator(self.lifted.graph, self.axes.steps, states=self.states, seed=seed, **names)
-        own = {value.name for value in self.original.graph.inputs}
-        return Cases(
-            drawn.inputs,
-            self.axes.batch,
-            self.axes.sequence,
-            seed,
-            held=frozenset({state.input for state in self.states} - own),
-            rows=self.axes.freed.get(BATCH, 1),
-            steps=self.axes.freed.get(SEQUENCE),
-        )
-
-
 @isolated()
-def lift_verified(source: Source, config: LiftConfig) -> Lifted:
-    """Read, lift, verify; see ``lift``."""
-    model = read_graph(source)
+def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
+    """Return the same network with its hidden states as explicit inputs and outputs.
+
+    Args:
+        onnx_file: the path of an ``.onnx`` file of any framework, or its content; opset 7 or later.
+        config: see ``LiftConfig``.
+
+    Returns:
+        The lifted file, which computes the original while its states are at reset.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: truncated or foreign, external data that can't be used, or a file that onnxruntime
+            does not run, or ends on.
+        ContractError: there is no state to lift or to recognize; a node reads time backwards, or its state
+            can't be carried; the message names it.
+        InputError: an option that does not fit the file.
+        CheckFailedError: the lifted file does not compute what the original does.
+    """
+    model, config = read_graph(onnx_file), config or LiftConfig()
     fixed = any(isinstance(axis, int) for value in data_inputs(model.graph) for axis in axes_of(value))
     if fixed and not config.inputs:
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-            return _lift(model, config, (BATCH, SEQUENCE))
-    return _lift(model, config, ())
+            return _lift(model, config, free=True)
+    return _lift(model, config, free=False)
 
 
-def _lift(model: ir.Model, config: LiftConfig, free: Collection[str]) -> Lifted:
-    work = _set_axes(model, config, free)
-    work.known = recognize(work.lifted, config.states, work.axes.sequence)
-    if backwards := [label(each.node) for each in work.axes.over_time if each.reversed]:
+def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
+    model, original = original.clone(), original.clone()
+    if free:
+        free_sizes(model)
+    given = put_constants(model, config.constants)
+    take_given(model.graph, config.inputs)
+    axes = name_axes(model, config.inputs, free=free)
+    refuse_nested(model)
+    known = recognize(model, config.states, axes.sequence)
+    forward = [each for each in axes.over_time if not is_reversed(each.node)]
+    if len(forward) < len(axes.over_time) and (axes.sequence or not forward):
+        backwards = (label(each.node) for each in axes.over_time if is_reversed(each.node))
         raise ContractError(
-            f"{', '.join(backwards[:_MOST])} reads time backwards, so no state of it can be carried over; "
+            f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
             "train a network that reads forward only"
         )
-    work.found, work.left = lift_states(work.lifted, work.axes.over_time, work.axes, work.known)
-    work.outputs = _measure_outputs(work)
-    _keep_past(work)
-    return _verified(work, config)
-
-
-def _set_axes(model: ir.Model, config: LiftConfig, free: Collection[str]) -> _Work:
-    """Put constants in, name the axes, and take the branches that follow from both."""
-    decided = model.clone()
-    if free:
-        free_sizes(decided)
-    given: dict[str, Array] = dict(put_constants(decided, config.constants))
-    take_given(decided.graph, config.inputs)
-    axes = name_axes(decided, config.inputs, free)
-    refuse_nested(decided)
-    original = model.clone()
-    named = {value.name: axes_of(value) for value in decided.graph.inputs}
-    for value in original.graph.inputs:
-        for place, axis in enumerate(named.get(value.name, ())):
-            if isinstance(axis, str) and value.shape is not None:
-                value.shape[place] = axis
-    forget_shapes(original)
-    kept = {value.name for value in decided.graph.inputs} | set(given)
-    given |= {
-        str(value.name): np.zeros(all_ones(axes_of(value)), value.dtype.numpy())
-        for value in data_inputs(original.graph)
-        if value.name not in kept and value.dtype is not None
-    }
-    return _Work(original, decided, axes, decided, given)
-
-
-def _keep_past(work: _Work) -> None:
-    """Put the past of operators along time into states, where they have any."""
+    lifted = lift_states(model, forward, axes, known)
+    sized = measure_shapes(model, axes.batch, axes.sequence)
+    names = dynamic_axes(model.graph)
+    outputs = [_output(value, names) for value in model.graph.outputs]
+    past, need, reach, refused = tuple[StateSpec, ...](), "", 0, ""
     try:
-        found = stream(work.sized, work.states, work.axes.batch, work.axes.sequence)
+        streamed = stream(sized, [*known, *lifted], axes.batch, axes.sequence)
+        if not streamed.ordinary:
+            need = streamed.need
+        elif streamed.added:
+            model, past, reach = streamed.model, streamed.added, streamed.reach
     except NotStreamableError as error:
-        work.refused = str(error)
-        return
-    if not found.ordinary:
-        work.need = found.need
-    elif found.added:
-        work.lifted, work.past, work.reach = found.model, found.added, found.reach
-
-
-def _verified(work: _Work, config: LiftConfig) -> Lifted:
-    """Verify what was lifted, and write it with its manifest."""
-    if not work.states and not (work.need and config.stream):
-        raise ContractError(_why_stateless(work))
-    forget_shapes(work.lifted)
-    _declare(work.lifted.graph, work.outputs)
-    cases = work.cases(config.seed)
-    pair = pair_up(_describe(work), work.original, work.lifted, work.given, cases)
+        refused = str(error)
+    states = (*known, *lifted, *past)
+    if not states and not (need and config.stream):
+        none = (
+            "no recurrence makes more steps along an axis, and no operator looks back along one; "
+            "name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if there are any"
+        )
+        raise ContractError(f"there is no state to lift: {refused or need or none}")
+    manifest = _describe(model, axes, outputs, states)
+    cases = Cases.of_lifted(model.graph, manifest, axes, config.seed, original.graph)
+    pair = pair_up(manifest, original, model, given, cases)
     verified = verify_lifted(pair, cases)
-    manifest = pair.manifest
-    if work.need:
-        manifest = manifest._replace(unstreamable=work.need)
-    elif work.axes.steps > 1:
-        layer = work.axes.over_time[0].node.op_type
-        manifest = manifest._replace(unstreamable=why_window(layer, work.axes.steps))
+    window = why_window(forward[0].node.op_type, axes.steps) if axes.steps > 1 else ""
+    if need or window:
+        manifest = manifest._replace(unstreamable=need or window)
     else:
-        manifest = find_chunks(pair, cases, work.reach, work.refused)
-    free = replace(cases, held=frozenset(), rows=1, steps=None)
-    golden = record_golden(replace(pair, manifest=manifest, reference=pair.graph), free)
+        manifest = find_chunks(pair, cases, reach, refused)
+    cases = replace(cases, held=frozenset(), rows=1, steps=None)
+    golden = record_golden(replace(pair, manifest=manifest, reference=pair.graph), cases)
     manifest = manifest._replace(equivalence=verified.figures(), golden=golden)
-    content = with_manifest(to_proto(work.lifted), manifest)
+    content = with_manifest(to_proto(model), manifest)
     if config.stream:
-        if not work.need and manifest.unstreamable:
+        if not need and manifest.unstreamable:
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
-        made = stream_file(work.sized, manifest, free, lambda *a: with_manifest(to_proto(a[0]), a[1]))
+        made = stream_file(sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1]))
         content, manifest = made.model, made.manifest
     load(content).close()
-    report = LiftReport(
-        lifted=tuple(work.found),
-        past=manifest.states[len(work.known) + len(work.found) :],
-        recognized=tuple(work.known),
-        left=tuple(work.left),
-        made_dynamic=tuple(sorted(work.axes.freed)),
-        verified=verified,
-        unstreamable=manifest.unstreamable,
-    )
+    past = manifest.states[len(known) + len(lifted) :]
+    report = LiftReport(tuple(lifted), past, tuple(known), tuple(sorted(axes.freed)), verified)
     return Lifted(content, manifest, report)
 
 
-def _measure_outputs(work: _Work) -> tuple[TensorSpec, ...]:
-    """Find the sizes of every value by running the graph, in place; return the outputs."""
-    work.lifted, work.sized = measure_shapes(work.lifted, work.axes.batch, work.axes.sequence)
-    specs, names = [], dynamic_axes(work.lifted.graph)
-    for value in work.lifted.graph.outputs:
-        if value.shape is None:
-            raise FileFormatError(
-                f"output {value.name!r} has not the same number of axes in every run; "
-                "decide the branches with --branch INPUT=NUMBER"
-            )
-        spec = spec_of(value)
-        axes = (
-            axis if isinstance(axis, int) or str(axis).split("*")[-1] in names else f"{spec.name}.{place}"
-            for place, axis in enumerate(spec.axes)
-        )
-        specs.append(spec._replace(axes=tuple(axes)))
-    return tuple(specs)
+def _output(value: ir.Value, names: Collection[str]) -> TensorSpec:
+    """Return an output whose axes are numbers, names of the inputs' axes, and multiples of these."""
+    spec, axes = spec_of(value), []
+    for place, axis in enumerate(spec.axes):
+        known = isinstance(axis, int) or axis.split("*")[-1] in names
+        axes.append(axis if known else f"{spec.name}.{place}")
+    return spec._replace(axes=tuple(axes))
 
 
-def _declare(graph: ir.Graph, specs: Sequence[TensorSpec]) -> None:
-    """Give outputs their axes, whatever the file or an exporter declared."""
-    axes = {spec.name: spec.axes for spec in specs}
-    for value in graph.outputs:
-        if value.name in axes:
-            value.shape = ir.Shape(axes[str(value.name)])
-
-
-def _describe(work: _Work) -> Manifest:
-    """Return the manifest before verification."""
-    graph, states = work.lifted.graph, work.states
-    entering, leaving = {state.input for state in states}, {state.output for state in states}
-    inputs = tuple(spec_of(value) for value in data_inputs(graph) if value.name not in entering)
-    if any(state.dtype != "float32" for state in (*work.known, *work.found) if "float" in state.dtype):
+def _describe(
+    model: ir.Model, axes: Named, outputs: Sequence[TensorSpec], states: tuple[StateSpec, ...]
+) -> Manifest:
+    """Return the manifest before verification, and declare the outputs in the graph."""
+    if any(state.dtype != "float32" for state in states if "float" in state.dtype):
         raise ContractError("its states are not float32; lift the file in float32, then quantize it")
+    entering, leaving = {state.input for state in states}, {state.output for state in states}
+    declared = {spec.name: spec.axes for spec in outputs}
+    forget_shapes(model)  # an exporter's example sizes may be among them
+    for value in model.graph.outputs:
+        value.shape = ir.Shape(declared[str(value.name)]) if value.name in declared else None
     return Manifest(
-        inputs=inputs,
-        outputs=tuple(spec for spec in work.outputs if spec.name not in leaving),
+        inputs=tuple(spec_of(value) for value in data_inputs(model.graph) if value.name not in entering),
+        outputs=tuple(spec for spec in outputs if spec.name not in leaving),
         states=states,
-        batch=work.axes.batch,
-        sequence=work.axes.sequence,
-        lengths=next(iter(length_inputs(graph)), None),
+        batch=axes.batch,
+        sequence=axes.sequence,
+        lengths=length_input(model.graph),
         provenance={
-            "opset": work.lifted.opset_imports[""],
-            "producer": f"{work.lifted.producer_name or ''} {work.lifted.producer_version or ''}".strip(),
+            "opset": model.opset_imports[""],
+            "producer": f"{model.producer_name or ''} {model.producer_version or ''}".strip(),
             "versions": {"lstm-edge": __version__, "onnx": onnx.__version__, "onnx-ir": ir.__version__},
         },
     )
-
-
-def _why_stateless(work: _Work) -> str:
-    left = "; ".join(f"{each.state} of {each.node}: {each.reason}" for each in work.left[:_MOST])
-    none = (
-        "no recurrence makes more steps along an axis, and no operator looks back along one; "
-        "name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if there are any"
-    )
-    return f"there is no state to lift: {left or work.refused or work.need or none}"

@@ -7,12 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.external_data_helper import (
-    ExternalDataInfo,
-    _get_all_tensors,
-    load_external_data_for_model,
-    uses_external_data,
-)
+from onnx.external_data_helper import _get_all_tensors, load_external_data_for_model, uses_external_data
 from onnx_ir.passes.common import InlinePass
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
@@ -20,7 +15,7 @@ from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError,
 from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.reading import read_content
 
-from ..graph import RANDOM, data_inputs, infer_shapes, to_bytes
+from ..graph import RANDOM, data_inputs, describe_value, infer_shapes, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import label, to_layout_0
 
@@ -28,8 +23,6 @@ _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
 _ROUNDING = ("DynamicQuantize", "MatMulInteger", "ConvInteger")
 """Operators of int8 files."""
-_ROUNDS = 6
-"""Most times that sizes are inferred and folded: a branch that is taken tells sizes behind it."""
 Source = str | os.PathLike[str] | bytes
 
 
@@ -48,14 +41,13 @@ def read_graph(source: Source) -> ir.Model:
         if model.functions:
             model = InlinePass()(model).model
         model.graph.sort()
+        model.graph.inputs[:] = data_inputs(model.graph)  # initializers may be among them before version 4
+        model.ir_version = max(model.ir_version, 4)
         infer_shapes(model)
         to_layout_0(model)
-        content = to_bytes(model)
-    except FileFormatError:
-        raise
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
-    open_isolated(content, name="the file")
+    open_isolated(to_bytes(model), name="the file")
     for node in model.graph.all_nodes():
         if node.op_type in RANDOM:
             raise ContractError(f"{label(node)} gives other numbers on every call; export for inference")
@@ -67,25 +59,11 @@ def read_graph(source: Source) -> ir.Model:
     return model
 
 
-def check_keeps_weights(source: str | os.PathLike[str], output: str | os.PathLike[str]) -> None:
-    """Refuse to write over a file with weights of ``source``; ``source`` itself may be replaced.
-
-    Raises:
-        InputError: ``output`` is such a file, or a link to one.
-    """
-    if not Path(source).is_file():
-        return
-    tensors = _get_all_tensors(onnx.load(os.fspath(source), load_external_data=False))
-    beside = {ExternalDataInfo(each).location for each in tensors if uses_external_data(each)}
-    if os.path.realpath(output) in {os.path.realpath(Path(source).parent / name) for name in beside}:
-        raise InputError(f"{output} has weights of {source} and would be replaced; name another file")
-
-
 def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
     """Replace inputs by numbers, in place; return them as arrays.
 
     Raises:
-        InputError: no such input, or one of several elements.
+        InputError: no such input, or one of several elements, or of another dtype.
     """
     inputs = {str(value.name): value for value in data_inputs(model.graph)}
     arrays = {}
@@ -94,11 +72,9 @@ def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, 
         if value is None or value.dtype is None:
             raise InputError(f"no input {name!r}; the inputs are {', '.join(inputs)}")
         shape = [size if isinstance(size, int) else 1 for size in value.shape or ()]
-        if np.prod(shape) != 1:
-            raise InputError(f"input {name} has {len(shape)} axes; only a single number can be replaced")
+        if np.prod(shape) != 1 or (value.dtype.is_integer() and number % 1):
+            raise InputError(f"input {describe_value(value)} can't be the number {number:g}")
         arrays[name] = np.full(shape, number, value.dtype.numpy())
-        if value.dtype.is_integer() and number % 1:
-            raise InputError(f"input {name} is {value.dtype.numpy()}, which can't represent {number:g}")
         model.graph.inputs.remove(value)
         value.const_value = ir.tensor(arrays[name], name=name)
         model.graph.register_initializer(value)
@@ -110,7 +86,7 @@ def decide_branches(model: ir.Model) -> None:
 
     Floats are left as they are, so that the graph computes what it did to the last digit.
     """
-    for _ in range(_ROUNDS):
+    for _ in range(6):  # a branch that is taken tells sizes behind it
         before = model.graph.num_nodes()
         infer_shapes(model)
         fold_constants(model, onnx_shape_inference=True, should_fold=_is_about_sizes)
@@ -132,26 +108,21 @@ def _read(source: Source) -> onnx.ModelProto:
     name, content = read_content(source)
     try:
         model = onnx.load_from_string(content)
-    except Exception as error:  # protobuf's DecodeError
-        raise FileFormatError(f"{name} is truncated, or not an ONNX file; copy it again") from error
-    opset = max((each.version for each in model.opset_import if each.domain in ("", "ai.onnx")), default=0)
-    if not model.graph.node or not opset:
-        raise FileFormatError(f"{name} contains no ONNX graph; export or copy it again")
-    if opset < _OLDEST_OPSET:
-        raise FileFormatError(
-            f"{name} has opset {opset}, expected {_OLDEST_OPSET} or later; "
-            f"convert it with onnx.version_converter"
-        )
-    if any(each.key == KEY for each in model.metadata_props):
-        raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
-    if isinstance(source, bytes) and any(map(uses_external_data, _get_all_tensors(model))):
-        raise FileFormatError("its weights are in another file; load it by its path")
-    try:
         if not isinstance(source, bytes):
             load_external_data_for_model(model, str(Path(source).resolve().parent))
     except Exception as error:  # protobuf's DecodeError, onnx's checker's errors, OSError and ValueError
         raise FileFormatError(
-            f"{name}, or its weights in another file, can't be read ({first_line(error)}); "
-            "export or copy it again, whole"
+            f"{name} is truncated, not an ONNX file, or its weights in another file can't be read "
+            f"({first_line(error)}); copy it again, whole"
         ) from error
+    if any(map(uses_external_data, _get_all_tensors(model))):
+        raise FileFormatError("its weights are in another file; load it by its path")
+    opset = max((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), default=0)
+    if not model.graph.node or opset < _OLDEST_OPSET:
+        raise FileFormatError(
+            f"{name} has {len(model.graph.node)} nodes and opset {opset}, expected {_OLDEST_OPSET} or later; "
+            "export it again, or convert it with onnx.version_converter"
+        )
+    if any(entry.key == KEY for entry in model.metadata_props):
+        raise InputError(f"{name} carries lstm-edge's manifest already: its states are inputs and outputs")
     return model

@@ -7,18 +7,15 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import ContractError
 
-from ..graph import UniqueNames, behind_identity
-from ..recurrent import Slot, is_recurrent, is_reversed, label, slots
+from ..graph import behind_identity
+from ..recurrent import Slot, is_recurrent, label, slots
 
-Axis = tuple[ir.Value, int]
-"""One axis of a value."""
+Axis = tuple[ir.Value, int | None]
+"""One axis of a value; None for a number that is a length itself."""
 LAYOUT = frozenset(
     "Cast Concat Gather Identity MatMul Reshape Slice Split Squeeze Transpose Unsqueeze".split()  # noqa: SIM905
 )
 """Operators that may lie between a state input and a node, or a last state and its output."""
-_LOOP_HEADER = 2
-"""The trip count and the condition, the first inputs of a Loop and of its body."""
-_COUNTER = "count_passes"
 
 
 @dataclass(frozen=True)
@@ -33,13 +30,8 @@ class Recurrence:
         """True for a Loop or a Scan."""
         return not is_recurrent(self.node)
 
-    @property
-    def reversed(self) -> bool:
-        """True if it reads time backwards, in one direction at least."""
-        return is_reversed(self.node)
-
     def time_axes(self) -> Iterator[Axis]:
-        """Return axes with one entry per step; for a Loop after ``count_passes`` only."""
+        """Return axes with one entry per step; of a Loop its trip count."""
         if not self.looped and self.node.inputs[0] is not None:
             yield self.node.inputs[0], 0
         elif self.node.op_type == "Scan":
@@ -48,10 +40,8 @@ class Recurrence:
             for value, axis in zip(self.node.inputs[len(self.node.inputs) - count :], axes, strict=False):
                 if value is not None:
                     yield value, axis
-        else:
-            last = self.node.outputs[-1]
-            if last.name and last.name.startswith(_COUNTER):
-                yield last, 0
+        elif self.node.inputs[0] is not None:
+            yield self.node.inputs[0], None
 
     def row_axes(self) -> Iterator[Axis]:
         """Return axes with one entry per row of the batch; of a loop's state any axis may be it."""
@@ -77,44 +67,13 @@ def top_of(value: ir.Value) -> ir.Value:
 
 
 def refuse_nested(model: ir.Model) -> None:
-    """Raise ``ContractError`` for a recurrent node in a body, but for one whose states the loop carries."""
-    for parent in model.graph:
-        graphs = (each for each in parent.attributes.values() if each.type is ir.AttributeType.GRAPH)
-        bodies = [each.as_graph() for each in graphs]
-        for node in (node for body in bodies for node in body.all_nodes() if is_recurrent(node)):
-            starts = [slot.initial for slot in slots(node)]
-            if any(start is None or top_of(start) not in bodies[0].inputs for start in starts):
-                raise ContractError(
-                    f"{label(node)} runs inside of {label(parent)}, so no one input can stand for its state; "
-                    "choose a branch with --branch INPUT=NUMBER or fixed axes (--input), or move the node out"
-                )
-
-
-def count_passes(model: ir.Model) -> None:
-    """Give every Loop that carries states one more output: the number of each pass, in place."""
-    names = UniqueNames(model.graph)
-    for each in recurrences(model):
-        if each.node.op_type == "Loop":
-            body = each.node.attributes["body"].as_graph()
-            same = ir.node("Identity", [body.inputs[0]])
-            same.outputs[0].name = names.unique(f"{_COUNTER}_inside")
-            same.outputs[0].type, same.outputs[0].shape = ir.TensorType(ir.DataType.INT64), ir.Shape([])
-            body.append(same)
-            body.outputs.append(same.outputs[0])
-            each.node.resize_outputs(len(each.node.outputs) + 1)
-            each.node.outputs[-1].name = names.unique(_COUNTER)
-            each.node.outputs[-1].type = ir.TensorType(ir.DataType.INT64)
-
-
-def drop_counters(model: ir.Model) -> None:
-    """Undo ``count_passes``, in place."""
-    for node in model.graph:
-        if node.op_type == "Loop" and (node.outputs[-1].name or "").startswith(_COUNTER):
-            body = node.attributes["body"].as_graph()
-            counted = body.outputs.pop().producer()
-            assert counted is not None
-            body.remove(counted)
-            node.resize_outputs(len(node.outputs) - 1)
+    """Raise ``ContractError`` for a recurrent node inside of another node's body."""
+    for node in model.graph.all_nodes():
+        if is_recurrent(node) and node.graph is not model.graph:
+            raise ContractError(
+                f"{label(node)} runs inside of an If, Loop or Scan, so no one input can stand for its state; "
+                "choose a branch with --branch INPUT=NUMBER or fixed axes (--input), or move the node out"
+            )
 
 
 def _slots(node: ir.Node) -> Iterator[Slot]:
@@ -132,7 +91,7 @@ def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
     if len(body.inputs) != len(node.inputs):  # a Scan of opset 8 has sequence_lens, too
         return
     loop = node.op_type == "Loop"
-    first = _LOOP_HEADER if loop else 0
+    first = 2 if loop else 0  # behind the trip count and the condition
     scanned = 0 if loop else node.attributes["num_scan_inputs"].as_int()
     for place in range(first, len(node.inputs) - scanned):
         entering, leaving = body.inputs[place], behind_identity(body.outputs[place - first + loop])

@@ -1,39 +1,58 @@
-"""Running a foreign graph, or a part of it, at sizes of its axes."""
+"""Running a foreign graph, or a part of it, at sizes of its axes, and what that tells of its shapes.
 
-from collections.abc import Mapping, Sequence
+The rules of ``streaming`` read the time axis and the rate of a value from its symbolic size. PyTorch gives
+these to its own exports; a file from elsewhere names the axes of its inputs alone.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fractions import Fraction
+from math import lcm
 
 import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
-from lstm_edge_runtime.manifest import Array, Manifest, StateSpec
+from lstm_edge_runtime.errors import FileFormatError, first_line
+from lstm_edge_runtime.manifest import Array, Manifest
 from lstm_edge_runtime.ort import run_by_name
 
-from ..graph import UniqueNames, data_inputs, readers, spec_of, to_bytes
+from ..chunks import Runner
+from ..graph import UniqueNames, constant, data_inputs, dynamic_axes, is_data_free, readers, spec_of, to_bytes
 from ..isolation import open_isolated
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
-from ..verify.cases import CaseGenerator, Feeds
+from ..verify.cases import CaseGenerator
 from ..verify.indices import index_values
 
-EMPTY = "no step or row is left for "
-"""Prefix of the name of a guarding operator, before the label of the recurrent node."""
+Sizes = Mapping[str, int]
+"""A size for every dynamic axis."""
+Runs = list[tuple[Sizes, Mapping[ir.Value, Array]]]
+"""Values of a graph at several sizes."""
+_STEPS = (40, 8, 400, 4000)
+"""Numbers of steps to try, rounded up to a multiple of the strides."""
+_FURTHER = (0, 7, 20)
+"""Further lengths, in multiples."""
+_ROWS = (2, 3)
+_OTHERS = 5
+"""Size of the first axis that is neither batch nor time; the next ones are larger."""
+_JOINED = 12
+"""Frames that a Reshape may join."""
+_MOST_STRIDES = 1 << 12
+_MOST_KEPT = 8
+"""Elements of a small value: starts, ends, axes and pads."""
 
 
-class Session:
-    """An onnxruntime session on a graph, run on arrays by name."""
+def runner(model: ir.Model, name: str) -> Runner:
+    """Return a function that runs a graph in onnxruntime; inputs that it does not take are left out.
 
-    def __init__(self, model: ir.Model, name: str) -> None:
-        """Open ``model``; raises ``FileFormatError`` if onnxruntime refuses it."""
-        self._session = open_isolated(to_bytes(_guard(model.clone())), name=name)
-        self.inputs: tuple[str, ...] = tuple(entry.name for entry in self._session.get_inputs())
-
-    def run(self, feeds: Feeds) -> dict[str, Array]:
-        """Run once; inputs that the graph does not take are left out. onnxruntime's exceptions pass."""
-        return run_by_name(self._session, {name: feeds[name] for name in self.inputs})
+    Raises:
+        FileFormatError: onnxruntime refuses the graph. The function lets its exceptions pass.
+    """
+    session = open_isolated(to_bytes(_guard(model.clone())), name=name)
+    names = [entry.name for entry in session.get_inputs()]
+    return lambda feeds: run_by_name(session, {name: feeds[name] for name in names})
 
 
-def name_axis(lengths: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int | str | None:
+def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | None:
     """Name an axis by its length at each of ``cases``: fixed, ``N`` or ``2*N``; None if it is neither."""
     if len(set(lengths)) == 1:
         return lengths[0]
@@ -46,93 +65,70 @@ def name_axis(lengths: Sequence[int], cases: Sequence[Mapping[str, int]]) -> int
 
 
 def evaluate(
-    model: ir.Model,
-    values: Sequence[ir.Value],
-    cases: Sequence[Mapping[str, int]],
-    reasons: list[str] | None = None,
-) -> list[dict[ir.Value, Array] | None]:
-    """Compute ``values`` on random data, once for each of ``cases``: a size for every dynamic axis.
+    model: ir.Model, values: Sequence[ir.Value], groups: Iterable[Sequence[Sizes]], *, every: bool = False
+) -> Runs:
+    """Compute ``values`` on random data at the sizes of the first group whose first runs, or all of them.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
-    that no state fixes the batch size. None where the graph does not run; ``reasons`` gets why.
-    """
-    part, reasons = _part_of(model, values), [] if reasons is None else reasons
-    try:
-        session = Session(part, "a part of the file")
-    except FileFormatError as error:
-        reasons.append(str(error))
-        return [None for _ in cases]
-    found: list[dict[ir.Value, Array] | None] = []
-    for sizes in cases:
-        feeds = case_generator(part.graph, min(sizes.values(), default=1)).at(sizes).feeds
-        try:
-            results = session.run(feeds)
-        except Exception as error:  # noqa: BLE001  onnxruntime's exceptions share no base class
-            reasons.append(f"at {sizes}: {first_line(error)}")
-            found.append(None)
-            continue
-        pairs = zip(values, part.graph.outputs, strict=True)
-        found.append({value: results[str(twin.name)] for value, twin in pairs})
-    return found
-
-
-def case_generator(
-    graph: ir.Graph,
-    steps: int,
-    *,
-    states: Sequence[StateSpec] = (),
-    batch: str | None = None,
-    sequence: str | None = None,
-    seed: int = 0,
-) -> CaseGenerator:
-    """Draw data for every input that must be fed; lengths are at most ``steps`` if no axis is time.
+    that no state fixes the batch size. Sizes at which the graph does not run are left out.
 
     Raises:
-        InputError: an input is no tensor of numbers, or its rank is unknown.
+        FileFormatError: no group runs.
     """
-    values, numbers = [], index_values(graph)
-    for value in data_inputs(graph):
-        if value.shape is None or value.dtype is None:
-            what = "shape; give its axes" if value.shape is None else "dtype; declare it in the file"
-            raise InputError(f"input {value.name!r} declares no {what}: --input {value.name}=N,L,8")
-        if not (
-            value.dtype.is_floating_point() or value.dtype.is_integer() or value.dtype == ir.DataType.BOOL
-        ):
-            raise InputError(
-                f"input {value.name!r} is {value.dtype.name}; only numbers can be drawn at random"
-            )
-        if not value.dtype.is_floating_point():
-            numbers.setdefault(str(value.name), 2)
-        values.append(spec_of(value))
-    entering, lengths = {state.input for state in states}, next(iter(length_inputs(graph)), None)
-    inputs = tuple(spec for spec in values if spec.name not in entering)
-    manifest = Manifest(inputs, (), tuple(states), batch, sequence, lengths=lengths)
-    return CaseGenerator.of(manifest, {} if lengths is None else {lengths: np.array([steps])}, numbers, seed)
+    part, reason = _part_of(model, values), ""
+    run = runner(part, "a part of the file")
+    manifest = Manifest(tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None)
+    manifest = manifest._replace(lengths=length_input(part.graph))
+    for group in groups:
+        runs: Runs = []
+        least = min((size for sizes in group for size in sizes.values()), default=1)
+        cases = case_generator(part.graph, manifest, least)
+        for sizes in group:
+            try:
+                results = run(cases.at(sizes).feeds)
+            except Exception as error:  # noqa: BLE001, PERF203  onnxruntime's exceptions share no base class
+                reason = reason or f"at {sizes}: {first_line(error)}"
+                if every or not runs:
+                    break
+            else:
+                names = (str(twin.name) for twin in part.graph.outputs)
+                runs.append((sizes, dict(zip(values, map(results.__getitem__, names), strict=True))))
+        if len(runs) == len(group) or (runs and not every):
+            return runs
+    raise FileFormatError(
+        f"the file does not run at other sizes: {reason}; "
+        "if it runs at certain sizes only, give them with --input NAME=AXES"
+    )
 
 
-def length_inputs(graph: ir.Graph) -> tuple[str, ...]:
-    """Name the inputs of one whole number a row that reach some node's ``sequence_lens``."""
-    return tuple(
+def case_generator(graph: ir.Graph, manifest: Manifest, steps: int, seed: int = 0) -> CaseGenerator:
+    """Draw data for the inputs of ``manifest``; lengths are at most ``steps`` if no axis is time."""
+    values = {spec.name: 2 for spec in manifest.inputs if np.dtype(spec.dtype).kind in "iub"}
+    lengths = {} if manifest.lengths is None else {manifest.lengths: np.array([steps])}
+    return CaseGenerator.of(manifest, lengths, values | index_values(graph), seed)
+
+
+def length_input(graph: ir.Graph) -> str | None:
+    """Name the first input of one whole number a row that reaches some node's ``sequence_lens``."""
+    names = (
         str(value.name)
         for value in data_inputs(graph)
         if value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
         and (value.shape is None or len(value.shape) == 1)
         and any(is_recurrent(node) and place == LENGTHS for node, place in readers(value))
     )
+    return next(names, None)
 
 
 def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
     """Return a graph whose outputs are ``values``, in which no recurrent node starts from a state."""
-    copy = model.clone()
-    twins = dict(zip(model.graph.inputs, copy.graph.inputs, strict=True))
-    for mine, its in zip(model.graph, copy.graph, strict=True):
-        twins.update(zip(mine.outputs, its.outputs, strict=True))
-    copy.graph.outputs[:] = [twins[value] for value in values]
-    for slot in (slot for node in recurrent_nodes(copy) for slot in slots(node)):
+    graph = ir.convenience.extract(model.graph, model.graph.inputs, values)
+    part = ir.Model(graph, ir_version=model.ir_version)
+    for slot in (slot for node in recurrent_nodes(part) for slot in slots(node)):
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
-    RemoveUnusedNodesPass()(copy)
-    return copy
+    RemoveUnusedNodesPass()(part)
+    return part
 
 
 def _guard(model: ir.Model) -> ir.Model:
@@ -144,10 +140,108 @@ def _guard(model: ir.Model) -> ir.Model:
     """
     names = UniqueNames(model.graph)
     for node in list(recurrent_nodes(model)):
-        name = names.unique(f"{EMPTY}{label(node)}")
+        name = names.unique(f"no step or row is left for {label(node)}")
         sizes = ir.node("Constant", [], {"value": ir.tensor(np.array([0, 0, -1]))}, name=f"{name}.sizes")
         same = ir.node("Reshape", [node.inputs[0], sizes.outputs[0]], name=name)
         sizes.outputs[0].name, same.outputs[0].name = f"{name}.shape", f"{name}.same"
         node.prepend([sizes, same])
         node.replace_input_with(0, same.outputs[0])
     return model
+
+
+def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> ir.Model:
+    """Give every value a dtype and a symbolic size for every axis, in place; return a copy for streaming.
+
+    In the copy, small whole numbers that are the same at every size are constants.
+
+    Raises:
+        FileFormatError: the graph runs at no size that is tried, or an output has not one rank.
+    """
+    values = [value for node in model.graph for value in node.outputs if value.name]
+    values = [value for value in values if value.type is None or isinstance(value.type, ir.TensorType)]
+    runs = evaluate(model, values, _cases(model, batch, sequence), every=True)
+    cases = [sizes for sizes, _ in runs]
+    for value in values:
+        arrays = [run[value] for _, run in runs]
+        value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
+        value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
+    for value in model.graph.outputs:
+        if value.shape is None:
+            raise FileFormatError(
+                f"output {value.name!r} has not the same number of axes in every run; "
+                "decide the branches with --branch INPUT=NUMBER"
+            )
+    copy = model.clone()
+    twins = {twin.name: twin for node in copy.graph for twin in node.outputs}
+    for value, array in runs[0][1].items():
+        small = array.dtype.kind in "iu" and array.size <= _MOST_KEPT and constant(value) is None
+        same = small and all(np.array_equal(run[value], array) for _, run in runs[1:])
+        if same and value.uses() and is_data_free(value):
+            known = ir.val(f"{value.name}.known", const_value=ir.tensor(array))
+            copy.graph.register_initializer(known)
+            ir.convenience.replace_all_uses_with(twins[value.name], known)
+    return copy
+
+
+def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> Iterator[list[dict[str, int]]]:
+    """Yield sizes to run at: three lengths, then more rows, then larger other axes."""
+    names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
+    rows = [batch] if batch else []
+    base = {name: _OTHERS + place for place, name in enumerate(names)} | dict.fromkeys(rows, _ROWS[0])
+    larger = [dict.fromkeys(rows, _ROWS[1]), {name: base[name] + len(names) for name in names}]
+    if sequence is None:
+        yield [base] * len(_FURTHER) + [base | each for each in larger]
+        return
+    strides = _strides(model.graph)
+    for multiple in (strides, lcm(strides, _JOINED)):
+        for least in _STEPS:
+            first = -(-least // multiple) * multiple
+            lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
+            yield [*lengths, *(lengths[0] | each for each in larger)]
+
+
+def _strides(graph: ir.Graph) -> int:
+    """Return a multiple of the product of the strides along time, of whatever axis they are."""
+    products: dict[ir.Value | None, int] = {}
+    for node in graph:
+        strides = list(node.attributes.get_ints("strides", ()) or ())
+        place = {"Range": 2, "Slice": 4, "STFT": 1}.get(node.op_type, len(node.inputs))
+        if (steps := constant(next(iter(node.inputs[place:]), None))) is not None:
+            strides = steps.ravel().tolist()
+        product = lcm(*(products.get(value, 1) for value in node.inputs)) * max(1, *strides, 1)
+        products.update(dict.fromkeys(node.outputs, min(int(product), _MOST_STRIDES)))
+    return lcm(1, *set(products.values()))
+
+
+def _shape(
+    value: ir.Value,
+    shapes: Sequence[tuple[int, ...]],
+    cases: Sequence[Mapping[str, int]],
+    batch: str | None,
+    sequence: str | None,
+) -> ir.Shape | None:
+    """Return the symbolic shape of a value of these shapes; None if its rank changes."""
+    if len({*map(len, shapes)}) > 1:
+        return None
+    beside = [0, *range(len(_FURTHER), len(shapes))]
+    others = [cases[place] for place in beside]
+    known = (name_axis(sizes, others) for sizes in zip(*(shapes[place] for place in beside), strict=True))
+    found = [f"{value.name}.{place}" if axis is None else axis for place, axis in enumerate(known)]
+    for axis, (first, second, third, wide, *_) in enumerate(zip(*shapes, strict=True)):
+        if sequence is not None and len({first, second, third}) > 1:
+            rows = cases[0][batch] if batch and wide != first else 1
+            lengths = [case[sequence] for case in cases[:3]]
+            found[axis] = _size((first, second, third), lengths, rows, sequence, batch)
+    return ir.Shape(found)
+
+
+def _size(sizes: Sequence[int], lengths: Sequence[int], rows: int, sequence: str, batch: str | None) -> str:
+    """Return the size of an axis that grows with time: ``L``, ``L/4``, ``2*L + 3``, ``N*(L - 2)``."""
+    rate = Fraction(sizes[2] - sizes[0], rows * (lengths[2] - lengths[0]))
+    more = Fraction(sizes[0], rows) - rate * lengths[0]
+    if Fraction(sizes[1], rows) != rate * lengths[1] + more:
+        return f"uneven*{sequence}*{sequence}"  # no rule gives such a rate
+    text = f"{rate.numerator}*{sequence}" if rate.numerator != 1 else sequence
+    text += f"/{rate.denominator}" if rate.denominator > 1 else ""
+    text += f" + {more}" if more > 0 else f" - {-more}" if more < 0 else ""
+    return text if rows == 1 else f"{batch}*({text})"

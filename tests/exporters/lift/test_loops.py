@@ -78,7 +78,7 @@ def test_a_float_that_a_loop_carries_from_zeros_is_a_state(network):
     assert [(s.input, s.output, s.axes, s.reset) for s in lifted.report.lifted] == [
         ("h_0", "h_n", ("N", 4), 0.0)
     ]
-    assert lifted.report.unstreamable == ""
+    assert lifted.manifest.unstreamable == ""
     x = np.random.default_rng(0).standard_normal((12, 2, 3)).astype(np.float32)
     whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x})[0]
     np.testing.assert_allclose(chunked(lifted, x, (5, 6)), whole, rtol=0, atol=1e-6)
@@ -99,7 +99,7 @@ def test_the_output_that_a_masked_layer_repeats_is_a_state_too(network):
 def test_a_loop_that_counts_to_a_declared_length_takes_every_length(network):
     lifted = lift(looped(network, steps=20, rows=1).SerializeToString())
     assert "sequence" in lifted.report.made_dynamic
-    assert lifted.report.unstreamable == ""
+    assert lifted.manifest.unstreamable == ""
     free = lift(looped(network).SerializeToString())
     x = np.random.default_rng(0).standard_normal((33, 1, 3)).astype(np.float32)
     np.testing.assert_array_equal(chunked(lifted, x, ()), chunked(free, x, ()))

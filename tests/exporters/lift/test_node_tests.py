@@ -50,4 +50,4 @@ def test_a_forward_case_still_gives_its_expected_outputs(case):
     outputs |= {state.output: after[name] for name, state in states.items()}
     for name, array in expected.items():
         np.testing.assert_allclose(outputs[name], array, rtol=1e-3, atol=1e-7)
-    assert lifted.report.unstreamable == ""
+    assert lifted.manifest.unstreamable == ""

@@ -48,6 +48,6 @@ def test_only_the_network_that_reads_forward_is_streamable(network, dtype, steps
         lift(reader(network, backwards=each, dtype=dtype, steps=steps).SerializeToString())
         for each in (False, True)
     )
-    assert forward.report.unstreamable == ""
-    assert re.search("selects frames|no rule for streaming", backwards.report.unstreamable)
+    assert forward.manifest.unstreamable == ""
+    assert re.search("selects frames|no rule for streaming", backwards.manifest.unstreamable)
     assert len(np.unique(forward.manifest.golden.inputs["tokens"])) > 3
