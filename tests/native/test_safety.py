@@ -253,25 +253,6 @@ def test_a_forked_process_goes_on_with_threads_of_its_own(best: C.CDLL) -> None:
     assert np.array_equal(y, expected)
 
 
-def test_two_hundred_thousand_streams_leave_memory_flat(best: C.CDLL) -> None:
-    network = make_network(np.random.default_rng(8), ["LSTM"], 4, 16)
-    program = Program(best, network.program)
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def churn(count: int) -> None:
-        for _ in range(count):
-            stream = best.lstm_edge_stream_new(program.handle)
-            best.lstm_edge_step(stream)
-            best.lstm_edge_stream_free(stream)
-
-    churn(1000)
-    before = resident()
-    churn(200_000)
-    assert resident() - before < 1_000_000
-
-
 def test_a_stream_keeps_the_program_that_was_freed(best: C.CDLL) -> None:
     network = make_network(np.random.default_rng(9), ["LSTM"], 4, 16)
     handle = best.lstm_edge_load(network.program, len(network.program))

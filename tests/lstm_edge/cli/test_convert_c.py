@@ -42,7 +42,7 @@ def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_
     ("options", "words"),
     [
         (["--to", "c", "--name", "for"], "keyword"),
-        (["--to", "c", "--name", "stdio"], "stdio.h is taken"),
+        (["--to", "c", "--name", "stdio"], "a keyword or a header"),
         (["--name", "har"], "--name is not valid with an .lep file"),
     ],
 )

@@ -14,8 +14,9 @@ int long mutable namespace new noexcept not not_eq nullptr operator or or_eq pri
 register reinterpret_cast requires restrict return short signed sizeof static static_assert static_cast
 struct switch template this thread_local throw true try typedef typeid typename typeof typeof_unqual union
 unsigned using virtual void volatile wchar_t while xor xor_eq
+assert complex ctype errno fenv limits locale math setjmp signal stddef stdint stdio stdlib string time wchar
 """
-"""The keywords of C23 and C++20."""
+"""The keywords of C23 and C++20, and headers."""
 
 
 def c_string(text: str) -> str:
@@ -51,14 +52,14 @@ def model_name(given: str) -> str:
     """Return the prefix for a model called ``given``, with ``-``, ``.`` and spaces as ``_``.
 
     Raises:
-        InputError: it is no identifier, or a keyword of C or C++.
+        InputError: it is no identifier, or a keyword or header of C or C++.
     """
     name = re.sub(r"[-. ]", "_", given)
     why = None
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII):
         why = "no C identifier (ASCII letters, digits and '_', a letter first)"
     elif name in _KEYWORDS.split():
-        why = "a keyword of C or C++"
+        why = "a keyword or a header of C or C++"
     if why is not None:
         raise InputError(f"the model's name is {name!r}, which is {why}; rename the file or give --name")
     return name

@@ -192,8 +192,8 @@ class _Compiler:
 
     def _shape_of(self, name: str, axes: Axes) -> tuple[int, ...]:
         """Return the shape of one row at one step, or in one unit."""
-        manifest = self._manifest
-        sizes = {manifest.batch: 1, manifest.sequence: manifest.unit, **manifest.time_sizes(manifest.unit)}
+        manifest, unit = self._manifest, self._manifest.unit
+        sizes = {manifest.batch or "": 1, manifest.sequence or "": unit, **manifest.time_sizes(unit)}
         if unknown := [axis for axis in axes if isinstance(axis, str) and axis not in sizes]:
             raise UnsupportedError(f"{name} {axes} has an axis {unknown[0]}, expected batch and time")
         return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)

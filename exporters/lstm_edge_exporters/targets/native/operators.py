@@ -115,10 +115,10 @@ def _function(name: str, node: ir.Node | None = None) -> tuple[Function, float, 
 @lowers(*_UNARY)
 @lowers("Gelu", domain=MICROSOFT)
 def _unary(memory: Memory, node: ir.Node, given: In) -> Out:
-    function, *numbers = _function(node.op_type, node)
+    function, alpha, beta = _function(node.op_type, node)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
-    return _each(memory, floats(given), function, *numbers)
+    return _each(memory, floats(given), function, alpha, beta)
 
 
 def _each(
@@ -160,6 +160,8 @@ def _combine(memory: Memory, kind: Binary, a: In, b: In) -> Value:
     """
     swap = not isinstance(a, Value)
     lead, other = (_value(b), a) if swap else (_value(a), b)
+    if other is None:
+        raise UnsupportedError("an input that is left out")
     whole = lead.dtype == "int64" and kind not in (Binary.PRELU, Binary.POWER)
     if isinstance(other, Value) and other.dtype != (lead if whole else floats(lead)).dtype:
         raise UnsupportedError(f"{lead.dtype} with {other.dtype}")
@@ -238,13 +240,13 @@ def _product(
     memory: Memory, node: ir.Node, source: Value, weights: Array, scales: Array | None = None
 ) -> Value:
     """Return ``source @ weights.T``, with a stored bias that the one reader of the product adds to it."""
-    bias, readers = None, node.outputs[0].uses()
-    if len(readers) == 1 and readers[0].node.op_type == "Add" and not node.outputs[0].is_graph_output():
-        bias = constant(readers[0].node.inputs[1 - readers[0].idx])
-        if bias is not None and bias.shape == (len(weights),):
-            memory.fused.add(readers[0].node)
-        else:
-            bias = None
+    bias, readers = None, [*node.outputs[0].uses()]
+    adding = readers[0].node if len(readers) == 1 and not node.outputs[0].is_graph_output() else node
+    if adding.op_type == "Add" and np.shape(added := constant(adding.inputs[1 - readers[0].idx])) == (
+        len(weights),
+    ):
+        bias = added
+        memory.fused.add(adding)
     row = memory.writer.linear(memory.row(source), weights, bias, scales)
     return memory.value(row, (*source.shape[:-1], len(weights)))
 
