@@ -2,7 +2,6 @@
 
 import argparse
 import logging
-import multiprocessing
 import platform
 import random
 import statistics
@@ -16,27 +15,9 @@ from typing import Any
 
 import numpy as np
 
-__all__ = [
-    "CLASSES",
-    "ROOT",
-    "SIZES",
-    "Call",
-    "Times",
-    "apart",
-    "in_process",
-    "interleave",
-    "parser",
-    "print_machine",
-    "quiet",
-    "repeat",
-    "run",
-    "table",
-]
-
 ROOT = Path(__file__).parents[1]
 SIZES = {"S": (8, 32, 1), "M": (16, 128, 1), "L": (64, 256, 2), "XL": (128, 512, 2)}
 """Features, hidden width and layers of the networks that are timed."""
-CLASSES = 6
 Call = Callable[[int], object]
 """Does what is timed that number of times."""
 
@@ -44,17 +25,9 @@ Call = Callable[[int], object]
 class Times(dict[str, list[float]]):
     """Seconds per call of each contestant, one entry per repeat."""
 
-    def us(self, name: str) -> float:
-        """Return the median in microseconds."""
-        return statistics.median(self[name]) * 1e6
-
     def ratio(self, name: str, baseline: str) -> float:
         """Return the median of the time divided by the baseline's in the same repeat."""
         return statistics.median(a / b for a, b in zip(self[name], self[baseline], strict=True))
-
-    def less(self, name: str, baseline: str) -> float:
-        """Return the median difference in microseconds."""
-        return statistics.median(a - b for a, b in zip(self[name], self[baseline], strict=True)) * 1e6
 
 
 def repeat(function: Callable[..., object], *arguments: object) -> Call:
@@ -138,27 +111,3 @@ def quiet() -> None:
     logging.disable(logging.CRITICAL)
     onnxruntime.set_default_logger_severity(4)
     torch.set_num_threads(1)
-
-
-def in_process(task: Callable[[], Any], seconds: float = 600.0) -> tuple[Any, str]:
-    """Return the result of a task in a forked process, which may crash or hang, or how that ended."""
-    context = multiprocessing.get_context("fork")  # packages are imported once
-    receiver, sender = context.Pipe(duplex=False)
-
-    def child() -> None:
-        try:
-            sender.send((task(), ""))
-        except Exception as error:  # noqa: BLE001
-            sender.send((None, f"TRACEBACK: {type(error).__name__}: {error}"))
-
-    process = context.Process(target=child)
-    process.start()
-    sender.close()
-    try:
-        return receiver.recv() if receiver.poll(seconds) else (None, f"no result in {seconds:g} seconds")
-    except EOFError:
-        process.join()
-        return None, f"CRASH: exit code {process.exitcode}"
-    finally:
-        process.kill()
-        process.join()

@@ -3,11 +3,8 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-__all__ = ["Chain", "Fn", "Join", "Layers", "causal", "concat", "gru", "lstm", "over_time", "planes", "skip"]
 
 
 class Chain(nn.Sequential):
@@ -77,36 +74,3 @@ class Fn(nn.Module):
 def over_time(*layers: nn.Module) -> Chain:
     """Return layers that have time last, on ``(N, L, C)``; or time first, on ``(N, C, L)``."""
     return Chain(Fn(lambda x: x.transpose(1, 2)), *layers, Fn(lambda y: y.transpose(1, 2)))
-
-
-def planes(*layers: nn.Module) -> Chain:
-    """Return 2-d layers over time and frequency ``(N, C, L, I)``, on ``(N, L, I)``; C and I are flattened."""
-    return Chain(Fn(lambda x: x.unsqueeze(1)), *layers, Fn(lambda y: y.permute(0, 2, 1, 3).flatten(2)))
-
-
-class Join(nn.Module):
-    """A function of what branches make of one input."""
-
-    def __init__(self, function: Callable[..., Tensor], *branches: nn.Module) -> None:
-        super().__init__()
-        self.function, self.branches = function, nn.ModuleList(branches)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Run on what the branches take."""
-        return self.function(*(branch(x) for branch in self.branches))
-
-
-def skip(*layers: nn.Module) -> Join:
-    """Return layers whose input is added to what they give."""
-    return Join(torch.add, nn.Identity(), Chain(*layers))
-
-
-def concat(axis: int, *branches: nn.Module) -> Join:
-    """Return branches whose results are concatenated."""
-    return Join(lambda *found: torch.cat(found, axis), *branches)
-
-
-def causal(width: int, channels: int, taps: int, dilation: int = 1, **options: Any) -> Chain:
-    """Return a convolution on ``(N, C, L)``, padded in front by all that it looks back at."""
-    padding = nn.ConstantPad1d(((taps - 1) * dilation, 0), 0.0)
-    return Chain(padding, nn.Conv1d(width, channels, taps, dilation=dilation, **options))

@@ -7,8 +7,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["dynamo", "torchscript"]
-
 
 def torchscript(
     module: nn.Module, inputs: tuple[Tensor, ...], names: Sequence[str], axes: Sequence[Mapping[int, str]]

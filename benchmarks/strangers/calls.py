@@ -16,19 +16,17 @@ from torch import Tensor, nn
 
 from benchmarks.strangers import matrix
 
-__all__ = ["GROUPS", "Build", "Call", "calls_of"]
-
 _LOOP = "a loop over time in Python"
 _FRAMES = "a loop over as many frames as the length makes, in Python"
 _DATA = "a decision on data"
 _KEPT = "a state of the example's batch, kept in an attribute"
 
 
-@dataclass(frozen=True)
 class Name:
     """Something of a package, imported when it is asked for."""
 
-    path: str
+    def __init__(self, path: str) -> None:
+        self.path = path
 
     def __call__(self) -> Any:
         """Import it."""
@@ -36,28 +34,18 @@ class Name:
         return getattr(importlib.import_module(module), name)
 
 
-class Build:
+class Build(Name):
     """An object of a package, made when it is asked for, of arguments that may be such objects or names."""
 
     def __init__(self, path: str, *arguments: Any, **options: Any) -> None:
-        self.name, self.arguments, self.options = Name(path), arguments, options
+        super().__init__(path)
+        self.arguments, self.options = arguments, options
 
     def __call__(self) -> Any:
         """Import the class and make the object."""
-        made = [_made(each) for each in self.arguments]
-        return self.name()(*made, **{name: _made(each) for name, each in self.options.items()})
-
-    def check(self) -> None:
-        """Raise ``ImportError`` if a package is not there."""
-        for each in (self.name, *self.arguments, *self.options.values()):
-            if isinstance(each, Build):
-                each.check()
-            elif isinstance(each, Name):
-                each()
-
-
-def _made(value: Any) -> Any:
-    return value() if isinstance(value, (Build, Name)) else value
+        made = [each() if isinstance(each, Name) else each for each in self.arguments]
+        named = {name: each() if isinstance(each, Name) else each for name, each in self.options.items()}
+        return super().__call__()(*made, **named)
 
 
 @dataclass(frozen=True)
@@ -111,16 +99,9 @@ def _tokens(n: int, length: int, first: int = 1, classes: int = 20) -> Tensor:
     return torch.randint(first, classes, (n, 4 * length))
 
 
-def _words(n: int, length: int) -> tuple[Any, ...]:
-    return _tokens(n, length, classes=9), (torch.zeros(2, n, 6), torch.zeros(2, n, 6))
-
-
-def _targets(n: int, length: int) -> tuple[Any, ...]:
-    return _tokens(n, length, 0, 9), _lengths(n, 4 * length), None
-
-
-def _history(n: int, length: int) -> tuple[Any, ...]:
-    return _tokens(n, length), _lengths(n, 4 * length)
+def _masked(n: int, length: int) -> tuple[Tensor, ...]:
+    longest = 4 * length
+    return torch.randn(n, longest, 5), torch.arange(longest) < _lengths(n, longest).unsqueeze(1)
 
 
 def _padded_history(n: int, length: int) -> tuple[Any, ...]:
@@ -129,36 +110,28 @@ def _padded_history(n: int, length: int) -> tuple[Any, ...]:
     return ({"history": tokens},)
 
 
-def _spectra(n: int, length: int) -> tuple[Tensor, ...]:
-    return (torch.rand(n, 2, 9, 4 * length),)
-
-
-def _with_state(n: int, length: int) -> tuple[Tensor, ...]:
-    return torch.randn(n, 4 * length, 5), torch.randn(n, 6)
-
-
-def _with_fractions(n: int, length: int) -> tuple[Any, ...]:
-    return torch.randn(n, 4 * length, 5), None, torch.tensor([1.0, *[0.5] * (n - 1)])
-
-
-def _layers(_: int, length: int) -> tuple[list[Tensor]]:
-    return ([torch.randn(4 * length, 6), torch.randn(4 * length, 6)],)
-
-
 def _policy_inputs(n: int, _: int) -> tuple[Any, ...]:
     states = Name("sb3_contrib.common.recurrent.type_aliases.RNNStates")()
     state = (torch.zeros(1, n, 6), torch.zeros(1, n, 6))
     return torch.randn(n, 5), states(state, state), torch.zeros(n), True
 
 
-def _maps(n: int, length: int) -> tuple[Any, ...]:
-    size = (n, 4, 2 * length, 5)
-    return torch.randn(n, 3, 2 * length, 5), (torch.zeros(size), torch.zeros(size))
-
-
-def _masked(n: int, length: int) -> tuple[Tensor, ...]:
-    longest = 4 * length
-    return torch.randn(n, longest, 5), torch.arange(longest) < _lengths(n, longest).unsqueeze(1)
+_INPUTS: dict[str, Inputs] = {
+    "words": lambda n, units: (_tokens(n, units, classes=9), (torch.zeros(2, n, 6), torch.zeros(2, n, 6))),
+    "targets": lambda n, units: (_tokens(n, units, 0, 9), _lengths(n, 4 * units), None),
+    "history": lambda n, units: (_tokens(n, units), _lengths(n, 4 * units)),
+    "spectra": lambda n, units: (torch.rand(n, 2, 9, 4 * units),),
+    "state": lambda n, units: (torch.randn(n, 4 * units, 5), torch.randn(n, 6)),
+    "fractions": lambda n, units: (torch.randn(n, 4 * units, 5), None, torch.tensor([1.0, *[0.5] * (n - 1)])),
+    "layers": lambda _, units: ([torch.randn(4 * units, 6), torch.randn(4 * units, 6)],),
+    "maps": lambda n, units: (
+        torch.randn(n, 3, 2 * units, 5),
+        (torch.zeros(n, 4, 2 * units, 5), torch.zeros(n, 4, 2 * units, 5)),
+    ),
+    "line": lambda n, units: (torch.randn(n, 1, 32, 16 * units), torch.zeros(n, 1)),
+    "images": lambda n, units: (torch.rand(n, 3, 32, 16 * units),),
+}
+"""Arguments for N rows and a length of several units."""
 
 
 class _Items:
@@ -179,14 +152,15 @@ def _call(
     package: str,
     name: str,
     path: str,
-    inputs: Inputs,
+    inputs: Inputs | str,
     *arguments: Any,
     why: str = "",
     axes: Any = None,
     **options: Any,
 ) -> Call:
     """Return the call of the class at ``path``, made with ``arguments`` and ``options``."""
-    return Call(package, name, Build(path, *arguments, **options), inputs, why, axes or {})
+    made = _INPUTS[inputs] if isinstance(inputs, str) else inputs
+    return Call(package, name, Build(path, *arguments, **options), made, why, axes or {})
 
 
 _SAMPLE, _STEPS, _WITH_LENGTHS = _shaped("N", 5), _frames(5), _with_lengths("N", "L", 5)
@@ -209,14 +183,6 @@ _ASTEROID, _RL, _SPEECH = "asteroid.masknn.recurrent.", "torchrl.modules.", "spe
 _ESPNET, _TTS = "espnet2.asr.encoder.", "TTS.tts.layers.tacotron."
 
 
-def _line(n: int, length: int) -> tuple[Tensor, ...]:
-    return torch.randn(n, 1, 32, 16 * length), torch.zeros(n, 1)
-
-
-def _images(n: int, length: int) -> tuple[Tensor, ...]:
-    return (torch.rand(n, 3, 32, 16 * length),)
-
-
 # fmt: off
 GROUPS: dict[str, list[Call]] = {
     "matrix": list(_matrix()),
@@ -231,8 +197,8 @@ GROUPS: dict[str, list[Call]] = {
         _call("demucs", "BLSTM max_steps", "demucs.demucs.BLSTM", _channels(6), 6, max_steps=20, why=_FRAMES),
         _call("demucs", "BLSTM skip", "demucs.demucs.BLSTM", _channels(6), 6, 2, skip=True),
         _call("demucs", "Demucs", "demucs.demucs.Demucs", _channels(1, 600), ["a", "b"], **_DEMUCS),
-        _call("openunmix", "OpenUnmix", "openunmix.model.OpenUnmix", _spectra, 9, 2, 8, 2),
-        _call("openunmix", "OpenUnmix unidirectional", "openunmix.model.OpenUnmix", _spectra, 9, 2, 8, 1,
+        _call("openunmix", "OpenUnmix", "openunmix.model.OpenUnmix", "spectra", 9, 2, 8, 2),
+        _call("openunmix", "OpenUnmix unidirectional", "openunmix.model.OpenUnmix", "spectra", 9, 2, 8, 1,
             unidirectional=True),
         _call("asteroid", "SingleRNN", f"{_ASTEROID}SingleRNN", _STEPS, "LSTM", 5, 6),
         _call("asteroid", "MulCatRNN", f"{_ASTEROID}MulCatRNN", _STEPS, "GRU", 5, 6, bidirectional=True),
@@ -252,7 +218,7 @@ GROUPS: dict[str, list[Call]] = {
     ],
     "control": [
         _call("ncps", "CfC", "ncps.torch.CfC", _STEPS, 5, 6, why=_LOOP),
-        _call("ncps", "CfC with its state", "ncps.torch.CfC", _with_state, 5, 6, why=_LOOP),
+        _call("ncps", "CfC with its state", "ncps.torch.CfC", "state", 5, 6, why=_LOOP),
         _call("ncps", "LTC", "ncps.torch.LTC", _STEPS, 5, 6, why=_LOOP),
         _call("ncps", "CfC of a wiring", "ncps.torch.CfC", _STEPS, 5, Build("ncps.wirings.AutoNCP", 12, 3),
             why=_LOOP),
@@ -277,7 +243,7 @@ GROUPS: dict[str, list[Call]] = {
         _call("speechbrain", "RNN", f"{_SPEECH}RNN", _STEPS, 6, input_size=5),
         _call("speechbrain", "LSTM of 4-D input", f"{_SPEECH}LSTM", _shaped("N", "L", 5, 2), 6,
             input_shape=(None, None, 5, 2)),
-        _call("speechbrain", "GRU with lengths", f"{_SPEECH}GRU", _with_fractions, 6, input_size=5),
+        _call("speechbrain", "GRU with lengths", f"{_SPEECH}GRU", "fractions", 6, input_size=5),
         _call("speechbrain", "LSTMCell", f"{_SPEECH}LSTMCell", _SAMPLE, 6, input_size=5),
         _call("speechbrain", "GRUCell", f"{_SPEECH}GRUCell", _SAMPLE, 6, input_size=5, num_layers=2),
         _call("speechbrain", "LiGRU", f"{_SPEECH}LiGRU", _STEPS, 6, (None, None, 5), why=_LOOP),
@@ -288,7 +254,7 @@ GROUPS: dict[str, list[Call]] = {
             rnn_class=Name(f"{_SPEECH}LSTM"), **_CRDNN),
         _call("speechbrain", "CRDNN time pooling", "speechbrain.lobes.models.CRDNN.CRDNN", _frames(8),
             rnn_class=Name(f"{_SPEECH}GRU"), time_pooling=True, **_CRDNN),
-        _call("espnet", "SequentialRNNLM", "espnet2.lm.seq_rnn_lm.SequentialRNNLM", _words, 9, 6),
+        _call("espnet", "SequentialRNNLM", "espnet2.lm.seq_rnn_lm.SequentialRNNLM", "words", 9, 6),
         _call("espnet", "RNNEncoder", f"{_ESPNET}rnn_encoder.RNNEncoder", _WITH_LENGTHS, 5,
             use_projection=False, subsample=None, **_ENCODER),
         _call("espnet", "RNNEncoder subsample", f"{_ESPNET}rnn_encoder.RNNEncoder", _WITH_LENGTHS, 5,
@@ -302,7 +268,7 @@ GROUPS: dict[str, list[Call]] = {
         _call("coqui-tts", "Tacotron2 Encoder", f"{_TTS}tacotron2.Encoder", _with_lengths("N", 8, "L"), 8),
         _call("coqui-tts", "CBHG", f"{_TTS}tacotron.CBHG", _channels(8), 8, 4, 8, [8, 8], 6, 6, 2),
         _call("torchaudio", "DeepSpeech", "torchaudio.models.DeepSpeech", _shaped("N", 1, "L", 5), 5, 6, 4),
-        _call("torchaudio", "RNN-T predictor", "torchaudio.models.rnnt._Predictor", _targets, 9, 5, 6, 1, 5,
+        _call("torchaudio", "RNN-T predictor", "torchaudio.models.rnnt._Predictor", "targets", 9, 5, 6, 1, 5,
             False, 1e-3, 0.0, why=_LOOP),
         _call("Resemblyzer", "VoiceEncoder", "resemblyzer.VoiceEncoder", _frames(40, 8), "cpu",
             verbose=False),
@@ -321,9 +287,9 @@ GROUPS: dict[str, list[Call]] = {
     ],
     "reading": [
         _call("easyocr", "BidirectionalLSTM", "easyocr.model.modules.BidirectionalLSTM", _STEPS, 5, 6, 4),
-        _call("easyocr", "VGG Model", "easyocr.model.vgg_model.Model", _line, 1, 16, 6, 10),
-        _call("easyocr", "ResNet Model", "easyocr.model.model.Model", _line, 1, 16, 6, 10),
-        *(_call("python-doctr", name, f"doctr.models.recognition.crnn.pytorch.{name}", _images,
+        _call("easyocr", "VGG Model", "easyocr.model.vgg_model.Model", "line", 1, 16, 6, 10),
+        _call("easyocr", "ResNet Model", "easyocr.model.model.Model", "line", 1, 16, 6, 10),
+        *(_call("python-doctr", name, f"doctr.models.recognition.crnn.pytorch.{name}", "images",
             **_CRNN) for name in ("crnn_vgg16_bn", "crnn_mobilenet_v3_small")),
         *(_call("kraken", f"TransposedSummarizingRNN{words}",
             "kraken.lib.vgsl.layers.TransposedSummarizingRNN", _shaped("N", 4, height, "L"), 4, 6,
@@ -333,11 +299,11 @@ GROUPS: dict[str, list[Call]] = {
     "recommendation": [
         _call("torch-rechub", "NARM", "torch_rechub.models.matching.narm.NARM", _padded_history,
             Build("torch_rechub.basic.features.SequenceFeature", "history", 20, 6), 5, 0.0, 0.0),
-        *(_call("recbole", name, f"recbole.model.sequential_recommender.{name.lower()}.{name}", _history,
+        *(_call("recbole", name, f"recbole.model.sequential_recommender.{name.lower()}.{name}", "history",
             _RECBOLE, _Items()) for name in ("GRU4Rec", "NARM")),
     ],
     "series": [
-        _call("torch-geometric", "JumpingKnowledge lstm", "torch_geometric.nn.JumpingKnowledge", _layers,
+        _call("torch-geometric", "JumpingKnowledge lstm", "torch_geometric.nn.JumpingKnowledge", "layers",
             "lstm", 6, 2, axes={"xs_0": ("N", 6), "xs_1": ("N", 6)}),
         _call("pytorch-forecasting", "LSTM", "pytorch_forecasting.models.nn.rnn.LSTM", _STEPS, 5, 6,
             batch_first=True),
@@ -353,7 +319,7 @@ GROUPS: dict[str, list[Call]] = {
         *(_call("tracetorch", name, f"tracetorch.rnn.{name}", _SAMPLE, 5, 6, why=_KEPT) for name in ("LSTM",
             "GRU")),
         _call("torchxlstm", "sLSTM", "torchxlstm.sLSTM", _frames(8), 8, 4, 2, batch_first=True, why=_LOOP),
-        _call("conv-lstm", "ConvLSTMCell", "conv_lstm.ConvLSTMCell", _maps, 3, 4, 3, True,
+        _call("conv-lstm", "ConvLSTMCell", "conv_lstm.ConvLSTMCell", "maps", 3, 4, 3, True,
             axes={"input_tensor": ("N", 3, "H", 5)}),
     ],
 }
@@ -366,7 +332,9 @@ def calls_of(group: str) -> Iterator[Call]:
     for call in GROUPS[group]:
         try:
             if isinstance(call.build, Build):
-                call.build.check()
+                for each in (call.build, *call.build.arguments, *call.build.options.values()):
+                    if isinstance(each, Name):
+                        importlib.import_module(each.path.rpartition(".")[0])
         except ImportError as error:
             if call.package not in missing:
                 print(f"{call.package} is left out: {error}", flush=True)

@@ -1,6 +1,6 @@
 """Three exporters on modules that strangers wrote, and on a matrix of recurrent layers.
 
-    python -m benchmarks.strangers.exporters matrix [--sample N]
+    python -m benchmarks.strangers.exporters matrix [--first N]
 
     python -m venv strangers && strangers/bin/pip install -e ".[cpu,export]"
     strangers/bin/pip install --no-deps -r benchmarks/strangers/packages.txt
@@ -8,24 +8,16 @@
     python -m benchmarks.strangers.exporters --table *.json
 
 Each call of ``calls.py`` builds one module and makes its inputs for any ``(N, L)``. It is exported from one
-size by
+size, by lstm-edge and by PyTorch's exporters with every axis dynamic that changes, and run at other sizes:
 
-- ``lstm_edge_exporters.export``, axes and states found by itself,
-- ``torch.onnx.export(dynamo=True)`` with ``Dim.AUTO`` for every axis that changes with N or L,
-- the deprecated TorchScript exporter with those axes as ``dynamic_axes``,
+- *right* agrees with PyTorch at every size that the module itself runs at, within 1e-4 of the largest value
+  of the output (2e-5 for the matrix);
+- *ranged* does so at every size that its manifest allows, which leaves out some;
+- *wrong* was written and differs or does not run;
+- *refused* raised, *rightly* if the call says why no file can express what it does; a *traceback* of
+  lstm-edge is no error of its own.
 
-and the file is then run in onnxruntime at other sizes. It is
-
-- *right* if it agrees with PyTorch at every size that the module itself runs at, within 1e-4 of the largest
-  value of the output (2e-5 for the matrix);
-- *ranged* if it does so at every size that its manifest allows, which leaves out some;
-- *wrong* if it was written and differs or does not run;
-- *refused* if the exporter raised, *rightly* if the call says why no file can express what it does, and for
-  lstm-edge a *traceback* if that is no error of its own.
-
-States that lstm-edge makes inputs are fed their reset values. The matrix has a table of its own: a file has
-its *states as inputs* if it is right and takes all of h and c, so that it can be fed in chunks. The seconds
-are those of an exporter's own export alone; those of lstm-edge include its verification.
+The matrix counts files with *states as inputs*: right, and with all of h and c among the inputs.
 """
 
 import contextlib
@@ -33,14 +25,12 @@ import importlib.metadata
 import io
 import json
 import platform
-import random
 import statistics
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -62,8 +52,6 @@ from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import KEY, Manifest
 
-__all__ = ["main"]
-
 Arrays = Mapping[str, npt.NDArray[Any]]
 EXPORTERS = {
     "dynamo, Dim.AUTO": "torch.onnx.export(dynamo=True), Dim.AUTO",
@@ -73,8 +61,7 @@ EXPORTERS = {
 VERDICTS = ("right", "ranged", "wrong", "refused", "refused rightly", "traceback")
 
 
-@dataclass(frozen=True)
-class Group:
+class Group(NamedTuple):
     """How the calls of a group are judged."""
 
     traced: tuple[int, int]
@@ -82,15 +69,14 @@ class Group:
     sizes: tuple[tuple[int, int], ...]
     tolerance: float
     relative: bool
-    """Whether the tolerance is a fraction of the output's largest value."""
+    """True if the tolerance is a fraction of the output's largest value."""
 
 
 MATRIX = Group(matrix.TRACED, matrix.SIZES, 2e-5, relative=False)
 PACKAGES = Group((2, 3), ((3, 3), (1, 2), (3, 4), (4, 7), (1, 9)), 1e-4, relative=True)
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one call with one exporter."""
 
     verdict: str
@@ -236,14 +222,17 @@ def measure(call: Call, group: Group, exporter: str) -> Outcome:
         verdict = ("refused rightly" if call.why else "refused") if own else "traceback"
         return Outcome(verdict, message=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")
     seconds = time.perf_counter() - start
-    return replace(judge(content, names, call, group, module), seconds=seconds)
+    return judge(content, names, call, group, module)._replace(seconds=seconds)
 
 
 def tables(documents: Sequence[dict[str, Any]]) -> str:
     """Return the tally of several groups in Markdown, with versions."""
-    rows = [each for document in documents for each in document["calls"]]
+    rows = [row for document in documents for row in document["calls"]]
     packages = {row["package"] for row in rows}
-    lines = []
+    head, lines = [f"{len(rows)} calls of {len(packages)} packages", *VERDICTS], []
+    if packages == {"matrix"}:
+        reached = ("exported", "load", "run at 6 sizes", "agree", "states as inputs", "median s")
+        head = ["exporter", "cells", *reached]
     for key, name in EXPORTERS.items():
         if not (found := [row[key] for row in rows if key in row]):
             continue
@@ -252,15 +241,9 @@ def tables(documents: Sequence[dict[str, Any]]) -> str:
             lines.append([key, *(counts[verdict] for verdict in VERDICTS)])
             continue
         seconds = [each["seconds"] for each in found if each["seconds"]]
-        reached = [sum(each[what] for each in found) for what in ("loads", "runs")]
-        stateful = sum(each["stateful"] for each in found)
-        median = f"{statistics.median(seconds):.2f}" if seconds else "-"
-        lines.append([name, len(found), len(seconds), *reached, counts["right"], stateful, median])
-    if packages == {"matrix"}:
-        what = ("exported", "load", "run at 6 sizes", "agree", "states as inputs", "median s")
-        head = ["exporter", "cells", *what]
-    else:
-        head = [f"{len(rows)} calls of {len(packages)} packages", *VERDICTS]
+        loads, runs, stateful = (sum(each[what] for each in found) for what in ("loads", "runs", "stateful"))
+        median = f"{statistics.median(seconds or [0]):.2f}"
+        lines.append([name, len(found), len(seconds), loads, runs, counts["right"], stateful, median])
     versions = {name: version for document in documents for name, version in document["versions"].items()}
     about = ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
     return f"{table(head, lines)}\n\n{about}; Python {platform.python_version()}, {platform.machine()}."
@@ -270,7 +253,7 @@ def main() -> None:
     """Run one group, or print the table of several."""
     arguments = parser(__doc__)
     arguments.add_argument("group", nargs="?", choices=GROUPS)
-    arguments.add_argument("--sample", type=int, help="that number of random calls, always the same")
+    arguments.add_argument("--first", type=int, help="that number of calls")
     arguments.add_argument("--exporters", nargs="*", choices=EXPORTERS, default=list(EXPORTERS))
     arguments.add_argument("--json", type=Path, help="write the outcomes there")
     arguments.add_argument("--table", type=Path, nargs="+", help="print the table of these files")
@@ -279,16 +262,14 @@ def main() -> None:
         print(tables([json.loads(path.read_text()) for path in options.table or arguments.error("no group")]))
         return
     quiet()
-    calls = list(calls_of(options.group))
-    if options.sample:
-        calls = random.Random(0).sample(calls, min(options.sample, len(calls)))  # noqa: S311  no secret
+    calls = list(calls_of(options.group))[: options.first]
     group = MATRIX if options.group == "matrix" else PACKAGES
     packages = {call.package for call in calls} - {"matrix"} | {"torch", "onnx", "onnxruntime"}
     versions = {name: importlib.metadata.version(name) for name in packages} | {"lstm-edge": __version__}
     document: dict[str, Any] = {"calls": [], "versions": versions}
     for call in calls:
         outcomes = {exporter: measure(call, group, exporter) for exporter in options.exporters}
-        row = {name: asdict(outcome) for name, outcome in outcomes.items()}
+        row = {name: outcome._asdict() for name, outcome in outcomes.items()}
         document["calls"].append({"package": call.package, "name": call.name, **row})
         words = (f"{name}: {each.verdict} {each.message}"[:160].rstrip() for name, each in outcomes.items())
         print(call.package, call.name, *words, sep=" | ", flush=True)

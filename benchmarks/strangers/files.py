@@ -18,13 +18,12 @@ import sys
 import venv
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import onnx
 import onnxruntime
 import torch
 from torch import Tensor, nn
@@ -43,11 +42,7 @@ from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.ort import run_by_name
 
-__all__ = ["SOURCES", "main"]
-
-HERE = Path(__file__).parent
-_MOST = 120
-"""Characters of an outcome in the table."""
+_PINS = Path(__file__).with_name("files.txt")
 _CUTS = (0, 1, 6, 10, 24)
 """Where the steps of a whole are cut."""
 
@@ -65,8 +60,7 @@ class Foreign:
     """Whether it has a state that could be carried."""
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(NamedTuple):
     """What became of one file."""
 
     file: Foreign
@@ -126,22 +120,18 @@ def _keras(work: Path, python: Path | None) -> Iterator[Foreign]:
         if python is None:
             venv.create(work / "env", with_pip=True)
             python = work / "env/bin/python"
-            run(python, "-m", "pip", "install", "-q", "-r", HERE / "files.txt")
-        run(python, HERE / "files_keras.py", folder)
-    pins = dict(line.split("==") for line in (HERE / "files.txt").read_text().split())
+            run(python, "-m", "pip", "install", "-q", "-r", _PINS)
+        run(python, _PINS.with_name("files_keras.py"), folder)
+    pins = dict(line.split("==") for line in _PINS.read_text().split())
     source = f"tf2onnx {pins['tf2onnx']}, Keras {pins['keras']}"
     for path in sorted(folder.glob("*.onnx")):
         yield Foreign(source, path.stem, path, counted=not path.stem.startswith("backwards"))
 
 
-class _Stateful(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.layer = nn.LSTM(5, 6, 2, batch_first=True)
-
-    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        y, (h, c) = self.layer(x, (h, c))
-        return y, h, c
+class _Stateful(nn.LSTM):
+    def forward(self, x: Tensor, h: Tensor, c: Tensor) -> Any:
+        y, last = super().forward(x, (h, c))
+        return y, *last
 
 
 def _frequencies(x: Tensor, across: nn.Module, along: nn.Module) -> Tensor:
@@ -171,7 +161,7 @@ def _modules() -> dict[str, tuple[nn.Module, tuple[Tensor, ...]]]:
         "LSTM_states_out": (Layers(nn.LSTM(5, 6, batch_first=True), states=True), (x,)),
         "tagger": (tagger, (tokens,)),
         "convolved": (Layers(nn.RNN(6, 4, batch_first=True), mixed), (x,)),
-        "stateful": (_Stateful(), (x, h, c)),
+        "stateful": (_Stateful(5, 6, 2, batch_first=True), (x, h, c)),
         "packed": (lstm(5, 6), (x, torch.tensor([7, 4]))),
         "frequencies": (Fn(_frequencies, across=across, along=gru(48, 5)), (torch.randn(2, 7, 6, 3),)),
     }
@@ -214,18 +204,6 @@ SOURCES: dict[str, Callable[[Any], Iterator[Foreign]]] = {
 }
 
 
-def _holds_recurrence(content: Path | bytes) -> bool:
-    """Tell whether the file has a recurrent node or a loop, and not a copy of its cell for every step."""
-    model = onnx.load(content) if isinstance(content, Path) else onnx.load_from_string(content)
-    graphs = [model.graph, *model.functions]
-    while graphs:
-        for node in graphs.pop().node:
-            if node.op_type in ("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM", "Loop", "Scan"):
-                return True
-            graphs += [entry.g for entry in node.attribute if entry.type == onnx.AttributeProto.GRAPH]
-    return False
-
-
 def _try(file: Foreign) -> Outcome:
     try:
         lifted = lift(file.content, file.config)
@@ -253,26 +231,21 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     manifest, report, rng = lifted.manifest, lifted.report, np.random.default_rng(1)
     assert manifest.golden is not None
     in_chunks = manifest.sequence is not None and not manifest.unstreamable and not report.made_dynamic
-    session = onnxruntime.InferenceSession(
-        file.content if isinstance(file.content, bytes) else str(file.content)
-    )
+    cuts = [cut * manifest.unit for cut in _CUTS] if in_chunks else [0, None]
+    content = file.content if isinstance(file.content, bytes) else file.content.read_bytes()
+    session = onnxruntime.InferenceSession(content)
     known = {entry.name: entry for entry in session.get_inputs()}
-    sizes = {str(manifest.batch): 2 if in_chunks else 1}
-    cuts = [cut * manifest.unit for cut in _CUTS]
-    sizes |= {str(manifest.sequence): cuts[-1]} if in_chunks else {}
+    sizes = (
+        {str(manifest.batch): 2, str(manifest.sequence): cuts[-1]} if in_chunks else {str(manifest.batch): 1}
+    )
     if report.made_dynamic:  # the original takes its declared sizes only
-        declared = (
-            (*pair,)
-            for spec in manifest.inputs
-            for pair in zip(spec.axes, known[spec.name].shape, strict=True)
-        )
+        pairs = (zip(spec.axes, known[spec.name].shape, strict=True) for spec in manifest.inputs)
+        declared = itertools.chain(*pairs)
         sizes |= {axis: size for axis, size in declared if isinstance(axis, str) and isinstance(size, int)}
-    given = {
-        state.input: np.broadcast_to(
-            np.asarray(state.reset, state.dtype), resolve(state.axes, with_ones(state.axes, sizes)) or ()
-        )
-        for state in manifest.states
-    }
+    given = {}
+    for state in manifest.states:
+        shape = resolve(state.axes, with_ones(state.axes, sizes)) or ()
+        given[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
     for name in known.keys() - given.keys() - {spec.name for spec in manifest.inputs}:
         shape = [axis if isinstance(axis, int) else 1 for axis in known[name].shape]
         given[name] = np.full(shape, file.config.constants.get(name, 0), _dtype(known[name].type))
@@ -280,11 +253,10 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
     for _ in range(1 if in_chunks or report.lifted else 2):
         recorded = manifest.golden.inputs
         feeds = {spec.name: _draw(recorded[spec.name], spec.axes, sizes, rng) for spec in manifest.inputs}
-        if in_chunks:
-            feeds = full_length(manifest, feeds)
+        feeds = full_length(manifest, feeds) if in_chunks else feeds
         expected = run_by_name(session, {name: {**given, **feeds}[name] for name in known})
         parts = []
-        for first, last in itertools.pairwise(cuts if in_chunks else (0, None)):
+        for first, last in itertools.pairwise(cuts):
             chunk = dict(feeds) if last is None else take_steps(manifest.time_axes, feeds, first, last)
             lengths = chunk.pop(manifest.lengths or "", None)
             if lengths is not None and last is not None:
@@ -315,27 +287,21 @@ def _draw(example: Any, axes: Axes, sizes: Mapping[str, int], rng: np.random.Gen
 
 
 def _dtype(onnx_type: str) -> str:
-    kind = onnx_type.removeprefix("tensor(").removesuffix(")")
+    kind = onnx_type[len("tensor(") : -1]
     return {"float": "float32", "double": "float64"}.get(kind, kind)
 
 
 def _table(outcomes: list[Outcome]) -> str:
-    """Return the table: a source's equal files in one row, each other file in a row of its own."""
-    rows = []
-    for source in dict.fromkeys(outcome.file.source for outcome in outcomes):
-        mine = [each for each in outcomes if each.file.source == source]
-        if equal := [each.file.name for each in mine if each.equal]:
-            rows.append([source, ", ".join(equal), "lifted and equal"])
-        for each in mine:
-            if not each.equal:
-                words = each.words.replace("|", "/")
-                note = "" if each.file.counted else " (not counted)"
-                shortened = words if len(words) <= _MOST else f"{words[:_MOST]}..."
-                rows.append([source, f"{each.file.name}{note}", shortened])
+    """Return the table: a row per source and kind of outcome."""
+    rows: dict[tuple[str, str], list[str]] = {}
+    for each in outcomes:
+        words = "lifted and equal" if each.equal else each.words.replace("|", "/")[:120]
+        name = each.file.name if each.file.counted else f"{each.file.name} (not counted)"
+        rows.setdefault((each.file.source, words), []).append(name)
     counted = [each.equal for each in outcomes if each.file.counted]
-    share = sum(counted) / max(len(counted), 1)
-    rows.append(["**all**", f"{len(counted)} counted", f"**{sum(counted)} lifted and equal ({share:.0%})**"])
-    return table(["made by", "files", "outcome"], rows)
+    lines = [[source, ", ".join(names), words] for (source, words), names in rows.items()]
+    total = ["**all**", f"{len(counted)} counted", f"**{sum(counted)} lifted and equal**"]
+    return table(["made by", "files", "outcome"], [*lines, total])
 
 
 def main() -> None:
@@ -350,8 +316,7 @@ def main() -> None:
     outcomes = []
     for file in itertools.chain(*(SOURCES[name](options) for name in options.sources)):
         if options.only in f"{file.source} {file.name}":
-            counted = file.counted and _holds_recurrence(file.content)
-            outcomes.append(_try(replace(file, counted=counted)))
+            outcomes.append(_try(file))
             print(f"{file.source}: {file.name}: {outcomes[-1].words}", flush=True)
     print(_table(outcomes))
     print_machine("onnxruntime")

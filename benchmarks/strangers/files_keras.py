@@ -16,8 +16,6 @@ import tensorflow as tf
 import tf2onnx
 from keras import layers as k
 
-__all__ = ["main"]
-
 
 def _networks():
     def stack(*layers, shape=(None, 5), batch=None):

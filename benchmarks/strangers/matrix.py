@@ -2,14 +2,11 @@
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-
-__all__ = ["SIZES", "Cell", "Recurrent", "cells", "covering", "draw"]
 
 SIZES = ((1, 1), (1, 5), (3, 8), (4, 1), (2, 33), (5, 70))
 """``(N, L)`` that every cell is run at; none is ``TRACED``."""
@@ -28,8 +25,7 @@ _AXES: dict[str, tuple[Any, ...]] = {
 }
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """One combination."""
 
     kind: str
@@ -62,26 +58,18 @@ class Cell:
 def cells() -> Iterator[Cell]:
     """Return every combination; only an LSTM has a projection."""
     for values in itertools.product(*_AXES.values()):
-        cell = Cell(**dict(zip(_AXES, values, strict=True)))
+        cell = Cell(*values)
         if cell.kind == "LSTM" or not cell.projected:
             yield cell
 
 
 def covering() -> list[Cell]:
     """Return few cells in which every pair of two options' values occurs."""
-    names = [field.name for field in fields(Cell)]
-
-    def pairs(cell: Cell) -> set[Any]:
-        values = [(name, getattr(cell, name)) for name in names]
-        return set(itertools.combinations(values, 2))
-
-    every = list(cells())
-    missing = set().union(*(pairs(cell) for cell in every))
-    chosen = []
+    every = {cell: set(itertools.combinations(enumerate(cell), 2)) for cell in cells()}
+    missing, chosen = set[Any]().union(*every.values()), []
     while missing:
-        best = max(every, key=lambda cell: len(pairs(cell) & missing))
-        chosen.append(best)
-        missing -= pairs(best)
+        chosen.append(max(every, key=lambda cell: len(every[cell] & missing)))
+        missing -= every[chosen[-1]]
     return chosen
 
 
@@ -96,15 +84,8 @@ class Recurrent(nn.Module):
         options: dict[str, Any] = {"nonlinearity": nonlinearity} if nonlinearity else {}
         if cell.projected:
             options["proj_size"] = PROJECTED
-        self.rnn = getattr(nn, kind)(
-            FEATURES,
-            HIDDEN,
-            cell.layers,
-            bias=cell.bias,
-            batch_first=cell.batch_first,
-            bidirectional=cell.bidirectional,
-            **options,
-        )
+        options |= {name: getattr(cell, name) for name in ("bias", "batch_first", "bidirectional")}
+        self.rnn = getattr(nn, kind)(FEATURES, HIDDEN, cell.layers, **options)
         self.head = nn.Linear(cell.widths[0], 3)
         if cell.state == "learned":
             self.initial = nn.ParameterList(0.5 * torch.randn(cell.rows, 1, width) for width in cell.widths)

@@ -1,25 +1,19 @@
-"""What the demo's network costs in C: flash, RAM and instructions a step on a Cortex-M, and time a step here.
+"""What the demo's network costs in C on a Cortex-M: flash, RAM and instructions a step.
 
-The Cortex-M figures come from QEMU, which counts instructions (one a nanosecond); they are the same on every
-machine. The times here are the best of rounds alternately, C beside onnxruntime from Python.
+The figures come from QEMU, which counts instructions (one a nanosecond); they are the same on every machine.
 
-    taskset -c 1 python -m benchmarks.targets.c_steps
+    python -m benchmarks.targets.c_steps
 
 Needs ``lstm-edge[cpu,export]``, gcc, make, arm-none-eabi-gcc with newlib, and qemu-system-arm.
 """
 
-import ctypes
 import re
 import sys
 import tempfile
-import time
 from pathlib import Path
 
-import numpy as np
-
-from benchmarks.common import ROOT, interleave, parser, print_machine, repeat, run, table
+from benchmarks.common import ROOT, parser, print_machine, run, table
 from lstm_edge_exporters.targets.c import to_c
-from lstm_edge_runtime import Stream, load
 
 EXAMPLE = ROOT / "examples" / "cortex_m"
 BOARDS = {
@@ -30,17 +24,6 @@ BOARDS = {
     "m33": "Cortex-M33",
     "m55": "Cortex-M55",
 }
-ROUNDS, STEPS = 200, 200
-STEPPER = """
-#include "har.h"
-static har_state state;
-void begin(void) { har_reset(&state); }
-void steps(int count)
-{
-    float x[HAR_INPUTS] = {0}, y[HAR_OUTPUTS];
-    for (int i = 0; i < count; ++i) har_step(&state, x, y);
-}
-"""
 
 
 def on_board(board: str, network: Path, out: Path) -> tuple[int, int, int]:
@@ -51,19 +34,6 @@ def on_board(board: str, network: Path, out: Path) -> tuple[int, int, int]:
         for words in ("100 steps", "1000000 instructions", "flash", "RAM")
     )
     return round(steps * 10_000 / million), flash, ram
-
-
-def times_here(network: Path, stream: Stream, out: Path) -> tuple[float, float]:
-    """Return the least microseconds of a step in C and from Python."""
-    source, library = out / "steps.c", out / f"{network.name}.so"
-    source.write_text(STEPPER)
-    files = sorted((network / "src").glob("*.c"))
-    run("gcc", "-O2", "-shared", "-fPIC", f"-I{network / 'src'}", *files, source, "-lm", "-o", library)
-    opened = ctypes.CDLL(str(library))
-    opened.begin()
-    calls = {"c": opened.steps, "python": repeat(stream.step, np.zeros(6, np.float32))}
-    times = interleave(calls, STEPS, ROUNDS, time.perf_counter)
-    return min(times["c"]) * 1e6, min(times["python"]) * 1e6
 
 
 def main() -> None:
@@ -85,15 +55,7 @@ def main() -> None:
             for kind, network in networks.items():
                 counts = on_board(board, network, root / f"{board}-{kind}")
                 rows.append([name, kind, *(f"{count:,}" for count in counts)])
-        print(
-            table(["processor", "", "instructions per step", "flash, bytes", "RAM, bytes"], rows), end="\n\n"
-        )
-        rows = []
-        for kind, network in networks.items():
-            with load(files[kind]) as model:
-                in_c, in_python = times_here(network, model.stream(), root)
-            rows.append([kind, f"{in_c:.1f} us", f"{in_python:.1f} us", f"{made[kind].difference:.2g}"])
-        print("\n" + table(["", "C", "onnxruntime, from Python", "largest difference"], rows))
+        print(table(["processor", "", "instructions per step", "flash, bytes", "RAM, bytes"], rows))
 
 
 if __name__ == "__main__":

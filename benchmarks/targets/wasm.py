@@ -10,17 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.common import ROOT, SIZES, parser, print_machine, run, table
-from benchmarks.speed.models import write_model
-from lstm_edge_exporters.lift import lift
+from benchmarks.speed.stream import ONNXRUNTIME, write_files
 from lstm_edge_exporters.quantize import Budget, QuantizeConfig, Samples, quantize
 from lstm_edge_exporters.targets.native import to_native
 
 
 def write(folder: Path, size: str) -> None:
     """Write a size's ONNX file and its programs in float32 and int8."""
-    path = write_model(folder, size)
-    lift(path).save(path)
-    (folder / f"{size}.lep").write_bytes(to_native(path))
+    path = write_files(size, folder)[ONNXRUNTIME]
     loose = QuantizeConfig("int8", budget=Budget(agreement=0, drift=9, change=9))
     x = np.random.default_rng(0).normal(size=(4, 16, SIZES[size][0])).astype(np.float32)
     quantize(path, loose, Samples({"x": x})).save(folder / f"{size}-int8.onnx")

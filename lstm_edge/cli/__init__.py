@@ -52,17 +52,10 @@ class _LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
         if cmd_name not in _VERBS:
-            return None
+            advice = did_you_mean(cmd_name, _VERBS) or "see lstm-edge --help"
+            raise InputError(f"no verb {cmd_name!r}; {advice}")
         command: click.Command = import_module(f"{__name__}.{cmd_name}").command
         return command
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if args and args[0] not in _VERBS and not args[0].startswith("-"):
-            advice = did_you_mean(args[0], _VERBS) or f"the verbs are {', '.join(_VERBS)}"
-            raise InputError(f"no verb {args[0]!r}; {advice}")
-        return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -71,11 +64,7 @@ class _LazyGroup(click.Group):
 
 @click.group(
     cls=_LazyGroup,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        "max_content_width": 110,
-        "show_default": True,
-    },
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
 )
 @click.version_option(__version__, prog_name="lstm-edge")
 def cli() -> None:
@@ -93,21 +82,19 @@ def main() -> None:
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed by the caller: the next file opened would get its number
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
-    if "_LSTM_EDGE_COMPLETE" in os.environ:
+    if "_LSTM_EDGE_COMPLETE" in os.environ:  # set by the shell's completion
         cli.main()
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
-        signal.signal(
-            signal.SIGINT, signal.SIG_DFL
-        )  # before and after ``run``: no traceback during Python's startup
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # around ``run``: no traceback as Python starts or ends
     sys.exit(run(cli, sys.argv[1:]))
 
 
 def run(group: click.Group, arguments: Sequence[str]) -> int:
     """Run a command line and return its exit code; must be called on the main thread."""
-    came: list[int] = []
+    received: list[int] = []
 
     def stop(number: int, _: object) -> None:
-        came.append(number)
+        received.append(number)
         raise KeyboardInterrupt
 
     before = {number: signal.getsignal(number) for number in _NAMES}
@@ -116,35 +103,30 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
             signal.signal(number, stop)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = _note
+            warnings.showwarning = lambda message, *_, **__: _echo(f"note: {message}")
             code, line = _run(group, arguments)
     except BaseException:
-        if not came:
+        if not received:
             raise
-        code, line = 0, ""
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-    if came:  # even if a library caught the exception
-        line = f"stopped by {_NAMES[came[0]]}" + (f": {line}" if code == _BY_SIGNAL and line else "")
-        code = _BY_SIGNAL + came[0]
+    if received:  # even if a library caught the exception
+        code, line = _BY_SIGNAL + received[0], f"stopped by {_NAMES[received[0]]}"
     if line:
-        from ._output import echo_prose
-
         with contextlib.suppress(OSError):
-            echo_prose(line)
+            _echo(line)
     return code
 
 
-def _note(message: Warning | str, *_: object, **__: object) -> None:
-    """Print a warning as one line."""
-    from ._output import note
+def _echo(line: str) -> None:
+    from ._output import echo_prose  # imports NumPy
 
-    note(str(message))
+    echo_prose(line)
 
 
 def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
-    """Return the exit code and the message; ``_BY_SIGNAL`` for KeyboardInterrupt."""
+    """Return the exit code and the message."""
     try:
         try:
             with group.make_context("lstm-edge", list(arguments)) as context:
@@ -158,17 +140,9 @@ def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:
         return 2, ""
     except click.UsageError as error:
         path = error.ctx.command_path if error.ctx else "lstm-edge"
-        text = error.format_message().rstrip(".")
-        if isinstance(error, click.NoSuchOption) and error.ctx:  # click's own suggestions share letters only
-            options = [name for parameter in error.ctx.command.params for name in parameter.opts]
-            text = "; ".join(
-                filter(None, (f"no option {error.option_name!r}", did_you_mean(error.option_name, options)))
-            )
-        return 2, f"error: {text}; see {path} --help"
+        return 2, f"error: {error.format_message().rstrip('.')}; see {path} --help"
     except LstmEdgeError as error:
         return 1 if isinstance(error, CheckFailedError) else 2, f"error: {error}"
-    except KeyboardInterrupt as error:
-        return _BY_SIGNAL, str(error)
     except MemoryError:
         return 2, "error: not enough memory; free some, or use smaller inputs"
     except OSError as error:

@@ -1,25 +1,29 @@
 """Declare a verb: its arguments, its options from the fields of configurations, and its report."""
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Mapping
-from dataclasses import Field
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import Field, dataclass
 from pathlib import Path
 from types import UnionType
-from typing import TYPE_CHECKING, Any, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 
-from lstm_edge_exporters.options import Rule, option_fields
-from lstm_edge_runtime.errors import InputError
+from lstm_edge.data.config import DATA_SUFFIXES
+from lstm_edge.run_files import CHECKPOINT_SUFFIXES, is_run
+from lstm_edge_exporters.options import Rule, check_options, option, option_fields
+from lstm_edge_runtime.errors import InputError, MissingDependencyError, install_command
 from lstm_edge_runtime.files import check_target
 
-from ._extras import needing
-from ._model import check_model_path
 from ._output import print_report, progress
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
+
+    from lstm_edge_runtime import Model
 
 PATH = click.Path(path_type=Path)
 SCALE = (
@@ -28,17 +32,14 @@ SCALE = (
 )
 """Help of ``--scale``."""
 Command = Callable[..., Any]
+Steps = int | Literal["never"]
+"""Value of ``--reset-every``."""
 
 
 def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
-    """Return a decorator that makes a command of a function which returns a ``Report``.
+    """Return a decorator that makes a command with ``--json`` of a function which returns a ``Report``.
 
-    Args:
-        name: of the verb.
-        extra: of the distribution that it needs; imports inside the function name it if it is missing.
-
-    The command has ``--json``. If the function has a parameter ``show``, it is called with it as with
-    ``progress``.
+    The error of an import inside the function names ``extra``. A parameter ``show`` is that of ``progress``.
     """
 
     def decorate(function: Command) -> click.Command:
@@ -59,18 +60,34 @@ def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
     return decorate
 
 
+@contextlib.contextmanager
+def needing(extra: str, verb: str) -> Iterator[None]:
+    """Context whose error of a missing import names the extra of the distribution that installs it."""
+    if extra == "export":  # torch.onnx logs a line for every torchvision operator that it does not use
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+    try:
+        yield
+    except ImportError as error:
+        package = (error.name or "").partition(".")[0]
+        if not extra or not package or package.startswith("lstm_edge"):
+            raise  # an installed one that fails to import
+        raise MissingDependencyError(
+            f"lstm-edge {verb} needs {package}, which is not installed; {install_command(extra)}"
+        ) from error
+
+
 def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Command]:
     """Return a decorator that adds the options of configurations, and passes these by their names."""
 
     def decorate(function: Command) -> Command:
         @functools.wraps(function)
         def call(**given: Any) -> Any:
-            made, own = {}, set[str]()
+            made = {}
             for name, kind in kinds.items():
-                entries = option_fields(kind)
-                own |= entries.keys()
-                made[name] = kind(**{each: given[each] for each in entries if given[each] is not None})
-            return function(**made, **{name: value for name, value in given.items() if name not in own})
+                values = {field: given.pop(field) for field in option_fields(kind)}
+                made[name] = kind(**{field: value for field, value in values.items() if value is not None})
+                check_options(made[name])
+            return function(**made, **given)
 
         return field_options(*kinds.values())(call)
 
@@ -79,43 +96,36 @@ def options_of(**kinds: "type[DataclassInstance]") -> Callable[[Command], Comman
 
 def field_options(*kinds: "type[DataclassInstance]") -> Callable[[Command], Command]:
     """Return a decorator that adds an option for each field made with ``option``; None if it is not given."""
-    entries = {name: entry for kind in kinds for name, entry in option_fields(kind).items()}
-    options = [_from_field(entry) for entry in entries.values()]
-    return lambda function: functools.reduce(lambda made, each: each(made), reversed(options), function)
+    entries = {entry.name: entry for kind in kinds for entry in option_fields(kind).values()}
+    options = [_from_field(entry) for entry in reversed(entries.values())]
+    return lambda function: functools.reduce(lambda made, each: each(made), options, function)
 
 
 def _from_field(entry: "Field[Any]") -> Callable[[Any], Any]:
-    """Return the option of one field."""
     rule, hint = entry.metadata["rule"], entry.type
     flag = rule.flag or f"--{entry.name.replace('_', '-')}"
-    plain = isinstance(entry.default, int | float | str) and not isinstance(entry.default, bool)
-    shown = rule.shown or (f"{entry.default}" if plain else "")
-    text = rule.help + (f"  [default: {shown}]" if shown else "")
+    is_plain = isinstance(entry.default, int | float | str) and not isinstance(entry.default, bool)
+    shown = rule.shown or (f"{entry.default}" if is_plain else "")
+    text, several = rule.help + (f"  [default: {shown}]" if shown else ""), get_origin(hint) is Mapping
+    facts: dict[str, Any] = {"default": None, "show_default": False, "metavar": rule.metavar or None}
     if hint is bool:
-        flag = f"{flag}/--no-{flag[2:]}" if entry.default else flag
-        return click.option(flag, entry.name, is_flag=True, default=None, show_default=False, help=text)
-    several = get_origin(hint) is Mapping
+        return click.option(
+            f"{flag}/--no-{flag[2:]}" if entry.default else flag, entry.name, is_flag=True, **facts, help=text
+        )
+    if several:
+        facts |= {"multiple": True, "callback": _to_dict}
     return click.option(
-        flag,
-        entry.name,
-        type=None if several else _type_of(rule, hint),
-        multiple=several,
-        default=None,
-        callback=_pairs(rule, get_args(hint)[1]) if several else None,
-        show_default=False,
-        metavar=rule.metavar or None,
-        help=text + " Repeatable." * several,
+        flag, entry.name, type=_type_of(rule, hint), help=text + " Repeatable." * several, **facts
     )
 
 
 def _type_of(rule: Rule, hint: Any) -> Any:
-    """Return click's type for the type of a field."""
     if rule.choices:
         return click.Choice(rule.choices)
-    if rule.parse:
-        return _Parsed(rule.parse)
-    if get_origin(hint) is tuple:
-        return _Parsed(_names)
+    if get_origin(hint) is Mapping:
+        return _Parsed(functools.partial(_pair, rule, get_args(hint)[1]))
+    if rule.parse or get_origin(hint) is tuple:
+        return _Parsed(rule.parse or _names)
     kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
     return next(PATH if kind is Path else kind for kind in (int, float, Path, str) if kind in kinds)
 
@@ -136,78 +146,91 @@ class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in newer re
 
 
 def _names(text: str) -> tuple[str, ...]:
-    found = tuple(name.strip() for name in text.split(","))
-    if not all(found):
-        raise InputError(f"{text!r} contains an empty name; expected NAME,NAME")
-    return found
+    names = tuple(name.strip() for name in text.split(","))
+    if not all(names) or len(set(names)) < len(names):
+        raise InputError("a name is empty or given twice; expected NAME,NAME")
+    return names
 
 
-def _pairs(rule: Rule, kind: Any) -> Callable[..., dict[str, Any] | None]:
-    """Return the callback of a repeatable option ``NAME=VALUE``; values of ``kind``, or read by the rule."""
+def _pair(rule: Rule, kind: Any, text: str) -> tuple[str, Any]:
+    name, _, value = text.partition("=")
     read: Callable[[str], Any] = rule.parse or (float if kind is float else str)
-
-    def convert(_: click.Context, param: click.Parameter, entries: tuple[str, ...]) -> dict[str, Any] | None:
-        found = {}
-        for entry in entries:
-            name, mark, value = entry.partition("=")
-            try:
-                if not (name and mark and value) or name in found:
-                    raise InputError(f"{name} is given twice" if name in found else "no value")
-                found[name] = read(value)
-            except ValueError as error:
-                example = f"{param.opts[0]} {rule.metavar}"
-                raise InputError(f"{param.opts[0]} {entry}: {error}; expected {example}") from error
-        return found or None
-
-    return convert
+    try:
+        if name and value:
+            return name, read(value)
+    except ValueError as error:
+        raise InputError(f"{error}; expected {rule.metavar}") from error
+    raise InputError(f"expected {rule.metavar}")
 
 
-def count_or_never(text: str) -> int | str:
-    """Read a positive integer or ``never``; raises InputError."""
-    if text != "never" and not (text.isdecimal() and int(text)):
-        raise InputError(f"{text!r} is neither 'never' nor a positive integer")
-    return text if text == "never" else int(text)
+def _to_dict(_: click.Context, param: click.Parameter, pairs: Any) -> dict[str, Any] | None:
+    if len(dict(pairs)) < len(pairs):
+        raise InputError(f"{param.opts[0]}: a name is given twice; give each name once")
+    return dict(pairs) or None
 
 
-def _checked_model(_: click.Context, __: click.Parameter, found: Any) -> Any:
-    paths = found if isinstance(found, tuple) else (found,)
-    for path in paths:
-        check_model_path(path)
-    if len({path.resolve() for path in paths}) < len(paths):
-        raise InputError("a file is given twice; give each file once")
-    return found
+def _count_or_never(text: str) -> Steps:
+    if text == "never":
+        return "never"
+    if not (text.isdecimal() and int(text)):
+        raise InputError("neither 'never' nor a positive integer")
+    return int(text)
 
 
-model_argument = click.argument("model", type=PATH, callback=_checked_model)
-models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_checked_model)
+@dataclass(frozen=True)
+class ModelOptions:
+    """How a verb opens a model; see ``lstm_edge_runtime.load``."""
 
-
-def output_option(
-    *suffixes: str, several: bool = False, text: str = "Output file."
-) -> Callable[[Command], Command]:
-    """Return ``-o``: a file with one of these suffixes; ``outputs`` if it is repeatable."""
-
-    def check(_: click.Context, __: click.Parameter, found: Any) -> Any:
-        for path in found if several else (found,):
-            check_target(path)
-            if suffixes and path.suffix not in suffixes:
-                wanted = path.with_suffix(suffixes[0])
-                raise InputError(f"{path} is not named {' or '.join(suffixes)}; use -o {wanted}")
-        return found
-
-    name = "outputs" if several else "output"
-    return click.option(
-        "-o", "--output", name, type=PATH, required=True, multiple=several, callback=check, help=text
+    device: Literal["cpu", "cuda"] = option(
+        "cpu", "Device; cuda is an error if it is not actually used.", choices=("cpu", "cuda")
     )
+    threads: int = option(1, "Number of threads per operator.", low=1)
+
+    def load(self, path: Path) -> "Model":
+        """Load a model file; raises as ``lstm_edge_runtime.load``."""
+        from lstm_edge_runtime import load
+
+        return load(path, device=self.device, threads=self.threads)
 
 
+def _check_models(_: click.Context, __: click.Parameter, given: Any) -> Any:
+    """Refuse a run folder, checkpoint or data file given as a model, and suggest the right command."""
+    for path in given if isinstance(given, tuple) else (given,):
+        if path.suffix in DATA_SUFFIXES:
+            raise InputError(f"{path} is a data file, expected an .onnx file; MODEL is the first argument")
+        if path.suffix in CHECKPOINT_SUFFIXES or is_run(path):
+            kind, name = ("a run folder", path.name) if is_run(path) else ("a PyTorch checkpoint", path.stem)
+            command = f"lstm-edge export {path} -o {name}.onnx"
+            raise InputError(f"{path} is {kind}, expected an .onnx file; run {command}")
+    return given
+
+
+model_argument = click.argument("model", type=PATH, callback=_check_models)
+models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_check_models)
+
+
+def _check_output(_: click.Context, __: click.Parameter, path: Path) -> Path:
+    check_target(path)
+    if path.suffix != ".onnx":
+        raise InputError(f"{path} is not named .onnx; use -o {path.with_suffix('.onnx')}")
+    return path
+
+
+output_option = click.option(
+    "-o", "--output", type=PATH, required=True, callback=_check_output, help="Output file."
+)
 reset_every_option = click.option(
     "--reset-every",
-    type=_Parsed(count_or_never),
+    type=_Parsed(_count_or_never),
     metavar="N|never",
     help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
 )
-json_lines_option = click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
+
+
+def line_options(function: Command) -> Command:
+    """Add the options of verbs that write a line per result: ``reset_every`` and ``as_json``."""
+    json = click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
+    return json(reset_every_option(function))
 
 
 def is_factory(source: str) -> bool:

@@ -9,15 +9,15 @@ import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
-from lstm_edge_runtime.errors import counted, printable, shortened
+from lstm_edge_runtime.errors import printable, shortened
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Report:
     """Raised after the report has been printed."""
 
 
+Show = Callable[[float, str], None]
+"""Called with the fraction of the work done, and a description of the current step."""
 _EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 
@@ -52,7 +54,7 @@ def print_report(report: Report, *, as_json: bool) -> None:
 def plain(value: Any) -> Any:
     """Return a value as JSON has it: numbers that are not finite as None, classes with fields as mappings."""
     if is_dataclass(value) and not isinstance(value, type):
-        return {each.name: plain(getattr(value, each.name)) for each in fields(value)}
+        value = {each.name: getattr(value, each.name) for each in fields(value)}
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
@@ -69,13 +71,13 @@ def plain(value: Any) -> Any:
 def _print_text(report: Report, document: Mapping[str, Any]) -> None:
     """Print lists of mappings as tables, and other entries that are not empty as lines."""
     if report.title and report.title not in document:
-        Screen().print(report.title, style="bold")
+        echo(report.title)
     for key, value in document.items():
         name = key.replace("_", " ")
         if key in report.hidden or value in _EMPTY:
             continue
         if isinstance(value, list) and isinstance(value[0], dict):
-            print_table(name, value)
+            _print_table(name, value)
             continue
         lines = {name: value}
         if isinstance(value, dict) and not all(isinstance(entry, int | float) for entry in value.values()):
@@ -97,43 +99,34 @@ def to_text(value: Any) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, float):
+        value = value if abs(value) > 1e-30 else 0.0  # a limit far below float32
         return f"{value:,.1f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
     return f"{value:,}" if isinstance(value, int) else str(value)
 
 
-def print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Print rows as a table, without empty columns; markup and escape sequences have no effect."""
+def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Print rows as a table, without empty columns."""
+    from rich.table import Table
+
     used = {name for row in rows for name, value in row.items() if value not in _EMPTY}
     names = [name for name in dict.fromkeys(name for row in rows for name in row) if name in used]
-    table = Table(title=Text(printable(title), style="bold"), title_justify="left", header_style="bold")
+    table = Table(title=printable(title), title_justify="left", title_style="bold", header_style="bold")
     for name in names:
-        table.add_column(Text(printable(name.replace("_", " "))), overflow="fold")
+        table.add_column(printable(name.replace("_", " ")), overflow="fold")
     for row in rows:
-        table.add_row(*(Text(printable(to_text(row.get(name)))) for name in names))
-    Screen().print(table)
+        table.add_row(*(printable(to_text(row.get(name))) for name in names))
+    screen = console()
+    with screen.capture() as captured:
+        screen.print(table)
+    click.echo(captured.get(), nl=False)
 
 
-_WIDE = 500
-"""Columns of a pipe, so that no cell is wrapped."""
+def console(*, stderr: bool = False) -> "Console":
+    """Return a console with colors on a terminal, and plain text that is not wrapped in a pipe."""
+    from rich.console import Console
 
-
-class Screen(Console):
-    """A console: colors on a terminal, plain text in a pipe; markup and escape sequences have no effect."""
-
-    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
-        """Write to standard output or standard error; ``options`` as rich's ``Console``."""
-        super().__init__(stderr=stderr, highlight=False, markup=False, soft_wrap=True, **options)
-        self.soft_wrap = not self.is_terminal  # a terminal wraps inside of words
-        if not self.is_terminal:
-            self.width = _WIDE
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        """Print as rich's ``Console``, with escape sequences in texts escaped."""
-        super().print(*(printable(each) if isinstance(each, str) else each for each in objects), **options)
-
-    def on_broken_pipe(self) -> None:
-        """Let ``cli.run`` handle a broken pipe; rich would exit with 1."""
-        raise BrokenPipeError
+    terminal = (sys.stderr if stderr else sys.stdout).isatty()
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else 500)
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -156,61 +149,31 @@ def note(text: str) -> None:
 
 
 def note_resets(every: int | None, consequence: str) -> None:
-    """Print a note for a network whose training windows each started from reset.
-
-    Args:
-        every: number of steps of the window; None if unknown.
-        consequence: the resulting behavior, with a placeholder for the number of steps.
-    """
-    if every is None:
-        note(
-            "training samples started from reset; states are carried on anyway, unless --reset-every is given"
-        )
-    else:
-        found = consequence.format(counted(every, "step"))
-        note(f"each training window started from reset, so {found}; --reset-every never carries states on")
-
-
-_LINES = 20
-"""Number of lines in a pipe: one per 5 % of the work."""
+    """Print a note for a network whose training windows of ``every`` steps each started from reset."""
+    found = consequence.format(every) if every else "states are carried on"
+    note(f"training windows started from reset; {found}; --reset-every decides")
 
 
 @contextlib.contextmanager
-def progress(*, quiet: bool = False) -> Iterator[Callable[[float, str], None]]:
-    """Yield a function to call with the fraction of the work done, and a description of the current step.
+def progress(*, quiet: bool = False) -> Iterator[Show]:
+    """Yield a function that shows progress.
 
-    A terminal shows one line, cut to its width, with the remaining time.
-
-    Args:
-        quiet: print nothing in a pipe.
+    A terminal shows one line with the remaining time, a pipe gets a line per 5 %, or none if ``quiet``.
     """
     if not sys.stderr.isatty():
-        yield _line_printer(quiet=quiet)
+        printed = [-1]
+
+        def show(done: float, what: str) -> None:
+            if not quiet and (now := math.floor(done * 20 + 1e-9)) > printed[-1]:
+                printed.append(now)
+                echo(what, err=True)
+
+        yield show
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.table import Column
+    from rich.markup import escape
+    from rich.progress import Progress, TimeRemainingColumn
 
-    cut = Column(no_wrap=True, overflow="ellipsis", ratio=1)
-    columns = (
-        TextColumn("{task.percentage:3.0f} %"),
-        BarColumn(bar_width=10),
-        TextColumn("{task.description}", markup=False, table_column=cut),
-        TimeRemainingColumn(),
-        TextColumn("left"),
-    )
-    with Progress(*columns, console=Screen(stderr=True), transient=True, expand=True) as bar:
+    columns = "{task.percentage:3.0f} %", "{task.description}", TimeRemainingColumn()
+    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
-        yield lambda done, what: bar.update(task, completed=done, description=printable(what))
-
-
-def _line_printer(*, quiet: bool) -> Callable[[float, str], None]:
-    printed = -1
-
-    def show(done: float, what: str) -> None:
-        nonlocal printed
-        now = math.floor(done * _LINES + 1e-9)
-        if not quiet and now > printed:
-            printed = now
-            echo(what, err=True)
-
-    return show
+        yield lambda done, what: bar.update(task, completed=done, description=escape(printable(what)))

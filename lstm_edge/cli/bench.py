@@ -1,7 +1,7 @@
 """``lstm-edge bench``: measure the time of a step on this machine."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,17 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from lstm_edge_exporters.options import check_options, option
-from lstm_edge_runtime.errors import ContractError, InputError, counted
+from lstm_edge.data.sample_input import sample_input
+from lstm_edge_exporters.options import option
+from lstm_edge_runtime.errors import counted
 
-from ._model import ModelOptions, open_model
-from ._options import models_argument, options_of, verb
+from ._options import ModelOptions, models_argument, options_of, verb
 from ._output import Report
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
-
-_STEPS = 100  # in a call of a file that can't be streamed
 
 
 @dataclass(frozen=True)
@@ -29,10 +27,6 @@ class BenchConfig:
     seconds: float = option(5.0, "Approximate total time.", above=0)
     streams: int = option(64, "Number of streams that share a call.", low=1)
 
-    def __post_init__(self) -> None:
-        """Raise InputError for a value that does not fit."""
-        check_options(self)
-
 
 @verb("bench")
 @models_argument
@@ -41,8 +35,8 @@ def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
     """Measure the time of a step of MODELS on this machine.
 
     Rows are one step of one stream (or one unit, if the file takes several steps at a time), and one call for
-    many streams. A file that can't be streamed runs a whole sequence. All calls take turns in short blocks,
-    so that files can be compared. p50 is the median and p99 the 99th percentile of all calls.
+    many streams. All calls take turns in short blocks, so that files can be compared. p50 is the median and
+    p99 the 99th percentile of all calls.
 
     \b
     Example:
@@ -51,53 +45,34 @@ def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
     with ExitStack() as opened:
         calls: dict[tuple[str, str, str], Callable[[], object]] = {}
         for path in models:
-            model = opened.enter_context(open_model(path, options))
-            for name, call in _calls(model, config.streams).items():
+            model = opened.enter_context(options.load(path))
+            for name, call in _calls(model, config.streams):
                 calls[str(path), model.engine, name] = call
         times = _interleave(calls, config.seconds)
     rows = []
-    for (file, engine, name), found in times.items():
-        p50, p99 = (np.percentile(found, (50, 99)) / 1e3).tolist()
+    for (file, engine, name), nanoseconds in times.items():
+        p50, p99 = (np.percentile(nanoseconds, (50, 99)) / 1e3).tolist()
         rows.append({"file": file, "engine": engine, "call": name, "p50_us": p50, "p99_us": p99})
     return Report(rows)
 
 
-def _calls(model: "Model", streams: int) -> dict[str, Callable[[], object]]:
-    """Return what is timed, by name."""
-    unit = model.manifest.unit
-    try:
-        stream = model.stream(reset_every="never")
-    except ContractError:
-        whole = _samples(model, rows=1, steps=_STEPS)
-        return {f"run of {_STEPS} steps": lambda: model.run(whole)}
-    name, steps = ("step", None) if unit == 1 else (f"unit of {unit}", unit)
-    one = _samples(model, rows=None, steps=steps)
-    calls: dict[str, Callable[[], object]] = {
-        name: lambda: stream.step(one) if steps is None else stream.process(one)
-    }
+def _calls(model: "Model", streams: int) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield the name of each call, and the call."""
+    unit, samples = model.manifest.unit, sample_input(model)
+    name, stream = "step" if unit == 1 else f"unit of {unit}", model.stream(reset_every="never")
+    x = np.random.default_rng(0).random((streams, unit, samples.width)).astype(samples.spec.dtype)
+    one, many = (
+        (samples.steps(x[0, 0]), samples.steps(x[:, 0]))
+        if unit == 1
+        else (samples.rows(x[:1])[0], samples.rows(x))
+    )
+    step = stream.step if unit == 1 else stream.process
+    yield name, lambda: step(one)
     if model.manifest.batch is not None:
-        batch, many = model.streams(streams, reset_every="never"), _samples(model, rows=streams, steps=steps)
+        batch = model.streams(streams, reset_every="never")
         ids = np.array([batch.add() for _ in range(streams)])
-        take = batch.step if steps is None else batch.process
-        calls[f"{name}, {counted(streams, 'stream')}"] = lambda: take(many, ids)
-    return calls
-
-
-def _samples(model: "Model", *, rows: int | None, steps: int | None) -> Any:
-    """Return random samples for the inputs, without the axes whose size is None, the same each time."""
-    manifest, rng = model.manifest, np.random.default_rng(0)
-    sizes = {manifest.batch: rows, manifest.sequence: steps}
-    samples: dict[str, Any] = {}
-    for spec in manifest.data_inputs:
-        shape = [axis if isinstance(axis, int) else sizes.get(axis, -1) for axis in spec.axes]
-        kept = [size for size in shape if size is not None]
-        if -1 in kept:
-            axes = ", ".join(map(str, spec.axes))
-            raise InputError(f"{spec.name} is ({axes}), expected axes of batch and time and fixed ones")
-        dtype = np.dtype(spec.dtype)
-        floats = dtype.kind == "f"
-        samples[spec.name] = rng.normal(size=kept).astype(dtype) if floats else np.zeros(kept, dtype)
-    return samples if len(samples) > 1 else next(iter(samples.values()))
+        tick = batch.step if unit == 1 else batch.process
+        yield f"{name}, {counted(streams, 'stream')}", lambda: tick(many, ids)
 
 
 def _interleave(calls: dict[Any, Callable[[], object]], seconds: float) -> dict[Any, list[int]]:

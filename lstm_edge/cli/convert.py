@@ -1,43 +1,39 @@
-"""``lstm-edge convert``: convert a file to another format. Each target is one entry of ``_TARGETS``."""
+"""``lstm-edge convert``: convert a file to another format."""
 
 import shlex
-from collections.abc import Callable
-from importlib.resources import as_file, files
-from inspect import signature
+from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.read import read_data
-from lstm_edge.data.series import Data
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
-from lstm_edge_runtime.manifest import Array
 
-from ._extras import needing
 from ._options import PATH, model_argument, verb
 from ._output import Report, note
+
+if TYPE_CHECKING:
+    from lstm_edge_runtime.manifest import Array
 
 
 def _to_native(model: Path, output: Path) -> Report:
     if output.suffix != ".lep":
         raise InputError(f"{output} is not named .lep; use -o {output.with_suffix('.lep')}, or --to c or web")
     check_target(output)
-    with needing("export", "convert"):
-        from lstm_edge_exporters.targets.native import to_native
+    from lstm_edge_exporters.targets.native import to_native
 
     content = to_native(model)
     write_bytes(output, content)
     return Report({"output": output, "bytes": {"before": model.stat().st_size, "after": len(content)}})
 
 
-def _to_c(model: Path, output: Path, name: str | None = None) -> Report:
-    with needing("export", "convert --to c"):
-        from lstm_edge_exporters.targets.c import check_c_folder, to_c
+def _to_c(model: Path, output: Path, name: str | None) -> Report:
+    from lstm_edge_exporters.targets.c import check_c_folder, to_c
 
     check_c_folder(output, model, name)
     made = to_c(model, name)
@@ -59,81 +55,52 @@ def _to_c(model: Path, output: Path, name: str | None = None) -> Report:
     return Report(document)
 
 
-def _to_web(model: Path, output: Path, data: Path | None = None) -> Report:
-    with needing("export", "convert --to web"):
-        from lstm_edge_exporters.targets.folders import write_folder
-        from lstm_edge_exporters.targets.web import to_site
+def _to_web(model: Path, output: Path, data: Path | None) -> Report:
+    from lstm_edge_exporters.targets.folders import write_folder
+    from lstm_edge_exporters.targets.web import to_site
 
-    site = to_site(model, _recordings_for(model, data))
+    site = to_site(model, [*_recordings(model, data).items()])
     write_folder(output, site)
     sizes = {name: len(content) for name, content in sorted(site.items())}
-    notes = ["motion sensors need HTTPS on phones"]
     preview = f"python -m http.server -d {shlex.quote(str(output))}"
-    return Report({"output": output, "files": sizes, "notes": notes}, next=[preview])
+    document = {"output": output, "files": sizes, "notes": ["motion sensors need HTTPS on phones"]}
+    return Report(document, next=[preview])
 
 
-_TARGETS: dict[str, Callable[..., Report]] = {"c": _to_c, "web": _to_web}
-"""Each is called with the model, the output, and those options of the verb that its signature names."""
-
-
-@verb("convert")
+@verb("convert", extra="export")
 @model_argument
-@click.option("--to", "target", type=click.Choice(list(_TARGETS)), help="Write a folder of this kind.")
+@click.option("--to", "target", type=click.Choice(["c", "web"]), help="Write a folder of this kind.")
 @click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
-@click.option("--data", type=PATH, help="For web: data file with recordings to replay, as for predict.")
-def command(model: Path, target: str | None, output: Path, **options: Any) -> Report:
+@click.option("--data", type=PATH, help="For web: data with recordings to replay.  [default: the demo's]")
+def command(model: Path, target: str | None, output: Path, name: str | None, data: Path | None) -> Report:
     """Convert MODEL, an .onnx file, to another format.
 
-    An .lep file is a program for the C library of lstm-edge-native and for load(), without onnxruntime; see
-    docs/deploy.md.
-
-    c: a folder of C99 code without a runtime, for microcontrollers; see docs/deploy.md.
-
-    web: a folder with a static page that runs MODEL in the browser and works offline; see docs/deploy.md.
+    An .lep file is a program for the C library of lstm-edge-native and for load(), without onnxruntime; c is
+    a folder of C99 code without a runtime, for microcontrollers; web is a folder with a static page that runs
+    MODEL in the browser and works offline. See docs/deploy.md.
 
     Results are run and only written if they compute the same as MODEL.
 
     \b
     Example:
       lstm-edge convert har.onnx -o har.lep
-      lstm-edge convert har.onnx --to c -o har_c/
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
-    to_target = _TARGETS[target] if target else _to_native
-    given = {name: value for name, value in options.items() if value is not None}
-    if stray := [name for name in given if name not in signature(to_target).parameters]:
-        kind = f"--to {target}" if target else "an .lep file"
-        raise InputError(f"--{stray[0].replace('_', '-')} is not valid with {kind}; remove it")
-    return to_target(model, output, **given)
+    if (name and target != "c") or (data and target != "web"):
+        raise InputError("--name is only valid with --to c, --data with --to web; remove it")
+    if target == "c":
+        return _to_c(model, output, name)
+    return _to_web(model, output, data) if target else _to_native(model, output)
 
 
-_MOST = 8
-"""Maximum number of recordings in a page."""
-
-
-def _recordings_for(model: Path, data: Path | None) -> list[tuple[str, Array]]:
-    """Return one recording per label of ``data``, of its test set if defined.
-
-    Without ``data``, return the demo's recordings if ``model`` has the same features, otherwise none.
-
-    Raises:
-        NotFoundError, FileFormatError, ContractError: the model or the data can't be read.
-        InputError: ``data`` does not fit the model.
-    """
+def _recordings(model: Path, data: Path | None) -> "dict[str, Array]":
+    """Return a recording of at most 8 labels of ``data``, or of the demo's if ``model`` has its features."""
+    demo = Path(str(files("lstm_edge") / "data" / "basic_motions.npz"))
     with load(model) as opened:
-        if data is not None:
-            found, _ = read_for_model(data, opened, ReadConfig(), targets="optional", tell=note)
-            return _one_of_each(found)
-        features = opened.manifest.signal.features
-    with as_file(files("lstm_edge") / "data" / "basic_motions.npz") as path:
-        demo = read_data(path)
-    return _one_of_each(demo) if demo.signal.features == features else []
-
-
-def _one_of_each(found: Data) -> list[tuple[str, Array]]:
-    first: dict[str, Array] = {}
-    for one in sorted(found.series, key=lambda series: series.split != "test"):
-        label = found.classes[one.y[-1]] if found.classes else one.name
-        first.setdefault(label, one.x)
-    return list(first.items())[:_MOST]
+        if data is None and opened.manifest.signal.features != read_data(demo).signal.features:
+            return {}
+        found, _ = read_for_model(data or demo, opened, ReadConfig(), targets="optional", tell=note)
+    series = sorted(found.series, key=lambda one: one.split == "test")  # the last one of a label is taken
+    labeled = {found.classes[one.y[-1]] if found.classes else one.name: one.x for one in series}
+    return dict([*labeled.items()][:8])

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ._model import ModelOptions, open_model
-from ._options import model_argument, verb
+from ._options import ModelOptions, model_argument, verb
 from ._output import Report
 
 if TYPE_CHECKING:
@@ -25,32 +24,18 @@ def command(model: Path) -> Report:
     \b
     Example:
       lstm-edge inspect har.onnx
-      lstm-edge inspect har.lep
     """  # noqa: D301
-    with open_model(model, ModelOptions()) as opened:
+    with ModelOptions().load(model) as opened:
         manifest, golden = opened.manifest, opened.manifest.golden
         states, content = [_state(spec) for spec in manifest.states], model.read_bytes()
         document = {
             "file": {"path": model, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()},
-            "identity": opened.identity,
             "engine": opened.engine,
-            "inputs": opened.inputs,
-            "outputs": opened.outputs,
+            **manifest._asdict(),
+            "identity": opened.identity,
             "states": states,
             "state_bytes_per_stream": sum(state["bytes"] for state in states),
-            "ranges": manifest.ranges,
-            "streamable": manifest.streamable,
-            "unstreamable": manifest.unstreamable or None,
-            "unit": manifest.unit,
-            "delays": manifest.delays,
-            "lengths": manifest.lengths,
-            "precision": manifest.precision,
-            "task": manifest.task,
-            "signal": manifest.signal,
-            "trained": manifest.trained,
             "golden": golden and {name: list(array.shape) for name, array in golden.inputs.items()},
-            "equivalence": manifest.equivalence,
-            "provenance": manifest.provenance,
         }
     return Report(document, str(model))
 

@@ -6,12 +6,12 @@ from lstm_edge.results import pace
 from lstm_edge_exporters.lift.config import LiftConfig
 
 from ._options import model_argument, options_of, output_option, verb
-from ._output import Report
+from ._output import Report, plain
 
 
 @verb("lift", extra="export")
 @model_argument
-@output_option(".onnx")
+@output_option
 @options_of(config=LiftConfig)
 def command(model: Path, output: Path, config: LiftConfig) -> Report:
     """Turn the hidden states of MODEL, an .onnx file of any framework, into inputs and outputs.
@@ -33,19 +33,12 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     report, manifest = lifted.report, lifted.manifest
     kinds = {"lifted": report.lifted, "past steps": report.past, "existing": report.recognized}
     figures = report.verified.figures()
+    states = [plain(state) | {"kind": kind} for kind, found in kinds.items() for state in found]
     document = {
         "output": output,
-        "states": [
-            {"input": each.input, "output": each.output, "axes": each.axes, "reset": each.reset, "kind": kind}
-            for kind, states in kinds.items()
-            for each in states
-        ],
+        "states": states,
         "made_dynamic": report.made_dynamic,
-        "equal to the original": {
-            "sizes": figures["cases"],
-            "float64": figures["float64"],
-            "onnxruntime (share of its limit)": figures["ratio"],
-        },
+        "equal to the original": {name: figures[name] for name in ("cases", "float64", "ratio")},
         "unstreamable": manifest.unstreamable,
         "streams": None if manifest.unstreamable else pace(manifest),
         "delays": manifest.delays,

@@ -1,6 +1,5 @@
 """``lstm-edge quantize``: make a file smaller, and verify that its results are nearly the same."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,14 +8,13 @@ import click
 from lstm_edge.data.config import ReadConfig
 from lstm_edge_exporters.quantize.config import Budget, QuantizeConfig
 
-from ._model import ModelOptions, open_model
-from ._options import PATH, model_argument, options_of, output_option, verb
-from ._output import Report, note
+from ._options import PATH, ModelOptions, model_argument, options_of, output_option, verb
+from ._output import Report, Show, note
 
 
 @verb("quantize", extra="export")
 @model_argument
-@output_option(".onnx")
+@output_option
 @options_of(config=QuantizeConfig, budget=Budget)
 @click.option("--data", type=PATH, help="Data for the accuracy gate: .npz, .npy or .csv, as for train.")
 @options_of(reading=ReadConfig)
@@ -27,18 +25,16 @@ def command(
     budget: Budget,
     data: Path | None,
     reading: ReadConfig,
-    show: Callable[[float, str], None],
+    show: Show,
 ) -> Report:
     """Quantize MODEL, an fp32 .onnx file with a manifest, to make it smaller and usually faster.
 
-    Nothing is written unless the result loads, is actually quantized, is smaller, and is within its accuracy
-    budget on --data, or on the file's golden case. Narrow layers may be slower in int8: compare both files
-    with lstm-edge bench.
+    Nothing is written unless the result is smaller, and within its accuracy budget on --data, or on the
+    file's golden case. Narrow layers may be slower in int8: compare both files with lstm-edge bench.
 
     \b
     Example:
       lstm-edge quantize har.onnx -o har-int8.onnx --data har.npz
-      lstm-edge quantize har.onnx -o har-int8.onnx --for arm
       lstm-edge quantize har.onnx -o har-fp16.onnx --precision fp16
     """  # noqa: D301
     from lstm_edge_exporters.quantize import quantize
@@ -47,12 +43,9 @@ def command(
     if data is not None:
         from lstm_edge.data.evaluation import read_samples
 
-        samples = read_samples(data, open_model(model, ModelOptions()), reading, note)
+        samples = read_samples(data, ModelOptions().load(model), reading, note)
     made = quantize(model, replace(config, budget=budget), samples, on_progress=show)
     made.save(output)
-    notes = []
-    if any(what.endswith("int8") for what in made.counts):
-        notes = ["for reproducible results use one thread: int8 ranges depend on threads and on other rows"]
     document = {
         "output": output,
         "precision": made.manifest.precision,
@@ -60,7 +53,6 @@ def command(
         "nodes": made.counts,
         "bytes": {"before": made.bytes_before, "after": len(made.model)},
         "judgement": made.judgement,
-        "notes": notes,
     }
     following = [f"lstm-edge inspect {output}", f"lstm-edge convert {output} -o {output.stem}.lep"]
     return Report(document, str(output), next=following)

@@ -1,7 +1,6 @@
 """``lstm-edge score``: run a model on a Parquet data set of any size."""
 
 import os
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -10,7 +9,7 @@ import click
 from lstm_edge.score.config import ScoreConfig
 
 from ._options import PATH, options_of, reset_every_option, verb
-from ._output import Report
+from ._output import Report, Show
 
 
 @verb("score", extra="parquet")
@@ -29,7 +28,7 @@ def command(
     reset_every: int | str | None,
     workers: int | None,
     address: str | None,
-    show: Callable[[float, str], None],
+    show: Show,
 ) -> Report:
     """Run a model on every series of DATASET, a folder, a file or a glob of Parquet with one row per sample.
 
@@ -39,7 +38,6 @@ def command(
 
     \b
     Example:
-      lstm-edge score day1/ -m har.onnx -o scores1 --series device --order time
       lstm-edge score day2/ -m har.onnx -o scores2 --series device --order time --since scores1
     """  # noqa: D301
     from lstm_edge.score.job import score
@@ -47,10 +45,6 @@ def command(
 
     used = ray_cluster(address) if address else processes(workers or os.cpu_count() or 1)
     report = score(dataset, model, output, replace(config, reset_every=reset_every), used, show)
-    notes = []
-    if report.late:
-        notes.append("late rows came before the last one that was scored of their series, and were left out")
-    if reset_every is None and report.reset_every != "never":
-        notes.append(f"series are reset every {report.reset_every} steps, as in training (--reset-every)")
+    late = "late rows came before the last one that was scored of their series, and were left out"
     document = {"output": output, **asdict(report), "rows_per_second": report.rows / report.seconds}
-    return Report(document | {"notes": notes})
+    return Report(document | {"notes": [late] if report.late else []})

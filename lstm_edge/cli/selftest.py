@@ -4,8 +4,7 @@ from pathlib import Path
 
 from lstm_edge_runtime.errors import CheckFailedError
 
-from ._model import ModelOptions, open_model
-from ._options import model_argument, options_of, verb
+from ._options import ModelOptions, model_argument, options_of, verb
 from ._output import Report
 
 
@@ -20,19 +19,12 @@ def command(model: Path, options: ModelOptions) -> Report:
     \b
     Example:
       lstm-edge selftest har.onnx --device cuda
-      lstm-edge selftest har.lep
     """  # noqa: D301
-    with open_model(model, options) as opened:
+    with options.load(model) as opened:
         found, engine = opened.selftest(), opened.engine
     rows = [
-        {
-            "ok": each.ok,
-            "case": number,
-            "output": each.name,
-            "max_abs": each.max_abs,
-            "limit": each.limit,
-            "where": each.where,
-        }
+        {"ok": each.ok, "case": number, "output": each.name}
+        | {name: getattr(each, name) for name in ("max_abs", "limit", "where")}
         for number, case in enumerate(found.cases, 1)
         for each in case
     ]

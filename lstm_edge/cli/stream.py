@@ -1,39 +1,34 @@
 """``lstm-edge stream``: read samples from standard input, write one result line each to standard output."""
 
-import os
+import contextlib
 import sys
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import MainFrames
-from lstm_edge_exporters.options import check_options, option
-from lstm_edge_runtime.errors import CheckFailedError, InputError, counted, printable
-from lstm_edge_runtime.hold import Hold
+from lstm_edge_exporters.options import option
+from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, StateError
+from lstm_edge_runtime.hold import NO_LABEL, Hold
+from lstm_edge_runtime.state import read_state
 
-from ._line import FrameParser, LineParser
-from ._model import ModelOptions, open_model
-from ._options import json_lines_option, model_argument, options_of, reset_every_option
+from ._lines import LineParser, ResultLines, read_lines, write_line
+from ._options import ModelOptions, Steps, line_options, model_argument, options_of
 from ._output import echo, note_resets
-from ._pipes import LONGEST, LinePipe, stopped_by_signals
-from ._results import ResultLines
-from ._statefile import StateFile
 
 if TYPE_CHECKING:
-    from lstm_edge_runtime import Model, Stream
+    from lstm_edge_runtime import Stream
+    from lstm_edge_runtime.manifest import Array
     from lstm_edge_runtime.sliding import SlidingStream
 
-_STDIN, _STDOUT = 0, 1
 _REPORTED = 5
-"""Malformed lines that are reported one by one."""
-_END = "Ctrl-Z and Enter" if os.name == "nt" else "Ctrl-D"
-Parser = Callable[[bytes], "npt.NDArray[Any] | None"]
+"""Maximum number of malformed lines that are reported one by one."""
 
 
 @dataclass(frozen=True)
@@ -41,171 +36,133 @@ class StreamConfig:
     """What is read, and what is written."""
 
     state: Path | None = option(
-        None, "Save the state to FILE, and resume from it after a restart.", metavar="FILE"
-    )
-    save_every: float = option(
-        1.0,
-        "Maximum age of FILE while samples arrive; 0 saves after each. It is also saved at the end.",
-        low=0,
-        metavar="SECONDS",
-    )
-    binary: str | None = option(
-        None,
-        "Read raw numbers of this type in native byte order, sample by sample, instead of text.",
-        choices=("float32", "float64", "int16", "int32"),
+        None, "Save the state to FILE every second and at the end, and resume from it.", metavar="FILE"
     )
     features: tuple[str, ...] = option(
         (), "Columns of the header, in the order of MODEL's features.", metavar="NAMES"
     )
     window: int | None = option(
         None,
-        "Run the last N samples from the reset state at every step, as in a training on windows.",
+        "Run the last N samples from reset at every step, as in a training on windows.",
         low=1,
         metavar="N",
     )
     hold: int | None = option(
         None,
-        "Change the label only after it was the same for this number of steps; it is empty until then.",
+        "Change the label after it was the same for N steps; it is empty until then.",
         low=1,
-        metavar="STEPS",
+        metavar="N",
     )
-    every: int = option(1, "Write every Nth result.", low=1, metavar="N")
     strict: bool = option(False, "Stop at a malformed line instead of skipping it.")
-
-    def __post_init__(self) -> None:
-        """Raise InputError for a value that does not fit."""
-        check_options(self)
 
 
 @click.command("stream")
 @model_argument
 @options_of(config=StreamConfig)
-@reset_every_option
-@json_lines_option
+@line_options
 @options_of(options=ModelOptions)
 def command(
-    model: Path,
-    config: StreamConfig,
-    reset_every: "int | Literal['never'] | None",
-    as_json: bool,
-    options: ModelOptions,
+    model: Path, config: StreamConfig, reset_every: Steps | None, as_json: bool, options: ModelOptions
 ) -> None:
     """Run MODEL one sample at a time: read one line, write one result line, immediately and unbuffered.
 
-    A line is "0.1,0.2,0.3" (or with tabs, semicolons or spaces), "[0.1, 0.2, 0.3]" or {"ax": 0.1, "ay": 0.2,
-    "az": 0.3}. A first line of text without numbers is a header; if it contains the file's feature names,
-    columns are selected by name. A malformed line is reported by line number on standard error and skipped;
-    if no line is valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and a closed output
-    end it cleanly, with the state saved.
+    A line is "0.1,0.2,0.3", or with tabs, semicolons or spaces. A first line without numbers is a header; if
+    it contains the file's feature names, columns are selected by name. A malformed line is reported on
+    standard error and skipped; if no line is valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and
+    a closed output end it with the state saved.
 
     The step in each result keeps counting across restarts: after a crash, resend the samples after the step
-    printed in "resumed ... at step".
-
-    If the network needs later samples, results come that many steps later, each with the step that it is of;
-    those of the last steps are only available from lstm-edge predict.
+    printed in "resumed ... at step". If the network needs later samples, results come that many steps later.
 
     \b
     Example:
       read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
-      read-sensor | lstm-edge stream har.onnx --hold 5 --every 50
     """  # noqa: D301
-    window, features, binary = config.window, config.features, config.binary
+    window = config.window
     if window and (config.state or reset_every):
         raise InputError("--window has no state; remove --state and --reset-every")
-    with stopped_by_signals() as stop:
-        opened = open_model(model, options)
-        samples = sample_input(opened)
-        manifest = opened.manifest
-        if features and len(features) != samples.width:
-            raise InputError(f"--features names {len(features)} columns, the model takes {samples.width}")
-        named = features or manifest.signal.features
-        read: Parser = LineParser(
-            samples.width, named, samples.spec.dtype, required=bool(features)
-        ).parse_bytes
-        if binary:
-            read = FrameParser(samples.width, binary, samples.spec.dtype).parse_bytes
-
-        def parse(line: bytes) -> "npt.NDArray[Any] | None":
-            sample = read(line)
-            return None if sample is None else samples.steps(sample)
-
-        frame = np.dtype(binary).itemsize * samples.width if binary else 0
-        held = Hold(config.hold) if config.hold else None
-        lines = ResultLines(manifest.task, "step", as_json=as_json, hold=held)
-        if not window and reset_every is None and manifest.from_reset:
-            note_resets(
-                manifest.reset_every,
-                "states are reset every {}, and --window gives a result at every step as in training",
-            )
-        every_steps = reset_every or manifest.reset_every or "never"
-        stream = opened.stream(window=window) if window else opened.stream(reset_every=every_steps)
-        kept = StateFile(stream, config.state, config.save_every, held)
-        if kept.steps:
-            echo(f"resumed {config.state} at step {kept.steps}", err=True)
-        if sys.stdin.isatty():
-            what = counted(samples.width, "number") + (f" ({', '.join(named)})" if named else "")
-            echo(f"waiting for lines of {what}; press {_END} to end", err=True)
-        pipe = LinePipe(_STDIN, _STDOUT, stop, frame)
-        try:
-            serve(opened, stream, pipe, parse, lines, kept, config.every, config.strict)
-        finally:
-            kept.save()
+    opened = options.load(model)
+    samples, manifest, frames = sample_input(opened), opened.manifest, MainFrames(opened)
+    if config.features and len(config.features) != samples.width:
+        raise InputError(f"--features names {len(config.features)} columns, the model takes {samples.width}")
+    names = config.features or manifest.signal.features
+    parser = LineParser(samples.width, names, samples.spec.dtype, required=bool(config.features))
+    hold = Hold(config.hold) if config.hold else None
+    lines = ResultLines(manifest.task, "step", as_json=as_json, hold=hold)
+    if not window and reset_every is None and manifest.from_reset:
+        note_resets(manifest.reset_every, "states are reset every {} steps, and --window slides")
+    every = reset_every or manifest.reset_every or "never"
+    stream = opened.stream(window=window) if window else opened.stream(reset_every=every)
+    file = StateFile(stream, config.state, hold)
+    if file.steps:
+        echo(f"resumed {config.state} at step {file.steps}", err=True)
+    if sys.stdin.isatty():
+        echo(f"waiting for lines of {samples.width} numbers: {', '.join(names)}", err=True)
+    try:
+        for sample in _read_samples(parser, config.strict):
+            for _, step, values in frames.of(stream.step(samples.steps(sample)), file.steps):
+                write_line(lines.line(values, step))
+            file.save(age=1)
+    except BrokenPipeError:  # nobody reads any more
+        return
+    finally:
+        file.save()
 
 
-def serve(
-    model: "Model",
-    stream: "Stream | SlidingStream",
-    pipe: LinePipe,
-    parse: Parser,
-    lines: ResultLines,
-    kept: StateFile,
-    every: int,
-    strict: bool,
-) -> None:
-    """Write every ``every``-th result until end of input, a broken pipe or a signal.
-
-    Raises:
-        InputError: a malformed line if ``strict``, or the input can't be read.
-        CheckFailedError: there were lines, but none was a valid sample.
-    """
-    header_due, frames = True, MainFrames(model)
-    for sample in _samples(pipe, parse, kept.patience, strict):
-        for frame, step, values in () if sample is None else frames.of(stream.step(sample), kept.steps):
-            if frame % every:
-                lines.take(values)
-                continue
-            text = lines.line(values, step)
-            if header_due:
-                text, header_due = lines.header(len(values)) + text, False
-            if not pipe.write(printable(text).encode()):
-                return
-        kept.save_if_due()
-
-
-def _samples(
-    pipe: LinePipe, parse: Parser, patience: Callable[[], float | None], strict: bool
-) -> Iterator["npt.NDArray[Any] | None"]:
-    """Yield the sample of each line, None for a line or a time without one; raises as ``serve``."""
+def _read_samples(parser: LineParser, strict: bool) -> "Iterator[Array]":
+    """Yield the samples of standard input, and report malformed lines."""
     number, bad, good = 0, 0, False
-    while (raw := pipe.read(patience())) is not None:
-        sample = None
-        if raw:
-            number += 1
-            try:
-                if len(raw) > LONGEST:
-                    raise InputError(f"longer than {LONGEST} bytes")  # noqa: TRY301
-                sample = parse(raw)
-            except InputError as error:
-                if strict:
-                    raise InputError(f"line {number}: {error}") from error
-                bad += 1
-                if bad <= _REPORTED:
-                    echo(f"line {number}: {error}; skipped", err=True)
-        good |= sample is not None
-        yield sample
+    for number, line in enumerate(read_lines(), 1):
+        try:
+            sample = parser.parse(line)
+        except InputError as error:
+            if strict:
+                raise InputError(f"line {number}: {error}") from error
+            bad += 1
+            if bad <= _REPORTED:
+                echo(f"line {number}: {error}; skipped", err=True)
+            continue
+        if sample is not None:
+            good = True
+            yield sample
     if bad > _REPORTED:
-        echo(f"{bad - _REPORTED:,} more of {counted(number, 'line')} were skipped", err=True)
+        echo(f"{bad - _REPORTED:,} more of {number:,} lines were skipped", err=True)
     if bad and not good:
-        raise CheckFailedError(
-            f"none of {counted(number, 'line')} was a valid sample; see the messages above for the format"
-        )
+        raise CheckFailedError(f"none of {number:,} lines was a valid sample; see the messages above")
+
+
+class StateFile:
+    """Saves a stream's state with the arrays ``steps`` and ``hold``; does nothing without a path."""
+
+    def __init__(self, stream: "Stream | SlidingStream", path: Path | None, hold: Hold | None = None) -> None:
+        """Restore ``stream`` and ``hold`` from ``path`` if it exists, and write it."""
+        self._stream, self._path, self._hold = stream, path, hold or Hold(1)
+        self._before, self._saved_at = 0, 0.0
+        if path is not None:
+            with contextlib.suppress(NotFoundError):
+                self._restore(path)
+        self.save()
+
+    @property
+    def steps(self) -> int:
+        """Number of time steps since the first start, including earlier processes."""
+        return self._before + self._stream.steps_seen
+
+    def save(self, *, age: float = 0) -> None:
+        """Write the state atomically, if the file is at least ``age`` seconds old."""
+        if self._path is not None and (not age or time.monotonic() - self._saved_at >= age):
+            arrays = {"steps": np.array(self.steps), "hold": np.array(self._hold.saved)}
+            self._stream.state.save(self._path, **arrays)
+            self._saved_at = time.monotonic()
+
+    def _restore(self, path: Path) -> None:
+        state, arrays = read_state(path)
+        steps, hold = arrays.get("steps", np.array(0.5)), arrays.get("hold", np.array(NO_LABEL))
+        if not {steps.dtype.kind, hold.dtype.kind} <= set("iu") or (steps.shape, hold.shape) != ((), (3,)):
+            raise FileFormatError(f"{path} is not a state that lstm-edge stream saved; remove it")
+        try:
+            self._stream.restore(state)
+        except StateError as error:
+            raise StateError(f"{path} is the state of another model; remove it ({error})") from error
+        self._hold.restore(*hold.tolist())
+        self._before = int(steps)

@@ -1,6 +1,6 @@
 """``lstm-edge train``."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,8 @@ from lstm_edge_runtime.errors import InputError, MissingDependencyError
 from ..data.config import DataConfig
 from ..run_files import REPORT
 from ..training.config import TrainConfig
-from ._extras import needing
-from ._options import PATH, field_options, verb
-from ._output import Report
+from ._options import PATH, field_options, needing, verb
+from ._output import Report, Show
 
 if TYPE_CHECKING:
     from ..training.train import Epoch
@@ -31,14 +30,7 @@ if TYPE_CHECKING:
     "--resume", is_flag=True, help="Resume the training in RUN; --epochs and --patience may change."
 )
 @click.option("--overwrite", is_flag=True, help="Replace an existing run in RUN.")
-def command(
-    data: Path,
-    folder: Path,
-    resume: bool,
-    overwrite: bool,
-    show: Callable[[float, str], None],
-    **options: Any,
-) -> Report:
+def command(data: Path, folder: Path, resume: bool, overwrite: bool, show: Show, **options: Any) -> Report:
     """Train an LSTM1 on DATA and save the best epoch to RUN.
 
     DATA is a .npz with x (samples, L, features) and y, a .csv or .parquet with one row per time step, or a
@@ -48,50 +40,40 @@ def command(
     \b
     Example:
       lstm-edge train har.npz -o runs/har
-      lstm-edge train log.csv -o runs/log --label surface --window 100 --stride 50
       lstm-edge train load.csv -o runs/load --forecast megawatt --window 48
     """  # noqa: D301
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it; give only one of them")
     from ..training.train import read_configs, train
 
-    of_data, of_training = read_configs(folder) if resume else (DataConfig(), TrainConfig())
     given = {name: value for name, value in options.items() if value is not None}
+    data_config, config = read_configs(folder) if resume else (DataConfig(), TrainConfig())
     run = train(
         data,
         folder,
-        data_config=replace(
-            of_data, **{name: given[name] for name in option_fields(of_data) if name in given}
-        ),
-        config=replace(
-            of_training, **{name: given[name] for name in option_fields(of_training) if name in given}
-        ),
+        data_config=replace(data_config, **{n: given[n] for n in option_fields(data_config) if n in given}),
+        config=replace(config, **{n: given[n] for n in option_fields(config) if n in given}),
         resume=resume,
         overwrite=overwrite,
         on_epoch=lambda epoch, epochs: show(epoch.number / epochs, describe_epoch(epoch, epochs)),
     )
-    sets = [name for name in ("validation", "test") if run.summary[name]]
-    columns = {
-        f"{name} ({run.summary['split'][name]} series)": dict(_rows(run.summary[name])) for name in sets
-    }
-    names = dict.fromkeys(what for column in columns.values() for what in column)
-    scores = [{"score": what} | {name: each.get(what) for name, each in columns.items()} for what in names]
-    document = {"run": folder, "sha256": run.sha256, **run.summary, "scores": scores}
+    summary, scores = run.summary, dict[str, dict[str, Any]]()
+    sets = [name for name in ("validation", "test") if summary[name]]
+    for name in sets:
+        for score, value in _scores(summary[name]):
+            scores.setdefault(score, {"score": score})[f"{name} ({summary['split'][name]} series)"] = value
+    document = {"run": folder, "sha256": run.sha256, **summary, "scores": [*scores.values()]}
     try:
         with needing("report", "train"):
             from ..report.training import write_report
-        write_report(folder, run.summary)
+        write_report(folder, summary)
         document["report"] = folder / REPORT
     except MissingDependencyError as error:
-        document["notes"] = [*run.summary["notes"], f"no report: {error}"]
-    export = f"lstm-edge export {folder} -o model.onnx"
-    hidden = (*sets, "history", "config")
-    if run.summary["stopped"] != "interrupted":
-        return Report(document, hidden=hidden, next=[export])
-    stopped = KeyboardInterrupt(f"the best epoch so far is in {folder}")
-    return Report(
-        document, hidden=hidden, next=[f"lstm-edge train {data} -o {folder} --resume", export], error=stopped
-    )
+        document["notes"] = [*summary["notes"], f"no report: {error}"]
+    following = [f"lstm-edge export {folder} -o model.onnx"]
+    if summary["stopped"] == "interrupted":
+        following.insert(0, f"lstm-edge train {data} -o {folder} --resume")
+    return Report(document, hidden=(*sets, "history", "config"), next=following)
 
 
 def describe_epoch(epoch: "Epoch", epochs: int) -> str:
@@ -100,25 +82,16 @@ def describe_epoch(epoch: "Epoch", epochs: int) -> str:
     return f"epoch {epoch.number}/{epochs}  loss {epoch.loss:.4f}  val {loss:.4f}  score {epoch.score:.3f}"
 
 
-_WAYS = {"streams": "streams", "windows": "windows from reset"}
+_SHOWN = ("accuracy", "all_steps", "mae", "rmse", "recall")
 
 
-def _rows(scores: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    """Yield the names and values of a set's scores, what a device runs first."""
-    for way in sorted(set(_WAYS) & scores.keys(), key=lambda each: each != scores["shown"]):
-        yield from _score_rows(scores[way], _WAYS[way])
-        if "all_steps" in scores[way]:
-            yield "accuracy, streams, at all steps", scores[way]["all_steps"]
-    for name, each in scores["baselines"].items():
-        yield from _score_rows(each, f"baseline: {name}")
-    shown = scores[scores["shown"]]
-    for label, recall in shown.get("recall", {}).items():
-        yield f"recall of {label}", "not in this set" if recall is None else recall
-
-
-def _score_rows(scores: Mapping[str, Any], what: str) -> Iterator[tuple[str, Any]]:
-    if "accuracy" in scores:
-        yield f"accuracy, {what}", scores["accuracy"]
-    for error in ("mae", "rmse"):
-        for target, value in scores.get(error, {}).items():
-            yield f"{error.upper()} of {target}, {what}", value
+def _scores(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Yield the names and values of a set's scores."""
+    ways = {way: found[way] for way in ("streams", "windows") if way in found}
+    ways |= {f"baseline {name}": scores for name, scores in found["baselines"].items()}
+    for way, scores in ways.items():
+        for name in _SHOWN:
+            value = scores.get(name, {})
+            for part, entry in value.items() if isinstance(value, dict) else [("", value)]:
+                title = f"{name.replace('_', ' ')}{part and f' {part}'}, {way}"
+                yield title, "none" if entry is None else entry

@@ -61,13 +61,13 @@ def _tables(folder: Path) -> None:
 
 
 def _states(folder: Path) -> None:
-    from lstm_edge.cli._statefile import StateFile
+    from lstm_edge.cli.stream import StateFile
     from lstm_edge_runtime import load
     from lstm_edge_runtime.hold import Hold
 
     with load(DATA / "lstm.onnx") as model:
         stream = model.stream()
-        StateFile(stream, folder / "state.npz", 1.0, Hold(3)).save()
+        StateFile(stream, folder / "state.npz", Hold(3)).save()
 
 
 def _counted(models: Path) -> None:

@@ -247,7 +247,7 @@ def parquet(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = (corpus / "lines.txt").read_bytes()
     damaged = rng.choice((mutate.damage, mutate.damage_csv))(rng, content)
-    form = rng.choice(((), (), ("--json",), ("--strict",), ("--binary", "float32"), ("--binary", "int16")))
+    form = rng.choice(((), (), ("--json",), ("--strict",)))
     return Verb(("stream", str(corpus / "onnx" / "lstm.onnx"), *form), damaged)
 
 
@@ -344,7 +344,7 @@ def score_output(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 
 
 _OPTIONS = (
-    "--threads", "--device", "--json", "--state", "--save-every", "--binary",
+    "--threads", "--device", "--json", "--state",
     "--strict", "--golden", "--series", "--order", "--label", "--features", "--group", "--encoding",
     "--missing", "-o", "--output", "--to", "--chunk", "--name", "--help", "--window", "--rate",
     "--units", "--compare", "--html", "--seconds",

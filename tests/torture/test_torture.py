@@ -73,9 +73,7 @@ VERBS = {
     "convert": Verb(("convert", MODEL, "-o", "out/m.lep"), "m.lep", _model),
     "convert --to c": Verb(("convert", MODEL, "--to", "c", "-o", "out/c", "--name", "har"), "c", _c_folder),
     "predict": Verb(("predict", MODEL, "data.npz", "-o", "out/p.csv"), "p.csv", _table),
-    "stream": Verb(
-        ("stream", MODEL, "--state", "out/s.npz", "--save-every", "0"), "s.npz", State.load, b"1,2,3\n" * 300
-    ),
+    "stream": Verb(("stream", MODEL, "--state", "out/s.npz"), "s.npz", State.load, b"1,2,3\n" * 300),
 }
 SLOW = {
     "train": Verb((*_TRAIN, "--epochs", "40"), "run", _run_folder),

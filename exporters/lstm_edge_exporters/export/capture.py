@@ -287,7 +287,7 @@ class _Sizes:
                         f"forward fixes axis {place} of {name} at {tensor.shape[place]}"
                         f"{f' ({line})' if line else ''}: a loop, a layer or a kept state takes the size for "
                         "a number; use tensor operations over the whole axis, take and return the state and "
-                        "export one step a call: --step, or fix the axis: "
+                        "export one step a call: --input x=N,1,8, or fix the axis: "
                         f"inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
                     )
 

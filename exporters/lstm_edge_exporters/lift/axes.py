@@ -120,10 +120,11 @@ class Measured:
         self._runs: dict[ir.Value, Runs] = {}
         starts = {slot.initial for each in found for slot in each.slots if slot.initial is not None}
         reads = {value for each in found for value, _ in (*each.time_axes(), *each.row_axes())}
-        for group in (reads - starts, starts):
-            values, names = [value for value in group if constant(value) is None], dynamic_axes(model.graph)
+        names = dynamic_axes(model.graph)
+        for group, sized in ((reads - starts, True), (starts, False)):
+            values = [value for value in group if constant(value) is None]
             with contextlib.suppress(FileFormatError):
-                runs = evaluate(model, values, _sizes_apart(names, known)) if values else []
+                runs = evaluate(model, values, _sizes_apart(names, known), sized=sized) if values else []
                 self._runs |= dict.fromkeys(values, runs)
 
     def rename(self, titles: Mapping[int | str, int | str]) -> None:

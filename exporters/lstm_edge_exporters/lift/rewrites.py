@@ -29,10 +29,6 @@ from .recurrences import recurrences
 from .running import evaluate
 
 _SEQUENCE_RANK = 3
-_SORTS_UPWARDS = 11
-"""The opset from which TopK can be asked for the smallest."""
-_SIZE = 8
-"""Size of the first axis that has no known one; the next ones are larger."""
 
 
 def free_sizes(model: ir.Model) -> None:
@@ -119,7 +115,7 @@ def _generalize_loops(model: ir.Model) -> None:
 
 def restore_order(model: ir.Model, known: Mapping[str, int]) -> None:
     """Let recurrent nodes run on rows as they came, and sort their results; ``known`` has sizes of axes."""
-    if model.graph.opset_imports[""] < _SORTS_UPWARDS:
+    if model.graph.opset_imports[""] < 11:  # TopK can't be asked for the smallest
         return
     for node in [node for node in model.graph if is_recurrent(node)]:
         orders = list(_orders(node))
@@ -140,7 +136,7 @@ def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], known
     """Return True if all of ``orders`` were permutations of the rows of X."""
     x = node.inputs[0]
     assert x is not None
-    sizes = {name: _SIZE + place for place, name in enumerate(dynamic_axes(model.graph))} | dict(known)
+    sizes = {name: 8 + place for place, name in enumerate(dynamic_axes(model.graph))} | dict(known)
     try:
         ((_, run),) = evaluate(model, [x, *orders], [[sizes]])
     except FileFormatError:

@@ -4,7 +4,7 @@ The rules of ``streaming`` read the time axis and the rate of a value from its s
 these to its own exports; a file from elsewhere names the axes of its inputs alone.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 
@@ -27,15 +27,14 @@ Sizes = Mapping[str, int]
 """A size for every dynamic axis."""
 Runs = list[tuple[Sizes, Mapping[ir.Value, Array]]]
 """Values of a graph at several sizes."""
-_STEPS = (40, 8, 400, 4000)
-"""Numbers of steps to try, rounded up to a multiple of the strides."""
-_FURTHER = (0, 7, 20)
+Groups = Iterable[Sequence[Sizes]]
+_LENGTHS = ((40, 1), (8, 1), (40, 12), (4000, 12))
+"""Least numbers of steps to try, and multiples of the strides; a Reshape may join up to 12 frames."""
+_FURTHER = (0, 2, 5)
 """Further lengths, in multiples."""
 _ROWS = (2, 3)
 _OTHERS = 5
 """Size of the first axis that is neither batch nor time; the next ones are larger."""
-_JOINED = 12
-"""Frames that a Reshape may join."""
 _MOST_STRIDES = 1 << 12
 _MOST_KEPT = 8
 """Elements of a small value: starts, ends, axes and pads."""
@@ -65,17 +64,19 @@ def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | Non
 
 
 def evaluate(
-    model: ir.Model, values: Sequence[ir.Value], groups: Iterable[Sequence[Sizes]], *, every: bool = False
+    model: ir.Model, values: Sequence[ir.Value], groups: Groups, *, every: bool = False, sized: bool = True
 ) -> Runs:
     """Compute ``values`` on random data at the sizes of the first group whose first runs, or all of them.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
-    that no state fixes the batch size. Sizes at which the graph does not run are left out.
+    that no state fixes the batch size. Sizes at which the graph does not run are left out. If ``sized``,
+    floats are zeros of the right shape: onnxruntime runs in another process.
 
     Raises:
         FileFormatError: no group runs.
     """
-    part, reason = _part_of(model, values), ""
+    floats = {value for value in values if sized and value.dtype and value.dtype.is_floating_point()}
+    part, reason = _part_of(model, values, floats), ""
     run = runner(part, "a part of the file")
     manifest = Manifest(tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None)
     manifest = manifest._replace(lengths=length_input(part.graph))
@@ -91,8 +92,11 @@ def evaluate(
                 if every or not runs:
                     break
             else:
-                names = (str(twin.name) for twin in part.graph.outputs)
-                runs.append((sizes, dict(zip(values, map(results.__getitem__, names), strict=True))))
+                twins = zip(values, part.graph.outputs, strict=True)
+                arrays = {value: results[str(twin.name)] for value, twin in twins}
+                for value in floats:
+                    arrays[value] = np.broadcast_to(np.float32(0), arrays[value].tolist())
+                runs.append((sizes, arrays))
         if len(runs) == len(group) or (runs and not every):
             return runs
     raise FileFormatError(
@@ -120,13 +124,18 @@ def length_input(graph: ir.Graph) -> str | None:
     return next(names, None)
 
 
-def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
-    """Return a graph whose outputs are ``values``, in which no recurrent node starts from a state."""
+def _part_of(model: ir.Model, values: Sequence[ir.Value], sized: Collection[ir.Value]) -> ir.Model:
+    """Return a graph of ``values``, or of shapes, in which no recurrent node starts from a state."""
     graph = ir.convenience.extract(model.graph, model.graph.inputs, values)
     part = ir.Model(graph, ir_version=model.ir_version)
     for slot in (slot for node in recurrent_nodes(part) for slot in slots(node)):
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
+    for place, value in enumerate(values):
+        if value in sized:
+            graph.append(ir.node("Shape", [graph.outputs[place]]))
+            graph.outputs[place] = graph[-1].outputs[0]
+            graph.outputs[place].name, graph.outputs[place].dtype = f"{value.name}.size", ir.DataType.INT64
     RemoveUnusedNodesPass()(part)
     return part
 
@@ -164,7 +173,7 @@ def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> 
     for value in values:
         arrays = [run[value] for _, run in runs]
         value.shape = _shape(value, [array.shape for array in arrays], cases, batch, sequence)
-        value.type = ir.TensorType(ir.DataType.from_numpy(arrays[0].dtype))
+        value.dtype = value.dtype or ir.DataType.from_numpy(arrays[0].dtype)
     for value in model.graph.outputs:
         if value.shape is None:
             raise FileFormatError(
@@ -193,11 +202,11 @@ def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> Iterator
         yield [base] * len(_FURTHER) + [base | each for each in larger]
         return
     strides = _strides(model.graph)
-    for multiple in (strides, lcm(strides, _JOINED)):
-        for least in _STEPS:
-            first = -(-least // multiple) * multiple
-            lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
-            yield [*lengths, *(lengths[0] | each for each in larger)]
+    for least, times in _LENGTHS:
+        multiple = lcm(strides, times)
+        first = -(-least // multiple) * multiple
+        lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
+        yield [*lengths, *(lengths[0] | each for each in larger)]
 
 
 def _strides(graph: ir.Graph) -> int:

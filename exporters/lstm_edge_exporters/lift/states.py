@@ -1,7 +1,7 @@
 """States become inputs and outputs: those of every recurrence over time, one input and one output each."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 
 import onnx_ir as ir
@@ -25,7 +25,7 @@ from ..graph import (
 from ..pairing import Names, pair_states
 from ..recurrent import Slot, label, state_shape
 from .axes import Measured, Named
-from .recurrences import Recurrence, recurrences, top_of
+from .recurrences import LAYOUT, Recurrence, recurrences, top_of
 
 _GENERIC = re.compile(r"(LSTM|GRU|RNN|Loop|Scan|PartitionedCall|while_loop|node)(_+\d+)?")
 _CONVENTIONS = (
@@ -69,7 +69,8 @@ def lift_states(
 def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -> list[StateSpec]:
     """Pair the state inputs of a graph with the outputs that continue them.
 
-    First as ``named``, then by ``_CONVENTIONS``, then as in ``pairing``.
+    First as ``named``, then by ``_CONVENTIONS``, then by the graph (an input that a recurrence starts from,
+    and the one output that its last state leads to), then as in ``pairing``.
 
     Raises:
         InputError: ``named`` names what the graph does not have, or a pair whose dtypes or shapes differ.
@@ -91,12 +92,17 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         leaving = match.expand(template) if match else ""
         if name not in pairs and leaving not in pairs.values() and _alike(inputs[name], outputs.get(leaving)):
             pairs[name] = leaving
+    for slot in (slot for each in recurrences(model) for slot in each.slots):
+        name = "" if slot.initial is None else str(top_of(slot.initial).name)
+        last = slot.node.outputs[slot.output : slot.output + 1]
+        reached = {str(value.name) for value in walk(last, _laid_out) if value.is_graph_output()}
+        alike = [leaving for leaving in reached if _alike(inputs.get(name), outputs.get(leaving))]
+        if name not in pairs and len(alike) == 1 and alike[0] not in pairs.values():
+            pairs[name] = alike[0]
     titles = list(outputs)
     called = Names({name: {name} for name in inputs}, {place: {name} for place, name in enumerate(titles)})
     known = {name: titles.index(leaving) for name, leaving in pairs.items()}
-    initials = (slot.initial for each in recurrences(model) for slot in each.slots)
-    starts = {str(top_of(initial).name) for initial in initials if initial is not None}
-    found = pair_states(graph, known, [called], starts=starts, sequence=sequence)
+    found = pair_states(graph, known, [called], sequence=sequence)
     for name, several in found.unclear.items():
         choices = [titles[place] for place in several]
         raise ContractError(
@@ -104,6 +110,10 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
             f"{', '.join(choices)}; name them: --state {name}={choices[0]} (states=)"
         )
     return [StateSpec(name, titles[at], *inputs[name][1:]) for name, at in found.pairs.items()]
+
+
+def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
+    return (output for node, _ in value.uses() if node.op_type in LAYOUT for output in node.outputs)
 
 
 def _alike(before: TensorSpec | None, after: TensorSpec | None) -> bool:
@@ -188,6 +198,5 @@ def _write(graph: ir.Graph, slot: Slot, state: _State, title: str, names: Unique
 
 
 def _title(node: ir.Node) -> str:
-    """Return the layer in a node's name, as ``lstm_`` for ``/encoder/lstm/LSTM``."""
-    words = reversed(re.findall(r"\w+", node.name or ""))
+    words = reversed(re.findall(r"\w+", node.name or ""))  # the layer, as lstm in /encoder/lstm/LSTM
     return f"{next((word for word in words if not _GENERIC.fullmatch(word)), node.op_type.lower())}_"

@@ -205,7 +205,7 @@ class TakesApart(LoopsOverTime):
     ],
 )
 def test_a_loop_of_ones_own_over_time_is_refused_with_its_line_and_the_way_out(module, example, line):
-    with pytest.raises(UnsupportedError, match="one step a call: --step, or fix the axis") as raised:
+    with pytest.raises(UnsupportedError, match="one step a call: --input x=N,1,8, or fix the axis") as raised:
         export(module.eval(), example)
     assert line in str(raised.value)
 

@@ -1,7 +1,11 @@
 """Small recurrent graphs, written the way frameworks write them."""
 
+import io
+import warnings
+
 import numpy as np
 import pytest
+import torch
 from onnx import TensorProto, helper, numpy_helper
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
@@ -112,6 +116,21 @@ class Network:
         return helper.make_model(
             graph, opset_imports=[helper.make_opsetid("", self.opset)], ir_version=ir_version, **options
         )
+
+
+def _torch_file(module, example, **options):
+    buffer = io.BytesIO()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        program = torch.onnx.export(module.eval(), example, None if options["dynamo"] else buffer, **options)
+    if program is not None:
+        program.save(buffer)
+    return buffer.getvalue()
+
+
+@pytest.fixture(scope="session")
+def torch_file():
+    return _torch_file
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,7 @@ def rate(network, seed, width, name):
     for key, operator in (("then_branch", "Squeeze"), ("else_branch", "ReduceMean")):
         inner = network(seed=seed)
         if operator == "Squeeze":
-            inner.add("Squeeze", [y, inner.const(np.array([0, 1]), "axes")], ["inner"])
+            inner.add("Squeeze", [h, inner.const(np.array([0]), "axes")], ["inner"])  # of one step, y is h
         else:
             inner.add("ReduceMean", [y], ["inner"], axes=[0, 1], keepdims=0)
         branches[key] = inner.graph({}, ["inner"], "inner")

@@ -28,8 +28,6 @@ def weights(gates, width=3, hidden=4):
 
 
 LSTM = "g (float[T,B,3] x) => (float[T,1,B,4] y) { y = LSTM <hidden_size=4>(x, W, R) }"
-STATES = """g (float[T,B,3] x, float[1,B,4] A, float[1,B,4] B) => (float[T,1,B,4] y, float[1,B,4] C,
-    float[1,B,4] D) { y, C, D = LSTM <hidden_size=4>(x, W, R, , , A, B) }"""
 
 
 def move_weight(model, states):
@@ -62,25 +60,6 @@ def test_a_damaged_lift_is_refused_or_marked(monkeypatch, damage):
         assert "chunks are not the full sequence" in lift(parsed(LSTM, **weights(4))).manifest.unstreamable
     except CheckFailedError as error:
         assert "differs by" in str(error)  # noqa: PT017
-
-
-@pytest.mark.parametrize(
-    "names",
-    [("h", "c", "hn", "cn"), ("h0", "c0", "hn", "cn"), ("h", "c", "next_h", "next_c")],
-)
-def test_states_are_recognized_by_the_graph_and_by_known_names(names):
-    text = STATES
-    for old, new in zip("ABCD", names, strict=True):
-        text = (
-            text.replace(f"] {old}", f"] {new}")
-            .replace(f" {old},", f" {new},")
-            .replace(f" {old})", f" {new})")
-        )
-        text = text.replace(f" {old} =", f" {new} =")
-    lifted = lift(parsed(text, **weights(4)))
-    pairs = [(state.input, state.output) for state in lifted.report.recognized]
-    assert pairs == [(names[0], names[2]), (names[1], names[3])]
-    assert lifted.manifest.unstreamable == ""
 
 
 @pytest.mark.parametrize(

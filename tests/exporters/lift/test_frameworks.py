@@ -1,8 +1,5 @@
 """Graphs as tf2onnx, Keras and PyTorch's own exporters write them."""
 
-import io
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -68,40 +65,28 @@ class _Frames(torch.nn.Module):
         return self.head(self.rnn(x)[0])
 
 
-def assert_equal_in_chunks(lifted, module, name=None):
-    """The output called ``name``, or the first one, is the module's, chunk by chunk."""
-    x = torch.randn(3, 14, 5)
+def assert_streams(content, module):
+    x = torch.randn(1, 40, 5)
     with torch.no_grad():
-        expected = module(x).numpy()
-    model, state, parts = load(lifted.model), None, []
-    for first, last in ((0, 4), (4, 5), (5, 14)):
-        outputs, state = model.run(x[:, first:last].numpy(), state)
-        parts.append(outputs[name or next(iter(outputs))])
-    np.testing.assert_allclose(np.concatenate(parts, axis=1), expected, rtol=0, atol=1e-6)
+        expected = module(x)[0].numpy()
+    with load(content) as model:
+        stream = model.stream()
+        parts = [stream.process(chunk.numpy()) for chunk in x[0].split([5, 12, 1, 22])]
+    np.testing.assert_allclose(np.concatenate(parts), expected, rtol=0, atol=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["LSTM", "GRU", "RNN"])
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("dynamic", [False, True])
-def test_a_file_of_pytorchs_deprecated_exporter(kind, layers, dynamic):
+def test_a_file_of_pytorchs_deprecated_exporter(torch_file, kind, layers, dynamic):
     torch.manual_seed(0)
-    module, buffer = _Frames(kind, layers=layers).eval(), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (torch.zeros(1, 9, 5),),
-            buffer,
-            dynamo=False,
-            input_names=["x"],
-            output_names=["y"],
-            dynamic_axes={"x": {0: "batch", 1: "time"}} if dynamic else None,
-        )
-    lifted = lift(buffer.getvalue())
+    module, axes = _Frames(kind, layers=layers), {"x": {0: "batch", 1: "time"}} if dynamic else None
+    names = {"input_names": ["x"], "output_names": ["y"], "dynamic_axes": axes}
+    lifted = lift(torch_file(module, (torch.zeros(1, 9, 5),), dynamo=False, **names))
     assert lifted.manifest.unstreamable == ""
     kinds = 2 if kind == "LSTM" else 1
     assert [s.axes[0] for s in lifted.report.lifted] == [1] * layers * kinds
-    assert_equal_in_chunks(lifted, module, "y")
+    assert_streams(lifted.model, module)
 
 
 FORMS = {
@@ -115,22 +100,11 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["LSTM", "GRU"])
 @pytest.mark.parametrize("head", [False, True])
-def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(kind, head, form):
+def test_a_file_of_pytorchs_exporter_streams_in_any_chunk(torch_file, kind, head, form):
     """Shapes that it declares inside of the graph keep the example's size for axes that are dynamic."""
     torch.manual_seed(0)
-    module, buffer = _Frames(kind, head=head).eval(), io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        shapes = FORMS[form] and (FORMS[form],)
-        program = torch.onnx.export(
-            module, (torch.zeros(2, 12, 5),), dynamo=True, dynamic_shapes=shapes, verbose=False
-        )
-    program.save(buffer)
-    lifted, x = lift(buffer.getvalue()), torch.randn(1, 40, 5)
-    with torch.no_grad():
-        expected = module(x)[0].numpy()
-    for content in (lifted.model, to_native(lifted.model)):
-        with load(content) as model:
-            stream = model.stream()
-            parts = [stream.process(chunk.numpy()) for chunk in x[0].split([5, 12, 1, 22])]
-        np.testing.assert_allclose(np.concatenate(parts), expected, rtol=0, atol=1e-6)
+    module, shapes = _Frames(kind, head=head), FORMS[form] and (FORMS[form],)
+    content = torch_file(module, (torch.zeros(2, 12, 5),), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    lifted = lift(content)
+    for file in (lifted.model, to_native(lifted.model)):
+        assert_streams(file, module)

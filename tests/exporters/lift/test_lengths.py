@@ -1,8 +1,5 @@
 """Rows of unequal length, and rows that are sorted inside the graph."""
 
-import io
-import warnings
-
 import numpy as np
 import pytest
 import torch
@@ -37,33 +34,18 @@ class Packs(torch.nn.Module):
         return pad_packed_sequence(y, batch_first=True)[0], last
 
 
-def torchscript(module, opset=17):
-    """Return the file that PyTorch's deprecated exporter writes."""
-    buffer = io.BytesIO()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            module,
-            (torch.randn(3, 5, 3), torch.tensor([5, 2, 4])),
-            buffer,
-            dynamo=False,
-            opset_version=opset,
-            input_names=["x", "lengths"],
-            output_names=["y", "last"],
-            dynamic_axes={"x": {0: "N", 1: "L"}, "lengths": {0: "N"}},
-        )
-    return buffer.getvalue()
-
-
 @pytest.mark.parametrize(
     ("kind", "options"),
     [("LSTM", {}), ("GRU", {"zeros": True}), ("LSTM", {"zeros": True}), ("GRU", {"again": True})],
     ids=["absent", "zeros", "zero-pair", "twice"],
 )
-def test_a_row_keeps_its_state_when_the_order_of_lengths_changes(kind, options):
+def test_a_row_keeps_its_state_when_the_order_of_lengths_changes(torch_file, kind, options):
     torch.manual_seed(0)
     module = Packs(kind, **options).eval()
-    lifted = lift(torchscript(module))
+    names = {"input_names": ["x", "lengths"], "output_names": ["y", "last"]}
+    axes = {"x": {0: "N", 1: "L"}, "lengths": {0: "N"}}
+    example = (torch.randn(3, 5, 3), torch.tensor([5, 2, 4]))
+    lifted = lift(torch_file(module, example, dynamo=False, opset_version=17, dynamic_axes=axes, **names))
     assert lifted.manifest.lengths == "lengths"
     assert lifted.manifest.unstreamable == ""
     model, x = load(lifted.model), torch.randn(2, 8, 3)
@@ -73,18 +55,3 @@ def test_a_row_keeps_its_state_when_the_order_of_lengths_changes(kind, options):
         with torch.no_grad():
             _, last = module(x[[row]][:, kept], torch.tensor([6]))
         np.testing.assert_allclose(got["last"][:, row], last[:, 0].numpy(), rtol=0, atol=1e-6)
-
-
-def test_states_follow_rows_whatever_puts_them_in_order(network):
-    net = network()
-    first = net.add("ReduceSum", [net.slice("x", 0, 1, 0), net.const(np.array([0, 2]))], keepdims=0)
-    _, order = net.add("TopK", [first, net.add("Shape", [first])], 2)
-    net.recurrent("GRU", net.add("Gather", ["x", order], axis=1), 3, 4, outputs=("Y_h",))
-    net.add("Identity", [net.nodes[-1].output[1]], ["last"])
-    model = load(lift(net.model({"x": ["L", "N", 3]}, ["last"]).SerializeToString()).model)
-    x, state = np.random.default_rng(0).standard_normal((4, 3, 3)).astype(np.float32), None
-    alone = None
-    for step in x:
-        _, state = model.run(step[None], state)
-        _, alone = model.run(step[None, [1]], alone)
-    np.testing.assert_allclose(state["h_0"][:, [1]], alone["h_0"], rtol=0, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnxruntime
+import pytest
 from onnx import TensorProto
 
 from lstm_edge_exporters.lift import lift
@@ -72,28 +73,21 @@ def chunked(lifted, x, cuts, **others):
     return np.concatenate(parts)
 
 
-def test_a_float_that_a_loop_carries_from_zeros_is_a_state(network):
-    model = looped(network).SerializeToString()
+@pytest.mark.parametrize("masked", [False, True])
+def test_floats_that_a_loop_carries_from_zeros_are_states(network, masked):
+    """The output that a masked layer repeats is a state too."""
+    model = looped(network, masked=masked).SerializeToString()
     lifted = lift(model)
-    assert [(s.input, s.output, s.axes, s.reset) for s in lifted.report.lifted] == [
-        ("h_0", "h_n", ("N", 4), 0.0)
-    ]
+    names = ("state1", "state2") if masked else ("h",)
+    expected = [(f"{name}_0", f"{name}_n", ("N", 4), 0.0) for name in names]
+    assert [(s.input, s.output, s.axes, s.reset) for s in lifted.report.lifted] == expected
     assert lifted.manifest.unstreamable == ""
-    x = np.random.default_rng(0).standard_normal((12, 2, 3)).astype(np.float32)
-    whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x})[0]
-    np.testing.assert_allclose(chunked(lifted, x, (5, 6)), whole, rtol=0, atol=1e-6)
-
-
-def test_the_output_that_a_masked_layer_repeats_is_a_state_too(network):
-    model = looped(network, masked=True).SerializeToString()
-    lifted = lift(model)
-    assert [s.input for s in lifted.report.lifted] == ["state1_0", "state2_0"]
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((12, 2, 3)).astype(np.float32)
-    mask = rng.random((12, 2, 1)) < 0.5
+    x, mask = rng.standard_normal((12, 2, 3)).astype(np.float32), rng.random((12, 2, 1)) < 0.5
     mask[5] = False  # the first step of a chunk repeats what stands in the one before
-    whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x, "mask": mask})[0]
-    np.testing.assert_allclose(chunked(lifted, x, (5, 6), mask=mask), whole, rtol=0, atol=1e-6)
+    others = {"mask": mask} if masked else {}
+    whole = onnxruntime.InferenceSession(model).run(["y"], {"x": x, **others})[0]
+    np.testing.assert_allclose(chunked(lifted, x, (5, 6), **others), whole, rtol=0, atol=1e-6)
 
 
 def test_a_loop_that_counts_to_a_declared_length_takes_every_length(network):

@@ -21,6 +21,9 @@ def stateful(network, names, outputs):
     ("names", "outputs"),
     [
         (("h", "c"), ("hn", "cn")),
+        (("h0", "c0"), ("hn", "cn")),
+        (("foo", "bar"), ("quux", "baz")),
+        (("h", "c"), ("next_h", "next_c")),
         (("state0", "state1"), ("new_state0", "new_state1")),
         (("hidden_in", "cell_in"), ("hidden_out", "cell_out")),
     ],
@@ -61,11 +64,7 @@ def test_states_named_by_the_caller_are_taken(network):
 
 
 @pytest.mark.parametrize(
-    ("states", "message"),
-    [
-        ({"h": "hn", "c": "hn"}, "expected each an input"),
-        ({"h": "y"}, "of one shape"),
-    ],
+    ("states", "message"), [({"h": "hn", "c": "hn"}, "expected each an input"), ({"h": "y"}, "of one shape")]
 )
 def test_states_that_the_caller_pairs_wrongly_are_refused(network, states, message):
     model = stateful(network, ("h", "c"), ("hn", "cn")).SerializeToString()

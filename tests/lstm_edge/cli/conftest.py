@@ -1,5 +1,6 @@
 """Small files made with onnx, so that the verbs are tried on every kind of contract without a training."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -136,3 +137,24 @@ def scalar(make):
     model.metadata_props[0].value = manifest._replace(outputs=outputs, task=None).to_json()
     onnx.save(model, made.path)
     return made
+
+
+@pytest.fixture
+def stream(invoke, tmp_path):
+    """Run ``lstm-edge stream`` on a content in this process; gives the exit code and both outputs."""
+
+    def run(content, *arguments):
+        (tmp_path / "samples").write_bytes(content if isinstance(content, bytes) else content.encode())
+        with (tmp_path / "samples").open("rb") as source, (tmp_path / "results").open("wb") as sink:
+            before = os.dup(0), os.dup(1)
+            try:
+                os.dup2(source.fileno(), 0)
+                os.dup2(sink.fileno(), 1)
+                code, _, err = invoke("stream", *arguments)
+            finally:
+                for number, descriptor in enumerate(before):
+                    os.dup2(descriptor, number)
+                    os.close(descriptor)
+        return code, (tmp_path / "results").read_text(), err
+
+    return run

@@ -44,22 +44,6 @@ def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invok
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        (["--features", "a,b,c"], "features has 3 entries, expected 2"),
-        (["--units", "m,s"], "units has 2 entries, expected 1"),
-        (["--weights", "scale.json"], "is not a package.module:factory, but --weights requires one"),
-        (["--scale", "none.json"], "none.json does not exist; expected {"),
-        (["--scale", "lstm1.pth"], "is not a scale"),
-    ],
-)
-def test_a_description_that_does_not_fit_is_refused(folder, invoke, options, message):
-    code, _, err = invoke("export", "lstm1.pth", *options, "-o", "m.onnx")
-    assert (code, err.count("\n")) == (2, 1)
-    assert message in err
-
-
-@pytest.mark.parametrize(
     ("content", "expected"),
     [
         ({"x_mean": [1.0], "x_std": [2.0]}, {"x": ([1.0], [2.0])}),

@@ -1,11 +1,9 @@
 import json
 from pathlib import Path
 
-import onnx
 import pytest
 
 from lstm_edge_exporters.targets.native import to_native
-from lstm_edge_runtime.manifest import Manifest
 from lstm_edge_runtime.native.library import installed
 
 STRIDED = Path(__file__).parents[2] / "runtime" / "data" / "strided.onnx"
@@ -39,15 +37,6 @@ def test_a_file_with_a_unit_is_timed_by_units(invoke):
     assert {row["call"] for row in _rows(invoke, STRIDED)} == {"unit of 4", "unit of 4, 8 streams"}
 
 
-def test_a_file_that_can_not_be_streamed_runs_a_sequence(invoke, har, tmp_path):
-    model = onnx.load(har.path)
-    manifest = Manifest.from_json(model.metadata_props[0].value)
-    model.metadata_props[0].value = manifest._replace(unstreamable="layer lstm is bidirectional").to_json()
-    onnx.save(model, tmp_path / "m.onnx")
-    rows = _rows(invoke, tmp_path / "m.onnx")
-    assert {row["call"] for row in rows} == {"run of 100 steps"}
-
-
 def test_the_table_has_every_row(invoke, har, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # a long path would be wrapped
     (tmp_path / "har[bold].onnx").write_bytes(har.path.read_bytes())
@@ -56,19 +45,3 @@ def test_the_table_has_every_row(invoke, har, tmp_path, monkeypatch):
     assert "har[bold].onnx" in out
     for words in ("p50 us", "p99 us", "step, 8 streams", "onnxruntime"):
         assert words in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        ([], "MODELS"),
-        (["none.onnx"], "none.onnx"),
-        (["{m}", "{m}"], "a file is given twice"),
-        (["{m}", "--streams", "0"], "streams is 0"),
-        (["{m}", "--seconds", "0"], "seconds is 0"),
-    ],
-)
-def test_wrong_use_exits_2(invoke, har, arguments, words):
-    code, out, err = invoke("bench", *(each.format(m=har.path) for each in arguments))
-    assert (code, out) == (2, "")
-    assert words in err

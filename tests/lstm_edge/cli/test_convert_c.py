@@ -38,28 +38,6 @@ def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_
     assert "self-test: passed here" in out
 
 
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["--to", "c", "--name", "for"], "keyword"),
-        (["--to", "c", "--name", "stdio"], "a keyword or a header"),
-        (["--name", "har"], "--name is not valid with an .lep file"),
-    ],
-)
-def test_a_wrong_option_is_refused_in_one_line(options, words, invoke, plain, tmp_path):
-    code, out, err = invoke("convert", plain, "-o", tmp_path / "out", *options)
-    assert (code, out) == (2, "")
-    assert words in err
-    assert not (tmp_path / "out").exists()
-
-
-def test_a_folder_with_other_files_is_refused_before_any_work(invoke, tmp_path):
-    (tmp_path / "notes.txt").write_text("keep")
-    code, out, err = invoke("convert", tmp_path / "absent.onnx", "--to", "c", "-o", tmp_path)
-    assert (code, out) == (2, "")
-    assert "contains notes.txt" in err
-
-
 def test_labels_that_c_can_not_take_are_written_as_it_can(invoke, make, tmp_path):
     path = make("labels").path
     code, _, err = invoke("convert", path, "--to", "c", "-o", tmp_path / "c", "--name", "net")

@@ -28,30 +28,6 @@ def group(work) -> click.Group:
 
 
 @pytest.mark.parametrize(
-    "arguments",
-    [
-        ["inspect"],
-        ["inspect", "a.onnx", "b.onnx"],
-        ["inspect", "--unknown", "a.onnx"],
-        ["convert", "a.onnx", "--to", "paper", "-o", "x"],
-        ["convert", "a.onnx", "--to"],
-        ["selftest", "a.onnx", "--threads", "none"],
-        ["predict", "a\x1b[2J\n.onnx", "x.csv"],
-        ["\x1b[2J"],
-        ["validate", "a.onnx", "--steps", "9" * 5000],
-        ["selftest", "x" * 5000],
-    ],
-)
-def test_wrong_usage_is_one_line_of_at_most_500_printable_characters(invoke, arguments):
-    code, out, err = invoke(*arguments)
-    assert (code, out) == (2, "")
-    assert err.startswith("error: ")
-    assert err.endswith("\n")
-    assert err[:-1].isprintable()
-    assert len(err) <= 501
-
-
-@pytest.mark.parametrize(
     ("number", "code", "line"),
     [(signal.SIGINT, 130, "stopped by Ctrl-C\n"), (signal.SIGTERM, 143, "stopped by SIGTERM\n")],
 )
@@ -77,18 +53,6 @@ def test_a_signal_ends_a_verb_in_one_line_even_where_a_library_made_something_el
         assert run(group(work), ["work"]) == code
         assert capsys.readouterr().err == line
     assert signal.getsignal(signal.SIGINT) == before
-
-
-def test_what_was_done_before_ctrl_c_is_said_in_the_same_line(capsys):
-    def work():
-        try:
-            os.kill(os.getpid(), signal.SIGINT)
-            time.sleep(10)
-        except KeyboardInterrupt:
-            raise KeyboardInterrupt("the best epoch so far is in runs/a") from None
-
-    assert run(group(work), ["work"]) == 130
-    assert capsys.readouterr().err == "stopped by Ctrl-C: the best epoch so far is in runs/a\n"
 
 
 def test_a_warning_is_one_line(capsys):

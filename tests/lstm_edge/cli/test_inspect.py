@@ -4,9 +4,6 @@ import sys
 from pathlib import Path
 
 import onnx
-import pytest
-
-from lstm_edge_runtime.manifest import Trained
 
 H = 8
 
@@ -35,42 +32,12 @@ def test_the_table_says_the_same_to_people(invoke, har):
         assert words in out
 
 
-def test_how_it_was_trained_is_shown(invoke, make):
-    path = make("carried", trained=Trained(True, 40, 0.5)).path
-    assert json.loads(invoke("inspect", path, "--json")[1])["trained"] == {
-        "carry": True,
-        "window": 40,
-        "reset": 0.5,
-    }
-    assert "trained: carry yes, window 40" in invoke("inspect", path)[1]
-
-
-def test_a_label_can_not_write_to_the_terminal(invoke, har, tmp_path):
-    model = onnx.load(har.path)
-    entry = next(each for each in model.metadata_props if each.key == "lstm_edge")
-    entry.value = entry.value.replace('"walk"', '"\\u001b]0;title\\u0007"')
-    onnx.save(model, tmp_path / "hostile.onnx")
-    code, out, _ = invoke("inspect", tmp_path / "hostile.onnx")
-    assert code == 0
-    assert "\\x1b]0;title\\x07" in out
-    assert "\x1b]0" not in out
-
-
 def test_a_stream_with_a_unit_shows_it_and_its_delay(invoke):
     path = Path(__file__).parents[2] / "runtime" / "data" / "strided.onnx"
     document = json.loads(invoke("inspect", path, "--json")[1])
     assert (document["unit"], document["delays"]) == (4, {"logits": 1, "last": 1})
     out = invoke("inspect", path)[1]
     assert "delays: " in out
-
-
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x08\x09"])
-def test_what_is_no_model_exits_2(invoke, tmp_path, content):
-    path = tmp_path / "m.onnx"
-    path.write_bytes(content)
-    code, out, err = invoke("inspect", path)
-    assert (code, out) == (2, "")
-    assert "m.onnx" in err
 
 
 def test_a_broken_contract_exits_2(invoke, har, tmp_path):

@@ -1,109 +1,25 @@
-"""What people type first, and the answer that helps: one table."""
+"""Answers that are no errors of usage: summaries, notes, prose on a terminal."""
 
 import json
 import struct
 
 import numpy as np
 import pytest
-import torch
 
-from lstm_edge import LSTM1, Run, save
-
-MODULE = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.LSTM(3, 4, batch_first=True)
-
-    def forward(self, series):
-        return self.rnn(series)[0]
-
-class Fixed(Net):
-    def forward(self, x):
-        h = torch.zeros(1, 7, 4)
-        return self.rnn(x, (h, h))[0]
-
-def build():
-    return Net()
-
-def fixed():
-    return Fixed()
-
-def trains():
-    raise RuntimeError("oops")
-"""
+from lstm_edge.cli._lines import ResultLines
+from lstm_edge.cli._output import echo_prose, to_text
+from lstm_edge_runtime.manifest import Task
 
 
-@pytest.fixture
-def folder(tmp_path, har, monkeypatch):
-    torch.manual_seed(0)
-    save(Run(LSTM1(3, 3, 4, 1, 5)), tmp_path / "run")
-    (tmp_path / "run" / "metrics.json").write_text("{}")
-    torch.save(LSTM1(3, 3, 4, 1, 5).state_dict(), tmp_path / "lstm1.pth")
-    torch.save({"gru.weight_ih_l0": torch.zeros(12, 5)}, tmp_path / "gru.pth")
-    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
-    (tmp_path / "mynet.py").write_text(MODULE)
-    (tmp_path / "script.py").write_text("raise RuntimeError('trains here')\n")
-    (tmp_path / "har.onnx").write_bytes(har.path.read_bytes())
-    (tmp_path / "latin.csv").write_bytes("ax,ay,az,label\n1,2,3,\u00e9\n".encode("latin-1"))
-    (tmp_path / "junk.npz").write_bytes(b"junk")
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        ("train latin.csv -o r", "name its encoding, such as --encoding latin-1"),
-        ("export gru.pth -o m.onnx", "mynet:build --weights gru.pth --input x=N,L,5 -o gru.onnx"),
-        ("export lfs.pth -o m.onnx", "a git-lfs pointer, not the file itself; run: git lfs pull"),
-        ("export mynet:Build --input x=N,L,3 -o m.onnx", "mynet has no 'Build'; did you mean 'build'?"),
-        ("export mynet:build --input x=N,L,3 -o m.onnx", "takes series, not x; use --input series=N,L,3"),
-        ("export mynet:build --input series=N,L -o m.onnx", "takes 3 features: --input series=N,L,3"),
-        ("export mynet:fixed --input x=N,L,3 -o m.onnx", "mynet.py:16: return self.rnn(x, (h, h))[0]"),
-        ("export script:LSTM1 --input x=N,L,3 -o m.onnx", "that trains only under if __name__ == '__main__'"),
-        ("validate har.onnx --against run/metrics.json", "the run is the folder: run"),
-        ("selftest lstm1.pth", "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export"),
-        ("convert lstm1.pth --to c -o m_c", "run lstm-edge export lstm1.pth -o lstm1.onnx"),
-        ("stream har.onnx --state junk.npz", "junk.npz is not a saved state"),
-        ("stream har.onnx --features ax", "--features names 1 columns, the model takes 3"),
-    ],
-)  # fmt: skip
-def test_the_answer_says_what_to_do(folder, invoke, words, message):
-    code, _, err = invoke(*words.split())
-    assert code == 2
-    assert message in err
-    assert err.rstrip("\n").count("\n") == 0
-
-
-def test_a_csv_with_more_columns_is_summarized_and_its_columns_can_be_chosen(folder, lines):
-    rows = "time,a,ax,ay,az\n" + "1,2,3,4,5\n" * 100
-    code, _, err = lines("har.onnx", rows.replace("ax,ay,az", "b,c,d"))
-    assert code == 1
-    assert len(err) == 7
-    assert "choose columns, such as --features b,c,d" in err[0]
-    assert err[5] == "96 more of 101 lines were skipped"
-    code, out, err = lines("har.onnx", rows.replace("ax,ay,az", "b,c,d"), "--features", "b,c,d")
-    assert (code, len(out), err) == (0, 101, [])
-    assert lines("har.onnx", rows)[1] == out
-
-
-@pytest.fixture
-def lines(folder):
-    """Run ``stream`` on a text; gives the exit code and the lines of both outputs."""
-    import subprocess
-    import sys
-
-    def run(model, text, *options):
-        command = [sys.executable, "-c", "from lstm_edge.cli import main; main()", "stream", model, *options]
-        ran = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        return ran.returncode, ran.stdout.splitlines(), ran.stderr.splitlines()
-
-    return run
+def test_a_csv_with_more_columns_is_summarized_and_its_columns_can_be_chosen(har, stream):
+    rows = "time,a,b,c,d\n" + "1,2,3,4,5\n" * 100
+    code, _, err = stream(rows, har.path)
+    assert (code, err.count("\n")) == (1, 7)
+    assert "choose columns, such as --features b,c,d" in err
+    assert "\n96 more of 101 lines were skipped\n" in err
+    code, out, err = stream(rows, har.path, "--features", "b,c,d")
+    assert (code, out.count("\n"), err) == (0, 101, "")
+    assert stream(rows.replace("b,c,d", "ax,ay,az"), har.path)[1] == out
 
 
 def test_wav_is_read_by_predict(make, tmp_path, invoke):
@@ -118,15 +34,13 @@ def test_wav_is_read_by_predict(make, tmp_path, invoke):
     assert json.loads(out[0][1])["probabilities"] == json.loads(out[1][1])["probabilities"]
 
 
-def test_a_file_without_a_reference_says_that_it_was_only_replayed(folder, invoke):
-    code, _, err = invoke("validate", "har.onnx")
+def test_a_file_without_a_reference_says_that_it_was_only_replayed(har, invoke):
+    code, _, err = invoke("validate", har.path)
     assert code == 0
     assert "golden cases replayed; not compared with a network" in err
 
 
 def test_prose_wraps_at_spaces_on_a_terminal(monkeypatch, capsys):
-    from lstm_edge.cli._output import echo_prose
-
     monkeypatch.setattr("sys.stderr.isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "30")
     echo_prose("error: " + "twelve-words " * 8)
@@ -136,11 +50,22 @@ def test_prose_wraps_at_spaces_on_a_terminal(monkeypatch, capsys):
 
 
 def test_infinite_logits_are_null_in_json():
-    from lstm_edge.cli._results import ResultLines
-    from lstm_edge_runtime.manifest import Task
-
     lines = ResultLines(Task("classification", "logits", ("a", "b")), as_json=True)
-    document = json.loads(
-        lines.line(np.array([np.inf, np.inf])), parse_constant=lambda name: pytest.fail(name)
-    )
+    document = json.loads(lines.line(np.array([np.inf, np.inf])), parse_constant=pytest.fail)
     assert document["probabilities"] == {"a": None, "b": None}
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"a": 1, "b": [1.5, 2]}, "a 1, b 1.5, 2"),
+        ([["N", 3], ["L"]], "an array"),
+        (1234567, "1,234,567"),
+        (123.456, "123.5"),
+        (1.2e-120, "0"),
+        (None, ""),
+        (True, "yes"),
+    ],
+)
+def test_values_are_in_the_readers_terms(value, text):
+    assert to_text(value) == text

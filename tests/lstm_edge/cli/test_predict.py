@@ -12,7 +12,7 @@ from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
-from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
+from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec, Trained
 from lstm_edge_runtime.native.library import installed
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
@@ -41,7 +41,7 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
 
 
 @pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
-def test_a_native_program_gives_the_same_and_a_node_that_is_not_covered_exits_2(invoke, har, data, tmp_path):
+def test_a_native_program_gives_the_same(invoke, har, data, tmp_path):
     found = []
     assert invoke("convert", har.path, "-o", tmp_path / "har.lep")[0] == 0
     for path in (har.path, tmp_path / "har.lep"):
@@ -51,15 +51,6 @@ def test_a_native_program_gives_the_same_and_a_node_that_is_not_covered_exits_2(
     for row, other in zip(*found, strict=True):
         assert row["label"] == other["label"]
         assert float(row["p_walk"]) == pytest.approx(float(other["p_walk"]), abs=1e-5)
-    model = onnx.load(har.path)
-    head = model.graph.node[-1]
-    model.graph.node.append(onnx.helper.make_node("Tan", ["before"], [head.output[0]], name="wave"))
-    head.output[0] = "before"
-    onnx.save(model, tmp_path / "wave.onnx")
-    code, _, err = invoke("convert", tmp_path / "wave.onnx", "-o", tmp_path / "wave.lep")
-    assert code == 2
-    assert "node 'wave' (Tan): an operator that is not covered" in err
-    assert not (tmp_path / "wave.lep").exists()
 
 
 def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):
@@ -89,39 +80,13 @@ def test_a_csv_of_series_gives_what_the_same_arrays_give(invoke, har, tmp_path):
     np.testing.assert_allclose([list(one["probabilities"].values()) for one in got], expected, atol=1e-6)
 
 
-def test_regression_gives_values_with_their_units(invoke, make, data):
-    made = make("reg", task="regression")
-    _, out, _ = invoke("predict", made.path, data)
-    assert out.splitlines()[0] == "series,value_0 [m],value_1 [m/s],value_2 [kg]"
-    values = load(made.path).run(X[2:3])[0]["logits"][0]
-    assert out.splitlines()[3].split(",")[1:] == list(map(str, values))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["nothing.onnx", "{data}"], "nothing.onnx"),
-        (["{data}", "{data}"], "expected an .onnx file"),
-        (["{model}", "nothing.npz"], "nothing.npz"),
-        (["{model}", "{data}", "-o", "no/such/folder/out.csv"], "does not exist"),
-        (["{model}", "{data}", "--threads", "0"], "threads is 0"),
-        (["{model}", "{data}", "--device", "tpu"], "--device"),
-        (["{model}"], "DATA"),
-        (["{data}", "{model}"], "is a data file, expected an .onnx file; MODEL is the first argument"),
-    ],
-)
-def test_wrong_use_exits_2_and_says_what_is_wrong(invoke, har, data, arguments, words):
-    filled = [each.format(model=har.path, data=data) for each in arguments]
-    code, out, err = invoke("predict", *filled)
-    assert (code, out) == (2, "")
-    assert words.format(model=har.path, data=data) in err
-
-
 def test_values_are_headed_by_their_own_names(invoke, make, data):
     made = make("values", task="regression")
     code, out, _ = invoke("predict", made.path, data)
     assert code == 0
     assert out.splitlines()[0] == "series,value_0 [m],value_1 [m/s],value_2 [kg]"
+    values = load(made.path).run(X[2:3])[0]["logits"][0]
+    assert out.splitlines()[3].split(",")[1:] == list(map(str, values))
     model = onnx.load(made.path)
     manifest = Manifest.from_json(model.metadata_props[0].value)
     task = manifest.task._replace(labels=("way", "speed", "load"))
@@ -129,17 +94,6 @@ def test_values_are_headed_by_their_own_names(invoke, make, data):
     onnx.save(model, made.path.parent / "named.onnx")
     code, out, _ = invoke("predict", made.path.parent / "named.onnx", data)
     assert out.splitlines()[0] == "series,way [m],speed [m/s],load [kg]"
-
-
-def test_a_failed_run_keeps_the_old_output(invoke, har, tmp_path):
-    bad, target = tmp_path / "bad.npz", tmp_path / "out.csv"
-    np.savez(bad, x=np.full((1, 2, 3), np.nan))
-    target.write_text("old")
-    code, _, err = invoke("predict", har.path, bad, "-o", target)
-    assert code == 2
-    assert "sample 0, step 0, column 'x0' is ''" in err
-    assert target.read_text() == "old"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.npz", "out.csv"]
 
 
 def test_a_file_of_one_step_a_call_carries_its_state_to_the_last_step(invoke, har, make, data):
@@ -227,3 +181,21 @@ def test_a_file_with_a_delay_or_a_unit_is_refused(invoke, name, tmp_path):
     code, _, err = invoke("predict", DATA / f"{name}.onnx", tmp_path / "x.npz")
     assert code == 1 or code == 2
     assert "which predict does not support; use lstm-edge stream" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "last"), [([], 6), (["--reset-every", "4"], 4), (["--reset-every", "never"], 9)]
+)
+def test_a_long_series_is_judged_by_its_last_training_window_and_a_note_says_so(
+    invoke, make, tmp_path, options, last
+):
+    path = make("from_reset", trained=Trained(False, 6, 1.0)).path
+    np.savez(tmp_path / "d.npz", x=X)
+    code, out, err = invoke("predict", path, tmp_path / "d.npz", *options)
+    model = load(path)
+    for row, x in zip(csv.DictReader(io.StringIO(out)), X, strict=True):
+        expected = model.predict(x[None, -last:]).probabilities[0]
+        np.testing.assert_allclose([float(cell) for cell in list(row.values())[2:]], expected, atol=1e-6)
+    assert (code, "only the last 6 steps are used" in err) == (0, not options)
+    np.savez(tmp_path / "d.npz", x=X[:, :6])
+    assert invoke("predict", path, tmp_path / "d.npz")[2] == ""

@@ -64,29 +64,6 @@ def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(invoke, wide, 
     assert output.read_bytes() == b"old"
 
 
-@pytest.mark.parametrize(
-    ("arguments", "what"),
-    [
-        (("none.onnx", "-o", "out.onnx"), "does not exist"),
-        (("{model}", "-o", "no/folder/out.onnx"), "does not exist"),
-        (("{model}", "-o", "out.onnx", "--for", "gpu"), "fp16"),
-        (("{model}", "-o", "out.onnx", "--data", "none.npz"), "does not exist"),
-        (("{model}", "-o", "out.onnx", "--data", "{bad}"), "expected"),
-        (("{model}", "-o", "out.onnx", "--max-drift", "inf"), "drift is inf"),
-    ],
-)
-def test_wrong_usage_is_one_line_and_exit_2(invoke, wide, tmp_path, monkeypatch, arguments, what):
-    monkeypatch.chdir(tmp_path)
-    np.savez(tmp_path / "bad.npz", x=np.zeros((2, 5, 9), np.float32))
-    code, out, err = invoke(
-        "quantize", *(argument.format(model=wide.path, bad="bad.npz") for argument in arguments)
-    )
-    assert code == 2
-    assert out == ""
-    assert what in err
-    assert not (tmp_path / "out.onnx").exists()
-
-
 def test_unlabeled_data_of_unequal_length_is_judged_without_accuracy(invoke, wide, tmp_path):
     rng = np.random.default_rng(1)
     data, output = tmp_path / "data.npz", tmp_path / "small.onnx"
@@ -97,47 +74,6 @@ def test_unlabeled_data_of_unequal_length_is_judged_without_accuracy(invoke, wid
     assert judgement["cases"] == 6
     assert judgement["accuracy"] is None
     assert judgement["agreement"] is not None
-
-
-def test_a_labeled_csv_gives_accuracy(invoke, wide, tmp_path):
-    rng = np.random.default_rng(2)
-    rows = ["series,order,ax,ay,az,label"]
-    for series, label in enumerate(("rest", "walk", "run; fast")):
-        for step in range(12):
-            values = ",".join(f"{value:.3f}" for value in rng.normal(size=3))
-            rows.append(f"{series},{step},{values},{label.replace(';', ' ')}")
-    data, output = tmp_path / "data.csv", tmp_path / "small.onnx"
-    data.write_text("\n".join(rows).replace("run  fast", "walk"))
-    code, out, _ = invoke("quantize", wide.path, "-o", output, "--data", data, *LOOSE, "--json")
-    assert code == 0
-    judged = json.loads(out)["judgement"]
-    assert judged["cases"] == 3
-    assert judged["accuracy"] is not None
-
-
-def test_columns_of_any_name_quoted_or_not_are_read_when_they_are_named(invoke, wide, tmp_path):
-    rng = np.random.default_rng(3)
-    rows = ['"ride","t","ax","ay","az","surface","rider"']
-    rows += [
-        f'{ride},{step},{",".join(f"{value:.3f}" for value in rng.normal(size=3))},"{label}",r{ride % 2}'
-        for ride, label in enumerate(("rest", "walk", "walk", "rest"))
-        for step in range(12)
-    ]
-    data, output = tmp_path / "data.csv", tmp_path / "small.onnx"
-    data.write_text("\n".join(rows))
-    common = ("quantize", wide.path, "-o", output, "--data", data, *LOOSE, "--json")
-    columns = ("--series", "ride", "--order", "t", "--label", "surface", "--group", "rider")
-    code, out, err = invoke(*common, *columns)
-    assert (code, err) == (0, "")
-    judged = json.loads(out)["judgement"]
-    assert judged["cases"] == 4
-    assert judged["accuracy"] is not None
-    data.write_text(data.read_text().replace("surface", "label"))
-    assert json.loads(invoke(*common, *columns[:4])[1])["judgement"]["accuracy"] is not None
-    code, _, err = invoke(*common, "--series", "rides")
-    assert code == 2
-    assert "has no column 'rides'" in err
-    assert "did you mean 'ride'?" in err
 
 
 def test_columns_are_picked_by_the_names_of_the_features(invoke, wide, data, tmp_path):

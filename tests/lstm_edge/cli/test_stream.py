@@ -1,4 +1,5 @@
-import contextlib
+"""``lstm-edge stream``: samples in, results out, states kept; real processes for pipes and signals."""
+
 import csv
 import io
 import json
@@ -13,20 +14,47 @@ import time
 import numpy as np
 import pytest
 
-from lstm_edge.cli._line import LineParser
-from lstm_edge.cli._pipes import LONGEST, LinePipe, Stop
-from lstm_edge.cli._results import ResultLines
-from lstm_edge.cli._statefile import StateFile
-from lstm_edge.cli.stream import serve
+from lstm_edge.cli.stream import StateFile
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.hold import Hold
+from lstm_edge_runtime.manifest import Trained
 
 MAIN = "from lstm_edge.cli import main; main()"
 X = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
+WINDOW, WHOLE = Trained(False, 6, 1.0), Trained(False, None, 1.0)
 
 
-def line(sample) -> str:
-    return ",".join(str(value) for value in sample) + "\n"
+def text(samples=X) -> str:
+    return "".join(",".join(map(str, sample)) + "\n" for sample in samples)
+
+
+def documents(out) -> list:
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def probabilities(found):
+    return np.array([list(each["probabilities"].values()) for each in found])
+
+
+def softmax(logits):
+    wide = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return wide / wide.sum(axis=-1, keepdims=True)
+
+
+def stepped(path, every=1000, x=X):
+    """Probabilities of each step of a stream that is reset by hand."""
+    one, rows = load(path).stream(reset_every="never"), []
+    for step, sample in enumerate(x):
+        if step % every == 0:
+            one.reset()
+        rows.append(one.step(sample))
+    return softmax(np.array(rows))
+
+
+@pytest.fixture(scope="module")
+def from_reset(make):
+    """A file whose training windows of 6 steps started from reset."""
+    return make("from_reset", trained=WINDOW).path
 
 
 @pytest.fixture
@@ -34,15 +62,10 @@ def start(har):
     """Start a real ``lstm-edge stream``; whatever is left of it at the end is killed."""
     running = []
 
-    def run(*arguments):
-        process = subprocess.Popen(
-            [sys.executable, "-c", MAIN, "stream", str(har.path), *map(str, arguments)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            bufsize=1,
-        )
+    def run(*arguments, **options):
+        command = [sys.executable, "-c", MAIN, "stream", har.path, *map(str, arguments)]
+        pipes = dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE) | options
+        process = subprocess.Popen(command, text=True, bufsize=1, **pipes)
         watch = threading.Timer(60, process.kill)  # an answer that never comes fails the test
         watch.start()
         running.append((process, watch))
@@ -55,80 +78,58 @@ def start(har):
         process.communicate()
 
 
-def expected(made, samples=X):
-    stream = load(made.path).stream()
-    return [stream.step(sample) for sample in samples]
-
-
-def shares(document):
-    return np.array(list(document["probabilities"].values()))
-
-
-def softmax(logits):
-    wide = np.exp(logits - logits.max())
-    return wide / wide.sum()
-
-
-def test_each_line_is_answered_at_once_bad_ones_are_named_and_sigterm_ends_it_with_state_saved(
-    start, har, tmp_path
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_each_line_is_answered_at_once_and_a_signal_ends_it_with_the_state_saved(
+    start, har, tmp_path, number
 ):
-    kept = tmp_path / "s.npz"
-    process = start("--state", kept, "--json", "--save-every", "60")
+    process = start("--state", tmp_path / "s.npz", "--json")
     process.stdin.write("time,az,ay,ax\n")
-    for step, logits in enumerate(expected(har, X[:3]), start=1):
+    for step, expected in enumerate(stepped(har.path)[:3], 1):
         ax, ay, az = X[step - 1]
         process.stdin.write(f"{step},{az},{ay},{ax}\n")
         document = json.loads(process.stdout.readline())  # arrives before the next sample is sent
         assert document["step"] == step
-        np.testing.assert_allclose(shares(document), softmax(logits), atol=1e-6)
+        np.testing.assert_allclose(probabilities([document])[0], expected, atol=1e-6)
         process.stdin.write("oops\n")
         assert process.stderr.readline() == f"line {2 * step + 1}: expected 4 numbers, got 1; skipped\n"
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     assert process.wait(10) == 0
     assert process.stderr.read() == ""
-    stream = load(har.path).stream()
-    stream.process(X[:3])
-    saved = State.load(kept)
+    model = load(har.path).stream()
+    model.process(X[:3])
+    saved = State.load(tmp_path / "s.npz")
     assert set(saved) == {"h_0", "c_0"}
-    np.testing.assert_allclose(saved["h_0"], stream.state["h_0"], atol=1e-6)
+    np.testing.assert_allclose(saved["h_0"], model.state["h_0"], atol=1e-6)
 
 
-def test_killed_and_restarted_it_goes_on_from_the_state_that_it_saved(start, har, tmp_path):
-    kept = tmp_path / "s.npz"
-    first = start("--state", kept, "--json", "--save-every", "0")
-    answers = {}
+def test_killed_and_restarted_it_continues_from_the_saved_state(start, har, tmp_path):
+    first, answers = start("--state", tmp_path / "s.npz", "--json"), {}
     for sample in X[:20]:
-        first.stdin.write(line(sample))
+        first.stdin.write(text([sample]))
     for _ in range(12):  # killed while it is at work: some answers are never read
         document = json.loads(first.stdout.readline())
         answers[document["step"]] = document
     first.kill()
     first.wait()
-    second = start("--state", kept, "--json")
-    words = second.stderr.readline().split()
-    assert words[:2] == ["resumed", str(kept)]
-    resumed = int(words[-1])
-    assert resumed >= 11  # what was answered was saved, but for the last one
-    out, _ = second.communicate("".join(map(line, X[resumed:])))
-    assert second.returncode == 0
-    for text in out.splitlines():
-        document = json.loads(text)
-        answers[document["step"]] = document
-    assert max(answers) == len(X)
-    for step, logits in enumerate(expected(har), start=1):
-        if step in answers:
-            np.testing.assert_allclose(shares(answers[step]), softmax(logits), atol=1e-6)
-    assert set(range(resumed + 1, len(X) + 1)) <= set(answers)
+    second = start("--state", tmp_path / "s.npz", "--json")
+    second.stdin.write("\n")
+    resumed = int(np.load(tmp_path / "s.npz")["steps"])
+    out, err = second.communicate(text(X[resumed:]))
+    assert err == (f"resumed {tmp_path / 's.npz'} at step {resumed}\n" if resumed else "")
+    answers |= {document["step"]: document for document in documents(out)}
+    assert set(answers) == set(range(1, 41))
+    found = probabilities([answers[step] for step in range(1, 41)])
+    np.testing.assert_allclose(found, stepped(har.path), atol=1e-6)
     assert [path.name for path in tmp_path.iterdir() if not path.name.endswith(".tmp")] == ["s.npz"]
 
 
-def test_a_reader_that_goes_away_ends_it_cleanly(start, har, tmp_path):
+def test_a_reader_that_goes_away_ends_it_cleanly(start, tmp_path):
     process = start("--state", tmp_path / "s.npz")
-    process.stdin.write(line(X[0]))
+    process.stdin.write(text(X[:1]))
     assert process.stdout.readline() == 'step,label,p_rest,p_walk,"p_run, fast"\n'
     process.stdout.close()
     for _ in range(3):
-        process.stdin.write(line(X[1]))
+        process.stdin.write(text(X[:1]))
         time.sleep(0.05)
         if process.poll() is not None:
             break
@@ -137,124 +138,11 @@ def test_a_reader_that_goes_away_ends_it_cleanly(start, har, tmp_path):
     assert (tmp_path / "s.npz").exists()
 
 
-class Served:
-    """The loop of the verb on pipes of this process."""
-
-    def __init__(self, made, path=None, every=1.0, *, strict=False, as_json=True):
-        self.model = load(made.path)
-        self.stream = self.model.stream()
-        (self.source, self.feed), (self.out, self.sink) = (os.pipe() for _ in range(2))
-        self.stop = Stop()
-        self.kept = StateFile(self.stream, path, every)
-        manifest = self.model.manifest
-        self.arguments = (
-            LinePipe(self.source, self.sink, self.stop),
-            LineParser(3, manifest.signal.features if manifest else ()).parse_bytes,
-            ResultLines(manifest.task if manifest else None, "step", as_json=as_json),
-            self.kept,
-            1,
-            strict,
-        )
-
-    def serve(self):
-        serve(self.model, self.stream, *self.arguments)
-
-    def close(self):
-        for descriptor in (self.source, self.feed, self.out, self.sink):
-            with contextlib.suppress(OSError):  # closed by the test
-                os.close(descriptor)
-
-
-@pytest.fixture
-def served(har):
-    made = []
-
-    def build(*arguments, file=har, **options):
-        made.append(Served(file, *arguments, **options))
-        return made[-1]
-
-    yield build
-    for one in made:
-        one.close()
-
-
-def test_strict_stops_at_the_first_bad_line_and_names_it(served):
-    one = served(strict=True)
-    os.write(one.feed, (line(X[0]) + "\n" + "1,2\n" + line(X[1])).encode())
-    with pytest.raises(InputError, match=r"line 3: expected 3 numbers, got 2"):
-        one.serve()
-    assert one.stream.steps_seen == 1
-
-
-def test_a_last_line_without_a_newline_counts_and_csv_and_json_may_mix(served):
-    one = served(as_json=False)
-    mixed = line(X[0]) + json.dumps([float(v) for v in X[1]]) + "\n" + line(X[2]).strip()
-    os.write(one.feed, mixed.encode())
-    os.close(one.feed)
-    one.serve()
-    rows = list(csv.DictReader(io.StringIO(os.read(one.out, 1 << 16).decode())))
-    assert [row["step"] for row in rows] == ["1", "2", "3"]
-
-
-def test_a_file_with_one_value_a_row_gives_values(served, scalar):
-    one = served(file=scalar)
-    os.write(one.feed, line(X[0]).encode())
-    os.close(one.feed)
-    one.serve()
-    np.testing.assert_allclose(
-        json.loads(os.read(one.out, 1 << 16))["values"], expected(scalar)[0], rtol=1e-6
-    )
-
-
-def test_bytes_that_are_no_text_and_endless_lines_are_skipped_whole(served, capfd):
-    one = served()
-    thread = threading.Thread(
-        target=lambda: (
-            os.write(one.feed, b"\xff\xfe\n"),
-            os.write(one.feed, b"9" * (3 << 20) + b"\n"),
-            os.write(one.feed, line(X[0]).encode()),
-            os.write(one.feed, b"8" * (1 << 21)),
-            os.close(one.feed),
-        )
-    )
-    thread.start()
-    one.serve()
-    thread.join()
-    assert one.stream.steps_seen == 1
-    said = [text.partition(":")[0] for text in capfd.readouterr().err.splitlines()]
-    assert said == ["line 1", "line 2", "line 4"]
-
-
-def test_the_end_of_an_endless_line_is_no_line_of_its_own(tmp_path):
-    (tmp_path / "lines").write_bytes(b"9" * 17 * 65_536 + b"1,2,3\n4,5,6\n")
-    with (tmp_path / "lines").open("rb") as file:
-        pipe = LinePipe(file.fileno(), 1, Stop())
-        first, second, last = (pipe.read(None) for _ in range(3))
-    assert len(first) > LONGEST
-    assert (second, last) == (b"4,5,6\n", None)
-
-
-def test_a_full_disk_under_the_output_is_one_error_with_the_state_saved(har, tmp_path):
-    with open("/dev/full", "wb") as full:  # noqa: PTH123
-        done = subprocess.run(
-            [sys.executable, "-c", MAIN, "stream", har.path, "--state", tmp_path / "s.npz"],
-            input=line(X[0]).encode(),
-            stdout=full,
-            stderr=subprocess.PIPE,
-            check=False,
-        )
-    assert done.returncode == 2
-    assert done.stderr == b"error: standard output can't be written: No space left on device\n"
+def test_a_full_disk_is_one_error_with_the_state_saved(start, tmp_path):
+    with open("/dev/full", "w") as full:  # noqa: PTH123
+        _, err = start("--state", tmp_path / "s.npz", stdout=full).communicate(text(X[:1]))
+    assert err == "error: [Errno 28] No space left on device\n"
     assert State.load(tmp_path / "s.npz")
-
-
-def test_an_input_that_can_not_be_read_is_one_error(served):
-    one = served()
-    os.close(one.source)
-    one.source = os.open("/", os.O_RDONLY)
-    one.arguments = (LinePipe(one.source, one.sink, one.stop), *one.arguments[1:])
-    with pytest.raises(InputError, match="standard input can't be read: Is a directory"):
-        one.serve()
 
 
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "<&- >&- 2>&-"])
@@ -264,154 +152,129 @@ def test_closed_descriptors_are_nothing_to_read_and_nowhere_to_write(har, closed
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
 
 
-def test_a_state_may_be_kept_for_the_end_alone(served, tmp_path):
-    one = served(tmp_path / "s.npz", float("inf"))
-    os.write(one.feed, line(X[0]).encode())
-    worker = threading.Thread(target=one.serve)
-    worker.start()
-    os.read(one.out, 1 << 16)
-    os.close(one.feed)  # while it waits
-    worker.join(10)
-    assert one.stream.steps_seen == 1
+def test_a_result_whose_sample_was_taken_is_written_before_it_ends(stream, har, monkeypatch):
+    from lstm_edge_runtime import Stream
+
+    step = Stream.step
+
+    def stopped_step(self, sample):
+        signal.raise_signal(signal.SIGTERM)  # comes while it computes
+        return step(self, sample)
+
+    monkeypatch.setattr(Stream, "step", stopped_step)
+    code, out, _ = stream(text(), har.path, "--json")
+    assert (code, [document["step"] for document in documents(out)]) == (0, [1])
 
 
-def test_a_quiet_input_does_not_keep_the_last_samples_from_being_saved(served, tmp_path):
-    path = tmp_path / "s.npz"
-    one = served(path, 0.05)
-    worker = threading.Thread(target=one.serve)
-    worker.start()
-    os.write(one.feed, line(X[0]).encode())
-    os.read(one.out, 1 << 16)
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
-        with np.load(path) as content:
-            if int(content["steps"]) == 1:
-                break
-        time.sleep(0.01)
-    else:
-        pytest.fail("never saved")
-    os.close(one.feed)
-    worker.join(10)
-    assert not worker.is_alive()
-
-
-def test_a_full_output_does_not_keep_it_from_ending(har):
-    out, sink = os.pipe()
-    os.set_blocking(sink, False)
-    with contextlib.suppress(BlockingIOError):
-        while True:
-            os.write(sink, b"x" * 4096)
-    os.set_blocking(sink, True)
-    with subprocess.Popen(
-        [sys.executable, "-c", MAIN, "stream", har.path], stdin=subprocess.PIPE, stdout=sink
-    ) as process:
-        process.stdin.write(line(X[0]).encode())
-        process.stdin.flush()
-        with pytest.raises(subprocess.TimeoutExpired):
-            process.wait(2)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(10) == 0
-    os.close(out)
-    os.close(sink)
-
-
-def test_a_result_whose_sample_was_taken_is_still_written_when_it_is_time_to_end(served):
-    one = served()
-    step = one.stream.step
-
-    def last_step(sample):
-        one.stop.give()  # a signal comes while it computes
-        return step(sample)
-
-    one.stream = type("Stopped", (), {"step": staticmethod(last_step)})()
-    os.write(one.feed, (line(X[0]) + line(X[1])).encode())
-    one.serve()
-    (text,) = os.read(one.out, 1 << 16).splitlines()
-    assert json.loads(text)["step"] == one.kept.steps == 1
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_the_model_opens_ends_it_cleanly(har, number):
-    program = (
-        "import os\n"
-        "from lstm_edge.cli import main, stream\n"
-        "inner = stream.open_model\n"
-        f"stream.open_model = lambda *given: os.kill(os.getpid(), {int(number)}) or inner(*given)\n"
-        "main()"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", program, "stream", har.path],
-        input=line(X[0]).encode(),
-        capture_output=True,
-        timeout=60,
-        check=False,
-    )
-    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [(b"", "not a saved state"), (b"PK\x03\x04", "not a saved state"), (b"\x93NUMPY", "not a saved state")],
-)
-def test_a_state_file_that_is_none_is_refused_and_kept(invoke, har, tmp_path, content, words):
-    path = tmp_path / "s.npz"
-    path.write_bytes(content)
-    code, _, err = invoke("stream", har.path, "--state", path)
-    assert code == 2
-    assert words in err
-    assert path.read_bytes() == content
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no FIFOs in folders")
-def test_a_state_file_that_is_a_fifo_is_refused_without_waiting(invoke, har, tmp_path):
-    os.mkfifo(tmp_path / "fifo")
-    code, _, err = invoke("stream", har.path, "--state", tmp_path / "fifo")
-    assert (code, "it is not a regular file" in err) == (2, True)
-
-
-def test_the_state_of_another_model_and_a_folder_that_is_not_there_are_refused(invoke, har, make, tmp_path):
-    other = make("other", seed=9)
-    path = tmp_path / "s.npz"
-    StateFile(load(other.path).stream(), path, 1.0)
-    before = path.read_bytes()
-    code, _, err = invoke("stream", har.path, "--state", path)
-    assert (code, path.read_bytes()) == (2, before)
-    assert "another model" in err
-    code, _, err = invoke("stream", har.path, "--state", tmp_path / "no" / "s.npz")
-    assert code == 2
-    assert "does not exist" in err
-
-
-def test_raw_numbers_give_what_lines_do_and_a_cut_one_is_reported(har):
-    def run(content, *options):
-        command = [sys.executable, "-c", MAIN, "stream", har.path, "--json", *options]
-        return subprocess.run(command, input=content, capture_output=True, check=False)
-
-    text = run("".join(map(line, X)).encode())
-    raw = run(X.tobytes() + b"abc", "--binary", "float32")
-    assert (text.returncode, raw.returncode) == (0, 0)
-    assert raw.stdout == text.stdout
-    assert raw.stderr == b"line 41: expected 12 bytes, 3 of float32, got 3; skipped\n"
-
-
-@pytest.mark.parametrize(
-    ("content", "code"), [(b"a\nb\nc\n", 1), (b"1,2\n", 1), (b"", 0), (b"ax,ay,az\n", 0)]
-)
-def test_an_input_without_one_good_line_exits_1(har, content, code):
-    command = [sys.executable, "-c", MAIN, "stream", har.path]
-    done = subprocess.run(command, input=content, capture_output=True, check=False)
-    assert (done.returncode, done.stdout) == (code, b"")
-    assert (b"was a valid sample" in done.stderr) == bool(code)
-
-
-def test_a_terminal_is_told_what_is_waited_for(har):
+def test_a_terminal_is_told_what_is_expected(start):
     leader, follower = pty.openpty()
-    command = [sys.executable, "-c", MAIN, "stream", har.path]
-    ran = subprocess.Popen(command, stdin=follower, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = start(stdin=follower)
     os.close(follower)
-    assert ran.stderr.readline() == b"waiting for lines of 3 numbers (ax, ay, az); press Ctrl-D to end\n"
+    assert process.stderr.readline() == "waiting for lines of 3 numbers: ax, ay, az\n"
     os.write(leader, b"1 2 3\n\x04")
-    out, err = ran.communicate(timeout=60)
+    out, err = process.communicate(timeout=60)
     os.close(leader)
-    assert (ran.returncode, err) == (0, b"")
-    assert out.count(b"\n") == 2
+    assert (process.returncode, err, out.count("\n")) == (0, "", 2)
+
+
+@pytest.mark.parametrize(
+    ("content", "code"), [("a\nb\nc\n", 1), ("1,2\n", 1), ("", 0), ("ax,ay,az\n", 0), (b"\xff\xfe\n1,2,3", 0)]
+)
+def test_an_input_without_one_valid_line_exits_with_1(stream, har, content, code):
+    found, _, err = stream(content, har.path)
+    assert (found, "was a valid sample" in err) == (code, bool(code))
+
+
+def test_an_endless_line_is_refused(stream, har):
+    code, _, err = stream(b"9" * (2 << 20), har.path)
+    assert (code, "expected one sample per line" in err) == (2, True)
+
+
+def test_strict_stops_at_the_first_bad_line_and_names_it(stream, har):
+    code, out, err = stream(text(X[:1]) + "\n1,2\n" + text(X[1:2]), har.path, "--strict", "--json")
+    assert (code, len(documents(out))) == (2, 1)
+    assert "line 3: expected 3 numbers, got 2" in err
+
+
+def test_a_last_line_without_a_newline_counts(stream, har):
+    _, out, _ = stream(text(X[:3]).strip(), har.path)
+    assert [row["step"] for row in csv.DictReader(io.StringIO(out))] == ["1", "2", "3"]
+
+
+def test_a_file_with_one_value_per_row_gives_values(stream, scalar):
+    _, out, _ = stream(text(X[:1]), scalar.path, "--json")
+    expected = load(scalar.path).stream().step(X[0])
+    np.testing.assert_allclose(documents(out)[0]["values"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY"])
+def test_a_file_that_is_no_state_is_refused_and_kept(stream, har, tmp_path, content):
+    (tmp_path / "s.npz").write_bytes(content)
+    code, _, err = stream("", har.path, "--state", tmp_path / "s.npz")
+    assert (code, "not a saved state" in err) == (2, True)
+    assert (tmp_path / "s.npz").read_bytes() == content
+
+
+def test_the_state_of_another_model_and_a_missing_folder_are_refused(stream, har, make, tmp_path):
+    path = tmp_path / "s.npz"
+    StateFile(load(make("other", seed=9).path).stream(), path)
+    before = path.read_bytes()
+    code, _, err = stream("", har.path, "--state", path)
+    assert (code, "another model" in err, path.read_bytes()) == (2, True, before)
+    code, _, err = stream("", har.path, "--state", tmp_path / "no" / "s.npz")
+    assert (code, "does not exist" in err) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "every"), [([], 6), (["--reset-every", 4], 4), (["--reset-every", "never"], 40)]
+)
+def test_states_are_reset_with_each_training_window_and_a_note_says_so(stream, from_reset, options, every):
+    _, out, err = stream(text(), from_reset, "--json", *options)
+    np.testing.assert_allclose(probabilities(documents(out)), stepped(from_reset, every), atol=1e-6)
+    assert bool(err) == (not options)
+    if err:
+        assert "states are reset every 6 steps, and --window slides" in err
+
+
+def test_a_sliding_window_gives_the_result_of_the_window_alone_at_every_step(stream, from_reset):
+    _, out, err = stream(text(), from_reset, "--json", "--window", 6)
+    with load(from_reset) as model:
+        expected = [model.predict(X[None, end - 6 : end]).probabilities[0] for end in range(6, 41)]
+    assert [one["step"] for one in documents(out)] == list(range(6, 41))
+    np.testing.assert_allclose(probabilities(documents(out)), expected, atol=1e-6)
+    assert err == ""
+
+
+@pytest.mark.parametrize("trained", [None, WHOLE])
+def test_a_file_that_says_less_of_its_training_streams_with_a_note(stream, make, trained):
+    path = make("older", trained=trained).path
+    _, out, err = stream(text(), path, "--json")
+    np.testing.assert_allclose(probabilities(documents(out)), stepped(path, 40 if trained else 6), atol=1e-6)
+    assert ("states are carried on" if trained else "states are reset every 6 steps") in err
+
+
+def test_a_restarted_stream_continues_within_its_window_and_its_hold(stream, from_reset, tmp_path):
+    options = (from_reset, "--hold", 3, "--json")
+    _, whole, _ = stream(text(), *options)
+    _, first, _ = stream(text(X[:15]), *options, "--state", tmp_path / "s.npz")
+    _, second, err = stream(text(X[15:]), *options, "--state", tmp_path / "s.npz")
+    assert f"resumed {tmp_path / 's.npz'} at step 15" in err
+    assert first + second == whole
+
+
+def test_hold_writes_no_label_before_the_first_that_stayed(stream, from_reset):
+    raw, hold, expected = stepped(from_reset, 6).argmax(axis=1).tolist(), Hold(3), []
+    for label in raw:
+        hold.take(label)
+        expected.append(hold.label)
+    assert (expected[0], len(set(expected)) > 2, expected == raw) == (-1, True, False)
+    names = ["rest", "walk", "run, fast", None]
+    _, out, _ = stream(text(), from_reset, "--hold", 3, "--json")
+    assert [each["label"] for each in documents(out)] == [names[label] for label in expected]
+    _, out, _ = stream(text(X[:2]), from_reset, "--hold", 3)
+    assert next(csv.DictReader(io.StringIO(out)))["label"] == ""
+
+
+def test_hold_of_values_is_refused(stream, make):
+    code, _, err = stream("", make("values", task="regression").path, "--hold", "3")
+    assert (code, "--hold applies to labels" in err) == (2, True)

@@ -95,11 +95,11 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
         Step("lstm-edge export mine:build -o m.onnx", "--input x=N,L,8", 2),
         Step(
             "lstm-edge export mine:Loop --input x=N,L,4 -o m.onnx",
-            "one step a call: --step",
+            "one step a call: --input x=N,1,8",
             2,
         ),
         Step(
-            "lstm-edge export mine:Loop --step --input x=N,L,4 --input h=N,16 -o loop.onnx",
+            "lstm-edge export mine:Loop --input x=N,1,4 --input h=N,16 -o loop.onnx",
             "equal to PyTorch",
         ),
         Step("lstm-edge export mine:build --input x=N,L,4 -o m.onnx", "equal to PyTorch"),

@@ -1,0 +1,203 @@
+"""What people type wrong, and the answer that prescribes an action: one table for all verbs."""
+
+import pickle
+import shlex
+
+import numpy as np
+import pytest
+import torch
+
+from lstm_edge import LSTM1, Run, save
+
+NETS = """
+import torch
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.rnn = nn.LSTM(3, 4, batch_first=True)
+
+    def forward(self, series):
+        return self.rnn(series)[0]
+
+class Fixed(Net):
+    def forward(self, x):
+        h = torch.zeros(1, 7, 4)
+        return self.rnn(x, (h, h))[0]
+
+class Last(Net):
+    def forward(self, x):
+        return self.rnn(x)[0][:, -1]
+
+class Lengths(Net):
+    def forward(self, x, token_lengths):
+        return self.rnn(x)[0]
+
+def build():
+    return Net()
+
+def leaves():
+    raise SystemExit(5)
+
+number = 3
+"""
+
+
+class Evil:
+    def __reduce__(self):
+        return print, ("ran",)
+
+
+@pytest.fixture
+def folder(tmp_path, har, monkeypatch):
+    torch.manual_seed(0)
+    save(Run(LSTM1(3, 3, 4, 1, 5)), tmp_path / "run")
+    (tmp_path / "run" / "metrics.json").write_text("{}")
+    torch.save(LSTM1(3, 3, 4, 1, 5).state_dict(), tmp_path / "lstm1.pth")
+    torch.save({"gru.weight_ih_l0": torch.zeros(12, 5)}, tmp_path / "gru.pth")
+    (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
+    (tmp_path / "usage_nets.py").write_text(NETS)
+    (tmp_path / "script.py").write_text("raise RuntimeError('trains here')\n")
+    (tmp_path / "har.onnx").write_bytes(har.path.read_bytes())
+    (tmp_path / "text.onnx").write_bytes(b"hello")
+    (tmp_path / "latin.csv").write_bytes("ax,ay,az,label\n1,2,3,\u00e9\n".encode("latin-1"))
+    (tmp_path / "junk.npz").write_bytes(b"junk")
+    np.savez(tmp_path / "data.npz", x=np.zeros((4, 6, 3), np.float32), y=[0, 1, 0, 1])
+    np.savez(tmp_path / "nan.npz", x=np.full((1, 2, 3), np.nan))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return tmp_path
+
+
+NET = "export usage_nets:build --input series"
+LAST = "export usage_nets:Last --input x=N,L,3 -o m.onnx"
+TABLE = [
+    # verbs, options, arguments
+    ("exprot run -o a.onnx", "no verb 'exprot'; did you mean 'export'?"),
+    ("stream har.onnx --stats s.npz", "'--state'"),
+    ("inspect", "Missing argument 'MODEL'; see lstm-edge inspect --help"),
+    ("inspect har.onnx other.onnx", "unexpected extra argument"),
+    ("convert har.onnx --to paper -o x", "'paper' is not one of"),
+    ("convert har.onnx --to", "--to"),
+    ("selftest har.onnx --threads none", "'none' is not a valid integer"),
+    ("selftest har.onnx --threads 0", "threads is 0, expected 1 or more"),
+    ("validate har.onnx --steps " + "9" * 5000, "steps"),
+    ("bench", "Missing argument 'MODELS...'"),
+    ("bench har.onnx --streams 0", "streams is 0, expected 1 or more"),
+    ("bench har.onnx --seconds 0", "seconds is 0.0, expected more than 0"),
+    # a file of another kind
+    ("stream run", "run is a run folder, expected an .onnx file; run lstm-edge export run -o run.onnx"),
+    ("convert run -o a.lep", "run lstm-edge export run -o run.onnx"),
+    ("validate run --against har.onnx", "run is a run folder, expected an .onnx file; run lstm-edge export"),
+    ("selftest lstm1.pth", "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export"),
+    ("convert lstm1.pth --to c -o m_c", "run lstm-edge export lstm1.pth -o lstm1.onnx"),
+    ("train run -o other", "run is a trained run, not data; run lstm-edge export run -o model.onnx"),
+    ("predict har.onnx run", "run is a trained run, not data"),
+    ("predict data.npz har.onnx", "is a data file, expected an .onnx file; MODEL is the first argument"),
+    ("inspect text.onnx", "text.onnx"),
+    ("inspect none.onnx", "none.onnx does not exist"),
+    ("predict 'a\x1b[2J\n.onnx' data.npz", "a\\x1b[2J\\n.onnx"),
+    # outputs
+    ("quantize har.onnx -o a.pt", "a.pt is not named .onnx; use -o a.onnx"),
+    ("lift har.onnx -o a", "a is not named .onnx; use -o a.onnx"),
+    ("lift har.onnx -o no/a.onnx", "create it first"),
+    ("lift har.onnx -o .", "is a folder"),
+    ("convert har.onnx -o har.ort", "is not named .lep; use -o har.lep"),
+    ("convert har.onnx -o no/har.lep", "create it first"),
+    ("convert none.onnx --to c -o .", "contains "),
+    ("predict har.onnx data.npz -o no/out.csv", "create it first"),
+    ("validate har.onnx --junit no/report.xml", "create it first"),
+    # train and data
+    ("train none.npz -o r", "none.npz does not exist; expected a .npz, .npy, .csv, .parquet or .wav file"),
+    ("train data.npz -o data.npz", "looks like a file name; -o is a folder for the run"),
+    ("train data.npz -o a.pt", "a.pt looks like a file name; -o is a folder for the run"),
+    ("train data.npz -o r", "too few series for a test set; provide more data"),
+    ("train data.npz -o r --epochs 0", "epochs is 0, expected 1 or more"),
+    ("train data.npz -o r --resume --overwrite", "give only one of them"),
+    ("train data.npz -o r --target a,,b", "expected NAME,NAME"),
+    ("train latin.csv -o r", "name its encoding, such as --encoding latin-1"),
+    ("predict har.onnx nan.npz -o p.csv", "sample 0, step 0, column 'x0' is ''"),
+    ("quantize har.onnx -o a.onnx --for gpu", "fp16"),
+    ("quantize har.onnx -o a.onnx --data none.npz", "none.npz does not exist"),
+    ("quantize har.onnx -o a.onnx --max-drift inf", "drift is inf"),
+    # stream
+    ("stream har.onnx --state junk.npz", "junk.npz is not a saved state"),
+    ("stream har.onnx --features ax", "--features names 1 columns, the model takes 3"),
+    ("stream har.onnx --window 6 --state s.npz", "--window has no state; remove --state"),
+    ("stream har.onnx --reset-every window", "neither 'never' nor a positive integer"),
+    ("stream har.onnx --reset-every 0", "neither 'never' nor a positive integer"),
+    # export
+    ("export nothing -o m.onnx", "nothing does not exist"),
+    ("export nothing -o m.pt", "use -o m.onnx"),
+    ("export har.onnx -o m.onnx", "har.onnx is already exported"),
+    ("export gru.pth -o m.onnx", "mynet:build --weights gru.pth --input x=N,L,5 -o gru.onnx"),
+    ("export lfs.pth -o m.onnx", "a git-lfs pointer, not the file itself; run: git lfs pull"),
+    ("export run -o m.onnx --rate 5", "run is a run, which describes itself; remove --rate"),
+    ("export lstm1.pth -o m.onnx --weights gru.pth", "lstm1.pth is no factory; remove --weights"),
+    ("export usage_nets:build --input series=N,L,3 --scale s.json -o m.onnx", "remove --scale"),
+    ("export usage_nets:build -o m.onnx", "describe each input"),
+    ("export usage_nets:Build --input x=N,L,3 -o m.onnx", "no 'Build'; did you mean 'build'?"),
+    ("export usage_nets:number --input x=N,L,3 -o m.onnx", "returned a int, expected a torch.nn.Module"),
+    ("export usage_nets:leaves --input x=N,L,3 -o m.onnx", "SystemExit: 5"),
+    ("export nowhere:build --input x=N,L,3 -o m.onnx", "importable from this folder, without .py"),
+    ("export usage_nets.py:build --input x=N,L,3 -o m.onnx", "without .py"),
+    ("export script:LSTM1 --input x=N,L,3 -o m.onnx", "trains only under if __name__ == '__main__'"),
+    ("export usage_nets:build --input x=N,L,3 -o m.onnx", "such as --input series=N,L,3"),
+    (f"{NET}=N,L -o m.onnx", "takes 3 features: --input series=N,L,3"),
+    (
+        "export usage_nets:Lengths --input x=N,L,3 -o m.onnx",
+        "--input token_lengths=N,L,8 (N:int64 for",
+    ),
+    ("export usage_nets:Fixed --input x=N,L,3 -o m.onnx", "usage_nets.py:16: return self.rnn(x, (h, h))[0]"),
+    (f"{NET} -o m.onnx", "expected x=N,L,8"),
+    (f"{NET}=N,0,3 -o m.onnx", "expected x=N,L,8"),
+    (f"{NET}=N:int99 -o m.onnx", "with a dtype of float32"),
+    (f"{NET}=N:int64,L -o m.onnx", "expected x=N,L,8"),
+    (f"{NET}=N,L-1 -o m.onnx", "expected x=N,L,8"),
+    (f"{NET}=N,4*L:8.. -o m.onnx", "expected x=N,L,8"),
+    (f"{NET}=N,L:8..4,3 -o m.onnx", "expected LEAST..[MOST][:MULTIPLE]"),
+    (f"{NET}=N,99999999999999999999 -o m.onnx", "can't create an example"),
+    (f"{NET}=N,L,3 --input series=N,L,3 -o m.onnx", "a name is given twice"),
+    (f"{NET}=N,L,3 --weights gru.pth -o m.onnx", "does not fit usage_nets:build"),
+    (f"{NET}=N,L,3 --weights evil.pt -o m.onnx", "run code"),
+    (f"{LAST} --labels a,b,c", "got 3 labels, expected 4"),
+    (f"{LAST} --labels a,a", "a name is empty or given twice"),
+    (f"{LAST} --features a,b", "got 2 names of features, expected 3"),
+    ("export lstm1.pth --features a,b -o m.onnx", "features has 2 entries, expected 3"),
+    ("export lstm1.pth --units m,s -o m.onnx", "units has 2 entries, expected 3"),
+    ("export lstm1.pth --scale none.json -o m.onnx", "none.json does not exist; expected {"),
+    ("export lstm1.pth --scale lstm1.pth -o m.onnx", "is not a scale"),
+    # validate
+    ("validate none.onnx", "none.onnx does not exist"),
+    ("validate har.onnx --against nowhere", "nowhere"),
+    ("validate har.onnx --against run/metrics.json", "the run is the folder: run"),
+    (
+        "validate har.onnx --against run --weights gru.pth",
+        "--weights requires --against package.module:factory",
+    ),
+    ("validate har.onnx --weights gru.pth", "--weights requires --against package.module:factory"),
+    ("validate har.onnx --against os:getcwd", "expected a torch.nn.Module"),
+    # lift and convert
+    ("lift har.onnx -o a.onnx --input x", "expected x=N,L,8"),
+    ("lift har.onnx -o a.onnx --input x=N,0,3", "neither a positive number nor a valid name"),
+    ("lift har.onnx -o a.onnx --state h", "expected INPUT=OUTPUT"),
+    ("lift har.onnx -o a.onnx --branch rate=fast", "could not convert"),
+    ("convert har.onnx --to c -o har_c --name for", "keyword"),
+    ("convert har.onnx -o har.lep --name har", "--name is only valid with --to c"),
+]
+
+
+@pytest.mark.parametrize(("words", "message"), TABLE, ids=[words[:40] for words, _ in TABLE])
+def test_an_error_is_one_line_that_says_what_to_do_and_nothing_is_written(folder, invoke, words, message):
+    before = {path for path in folder.rglob("*") if "__pycache__" not in str(path)}
+    code, out, err = invoke(*shlex.split(words))
+    assert (code, out) == (2, "")
+    *progress, error = err.splitlines()
+    assert message in error
+    assert error.startswith("error: ")
+    assert error.isprintable()
+    assert len(error) <= 520
+    assert not [line for line in progress if "error" in line or "Traceback" in line]
+    assert {path for path in folder.rglob("*") if "__pycache__" not in str(path)} == before
