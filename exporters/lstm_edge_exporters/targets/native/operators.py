@@ -240,12 +240,11 @@ def _product(
     memory: Memory, node: ir.Node, source: Value, weights: Array, scales: Array | None = None
 ) -> Value:
     """Return ``source @ weights.T``, with a stored bias that the one reader of the product adds to it."""
-    bias, readers = None, [*node.outputs[0].uses()]
+    readers = [*node.outputs[0].uses()]
     adding = readers[0].node if len(readers) == 1 and not node.outputs[0].is_graph_output() else node
-    if adding.op_type == "Add" and np.shape(added := constant(adding.inputs[1 - readers[0].idx])) == (
-        len(weights),
-    ):
-        bias = added
+    bias = constant(adding.inputs[1 - readers[0].idx]) if adding.op_type == "Add" else None
+    bias = None if bias is None or bias.shape != (len(weights),) else bias
+    if bias is not None:
         memory.fused.add(adding)
     row = memory.writer.linear(memory.row(source), weights, bias, scales)
     return memory.value(row, (*source.shape[:-1], len(weights)))
