@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,7 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
-from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.json_reader import malformed_as, read_json
+from lstm_edge_runtime.files import malformed_as, read_json, write_bytes
 from lstm_edge_runtime.manifest import Signal, Task, Trained, decode
 
 from .lstm1 import LSTM1, SCALES
@@ -57,6 +56,17 @@ class Run:
     """Scores, data and history of a training; empty for a run that was loaded."""
     sha256: str = ""
     """Hash of the file with the weights; empty for a run that was never saved."""
+
+    def __post_init__(self) -> None:
+        """Raise InputError for a task or signal of another width than the network's."""
+        task, classes = self.task or Task("", ""), self.model.num_classes
+        for name, entries, expected in (
+            ("features", self.signal.features, self.model.lstm.input_size),
+            ("labels", task.labels, classes),
+            ("units", task.units, classes),
+        ):
+            if len(entries) not in (0, expected):
+                raise InputError(f"{name} has {len(entries)} entries, expected {expected}")
 
 
 def save(run: Run, folder: str | os.PathLike[str]) -> Run:
@@ -105,25 +115,16 @@ def load(path: str | os.PathLike[str]) -> Run:
     tensors, facts = read_tensors(path)
     sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
     if not facts:
-        return Run(_build(_infer_options(tensors, path), tensors, path), sha256=sha256)
+        return Run(_build({}, tensors, path), sha256=sha256)
     with malformed_as(FileFormatError, f"the metadata of {path} are malformed", "train again"):
         task, signal, trained = facts["task"], facts["signal"], facts["trained"]
-        run = Run(
+        return Run(
             _build(facts["network"], tensors, path),
             task and decode(Task, task),
             decode(Signal, signal),
             trained and decode(Trained, trained),
             sha256=sha256,
         )
-    _check_widths(run, path)
-    return run
-
-
-def describe_run(run: Run, task: Task | None, signal: Signal) -> Run:
-    """Return a bare checkpoint with a description; raises FileFormatError for one that does not fit."""
-    described = replace(run, task=task or run.task, signal=signal)
-    _check_widths(described, "the description")
-    return described
 
 
 def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor, ...], ExportConfig]":
@@ -223,7 +224,12 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     """Return the named tensors of a checkpoint, by their names in the module itself."""
     if isinstance(content, Mapping):
         content = next((content[name] for name in _WRAPPERS if name in content), content)
-    if not isinstance(content, Mapping) or not all(map(_is_plain, content.values())):
+    plain = isinstance(content, Mapping) and all(
+        isinstance(each, Tensor) and not each.is_nested and each.layout is torch.strided
+        and each.device.type == "cpu" and not each.is_quantized
+        for each in content.values()
+    )  # fmt: skip
+    if not plain:
         raise FileFormatError(
             f"{path} contains more than named dense tensors; expected a state_dict: save only "
             "model.state_dict()"
@@ -232,31 +238,20 @@ def _unwrapped(content: Any, path: Path) -> dict[str, Tensor]:
     return {str(name).removeprefix(prefix): tensor for name, tensor in content.items()}
 
 
-def _is_plain(value: object) -> bool:
-    """Return whether ``value`` is a dense tensor with values: not sparse, nested, quantized or ``meta``."""
-    return (
-        isinstance(value, Tensor)
-        and not value.is_nested
-        and value.layout is torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
-
-
 def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any]:
     """Return the constructor arguments of the LSTM1 whose ``state_dict`` has these names and shapes.
 
-    Options that shapes don't show have their defaults: dropout 0, and ``readout="stacked"``
-    if ``fc_1`` is as wide as one hidden state. ``seq_length`` is 1, because the window is unknown.
+    The rest have their defaults: dropout 0, ``seq_length`` 1, and ``readout="stacked"`` if ``fc_1`` is as
+    wide as one hidden state.
     """
     for name in _NEEDED:
         if name not in tensors or tensors[name].dim() != 2:
             widths = [each.shape[-1] for key, each in tensors.items() if key.endswith("weight_ih_l0")]
             raise FileFormatError(
-                f"{origin} has no matrix {name} (it has {_some(tensors)}), so it is not an LSTM1; write a "
-                "function build() in mynet.py that returns the untrained module, then run: lstm-edge export "
-                f"mynet:build --weights {origin} --input x=N,L,{widths[0] if widths else 'FEATURES'} "
-                f"-o {origin.stem}.onnx"
+                f"{origin} has no matrix {name} (it has {', '.join([*tensors][:4])}), so it is not an "
+                "LSTM1; write a function build() in mynet.py that returns the untrained module, then run: "
+                f"lstm-edge export mynet:build --weights {origin} --input "
+                f"x=N,L,{widths[0] if widths else 'FEATURES'} -o {origin.stem}.onnx"
             )
     rows, columns = tensors["lstm.weight_hh_l0"].shape
     proj_size = columns if "lstm.weight_hr_l0" in tensors else 0
@@ -266,7 +261,7 @@ def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any
         "num_classes": tensors["fc.weight"].shape[0],
         "input_size": tensors["lstm.weight_ih_l0"].shape[1],
         "hidden_size": rows // 4,
-        "num_layers": _layers(tensors),
+        "num_layers": sum(_LAYER.fullmatch(name) is not None for name in tensors),
         "seq_length": 1,
         "readout": "last" if both else "stacked",
         "bias": "lstm.bias_ih_l0" in tensors,
@@ -276,61 +271,31 @@ def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any
 
 
 def _build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Path) -> LSTM1:
-    """Make the LSTM1 of these options, in evaluation mode, with these tensors as its parameters."""
+    """Make the LSTM1 of these tensors, and of options that their shapes don't show, in evaluation mode."""
+    dtypes = {tensor.dtype for tensor in tensors.values()}
+    sizes = _infer_options(tensors, origin)
+    if len(dtypes) != 1 or not dtypes <= _FLOATS:
+        raise FileFormatError(f"{origin} has tensors of {sorted(map(str, dtypes))}, expected one float dtype")
     try:
-        layers, found = dict(options).get("num_layers"), _layers(tensors)
-        if layers != found:  # before a million layers are made
-            raise ValueError(f"num_layers is {layers}, the tensors have {found}")  # noqa: TRY301
+        more = {name: options[name] for name in ("seq_length", "readout", "added", "dropout") if options}
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of options without effect
-            model = LSTM1(**options, device="meta")
-    except (InputError, RuntimeError, TypeError, ValueError) as error:
-        raise FileFormatError(f"{origin} does not describe an LSTM1: {first_line(error)}") from error
-    for name in SCALES:
-        if {f"{name[:2]}mean", f"{name[:2]}std"} & tensors.keys():
-            width = model.lstm.input_size if name.startswith("x") else model.num_classes
-            setattr(model, name, torch.empty(width, device="meta"))
-    expected = model.state_dict()
-    for name in {**expected, **tensors}:
-        got, wanted = (tuple(each[name].shape) if name in each else "missing" for each in (tensors, expected))
-        if got != wanted:
-            wanted = "no such tensor" if wanted == "missing" else wanted
-            raise FileFormatError(f"{origin}: {name} is {got}, expected {wanted}")
-    _check_values(tensors, origin)
-    model.load_state_dict(dict(tensors), assign=True)
-    columns = torch.eye(model.lstm.input_size)[:, list(model.added)]
-    if model.added and not torch.equal(model.added_columns, columns.to(model.added_columns)):
-        raise FileFormatError(f"{origin}: added_columns are not those of the features {model.added}")
-    return model.eval()
-
-
-def _check_values(tensors: Mapping[str, Tensor], origin: Path) -> None:
-    dtypes = {tensor.dtype for tensor in tensors.values()}
-    if len(dtypes) != 1 or not dtypes <= _FLOATS:
-        raise FileFormatError(f"{origin} has tensors of {_some(dtypes)}, expected one float dtype")
+            model = LSTM1(**{**sizes, **more}, device="meta")
+        for name in SCALES:
+            if {f"{name[:2]}mean", f"{name[:2]}std"} & tensors.keys():
+                width = model.lstm.input_size if name.startswith("x") else model.num_classes
+                setattr(model, name, torch.empty(width, device="meta"))
+        model.load_state_dict(dict(tensors), assign=True)
+    except (InputError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        reason = str(error).split("\n\t")[-1]  # PyTorch gives one line for each tensor
+        raise FileFormatError(
+            f"{origin} does not describe an LSTM1: {first_line(ValueError(reason))}"
+        ) from error
     for name, tensor in tensors.items():
-        positive = not (name in SCALES and name.endswith("std")) or bool((tensor > 0).all())
-        if not (positive and bool(torch.isfinite(tensor).all())):
+        if not tensor.isfinite().all() or (name in SCALES and name.endswith("std") and (tensor <= 0).any()):
             raise FileFormatError(
                 f"{origin}: {name} has values that are not finite or not positive; train again"
             )
-
-
-def _layers(tensors: Iterable[str]) -> int:
-    return sum(_LAYER.fullmatch(name) is not None for name in tensors)
-
-
-def _some(names: Iterable[object]) -> str:
-    found = sorted(str(name) for name in names)
-    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
-    return (", ".join(found[:4]) or "none") + more
-
-
-def _check_widths(run: Run, origin: object) -> None:
-    lstm, classes = run.model.lstm, run.model.num_classes
-    found = [("features", len(run.signal.features), lstm.input_size)]
-    if run.task is not None:
-        found += [("labels", len(run.task.labels), classes), ("units", len(run.task.units), classes)]
-    for name, got, expected in found:
-        if got not in (0, expected):
-            raise FileFormatError(f"{origin}: {name} has {got} entries, expected {expected}")
+    if model.added:
+        model.added_columns = torch.eye(model.lstm.input_size).to(model.fc.weight)[:, list(model.added)]
+    return model.eval()

@@ -14,9 +14,6 @@ HiddenAndCell = tuple[Tensor, Tensor]
 SCALES = ("x_mean", "x_std", "y_mean", "y_std")
 """Names of the buffers with the normalization; a checkpoint has them in pairs, or not at all."""
 _HEAD_WIDTH = 128
-_LSTM_OPTIONS = (
-    "input_size", "hidden_size", "num_layers", "bias", "dropout", "bidirectional", "proj_size",
-)  # fmt: skip
 
 
 class LSTM1(nn.Module):
@@ -92,15 +89,14 @@ class LSTM1(nn.Module):
         self.y_std: Tensor | None
         for name in SCALES:
             self.register_buffer(name, None)
-        self.register_buffer(
-            "added_columns", torch.eye(input_size, **factory)[:, list(added)] if added else None
-        )
+        columns = torch.eye(input_size, **factory)[:, list(added)] if added else None
+        self.register_buffer("added_columns", columns, persistent=False)
 
     @property
     def options(self) -> dict[str, Any]:
-        """The constructor's arguments as plain values, without ``device`` and ``dtype``."""
-        own = {name: getattr(self, name) for name in ("num_classes", "seq_length", "readout", "added")}
-        return own | {name: getattr(self.lstm, name) for name in _LSTM_OPTIONS}
+        """The constructor's arguments that the parameters' shapes don't show, as plain values."""
+        own = {name: getattr(self, name) for name in ("seq_length", "readout", "added")}
+        return own | {"dropout": self.lstm.dropout}
 
     def forward(
         self,
@@ -143,8 +139,7 @@ class LSTM1(nn.Module):
     ) -> tuple[Tensor, HiddenAndCell]:
         """Return the top layer's hidden state after some steps, and the state after the last valid one.
 
-        ``outputs`` of a step is what a stream of the network returns there. Results of steps after the length
-        of a row have no meaning. The network must not be bidirectional.
+        The network must not be bidirectional. Results of steps after the length of a row have no meaning.
 
         Args:
             x: raw features ``(N, L, I)``.
@@ -153,7 +148,7 @@ class LSTM1(nn.Module):
             lengths: as for ``forward``.
 
         Returns:
-            ``(N, K, H_out)`` and ``(h_n, c_n)``.
+            ``(N, K, H_out)``, of which ``outputs`` gives what a stream returns there, and ``(h_n, c_n)``.
         """
         found, state_n = self.lstm(self._inputs(x, lengths), state)
         if lengths is None:
@@ -163,11 +158,9 @@ class LSTM1(nn.Module):
         return found.data[first[steps] + found.unsorted_indices.cpu()[:, None]], state_n
 
     def outputs(self, hidden: Tensor, x: Tensor | None = None) -> Tensor:
-        """Return logits or values in their own units.
+        """Return logits or values in their own units from hidden states ``(..., H_out)``.
 
-        Args:
-            hidden: hidden states ``(..., H_out)``.
-            x: raw features ``(..., I)`` of the same steps, for a network that predicts differences.
+        A network that predicts differences also takes the raw features ``x (..., I)`` of the same steps.
         """
         values: Tensor = self.fc(torch.relu(self.fc_1(torch.relu(hidden))))
         if self.y_mean is not None and self.y_std is not None:
@@ -181,11 +174,11 @@ class LSTM1(nn.Module):
     def set_scales(
         self, x: tuple[Tensor, Tensor] | None = None, y: tuple[Tensor, Tensor] | None = None
     ) -> "LSTM1":
-        """Set the normalization, and return the network.
+        """Set the normalization, and return the network; None for none.
 
         Args:
-            x: mean and standard deviation ``(I,)`` of the features, subtracted and divided by; None for none.
-            y: mean and standard deviation ``(C,)`` of the values, multiplied by and added; None for none.
+            x: mean and standard deviation ``(I,)`` of the features, subtracted and divided by.
+            y: mean and standard deviation ``(C,)`` of the values, multiplied by and added.
 
         Raises:
             InputError: a scale of another width, not finite, or a standard deviation that is not positive.

@@ -36,7 +36,7 @@ class MainFrames:
         manifest, self._name, self._model = model.manifest, main_name(model), model
         self._per_unit, self._unit = manifest.frames_a_unit.get(self._name, 1), manifest.unit
         self._delay = manifest.delays.get(self._name, 0)
-        batch, time = manifest.batch_axes.get(self._name), frame_axis(model) or 0
+        batch, time = manifest.batch_axis(manifest.axes[self._name]), frame_axis(model) or 0
         self._time = time - (batch is not None and batch < time)
 
     def of(self, result: "Array | dict[str, Array] | None", steps: int) -> Iterator[tuple[int, int, Array]]:

@@ -26,12 +26,7 @@ def is_run(path: Path) -> bool:
 
 
 def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
-    """Refuse a folder that can't be used for a new run.
-
-    Raises:
-        InputError: it contains a run, is a file, or can't be written to.
-        NotFoundError: it contains nothing to resume.
-    """
+    """Refuse a folder that can't be used: with InputError, or NotFoundError if there is nothing to resume."""
     if resume and not (folder / RESUME).is_file():
         raise NotFoundError(f"{folder} contains no run to resume; train without --resume")
     if is_run(folder) and not (resume or overwrite):
@@ -49,10 +44,9 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create a run folder and keep other trainings out of it; the lock of a killed process is released.
+    """Create a run folder and keep other trainings out of it, which are refused with InputError.
 
-    Raises:
-        InputError: another training is writing to the folder, or it can't be created.
+    The lock of a killed process is released.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)

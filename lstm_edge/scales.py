@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
-from lstm_edge_runtime.json_reader import malformed_as, read_json
-from lstm_edge_runtime.reading import read_arrays
+from lstm_edge_runtime.files import malformed_as, read_arrays, read_json
 
 from .lstm1 import LSTM1
 
@@ -24,11 +23,7 @@ def read_scales(path: Path) -> dict[str, tuple[Tensor, Tensor]]:
 
     A JSON file has objects ``x`` and ``y``, an ``.npz`` arrays ``x_mean``, ``x_std`` and so on: ``mean`` and
     ``std``, or ``min`` and ``max``, which are scaled to 0 and 1. As in scikit-learn, a column without spread
-    is divided by 1.
-
-    Raises:
-        NotFoundError: no such file.
-        FileFormatError: it can't be read, or has other names.
+    is divided by 1. Raises NotFoundError and FileFormatError.
     """
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist; {_EXPECTED}")
@@ -57,12 +52,7 @@ def _scale(found: Mapping[str, Any], side: str) -> tuple[Tensor, Tensor]:
 
 
 def with_scales(model: LSTM1, path: Path) -> LSTM1:
-    """Set the scales of a file on a network that has none, and return it.
-
-    Raises:
-        NotFoundError, FileFormatError: as ``read_scales``.
-        InputError: the network has scales of its own, or they have another width.
-    """
+    """Set the scales of a file on a network that has none, and return it; raises as ``read_scales``."""
     if model.x_mean is not None:
         raise InputError(f"the network has scales of its own; remove --scale {path}")
     try:

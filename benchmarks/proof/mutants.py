@@ -41,6 +41,7 @@ from lstm_edge_exporters.verify.float64 import Graph64
 from lstm_edge_exporters.verify.validate import Validation
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import KEY, Array, Manifest, Signal, Task, Trained
+from lstm_edge_runtime.ort import sealed
 
 Rng = np.random.Generator
 Made = tuple[nn.Module, Any, ExportConfig]
@@ -382,7 +383,7 @@ def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
         return None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mutant.onnx"
-        path.write_bytes(mutant.SerializeToString())
+        path.write_bytes(sealed(mutant.SerializeToString()))
         about = f"{getattr(change, '__name__', name)} {draft.about} in {network}, number {number}"
         return name, about, moves, _find(healthy, path)
 

@@ -37,7 +37,7 @@ from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_exporters.lift.pipeline import Lifted
 from lstm_edge_exporters.verify.cases import full_length
 from lstm_edge_runtime import load
-from lstm_edge_runtime.axes import resolve, with_ones
+from lstm_edge_runtime.axes import shape_of
 from lstm_edge_runtime.errors import LstmEdgeError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.ort import run_by_name
@@ -244,7 +244,7 @@ def _difference(file: Foreign, lifted: Lifted) -> float:
         sizes |= {axis: size for axis, size in declared if isinstance(axis, str) and isinstance(size, int)}
     given = {}
     for state in manifest.states:
-        shape = resolve(state.axes, with_ones(state.axes, sizes)) or ()
+        shape = shape_of(state.axes, sizes)
         given[state.input] = np.broadcast_to(np.asarray(state.reset, state.dtype), shape)
     for name in known.keys() - given.keys() - {spec.name for spec in manifest.inputs}:
         shape = [axis if isinstance(axis, int) else 1 for axis in known[name].shape]

@@ -1,6 +1,5 @@
 """Working on an ONNX graph: names, axes, shapes, new nodes, bytes."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,7 +12,7 @@ from onnx_ir.serde import SerdeError
 from lstm_edge_runtime.axes import describe
 from lstm_edge_runtime.errors import FileFormatError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import KEY, Array, Axes, Manifest, TensorSpec
-from lstm_edge_runtime.onnx_file import DIGEST
+from lstm_edge_runtime.ort import DIGEST, sealed
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
@@ -192,15 +191,13 @@ def to_bytes(model: ir.Model) -> bytes:
 
 
 def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
-    """Return the bytes of ``proto`` with ``manifest`` and a digest in it, instead of any that it has."""
+    """Return the bytes of ``proto`` with ``manifest`` in it, instead of any that it has, and sealed."""
     copy = onnx.ModelProto()
     copy.CopyFrom(proto)
     del copy.metadata_props[:]
-    digest = hashlib.sha256(copy.SerializeToString(deterministic=True)).hexdigest()
     copy.metadata_props.extend(prop for prop in proto.metadata_props if prop.key not in (KEY, DIGEST))
     copy.metadata_props.add(key=KEY, value=manifest.to_json())
-    copy.metadata_props.add(key=DIGEST, value=digest)
-    return bytes(copy.SerializeToString(deterministic=True))
+    return sealed(bytes(copy.SerializeToString(deterministic=True)))
 
 
 class UniqueNames:

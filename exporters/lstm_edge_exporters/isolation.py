@@ -26,8 +26,7 @@ from lstm_edge_runtime import errors
 from lstm_edge_runtime.errors import FileFormatError, LstmEdgeError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.ort import (
-    DEFAULT_OPTIONS,
-    SessionOptions,
+    CPU,
     import_onnxruntime,
     open_session,
     run_by_name,
@@ -68,7 +67,7 @@ def isolated() -> Iterator[None]:
 
 
 def open_isolated(
-    source: str | bytes, options: SessionOptions = DEFAULT_OPTIONS, *, name: str = "the model"
+    source: str | bytes, providers: Sequence[str] = (CPU,), threads: int = 1, name: str = "the model"
 ) -> "InferenceSession":
     """Open a session as ``open_session`` does; in another process inside of ``isolated()``.
 
@@ -78,8 +77,8 @@ def open_isolated(
     """
     child = _CURRENT.get()
     if child is None:
-        return open_session(source, options, name=name)
-    return cast("InferenceSession", _Session(child, source, options, name))
+        return open_session(source, providers, threads, name=name)
+    return cast("InferenceSession", _Session(child, source, (providers, threads), name))
 
 
 class _Entry(NamedTuple):
@@ -91,12 +90,12 @@ class _Entry(NamedTuple):
 class _Session:
     """The part of an ``InferenceSession`` that is used, of a session in another process."""
 
-    def __init__(self, child: "_Child", source: str | bytes, options: SessionOptions, name: str) -> None:
+    def __init__(self, child: "_Child", source: str | bytes, options: Any, name: str) -> None:
         self._child, self._name = child, name if isinstance(source, bytes) else source
         content = [np.frombuffer(source, np.uint8)] if isinstance(source, bytes) else []
         path = None if isinstance(source, bytes) else str(Path(source).absolute())
         self._number = next(child.numbers)
-        asked = {"open": path, "options": options._asdict(), "name": name}
+        asked = {"open": path, "options": options, "name": name}
         told, _ = child.ask(asked | {"number": self._number}, content, f"it opened {self._name}")
         self._process = child.process
         self._sides = [[_Entry(*entry) for entry in side] for side in told["sides"]]
@@ -231,9 +230,8 @@ def _answer(
         if any(array.dtype.hasobject for array in outputs):
             raise TypeError("an output contains text; only numbers can be compared")
         return {}, outputs
-    options = SessionOptions(**message["options"] | {"providers": tuple(message["options"]["providers"])})
     source = message["open"] if message["open"] is not None else arrays[0].tobytes()
-    session = sessions[number] = open_session(source, options, name=message["name"])
+    session = sessions[number] = open_session(source, *message["options"], name=message["name"])
     sides = [
         [(entry.name, entry.type, entry.shape) for entry in side]
         for side in (session.get_inputs(), session.get_outputs())

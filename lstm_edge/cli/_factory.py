@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from lstm_edge.checkpoint import read_tensors
 from lstm_edge.suggest import did_you_mean
 from lstm_edge_exporters.export.advice import raising_line
-from lstm_edge_runtime.axes import parse_sum, resolve
+from lstm_edge_runtime.axes import resolve
 from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.manifest import Array, AxisRange, TensorSpec
 
@@ -30,7 +30,7 @@ _AXIS = re.compile(r"([^:]+)(?::(\d+\.\.\d*(?::\d+)?))?(?::([a-z]\w*))?")
 
 
 def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, AxisRange]]:
-    """Read an input, such as ``N,L,8``, ``N,L:int64``, ``N,L:16..4096:4,8`` or ``N,4*L``, and its ranges.
+    """Read an input, such as ``N,L,8``, ``N,L:int64`` or ``N,L:16..4096:4,8``, and its ranges.
 
     The dtype is empty for that of the parameters.
     """
@@ -38,11 +38,11 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, AxisRange]]
     for part in text.split(","):
         found = _AXIS.fullmatch(part.strip())
         axis = found[1].strip() if found else ""
-        is_name = not axis.isdecimal() and all(map(str.isidentifier, parse_sum(axis)[0]))
-        is_known = found and (found[3] or "bool") in _DTYPES and (axis.isidentifier() or not found[2])
+        is_name = axis.isidentifier()
+        is_known = found and (found[3] or "bool") in _DTYPES and (is_name or not found[2])
         if not found or dtype or not is_known or not (is_name or (axis.isdecimal() and int(axis))):
             raise InputError(
-                f"got --input {name}={text}, expected x=N,L,8, x=N,L:16..4096:4,8, wave=N,4*L or "
+                f"got --input {name}={text}, expected x=N,L,8, x=N,L:16..4096:4,8 or "
                 f"tokens=N,L:int64, with a dtype of {', '.join(_DTYPES)}"
             )
         axes.append(axis if is_name else int(axis))
@@ -154,7 +154,7 @@ def _advice(first: TensorSpec, module: nn.Module) -> str:
 def _choose_sizes(specs: Sequence[TensorSpec], ranges: Mapping[str, AxisRange]) -> dict[str, int]:
     """Return a size for every named axis, in order: rows, steps, and so on."""
     axes = [axis for spec in specs for axis in spec.axes if isinstance(axis, str)]
-    names = list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
+    names = list(dict.fromkeys(axes))
     usual = zip(names, (_ROWS, *range(_STEPS, _STEPS + 2 * len(names), 2)), strict=False)
     return {name: ranges.get(name, AxisRange()).nearest(size) for name, size in usual}
 

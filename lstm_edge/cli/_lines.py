@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from lstm_edge.hold import Hold
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime.errors import InputError, counted, printable
-from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.prediction import softmax
 
 if TYPE_CHECKING:

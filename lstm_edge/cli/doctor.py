@@ -65,7 +65,7 @@ def _onnxruntime() -> tuple[str, str]:
 
 def _native() -> tuple[str, str]:
     """Return the version and instruction set of the C library, and what to do if it does not work."""
-    from lstm_edge_runtime.native.library import library
+    from lstm_edge_runtime.native import library
 
     try:
         opened = library()

@@ -31,8 +31,7 @@ class FactoryOptions:
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
         dict,
-        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, x=N,L:16..4096:4,8 with the range of an "
-        "axis, or wave=N,4*L with an axis derived from another.",
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:16..4096:4,8 with a range of L.",
         metavar="x=N,L,8[:DTYPE]",
     )
     state: Mapping[str, str] = option(
@@ -138,7 +137,7 @@ def _check_source(source: str, factory: FactoryOptions, description: Description
 
 def _described(path: Path, description: Description) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
-    from lstm_edge.checkpoint import describe_run, load
+    from lstm_edge.checkpoint import load
     from lstm_edge.scales import with_scales
 
     run, task = load(path), description.task
@@ -147,7 +146,8 @@ def _described(path: Path, description: Description) -> "Run":
     if not task and description.signal == Signal():
         return run
     output = "logits" if is_classification(task) else "value"
-    return describe_run(run, task and task._replace(output=output), description.signal)
+    described = (task and task._replace(output=output)) or run.task
+    return replace(run, task=described, signal=description.signal)
 
 
 def _from_factory(

@@ -6,16 +6,16 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
 
 from lstm_edge.data.sample_input import sample_input
+from lstm_edge.hold import NO_LABEL, Hold
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters.options import option
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, StateError
-from lstm_edge_runtime.hold import NO_LABEL, Hold
 from lstm_edge_runtime.state import read_state
 
 from ._lines import LineParser, ResultLines, read_lines, write_line
@@ -136,7 +136,8 @@ class StateFile:
 
     def __init__(self, stream: "Stream | SlidingStream", path: Path | None, hold: Hold | None = None) -> None:
         """Restore ``stream`` and ``hold`` from ``path`` if it exists, and write it."""
-        self._stream, self._path, self._hold = stream, path, hold or Hold(1)
+        self._stream: Any = stream
+        self._path, self._hold = path, hold or Hold(1)
         self._before, self._saved_at = 0, 0.0
         if path is not None:
             with contextlib.suppress(NotFoundError):
@@ -146,13 +147,14 @@ class StateFile:
     @property
     def steps(self) -> int:
         """Number of time steps since the first start, including earlier processes."""
-        return self._before + self._stream.steps_seen
+        return self._before + int(self._stream.steps_seen)
 
     def save(self, *, age: float = 0) -> None:
         """Write the state atomically, if the file is at least ``age`` seconds old."""
         if self._path is not None and (not age or time.monotonic() - self._saved_at >= age):
             arrays = {"steps": np.array(self.steps), "hold": np.array(self._hold.saved)}
-            self._stream.state.save(self._path, **arrays)
+            with contextlib.suppress(StateError):  # within a unit: the last whole one stays
+                self._stream.state.save(self._path, **arrays)
             self._saved_at = time.monotonic()
 
     def _restore(self, path: Path) -> None:

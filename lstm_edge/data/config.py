@@ -8,8 +8,6 @@ from lstm_edge_exporters.options import check_options, option
 from lstm_edge_runtime.errors import InputError
 
 DATA_SUFFIXES = (".npz", ".npy", ".csv", ".parquet", ".wav")
-DEFAULT_NAMES = {"series": "series", "order": "order", "group": "group"}
-"""Columns that are used if they exist and the option is not given."""
 
 
 def parse_rate(text: str) -> float:
@@ -29,50 +27,27 @@ def parse_rate(text: str) -> float:
 class ReadConfig:
     """How to read a data file. Names must be columns of a table, or arrays of an ``.npz``."""
 
-    series: str | None = option(
-        None, "Column with the series id.", metavar="COLUMN", shown="series, if it exists"
-    )
-    order: str | None = option(
-        None,
-        "Column to sort each series by: numbers, or ISO timestamps, which also give the sampling rate.",
-        metavar="COLUMN",
-        shown="order, if it exists",
+    series: str = option("series", "Column with the series id, if it exists.", metavar="COLUMN")
+    order: str = option(
+        "order", "Column to sort by: numbers, or ISO timestamps, if it exists.", metavar="COLUMN"
     )
     label: str | None = option(
         None,
         "Column or array with the class.",
         metavar="COLUMN",
-        shown="label, or the subfolder; y of an .npz",
+        shown="label, the subfolder, or y of an .npz",
     )
-    targets: tuple[str, ...] = option(
-        (), "Columns or arrays with values to predict, for regression.", flag="--target", metavar="NAMES"
-    )
-    forecast: tuple[str, ...] = option((), "Feature columns whose next value to predict.", metavar="NAMES")
+    targets: tuple[str, ...] = option((), "Columns with values to predict.", flag="--target", metavar="NAMES")
+    forecast: tuple[str, ...] = option((), "Features whose next value to predict.", metavar="NAMES")
     features: tuple[str, ...] = option(
-        (),
-        "Feature columns.",
-        metavar="NAMES",
-        shown="the model's; for train, all other columns",
+        (), "Feature columns.", metavar="NAMES", shown="the model's, or all others"
     )
-    group: str | None = option(
-        None,
-        "Column with a subject or machine, which is never in two sets.",
-        metavar="COLUMN",
-        shown="group, if it exists",
-    )
+    group: str = option("group", "Column with a subject, never in two sets, if it exists.", metavar="COLUMN")
     missing: str = option(
-        "error",
-        "Missing features: refuse them, interpolate linearly in time, or drop those steps.",
-        choices=("error", "interpolate", "drop-row"),
+        "error", "Refuse, interpolate or drop missing features.", choices=("error", "interpolate", "drop-row")
     )
     sampling_rate: float | None = option(
-        None,
-        "Sampling rate, such as 50Hz; data with another rate are resampled.",
-        above=0,
-        flag="--rate",
-        metavar="RATE",
-        parse=parse_rate,
-        shown="that of the data",
+        None, "Rate to resample to, such as 50Hz.", above=0, flag="--rate", metavar="RATE", parse=parse_rate
     )
     encoding: str = option("utf-8", "Encoding of CSV files, such as latin-1.", metavar="NAME")
 
@@ -93,19 +68,13 @@ class DataConfig(ReadConfig):
     """How to read, window and split the training data."""
 
     window: int | None = option(None, "Time steps of a window.", low=1, shown="every series is one sample")
-    stride: int | None = option(
-        None, "Time steps from one window from reset to the next.", low=1, shown="the window"
-    )
-    units: tuple[str, ...] = option(
-        (), "Units of the predicted values, stored in the exported file.", metavar="NAMES"
-    )
+    stride: int | None = option(None, "Steps between windows from reset.", low=1, shown="the window")
+    units: tuple[str, ...] = option((), "Units of the predicted values.", metavar="NAMES")
     forecast_difference: bool = option(
-        False, "Forecast the difference to the current value; the exported file adds the current value."
+        False, "Predict the difference to the current value, which the file adds."
     )
     validation: float = option(0.2, "Fraction of the series in the validation set.", above=0, below=1)
-    test: float = option(
-        0.2, "Fraction of the series in the test set, if the data do not define sets.", low=0, below=1
-    )
+    test: float = option(0.2, "Fraction in the test set, if the data do not define sets.", low=0, below=1)
     validation_data: str | None = option(None, "Separate file with the validation set.", metavar="FILE")
     test_data: str | None = option(None, "Separate file with the test set.", metavar="FILE")
     folds: int = option(0, "Number of cross-validation folds, in addition to the run.", low=0)
@@ -126,7 +95,4 @@ class DataConfig(ReadConfig):
         if self.folds and (self.validation_data or self.test_data):
             raise InputError("--folds splits the data itself; remove --validation-data and --test-data")
         if self.validation + self.test >= 1:
-            raise InputError(
-                f"validation {self.validation} and test {self.test} leave no data to train on; give "
-                "fractions that sum to less than 1"
-            )
+            raise InputError("validation and test leave no data to train on; give smaller fractions")

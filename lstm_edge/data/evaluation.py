@@ -21,15 +21,7 @@ def read_for_model(
 ) -> tuple[Data, SampleInput]:
     """Read a data file with the features of ``model``, and return the input for them.
 
-    Args:
-        path: the data file.
-        model: an open model.
-        config: names of columns or arrays.
-        targets: classes or values to read.
-        tell: called with notes about the data for the user.
-
-    Raises:
-        NotFoundError, FileFormatError, InputError: as ``read_data`` and ``sample_input``.
+    ``tell`` is called with notes about the data for the user; raises as ``read_data`` and ``sample_input``.
     """
     place = sample_input(model)
     signal = model.manifest.signal

@@ -17,7 +17,7 @@ from lstm_edge_runtime.errors import InputError, NotFoundError, counted
 from lstm_edge_runtime.manifest import Array, Signal, Task
 
 from ..run_files import is_run
-from .config import DATA_SUFFIXES, DEFAULT_NAMES, ReadConfig
+from .config import DATA_SUFFIXES, ReadConfig
 from .series import SETS, Data, Series
 from .tables import Table, read_table
 
@@ -72,8 +72,7 @@ def read_data(
     Raises:
         NotFoundError: no such file.
         FileFormatError: it can't be read in the format of its suffix.
-        InputError: it is empty, of another kind, or its content does not fit; the message names the row and
-            column, or the array and index.
+        InputError: its content does not fit; the message names the row and column, or the array.
     """
     reader = _Reader(config or ReadConfig(), targets, model)
     for split, source in {"train" if sets else "": path, **(sets or {})}.items():
@@ -92,9 +91,7 @@ def _files(path: Path) -> list[Path]:
             raise InputError(f"{path} is a trained run, not data; run lstm-edge export {path} -o model.onnx")
         files = sorted(file for file in path.rglob("*") if file.suffix in _TABLES and file.is_file())
         if not files:
-            raise InputError(
-                f"{path} contains no .csv, .parquet or .wav files; expected a folder with one per recording"
-            )
+            raise InputError(f"{path} contains no .csv, .parquet or .wav files; expected one per recording")
         return files
     if not path.is_file() or path.suffix not in DATA_SUFFIXES:
         raise InputError(f"{path} is not a data file; expected {_KINDS}")
@@ -118,14 +115,7 @@ class _Reader:
     """Numbers of what was mended, for notes."""
 
     def add(self, table: Table, name: str, split: str) -> None:
-        """Add the series of a table.
-
-        Args:
-            table: the table.
-            name: path of the file in its folder; empty for a single file. Its subfolder is the class if no
-                column is.
-            split: its set, empty if unknown.
-        """
+        """Add the series of a table; ``name`` is its path in a folder, whose subfolder may be the class."""
         config, folder = self.config, name.rpartition("/")[0]
         meaning = self._meaning(table, by_folder=bool(folder))
         if self.meaning is None:
@@ -154,9 +144,8 @@ class _Reader:
             rows = rows[np.argsort(order[rows], kind="stable")]
             keys = order[rows]
             if (same := np.flatnonzero(np.diff(keys) == 0)).size:
-                place = table.place(int(rows[same[0] + 1]))
                 raise InputError(
-                    f"{table.path}: series {own!r} has the same {columns['order']} twice ({place})"
+                    f"{table.place(int(rows[same[0] + 1]), columns['order'])} twice in series {own!r}"
                 )
             given = _constant(table.path, "split", own, cells, rows)
             if given and (split or given not in SETS):
@@ -176,7 +165,9 @@ class _Reader:
             return table.texts(self.meaning.label)
         if self.meaning.classes:
             return np.full(len(table.frame), folder, dtype=object)
-        return table.numbers(() if self.config.forecast else self.meaning.targets, gaps=False)
+        if self.config.forecast or not self.meaning.targets:
+            return np.zeros(len(table.frame), np.int64)
+        return table.numbers(self.meaning.targets, gaps=False)
 
     def _meaning(self, table: Table, *, by_folder: bool) -> _Meaning:
         """Return the columns of a table by what the options name, or else by their usual names."""
@@ -184,14 +175,14 @@ class _Reader:
         if not (label or values or self.targets == "ignored"):
             label, values = _defaults(table)
         by_folder = by_folder and label is None and not values
-        table.require([config.series, config.order, config.group, label, *values, *config.features])
+        table.require([label, *values, *config.features])
         if self.targets == "required" and not (label or values or by_folder):
             advice = "name the class column with --label, or the value columns with --target or --forecast"
             table.require(["y" if table.features else "label"], advice)
         known = {*_columns(table, config).values(), "split", label or "label", *values} - {*config.forecast}
         if values:
             known.discard("label")
-        features = self._features(table, [name for name in table.header if name not in known])
+        features = self._features(table, [name for name in table.frame if name not in known])
         ignored = self.targets == "ignored"
         return _Meaning(
             features,
@@ -211,7 +202,7 @@ class _Reader:
         if missing := [name for name in config.forecast if name not in names]:
             raise InputError(f"{table.path}: to forecast {missing[0]!r} it must be a feature")
         if not names:
-            raise InputError(f"{table.path} has no feature column (it has {', '.join(table.header)})")
+            raise InputError(f"{table.path} has no feature column (it has {', '.join(table.frame)})")
         if model and len(names) != model.width:
             raise InputError(
                 f"{table.path}: got {counted(len(names), 'feature')} ({', '.join(names)}), expected "
@@ -222,19 +213,16 @@ class _Reader:
     def _finished(self, path: Path, one: Series, times: npt.NDArray[np.float64] | None) -> Series:
         """Return a series without gaps, at the requested rate, with the next values of a forecast.
 
-        Args:
-            path: of its file.
-            one: the series as it is in the file.
-            times: ``(L,)``, seconds, increasing; None if unknown.
+        ``times`` are increasing seconds ``(L,)``; None if unknown.
         """
         assert self.meaning is not None
         x, y, config = one.x, one.y, self.config
         lacking = np.isnan(x)
-        if lacking.any() and (lacking.all(axis=0).any() or lacking.any(axis=1).all()):
+        drop = lacking.any(axis=1) & (config.missing == "drop-row")
+        if lacking.all(axis=0).any() or drop.all():
             raise InputError(
                 f"{path}: series {one.name!r} has a feature with only missing values, or one in every step"
             )
-        drop = lacking.any(axis=1) & (config.missing == "drop-row")
         self.counts.update(gaps=int(lacking.sum()), cells=x.size, dropped=int(drop.sum()))
         if lacking.any() and not drop.any():
             x = pd.DataFrame(x).interpolate(limit_direction="both").to_numpy()
@@ -279,7 +267,7 @@ class _Reader:
         rates = self.rates
         if self.config.sampling_rate or not rates:
             return self.config.sampling_rate
-        slowest, fastest = (each(rates, key=lambda name: rates[name]) for each in (min, max))
+        slowest, fastest = min(rates, key=rates.__getitem__), max(rates, key=rates.__getitem__)
         if rates[fastest] > rates[slowest] * (1 + 2 * _RATE):
             raise InputError(
                 f"{path}: {slowest!r} has {rates[slowest]:.4g} samples per second, {fastest!r} has "
@@ -289,23 +277,22 @@ class _Reader:
 
     def _notes(self) -> tuple[str, tuple[str, ...]]:
         """Return how missing features were handled, and notes about all files together."""
-        counts, missing, notes = self.counts, "", []
-        if counts["gaps"]:
-            missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"
-            if self.config.missing == "drop-row":
-                missing = f"{counted(counts['dropped'], 'step')} with missing features were dropped"
-            notes.append(missing)
-        if counts["odd"]:
-            notes.append(
-                f"{counts['odd']} of {counts['intervals']} intervals between samples differ from the usual "
-                f"one by more than {_JITTER:.0%}; --rate resamples to one rate"
-            )
-        return missing, tuple(notes)
+        counts = self.counts
+        missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"
+        if self.config.missing == "drop-row":
+            missing = f"{counted(counts['dropped'], 'step')} with missing features were dropped"
+        missing = missing if counts["gaps"] else ""
+        odd = (
+            f"{counts['odd']} of {counts['intervals']} intervals between samples differ from the usual one "
+            f"by more than {_JITTER:.0%}; --rate resamples to one rate"
+        )
+        return missing, tuple(filter(None, (missing, odd if counts["odd"] else "")))
 
 
 def _columns(table: Table, config: ReadConfig) -> dict[str, str]:
     """Return the columns of series, order, group and split that a table has."""
-    columns = {key: getattr(config, key) or name for key, name in DEFAULT_NAMES.items()} | {"split": "split"}
+    columns = {"series": config.series, "order": config.order, "group": config.group, "split": "split"}
+    table.require([name for key, name in columns.items() if name != key])
     return {key: name for key, name in columns.items() if name in table.frame}
 
 
@@ -317,7 +304,7 @@ def _defaults(table: Table) -> tuple[str | None, tuple[str, ...]]:
         return (None, ("y",)) if table.frame["y"].dtype.kind == "f" else ("y", ())
     return None, tuple(
         name
-        for name in table.header
+        for name in table.frame
         if name[:1] == "y" and name[1:].isdecimal() and name not in table.features
     )
 

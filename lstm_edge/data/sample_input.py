@@ -13,19 +13,12 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import Manifest, TensorSpec
 
-_ROWS = 256
-"""Number of series per call: enough to use the cores, few enough to keep memory small."""
-
 
 class SampleInput:
     """An input of one vector, or one value, per time step, and the indices of its axes."""
 
     def __init__(self, spec: "TensorSpec", manifest: "Manifest") -> None:
-        """Find the batch, the time and the feature axis of ``spec``, in any order, features last if in doubt.
-
-        Raises:
-            InputError: it has other axes.
-        """
+        """Find the axes of ``spec``, features last if in doubt; raises InputError for other axes."""
         axes = spec.axes
         batch, sequence = manifest.batch_axis(axes), manifest.time_axis(axes)
         rest = [axis for axis in range(len(axes)) if axis not in (batch, sequence)]
@@ -71,11 +64,7 @@ class SampleInput:
 
 
 def sample_input(model: "Model") -> SampleInput:
-    """Find the input of a model for samples.
-
-    Raises:
-        InputError: it has several inputs, or not one vector of features or one value per time step.
-    """
+    """Find the input of a model for samples; raises InputError if there are several, or of other axes."""
     manifest = model.manifest
     data = manifest.data_inputs
     if len(data) != 1:
@@ -87,47 +76,32 @@ def sample_input(model: "Model") -> SampleInput:
 def run_series(
     model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]
 ) -> list[npt.NDArray[Any]]:
-    """Run series ``(L, I)`` from the reset state, equally long ones together.
+    """Run series ``(L, I)`` from the reset state, one after another.
 
     Returns:
         The frames ``(frames, C)`` of the main output of each; one if it is a result of the last step alone,
         of the top layer if the file reads out every layer.
-
-    Raises:
-        ContractError: as ``main_output`` and ``top_rows``.
     """
-    found: list[npt.NDArray[Any]] = [np.empty(0)] * len(series)
-    lengths = np.array([len(one) for one in series])
-    together = _ROWS if samples.batched else 1
-    for length in np.unique(lengths):
-        members = np.flatnonzero(lengths == length)
-        for start in range(0, len(members), together):
-            part = members[start : start + together]
-            outputs = _run_together(model, samples, [series[index] for index in part])
-            for index, frames in zip(
-                part, _frames(model, main_output(model, outputs), len(part)), strict=True
-            ):
-                found[index] = frames
-    return found
+    return [_frames(model, main_output(model, _run_alone(model, samples, one))) for one in series]
 
 
-def _frames(model: "Model", outputs: npt.NDArray[Any], rows: int) -> npt.NDArray[Any]:
-    """Return a main output as ``(rows, frames, C)``."""
-    batch, time = model.manifest.batch_axes.get(main_name(model)), frame_axis(model)
+def _frames(model: "Model", outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return the main output of one series as ``(frames, C)``."""
+    manifest = model.manifest
+    batch, time = manifest.batch_axis(manifest.axes[main_name(model)]), frame_axis(model)
     if time is None:
-        return top_rows(outputs, rows)[:, None]
-    along = time + 1 if batch is None else time + (batch > time)
-    frames = np.moveaxis(outputs[None] if batch is None else np.moveaxis(outputs, batch, 0), along, 1)
-    return frames.reshape(*frames.shape[:2], -1)
+        return top_rows(outputs, 1)
+    frames = (
+        np.moveaxis(outputs, time, 0) if batch is None else np.moveaxis(outputs, (batch, time), (0, 1))[0]
+    )
+    return frames.reshape(len(frames), -1)
 
 
-def _run_together(
-    model: "Model", samples: SampleInput, rows: Sequence[npt.NDArray[Any]]
-) -> dict[str, npt.NDArray[Any]]:
-    """Run equally long series; a file with one step per call step by step, with carried states."""
+def _run_alone(model: "Model", samples: SampleInput, one: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
+    """Run a series; a file with one step per call step by step, with carried states."""
     if not samples.one_step:
-        return model.run(samples.arrange(rows))[0]
+        return model.run(samples.arrange([one]))[0]
     state = None
-    for step in range(len(rows[0])):
-        outputs, state = model.run(samples.arrange([row[step : step + 1] for row in rows]), state)
+    for step in range(len(one)):
+        outputs, state = model.run(samples.arrange([one[step : step + 1]]), state)
     return outputs

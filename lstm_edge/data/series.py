@@ -61,7 +61,6 @@ class Data:
 def are_joined(series: Sequence[Series], window: int | None) -> bool:
     """Return True if a stream goes on from one series to the next, as a live sensor does.
 
-    It does if each series is one sample, or has one class. Series that change their class, and series of
-    values, start from reset.
+    Series that change their class, and series of values, start from reset.
     """
     return window is None or all(one.y.ndim == 1 and bool((one.y == one.y[0]).all()) for one in series)

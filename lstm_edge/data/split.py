@@ -28,10 +28,8 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
     """Split series at random with the proportions of the classes kept, or as the data define it.
 
     One series alone, or fewer groups than sets, is cut in time instead: the first stretch trains, the next
-    validates, the last tests. Windows are cut only afterwards, so that none crosses a cut.
-
-    Raises:
-        InputError: a requested set would be empty, or the training set would lack a class.
+    validates, the last tests. Windows are cut only afterwards, so that none crosses a cut. Raises InputError
+    if a requested set would be empty, or the training set would lack a class.
     """
     series, rest = data.series, data.series
     shares = {
@@ -56,11 +54,7 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
 
 
 def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
-    """Return one split for each fold of a cross-validation, which tests every series once; [] for 0 folds.
-
-    Raises:
-        InputError: fewer groups than folds, or a training set would lack a class.
-    """
+    """Return one split for each fold of a cross-validation, which tests every series once; [] for 0 folds."""
     folds, series = config.folds, data.series
     if not folds:
         return []

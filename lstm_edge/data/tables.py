@@ -1,7 +1,7 @@
 """Files with one row per time step (``.csv``, ``.parquet``, ``.wav``), or arrays made into such rows."""
 
 import codecs
-import struct
+import wave
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,22 +12,13 @@ import numpy.typing as npt
 import pandas as pd
 
 from lstm_edge.suggest import did_you_mean
-from lstm_edge_runtime.errors import (
-    FileFormatError,
-    InputError,
-    MissingDependencyError,
-    first_line,
-    install_command,
-)
+from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
+from lstm_edge_runtime.files import read_arrays
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.reading import read_arrays
 
 _GAPS = frozenset({"", "nan", "na", "null", "none"})
 """Cells that are missing, in lower case."""
 _LARGEST = float(np.finfo(np.float32).max)
-_WAV_DTYPES = {(1, 16): "<i2", (3, 32): "<f4"}
-"""Samples of a WAV file by format tag (1 integer, 3 float) and bits."""
-_WAV_EXTENSIBLE = 0xFFFE
 
 
 @dataclass(frozen=True)
@@ -50,46 +41,36 @@ class Table:
         """Raise InputError for a table without rows, or with two columns of one name."""
         if self.frame.empty:
             raise InputError(f"{self.path} is empty; expected a header and one row per time step")
-        if repeated := [name for name in self.header if self.header.count(name) > 1]:
+        if repeated := self.frame.columns[self.frame.columns.duplicated()].tolist():
             raise InputError(f"{self.path} has the column {repeated[0]!r} twice; rename one")
 
-    @property
-    def header(self) -> list[str]:
-        """Names of the columns."""
-        return [*self.frame.columns]
-
-    def place(self, row: int) -> str:
-        """Return where a row is in the file: its line, or its sample and step."""
+    def place(self, row: int, column: str) -> str:
+        """Return where a cell is, for messages: its line, or its sample and step, and its column."""
         label = self.frame.index[row]
-        numbers = label if isinstance(label, tuple) else (label,)
-        names = zip(self.frame.index.names, numbers, strict=True)
-        return ", ".join(f"{name} {number}" for name, number in names)
+        numbers = zip(self.frame.index.names, label if isinstance(label, tuple) else (label,), strict=True)
+        where = ", ".join(f"{name} {number}" for name, number in numbers)
+        return f"{self.path} {where}, column {column!r} is"
 
     def require(self, names: Sequence[str | None], advice: str = "") -> None:
         """Raise InputError for the first column that does not exist; None is skipped."""
         for name in names:
             if name and name not in self.frame:
-                text = f"{self.path} has no column {name!r} (it has {', '.join(self.header)})"
-                raise InputError("; ".join(filter(None, (text, did_you_mean(name, self.header), advice))))
+                text = f"{self.path} has no column {name!r} (it has {', '.join(self.frame)})"
+                raise InputError("; ".join(filter(None, (text, did_you_mean(name, self.frame), advice))))
 
     def texts(self, name: str) -> npt.NDArray[Any]:
         """Return a column as text ``(rows,)``; raises InputError for an empty cell."""
         cells = self.frame[name].astype(object).fillna("").map(str).str.strip().to_numpy(dtype=object)
         if (empty := cells == "").any():
-            raise InputError(f"{self.path} {self.place(int(empty.argmax()))}, column {name!r} is empty")
+            raise InputError(f"{self.place(int(empty.argmax()), name)} empty")
         texts: npt.NDArray[Any] = cells
         return texts
 
     def numbers(self, names: Sequence[str], *, gaps: bool, advice: str = "") -> npt.NDArray[np.float64]:
-        """Return columns ``(rows, columns)``, NaN for missing cells.
-
-        Args:
-            names: of the columns.
-            gaps: False to refuse missing cells.
-            advice: advice for a missing cell.
+        """Return columns ``(rows, columns)``, NaN for missing cells if these are accepted as ``gaps``.
 
         Raises:
-            InputError: a cell is not a number, or is missing although ``gaps`` is False.
+            InputError: a cell is not a number, or is missing although ``gaps`` is False; with this advice.
         """
         values = np.empty((len(self.frame), len(names)))
         for place, name in enumerate(names):
@@ -101,18 +82,11 @@ class Table:
                 elif gaps:
                     continue
                 text = "" if _is_gap(cell) else str(cell)
-                raise InputError(
-                    f"{self.path} {self.place(int(row))}, column {name!r} is {text!r}, expected a finite "
-                    f"number{advice}"
-                )
+                raise InputError(f"{self.place(int(row), name)} {text!r}, expected a finite number{advice}")
         return values
 
     def order(self, name: str) -> tuple[npt.NDArray[np.float64], bool]:
-        """Return the sort keys ``(rows,)``: numbers, or seconds of ISO timestamps and True.
-
-        Raises:
-            InputError: a cell is neither; the first one decides which of the two is expected.
-        """
+        """Return sort keys ``(rows,)``: numbers, or seconds of ISO timestamps and True; raises InputError."""
         column = self.frame[name]
         if _is_gap(column.iloc[0]) or not np.isnan(_to_numbers(column.iloc[:1], comma=self.comma)[0]):
             return self.numbers([name], gaps=False)[:, 0], False
@@ -120,20 +94,14 @@ class Table:
         if (wrong := times.isna()).any():
             row = int(wrong.argmax())
             raise InputError(
-                f"{self.path} {self.place(row)}, column {name!r} is {str(column.iloc[row])!r}, expected a "
-                "number or an ISO timestamp such as 2026-11-25T09:30:00.25"
+                f"{self.place(row, name)} {str(column.iloc[row])!r}, expected a number or an ISO timestamp "
+                "such as 2026-11-25T09:30:00.25"
             )
         return (times - times.iloc[0]).dt.total_seconds().to_numpy(dtype=np.float64), True
 
 
 def read_table(path: Path, encoding: str) -> Table:
-    """Read a table in the format that its name ends in.
-
-    Raises:
-        FileFormatError: it can't be read in that format.
-        InputError: it has no header or rows, or an array a wrong shape.
-        MissingDependencyError: pyarrow is needed, but not installed.
-    """
+    """Read a table in the format that its name ends in; raises FileFormatError and InputError."""
     if path.suffix == ".csv":
         return _read_csv(path, encoding)
     readers: dict[str, Callable[[Path], Table]] = {".parquet": _read_parquet, ".wav": _read_wav}
@@ -195,33 +163,21 @@ def _read_csv(path: Path, encoding: str) -> Table:
 def _read_parquet(path: Path) -> Table:
     try:
         frame = pd.read_parquet(path)
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"{path}: reading Parquet needs pyarrow; {install_command('parquet')}"
-        ) from error
     except Exception as error:  # pyarrow's errors share no base with pandas'
         raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)})") from error
     return Table(path, _rows(frame.rename(columns=lambda name: str(name).strip())))
 
 
 def _read_wav(path: Path) -> Table:
-    """Read samples as they are in the file, integers or floats, one column per channel."""
-    content, chunks, place = path.read_bytes(), {}, 12
-    while place + 8 <= len(content):
-        name, size = content[place : place + 4], int.from_bytes(content[place + 4 : place + 8], "little")
-        chunks[name] = content[place + 8 : place + 8 + size]
-        place += 8 + size + size % 2
+    """Read 16-bit samples as they are in the file, one column per channel."""
     try:
-        if content[:4] != b"RIFF" or content[8:12] != b"WAVE":
-            raise ValueError("it does not begin as one")  # noqa: TRY301  one message for all
-        tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunks[b"fmt "])
-        if tag == _WAV_EXTENSIBLE:
-            (tag,) = struct.unpack_from("<H", chunks[b"fmt "], 24)
-        if (tag, bits) not in _WAV_DTYPES or not channels or not rate:
-            raise ValueError(f"format {tag} with {bits} bits, expected 16-bit integers or 32-bit float")  # noqa: TRY301
-        samples = np.frombuffer(chunks[b"data"], _WAV_DTYPES[tag, bits]).reshape(-1, channels)
-    except (KeyError, ValueError, struct.error) as error:
-        raise FileFormatError(f"{path} can't be read as WAV ({first_line(error)})") from error
+        with wave.open(str(path), "rb") as file:
+            rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
+            samples = np.frombuffer(file.readframes(file.getnframes()), {2: "<i2"}[width]).reshape(
+                -1, channels
+            )
+    except (EOFError, KeyError, ValueError, wave.Error) as error:
+        raise FileFormatError(f"{path} can't be read as 16-bit WAV ({first_line(error)})") from error
     names = ["audio"] if channels == 1 else [f"audio{number}" for number in range(channels)]
     return Table(path, _rows(pd.DataFrame(samples, columns=names)), rate=float(rate))
 

@@ -23,15 +23,7 @@ with tempfile.TemporaryDirectory() as _fonts:  # matplotlib writes its list of f
 
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
-    """Write ``curves.png`` and the self-contained ``report.html`` into a run folder.
-
-    Args:
-        folder: of the run.
-        summary: of ``lstm_edge.training.train.Training.finish``.
-
-    Raises:
-        InputError: the folder can't be written to.
-    """
+    """Write ``curves.png`` and the self-contained ``report.html`` of a summary into the folder of its run."""
     name = "test" if summary["test"] else "validation"
     scores = summary[name]
     curves = _curves(summary)

@@ -15,7 +15,7 @@ from lstm_edge.data.sample_input import sample_input
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
-from lstm_edge_runtime.reading import open_regular
+from lstm_edge_runtime.files import open_regular
 
 from . import sql
 from .config import ScoreConfig

@@ -31,7 +31,7 @@ class Pool:
             raise UnsupportedError(f"{why}; use lstm-edge stream")
         self._model, self._samples = model, sample_input(model)
         self._window, self._sliding = window, dict[int, SlidingStream]()
-        stream = model.stream(window=window) if window else model.stream(reset_every=reset_every)
+        stream: Any = model.stream(window=window) if window else model.stream(reset_every=reset_every)
         self.delayed = bool(window) or any(contract.delays.values())  # rows may have no result
         floats = all(np.dtype(spec.dtype).kind == "f" for spec in model.outputs)
         alone = contract.precision == "int8" and model.engine == "onnxruntime"  # rows share a scale
@@ -40,7 +40,7 @@ class Pool:
         self._ids = np.array([self._batch.add() for _ in range(size)] if self._batch is not None else [])
         every_step = frame_axis(model) is not None and not self._samples.one_step
         chunks = every_step and not self.delayed and contract.precision == "fp32" and len(model.outputs) == 1
-        self._chunk = _CHUNK if chunks and contract.batch_axes.get(self._main) == 0 else 1
+        self._chunk = _CHUNK if chunks and contract.batch_axis(contract.axes[self._main]) == 0 else 1
         self._stream, self._reset = stream, State({}, model.identity) if window else stream.state
         self._states = dict[int, State]()  # of series that have none in the batch
         sample = self._samples.steps(np.zeros(self._samples.width, self._samples.spec.dtype))

@@ -93,11 +93,8 @@ def shuffled(
 ) -> Iterator[tuple[Series, int]]:
     """Yield stretches of series without end, each as often as any other, and where in them to begin.
 
-    Args:
-        series: the training set.
-        window: steps of a window; None if each series is one sample.
-        stretch: windows of a stretch, so that long series do not keep a lane from the others.
-        rng: of the order, and of the first step: anywhere in the first window.
+    A stretch has ``stretch`` windows, so that long series do not keep a lane from the others, and begins
+    anywhere in its first window; without windows it is the whole series.
     """
     size = window * stretch if window else 0
     cuts = [
@@ -133,15 +130,15 @@ def run_epoch(
     picks: int | None = None,
     on_batch: Callable[[Batch, Tensor, Tensor, Tensor], None] | None = None,
 ) -> tuple[float, float]:
-    """Run the network once over batches.
+    """Run the network once over batches of ``lanes``, and train it in place if there is an optimizer.
 
     Args:
-        net: trained in place if there is an optimizer.
-        loss: of each step.
+        net: the network.
+        loss: of each step; without an optimizer of all steps that have seen a window.
         batches: of ``lanes``.
-        keep: probability that a lane keeps its state from one chunk to the next, ``(B,)`` or one for all: 1
-            for streams, 0 for windows from reset.
-        optimizer: of the parameters; without it the loss is that of all steps that have seen a window.
+        keep: probability that a lane keeps its state from chunk to chunk, ``(B,)`` or one for all: 1 for
+            streams, 0 for windows from reset.
+        optimizer: of the parameters.
         clip: maximum norm of the gradient.
         picks: number of random steps of each chunk at which the head is evaluated; None for all.
         on_batch: called with each batch, the lanes ``bool (B,)`` that started from reset, the steps ``int64

@@ -61,12 +61,8 @@ def run_all_steps(
 ) -> Steps:
     """Run the network and return the outputs of every step; of a bidirectional one, of each last step.
 
-    Args:
-        net: the network.
-        batches: see ``stream_lanes`` and ``window_lanes``.
-        loss: of each step.
-        keep: 1 to carry states, 0 to start each chunk from reset.
-        forecast: indices of the features that are forecast.
+    ``keep`` is 1 to carry states, and 0 to start each chunk from reset; ``forecast`` are the indices of the
+    features that are forecast.
     """
     parts: list[tuple[Tensor, ...]] = []
 
@@ -85,11 +81,9 @@ def run_all_steps(
 def score_set(
     net: LSTM1, data: Data, name: str, loss: Loss, options: DataConfig, config: TrainConfig
 ) -> Scores:
-    """Return the metrics of a set.
+    """Return the metrics of a set, by way: of ``streams`` (not if bidirectional), and ``windows`` from reset.
 
-    Returns:
-        ``streams`` (not of a bidirectional network), ``windows`` from reset, ``baselines`` at the steps of
-        the first of these that a device runs, and ``shown``: which of the two that is.
+    ``shown`` is the way in which a device runs the network; ``baselines`` are of the same steps.
     """
     series, task = data.of(name), data.task
     assert task is not None

@@ -20,8 +20,7 @@ from torch.nn.functional import cross_entropy
 
 from lstm_edge_exporters.export.floats import one_thread
 from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
-from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.json_reader import malformed_as
+from lstm_edge_runtime.files import malformed_as, write_bytes
 from lstm_edge_runtime.manifest import Trained
 
 from ..checkpoint import Run, read_tensors, save, write_tensors
@@ -31,7 +30,7 @@ from ..data.series import SETS, Data, Series, are_joined
 from ..data.split import Split, fold_series, split_series
 from ..lstm1 import LSTM1, fit_scale
 from ..run_files import METRICS, RESUME, check_run_folder, locked, remove_run
-from .config import TrainConfig
+from .config import UPDATES, TrainConfig
 from .epoch import Loss, lanes, run_epoch, shuffled, windows_of
 from .metrics import STREAM_WINDOWS, advice, score_set, stream_lanes, window_lanes
 
@@ -46,6 +45,10 @@ _SMOOTHING = 0.05
 too early an epoch: accuracy is 0.03 to 0.04 lower on nine data sets."""
 _SAVE_EVERY = 5.0
 """Seconds of training that a killed process may lose."""
+_PATIENCE = 0.3
+"""Fraction of the epochs after which training stops without improvement."""
+_WEIGHT_DECAY, _CLIP = 0.05, 1.0
+"""Of AdamW, and the maximum norm of the gradient."""
 _SMALL = 64
 """Hidden size up to which one thread is the fastest."""
 
@@ -76,13 +79,14 @@ class Training:
         train = split.data.of("train")
         samples = len(windows_of(train, options.window, options.stride))
         self.updates = max(_LEAST_UPDATES, math.ceil(samples / config.batch_size))
-        self.epochs, self.patience = config.limits(self.updates)
+        self.epochs = config.epochs or math.ceil(UPDATES / self.updates)
+        self.patience = config.patience or math.ceil(_PATIENCE * self.epochs)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed)
             self.net = _network(split.data, train, options, config).to(config.device)
         self.loss = _loss_of(self.net, split.data, train, config)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay, fused=True
+            self.net.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY, fused=True
         )
         self.history: list[Epoch] = []
         self.best = _copy(self.net.state_dict())
@@ -105,9 +109,7 @@ class Training:
         with torch.random.fork_rng():
             torch.manual_seed(config.seed * 1_000_003 + number)
             batches = islice(self._batches(number), self.updates)
-            loss, _ = run_epoch(
-                self.net, self.loss, batches, keep, self.optimizer, clip=config.clip, picks=_PICKS
-            )
+            loss, _ = run_epoch(self.net, self.loss, batches, keep, self.optimizer, clip=_CLIP, picks=_PICKS)
             epoch = self._validated(number, loss)
         if epoch.best == number:
             self.best = _copy(self.net.state_dict())
@@ -119,14 +121,15 @@ class Training:
         return epoch
 
     def _batches(self, number: int) -> Iterator[Any]:
-        """Return the batches of an epoch, without end."""
-        window, config = self.options.window, self.config
-        series: list[Series] = self.split.data.of("train")
-        stretch, joined = window, are_joined(self.split.data.series, window)
-        if not config.carries and self.options.stride:
-            series, stretch = windows_of(series, window, self.options.stride), None
+        options, config, series = self.options, self.config, self.split.data.of("train")
+        stretch = options.window
+        if not config.carries and options.stride:
+            series, stretch = windows_of(series, options.window, options.stride), None
         order = shuffled(series, stretch, STREAM_WINDOWS, np.random.default_rng((config.seed, number)))
-        return lanes(order, config.batch_size, window, window=window, joined=joined, tails=False)
+        joined = are_joined(self.split.data.series, options.window)
+        return lanes(
+            order, config.batch_size, options.window, window=options.window, joined=joined, tails=False
+        )
 
     def _validated(self, number: int, loss: float) -> Epoch:
         series, options, carries = self.split.data.of("validation"), self.options, self.config.carries
@@ -169,10 +172,8 @@ class Training:
 
     def resume(self, folder: Path) -> None:
         """Go on from what ``save`` wrote; raises InputError for other data or options."""
-        path = folder / RESUME
-        tensors, facts = read_tensors(path)
-        with malformed_as(FileFormatError, f"{path} is not the state of a training", "use --overwrite"):
-            options, config = _configs(facts)
+        tensors, facts, options, config = _read_state(folder)
+        with malformed_as(FileFormatError, f"{folder} is not the state of a training", "use --overwrite"):
             config = replace(config, epochs=self.config.epochs, patience=self.config.patience)
             if (options, config, facts["series"]) != (self.options, self.config, _hash(self.split.data)):
                 raise InputError(
@@ -197,12 +198,7 @@ class Training:
             self.best, self.kept = parts["best"], tensors
 
     def finish(self, stopped: str) -> Run:
-        """Return the best epoch with its scores on the validation and the test set.
-
-        The summary of the run is the content of ``metrics.json``: ``task``, ``epochs``, ``best_epoch``,
-        ``stopped`` (``epochs``, ``patience`` or ``interrupted``), ``split``, ``data``, ``notes``, the scores
-        of ``validation`` and ``test`` (None without a test set), ``history`` and ``config``.
-        """
+        """Return the best epoch with its scores; its summary is the content of ``metrics.json``."""
         data, options, config = self.split.data, self.options, self.config
         assert data.task is not None
         self.net.load_state_dict(self.best)
@@ -210,8 +206,7 @@ class Training:
             name: score_set(self.net, data, name, self.loss, options, config) if data.of(name) else None
             for name in SETS[1:]
         }
-        notes = advice(data, options, config, scores["test"] or scores["validation"] or {})
-        lengths = [len(one) for one in data.series]
+        lengths, trained = [len(one) for one in data.series], {len(one) for one in data.of("train")}
         summary = {
             "task": data.task.kind,
             "epochs": len(self.history),
@@ -226,23 +221,26 @@ class Training:
                 "sampling_rate": data.signal.sampling_rate,
                 "window": options.window,
             },
-            "notes": [*data.notes, *self.split.notes, *notes],
+            "notes": [
+                *data.notes,
+                *self.split.notes,
+                *advice(data, options, config, scores["test"] or scores["validation"] or {}),
+            ],
             **scores,
             "history": [asdict(one) for one in self.history],
             "config": asdict(config),
             "cross_validation": None,
         }
-        seen = {len(one) for one in data.of("train")}
         return Run(
-            model=self.net.to("cpu").eval(),
-            task=data.task._replace(units=options.units),
-            signal=data.signal._replace(window=options.window),
-            trained=Trained(
+            self.net.to("cpu").eval(),
+            data.task._replace(units=options.units),
+            data.signal._replace(window=options.window),
+            Trained(
                 config.carries,
-                options.window or (seen.pop() if len(seen) == 1 else None),
+                options.window or (min(trained) if len(trained) == 1 else None),
                 1 - _STREAMS if config.carries else 1.0,
             ),
-            summary=summary,
+            summary,
         )
 
 
@@ -268,8 +266,7 @@ def train(
         data_config: how to read and split the data.
         config: how to train.
         resume: True to go on from where the training in the folder stopped, with the same data and options
-            (``epochs`` and ``patience`` may change); on the CPU the result is that of one training without a
-            stop, bit for bit.
+            (``epochs`` and ``patience`` may change); on the CPU with the same result, bit for bit.
         overwrite: True to replace a run in the folder.
         on_epoch: called after every epoch, also of each fold, with it and the number of epochs.
 
@@ -279,8 +276,7 @@ def train(
     Raises:
         NotFoundError: no such data, or nothing to resume.
         FileFormatError: the data file can't be read, or the state to resume from is damaged.
-        InputError: data or options that can't be trained with; the folder already contains a run; or another
-            training is writing to it.
+        InputError: data or options that can't be trained with, or a folder that is in use or has a run.
         KeyboardInterrupt: Ctrl-C before the first epoch was done.
     """
     folder, data_config, config = Path(folder), data_config or DataConfig(), config or TrainConfig()
@@ -311,9 +307,17 @@ def train(
 def read_configs(folder: str | Path) -> tuple[DataConfig, TrainConfig]:
     """Return the options of the training in a run folder; raises NotFoundError and FileFormatError."""
     check_run_folder(Path(folder), resume=True)
-    path = Path(folder) / RESUME
+    return _read_state(Path(folder))[2:]
+
+
+def _read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], DataConfig, TrainConfig]:
+    path = folder / RESUME
+    tensors, facts = read_tensors(path)
     with malformed_as(FileFormatError, f"{path} is not the state of a training", "use --overwrite"):
-        return _configs(read_tensors(path)[1])
+        data: dict[str, Any] = {
+            name: tuple(each) if isinstance(each, list) else each for name, each in facts["data"].items()
+        }
+        return tensors, facts, DataConfig(**data), TrainConfig(**facts["train"])
 
 
 def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[Split]]:
@@ -440,14 +444,6 @@ def _loss_of(net: LSTM1, data: Data, train: list[Series], config: TrainConfig) -
 
 def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-
-
-def _configs(facts: Mapping[str, Any]) -> tuple[DataConfig, TrainConfig]:
-    """Return the configurations that ``Training.save`` wrote."""
-    data: dict[str, Any] = {
-        name: tuple(each) if isinstance(each, list) else each for name, each in facts["data"].items()
-    }
-    return DataConfig(**data), TrainConfig(**facts["train"])
 
 
 def _hash(data: Data) -> str:

@@ -5,9 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from .axes import learn_sizes, resolve, shape_of
+from .axes import Layout, describe, resolve, shape_of, solve
 from .errors import InputError, StateError, first_line
-from .layout import Layout
 from .manifest import Array, Manifest, TensorSpec
 from .state import State
 
@@ -16,11 +15,7 @@ InputArrays = npt.ArrayLike | Mapping[str, npt.ArrayLike]
 
 
 def by_name(value: InputArrays, specs: Sequence[TensorSpec | Layout]) -> dict[str, Array]:
-    """Return ``value`` by input name, in the dtypes of the file; a single array is the only input.
-
-    Raises:
-        InputError: missing or unknown names, a single array for several inputs, or as ``as_array``.
-    """
+    """Return ``value`` by input name, in the dtypes of the file; ``InputError`` for other names."""
     names = [spec.name for spec in specs]
     if not isinstance(value, Mapping):
         if len(names) != 1:
@@ -64,14 +59,9 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
 def as_lengths(lengths: npt.ArrayLike | None, manifest: Manifest, sizes: Mapping[str, int]) -> Array | None:
     """Return ``lengths`` in the dtype of the file, all full where None; None if the file takes none.
 
-    Args:
-        lengths: integers of any dtype, one per row.
-        manifest: the file's.
-        sizes: what the named axes are in this call.
-
     Raises:
-        InputError: the file takes no lengths; a length is outside 1..L; not one per row; or None for a file
-            whose time axis has no name.
+        InputError: the file takes no lengths; there is not one from 1 to L per row; or None for a file whose
+            time axis has no name.
     """
     spec, longest = manifest.lengths_input, sizes.get(manifest.sequence or "")
     if spec is None:
@@ -82,15 +72,12 @@ def as_lengths(lengths: npt.ArrayLike | None, manifest: Manifest, sizes: Mapping
     if lengths is None:
         if longest is None or shape is None:
             raise InputError(
-                f"got no {spec.name}, and this file's time axis is fixed; give run() one length per row"
+                f"got no {spec.name}, and this file's time axis is fixed; give one length per row"
             )
         return np.full(shape, longest, dtype=spec.dtype)
     array = as_array(spec.name, lengths, "int64")
-    if array.shape != shape:
-        raise InputError(f"{spec.name} has shape {array.shape}, expected {shape}: one length per row")
-    if array.min() < 1 or array.max() > (longest or array.max()):
-        allowed = f"1..{longest or 'L'}"
-        raise InputError(f"{spec.name} has values {array.min()}..{array.max()}, expected {allowed}")
+    if array.shape != shape or array.min() < 1 or array.max() > (longest or array.max()):
+        raise InputError(f"{spec.name} is {array!s:.60}, expected 1..{longest or 'L'} for each row {shape}")
     return as_array(spec.name, array, spec.dtype)
 
 
@@ -98,8 +85,8 @@ def refuse_not_finite(arrays: Mapping[str, Array], advice: str) -> None:
     """Raise ``InputError`` if a float array contains NaN or infinity, with the first index."""
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
-            where = tuple(int(index) for index in np.argwhere(~np.isfinite(array))[0])
-            raise InputError(f"{name} is {array[where]} at {list(where)}; {advice}")
+            index = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
+            raise InputError(f"{name} is {array[index]} at {list(index)}; {advice}")
 
 
 def reset_states(manifest: Manifest, rows: int) -> dict[str, Array]:
@@ -112,11 +99,7 @@ def reset_states(manifest: Manifest, rows: int) -> dict[str, Array]:
 
 
 def check_state(state: State, manifest: Manifest, identity: str, rows: int) -> dict[str, Array]:
-    """Return the arrays of ``state``.
-
-    Raises:
-        StateError: it is of another model or another number of rows.
-    """
+    """Return the arrays of ``state``; ``StateError`` if it is of another model or another number of rows."""
     if not isinstance(state, State):
         raise StateError(f"got a {type(state).__name__}, expected the State that run() or a stream returned")
     if state.identity != identity:
@@ -126,10 +109,9 @@ def check_state(state: State, manifest: Manifest, identity: str, rows: int) -> d
         )
     for spec in manifest.states:
         array, known = state.get(spec.input), {manifest.batch or "": rows}
-        if array is None or array.dtype != spec.dtype:
-            raise StateError(f"got a state without {spec.dtype} {spec.input}; start from the reset state")
-        try:
-            learn_sizes(f"state {spec.input}", spec.axes, array.shape, known)
-        except InputError as error:
-            raise StateError(f"{error}; nothing is reset automatically") from error
+        if array is None or array.dtype != spec.dtype or solve(spec.axes, array.shape, known) is None:
+            raise StateError(
+                f"got a state without {spec.dtype} {spec.input} {describe(spec.axes)} of {rows} rows; "
+                "nothing is reset automatically"
+            )
     return dict(state)

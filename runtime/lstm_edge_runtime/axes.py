@@ -1,29 +1,28 @@
-"""Sizes of named axes: learning them from arrays and working shapes out from them."""
+"""Named axes: their sizes, learned from arrays, and their order in the file, in engines and for callers."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
-from .errors import ContractError, InputError
-from .manifest import Array, Axes, AxisRange, TensorSpec
+from .errors import InputError
+from .manifest import Array, Axes, AxisRange, Manifest, StateSpec, TensorSpec
 
 _TERM = re.compile(r"(?:(\d+)\s*\*\s*)?([A-Za-z_]\w*)|(\d+)")
 _ANY: Mapping[str, AxisRange] = {}
+_Order = tuple[int, ...] | None
 
 
 @lru_cache(256)
 def parse_sum(axis: str) -> tuple[Mapping[str, int], int]:
-    """Return the factor of each name in ``axis`` and the constant: of ``"4*L+P+1"`` ``({L: 4, P: 1}, 1)``.
-
-    What is no sum of multiples of names is a name itself.
-    """
+    """Return factors and constant of ``"4*L+P+1"``: ``({L: 4, P: 1}, 1)``; what is no such sum is a name."""
     factors: dict[str, int] = {}
     constant = 0
     for term in axis.split("+"):
-        found = _TERM.fullmatch(term.strip())
-        if found is None:
+        match = _TERM.fullmatch(term.strip())
+        if match is None:
             return {axis: 1}, 0
-        factor, name, number = found.groups()
+        factor, name, number = match.groups()
         if name:
             factors[name] = factors.get(name, 0) + int(factor or 1)
         else:
@@ -52,24 +51,10 @@ def resolve(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...] | None:
     return tuple(shape)
 
 
-def with_ones(axes: Axes, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return ``sizes`` with 1 for every name that ``axes`` has besides: for N where the axis is ``"2*N"``."""
-    known = dict(sizes)
-    for axis in axes:
-        if isinstance(axis, str) and resolve((axis,), known) is None:
-            for name in parse_sum(axis)[0]:
-                known.setdefault(name, 1)
-    return known
-
-
 def shape_of(axes: Axes, sizes: Mapping[str, int]) -> tuple[int, ...]:
     """Return the shape of ``axes``, where a name that ``sizes`` does not have is 1."""
-    return resolve(axes, with_ones(axes, sizes)) or ()
-
-
-def all_ones(axes: Axes) -> tuple[int, ...]:
-    """Return the shape of ``axes`` where every dynamic one is 1."""
-    return tuple(axis if isinstance(axis, int) else 1 for axis in axes)
+    unknown = [axis for axis in axes if isinstance(axis, str) and resolve((axis,), sizes) is None]
+    return resolve(axes, {name: 1 for axis in unknown for name in parse_sum(axis)[0]} | dict(sizes)) or ()
 
 
 def learn_sizes(
@@ -79,71 +64,45 @@ def learn_sizes(
     sizes: dict[str, int],
     ranges: Mapping[str, AxisRange] = _ANY,
 ) -> None:
-    """Check ``shape`` against ``axes`` and add the sizes of named axes to ``sizes``.
-
-    Raises:
-        InputError: another rank, a fixed axis of another size, an empty axis, a name with two sizes, or a
-            size outside its range.
-    """
-    fits = _has_shape(axes, shape, sizes) and 0 not in shape
-    found = _solve(axes, shape, sizes) if fits else None
-    if found is None:
-        known = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
+    """Add the sizes of named axes to ``sizes``; ``InputError`` if ``shape`` does not fit."""
+    known = solve(axes, shape, sizes)
+    if known is None or 0 in shape or min(known.values(), default=1) < 1:
+        given = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
         raise InputError(
-            f"{name} has shape {shape}, expected {describe(axes)}{f' with {known}' if known else ''}"
+            f"{name} has shape {shape}, expected {describe(axes)}{f' with {given}' if given else ''}"
             f"{' and no empty axis' if 0 in shape else ''}; check its rank and the order of its axes"
         )
     for axis, allowed in ranges.items():
-        new = found.get(axis)
-        if new is not None and allowed.nearest(new) != new:
+        size = known.get(axis)
+        if axis not in sizes and size is not None and allowed.nearest(size) != size:
             raise InputError(
-                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {new}, this file accepts "
-                f"{allowed}; use {allowed.nearest(new)}"
+                f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {size}, this file accepts "
+                f"{allowed}; use {allowed.nearest(size)}"
             )
-    sizes.update(found)
+    sizes.update(known)
 
 
-def check_array(spec: TensorSpec, array: Array, sizes: dict[str, int]) -> None:
-    """Check an array's dtype and shape and add the sizes of named axes to ``sizes``.
-
-    Raises:
-        InputError: another dtype, or as ``learn_sizes``.
-    """
-    if array.dtype != spec.dtype:
-        raise InputError(f"{spec.name} is {array.dtype}, expected {spec.dtype}")
-    learn_sizes(spec.name, spec.axes, array.shape, sizes)
-
-
-def check_output(name: str, axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> None:
-    """Raise ``ContractError`` if an output has another shape than declared."""
-    if not _has_shape(axes, shape, sizes):
-        raise ContractError(
-            f"output {name!r} is {shape}, expected {describe(axes)}; the file does not keep its contract"
-        )
-
-
-def _has_shape(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> bool:
-    """Return whether a shape is that of ``axes``, as far as their sizes are known."""
-    return len(shape) == len(axes) and all(
-        (resolve((axis,), sizes) or (size,)) == (size,) for axis, size in zip(axes, shape, strict=True)
+def solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
+    """Return ``sizes`` with those of further names that ``shape`` gives; None if it does not fit."""
+    known = dict(sizes)
+    same = len(axes) == len(shape) and all(
+        _learn(axis, size, known) for axis, size in zip(axes, shape, strict=True)
     )
+    return known if same else None
 
 
-def _solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
-    """Return the sizes of names that follow from ``shape``; None if a multiple is not whole."""
-    found: dict[str, int] = {}
-    for axis, size in zip(axes, shape, strict=True):
-        if isinstance(axis, int) or axis in sizes:
-            continue
-        factors, constant = parse_sum(axis)
-        known = {**sizes, **found}
-        unknown = [each for each in factors if each not in known]
-        rest = size - constant - sum(factors[each] * known[each] for each in factors if each in known)
-        if len(unknown) == 1:
-            found[unknown[0]], rest = divmod(rest, factors[unknown[0]])
-        if len(unknown) < 2 and (rest or (unknown and found[unknown[0]] < 1)):
-            return None
-    return found
+def _learn(axis: int | str, size: int, known: dict[str, int]) -> bool:
+    """Return whether an axis may have this size, and add that of its only unknown name to ``known``."""
+    if isinstance(axis, int):
+        return axis == size
+    if axis in known:
+        return known[axis] == size
+    factors, rest = parse_sum(axis)
+    unknown = [name for name in factors if name not in known]
+    rest = size - rest - sum(factors[name] * known[name] for name in factors if name in known)
+    if len(unknown) == 1:
+        known[unknown[0]], rest = divmod(rest, factors[unknown[0]])
+    return rest == 0 or len(unknown) > 1
 
 
 def describe(axes: Axes) -> str:
@@ -157,3 +116,91 @@ def row_factor(axis: int | str, batch: str | None) -> int | None:
         return 0
     factors, constant = parse_sum(axis) if isinstance(axis, str) else ({}, 0)
     return None if constant or [*factors] != [batch] else factors[str(batch)]
+
+
+class Layout(NamedTuple):
+    """The orders of one input, output or state.
+
+    Engines take and give rows first and time second, ``(K, L, ...)``; callers rows first and the other axes
+    in the order of the file. An axis of ``k*N`` rows is two, k and the rows.
+    """
+
+    name: str
+    dtype: str
+    axes: Axes
+    batch: int | None
+    factor: int
+    """The axes in the file, the index of that of rows, and its k, 0 if there is one row a source."""
+    timed: bool
+    frames: int
+    delay: int
+    """True if it has a time axis; steps or frames on it in a unit; frames in front of the first real one."""
+    given: Axes
+    inner: tuple[int, ...]
+    """The axes for callers, and the sizes of all but those of rows and time."""
+    of_file: _Order
+    of_given: _Order
+    """The transpositions from the file's and from the caller's order to that of engines; None for none."""
+
+    def from_file(self, array: Array) -> Array:
+        """Return a view in the order of engines; an array without batch axis is one row."""
+        if self.batch is None:
+            array = array[None]
+        elif self.factor:
+            shape = array.shape
+            array = array.reshape(*shape[: self.batch], self.factor, -1, *shape[self.batch + 1 :])
+        return array if self.of_file is None else array.transpose(self.of_file)
+
+    def to_file(self, array: Array) -> Array:
+        """Return what ``from_file`` took."""
+        array = array if self.of_file is None else array.transpose(_inverse(self.of_file))
+        if self.batch is None:
+            array = array.squeeze(0)
+        elif self.factor:
+            shape = array.shape
+            array = array.reshape(*shape[: self.batch], -1, *shape[self.batch + 2 :])
+        return array
+
+    def from_given(self, array: Array) -> Array:
+        """Return a view in the order of engines of an array in that of callers."""
+        return array if self.of_given is None else array.transpose(self.of_given)
+
+    def to_given(self, array: Array) -> Array:
+        """Return what ``from_given`` took."""
+        return array if self.of_given is None else array.transpose(_inverse(self.of_given))
+
+
+def layouts(specs: Iterable[TensorSpec | StateSpec], manifest: Manifest) -> tuple[Layout, ...]:
+    """Return the layouts of inputs, outputs or states."""
+    return tuple(
+        layout(spec.input if isinstance(spec, StateSpec) else spec.name, spec.dtype, spec.axes, manifest)
+        for spec in specs
+    )
+
+
+def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:
+    """Return the layout of a tensor with these axes."""
+    factors = [row_factor(axis, manifest.batch) for axis in axes]
+    batch = next((index for index, factor in enumerate(factors) if factor is not None), None)
+    factor = 0 if batch is None else factors[batch] or 0
+    time = manifest.time_axis(axes)
+    if batch is None:
+        full, rows, moved = (manifest.batch or "N", *axes), 0, 1
+    else:
+        split = (factor, manifest.batch or "N") if factor else (axes[batch],)
+        full, rows = (*axes[:batch], *split, *axes[batch + 1 :]), batch + bool(factor)
+        moved = int(bool(factor) and time is not None and time > batch)
+    front = (rows,) if time is None else (rows, time + moved)
+    rest = tuple(index for index in range(len(full)) if index not in front)
+    given = (rows, *(index for index in range(len(full)) if index != rows))
+    orders = (*front, *rest), tuple(given.index(index) for index in (*front, *rest))
+    of_file, of_given = (None if order == tuple(range(len(full))) else order for order in orders)
+    inner = shape_of(tuple(full[index] for index in rest), {})
+    return Layout(
+        name, dtype, axes, batch, factor, time is not None, manifest.frames_in_unit(axes),
+        manifest.delays.get(name, 0), tuple(full[index] for index in given), inner, of_file, of_given,
+    )  # fmt: skip
+
+
+def _inverse(order: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(order.index(index) for index in range(len(order)))

@@ -1,10 +1,5 @@
-"""Errors by cause: each inherits ``LstmEdgeError`` and a matching builtin.
+"""Errors by cause: each inherits ``LstmEdgeError`` and a matching builtin, and says what to do."""
 
-A message says in one line what was received, what was expected and what to do next.
-"""
-
-import contextlib
-import os
 import re
 
 _LONGEST = 300
@@ -15,10 +10,7 @@ class LstmEdgeError(Exception):
     """Base class of all errors raised by this project; its message is safe to print."""
 
     def __str__(self) -> str:
-        """Return the message as one line, with escape sequences (in names and labels) escaped.
-
-        A line longer than 500 characters is shortened to its beginning and end.
-        """
+        """Return the message as one line of at most 500 characters, with escape sequences escaped."""
         return shortened(printable(super().__str__()).replace("\n", "\\n"))
 
 
@@ -72,34 +64,15 @@ def counted(count: int, noun: str) -> str:
 
 
 def install_command(extra: str) -> str:
-    """Return the command that adds an extra to what is installed: from PyPI, a clone or a file."""
-    import json
-    from importlib.metadata import PackageNotFoundError, distribution
-    from urllib.parse import unquote, urlparse
-
-    origin = {}
-    for name in ("lstm-edge", "lstm-edge-runtime"):  # a device has the second alone
-        with contextlib.suppress(PackageNotFoundError, ValueError):
-            origin = json.loads(distribution(name).read_text("direct_url.json") or "{}")
-            break
-    url, folder = origin.get("url", ""), origin.get("dir_info")
-    if folder is None:
-        return f'pip install "{name}[{extra}]' + (f' @ {url}"' if url else '"')
-    clone = unquote(urlparse(url).path)
-    clone = "." if os.path.realpath(clone) == os.path.realpath(os.curdir) else clone
-    if extra == "native":
-        return f'pip install "{clone}/native"' if name == "lstm-edge" else f'pip install "{clone}/../native"'
-    return f'pip install {"-e " if folder.get("editable") else ""}"{clone}[{extra}]"'
+    """Return the command that adds an extra; in a clone, ``./runtime`` and ``.`` are the two packages."""
+    return f'pip install "lstm-edge{"-runtime" if extra in ("cpu", "cuda", "native") else ""}[{extra}]"'
 
 
 def printable(text: str) -> str:
     """Return ``text`` with control, invisible and unpaired surrogate characters escaped; newlines stay."""
     if text.replace("\n", "").isprintable():
         return text
-    return "".join(
-        each if each.isprintable() or each == "\n" else each.encode("unicode_escape").decode()
-        for each in text
-    )
+    return "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
 
 
 def shortened(line: str) -> str:
@@ -110,17 +83,13 @@ def shortened(line: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """Return the first line of an exception's message, for use inside one of ours.
+    """Return the first line of an exception's message, for use inside one of ours: at most 300 characters.
 
-    An empty message gives the exception's type, an ``OSError`` its reason alone, as ours names the file. Of
-    onnxruntime's status in front, the operator and the node's name are kept, of places in its source nothing.
-    What is beyond 300 characters is cut.
+    An ``OSError`` gives its reason alone, onnxruntime's errors the operator and the node's name in front.
     """
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     line = next(iter(text.strip().splitlines()), "") or type(error).__name__
     line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
     line = re.sub(r"^.*Non-zero status.* running (\w+) node. Name:('.*?') Status Message: ", r"\1 \2: ", line)
-    line = re.sub(
-        r"\S*onnxruntime/core/\S+:\d+ [^()]*\([^()]*\)( const)? ", "", line
-    )  # a place in its source
+    line = re.sub(r"\S*onnxruntime/core/\S+:\d+ [^()]*\([^()]*\)( const)? ", "", line)
     return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."

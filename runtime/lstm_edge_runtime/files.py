@@ -1,31 +1,118 @@
-"""Write files whole or not at all."""
+"""Read files and JSON that may be damaged or none at all, and write files whole or not at all."""
 
 import contextlib
+import json
 import os
 import stat
-import time
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any, BinaryIO
 
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+import numpy as np
+import numpy.typing as npt
 
-from .errors import InputError, LstmEdgeError, NotFoundError
+from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, first_line
 
-_LONGEST_WAIT = 10.0
-"""Seconds to wait for another writer of the same file."""
-_NO_LINK = getattr(os, "O_NOFOLLOW", 0)
+_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
+"""A FIFO without a writer is opened at once, to be refused."""
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a regular file for reading; ``OSError`` for any other, ``ValueError`` for a path with NUL."""
+    descriptor = os.open(path, _READ)
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise OSError(None, "it is a folder" if stat.S_ISDIR(mode) else "it is not a regular file")
+    return os.fdopen(descriptor, "rb")
+
+
+def read_content(source: Any) -> tuple[str, bytes]:
+    """Return the path of a model file and its content, or a name for messages and the content given.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: it can't be read, or is empty.
+        InputError: ``source`` is neither a path, nor bytes or what has a buffer.
+    """
+    name = os.fspath(source) if isinstance(source, str | os.PathLike) else "the model"
+    try:
+        if isinstance(source, str | os.PathLike):
+            with open_regular(name) as file:
+                content = file.read()
+        else:
+            content = bytes(memoryview(source))
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise NotFoundError(f"{name} does not exist, expected a model file") from error
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{name!r} can't be read: {first_line(error)}") from error
+    except TypeError as error:
+        kind = type(source).__name__
+        raise InputError(f"got a {kind}, expected a path, or a file's bytes or memory map") from error
+    if not content:
+        raise FileFormatError(f"{name} is empty; export or copy it again")
+    return name, content
+
+
+def read_arrays(
+    path: str | os.PathLike[str], wrong: str, advice: str, needed: Sequence[str] = ()
+) -> dict[str, npt.NDArray[Any]]:
+    """Return arrays of an ``.npz`` file by name, or an ``.npy`` file's as ``x``; no pickle is ever opened.
+
+    ``wrong`` and ``advice`` complete the messages; the file must contain the arrays ``needed``.
+
+    Raises:
+        NotFoundError: no such file.
+        FileFormatError: it can't be read: not a regular file, truncated, damaged, foreign, or with a pickle.
+    """
+    try:
+        with open_regular(path) as file:
+            loaded = np.load(file, allow_pickle=False)
+            arrays: dict[str, Any] = {"x": loaded} if isinstance(loaded, np.ndarray) else dict(loaded)
+        for name in (*needed, *arrays):
+            array = arrays.get(name)
+            if not isinstance(array, np.ndarray) or not array.dtype.itemsize:
+                raise TypeError(f"{name!r} is not an array in it")  # noqa: TRY301  one message for all
+            codes = array.dtype.byteorder.replace("=", "") + "u4"
+            if (
+                array.dtype.kind == "U"
+                and np.frombuffer(array.tobytes(), codes).max(initial=0) > sys.maxunicode
+            ):
+                raise TypeError(f"{name!r} is not Unicode text")  # noqa: TRY301
+    except FileNotFoundError as error:
+        raise NotFoundError(f"{path} does not exist; {advice}") from error
+    except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything
+        raise FileFormatError(f"{path} {wrong} ({first_line(error)}); {advice}") from error
+    return arrays
+
+
+def read_json(content: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError, RecursionError: it is not JSON, contains NaN or an unpaired surrogate, or is too deep.
+    """
+    value = json.loads(content if isinstance(content, str) else content.decode("utf-8-sig"))
+    json.dumps(value, ensure_ascii=False, allow_nan=False).encode()  # raises for all but the first
+    return value
+
+
+@contextlib.contextmanager
+def malformed_as(error_type: type[FileFormatError], what: str, advice: str) -> Iterator[None]:
+    """Turn whatever reading and checking JSON raises into an error "the manifest is malformed (...)"."""
+    try:
+        yield
+    except LstmEdgeError:
+        raise
+    except _MALFORMED as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else first_line(error)
+        raise error_type(f"{what} ({reason}); {advice}") from error
 
 
 def check_target(target: str | os.PathLike[str]) -> None:
-    """Check early what ``replacing`` would refuse after the work.
-
-    Raises:
-        NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` is a folder, a device or the like.
-    """
+    """Raise ``NotFoundError`` or ``InputError`` early for a target that ``replacing`` would refuse."""
     target = Path(target)
     if not target.parent.is_dir():
         raise NotFoundError(f"{target}: its folder {target.parent} does not exist; create it first")
@@ -39,87 +126,32 @@ def check_target(target: str | os.PathLike[str]) -> None:
 def replacing(target: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path in the folder of ``target`` and rename it to ``target`` if the block succeeds.
 
-    An exception (a full disk and Ctrl-C included) removes the temporary file and leaves the old target. A
-    link remains a link: its target is replaced, and the new file has the permissions of the old one. A
-    second writer of the same target waits for the first (not on Windows), and replaces what a killed one
-    has left.
+    An exception (Ctrl-C included) removes the temporary file and leaves the old target. A link remains a
+    link: its target is replaced, and the new file has the permissions of the old one.
 
     Raises:
-        NotFoundError: the folder of ``target`` does not exist.
-        InputError: ``target`` can't be written (a folder, a device, no permission, a full disk).
+        NotFoundError, InputError: the folder does not exist, or ``target`` can't be written.
     """
     check_target(target)
     target = Path(os.path.realpath(target))  # pathlib's own raises on links in a ring
-    temporary, lock = target.with_name(f".{target.name}.tmp"), -1
+    temporary = target.with_name(f".{target.name}.{os.urandom(4).hex()}.tmp")
     try:
-        lock = _create(temporary, private=target.exists())
+        mode = stat.S_IMODE(target.stat().st_mode) if target.exists() else None
+        # nobody else may read meanwhile what is to replace something
+        os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666 if mode is None else 0o600))
         yield temporary
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
-        if target.exists():
-            _keep_permissions(target, temporary)
+        if mode is not None:
+            temporary.chmod(mode)
         temporary.replace(target)
-        _sync_folder(target.parent)
-    except LstmEdgeError:  # of the block's own work; some are OSErrors too
-        temporary.unlink(missing_ok=True)
-        raise
     except OSError as error:
-        if lock >= 0:
-            temporary.unlink(missing_ok=True)
+        if isinstance(error, LstmEdgeError):  # of the block's own work
+            raise
         raise InputError(f"{target} can't be written: {error.strerror or error}") from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
     finally:
-        if lock >= 0 and fcntl is not None:
-            os.close(lock)
-
-
-def _create(temporary: Path, *, private: bool) -> int:
-    """Create a file that nobody else writes meanwhile; return its descriptor, which locks it.
-
-    Nobody else may read what is to replace something; its permissions come last.
-    """
-    end = time.monotonic() + _LONGEST_WAIT
-    while True:
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o600 if private else 0o666)
-        if fcntl is None:
-            os.close(descriptor)
-            return descriptor
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(descriptor)
-            if time.monotonic() > end:
-                raise OSError(None, "another process is writing it") from None
-            time.sleep(0.001)
-            continue
-        except OSError:  # a file system without locks
-            pass
-        with contextlib.suppress(FileNotFoundError):  # the writer before has renamed it
-            if os.path.samestat(os.fstat(descriptor), temporary.stat()):
-                if private:
-                    os.fchmod(descriptor, 0o600)
-                return descriptor
-        os.close(descriptor)
-
-
-def _keep_permissions(old: Path, new: Path) -> None:
-    """Give ``new`` the owner, where that is allowed, and the permissions of what it is to replace."""
-    facts = old.stat()
-    if hasattr(os, "chown"):
-        with contextlib.suppress(PermissionError):
-            os.chown(new, facts.st_uid, facts.st_gid)
-    new.chmod(stat.S_IMODE(facts.st_mode))
-
-
-def _sync_folder(folder: Path) -> None:
-    """Write a folder's new names to the disk, where the system can."""
-    if fcntl is not None:
-        descriptor = os.open(folder, os.O_RDONLY)
-        with contextlib.suppress(OSError):  # a file system that can't
-            os.fsync(descriptor)
-        os.close(descriptor)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_bytes(target: str | os.PathLike[str], content: bytes) -> None:

@@ -8,13 +8,7 @@ from importlib import import_module
 def lazy_names(
     package: str, homes: Mapping[str, str]
 ) -> tuple[Callable[[str], object], Callable[[], list[str]]]:
-    """Return the ``__getattr__`` and ``__dir__`` of a package.
-
-    Args:
-        package: its name.
-        homes: the module of each public name, relative to the package; with ``:OTHER`` if it is called OTHER
-            there.
-    """
+    """Return the ``__getattr__`` and ``__dir__`` of a package, whose names live in ``.module[:OTHER]``."""
 
     def find(name: str) -> object:
         if name not in homes:

@@ -1,12 +1,9 @@
-"""The manifest: the description of an artifact, stored in its ONNX ``metadata_props``.
+"""The manifest: the description of an artifact in its metadata; ``docs/manifest.md`` describes all fields."""
 
-One JSON text under the key ``lstm_edge``, so that onnxruntime alone can read it
-(``session.get_modelmeta().custom_metadata_map["lstm_edge"]``). ``docs/manifest.md`` describes it for
-readers in other languages. Nothing in it depends on the clock or the machine: the same model gives the
-same text.
-"""
-
+import base64
 import contextlib
+import json
+import math
 import re
 from collections.abc import Mapping
 from functools import lru_cache
@@ -17,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from .errors import ManifestError
-from .json_reader import decode_array, encode_array, malformed_as, read_json
+from .files import malformed_as, read_json
 
 KEY = "lstm_edge"
 """The key in ``metadata_props``."""
@@ -28,15 +25,14 @@ LONGEST = "longest"
 """The axis of an output that ends with the longest row: the time axis where one row is full."""
 
 Axes = tuple[int | str, ...]
-"""One entry an axis: an int where it is fixed, a name where it is dynamic (``"N"``, ``"L"``), or a sum of
-multiples of names where it follows from other axes (``"2*N"``, ``"4*L"``, ``"L+P"``)."""
+"""Per axis its size, its name if it is dynamic, or a sum of multiples of names: ``"2*N"``, ``"L+P"``."""
 Array = npt.NDArray[Any]
 _NOTHING: Mapping[str, Any] = {}
 
 
 def channel_axis(axes: Axes) -> int:
     """Return the index of the features or classes, counted from the end: the last axis of fixed size."""
-    return next((place for place in range(-1, -len(axes) - 1, -1) if isinstance(axes[place], int)), -1)
+    return next((index for index in range(-1, -len(axes) - 1, -1) if isinstance(axes[index], int)), -1)
 
 
 # named tuples, not dataclasses: making one of those takes 0.4 ms of the time to load
@@ -45,9 +41,7 @@ class AxisRange(NamedTuple):
 
     least: int = 1
     most: int | None = None
-    """None if there is no upper limit."""
     multiple: int = 1
-    """Every size is a multiple of it."""
 
     def nearest(self, size: int) -> int:
         """Return the allowed size nearest to ``size``, of two the larger; ``size`` itself where allowed."""
@@ -68,7 +62,6 @@ class TensorSpec(NamedTuple):
 
     name: str
     dtype: str
-    """numpy's name: ``float32``, ``int64``."""
     axes: Axes
 
     @property
@@ -84,22 +77,18 @@ class StateSpec(NamedTuple):
     output: str
     dtype: str
     axes: Axes
-    """For LSTM1 ``(layers*D, "N", H)``; the batch axis is the one named as ``batch``."""
     reset: float | Array = 0.0
-    """One number for all elements, or an array of the axes' shape with size 1 for the batch axis."""
+    """One number for all elements, or an array with size 1 for the batch axis."""
 
 
 class Task(NamedTuple):
     """The meaning of the main output."""
 
     kind: str
-    """``classification`` (logits) or ``regression``."""
     output: str
-    """The name of the output that carries the logits or the predicted values, ``(rows, C)``."""
     labels: tuple[str, ...] = ()
-    """Class names in the order of the logits, for classification."""
     units: tuple[str, ...] = ()
-    """The unit of each predicted value, for regression; empty where unknown."""
+    """Class names of a classification, units of a regression's values; empty where unknown."""
 
 
 class Signal(NamedTuple):
@@ -109,44 +98,37 @@ class Signal(NamedTuple):
     sampling_rate: float | None = None
     """Hertz."""
     window: int | None = None
-    """Time steps in a training window."""
     missing: str = ""
-    """How missing features of the training data were handled; empty if none were missing."""
 
 
 class Trained(NamedTuple):
     """States in training: whether a stream may carry them, and for how long."""
 
     carry: bool
-    """Whether states were carried from one window to the next; if not, each window started from reset."""
+    """True if states were carried from one window to the next; if not, each window started from reset."""
     window: int | None
-    """Time steps of a window; None if whole samples of varying length were used."""
     reset: float
-    """Fraction of the lanes that started from reset, 0 to 1; 1 for windows from reset."""
 
 
 class Golden(NamedTuple):
     """A small recorded case with which a device can be verified from the file alone."""
 
     inputs: Mapping[str, Array]
-    """Every graph input, states and lengths included; more than one time step where the file has any."""
     outputs: Mapping[str, Array]
-    """The reference's outputs: its float64 run, rounded to the file's dtype."""
+    """Every input and output of the graph; the outputs are rounded from float64."""
     floor: Mapping[str, float]
-    """Per output: the largest noise floor of its channels."""
     limit: Mapping[str, float] = _NOTHING
-    """Per output: an absolute limit that replaces the policy's (int8 and fp16 budgets)."""
+    """The absolute limit of an output (int8 and fp16 budgets), instead of ``limits``."""
     limits: Mapping[str, Array] = _NOTHING
-    """Per output: the policy's absolute limits, one a channel; each broadcasts against its output."""
+    """The absolute limits of each output, one a channel, broadcastable against it."""
     more: "tuple[Golden, ...]" = ()
-    """Further cases, of other sizes."""
 
 
 class Manifest(NamedTuple):
     """The complete description of one artifact."""
 
     inputs: tuple[TensorSpec, ...]
-    """Inputs that are not states, in graph order; ``lengths`` (int64 or int32 ``(N,)``) is among them."""
+    """Inputs that are not states, in graph order; ``lengths`` is among them."""
     outputs: tuple[TensorSpec, ...]
     states: tuple[StateSpec, ...] = ()
     batch: str | None = "N"
@@ -154,44 +136,25 @@ class Manifest(NamedTuple):
     sequence: str | None = "L"
     """The name of the time axis; None if one call is one step."""
     ranges: Mapping[str, AxisRange] = _NOTHING
-    """The sizes that a dynamic axis may have, by its name; an axis left out takes any size from 1."""
     lengths: str | None = None
-    """The name of the input with the number of valid steps of each row, if any."""
     padded_states: bool = True
-    """Whether a row's states stop at its length; where not, unequal chunks can't be padded to one."""
     counts: tuple[str, ...] = ()
-    """Outputs that count a call's steps, such as the lengths that an encoder passes on: those of chunks add
-    up."""
     unstreamable: str = ""
-    """Why chunks with carried states do not equal the whole sequence (a bidirectional layer, say); empty
-    where they do."""
     task: Task | None = None
     signal: Signal = Signal()
     trained: Trained | None = None
-    """None if unknown."""
     precision: str = "fp32"
-    """``fp32``, ``fp64``, ``fp16`` or ``int8``."""
     int8_activations: bool = False
-    """Whether engines may quantize what goes into GRU and RNN layers with int8 weights, each row and step by
-    itself, as in an int8 LSTM; onnxruntime has no such layers."""
     provenance: Mapping[str, Any] = _NOTHING
-    """``checkpoint_sha256``, ``versions`` (package to version), ``opset``, notes of the exporter."""
     equivalence: Mapping[str, Any] = _NOTHING
-    """Measurements at export: ``cases``, ``max_abs``, ``max_rel``, ``floor``, ``ratio``, ``worst``."""
     golden: Golden | None = None
     identity: str = ""
-    """In a converted file, the identity of the ``.onnx`` file that it was made from: states move between
-    them."""
     unit: int = 1
-    """A call takes a multiple of this number of steps."""
     delays: Mapping[str, int] = _NOTHING
-    """Delay of each output that has one, in frames (in units for outputs without a time axis): frame j of
-    the full sequence is frame ``j + delay`` of a stream, and those in front of the first one mean nothing."""
+    """Delay of each output that has one, in frames (in units for outputs without a time axis)."""
 
     def to_json(self) -> str:
         """Return the JSON text: sorted keys, no clock, the same bytes for the same content."""
-        import json
-
         fields = _encode(self) | {"schema": SCHEMA}
         names = [name for name in ("batch", "sequence", "ranges") if name in fields]
         fields["axes"] = {name: fields.pop(name) for name in names}
@@ -201,22 +164,12 @@ class Manifest(NamedTuple):
 
     @classmethod
     def from_json(cls, text: str) -> "Manifest":
-        """Read what ``to_json`` wrote.
-
-        Raises:
-            ManifestError: not JSON, an unknown schema, or a field that is missing or of another type.
-        """
-        with malformed_as(ManifestError, "the manifest is not JSON", "export the model again"):
-            raw = read_json(text)
-        if not isinstance(raw, dict) or type(raw.get("schema")) is not int:
-            raise ManifestError("the manifest has no integer 'schema'; export the model again")
-        if raw["schema"] != SCHEMA:
-            raise ManifestError(
-                f"the manifest has schema {raw['schema']}, expected {SCHEMA}; export the model again"
-            )
+        """Read what ``to_json`` wrote; ``ManifestError`` for another schema, or a field of another type."""
         with malformed_as(ManifestError, "the manifest is malformed", "export the model again"):
+            raw = read_json(text)
+            if raw["schema"] != SCHEMA:
+                raise ValueError(f"schema {raw['schema']!r:.40}, expected {SCHEMA}")
             manifest: Manifest = decode(cls, {**raw, **raw["axes"]})
-            _check_values(manifest)
         return manifest
 
     @property
@@ -271,30 +224,15 @@ class Manifest(NamedTuple):
         return max((-(-delay * self.unit // frames[name]) for name, delay in self.delays.items()), default=0)
 
     @property
-    def chunk_ranges(self) -> Mapping[str, AxisRange]:
-        """The ranges of what a stream takes: chunks of any length, as it keeps steps up to a unit."""
-        if self.unit == 1:
-            return self.ranges
-        return {name: sizes for name, sizes in self.ranges.items() if name != self.sequence}
-
-    @property
-    def window(self) -> int | None:
-        """Time steps of a window in training; None where unknown, or where samples were taken whole."""
-        return self.signal.window if self.trained is None else self.trained.window
-
-    @property
     def from_reset(self) -> bool:
-        """Whether each window started from reset in training, so that states that live longer are unknown.
-
-        Of files that do not say how they were trained, those with a window were.
-        """
-        known = self.window is not None if self.trained is None else not self.trained.carry
-        return known and bool(self.states)
+        """True if training started each window from reset; where unknown, if it had windows."""
+        started = self.signal.window is not None if self.trained is None else not self.trained.carry
+        return started and bool(self.states)
 
     @property
     def reset_every(self) -> int | None:
         """Number of steps after which a stream should be reset, as in training; None for never."""
-        return self.window if self.from_reset else None
+        return (self.trained or self.signal).window if self.from_reset else None
 
     def batch_axis(self, axes: Axes) -> int | None:
         """Return the index of the batch axis in ``axes``, or None."""
@@ -303,7 +241,7 @@ class Manifest(NamedTuple):
     def time_axis(self, axes: Axes) -> int | None:
         """Return the index of the time axis in ``axes``, or None."""
         names = (self.sequence, LONGEST if self.lengths else None, *self._frames(axes, 1))
-        return next((place for place, axis in enumerate(axes) if axis in names), None)
+        return next((index for index, axis in enumerate(axes) if axis in names), None)
 
     def time_sizes(self, steps: int) -> dict[str, int]:
         """Return the frames of ``steps`` by the name of each time axis of the graph that streams."""
@@ -314,30 +252,18 @@ class Manifest(NamedTuple):
         if self.sequence is None:
             return {}
         rates = {axis: _rate_of(axis, self.sequence) for axis in axes if isinstance(axis, str)}
-        return {
-            axis: rate[0] * steps // rate[1]
-            for axis, rate in rates.items()
-            if rate and not self.unit % rate[1]
-        }
+        known = {axis: rate for axis, rate in rates.items() if rate and not self.unit % rate[1]}
+        return {axis: frames * steps // unit for axis, (frames, unit) in known.items()}
 
     @property
     def time_axes(self) -> dict[str, int]:
         """The index of the time axis by the name of each input and output that has one, states left out."""
-        places = ((spec.name, self.time_axis(spec.axes)) for spec in (*self.inputs, *self.outputs))
-        return {name: place for name, place in places if place is not None}
-
-    @property
-    def batch_axes(self) -> dict[str, int]:
-        """The index of the batch axis by the name of each input, output and state that has one."""
-        return {name: axes.index(self.batch) for name, axes in self.axes.items() if self.batch in axes}
+        indices = ((spec.name, self.time_axis(spec.axes)) for spec in (*self.inputs, *self.outputs))
+        return {name: index for name, index in indices if index is not None}
 
     def steps(self, feeds: Mapping[str, Array]) -> int:
         """Return the time steps of a call's inputs; 1 where none has a time axis."""
         return next((feeds[name].shape[axis] for name, axis in self.time_axes.items() if name in feeds), 1)
-
-    def states_in(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        """Return the states among a call's inputs, by input name."""
-        return {state.input: feeds[state.input] for state in self.states}
 
     def states_out(self, outputs: Mapping[str, Array]) -> dict[str, Array]:
         """Return the states among a call's outputs by input name: what the next call takes."""
@@ -364,18 +290,23 @@ def _encode(value: Any, name: str = "") -> Any:
     """Return the value of a field as JSON has it."""
     if name == "limits":
         return {
-            each: {"shape": list(array.shape), "values": [float(f"{limit:.3e}") for limit in array.ravel()]}
-            for each, array in value.items()
+            output: {"shape": [*array.shape], "values": [float(f"{limit:.3e}") for limit in array.ravel()]}
+            for output, array in value.items()
         }
     if isinstance(value, np.ndarray):
-        return encode_array(value)
+        little = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
+        data = base64.b64encode(little).decode("ascii")
+        return {"dtype": value.dtype.name, "shape": [*value.shape], "data": data}
     if hasattr(value, "_fields"):
         usual, fields = value._field_defaults, value._asdict()
-        kept = {each: fields[each] for each in fields if each not in _LEFT_OUT or fields[each] != usual[each]}
-        return {each: _encode(kept[each], each) for each in kept}
+        return {
+            field: _encode(inner, field)
+            for field, inner in fields.items()
+            if field not in _LEFT_OUT or inner != usual[field]
+        }
     if isinstance(value, Mapping):
-        return {each: _encode(value[each]) for each in value}
-    return [_encode(each) for each in value] if isinstance(value, tuple | list) else value
+        return {key: _encode(inner) for key, inner in value.items()}
+    return [_encode(inner) for inner in value] if isinstance(value, tuple | list) else value
 
 
 def decode(kind: Any, raw: Any) -> Any:
@@ -386,9 +317,7 @@ def decode(kind: Any, raw: Any) -> Any:
     """
     origin, inner = get_origin(kind), get_args(kind)
     if kind == Array:
-        if "values" in raw:
-            return np.reshape(np.array(raw["values"], np.float64), raw["shape"])
-        return decode_array(raw)
+        return _decode_array(raw)
     if hasattr(kind, "_fields"):
         hints = _hints(kind)
         return kind(**{name: decode(hints[name], each) for name, each in raw.items() if name in hints})
@@ -405,6 +334,16 @@ def decode(kind: Any, raw: Any) -> Any:
     return raw
 
 
+def _decode_array(raw: Any) -> Array:
+    if "values" in raw:
+        return np.reshape(np.array(raw["values"], np.float64), raw["shape"])
+    dtype, data = np.dtype(raw["dtype"]), base64.b64decode(raw["data"], validate=True)
+    if dtype.kind not in "fiub" or len(data) != math.prod(raw["shape"]) * dtype.itemsize:
+        raise ValueError(f"{len(data)} bytes for {raw['dtype']!r:.40} {raw['shape']!r:.40}")
+    array: Array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(raw["shape"])
+    return array
+
+
 def _decode_one_of(kinds: tuple[Any, ...], raw: Any) -> Any:
     if raw is None and type(None) in kinds:
         return None
@@ -413,28 +352,6 @@ def _decode_one_of(kinds: tuple[Any, ...], raw: Any) -> Any:
         with contextlib.suppress(TypeError):
             return decode(kind, raw)
     return decode(last, raw)
-
-
-def _check_values(manifest: Manifest) -> None:
-    """Raise ``ValueError`` for numbers that can't be meant."""
-    axes, trained, signal = manifest.axes.values(), manifest.trained, manifest.signal
-    sizes = [axis for each in axes for axis in each if isinstance(axis, int)]
-    sizes += [size for each in manifest.ranges.values() for size in each if size is not None]
-    sizes += [manifest.unit]
-    sizes += [window for window in (signal.window, trained and trained.window) if window is not None]
-    if not all(0 < size < 1 << 31 for size in (*sizes, *(delay + 1 for delay in manifest.delays.values()))):
-        raise ValueError("a size is not from 1 to 2^31")
-    if any(each.nearest(1) < each.least for each in manifest.ranges.values()):
-        raise ValueError("a range holds no size")
-    if not 0 <= (trained.reset if trained else 0) <= 1 or (signal.sampling_rate or 1) < 1e-9:
-        raise ValueError("a share or a sampling rate is no number of its kind")
-    tensors = (*manifest.inputs, *manifest.outputs)
-    for dtype in [spec.dtype for spec in tensors] + [spec.dtype for spec in manifest.states]:
-        if np.dtype(dtype).name != dtype:
-            raise ValueError(f"dtype {dtype}")
-    for case in (manifest.golden, *manifest.golden.more) if manifest.golden else ():
-        for name, limits in case.limits.items():
-            np.broadcast_to(limits, case.outputs[name].shape)
 
 
 _hints = lru_cache(get_type_hints)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_finite, reset_states
 from .axes import describe, learn_sizes
 from .engine import Engine
-from .errors import FileFormatError, InputError, ManifestError, ProviderError, UnsupportedError
+from .errors import FileFormatError, InputError, ProviderError, UnsupportedError
+from .files import read_content
 from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
-from .reading import read_content
 from .state import State
 
 if TYPE_CHECKING:
@@ -26,16 +26,10 @@ if TYPE_CHECKING:
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["never"]
 """Number of steps after which a stream is reset."""
-MAX_THREADS = 1024
-"""More than any machine has use for; onnxruntime would start them all."""
 
 
 def load(
-    source: Source,
-    *,
-    device: Literal["cpu", "cuda"] = "cpu",
-    threads: int = 1,
-    check: bool = False,
+    source: Source, *, device: Literal["cpu", "cuda"] = "cpu", threads: int = 1, check: bool = False
 ) -> "Model":
     """Open a model file: an ``.onnx`` file on onnxruntime, an ``.lep`` file on the C library.
 
@@ -56,43 +50,38 @@ def load(
         MissingDependencyError: no onnxruntime, or no ``lstm-edge-native``.
         InputError: an argument that is none of the above.
     """
-    if type(threads) is not int or not 1 <= threads <= MAX_THREADS:
-        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to {MAX_THREADS}")
+    if type(threads) is not int or not 1 <= threads <= 1024:
+        raise InputError(f"threads is {threads!r}, expected a whole number from 1 to 1024")
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected 'cpu' or 'cuda'")
     name, content = read_content(source)
+    opened = _open_program if content.startswith(b"LSTMEDGE") else _open_onnx
     try:
-        if content.startswith(b"LSTMEDGE"):
-            return _load_program(content, device, threads, check=check)
-        return _load_onnx(content, name, device, threads, check=check)
+        engine, identity = opened(content, name, device, threads)
     except (FileFormatError, UnsupportedError) as error:
         if name in str(error):
             raise
         raise type(error)(f"{name}: {error}") from error
+    return Model(engine, identity, device, check=check)
 
 
-def _load_program(content: bytes, device: str, threads: int, *, check: bool) -> "Model":
-    from .native.engine import NativeEngine
+def _open_program(content: bytes, name: str, device: str, threads: int) -> tuple[Engine, str]:
+    from .native import NativeEngine
 
     if device != "cpu":
-        raise ProviderError("a native program runs on the CPU; load the .onnx file")
+        raise ProviderError(f"{name} is a native program, which runs on the CPU; load the .onnx file")
     engine = NativeEngine(content, threads)
-    return Model(engine, engine.manifest.identity, device, check=check)
+    return engine, engine.manifest.identity
 
 
-def _load_onnx(content: bytes, name: str, device: str, threads: int, *, check: bool) -> "Model":
-    from .graph_check import check_manifest, graph_specs
-    from .onnx_file import read_onnx_file
-    from .ort import CPU, CUDA, OrtEngine, SessionOptions, open_session
+def _open_onnx(content: bytes, name: str, device: str, threads: int) -> tuple[Engine, str]:
+    from .ort import CPU, CUDA, OrtEngine, check_graph, check_seal, open_session
 
-    metadata, identity = read_onnx_file(content)
-    if KEY not in metadata:
-        raise ManifestError(f"{name} has no manifest; make one with: lstm-edge lift {name} -o lifted.onnx")
-    manifest = Manifest.from_json(metadata[KEY])
-    options = SessionOptions(providers=(CUDA, CPU) if device == "cuda" else (CPU,), threads=threads)
-    session = open_session(content, options, name=name)
-    check_manifest(manifest, graph_specs(session.get_inputs()), graph_specs(session.get_outputs()))
-    return Model(OrtEngine(session, manifest, device), identity, device, check=check)
+    identity = check_seal(content, name)
+    session = open_session(content, (CUDA, CPU) if device == "cuda" else (CPU,), threads, name=name)
+    manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""))
+    check_graph(session, manifest)
+    return OrtEngine(session, manifest, device), identity
 
 
 class Model:
@@ -103,34 +92,21 @@ class Model:
 
     def __init__(self, engine: Engine, identity: str, device: str, *, check: bool) -> None:
         """Take what ``load`` opened and checked."""
-        self._opened: Engine | None = engine
-        self._check = check
+        self._engine, self._check = engine, check
         self.manifest: Manifest = engine.manifest
         """The description in the file: inputs, outputs, states, task, signal."""
-        self.engine: Literal["onnxruntime", "native"] = (
-            "onnxruntime" if hasattr(engine, "session") else "native"
-        )
-        """What runs the file."""
-        self.device = device
-        """``cpu`` or ``cuda``."""
-        self.identity = identity
-        """The sha256 in hex of the ``.onnx`` file, or of the one that it was converted from, without its
-        metadata; states carry it."""
-
-    @property
-    def inputs(self) -> tuple[TensorSpec, ...]:
+        self.inputs: tuple[TensorSpec, ...] = engine.manifest.inputs
         """Inputs that are not states, including ``lengths`` if the file has it."""
-        return self.manifest.inputs
-
-    @property
-    def outputs(self) -> tuple[TensorSpec, ...]:
+        self.outputs: tuple[TensorSpec, ...] = engine.manifest.outputs
         """Outputs that are not states."""
-        return self.manifest.outputs
-
-    @property
-    def states(self) -> tuple[StateSpec, ...]:
+        self.states: tuple[StateSpec, ...] = engine.manifest.states
         """The states, each with its input and its output."""
-        return self.manifest.states
+        self.engine = "onnxruntime" if hasattr(engine, "session") else "native"
+        self.device = device
+        """The engine, and ``cpu`` or ``cuda``."""
+        self.identity = identity
+        """The sha256 in hex of the ``.onnx`` file without its seal, or of the one that it was converted from;
+        states carry it."""
 
     def run(
         self, x: InputArrays, state: State | None = None, lengths: npt.ArrayLike | None = None
@@ -173,11 +149,7 @@ class Model:
         return outputs, State(manifest.states_out(results), self.identity, age)
 
     def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> "Prediction":
-        """Run from the reset state and return labels and probabilities, or values, according to the task.
-
-        Raises:
-            InputError: as ``run``; or the file has no task.
-        """
+        """Run from reset; return labels and probabilities, or values. ``InputError`` without a task."""
         task = self.manifest.task
         if task is None:
             raise InputError("this file does not describe its outputs; use run()")
@@ -205,7 +177,8 @@ class Model:
 
         Raises:
             ContractError: the file carries no states, or chunks would not equal the whole sequence.
-            InputError: ``reset_every`` is none of these.
+            InputError: ``window`` or ``reset_every`` is none of these; or a window for a file that takes one
+                step a call or has several inputs.
         """
         if window is not None:
             from .sliding import SlidingStream
@@ -215,37 +188,29 @@ class Model:
             return SlidingStream(self.manifest, self.run, window)
         from .stream import Stream
 
-        return Stream(self._engine, self.identity, reset_every, check=self._check)
+        return Stream(self, reset_every)
 
     def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
         """Open a batch of up to ``capacity`` streams with one call into the engine per tick.
 
-        Args:
-            capacity: maximum number of sources.
-            reset_every: as for ``stream``; each source counts its own steps.
+        Each source counts its own steps for ``reset_every``.
 
         Raises:
-            ContractError: as ``stream``; or an input, output or state has no batch axis.
-            InputError: ``capacity`` is not a whole number from 1; as ``stream``.
+            ContractError, InputError: as ``stream``; or an input, output or state has no batch axis.
         """
         from .stream import StreamBatch
 
-        return StreamBatch(self._engine, self.identity, capacity, reset_every, check=self._check)
+        return StreamBatch(self, capacity, reset_every)
 
     def selftest(self) -> "SelfTest":
-        """Replay the golden cases in the file on this device, in chunks with carried states.
-
-        Raises:
-            InputError: the file has no golden case.
-            ManifestError: an input, an output or a state is missing in a golden case.
-        """
+        """Replay the golden cases on this device, in chunks with carried states; raises as ``selftest``."""
         from .selftest import selftest
 
         return selftest(self.manifest, runner(self))
 
     def close(self) -> None:
         """Release the engine; open streams keep it until they are deleted."""
-        self._opened = None
+        del self._engine
 
     def __enter__(self) -> "Model":  # noqa: PYI034
         return self
@@ -255,22 +220,13 @@ class Model:
     ) -> None:
         self.close()
 
-    @property
-    def _engine(self) -> Engine:
-        if self._opened is None:
-            raise InputError("this model is closed; load it again")
-        return self._opened
-
     def __repr__(self) -> str:
         inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)
         return f"Model({inputs}; states {[spec.input for spec in self.states]})"
 
 
 def runner(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
-    """Return a function that runs ``model`` on inputs by name and returns every output of the graph.
-
-    States that are left out are at reset, rows without lengths full.
-    """
+    """Return a function that runs ``model`` from inputs by name to every output of the graph."""
     manifest = model.manifest
 
     def run(feeds: Mapping[str, Array]) -> dict[str, Array]:

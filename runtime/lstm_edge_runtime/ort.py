@@ -1,30 +1,27 @@
-"""onnxruntime: sessions with our options, and the engine that runs an ``.onnx`` file on the CPU or on CUDA.
+"""onnxruntime: quiet sessions with our options, and the engine that runs an ``.onnx`` file on CPU or CUDA."""
 
-Every session of the three packages is opened here. Sessions are quiet: what onnxruntime would print about a
-file or a call it also raises, and what it only prints (a provider that did not start) is checked here.
-"""
-
+import hashlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .arrays import reset_states
-from .axes import check_output, resolve
-from .engine import Arrays, Call
+from .axes import describe, fits, layouts, resolve
+from .engine import Arrays, Call, Engine
 from .errors import (
     ContractError,
     FileFormatError,
+    ManifestError,
     MissingDependencyError,
     ProviderError,
     UnsupportedError,
     first_line,
     install_command,
 )
-from .layout import Layout, layouts
-from .manifest import LONGEST, Array, Manifest, TensorSpec
+from .manifest import KEY, LONGEST, Array, Manifest, TensorSpec
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -36,61 +33,73 @@ _CRASHING = ["FuseFp16InitializerToFp32NodeTransformer"]
 """Left out: on the CPU, onnxruntime 1.32 ends the process where it meets a float16 product behind an LSTM."""
 _SILENT = 4
 """onnxruntime's severity for what ends the process; all below it is not logged."""
+_KINDS = {"float32": "float", "float64": "double"}
+"""onnxruntime's names of dtypes, where they are not numpy's."""
 _BLOCK = 256
 """Rows that are run at a time, whose working memory stays in the cache."""
-_WORKSPACE, _LARGEST = 8, 31 << 20
-"""More than an LSTM call allocates, as a multiple of its states' bytes times its steps; glibc learns from
-blocks below 32 MiB."""
+DIGEST = "lstm_edge_sha256"
+"""The key of the property, whose value is a sha256 in hex."""
+_FRONT = b"\x72\x54\n\x10" + DIGEST.encode() + b"\x12\x40"
+"""Field 14 of the message, 84 bytes long, with the key and what precedes the value."""
+_SIZE = len(_FRONT) + 64
 
 
-class SessionOptions(NamedTuple):
-    """Session options."""
-
-    providers: tuple[str, ...] = (CPU,)
-    threads: int = 1
-    """Number of threads per operator (intra-op), including the calling thread."""
+def sealed(content: bytes) -> bytes:
+    """Return a file's bytes with a seal behind them, instead of any that is there."""
+    content = content[:-_SIZE] if content[-_SIZE:].startswith(_FRONT) else content
+    return content + _FRONT + hashlib.sha256(content).hexdigest().encode()
 
 
-DEFAULT_OPTIONS = SessionOptions()
-"""One thread on the CPU."""
+def check_seal(content: bytes, name: str) -> str:
+    """Return the identity of a file: the sha256 in hex of all bytes in front of its seal; raises as ``load``.
+
+    onnxruntime trusts what it reads, and some damaged files end the process in it; so the digest comes first.
+    """
+    identity = hashlib.sha256(memoryview(content)[:-_SIZE]).hexdigest()
+    if content[-_SIZE:] != _FRONT + identity.encode():
+        if KEY.encode() not in content:
+            raise ManifestError(
+                f"{name} has no manifest; make one with: lstm-edge lift {name} -o lifted.onnx"
+            )
+        raise FileFormatError("damaged, or edited after it was exported; export or copy it again")
+    if b"\n\x08location\x12" in content:  # a tensor names the file of its values
+        raise UnsupportedError("its weights are in another file, but an artifact is one; lift it again")
+    return identity
 
 
 def open_session(
     source: str | bytes,
-    options: SessionOptions = DEFAULT_OPTIONS,
+    providers: Sequence[str] = (CPU,),
+    threads: int = 1,
     *,
     name: str = "the model",
     cpu_fallback: bool = True,
 ) -> "InferenceSession":
-    """Open a session on a path or on a file's bytes.
+    """Open a session on a path, or on a file's bytes with a name for messages.
 
-    Args:
-        source: the path, or the content.
-        options: session options.
-        name: what to call the file in messages where ``source`` is its content.
-        cpu_fallback: whether the CPU may take nodes that the given providers do not.
+    Each operator uses ``threads`` threads. The CPU may take nodes that other providers do not, unless
+    ``cpu_fallback`` is False.
 
     Raises:
         FileFormatError: onnxruntime can't read the file.
-        ProviderError: a provider is not offered by this wheel, or is not in use once the session is open.
+        ProviderError: a provider is not in use.
         MissingDependencyError: no onnxruntime.
     """
     ort = import_onnxruntime()
-    names = list(options.providers)
+    names = list(providers)
     for provider in names:
         if provider not in ort.get_available_providers():
             raise _not_in_use(provider, ort.get_available_providers(), "is not in this wheel")
     try:
         session = ort.InferenceSession(
             source,
-            _settings(ort, options, cpu_fallback),
+            _settings(ort, threads, cpu_fallback or names == [CPU]),
             providers=[(each, _EXACT.get(each, {})) for each in names],
             disabled_optimizers=_CRASHING,
             enable_fallback=0,  # onnxruntime's own prints, and goes on without the provider
         )
     except Exception as error:
         if names != [CPU]:
-            open_session(source, options._replace(providers=(CPU,)), name=name)  # raises if the file is bad
             raise _not_in_use(names[0], [CPU], f"did not start ({first_line(error)})") from error
         what = source if isinstance(source, str) else name
         raise FileFormatError(
@@ -100,16 +109,14 @@ def open_session(
     for provider in names:
         if provider not in session.get_providers():
             raise _not_in_use(provider, session.get_providers(), "did not start")
-    if hasattr(session, "_model_bytes"):
-        session._model_bytes = None  # kept for set_providers alone, which nothing here calls
+    session._model_bytes = None  # kept for set_providers alone, which nothing here calls
     return session  # type: ignore[no-any-return]
 
 
-def _settings(ort: Any, options: SessionOptions, cpu_fallback: bool) -> Any:
-    """Return ``options`` as onnxruntime's own object."""
+def _settings(ort: Any, threads: int, cpu_fallback: bool) -> Any:
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
-    settings.intra_op_num_threads = options.threads
+    settings.intra_op_num_threads = threads
     settings.inter_op_num_threads = 1
     settings.enable_cpu_mem_arena = False  # a small step is about 1 us quicker without
     settings.enable_mem_pattern = False  # plans that grow with every new chunk length
@@ -118,7 +125,7 @@ def _settings(ort: Any, options: SessionOptions, cpu_fallback: bool) -> Any:
         np.finfo(kind)  # numpy 2.2 and older look once, and warn where they find denormals flushed
     for pool in ("intra_op", "inter_op"):  # a spinning thread wastes a core
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
-    if not cpu_fallback and options.providers != (CPU,):
+    if not cpu_fallback:
         settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return settings
 
@@ -132,11 +139,7 @@ def run_by_name(
 
 
 def import_onnxruntime() -> Any:
-    """Import onnxruntime; its telemetry is off since this package was imported.
-
-    Raises:
-        MissingDependencyError: it is not installed, or does not start.
-    """
+    """Import onnxruntime; ``MissingDependencyError`` if it is not installed, or does not start."""
     first = "onnxruntime" not in sys.modules
     try:
         import onnxruntime
@@ -145,34 +148,46 @@ def import_onnxruntime() -> Any:
         if first:  # what it can't do it raises as well; who imports it first may want its log
             onnxruntime.set_default_logger_severity(_SILENT)
     except Exception as error:  # a broken wheel may raise anything
-        install = f"{install_command('cpu')}, or [cuda] for a GPU"
-        if isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime":
-            raise MissingDependencyError(f"onnxruntime is missing ({error}); {install}") from error
+        missing = isinstance(error, ModuleNotFoundError) and error.name == "onnxruntime"
         raise MissingDependencyError(
-            f"onnxruntime does not start ({first_line(error)}); "
-            f"pip uninstall onnxruntime onnxruntime-gpu, then {install}"
+            f"onnxruntime {'is missing' if missing else 'does not start'} ({first_line(error)}); "
+            f"{'' if missing else 'pip uninstall onnxruntime onnxruntime-gpu, then '}"
+            f"{install_command('cpu')}, or [cuda] for a GPU"
         ) from error
     return onnxruntime
 
 
 def _not_in_use(name: str, available: Sequence[str], why: str) -> ProviderError:
-    install = install_command("cuda" if name == CUDA else "cpu")
     return ProviderError(
-        f"{name} {why}; available: {', '.join(available)}; "
-        f"{install} instead of the other onnxruntime wheel, and check its drivers"
+        f"{name} {why}; available: {', '.join(available)}; check its drivers, or "
+        f"{install_command('cuda' if name == CUDA else 'cpu')} instead of the other onnxruntime wheel"
     )
 
 
-class OrtEngine:
+def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
+    """Raise ``ContractError`` if inputs, outputs and states of graph and manifest differ."""
+    graph = {arg.name: arg for arg in (*session.get_inputs(), *session.get_outputs())}
+    states = [TensorSpec(end, each.dtype, each.axes) for each in manifest.states for end in each[:2]]
+    for spec in (*manifest.inputs, *manifest.outputs, *states):
+        arg, kind = graph.get(spec.name), _KINDS.get(spec.dtype, spec.dtype)
+        axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
+        if arg is None or arg.type != f"tensor({kind})" or not fits(axes, spec.axes):
+            found = f"{arg.type} {describe(axes)}" if arg else "missing"
+            raise ContractError(
+                f"{spec.name} is {found} in the graph, expected {spec.dtype} {describe(spec.axes)}; "
+                "export it again"
+            )
+    if more := {arg.name for arg in session.get_inputs()} - set(manifest.input_names):
+        raise ContractError(f"inputs {sorted(more)} are not in the manifest; export the model again")
+
+
+class OrtEngine(Engine):
     """A session and the manifest of its file; see ``Engine``."""
 
     def __init__(self, session: "InferenceSession", manifest: Manifest, device: str) -> None:
         """Take a session whose graph keeps its manifest, and ``cpu`` or ``cuda``."""
-        self.session, self.manifest, self.device = session, manifest, device
-        self.inputs, self.outputs = (
-            layouts(manifest.data_inputs, manifest),
-            layouts(manifest.outputs, manifest),
-        )
+        super().__init__(manifest)
+        self.session, self.device = session, device
         self.couples_rows = manifest.precision == "int8"
         self.state_layouts = layouts(manifest.states, manifest)
 
@@ -197,10 +212,13 @@ class OrtEngine:
 
 
 class OrtStates:
-    """States in two sets of buffers: a bound call reads one and writes the other, then they change places.
+    """The states of some sources, for one thread at a time, in two sets of buffers.
 
-    Nothing is copied or bound again from call to call, and a call that fails leaves the states as they were.
+    A bound call reads one set and writes the other, then they change places; one that fails changes nothing.
     """
+
+    in_place: bool
+    """True if a step of all sources is quicker as a bound call than by ``run``."""
 
     def __init__(self, engine: OrtEngine, rows: int) -> None:
         """Allocate the buffers, the second set when the first call is bound."""
@@ -211,19 +229,23 @@ class OrtStates:
         self.in_place = rows <= _BLOCK
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
-        """Bind a call of all sources; see ``States``."""
+        """Return a call of all sources for named axes of these sizes."""
         engine, manifest = self._engine, self._engine.manifest
-        sizes = _all_sizes(manifest, {**sizes, manifest.batch or "": self._rows})
+        steps = sizes.get(manifest.sequence or "", 1)
+        sizes = {**sizes, **manifest.time_sizes(steps), LONGEST: steps, manifest.batch or "": self._rows}
+        shapes = {spec.name: resolve(spec.axes, sizes) for spec in (*manifest.inputs, *manifest.outputs)}
+        if unknown := [name for name, shape in shapes.items() if shape is None]:
+            raise UnsupportedError(f"{unknown[0]} has an axis of unknown size; use run()")
         feeds, outputs = (
-            {spec.name: np.zeros(_shape(spec, sizes), spec.dtype) for spec in specs}
+            {spec.name: np.zeros(shapes[spec.name] or (), spec.dtype) for spec in specs}
             for specs in (manifest.inputs, manifest.outputs)
         )
         if manifest.lengths is not None:
-            feeds[manifest.lengths][...] = sizes[manifest.sequence or ""]
+            feeds[manifest.lengths][...] = steps
         if len(self._host) == 1:
             self._host.append({name: np.empty_like(array) for name, array in self._host[0].items()})
             self._values.append(self._on_device(self._host[1]))
-        _retain_heap(self._bytes * sizes.get(manifest.sequence or "", 1))
+        _retain_heap(self._bytes * steps)
         values, copied = self._on_device(feeds), engine.device != "cpu"
         runs = [self._bound(front, values, outputs) for front in (0, 1)]
 
@@ -240,10 +262,8 @@ class OrtStates:
         inputs = {each.name: each.from_file(feeds[each.name]) for each in engine.inputs}
         return Call(inputs, run, {each.name: each.from_file(outputs[each.name]) for each in engine.outputs})
 
-    def run(
-        self, rows: Array, inputs: Arrays, sizes: Mapping[str, int], lengths: Array | None
-    ) -> dict[str, Array]:
-        """Take steps of some sources, a block of rows at a time; see ``States``."""
+    def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Take steps of the sources at ``rows (K,)``, or raise and change no state; return outputs."""
         engine, manifest, found = self._engine, self._engine.manifest, list[dict[str, Array]]()
         steps = sizes.get(manifest.sequence or "", 1)
         _retain_heap(self._bytes * steps)
@@ -253,36 +273,32 @@ class OrtStates:
             for each in engine.inputs:
                 feeds[each.name] = np.ascontiguousarray(each.to_file(inputs[each.name][part]))
             if (spec := manifest.lengths_input) is not None:
-                full = np.full(len(rows[part]), steps, spec.dtype)
-                feeds[spec.name] = full if lengths is None else lengths[part]
-            own = _all_sizes(manifest, {**sizes, manifest.batch or "": len(rows[part])})
-            own[LONGEST] = steps if lengths is None else int(lengths[part].max())
-            found.append(engine.call(feeds, own))
-            for output in manifest.outputs:
-                check_output(output.name, output.axes, found[-1][output.name].shape, own)
+                feeds[spec.name] = np.full(len(rows[part]), steps, spec.dtype)
+            found.append(engine.call(feeds, sizes))
         for part, results in zip(parts, found, strict=True):
             self.write(rows[part], manifest.states_out(results))
-        return {
-            each.name: _joined([each.from_file(results[each.name]) for results in found], each, steps)
-            for each in engine.outputs
-        }
+        outputs = {}
+        for each in engine.outputs:
+            blocks = [each.from_file(results[each.name]) for results in found]
+            outputs[each.name] = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        return outputs
 
     def read(self, rows: Array) -> dict[str, Array]:
-        """Return copies of states; see ``States``."""
+        """Return copies of the states of some sources."""
         arrays = self._read_all()
         return {
             each.name: arrays[each.name].copy()
-            if each.place is None or each.factor
-            else arrays[each.name].take(rows, each.place)
+            if each.batch is None or each.factor
+            else arrays[each.name].take(rows, each.batch)
             for each in self._engine.state_layouts
         }
 
     def write(self, rows: Array, states: Arrays) -> None:
-        """Set states; see ``States``."""
+        """Set the states of some sources."""
         arrays = self._read_all()
         for each in self._engine.state_layouts:
-            whole = each.place is None or each.factor
-            where: Any = ... if whole else ((slice(None),) * (each.place or 0) + (rows,))
+            whole = each.batch is None or each.factor
+            where: Any = ... if whole else ((slice(None),) * (each.batch or 0) + (rows,))
             arrays[each.name][where] = states[each.name]
             if self._engine.device != "cpu":
                 self._values[self._front][each.name].update_inplace(arrays[each.name])
@@ -316,35 +332,12 @@ class OrtStates:
         return partial(session._sess.run_with_iobinding, binding._iobinding, None)
 
 
-def _all_sizes(manifest: Manifest, sizes: Mapping[str, int]) -> dict[str, int]:
-    """Return the sizes of all named axes of a call."""
-    steps = sizes.get(manifest.sequence or "", 1)
-    return {**sizes, LONGEST: steps, **manifest.time_sizes(steps)}
-
-
-def _shape(spec: TensorSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
-    shape = resolve(spec.axes, sizes)
-    if shape is None:
-        raise UnsupportedError(
-            f"{spec.name} ({', '.join(map(str, spec.axes))}) has an axis of unknown size; use run()"
-        )
-    return shape
-
-
-def _joined(parts: list[Array], layout: Layout, steps: int) -> Array:
-    """Return the rows of all blocks; one that ends with a block's longest row gets zeros behind it."""
-    if LONGEST in layout.axes:
-        widths = [[(0, 0), (0, steps - part.shape[1]), *[(0, 0)] * (part.ndim - 2)] for part in parts]
-        parts = [np.pad(part, width) for part, width in zip(parts, widths, strict=True)]
-    return parts[0] if len(parts) == 1 else np.concatenate(parts)
-
-
 def _retain_heap(size: int) -> None:
-    """Let glibc see a block freed that is larger than what a call with ``size`` bytes of states allocates.
+    """Let glibc see a block freed that is larger than an LSTM call with ``size`` bytes of states allocates.
 
-    It then keeps as much for the next call: a tick of 1,000 sources takes 0.7 of the time for that.
+    It then keeps as much for the next call: a tick of 1,000 sources takes 0.7 of the time.
     """
-    np.empty(min(_WORKSPACE * size, _LARGEST), np.uint8)
+    np.empty(min(8 * size, 31 << 20), np.uint8)  # it learns from blocks below 32 MiB
 
 
 def _run_error(error: Exception) -> ContractError:

@@ -1,15 +1,14 @@
 """Interpret a file's main output: labels and probabilities, or values with their units."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from .errors import ContractError, counted
+from .errors import ContractError
 from .manifest import Array, Task
 
 
-@dataclass(frozen=True, eq=False)
-class Prediction:
+class Prediction(NamedTuple):
     """Labels or values of each row, according to the task."""
 
     kind: str
@@ -25,25 +24,16 @@ class Prediction:
 
 
 def interpret(values: Array, task: Task) -> Prediction:
-    """Read the main output ``values (rows, C)`` as ``task`` says.
-
-    Raises:
-        ContractError: there are not as many values as labels.
-    """
+    """Read the main output ``values (rows, C)`` as ``task`` says; ``ContractError`` for other labels."""
     if task.kind != "classification":
         return Prediction(task.kind, values, units=task.units)
     width = values.shape[-1] if values.ndim else 0
     names = task.labels or tuple(map(str, range(width)))
     if len(names) != width or not width:
-        raise ContractError(
-            f"{task.output} has shape {values.shape}, expected {counted(len(names), 'value')} per row, "
-            "one per label"
-        )
+        raise ContractError(f"{task.output} has shape {values.shape}, expected a value for each of {names}")
+    classes = values.reshape(-1, width).argmax(axis=-1)
     return Prediction(
-        task.kind,
-        values,
-        labels=tuple(names[index] for index in values.reshape(-1, values.shape[-1]).argmax(axis=-1)),
-        probabilities=softmax(values),
+        task.kind, values, labels=tuple(names[index] for index in classes), probabilities=softmax(values)
     )
 
 

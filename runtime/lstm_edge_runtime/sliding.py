@@ -6,53 +6,42 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from .errors import InputError, UnsupportedError, counted
-from .layout import layout, layouts
+from .axes import layouts
+from .errors import InputError
 from .manifest import Array, Manifest
-from .state import State
 
 
 class SlidingStream:
-    """One source of samples; created by ``Model.stream(window=...)``.
+    """One source of samples for one thread; created by ``Model.stream(window=...)``.
 
     Every result is that of the last ``window`` samples from the reset state, exactly as in a training on
-    windows. It suits networks that were trained on windows from reset, and bidirectional ones. A step costs
-    a run of the full window. It belongs to one thread.
+    windows. A step costs a run of the full window.
     """
-
-    delay = 0
-    """Results are of the newest sample."""
-    reset_every = None
-    """It is never reset by itself."""
 
     def __init__(
         self, manifest: Manifest, run: Callable[[Array], tuple[dict[str, Array], object]], window: int
     ) -> None:
-        """Open a stream without samples; ``run`` runs the file from the reset state.
-
-        Raises:
-            InputError: ``window`` is not a whole number from 1, or the file takes one step per call or has
-                several inputs.
-        """
+        """Open a stream without samples; ``run`` runs the file from the reset state."""
         if type(window) is not int or window < 1:
             raise InputError(f"window is {window!r}, expected a whole number from 1")
         if manifest.sequence is None or len(manifest.data_inputs) != 1:
             raise InputError("a window requires a file with one input that has a sequence axis")
-        (spec,) = manifest.data_inputs
-        self._run, self._window, self._outputs = run, window, layouts(manifest.outputs, manifest)
-        self._input = layout(spec.name, spec.dtype, spec.axes, manifest)
-        self._samples: Array = np.zeros((0, *self._input.inner), spec.dtype)
+        (self._input,), self._outputs = (
+            layouts(specs, manifest) for specs in (manifest.data_inputs, manifest.outputs)
+        )
+        self._run, self._window = run, window
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self._samples: Array = np.zeros((0, *self._input.inner), self._input.dtype)
         self.steps_seen = 0
         """Time steps taken since it was opened or reset."""
 
     def step(self, sample: npt.ArrayLike) -> Any:
-        """Take one time step ``(I,)``.
+        """Take one time step ``(I,)``; return the output ``(C,)``, by name if there are several.
 
-        Returns:
-            The output ``(C,)``, by name if there are several; None until the window is full.
-
-        Raises:
-            InputError: wrong width or dtype; the samples before stay.
+        None until the window is full; ``InputError`` for another width, and the samples before stay.
         """
         return self.process(np.asarray(sample)[None])
 
@@ -69,17 +58,3 @@ class SlidingStream:
         rows = {each.name: each.from_file(outputs[each.name])[0] for each in self._outputs}
         found = {each.name: rows[each.name][-1] if each.timed else rows[each.name] for each in self._outputs}
         return found if len(found) > 1 else next(iter(found.values()))
-
-    def reset(self) -> None:
-        """Forget all samples."""
-        self._samples, self.steps_seen = self._samples[:0], 0
-
-    @property
-    def state(self) -> State:
-        """Not available: a window of samples is no state."""
-        samples = counted(self._window, "sample")
-        raise UnsupportedError(f"a sliding window has no state; feed the last {samples} again instead")
-
-    def restore(self, state: State) -> None:  # noqa: ARG002  as that of Stream
-        """Not available: a window of samples is no state."""
-        _ = self.state

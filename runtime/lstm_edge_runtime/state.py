@@ -9,9 +9,8 @@ import numpy as np
 from .errors import FileFormatError
 from .manifest import Array
 
-_PREFIX, _REST = "state/", "rest/"
-"""What names of states and of a rest start with in a file."""
-_NO_REST: Mapping[str, Array] = {}
+_PREFIX = "state/"
+"""Prefix of the names of states in a file."""
 
 
 class State(Mapping[str, Array]):
@@ -21,34 +20,17 @@ class State(Mapping[str, Array]):
     came from: a model refuses the state of another one.
     """
 
-    __slots__ = ("_age", "_arrays", "_identity", "_rest")
+    __slots__ = ("_arrays", "age", "identity")
 
-    def __init__(
-        self, arrays: Mapping[str, Array], identity: str, age: int = 0, rest: Mapping[str, Array] = _NO_REST
-    ) -> None:
-        """Copy ``arrays`` and ``rest``; the copies can't be written to."""
-        self._age = age
-        self._arrays, self._rest = (
-            {name: np.array(array, order="C") for name, array in each.items()} for each in (arrays, rest)
-        )
-        for array in (*self._arrays.values(), *self._rest.values()):
+    def __init__(self, arrays: Mapping[str, Array], identity: str, age: int = 0) -> None:
+        """Copy ``arrays``; the copies can't be written to."""
+        self._arrays = {name: np.array(array, order="C") for name, array in arrays.items()}
+        for array in self._arrays.values():
             array.flags.writeable = False
-        self._identity = identity
-
-    @property
-    def identity(self) -> str:
+        self.identity = identity
         """The sha256 of the model file, in hex."""
-        return self._identity
-
-    @property
-    def age(self) -> int:
+        self.age = age
         """Time steps since it was at reset, of a batch those of the longest row; 0 where not known."""
-        return self._age
-
-    @property
-    def rest(self) -> Mapping[str, Array]:
-        """The last samples by input, which don't fill a unit of the stream yet; empty where none are kept."""
-        return self._rest
 
     def __getitem__(self, name: str) -> Array:
         return self._arrays[name]
@@ -60,49 +42,34 @@ class State(Mapping[str, Array]):
         return len(self._arrays)
 
     def __reduce__(self) -> tuple[type["State"], tuple[Any, ...]]:
-        return State, (self._arrays, self._identity, self._age, self._rest)
+        return State, (self._arrays, self.identity, self.age)
 
     def __repr__(self) -> str:
         shapes = ", ".join(f"{name}: {array.dtype} {array.shape}" for name, array in self.items())
-        return f"State({shapes}; model {self._identity[:12]})"
+        return f"State({shapes}; model {self.identity[:12]})"
 
     def save(self, path: str | os.PathLike[str], **more: Any) -> None:
-        """Write the state to ``path`` as ``.npz``, atomically, and ``more`` arrays of the caller's beside it.
-
-        Raises:
-            NotFoundError: the folder does not exist.
-            InputError: the file can't be written.
-        """
+        """Write the state to ``path`` as ``.npz``, and ``more`` arrays; raises as ``replacing``."""
         from .files import replacing
 
-        arrays: dict[str, Any] = {"identity": np.array(self.identity), "age": np.array(self.age)}
-        arrays |= {_PREFIX + name: array for name, array in self.items()}
-        arrays |= {_REST + name: array for name, array in self.rest.items()}
+        arrays: dict[str, Any] = {_PREFIX + name: array for name, array in self.items()}
         with replacing(path) as temporary, temporary.open("wb") as file:
-            np.savez(file, **arrays, **more)
+            np.savez(file, identity=np.array(self.identity), age=np.array(self.age), **arrays, **more)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "State":
-        """Read what ``save`` wrote; no pickle is ever opened.
-
-        Raises:
-            NotFoundError: no such file.
-            FileFormatError: truncated, or not a saved state.
-        """
+        """Read what ``save`` wrote; ``NotFoundError``, or ``FileFormatError`` for any other file."""
         return read_state(path)[0]
 
 
 def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
     """Return the state in a file, and the other arrays there; raises as ``State.load``."""
-    from .reading import read_arrays
+    from .files import read_arrays
 
     advice = "save one first, or reset the stream"
-    arrays = read_arrays(path, "is not a saved state", advice, ["identity", "age"], compressed=False)
+    arrays = read_arrays(path, "is not a saved state", advice, ["identity", "age"])
     identity, age = str(arrays.pop("identity")), arrays.pop("age")
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
         raise FileFormatError(f"{path} is not a saved state (age {age!r:.60}); {advice}")
-    own, rest = (
-        {name.removeprefix(prefix): arrays.pop(name) for name in [*arrays] if name.startswith(prefix)}
-        for prefix in (_PREFIX, _REST)
-    )
-    return State(own, identity, int(age), rest), arrays
+    own = {name.removeprefix(_PREFIX): arrays.pop(name) for name in [*arrays] if name.startswith(_PREFIX)}
+    return State(own, identity, int(age)), arrays

@@ -3,7 +3,6 @@
 ``FUZZ=5000`` in the environment reads that many with every reader, others at each run.
 """
 
-import contextlib
 import faulthandler
 import os
 import sys
@@ -14,14 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 
-import onnx
 import pytest
 from corpus import make_corpus
-from google.protobuf.message import DecodeError
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from mutate import damage_protobuf
-from readers import DATA, READERS, Verb
+from readers import READERS, Verb
 
 from lstm_edge.cli import cli, run
 from lstm_edge_runtime import LstmEdgeError
@@ -109,12 +105,3 @@ def _call(verb: Verb, folder: Path) -> int | str | None:
         os.dup2(kept, 0)
         os.close(kept)
         os.close(given)
-
-
-def test_damage_to_protobuf_keeps_lengths_so_that_inner_readers_are_reached():
-    content, readable = (DATA / "lstm.onnx").read_bytes(), 0
-    for seed in range(60):
-        with contextlib.suppress(DecodeError):
-            onnx.load_from_string(damage_protobuf(Random(seed), content))
-            readable += 1
-    assert readable > 20

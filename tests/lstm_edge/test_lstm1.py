@@ -1,5 +1,3 @@
-import inspect
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -118,14 +116,6 @@ def test_a_sequence_in_two_chunks_with_the_state_carried_ends_where_the_whole_do
     zeros = torch.zeros(2, layers, n, H, dtype=torch.float64)
     _, *state = net(x[:, :cut], *zeros)
     torch.testing.assert_close(net(x[:, cut:], *state)[0], net(x))
-
-
-def test_options_make_the_same_network_again():
-    net = LSTM1(C, INPUTS, H, 2, L, readout="last", bias=False, dropout=0.25, bidirectional=True)
-    again = LSTM1(**net.options)
-    assert again.options == net.options
-    again.load_state_dict(net.state_dict())
-    assert set(inspect.signature(LSTM1).parameters) - {"device", "dtype", "options"} <= net.options.keys()
 
 
 def test_zero_states_are_made_on_the_device_and_in_the_dtype_of_x():

@@ -15,7 +15,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))  # the helpers beside the tests
 
-from lstm_edge_runtime.native.library import open_library
+from lstm_edge_runtime.native import open_library
 
 ROOT = Path(__file__).parents[2]
 NATIVE = ROOT / "native"

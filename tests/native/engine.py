@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge_runtime.native.library import INPUT, OUTPUT, STATE, Port, Rows
+from lstm_edge_runtime.native import INPUT, OUTPUT, STATE, Port, Rows
 
 Array = Any
 

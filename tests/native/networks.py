@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from reference import Layer
 
 from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
-from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native import Past
 
 Array = Any
 

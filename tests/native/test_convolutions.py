@@ -18,9 +18,7 @@ from lstm_edge_exporters.targets.native.compiler import compile_program
 from lstm_edge_exporters.targets.native.memory import stretches
 from lstm_edge_exporters.targets.native.program import NONE, Code, ProgramWriter
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native.engine import NativeEngine
-from lstm_edge_runtime.native.library import installed
-from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native import NativeEngine, Past, installed
 
 Array = Any
 quick = settings(

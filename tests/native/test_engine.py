@@ -11,6 +11,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.errors import (
@@ -21,7 +22,8 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY, Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native.library import installed, library
+from lstm_edge_runtime.native import installed, library
+from lstm_edge_runtime.ort import sealed
 
 pytestmark = pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 
@@ -78,8 +80,7 @@ def file(
         outputs=(TensorSpec("y", "float32", ("L", "N", shape[-1]) if len(shape) == 3 else ("N", shape[-1])),),
         states=tuple(StateSpec(f"{each}_0", f"{each}_n", "float32", axes[f"{each}_0"]) for each in states),
     )
-    helper.set_model_props(model, {KEY: manifest.to_json()})
-    return model.SerializeToString()
+    return with_manifest(model, manifest)
 
 
 def altered(change: Any, name: str = "lstm") -> bytes:
@@ -88,9 +89,9 @@ def altered(change: Any, name: str = "lstm") -> bytes:
     (entry,) = [prop for prop in model.metadata_props if prop.key == KEY]
     manifest = json.loads(entry.value)
     change(manifest, model)
-    del model.metadata_props[:]  # the digest, too
+    del model.metadata_props[:]
     helper.set_model_props(model, {KEY: json.dumps(manifest)})
-    return model.SerializeToString()
+    return sealed(model.SerializeToString())
 
 
 def assert_agree(content: bytes) -> None:

@@ -19,8 +19,7 @@ from engine import LibraryError, Program, Stream
 from networks import GATES, STATES, USUAL, Reads, copy, joined, make_network
 
 from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
-from lstm_edge_runtime.native.library import Rows, open_library
-from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native import Past, Rows, open_library
 
 pytestmark = pytest.mark.system
 

@@ -10,7 +10,7 @@ import pytest
 
 from lstm_edge_exporters.targets.native.convert import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 ROOT = Path(__file__).parents[2]
 COMPILER, WINE = "x86_64-w64-mingw32-gcc-posix", "wine"

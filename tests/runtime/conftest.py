@@ -3,12 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import onnxruntime
 import pytest
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 DATA = Path(__file__).parent / "data"
 
@@ -72,31 +71,3 @@ def sessions(monkeypatch) -> list[onnxruntime.InferenceSession]:
 def model(opened) -> Model:
     """The two-layer LSTM: ``x (N, L, 3)``, states ``(2, N, 8)``, logits ``(N, 4)``."""
     return opened("lstm")
-
-
-class Reference:
-    """``lstm.onnx``'s recurrence in numpy, in any float dtype: ``h, c (2, 8)``."""
-
-    def __init__(self, dtype: type[np.floating]) -> None:
-        with np.load(DATA / "lstm.npz", allow_pickle=False) as file:
-            self._weights = {name: file[name].astype(dtype) for name in file.files}
-        self.h = np.zeros((2, 8), dtype)
-        self.c = np.zeros((2, 8), dtype)
-
-    def step(self, sample: np.ndarray) -> None:
-        x = sample.astype(self.h.dtype)
-        for layer in range(2):
-            w = {
-                kind: self._weights[f"{kind}_l{layer}"]
-                for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-            }
-            gates = w["weight_ih"] @ x + w["bias_ih"] + w["weight_hh"] @ self.h[layer] + w["bias_hh"]
-            i, f, o = (1 / (1 + np.exp(-gates[start : start + 8])) for start in (0, 8, 24))
-            self.c[layer] = f * self.c[layer] + i * np.tanh(gates[16:24])
-            x = self.h[layer] = o * np.tanh(self.c[layer])
-
-
-@pytest.fixture
-def reference() -> Callable[[type[np.floating]], Reference]:
-    """Return the numpy recurrence in a dtype."""
-    return Reference

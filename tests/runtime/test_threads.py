@@ -8,7 +8,7 @@ import pytest
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import StateError
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 
 def test_eight_threads_with_streams_of_their_own_equal_serial_runs(model):
@@ -46,47 +46,31 @@ class Slow:
         return self.values
 
 
-def test_a_second_thread_on_one_stream_is_refused_and_harms_nothing(model):
-    stream = model.stream()
-    stream.step([1, 2, 3])
-    slow = Slow([4, 5, 6])
-    first = threading.Thread(target=stream.step, args=(slow,))
-    first.start()
-    assert slow.inside.wait(10)
-    state = model.stream().state
-    for call in (
-        lambda: stream.step([7, 8, 9]),
-        lambda: stream.process([[7, 8, 9]]),
-        lambda: stream.state,
-        lambda: stream.restore(state),
-        stream.reset,
-    ):
-        with pytest.raises(StateError, match="another thread is using this stream"):
-            call()
-    slow.go.set()
-    first.join()
+def test_a_second_thread_on_one_stream_or_batch_is_refused_and_harms_nothing(model):
+    stream, batch, state = model.stream(), model.streams(2), model.stream().state
+    source = batch.add()
+    calls = (stream.step, [4, 5, 6]), (lambda slow: batch.step(slow, [source]), [[4, 5, 6]])
+    others = (
+        [lambda: stream.step([7, 8, 9]), lambda: stream.process([[7, 8, 9]]), lambda: stream.state,
+         lambda: stream.restore(state), stream.reset],
+        [lambda: batch.step([[1, 2, 3]], [source]), batch.add, lambda: batch.remove(source)],
+    )  # fmt: skip
+    for (call, values), refused in zip(calls, others, strict=True):
+        slow = Slow(values)
+        first = threading.Thread(target=call, args=(slow,))
+        first.start()
+        assert slow.inside.wait(10)
+        for other in refused:
+            with pytest.raises(StateError, match="another thread is using this stream"):
+                other()
+        slow.go.set()
+        first.join()
     expected = model.stream()
-    expected.process([[1, 2, 3], [4, 5, 6]])
+    expected.step([4, 5, 6])
     for name, value in expected.state.items():
         np.testing.assert_array_equal(stream.state[name], value)
-    assert stream.steps_seen == 2
-
-
-def test_a_second_thread_on_one_batch_is_refused(model):
-    batch = model.streams(2)
-    source = batch.add()
-    slow = Slow([[1, 2, 3]])
-    first = threading.Thread(target=batch.step, args=(slow, [source]))
-    first.start()
-    assert slow.inside.wait(10)
-    for call in (lambda: batch.step([[1, 2, 3]], [source]), batch.add, lambda: batch.remove(source)):
-        with pytest.raises(StateError, match="another thread is using this stream"):
-            call()
-    slow.go.set()
-    first.join()
-    expected = model.stream()
-    expected.step([1, 2, 3])
-    np.testing.assert_array_equal(batch.state(source)["h_0"], expected.state["h_0"])
+        np.testing.assert_array_equal(batch.state(source)[name], value)
+    assert stream.steps_seen == 1
 
 
 @pytest.mark.skipif(

@@ -10,6 +10,7 @@ import onnx
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_exporters.targets.native.program import ProgramWriter
 from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[1] / "runtime" / "data"
 PLAIN = ("lstm", "motions-int8", "gru", "late", "strided", "unbatched")
@@ -27,7 +28,7 @@ def _altered(change) -> bytes:
     manifest = json.loads(entry.value)
     change(manifest)
     entry.value = json.dumps(manifest)
-    return model.SerializeToString()
+    return sealed(model.SerializeToString())
 
 
 def _wrong() -> bytes:

@@ -39,5 +39,5 @@ def export(
     from .config import ExportConfig
     from .pipeline import build, finish
 
-    show = on_progress or ignore
-    return finish(build(module, example, config or ExportConfig(), show), show)
+    config, show = config or ExportConfig(), on_progress or ignore
+    return finish(build(module, example, config, show), show, stream=config.stream)

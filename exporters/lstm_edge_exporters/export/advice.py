@@ -6,11 +6,10 @@ The only place that knows kinds of failure; the stages raise, and this explains.
 import linecache
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from functools import cache
-from itertools import takewhile
 from pathlib import Path
-from traceback import FrameSummary, walk_stack, walk_tb
+from traceback import FrameSummary, walk_tb
 from typing import Any
 
 import torch
@@ -20,59 +19,35 @@ from lstm_edge_runtime.errors import UnsupportedError
 _FOREIGN = (f"{Path(torch.__file__).parent}{os.sep}", f"{Path(__file__).parents[1]}{os.sep}", "<")
 _STANDARD = str(Path(linecache.__file__).parent)
 _LONGEST = 300
-_OF_VALUES = r"text: .*(data-dependent|GuardOnDataDependent|Could not guard)"
 _KINDS = (
-    (
-        r"files: .*torch/distributions/",
-        "torch.distributions look at the values of tensors",
-        "return the distribution's parameters, or pass validate_args=False",
-    ),
-    (
-        r"files: .*torch/_higher_order_ops/",
-        "torch's own loops and branches can't be written to a file",
-        "use torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop",
-    ),
     (
         r"line: .*(\.numpy\(\)|np\.)|text: .*numpy",
         "it takes a tensor to NumPy, which can't be traced",
         "compute it with torch's own operators",
     ),
     (
-        rf"line: .*(float\(|int\(|bool\(|\.item\(|\.tolist\()(.|\n)*{_OF_VALUES}",
-        "it converts the values of a tensor to Python numbers, which the export would freeze",
-        "keep them in tensors: a mask, torch.where, gather; write fixed settings as Python numbers",
-    ),
-    (
-        _OF_VALUES,
-        "it branches on the values of a tensor, or takes a size from them",
-        "use a mask or torch.where(condition, a, b); keep a setting as a Python number, not a buffer",
+        r"text: .*(data-dependent|GuardOnDataDependent|Could not guard)",
+        "it branches on the values of a tensor, or takes numbers from them, which the export would freeze",
+        "use a mask, torch.where(condition, a, b) or gather; keep a setting as a Python number, not a buffer",
     ),
     (
         r"text: .*(specialized|Constraints violated)",
         "it takes the size of an axis for a number",
         "use tensor operations over the whole axis, or give that axis as a number with inputs=",
     ),
-    (
-        r"text: .*[Cc]omplex",
-        "ONNX has no operator for this on complex numbers",
-        "use torch.stft, real and imaginary parts (torch.view_as_real), or compute it outside of forward",
-    ),
     ("", "", "write that line with torch's operators on tensors and sizes, or compute it outside of forward"),
 )
-"""What is searched for in the files that an error came through, the user's line and its text; why; advice."""
+"""Pattern of the user's line and the error's text, the reason, and what to write instead."""
 
 
 def refusal(what: str, error: Exception) -> UnsupportedError:
     """Return the error for a module that ``what``, such as ``can't be traced``, because of ``error``."""
     line, text = raising_line(error), " ".join(str(error).split())
     text = text.partition(" The error above occurred")[0]
-    frames = (frame for cause in _causes(error) for frame, _ in walk_tb(cause.__traceback__))
-    files = " ".join(Path(frame.f_code.co_filename).as_posix() for frame in frames)
-    known = f"files: {files}\nline: {line}\ntext: {text}"
+    known = f"line: {line}\ntext: {text}"
     reason, advice = next(found for pattern, *found in _KINDS if re.search(pattern, known))
-    where = f" ({line})" if line else ""
     shown = reason or f"{type(error).__name__}: {text[:_LONGEST]}"
-    return UnsupportedError(f"forward {what}{where}: {shown}; {advice}")
+    return UnsupportedError(f"forward {what}{f' ({line})' if line else ''}: {shown}; {advice}")
 
 
 @cache
@@ -88,20 +63,14 @@ def _line_at(path: str, number: int) -> str:
 
 
 def raising_line(error: BaseException) -> str:
-    """Return the user's innermost line that ``error``, or what caused it, passed through; else empty."""
-    for cause in _causes(error):
+    """Return the user's innermost line that ``error``, or its cause, passed through; else empty."""
+    cause: BaseException | None = error
+    while cause is not None:
         lines = [_line_at(frame.f_code.co_filename, number) for frame, number in walk_tb(cause.__traceback__)]
         if own := [line for line in lines if line]:
             return own[-1]
-    return ""
-
-
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield ``error`` and what caused it."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
         cause = cause.__cause__ or cause.__context__
+    return ""
 
 
 def fixing_line(size: Any) -> str:
@@ -109,14 +78,6 @@ def fixing_line(size: Any) -> str:
     slocs = size.node.shape_env.replacements_slocs if isinstance(size, torch.SymInt) else {}
     found = slocs.get(size.node._expr) if slocs else None
     return frame_line(found.framework_loc) if found is not None else ""
-
-
-def running_line() -> str:
-    """Return the user's innermost line that is running in ``forward``; else empty."""
-    caller = str(Path(__file__).with_name("call.py"))
-    frames = ((frame.f_code.co_filename, number) for frame, number in walk_stack(None))
-    inside = takewhile(lambda place: place[0] != caller, frames)
-    return next(filter(None, (_line_at(*place) for place in inside)), "")
 
 
 def frame_line(frame: object) -> str:

@@ -64,10 +64,6 @@ class Call:
             ) from error
         leaves, spec = pytree.tree_flatten((bound.args, bound.kwargs))
         paths = [path for name, value in _named(bound) for path in _paths(value, name)]
-        if len(paths) != len(leaves):
-            raise InputError(
-                "the example holds a container that is not a tuple, list or dict; pass its tensors apart"
-            )
         tensors = [path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)]
         if not tensors:
             raise InputError("the example holds no tensor; pass one tensor for each input of the network")
@@ -96,57 +92,59 @@ class Call:
 
     def as_floats(self, dtype: torch.dtype) -> "Call":
         """Return the same call with the example on the CPU, every float of it in ``dtype``."""
-        return self.with_example(
-            each.detach().cpu().to(dtype if each.is_floating_point() else each.dtype) for each in self.example
-        )
+        own = [x.detach().cpu().to(dtype if x.is_floating_point() else x.dtype) for x in self.example]
+        return dataclasses.replace(self, leaves=self._leaves(own))
 
-    def with_example(self, tensors: Iterable[Tensor]) -> "Call":
-        """Return the same call with ``tensors`` in the places of the example's."""
+    def _leaves(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         given = iter(tensors)
-        leaves = (next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves)
-        return dataclasses.replace(self, leaves=tuple(leaves))
+        return tuple(next(given) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves)
 
     def run(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
         """Call ``module`` with ``tensors`` in the places of the example's."""
-        args, kwargs = pytree.tree_unflatten(self.with_example(tensors).leaves, self.spec)
+        args, kwargs = pytree.tree_unflatten(self._leaves(tensors), self.spec)
         return module(*args, **kwargs)
 
 
 def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
-    """Return the tensors of ``output`` with names: dict keys and dataclass fields, ``""`` where none says.
+    """Return the tensors of ``output`` with names: dict keys and dataclass fields, else ``""``.
 
-    Nested names, behind ``path``, are joined with ``_``; what is not a tensor (None, a number) is left out.
+    Nested names, behind ``path``, are joined with ``_``; None, numbers and text are left out.
 
     Raises:
         InputError: a ``PackedSequence`` or another container that has no flat form.
     """
     if isinstance(output, Tensor):
         return [("_".join(map(str, dropwhile(lambda step: isinstance(step, int), path))), output)]
-    if (parts := _parts(output)) is not None:
-        return [found for key, item in parts for found in flatten_output(item, (*path, key))]
-    if output is not None and not isinstance(output, bool | int | float | str | torch.Size):
+    parts: Iterable[tuple[str | int, Any]] = ()
+    if isinstance(output, Mapping):
+        parts = output.items()
+    elif dataclasses.is_dataclass(output):
+        parts = vars(output).items()
+    elif isinstance(output, tuple | list) and not isinstance(output, PackedSequence | torch.Size):
+        parts = output._asdict().items() if hasattr(output, "_asdict") else enumerate(output)
+    elif output is not None and not isinstance(output, bool | int | float | str | torch.Size):
         raise InputError(
-            f"forward returns a {type(output).__name__}; return tensors in a tuple, dict or dataclass"
+            f"forward returns a {type(output).__name__}; return tensors in a tuple, dict or dataclass "
+            "(pad_packed_sequence(...)[0])"
         )
-    return []
+    return [found for key, item in parts for found in flatten_output(item, (*path, key))]
 
 
 def returned_names(module: nn.Module, count: int) -> list[str]:
     """Return the ``count`` variables in the last ``return`` of ``forward``; ``""`` for other expressions."""
-    names: list[str] = []
     with suppress(OSError, TypeError, SyntaxError, ValueError):
         nodes = ast.walk(ast.parse(textwrap.dedent(inspect.getsource(type(module).forward))))
         returns = [node for node in nodes if isinstance(node, ast.Return)]
-        names = [*_variables(max(returns, key=lambda node: node.lineno).value)]
-    return names if len(names) == count else [""] * count
+        names = _variables(max(returns, key=lambda node: node.lineno).value)
+        if len(names) == count:
+            return names
+    return [""] * count
 
 
-def _variables(node: Any) -> Iterator[str]:
+def _variables(node: Any) -> list[str]:
     if isinstance(node, ast.Tuple | ast.List):
-        for item in node.elts:
-            yield from _variables(item)
-    else:
-        yield node.id if isinstance(node, ast.Name) else ""
+        return [name for item in node.elts for name in _variables(item)]
+    return [node.id if isinstance(node, ast.Name) else ""]
 
 
 def own_copy(module: nn.Module) -> nn.Module:
@@ -183,23 +181,20 @@ def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
     try:
         with torch.no_grad(), Floats(torch.float32), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return flatten_output(call.run(module, call.example))
-    except InputError:
-        raise
+            result = call.run(module, call.example)
     except Exception as error:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in call.shapes.items())
         raise InputError(
             f"{type(module).__name__} does not run on the example ({shapes}): {first_line(error)}"
         ) from error
+    return flatten_output(result)
 
 
 def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Tensor):
-        return (example,), {}
     if isinstance(example, Mapping):
         return (), dict(example)
-    if isinstance(example, tuple | list):
-        return tuple(example), {}
+    if isinstance(example, Tensor | tuple | list):
+        return (example,) if isinstance(example, Tensor) else tuple(example), {}
     raise InputError(
         f"the example is a {type(example).__name__}; give a tensor, a tuple of arguments or a dict of them"
     )
@@ -213,28 +208,12 @@ def _named(bound: inspect.BoundArguments) -> Iterator[tuple[str, Any]]:
 
 
 def _paths(value: Any, name: str) -> Iterator[Path]:
-    """Return where the leaves of an argument are, in pytree order."""
+    """Return the paths of an argument's leaves, in pytree order."""
     try:
-        yield from ((name, *map(_step, path)) for path, _ in pytree.tree_flatten_with_path(value)[0])
+        keys = [path for path, _ in pytree.tree_flatten_with_path(value)[0]]
     except ValueError:  # a class that was registered without names for its parts
-        yield from ((name, place) for place in range(len(pytree.tree_leaves(value))))
-
-
-def _step(key: Any) -> str | int:
-    """Return a dict's key, a sequence's index or a field's name without pytree's marks."""
-    if isinstance(key, pytree.SequenceKey):
-        return key.idx
-    return str(next((getattr(key, mark) for mark in ("key", "name") if hasattr(key, mark)), key))
-
-
-def _parts(value: Any) -> Iterable[tuple[str | int, Any]] | None:
-    """Return what a container holds, by key, field or place; None for what is none."""
-    if isinstance(value, PackedSequence):
-        raise InputError("forward returns a PackedSequence; return pad_packed_sequence(...)[0] instead")
-    if isinstance(value, Mapping):
-        return ((str(key), item) for key, item in value.items())
-    if dataclasses.is_dataclass(value):
-        return ((entry.name, getattr(value, entry.name)) for entry in dataclasses.fields(value))
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return zip(value._fields, value, strict=True)
-    return enumerate(value) if isinstance(value, tuple | list) else None
+        yield from ((name, index) for index in range(len(pytree.tree_leaves(value))))
+        return
+    marks = ("idx", "key", "name")
+    for path in keys:
+        yield (name, *(next(getattr(key, mark) for mark in marks if hasattr(key, mark)) for key in path))

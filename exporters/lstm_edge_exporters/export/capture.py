@@ -9,16 +9,15 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import product
 from typing import Any
+from unittest import mock
 
 import sympy  # type: ignore[import-untyped]
 import torch
 from torch import Tensor, nn
-from torch._export.utils import node_inline_
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as _tracing
 from torch.utils._sympy.numbers import int_oo
 
-from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Axes, AxisRange
 
@@ -28,7 +27,7 @@ from .call import Call, flatten_output
 from .config import ExportConfig
 from .floats import Floats
 from .record import Recorder, RecurrentCall
-from .sizes import keeping_sizes
+from .replaced import keeping_sizes
 
 _TRIED = (1, 2, 3, 4, 5, 7, 31, 40, 257, 1000, 4097, 10**6)
 """Sizes at which a condition on sizes is evaluated."""
@@ -70,6 +69,8 @@ class _Flat(nn.Module):
 def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
     """Trace ``module``, a copy in float64 that is ours, once, with the example of ``call`` in float64.
 
+    Regions of ``torch.autocast`` leave float64 as it is, so that they are not traced.
+
     Raises:
         InputError: no axis is given, and no layer shows any.
         UnsupportedError: the module can't be traced, or fixes an axis that is to be dynamic.
@@ -81,7 +82,8 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
         for name, tensor in zip(call.names, call.example, strict=True)
     ]
     tracing: Any = _tracing
-    with quietly(), torch.no_grad(), tracing.patch(backed_size_oblivious=True), keeping_sizes(module):
+    plain = mock.patch.multiple(torch.autocast, __enter__=lambda own: own, __exit__=lambda *_: None)
+    with quietly(), torch.no_grad(), tracing.patch(backed_size_oblivious=True), keeping_sizes(module), plain:
         try:
             exported = torch.export.export(
                 _Flat(module, call, recorder), call.example, dynamic_shapes=(tuple(dims),), strict=False
@@ -90,7 +92,6 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
             raise
         except Exception as error:
             raise refusal("can't be traced", error) from error
-    _inline_autocast(exported.graph_module)
     for node in exported.graph.nodes:
         if isinstance(node.target, torch._ops.HigherOrderOperator):
             raise UnsupportedError(
@@ -98,19 +99,6 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
                 "torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop"
             )
     return _Sizes(exported, recorder, call, config, given).program()
-
-
-def _inline_autocast(graph: torch.fx.GraphModule) -> None:
-    """Inline regions of ``torch.autocast``, which leaves float64 as it is."""
-    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.higher_order.wrap_with_autocast):
-        body, *inputs = node.args[4:]
-        with graph.graph.inserting_before(node):
-            call = graph.graph.call_module(body.target, tuple(inputs))
-        call.meta = node.meta
-        node.replace_all_uses_with(call)
-        graph.graph.erase_node(node)
-        node_inline_(call)
-    graph.recompile()
 
 
 @dataclass(frozen=True)
@@ -124,7 +112,7 @@ class _Sizes:
     given: Mapping[str, Axes]
 
     def program(self) -> Program:
-        """Name every axis; refuse what would be another function at another size."""
+        """Name every axis; refuse a module that is another function at another size."""
         if not self.names and not self.recorder.calls and not self.given:
             raise InputError(
                 "can't tell which axes are batch and time, because forward calls no recurrent layer; pass "
@@ -134,15 +122,13 @@ class _Sizes:
         self._refuse_fixed()
         ranges = dict(self._ranges())
         self._refuse_conditions(ranges)
-        calls = [replace(c, steps=self.axis(c.steps), rows=self.axis(c.rows)) for c in self.recorder.calls]
-        shapes = {name: tuple(map(self.axis, shape)) for name, shape, _ in self._inputs()}
         return Program(
             self.exported,
-            tuple(calls),
-            {**shapes, **self.given},
+            tuple(replace(c, steps=self.axis(c.steps), rows=self.axis(c.rows)) for c in self.recorder.calls),
+            {name: tuple(map(self.axis, shape)) for name, shape, _ in self._inputs()} | {**self.given},
             tuple((name, tuple(map(self.axis, shape))) for name, shape in self.recorder.outputs),
             {name: limits for name, limits in ranges.items() if limits != AxisRange()},
-            {str(symbol): str(found).replace(" ", "") for symbol, found in self._expressions.items()},
+            {str(symbol): str(axis).replace(" ", "") for symbol, axis in self._axes.items()},
             self._seen("rows", "N"),
             self._seen("steps", "L"),
         )
@@ -152,15 +138,14 @@ class _Sizes:
         """The axis of each of the tracer's symbols: as given, or batch and time as the layers see them."""
         names = self._given_names()
         times, rows = (
-            dict.fromkeys(each for call in self.recorder.calls for each in _growing(getattr(call, part)))
+            dict.fromkeys(symbol for call in self.recorder.calls for symbol in _growing(getattr(call, part)))
             for part in ("steps", "rows")
         )
-        batches = [each for each in rows if each not in times] or [*rows]
-        for stem, found in (("N", batches), ("L", [*times])):
-            fresh = [each for each in found if each not in names and each.startswith("s")]
-            taken = sum(stem in parse_sum(name)[0] for name in names.values())
-            for number, each in enumerate(fresh, 1 + taken):
-                names[each] = stem if number == 1 else f"{stem}{number}"
+        batches = [symbol for symbol in rows if symbol not in times] or [*rows]
+        for stem, symbols in (("N", batches), ("L", [*times])):
+            fresh = [symbol for symbol in symbols if symbol not in names and symbol.startswith("s")]
+            for number, symbol in enumerate(fresh, 1 + [*names.values()].count(stem)):
+                names[symbol] = stem if number == 1 else f"{stem}{number}"
         names = names | self._of_batch_size(names) | self._of_signal(names)
         return {symbol: name for symbol, name in names.items() if symbol not in self._pinned or self.given}
 
@@ -168,77 +153,48 @@ class _Sizes:
     def _pinned(self) -> set[str]:
         """The symbols that an equation fixes, as ``s0 + s1 = 12`` does."""
         equations = [guard for guard, _ in self._guards() if isinstance(guard, sympy.Eq)]
-        sums = [sympy.expand(each.lhs - each.rhs) for each in equations]
-        fixed = [each for each in sums if each.as_coeff_Add()[0] != 0 and each.is_polynomial()]
+        sums = [sympy.expand(equation.lhs - equation.rhs) for equation in equations]
+        fixed = [term for term in sums if term.as_coeff_Add()[0] != 0 and term.is_polynomial()]
         sizes = self._example_sizes  # a stride along an axis of 1 may be any number
-        pairs = ((symbol, each) for each in fixed for symbol in each.free_symbols)
-        return {str(symbol) for symbol, each in pairs if sizes.get(symbol) != 1 or each == symbol - 1}
-
-    def _guards(self) -> list[tuple[Any, str]]:
-        """Every condition on sizes that the trace rests on, and the user's line that asked for it."""
-        traced: list[Any] = [
-            size for shape in self.recorder.shapes for size in shape if isinstance(size, torch.SymInt)
-        ]
-        guards = traced[0].node.shape_env.guards if traced else ()
-        return [(guard.expr, frame_line(guard.sloc.framework_loc)) for guard in guards]
-
-    @cached_property
-    def _example_sizes(self) -> dict[Any, int]:
-        """The example's size of each of the tracer's symbols, those that were replaced later too."""
-        return {
-            expression: tensor.shape[place]
-            for _, shape, tensor in self._inputs()
-            for place, size in enumerate(shape)
-            if isinstance(size, torch.SymInt)
-            for expression in (size.node.expr, size.node._expr)
-            if expression.is_symbol
-        }
+        pairs = ((symbol, term) for term in fixed for symbol in term.free_symbols)
+        return {str(symbol) for symbol, term in pairs if sizes.get(symbol) != 1 or term == symbol - 1}
 
     def _given_names(self) -> dict[str, str]:
         names: dict[str, str] = {}
         for name, shape, _ in self._inputs():
             for axis, size in zip(self.given.get(name, ()), shape, strict=False):
-                if isinstance(axis, str) and isinstance(size, torch.SymInt) and size.node.expr.is_symbol:
-                    other = names.setdefault(str(size.node.expr), axis)
-                    if other != axis and axis.isidentifier():
-                        raise UnsupportedError(
-                            f"forward works only where axes {other} and {axis} have the same size; give them "
-                            "the same name, or mend the order of its axes"
-                        )
+                named = isinstance(axis, str) and isinstance(size, torch.SymInt) and size.node.expr.is_symbol
+                if named and (other := names.setdefault(str(size.node.expr), str(axis))) != axis:
+                    raise UnsupportedError(
+                        f"forward works only where axes {other} and {axis} have the same size; give them "
+                        "the same name, or mend the order of its axes"
+                    )
         return names
 
     def _of_batch_size(self, names: Mapping[str, str]) -> dict[str, str]:
         """Name first axes that no layer sees and that have the batch's size in the example."""
-        firsts = [
-            (str(shape[0]), tensor.shape[0])
+        firsts = {
+            str(shape[0]): tensor.shape[0]
             for name, shape, tensor in self._inputs()
-            if name not in self.given
-            and shape
-            and isinstance(shape[0], torch.SymInt)
-            and "N" not in [names.get(str(size)) for size in shape[1:]]
-        ]
-        batch = {size for symbol, size in firsts if names.get(symbol) == "N"}
-        return {
-            symbol: "N"
-            for symbol, size in firsts
-            if symbol not in names and symbol.isidentifier() and {size} == batch
+            if name not in self.given and shape and _symbols(shape[0])
+            if "N" not in [names.get(str(size)) for size in shape[1:]]
         }
+        batch = {size for symbol, size in firsts.items() if names.get(symbol) == "N"}
+        free = {symbol: size for symbol, size in firsts.items() if symbol not in names}
+        return {symbol: "N" for symbol, size in free.items() if symbol.isidentifier() and {size} == batch}
 
     def _of_signal(self, names: Mapping[str, str]) -> dict[str, str]:
-        """Name the free axes of a network without recurrent layers: the first is the batch, another is time.
-
-        They are those of the first input that is not called like a state.
-        """
+        """Name the free axes of the signal of a network without recurrent layers: batch, then time."""
         if names or self.recorder.calls or self.given:
             return {}
         shapes = {name: shape for name, shape, _ in self._inputs()}
         signal = next((name for name in shapes if not is_called_like_a_state(name)), next(iter(shapes)))
         example = self.call.shapes[signal]
         free = {
-            symbol: "L" if place else "N"
-            for place, size in reversed([*enumerate(shapes[signal])])
+            symbol: "L" if axis else "N"
+            for axis, size in reversed([*enumerate(shapes[signal])])
             for symbol in _symbols(size)
-            if symbol not in self._pinned and (place == 0 or example[place] > 1)  # one step stays one
+            if symbol not in self._pinned and (axis == 0 or example[axis] > 1)  # one step stays one
         }
         return free if len({*free.values()}) == len(free) else {}
 
@@ -249,119 +205,112 @@ class _Sizes:
         """Return the axis of a traced size: a number, a name, or text in terms of names."""
         if (number := _fixed(size)) is not None:
             return number
-        found = size.node.expr.subs(self._expressions)
-        return int(found) if found.is_number else str(found).replace(" ", "")
+        axis = size.node.expr.subs(self._axes)
+        return int(axis) if axis.is_number else str(axis).replace(" ", "")
 
     @cached_property
-    def _expressions(self) -> dict[Any, Any]:
-        """What each of the tracer's symbols is in terms of names; the example's size if it has none."""
-        sizes = self._example_sizes
-        every: list[Any] = [size for _, shape in self.recorder.outputs for size in shape]
-        every += [size for call in self.recorder.calls for size in (call.steps, call.rows)]
-        traced = (size.node.expr.free_symbols for size in every if isinstance(size, torch.SymInt))
+    def _example_sizes(self) -> dict[Any, int]:
+        """The example's size of each of the tracer's symbols, including those that were replaced."""
         return {
-            symbol: _sum(self.names[str(symbol)])
+            expression: tensor.shape[axis]
+            for _, shape, tensor in self._inputs()
+            for axis, size in enumerate(shape)
+            if isinstance(size, torch.SymInt)
+            for expression in (size.node.expr, size.node._expr)
+            if expression.is_symbol
+        }
+
+    @cached_property
+    def _axes(self) -> dict[Any, Any]:
+        """The axis of each of the tracer's symbols; the example's size if it has no name."""
+        sizes = self._example_sizes
+        traced: list[Any] = [size for _, shape in self.recorder.outputs for size in shape]
+        traced += [size for call in self.recorder.calls for size in (call.steps, call.rows)]
+        unknown = {symbol for size in traced if _symbols(size) for symbol in size.node.expr.free_symbols}
+        return {
+            symbol: _name(self.names[str(symbol)])
             if str(symbol) in self.names
             else _name(LONGEST)
             if str(symbol).startswith("u")
             else sympy.Integer(sizes.get(symbol, 1))
-            for symbol in sizes.keys() | {symbol for symbols in traced for symbol in symbols}
+            for symbol in sizes.keys() | unknown
         }
 
     def _refuse_fixed(self) -> None:
         """Refuse a size that the user's code takes for a number, where the axis is to be dynamic."""
         calls = self.recorder.calls
-        sizes = {_fixed(size) for call in calls for size in (call.steps, call.rows)} - {None, 1}
-        timeless = not any(_growing(call.steps) for call in calls) and not self.given
+        rows = {_fixed(size) for call in calls for size in (call.steps, call.rows)} - {None, 1}
+        timeless = not (self.given or "L" in self.names.values() or any(_growing(c.steps) for c in calls))
         for name, shape, tensor in self._inputs():
-            for place, size in enumerate(shape):
-                line = fixing_line(size)
-                if isinstance(size, torch.SymInt) and "L" not in self.names.values():  # else it is channels
-                    line = line or self.recorder.loops.get(size.node._expr, "")
-                last = len(shape) - tensor.is_floating_point()  # features are no time, tokens have none
-                looped = timeless and bool(line) and 0 < place < last and tensor.shape[place] > 1
-                free = looped or (place == 0 and _fixed(size) in sizes)
-                wanted = isinstance(self.given[name][place], str) if name in self.given else free
-                if wanted and _fixed(size) is not None:
+            last = len(shape) - tensor.is_floating_point()  # features are no time, tokens have none
+            for axis, size in enumerate(map(_fixed, shape)):
+                line = fixing_line(shape[axis])
+                looped = timeless and (line or all(call.cell for call in calls)) and 0 < axis < last
+                free = (looped and tensor.shape[axis] > 1) or (axis == 0 and size in rows)
+                if size is not None and (
+                    isinstance(self.given[name][axis], str) if name in self.given else free
+                ):
                     raise UnsupportedError(
-                        f"forward fixes axis {place} of {name} at {tensor.shape[place]}"
-                        f"{f' ({line})' if line else ''}: a loop, a layer or a kept state takes the size for "
-                        "a number; use tensor operations over the whole axis, take and return the state and "
-                        "export one step a call: --input x=N,1,8, or fix the axis: "
-                        f"inputs={{{name!r}: (... {tensor.shape[place]} ...)}}"
+                        f"forward fixes axis {axis} of {name} at {size}{line and f' ({line})'}: a loop, a "
+                        "layer or a kept state takes the size for a number; use tensor operations over the "
+                        "whole axis, take and return the state and export one step a call: --input x=N,1,8, "
+                        f"or fix the axis: inputs={{{name!r}: (... {size} ...)}}"
                     )
+
+    def _guards(self) -> list[tuple[Any, str]]:
+        """Every condition on sizes that the trace rests on, and the user's line that asked for it."""
+        traced = (size for shape in self.recorder.shapes for size in shape if isinstance(size, torch.SymInt))
+        size: Any = next(traced, None)
+        guards = size.node.shape_env.guards if size is not None else ()
+        return [(guard.expr, frame_line(guard.sloc.framework_loc)) for guard in guards]
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
         """Yield the sizes of each dynamic axis: those that are asked for, within what the tracer promises."""
         guards = [guard for guard, line in self._guards() if line]
+        yield from ((name, limits) for name, limits in self.config.ranges.items())
         for symbol, bounds in self.exported.range_constraints.items():
-            factors, constant = parse_sum(self.names.get(str(symbol), ""))
-            if len(factors) != 1 or not all(map(str.isidentifier, factors)):
-                continue
-            ((name, factor),) = factors.items()
-            lower = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch for one step
-            least = max(1, -(-(lower - constant) // factor))
-            most = None if bounds.upper == int_oo else (int(bounds.upper) - constant) // factor
-            yield name, self._asked(name, AxisRange(least, most))
-        promised = {name for text in self.names.values() for name in parse_sum(text)[0]}
-        yield from ((name, limits) for name, limits in self.config.ranges.items() if name not in promised)
+            if name := self.names.get(str(symbol)):
+                least = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch for one step
+                most = None if bounds.upper == int_oo else int(bounds.upper)
+                yield name, self._asked(name, AxisRange(max(1, least), most))
 
     def _asked(self, name: str, promised: AxisRange) -> AxisRange:
         asked = self.config.ranges.get(name)
         if asked is None:
             return promised
-        most = promised.most is not None and (asked.most or promised.most + 1) > promised.most
-        if (most and asked.most is not None) or asked.nearest(1) < promised.least != 1 != asked.least:
+        most = promised.most is not None and asked.most is not None and asked.most > promised.most
+        if most or asked.nearest(1) < promised.least != 1 != asked.least:
             raise UnsupportedError(f"axis {name}: {asked} is asked for, {promised} is what forward takes")
         return AxisRange(max(asked.least, promised.least), asked.most or promised.most, asked.multiple)
 
     def _refuse_conditions(self, ranges: Mapping[str, AxisRange]) -> None:
-        """Refuse a condition in a line of the user's that does not hold at every size within ``ranges``.
-
-        The tracer accounts for the conditions of operators.
-        """
+        """Refuse a condition in a line of the user's that fails at a size within ``ranges``."""
         for expression, line in self._guards():
-            if not line:
-                continue
-            condition = expression.subs(self._expressions)
+            condition = expression.subs(self._axes)
             free = sorted(condition.free_symbols, key=str)
-            limits = [ranges.get(str(each), AxisRange()) for each in free]
-            tried = [sorted({each.nearest(size) for size in _TRIED}) for each in limits]
+            limits = [ranges.get(str(symbol), AxisRange()) for symbol in free]
+            tried = [sorted({limit.nearest(size) for size in _TRIED}) for limit in limits]
             for sizes in product(*tried):
-                _refuse_at(condition, dict(zip(free, sizes, strict=True)), line)
+                at = dict(zip(free, sizes, strict=True))
+                if line and condition.subs(at) != sympy.true:
+                    size = ", ".join(f"{name}={size}" for name, size in at.items())
+                    raise UnsupportedError(
+                        f"at {size} forward does something else than at the example ({line}); write it with "
+                        "tensor operations that hold at any size, or state the sizes that the axis has "
+                        "(ranges=, or --input x=N,L:16..4096,8)"
+                    )
 
     def _seen(self, part: str, usual: str) -> str | None:
         """Return the axis that the first layer sees as batch (``rows``) or time (``steps``)."""
-        known = {name for text in self.names.values() for name in parse_sum(text)[0]}
         if not self.recorder.calls:
-            return usual if usual in known else None
+            return usual if usual in self.names.values() else None
         calls = sorted(self.recorder.calls, key=lambda call: not call.lengths)
-        own, others = (
-            [
-                name
-                for call in calls
-                for each in _growing(getattr(call, side))
-                for name in parse_sum(self.names.get(each, ""))[0]
-            ]
-            for side in (part, "rows" if part == "steps" else "steps")
-        )
-        if part == "rows":
-            own = [each for each in own if each not in others] or own
-        return next((each for each in own if each.isidentifier()), None)
-
-
-def _refuse_at(condition: Any, sizes: Mapping[Any, int], line: str) -> None:
-    holds = condition.subs(sizes)
-    if holds == sympy.true:
-        return
-    at = ", ".join(f"{name}={size}" for name, size in sizes.items())
-    if holds == sympy.false:
-        raise UnsupportedError(
-            f"at {at} forward does something else than at the example ({line}); write it with tensor "
-            "operations that hold at any size, or state the sizes that the axis has (ranges=, or "
-            "--input x=N,L:16..4096,8)"
-        )
-    raise UnsupportedError(f"forward depends on a condition that can't be evaluated at {at} ({line})")
+        seen = {
+            side: [self.names[s] for call in calls for s in _growing(getattr(call, side)) if s in self.names]
+            for side in ("rows", "steps")
+        }
+        rows = [name for name in seen["rows"] if name not in seen["steps"]] or seen["rows"]
+        return next(iter(rows if part == "rows" else seen["steps"]), None)
 
 
 def _symbols(size: Any) -> list[str]:
@@ -371,12 +320,9 @@ def _symbols(size: Any) -> list[str]:
 
 def _growing(size: Any) -> list[str]:
     """Return the tracer's symbols that a size grows with: ``min(L, 5)`` grows with none."""
-    if not _symbols(size):
-        return []
-    expression = size.node.expr
+    expression = size.node.expr if _symbols(size) else sympy.Integer(1)
     here = dict.fromkeys(expression.free_symbols, 97)
-    symbols = sorted(expression.free_symbols, key=str)
-    return [str(each) for each in symbols if expression.subs(here) != expression.subs({**here, each: 193})]
+    return sorted(str(s) for s in here if expression.subs(here) != expression.subs({**here, s: 193}))
 
 
 def _fixed(size: Any) -> int | None:
@@ -387,12 +333,6 @@ def _fixed(size: Any) -> int | None:
 
 def _name(name: str) -> Any:
     return sympy.Symbol(name, integer=True, positive=True)
-
-
-def _sum(axis: str) -> Any:
-    """Return an axis such as ``4*L+1`` as an expression."""
-    factors, constant = parse_sum(axis)
-    return sympy.Add(*(factor * _name(name) for name, factor in factors.items()), constant)
 
 
 @contextlib.contextmanager

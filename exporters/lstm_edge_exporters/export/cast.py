@@ -3,6 +3,9 @@
 What is computed of sizes alone stays in float64, in which every size is exact, until it meets data.
 """
 
+from collections.abc import Collection, Mapping
+from typing import Any
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -31,17 +34,40 @@ def to_float32(model: ir.Model) -> onnx.ModelProto:
     for node in list(narrow.graph):
         _settle(node, wide)
     for graph in (narrow.graph, *narrow.graph.subgraphs()):
-        values = (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs))
-        for value in values:
-            if value not in wide:
-                _narrow_value(value)
+        for value in _values(graph):
+            if value not in wide and value.dtype == ir.DataType.DOUBLE:
+                value.dtype = ir.DataType.FLOAT
+                if value.const_value is not None:
+                    value.const_value = ir.tensor(
+                        value.const_value.numpy().astype(np.float32), name=value.name
+                    )
         for node in graph:
             if not (node.outputs and node.outputs[0] in wide):
-                _narrow_attributes(node)
+                _retype(node, (ir.DataType.DOUBLE,), ir.DataType.FLOAT)
     common.RemoveUnusedNodesPass()(narrow)
     proto = to_proto(narrow)
     proto.ir_version = IR_VERSION
     return proto
+
+
+def _values(graph: Any) -> tuple[ir.Value, ...]:
+    return (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs))
+
+
+def _arrays(graph: Any) -> dict[str, Array]:
+    values = graph.initializers.items()
+    return {name: value.const_value.numpy() for name, value in values if value.const_value is not None}
+
+
+def _retype(node: ir.Node, before: Collection[ir.DataType], after: ir.DataType) -> None:
+    """Replace the dtypes ``before`` among a node's attributes."""
+    for name, attribute in list(node.attributes.items()):
+        if name in ("to", "dtype") and attribute.type is ir.AttributeType.INT:
+            if attribute.as_int() in before:
+                node.attributes[name] = ir.AttrInt64(name, int(after))
+        elif attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype in before:
+            array = attribute.as_tensor().numpy().astype(after.numpy())
+            node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
 
 
 def _sizes(model: ir.Model) -> set[ir.Value]:
@@ -76,71 +102,42 @@ def _settle(node: ir.Node, wide: set[ir.Value]) -> None:
             wide.add(own)
 
 
-def _narrow_value(value: ir.Value) -> None:
-    if value.dtype == ir.DataType.DOUBLE:
-        value.dtype = ir.DataType.FLOAT
-        if value.const_value is not None:
-            value.const_value = ir.tensor(value.const_value.numpy().astype(np.float32), name=value.name)
-
-
-def _narrow_attributes(node: ir.Node) -> None:
-    for name, attribute in list(node.attributes.items()):
-        if name in ("to", "dtype") and attribute.type is ir.AttributeType.INT:
-            if attribute.as_int() == ir.DataType.DOUBLE:
-                node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.FLOAT))
-        elif attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype == ir.DataType.DOUBLE:
-            array = attribute.as_tensor().numpy().astype(np.float32)
-            node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
-
-
 def widened(proto: onnx.ModelProto, exact: ir.Model | None = None) -> ir.Model:
     """Return a file's graph in float64.
 
     Args:
         proto: the file, in float32 or float16.
-        exact: a graph in float64; where the file has its constants rounded, they replace the file's.
+        exact: a graph in float64; if the file has its constants rounded, they replace the file's.
     """
-    model = ir.from_proto(proto)
-    constants = {} if exact is None else dict(exact.graph.initializers)
+    model, narrow = ir.from_proto(proto), (ir.DataType.FLOAT, ir.DataType.FLOAT16)
+    known = {} if exact is None else _arrays(exact.graph)
     attributes = {} if exact is None else {node.name: node.attributes for node in exact.graph}
     for graph in (model.graph, *model.graph.subgraphs()):
-        for value in (*graph.inputs, *graph.initializers.values(), *(v for n in graph for v in n.outputs)):
-            if value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
+        for value in _values(graph):
+            if value.dtype in narrow:
                 value.dtype = ir.DataType.DOUBLE
-        for name, value in graph.initializers.items():
-            array = value.const_value.numpy() if value.const_value is not None else None
-            if array is not None and array.dtype in (np.float32, np.float16):
-                known = constants.get(name)
-                own = None if known is None or known.const_value is None else known.const_value.numpy()
-                same = own is not None and _rounds_to(own, array)
-                value.const_value = ir.tensor(
-                    own if same and own is not None else array.astype(np.float64), name=name
-                )
+        for name, array in _arrays(graph).items():
+            if array.dtype in (np.float32, np.float16):
+                own = known.get(name, array)
+                same = own.shape == array.shape and own.astype(array.dtype).tobytes() == array.tobytes()
+                exactly = (own if same else array).astype(np.float64)
+                graph.initializers[name].const_value = ir.tensor(exactly, name=name)
         for node in graph:
             if node.op_type == "ConstantOfShape" and "value" not in node.attributes:  # zeros of float32
                 node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.zeros(1)))
-            _widen_attributes(node, attributes.get(node.name, {}))
+            _retype(node, narrow, ir.DataType.DOUBLE)
+            _widen_numbers(node, attributes.get(node.name, {}))
     return model
 
 
-def _widen_attributes(node: ir.Node, exact: object) -> None:
-    known: dict[str, ir.Attr] = dict(exact)  # type: ignore[call-overload]
+def _widen_numbers(node: ir.Node, exact: Mapping[str, ir.Attr]) -> None:
+    """Give numbers among attributes the digits of ``exact``, and a ``Constant`` of numbers a tensor."""
     for name, attribute in list(node.attributes.items()):
-        if name in ("to", "dtype") and attribute.type is ir.AttributeType.INT:
-            if attribute.as_int() in (ir.DataType.FLOAT, ir.DataType.FLOAT16):
-                node.attributes[name] = ir.AttrInt64(name, int(ir.DataType.DOUBLE))
-        elif attribute.type is ir.AttributeType.TENSOR and attribute.as_tensor().dtype.is_floating_point():
-            array = attribute.as_tensor().numpy().astype(np.float64)
-            node.attributes[name] = ir.AttrTensor(name, ir.tensor(array))
-        elif attribute.type is ir.AttributeType.FLOAT and name in known:
-            own = known[name].as_float()
-            if np.float32(own) == np.float32(attribute.as_float()):
-                node.attributes[name] = ir.AttrFloat32(name, own)
-        elif name in ("value_float", "value_floats"):
-            floats = attribute.as_float() if name == "value_float" else attribute.as_floats()
+        if name in ("value_float", "value_floats"):
             del node.attributes[name]
-            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.array(floats, np.float64)))
-
-
-def _rounds_to(exact: Array, array: Array) -> bool:
-    return exact.shape == array.shape and exact.astype(array.dtype).tobytes() == array.tobytes()
+            array = np.array(attribute.value, np.float64)
+            node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
+        elif attribute.type is ir.AttributeType.FLOAT and name in exact:
+            own = exact[name].as_float()
+            same = np.float32(own) == np.float32(attribute.as_float())
+            node.attributes[name] = ir.AttrFloat32(name, own) if same else attribute

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from lstm_edge_runtime.axes import parse_sum
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
 
@@ -15,11 +14,10 @@ class ExportConfig:
     """Options of one export; the defaults serve a module whose ``forward`` names its arguments well."""
 
     inputs: Mapping[str, Axes] = field(default_factory=dict)
-    """Axes by input name, an int where fixed, a name where dynamic and a sum of multiples of names where it
-    follows from others: ``{"x": ("N", "L", 8), "wave": ("N", "4*L")}``. The names of the inputs
-    are those of ``forward``'s parameters. The axes of an input left out are found by tracing: those that a
-    recurrent layer sees as its batch and its time are dynamic, the others fixed. Without recurrent layers
-    the batch is ``N`` and time is ``L``."""
+    """Axes by input name, an int if fixed, a name if dynamic: ``{"x": ("N", "L", 8)}``. The names of the
+    inputs are those of ``forward``'s parameters. The axes of an input left out are found by tracing: those
+    that a recurrent layer sees as its batch and its time are dynamic, the others fixed. Without recurrent
+    layers the batch is ``N`` and time is ``L``."""
     ranges: Mapping[str, AxisRange] = field(default_factory=dict)
     """The sizes that dynamic axes shall have, by axis: ``{"L": AxisRange(16, 4096, 4)}``. Those of an axis
     left out are the ones that tracing promises."""
@@ -41,21 +39,18 @@ class ExportConfig:
     seed: int = seed_option()
 
     def __post_init__(self) -> None:
-        """Refuse what no export can honor.
-
-        Raises:
-            InputError: an axis, name or seed that is out of range.
-        """
+        """Refuse axes, names and seeds out of range; raises InputError."""
         check_options(self)
         if isinstance(self.outputs, str) or not all(self.outputs):
             raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
         for name, axes in self.inputs.items():
-            _check_names(name, axes)
-        dynamic = {axis for axes in self.inputs.values() for axis in axes if isinstance(axis, str)}
-        named = {name for axis in dynamic for name in parse_sum(axis)[0]}
-        for name in self.ranges:
-            if self.inputs and name not in named:
-                raise InputError(f"range {self.ranges[name]} of axis {name}: it is in none of the inputs")
+            if isinstance(axes, str) or not all(_is_axis(axis) for axis in axes):
+                raise InputError(
+                    f'input {name}: got axes {axes!r}, expected numbers and names, such as ("N", "L", 8)'
+                )
+        for name, limits in self.ranges.items():
+            if self.inputs and not any(name in axes for axes in self.inputs.values()):
+                raise InputError(f"range {limits} of axis {name}: it is in none of the inputs")
 
     def given_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Axes]:
         """Return the axes of the inputs whose axes are given.
@@ -64,33 +59,20 @@ class ExportConfig:
             shapes: each input's shape in the example.
 
         Raises:
-            InputError: axes for an input that is not there, or that do not fit the example.
+            InputError: axes for an input that does not exist, or that do not fit the example.
         """
         for name, axes in self.inputs.items():
             if name not in shapes:
                 raise InputError(f"input {name!r} is not one of {', '.join(shapes)}")
-            _check_axes(name, axes, shapes[name])
+            pairs, names = zip(axes, shapes[name], strict=False), [a for a in axes if isinstance(a, str)]
+            fixed = all(isinstance(axis, str) or axis == size for axis, size in pairs)
+            if not fixed or len(axes) != len(shapes[name]) or len({*names}) < len(names):
+                raise InputError(
+                    f"input {name}: axes {', '.join(map(str, axes))} do not fit the example's "
+                    f"{list(shapes[name])}, or one is named twice"
+                )
         return {name: tuple(self.inputs[name]) for name in shapes if name in self.inputs}
 
 
-def _check_names(name: str, axes: Axes) -> None:
-    if isinstance(axes, str):
-        raise InputError(f'input {name}: got axes {axes!r}, expected a tuple such as ("N", "L", 8)')
-    for axis in axes:
-        valid = all(map(str.isidentifier, parse_sum(axis)[0])) if isinstance(axis, str) else axis > 0
-        if not valid or not isinstance(axis, int | str):
-            raise InputError(
-                f"input {name}: axis {axis!r} is neither a positive int nor a plain name, nor a sum "
-                "of multiples of names such as 4*L"
-            )
-
-
-def _check_axes(name: str, axes: Axes, shape: tuple[int, ...]) -> None:
-    pairs = zip(axes, shape, strict=False)
-    if len(axes) != len(shape) or any(isinstance(axis, int) and axis != size for axis, size in pairs):
-        raise InputError(
-            f"input {name}: axes {', '.join(map(str, axes))} do not fit the example's {list(shape)}"
-        )
-    names = [axis for axis in axes if isinstance(axis, str)]
-    if len(set(names)) < len(names):
-        raise InputError(f"input {name}: axis {max(names, key=names.count)} is named twice")
+def _is_axis(axis: object) -> bool:
+    return axis.isidentifier() if isinstance(axis, str) else isinstance(axis, int) and axis > 0

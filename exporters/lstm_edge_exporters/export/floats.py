@@ -4,9 +4,8 @@ A file is float32 throughout and its verification float64 throughout, so that a 
 """
 
 import copy
-import hashlib
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
@@ -42,8 +41,7 @@ class Floats(TorchFunctionMode):
     def __init__(self, dtype: torch.dtype) -> None:
         super().__init__()
         self._dtype = dtype
-        self._entered: list[AbstractContextManager[None]] = []
-        """One an entry; the tracer leaves a mode and enters it again."""
+        self._entered: list[AbstractContextManager[None]] = []  # the tracer leaves a mode and enters it again
 
     def __enter__(self) -> Any:
         """Begin, with the dtype as PyTorch's default."""
@@ -56,23 +54,15 @@ class Floats(TorchFunctionMode):
         super().__exit__(*raised)  # type: ignore[no-untyped-call]
         self._entered.pop().__exit__(None, None, None)
 
-    def __torch_function__(
-        self,
-        func: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run ``func`` with every float dtype, asked for or given, replaced."""
         args, kwargs = pytree.tree_map_only(Tensor, self._given, (tuple(args), dict(kwargs or {})))
         if func in _CASTS:
             return args[0].to(self._dtype)
-        result = func(*map(self._asked, args), **{name: self._asked(each) for name, each in kwargs.items()})
-        if isinstance(result, Tensor):
-            return self._given(result)
-        if isinstance(result, tuple | list) and not isinstance(result, torch.Size):
-            return pytree.tree_map_only(Tensor, self._given, result)
-        return result
+        result = func(*map(self._asked, args), **{name: self._asked(value) for name, value in kwargs.items()})
+        if isinstance(result, torch.Size):
+            return result
+        return pytree.tree_map_only(Tensor, self._given, result)
 
     def _asked(self, value: Any) -> Any:
         return _in(value, self._dtype) if isinstance(value, torch.dtype) else value
@@ -94,35 +84,28 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     The epsilon of a norm is rounded to float32 as weights are, since a file holds no other. Tensors that the
     module computed and keeps, as weight norm does, lose their graph.
     """
-    held = ((*vars(each).values(), *getattr(each, "_flat_weights", ())) for each in module.modules())
-    computed = [value for each in held for value in each if isinstance(value, Tensor) and not value.is_leaf]
+    held = (
+        v for each in module.modules() for v in (*vars(each).values(), *getattr(each, "_flat_weights", ()))
+    )
+    computed = (value for value in held if isinstance(value, Tensor) and not value.is_leaf)
     own = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
     for layer in own.modules():
         if isinstance(layer, nn.RNNBase):  # it keeps weights that it computes, and no graph can be copied
             layer.requires_grad_(False)
+
+    def cast(value: Any) -> Any:
+        return value.to("cpu", _in(value.dtype, dtype)) if isinstance(value, Tensor) else value
+
     apply: Any = own._apply  # as .to() does, which would make complex numbers real
-    apply(lambda held: held.to("cpu", _in(held.dtype, dtype)))
+    apply(cast)
     for layer in own.modules():
-        for name, value in vars(layer).items():
-            if isinstance(value, torch.Tensor):  # neither a parameter nor a buffer
-                vars(layer)[name] = value.to("cpu", _in(value.dtype, dtype))
+        vars(layer).update({name: cast(value) for name, value in vars(layer).items()})
         if isinstance(layer, nn.RMSNorm) and layer.eps is None:
             layer.eps = torch.finfo(torch.float32).eps
         if isinstance(epsilon := getattr(layer, "eps", None), float):
             layer.eps = float(np.float32(epsilon))  # type: ignore[assignment]
     own.eval()  # which may give None where a module has a train() of its own
     return own
-
-
-def weights_sha256(module: nn.Module) -> str:
-    """Return the sha256 of every parameter and buffer with its name and shape, floats in float32."""
-    found = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        if isinstance(value, Tensor):
-            array = value.detach().cpu().float() if value.is_floating_point() else value.cpu()
-            found.update(f"{name} {tuple(array.shape)}\n".encode())
-            found.update(array.contiguous().numpy().tobytes())
-    return found.hexdigest()
 
 
 @contextmanager

@@ -22,20 +22,10 @@ from ..graph import constant
 from .advice import refusal, stack_line
 from .capture import Program, quietly
 from .floats import default_dtype
-from .sizes import TRANSLATIONS
+from .replaced import TRANSLATIONS
 
-_NUMBERS = (
-    math.pi,
-    math.log(2),
-    math.log(10),
-    math.sqrt(2),
-    math.sqrt(0.5),
-    math.sqrt(2 / math.pi),
-    180 / math.pi,
-    math.pi / 180,
-    1 / 3,
-    1 / 6,
-)
+_ROOTS = (math.sqrt(number) for number in (2, 0.5, 2 / math.pi))
+_NUMBERS = (math.pi, 180 / math.pi, math.pi / 180, math.log(2), math.log(10), 1 / 3, 1 / 6, *_ROOTS)
 """Numbers of the translations that no few decimals give."""
 _RULES = tuple(
     rule
@@ -84,15 +74,12 @@ def lower(program: Program, names: Sequence[str]) -> ir.Model:
 
 
 def _with_line(error: Exception, program: ExportedProgram) -> Exception:
-    """Return ``error`` with the operator that has no translation, whose place in the user's code it knows."""
+    """Return ``error`` with the operator that has no translation and the user's line."""
     found = re.search(r"target=torch\.ops\.([\w.]+)\]", " ".join(str(error).split()))
     if found is None:
         return error
-    name = found[1].removeprefix("aten._").removeprefix("aten.").split(".")[0]
-    lines = [(str(node.target), stack_line(node.meta)) for node in program.graph.nodes]
-    named = [line for target, line in lines if name in target] + [line for _, line in lines if name in line]
-    line = next(filter(None, named), "")
-    return NotImplementedError(f"{found[1]}{f' ({line})' if line else ''}")
+    lines = (stack_line(node.meta) for node in program.graph.nodes if str(node.target) == found[1])
+    return NotImplementedError(" ".join((found[1], *(f"({line})" for line in filter(None, lines)))))
 
 
 def _name_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -21,13 +21,14 @@ from torch import nn
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
 from lstm_edge_runtime.files import write_bytes
-from lstm_edge_runtime.manifest import Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
+from ..recurrent import is_reversed, recurrent_nodes
 from ..streaming.file import stream_file
-from ..streaming.flow import NotStreamableError
+from ..streaming.rewrite import NotStreamableError
 from ..streaming.stream import stream
 from ..verify.cases import CaseGenerator
 from ..verify.compare import Pair
@@ -41,25 +42,12 @@ from .call import Call, own_copy, returned_names, try_example
 from .capture import Program, capture
 from .cast import IR_VERSION, to_float32
 from .config import ExportConfig
-from .floats import OTHER_FLOATS, TURNS, copy_as, weights_sha256
+from .floats import TURNS, copy_as
 from .lower import lower
 from .states import Exposed, expose_states, sources
 
 OPSET = 18
 """The ONNX opset of files; 18 is read by onnxruntime 1.14 (February 2023) and later."""
-
-
-class Past(NamedTuple):
-    """A graph whose operators along time keep the frames that they look back at in states."""
-
-    model: ir.Model
-    states: tuple[StateSpec, ...]
-    reach: int = 0
-    """Steps that the added states hold."""
-    need: str = ""
-    """Why a file of its own streams, ``looks 3 steps ahead``; empty if the ordinary file does."""
-    refused: str = ""
-    """Why operators along time keep no past in states."""
 
 
 @dataclass(frozen=True)
@@ -78,9 +66,10 @@ class Built:
     """The module in float32."""
     cases: CaseGenerator
     notes: tuple[str, ...]
-    past: Past
-    stream: bool
-    """True if the file that streams is asked for."""
+    reach: int
+    """Number of steps that the states of operators along time hold."""
+    refused: str
+    """Why operators along time have no states."""
 
 
 def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress = ignore) -> Built:
@@ -95,91 +84,65 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
         program = capture(copy.deepcopy(reference), call, config)
         model = lower(program, call.names)
         exposed = expose_states(model, program, call, config, returned_names(plain, len(outputs)))
-        manifest = _describe(exposed, program, plain, config)
-        past = _keep_past(exposed.model, manifest, config)
-        manifest = manifest._replace(states=past.states, unstreamable=manifest.unstreamable or past.need)
-        file = to_float32(past.model)
+        manifest = _describe(exposed, program, config)
+        exact, manifest, reach, refused = _keep_past(exposed.model, manifest, config)
+        file = to_float32(exact)
     run = TorchReference(reference, call, exposed.titles)
-    cases = CaseGenerator.of(manifest, call.arrays, index_values(past.model.graph), config.seed)
+    cases = CaseGenerator.of(manifest, call.arrays, index_values(exact.graph), config.seed)
     held = frozenset(state.input for state in manifest.states) - {*call.names}  # the module starts at reset
     return Built(
-        past.model,
+        exact,
         file,
         manifest,
         run,
         TorchReference(plain, call, exposed.titles, torch.float32),
         replace(cases.fitted_to(run), held=held),
-        (*_notes(module, program, config), *exposed.notes),
-        past,
-        config.stream,
+        (*_notes(program, config), *exposed.notes),
+        reach,
+        refused,
     )
 
 
-def _notes(module: nn.Module, program: Program, config: ExportConfig) -> list[str]:
-    dtypes = {each.dtype for each in (*module.parameters(), *module.buffers())} & OTHER_FLOATS
-    names = sorted(str(dtype).rpartition(".")[2] for dtype in dtypes)
-    notes = [f"the module is {name}, the file is float32 throughout" for name in names]
-    notes += [
+def _notes(program: Program, config: ExportConfig) -> list[str]:
+    return [
         f"axis {name} takes {limits} alone; another size needs an example and axes of its own (--input)"
         for name, limits in program.ranges.items()
         if name not in config.ranges and (limits.least > 1 or limits.most is not None)
     ]
-    name, axes = next(iter(program.axes.items()))
-    if not config.inputs and program.sequence is None and len(axes) > 2:
-        notes.append(
-            f"{name} takes {', '.join(map(str, axes))}: forward fixes the numbers; if one is time, use "
-            "tensor operations over the whole axis"
-        )
-    return notes
 
 
-def _keep_past(model: ir.Model, manifest: Manifest, config: ExportConfig) -> Past:
-    """Return the graph with the states of operators along time, if it computes the full sequence too."""
-    plain = Past(model, manifest.states)
+def _keep_past(
+    model: ir.Model, manifest: Manifest, config: ExportConfig
+) -> tuple[ir.Model, Manifest, int, str]:
+    """Return graph and contract with states of operators along time, their steps, and why there are none."""
     if config.stateless or manifest.unstreamable:
-        return plain
+        return model, manifest, 0, ""
     try:
         found = stream(model, manifest.states, manifest.batch, manifest.sequence)
     except NotStreamableError as error:
-        return plain._replace(refused=str(error))
-    if not found.ordinary:
-        return plain._replace(need=found.need)
+        backwards = any(map(is_reversed, recurrent_nodes(model)))
+        return model, manifest._replace(unstreamable=str(error) if backwards else ""), 0, str(error)
+    if not found.ordinary or not found.added:
+        return model, manifest._replace(unstreamable="" if found.ordinary else found.need), 0, ""
     added = [state._replace(dtype=state.dtype.replace("float64", "float32")) for state in found.added]
-    return Past(found.model, (*manifest.states, *added), found.reach) if added else plain
+    return found.model, manifest._replace(states=(*manifest.states, *added)), found.reach, ""
 
 
 def _check_repeatable(module: nn.Module, call: Call) -> None:
-    """Refuse a module that gives something else on every call.
-
-    Raises:
-        UnsupportedError: two runs on the same inputs differ.
-    """
+    """Refuse a module that gives something else on every call, or on the second one."""
     own, other = copy.deepcopy(module), copy.deepcopy(module)
     runs = [TorchReference(each, call, ()).tensors(call.example) for each in (own, own, other)]
-    same = [
-        all(torch.equal(a.nan_to_num(), b.nan_to_num()) for a, b in zip(runs[0], run, strict=True))
-        for run in runs
-    ]
-    if not same[2]:
+    outputs = zip(*runs, strict=True)
+    if not all(torch.equal(first.nan_to_num(), run.nan_to_num()) for first, *rest in outputs for run in rest):
         raise UnsupportedError(
-            "forward gives another output on every call, because it draws random numbers; pass the numbers "
-            "in as an input, or return the distribution's parameters"
-        )
-    if not same[1]:
-        raise UnsupportedError(
-            "forward keeps a state in the module from call to call, which a file can't; take it as an "
-            "argument and return its next value"
+            "forward gives another output on every call: it keeps a state in the module, or draws random "
+            "numbers; take the state or the numbers as an argument and return the state's next value"
         )
 
 
-def _describe(exposed: Exposed, program: Program, module: nn.Module, config: ExportConfig) -> Manifest:
-    """Return the manifest, without golden case and figures.
-
-    Raises:
-        InputError: the config gives a task output or names that the file does not have.
-    """
-    ends = {state.input for state in exposed.states}
-    order = [str(value.name) for value in exposed.model.graph.inputs]
+def _describe(exposed: Exposed, program: Program, config: ExportConfig) -> Manifest:
+    """Return the manifest, without golden case and figures."""
+    ends = {state.input: state for state in exposed.states}
     inputs = tuple(_spec(value) for value in exposed.model.graph.inputs if value.name not in ends)
     outputs = tuple(map(_spec, exposed.outputs))
     width = next((spec.width for spec in inputs if len(spec.axes) > 1), None)
@@ -189,21 +152,20 @@ def _describe(exposed: Exposed, program: Program, module: nn.Module, config: Exp
     return Manifest(
         inputs=inputs,
         outputs=outputs,
-        states=tuple(sorted(exposed.states, key=lambda state: order.index(state.input))),
+        states=tuple(ends[str(value.name)] for value in exposed.model.graph.inputs if value.name in ends),
         batch=program.batch,
         sequence=program.sequence,
         ranges=program.ranges,
         lengths=exposed.lengths,
         counts=_counts(exposed),
         unstreamable=exposed.unstreamable,
-        task=None if config.task is None else _described(config.task, outputs),
+        task=config.task and _described(config.task, outputs),
         signal=config.signal,
         trained=config.trained,
         provenance={
             "checkpoint_sha256": config.checkpoint_sha256,
             "opset": OPSET,
             "ir_version": IR_VERSION,
-            "weights_sha256": weights_sha256(module),
             "versions": versions(*MAKERS),
         },
     )
@@ -216,24 +178,20 @@ def _spec(value: ir.Value) -> TensorSpec:
 
 def _counts(exposed: Exposed) -> tuple[str, ...]:
     """Return the outputs that are the lengths: those of chunks add up to those of the full sequence."""
-    integers = (value for value in exposed.outputs if value.dtype is not None and value.dtype.is_integer())
-    return tuple(
-        str(value.name)
-        for value in integers
-        if exposed.lengths and {each.name for each in sources(value)} == {exposed.lengths}
-    )
+    outputs = ((str(value.name), {source.name for source in sources(value)}) for value in exposed.outputs)
+    return tuple(name for name, names in outputs if exposed.lengths and names == {exposed.lengths})
 
 
 def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
-    """Return ``task`` with its output, which is there and as wide as there are names for it."""
-    found = {spec.name: spec for spec in outputs}
-    output = found.get(task.output) if task.output else next(iter(outputs), None)
+    """Return ``task`` with its output, which exists and is as wide as there are names for it."""
+    output = next((spec for spec in outputs if task.output in ("", spec.name)), None)
     if output is None:
-        raise InputError(f"task output {task.output!r}: the outputs are {', '.join(found) or 'states only'}")
+        known = ", ".join(spec.name for spec in outputs) or "states only"
+        raise InputError(f"task output {task.output!r}: the outputs are {known}")
     for kind, names in (("labels", task.labels), ("units", task.units)):
         if names and isinstance(output.width, int) and len(names) != output.width:
             raise InputError(
-                f"got {len(names)} {kind}, expected {output.width}, the width of output {output.name!r}"
+                f"got {len(names)} {kind}, expected {output.width}, the width of {output.name!r}"
             )
     return task._replace(output=output.name)
 
@@ -263,8 +221,8 @@ class Artifact:
         write_bytes(path, self.model)
 
 
-def finish(built: Built, show: Progress) -> Artifact:
-    """Verify what was built, record golden cases, and write the file.
+def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
+    """Verify a build, record golden cases, and write the file, or with ``stream`` the one that streams.
 
     Raises:
         CheckFailedError: the file does not compute what the module does.
@@ -282,9 +240,9 @@ def finish(built: Built, show: Progress) -> Artifact:
     pair = Pair(built.manifest, Graph64(built.exact), built.module, engine)
     verified = verify(pair, built.cases, built.plain, show)
     show(0.8, "feeding chunks")
-    manifest = find_streaming(pair, built.cases, built.past.reach, built.past.refused)
-    if built.stream:
-        content, manifest = _stream(built, manifest)
+    manifest = find_streaming(pair, built.cases, built.reach, built.refused)
+    if stream:
+        content, manifest = stream_file(ir.from_proto(built.file), manifest, built.cases, _write)
     else:
         show(0.9, "recording golden cases")
         golden = record_golden(replace(pair, manifest=manifest), replace(built.cases, held=frozenset()))
@@ -292,19 +250,9 @@ def finish(built: Built, show: Progress) -> Artifact:
         content = with_manifest(built.file, manifest)
     load(content).close()
     nodes = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
-    skipped = (f"not compared at {each}" for each in verified.skipped)
+    skipped = (f"not compared at {case}" for case in verified.skipped)
     return Artifact(content, manifest, verified, dict(nodes), (*built.notes, *skipped))
 
 
-def _stream(built: Built, manifest: Manifest) -> tuple[bytes, Manifest]:
-    """Return the file that streams the network whose full sequence was verified."""
-    if not built.past.need and manifest.unstreamable:
-        raise UnsupportedError(f"the network does not stream: {manifest.unstreamable}")
-    if not built.past.need:
-        raise InputError("this network only looks back, so that its ordinary file streams; omit --stream")
-
-    def write(model: ir.Model, manifest: Manifest) -> bytes:
-        return with_manifest(to_float32(model), manifest)  # a size that became a count is no size now
-
-    found = stream_file(ir.from_proto(built.file), manifest, built.cases, write)
-    return found.model, found.manifest
+def _write(model: ir.Model, manifest: Manifest) -> bytes:
+    return with_manifest(to_float32(model), manifest)  # a size that became a count is no size now

@@ -7,16 +7,14 @@ tracing or translation is wrong, and passes everything else through.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-from .advice import running_line
-from .spectra import inverse_stft, stft
+from .replaced import REPLACED
 
 _assume: Any = torch._check
 DOMAIN, OP = "lstm_edge", "Recurrent"
@@ -24,24 +22,10 @@ DOMAIN, OP = "lstm_edge", "Recurrent"
 ``(y (L,N,D*P), h_n, c_n)``, P the projection or H; weights in PyTorch's order and layout."""
 
 
-class _Function(NamedTuple):
-    """What a recurrent function of PyTorch computes: operator, activation of an RNN, one step or all."""
-
-    op: str
-    activation: str = ""
-    cell: bool = False
-
-
-_FUNCTIONS: dict[Any, _Function] = {
-    torch.lstm: _Function("LSTM"),
-    torch.gru: _Function("GRU"),
-    torch.rnn_tanh: _Function("RNN", "Tanh"),
-    torch.rnn_relu: _Function("RNN", "Relu"),
-    torch.lstm_cell: _Function("LSTM", cell=True),
-    torch.gru_cell: _Function("GRU", cell=True),
-    torch.rnn_tanh_cell: _Function("RNN", "Tanh", cell=True),
-    torch.rnn_relu_cell: _Function("RNN", "Relu", cell=True),
-}
+_LAYERS = {"lstm": ("LSTM", ""), "gru": ("GRU", ""), "rnn_tanh": ("RNN", "Tanh"), "rnn_relu": ("RNN", "Relu")}
+_FUNCTIONS = {getattr(torch, name): kind for name, kind in _LAYERS.items()}
+_CELLS = {getattr(torch, f"{name}_cell"): kind for name, kind in _LAYERS.items()}
+"""Operator and activation of PyTorch's recurrent functions."""
 
 
 @dataclass(frozen=True)
@@ -104,21 +88,15 @@ class _Packing:
     def size(self, tensor: Tensor, *axis: Any) -> Any:
         """Answer ``batch_sizes.size(0)``, the greatest length, with the padded length, marked as that."""
         known = self.meaning(tensor)
-        if not isinstance(known, tuple) or not axis:
-            return NotImplemented
-        return self.note(known[2] * 1, "longest")  # an object of its own
+        found = isinstance(known, tuple) and axis
+        return self.note(known[2] * 1, "longest") if found else NotImplemented  # an object of its own
 
     def item(self, tensor: Tensor, index: Any) -> Any:
         """Answer ``batch_sizes[0]``, the batch size, and ``lengths[unsorted]``."""
         if self.meaning(index) == "identity":
             return tensor
         known = self.meaning(tensor)
-        if isinstance(known, tuple) and type(index) is int and index == 0:
-            return known[1]
-        if pytree.tree_any(lambda each: isinstance(each, Tensor) and each.dtype == torch.int32, index):
-            # torch.onnx mixes the int32 and int64 of one index up in a node that wants one dtype
-            return tensor[pytree.tree_map_only(Tensor, _wide_integers, index)]
-        return NotImplemented
+        return known[1] if isinstance(known, tuple) and type(index) is int and index == 0 else NotImplemented
 
     def permute(self, tensor: Tensor, *args: Any, **_: Any) -> Any:
         """Leave the identity as it is, copied or inverted, and a tensor that is permuted by it."""
@@ -141,60 +119,6 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
 """Answers to the functions of packing; NotImplemented passes a call on."""
 
 
-def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
-    """Drop axes of 1 as PyTorch does, which leaves others alone; ONNX refuses these."""
-    axes = range(input.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
-    for axis in sorted({axis % max(input.dim(), 1) for axis in axes}, reverse=True):
-        size: Any = input.shape[axis] if input.dim() else 0
-        one = size.node.hint == 1 if isinstance(size, torch.SymInt) else size == 1
-        if isinstance(size, torch.SymInt):
-            _assume(size == 1 if one else size > 1)
-        if one:
-            input = torch.select(input, axis, 0)  # noqa: A001
-    return input
-
-
-def _arange(*args: Any, **kwargs: Any) -> Tensor:
-    """Make a range whose ``tolist()`` gives numbers where its ends are numbers."""
-    made = torch.arange(*args, **kwargs)
-    if all(type(each) is int for each in args):
-        made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
-    return made
-
-
-def _max_pool(
-    input: Tensor,  # noqa: A002  the name that callers use
-    kernel_size: Any,
-    stride: Any = None,
-    padding: Any = 0,
-    dilation: Any = 1,
-    ceil_mode: bool = False,
-    return_indices: bool = False,
-) -> Any:
-    """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
-    given = (kernel_size, stride or kernel_size, padding, dilation)
-    kernel, step, pad, apart = (each[0] if isinstance(each, tuple | list) else each for each in given)
-    pool: Any = F.max_pool2d
-    options = (kernel, 1), (step, 1), (pad, 0), (apart, 1), ceil_mode, return_indices
-    return pytree.tree_map(lambda each: each.squeeze(-1), pool(input.unsqueeze(-1), *options))
-
-
-_REPLACED: dict[Any, Callable[..., Any]] = {
-    torch.arange: _arange,
-    **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
-    **dict.fromkeys(
-        (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices), _max_pool
-    ),
-    **dict.fromkeys((torch.stft, Tensor.stft), stft),
-    **dict.fromkeys((torch.istft, Tensor.istft), inverse_stft),
-}
-"""What is called instead of a function."""
-_PARTS = dict.fromkeys((torch.unbind, Tensor.unbind), 1) | dict.fromkeys(
-    (torch.split, Tensor.split, torch.chunk, Tensor.chunk), 2
-)
-"""Functions that take a tensor apart along an axis, and the place of the axis among their arguments."""
-
-
 class Recorder(TorchFunctionMode):
     """The function mode of one trace."""
 
@@ -206,8 +130,6 @@ class Recorder(TorchFunctionMode):
         """The inputs' shapes as traced."""
         self.outputs: list[tuple[str, torch.Size]] = []
         """What the module calls its outputs, and their shapes as traced."""
-        self.loops: dict[Any, str] = {}
-        """The user's line that takes an axis of such a symbol apart into its steps."""
         self._paths: list[str] = [""]
         self._packing = _Packing()
 
@@ -233,25 +155,19 @@ class Recorder(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer the functions of recurrence and packing; pass every other one on."""
         kwargs = kwargs or {}
-        if (kind := _FUNCTIONS.get(func)) is not None:
-            return self._cell(kind, *args) if kind.cell else self._layer(kind, *args)
-        if (replaced := _REPLACED.get(func)) is not None:
+        if func in _FUNCTIONS:
+            return self._layer(_FUNCTIONS[func], *args)
+        if func in _CELLS:
+            return self._cell(_CELLS[func], *args)
+        if (replaced := REPLACED.get(func)) is not None:
             return replaced(*args, **kwargs)
         if (answer := _ANSWERS.get(func)) is not None:
             found = answer(self._packing, *args, **kwargs)
             if found is not NotImplemented:
                 return found
-        if (place := _PARTS.get(func)) is None:
-            return func(*args, **kwargs)
-        axis = kwargs.get("dim", args[place] if len(args) > place else 0)
-        size: Any = args[0].shape[axis] if args else 1
-        symbols = size.node.expr.free_symbols if isinstance(size, torch.SymInt) else ()
-        parts = func(*args, **kwargs)
-        if symbols and len(parts) == size.node.hint:
-            self.loops |= dict.fromkeys(symbols, running_line())
-        return parts
+        return func(*args, **kwargs)
 
-    def _layer(self, kind: _Function, x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
+    def _layer(self, kind: tuple[str, str], x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         packed = self._packing.meaning(rest[0]) if isinstance(rest[0], Tensor) else None
         if packed is not None:
             lengths, rows, steps = packed
@@ -260,54 +176,47 @@ class Recorder(TorchFunctionMode):
         else:
             lengths, (hx, weights, biased, layers, _, _, both, batch_first) = None, rest
             x = x.transpose(0, 1) if batch_first else x
-        y, *states = self._node(kind, x, hx, weights, biased, layers, 2 if both else 1, lengths)
+        options = {"layers": layers, "directions": 2 if both else 1, "biased": int(biased)}
+        y, *states = self._node(kind, x, hx, lengths, weights, options)
         if packed is not None:
             y = y.transpose(0, 1).flatten(0, 1)
         elif batch_first:
             y = y.transpose(0, 1)
         return (y, *states)
 
-    def _cell(self, kind: _Function, x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
-        lstm = kind.op == "LSTM"
+    def _cell(self, kind: tuple[str, str], x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
+        lstm = kind[0] == "LSTM"
         states = tuple(part.unsqueeze(0) for part in (hx if lstm else (hx,)))
         present = [weight for weight in weights if weight is not None]
-        hidden = states if lstm else states[0]
-        _, *after = self._node(kind, x.unsqueeze(0), hidden, present, len(present) == 4, 1, 1, None)
-        after = [part.squeeze(0) for part in after]
-        return tuple(after) if lstm else after[0]
+        options = {"layers": 1, "directions": 1, "biased": int(len(present) == 4)}
+        hx = states if lstm else states[0]
+        _, *last = self._node(kind, x.unsqueeze(0), hx, None, present, options | {"cell": True})
+        last = [part.squeeze(0) for part in last]
+        return tuple(last) if lstm else last[0]
 
     def _node(
-        self,
-        kind: _Function,
-        x: Tensor,
-        hx: Any,
-        weights: Sequence[Tensor],
-        biased: bool,
-        layers: int,
-        directions: int,
-        lengths: Tensor | None,
+        self, kind: tuple[str, str], x: Tensor, hx: Any, lengths: Any, weights: Any, options: dict[str, Any]
     ) -> tuple[Tensor, ...]:
-        h, c = hx if kind.op == "LSTM" else (hx, None)
+        h, c = hx if kind[0] == "LSTM" else (hx, None)
         _assume(x.shape[2] == weights[0].shape[1])
         widths = weights[1].shape[1], weights[0].shape[0] // 4
+        entries, (steps, rows) = options["layers"] * options["directions"], x.shape[:2]
         for state, width in zip((h, c), widths, strict=True):
-            if state is not None:
-                for axis, size in enumerate((layers * directions, x.shape[1], width)):
-                    _assume(state.shape[axis] == size)
-        path, steps, rows = self._paths[-1], x.shape[0], x.shape[1]
-        self.calls.append(RecurrentCall(path, kind.cell, steps, rows, lengths is not None))
-        names = ("op", "activation", "layers", "directions", "biased", "path", "call")
-        numbers = (layers, directions, int(biased), path, len(self.calls) - 1)
+            for axis, size in enumerate((entries, rows, width) if state is not None else ()):
+                _assume(state.shape[axis] == size)
+        cell, call = options.pop("cell", False), len(self.calls)
+        named: dict[str, Any] = {"op": kind[0], "activation": kind[1], "path": self._paths[-1], "call": call}
+        self.calls.append(RecurrentCall(self._paths[-1], cell, steps, rows, lengths is not None))
         outputs = torch.onnx.ops.symbolic_multi_out(
             f"{DOMAIN}::{OP}",
             [x, h, c, lengths, *weights],
-            dict(zip(names, (kind.op, kind.activation, *numbers), strict=True)),
+            named | options,
             dtypes=[x.dtype] * 3,
-            shapes=[[steps, rows, h.shape[-1] * directions], h.shape, c.shape if c is not None else [0]],
+            shapes=[
+                [steps, rows, h.shape[-1] * options["directions"]],
+                h.shape,
+                [0] if c is None else c.shape,
+            ],
             version=1,
         )
         return tuple(outputs if c is not None else outputs[:2])
-
-
-def _wide_integers(index: Tensor) -> Tensor:
-    return index.long() if index.dtype == torch.int32 else index

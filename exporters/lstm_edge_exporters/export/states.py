@@ -15,11 +15,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from lstm_edge_runtime import __version__
-from lstm_edge_runtime.axes import describe, parse_sum, shape_of
+from lstm_edge_runtime.axes import describe, shape_of
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Array, Axes, StateSpec
 
-from ..graph import Builder, axes_of, constant, is_data_free, is_used, spec_of, walk
+from ..graph import Builder, UniqueNames, constant, is_data_free, spec_of, walk
 from ..pairing import is_called_like_a_state
 from ..recurrent import GATES, LayerWeights, to_onnx_weights, why_window
 from ..verify.float64 import Graph64
@@ -30,9 +30,9 @@ from .record import DOMAIN, OP
 
 _VIEWS = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split())  # noqa: SIM905
 _SLOTS = (1, 2)
-"""Where a recorded node's h and c are, among its inputs and among its outputs alike."""
+"""Indices of h and c among the inputs of a recorded node, and among its outputs."""
 _CONDITION_LIMIT = 1000.0
-"""Up to this condition number of a projection its pseudo-inverse leaves float32 its digits."""
+"""Largest condition number of a projection whose pseudo-inverse leaves float32 its digits."""
 
 
 @dataclass
@@ -40,12 +40,17 @@ class Exposed:
     """A graph in float64 whose states are inputs and outputs."""
 
     model: ir.Model
+    program: Program
+    nodes: list[ir.Node]
+    """The recorded recurrent calls."""
     titles: tuple[tuple[str, ...], ...] = ()
     """The names of each tensor that ``forward`` returns."""
     states: list[StateSpec] = field(default_factory=list)
+    resets: dict[ir.Value, float | Array] = field(default_factory=dict)
+    """The initial states that are to be inputs, with their reset values."""
     lengths: str | None = None
     unstreamable: str = ""
-    """Why no chunk can follow another, where the layers tell."""
+    """Why each call is a whole window, if it is."""
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -63,118 +68,76 @@ def expose_states(
     The names and states of ``config`` win; ``returned`` are the variables that ``forward`` returns.
 
     Raises:
-        InputError: the config names what is not there, or the user must tell which output continues a state.
+        InputError: the config has names that do not fit the graph.
         UnsupportedError: a layer's weights are computed from the network's inputs.
     """
     nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP)]
     read = (source for node in nodes if node.inputs[3] is not None for source in sources(node.inputs[3]))
-    exposed = Exposed(
-        model, lengths=next((str(value.name) for value in read if value.is_graph_input()), None)
-    )
+    lengths = next((str(value.name) for value in read if value.is_graph_input()), None)
+    exposed = Exposed(model, program, nodes, lengths=lengths)
     layers = (call for call in program.calls if not call.cell and call.steps != 1 and not program.sequence)
     window = next((why_window(f"layer {call.path or 'rnn'}", call.steps) for call in layers), "")
-    plain = config.states is not None or bool(window)
-    pairs = {} if plain else _pair_arguments(exposed, nodes, program, call, config, returned)
-    _name_outputs(exposed, program, config, pairs)
+    found = config.states is None and not window
+    pairs = _pair_arguments(exposed, call, config, returned) if found else {}
+    _name_outputs(exposed, config, pairs)
     pairs = pairs if config.states is None else _given_pairs(model, config.states)
     dtypes = {str(value.name): spec_of(value).dtype for value in model.graph.inputs}
-    for name, place in pairs.items():
+    for name, index in pairs.items():
         dtype = dtypes[name].replace("float64", "float32")
-        exposed.states.append(StateSpec(name, exposed.titles[place][0], dtype, program.axes[name]))
-    exposed.notes += _notes(exposed, nodes, program)
-    free = {} if config.stateless or window else _free_starts(model, nodes, program)
+        exposed.states.append(StateSpec(name, exposed.titles[index][0], dtype, program.axes[name]))
+    exposed.notes += _notes(exposed)
+    exposed.resets = {} if config.stateless or window else _reset_values(exposed)
     for node in nodes:
-        _lower(node, exposed, free, program, alone=len(nodes) == 1)
+        _lower(exposed, node)
     _return_states(exposed)
-    exposed.unstreamable = window or _why_no_chunks(exposed, program, nodes)
-    if window:
-        exposed.notes.append(f"no states are carried from call to call: {window}")
+    exposed.unstreamable = window
+    exposed.notes += [f"no states are carried from call to call: {window}"] if window else []
     _tidy(model)
     return exposed
 
 
 def sources(value: ir.Value) -> set[ir.Value]:
-    """Follow ``value`` back through views to where it comes from; constants are left out."""
+    """Return the values that ``value`` is a view of, without constants."""
 
-    def viewed(each: ir.Value) -> Sequence[ir.Value]:
-        node = each.producer()
+    def viewed(value: ir.Value) -> Sequence[ir.Value]:
+        node = value.producer()
         if node is None or node.op_type not in _VIEWS:
             return ()
         data = node.inputs if node.op_type == "Concat" else node.inputs[:1]
         return [entry for entry in data if entry is not None]
 
     return {
-        each
-        for each in walk([value], viewed)
-        if not each.is_initializer()
-        and ((node := each.producer()) is None or node.op_type not in {*_VIEWS, "Constant"})
+        source
+        for source in walk([value], viewed)
+        if not source.is_initializer()
+        and ((node := source.producer()) is None or node.op_type not in {*_VIEWS, "Constant"})
     }
-
-
-def _starts(nodes: Sequence[ir.Node], value: ir.Value) -> set[ir.Value]:
-    """Return the last states of the layers that start from ``value``."""
-    return {
-        node.outputs[slot]
-        for node in nodes
-        for slot in _SLOTS
-        if (start := node.inputs[slot]) is not None and sources(start) == {value}
-    }
-
-
-def _why_no_chunks(exposed: Exposed, program: Program, nodes: Sequence[ir.Node]) -> str:
-    if program.sequence is None:
-        return ""
-    for node in nodes:
-        if node.attributes["directions"].as_int() == 2:
-            return f"layer {node.attributes['path'].as_string() or 'rnn'} is bidirectional"
-    for value in exposed.outputs:
-        merged = [axis for axis in axes_of(value) if {program.batch, program.sequence} <= _words(axis)]
-        if merged:
-            return (
-                f"output {value.name} has rows and steps on one axis, {merged[0]}; return it with an axis "
-                "for each, such as output.view(L, N, -1)"
-            )
-    return ""
-
-
-def _words(axis: object) -> set[str]:
-    return {*re.findall(r"\w+", str(axis))}
 
 
 def _pair_arguments(
-    exposed: Exposed,
-    nodes: Sequence[ir.Node],
-    program: Program,
-    call: Call,
-    config: ExportConfig,
-    returned: Sequence[str],
+    exposed: Exposed, call: Call, config: ExportConfig, returned: Sequence[str]
 ) -> dict[str, int]:
-    """Return the arguments that are states, with the place of the output that continues each.
-
-    Layers start from one and return its next value, or an output of its shape has its name. The signal, which
-    is the first argument that is not called like a state, is none.
-    """
-    pairs = _layer_states(exposed.model, nodes)
+    """Return the arguments that are states, with the index of the output that continues each."""
+    program = exposed.program
+    ends, pairs = [sources(value) for value in exposed.model.graph.outputs], dict[str, int]()
+    for value in exposed.model.graph.inputs:
+        last = {
+            node.outputs[slot]
+            for node in exposed.nodes
+            for slot in _SLOTS
+            if (start := node.inputs[slot]) is not None and sources(start) == {value}
+        }
+        fitting = (i for i, end in enumerate(ends) if last and end == last and i not in pairs.values())
+        if (index := next(fitting, None)) is not None:
+            pairs[str(value.name)] = index
     signal = next((name for name in call.names if name not in pairs and not is_called_like_a_state(name)), "")
     titles = zip(program.outputs, config.outputs or [""] * len(returned), returned, strict=False)
-    for place, ((own, axes), title, variable) in enumerate(titles):
+    for index, ((own, axes), title, variable) in enumerate(titles):
         for name, path in zip(call.names, call.paths, strict=True):
             named = {own or title or variable} & {name, path[-1]} - {""}
             fits = axes == program.axes[name] and program.sequence not in axes and name != signal
-            if named and fits and name not in pairs and place not in pairs.values():
-                pairs[name] = place
-    return pairs
-
-
-def _layer_states(model: ir.Model, nodes: Sequence[ir.Node]) -> dict[str, int]:
-    """Return the inputs that layers start from, and the place of the output that their last states reach."""
-    ends = [sources(value) for value in model.graph.outputs]
-    pairs: dict[str, int] = {}
-    for value in model.graph.inputs:
-        last = _starts(nodes, value)
-        places = (i for i, end in enumerate(ends) if last and end == last and i not in pairs.values())
-        if (place := next(places, None)) is not None:
-            pairs[str(value.name)] = place
+            if named and fits and name not in pairs and index not in pairs.values():
+                pairs[name] = index
     return pairs
 
 
@@ -183,58 +146,46 @@ def _given_pairs(model: ir.Model, states: Mapping[str, str]) -> dict[str, int]:
     inputs, outputs = ([str(value.name) for value in side] for side in sides)
     for name, output in states.items():
         if name not in inputs or output not in outputs:
-            raise InputError(
-                f"state {name} -> {output}: the inputs are {', '.join(inputs)} and the outputs "
-                f"{', '.join(outputs)}"
-            )
+            names = f"the inputs are {', '.join(inputs)} and the outputs {', '.join(outputs)}"
+            raise InputError(f"state {name} -> {output}: {names}")
     return {name: outputs.index(output) for name, output in states.items()}
 
 
-def _notes(exposed: Exposed, nodes: Sequence[ir.Node], program: Program) -> Iterator[str]:
-    """Yield what the graph leaves out, and inputs that may be states and are none."""
-    used = {node.attributes["path"].as_string() for node in nodes}
-    for path in dict.fromkeys(call.path for call in program.calls if call.path not in used):
-        yield f"layer {path!r}: nothing uses its result, it is not in the file"
+def _notes(exposed: Exposed) -> Iterator[str]:
+    """Yield a note for each input that may be a state and is none."""
+    program = exposed.program
     states, returned = {state.input for state in exposed.states}, {axes for _, axes in program.outputs}
-    for place, value in enumerate(exposed.model.graph.inputs):
+    for index, value in enumerate(exposed.model.graph.inputs):
         name, axes = str(value.name), program.axes[str(value.name)]
-        same = place > 0 and axes in returned and program.sequence not in axes and name != exposed.lengths
-        if not is_used(value):
-            yield f"{name} changes nothing: no output depends on it"
-        elif name not in states and (same or is_called_like_a_state(name)):
+        same = index > 0 and axes in returned and program.sequence not in axes and name != exposed.lengths
+        if name not in states and (same or is_called_like_a_state(name)):
             yield (
                 f"{name} {describe(axes)} may be a state and stays an input: no output has its name; name "
                 "all states (--state INPUT=OUTPUT, states=), and give an axis that is no time as a number"
             )
 
 
-def _name_outputs(exposed: Exposed, program: Program, config: ExportConfig, pairs: Mapping[str, int]) -> None:
+def _name_outputs(exposed: Exposed, config: ExportConfig, pairs: Mapping[str, int]) -> None:
     """Name outputs as the user or the module does, else ``h_n`` for the state ``h_0``, else ``output``."""
-    graph, names = exposed.model.graph, list(config.outputs)
+    graph, program, names = exposed.model.graph, exposed.program, list(config.outputs)
     inputs = {str(value.name) for value in graph.inputs}
     if names and len(names) != len(program.outputs):
         raise InputError(f"{len(names)} output names ({', '.join(names)}) for {len(program.outputs)} outputs")
     if not names:
-        partners = {place: _next_name(name, pairs) for name, place in pairs.items()}
-        for place, (own, _) in enumerate(program.outputs):
-            stem = own or partners.get(place, "output")
+        stems = {index: f"{name[0] if name in ('h_0', 'c_0') else name}_n" for name, index in pairs.items()}
+        for index, (own, _) in enumerate(program.outputs):
+            stem = own or stems.get(index, "output")
             names.append(_unused(f"{stem}_n" if stem in inputs else stem, names))
     if inputs & {*names} or len(set(names)) < len(names):
         raise InputError(f"the output names {', '.join(names)} repeat or are those of inputs; give others")
-    for place, (name, (_, axes)) in enumerate(zip(names, program.outputs, strict=True)):
+    for index, (name, (_, axes)) in enumerate(zip(names, program.outputs, strict=True)):
         if program.sequence is not None and axes.count(program.sequence) > 1:
             raise UnsupportedError(
                 f"output {name!r} {describe(axes)} has axis {program.sequence} twice, as attention weights "
                 "have; return one time axis, or leave that output out"
             )
-        _add_output(exposed.model, graph.outputs[place], name, axes, place)
+        graph.outputs[index] = _copy(exposed.model, graph.outputs[index], name, axes)
     exposed.titles = tuple((name,) for name in names)
-
-
-def _next_name(name: str, states: Mapping[str, int]) -> str:
-    """Return the output of a state: ``h_n`` for ``h_0``, ``hidden_0_n`` for one of several of that stem."""
-    stem = name.removesuffix("_0")
-    return f"{name}_n" if f"{stem}_1" in states else f"{stem}_n"
 
 
 def _unused(stem: str, taken: Sequence[str]) -> str:
@@ -242,16 +193,12 @@ def _unused(stem: str, taken: Sequence[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _add_output(model: ir.Model, value: ir.Value, name: str, axes: Axes, place: int | None = None) -> None:
-    """Make a copy of ``value`` an output, or the output at ``place``."""
+def _copy(model: ir.Model, value: ir.Value, name: str, axes: Axes) -> ir.Value:
     node = ir.node("Identity", [value])
     copied = node.outputs[0]
     copied.type, copied.shape, copied.name = value.type, ir.Shape(axes), name
     model.graph.append(node)
-    if place is None:
-        model.graph.outputs.append(copied)
-    else:
-        model.graph.outputs[place] = copied
+    return copied
 
 
 def _return_states(exposed: Exposed) -> None:
@@ -259,65 +206,50 @@ def _return_states(exposed: Exposed) -> None:
     states = {state.output: state for state in exposed.states}
     if not all(name in states for (name,) in exposed.titles):
         return
-    graph = exposed.model.graph
+    graph, titles = exposed.model.graph, list[tuple[str, ...]]()
     values = {str(value.name): value for value in graph.outputs}
     taken = [*values, *(str(value.name) for value in graph.inputs)]
-    titles = []
     for (name,) in exposed.titles:
-        taken.append(title := _unused("output", taken))
-        _add_output(exposed.model, values[name], title, states[name].axes)
-        titles.append((name, title))
+        titles.append((name, title := _unused("output", taken)))
+        taken.append(title)
+        graph.outputs.append(_copy(exposed.model, values[name], title, states[name].axes))
     exposed.titles = tuple(titles)
 
 
-def _free_starts(
-    model: ir.Model, nodes: Sequence[ir.Node], program: Program
-) -> dict[ir.Value, float | Array]:
-    """Return the initial states that sizes alone decide, and one row of each: its reset value."""
-    inputs = {*model.graph.inputs}
-    starts = {start for node in nodes for start in node.inputs[1:3] if start is not None}
-    found = {start for start in starts if not sources(start) & inputs and is_data_free(start)}
-    if not found:
+def _reset_values(exposed: Exposed) -> dict[ir.Value, float | Array]:
+    """Return one row of each initial state that depends on sizes alone; a number if all are equal."""
+    model, program = exposed.model, exposed.program
+    values = (start for node in exposed.nodes for start in node.inputs[1:3] if start is not None)
+    starts = {str(start.name): start for start in values if is_data_free(start)}
+    if not starts:
         return {}
     part = ir.from_proto(ir.to_proto(model))
-    values = {value.name: value for node in part.graph for value in node.outputs}
-    values |= {value.name: value for value in part.graph.initializers.values()}
-    del part.graph.outputs[:]
-    part.graph.outputs.extend(values[each.name] for each in found)
+    known = (*part.graph.initializers.values(), *(value for node in part.graph for value in node.outputs))
+    named = {value.name: value for value in known}
+    part.graph.outputs[:] = [named[name] for name in starts]
     common.RemoveUnusedNodesPass()(part)
-    run = Graph64(part)
-    rows = [run(_zeros(part, program, size)) for size in (1, 2)]
-    same: dict[ir.Value, float | Array] = {}
-    for each in found:
-        one, two = (row[str(each.name)] for row in rows)
-        reset = one[:, :1]
-        if (two == reset).all():
-            equal = bool((reset == reset.flat[0]).all())
-            same[each] = float(np.float32(reset.flat[0])) if equal else reset.astype(np.float32)
-    return same
-
-
-def _zeros(model: ir.Model, program: Program, rows: int) -> dict[str, Array]:
-    """Return inputs of zeros with ``rows`` rows, every other dynamic axis at its least size."""
-    sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()}
-    sizes[str(program.batch)] = rows
-    return {
+    sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()} | {str(program.batch): 2}
+    feeds = {
         str(value.name): np.zeros(
             shape_of(program.axes[str(value.name)], sizes), value.dtype.numpy() if value.dtype else None
         )
-        for value in model.graph.inputs
+        for value in part.graph.inputs
     }
+    resets: dict[ir.Value, float | Array] = {}
+    for name, rows in Graph64(part)(feeds).items():
+        row = rows[:, :1].astype(np.float32)
+        if (rows == rows[:, :1]).all():
+            resets[starts[name]] = float(row.flat[0]) if (row == row.flat[0]).all() else row
+    return resets
 
 
-def _lower(
-    node: ir.Node, exposed: Exposed, free: Mapping[ir.Value, Any], program: Program, *, alone: bool
-) -> None:
-    """Replace a recorded node by one LSTM, GRU or RNN a layer, and make its free states inputs."""
+def _lower(exposed: Exposed, node: ir.Node) -> None:
+    """Replace a recorded node by one LSTM, GRU or RNN a layer."""
     options: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
     layers, directions = _split_weights(node, options), options["directions"]
     build = Builder(node, options["path"] or options["op"].lower())
     lengths = None if node.inputs[3] is None else build.cast(node.inputs[3], ir.DataType.INT32)
-    states = _expose(node, layers, exposed, free, _rows(node, program), alone=alone)
+    states = _expose(exposed, node, layers)
     starts = [states[kind][0] if kind in states else node.inputs["xhc".index(kind)] for kind in "hc"]
     parts = [
         [start] * len(layers)
@@ -328,11 +260,12 @@ def _lower(
     y, ends = node.inputs[0], []
     assert y is not None
     for index, layer in enumerate(layers):
-        y, *last = _layer(build, options, index, layer, [y, parts[0][index], parts[1][index]], lengths)
+        y, *last = _layer(build, options, index, layer, [y, parts[0][index], parts[1][index], lengths])
         ends.append(last)
-    joined = [build.concat(list(each), axis=0) for each in zip(*ends, strict=True)]
+    joined = [build.concat(list(values), axis=0) for values in zip(*ends, strict=True)]
     for kind, (_, state) in states.items():
-        _add_output(exposed.model, joined["hc".index(kind)], state.output, state.axes)
+        value = joined["hc".index(kind)]
+        exposed.model.graph.outputs.append(_copy(exposed.model, value, state.output, state.axes))
         exposed.states.append(state)
     for old, new in zip(node.outputs, [y, *joined], strict=False):
         new.type, new.shape = old.type, old.shape if old.shape is not None else new.shape
@@ -340,78 +273,54 @@ def _lower(
 
 
 def _expose(
-    node: ir.Node,
-    layers: Sequence[Sequence[LayerWeights]],
-    exposed: Exposed,
-    free: Mapping[ir.Value, Any],
-    rows: int | str | None,
-    *,
-    alone: bool,
+    exposed: Exposed, node: ir.Node, layers: Sequence[Sequence[LayerWeights]]
 ) -> dict[str, tuple[ir.Value, StateSpec]]:
-    """Make an input of each initial state of ``node`` in ``free``; return them by kind."""
+    """Make an input of each initial state of ``node`` in ``resets``; return them by kind."""
     path, graph = node.attributes["path"].as_string(), exposed.model.graph
-    entries, first = len(layers) * node.attributes["directions"].as_int(), layers[0][0]
+    entries, first, rows = len(layers) * len(layers[0]), layers[0][0], _rows(node, exposed.program)
     widths = {"h": first.w_hh.shape[1], "c": first.w_ih.shape[0] // len(GATES["LSTM"])}
-    taken = [value.name for value in (*graph.inputs, *graph.outputs)]
-    prefix = "" if alone or not path else f"{path}."
-    stems = (prefix if n == 1 else f"{prefix.removesuffix('.')}_{n}." for n in count(1))
-    stem = next(each for each in stems if not {f"{each}h_0", f"{each}h_n"} & {*taken})
-    inputs, states = {*graph.inputs}, dict[str, tuple[ir.Value, StateSpec]]()
+    prefix = "" if len(exposed.nodes) == 1 or not path else f"{path}."
+    states, unique = dict[str, tuple[ir.Value, StateSpec]](), UniqueNames(graph).unique
     for kind, start in zip("hc", node.inputs[1:3], strict=True):
-        if start is None:
-            continue
-        if start in free and rows is not None:
-            names, axes = (f"{stem}{kind}_0", f"{stem}{kind}_n"), (entries, rows, widths[kind])
-            value = ir.val(names[0], ir.DataType.DOUBLE, axes)
-            graph.inputs.append(value)
-            states[kind] = (value, StateSpec(*names, "float32", axes, free[start]))
-        elif not sources(start) & inputs:
+        if start is not None and start in exposed.resets and rows is not None:
+            names = unique(f"{prefix}{kind}_0"), unique(f"{prefix}{kind}_n")
+            state = StateSpec(*names, "float32", (entries, rows, widths[kind]), exposed.resets[start])
+            graph.inputs.append(ir.val(state.input, ir.DataType.DOUBLE, state.axes))
+            states[kind] = (graph.inputs[-1], state)
+        elif start is not None and not sources(start) & {*graph.inputs}:
             exposed.notes.append(f"layer {path!r}: its state {kind} stays in the graph")
     return states
 
 
 def _rows(node: ir.Node, program: Program) -> int | str | None:
-    """Return the batch axis of a layer's states; None where no state goes on from call to call.
-
-    That is a layer whose rows are not those of the inputs, or whose steps are not those of the sequence, and
-    a cell that is called again in the same ``forward``.
-    """
+    """Return the batch axis of a layer's states, None if they do not continue from call to call."""
     call = program.calls[node.attributes["call"].as_int()]
-    if call.cell and sum(each.path == call.path for each in program.calls) > 1:
-        return None
-    if call.steps != 1 and not {program.sequence, LONGEST} & _words(call.steps):
-        return None
-    return call.rows if call.rows == 1 or {*parse_sum(str(call.rows))[0]} == {program.batch} else None
+    again = call.cell and sum(other.path == call.path for other in program.calls) > 1
+    steps = call.steps == 1 or {program.sequence, LONGEST} & {*re.findall(r"\w+", str(call.steps))}
+    rows = call.rows == 1 or {*re.findall(r"[a-zA-Z_]\w*", str(call.rows))} == {program.batch}
+    return call.rows if rows and steps and not again else None
 
 
 def _layer(
-    build: Builder,
-    options: Mapping[str, Any],
-    index: int,
-    layer: Sequence[LayerWeights],
-    read: Sequence[ir.Value | None],
-    lengths: ir.Value | None,
+    build: Builder, options: Mapping[str, Any], index: int, layer: Sequence[LayerWeights], read: Sequence[Any]
 ) -> list[ir.Value]:
-    """Build one layer: ``x (L, N, I)``, h, c to ``[(L, N, D*P), h_n (D, N, P), c_n (D, N, H)]``."""
-    (x, h, c), op_type, suffix = read, options["op"], f"l{index}"
+    """Build one layer: ``x (L, N, I)``, h, c, lengths to ``[(L, N, D*P), h_n (D, N, P), c_n (D, N, H)]``."""
+    (x, h, c, lengths), op_type, suffix = read, options["op"], f"l{index}"
     after = None
-    if layer[0].w_hr is not None and h is not None:
+    if layer[0].w_hr is not None:
         layer, h, after = _project(build, layer, h, suffix)
-    directions = len(layer)
     attributes: dict[str, Any] = {"hidden_size": layer[0].w_ih.shape[0] // len(GATES[op_type])}
-    if directions == 2:
-        attributes["direction"] = "bidirectional"
-    if op_type == "GRU":
-        attributes["linear_before_reset"] = 1
-    if options["activation"] not in ("", "Tanh"):
-        attributes["activations"] = [options["activation"]] * directions
+    attributes |= {"direction": "bidirectional"} if len(layer) == 2 else {}
+    attributes |= {"linear_before_reset": 1} if op_type == "GRU" else {}
+    if options["activation"] == "Relu":
+        attributes["activations"] = ["Relu"] * len(layer)
     weights = zip("WRB", to_onnx_weights(op_type, layer), strict=True)
     inputs = [None if each is None else build.weight(each, f"{kind}_{suffix}") for kind, each in weights]
     inputs = [x, *inputs, lengths, h, *([c] if op_type == "LSTM" else [])]
     y, *last = build.node(op_type, inputs, attributes, outputs=3 if op_type == "LSTM" else 2, name=suffix)
     if after is not None:
         y, last[0] = (build.matmul(value, after) for value in (y, last[0]))
-    if directions == 1:
+    if len(layer) == 1:
         return [build.squeeze(y, 1), *last]
     return [build.reshape(build.transpose(y, (0, 2, 1, 3)), (0, 0, -1)), *last]
 
@@ -438,26 +347,33 @@ def _project(
 
 def _split_weights(node: ir.Node, options: Mapping[str, Any]) -> list[list[LayerWeights]]:
     """Return each layer's weights, one entry a direction, in float64."""
-    found = [constant(value) for value in node.inputs[4:]]
-    arrays = [each for each in found if each is not None]
-    if len(arrays) < len(found):
+    arrays = [constant(value) for value in node.inputs[4:]]
+    if any(array is None for array in arrays):
         raise UnsupportedError(
             f"layer {options['path']!r}: its weights are computed from the network's inputs; an ONNX "
             "recurrent node needs fixed weights"
         )
-    directions, biased = options["directions"], bool(options["biased"])
-    each = len(arrays) // (options["layers"] * directions)
-    rows = []
-    for start in range(0, len(arrays), each):
-        w_ih, w_hh, *rest = arrays[start : start + each]
-        b_ih, b_hh = rest[:2] if biased else (None, None)
-        rows.append(LayerWeights(w_ih, w_hh, b_ih, b_hh, rest[-1] if len(rest) % 2 else None))
+    directions, rows = options["directions"], []
+    size = len(arrays) // (options["layers"] * directions)
+    for start in range(0, len(arrays), size):
+        w_ih, w_hh, *rest = arrays[start : start + size]
+        b_ih, b_hh = rest[:2] if options["biased"] else (None, None)
+        rows.append(LayerWeights(w_ih, w_hh, b_ih, b_hh, rest[-1] if len(rest) % 2 else None))  # type: ignore[arg-type]
     return [rows[start : start + directions] for start in range(0, len(rows), directions)]
 
 
 def _tidy(model: ir.Model) -> None:
-    """Remove what nothing uses, and every trace of the machine that exported: stacks, paths, notes."""
-    _drop_identities(model.graph)
+    """Remove unused values, and every trace of the machine that exported: stacks, paths, notes."""
+    for node in [node for node in model.graph if node.op_type == "Identity"]:
+        source, value = node.inputs[0], node.outputs[0]
+        assert source is not None
+        if value.is_graph_output():
+            if source.is_graph_input() or source.is_initializer() or source.is_graph_output():
+                continue  # a second name of a value at the graph's border
+            name, value.name = value.name, None
+            source.name, source.shape = name, value.shape
+        ir.convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
+        model.graph.remove(node, safe=True)
     for clean in (
         common.RemoveUnusedNodesPass(),
         common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
@@ -470,17 +386,3 @@ def _tidy(model: ir.Model) -> None:
     model.producer_name, model.producer_version = "lstm-edge", __version__
     model.graph.name, model.opset_imports[""] = "main", 18
     model.metadata_props.clear()
-
-
-def _drop_identities(graph: ir.Graph) -> None:
-    """Remove Identity nodes but those that give a value a second name at the graph's border."""
-    for node in [node for node in graph if node.op_type == "Identity"]:
-        source, value = node.inputs[0], node.outputs[0]
-        assert source is not None
-        if value.is_graph_output():
-            if source.is_graph_input() or source.is_initializer() or source.is_graph_output():
-                continue
-            name, value.name = value.name, None
-            source.name, source.shape = name, value.shape
-        ir.convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
-        graph.remove(node, safe=True)

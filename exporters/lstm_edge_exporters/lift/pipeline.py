@@ -20,7 +20,7 @@ from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, 
 from ..isolation import isolated
 from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
-from ..streaming.flow import NotStreamableError
+from ..streaming.rewrite import NotStreamableError
 from ..streaming.stream import stream
 from ..verify.golden import record_golden
 from ..verify.verify import Verified
@@ -150,8 +150,9 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
     if config.stream:
         if not need and manifest.unstreamable:
             raise ContractError(f"the network does not stream: {manifest.unstreamable}")
-        made = stream_file(sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1]))
-        content, manifest = made.model, made.manifest
+        content, manifest = stream_file(
+            sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1])
+        )
     load(content).close()
     past = manifest.states[len(known) + len(lifted) :]
     report = LiftReport(tuple(lifted), past, tuple(known), tuple(sorted(axes.freed)), verified)

@@ -12,8 +12,8 @@ from onnx_ir.passes.common import InlinePass
 from onnxscript.optimizer import fold_constants, remove_unused_nodes
 
 from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, first_line
+from lstm_edge_runtime.files import read_content
 from lstm_edge_runtime.manifest import KEY, Array
-from lstm_edge_runtime.reading import read_content
 
 from ..graph import RANDOM, data_inputs, describe_value, infer_shapes, to_bytes
 from ..isolation import open_isolated

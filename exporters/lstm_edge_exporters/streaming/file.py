@@ -6,13 +6,13 @@ many rows, for chunks beyond 128 steps and for loud inputs. onnxruntime is withi
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from functools import partial
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
+from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
 
@@ -25,7 +25,7 @@ from ..verify.compare import Pair, compare_all
 from ..verify.float64 import Graph64
 from ..verify.golden import golden_case
 from ..verify.report import judged
-from .flow import NotStreamableError
+from .rewrite import NotStreamableError
 from .stream import Streamed, stream
 
 _STEPS, _UNITS, _LONG = 24, 12, 130
@@ -33,21 +33,12 @@ _STEPS, _UNITS, _LONG = 24, 12, 130
 _REACHES, _MOST_REACHED = 3, 512
 _LOUD = 100.0
 """Factor of a loud input."""
-_BYTES = 12_000
-"""Size of a golden case of two rows; a larger one has one row."""
-
-
-class StreamFile(NamedTuple):
-    """A verified file that streams."""
-
-    model: bytes
-    manifest: Manifest
 
 
 def stream_file(
     model: ir.Model, manifest: Manifest, cases: CaseGenerator, write: Callable[[ir.Model, Manifest], bytes]
-) -> StreamFile:
-    """Return the file that streams a network.
+) -> tuple[bytes, Manifest]:
+    """Return the file that streams a network, and its contract.
 
     Args:
         model: the graph of the full sequence.
@@ -60,38 +51,40 @@ def stream_file(
         NotStreamableError: a part of the graph can't be fed in chunks; the message names it.
         CheckFailedError: chunks are not the full sequence.
     """
+    if not manifest.unstreamable:
+        raise InputError("this network only looks back, so that its ordinary file streams; omit --stream")
     found = stream(model, manifest.states, manifest.batch, manifest.sequence)
     if found.ordinary:
-        raise InputError("this network only looks back, so that its ordinary file streams; omit --stream")
+        raise NotStreamableError(f"the network does not stream: {manifest.unstreamable}")
     streamed = _describe(found, manifest)
     content = write(found.model, streamed)
     full = Graph64(widened(ir.to_proto(_take_early(model, found.early))))
-    pair = Pair(streamed, Graph64(widened(onnx.load_from_string(content))), full, _engine(content))
-    inputs = [each for each in cases.inputs if each.role != "state"]
+    pair = Pair(
+        streamed,
+        Graph64(widened(onnx.load_from_string(content))),
+        full,
+        partial(run_by_name, open_session(content)),
+    )
+    inputs = [spec for spec in cases.inputs if spec.role != "state"]
     inputs += [InputSpec(s.input, s.dtype, s.axes, "state", reset=s.reset) for s in streamed.states]
     cases = replace(cases, inputs=tuple(inputs), ranges=streamed.ranges, held=frozenset())
     unit = streamed.unit
-    settled = -(-streamed.delay_steps // unit) * unit  # steps after which every output has a frame
     reached = min(_REACHES * found.reach, max(_MOST_REACHED, _UNITS * unit))
     steps, long, few = (
-        _fitted(settled + more, settled, unit, manifest)
+        _fitted(more, streamed, manifest)
         for more in (max(_STEPS, _UNITS * unit) + reached, _LONG, max(3 * unit, 6))
     )
     rng = np.random.default_rng(0)
     for rows, size, loud in (2, steps, 1.0), (5, long, 1.0), (2, steps, _LOUD):
         random = [unit * units for units in random_sizes(size // unit, rng)]
-        ways = [[size], random, *([[unit] * (size // unit)] if size == steps and loud == 1.0 else [])]
-        _verify(pair, manifest, _feeds(pair, cases, rows, size, loud), ways)
+        single = [[unit] * (size // unit)] if size == steps and loud == 1.0 else []
+        _verify(pair, manifest, _feeds(pair, cases, rows, size, loud), [[size], random, *single])
     streamed = streamed._replace(golden=_golden(pair, cases, few))
-    return StreamFile(write(found.model, streamed), streamed)
+    return write(found.model, streamed), streamed
 
 
 def _describe(found: Streamed, manifest: Manifest) -> Manifest:
-    """Return the manifest of the stream, without a golden case.
-
-    Raises:
-        NotStreamableError: rows have lengths, or another axis of an input takes any size.
-    """
+    """Return the manifest of the stream, without a golden case."""
     if manifest.lengths is not None:
         raise NotStreamableError("it takes lengths, which a file that lags or has strides can't have")
     sequence, unit = manifest.sequence or "", found.unit
@@ -110,28 +103,12 @@ def _describe(found: Streamed, manifest: Manifest) -> Manifest:
     )
 
 
-def _engine(content: bytes) -> Runner:
-    """Return a function that runs a file, and raises ``CheckFailedError`` if onnxruntime refuses it."""
-    session = open_session(content)
-
-    def run(feeds: Feeds) -> Feeds:
-        try:
-            return run_by_name(session, feeds)
-        except Exception as error:  # onnxruntime's exceptions share no base class
-            raise CheckFailedError(f"the stream does not run: {first_line(error)}") from error
-
-    return run
-
-
-def _fitted(steps: int, settled: int, unit: int, full: Manifest) -> int:
-    """Return whole units near ``steps`` that the full sequence takes.
-
-    Raises:
-        CheckFailedError: it takes none with complete frames.
-    """
-    taken = full.ranges.get(full.sequence or "", AxisRange())
+def _fitted(steps: int, streamed: Manifest, full: Manifest) -> int:
+    """Return whole units near ``steps``, behind the first frames of every output, that ``full`` takes."""
+    unit, taken = streamed.unit, full.ranges.get(full.sequence or "", AxisRange())
+    settled = -(-streamed.delay_steps // unit) * unit
     step = int(np.lcm(unit, taken.multiple))
-    most = steps if taken.most is None else min(steps, taken.most)
+    most = min(settled + steps, taken.most or settled + steps)
     fitted = max(most // step * step, -(-taken.least // step) * step)
     if fitted < settled + unit or taken.nearest(fitted) != fitted:
         raise CheckFailedError(f"the network takes {taken} steps, too few for a stream's first frames")
@@ -147,31 +124,31 @@ def _feeds(pair: Pair, cases: CaseGenerator, rows: int, steps: int, loud: float 
 def _verify(pair: Pair, full: Manifest, feeds: Feeds, ways: Sequence[Sequence[int]]) -> None:
     """Compare a stream with the full sequence in float64, and onnxruntime with the stream."""
     want = dict(pair.reference({name: feeds[name] for name in full.input_names}))
-    counts, streamed = dict[str, int](), pair.manifest
+    frames, streamed = dict[str, range](), pair.manifest
     for name, axis in streamed.time_axes.items():
         if name in streamed.frames_a_unit:
-            given = full.steps(feeds) // streamed.unit * streamed.frames_a_unit[name]
-            counts[name] = min(given - streamed.delays.get(name, 0), want[name].shape[axis])
-            want[name] = want[name].take(range(counts[name]), axis)
+            first = streamed.delays.get(name, 0)
+            last = full.steps(feeds) // streamed.unit * streamed.frames_a_unit[name]
+            frames[name] = range(first, min(last, first + want[name].shape[axis]))
+            want[name] = want[name].take(range(len(frames[name])), axis)
 
     def in_chunks(sizes: Sequence[int]) -> Procedure:
         def procedure(run: Runner, feeds: Feeds) -> Feeds:
             joined = join_chunks(streamed, list(run_chunks(run, streamed, feeds, sizes)))
-            for name, count in counts.items():
-                axis, first = streamed.time_axes[name], streamed.delays.get(name, 0)
-                joined[name] = joined[name].take(range(first, first + count), axis)
+            joined |= {
+                name: joined[name].take(taken, streamed.time_axes[name]) for name, taken in frames.items()
+            }
             return {spec.name: joined[spec.name] for spec in streamed.outputs}
 
         return procedure
 
+    outputs = {spec.name: want[spec.name] for spec in streamed.outputs}
     for sizes in ways:
-        kinds = " to ".join(map(str, sorted({min(sizes), max(sizes)})))
         got = in_chunks(sizes)(pair.graph, feeds)
-        outputs = {spec.name: want[spec.name] for spec in streamed.outputs}
-        _require(f"in chunks of {kinds} steps", pair.within(got, outputs, feeds, in_chunks(sizes)))
-    last = in_chunks(ways[-1])
-    exact, limits = last(pair.graph, feeds), pair.limits(feeds, last)
-    _require("on onnxruntime", compare_all(last(pair.engine, feeds), exact, limits))
+        _require(f"in chunks of up to {max(sizes)} steps", pair.within(got, outputs, feeds, in_chunks(sizes)))
+    last_way = in_chunks(ways[-1])
+    limits = pair.limits(feeds, last_way)
+    _require("on onnxruntime", compare_all(last_way(pair.engine, feeds), last_way(pair.graph, feeds), limits))
 
 
 def _require(what: str, comparisons: Sequence[Comparison]) -> None:
@@ -182,14 +159,12 @@ def _require(what: str, comparisons: Sequence[Comparison]) -> None:
 
 def _golden(pair: Pair, cases: CaseGenerator, steps: int) -> Golden:
     """Return a case from the reset states with complete frames, and one from random states."""
-    first = _feeds(pair, cases, 2, steps)
-    if sum(array.nbytes for array in first.values()) > _BYTES:
-        first = _feeds(pair, cases, 1, steps)
+    first = Case({}, _feeds(pair, cases, 1, steps), at_reset=True)
     second = cases.case(1, 2 * pair.manifest.unit, at_reset=False, offset=98, full=True)
-    golden, other = (golden_case(pair, each) for each in (Case({}, first, at_reset=True), second))
+    golden, *more = (golden_case(pair, case) for case in (first, second))
     if not _is_finite(golden):
         raise CheckFailedError("a stream from reset gives no finite numbers, so that none can be recorded")
-    return golden._replace(more=(other,) if _is_finite(other) else ())
+    return golden._replace(more=tuple(filter(_is_finite, more)))
 
 
 def _is_finite(case: Golden) -> bool:
@@ -197,11 +172,7 @@ def _is_finite(case: Golden) -> bool:
 
 
 def _take_early(model: ir.Model, early: Mapping[str, tuple[int, int]]) -> ir.Model:
-    """Return a copy of ``model`` in which the last frames are taken some frames earlier.
-
-    A stream that lags is compared with it: the last frame of a full sequence needs padding that the newest
-    frame of a stream does not. ``early`` has axis and frames by the name of a value.
-    """
+    """Return a copy of ``model`` that takes its last frames where a stream has the newest ones."""
     model = model.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}
     for name, (axis, frames) in early.items():

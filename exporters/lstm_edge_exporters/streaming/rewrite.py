@@ -4,27 +4,85 @@ A step counter in the graph says where the frames in front of the first real one
 layers ignore them.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, lcm
+from math import ceil, floor, lcm
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 
-from lstm_edge_runtime.manifest import StateSpec
+from lstm_edge_runtime.errors import UnsupportedError
+from lstm_edge_runtime.manifest import Axes, StateSpec
 
 from ..graph import END, UniqueNames, axes_of, constant, data_inputs
-from .flow import Flow, NotStreamableError, rate_of, surplus_of, symbols_of
+
+_MANY = 2**10 * 3**4 * 5**2 * 7 * 11
+"""Number of steps at which sizes are evaluated: a multiple of usual strides."""
+_FUNCTIONS = {"IntTrueDiv": Fraction, "Max": max, "Min": min, "max": max, "min": min}
+_FUNCTIONS |= {"CeilToInt": ceil, "FloorToInt": floor, "ceiling": ceil, "floor": floor}
+"""Functions in sizes, as PyTorch, onnx-ir and onnxruntime write them."""
+
+
+Operand = ir.Value | None
+
+
+class NotStreamableError(UnsupportedError):
+    """A part of the graph can't be fed in chunks; the message names its node."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """Position and pace of the frames of a value; a value without one does not grow with time."""
+
+    axis: int
+    """Axis of the frames."""
+    delay: int = 0
+    """Frame j of the full sequence is frame ``j + delay`` of the stream; negative while padding is owed."""
+    rate: Fraction = Fraction(1)
+    """Frames per input step."""
+    fill: float | None = None
+    """Value of every element in front of frame 0, before the reset too; None if unknown."""
+
+
+def symbols_of(size: int | ir.SymbolicDim) -> set[str]:
+    """Return the names in a size."""
+    text = str(size.value) if isinstance(size, ir.SymbolicDim) else ""
+    return set(re.findall(r"[A-Za-z_]\w*", text)) - _FUNCTIONS.keys()
+
+
+def size_at(size: int | ir.SymbolicDim, given: Mapping[str, int]) -> int:
+    """Return a size at ``given`` sizes of its symbols; others are 1.
+
+    Raises:
+        NotStreamableError: it is not arithmetic.
+    """
+    if isinstance(size, int):
+        return size
+    if not re.fullmatch(r"[\w\s()+*/,-]+", text := str(size.value)):  # no attribute, string or index
+        raise NotStreamableError(f"can't read the symbolic size {text}")
+    sizes = {**dict.fromkeys(symbols_of(size), 1), **given}
+    names = {name: Fraction(number) for name, number in sizes.items()} | _FUNCTIONS
+    return int(eval(text, {"__builtins__": {}}, names))  # noqa: S307
+
+
+def rate_of(size: int | ir.SymbolicDim, sequence: str) -> Fraction:
+    """Return the frames per step and row of a time axis."""
+    once, twice = (size_at(size, {sequence: times * _MANY}) for times in (1, 2))
+    return Fraction(twice - once, _MANY)
+
+
+def surplus_of(size: int | ir.SymbolicDim, sequence: str) -> int:
+    """Return how many frames a time axis has besides those of its rate; negative if some are missing."""
+    return int(size_at(size, {sequence: _MANY}) - rate_of(size, sequence) * _MANY)
 
 
 class Rewriter:
     """A graph that is being rewritten node by node."""
 
-    def __init__(
-        self, model: ir.Model, states: Sequence[StateSpec], batch: str | None, sequence: str
-    ) -> None:
+    def __init__(self, model: ir.Model, states: Sequence[StateSpec], batch: str | None, sequence: str):
         self.model, self.graph = model, model.graph
         self.node: ir.Node | None = None
         self.batch, self.sequence = batch, sequence
@@ -37,10 +95,8 @@ class Rewriter:
         self.undefined = False
         """True if frames in front of the first one may be infinite or NaN, which no golden case can have."""
         self._rates = {Fraction(1)}
-        self._pasts: dict[tuple[ir.Value, int, float], ir.Value] = {}
-        self._counts: dict[Fraction, ir.Value] = {}
-        self._masks: dict[tuple[Any, ...], ir.Value] = {}
-        self._constants: dict[tuple[Any, ...], ir.Value] = {}
+        self._made: dict[tuple[Any, ...], ir.Value] = {}
+        """Constants, pasts, counters and masks, each of which is made once."""
         self.names = UniqueNames(self.graph)
         entering = {state.input for state in states}
         for value in data_inputs(self.graph):
@@ -95,9 +151,7 @@ class Rewriter:
                     raise self.refusal("takes the last of frames that are cut off at the end")
                 self.earlier[str(value.name)] = (flow.axis, early)
 
-    def add(
-        self, op: str, *inputs: ir.Value | None, like: ir.Value | None = None, **attributes: Any
-    ) -> ir.Value:
+    def add(self, op: str, *inputs: Operand, like: Operand = None, **attributes: Any) -> ir.Value:
         """Add a node; its result has the dtype of the first operand, or dtype and shape of ``like``."""
         node = ir.node(op, inputs, attributes)
         (result,) = node.outputs
@@ -118,44 +172,28 @@ class Rewriter:
         """Return an initializer; equal ones are shared."""
         array = np.asarray(array, dtype)
         key = (array.dtype, array.shape, array.tobytes())
-        if key not in self._constants:
+        if key not in self._made:
             name = self.names.unique("stream.constant")
-            value = ir.Value(
-                name=name,
-                shape=ir.Shape(array.shape),
-                type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-                const_value=ir.tensor(array, name=name),
-            )
-            self.graph.register_initializer(value)
-            self._constants[key] = value
-        return self._constants[key]
+            self._made[key] = ir.val(name, const_value=ir.tensor(array, name=name))
+            self.graph.register_initializer(self._made[key])
+        return self._made[key]
 
-    def like(self, number: float, value: ir.Value) -> ir.Value:
-        """Return a scalar constant of the dtype of ``value``."""
-        assert value.dtype is not None
-        return self.constant(number, value.dtype.numpy())
-
-    def cut(
-        self, value: ir.Value, axis: int, start: int, end: int = END, like: ir.Value | None = None
-    ) -> ir.Value:
+    def cut(self, value: ir.Value, axis: int, start: int, end: int = END, like: Operand = None) -> ir.Value:
         """Return a part of ``value`` along an axis."""
         bounds = (self.constant([number]) for number in (start, end, axis))
         return self.add("Slice", value, *bounds, like=like)
 
-    def state(
-        self, kind: str, axes: Sequence[int | str], dtype: ir.DataType | None, reset: float
-    ) -> ir.Value:
+    def state(self, kind: str, axes: Axes, dtype: ir.DataType | None, reset: float) -> ir.Value:
         """Add the input of a state; ``end_state`` adds its output."""
         if other := next((axis for axis in axes if isinstance(axis, str) and axis != self.batch), None):
             raise self.refusal(f"needs a state of fixed size, but axis {other} takes any; fix it by a number")
         assert dtype is not None
-        place = sum(state.input.startswith(f"{kind}_") for state in self.states)
-        name = self.names.unique(f"{kind}_{place}")
-        value = ir.val(name, dtype, axes)
-        self.graph.inputs.append(value)
+        number = sum(state.input.startswith(f"{kind}_") for state in self.states)
+        name = self.names.unique(f"{kind}_{number}")
+        self.graph.inputs.append(ir.val(name, dtype, axes))
         output = self.names.unique(f"{name}_n")
-        self.states.append(StateSpec(name, output, str(dtype.numpy().name), tuple(axes), reset))
-        return value
+        self.states.append(StateSpec(name, output, str(dtype.numpy().name), axes, reset))
+        return self.graph.inputs[-1]
 
     def end_state(self, value: ir.Value) -> None:
         """Make ``value`` the output of the state that was added last."""
@@ -168,15 +206,13 @@ class Rewriter:
         if self.is_merged(value, flow.axis):
             raise self.refusal("looks along time where rows are merged with it")
         reset = flow.fill or 0.0
-        key = (value, frames, reset)
-        if key not in self._pasts:
-            axes = [*axes_of(value)]
-            axes[flow.axis] = frames
-            state = self.state("past", axes, value.dtype, reset)
-            self._pasts[key] = joined = self.add("Concat", state, value, axis=flow.axis)
+        key: tuple[Any, ...] = (value, frames, reset)
+        if key not in self._made:
+            state = self.state("past", with_frames(value, flow, frames), value.dtype, reset)
+            self._made[key] = joined = self.add("Concat", state, value, axis=flow.axis)
             self.end_state(self.cut(joined, flow.axis, -frames))
             self.reach += ceil(frames / flow.rate)
-        return self._pasts[key]
+        return self._made[key]
 
     def wait(self, value: ir.Value, flow: Flow, frames: int) -> tuple[ir.Value, Flow]:
         """Return ``value`` delayed by a number of frames."""
@@ -195,7 +231,8 @@ class Rewriter:
             return value, flow
         value, flow = self.settle(value, flow)
         if flow.delay > 0:
-            value = self.add("Where", self.early(value, flow), self.like(fill, value), value, like=value)
+            number = self.constant(fill, value.dtype and value.dtype.numpy())
+            value = self.add("Where", self.early(value, flow), number, value, like=value)
         return value, replace(flow, fill=fill)
 
     def shift(self, value: ir.Value, flow: Flow, frames: int, fill: float = 0.0) -> tuple[ir.Value, Flow]:
@@ -208,14 +245,10 @@ class Rewriter:
     def look_back(
         self, value: ir.Value, flow: Flow, taps: int, stride: int, front: int = 0, fill: float = 0.0
     ) -> tuple[ir.Value, Flow]:
-        """Return ``value`` behind the ``kept`` frames that windows of ``taps`` look back at, and their flow.
-
-        ``front`` frames of padding are in front. Windows lie on the strides of the full sequence, which one
-        ``kept`` alone allows for.
-        """
+        """Return ``value`` behind the past frames that windows of ``taps`` look back at, and their flow."""
         value, flow = self.shift(value, flow, front, fill)
         least = taps - stride
-        kept = least + -(flow.delay + least) % stride
+        kept = least + -(flow.delay + least) % stride  # so that windows lie on the full sequence's strides
         owed = ceil(max(-(flow.delay + kept), 0) / stride) * stride  # more padding than the window reaches
         joined = self.past(value, flow, kept + owed) if kept + owed > 0 else value
         if kept < 0 or owed:
@@ -227,12 +260,12 @@ class Rewriter:
         """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""
         row, rank = self.row_axis(value, flow), len(axes_of(value))
         key = (flow.rate, flow.delay, row, flow.axis, rank)
-        if key not in self._masks:
+        if key not in self._made:
             mask = self.add("Less", self.position(value, flow), self.constant(flow.delay))
             mask.dtype = ir.DataType.BOOL
             others = [place for place in range(rank) if place not in (row, flow.axis)]
-            self._masks[key] = self.add("Unsqueeze", mask, self.constant(others)) if others else mask
-        return self._masks[key]
+            self._made[key] = self.add("Unsqueeze", mask, self.constant(others)) if others else mask
+        return self._made[key]
 
     def row_axis(self, value: ir.Value, flow: Flow) -> int | None:
         """Return the batch axis of ``value``, None if it has none."""
@@ -244,20 +277,16 @@ class Rewriter:
     def position(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return the index of each frame since the reset: int64, batch and time as ``value`` has them."""
         row = self.row_axis(value, flow)
-        if flow.rate not in self._counts:
-            rows = [self.batch] if self.batch else []
-            count = self.state("count", [*rows, 1], ir.DataType.INT64, 0.0)
+        key = ("count", flow.rate)
+        if key not in self._made:
+            rows = (self.batch,) if self.batch else ()
+            count = self.state("count", (*rows, 1), ir.DataType.INT64, 0.0)
             frames = self.frames_of(value, flow)
             self.end_state(self.add("Add", count, frames))
             steps = self.add("Range", self.constant(0), self.add("Squeeze", frames), self.constant(1))
-            self._counts[flow.rate] = self.add("Add", count, steps)
-        found = self._counts[flow.rate]
-        turned = (flow.rate, "turned")
-        if row is None or row < flow.axis:
-            return found
-        if turned not in self._masks:
-            self._masks[turned] = self.add("Transpose", found, perm=[1, 0])
-        return self._masks[turned]
+            self._made[key] = self.add("Add", count, steps)
+        found = self._made[key]
+        return found if row is None or row < flow.axis else self.add("Transpose", found, perm=[1, 0])
 
     def frames_of(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return the number of frames of a call, int64 ``(1,)``."""
@@ -266,17 +295,19 @@ class Rewriter:
         return self.cut(shape, 0, flow.axis, flow.axis + 1)
 
 
+def with_frames(value: ir.Value, flow: Flow, frames: int) -> Axes:
+    """Return the axes of a value with another number of frames."""
+    return tuple(frames if axis == flow.axis else size for axis, size in enumerate(axes_of(value)))
+
+
 def fill_of(value: ir.Value) -> float | None:
     """Return the number that all elements of a constant are, whatever its size; None for other values."""
-    array = constant(value)
+    array, node = constant(value), value.producer()
     if array is not None:
         return float(array.flat[0]) if array.size and (array == array.flat[0]).all() else None
-    node = value.producer()
-    if node is None:
-        return None
-    if node.op_type in ("Cast", "Expand", "Identity", "Reshape", "Unsqueeze"):
+    if node is not None and node.op_type in ("Cast", "Expand", "Identity", "Reshape", "Unsqueeze"):
         return None if node.inputs[0] is None else fill_of(node.inputs[0])
-    if node.op_type == "ConstantOfShape":
+    if node is not None and node.op_type == "ConstantOfShape":
         number = node.attributes.get("value")
         return 0.0 if number is None else float(number.as_tensor().numpy().flat[0])
     return None

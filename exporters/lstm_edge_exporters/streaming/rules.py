@@ -8,44 +8,38 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import END, axes_of, constant
-from .flow import Flow
-from .rewrite import Rewriter, fill_of, moving_operands
+from .rewrite import Flow, Rewriter, fill_of, moving_operands, with_frames
 
 Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 
 
-def windows(fill: float) -> Rule:
-    """Return the rule of a convolution or pooling that pads with ``fill``."""
-
-    def rule(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
-        place, kernel = flow.axis - 2, kernel_of(node)
-        if place == -1:
-            raise work.refusal("takes time for channels")
-        if place < 0:
-            per_frame(work, node, value, flow)
-            return
-        if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
-            raise work.refusal("gives the places of maxima")
-        if text(node, "auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
-            raise work.refusal("pads by its length (auto_pad); export it with explicit padding")
-        ones, pads = [1] * len(kernel), ints(node, "pads") or [0] * (2 * len(kernel))
-        counted = node.op_type != "AveragePool" or node.attributes.get_int("count_include_pad", 0) == 1
-        if pads[place] and not counted:
-            raise work.refusal("does not count its padding")
-        stride, dilation = ((ints(node, name) or ones)[place] for name in ("strides", "dilations"))
-        taps = (kernel[place] - 1) * dilation + 1
-        joined, flow = work.look_back(value, flow, taps, stride, pads[place], fill)
-        pads[place] = pads[place + len(kernel)] = 0
-        node.attributes.pop("ceil_mode", None)
-        node.attributes["pads"] = ir.AttrInt64s("pads", pads)
-        node.replace_input_with(0, joined)
-        work.set(node.outputs[0], flow)
-
-    return rule
+def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
+    """Take a convolution or pooling: windows look back at earlier frames."""
+    place, kernel = flow.axis - 2, kernel_of(work, node)
+    if place == -1:
+        raise work.refusal("takes time for channels")
+    if place < 0:
+        per_frame(work, node, value, flow)
+        return
+    if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
+        raise work.refusal("gives the places of maxima")
+    ones, pads = [1] * len(kernel), ints(node, "pads") or [0] * (2 * len(kernel))
+    if pads[place] and node.op_type == "AveragePool" and not node.attributes.get_int("count_include_pad", 0):
+        raise work.refusal("does not count its padding")
+    stride, dilation = ((ints(node, name) or ones)[place] for name in ("strides", "dilations"))
+    fill = float(np.finfo(np.float32).min) if node.op_type == "MaxPool" else 0.0
+    joined, flow = work.look_back(value, flow, (kernel[place] - 1) * dilation + 1, stride, pads[place], fill)
+    pads[place] = pads[place + len(kernel)] = 0
+    node.attributes.pop("ceil_mode", None)
+    node.attributes["pads"] = ir.AttrInt64s("pads", pads)
+    node.replace_input_with(0, joined)
+    work.set(node.outputs[0], flow)
 
 
-def kernel_of(node: ir.Node) -> list[int]:
-    """Return the size of the kernel along each spatial axis."""
+def kernel_of(work: Rewriter, node: ir.Node) -> list[int]:
+    """Return the size of the kernel along each spatial axis; refuse padding that depends on the length."""
+    if node.attributes.get_string("auto_pad", "NOTSET") not in ("NOTSET", "VALID"):
+        raise work.refusal("pads by its length (auto_pad); export it with explicit padding")
     if (given := ints(node, "kernel_shape")) or node.inputs[1] is None:
         return given
     return [int(size) for size in axes_of(node.inputs[1])[2:]]
@@ -67,18 +61,16 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     pads = elements(node.inputs[1], 2 * len(axes))
     widths = {axis % rank: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
     front, behind = widths.pop(flow.axis, (0, 0))
-    if front is None or any(None in each for each in widths.values()):
+    if front is None or any(None in width for width in widths.values()):
         raise work.refusal("takes computed padding")
-    others = any(each != (0, 0) for each in widths.values())
-    if others and (front, behind) == (0, 0):
+    if any(width != (0, 0) for width in widths.values()):
+        if (front, behind) != (0, 0):
+            raise work.refusal("pads time and another axis at once")
         per_frame(work, node, value, flow)
         return
-    if others:
-        raise work.refusal("pads time and another axis at once")
-    if front and (mode := text(node, "mode", "constant")) != "constant":
+    if front and (mode := node.attributes.get_string("mode", "constant")) != "constant":
         raise work.refusal(f"pads by {mode} in front of the first frame")
-    fill = float(numbers(work, node, 2, [0])[0])
-    hand_on(work, node, *work.shift(value, flow, front, fill))
+    hand_on(work, node, *work.shift(value, flow, front, float(numbers(work, node, 2, [0])[0])))
 
 
 def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -86,15 +78,13 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if node.attributes.get_int("axis", 0) % len(axes_of(value)) != flow.axis:
         per_frame(work, node, value, flow)
         return
+    before = [each for each in node.inputs[: list(node.inputs).index(value)] if each is not None]
+    fills, frames = {fill_of(each) for each in before} or {0.0}, [axes_of(each)[flow.axis] for each in before]
     if sum(each in work.flows for each in node.inputs) > 1:
         raise work.refusal("joins several sequences")
-    before = [each for each in node.inputs[: list(node.inputs).index(value)] if each is not None]
-    fills = {fill_of(each) for each in before} or {0.0}
-    frames = [axes_of(each)[flow.axis] for each in before]
-    fill = fills.pop()
-    if fill is None or fills or not all(isinstance(size, int) for size in frames):
+    if None in fills or len(fills) > 1 or not all(isinstance(size, int) for size in frames):
         raise work.refusal("puts frames in front that are not one constant, or not a fixed number of them")
-    hand_on(work, node, *work.shift(value, flow, sum(map(int, frames)), fill))
+    hand_on(work, node, *work.shift(value, flow, sum(map(int, frames)), float(fills.pop() or 0.0)))
 
 
 def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -108,7 +98,9 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if len(axes) > 1:
         raise work.refusal("cuts time and another axis at once")
     start, step = starts[0], numbers(work, node, 4, [1])[0]
-    if start < 0 and step == 1 and _ends_with_time(node) and work.time_axis(node.outputs[0]) is None:
+    end = elements(node.inputs[2], 1)[0]
+    to_the_end = end is not None and end >= 2**31 - 1 and work.time_axis(node.outputs[0]) is None
+    if start < 0 and step == 1 and to_the_end:
         last_frames(work, node, value, flow, -start)
     elif start < 0 or step < 1:
         raise work.refusal("selects frames from the end")
@@ -119,12 +111,6 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         for place, number in ((0, joined), (1, work.constant([0])), (2, work.constant([END]))):
             node.replace_input_with(place, number)
         work.set(node.outputs[0], flow)
-
-
-def _ends_with_time(node: ir.Node) -> bool:
-    """Return True if a Slice of one axis reaches its end."""
-    end = elements(node.inputs[2], 1)[0]
-    return end is not None and end >= 2**31 - 1
 
 
 def last_frames(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, frames: int) -> None:
@@ -140,11 +126,8 @@ def last_frames(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, fram
 
 def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a Gather: of another axis, or of the last frame."""
-    if node.inputs[0] is not value:  # indices that move, of a table
-        per_frame(work, node, value, flow)
-        return
     axis = node.attributes.get_int("axis", 0) % len(axes_of(value))
-    if axis != flow.axis:
+    if node.inputs[0] is not value or axis != flow.axis:  # a table's indices move, or another axis is read
         per_frame(work, node, value, flow)
         return
     index = constant(node.inputs[1])
@@ -155,14 +138,9 @@ def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a transposed convolution: what its last taps add to later frames is a state."""
-    place = flow.axis - 2
-    by_length = "output_shape" in node.attributes or text(node, "auto_pad", "NOTSET") not in (
-        "NOTSET",
-        "VALID",
-    )
-    if place < 0 or by_length:
+    place, kernel = flow.axis - 2, kernel_of(work, node)
+    if place < 0 or "output_shape" in node.attributes:
         raise work.refusal("takes time for channels or rows, or pads by its length")
-    kernel = kernel_of(node)
     value, flow = work.settle(*work.clean(value, flow, 0.0))
     rank, result = len(kernel), node.outputs[0]
     stride, dilation = ((ints(node, name) or [1] * rank)[place] for name in ("strides", "dilations"))
@@ -180,24 +158,16 @@ def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
 
 
 def overlap_add(work: Rewriter, spread: ir.Value, flow: Flow, overlap: int) -> ir.Value:
-    """Return the frames of a call that no later one adds to; the ``overlap`` others are a state.
-
-    A negative overlap is the number of empty frames between those of two frames.
-    """
-    axis = flow.axis
-    if overlap > 0:
-        axes = [*axes_of(spread)]
-        axes[axis] = overlap
-        state = work.state("overlap", axes, spread.dtype, 0.0)
-        begun = work.add("Add", work.cut(spread, axis, 0, overlap), state)
-        joined = work.add("Concat", begun, work.cut(spread, axis, overlap), axis=axis)
-        work.end_state(work.cut(joined, axis, -overlap))
-        return work.cut(joined, axis, 0, -overlap)
-    if overlap < 0:
+    """Return the frames of a call that no later one adds to; the ``overlap`` others, if any, are a state."""
+    if overlap <= 0:  # empty frames between those of two frames
         pads = [0] * (2 * len(axes_of(spread)))
-        pads[len(pads) // 2 + axis] = -overlap
-        return work.add("Pad", spread, work.constant(pads))
-    return spread
+        pads[len(pads) // 2 + flow.axis] = -overlap
+        return work.add("Pad", spread, work.constant(pads)) if overlap else spread
+    axis, state = flow.axis, work.state("overlap", with_frames(spread, flow, overlap), spread.dtype, 0.0)
+    begun = work.add("Add", work.cut(spread, axis, 0, overlap), state)
+    joined = work.add("Concat", begun, work.cut(spread, axis, overlap), axis=axis)
+    work.end_state(work.cut(joined, axis, -overlap))
+    return work.cut(joined, axis, 0, -overlap)
 
 
 def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -205,7 +175,9 @@ def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     rate = work.rate_of(node.outputs[0], flow.axis)
     ratio = rate / flow.rate
-    if ratio.denominator > 1 or any(text(node, name, "") != mode for name, mode in modes.items()):
+    if ratio.denominator > 1 or any(
+        node.attributes.get_string(name, "") != mode for name, mode in modes.items()
+    ):
         raise work.refusal("interpolates between frames")
     value, flow = work.settle(value, flow)
     node.replace_input_with(0, value)
@@ -220,9 +192,7 @@ def sum_so_far(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> No
     if node.attributes.get_int("exclusive", 0) or node.attributes.get_int("reverse", 0):
         raise work.refusal("sums backwards, or without the frame itself")
     value, flow = work.settle(*work.clean(value, flow, 0.0))
-    axes = [*axes_of(value)]
-    axes[flow.axis] = 1
-    state = work.state("total", axes, value.dtype, 0.0)
+    state = work.state("total", with_frames(value, flow, 1), value.dtype, 0.0)
     total = work.add("Add", work.add("CumSum", value, node.inputs[1]), state, like=value)
     work.end_state(work.cut(total, flow.axis, -1))
     hand_on(work, node, total, replace(flow, fill=None))
@@ -232,8 +202,8 @@ def recurrent(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> Non
     """Take an LSTM, GRU or RNN: its states are inputs already, and stay at reset in front of frame 0."""
     if flow.axis != 0 or node.inputs[0] is not value or node.attributes.get_int("layout", 0) != 0:
         raise work.refusal("does not run over the first axis of its input")
-    if text(node, "direction", "forward") != "forward":
-        raise work.refusal("reads time backwards")
+    if (direction := node.attributes.get_string("direction", "forward")) != "forward":
+        raise work.refusal(f"is {direction} and reads time backwards")
     read = value
     value, flow = work.settle(value, flow)
     if flow.delay > 0:
@@ -248,49 +218,32 @@ def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value
 
     In front of it the layer reads zeros, and two features more that are 1 there and 0 later. Their weights
     take the biases off where these move a state at zero: the cell gate of an LSTM, the hidden gate of a GRU
-    (with the reset gate at one half), an RNN. So they are as large as biases, which int8 and fp16 need, and a
-    call may have frames of both kinds, which a ``Where`` on the states could not separate.
+    (with the reset gate at one half), an RNN. They are as large as biases, as int8 and fp16 need.
     """
     given = [*node.inputs, *[None] * 6]
     if given[4] is not None or given[5] is None:
         raise work.refusal("lags, and has lengths or no states that are inputs")
     if any(np.any(state.reset) for state in work.given):
         raise work.refusal("lags, and starts from a state that is not zero")
-    weights = constant(node.inputs[1])
-    if weights is None or "clip" in node.attributes or not _stays_at_zero(node):
-        raise work.refusal("lags, and has computed weights, clip or activations that are not 0 at 0")
+    weights, activations = constant(node.inputs[1]), node.attributes.get_strings("activations", None)
+    usual = "clip" not in node.attributes and [*(activations or ())] in ([], ["Relu"], ["Tanh"])
+    if weights is None or not usual:
+        raise work.refusal("lags, and has computed weights, clip or activations of its own")
     value, flow = work.clean(value, flow, 0.0)
     biases = constant(given[3])
     if biases is None:
         return value
-    size = node.attributes.get_int("hidden_size", 0)
-    columns = -np.stack(np.split(biases, 2, axis=1), axis=-1)
-    columns = columns * _gates(node).repeat(size, 0).astype(columns.dtype)
-    axes = axes_of(value)
-    if axes[1] not in (1, work.batch):
-        raise work.refusal(f"lags, and has a fixed number of rows, {axes[1]}")
-    feature = work.add("Cast", work.early(value, flow), to=int(value.dtype or ir.DataType.FLOAT))
+    reset = 0.5 if node.attributes.get_int("linear_before_reset", 0) else 1
+    gru = [[0, 0], [1, 1], [1, reset]]
+    by_gate: dict[str, Any] = {"RNN": [[1, 1]], "LSTM": [[0, 0]] * 3 + [[1, 1]], "GRU": gru}
+    shares = np.repeat(by_gate[node.op_type], node.attributes.get_int("hidden_size", 0), 0)
+    columns = -np.stack(np.split(biases, 2, axis=1), axis=-1) * shares.astype(biases.dtype)
+    if (rows := axes_of(value)[1]) not in (1, work.batch):
+        raise work.refusal(f"lags, and has a fixed number of rows, {rows}")
+    feature = work.add("Cast", work.early(value, flow), to=int(value.dtype or 0))
     feature.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
     node.replace_input_with(1, work.constant(np.concatenate([weights, columns], -1), weights.dtype))
     return work.add("Concat", value, feature, feature, axis=2)
-
-
-def _gates(node: ir.Node) -> np.ndarray:
-    """Return, by gate, the share of the input and of the recurrent bias that is taken off ``(gates, 2)``."""
-    if node.op_type == "RNN":
-        return np.ones((1, 2))
-    if node.op_type == "LSTM":  # input, output, forget, cell
-        return np.array([[0, 0], [0, 0], [0, 0], [1, 1]], float)
-    linear = node.attributes.get_int("linear_before_reset", 0)
-    return np.array([[0, 0], [1, 1], [1, 0.5 if linear else 1]], float)  # update, reset, hidden
-
-
-def _stays_at_zero(node: ir.Node) -> bool:
-    """Return True if the activations of a layer's state are 0 at 0."""
-    given = node.attributes.get_strings("activations", ()) or ()
-    states = {"LSTM": given[1:], "GRU": given[1:], "RNN": given}[node.op_type]
-    sigmoid = node.op_type != "GRU" or not given or given[0] == "Sigmoid"
-    return sigmoid and all(name in ("Tanh", "Relu", "Softsign") for name in states)
 
 
 def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
@@ -329,12 +282,11 @@ def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
 
 def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
     """Take an operator that computes a frame from that frame of its operands: they wait for one another."""
-    along = ALONG.get(node.op_type, _nowhere)
     operands = list(moving_operands(work, node))
     for place, each, own in operands:
         if own.rate != flow.rate:
             raise work.refusal("joins frames of different rates")
-        if own.axis in along(node, place, len(axes_of(each))):
+        if own.axis in axes_read(node, place, len(axes_of(each))):
             raise work.refusal("reads all time")
     delay = max(0, *(own.delay for _, _, own in operands))
     for place, each, own in operands:
@@ -348,62 +300,37 @@ def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> No
             raise work.refusal("reads all time")
 
 
-Along = Callable[[ir.Node, int, int], Iterable[int]]
-
-
-def _nowhere(_node: ir.Node, _place: int, _rank: int) -> Iterable[int]:
-    return ()
-
-
-def _one_axis(default: int) -> Along:
-    return lambda node, _place, rank: [node.attributes.get_int("axis", default) % rank]
-
-
-def _from_axis(default: int) -> Along:
-    return lambda node, _place, rank: range(node.attributes.get_int("axis", default) % rank, rank)
-
-
-def _reduced(node: ir.Node, _place: int, rank: int) -> Iterable[int]:
-    """Return the axes of a reduction; all if they are computed."""
-    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None
+def axes_read(node: ir.Node, place: int, rank: int) -> Iterable[int]:
+    """Return the axes of an operand that each element of the result reads as a whole."""
+    op = node.op_type
+    axis = node.attributes.get_int("axis", 0 if op == "Split" else -1) % max(rank, 1)
+    if op in ("LogSoftmax", "Softmax", "Split"):
+        return [axis]
+    if op == "LayerNormalization":
+        return range(axis, rank)
+    if op == "MatMul":
+        return [rank - 1] if place == 0 or rank == 1 else [rank - 2]
+    if op == "Gemm":
+        return [0 if node.attributes.get_int("transA" if place == 0 else "transB", 0) else 1]
+    if op not in _REDUCTIONS:
+        return ()
+    given = constant(node.inputs[1]) if len(node.inputs) > 1 else None  # all axes if they are computed
     axes = ints(node, "axes") or ([] if given is None else given.reshape(-1).tolist())
     return [axis % rank for axis in axes or range(rank)]
 
 
-def _contracted(_node: ir.Node, place: int, rank: int) -> Iterable[int]:
-    """Return the axis of an operand of a product that is summed over."""
-    return [rank - 1] if place == 0 or rank == 1 else [rank - 2]
-
-
-def _of_gemm(node: ir.Node, place: int, _rank: int) -> Iterable[int]:
-    return [0 if node.attributes.get_int("transA" if place == 0 else "transB", 0) else 1]
-
-
 _REDUCTIONS = "ReduceL1 ReduceL2 ReduceMax ReduceMean ReduceMin ReduceProd ReduceSum ReduceSumSquare".split()  # noqa: SIM905
-ALONG: Mapping[str, Along] = {
-    "LayerNormalization": _from_axis(-1),
-    "LogSoftmax": _one_axis(-1),
-    "MatMul": _contracted,
-    "Gemm": _of_gemm,
-    "Softmax": _one_axis(-1),
-    "Split": _one_axis(0),
-    **dict.fromkeys(_REDUCTIONS, _reduced),
-}
-_ELEMENTWISE = """Abs Add And Cast Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Greater GreaterOrEqual
-HardSigmoid HardSwish IsNaN LeakyRelu Less LessOrEqual Log Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu
-Reciprocal Relu Round Selu Sigmoid Sign Sin Softplus Softsign Sqrt Sub Sum Tan Tanh ThresholdedRelu Where
-Xor""".split()  # noqa: SIM905
-
+_PER_FRAME = """Abs Add And BatchNormalization Cast Ceil Clip Cos Div Elu Equal Erf Exp Floor Gelu Gemm
+Greater GreaterOrEqual HardSigmoid HardSwish IsNaN LayerNormalization LeakyRelu Less LessOrEqual Log
+LogSoftmax MatMul Max Mean Min Mish Mod Mul Neg Not Or Pow PRelu Reciprocal Relu Round Selu Sigmoid Sign Sin
+Softmax Softplus Softsign Split Sqrt Sub Sum Tan Tanh ThresholdedRelu Where Xor""".split()  # noqa: SIM905
 _PARTIAL = ("Div", "Log", "Pow", "Reciprocal", "Sqrt")
 """Operators that some numbers have no result of."""
-
 RULES: Mapping[str, Rule] = {
-    **dict.fromkeys((*_ELEMENTWISE, *ALONG, "BatchNormalization"), per_frame),
+    **dict.fromkeys((*_PER_FRAME, *_REDUCTIONS), per_frame),
     **dict.fromkeys(("Identity", "Squeeze", "Transpose", "Unsqueeze"), layout),
     **dict.fromkeys(("Expand", "Reshape"), reshape),
-    "Conv": windows(0.0),
-    "MaxPool": windows(float(np.finfo(np.float32).min)),
-    "AveragePool": windows(0.0),
+    **dict.fromkeys(("AveragePool", "Conv", "MaxPool"), windows),
     "Pad": pad,
     "Concat": concat,
     "Slice": choice,
@@ -421,21 +348,13 @@ def ints(node: ir.Node, name: str) -> list[int]:
     return [*(node.attributes.get_ints(name, None) or ())]
 
 
-def text(node: ir.Node, name: str, default: str) -> str:
-    """Return the text of an attribute."""
-    found = node.attributes.get(name)
-    return default if found is None else str(found.as_string())
-
-
 def numbers(work: Rewriter, node: ir.Node, place: int, default: Iterable[float] | None = None) -> list[Any]:
     """Return the numbers of a constant operand, or ``default`` if it is missing."""
     value = node.inputs[place] if place < len(node.inputs) else None
-    if value is None and default is not None:
-        return [*default]
     array = constant(value)
-    if array is None:
+    if array is None and (value is not None or default is None):
         raise work.refusal("takes computed numbers along time")
-    return list(array.reshape(-1).tolist())
+    return [*(default or ())] if array is None else array.reshape(-1).tolist()
 
 
 def elements(value: ir.Value | None, size: int) -> list[int | None]:
@@ -444,7 +363,7 @@ def elements(value: ir.Value | None, size: int) -> list[int | None]:
     if array is not None:
         return list(array.reshape(-1).tolist())
     if node is not None and node.op_type == "Concat":
-        return [each for part in node.inputs for each in elements(part, 1)]
+        return [element for part in node.inputs for element in elements(part, 1)]
     if node is not None and node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze"):
         return elements(node.inputs[0], size)
     return [None] * size

@@ -322,7 +322,8 @@ def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     """Return a case's rows and time steps; 1 where an axis has no name."""
-    rows = (feeds[name].shape[axis] for name, axis in manifest.batch_axes.items() if name in feeds)
+    places = {name: manifest.batch_axis(axes) for name, axes in manifest.axes.items() if name in feeds}
+    rows = (feeds[name].shape[axis] for name, axis in places.items() if axis is not None)
     return next(rows, 1), manifest.steps(feeds)
 
 

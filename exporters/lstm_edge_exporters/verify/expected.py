@@ -99,7 +99,7 @@ def against_module(
         built.file,
         built.module,
         built.cases,
-        built.past.reach,
+        built.reach,
         config is not None,
         sha256=hashed,
     )

@@ -13,10 +13,9 @@ from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
-from lstm_edge_runtime.graph_check import graph_specs
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.ort import CPU, SessionOptions, run_by_name
+from lstm_edge_runtime.ort import CPU, run_by_name
 
 from ..chunks import Runner
 from ..graph import data_inputs
@@ -94,10 +93,9 @@ class ModelFile:
             ProviderError: a provider is not really in use.
             FileFormatError: onnxruntime can't read the file.
         """
-        session = open_isolated(str(self.path), SessionOptions(providers=providers, threads=threads))
-        floats = {
-            spec.name: spec.dtype for spec in graph_specs(session.get_inputs()) if "float" in spec.dtype
-        }
+        session = open_isolated(str(self.path), providers, threads)
+        dtypes = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
+        floats = {arg.name: dtypes[arg.type] for arg in session.get_inputs() if arg.type in dtypes}
 
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
             # floats may be wider or narrower than the file's

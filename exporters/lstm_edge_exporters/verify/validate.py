@@ -17,7 +17,7 @@ import onnx
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError, first_line
 from lstm_edge_runtime.manifest import Array, Golden, Manifest
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.selftest import SelfTest, check_golden_case, selftest
 

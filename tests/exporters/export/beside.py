@@ -1,13 +1,11 @@
-"""A file and its module, called on the same inputs: a window, its steps and its chunks."""
+"""A file and its module, called on the same inputs: a window and its chunks."""
 
 import copy
-from contextlib import ExitStack, contextmanager
 from functools import wraps
 
 import numpy as np
 import onnx
 import torch
-from torch import nn
 
 import lstm_edge_exporters
 from lstm_edge_exporters.chunks import take_steps
@@ -22,6 +20,12 @@ __all__ = ["export_beside"]
 
 STEPS = 7
 _export = lstm_edge_exporters.export
+
+
+def _batch_axes(manifest):
+    return {
+        name: axes.index(manifest.batch) for name, axes in manifest.axes.items() if manifest.batch in axes
+    }
 
 
 @wraps(_export)
@@ -43,8 +47,7 @@ def _resized(cases, sizes):
 class _Beside:
     """A file and its module, which runs in float64: what PyTorch's float32 loses is no fault of a file.
 
-    A file that takes one step a call is compared with the module in a loop, with the states carried as its
-    manifest pairs them; any other with the module on all that its stream has seen.
+    A stream is compared with the module on all that the stream has seen.
     """
 
     def __init__(self, artifact, module, example):
@@ -80,10 +83,8 @@ class _Beside:
 
     def check(self):
         self.check_window()
-        if self.manifest.streamable:
-            self.check_steps()
-            if self.manifest.sequence is not None:
-                self.check_chunks()
+        if self.manifest.streamable and self.manifest.sequence is not None:
+            self.check_chunks()
 
     def check_window(self):
         lengths = self.manifest.lengths and self.feeds[self.manifest.lengths]
@@ -91,38 +92,14 @@ class _Beside:
         found = outputs | {each.output: state[each.input] for each in self.manifest.states}
         self._compare(found, self._call(self.feeds))
 
-    def check_steps(self):
-        manifest, time = self.manifest, self.manifest.time_axes
-        moved = {name: axis - (axis > time.get(name, axis)) for name, axis in manifest.batch_axes.items()}
-        stream, held = self.model.stream(reset_every="never"), self.feeds
-        with ExitStack() as layers:
-            if manifest.sequence is None and {each.input for each in manifest.states} - {
-                *self.signature.names
-            }:
-                for layer in self.module.modules():
-                    if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-                        layers.enter_context(injected(layer, _Carried()))
-            for step in range(self.steps):
-                sample = {n: a.take(step, time[n]) if n in time else a for n, a in self.data.items()}
-                result = stream.step(_single(_without(sample, moved)))
-                if manifest.sequence is None:
-                    expected = self._call(held)
-                    held = held | {
-                        s.input: expected[s.output] for s in manifest.states if s.output in expected
-                    }
-                else:
-                    expected = self._seen(step + 1, -1)
-                self._compare_streamed(result, expected)
-
     def check_chunks(self):
         stream = self.model.stream(reset_every="never")
         for start, stop in zip((0, 3, 4), (3, 4, self.steps), strict=True):
             chunk = take_steps(self.manifest.time_axes, self.data, start, stop)
-            result = stream.process(_single(_without(chunk, self.manifest.batch_axes)))
+            result = stream.process(_single(_without(chunk, _batch_axes(self.manifest))))
             self._compare_streamed(result, self._seen(stop, range(start, stop)))
 
     def _seen(self, stop, steps):
-        """Return what the module gives for ``steps`` of its first ``stop`` ones."""
         manifest, time = self.manifest, self.manifest.time_axes
         given = take_steps(manifest.time_axes, self.feeds, 0, stop)
         if manifest.lengths:
@@ -146,41 +123,6 @@ class _Beside:
             largest = np.abs(array[np.isfinite(array)]).max(initial=1.0)
             limit = max(2e-5 * largest, np.max(self.manifest.golden.limits.get(name, 0.0)))
             np.testing.assert_allclose(found[name].ravel(), array.ravel(), rtol=0, atol=limit, err_msg=name)
-
-
-@contextmanager
-def injected(layer, states):
-    """Let PyTorch's own ``forward`` of ``layer`` take and keep ``states``, whatever a subclass adds to it."""
-    kind = type(layer)
-    base = next(each for each in kind.__mro__ if each.__module__ == nn.RNNBase.__module__)
-
-    def forward(self, input, hx=None):  # noqa: A002  the name that callers use
-        result = base.forward(self, input, states.begin(self, input, hx))
-        states.end(self, result)
-        return result
-
-    started = type(base.__name__, (base,), {"forward": forward})
-    layer.__class__ = started if kind is base else type(kind.__name__, (kind, started), {})
-    try:
-        yield
-    finally:
-        layer.__class__ = kind
-
-
-class _Carried:
-    """Lets a recurrent layer start where its call before ended, as a file's lifted states do."""
-
-    def __init__(self):
-        self.last = None
-
-    def __deepcopy__(self, _):
-        return self
-
-    def begin(self, layer, x, given):
-        return given if self.last is None else self.last
-
-    def end(self, layer, result):
-        self.last = result if isinstance(layer, nn.RNNCellBase) else result[1]
 
 
 def _single(arrays):

@@ -1,6 +1,5 @@
 """Modules written the way people write them, each with an example and what its file must have."""
 
-import abc
 import functools
 import math
 from dataclasses import dataclass, field
@@ -10,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
-from torch.utils import _pytree as pytree
 
 from lstm_edge_exporters import ExportConfig
 
@@ -55,20 +53,6 @@ class SentimentClassifier(nn.Module):
         return self.fc(hidden).squeeze(1)
 
 
-class Encoder(nn.Module):
-    """A sequence-to-sequence encoder, time first."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.embedding = nn.Embedding(50, 8)
-        self.rnn = nn.GRU(8, 10, bidirectional=True)
-        self.fc = nn.Linear(20, 10)
-
-    def forward(self, src):
-        outputs, hidden = self.rnn(self.embedding(src))
-        return outputs, torch.tanh(self.fc(torch.cat((hidden[0], hidden[1]), dim=1)))
-
-
 class DecoderStep(nn.Module):
     """One step of an attention decoder, its hidden state an argument."""
 
@@ -88,20 +72,6 @@ class DecoderStep(nn.Module):
         context = (attention.unsqueeze(2) * encoder_outputs).sum(0, keepdim=True)
         output, hidden = self.rnn(torch.cat((embedded, context), dim=2), hidden)
         return {"logits": self.out(output.squeeze(0)), "hidden": hidden}
-
-
-class Seq2SeqTeacherForced(nn.Module):
-    """The decoder starts from the encoder's last state: a state that must stay in the graph."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.LSTM(5, 8, batch_first=True)
-        self.decoder = nn.LSTM(3, 8, batch_first=True)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, source, target):
-        _, state = self.encoder(source)
-        return self.head(self.decoder(target, state)[0])
 
 
 class CRNN(nn.Module):
@@ -145,21 +115,6 @@ class WordLanguageModel(nn.Module):
         output, hidden = self.rnn(emb, hidden)
         decoded = self.decoder(self.drop(output)).view(-1, 60)
         return F.log_softmax(decoded, dim=1), hidden
-
-
-class SpeakerEncoder(nn.Module):
-    """The last layer's hidden state, projected and normalized."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(13, 16, 3, batch_first=True)
-        self.linear = nn.Linear(16, 12)
-        self.relu = nn.ReLU()
-
-    def forward(self, utterances, hidden_init=None):
-        _, (hidden, _) = self.lstm(utterances, hidden_init)
-        raw = self.relu(self.linear(hidden[-1]))
-        return raw / (torch.norm(raw, dim=1, keepdim=True) + 1e-5)
 
 
 class AnomalyAutoEncoder(nn.Module):
@@ -220,172 +175,6 @@ class DeepSpeechLike(nn.Module):
         return F.softmax(self.fc(x.reshape(t * n, -1)).reshape(t, n, -1).transpose(0, 1), dim=-1)
 
 
-class Tagger(nn.Module):
-    """A tagger without CRF: one label a token, from characters' and words' embeddings."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.words = nn.Embedding(80, 8)
-        self.shapes = nn.Embedding(10, 3)
-        self.lstm = nn.LSTM(11, 7, bidirectional=True, batch_first=True)
-        self.norm = nn.LayerNorm(14)
-        self.tags = nn.Linear(14, 9)
-
-    def forward(self, words, shapes):
-        x = torch.cat([self.words(words), self.shapes(shapes)], dim=-1)
-        return self.tags(self.norm(self.lstm(x)[0])).argmax(-1)
-
-
-class VideoClassifier(nn.Module):
-    """A small CNN on each frame, an LSTM over the frames' features."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cnn = nn.Sequential(
-            nn.Conv2d(3, 4, 3, stride=2), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten()
-        )
-        self.lstm = nn.LSTM(16, 8, batch_first=True)
-        self.fc = nn.Linear(8, 5)
-
-    def forward(self, video):
-        b, t, c, h, w = video.shape
-        features = self.cnn(video.reshape(b * t, c, h, w)).reshape(b, t, -1)
-        out, _ = self.lstm(features)
-        return self.fc(out[:, -1])
-
-
-class AttentionClassifier(nn.Module):
-    """Masked attention over the outputs of an LSTM."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(6, 8, batch_first=True)
-        self.attention = nn.Linear(8, 1)
-        self.fc = nn.Linear(8, 4)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        out, _ = pad_packed_sequence(self.lstm(packed)[0], batch_first=True)
-        mask = torch.arange(out.size(1), device=x.device)[None, :] < lengths[:, None]
-        scores = self.attention(out).squeeze(-1).masked_fill(~mask, float("-inf"))
-        weights = torch.softmax(scores, dim=1)
-        return self.fc(torch.bmm(weights.unsqueeze(1), out).squeeze(1)), weights
-
-
-class Forecaster(nn.Module):
-    """Static covariates set the initial state; the history drives the network."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.h = nn.Linear(3, 8)
-        self.c = nn.Linear(3, 8)
-        self.lstm = nn.LSTM(2, 8, batch_first=True)
-        self.head = nn.Linear(8, 4)
-
-    def forward(self, history, static):
-        state = torch.tanh(self.h(static)).unsqueeze(0), torch.tanh(self.c(static)).unsqueeze(0)
-        out, _ = self.lstm(history, state)
-        return {"forecast": self.head(out[:, -1]), "hidden_sequence": out}
-
-
-class ActorCritic(nn.Module):
-    """A policy with a GRU cell's one step a call."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.body = nn.Sequential(nn.Linear(7, 12), nn.Tanh())
-        self.gru = nn.GRUCell(12, 10)
-        self.actor = nn.Linear(10, 3)
-        self.critic = nn.Linear(10, 1)
-
-    def forward(self, observation, hidden):
-        hidden = self.gru(self.body(observation), hidden)
-        return self.actor(hidden), self.critic(hidden).squeeze(-1), hidden
-
-
-class TutorialLSTM1(nn.Module):
-    """The well-known tutorial class: zeros made inside, the view over every layer."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(input_size=5, hidden_size=6, num_layers=2, batch_first=True)
-        self.fc_1 = nn.Linear(6, 128)
-        self.fc = nn.Linear(128, 1)
-        self.relu = nn.ReLU()
-
-    def forward(self, x):
-        h_0 = torch.autograd.Variable(torch.zeros(2, x.size(0), 6))
-        c_0 = torch.autograd.Variable(torch.zeros(2, x.size(0), 6))
-        _output, (hn, _cn) = self.lstm(x, (h_0, c_0))
-        hn = hn.view(-1, 6)
-        return self.fc(self.relu(self.fc_1(self.relu(hn))))
-
-
-class ResidualStack(nn.Module):
-    """GNMT's way: single layers with residual connections, each with its own learned start."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.ModuleList(nn.LSTM(8, 8, batch_first=True) for _ in range(3))
-        self.start = nn.ParameterList(nn.Parameter(0.3 * torch.randn(1, 1, 8)) for _ in range(3))
-
-    def forward(self, x):
-        for layer, start in zip(self.layers, self.start, strict=True):
-            h = start.repeat(1, x.shape[0], 1)
-            y, _ = layer(x, (h, torch.zeros_like(h)))
-            x = x + y
-        return x
-
-
-class AbstractRNN(abc.ABC, nn.RNNBase):
-    """A forecasting library's interface over PyTorch's layers."""
-
-    @abc.abstractmethod
-    def handle_no_encoding(self, hidden, no_encoding, initial): ...
-
-
-class AbstractLSTM(AbstractRNN, nn.LSTM):
-    def handle_no_encoding(self, hidden, no_encoding, initial):
-        return hidden
-
-
-class QuietTrain(nn.Module):
-    """Layers behind an abstract class, in a module whose ``train`` returns nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = AbstractLSTM(5, 6, batch_first=True)
-
-    def train(self, mode=True):
-        super().train(mode)
-
-    def forward(self, x):
-        return self.rnn(x)[0]
-
-
-class Series:
-    """A container known to PyTorch, as libraries register theirs: its parts have no names."""
-
-    def __init__(self, values, mask) -> None:
-        self.values, self.mask = values, mask
-
-
-pytree.register_pytree_node(
-    Series, lambda each: ([each.values, each.mask], None), lambda parts, _: Series(*parts)
-)
-
-
-class Contained(nn.Module):
-    """Takes a container."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(5, 6, batch_first=True)
-
-    def forward(self, series):
-        return self.rnn(series.values)[0] * series.mask.unsqueeze(-1)
-
-
 class ChunkedBLSTM(nn.Module):
     """A separation network's layer: overlapping frames of 20 steps where the input is longer."""
 
@@ -430,45 +219,6 @@ class WaveDenoiser(nn.Module):
         return F.pad(x, (0, length - x.shape[-1]))
 
 
-class SqueezingCRDNN(nn.Module):
-    """Squeezes an axis that is not 1, which does nothing."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(1, 3, 3, padding=1)
-        self.rnn = nn.GRU(12, 5, batch_first=True)
-
-    def forward(self, x):
-        x = self.conv(x.unsqueeze(1)).squeeze(1)
-        return self.rnn(x.permute(0, 2, 1, 3).flatten(2))[0].squeeze(2)
-
-
-class EncoderWithLengths(nn.Module):
-    """Passes the lengths on beside what it computes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.LSTM(5, 6, batch_first=True)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths.cpu(), batch_first=True, enforce_sorted=False)
-        y, counts = pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.size(1))
-        return y, counts
-
-
-class RelativeLengths(nn.Module):
-    """Lengths as fractions of the longest, as a speech toolkit has them."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(5, 6, batch_first=True)
-
-    def forward(self, x, lens):
-        steps = torch.clamp(torch.round(lens * x.size(1)), min=1).long()
-        packed = pack_padded_sequence(x, steps.cpu(), batch_first=True, enforce_sorted=False)
-        return pad_packed_sequence(self.rnn(packed)[0], batch_first=True, total_length=x.size(1))[0]
-
-
 def dispatch(forward):
     """Stand for a decorator that lets a method of one container be called with its parts by name."""
 
@@ -497,19 +247,6 @@ class Dispatched(nn.Module):
         return container
 
 
-class FixedGraph(nn.Module):
-    """A graph network over windows: every axis is of a fixed size."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("adjacency", torch.softmax(_floats(6, 6), 1))
-        self.rnn = nn.LSTM(4, 5)
-
-    def forward(self, x):
-        x = (self.adjacency @ x.reshape(6, -1)).reshape(6, 3, 4).transpose(0, 1)
-        return torch.cat([self.rnn(x)[1][0].squeeze(0), x[-1]], -1)
-
-
 def _floats(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
@@ -528,23 +265,15 @@ PEOPLE = [
         (_tokens(100, 3, 6), torch.tensor([6, 2, 4])),
         {"LSTM": 2},
         ("h_0", "c_0"),
-        "bidirectional",
+        "reads time backwards",
     ),
-    Person(Encoder, _tokens(50, 6, 3), {"GRU": 1}, ("h_0",), "bidirectional"),
     Person(DecoderStep, (_tokens(50, 3), _floats(1, 3, 10), _floats(6, 3, 20)), {"GRU": 1}, ("hidden",)),
-    Person(
-        Seq2SeqTeacherForced,
-        (_floats(3, 6, 5), _floats(3, 4, 3)),
-        {"LSTM": 2},
-        ("encoder.h_0", "encoder.c_0"),
-        notes="decoder",
-    ),
     Person(
         CRNN,
         _floats(3, 1, 8, 12),
         {"LSTM": 2},
         ("rnn1.h_0", "rnn1.c_0", "rnn2.h_0", "rnn2.c_0"),
-        "bidirectional",
+        "reads time backwards",
     ),
     Person(
         WordLanguageModel,
@@ -553,7 +282,6 @@ PEOPLE = [
         ("hidden_0", "hidden_1"),
         "rows and steps on one axis",
     ),
-    Person(SpeakerEncoder, _floats(3, 6, 13), {"LSTM": 3}, ("h_0", "c_0")),
     Person(
         AnomalyAutoEncoder,
         _floats(3, 6, 4),
@@ -566,35 +294,8 @@ PEOPLE = [
         (_floats(6, 3, 9), torch.tensor([6, 4, 2])),
         {"GRU": 3},
         ("rnns.0.rnn.h_0", "rnns.1.rnn.h_0", "rnns.2.rnn.h_0"),
-        "bidirectional",
+        "reads time backwards",
     ),
-    Person(Tagger, (_tokens(80, 3, 6), _tokens(10, 3, 6)), {"LSTM": 1}, ("h_0", "c_0"), "bidirectional"),
-    Person(VideoClassifier, _floats(3, 6, 3, 9, 9), {"LSTM": 1}, ("h_0", "c_0")),
-    Person(
-        AttentionClassifier,
-        (_floats(3, 6, 6), torch.tensor([2, 6, 4])),
-        {"LSTM": 1},
-        ("h_0", "c_0"),
-        "restarts with every call",
-    ),
-    Person(
-        Forecaster,
-        (_floats(3, 6, 2), _floats(3, 3)),
-        {"LSTM": 1},
-        (),
-        "chunks are not",
-        notes="stays in the graph",
-    ),
-    Person(ActorCritic, (_floats(3, 7), _floats(3, 10)), {"GRU": 1}, ("hidden",)),
-    Person(TutorialLSTM1, _floats(3, 6, 5), {"LSTM": 2}, ("h_0", "c_0")),
-    Person(
-        ResidualStack,
-        _floats(3, 6, 8),
-        {"LSTM": 3},
-        tuple(f"layers.{i}.{s}_0" for i in range(3) for s in "hc"),
-    ),
-    Person(QuietTrain, _floats(3, 6, 5), {"LSTM": 1}, ("h_0", "c_0")),
-    Person(Contained, (Series(_floats(3, 6, 5), torch.ones(3, 6)),), {"GRU": 1}, ("h_0",)),
     Person(
         ChunkedBLSTM,
         _floats(3, 4, 50),
@@ -610,7 +311,7 @@ PEOPLE = [
         _floats(3, 4, 13),
         {"LSTM": 1},
         ("h_0", "c_0"),
-        "bidirectional",
+        "reads time backwards",
         notes="axis L takes 1..20 alone",
         ranges={"L": "1..20"},
     ),
@@ -623,28 +324,10 @@ PEOPLE = [
         notes="axis L takes 36.. alone",
         ranges={"L": "36.."},
     ),
-    Person(SqueezingCRDNN, _floats(3, 6, 4), {"GRU": 1}, ("h_0",), "looks 1 step ahead"),
-    Person(EncoderWithLengths, (_floats(3, 6, 5), torch.tensor([2, 6, 4])), {"LSTM": 1}, ("h_0", "c_0")),
-    Person(
-        RelativeLengths,
-        (_floats(3, 6, 5), torch.tensor([0.5, 1.0, 0.7])),
-        {"GRU": 1},
-        ("h_0",),
-        "restarts with every call",
-    ),
     Person(
         Dispatched,
         {"observation": _floats(3, 6, 5), "hidden": _floats(3, 1, 6)},
         {"GRU": 1},
         ("hidden",),
-    ),
-    Person(
-        FixedGraph,
-        _floats(6, 3, 4),
-        {"LSTM": 1},
-        (),
-        "takes 3 steps per call",
-        notes="no states are carried",
-        config=ExportConfig(inputs={"x": (6, 3, 4)}),
     ),
 ]

@@ -1,4 +1,4 @@
-"""Regions of autocast, and branches for sizes of one."""
+"""Regions of autocast."""
 
 import pytest
 import torch
@@ -6,7 +6,6 @@ from torch import Tensor, nn
 
 from lstm_edge_exporters import export
 from lstm_edge_runtime.errors import CheckFailedError
-from lstm_edge_runtime.manifest import AxisRange
 
 
 class Cast(nn.Module):
@@ -23,18 +22,6 @@ class Cast(nn.Module):
         return one * other
 
 
-class Single(nn.Module):
-    """A branch for single steps."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.lstm = nn.LSTM(3, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.lstm(x)[0]
-        return y * 2 if x.shape[1] == 1 else y
-
-
 def test_a_region_without_autocast_is_a_part_of_the_graph():
     torch.manual_seed(0)
     artifact = export(Cast(enabled=False).eval(), torch.randn(2, 5, 3))
@@ -45,10 +32,3 @@ def test_a_module_that_computes_in_bfloat16_is_refused():
     torch.manual_seed(0)
     with pytest.raises(CheckFailedError, match="the module in float32, which the file can't follow"):
         export(Cast(enabled=True).eval(), torch.randn(2, 5, 3))
-
-
-def test_a_branch_for_single_steps_leaves_sizes_from_two():
-    torch.manual_seed(0)
-    artifact = export(Single().eval(), torch.randn(2, 5, 3))
-    assert artifact.manifest.ranges == {"L": AxisRange(2, None)}
-    assert any("axis L takes 2" in note for note in artifact.notes)

@@ -44,7 +44,6 @@ class Decoder(nn.Module):
 STATE = torch.zeros(1, 1, 6)
 ONES = [
     (Absent(), torch.randn(1, 9, 5), {"x": ("N", "L", 5)}),
-    (Absent(), torch.randn(3, 1, 5), {"x": ("N", "L", 5)}),
     (Absent(), torch.randn(1, 1, 5), {"x": ("N", "L", 5)}),
     (Given(), (torch.randn(1, 9, 5), STATE, STATE), {"x": ("N", "L", 5), "h": (1, "N", 6), "c": (1, "N", 6)}),
     (Packs(), (torch.randn(1, 9, 5), torch.tensor([9])), {"x": ("N", "L", 5), "lengths": ("N",)}),
@@ -76,60 +75,12 @@ def test_a_batch_that_the_code_fixes_is_refused_unless_it_is_given_as_a_number()
     assert artifact.manifest.axes["x"] == (3, "L", 5)
 
 
-class LearnedRows(CountsRows):
-    def __init__(self):
-        super().__init__()
-        self.start = nn.Parameter(torch.randn(1, 6))
-
-    def forward(self, x):
-        state = torch.tanh(self.start).unsqueeze(0).repeat(1, np.prod(x.shape[:1], dtype=int).item(), 1)
-        return self.rnn(x, (state, state))[0]
-
-
-def test_a_learned_state_of_a_fixed_batch_is_the_reset_value_of_every_row():
-    module, x = LearnedRows().eval(), torch.randn(3, 7, 5)
-    manifest = export(module, x, ExportConfig(inputs={"x": (3, "L", 5)})).manifest
-    expected = torch.tanh(module.start).expand(1, 3, 6).detach().numpy()
-    for state in manifest.states:
-        np.testing.assert_allclose(np.broadcast_to(state.reset, (1, 3, 6)), expected, rtol=0, atol=1e-6)
-
-
 @pytest.mark.parametrize(("shape", "axes"), [((3, 5), ("N", 3)), ((3, 7, 5), ("N", "L", 3))])
 def test_a_module_without_recurrent_layers_has_its_first_free_axes_for_batch_and_time(shape, axes):
     module = nn.Linear(5, 3).eval()
     assert export(module, torch.randn(shape)).manifest.outputs[0].axes == axes
     made = export(module, torch.randn(3, 5), ExportConfig(inputs={"input": ("N", 5)}))
     assert made.manifest.outputs[0].axes == ("N", 3)
-
-
-class StepByStep(Net):
-    def forward(self, x):
-        state = None
-        for step in range(x.size(1)):
-            output, state = self.rnn(x[:, step : step + 1], state)
-        return output
-
-
-def test_a_layer_called_once_a_step_is_refused():
-    with pytest.raises(UnsupportedError, match=r"fixes axis 1 of x at 7 .*for step in range"):
-        export(StepByStep().eval(), torch.randn(3, 7, 5))
-
-
-class Horizon(Net):
-    """A forecast of a fixed number of steps, each fed back."""
-
-    def forward(self, x):
-        output, state = self.rnn(x)
-        steps = []
-        for _ in range(4):
-            output, state = self.rnn(output[:, -1:, :5], state)
-            steps.append(output)
-        return torch.cat(steps, 1)
-
-
-def test_a_loop_of_a_length_of_its_own_is_no_loop_over_time():
-    manifest = export(Horizon().eval(), torch.randn(3, 7, 5)).manifest
-    assert [spec.axes for spec in (*manifest.inputs, *manifest.outputs)] == [("N", "L", 5), ("N", 4, 6)]
 
 
 class Letters(nn.Module):
@@ -151,23 +102,3 @@ def test_the_batch_is_what_no_layer_reads_as_time():
     manifest = export(Letters().eval(), torch.randint(0, 20, (3, 4, 7))).manifest
     assert manifest.inputs[0].axes == ("N", "L2", "L")
     assert manifest.batch == "N"
-
-
-class Bags(nn.Module):
-    """The first token of each step; the number of steps follows from all sizes, as in an EmbeddingBag."""
-
-    def __init__(self):
-        super().__init__()
-        self.embedding = nn.Embedding(20, 4)
-        self.rnn = nn.GRU(4, 3, batch_first=True)
-
-    def forward(self, tokens):
-        rows, _, width = tokens.shape
-        flat = tokens.reshape(-1)
-        firsts = torch.arange(0, flat.shape[0], width)
-        return self.rnn(self.embedding(flat[firsts].view(rows, -1)))[0]
-
-
-def test_an_axis_is_time_if_the_number_of_steps_grows_with_it():
-    manifest = export(Bags().eval(), torch.randint(0, 20, (3, 7, 4))).manifest
-    assert (manifest.inputs[0].axes, manifest.sequence) == (("N", "L", 4), "L")

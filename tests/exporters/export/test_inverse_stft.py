@@ -1,11 +1,10 @@
 """``torch.istft`` as a transposed convolution."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lstm_edge_exporters.export.spectra import inverse_stft
+from lstm_edge_exporters.export.replaced import inverse_stft
 
 
 @settings(deadline=None, max_examples=60)
@@ -38,8 +37,3 @@ def test_without_window_and_hop_it_has_pytorch_s_own():
     spectrum = torch.randn(9, 12, dtype=torch.complex128, generator=torch.Generator().manual_seed(0))
     expected = torch.istft(spectrum, 16, window=torch.ones(16, dtype=torch.float64))
     torch.testing.assert_close(inverse_stft(spectrum, 16), expected)
-
-
-def test_complex_samples_are_refused():
-    with pytest.raises(NotImplementedError, match="return_complex=True"):
-        inverse_stft(torch.zeros(16, 4, dtype=torch.complex64), 16, return_complex=True)

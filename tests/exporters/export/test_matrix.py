@@ -10,7 +10,7 @@ from benchmarks.strangers import matrix
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 COVERING = matrix.covering()
 REST = [cell for cell in matrix.cells() if cell not in COVERING]

@@ -14,7 +14,7 @@ from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 NOT_NATIVE = {
     "Seq2SeqTeacherForced": "('N', 'L2', 3) has an axis L2, expected batch and time",

@@ -49,20 +49,3 @@ def test_a_projection_without_an_inverse_is_refused():
     module = with_condition(Projected(), np.inf).eval()
     with pytest.raises(UnsupportedError, match=r"projection of l0 .*smaller proj_size"):
         export(module, (torch.randn(3, 6, 5), torch.randn(1, 3, 4), torch.randn(1, 3, 8)))
-
-
-def test_absent_states_of_a_projection_are_lifted_at_its_width():
-    class Absent(nn.Module):
-        def __init__(self, projected):
-            super().__init__()
-            self.rnn = projected.rnn
-
-        def forward(self, x):
-            return self.rnn(x)[0]
-
-    torch.manual_seed(0)
-    module = Absent(with_condition(Projected(num_layers=2), 1.0)).eval()
-    example = torch.randn(3, 6, 5)
-    artifact = export(module, example)
-    assert [state.axes for state in artifact.manifest.states] == [(2, "N", 4), (2, "N", 8)]
-    assert artifact.manifest.unstreamable == ""

@@ -23,22 +23,12 @@ class Tagger(nn.Module):
         return self.gru(x.flip(1) if self.backwards else x)[1][-1]
 
 
-class Masked(Tagger):
-    def embed(self, tokens):
-        return torch.where(tokens[..., None] > 0, self.table(tokens), 0.0)
-
-
-class Clamped(Tagger):
-    def embed(self, tokens):
-        return self.table(tokens.clamp(0, TOKENS - 1))
-
-
 class OneHot(Tagger):
     def embed(self, tokens):
         return F.one_hot(tokens, TOKENS).float() @ self.table.weight
 
 
-@pytest.mark.parametrize("kind", [Tagger, Masked, Clamped, OneHot])
+@pytest.mark.parametrize("kind", [Tagger, OneHot])
 def test_tokens_in_another_order_are_another_sequence(kind):
     torch.manual_seed(0)
     example = (torch.zeros(2, 5, dtype=torch.int64),)  # the example itself shows no order

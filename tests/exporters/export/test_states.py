@@ -1,7 +1,5 @@
 """How initial states are found, named, lifted, reset, or left alone."""
 
-from typing import NamedTuple
-
 import numpy as np
 import onnx
 import pytest
@@ -32,11 +30,6 @@ def test_absent_states_become_one_input_a_layer_shaped_as_pytorch_has_them():
     artifact = export(Absent(), X)
     assert states(artifact) == [("h_0", "h_n", (2, "N", 6)), ("c_0", "c_n", (2, "N", 6))]
     assert [state.reset for state in artifact.manifest.states] == [0.0, 0.0]
-
-
-def test_projected_states_are_as_wide_as_the_projection():
-    artifact = export(Absent(proj_size=3), X)
-    assert states(artifact) == [("h_0", "h_n", (2, "N", 3)), ("c_0", "c_n", (2, "N", 6))]
 
 
 def test_a_stateless_file_has_no_states_and_gives_the_same(tmp_path):
@@ -72,40 +65,6 @@ def test_a_learned_state_is_the_reset_value_in_the_contract():
     np.testing.assert_allclose(model.run(x)[0]["output"], expected, rtol=0, atol=1e-6)
 
 
-class SeveralLayers(nn.Module):
-    """Single layers in a list that read rows of one zeros tensor."""
-
-    def __init__(self):
-        super().__init__()
-        self.layers = nn.ModuleList(nn.GRU(5 if i == 0 else 6, 6, batch_first=True) for i in range(3))
-
-    def forward(self, x):
-        h = x.new_zeros(3, x.size(0), 6)
-        for index, layer in enumerate(self.layers):
-            x, _ = layer(x, h[index : index + 1])
-        return x
-
-
-def test_rows_of_one_tensor_are_a_state_of_each_layer():
-    artifact = export(SeveralLayers(), X)
-    assert states(artifact) == [(f"layers.{i}.h_0", f"layers.{i}.h_n", (1, "N", 6)) for i in range(3)]
-
-
-class Twins(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.left = nn.RNN(5, 4, batch_first=True)
-        self.right = nn.Module()
-        self.right.rnn = nn.GRU(5, 4, batch_first=True)
-
-    def forward(self, x):
-        return {"sum": self.left(x)[0] + self.right.rnn(x)[0]}
-
-
-def test_states_of_several_layers_are_named_after_their_paths():
-    assert [name for name, _, _ in states(export(Twins(), X))] == ["left.h_0", "right.rnn.h_0"]
-
-
 class Shared(nn.Module):
     def __init__(self):
         super().__init__()
@@ -121,22 +80,6 @@ def test_a_layer_called_on_two_sequences_carries_the_state_of_the_first():
     assert artifact.nodes["GRU"] == 2
     weights = onnx.load_model_from_string(artifact.model).graph.initializer
     assert [list(tensor.dims) for tensor in weights].count([1, 12, 5]) == 1
-
-
-class FromData(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.start = nn.Linear(3, 6)
-        self.rnn = nn.GRU(5, 6, batch_first=True)
-
-    def forward(self, x, context):
-        return self.rnn(x, torch.tanh(self.start(context)).unsqueeze(0))[0]
-
-
-def test_a_state_computed_from_another_input_stays_in_the_graph_and_is_reported():
-    artifact = export(FromData(), (X, torch.randn(3, 3)))
-    assert artifact.manifest.states == ()
-    assert any("stays in the graph" in note for note in artifact.notes)
 
 
 class ReturnsLast(nn.Module):
@@ -217,39 +160,6 @@ def test_unbatched_modules_keep_their_shapes():
     assert states(artifact) == [("h_0", "h_n", (4, 6)), ("c_0", "c_n", (4, 6))]
 
 
-class Hidden(NamedTuple):
-    h: torch.Tensor
-    c: torch.Tensor
-
-
-class Fields(Absent):
-    def forward(self, x, hidden):
-        output, last = self.rnn(x, tuple(hidden))
-        return output, Hidden(*last)
-
-
-def test_states_in_a_named_tuple_are_named_after_its_fields():
-    zeros = torch.zeros(2, 3, 6)
-    artifact = export(Fields(), (X, Hidden(zeros, zeros)))
-    assert states(artifact) == [("hidden_h", "h", (2, "N", 6)), ("hidden_c", "c", (2, "N", 6))]
-
-
-class StartsFrom(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.rnn = nn.GRU(5, 6, batch_first=True)
-
-    def forward(self, x, start):
-        return self.rnn(x, start.unsqueeze(0))[0]
-
-
-def test_an_initial_state_whose_last_one_is_not_returned_stays_an_input_and_is_noted():
-    artifact = export(StartsFrom(), (X, torch.randn(3, 6)))
-    assert artifact.manifest.states == ()
-    assert [spec.name for spec in artifact.manifest.inputs] == ["x", "start"]
-    assert artifact.notes == ()
-
-
 class Leaks(nn.Module):
     """A spiking neuron: no layer tells time from features."""
 
@@ -268,29 +178,9 @@ def test_a_state_whose_features_are_taken_for_time_is_noted_with_the_axes_that_m
     assert states(export(Leaks(), (x, mem), told)) == [("mem", "mem_n", ("N", 5))]
 
 
-class Forgets(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.cell = nn.Linear(5, 6)
-
-    def forward(self, x, syn):
-        syn = torch.zeros(len(x), 6)
-        return torch.tanh(self.cell(x) + syn)
-
-
-def test_an_input_that_no_output_depends_on_is_noted():
-    assert export(Forgets(), (X[:, 0], N6)).notes == ("syn changes nothing: no output depends on it",)
-
-
 class OutputOnly(nn.LSTM):
     def forward(self, x):
         return super().forward(x)[0]
-
-
-class InADict(nn.GRU):
-    def forward(self, x, hx=None):
-        output, last = super().forward(x, hx)
-        return {"output": output, "last": last}
 
 
 class Squashed(nn.GRUCell):
@@ -302,7 +192,6 @@ class Squashed(nn.GRUCell):
     ("layer", "x", "names"),
     [
         (OutputOnly(5, 6, 2, batch_first=True), X, ["h_0", "c_0"]),
-        (InADict(5, 6, batch_first=True), X, ["h_0"]),
         (Squashed(5, 6), X[:, 0], ["h_0"]),
     ],
     ids=lambda value: type(value).__name__,
@@ -329,19 +218,6 @@ class OwnCell(nn.Module):
         return self.head(h), (h, c)
 
 
-class OwnStack(nn.Module):
-    """Two cells of linear layers, the states of other widths."""
-
-    def __init__(self):
-        super().__init__()
-        self.one, self.two = nn.Linear(5 + 4, 4), nn.Linear(4 + 6, 6)
-
-    def forward(self, x, h1, h2):
-        h1 = torch.sigmoid(self.one(torch.cat([x, h1], 1)))
-        h2 = torch.sigmoid(self.two(torch.cat([h1, h2], 1)))
-        return h2, h1, h2
-
-
 class OwnGate(nn.Module):
     """An output and a state of the same shape."""
 
@@ -363,16 +239,10 @@ class OwnGate(nn.Module):
             ExportConfig(states={"hidden_0": "h_n", "hidden_1": "c_n"}, outputs=("logits", "h_n", "c_n")),
             [("hidden_0", "h_n", ("N", 6)), ("hidden_1", "c_n", ("N", 6))],
         ),
-        (
-            OwnStack,
-            (X[:, 0], torch.zeros(3, 4), N6),
-            None,
-            [("h1", "h1_n", ("N", 4)), ("h2", "h2_n", ("N", 6))],
-        ),
         (OwnGate, (X[:, 0], N6), None, [("h", "h_n", ("N", 6))]),
         (OwnGate, (X[:, 0], N6), ExportConfig(states={"h": "output_1"}), [("h", "output_1", ("N", 6))]),
     ],
-    ids=["cell", "stack", "by variable", "told"],
+    ids=["cell", "by variable", "told"],
 )
 def test_states_of_ones_own_cells_are_states(kind, example, config, expected):
     torch.manual_seed(0)

@@ -1,16 +1,11 @@
 """A file without a time axis whose layers take several steps a call: each call is a whole window."""
 
-import warnings
-
-import numpy as np
 import pytest
 import torch
 from beside import export_beside as export
 from torch import nn
-from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from lstm_edge_exporters import ExportConfig
-from lstm_edge_exporters.lift import lift
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError
 
@@ -37,18 +32,6 @@ class Given(Plain):
         return y[:, -1], h, c
 
 
-class PackedTwice(Plain):
-    def __init__(self):
-        super().__init__()
-        self.second = nn.GRU(4, 4, batch_first=True)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        y, lengths = pad_packed_sequence(self.rnn(packed)[0], batch_first=True)
-        packed = pack_padded_sequence(y, lengths, batch_first=True, enforce_sorted=False)
-        return self.second(packed)[1][-1]
-
-
 FIXED = ExportConfig(inputs={"x": ("N", 9, 3)})
 X, ZEROS = torch.randn(2, 9, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(1, 2, 4)
 WINDOWS = [
@@ -61,17 +44,11 @@ WINDOWS = [
         ExportConfig(inputs={"x": ("N", 9, 3), "h": (1, "N", 4), "c": (1, "N", 4)}),
         "9 steps",
     ),
-    (
-        PackedTwice(),
-        (X, torch.tensor([9, 4])),
-        ExportConfig(inputs={"x": ("N", 9, 3), "lengths": ("N",)}),
-        "9 steps",
-    ),
 ]
 
 
 @pytest.mark.parametrize(
-    ("module", "example", "config", "steps"), WINDOWS, ids=["fixed", "both", "lost", "given", "packed"]
+    ("module", "example", "config", "steps"), WINDOWS, ids=["fixed", "both", "lost", "given"]
 )
 def test_a_window_is_no_step(module, example, config, steps):
     artifact = export(module.eval(), example, config)
@@ -92,33 +69,3 @@ def test_states_that_are_told_stay_and_the_file_is_not_streamed():
     artifact = export(*WINDOWS[3][:2], config)
     assert [state.input for state in artifact.manifest.states] == ["h", "c"]
     assert not artifact.manifest.streamable
-
-
-def test_a_layer_called_for_one_step_is_a_step():
-    artifact = export(Plain().eval(), X[:, :1], ExportConfig(inputs={"x": ("N", 1, 3)}))
-    assert artifact.manifest.streamable
-    load(artifact.model).stream().step(np.zeros((1, 3), np.float32))
-
-
-class Flattened(Plain):
-    """No other number of steps fits its last layer."""
-
-    def __init__(self):
-        super().__init__()
-        self.head = nn.Linear(9 * 4, 2)
-
-    def forward(self, x):
-        return self.head(self.rnn(x)[0].reshape(x.shape[0], 36))
-
-
-def test_a_lifted_file_of_fixed_windows_says_so_and_is_not_streamed(tmp_path):
-    path = tmp_path / "m.onnx"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.onnx.export(Flattened().eval(), (X[:1],), path, dynamo=False)
-    lifted = lift(path)
-    assert "9 steps" in lifted.manifest.unstreamable
-    assert lifted.manifest.unstreamable == lifted.manifest.unstreamable
-    lifted.save(tmp_path / "lifted.onnx")
-    with load(tmp_path / "lifted.onnx") as model, pytest.raises(ContractError, match="9 steps"):
-        model.stream()

@@ -5,8 +5,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_runtime import load
-from lstm_edge_runtime.manifest import KEY, Golden, Manifest, StateSpec, Task, TensorSpec
+from lstm_edge_runtime.manifest import Golden, Manifest, StateSpec, Task, TensorSpec
 
 
 @pytest.fixture(scope="session")
@@ -158,9 +159,7 @@ def _network(
 
 def _signed(model, manifest):
     """Bytes of ``model`` with ``manifest`` in it."""
-    del model.metadata_props[:]
-    model.metadata_props.add(key=KEY, value=manifest.to_json())
-    return model.SerializeToString(deterministic=True)
+    return with_manifest(model, manifest)
 
 
 def _changed(content, **fields):

@@ -24,11 +24,6 @@ class Causal(nn.Module):
         return self.leave(y.transpose(1, 2))
 
 
-class LastOf(Causal):
-    def forward(self, x):
-        return super().forward(x)[:, -1]
-
-
 class Chomp(nn.Module):
     """Padded on both sides and cut at the end, as in the code of the TCN paper; then a GRU."""
 
@@ -75,12 +70,6 @@ class WaveNet(nn.Module):
         return self.leave(torch.relu(total)).transpose(1, 2)
 
 
-class CausalPools(nn.Module):
-    def forward(self, x):
-        y = x.transpose(1, 2)
-        return (F.max_pool1d(F.pad(y, (2, 0)), 3, 1) + F.avg_pool1d(F.pad(y, (3, 0)), 4, 1)).transpose(1, 2)
-
-
 class Shifts(nn.Module):
     """The step before, in two ways, and a difference."""
 
@@ -108,20 +97,6 @@ class CumulativeNorm(nn.Module):
         return (x - mean) / torch.sqrt(square - mean * mean + 1e-3)
 
 
-class Spectral(nn.Module):
-    """2-d convolutions over time and frequency, then a GRU over time."""
-
-    def __init__(self):
-        super().__init__()
-        self.first = nn.Conv2d(1, 3, (3, 3), padding=(0, 1), stride=(1, 2))
-        self.second, self.gru = nn.Conv2d(3, 3, (2, 1)), nn.GRU(6, 5, batch_first=True)
-
-    def forward(self, x):
-        y = torch.relu(self.first(F.pad(x.unsqueeze(1), (0, 0, 2, 0))))
-        y = torch.relu(self.second(F.pad(y, (0, 0, 1, 0))))
-        return self.gru(y.permute(0, 2, 1, 3).flatten(2))[0]
-
-
 class PerFrame(nn.Module):
     """A network of one frame, with frames as rows of its batch, then a convolution over time."""
 
@@ -133,18 +108,6 @@ class PerFrame(nn.Module):
         rows, steps, width = x.shape
         y = self.frame(x.reshape(rows * steps, 1, width)).reshape(rows, steps, -1)
         return self.time(F.pad(y.transpose(1, 2), (2, 0))).transpose(1, 2)
-
-
-class WeightNorm(nn.Module):
-    """A convolution of two taps over zeros that are joined in front, as a QRNN has."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.utils.parametrizations.weight_norm(nn.Conv1d(WIDTH, 6, 2))
-
-    def forward(self, x):
-        front = torch.zeros(x.size(0), WIDTH, 1)
-        return torch.tanh(self.conv(torch.cat([front, x.transpose(1, 2)], 2))).transpose(1, 2)
 
 
 class SameWearable(nn.Module):
@@ -194,12 +157,6 @@ class DeepConvLSTM(nn.Module):
         return self.head(self.lstm(y.reshape(y.size(0), y.size(1), -1))[0][:, -1])
 
 
-class SamePools(nn.Module):
-    def forward(self, x):
-        y = x.transpose(1, 2)
-        return (F.max_pool1d(y, 3, 1, 1) + F.avg_pool1d(y, 5, 1, 2)).transpose(1, 2)
-
-
 class TwoDelays(nn.Module):
     """An LSTM at one delay, a GRU behind it at another."""
 
@@ -241,19 +198,6 @@ class SameCumulativeNorm(nn.Module):
         mean = x.sum(2, keepdim=True).cumsum(1) / count
         square = (x * x).sum(2, keepdim=True).cumsum(1) / count
         return (x - mean) / torch.sqrt(square - mean * mean + 1e-3)
-
-
-class FarPadding(nn.Module):
-    """More padding behind a delay than the kernel reaches, and the end cut off."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv1d(WIDTH, 5, 3, padding=1), nn.Conv1d(5, 5, 3)
-        self.head = nn.Linear(5, 2)
-
-    def forward(self, x):
-        y = self.second(F.pad(self.first(x.transpose(1, 2)), (6, 0)))
-        return self.head(y[:, :, :-5].transpose(1, 2))
 
 
 class Ahead(nn.Module):
@@ -311,42 +255,6 @@ class CausalFront(Front):
 class Last(Front):
     def forward(self, x):
         return super().forward(x)[:, -1]
-
-
-class Valid(nn.Module):
-    """Without padding, which the stream has a frame less for."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv1d(WIDTH, 6, 5, 3), nn.Conv1d(6, 4, 2, 2, dilation=3)
-
-    def forward(self, x):
-        return self.second(torch.tanh(self.first(x.transpose(1, 2)))).transpose(1, 2)
-
-
-class Spectrum(nn.Module):
-    """2-d convolutions over time and frequency, of which one has a stride over both, and a GRU."""
-
-    def __init__(self):
-        super().__init__()
-        self.first, self.second = nn.Conv2d(1, 3, 3, (1, 2), 1), nn.Conv2d(3, 3, 3, (2, 2), 1)
-        self.gru = nn.GRU(3, 5, batch_first=True)
-
-    def forward(self, x):
-        y = torch.relu(self.second(torch.relu(self.first(x.unsqueeze(1)))))
-        return self.gru(y.permute(0, 2, 1, 3).flatten(2))[0]
-
-
-class StridedPools(nn.Module):
-    """A delay before an average and a maximum, each with a stride, and an LSTM behind both."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.lstm = nn.Conv1d(WIDTH, 5, 3, padding=1), nn.LSTM(5, 6, batch_first=True)
-
-    def forward(self, x):
-        y = F.max_pool1d(F.avg_pool1d(self.conv(x.transpose(1, 2)), 3, 2, 1), 3, 3, 1)
-        return self.lstm(y.transpose(1, 2))[0]
 
 
 class Branches(nn.Module):
@@ -428,16 +336,15 @@ class Gaps(nn.Module):
         return torch.tanh(self.decode(F.pad(self.encode(x.transpose(1, 2)), (2, 0)))).transpose(1, 2)
 
 
-class More(nn.Module):
-    """More frames than samples: a delay, then a transposed convolution with a dilation."""
+class Every(nn.Module):
+    """Every third frame."""
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
-        self.decode = nn.ConvTranspose1d(6, 2, 5, 2, padding=2, dilation=2)
 
     def forward(self, x):
-        return self.decode(self.conv(x.transpose(1, 2))).transpose(1, 2)
+        return self.conv(x.transpose(1, 2))[:, :, 1::3].transpose(1, 2)
 
 
 class Decoder(nn.Module):
@@ -461,17 +368,6 @@ class Nearest(nn.Module):
     def forward(self, x):
         y = F.interpolate(self.second(self.first(x.transpose(1, 2))), scale_factor=4, mode="nearest")
         return y.transpose(1, 2)
-
-
-class Every(nn.Module):
-    """Every third frame."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv1d(WIDTH, 6, 3, padding=1)
-
-    def forward(self, x):
-        return self.conv(x.transpose(1, 2))[:, :, 1::3].transpose(1, 2)
 
 
 class Reframed(nn.Module):
@@ -512,17 +408,6 @@ class Normalized(nn.Module):
         return self.lstm(x / (x.abs().cumsum(1) / count + 1) * phase)[0]
 
 
-class HeldRnn(nn.Module):
-    """An RNN behind a convolution that looks ahead."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.rnn = nn.Conv1d(WIDTH, 5, 5, padding=2), nn.RNN(5, 6, batch_first=True)
-
-    def forward(self, x):
-        return self.rnn(torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))[0]
-
-
 class Given(nn.Module):
     """A GRU behind a convolution that looks ahead, its state an argument."""
 
@@ -547,47 +432,36 @@ class Network(NamedTuple):
 
 NETWORKS = {
     Causal: Network(1, 0, "past past past"),
-    LastOf: Network(1, 0, "past past past"),
     Chomp: Network(1, 0, "h past"),
     CausalWearable: Network(1, 0, "h c past past", quick=True),
     WaveNet: Network(1, 0, "past past past"),
-    CausalPools: Network(1, 0, "past past"),
     Shifts: Network(1, 0, "h past past"),
     Sums: Network(1, 0, "total"),
     CumulativeNorm: Network(1, 0, "total count total", quick=True),
     Normalized: Network(1, 0, "h c total count"),
-    Spectral: Network(1, 0, "h past past"),
     PerFrame: Network(1, 0, "past"),
-    WeightNorm: Network(1, 0, "past"),
     SameWearable: Network(1, 3, "h c past count past past", quick=True),
     Frames: Network(1, 3, "h c past count past past"),
     Hidden: Network(1, 2, "h c past count"),
     DeepConvLSTM: Network(1, 8, "h c past past count"),
-    SamePools: Network(1, 2, "past past past"),
     TwoDelays: Network(1, 2, "h c h past count past", quick=True),
-    HeldRnn: Network(1, 2, "h past count"),
     Dilated: Network(1, 7, "past past count past past past past"),
     SameCumulativeNorm: Network(1, 1, "past count total total"),
-    FarPadding: Network(1, 0, "past count past"),
     Ahead: Network(1, 2, "past"),
     FullPadding: Network(1, 0, "past"),
     LastSteps: Network(1, 6, "past past"),
     Front: Network(8, 0, "h c past count past"),
     CausalFront: Network(8, 0, "h c past past"),
     Last: Network(8, 0, "h c past count past"),
-    Valid: Network(6, 2, "past past"),
-    Spectrum: Network(2, 1, "h past count past count"),
-    StridedPools: Network(6, 0, "h c past count past count"),
     Branches: Network(4, 2, "past past count past past"),
     TwoRates: Network(8, 0, "h c past count", quick=True),
     Mean: Network(4, 0, "past total count"),
     UNet: Network(4, 7, "h c past count past count overlap past overlap past", quick=True),
     Codec: Network(4, 0, "h past overlap"),
     Gaps: Network(3, 0, "past count past"),
-    More: Network(1, 4, "past count overlap"),
+    Every: Network(3, 0, "past"),
     Decoder: Network(1, 2, "overlap past", quick=True),
     Nearest: Network(4, 4, "past"),
-    Every: Network(3, 0, "past"),
     Reframed: Network(12, 1, "h past past count"),
     Spectra: Network(8, 1, "h past count"),
 }

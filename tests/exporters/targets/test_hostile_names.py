@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from lstm_edge.cli import cli, run
 from lstm_edge_exporters.targets.c.names import c_identifiers, c_string
 from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
 
@@ -98,7 +99,7 @@ def tree(folder):
 def call(place, turn, capsys, *arguments, refusal=None, code=0):
     """Run a verb on a hostile model; return what it wrote, by path, nothing where it was refused so."""
     model, manifest = hostile_model(turn)
-    onnx.save(model, "net.onnx")
+    Path("net.onnx").write_bytes(sealed(model.SerializeToString()))
     before = tree(place)
     try:
         ended = run(cli, [str(each) for each in arguments])

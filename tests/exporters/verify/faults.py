@@ -1,11 +1,10 @@
 """Faults that are put into files."""
 
 import numpy as np
-import onnx
 from onnx import helper, numpy_helper
 
 from lstm_edge_runtime.manifest import KEY, Manifest
-from lstm_edge_runtime.onnx_file import DIGEST
+from lstm_edge_runtime.ort import sealed
 
 
 def recurrent(model, ops=("LSTM", "GRU", "RNN", "DynamicQuantizeLSTM")):
@@ -118,7 +117,5 @@ def first_steps_only(model):
 
 
 def save(model, path):
-    for prop in [prop for prop in model.metadata_props if prop.key == DIGEST]:
-        model.metadata_props.remove(prop)
-    onnx.save(model, path)
+    path.write_bytes(sealed(model.SerializeToString()))
     return path

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec, Trained
+from lstm_edge_runtime.ort import sealed
 
 FEATURES = ("ax", "ay", "az")
 LABELS = ("rest", "walk", "run, fast")
@@ -110,9 +111,10 @@ def make(tmp_path_factory):
             )
             model.metadata_props.add(key=KEY, value=contract.to_json())
             if golden:
-                onnx.save(model, path)
+                path.write_bytes(sealed(model.SerializeToString()))
                 model.metadata_props[0].value = contract._replace(golden=_golden(path, hidden)).to_json()
-        onnx.save(model, path)
+        content = model.SerializeToString()
+        path.write_bytes(sealed(content) if manifest else content)
         return Made(path, features, hidden, 3)
 
     return build
@@ -135,7 +137,7 @@ def scalar(make):
     manifest = Manifest.from_json(model.metadata_props[0].value)
     outputs = (TensorSpec("y", "float32", ("N",)),)
     model.metadata_props[0].value = manifest._replace(outputs=outputs, task=None).to_json()
-    onnx.save(model, made.path)
+    made.path.write_bytes(sealed(model.SerializeToString()))
     return made
 
 

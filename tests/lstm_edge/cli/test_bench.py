@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from lstm_edge_exporters.targets.native import to_native
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
 
 STRIDED = Path(__file__).parents[2] / "runtime" / "data" / "strided.onnx"
 QUICK = ("--seconds", "0.1", "--streams", "8")

@@ -16,6 +16,7 @@ import pytest
 from lstm_edge.cli import run
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_runtime.ort import sealed
 
 LSTM_EDGE = [sys.executable, "-c", "from lstm_edge.cli import main; main()"]
 HOSTILE = "\x1b[2J\x1b]0;title\x07\x9b31m\u202e"
@@ -130,7 +131,7 @@ def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, ha
         provenance={**manifest.provenance, "note": HOSTILE},
     ).to_json()
     path = tmp_path / f"{HOSTILE}.onnx"
-    onnx.save(model, path)
+    path.write_bytes(sealed(model.SerializeToString()))
     data = tmp_path / f"{HOSTILE}.csv"
     data.write_text(f"series,ax,ay,{HOSTILE}\n" + "".join(f"{HOSTILE}{row % 2},1,2,3\n" for row in range(8)))
     for arguments in (

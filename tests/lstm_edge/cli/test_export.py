@@ -191,8 +191,8 @@ def test_what_a_module_prints_does_not_reach_the_json(folder, invoke):
 
 
 def test_floats_without_a_dtype_are_the_modules_own(folder, invoke):
-    code, out, _ = invoke("export", "export_nets:narrow", "--input", "input=N,L,5", "-o", "t.onnx")
-    assert (code, "bfloat16" in out) == (0, True)
+    code, _, _ = invoke("export", "export_nets:narrow", "--input", "input=N,L,5", "-o", "t.onnx")
+    assert code == 0
     assert load(folder / "t.onnx").inputs[0].dtype == "float32"
 
 

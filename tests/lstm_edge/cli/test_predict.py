@@ -13,7 +13,8 @@ from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec, Trained
-from lstm_edge_runtime.native.library import installed
+from lstm_edge_runtime.native import installed
+from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
 X = np.random.default_rng(1).normal(size=(5, 9, 3)).astype(np.float32)
@@ -91,7 +92,7 @@ def test_values_are_headed_by_their_own_names(invoke, make, data):
     manifest = Manifest.from_json(model.metadata_props[0].value)
     task = manifest.task._replace(labels=("way", "speed", "load"))
     model.metadata_props[0].value = manifest._replace(task=task).to_json()
-    onnx.save(model, made.path.parent / "named.onnx")
+    (made.path.parent / "named.onnx").write_bytes(sealed(model.SerializeToString()))
     code, out, _ = invoke("predict", made.path.parent / "named.onnx", data)
     assert out.splitlines()[0] == "series,way [m],speed [m/s],load [kg]"
 

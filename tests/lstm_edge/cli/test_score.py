@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pyarrow import parquet
 
+from lstm_edge.hold import Hold
 from lstm_edge.score import plan as plan_module
 from lstm_edge.score.config import ScoreConfig
 from lstm_edge.score.job import score
@@ -25,7 +26,6 @@ from lstm_edge.score.workers import processes
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import LstmEdgeError, load
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Trained
 from lstm_edge_runtime.prediction import softmax
 

@@ -7,7 +7,9 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge_runtime.manifest import KEY, Manifest
+from lstm_edge_exporters.graph import with_manifest
+from lstm_edge_runtime.manifest import Manifest
+from lstm_edge_runtime.ort import sealed
 
 
 @pytest.fixture
@@ -19,7 +21,7 @@ def broken(har, tmp_path):
     values[2, 1] += 1e-3
     kernel.raw_data = values.tobytes()
     path = tmp_path / "broken.onnx"
-    onnx.save(model, path)
+    path.write_bytes(sealed(model.SerializeToString()))
     return path
 
 
@@ -52,8 +54,7 @@ def test_a_difference_that_is_not_finite_is_still_json(invoke, har, tmp_path):
     manifest = Manifest.from_json(model.metadata_props[0].value)
     golden = manifest.golden
     golden.outputs["logits"] = np.full_like(golden.outputs["logits"], np.inf)
-    model.metadata_props[0].CopyFrom(onnx.StringStringEntryProto(key=KEY, value=manifest.to_json()))
-    onnx.save(model, tmp_path / "m.onnx")
+    (tmp_path / "m.onnx").write_bytes(with_manifest(model, manifest))
     code, out, _ = invoke("selftest", tmp_path / "m.onnx", "--json")
     assert code == 1
     found = {c["output"]: c["max_abs"] for c in json.loads(out)["comparisons"]}

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from lstm_edge.cli.stream import StateFile
+from lstm_edge.hold import Hold
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.hold import Hold
 from lstm_edge_runtime.manifest import Trained
 
 MAIN = "from lstm_edge.cli import main; main()"

@@ -299,16 +299,6 @@ def test_a_bidirectional_network_is_trained_from_reset(data, tmp_path):
     assert (run.trained.carry, run.trained.reset) == (False, 1.0)
 
 
-def test_saving_computes_no_metrics(data, tmp_path, monkeypatch):
-    monkeypatch.setattr("lstm_edge.training.train._SAVE_EVERY", -1.0)
-    calls = []
-    monkeypatch.setattr("lstm_edge.training.train.score_set", lambda *_: calls.append(1) or 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        train(data, tmp_path / "run", config=QUICK)
-    assert len(calls) == 1
-    assert (tmp_path / "run" / RESUME).is_file()
-
-
 def series_of(*lengths):
     return [
         Series(

@@ -4,268 +4,128 @@ Runtime tests read the files and need neither torch nor onnx.
 """
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_runtime.manifest import Golden, Manifest, Signal, StateSpec, Task, TensorSpec, Trained
 
 HERE = Path(__file__).parent
-WIDTH, H, C, LAYERS = 3, 8, 4, 2
-FLOAT, INT64 = TensorProto.FLOAT, TensorProto.INT64
+TYPES = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.INT64: "int64"}
 
 
-def main() -> None:
-    """Write every file."""
-    torch.manual_seed(7)
-    lstm = torch.nn.LSTM(WIDTH, H, LAYERS, batch_first=True)
-    head = torch.nn.Linear(H, C)
-    np.savez(
-        HERE / "lstm.npz",
-        **{name.replace(".", "_"): value.detach().numpy() for name, value in lstm.named_parameters()},
+def save(name: str, text: str, weights: Any, states: Any, reset: Any = 0.0, **more: Any) -> None:
+    """Write ``name.onnx``; ``states`` maps inputs of the graph ``text`` to outputs."""
+    model = onnx.parser.parse_model(f'<ir_version: 9, opset_import: ["": 18]> {name} {text}')
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.asarray(array), key) for key, array in weights.items()
     )
-    nodes, weights = lstm_nodes(lstm, head)
-    whole = Manifest(
-        inputs=(TensorSpec("x", "float32", ("N", "L", WIDTH)),),
-        outputs=(TensorSpec("logits", "float32", ("N", C)),),
-        states=tuple(StateSpec(f"{k}_0", f"{k}_n", "float32", (LAYERS, "N", H)) for k in "hc"),
+    specs = {}
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        for dim in dims:
+            if dim.dim_param == "N2":  # the parser takes no other name
+                dim.dim_param = "2*N"
+        axes = tuple(dim.dim_param or dim.dim_value for dim in dims)
+        specs[value.name] = TensorSpec(value.name, TYPES[value.type.tensor_type.elem_type], axes)
+    onnx.checker.check_model(model, full_check=True)
+    manifest = Manifest(
+        inputs=tuple(specs[value.name] for value in model.graph.input if value.name not in states),
+        outputs=tuple(specs[value.name] for value in model.graph.output if value.name not in states.values()),
+        states=tuple(StateSpec(a, b, "float32", specs[a].axes, reset) for a, b in states.items()),
+        **more,
+    )
+    (HERE / f"{name}.onnx").write_bytes(with_manifest(model, manifest))
+
+
+def lstm() -> None:
+    """A classifier of two layers, batch first, and the same file with a state output that is missing."""
+    torch.manual_seed(7)
+    layers, head = torch.nn.LSTM(3, 8, 2, batch_first=True), torch.nn.Linear(8, 4)
+    weights: dict[str, Any] = {
+        "one": [1],
+        "last": 1,
+        "head": head.weight.detach(),
+        "bias": head.bias.detach(),
+    }
+    for layer in range(2):
+        for name, kinds in {"W": ["weight_ih"], "R": ["weight_hh"], "B": ["bias_ih", "bias_hh"]}.items():
+            gates = [np.split(getattr(layers, f"{kind}_l{layer}").detach().numpy(), 4) for kind in kinds]
+            weights[f"{name}{layer}"] = np.concatenate([part[i] for part in gates for i in (0, 3, 1, 2)])[
+                None
+            ]
+    weights = {
+        name: array.detach().numpy() if torch.is_tensor(array) else array for name, array in weights.items()
+    }
+    runs = " ".join(
+        f"y{i}, h{i}, c{i} = LSTM <hidden_size = 8> (s{i}, W{i}, R{i}, B{i}, \"\", hi{i}, ci{i}) "
+        f"s{i + 1} = Squeeze (y{i}, one)"
+        for i in range(2)
+    )  # fmt: skip
+    text = f"""(float[N, L, 3] x, float[2, N, 8] h_0, float[2, N, 8] c_0)
+        => (float[N, 4] logits, float[2, N, 8] h_n, float[2, N, 8] c_n) {{
+        s0 = Transpose <perm = [1, 0, 2]> (x)
+        hi0, hi1 = Split <num_outputs = 2> (h_0) ci0, ci1 = Split <num_outputs = 2> (c_0) {runs}
+        h_n = Concat <axis = 0> (h0, h1) c_n = Concat <axis = 0> (c0, c1)
+        top = Gather <axis = 0> (h_n, last) logits = Gemm <transB = 1> (top, head, bias) }}"""
+    rng = np.random.default_rng(3)
+    shapes = {"x": (2, 6, 3), "h_0": (2, 2, 8), "c_0": (2, 2, 8)}
+    inputs = {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}
+
+    def run(dtype: torch.dtype) -> dict[str, np.ndarray]:
+        x, h, c = (torch.from_numpy(array).to(dtype) for array in inputs.values())
+        with torch.no_grad():
+            _, (h, c) = layers.to(dtype)(x, (h, c))
+            return {"logits": head.to(dtype)(h[-1]).numpy(), "h_n": h.numpy(), "c_n": c.numpy()}
+
+    exact, plain = run(torch.float64), run(torch.float32)
+    floor = {name: float(np.abs(array - exact[name]).max()) for name, array in plain.items()}
+    save(
+        "lstm", text, weights, {"h_0": "h_n", "c_0": "c_n"},
         task=Task("classification", "logits", labels=("rest", "walk", "run", "fall")),
         signal=Signal(features=("ax", "ay", "az"), sampling_rate=50.0, window=20),
         trained=Trained(carry=True, window=20, reset=0.5),
         provenance={"made_by": "tests/runtime/data/make.py"},
-        golden=golden(lstm, head),
-    )
-    state = [LAYERS, "N", H]
-    save(
-        "lstm", nodes, weights, [("x", FLOAT, ["N", "L", WIDTH])], [("logits", FLOAT, ["N", C])], state, whole
-    )
-    broken = Manifest(whole.inputs, whole.outputs, (StateSpec("h_0", "h_last", "float32", tuple(state)),))
-    save(
-        "broken",
-        nodes,
-        weights,
-        [("x", FLOAT, ["N", "L", WIDTH])],
-        [("logits", FLOAT, ["N", C])],
-        state,
-        broken,
-    )
-    gru()
-    step()
-    unbatched()
-    wide()
+        golden=Golden(inputs, plain, floor),
+    )  # fmt: skip
+    model, manifest = onnx.load(HERE / "lstm.onnx"), Manifest.from_json
+    known = manifest(next(prop.value for prop in model.metadata_props if prop.key == "lstm_edge"))
+    broken = known.states[0]._replace(output="h_last")
+    (HERE / "broken.onnx").write_bytes(with_manifest(model, known._replace(states=(broken,), golden=None)))
 
 
-def lstm_nodes(
-    lstm: torch.nn.LSTM, head: torch.nn.Linear
-) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """Return ONNX nodes and weights for a batch-first LSTM and a head on its last step."""
-    nodes = [helper.make_node("Transpose", ["x"], ["seq_0"], perm=[1, 0, 2])]
-    weights = [tensor("one", np.array([1]))]
-    nodes += [
-        helper.make_node("Split", [f"{k}_0"], [f"{k}_in_{i}" for i in range(LAYERS)], num_outputs=LAYERS)
-        for k in "hc"
-    ]
-    for i in range(LAYERS):
-        w, r = (getattr(lstm, f"weight_{kind}_l{i}").detach().numpy() for kind in ("ih", "hh"))
-        b = [getattr(lstm, f"bias_{kind}_l{i}").detach().numpy() for kind in ("ih", "hh")]
-        weights += [
-            tensor(f"W{i}", reorder(w)[None]),
-            tensor(f"R{i}", reorder(r)[None]),
-            tensor(f"B{i}", np.concatenate([reorder(part) for part in b])[None]),
-        ]
-        nodes += [
-            helper.make_node(
-                "LSTM",
-                [f"seq_{i}", f"W{i}", f"R{i}", f"B{i}", "", f"h_in_{i}", f"c_in_{i}"],
-                [f"y_{i}", f"h_out_{i}", f"c_out_{i}"],
-                hidden_size=H,
-            ),
-            helper.make_node("Squeeze", [f"y_{i}", "one"], [f"seq_{i + 1}"]),
-        ]
-    for k in "hc":
-        nodes.append(helper.make_node("Concat", [f"{k}_out_{i}" for i in range(LAYERS)], [f"{k}_n"], axis=0))
-    nodes += [
-        helper.make_node("Gather", ["h_n", "last"], ["top"], axis=0),
-        helper.make_node("Gemm", ["top", "head", "bias"], ["logits"], transB=1),
-    ]
-    weights += [
-        tensor("last", np.array(LAYERS - 1)),
-        tensor("head", head.weight.detach().numpy()),
-        tensor("bias", head.bias.detach().numpy()),
-    ]
-    return nodes, weights
-
-
-def golden(lstm: torch.nn.LSTM, head: torch.nn.Linear) -> Golden:
-    """Record PyTorch's own outputs, and how far they are from its float64 ones."""
-    rng = np.random.default_rng(3)
-    inputs = {
-        name: rng.normal(size=shape).astype(np.float32)
-        for name, shape in {"x": (2, 6, WIDTH), "h_0": (LAYERS, 2, H), "c_0": (LAYERS, 2, H)}.items()
-    }
-
-    def run(dtype: torch.dtype) -> dict[str, np.ndarray]:
-        x, h, c = (torch.from_numpy(inputs[name]).to(dtype) for name in ("x", "h_0", "c_0"))
-        with torch.no_grad():
-            _, (h, c) = lstm.to(dtype)(x, (h, c))
-            return {"logits": head.to(dtype)(h[-1]).numpy(), "h_n": h.numpy(), "c_n": c.numpy()}
-
-    exact, plain = run(torch.float64), run(torch.float32)
-    return Golden(inputs, plain, {name: float(np.abs(plain[name] - exact[name]).max()) for name in plain})
-
-
-def gru() -> None:
-    """A file with ``lengths``, a sequence output, stacked rows and two inputs, batch in the middle."""
+def main() -> None:
+    """Write every file."""
+    lstm()
     rng = np.random.default_rng(5)
-    weights = [
-        tensor("W", rng.normal(size=(1, 3 * H, WIDTH + 1)).astype(np.float32) * 0.4),
-        tensor("R", rng.normal(size=(1, 3 * H, H)).astype(np.float32) * 0.4),
-        tensor("one", np.array([1])),
-    ]
-    nodes = [
-        helper.make_node("Concat", ["x", "gain"], ["both"], axis=2),
-        helper.make_node("Cast", ["lengths"], ["valid"], to=TensorProto.INT32),
-        helper.make_node(
-            "GRU", ["both", "W", "R", "", "valid", "h_0"], ["y", "h_n"], hidden_size=H, linear_before_reset=1
-        ),
-        helper.make_node("Squeeze", ["y", "one"], ["output"]),
-        helper.make_node("Neg", ["h_n"], ["minus"]),
-        helper.make_node("Concat", ["h_n", "minus"], ["stack"], axis=0),
-        helper.make_node("Reshape", ["stack", "rows"], ["logits"]),
-    ]
-    weights.append(tensor("rows", np.array([-1, H])))
-    manifest = Manifest(
-        inputs=(
-            TensorSpec("x", "float32", ("L", "N", WIDTH)),
-            TensorSpec("gain", "float32", ("L", "N", 1)),
-            TensorSpec("lengths", "int64", ("N",)),
-        ),
-        outputs=(TensorSpec("logits", "float32", ("2*N", H)), TensorSpec("output", "float32", ("L", "N", H))),
-        states=(
-            StateSpec("h_0", "h_n", "float32", (1, "N", H), reset=np.full((1, 1, H), 0.25, dtype=np.float32)),
-        ),
-        lengths="lengths",
-    )
-    save(
+    w, r = (rng.normal(size=(1, 24, width)).astype(np.float32) * np.float32(0.4) for width in (4, 8))
+    save(  # lengths, an output of every step, stacked rows and two inputs, batch in the middle
         "gru",
-        nodes,
-        weights,
-        [("x", FLOAT, ["L", "N", WIDTH]), ("gain", FLOAT, ["L", "N", 1]), ("lengths", INT64, ["N"])],
-        [("logits", FLOAT, ["2*N", H]), ("output", FLOAT, ["L", "N", H])],
-        [1, "N", H],
-        manifest,
-        names={"h_0": "h_0", "h_n": "h_n"},
-    )
-
-
-def step() -> None:
-    """A file of one stream that takes one step a call: ``s' = tanh(s + x)``."""
-    nodes = [
-        helper.make_node("Add", ["input", "state"], ["sum"]),
-        helper.make_node("Tanh", ["sum"], ["stateN"]),
-        helper.make_node("Neg", ["stateN"], ["result"]),
-    ]
-    save(
+        """(float[L, N, 3] x, float[L, N, 1] gain, int64[N] lengths, float[1, N, 8] h_0)
+        => (float[N2, 8] logits, float[L, N, 8] output, float[1, N, 8] h_n) {
+        both = Concat <axis = 2> (x, gain) valid = Cast <to = 6> (lengths)
+        y, h_n = GRU <hidden_size = 8, linear_before_reset = 1> (both, W, R, "", valid, h_0)
+        output = Squeeze (y, one) minus = Neg (h_n)
+        stack = Concat <axis = 0> (h_n, minus) logits = Reshape (stack, rows) }""",
+        {"W": w, "R": r, "one": [1], "rows": [-1, 8]}, {"h_0": "h_n"},
+        np.full((1, 1, 8), 0.25, np.float32), lengths="lengths",
+    )  # fmt: skip
+    save(  # one stream that takes one step a call
         "step",
-        nodes,
-        [],
-        [("input", FLOAT, [1, WIDTH])],
-        [("result", FLOAT, [1, WIDTH])],
-        [1, WIDTH],
-        Manifest(
-            inputs=(TensorSpec("input", "float32", (1, WIDTH)),),
-            outputs=(TensorSpec("result", "float32", (1, WIDTH)),),
-            states=(StateSpec("state", "stateN", "float32", (1, WIDTH)),),
-            batch=None,
-            sequence=None,
-        ),
-        names={"state": "state", "stateN": "stateN"},
-    )
-
-
-def unbatched() -> None:
-    """A file without a batch axis: ``x (L, WIDTH)``, a running sum that is its state too."""
-    nodes = [
-        helper.make_node("ReduceSum", ["x", "zero"], ["sum"], keepdims=0),
-        helper.make_node("Add", ["sum", "h_0"], ["h_n"]),
-        helper.make_node("Identity", ["h_n"], ["total"]),
-    ]
-    manifest = Manifest(
-        inputs=(TensorSpec("x", "float32", ("L", WIDTH)),),
-        outputs=(TensorSpec("total", "float32", (WIDTH,)),),
-        states=(StateSpec("h_0", "h_n", "float32", (WIDTH,)),),
-        batch=None,
-        task=Task("regression", "total", units=("m", "m", "m")),
-    )
-    save(
+        """(float[1, 3] input, float[1, 3] state) => (float[1, 3] result, float[1, 3] stateN) {
+        sum = Add (input, state) stateN = Tanh (sum) result = Neg (stateN) }""",
+        {}, {"state": "stateN"}, batch=None, sequence=None,
+    )  # fmt: skip
+    save(  # no batch axis: a running sum, which is the state too
         "unbatched",
-        nodes,
-        [tensor("zero", np.array([0]))],
-        [("x", FLOAT, ["L", WIDTH])],
-        [("total", FLOAT, [WIDTH])],
-        [WIDTH],
-        manifest,
-        names={"h_0": "h_0", "h_n": "h_n"},
-    )
-
-
-def wide() -> None:
-    """A file whose feature axis has a name: ``x (N, F)``, its sum added to each of three running totals."""
-    nodes = [
-        helper.make_node("ReduceSum", ["x", "one"], ["sum"], keepdims=1),
-        helper.make_node("Add", ["h_0", "sum"], ["h_n"]),
-        helper.make_node("Identity", ["h_n"], ["total"]),
-    ]
-    manifest = Manifest(
-        inputs=(TensorSpec("x", "float32", ("N", "F")),),
-        outputs=(TensorSpec("total", "float32", ("N", WIDTH)),),
-        states=(StateSpec("h_0", "h_n", "float32", ("N", WIDTH)),),
-        sequence=None,
-    )
-    save(
-        "wide",
-        nodes,
-        [tensor("one", np.array([1]))],
-        [("x", FLOAT, ["N", "F"])],
-        [("total", FLOAT, ["N", WIDTH])],
-        ["N", WIDTH],
-        manifest,
-        names={"h_0": "h_0", "h_n": "h_n"},
-    )
-
-
-def save(name, nodes, weights, inputs, outputs, state, manifest, names=None) -> None:
-    """Write ``name.onnx``; ``names`` maps the states' usual names to the file's own."""
-    names = names or {k: k for k in ("h_0", "h_n", "c_0", "c_n")}
-    value = helper.make_tensor_value_info
-    entering = [value(to, FLOAT, state) for key, to in names.items() if not key.endswith(("n", "N"))]
-    leaving = [value(to, FLOAT, state) for key, to in names.items() if key.endswith(("n", "N"))]
-    graph = helper.make_graph(
-        nodes,
-        name,
-        [*(value(*spec) for spec in inputs), *entering],
-        [*(value(*spec) for spec in outputs), *leaving],
-        weights,
-    )
-    model = helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9, producer_name="lstm-edge tests"
-    )
-    onnx.checker.check_model(model, full_check=True)
-    (HERE / f"{name}.onnx").write_bytes(with_manifest(model, manifest))
-
-
-def reorder(gates: np.ndarray) -> np.ndarray:
-    """PyTorch's i f g o as ONNX's i o f c."""
-    i, f, g, o = np.split(gates, 4)
-    return np.concatenate([i, o, f, g])
-
-
-def tensor(name: str, array: np.ndarray) -> onnx.TensorProto:
-    """Return an initializer."""
-    return numpy_helper.from_array(array, name)
+        """(float[L, 3] x, float[3] h_0) => (float[3] total, float[3] h_n) {
+        sum = ReduceSum <keepdims = 0> (x, zero) h_n = Add (sum, h_0) total = Identity (h_n) }""",
+        {"zero": [0]}, {"h_0": "h_n"}, batch=None, task=Task("regression", "total", units=("m", "m", "m")),
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

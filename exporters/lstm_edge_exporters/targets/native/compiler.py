@@ -15,8 +15,7 @@ from onnxscript.rewriter import pattern
 
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
-from lstm_edge_runtime.native.library import TYPES
-from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native import TYPES, Past
 
 from ...graph import infer_shapes
 from . import convolutions  # noqa: F401  registers its operators

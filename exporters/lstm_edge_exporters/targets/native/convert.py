@@ -10,10 +10,10 @@ import onnx_ir as ir
 
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError
+from lstm_edge_runtime.files import read_content
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.native.engine import NativeEngine
-from lstm_edge_runtime.reading import read_content
+from lstm_edge_runtime.native import NativeEngine
 from lstm_edge_runtime.selftest import golden_limits
 
 from ...export.cast import widened

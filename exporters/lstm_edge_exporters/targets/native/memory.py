@@ -14,7 +14,7 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native import Past
 
 from .program import Code, ProgramWriter
 

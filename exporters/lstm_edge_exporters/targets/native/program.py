@@ -12,8 +12,7 @@ import numpy.typing as npt
 
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.native.library import TYPES
-from lstm_edge_runtime.native.past import Past
+from lstm_edge_runtime.native import TYPES, Past
 
 NONE = 0xFFFFFFFF
 """A constant or buffer that is not there."""

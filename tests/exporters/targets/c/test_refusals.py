@@ -19,6 +19,7 @@ from lstm_edge_runtime.errors import (
     UnsupportedError,
 )
 from lstm_edge_runtime.manifest import KEY
+from lstm_edge_runtime.ort import sealed
 
 from .conftest import DATA
 
@@ -31,11 +32,13 @@ def altered(network, tmp_path):
         model = onnx.load(network("layers"))
         (entry,) = (each for each in model.metadata_props if each.key == KEY)
         manifest = json.loads(entry.value)
+        seal = sealed
         if edit(manifest) is None:
             entry.value = json.dumps(manifest)
         else:
+            seal = bytes
             del model.metadata_props[:]
-        onnx.save(model, tmp_path / "altered.onnx")
+        (tmp_path / "altered.onnx").write_bytes(seal(model.SerializeToString()))
         return tmp_path / "altered.onnx"
 
     return change

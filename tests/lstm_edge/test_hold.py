@@ -3,7 +3,7 @@ from itertools import groupby
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lstm_edge_runtime.hold import Hold
+from lstm_edge.hold import Hold
 
 LABELS = st.lists(st.integers(0, 2), max_size=40)
 

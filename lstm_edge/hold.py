@@ -13,10 +13,8 @@ class Hold:
         self.restore(*NO_LABEL)
 
     def restore(self, label: int, candidate: int, count: int) -> None:
-        """Continue from the values of ``saved``."""
-        self.label = label
-        """The index of the confirmed class; -1 before the first one."""
-        self._candidate, self._count = candidate, count
+        """Continue from the values of ``saved``; ``label`` is the confirmed class, -1 for none."""
+        self.label, self._candidate, self._count = label, candidate, count
 
     def take(self, label: int, count: int = 1) -> int:
         """Process ``count`` steps of one label; return the number of steps before ``label`` is confirmed."""

@@ -1,0 +1,205 @@
+"""What is called instead of a function while ``forward`` is traced: sizes, spectra, pooling, squeeze.
+
+Python's ``int``, ``float`` and ``len`` return plain numbers only, which would fix a size: while a module is
+traced, the source modules of its layers have stand-ins among their globals. Spectra are convolutions with the
+windowed Fourier basis of ``8 * (n_fft // 2 + 1) * n_fft`` bytes: onnxruntime's STFT is 1e-5 to 3e-5 of the
+largest value off for sizes that are no power of two, and slower up to 512 points.
+"""
+
+import inspect
+import math
+import operator
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from onnxscript import DOUBLE, INT64
+from onnxscript import opset18 as op
+from torch import Tensor, nn
+from torch.utils import _pytree as pytree
+
+from .advice import is_own
+
+_assume: Any = torch._check
+LARGEST = 512
+"""Points up to which a spectrum is a convolution; larger ones use ONNX's STFT, which does not stream."""
+
+
+class _LikeBuiltin(type):
+    """Compares and behaves in ``isinstance`` as the type that a stand-in stands for."""
+
+    stands_for: type
+
+    def __instancecheck__(cls, value: Any) -> bool:
+        return isinstance(value, cls.stands_for)
+
+    def __eq__(cls, other: object) -> bool:
+        return other is cls or other is cls.stands_for
+
+    def __hash__(cls) -> int:
+        return hash(cls.stands_for)
+
+    def __call__(cls, *args: Any, **kwargs: Any) -> Any:
+        traced = args and isinstance(args[0], torch.SymInt | torch.SymFloat)
+        return getattr(torch, f"sym_{cls.__name__}")(*args) if traced else cls.stands_for(*args, **kwargs)
+
+
+def _len(value: Any) -> Any:
+    return value.shape[0] if isinstance(value, Tensor) and value.dim() else len(value)
+
+
+_STAND_INS: Mapping[str, Any] = {
+    kind.__name__: _LikeBuiltin(kind.__name__, (), {"stands_for": kind}) for kind in (int, float)
+} | {"len": _len}
+
+
+@contextmanager
+def keeping_sizes(module: nn.Module) -> Iterator[None]:
+    """Let the source modules of the layers' classes keep traced sizes inside."""
+    names = {kind.__module__ for layer in module.modules() for kind in type(layer).__mro__}
+    spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
+    own = (space for space in spaces if is_own(str(space.get("__file__"))))
+    added = [(space, name) for space in own for name in _STAND_INS if name not in space]
+    for space, name in added:
+        space[name] = _STAND_INS[name]
+    try:
+        yield
+    finally:
+        for space, name in added:
+            del space[name]
+
+
+def _wide(size: Any) -> Any:
+    """Cast a size to float64: float32 holds no odd integer above 2**24."""
+    return op.Cast(size, to=DOUBLE.dtype)
+
+
+def _whole(size: Any) -> Any:
+    return op.Cast(size, to=INT64.dtype)
+
+
+TRANSLATIONS: Mapping[Callable[..., Any], Callable[..., Any]] = {
+    math.ceil: lambda size: _whole(op.Ceil(_wide(size))),
+    math.floor: lambda size: _whole(op.Floor(_wide(size))),
+    math.trunc: _whole,
+    # Python rounds down, ONNX's division of integers rounds towards zero
+    operator.floordiv: lambda a, b: _whole(op.Floor(op.Div(_wide(a), _wide(b)))),
+    operator.truediv: lambda a, b: op.Div(_wide(a), _wide(b)),
+    torch.sym_float: _wide,
+}
+"""Arithmetic on sizes, by the function in a traced graph."""
+
+
+def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
+    """Return the result of ``torch.stft`` for real ``x (N, L)`` or ``(L,)``; see its documentation."""
+    given = inspect.signature(torch.stft).bind(x, n_fft, *arguments, **named)
+    given.apply_defaults()
+    options = SimpleNamespace(**given.arguments)
+    hop = options.hop_length or n_fft // 4
+    if n_fft > LARGEST or options.onesided is False or options.align_to_window:
+        return torch.stft(*given.args, **given.kwargs)
+    signal = x if x.dim() == 2 else x[None]
+    if options.center:
+        signal = F.pad(signal[:, None], (n_fft // 2, n_fft // 2), mode=options.pad_mode)[:, 0]
+    waves = _waves(n_fft) / (np.sqrt(n_fft) if options.normalized else 1.0)
+    window = _window(n_fft, options.win_length, options.window, x.dtype)
+    basis = torch.tensor(waves.tolist(), dtype=x.dtype) * window
+    real, imaginary = F.conv1d(signal[:, None], basis[:, None], stride=hop).chunk(2, 1)
+    found = torch.stack([real, imaginary], -1)
+    found = found if x.dim() == 2 else found[0]
+    return torch.view_as_complex(found) if options.return_complex else found
+
+
+def inverse_stft(
+    x: Tensor,
+    n_fft: int,
+    hop_length: int | None = None,
+    win_length: int | None = None,
+    window: Tensor | None = None,
+    center: bool = True,
+    normalized: bool = False,
+    onesided: bool | None = None,  # noqa: ARG001  for real results the first half is enough
+    length: int | None = None,
+) -> Tensor:
+    """Return the result of ``torch.istft``; see its documentation for the arguments.
+
+    Frames are the rows of an inverse Fourier transform times the window, added up one hop apart. The sum of
+    the squared windows, by which that is divided, is a channel of the same convolution.
+    """
+    hop, bins = hop_length or (win_length or n_fft) // 4, n_fft // 2 + 1
+    parts = torch.view_as_real(x if x.dim() == 3 else x[None])[:, :bins]
+    weights, row = _window(n_fft, win_length, window, parts.dtype), np.tile(np.arange(bins), 2)
+    twice = np.where((row == 0) | (2 * row == n_fft), 1, 2)
+    scale = twice[:, None] / (np.sqrt(n_fft) if normalized else n_fft)
+    wave = torch.tensor((scale * _waves(n_fft)).tolist(), dtype=parts.dtype) * weights
+    squares = torch.stack([torch.zeros_like(weights), weights * weights])[None]
+    weight = torch.cat([torch.stack([wave, torch.zeros_like(wave)], 1), squares])
+    frames = torch.cat([parts[..., 0], parts[..., 1], torch.ones_like(parts[:, :1, :, 0])], 1)
+    first = n_fft // 2 if center else 0
+    end: Any = first + length if length is not None else -first if center else None
+    signal, total = F.conv_transpose1d(frames, weight, stride=hop)[..., first:end].unbind(1)
+    return signal / total if x.dim() == 3 else (signal / total)[0]
+
+
+def _window(n_fft: int, win_length: int | None, window: Tensor | None, dtype: torch.dtype) -> Tensor:
+    """Return the window ``(n_fft,)``, zeros around one of fewer points."""
+    size = win_length or n_fft
+    before = (n_fft - size) // 2
+    window = torch.ones(size, dtype=dtype) if window is None else window
+    return F.pad(window, (before, n_fft - size - before))
+
+
+def _waves(n_fft: int) -> np.ndarray:
+    """Return the real and imaginary rows of the transform of a frame, ``(2 * bins, n_fft)``."""
+    angle = 2 * np.pi / n_fft * (np.arange(n_fft // 2 + 1)[:, None] * np.arange(n_fft) % n_fft)
+    return np.concatenate([np.cos(angle), -np.sin(angle)])
+
+
+def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name that callers use
+    """Drop axes of 1 as PyTorch does, which leaves others alone; ONNX refuses these."""
+    axes = range(input.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
+    for axis in sorted({axis % max(input.dim(), 1) for axis in axes}, reverse=True):
+        size: Any = input.shape[axis] if input.dim() else 0
+        one = size.node.hint == 1 if isinstance(size, torch.SymInt) else size == 1
+        if isinstance(size, torch.SymInt):
+            _assume(size == 1 if one else size > 1)
+        if one:
+            input = torch.select(input, axis, 0)  # noqa: A001
+    return input
+
+
+def _arange(*args: Any, **kwargs: Any) -> Tensor:
+    """Make a range whose ``tolist()`` gives numbers where its ends are numbers."""
+    made = torch.arange(*args, **kwargs)
+    if all(type(each) is int for each in args):
+        made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
+    return made
+
+
+def _max_pool(x: Tensor, *sizes: Any, return_indices: bool = False, **named: Any) -> Any:
+    """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
+    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
+    given = dict(zip(names, sizes, strict=False)) | named
+    for name, other in zip(names, (1, 1, 0, 1), strict=False):
+        if (size := given.get(name)) is not None:
+            given[name] = (size[0] if isinstance(size, tuple | list) else size, other)
+    pool: Any = F.max_pool2d
+    pooled = pool(x.unsqueeze(-1), **given, return_indices=return_indices)
+    return pytree.tree_map(lambda result: result.squeeze(-1), pooled)
+
+
+REPLACED: dict[Any, Callable[..., Any]] = {
+    torch.arange: _arange,
+    **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
+    **dict.fromkeys(
+        (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices), _max_pool
+    ),
+    **dict.fromkeys((torch.stft, Tensor.stft), stft),
+    **dict.fromkeys((torch.istft, Tensor.istft), inverse_stft),
+}
+"""What is called instead of a function."""
