@@ -52,7 +52,7 @@ class Result:
 
     def check(self) -> None:
         """Raise ``CheckFailedError`` if a number is out of bounds."""
-        if self.max_abs > 1e-5 or self.accuracy < 0.95 or self.stream_accuracy < 0.75:
+        if not (self.max_abs <= 1e-5 and self.accuracy >= 0.95 and self.stream_accuracy >= 0.75):
             raise CheckFailedError(f"{self} is out of bounds; please report it with `lstm-edge --version`")
 
 

@@ -124,7 +124,8 @@ class LSTM1(nn.Module):
         _, (h_n, c_n) = self.lstm(self._inputs(x, lengths), state)
         rows = h_n
         if self.readout == "last":
-            rows = h_n[-1] if self._directions == 1 else torch.cat([h_n[-2], h_n[-1]], dim=-1)
+            rows = h_n[-self._directions :]
+            rows = torch.cat([rows[0], rows[1]], dim=-1) if self._directions == 2 else rows
         now = None
         if self.added:
             now = x[:, -1]

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
-from lstm_edge_runtime.manifest import Array, Axes, Manifest
+from lstm_edge_runtime.manifest import Array, Manifest
 
 Runner = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Function from every input by name to every output by name, including states."""
@@ -51,11 +51,6 @@ def take_steps(
     }
 
 
-def behind(array: Array, axis: int, count: int) -> Array:
-    """Return ``array`` without its first ``count`` frames."""
-    return array[(slice(None),) * axis + (slice(min(count, array.shape[axis]), None),)]
-
-
 def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> dict[str, Array]:
     """Return the outputs of one call on the whole.
 
@@ -63,19 +58,12 @@ def join_chunks(manifest: Manifest, chunks: Sequence[Mapping[str, Array]]) -> di
     chunk; outputs that fold time into another axis (``N*L``, ``L//2``) are left out.
     """
     joined, time = dict(chunks[-1]), manifest.time_axes
-    for name in (each for each in manifest.counts if each not in time):
-        joined[name] = np.sum([chunk[name] for chunk in chunks], axis=0, dtype=joined[name].dtype)
     for spec in manifest.outputs:
+        parts = [chunk[spec.name] for chunk in chunks]
         if spec.name in time:
-            joined[spec.name] = np.concatenate([chunk[spec.name] for chunk in chunks], axis=time[spec.name])
-        elif _folds_time(spec.axes, manifest.sequence):
+            joined[spec.name] = np.concatenate(parts, axis=time[spec.name])
+        elif spec.name in manifest.counts:
+            joined[spec.name] = np.sum(parts, axis=0, dtype=parts[0].dtype)
+        elif any(manifest.sequence in re.findall(r"\w+", str(axis)) for axis in spec.axes):
             del joined[spec.name]
     return joined
-
-
-def _folds_time(axes: Axes, sequence: str | None) -> bool:
-    """Return whether an axis is an expression of the time axis."""
-    word = re.compile(rf"\b{re.escape(sequence)}\b") if sequence else None
-    return word is not None and any(
-        isinstance(axis, str) and axis != sequence and word.search(axis) for axis in axes
-    )

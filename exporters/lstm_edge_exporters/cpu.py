@@ -23,5 +23,4 @@ def read_cpuinfo() -> dict[str, str]:
 
 def _processor() -> str:
     fields = read_cpuinfo()
-    arm = " ".join(fields[key] for key in ("CPU implementer", "CPU part") if key in fields)
-    return fields.get("model name") or fields.get("Model") or arm or platform.processor() or "unknown"
+    return fields.get("model name") or fields.get("Model") or platform.processor() or "unknown"

@@ -1,6 +1,7 @@
 """Working on an ONNX graph: names, axes, shapes, new nodes, bytes."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain, count
 from typing import Any
 
 import numpy as np
@@ -16,8 +17,6 @@ from lstm_edge_runtime.ort import DIGEST, sealed
 
 _MAX_WEIGHT_BYTES = 2**31 - 2**20
 """Protobuf's limit of 2 GiB, with room for the manifest."""
-
-
 END = int(np.iinfo(np.int64).max)
 """The end of any axis."""
 KEEPING = frozenset(
@@ -123,11 +122,6 @@ def _is_zero(node: ir.Node | None) -> bool:
     return any((array := constant(each)) is not None and array.size and not array.any() for each in factors)
 
 
-def is_used(value: ir.Value) -> bool:
-    """Return whether a node reads ``value``, or it is an output."""
-    return bool(value.uses()) or value.is_graph_output()
-
-
 def behind_identity(value: ir.Value) -> ir.Value:
     """Return what ``value`` is a copy of."""
     node = value.producer()
@@ -165,29 +159,21 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
         UnsupportedError: the weights do not fit into one file.
         FileFormatError: the graph has parts that no file can contain.
     """
-    size = sum(
-        tensor.nbytes
-        for graph in (model.graph, *model.graph.subgraphs())
-        for value in graph.initializers.values()
-        if (tensor := value.const_value) is not None
-    )
-    if size > _MAX_WEIGHT_BYTES:
+    graphs = (model.graph, *model.graph.subgraphs())
+    values = [value for graph in graphs for value in graph.initializers.values()]
+    if (size := sum(each.const_value.nbytes for each in values if each.const_value)) > _MAX_WEIGHT_BYTES:
         raise UnsupportedError(
             f"the weights are {size:,} bytes, a file has at most {_MAX_WEIGHT_BYTES:,}; split the network"
         )
     try:
         return ir.to_proto(model)
     except SerdeError as error:
-        cause: BaseException = error
-        while isinstance(cause, SerdeError) and cause.__cause__ is not None:  # each level wraps the one below
-            cause = cause.__cause__
-        raise FileFormatError(f"the graph is malformed: {first_line(cause)}") from error
+        raise FileFormatError(f"the graph is malformed: {first_line(error.__cause__ or error)}") from error
 
 
 def to_bytes(model: ir.Model) -> bytes:
     """Return the file's bytes, the same ones for the same content; raises as ``to_proto``."""
-    content: bytes = to_proto(model).SerializeToString(deterministic=True)
-    return content
+    return bytes(to_proto(model).SerializeToString(deterministic=True))
 
 
 def with_manifest(proto: onnx.ModelProto, manifest: Manifest) -> bytes:
@@ -204,19 +190,15 @@ class UniqueNames:
     """Makes names that no node and no value of a graph has yet, those in its subgraphs included."""
 
     def __init__(self, graph: ir.Graph) -> None:
-        self._taken: set[str | None] = set()
-        for each in (graph, *graph.subgraphs()):
-            self._taken |= {value.name for value in each.inputs} | set(each.initializers)
-        for node in ir.traversal.RecursiveGraphIterator(graph):
-            self._taken.add(node.name)
-            self._taken |= {value.name for value in (*node.inputs, *node.outputs) if value is not None}
+        graphs, nodes = (graph, *graph.subgraphs()), [*graph.all_nodes()]
+        values = [*(each for node in nodes for each in (*node.inputs, *node.outputs) if each is not None)]
+        values += [value for each in graphs for value in (*each.inputs, *each.initializers.values())]
+        self._taken = {*(node.name for node in nodes), *(value.name for value in values)}
 
     def unique(self, name: str) -> str:
         """Return ``name``, or ``name_2``, ``name_3`` ... if it is used, and reserve it."""
-        candidate, count = name, 1
-        while candidate in self._taken:
-            count += 1
-            candidate = f"{name}_{count}"
+        numbered = (f"{name}_{number}" for number in count(2))
+        candidate = next(each for each in chain([name], numbered) if each not in self._taken)
         self._taken.add(candidate)
         return candidate
 
@@ -226,49 +208,41 @@ class Builder:
 
     def __init__(self, node: ir.Node, prefix: str) -> None:
         assert node.graph is not None
-        self._node = node
-        self._graph: Any = node.graph
-        self._prefix = prefix
-        self.last = node
-        """The node added last."""
+        self._node, self._graph, self._prefix = node, node.graph, prefix
         self._names = UniqueNames(self._graph)
 
     def node(
         self,
         op: str,
-        inputs: Sequence[ir.Value | None],
+        inputs: Sequence[ir.Value | Array | None],
         attributes: Mapping[str, Any] | None = None,
         *,
         outputs: int = 1,
         name: str = "",
     ) -> Sequence[ir.Value]:
-        """Add one node of the ``ai.onnx`` domain and return its outputs."""
-        made = ir.node(op, inputs, attributes or {}, num_outputs=outputs, name=self._name(name or op))
+        """Add one node of the ``ai.onnx`` domain and return its outputs; arrays become initializers."""
+        name = name or op
+        values = [self.constant(x, f"{name}_in") if isinstance(x, np.ndarray) else x for x in inputs]
+        made = ir.node(op, values, attributes or {}, num_outputs=outputs, name=self._name(name))
         for index, value in enumerate(made.outputs):
-            value.name = self._name(f"{name or op}_{index}" if outputs > 1 else f"{name or op}_out")
-            if inputs[0] is not None and inputs[0].dtype is not None:
-                value.dtype = inputs[0].dtype
+            value.name = self._name(f"{name}_{index}" if outputs > 1 else f"{name}_out")
+            if values[0] is not None and values[0].dtype is not None:
+                value.dtype = values[0].dtype
         self._graph.insert_before(self._node, made)
-        self.last = made
         return made.outputs
 
     def constant(self, array: Array, name: str) -> ir.Value:
         """Add an initializer."""
         title = self._name(name)
-        value = ir.Value(
-            name=title,
-            shape=ir.Shape(array.shape),
-            type=ir.TensorType(ir.DataType.from_numpy(array.dtype)),
-            const_value=ir.tensor(array, name=title),
-        )
+        value = ir.val(title, const_value=ir.tensor(array, name=title))
         self._graph.register_initializer(value)
         return value
 
     def weight(self, array: Array, name: str) -> ir.Value:
         """Add an initializer; a layer that is called again shares it."""
         known = self._graph.initializers.get(f"{self._prefix}.{name}")
-        if known is not None and np.array_equal(known.const_value.numpy(), array):
-            return known  # type: ignore[no-any-return]
+        if known is not None and np.array_equal(np.asarray(constant(known)), array):
+            return known
         return self.constant(array, name)
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:
@@ -276,37 +250,6 @@ class Builder:
         (out,) = self.node("Cast", [value], {"to": int(dtype)})
         out.dtype = dtype
         return out
-
-    def concat(self, values: Sequence[ir.Value], axis: int) -> ir.Value:
-        """Join ``values`` along ``axis``; a single value is returned as it is."""
-        return values[0] if len(values) == 1 else self.node("Concat", values, {"axis": axis})[0]
-
-    def slice(self, value: ir.Value, axis: int, start: int, end: int) -> ir.Value:
-        """Return a part of ``value``; ``END`` is the end of any axis."""
-        numbers = {"start": start, "end": end, "axis": axis}
-        bounds = (self.constant(np.array([number]), name) for name, number in numbers.items())
-        return self.node("Slice", [value, *bounds])[0]
-
-    def split(self, value: ir.Value, sizes: Sequence[int], axis: int) -> list[ir.Value]:
-        """Split ``value`` along ``axis`` into parts of ``sizes``."""
-        cuts = self.constant(np.array(sizes, np.int64), "split")
-        return list(self.node("Split", [value, cuts], {"axis": axis}, outputs=len(sizes)))
-
-    def matmul(self, left: ir.Value, right: ir.Value) -> ir.Value:
-        """Return ``left @ right``."""
-        return self.node("MatMul", [left, right])[0]
-
-    def squeeze(self, value: ir.Value, axis: int) -> ir.Value:
-        """Drop an axis of length one."""
-        return self.node("Squeeze", [value, self.constant(np.array([axis], np.int64), "axis")])[0]
-
-    def transpose(self, value: ir.Value, order: Sequence[int]) -> ir.Value:
-        """Permute the axes."""
-        return self.node("Transpose", [value], {"perm": list(order)})[0]
-
-    def reshape(self, value: ir.Value, shape: Sequence[int]) -> ir.Value:
-        """Reshape; 0 keeps an axis, -1 takes what is left."""
-        return self.node("Reshape", [value, self.constant(np.array(shape, np.int64), "shape")])[0]
 
     def replace(self, values: Sequence[ir.Value]) -> None:
         """Replace the node's outputs by ``values`` and remove the node."""

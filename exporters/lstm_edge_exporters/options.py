@@ -106,8 +106,7 @@ def parse_axes(text: str) -> tuple[int | str, ...]:
     Raises:
         InputError: one is neither.
     """
-    axes = tuple(int(axis) if axis.strip().isdecimal() else axis.strip() for axis in text.split(","))
-    for axis in axes:
-        if axis == 0 or (isinstance(axis, str) and not axis.isidentifier()):
-            raise InputError(f"axis {axis!r} is neither a positive number nor a valid name")
-    return axes
+    axes = [axis.strip() for axis in text.split(",")]
+    if wrong := [axis for axis in axes if not (axis.isidentifier() or (axis.isdecimal() and int(axis)))]:
+        raise InputError(f"axis {wrong[0]!r} is neither a positive number nor a valid name")
+    return tuple(int(axis) if axis.isdecimal() else axis for axis in axes)

@@ -1,4 +1,4 @@
-"""ONNX's recurrent operators: gates, weights, states, directions and layout.
+"""ONNX's recurrent operators: gates, weights, states and directions.
 
 PyTorch stacks LSTM gates as i, f, g, o and GRU gates as r, z, n; ONNX wants i, o, f, c and z, r, h. ONNX
 adds a direction axis in front, and keeps both biases in one row, ``[Wb, Rb]``.
@@ -22,10 +22,6 @@ LENGTHS = 4
 """``sequence_lens``'s place among a recurrent node's inputs."""
 _SLOTS = {"h": (5, 1), "c": (6, 2)}
 """A state's place among the inputs (``initial_h``, ``initial_c``) and the outputs (``Y_h``, ``Y_c``)."""
-_SWAP = (1, 0, 2)
-_TRANSPOSED_INPUTS: Mapping[int, tuple[int, ...]] = {0: _SWAP, 5: _SWAP, 6: _SWAP}
-_TRANSPOSED_OUTPUTS: Mapping[int, tuple[int, ...]] = {0: (2, 0, 1, 3), 1: _SWAP, 2: _SWAP}
-"""``Y`` from ``(L, D, N, H)`` to ``(N, L, D, H)``; ``Y_h``, ``Y_c`` from ``(D, N, H)`` to ``(N, D, H)``."""
 
 
 @dataclass(frozen=True)
@@ -98,7 +94,7 @@ def slots(node: ir.Node) -> tuple[Slot, ...]:
 def is_reversed(node: ir.Node) -> bool:
     """Return whether the node reads time backwards in any direction, so that no chunk can follow another."""
     scanned = node.attributes.get_ints("scan_input_directions", ()) or ()
-    return _text(node, "direction", "forward") != "forward" or any(scanned)
+    return _direction(node) != "forward" or any(scanned)
 
 
 def label(node: ir.Node) -> str:
@@ -107,61 +103,22 @@ def label(node: ir.Node) -> str:
     return f"{node.op_type} {name!r}"
 
 
-def state_shape(node: ir.Node) -> tuple[int, int, int]:
-    """Return ``(D, H, batch_axis)`` of the node's states.
-
-    With ``layout=0`` a state is ``(D, N, H)``, with ``layout=1`` it is ``(N, D, H)``. H is 0 where neither
-    ``hidden_size`` nor the shape of R tells it.
-    """
-    directions = 2 if _text(node, "direction", "forward") == "bidirectional" else 1
-    hidden = node.attributes.get_int("hidden_size", 0) or 0
-    recurrence = node.inputs[2]
-    if not hidden and recurrence is not None and recurrence.shape is not None:
-        width = recurrence.shape[-1]
-        hidden = width if isinstance(width, int) else 0
-    return directions, hidden, 0 if node.attributes.get_int("layout", 0) else 1
+def _direction(node: ir.Node) -> str:
+    return node.attributes.get_string("direction", "") or "forward"
 
 
-def to_layout_0(model: ir.Model) -> int:
-    """Rewrite ``layout=1`` nodes, which onnxruntime's CPU provider does not run, between transposes.
-
-    Returns:
-        How many nodes were rewritten, in place.
-    """
-    nodes = [node for node in recurrent_nodes(model) if node.attributes.get_int("layout", 0)]
-    for node in nodes:
-        node.attributes.pop("layout")
-        for place, order in _TRANSPOSED_INPUTS.items():
-            value = node.inputs[place] if len(node.inputs) > place else None
-            if value is not None:
-                swapped = ir.node("Transpose", [value], {"perm": list(order)})
-                node.prepend(swapped)
-                node.replace_input_with(place, swapped.outputs[0])
-        for value in node.outputs:
-            if value.name:
-                _transpose_behind(node, value, _TRANSPOSED_OUTPUTS[value.index() or 0])
-    return len(nodes)
-
-
-def _transpose_behind(node: ir.Node, old: ir.Value, order: tuple[int, ...]) -> None:
-    """Let whatever reads an output of ``node`` read it in another order of axes."""
-    back = ir.node("Transpose", [old], {"perm": list(order)})
-    node.append(back)
-    new = back.outputs[0]
-    new.name, new.type, new.shape = old.name, old.type, old.shape
-    old.name, old.shape = f"{old.name}.layout_0", None
-    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
-    back.replace_input_with(0, old)
+def state_shape(node: ir.Node) -> tuple[int, int]:
+    """Return ``(D, H)`` of the node's states; H is 0 where neither ``hidden_size`` nor R's shape tells it."""
+    directions = 2 if _direction(node) == "bidirectional" else 1
+    shape = None if node.inputs[2] is None else node.inputs[2].shape
+    width = node.attributes.get_int("hidden_size", 0) or (0 if shape is None else shape[-1])
+    return directions, width if isinstance(width, int) else 0
 
 
 def _reorder(op: str, stacked: Array) -> Array:
     order = GATES[op]
     gates = np.split(stacked, len(order), axis=0)
     return np.concatenate([gates[place] for place in order], axis=0)
-
-
-def _text(node: ir.Node, name: str, default: str) -> str:
-    return node.attributes.get_string(name, default) or default
 
 
 def why_window(layer: str, steps: int | str) -> str:

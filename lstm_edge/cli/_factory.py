@@ -144,10 +144,10 @@ def _check_names(specs: Sequence[TensorSpec], module: nn.Module) -> None:
 
 def _advice(first: TensorSpec, module: nn.Module) -> str:
     """Return what to write if ``forward`` fails."""
-    widths = [layer.input_size for layer in module.modules() if isinstance(layer, nn.RNNBase)]
-    if widths and not first.dtype and first.axes[2:] != (widths[0],):
-        axes = ",".join(map(str, (*first.axes[:2], widths[0])))
-        return f"its first recurrent layer takes {widths[0]} features: --input {first.name}={axes}"
+    layer = next((each for each in module.modules() if [*each.parameters(recurse=False)]), module)
+    if isinstance(layer, nn.RNNBase) and not first.dtype and first.axes[2:] != (layer.input_size,):
+        axes = ",".join(map(str, (*first.axes[:2], layer.input_size)))
+        return f"its first layer takes {layer.input_size} features: --input {first.name}={axes}"
     return "give fixed axes as numbers, and a range to one that is longer or shorter: --input x=N,L:500..,8"
 
 

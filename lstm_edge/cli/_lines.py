@@ -6,7 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,10 +14,8 @@ import numpy.typing as npt
 from lstm_edge.hold import Hold
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime.errors import InputError, counted, printable
+from lstm_edge_runtime.manifest import Array, Task
 from lstm_edge_runtime.prediction import softmax
-
-if TYPE_CHECKING:
-    from lstm_edge_runtime.manifest import Array, Task
 
 _LONGEST = 1 << 20
 """Maximum number of bytes of a line, so that memory stays bounded."""
@@ -130,14 +128,14 @@ class ResultLines:
     values. Floats are the shortest text that reads back as the same number.
     """
 
-    def __init__(self, task: "Task | None", *keys: str, as_json: bool, hold: Hold | None = None) -> None:
+    def __init__(self, task: Task | None, *keys: str, as_json: bool, hold: Hold | None = None) -> None:
         """Write lines that begin with ``keys``, with labels debounced by ``hold``; InputError for values."""
         self._task, self._keys, self._as_json, self._hold = task, keys, as_json, hold
         self._classes, self._header_due = is_classification(task), not as_json
         if hold and not self._classes:
             raise InputError("--hold applies to labels, but this file's outputs are values; remove it")
 
-    def line(self, values: "Array", *keys: str | int) -> str:
+    def line(self, values: Array, *keys: str | int) -> str:
         """Return the line for one row ``(C,)``, which begins with these keys; the first has the header."""
         index, names = int(values.argmax()), class_names(self._task, len(values))
         if self._hold:

@@ -14,7 +14,7 @@ import click
 
 from lstm_edge.data.config import DATA_SUFFIXES
 from lstm_edge.run_files import CHECKPOINT_SUFFIXES, is_run
-from lstm_edge_exporters.options import Rule, check_options, option, option_fields
+from lstm_edge_exporters.options import check_options, option, option_fields
 from lstm_edge_runtime.errors import InputError, MissingDependencyError, install_command
 from lstm_edge_runtime.files import check_target
 
@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from lstm_edge_runtime import Model
 
 PATH = click.Path(path_type=Path)
-SCALE = (
-    "Scaling that a checkpoint was trained with, so that raw values go in: a JSON file or .npz with mean and "
-    "std, or min and max."
-)
+SCALE = "Scaling of the training: JSON or .npz with mean and std, or min and max."
 """Help of ``--scale``."""
 Command = Callable[..., Any]
 Steps = int | Literal["never"]
@@ -106,67 +103,50 @@ def _from_field(entry: "Field[Any]") -> Callable[[Any], Any]:
     flag = rule.flag or f"--{entry.name.replace('_', '-')}"
     is_plain = isinstance(entry.default, int | float | str) and not isinstance(entry.default, bool)
     shown = rule.shown or (f"{entry.default}" if is_plain else "")
-    text, several = rule.help + (f"  [default: {shown}]" if shown else ""), get_origin(hint) is Mapping
-    facts: dict[str, Any] = {"default": None, "show_default": False, "metavar": rule.metavar or None}
+    text = rule.help + (f"  [default: {shown}]" if shown else "")
+    facts = dict[str, Any](metavar=rule.metavar or None, help=text, default=None, show_default=False)
     if hint is bool:
-        return click.option(
-            f"{flag}/--no-{flag[2:]}" if entry.default else flag, entry.name, is_flag=True, **facts, help=text
-        )
-    if several:
-        facts |= {"multiple": True, "callback": _to_dict}
-    return click.option(
-        flag, entry.name, type=_type_of(rule, hint), help=text + " Repeatable." * several, **facts
-    )
+        flag = f"{flag}/--no-{flag[2:]}" if entry.default else flag
+        facts["is_flag"] = True
+    elif get_origin(hint) is Mapping:
+        read = rule.parse or (float if get_args(hint)[1] is float else str)
+        pairs = functools.partial(_read_pairs, read)
+        facts |= {"multiple": True, "callback": _reader(pairs), "help": f"{text} Repeatable."}
+    elif rule.parse or get_origin(hint) is tuple:
+        facts["callback"] = _reader(rule.parse or _read_names)
+    else:
+        kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+        kind: Any = next((kind for kind in (int, float, Path) if kind in kinds), str)
+        kind = PATH if kind is Path else kind
+        facts["type"] = click.Choice(rule.choices) if rule.choices else kind
+    return click.option(flag, entry.name, **facts)
 
 
-def _type_of(rule: Rule, hint: Any) -> Any:
-    if rule.choices:
-        return click.Choice(rule.choices)
-    if get_origin(hint) is Mapping:
-        return _Parsed(functools.partial(_pair, rule, get_args(hint)[1]))
-    if rule.parse or get_origin(hint) is tuple:
-        return _Parsed(rule.parse or _names)
-    kinds = get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    return next(PATH if kind is Path else kind for kind in (int, float, Path, str) if kind in kinds)
+def _reader(parse: Callable[[Any], Any]) -> Callable[..., Any]:
+    """Return a callback that reads the text of an option, and names it in an error."""
 
-
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic in newer releases alone
-    """A type read by a function, whose InputError is shown as it is."""
-
-    name = "text"
-
-    def __init__(self, parse: Callable[[str], Any]) -> None:
-        self._parse = parse
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:  # noqa: ARG002
+    def read(_: click.Context, param: click.Parameter, given: Any) -> Any:
         try:
-            return self._parse(value) if isinstance(value, str) else value
-        except InputError as error:
-            raise InputError(f"{param.opts[0] if param else ''} {value}: {error}") from error
+            return None if given is None else parse(given)
+        except ValueError as error:
+            text = given if isinstance(given, str) else " ".join(given)
+            raise InputError(f"{param.opts[0]} {text}: {error}") from error
+
+    return read
 
 
-def _names(text: str) -> tuple[str, ...]:
+def _read_names(text: str) -> tuple[str, ...]:
     names = tuple(name.strip() for name in text.split(","))
     if not all(names) or len(set(names)) < len(names):
         raise InputError("a name is empty or given twice; expected NAME,NAME")
     return names
 
 
-def _pair(rule: Rule, kind: Any, text: str) -> tuple[str, Any]:
-    name, _, value = text.partition("=")
-    read: Callable[[str], Any] = rule.parse or (float if kind is float else str)
-    try:
-        if name and value:
-            return name, read(value)
-    except ValueError as error:
-        raise InputError(f"{error}; expected {rule.metavar}") from error
-    raise InputError(f"expected {rule.metavar}")
-
-
-def _to_dict(_: click.Context, param: click.Parameter, pairs: Any) -> dict[str, Any] | None:
-    if len(dict(pairs)) < len(pairs):
-        raise InputError(f"{param.opts[0]}: a name is given twice; give each name once")
-    return dict(pairs) or None
+def _read_pairs(read: Callable[[str], Any], texts: tuple[str, ...]) -> dict[str, Any] | None:
+    pairs = [text.partition("=")[::2] for text in texts]
+    if not all(map(all, pairs)) or len(dict(pairs)) < len(pairs):
+        raise InputError("expected NAME=VALUE, each name once")
+    return {name: read(value) for name, value in pairs} or None
 
 
 def _count_or_never(text: str) -> Steps:
@@ -181,9 +161,7 @@ def _count_or_never(text: str) -> Steps:
 class ModelOptions:
     """How a verb opens a model; see ``lstm_edge_runtime.load``."""
 
-    device: Literal["cpu", "cuda"] = option(
-        "cpu", "Device; cuda is an error if it is not actually used.", choices=("cpu", "cuda")
-    )
+    device: Literal["cpu", "cuda"] = option("cpu", "Device, never another.", choices=("cpu", "cuda"))
     threads: int = option(1, "Number of threads per operator.", low=1)
 
     def load(self, path: Path) -> "Model":
@@ -216,12 +194,10 @@ def _check_output(_: click.Context, __: click.Parameter, path: Path) -> Path:
     return path
 
 
-output_option = click.option(
-    "-o", "--output", type=PATH, required=True, callback=_check_output, help="Output file."
-)
+output_option = click.option("-o", "--output", type=PATH, required=True, callback=_check_output)
 reset_every_option = click.option(
     "--reset-every",
-    type=_Parsed(_count_or_never),
+    callback=_reader(_count_or_never),
     metavar="N|never",
     help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
 )

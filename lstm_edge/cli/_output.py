@@ -9,15 +9,12 @@ import textwrap
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
 
 from lstm_edge_runtime.errors import printable, shortened
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 
 @dataclass(frozen=True)
@@ -106,6 +103,7 @@ def to_text(value: Any) -> str:
 
 def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
     """Print rows as a table, without empty columns."""
+    from rich.console import Console
     from rich.table import Table
 
     used = {name for row in rows for name, value in row.items() if value not in _EMPTY}
@@ -115,18 +113,11 @@ def _print_table(title: str, rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_column(printable(name.replace("_", " ")), overflow="fold")
     for row in rows:
         table.add_row(*(printable(to_text(row.get(name))) for name in names))
-    screen = console()
+    width = None if sys.stdout.isatty() else 500  # not wrapped in a pipe
+    screen = Console(highlight=False, markup=False, emoji=False, width=width)
     with screen.capture() as captured:
         screen.print(table)
     click.echo(captured.get(), nl=False)
-
-
-def console(*, stderr: bool = False) -> "Console":
-    """Return a console with colors on a terminal, and plain text that is not wrapped in a pipe."""
-    from rich.console import Console
-
-    terminal = (sys.stderr if stderr else sys.stdout).isatty()
-    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if terminal else 500)
 
 
 def echo(text: str, *, err: bool = False) -> None:
@@ -170,10 +161,11 @@ def progress(*, quiet: bool = False) -> Iterator[Show]:
 
         yield show
         return
+    from rich.console import Console
     from rich.markup import escape
     from rich.progress import Progress, TimeRemainingColumn
 
     columns = "{task.percentage:3.0f} %", "{task.description}", TimeRemainingColumn()
-    with Progress(*columns, console=console(stderr=True), transient=True) as bar:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("starting", total=1.0)
         yield lambda done, what: bar.update(task, completed=done, description=escape(printable(what)))

@@ -5,19 +5,17 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from lstm_edge.data.sample_input import sample_input
 from lstm_edge_exporters.options import option
+from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import counted
 
 from ._options import ModelOptions, models_argument, options_of, verb
 from ._output import Report
-
-if TYPE_CHECKING:
-    from lstm_edge_runtime import Model
 
 
 @dataclass(frozen=True)
@@ -56,7 +54,7 @@ def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
     return Report(rows)
 
 
-def _calls(model: "Model", streams: int) -> Iterator[tuple[str, Callable[[], object]]]:
+def _calls(model: Model, streams: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the name of each call, and the call."""
     unit, samples = model.manifest.unit, sample_input(model)
     name, stream = "step" if unit == 1 else f"unit of {unit}", model.stream(reset_every="never")

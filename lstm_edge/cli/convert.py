@@ -3,7 +3,6 @@
 import shlex
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,12 +12,10 @@ from lstm_edge.data.read import read_data
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
+from lstm_edge_runtime.manifest import Array
 
 from ._options import PATH, model_argument, verb
 from ._output import Report, note
-
-if TYPE_CHECKING:
-    from lstm_edge_runtime.manifest import Array
 
 
 def _to_native(model: Path, output: Path) -> Report:
@@ -40,11 +37,8 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
     header = made.save(output) / "src" / f"{made.name}.h"
     document = {
         "output": output,
-        "name": made.name,
         "bytes": {path: len(text.encode()) for path, text in made.files.items()},
-        "constants": made.constants,
-        "state": made.state,
-        "work": made.work,
+        **{name: getattr(made, name) for name in ("name", "constants", "state", "work")},
         "max_abs": made.difference,
         "notes": [
             "self-test: passed here",
@@ -94,7 +88,7 @@ def command(model: Path, target: str | None, output: Path, name: str | None, dat
     return _to_web(model, output, data) if target else _to_native(model, output)
 
 
-def _recordings(model: Path, data: Path | None) -> "dict[str, Array]":
+def _recordings(model: Path, data: Path | None) -> dict[str, Array]:
     """Return a recording of at most 8 labels of ``data``, or of the demo's if ``model`` has its features."""
     demo = Path(str(files("lstm_edge") / "data" / "basic_motions.npz"))
     with load(model) as opened:

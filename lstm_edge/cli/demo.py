@@ -3,27 +3,22 @@
 import time
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 import numpy as np
 
+from lstm_edge_runtime import Stream
+
+from ..data.series import Data
 from ._options import PATH, verb
 from ._output import Report, Show, echo, plain
 from .train import describe_epoch
-
-if TYPE_CHECKING:
-    from lstm_edge_runtime import Stream
-
-    from ..data.series import Data
 
 _COLUMNS = 48
 
 
 @verb("demo", extra="export")
-@click.option(
-    "-o", "--output", "folder", type=PATH, default=Path("demo-out"), metavar="FOLDER", help="Output folder."
-)
+@click.option("-o", "--output", "folder", type=PATH, default=Path("demo-out"), help="Output folder.")
 @click.pass_context
 def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     """Train, export, verify and run a network on real sensor data, in about a minute.
@@ -65,7 +60,7 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     return Report(document, next=[inspect, predict, f"lstm-edge train {data} -o runs/wide --hidden-size 64"])
 
 
-def _play(stream: "Stream", held_out: "Data", activity: int) -> str:
+def _play(stream: Stream, held_out: Data, activity: int) -> str:
     """Run a recording of an activity; return the initials of what was recognized along it."""
     from ..demo import replay_recording
 

@@ -34,28 +34,18 @@ class FactoryOptions:
         "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:16..4096:4,8 with a range of L.",
         metavar="x=N,L,8[:DTYPE]",
     )
-    state: Mapping[str, str] = option(
-        dict,
-        "State input and output of a factory's module, if they are ambiguous; then list all pairs.",
-        metavar="INPUT=OUTPUT",
-    )
-    output_names: tuple[str, ...] = option(
-        (), "Output names of a factory's module, in order, such as logits,h_n,c_n.", metavar="NAMES"
-    )
+    state: Mapping[str, str] = option(dict, "All states, if they are ambiguous.", metavar="INPUT=OUTPUT")
+    output_names: tuple[str, ...] = option((), "Names of the outputs, in order.", metavar="NAMES")
 
 
 @dataclass(frozen=True)
 class Description:
     """Facts that neither a bare checkpoint nor a module has."""
 
-    labels: tuple[str, ...] = option(
-        (), "Classes, or with --units names of predicted values, in order.", metavar="NAMES"
-    )
+    labels: tuple[str, ...] = option((), "Classes, or with --units names of values.", metavar="NAMES")
     units: tuple[str, ...] = option((), "Units of predicted values, in order.", metavar="NAMES")
     features: tuple[str, ...] = option((), "Feature names, in order.", metavar="NAMES")
-    rate: float | None = option(
-        None, "Sampling rate of the input, such as 50Hz.", metavar="RATE", parse=parse_rate
-    )
+    rate: float | None = option(None, "Sampling rate, such as 50Hz.", metavar="RATE", parse=parse_rate)
     window: int | None = option(None, "Time steps of a training window.", low=1)
     scale: Path | None = option(None, SCALE, metavar="FILE")
 
@@ -75,9 +65,7 @@ class Description:
 @click.argument("source")
 @output_option
 @options_of(factory=FactoryOptions, description=Description)
-@click.option(
-    "--lengths", is_flag=True, help="Add an input lengths, int64 (N,): number of valid steps of each row."
-)
+@click.option("--lengths", is_flag=True, help="Add an input lengths, int64 (N,): valid steps of each row.")
 @options_of(config=ExportConfig)
 def command(
     source: str,

@@ -3,15 +3,14 @@
 import hashlib
 from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime.manifest import StateSpec
+
 from ._options import ModelOptions, model_argument, verb
 from ._output import Report
-
-if TYPE_CHECKING:
-    from lstm_edge_runtime.manifest import StateSpec
 
 
 @verb("inspect")
@@ -40,6 +39,6 @@ def command(model: Path) -> Report:
     return Report(document, str(model))
 
 
-def _state(spec: "StateSpec") -> dict[str, Any]:
+def _state(spec: StateSpec) -> dict[str, Any]:
     elements = prod(axis for axis in spec.axes if isinstance(axis, int))
     return spec._asdict() | {"bytes": elements * np.dtype(spec.dtype).itemsize}

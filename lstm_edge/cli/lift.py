@@ -38,7 +38,11 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         "output": output,
         "states": states,
         "made_dynamic": report.made_dynamic,
-        "equal to the original": {name: figures[name] for name in ("cases", "float64", "ratio")},
+        "equal to the original": {
+            "sizes": figures["cases"],
+            "float64": figures["float64"],
+            "share of its limit": figures["ratio"],
+        },
         "unstreamable": manifest.unstreamable,
         "streams": None if manifest.unstreamable else pace(manifest),
         "delays": manifest.delays,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 import numpy as np
@@ -15,17 +15,15 @@ from lstm_edge.data.sample_input import sample_input
 from lstm_edge.hold import NO_LABEL, Hold
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters.options import option
+from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, StateError
+from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.sliding import SlidingStream
 from lstm_edge_runtime.state import read_state
 
 from ._lines import LineParser, ResultLines, read_lines, write_line
 from ._options import ModelOptions, Steps, line_options, model_argument, options_of
 from ._output import echo, note_resets
-
-if TYPE_CHECKING:
-    from lstm_edge_runtime import Stream
-    from lstm_edge_runtime.manifest import Array
-    from lstm_edge_runtime.sliding import SlidingStream
 
 _REPORTED = 5
 """Maximum number of malformed lines that are reported one by one."""
@@ -35,24 +33,10 @@ _REPORTED = 5
 class StreamConfig:
     """What is read, and what is written."""
 
-    state: Path | None = option(
-        None, "Save the state to FILE every second and at the end, and resume from it.", metavar="FILE"
-    )
-    features: tuple[str, ...] = option(
-        (), "Columns of the header, in the order of MODEL's features.", metavar="NAMES"
-    )
-    window: int | None = option(
-        None,
-        "Run the last N samples from reset at every step, as in a training on windows.",
-        low=1,
-        metavar="N",
-    )
-    hold: int | None = option(
-        None,
-        "Change the label after it was the same for N steps; it is empty until then.",
-        low=1,
-        metavar="N",
-    )
+    state: Path | None = option(None, "Keep the state in FILE, and resume from it.", metavar="FILE")
+    features: tuple[str, ...] = option((), "Columns of the header, in MODEL's order.", metavar="NAMES")
+    window: int | None = option(None, "Run the last N samples from reset at every step.", low=1, metavar="N")
+    hold: int | None = option(None, "Change the label once it stayed for N steps.", low=1, metavar="N")
     strict: bool = option(False, "Stop at a malformed line instead of skipping it.")
 
 
@@ -109,7 +93,7 @@ def command(
         file.save()
 
 
-def _read_samples(parser: LineParser, strict: bool) -> "Iterator[Array]":
+def _read_samples(parser: LineParser, strict: bool) -> Iterator[Array]:
     """Yield the samples of standard input, and report malformed lines."""
     number, bad, good = 0, 0, False
     for number, line in enumerate(read_lines(), 1):
@@ -134,7 +118,7 @@ def _read_samples(parser: LineParser, strict: bool) -> "Iterator[Array]":
 class StateFile:
     """Saves a stream's state with the arrays ``steps`` and ``hold``; does nothing without a path."""
 
-    def __init__(self, stream: "Stream | SlidingStream", path: Path | None, hold: Hold | None = None) -> None:
+    def __init__(self, stream: Stream | SlidingStream, path: Path | None, hold: Hold | None = None) -> None:
         """Restore ``stream`` and ``hold`` from ``path`` if it exists, and write it."""
         self._stream: Any = stream
         self._path, self._hold = path, hold or Hold(1)

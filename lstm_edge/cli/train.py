@@ -22,13 +22,9 @@ if TYPE_CHECKING:
 
 @verb("train", extra="export")
 @click.argument("data", type=PATH)
-@click.option(
-    "-o", "--output", "folder", type=PATH, required=True, metavar="RUN", help="Run folder to create."
-)
+@click.option("-o", "--output", "folder", type=PATH, required=True, metavar="RUN", help="Run folder.")
 @field_options(DataConfig, TrainConfig)
-@click.option(
-    "--resume", is_flag=True, help="Resume the training in RUN; --epochs and --patience may change."
-)
+@click.option("--resume", is_flag=True, help="Resume; --epochs and --patience may change.")
 @click.option("--overwrite", is_flag=True, help="Replace an existing run in RUN.")
 def command(data: Path, folder: Path, resume: bool, overwrite: bool, show: Show, **options: Any) -> Report:
     """Train an LSTM1 on DATA and save the best epoch to RUN.

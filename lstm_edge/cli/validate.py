@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 class ValidateOptions:
     """The reference, the data, and the reports."""
 
-    against: str | None = option(
-        None,
-        "A run folder, a checkpoint, package.module:factory, or another .onnx file; without it, only the "
-        "golden cases are replayed.",
-        metavar="REFERENCE",
-    )
+    against: str | None = option(None, "A run, checkpoint, factory or .onnx file.", metavar="REFERENCE")
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.", metavar="FILE")
     scale: Path | None = option(None, SCALE, metavar="FILE")
     data: Path | None = option(None, "Real data, as for train; its test set is used.", metavar="FILE")
@@ -117,7 +112,7 @@ def report_of(found: "Validation") -> Report:
                 "group": group.title,
                 "checks": len(group.checks) - group.count("skipped"),
                 "limit": group.worst and group.worst.limit,
-                "error": group.worst and group.worst.error,
+                "error": group.worst and group.worst.ratio * group.worst.limit,
                 "ratio": group.worst and group.worst.ratio,
                 "result": group.status,
             }
@@ -137,5 +132,5 @@ def report_of(found: "Validation") -> Report:
     }
     document = found.to_dict()
     error = None if found.ok else CheckFailedError(f"{found.count('failed')} checks failed")
-    hidden = document.keys() - {"notes", "verdict"}
+    hidden = document.keys() - {"verdict"}
     return Report(document | shown, f"{found.model} against {found.reference}", hidden=hidden, error=error)

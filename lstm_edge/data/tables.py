@@ -1,7 +1,7 @@
 """Files with one row per time step (``.csv``, ``.parquet``, ``.wav``), or arrays made into such rows."""
 
 import codecs
-import wave
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,10 @@ from lstm_edge_runtime.manifest import Array
 _GAPS = frozenset({"", "nan", "na", "null", "none"})
 """Cells that are missing, in lower case."""
 _LARGEST = float(np.finfo(np.float32).max)
+_WAV_DTYPES = {(1, 16): "<i2", (3, 32): "<f4"}
+"""The dtype of samples by format tag and bits."""
+_WAV_EXTENSIBLE = 0xFFFE
+"""The format tag of files that state the format again behind their other fields."""
 
 
 @dataclass(frozen=True)
@@ -169,15 +173,22 @@ def _read_parquet(path: Path) -> Table:
 
 
 def _read_wav(path: Path) -> Table:
-    """Read 16-bit samples as they are in the file, one column per channel."""
+    """Read 16-bit or 32-bit float samples as they are in the file, one column per channel."""
+    content, start = path.read_bytes(), 12
+    chunks: dict[bytes, bytes] = {}
+    while content.startswith(b"RIFF") and start + 8 <= len(content):
+        size = int.from_bytes(content[start + 4 : start + 8], "little")
+        chunks[content[start : start + 4]] = content[start + 8 : start + 8 + size]
+        start += 8 + size + size % 2
     try:
-        with wave.open(str(path), "rb") as file:
-            rate, channels, width = file.getframerate(), file.getnchannels(), file.getsampwidth()
-            samples = np.frombuffer(file.readframes(file.getnframes()), {2: "<i2"}[width]).reshape(
-                -1, channels
-            )
-    except (EOFError, KeyError, ValueError, wave.Error) as error:
-        raise FileFormatError(f"{path} can't be read as 16-bit WAV ({first_line(error)})") from error
+        tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunks[b"fmt "])
+        if tag == _WAV_EXTENSIBLE:
+            (tag,) = struct.unpack_from("<H", chunks[b"fmt "], 24)
+        samples = np.frombuffer(chunks[b"data"], _WAV_DTYPES[tag, bits]).reshape(-1, channels)
+    except (KeyError, ValueError, struct.error) as error:
+        raise FileFormatError(
+            f"{path} can't be read as WAV of 16 bits or float ({first_line(error)})"
+        ) from error
     names = ["audio"] if channels == 1 else [f"audio{number}" for number in range(channels)]
     return Table(path, _rows(pd.DataFrame(samples, columns=names)), rate=float(rate))
 

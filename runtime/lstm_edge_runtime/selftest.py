@@ -74,7 +74,8 @@ def selftest(manifest: Manifest, run: Runner) -> SelfTest:
             outputs = _replay(manifest, run, case)
         except LstmEdgeError as error:
             raise CheckFailedError(f"the golden case does not run: {first_line(error)}") from error
-        cases.append(tuple(_compare(name, outputs[name], case) for name in case.outputs))
+        expected = case.outputs.items()
+        cases.append(tuple(compare(n, outputs[n], array, golden_limits(case, n)) for n, array in expected))
     return SelfTest(tuple(cases))
 
 
@@ -130,16 +131,18 @@ def _without_padding(manifest: Manifest, golden: Golden, outputs: dict[str, Arra
     return outputs
 
 
-def _compare(name: str, got: Array, golden: Golden) -> Comparison:
-    """Compare in float64; equal infinities, and NaN in both places, agree."""
-    expected = golden.outputs[name]
+def compare(name: str, got: Array, expected: Array, limits: Array) -> Comparison:
+    """Compare an output in float64, within absolute limits that broadcast against what is expected.
+
+    Equal infinities, and NaN in both places, agree; another shape is infinitely far away.
+    """
     if got.shape != expected.shape:
         return Comparison(name, np.inf, np.inf, ())
     left, right = np.asarray(got, np.float64), np.asarray(expected, np.float64)
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = np.nan_to_num(np.abs(left - right), nan=np.inf, posinf=np.inf)
         difference[(left == right) | (np.isnan(left) & np.isnan(right))] = 0
-        limits = np.broadcast_to(golden_limits(golden, name), right.shape)
+        limits = np.broadcast_to(limits, right.shape)
         ratio = np.where(difference > 0, difference / limits, 0)
     if not ratio.size:
         return Comparison(name, 0, 0, ())

@@ -440,9 +440,10 @@ class StreamBatch(_Streams):
         """Check everything, call the engine, and only then change the states of ``ids``."""
         slots = self._slots(ids)
         arrays, sizes = self._arrays(samples, len(slots), step=step)
-        steps, layouts, ages = self._steps(sizes), self._engine.outputs, self._age[slots]
+        steps, layouts = self._steps(sizes), self._engine.outputs
         if not self._plain and (
-            (ages % self._unit).any() or not self._ready(int(ages.min()), int(ages.max()), steps)
+            ((ages := self._age[slots]) % self._unit).any()
+            or not self._ready(int(ages.min()), int(ages.max()), steps)
         ):
             parts = self._pieces(slots, arrays, sizes)
             return _only({each.name: _stacked(each, parts, step=step) for each in layouts})
@@ -461,7 +462,7 @@ class StreamBatch(_Streams):
         sources = as_array("ids", ids, "int64")
         if sources.ndim != 1 or not sources.size:
             raise InputError(f"ids have shape {sources.shape}, expected (K,), K from 1")
-        if len(sources) == len(self) == len(self._all) and sources.tobytes() == self._owner.tobytes():
+        if not self._unused and len(sources) == len(self._all) and sources.tobytes() == self._owner.tobytes():
             return self._all
         slots: Array = np.remainder(sources, len(self._all), dtype=np.int64)
         absent = (sources < 0) | (self._owner[slots] != sources)

@@ -108,7 +108,7 @@ def _use_model(rng: Random, corpus: Path, folder: Path, path: Path) -> Verb | No
         (400, Verb(("convert", name, "-o", out + ".lep"))),
         (200, Verb(("convert", name, "--to", "web", "-o", out))),
         (10, Verb(("lift", name, "-o", out + ".onnx"))),
-        (3, Verb(("validate", name, "--quick", "--steps", "50"))),
+        (3, Verb(("validate", name, "--quick"))),
         (3, Verb(("quantize", name, "-o", out + ".onnx", "--precision", rng.choice(("int8", "fp16"))))),
         (3, Verb(("convert", name, "--to", "c", "-o", out))),
     )

@@ -20,7 +20,7 @@ VERBS = (
     "selftest m.onnx",
     "predict m.onnx data.npz -o p.csv",
     "stream m.onnx --state s.npz",
-    "validate m.onnx --against run --quick --steps 50 --html v.html --junit v.xml",
+    "validate m.onnx --against run --quick --html v.html --junit v.xml",
     "lift bare.onnx -o lifted.onnx",
     "quantize m.onnx --weights-only --data data.npz -o q.onnx",
     "convert m.onnx --to c -o c",

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -206,7 +207,8 @@ class _Sizes:
         if (number := _fixed(size)) is not None:
             return number
         axis = size.node.expr.subs(self._axes)
-        return int(axis) if axis.is_number else str(axis).replace(" ", "")
+        text = re.sub(r"\(\((\w+//\d+)\)\)", r"(\1)", str(axis).replace(" ", ""))
+        return int(axis) if axis.is_number else text
 
     @cached_property
     def _example_sizes(self) -> dict[Any, int]:

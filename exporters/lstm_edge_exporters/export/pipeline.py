@@ -24,13 +24,14 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
 
+from ..chunks import Runner
 from ..graph import spec_of, with_manifest
 from ..progress import Progress, ignore
 from ..recurrent import is_reversed, recurrent_nodes
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError
 from ..streaming.stream import stream
-from ..verify.cases import CaseGenerator
+from ..verify.cases import CaseGenerator, remember
 from ..verify.compare import Pair
 from ..verify.float64 import Graph64, constants_of
 from ..verify.golden import record_golden
@@ -60,9 +61,9 @@ class Built:
     """The same in float32."""
     manifest: Manifest
     """The contract, without golden case and figures."""
-    module: TorchReference
+    module: Runner
     """The module in float64."""
-    plain: TorchReference
+    plain: Runner
     """The module in float32."""
     cases: CaseGenerator
     notes: tuple[str, ...]
@@ -87,7 +88,7 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
         manifest = _describe(exposed, program, config)
         exact, manifest, reach, refused = _keep_past(exposed.model, manifest, config)
         file = to_float32(exact)
-    run = TorchReference(reference, call, exposed.titles)
+    run = remember(TorchReference(reference, call, exposed.titles))
     cases = CaseGenerator.of(manifest, call.arrays, index_values(exact.graph), config.seed)
     held = frozenset(state.input for state in manifest.states) - {*call.names}  # the module starts at reset
     return Built(

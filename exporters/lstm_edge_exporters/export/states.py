@@ -254,7 +254,9 @@ def _lower(exposed: Exposed, node: ir.Node) -> None:
     parts = [
         [start] * len(layers)
         if start is None or len(layers) == 1
-        else build.split(start, [directions] * len(layers), axis=0)
+        else build.node(
+            "Split", [start, np.array([directions] * len(layers))], {"axis": 0}, outputs=len(layers)
+        )
         for start in starts
     ]
     y, ends = node.inputs[0], []
@@ -262,7 +264,10 @@ def _lower(exposed: Exposed, node: ir.Node) -> None:
     for index, layer in enumerate(layers):
         y, *last = _layer(build, options, index, layer, [y, parts[0][index], parts[1][index], lengths])
         ends.append(last)
-    joined = [build.concat(list(values), axis=0) for values in zip(*ends, strict=True)]
+    joined = [
+        values[0] if len(values) == 1 else build.node("Concat", values, {"axis": 0})[0]
+        for values in zip(*ends, strict=True)
+    ]
     for kind, (_, state) in states.items():
         value = joined["hc".index(kind)]
         exposed.model.graph.outputs.append(_copy(exposed.model, value, state.output, state.axes))
@@ -319,10 +324,11 @@ def _layer(
     inputs = [x, *inputs, lengths, h, *([c] if op_type == "LSTM" else [])]
     y, *last = build.node(op_type, inputs, attributes, outputs=3 if op_type == "LSTM" else 2, name=suffix)
     if after is not None:
-        y, last[0] = (build.matmul(value, after) for value in (y, last[0]))
+        y, last[0] = (build.node("MatMul", [value, after])[0] for value in (y, last[0]))
     if len(layer) == 1:
-        return [build.squeeze(y, 1), *last]
-    return [build.reshape(build.transpose(y, (0, 2, 1, 3)), (0, 0, -1)), *last]
+        return [build.node("Squeeze", [y, np.array([1])])[0], *last]
+    (y,) = build.node("Transpose", [y], {"perm": [0, 2, 1, 3]})
+    return [build.node("Reshape", [y, np.array([0, 0, -1])])[0], *last]
 
 
 def _project(
@@ -342,7 +348,7 @@ def _project(
     folded = [replace(w, w_hh=w.w_hh @ w_hr, w_hr=None) for w, w_hr in zip(layer, matrices, strict=True)]
     after = build.weight(np.stack([w.T for w in matrices]), f"P_{suffix}")
     enter = build.weight(np.stack([np.linalg.pinv(w).T for w in matrices]), f"P_{suffix}_in")
-    return folded, build.matmul(h, enter), after
+    return folded, build.node("MatMul", [h, enter])[0], after
 
 
 def _split_weights(node: ir.Node, options: Mapping[str, Any]) -> list[list[LayerWeights]]:

@@ -17,7 +17,6 @@ from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 
 from ..graph import axes_of, data_inputs, dynamic_axes, forget_shapes, spec_of, to_proto, with_manifest
-from ..isolation import isolated
 from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError
@@ -70,7 +69,6 @@ class Lifted:
         write_bytes(path, self.model)
 
 
-@isolated()
 def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
     """Return the same network with its hidden states as explicit inputs and outputs.
 

@@ -14,10 +14,10 @@ from onnxscript.optimizer import fold_constants, remove_unused_nodes
 from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import read_content
 from lstm_edge_runtime.manifest import KEY, Array
+from lstm_edge_runtime.ort import open_session
 
 from ..graph import RANDOM, data_inputs, describe_value, infer_shapes, to_bytes
-from ..isolation import open_isolated
-from ..recurrent import label, to_layout_0
+from ..recurrent import label
 
 _OLDEST_OPSET = 7
 """From this opset on LSTM, GRU and RNN have today's inputs and attributes."""
@@ -27,7 +27,7 @@ Source = str | os.PathLike[str] | bytes
 
 
 def read_graph(source: Source) -> ir.Model:
-    """Read a file, or its content: functions inlined, nodes sorted, ``layout=1`` rewritten, shapes inferred.
+    """Read a file, or its content: functions inlined, nodes sorted, shapes inferred.
 
     Raises:
         NotFoundError: no such file.
@@ -44,10 +44,9 @@ def read_graph(source: Source) -> ir.Model:
         model.graph.inputs[:] = data_inputs(model.graph)  # initializers may be among them before version 4
         model.ir_version = max(model.ir_version, 4)
         infer_shapes(model)
-        to_layout_0(model)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
-    open_isolated(to_bytes(model), name="the file")
+    open_session(to_bytes(model), name="the file")
     for node in model.graph.all_nodes():
         if node.op_type in RANDOM:
             raise ContractError(f"{label(node)} gives other numbers on every call; export for inference")

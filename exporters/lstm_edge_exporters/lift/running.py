@@ -14,11 +14,10 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import FileFormatError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.ort import run_by_name
+from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..chunks import Runner
 from ..graph import UniqueNames, constant, data_inputs, dynamic_axes, is_data_free, readers, spec_of, to_bytes
-from ..isolation import open_isolated
 from ..recurrent import LENGTHS, is_recurrent, label, recurrent_nodes, slots
 from ..verify.cases import CaseGenerator
 from ..verify.indices import index_values
@@ -46,7 +45,7 @@ def runner(model: ir.Model, name: str) -> Runner:
     Raises:
         FileFormatError: onnxruntime refuses the graph. The function lets its exceptions pass.
     """
-    session = open_isolated(to_bytes(_guard(model.clone())), name=name)
+    session = open_session(to_bytes(_guard(model.clone())), name=name)
     names = [entry.name for entry in session.get_inputs()]
     return lambda feeds: run_by_name(session, {name: feeds[name] for name in names})
 

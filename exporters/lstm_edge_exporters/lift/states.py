@@ -22,7 +22,7 @@ from ..graph import (
     spec_of,
     walk,
 )
-from ..pairing import Names, pair_states
+from ..pairing import pair_states
 from ..recurrent import Slot, label, state_shape
 from .axes import Measured, Named
 from .recurrences import LAYOUT, Recurrence, recurrences, top_of
@@ -99,17 +99,13 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         alike = [leaving for leaving in reached if _alike(inputs.get(name), outputs.get(leaving))]
         if name not in pairs and len(alike) == 1 and alike[0] not in pairs.values():
             pairs[name] = alike[0]
-    titles = list(outputs)
-    called = Names({name: {name} for name in inputs}, {place: {name} for place, name in enumerate(titles)})
-    known = {name: titles.index(leaving) for name, leaving in pairs.items()}
-    found = pair_states(graph, known, [called], sequence=sequence)
-    for name, several in found.unclear.items():
-        choices = [titles[place] for place in several]
+    found, unclear = pair_states(graph, pairs, sequence)
+    for name, choices in unclear.items():
         raise ContractError(
             f"which output continues {name} {inputs[name].dtype} {describe(inputs[name].axes)}? candidates: "
             f"{', '.join(choices)}; name them: --state {name}={choices[0]} (states=)"
         )
-    return [StateSpec(name, titles[at], *inputs[name][1:]) for name, at in found.pairs.items()]
+    return [StateSpec(name, output, *inputs[name][1:]) for name, output in found.items()]
 
 
 def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
@@ -130,7 +126,7 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
     """Find a state's dtype, axes and reset value; None for one that is an input and an output already."""
     initial, node = slot.initial, slot.node
     if initial is None:  # zeros
-        directions, hidden, _ = state_shape(node)
+        directions, hidden = state_shape(node)
         dtypes = (value.dtype for value in (node.inputs[2], node.inputs[0]) if value is not None)
         dtype = next((each for each in dtypes if each and each.is_floating_point()), ir.DataType.FLOAT)
         return ir.val(None, dtype, (directions, _rows(node, runs, batch), hidden)), 0.0

@@ -10,12 +10,11 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, Manifest
-from lstm_edge_runtime.ort import run_by_name
+from lstm_edge_runtime.ort import open_session, run_by_name
 
 from ..chunks import take_steps
 from ..export.cast import widened
 from ..graph import forget_shapes, to_bytes, to_proto
-from ..isolation import open_isolated
 from ..progress import ignore
 from ..verify.cases import Case, CaseGenerator, Feeds, full_length, in_chunks, remember, row_by_row
 from ..verify.compare import FLOOR, Pair, compare_all
@@ -61,7 +60,7 @@ def pair_up(manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Fee
     forget_shapes(original)
     for value in original.graph.inputs:
         value.shape = None  # other sizes than the declared ones are tried
-    float32, engine = runner(original, "the original"), open_isolated(to_bytes(lifted))
+    float32, engine = runner(original, "the original"), open_session(to_bytes(lifted))
 
     def run(feeds: Feeds) -> Mapping[str, Array]:
         feeds = {**given, **feeds}

@@ -11,7 +11,7 @@ from lstm_edge_runtime.model import Model, runner
 
 from ..chunks import run_chunks
 from ..verify.cases import Feeds
-from ..verify.samples import Samples, class_numbers, join_samples, sample_feeds, selected
+from ..verify.samples import Samples, join_samples, sample_feeds, selected
 from .config import Budget
 
 STEPS = 1000
@@ -49,7 +49,7 @@ def evidence(manifest: Manifest, samples: Samples | None) -> tuple[Sequence[Feed
     cases, targets, task = sample_feeds(samples, manifest), samples.targets, manifest.task
     if targets is None or task is None or task.kind != "classification":
         return cases, None
-    return cases, class_numbers(np.asarray(targets)[selected(samples)], manifest)
+    return cases, _class_numbers(np.asarray(targets)[selected(samples)], manifest)
 
 
 def judge(
@@ -157,3 +157,24 @@ def _difference(left: Array, right: Array) -> float:
     if left.shape != right.shape or not np.isfinite(right).all():
         return float("inf")
     return float(np.abs(left.astype(np.float64) - right.astype(np.float64)).max(initial=0.0))
+
+
+def _class_numbers(targets: Array, manifest: Manifest) -> Array:
+    """Return class numbers ``(samples,)``, also of names; raises InputError for an unknown class."""
+    task = manifest.task
+    assert task is not None
+    width = next(spec.width for spec in manifest.outputs if spec.name == task.output)
+    if targets.dtype.kind in "US":
+        numbers = {name: number for number, name in enumerate(task.labels)}
+        unknown = sorted({str(name) for name in targets} - set(numbers))
+        if unknown:
+            known = ", ".join(numbers) or "none by name"
+            raise InputError(f"the data has the class {unknown[0]!r}; the file knows {known}")
+        return np.array([numbers[str(name)] for name in targets])
+    whole = targets.dtype.kind in "iu" and targets.ndim == 1 and targets.min() >= 0
+    if not whole or (isinstance(width, int) and targets.max() >= width):
+        raise InputError(
+            f"the truth is {targets.dtype} {targets.shape}; expected ({len(targets)},) class names or "
+            f"numbers below {width}"
+        )
+    return targets

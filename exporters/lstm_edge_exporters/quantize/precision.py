@@ -23,8 +23,8 @@ from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import Array
 
 from ..cpu import read_cpuinfo
-from ..graph import Builder, data_inputs, walk
-from ..recurrent import LENGTHS, OPERATORS, QUANTIZED, recurrent_nodes
+from ..graph import Builder
+from ..recurrent import OPERATORS, QUANTIZED
 
 _PREPARED = ("onnx.quant.pre_process", "onnxruntime.quant")
 """Metadata that keeps the quantizer from a warning."""
@@ -74,7 +74,6 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
 
     store_int8(model, {"GRU", "RNN", "Gather"})
     NameFixPass()(model)  # products that are left out are named
-    padded = _keep_padding_out(model)
     proto = ir.to_proto(model)
     del proto.graph.value_info[:]  # the quantizer turns Gemm's weights around and forgets their shapes
     kept = list(proto.metadata_props)
@@ -86,7 +85,7 @@ def int8_dynamic(model: ir.Model, scheme: Scheme) -> onnx.ModelProto:
                 proto,
                 path,
                 op_types_to_quantize=["LSTM", "MatMul"],
-                nodes_to_exclude=padded + (_thick_products(proto.graph) if scheme.per_channel else []),
+                nodes_to_exclude=_thick_products(proto.graph) if scheme.per_channel else [],
                 per_channel=scheme.per_channel,
                 reduce_range=scheme.reduce_range,
                 weight_type=QuantType.QInt8,
@@ -105,34 +104,6 @@ def _thick_products(graph: onnx.GraphProto) -> list[str]:
     """Return the names of products with weights of three axes, which onnxruntime can't run per channel."""
     thick = {weight.name for weight in graph.initializer if len(weight.dims) > 2}
     return [node.name for node in graph.node if node.op_type == "MatMul" and thick.intersection(node.input)]
-
-
-def _keep_padding_out(model: ir.Model) -> list[str]:
-    """Make padding that reaches an LSTM 0, in place; return the products that it reaches, to stay float."""
-    ends = [node for node in recurrent_nodes(model) if len(node.inputs) > LENGTHS and node.inputs[LENGTHS]]
-    inputs = [value for value in data_inputs(model.graph) if value.dtype == ir.DataType.FLOAT]
-
-    def passed_on(value: ir.Value) -> list[ir.Value]:
-        return [output for node, _ in value.uses() if node not in ends for output in node.outputs]
-
-    reached = set(walk(inputs, passed_on)) if ends else set[ir.Value]()
-    for node in ends:
-        x, lengths = node.inputs[0], node.inputs[LENGTHS]
-        if node.op_type != "LSTM" or x not in reached or x is None or lengths is None:
-            continue
-        build = Builder(node, str(node.name))
-        (shape,) = build.node("Shape", [x])
-        shape.dtype = ir.DataType.INT64
-        (steps,) = build.node("Gather", [shape, build.constant(np.array(0), "axis")])
-        start, apart = (build.constant(np.array(each, np.int32), "number") for each in (0, 1))
-        (places,) = build.node("Range", [start, build.cast(steps, ir.DataType.INT32), apart])
-        valid = [build.reshape(places, (-1, 1, 1)), build.reshape(lengths, (-1, 1))]
-        (before,) = build.node("Less", valid)
-        before.dtype = ir.DataType.BOOL
-        (kept,) = build.node("Where", [before, x, build.constant(np.float32(0).reshape(()), "padding")])
-        kept.type = x.type
-        node.replace_input_with(0, kept)
-    return [str(node.name) for node in model.graph if node.op_type == "MatMul" and node.inputs[0] in reached]
 
 
 def int8_storage(model: ir.Model) -> onnx.ModelProto:

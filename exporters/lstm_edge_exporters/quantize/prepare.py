@@ -1,8 +1,7 @@
 """Make true what onnxruntime's quantizer needs before it touches a recurrent node.
 
-It quantizes an LSTM only where W and R are initializers, drops a ``layout`` attribute without moving the
-axes, and damages a weight that two nodes share. So: constants become initializers, ``layout=1`` becomes
-``layout=0`` between transposes, and each recurrent node gets weights of its own.
+It quantizes an LSTM only where W and R are initializers, and damages a weight that two nodes share. So:
+constants become initializers, and each recurrent node gets weights of its own.
 """
 
 import onnx_ir as ir
@@ -10,7 +9,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveInitial
 from onnxscript.optimizer import fold_constants
 
 from ..graph import Builder, operands, walk
-from ..recurrent import OPERATORS, is_recurrent, to_layout_0
+from ..recurrent import OPERATORS, is_recurrent
 
 _NO_LIMIT = 2**31 - 1
 _WEIGHTS = {**dict.fromkeys(OPERATORS, (1, 2, 3)), "MatMul": (1,), "Gemm": (1, 2)}
@@ -24,7 +23,6 @@ def prepare(model: ir.Model) -> None:
     for node in model.graph:
         if is_recurrent(node):
             _own_weights(node)
-    to_layout_0(model)
 
 
 def _fold_weights(model: ir.Model) -> None:

@@ -15,11 +15,11 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
+from lstm_edge_runtime.selftest import Comparison
 
 from ..chunks import Runner, join_chunks, run_chunks
 from ..export.cast import widened
 from ..graph import Builder
-from ..tolerance import Comparison
 from ..verify.cases import Case, CaseGenerator, Feeds, InputSpec, Procedure, random_sizes
 from ..verify.compare import Pair, compare_all
 from ..verify.float64 import Graph64
@@ -180,7 +180,10 @@ def _take_early(model: ir.Model, early: Mapping[str, tuple[int, int]]) -> ir.Mod
         if node is None or node.inputs[0] is None or not frames:
             continue
         build = Builder(node, "early")
-        read = [build.slice(node.inputs[0], axis, 0, -frames), *node.inputs[1:]]
+        read = [
+            build.node("Slice", [node.inputs[0], *map(np.array, ([0], [-frames], [axis]))])[0],
+            *node.inputs[1:],
+        ]
         twins = build.node(node.op_type, read, node.attributes, outputs=len(node.outputs))
         twin = twins[value.index() or 0]
         twin.name, value.name, twin.shape = name, f"{name}.padded", value.shape

@@ -7,6 +7,7 @@ way to run a case is a ``Procedure``: whole, in chunks with states carried, or r
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,7 @@ starts from the reset states."""
 _BEYOND = 2
 """How often the longest case holds the example's steps, where the grid does not reach as far."""
 _LONGEST_CHUNK = 8
-_KEPT = 6
+_KEPT = 24
 """Cases whose results are kept."""
 
 
@@ -61,14 +62,10 @@ class Case:
     at_reset: bool
     """True if every state is at its reset value."""
 
-    @property
-    def sizes_text(self) -> str:
-        """The sizes in words: ``N=1, L=5``."""
-        return ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
-
     def __str__(self) -> str:
         """Return the sizes and the states: ``N=1, L=5, states at reset``."""
-        return f"{self.sizes_text}{', states at reset' if self.at_reset else ''}"
+        sizes = ", ".join(f"{name}={size}" for name, size in self.sizes.items()) or "fixed sizes"
+        return f"{sizes}{', states at reset' if self.at_reset else ''}"
 
 
 @dataclass(frozen=True)
@@ -133,7 +130,8 @@ class CaseGenerator:
         reached = max(length for _, length in GRID)
         if any(_BEYOND * size > reached for name, size in known.items() if name != self.batch):
             sizes = {name: _BEYOND * size + 1 for name, size in known.items()}
-            yield self.at(sizes | ({self.batch: 2} if self.batch in sizes else {}), offset=len(GRID))
+            sizes |= {self.batch: 2} if self.batch in sizes else {}
+            yield self.at(sizes, offset=len(GRID))
 
     def case(
         self,
@@ -205,7 +203,10 @@ class CaseGenerator:
 
     def _draw(self, sizes: Mapping[str, int], rng: np.random.Generator, at_reset: bool, full: bool) -> Case:
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
-        steps = sizes.get(str(self.sequence)) or self._fixed_steps()
+        given = [
+            each.example.max() for each in self.inputs if each.role == "lengths" and each.example is not None
+        ]
+        steps = sizes.get(str(self.sequence)) or int(max(given, default=1))  # given if the time axis is fixed
         feeds = {}
         for each in self.inputs:
             shape = resolve(each.axes, sizes)
@@ -221,11 +222,6 @@ class CaseGenerator:
             else:
                 feeds[each.name] = _signal(each, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
-
-    def _fixed_steps(self) -> int:
-        """Return what lengths may be at most where the time axis is fixed."""
-        examples = (each.example for each in self.inputs if each.role == "lengths")
-        return max((int(each.max()) for each in examples if each is not None), default=1)
 
 
 def _at_reset(spec: InputSpec, shape: tuple[int, ...]) -> Array:
@@ -246,7 +242,10 @@ def _signal(
     spec: InputSpec, shape: tuple[int, ...], rng: np.random.Generator, full: bool, steps: int
 ) -> Array:
     example = None if spec.example is None or not spec.example.size else spec.example
-    if example is not None and _is_fraction(spec, example):
+    one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
+    if (
+        example is not None and one_a_row and example.min() > 0 and example.max() == 1
+    ):  # fractions of a length
         # A quarter of a step more than whole ones, so that no rounding makes it fewer.
         drawn = 1.0 if full else np.minimum(1.0, (rng.integers(1, steps + 1, shape) + 0.25) / steps)
         return np.asarray(np.broadcast_to(drawn, shape), spec.dtype)
@@ -264,22 +263,12 @@ def _signal(
     return np.asarray(center + np.where(spread > 0, spread, 1.0) * noise, spec.dtype)
 
 
-def _is_fraction(spec: InputSpec, example: Array) -> bool:
-    """Return True if an input is each row's length as a fraction of the longest, as some libraries do."""
-    one_a_row = len(spec.axes) == 1 and np.dtype(spec.dtype).kind == "f"
-    return one_a_row and bool(example.min() > 0 and example.max() == 1)
-
-
 def _indices(values: int, shape: tuple[int, ...], rng: np.random.Generator) -> Array:
-    """Draw indices below ``values``, each at most once where they suffice.
-
-    As many as fit are the first two, which often stand for padding and for unknown tokens, and the last.
-    """
-    count = int(np.prod(shape))
-    drawn = rng.choice(values, count, replace=count > values)
-    edges = rng.permutation(list(dict.fromkeys((0, min(1, values - 1), values - 1))))[:count]
-    drawn[rng.choice(count, len(edges), replace=False)] = edges
-    return np.asarray(drawn.reshape(shape))
+    """Draw indices; some are the first two, often padding and unknown tokens, and the last."""
+    drawn = np.asarray(rng.integers(0, values, shape))
+    edges = rng.permutation([0, min(1, values - 1), values - 1])[: drawn.size]
+    drawn.flat[rng.choice(drawn.size, len(edges), replace=False)] = edges
+    return drawn
 
 
 def random_sizes(total: int, rng: np.random.Generator) -> list[int]:
@@ -335,10 +324,12 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
 
     def axes_of(arrays: Feeds) -> Iterator[tuple[str, int]]:
         for name in arrays:
-            for place, axis in enumerate(manifest.axes.get(name, ())):
-                if row_factor(axis, manifest.batch) is not None:
-                    yield name, place
-                    break
+            rows = (
+                place
+                for place, axis in enumerate(manifest.axes.get(name, ()))
+                if row_factor(axis, manifest.batch) is not None
+            )
+            yield from ((name, place) for place in islice(rows, 1))
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)
@@ -371,11 +362,7 @@ def fill_rows(
 ) -> dict[str, Array]:
     """Return a case with ``value`` from a step of each row on, in every float input of data.
 
-    Args:
-        manifest: names the axes.
-        feeds: the case.
-        value: NaN, say.
-        starts: the step of each row; rows beyond them stay as they are.
+    Rows beyond ``starts`` stay as they are.
     """
     filled = dict(feeds)
     for spec in manifest.data_inputs:

@@ -13,15 +13,15 @@ Where the effect of moving is over 10 % of a channel, the case leaves no digit o
 
 import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
 from lstm_edge_runtime.manifest import Array, Manifest
+from lstm_edge_runtime.selftest import Comparison, compare
 
 from ..chunks import Runner
-from ..tolerance import Comparison, compare, distance
 from .cases import Feeds, Procedure, remember, whole
 from .float64 import Graph64, nudged
 from .reference import REFUSALS
@@ -65,7 +65,7 @@ class Pair:
 
     @cached_property
     def _moved(self) -> Sequence[Runner]:
-        return [self.graph.moved(seed, _ULP) for seed in range(2)]
+        return [remember(self.graph.moved(seed, _ULP)) for seed in range(2)]
 
     def equal(self, feeds: Feeds, procedure: Procedure = whole) -> tuple[Comparison, ...]:
         """Compare the graph with its reference, both in float64, run by a procedure."""
@@ -80,19 +80,14 @@ class Pair:
         procedure: Procedure = whole,
         reference: Runner | None = None,
     ) -> tuple[Comparison, ...]:
-        """Compare two evaluations in float64; what float64 itself leaves open is allowed.
+        """Compare results of the graph and of its reference in float64, both run by a procedure.
 
-        Args:
-            got: what the graph gives.
-            want: what the reference gives.
-            feeds: the inputs.
-            procedure: how both were run.
-            reference: gave ``want``; None leaves out how far that moves with its inputs.
+        What float64 itself leaves open is allowed; without ``reference`` only as far as the graph tells it.
         """
         floor = FLOOR * _ULP64 / _ULP
         limits = {name: EQUAL * self.largest(name, array) + floor for name, array in want.items()}
         found = compare_all(got, want, limits)
-        if all(each.ok or not np.isfinite(each.error) for each in found):
+        if all(each.ok or not np.isfinite(each.max_abs) for each in found):
             return found
         for name, moved in self._moves64(want, feeds, procedure, reference).items():
             largest, moved = self.largest(name, want[name]), 2 * MOVES * moved
@@ -117,6 +112,14 @@ class Pair:
             for name, array in want.items()
             if array.dtype.kind == "f" and name in exact and exact[name].shape == array.shape
         }
+
+    def relative(self, got: Feeds, want: Feeds) -> float:
+        """Return the largest difference as a fraction of its channel's largest value."""
+        shares = [
+            distance(got[name], array) / np.maximum(self.largest(name, array), FLOOR)
+            for name, array in want.items()
+        ]
+        return max((float(share.max(initial=0.0)) for share in shares), default=0.0)
 
     def rounding(self, feeds: Feeds, run: Runner | None = None) -> tuple[Comparison, ...]:
         """Compare an engine in float32, onnxruntime by default, with the graph."""
@@ -145,11 +148,8 @@ class Pair:
     def largest(self, name: str, array: Array, *, by_layer: bool = False) -> Array:
         """Return the largest finite absolute value of each channel of an output.
 
-        Args:
-            name: the output.
-            array: its values.
-            by_layer: take the units of a state for one channel per layer: one may be near zero at the last
-                step, and far from it before.
+        With ``by_layer`` the units of a state are one channel per layer: one may be near zero at the last
+        step, and far from it before.
         """
         axes = self.manifest.axes.get(name, (None,) * array.ndim)
         free = {place for place, axis in enumerate(axes) if not isinstance(axis, int)}
@@ -163,11 +163,27 @@ class Pair:
 
 def compare_all(got: Feeds, want: Feeds, limits: Mapping[str, Array]) -> tuple[Comparison, ...]:
     """Compare every output in ``want``; one that ``got`` lacks is infinitely far away."""
-    found = []
-    for name, array in want.items():
-        mine, limit = got.get(name, np.zeros(0)), limits.get(name, 0.0)
-        if name in got and mine.shape == array.shape and np.array_equal(mine, array, equal_nan=True):
-            mine = array
-        each = compare(name, mine, array, limit)
-        found.append(each if name in got else replace(each, error=np.inf))
-    return tuple(found)
+    lacking = np.zeros((0, 0, 0))
+    return tuple(
+        compare(name, got.get(name, lacking), array, limits.get(name, np.zeros(())))
+        for name, array in want.items()
+    )
+
+
+def distance(one: Array, other: Array) -> Array:
+    """Return absolute differences in the shape of ``other``; of arrays of unlike shapes all are infinite.
+
+    Equal infinities and NaN in both places agree, other NaN are infinite.
+    """
+    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
+    if one.shape != other.shape:
+        return np.full(other.shape, np.inf)
+    with np.errstate(invalid="ignore"):
+        difference = np.nan_to_num(np.abs(one - other), nan=np.inf, posinf=np.inf)
+    return np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, difference)
+
+
+def limit_for(expected: Array, floor: float = 0.0) -> float:
+    """Return 8 times a known error ``floor`` of an output, and 8 units in the last place of float32."""
+    largest = np.abs(expected[np.isfinite(expected)]).max(initial=0.0)
+    return MOVES * (floor + max(_ULP * float(largest), float(np.finfo(np.float32).tiny)))

@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 class ValidateConfig:
     """Options of one validation; the defaults are the full run."""
 
-    quick: bool = option(False, "Fewer sizes, chunks and samples, and a tenth of the long run.")
-    steps: int = option(10_000, "Number of steps of the long run.", low=1)
+    quick: bool = option(False, "Fewer sizes and samples.")
     seed: int = seed_option()
     data: Samples | None = None
     """Real samples, and their labels or values where known."""

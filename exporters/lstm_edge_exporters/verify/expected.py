@@ -2,7 +2,6 @@
 
 import inspect
 import os
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +10,13 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError
-from lstm_edge_runtime.manifest import KEY, Array, Manifest, StateSpec
+from lstm_edge_runtime.manifest import Manifest
 
 from ..chunks import Runner
 from ..export.cast import widened
-from .cases import CaseGenerator, Feeds
+from .cases import CaseGenerator
 from .file import ModelFile, open_file
-from .float64 import Graph64, constants_of
+from .float64 import Graph64
 from .indices import index_values
 
 if TYPE_CHECKING:
@@ -46,15 +45,8 @@ class Expected:
     """Steps that states of operators along time hold."""
     configured: bool = False
     """True if labels, units, ranges and the like are known, and not taken from the file."""
-    same_graph: bool = True
-    """True if the file should hold this graph, with the same constants."""
     sha256: str = ""
     """Of the checkpoint, if there is one."""
-
-    @property
-    def constants(self) -> dict[str, Array]:
-        """Every float constant that data meet, in float64."""
-        return dict(constants_of(self.exact))
 
 
 def against_module(
@@ -81,6 +73,7 @@ def against_module(
         InputError: the file's manifest contradicts its graph, or the example does not fit.
         UnsupportedError: the module can't be exported.
     """
+    from ..export import export
     from ..export.call import Call
     from ..export.pipeline import build
 
@@ -90,7 +83,8 @@ def against_module(
     own = config or _config_of(file, Call.of(module, example), module)
     title, hashed = about or type(module).__name__, sha256 or own.checkpoint_sha256 or ""
     if file.manifest.is_buffered:
-        return _streamed(module, example, file, replace(own, stream=True), title, hashed)
+        made = export(module, example, replace(own, stream=True))  # which verifies it
+        return _of_file(title, made.manifest, onnx.load_from_string(made.model), file.manifest, hashed)
     built = build(module, example, own)
     return Expected(
         title,
@@ -105,66 +99,38 @@ def against_module(
     )
 
 
-def _streamed(
-    module: "nn.Module", example: Any, file: ModelFile, config: "ExportConfig", about: str, sha256: str
-) -> Expected:
-    """Compare with the file that streams ``module``, which is verified on the way."""
-    from ..export import export
-
-    made = export(module, example, config)
-    proto = onnx.load_from_string(made.model)
-    return _of_file(about, made.manifest, proto, file.manifest, sha256)
-
-
 def _of_file(
-    about: str,
-    manifest: Manifest,
-    proto: onnx.ModelProto,
-    file: Manifest | None,
-    sha256: str,
-    held: Sequence[StateSpec] = (),
+    about: str, manifest: Manifest, proto: onnx.ModelProto, file: Manifest | None, sha256: str
 ) -> Expected:
-    """Compare with a float file, which lacks ``held`` states of the file under test."""
+    """Compare with a float file."""
     exact = widened(proto)
     graph = Graph64(exact)
     golden = [side.golden.inputs for side in (file, manifest) if side and side.golden]
     examples = {name: array for inputs in golden for name, array in inputs.items()}
     cases = CaseGenerator.of(manifest, examples, index_values(exact.graph))
-    cases = replace(cases, held=frozenset(state.input for state in held))
-    reference: Runner = _AtReset(graph, held) if held else graph
-    return Expected(about, manifest, exact, proto, reference, cases, sha256=sha256)
+    return Expected(about, manifest, exact, proto, graph, cases, sha256=sha256)
 
 
 def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) -> Expected:
-    """Compare ``file`` with another ONNX file.
-
-    An original without states, as that of a lifted file, tells what is right from the reset states alone.
+    """Compare ``file`` with another float file that has a manifest.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: truncated or foreign.
-        InputError: its manifest contradicts its graph.
+        InputError: it has no manifest, or one that contradicts its graph.
         UnsupportedError: it can't be evaluated in float64.
     """
     other, known = open_file(path), None if file is None or file.model is None else file.manifest
-    if other.model is None and (known is None or any(each.key == KEY for each in other.proto.metadata_props)):
+    if other.model is None:
         raise InputError(f"{path} can't be a reference: {other.broken}")
     if other.precision == "int8":
         raise UnsupportedError(
             f"{path} is int8 and has no float64 run; compare with the float file or the PyTorch module that "
             "it was made from"
         )
-    about, own = f"{other.path.name} (ONNX)", None if other.model is None else other.manifest
-    if own is None or (known is not None and known.states and not own.states):
-        assert known is not None
-        taken = {value.name for value in other.proto.graph.input}
-        if missing := [spec.name for spec in known.inputs if spec.name not in taken]:
-            raise InputError(f"{path} can't be a reference: it takes no {', '.join(missing)}")
-        held = [state for state in known.states if state.input not in taken]
-        lifted = _of_file(about, known, other.proto, known, "", held)
-        return replace(lifted, configured=False, same_graph=False)
-    sha256 = str(own.provenance.get("checkpoint_sha256") or "")
-    return replace(_of_file(about, own, other.proto, known, sha256), configured=True)
+    sha256 = str(other.manifest.provenance.get("checkpoint_sha256") or "")
+    expected = _of_file(f"{other.path.name} (ONNX)", other.manifest, other.proto, known, sha256)
+    return replace(expected, configured=True)
 
 
 def _config_of(file: ModelFile, call: Any, module: "nn.Module") -> "ExportConfig":
@@ -208,16 +174,3 @@ def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
             f"forward ({', '.join(parameters)}); give an example"
         )
     return found
-
-
-class _AtReset:
-    """A file without some states as the reference of one with: it tells what is right from reset alone."""
-
-    def __init__(self, original: Runner, states: Sequence[StateSpec]) -> None:
-        self._original, self._states = original, states
-
-    def __call__(self, feeds: Feeds) -> Mapping[str, Array]:
-        if any(np.any(feeds[state.input] != state.reset) for state in self._states):
-            raise RuntimeError("it takes no states, and tells what is right from the reset states alone")
-        inputs = {state.input for state in self._states}
-        return self._original({name: array for name, array in feeds.items() if name not in inputs})

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,15 +16,13 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
-from lstm_edge_runtime.ort import CPU, run_by_name
+from lstm_edge_runtime.ort import CPU, open_session, run_by_name
 
 from ..chunks import Runner
 from ..graph import data_inputs
-from ..isolation import open_isolated
 
-_INT8 = frozenset(
-    """DynamicQuantizeLSTM DynamicQuantizeMatMul MatMulInteger MatMulIntegerToFloat MatMulNBits ConvInteger
-    QLinearMatMul QLinearConv QGemm QuantizeLinear DynamicQuantizeLinear DequantizeLinear""".split()  # noqa: SIM905
+_INT8 = re.compile(
+    r"Dynamic|MatMul(Integer|NBits)|ConvInteger|Q(Linear|Gemm)|QuantizeLinear|DequantizeLinear"
 )
 """Operators that compute with, or decode, 8 bits or fewer."""
 
@@ -72,14 +71,13 @@ class ModelFile:
     def precision(self) -> str:
         """What the outputs are computed in: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
         graph = self.inlined.graph
-        passed = {value.dtype for value in (*graph.inputs, *graph.outputs)}
-        if self.operators & _INT8 or any(map(_decodes_int8, graph.all_nodes())):
+        if any(map(_INT8.match, self.operators)) or any(map(_decodes_int8, graph.all_nodes())):
             return "int8"
-        graphs = (graph, *graph.subgraphs())
-        stored = {value.dtype for each in graphs for value in each.initializers.values()}
-        if ir.DataType.FLOAT16 in stored | passed:
+        values = [value for each in (graph, *graph.subgraphs()) for value in each.initializers.values()]
+        passed = [*graph.inputs, *graph.outputs]
+        if any(value.dtype == ir.DataType.FLOAT16 for value in (*values, *passed)):
             return "fp16"
-        return "fp64" if ir.DataType.DOUBLE in passed else "fp32"
+        return "fp64" if any(value.dtype == ir.DataType.DOUBLE for value in passed) else "fp32"
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
@@ -93,7 +91,7 @@ class ModelFile:
             ProviderError: a provider is not really in use.
             FileFormatError: onnxruntime can't read the file.
         """
-        session = open_isolated(str(self.path), providers, threads)
+        session = open_session(str(self.path), providers, threads)
         dtypes = {"tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16"}
         floats = {arg.name: dtypes[arg.type] for arg in session.get_inputs() if arg.type in dtypes}
 
@@ -117,15 +115,11 @@ class ModelFile:
 
 
 def _decodes_int8(node: ir.Node) -> bool:
-    """Return True if a node casts an int8 weight to float, as files with stored weights do.
-
-    An int8 table whose numbers are used as they are, such as a look-up of codes, is none.
-    """
-    value = node.inputs[0] if node.op_type == "Cast" and node.inputs else None
-    constant = value is not None and value.is_initializer()
-    readers = [use.node.op_type for use in node.outputs[0].uses()] if constant else []
-    scaled = readers == ["Mul"]
-    return constant and value is not None and value.dtype == ir.DataType.INT8 and scaled
+    """Return True if a node casts an int8 weight that is then scaled; a table of codes is not."""
+    value = node.inputs[0] if node.op_type == "Cast" else None
+    if value is None or not value.is_initializer() or value.dtype != ir.DataType.INT8:
+        return False
+    return [use.node.op_type for use in node.outputs[0].uses()] == ["Mul"]
 
 
 def open_file(path: str | os.PathLike[str]) -> ModelFile:

@@ -2,8 +2,8 @@
 
 Overridden is what the evaluator computes otherwise: recurrent layers with lengths, clips or peepholes,
 ``Erf`` (in float32), ``Selu``, ``Celu`` and ``HardSwish`` (constants of float32), ``Softplus`` (overflows),
-``ConvTranspose`` with groups, ``MaxPool`` without strides, ``CumSum`` with an axis of one element, and
-``GatherElements`` of more than 64 values.
+``ConvTranspose`` with groups, ``MaxPool`` without strides, ``CumSum`` with an axis of one element,
+``GatherElements`` of more than 64 values, and a ``Loop`` that collects values (along an axis that is there).
 """
 
 import math
@@ -23,7 +23,8 @@ from lstm_edge_runtime.manifest import Array
 from ..chunks import Runner
 from ..graph import is_data_free
 from .cases import Feeds
-from .loops import Loop, Scan
+
+_MOST_INDEX = 2.0**24
 
 
 class Graph64:
@@ -77,11 +78,17 @@ class Graph64:
             raise RuntimeError(first_line(error)) from error
 
     def moved(self, seed: int, ulp: float) -> Runner:
-        """Return the graph with constants and inputs moved up or down at random by ``ulp`` of themselves."""
+        """Return the graph with constants and inputs moved up or down at random by ``ulp`` of themselves.
+
+        Gates of recurrent layers move by ``ulp``, each unit's at every step alike: a state that leaks slowly
+        adds up that error of sigmoid, near 1 and near 0.
+        """
         if (seed, ulp) not in self._moves:
             rng = np.random.default_rng(seed)
             constants = {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)}
-            self._moves[seed, ulp] = Graph64(self.model, constants)
+            graph = self._moves[seed, ulp] = Graph64(self.model, constants)
+            for run in graph._evaluator.rt_nodes_:
+                run.gate_move = ulp, seed
         graph = self._moves[seed, ulp]
         return lambda feeds: graph({name: nudged(each, seed, ulp) for name, each in feeds.items()})
 
@@ -108,16 +115,16 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
 def nudged(array: Array, seed: int, ulp: float) -> Array:
     """Return floats moved up or down at random by ``ulp`` of themselves, in float64; others as they are.
 
-    Whole numbers stay: they may be indices, which the graph casts.
+    Whole numbers that may be indices, which the graph casts, stay.
     """
-    moved = _moved(array, np.random.default_rng(seed), ulp)
-    return moved if array.dtype.kind != "f" else np.where(array == np.round(array), array, moved)
+    if array.dtype.kind != "f":
+        return array
+    whole = (array == np.round(array)) & (np.abs(array) < _MOST_INDEX)
+    return np.where(whole, array, _moved(array, np.random.default_rng(seed), ulp))
 
 
 def _moved(array: Array, rng: np.random.Generator, ulp: float) -> Array:
-    if array.dtype.kind != "f":
-        return array
-    return np.asarray(array.astype(np.float64) * (1.0 + ulp * rng.choice([-1.0, 1.0], array.shape)))
+    return np.asarray(array * (1.0 + ulp * rng.choice([-1.0, 1.0], array.shape)), np.float64)
 
 
 def _sigmoid(x: Array) -> Array:
@@ -143,28 +150,31 @@ class _Direction:
         if unknown or options.get("activation_alpha") or options.get("activation_beta"):
             raise NotImplementedError(f"{kind} with activations {', '.join(names)} that have parameters")
         functions = [_ACTIVATIONS[name.lower()] for name in names]
+        ulp, seed = options["gate_move"]
+        if ulp and names[0].lower() == "sigmoid":
+            signs = np.random.default_rng(seed).choice([-ulp, ulp], r.shape[-1])
+            functions[0] = lambda x: _sigmoid(x) + signs[: x.shape[-1]]
         clip = options.get("clip")
         if clip:
             bounded = [lambda x, f=each: f(np.clip(x, -clip, clip)) for each in functions[:2]]
             functions = [*bounded, *functions[2:]]
         self.functions, self.r, self.bias = functions, r, bias
-        self.peepholes: Sequence[Array] | None = None
+        self.peepholes: Array | None = None
         self.coupled = bool(options.get("input_forget"))
         self.linear = bool(options.get("linear_before_reset"))
 
     def lstm(self, z: Array, h: Array, c: Array) -> States:
-        (f, g, last), z = self.functions, z + h @ self.r + self.bias
-        i, o, forget, new = np.split(z, 4, axis=-1)
-        p_i, p_o, p_f = self.peepholes or (0.0, 0.0, 0.0)
-        i = f(i + p_i * c)
-        forget = 1.0 - i if self.coupled else f(forget + p_f * c)
-        c = forget * c + i * g(new)
-        return f(o + p_o * c) * last(c), c
+        (f, g, last), z = self.functions, (z + h @ self.r + self.bias).reshape(len(z), 4, -1)
+        before = z if self.peepholes is None else z + self.peepholes * c[:, None]
+        i, forget = f(before[:, 0]), f(before[:, 2])
+        c = (1.0 - i if self.coupled else forget) * c + i * g(z[:, 3])
+        o = z[:, 1] if self.peepholes is None else z[:, 1] + self.peepholes[1] * c
+        return f(o) * last(c), c
 
     def gru(self, z: Array, h: Array) -> States:
         (f, g), two = self.functions, 2 * h.shape[-1]
         gates = f(z[:, :two] + h @ self.r[:, :two] + self.bias[:two])
-        update, reset = np.split(gates, 2, axis=-1)
+        update, reset = gates[:, : two // 2], gates[:, two // 2 :]
         if self.linear:
             inner = reset * (h @ self.r[:, two:] + self.bias[two:])
         else:
@@ -205,15 +215,19 @@ def _recurrent(
         names = list(activations or ())[place * len(usual) : (place + 1) * len(usual)] or usual
         from_w, from_r = np.split(np.zeros(2 * w.shape[1]) if b is None else b[place], 2)
         layer = _Direction(kind, names, r[place].T, from_r, options)
-        layer.peepholes = None if p is None else np.split(p[place], 3)
+        layer.peepholes = None if p is None else np.pad(p[place].reshape(3, -1), ((0, 1), (0, 0)))
         step, z = getattr(layer, kind.lower()), x @ w[place].T + from_w
         states = tuple(each[place] for each in starts[: 2 if kind == "LSTM" else 1])
         back = direction == "reverse" or place == 1
         for time in reversed(range(steps)) if back else range(steps):
             after = step(z[time], *states)
-            live = np.full((rows, 1), True) if lengths is None else (time < lengths)[:, None]
-            states = tuple(np.where(live, new, old) for new, old in zip(after, states, strict=True))
-            y[time, place] = np.where(live, states[0], 0.0)
+            if lengths is None:
+                states = after
+                y[time, place] = states[0]
+            else:
+                live = (time < lengths)[:, None]
+                states = tuple(np.where(live, new, old) for new, old in zip(after, states, strict=True))
+                y[time, place] = np.where(live, states[0], 0.0)
         ends.append(states)
     return y, *(np.stack(parts) for parts in zip(*ends, strict=True))
 
@@ -227,17 +241,8 @@ def _gelu(x: Array, approximate: str = "none") -> Array:
     return np.asarray(0.5 * x * (1 + (_erf(x / math.sqrt(2)) if x.size else x)))
 
 
-def _selu(x: Array, **_: Any) -> Array:
-    steep = 1.6732632423543772848 * np.expm1(np.minimum(x, 0.0))
-    return np.asarray(1.0507009873554804934 * np.where(x > 0, x, steep))
-
-
-def _celu(x: Array, alpha: float = 1.0) -> Array:
-    return np.where(x > 0, x, alpha * np.expm1(np.minimum(x, 0.0) / alpha))
-
-
-def _softplus(x: Array) -> Array:
-    return np.where(x > 20.0, x, np.logaddexp(0.0, x))  # as PyTorch; no float32 tells the two apart
+def _elu(x: Array, steep: float) -> Array:
+    return np.where(x > 0, x, steep * np.expm1(np.minimum(x, 0.0)))
 
 
 def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
@@ -279,8 +284,10 @@ def _conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: An
 
 def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
     def run(self: Any, *inputs: Any, **options: Any) -> tuple[Any, ...]:
+        if name in _USUAL:
+            options["gate_move"] = getattr(self, "gate_move", (0.0, 0))
         result = compute(*inputs, **options)
-        return (result,) if isinstance(result, np.ndarray) else result[: len(self.onnx_node.output)]
+        return result[: len(self.onnx_node.output)] if isinstance(result, tuple) else (np.asarray(result),)
 
     return type(name, (OpRun,), {"op_domain": "", "_run": run})
 
@@ -307,17 +314,44 @@ class _MaxPool(MaxPool):
         return (windows[steps].max(tuple(range(-rank, 0))),)
 
 
-_MaxPool.__name__ = "MaxPool"
+class _Loop(OpRun):
+    """Stacks the values that it collects along a new axis."""
+
+    op_domain = ""
+    body: Any
+
+    def need_context(self) -> bool:
+        return True
+
+    def _run(
+        self, count: Array | None, condition: Array | None, *states: Any, context: Mapping[str, Any], **_: Any
+    ) -> tuple[Any, ...]:
+        wanted, rows = len(states), list[list[Any]]()
+        steps = math.inf if count is None else int(count.item())
+        go = condition is None or bool(condition.item())
+        while go and len(rows) < steps:
+            values = dict(
+                zip(self.body.input_names, (np.array(len(rows)), np.array(go), *states), strict=True)
+            )
+            again, *results = self.body.run(None, {**context, **values})
+            go, states = bool(again.item()), tuple(results[:wanted])
+            rows.append(results[wanted:])
+        if not rows and len(self.onnx_node.output) > wanted:
+            raise NotImplementedError("Loop of no steps that collects values")
+        return (*states, *(np.stack(parts) for parts in zip(*rows, strict=True)))
+
+
+_MaxPool.__name__, _Loop.__name__ = "MaxPool", "Loop"
 _COMPUTED: Mapping[str, Callable[..., Any]] = {
     **{kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options) for kind in _USUAL},
     "Erf": lambda x: _erf(x) if x.size else x,
     "Gelu": _gelu,
-    "Selu": _selu,
-    "Celu": _celu,
-    "Softplus": _softplus,
+    "Selu": lambda x, **_: 1.0507009873554804934 * _elu(x, 1.6732632423543772848),
+    "Celu": lambda x, alpha=1.0: alpha * _elu(x / alpha, 1.0),
+    "Softplus": lambda x: np.where(x > 20.0, x, np.logaddexp(0.0, x)),  # as PyTorch
     "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "CumSum": _cum_sum,
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
 }
-_OPERATORS: list[type[OpRun]] = [*(_operator(*each) for each in _COMPUTED.items()), _MaxPool, Loop, Scan]
+_OPERATORS: list[type[OpRun]] = [*(_operator(*each) for each in _COMPUTED.items()), _MaxPool, _Loop]

@@ -6,56 +6,50 @@ import onnx_ir as ir
 
 from lstm_edge_runtime.manifest import Array
 
-from ..graph import KEEPING, constant, data_inputs, readers
+from ..graph import KEEPING, constant, data_inputs
 
-_CHOOSING = frozenset({"Max", "Min", "Mul", "Where"})
-"""Operators that keep an index where a mask or a bound leaves it."""
-_COMPARING = frozenset("And Equal Greater GreaterOrEqual Less LessOrEqual Not Or".split())  # noqa: SIM905
-_LOOKUPS = frozenset({"Gather", "GatherElements"})
+_CHOOSING = {0: {"Max", "Min"}, 1: {"Max", "Min", "Where"}, 2: {"Where"}}
+"""Per operand, the operators that keep an index where a mask or a bound leaves it."""
 _OTHERS = 2
-"""How many values beside the one that stands for padding, so that what remains is not all the same."""
+"""Values besides the one that an index is compared with, as padding is."""
+_LOOKUPS = frozenset({"Gather", "GatherElements"})
 
 
 def index_values(graph: ir.Graph) -> dict[str, int]:
     """Return how many values, from 0, are valid for each input that ``graph`` uses as an index.
 
-    An index may be a float that the graph casts. Followed through casts, masks and loops to tables
+    An index may be a float that the graph casts. It is followed through casts and masks to tables
     (``Gather``) and codes (``OneHot``, or ``Equal`` with a constant of several numbers). An integer that is
     only compared with one number, as padding is, counts a few more values than that.
     """
     found = {}
     for value in data_inputs(graph):
-        limits = list(_limits(value, set()))
+        limits = [*_limits(value, set())]
+        if not limits and value.dtype is not None and value.dtype.is_integer():
+            limits = [*_limits(value, set(), padded=True)]
         if limits:
             found[str(value.name)] = max(1, min(limits))
-        elif value.dtype is not None and value.dtype.is_integer():
-            compared = [node.inputs[1 - place] for node, place in readers(value) if node.op_type == "Equal"]
-            paddings = [int(each.max()) for each in map(constant, compared) if each is not None and each.size]
-            if paddings:
-                found[str(value.name)] = max(0, *paddings) + 1 + _OTHERS
     return found
 
 
-def _limits(value: ir.Value, seen: set[ir.Value]) -> Iterator[int]:
+def _limits(value: ir.Value, seen: set[ir.Value], *, padded: bool = False) -> Iterator[int]:
     """Yield below which number each use of ``value`` needs it to be."""
     if value in seen:
         return
     seen.add(value)
     for node, place in value.uses():
         other = constant(node.inputs[1 - place]) if place < 2 == len(node.inputs) else None
-        if (limit := _limit(node, place, other)) is not None:
+        if (limit := _limit(node, place, other, padded)) is not None:
             yield limit
         elif node.op_type in ("Add", "Sub") and place == 0 and other is not None and other.size:
             moved = int(other.max() if node.op_type == "Add" else -other.min())
-            yield from (limit - moved for limit in _limits(node.outputs[0], seen))
-        elif (node.op_type in KEEPING and place == 0) or _chooses(node, place):
+            yield from (limit - moved for limit in _limits(node.outputs[0], seen, padded=padded))
+        elif place == 0 if node.op_type in KEEPING else node.op_type in _CHOOSING.get(place, ()):
             for output in node.outputs:
-                yield from _limits(output, seen)
-        elif node.op_type == "Scan":
-            yield from _limits(node.attributes["body"].as_graph().inputs[place], seen)
+                yield from _limits(output, seen, padded=padded)
 
 
-def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
+def _limit(node: ir.Node, place: int, other: Array | None, padded: bool) -> int | None:
     """Return below which number a node needs its operand to be, where it reads it as an index."""
     if node.op_type in _LOOKUPS and place == 1:
         table = node.inputs[0]
@@ -64,18 +58,6 @@ def _limit(node: ir.Node, place: int, other: Array | None) -> int | None:
     if node.op_type == "OneHot" and place == 0:
         depth = constant(node.inputs[1])
         return None if depth is None else int(depth.max())
-    is_code = node.op_type == "Equal" and other is not None and other.size > 1
-    return int(other.max()) + 1 if is_code and other is not None else None
-
-
-def _chooses(node: ir.Node, place: int) -> bool:
-    """Return whether a node gives its operand at ``place``, or what a mask or a bound puts there."""
-    if node.op_type == "Mul":
-        cast = _above(node.inputs[1 - place])
-        compared = _above(cast.inputs[0]) if cast is not None and cast.op_type == "Cast" else None
-        return compared is not None and compared.op_type in _COMPARING
-    return node.op_type in _CHOOSING and not (node.op_type == "Where" and place == 0)
-
-
-def _above(value: ir.Value | None) -> ir.Node | None:
-    return None if value is None else value.producer()
+    if node.op_type != "Equal" or other is None or other.size < (1 if padded else 2):
+        return None
+    return int(other.max()) + 1 + (_OTHERS if padded else 0)

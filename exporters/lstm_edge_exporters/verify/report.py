@@ -6,8 +6,7 @@ from dataclasses import dataclass, field, is_dataclass
 from typing import Any, Literal, get_args
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
-
-from ..tolerance import Comparison
+from lstm_edge_runtime.selftest import Comparison
 
 Status = Literal["passed", "failed", "skipped"]
 
@@ -93,8 +92,6 @@ class Report:
     quick: bool
     groups: tuple[Group, ...]
     """Causes before consequences."""
-    notes: tuple[str, ...] = ()
-    """What a reader should know beside the verdict: above all, what was not verified."""
     versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -124,16 +121,13 @@ class Report:
         """Return the report if everything passed.
 
         Raises:
-            CheckFailedError: an ``AssertionError`` that says what is wrong first, then the first failed check
-                of each group.
+            CheckFailedError: an ``AssertionError`` that says what is wrong first and what to do.
         """
-        if self.ok:
-            return self
-        lines = [f"{self.model} does not compute what {self.reference} does: {self.verdict}"]
-        for group, check, more in self.headlines:
-            others = f" (and {more} more)" if more else ""
-            lines.append(f"{group.title}, {check.name}: {check.message}{others}")
-        raise CheckFailedError("\n  ".join(lines))
+        if not self.ok:
+            raise CheckFailedError(
+                f"{self.model} does not compute what {self.reference} does: {self.verdict}"
+            )
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, the same ones for the same file, reference and seed."""
@@ -146,6 +140,8 @@ def _plain(value: Any) -> Any:
     """Return records as dicts, tuples as lists, and None for numbers that are not finite."""
     if is_dataclass(value):
         value = vars(value)
+    elif isinstance(value, Comparison):
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {name: _plain(each) for name, each in value.items()}
     if isinstance(value, tuple):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Array, Axes, Manifest
+from lstm_edge_runtime.manifest import Array, Manifest
 
 from ..chunks import take_steps
 
@@ -64,10 +64,6 @@ def selected(samples: Samples, most: int = _MAX_SAMPLES) -> list[int]:
     return [round(place) for place in np.linspace(0, count - 1, min(count, most))]
 
 
-def _row_axes(axes: Axes, manifest: Manifest) -> Axes:
-    return tuple(axis for axis in axes if axis != manifest.batch)
-
-
 def check_samples(samples: Samples, manifest: Manifest) -> None:
     """Refuse data that does not fit a file.
 
@@ -75,54 +71,28 @@ def check_samples(samples: Samples, manifest: Manifest) -> None:
         InputError: an input that is missing or unknown, not finite, of numbers that its dtype can't hold, or
             with lengths that do not fit; or arrays of unequal counts.
     """
-    names = {spec.name for spec in manifest.data_inputs}
+    names, lengths = {spec.name for spec in manifest.data_inputs}, samples.lengths
     if set(samples.inputs) != names:
         raise InputError(
             f"the data has {sorted(samples.inputs)}, the file takes {sorted(names)}; name each once"
         )
-    others = {"targets": samples.targets, "lengths": samples.lengths}
-    counts = {name: len(array) for name, array in {**samples.inputs, **others}.items() if array is not None}
+    arrays = {**samples.inputs, "targets": samples.targets, "lengths": lengths}
+    counts = {name: len(array) for name, array in arrays.items() if array is not None}
     if len(set(counts.values())) != 1 or 0 in counts.values():
         raise InputError(f"the data holds {counts} samples; expected one count above 0")
     for spec in manifest.data_inputs:
-        name, dtype, axes = spec.name, np.dtype(spec.dtype), _row_axes(spec.axes, manifest)
-        array = samples.inputs[name]
+        name, dtype, array = spec.name, np.dtype(spec.dtype), samples.inputs[spec.name]
+        axes = tuple(axis for axis in spec.axes if axis != manifest.batch)
         if array.ndim != 1 + len(axes):
             raise InputError(
                 f"{name} has shape {array.shape}; expected (samples, {', '.join(map(str, axes))})"
             )
-        if not np.isfinite(array).all():
-            raise InputError(f"{name} holds NaN or infinity; clean the data first")
         with np.errstate(invalid="ignore"):
-            if dtype.kind in "iu" and (array.astype(dtype) != array).any():
+            if not np.isfinite(array).all() or (dtype.kind in "iu" and (array.astype(dtype) != array).any()):
                 raise InputError(f"{name} holds {array.min()}..{array.max()}, expected {dtype} numbers")
         time = manifest.time_axis(axes)
-        if samples.lengths is not None and time is not None:
-            low, high, longest = min(samples.lengths), max(samples.lengths), array.shape[1 + time]
-            if not 1 <= low <= high <= longest:
-                raise InputError(f"lengths holds {low}..{high}; expected 1..{longest}, the steps of {name}")
-
-
-def class_numbers(targets: Array, manifest: Manifest) -> Array:
-    """Return class numbers ``(samples,)``; names are turned into them.
-
-    Raises:
-        InputError: a class that the file does not know.
-    """
-    task = manifest.task
-    assert task is not None
-    width = next(spec.width for spec in manifest.outputs if spec.name == task.output)
-    if targets.dtype.kind in "US":
-        numbers = {name: number for number, name in enumerate(task.labels)}
-        unknown = sorted({str(name) for name in targets} - set(numbers))
-        if unknown:
-            known = ", ".join(numbers) or "none by name"
-            raise InputError(f"the data has the class {unknown[0]!r}; the file knows {known}")
-        return np.array([numbers[str(name)] for name in targets])
-    whole = targets.dtype.kind in "iu" and targets.ndim == 1 and targets.min() >= 0
-    if not whole or (isinstance(width, int) and targets.max() >= width):
-        raise InputError(
-            f"the truth is {targets.dtype} {targets.shape}; expected ({len(targets)},) class names or "
-            f"numbers below {width}"
-        )
-    return targets
+        longest = None if lengths is None or time is None else array.shape[1 + time]
+        if lengths is not None and longest is not None and not 1 <= min(lengths) <= max(lengths) <= longest:
+            raise InputError(
+                f"lengths holds {min(lengths)}..{max(lengths)}; expected 1..{longest}, the steps of {name}"
+            )

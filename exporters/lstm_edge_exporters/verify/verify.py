@@ -9,20 +9,22 @@ import onnx
 
 from lstm_edge_runtime.errors import CheckFailedError, first_line
 from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
+from lstm_edge_runtime.selftest import Comparison
 
 from ..chunks import Runner, take_steps
 from ..progress import Progress, in_turn
-from ..tolerance import Comparison
 from .cases import (
     Case,
     CaseGenerator,
     Feeds,
+    Procedure,
     case_size,
     fill_rows,
     full_length,
     in_chunks,
     random_sizes,
     row_by_row,
+    whole,
 )
 from .compare import Pair, compare_all
 from .reference import REFUSALS
@@ -39,21 +41,16 @@ _ROWS_OFFSET, _CHUNKS_OFFSET = 50, 51
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verification found; every comparison passed."""
+    """Results of a verification; every comparison passed."""
 
     cases: tuple[str, ...]
     """Sizes and states of the cases that were compared."""
-    exact: tuple[Comparison, ...]
-    """Comparisons of the graph with the module, both in float64."""
+    largest: float
+    """The largest difference of graph and module in float64, as a fraction of its channel's largest value."""
     engine: tuple[Comparison, ...]
     """Comparisons of onnxruntime with the graph in float64."""
     skipped: tuple[str, ...]
     """Cases that the module itself refuses, or where it gives NaN, with the reason."""
-
-    @property
-    def largest(self) -> float:
-        """The largest difference in float64, as a fraction of its channel's largest value."""
-        return max((each.max_rel for each in self.exact), default=0.0)
 
     @property
     def worst(self) -> Comparison:
@@ -72,7 +69,6 @@ class Verified:
             "skipped": list(self.skipped),
             "float64": self.largest,
             "max_abs": self.max_abs,
-            "max_rel": max(each.max_rel for each in self.engine),
             "ratio": self.worst.ratio,
             "worst": str(self.worst),
         }
@@ -92,18 +88,19 @@ def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progres
         CheckFailedError: a difference beyond its limit, a case that the file can't run, or no case that the
             module takes.
     """
-    compared, exact, engine, skipped = list[Case](), list[Comparison](), list[Comparison](), list[str]()
+    compared, largest, engine, skipped = list[Case](), 0.0, list[Comparison](), list[str]()
     for case in in_turn(list(cases.cases()), show, "verifying", 0.3, 0.7):
         if reason := refused(pair.reference, case.feeds):
             skipped.append(f"{case}: {reason}")
             continue
         try:
-            exact += _require(f"at {case}", pair.equal(case.feeds))
+            _require(f"at {case}", pair.equal(case.feeds))
             engine += _require(f"at {case}: onnxruntime in float32", pair.rounding(case.feeds))
         except CheckFailedError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class
             raise CheckFailedError(f"at {case} the file does not run: {first_line(error)}") from error
+        largest = max(largest, pair.relative(pair.exact(case.feeds), pair.reference(case.feeds)))
         if plain is not None and not compared:
             got, want = plain(case.feeds), pair.reference(case.feeds)
             about = f"at {case}: the module in float32, which the file can't follow"
@@ -116,7 +113,7 @@ def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progres
     for check in row_checks(pair, cases):
         if check.status == "failed":
             raise CheckFailedError(f"{check.name}: {check.message}")
-    return Verified(tuple(map(str, compared)), tuple(exact), tuple(engine), tuple(skipped))
+    return Verified(tuple(map(str, compared)), largest, tuple(engine), tuple(skipped))
 
 
 def _require(about: str, records: Sequence[Comparison]) -> Sequence[Comparison]:
@@ -141,34 +138,29 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
     manifest = pair.manifest
     if manifest.batch is None or manifest.ranges.get(manifest.batch, AxisRange()).nearest(1) > 1:
         return
-    case = cases.case(3, 9, at_reset=False, offset=_ROWS_OFFSET, full=True)
-    feeds = full_length(manifest, case.feeds)
+    feeds = full_length(manifest, cases.case(3, 9, at_reset=False, offset=_ROWS_OFFSET, full=True).feeds)
     if case_size(manifest, feeds)[0] < 2 or refused(pair.reference, feeds):
         return
 
-    def alone(run: Runner, feeds: Feeds) -> Mapping[str, Array]:
+    def alone(run: Runner, feeds: Feeds) -> Feeds:
         return row_by_row(manifest, run)(feeds)
 
-    try:
-        alone(pair.reference, feeds)
-    except REFUSALS:
-        return
-    yield judged("row by row", pair.equal(feeds, alone))
-    spoiled = fill_rows(manifest, feeds, np.nan, [0])
-    try:
-        yield judged("one row of NaN", pair.equal(spoiled))
-    except REFUSALS:
-        return
+    ways: dict[str, tuple[Procedure, Feeds]] = {
+        "row by row": (alone, feeds),
+        "one row of NaN": (whole, fill_rows(manifest, feeds, np.nan, [0])),
+    }
+    for name, (procedure, case) in ways.items():
+        try:
+            procedure(pair.reference, case)
+        except REFUSALS:
+            return
+        yield judged(name, pair.equal(case, procedure))
 
 
 def find_streaming(pair: Pair, cases: CaseGenerator, reach: int, known: str = "") -> Manifest:
     """Return the manifest with why chunks do not equal the full sequence, if so, and how padding acts.
 
-    Args:
-        pair: the graph and the module.
-        cases: draws the inputs.
-        reach: steps that states of operators along time hold.
-        known: why chunks may differ, if that is known.
+    ``reach`` are the steps that states of operators along time hold; ``known`` is why chunks may differ.
     """
     manifest = pair.manifest
     if manifest.unstreamable or not manifest.time_axes:

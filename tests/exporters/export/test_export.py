@@ -121,7 +121,7 @@ class Wrong(nn.Module):
 
 
 def test_a_file_that_differs_is_not_given_and_the_error_says_where(plain, plain_example, plain_config):
-    with pytest.raises(CheckFailedError, match=r"at N=2, L=4.*logits\[2, 3\] differs by 0\.001"):
+    with pytest.raises(CheckFailedError, match=r"at N=2, L=4.*logits differs by 0\.001"):
         export(Wrong(plain), plain_example, plain_config)
 
 

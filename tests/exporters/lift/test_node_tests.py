@@ -26,7 +26,9 @@ def _cases():
 
 
 CASES = _cases()
-FORWARD = [case for case in CASES if "reverse" not in case.name and "bidirectional" not in case.name]
+BACKWARDS = ("reverse", "bidirectional")
+BATCH_FIRST = "batchwise"  # layout=1, which onnxruntime's CPU provider does not run
+FORWARD = [case for case in CASES if not any(word in case.name for word in (*BACKWARDS, BATCH_FIRST))]
 
 
 def _expected(case):

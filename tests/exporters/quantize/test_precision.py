@@ -81,14 +81,6 @@ def test_fp16_leaves_a_weight_beyond_its_range_as_it_is(network):
     assert held["R0.float16"] == onnx.TensorProto.FLOAT16
 
 
-def test_only_the_weights_of_the_named_operators_are_stored(network):
-    proto = _stored(network("GRU"), precision.store_int8, {"GRU"})
-    names = {tensor.name for tensor in proto.graph.initializer}
-    assert _stored_names(proto) == {"W0.int8", "R0.int8"}
-    assert {"W0.int8", "R0.int8", "V"} <= names
-    assert not {"W0", "R0", "V.int8"} & names
-
-
 def test_an_embedding_table_is_stored_by_row():
     rng = np.random.default_rng(0)
     table = (rng.normal(size=(40, 16)) * np.exp2(rng.integers(-8, 8, size=(40, 1)))).astype(np.float32)

@@ -9,144 +9,80 @@ from onnx import TensorProto, helper, numpy_helper
 from lstm_edge_exporters.quantize.prepare import prepare
 
 H, WIDTH = 6, 5
+LSTM = helper.make_node("LSTM", ["x", "W", "R", "B"], ["y", "h", "c"], hidden_size=H)
+_RNG = np.random.default_rng(0)
+WEIGHTS = {
+    "W": _RNG.normal(size=(1, 4 * H, WIDTH)).astype(np.float32),
+    "R": _RNG.normal(size=(1, 4 * H, H)).astype(np.float32),
+    "B": _RNG.normal(size=(1, 8 * H)).astype(np.float32),
+}
 
 
-def _weights():
-    rng = np.random.default_rng(0)
-    return {
-        "W": rng.normal(size=(1, 4 * H, WIDTH)).astype(np.float32),
-        "R": rng.normal(size=(1, 4 * H, H)).astype(np.float32),
-        "B": rng.normal(size=(1, 8 * H)).astype(np.float32),
-    }
-
-
-def _model(nodes, initializers, inputs=(), layout=0):
-    info = helper.make_tensor_value_info
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [info("x", TensorProto.FLOAT, ["L", "N", WIDTH]), *inputs],
-        [info(name, TensorProto.FLOAT, None) for name in nodes[-1].output if name],
-        [numpy_helper.from_array(array, name) for name, array in initializers.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
-
-
-def _prepared(proto):
-    model = ir.from_proto(proto)
-    prepare(model)
-    return ir.to_proto(model)
-
-
-def _same(left, right, feeds):
-    one, two = (
-        onnxruntime.InferenceSession(proto.SerializeToString(), providers=["CPUExecutionProvider"])
-        for proto in (left, right)
-    )
-    for a, b in zip(one.run(None, feeds), two.run(None, feeds), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def _lstm(**more):
-    return helper.make_node("LSTM", ["x", "W", "R", "B"], ["y", "h", "c"], hidden_size=H, **more)
-
-
-def _feeds():
-    return {"x": np.random.default_rng(1).normal(size=(4, 2, WIDTH)).astype(np.float32)}
-
-
-def _lstm_weights_are_initializers(proto):
-    held = {tensor.name: list(tensor.dims) for tensor in proto.graph.initializer}
-    nodes = [node for node in proto.graph.node if node.op_type == "LSTM"]
-    return nodes and all(len(held.get(name, ())) == 3 for node in nodes for name in node.input[1:3])
-
-
-def test_weights_held_by_constant_nodes_become_initializers():
-    constants = [
+def _constants():
+    return [
         helper.make_node("Constant", [], [name], value=numpy_helper.from_array(array))
-        for name, array in _weights().items()
-    ]
-    before = _model([*constants, _lstm()], {})
-    after = _prepared(before)
-    assert _lstm_weights_are_initializers(after)
-    _same(before, after, _feeds())
+        for name, array in WEIGHTS.items()
+    ], {}
 
 
-def test_weights_put_together_from_parts_are_folded():
-    weights = _weights()
-    parts = {f"W{k}": part[0] for k, part in enumerate(np.split(weights.pop("W"), 4, axis=1))}
+def _parts():
+    parts = {f"W{k}": part[0] for k, part in enumerate(np.split(WEIGHTS["W"], 4, axis=1))}
     nodes = [
         helper.make_node("Concat", list(parts), ["flat"], axis=0),
         helper.make_node("Unsqueeze", ["flat", "axis"], ["W"]),
         helper.make_node("Transpose", ["Rt"], ["R"], perm=[0, 2, 1]),
-        _lstm(),
     ]
-    held = {**parts, "axis": np.array([0]), "Rt": weights.pop("R").transpose(0, 2, 1).copy(), **weights}
-    before = _model(nodes, held)
-    after = _prepared(before)
-    assert _lstm_weights_are_initializers(after)
-    assert [node.op_type for node in after.graph.node] == ["LSTM"]
-    _same(before, after, _feeds())
+    turned = WEIGHTS["R"].transpose(0, 2, 1).copy()
+    return nodes, {**parts, "axis": np.array([0]), "Rt": turned, "B": WEIGHTS["B"]}
 
 
-def test_what_depends_on_an_input_is_not_folded():
-    weights = _weights()
-    nodes = [helper.make_node("Mul", ["W0", "scale"], ["W"]), _lstm()]
-    inputs = [helper.make_tensor_value_info("scale", TensorProto.FLOAT, [1])]
-    before = _model(nodes, {"W0": weights.pop("W"), **weights}, inputs)
-    after = _prepared(before)
-    assert [node.op_type for node in after.graph.node] == ["Mul", "LSTM"]
-    _same(before, after, {**_feeds(), "scale": np.array([2.0], np.float32)})
+def _shared():
+    return [helper.make_node("LSTM", ["x", "W", "R", ""], ["", "h2", ""], hidden_size=H)], WEIGHTS
 
 
-def test_two_nodes_never_share_a_weight():
-    weights = _weights()
-    again = helper.make_node("LSTM", ["x", "W", "R", ""], ["", "h2", ""], hidden_size=H)
-    out = helper.make_node("Add", ["h", "h2"], ["sum"])
-    before = _model([_lstm(), again, out], weights)
-    after = _prepared(before)
+def _of_an_input():
+    held = {"W0": WEIGHTS["W"], "R": WEIGHTS["R"], "B": WEIGHTS["B"]}
+    return [helper.make_node("Mul", ["W0", "scale"], ["W"])], held
+
+
+@pytest.mark.parametrize(
+    ("write", "operators"),
+    [
+        (_constants, ["LSTM"]),
+        (_parts, ["LSTM"]),
+        (_shared, ["LSTM", "LSTM", "Add"]),
+        (_of_an_input, ["Mul", "LSTM"]),
+    ],
+)
+def test_weights_become_initializers_of_their_own_and_results_stay(write, operators):
+    nodes, held = write()
+    nodes = [*nodes, LSTM]
+    if write is _shared:
+        nodes.append(helper.make_node("Add", ["h", "h2"], ["sum"]))
+    info, names = helper.make_tensor_value_info, [name for name in nodes[-1].output if name]
+    inputs = [info("x", TensorProto.FLOAT, ["L", "N", WIDTH])]
+    inputs += [info(name, TensorProto.FLOAT, array.shape) for name, array in held.items() if write is _shared]
+    inputs += [info("scale", TensorProto.FLOAT, [1])] if write is _of_an_input else []
+    weights = [numpy_helper.from_array(array, name) for name, array in held.items()]
+    outputs = [info(name, TensorProto.FLOAT, None) for name in names]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, weights)
+    before = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    model = ir.from_proto(before)
+    prepare(model)
+    after = ir.to_proto(model)
+    assert [node.op_type for node in after.graph.node] == operators
+    known = {each.name for each in after.graph.initializer}
     used = [name for node in after.graph.node if node.op_type == "LSTM" for name in node.input[1:3]]
-    assert len(set(used)) == 4
-    _same(before, after, _feeds())
-
-
-def test_initializers_listed_among_the_inputs_are_taken_out_of_them():
-    weights = _weights()
-    inputs = [
-        helper.make_tensor_value_info(name, TensorProto.FLOAT, list(array.shape))
-        for name, array in weights.items()
-    ]
-    after = _prepared(_model([_lstm()], weights, inputs))
-    assert [value.name for value in after.graph.input] == ["x"]
-
-
-@pytest.mark.parametrize("op", ["LSTM", "GRU", "RNN"])
-def test_batch_first_nodes_are_turned_to_sequence_first(op):
-    """onnxruntime can not run layout=1 on the CPU: the witness is the same node, fed sequence first."""
-    gates = {"LSTM": 4, "GRU": 3, "RNN": 1}[op] * H
-    rng = np.random.default_rng(0)
-    held = {
-        "W": rng.normal(size=(1, gates, WIDTH)).astype(np.float32),
-        "R": rng.normal(size=(1, gates, H)).astype(np.float32),
-        "h_0": rng.normal(size=(2, 1, H)).astype(np.float32),
-    }
-    outputs = ["y", "h", "c"] if op == "LSTM" else ["y", "h"]
-    node = helper.make_node(op, ["x", "W", "R", "", "", "h_0"], outputs, hidden_size=H, layout=1)
-    before = _model([node], held)
-    after = _prepared(before)
-    assert not [
-        attribute for node in after.graph.node for attribute in node.attribute if attribute.name == "layout"
-    ]
-    x = rng.normal(size=(2, 4, WIDTH)).astype(np.float32)
-    session = onnxruntime.InferenceSession(after.SerializeToString(), providers=["CPUExecutionProvider"])
-    found = dict(
-        zip([value.name for value in session.get_outputs()], session.run(None, {"x": x}), strict=True)
+    assert len(set(used)) == len(used)
+    assert write is _of_an_input or known.issuperset(used)
+    assert not known & {value.name for value in after.graph.input}
+    feeds = {"x": np.random.default_rng(1).normal(size=(4, 2, WIDTH)).astype(np.float32)}
+    feeds |= {"scale": np.array([2.0], np.float32)} if write is _of_an_input else {}
+    one, two = (
+        onnxruntime.InferenceSession(each.SerializeToString(), providers=["CPUExecutionProvider"]).run(
+            None, feeds
+        )
+        for each in (before, after)
     )
-    straight = helper.make_node(op, ["x", "W", "R", "", "", "h_0"], outputs, hidden_size=H)
-    plain = _model([straight], {**held, "h_0": held["h_0"].transpose(1, 0, 2).copy()})
-    expected = onnxruntime.InferenceSession(
-        plain.SerializeToString(), providers=["CPUExecutionProvider"]
-    ).run(None, {"x": x.transpose(1, 0, 2).copy()})
-    np.testing.assert_array_equal(found["y"], expected[0].transpose(2, 0, 1, 3))
-    for name, array in zip(outputs[1:], expected[1:], strict=True):
-        np.testing.assert_array_equal(found[name], array.transpose(1, 0, 2))
+    for a, b in zip(one, two, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-6)

@@ -92,6 +92,6 @@ def examine():
     def run(one: Made, path: Path | None = None, **options):
         file = open_file(path or one.path)
         against = against_module(one.module, file, one.example, config=one.config) if file.model else None
-        return validate(file, against, ValidateConfig(**{"quick": True, "steps": 500} | options))
+        return validate(file, against, ValidateConfig(**{"quick": True} | options))
 
     return run

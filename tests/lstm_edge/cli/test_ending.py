@@ -139,7 +139,7 @@ def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, ha
         ("selftest", path),
         ("predict", path, data),
         ("lift", path, "-o", tmp_path / f"{HOSTILE}-lifted.onnx"),
-        ("validate", path, "--quick", "--steps", 20),
+        ("validate", path, "--quick"),
         ("convert", path, "--to", "web", "-o", tmp_path / HOSTILE),
         ("train", data, "-o", path),
         ("export", path, "-o", path),

@@ -186,8 +186,8 @@ def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
 
 @pytest.mark.system
 def test_what_a_module_prints_does_not_reach_the_json(folder, invoke):
-    code, out, err = invoke("export", "export_nets:Talks", *TOKENS, "--json")
-    assert (code, json.loads(out)["output"], "tokens" in err) == (0, "t.onnx", True)
+    code, out, _ = invoke("export", "export_nets:Talks", *TOKENS, "--json")
+    assert (code, json.loads(out)["output"]) == (0, "t.onnx")
 
 
 def test_floats_without_a_dtype_are_the_modules_own(folder, invoke):

@@ -14,7 +14,6 @@ import pytest
 
 from lstm_edge import DataConfig, TrainConfig
 from lstm_edge.checkpoint import load
-from lstm_edge.cli import main
 from lstm_edge.cli.train import command
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]
@@ -22,7 +21,8 @@ FAST = ["--hidden-size", "6", "--epochs", "4", "--patience", "9", "--batch-size"
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
     y = np.arange(30) % 2
     path = tmp_path / "data.npz"
@@ -30,33 +30,13 @@ def data(tmp_path):
     return path
 
 
-@pytest.fixture
-def lstm_edge(monkeypatch, capsys, tmp_path):
-    """Run the command line in this process; gives exit code, standard output and standard error."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["lstm-edge", *map(str, arguments)])
-        with pytest.raises(SystemExit) as left:
-            main()
-        shown = capsys.readouterr()
-        return left.value.code, shown.out, shown.err
-
-    monkeypatch.chdir(tmp_path)
-    return call
+def process(*arguments):
+    command = [sys.executable, *MAIN, *map(str, arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def process(*arguments, **options):
-    return subprocess.Popen(
-        [sys.executable, *MAIN, *map(str, arguments)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        **options,
-    )
-
-
-def test_training_prints_a_summary_and_the_next_command(lstm_edge, data):
-    code, out, err = lstm_edge("train", data, "-o", "run", *FAST)
+def test_training_prints_a_summary_and_the_next_command(invoke, data):
+    code, out, err = invoke("train", data, "-o", "run", *FAST)
     assert code == 0
     assert "epochs: 4\nbest epoch: " in out
     assert "recall 1, streams" in out
@@ -69,29 +49,29 @@ def test_training_prints_a_summary_and_the_next_command(lstm_edge, data):
     assert "Confusion matrix" in page
 
 
-def test_json_is_all_that_is_printed(lstm_edge, data):
-    code, out, err = lstm_edge("train", data, "-o", "run", *FAST, "--json")
+def test_json_is_all_that_is_printed(invoke, data):
+    code, out, err = invoke("train", data, "-o", "run", *FAST, "--json")
     document = json.loads(out)
     assert (code, err) == (0, "")
     assert document["sha256"] == load("run").sha256
     assert document["test"]["streams"]["recall"].keys() == {"0", "1"}
 
 
-def test_resume_takes_the_options_of_the_run(lstm_edge, data):
-    lstm_edge("train", data, "-o", "run", *FAST, "--seed", "5")
-    code, out, _ = lstm_edge("train", data, "-o", "run", "--resume", "--epochs", "7", "--json")
+def test_resume_takes_the_options_of_the_run(invoke, data):
+    invoke("train", data, "-o", "run", *FAST, "--seed", "5")
+    code, out, _ = invoke("train", data, "-o", "run", "--resume", "--epochs", "7", "--json")
     assert code == 0
     assert json.loads(out)["epochs"] == 7
     assert json.loads(out)["config"]["seed"] == 5
-    code, _, err = lstm_edge("train", data, "-o", "run", "--resume", "--seed", "6")
+    code, _, err = invoke("train", data, "-o", "run", "--resume", "--seed", "6")
     assert code == 2
     assert err.startswith("error: run was trained on other data or with other options")
 
 
-def test_columns_and_values_are_named_by_options(lstm_edge, tmp_path):
+def test_columns_and_values_are_named_by_options(invoke, data):
     rows = [f"{ride},{t},{t % 5},{t % 5 * 2 + ride},x" for ride in range(6) for t in range(20)]
-    (tmp_path / "log.csv").write_text("ride,t,speed,power,note\n" + "\n".join(rows) + "\n")
-    code, out, _ = lstm_edge(
+    Path("log.csv").write_text("ride,t,speed,power,note\n" + "\n".join(rows) + "\n")
+    code, out, _ = invoke(
         *("train", "log.csv", "-o", "run", *FAST, "--series", "ride", "--order", "t", "--features", "speed"),
         *("--target", "power", "--units", "W", "--window", "5", "--stride", "5", "--rate", "4", "--json"),
     )

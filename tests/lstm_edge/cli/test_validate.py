@@ -18,7 +18,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import sealed
 
-SHORT = ("--quick", "--steps", "500")
+SHORT = ("--quick",)
 FACTORY = """
 import torch
 
@@ -61,15 +61,7 @@ def test_a_good_file_passes_against_its_run_and_says_so(job, invoke):
     assert code == 0
     assert err.splitlines()[0] == "checking: Contract"
     assert re.search(r"PASSED: \d+ passed, 0 failed", out)
-    for group in (
-        "Contract",
-        "Weights",
-        "Function",
-        "States and rows",
-        "Inputs",
-        "Golden cases",
-        "Engines",
-    ):
+    for group in ("Contract", "Weights", "Function", "States and rows", "Inputs", "Golden cases", "Engines"):
         assert re.search(rf"{group} .*passed", out), group
 
 
@@ -85,7 +77,7 @@ def test_both_engines_are_compared(job, invoke):
 def test_a_wrong_file_exits_1_and_shows_the_worst_element(job, invoke):
     code, out, _ = invoke("validate", job / "wrong.onnx", "--against", job / "run", *SHORT)
     assert code == 1
-    assert re.search(r"FAILED Function: .*logits\[\d+, 3\] differs by 0\.3 at \[\d+, 1\]", out)
+    assert re.search(r"FAILED Function: .*logits differs by 0\.3 at \[\d+, 1\]", out)
     assert "FAILED: " in out.splitlines()[-1]
 
 
@@ -110,17 +102,12 @@ def test_a_factory_is_a_reference_and_its_lifted_states_are_found(job, invoke, t
     assert states["status"] == "passed"
 
 
-def test_data_gives_accuracy_of_both_and_samples_that_flip(job, invoke):
+def test_samples_of_data_are_compared(job, invoke):
     arguments = ("--against", job / "run", "--data", job / "data.npz", *SHORT, "--json")
-    for name, expected, about in (
-        ("m.onnx", 0, "accuracy 1.0000 in the reference, 1.0000 in the file"),
-        ("wrong.onnx", 1, "flips"),
-    ):
-        code, out, _ = invoke("validate", job / name, *arguments)
-        checks = [check for group in json.loads(out)["groups"] for check in group["checks"]]
-        (labels,) = [check for check in checks if check["name"] == "labels agree"]
-        assert code == expected
-        assert about in labels["message"]
+    code, out, _ = invoke("validate", job / "m.onnx", *arguments)
+    checks = [check for group in json.loads(out)["groups"] for check in group["checks"]]
+    assert code == 0
+    assert sum(check["name"].startswith("sample ") for check in checks) == 32
 
 
 def test_a_quantized_file_is_held_to_its_budget(job, invoke, tmp_path):

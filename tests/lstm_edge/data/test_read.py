@@ -92,9 +92,13 @@ def test_wav_is_read_as_samples(tmp_path):
     data = read_data(tmp_path / "a.wav", targets="ignored")
     assert values(data)[0] == [[[1, -2], [300, 4]]]
     assert data.signal.sampling_rate == 8000
+    samples = struct.pack("<4f", 0.5, -1, 0.25, 0)
+    form = struct.pack("<4sIHHIIHH", b"fmt ", 16, 3, 2, 8000, 64000, 8, 32)
+    (tmp_path / "f.wav").write_bytes(b"RIFF1234WAVE" + form + b"data" + struct.pack("<I", 16) + samples)
+    assert values(read_data(tmp_path / "f.wav", targets="ignored"))[0] == [[[0.5, -1], [0.25, 0]]]
     (tmp_path / "c.wav").write_bytes(b"RIFF1234WAVEjunk")
     for name in "bc":
-        with pytest.raises(FileFormatError, match="can't be read as 16-bit WAV"):
+        with pytest.raises(FileFormatError, match="can't be read as WAV of 16 bits or float"):
             read_data(tmp_path / f"{name}.wav")
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from lstm_edge_exporters.quantize import Budget, QuantizeConfig, quantize
 from lstm_edge_exporters.targets.c import to_c
-from lstm_edge_exporters.tolerance import limit_for
+from lstm_edge_exporters.verify.compare import limit_for
 from lstm_edge_runtime import load
 
 from .conftest import calls_of, driver, slow, sources, streamed

@@ -10,7 +10,7 @@ from torch import nn
 
 from lstm_edge_exporters import QuantizeConfig, export, quantize
 from lstm_edge_exporters.targets.c import to_c
-from lstm_edge_exporters.tolerance import limit_for
+from lstm_edge_exporters.verify.compare import limit_for
 from lstm_edge_runtime import load
 
 from .conftest import NETWORKS, calls_of, driver, sources, streamed
