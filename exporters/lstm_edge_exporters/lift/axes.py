@@ -102,11 +102,11 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
         for role in (BATCH, SEQUENCE)
     )
     freed = {roles[name]: size for name, size in fixed.items() if name in roles}
-    if len(dynamic_axes(model.graph)) < len(titles):  # axes are one now, or fixed
+    if len(dynamic_axes(model.graph)) < sum(isinstance(title, str) for title in titles.values()):  # joined
         names = {BATCH: batch, SEQUENCE: sequence}
         runs = Measured(model, found, {str(names[role]): size for role, size in freed.items()})
     else:
-        runs.rename(titles)
+        runs.rename(titles, fixed)
     forward = [axis for each in found if not is_reversed(each.node) for axis in each.time_axes()]
     steps = max((size for axis in forward for _, size in runs.lengths(axis)[:1]), default=1)
     if sequence is not None:
@@ -129,10 +129,13 @@ class Measured:
                 runs = evaluate(model, values, _sizes_apart(names, known), sized=sized) if values else []
                 self._runs |= dict.fromkeys(values, runs)
 
-    def rename(self, titles: Mapping[int | str, int | str]) -> None:
-        """Give every axis another name."""
+    def rename(self, titles: Mapping[int | str, int | str], fixed: Sizes) -> None:
+        """Give every axis another name; keep the runs at the sizes that stay ``fixed``."""
+        names = {str(name): title for name, title in titles.items() if isinstance(title, str)}
+        held = {name: size for name, size in fixed.items() if name not in names}.items()
         for value, runs in self._runs.items():
-            self._runs[value] = [({str(titles[name]): n for name, n in s.items()}, run) for s, run in runs]
+            kept = [(sizes, run) for sizes, run in runs if held <= sizes.items()]
+            self._runs[value] = [({names[name]: sizes[name] for name in names}, run) for sizes, run in kept]
 
     def arrays(self, value: ir.Value) -> list[Array]:
         """Return the value in each run that did not fail."""

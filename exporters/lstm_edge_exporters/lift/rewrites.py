@@ -77,10 +77,7 @@ def _generalize_reshapes(model: ir.Model) -> None:
 
 
 def _generalize_loops(model: ir.Model) -> None:
-    """Let a Loop with a constant number of passes make one per step of the input axis of that size.
-
-    A loop whose condition looks at data stays as it is.
-    """
+    """Let a Loop of constant passes, whose condition reads no data, make one per step of that many."""
     names = UniqueNames(model.graph)
     for node in [each.node for each in recurrences(model) if each.node.op_type == "Loop"]:
         trips, body = constant(node.inputs[0]), node.attributes["body"].as_graph()
