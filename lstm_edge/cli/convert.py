@@ -50,11 +50,12 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
 
 
 def _to_web(model: Path, output: Path, data: Path | None) -> Report:
-    from lstm_edge_exporters.targets.web import PageSignal, to_site
+    from lstm_edge_exporters.targets.folders import write_folder
+    from lstm_edge_exporters.targets.web import to_site
 
-    site = to_site(model, [PageSignal(label, x) for label, x in _recordings(model, data).items()])
-    site.save(output)
-    sizes = {name: len(content) for name, content in sorted(site.files.items())}
+    site = to_site(model, [*_recordings(model, data).items()])
+    write_folder(output, site)
+    sizes = {name: len(content) for name, content in sorted(site.items())}
     preview = f"python -m http.server -d {shlex.quote(str(output))}"
     document = {"output": output, "files": sizes, "notes": ["motion sensors need HTTPS on phones"]}
     return Report(document, next=[preview])

@@ -339,7 +339,6 @@ LE_INLINE int64_t le_whole_at(const float *from, int i) {
 
 LE_INLINE int64_t le_combined(le_whole_kind kind, int64_t a, int64_t b) {
     const uint64_t left = (uint64_t)a, right = (uint64_t)b;
-    const int64_t rest = b == 0 || b == -1 ? 0 : a % b;
     switch (kind) {
     case LE_ADD: return (int64_t)(left + right);
     case LE_SUBTRACT: return (int64_t)(left - right);
@@ -349,8 +348,7 @@ LE_INLINE int64_t le_combined(le_whole_kind kind, int64_t a, int64_t b) {
     case LE_MINIMUM: return a < b ? a : b;
     case LE_LESS: return a < b;
     case LE_LESS_EQUAL: return a <= b;
-    case LE_EQUAL: return a == b;
-    default: return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest; /* with the sign of b */
+    default: return a == b; /* LE_EQUAL */
     }
 }
 
@@ -413,12 +411,6 @@ int le_gather(const void *arguments, const le_base *base) {
             *y++ = op->scales ? (float)bytes[place + j] * op->scales[row] : floats[place + j];
         }
     }
-    return 0;
-}
-
-int le_zero(const void *arguments, const le_base *base) {
-    const le_copy_op *op = arguments;
-    le_reset(le_to(base, op->y), NULL, op->length);
     return 0;
 }
 
@@ -711,8 +703,7 @@ int le_linear(const void *arguments, const le_base *base) {
     const le_matrix *w = &op->w;
     const float *x = le_from(base, op->x), *start = le_from(base, op->start);
     float *y = le_to(base, op->y);
-    const int next = op->start == op->y ? w->rows : 0;
-    for (int i = op->count; i > 0; i--, x += w->columns, y += w->rows, start += next) w->product(w, base, start, x, y);
+    for (int i = op->count; i > 0; i--, x += w->columns, y += w->rows) w->product(w, base, start, x, y);
     return 0;
 }
 

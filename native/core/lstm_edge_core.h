@@ -71,7 +71,7 @@ le_product le_float_product, le_int8_product, le_int8_scaled_product, le_stored_
 
 /* --- Operations: the kernel of that name takes these arguments ------------------------------------------- */
 
-/* y = start + weights * x, for each of `count` rows of x; `start` is one row, or y. */
+/* y = start + weights * x, for each of `count` rows of x; `start` is one row, which may be y. */
 typedef struct {
     le_ref x, start, y;
     int count;
@@ -100,7 +100,7 @@ typedef struct {
 
 /* le_whole: an operation of n pairs of whole numbers; comparisons give 1 or 0. */
 typedef enum {
-    LE_ADD, LE_SUBTRACT, LE_MULTIPLY, LE_DIVIDE, LE_MAXIMUM, LE_MINIMUM, LE_LESS, LE_LESS_EQUAL, LE_EQUAL, LE_REMAINDER
+    LE_ADD, LE_SUBTRACT, LE_MULTIPLY, LE_DIVIDE, LE_MAXIMUM, LE_MINIMUM, LE_LESS, LE_LESS_EQUAL, LE_EQUAL
 } le_whole_kind;
 
 typedef struct {
@@ -160,7 +160,7 @@ typedef struct {
 } le_depthwise_op;
 
 le_kernel le_linear, le_mix, le_blend, le_accumulate, le_unary, le_binary, le_whole, le_cast, le_where, le_softmax, le_log_softmax, le_normalize,
-    le_check_rows, le_gather, le_zero, le_copy, le_window, le_push, le_depthwise;
+    le_check_rows, le_gather, le_copy, le_window, le_push, le_depthwise;
 
 /* Fill a state: with `reset` where it is not NULL, else with zeros. */
 void le_reset(float *state, const float *reset, int n);

@@ -90,11 +90,11 @@ typedef enum {
        as it is. */
     LE_LINEAR = 1,
     /* 0 x, 1 h, 2 c (NONE but for LSTM), 3 new h, 4 new c (NONE but for LSTM), 5 const W, 6 const R,
-       7 const bias or NONE, 8 const peepholes or NONE, 9 const W scales or NONE, 10 const R scales or NONE,
-       11 f clip (0 for none), 12 flags, then for each activation 13 + 3i kind, 14 + 3i f alpha, 15 + 3i f beta.
-       Gates and peepholes are in ONNX's order. The bias of LSTM and RNN is Wb + Rb, that of GRU Wb, Rb.
-       Flags: 1 input_forget (LSTM), 2 linear_before_reset (GRU). 22 and 23 for W and R as 5 of LINEAR.
-       24 one more than the number of an earlier operation that has the same code, widths and arguments 5 to 23, whose
+       7 const bias or NONE, 8 const W scales or NONE, 9 const R scales or NONE, 10 flags: 1 linear_before_reset (GRU),
+       then for each activation 11 + 3i kind, 12 + 3i f alpha, 13 + 3i f beta.
+       Gates are in ONNX's order. The bias of LSTM and RNN is Wb + Rb, that of GRU Wb, Rb. 20 and 21 for W and R as 5 of
+       LINEAR.
+       22 one more than the number of an earlier operation that has the same code, widths and arguments 5 to 21, whose
        weights it shares: the layer at the next of several frames; 0 for weights of its own. */
     LE_LSTM = 2,
     LE_GRU = 3,
@@ -174,7 +174,6 @@ typedef enum {
     LE_LESS, /* 1 where it holds, else 0 */
     LE_LESS_EQUAL,
     LE_EQUAL,
-    LE_REMAINDER, /* with the sign of b; of INT64 alone */
     LE_BINARIES /* how many there are */
 } le_binary;
 

@@ -688,12 +688,10 @@ static bool pack(le_arena *arena, le_matrix *matrix, const char *weights, size_t
 
 /* --- Cells ------------------------------------------------------------------------------------------ */
 
-INLINE vf clipped(vf x, float clip) { return clip > 0.f ? smallest(set1(clip), largest(set1(-clip), x)) : x; }
-
 /* Apply a function of a GRU or RNN. */
 INLINE vf gate_of(const le_op *op, const size_t i, vf x) {
     if (op->usual) return i == 0 ? sigmoid(x) : vtanh(x);
-    return apply(&op->act[i], clipped(x, op->clip));
+    return apply(&op->act[i], x);
 }
 
 /* Load a vector of a gate where the gates lie `apart`. */
@@ -753,25 +751,16 @@ NOINLINE void lstm_usual(const le_op *op, const float *g, const float *s, const 
 #undef CELLS
 }
 
-/* The same with other functions, a clip, peepholes or input_forget. */
+/* The same with other functions. */
 NOINLINE void lstm_other(const le_op *op, const float *g, const float *s, const float *c, float *h, float *new_c) {
-    const float *peepholes = op->first;
-    const size_t units = op->r.k, each = (units + L - 1) / L * L;
+    const size_t units = op->r.k;
     for (size_t u = 0; u < units; u += L, g += 4 * L, s += 4 * L) {
         const size_t apart = units - u < L ? op->r.tail : L;
-        const vf before = load(c + u);
-        vf i = load(g) + load(s), o = load(g + apart) + load(s + apart);
-        vf f = load(g + 2 * apart) + load(s + 2 * apart), z = load(g + 3 * apart) + load(s + 3 * apart);
-        if (peepholes != NULL) {
-            i = madd(load(peepholes + u), before, i);
-            f = madd(load(peepholes + 2 * each + u), before, f);
-        }
-        i = apply(&op->act[0], clipped(i, op->clip));
-        f = op->flags & 1 ? 1.f - i : apply(&op->act[0], clipped(f, op->clip));
-        z = apply(&op->act[1], clipped(z, op->clip));
-        const vf now = madd(f, before, i * z);
-        if (peepholes != NULL) o = madd(load(peepholes + each + u), now, o);
-        store(h + u, apply(&op->act[0], clipped(o, op->clip)) * apply(&op->act[2], now));
+        const vf i = apply(&op->act[0], load(g) + load(s)), o = apply(&op->act[0], load(g + apart) + load(s + apart));
+        const vf f = apply(&op->act[0], load(g + 2 * apart) + load(s + 2 * apart));
+        const vf z = apply(&op->act[1], load(g + 3 * apart) + load(s + 3 * apart));
+        const vf now = madd(f, load(c + u), i * z);
+        store(h + u, o * apply(&op->act[2], now));
         store(new_c + u, now);
     }
 }
@@ -800,10 +789,10 @@ NOINLINE void gru_usual(const le_op *op, const float *g, float *s, const float *
 #undef CELLS
 }
 
-/* The same with other functions or a clip. Without linear_before_reset s has two gates: it takes the update, and new_h
+/* The same with other functions. Without linear_before_reset s has two gates: it takes the update, and new_h
    reset * h. */
 NOINLINE void gru_other(const le_op *op, const float *g, float *s, const float *h, float *new_h) {
-    const bool before = op->flags & 2;
+    const bool before = op->flags & 1;
     const size_t units = op->r.k;
     for (size_t u = 0; u < units; u += L, g += 3 * L, s += (before ? 3 : 2) * L) {
         const size_t apart = units - u < L ? op->r.tail : L;
@@ -864,7 +853,7 @@ static void look_ahead(const lstm_edge_program *program, const le_workspace *ws)
 INLINE void recur_for(const lstm_edge_program *program, const le_op *op, le_workspace *ws, size_t first, const size_t rows,
                       const size_t steps) {
     const size_t width = op->w.padded, other = op->r.padded, stride = stride_of(program, op->out);
-    const bool lstm = op->code == LE_LSTM, wait = op->code == LE_GRU && !(op->flags & 2);
+    const bool lstm = op->code == LE_LSTM, wait = op->code == LE_GRU && !(op->flags & 1);
     const le_rows all = {rows_from(program, ws, op->in, first), stride_of(program, op->in), op->w.bias, 0, ws->gates, width};
     const float *h = rows_from(program, ws, op->h, first), *c = lstm ? rows_from(program, ws, op->c, first) : NULL;
     float *new_h = rows_from(program, ws, op->out, first), *new_c = lstm ? rows_from(program, ws, op->next_c, first) : NULL;
@@ -952,11 +941,7 @@ static int64_t combine_whole(le_binary kind, int64_t a, int64_t b) {
     case LE_MINIMUM: return a < b ? a : b;
     case LE_LESS: return a < b;
     case LE_LESS_EQUAL: return a <= b;
-    case LE_EQUAL: return a == b;
-    default: { /* LE_REMAINDER */
-        const int64_t rest = b == 0 || b == -1 ? 0 : a % b;
-        return rest != 0 && (rest < 0) != (b < 0) ? rest + b : rest;
-    }
+    default: return a == b; /* LE_EQUAL */
     }
 }
 
@@ -1001,7 +986,7 @@ static void normalize(const le_op *op, const float *x, float *y, size_t length) 
         const vf d = load_some(x + i, length - i, mean) - mean;
         squares = madd(d, d, squares);
     }
-    const float factor = 1.f / sqrtf(sum(squares) * share + op->clip);
+    const float factor = 1.f / sqrtf(sum(squares) * share + op->epsilon);
     for (size_t i = 0; i < length; i += L) {
         vf v = (load(x + i) - mean) * factor;
         if (op->first != NULL) v *= load(op->first + i);

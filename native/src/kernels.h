@@ -56,12 +56,12 @@ typedef struct {
 typedef struct {
     le_code code;
     bool last_only;            /* nothing but a last step's output depends on it */
-    bool usual;                /* of a layer: it has the usual functions, and neither clip, peepholes nor input_forget */
+    bool usual;                /* of a layer: it has the usual functions */
     bool shared;               /* its weights and vectors are an earlier operation's */
     uint32_t in, h, c, out, next_c;
     size_t size[6];            /* whole numbers, as the code says */
     uint32_t flags;
-    float clip;
+    float epsilon;
     le_activation act[3];
     le_matrix w, r, n;         /* n: the new gate's recurrent weights, GRU without linear_before_reset */
     float *first, *second;     /* vectors and tables */

@@ -241,12 +241,12 @@ static bool read_linear(reader *r, const uint32_t *arg, le_op *op) {
 
 /* Let a layer share the weights of an earlier operation, of which it has the arguments. */
 static bool share(reader *r, const uint32_t *arg, le_op *op) {
-    const uint32_t from = arg[24] - 1;
+    const uint32_t from = arg[22] - 1;
     if (from >= r->at) return REFUSE_OPERATION(r, "weights of an operation that is not before it");
     le_operation raw;
     memcpy(&raw, r->operations + from * sizeof raw, sizeof raw);
     const le_op *other = &r->program->op[from];
-    if (raw.code != (uint32_t)op->code || raw.arg[24] != 0 || memcmp(raw.arg + 5, arg + 5, 19 * sizeof *arg) != 0 ||
+    if (raw.code != (uint32_t)op->code || raw.arg[22] != 0 || memcmp(raw.arg + 5, arg + 5, 17 * sizeof *arg) != 0 ||
         width(r, other->in) != width(r, op->in) || width(r, other->h) != width(r, op->h)) {
         return REFUSE_OPERATION(r, "weights of an operation that differs");
     }
@@ -254,7 +254,6 @@ static bool share(reader *r, const uint32_t *arg, le_op *op) {
     op->w = other->w;
     op->r = other->r;
     op->n = other->n;
-    op->first = other->first;
     op->usual = other->usual;
     memcpy(op->act, other->act, sizeof op->act);
     return true;
@@ -270,8 +269,7 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
     op->c = arg[2];
     op->out = arg[3];
     op->next_c = arg[4];
-    op->clip = float_of(arg[11]);
-    op->flags = arg[12];
+    op->flags = arg[10];
     if (!lstm && (op->c != LE_NONE || op->next_c != LE_NONE)) return REFUSE_OPERATION(r, "a cell state, which an LSTM alone has");
     if (!reads(r, op->in, false) || !reads(r, op->h, false) || !writes(r, op->out)) return false;
     const size_t h = width(r, op->h), k = width(r, op->in), rows = gates * h;
@@ -281,25 +279,23 @@ static bool read_recurrent(reader *r, const uint32_t *arg, le_op *op) {
         equal = equal && width(r, op->c) == h && width(r, op->next_c) == h;
     }
     if (!equal) return REFUSE_OPERATION(r, "states of unequal widths");
-    if (arg[24] != 0) return share(r, arg, op);
-    if (!vector(r, arg[8], 3, h, &op->first)) return false;
-    if (op->first != NULL && !lstm) return REFUSE_OPERATION(r, "peepholes, which an LSTM alone has");
-    if (!read_activations(r, arg + 13, functions, op)) return false;
+    if (arg[22] != 0) return share(r, arg, op);
+    if (!read_activations(r, arg + 11, functions, op)) return false;
     static const le_function usual[] = {LE_SIGMOID, LE_TANH, LE_TANH};
-    op->usual = op->first == NULL && op->clip == 0.f && !(lstm && op->flags & 1);
+    op->usual = true;
     for (size_t i = 0; i < functions; i++) op->usual = op->usual && op->act[i].kind == usual[i];
     weights_of w, recurrent;
-    if (!read_weights(r, arg[5], arg[9], arg[22], &w) || !read_weights(r, arg[6], arg[10], arg[23], &recurrent)) return false;
+    if (!read_weights(r, arg[5], arg[8], arg[20], &w) || !read_weights(r, arg[6], arg[9], arg[21], &recurrent)) return false;
     float *bias;
     if (!vector(r, arg[7], 1, gru ? 2 * rows : rows, &bias)) return false;
     /* What is added to two sums is added once, as in C; but the new gate's may have to wait for the reset gate. */
-    for (size_t i = 0; gru && bias != NULL && i < (op->flags & 2 ? 2 * h : rows); i++) {
+    for (size_t i = 0; gru && bias != NULL && i < (op->flags & 1 ? 2 * h : rows); i++) {
         bias[i] += bias[rows + i];
         bias[rows + i] = 0.f;
     }
     const float *recurrent_bias = gru && bias != NULL ? bias + rows : NULL;
     bool done = pack(r, &op->w, &w, bias, rows, 0, rows, k, gates);
-    if (gru && !(op->flags & 2)) {
+    if (gru && !(op->flags & 1)) {
         done = done && pack(r, &op->r, &recurrent, recurrent_bias, rows, 0, 2 * h, h, 2) &&
                pack(r, &op->n, &recurrent, recurrent_bias == NULL ? NULL : recurrent_bias + 2 * h, rows, 2 * h, h, h, 1);
     } else {
@@ -338,7 +334,7 @@ static bool read_binary(reader *r, const uint32_t *arg, le_op *op) {
         return REFUSE_OPERATION(r, "operands of unequal widths");
     }
     if (arg[4] >= LE_BINARIES) return REFUSE_OPERATION(r, "an unknown function");
-    if (whole ? arg[4] == LE_PRELU || arg[4] == LE_POWER : arg[4] == LE_REMAINDER) {
+    if (whole && (arg[4] == LE_PRELU || arg[4] == LE_POWER)) {
         return REFUSE_OPERATION(r, "a function of numbers of another type");
     }
     op->size[0] = arg[4];
@@ -491,7 +487,7 @@ static bool read_simple(reader *r, const uint32_t *arg, le_op *op) {
         op->flags = arg[3];
         return true;
     }
-    op->clip = float_of(arg[3]);
+    op->epsilon = float_of(arg[3]);
     return vector(r, arg[4], 1, length, &op->first) && vector(r, arg[5], 1, length, &op->second);
 }
 

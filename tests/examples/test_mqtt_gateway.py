@@ -140,22 +140,3 @@ def test_a_bad_message_is_answered_with_its_reason_and_changes_no_state(broker, 
     assert answers == _expected(load(MODEL), devices.samples[0])[0]
     assert gateway.stop(signal.SIGTERM) == 0
     devices.close()
-
-
-@pytest.mark.parametrize(
-    ("file", "message"),
-    [("motions-int8.onnx", "another model's states"), ("strided.onnx", "a unit of 1")],
-)
-def test_a_model_that_does_not_fit_is_refused_in_one_line(broker, gateway, tmp_path, file, message):
-    devices = Devices(broker[1], np.ones((1, 2, 3), np.float32), rate=50)
-    devices.run(until=2, timeout=30)
-    devices.close()
-    gateway.stop(signal.SIGTERM)
-    ran = subprocess.run(
-        [sys.executable, GATEWAY, MODEL.with_name(file), "--state", tmp_path / "gateway.npz"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert (ran.returncode, len(ran.stderr.splitlines())) == (1, 1)
-    assert message in ran.stderr

@@ -132,7 +132,7 @@ int main(int argc, char **argv) {
         le_header header;
         memcpy(&header, original, sizeof header);
         const size_t tables = sizeof header + header.constants * sizeof(le_constant) + header.buffers * sizeof(le_buffer) +
-                              (header.inputs + header.outputs + header.states) * (header.version == 1 ? 24 : header.version == 2 ? 32 : 36) +
+                              (header.inputs + header.outputs + header.states) * sizeof(le_port) +
                               header.operations * sizeof(le_operation);
         for (unsigned long i = 0; i < count; i++, tried++) {
             unsigned char *data = malloc(size + 1); /* of its own, so that a read beyond its end is seen */

@@ -1,5 +1,6 @@
 """Random networks, as a program and as its float64 reference."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,29 @@ USUAL = {
 }
 STATES = {"LSTM": 2, "GRU": 1, "RNN": 1}
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-IN_CELLS = [
-    (Function.RELU, 0.0, 0.0),
-    (Function.SIGMOID, 0.0, 0.0),
-    (Function.TANH, 0.0, 0.0),
-    (Function.AFFINE, 0.5, 0.1),
-    (Function.LEAKY_RELU, 0.1, 0.0),
-    (Function.THRESHOLDED_RELU, 0.05, 0.0),
-    (Function.SCALED_TANH, 1.2, 0.7),
-    (Function.HARD_SIGMOID, 0.2, 0.5),
-    (Function.ELU, 0.9, 0.0),
-    (Function.SOFTSIGN, 0.0, 0.0),
-    (Function.SOFTPLUS, 0.0, 0.0),
-]
-"""The functions that ONNX allows in a recurrent operator."""
+PARAMETERS = {
+    Function.AFFINE: (0.5, 0.1), Function.LEAKY_RELU: (0.1, 0.0), Function.THRESHOLDED_RELU: (0.05, 0.0),
+    Function.SCALED_TANH: (1.2, 0.7), Function.HARD_SIGMOID: (0.2, 0.5), Function.ELU: (0.9, 0.0),
+    Function.SELU: (1.6733, 1.0507), Function.CLIP: (-1.5, 2.5),
+}  # fmt: skip
+"""Alpha and beta of the functions that have them."""
+
+
+def copy(
+    writer: ProgramWriter, source: int, out: int, length: int, at: Sequence[int] = (0, 0), count: int = 1,
+    strides: Sequence[int] = (0, 0),
+) -> None:  # fmt: skip
+    """Add copies of stretches of ``source`` from ``at[0]`` on to ``out`` from ``at[1]`` on."""
+    writer.operation(Code.COPY, source, out, *at, length, count, *strides)
+
+
+def joined(writer: ProgramWriter, parts: Sequence[int]) -> int:
+    """Return a buffer of other ones, one after another."""
+    out, start = writer.buffer(sum(map(writer.width, parts))), 0
+    for part in parts:
+        copy(writer, part, out, writer.width(part), (0, start))
+        start += writer.width(part)
+    return out
 
 
 class Network:
@@ -45,15 +55,12 @@ class Network:
         self.program = b""
 
     def __repr__(self) -> str:
-        return f"Network({self.kinds}, I={self.inputs}, H={self.hidden}, every_step={self.every_step})"
-
-    @property
-    def kinds(self) -> list[str]:
-        return [layer.kind for layer in self.layers]
+        kinds = [layer.kind for layer in self.layers]
+        return f"Network({kinds}, I={self.inputs}, H={self.hidden}, every_step={self.every_step})"
 
     @property
     def states(self) -> int:
-        return sum(STATES[kind] for kind in self.kinds)
+        return sum(STATES[layer.kind] for layer in self.layers)
 
     def run(self, x: Array, states: list[Array]) -> tuple[Array, list[Array]]:
         """Return the outputs ``(L, C)`` and the states after ``x (L, I)``, in float64."""
@@ -82,7 +89,7 @@ def make_network(
     every_step: bool = True,
     golden_steps: int = 0,
 ) -> Network:
-    """Return a random network; not ``plain`` means other functions, clip, peepholes and flags.
+    """Return a random network; not ``plain`` means other functions, and layers without bias.
 
     ``stored``: the weights of a large program are int8 times a scale and its inputs float32.
     """
@@ -91,6 +98,7 @@ def make_network(
     golden = rng.standard_normal((golden_steps, inputs)).astype("float32") if golden_steps else None
     value = writer.input("x", inputs)
     pairs = []
+    inside = [function for function in Function if function <= Function.SOFTPLUS and function]
     for kind in kinds:
         rows = GATES[kind] * hidden
         W, R = (rng.uniform(-k, k, (rows, n)).astype("float32") for n in (width, hidden))
@@ -103,29 +111,24 @@ def make_network(
             W, R = (w.astype("float32") * scale[:, None] for w, scale in zip((W, R), scales, strict=True))
             scales = None
             writer.manifest(" " * (1 << 18))
-        odd = not plain
-        drawn = [IN_CELLS[int(rng.integers(len(IN_CELLS)))] for _ in USUAL[kind]]
-        peepholes = rng.uniform(-k, k, 3 * hidden).astype("float32") if odd and kind == "LSTM" else None
-        flags = {"LSTM": int(odd and rng.integers(2)), "GRU": 2 * int(rng.integers(2)), "RNN": 0}[kind]
-        clip = float(np.float32(rng.uniform(0.3, 2))) if odd and rng.integers(2) else 0.0
-        functions = drawn if odd else USUAL[kind]
-        functions = [(f, float(np.float32(a)), float(np.float32(b))) for f, a, b in functions]
-        bias = None if odd and rng.integers(2) else bias
-        options = {"peepholes": peepholes, "scales": scales, "clip": clip, "flags": flags}
-        network.layers.append(Layer(kind, W, R, bias, functions=functions, **options))
+        drawn = [inside[int(rng.integers(len(inside)))] for _ in USUAL[kind]]
+        own = [(each, *map(float, np.float32(PARAMETERS.get(each, (0, 0))))) for each in drawn]
+        options = {"scales": scales, "flags": int(kind == "GRU" and rng.integers(2))}
+        options |= {"functions": USUAL[kind] if plain else own}
+        bias = bias if plain or rng.integers(2) else None
+        network.layers.append(Layer(kind, W, R, bias, **options))
         old = [writer.state(f"s{len(pairs) + i}", hidden) for i in range(STATES[kind])]
-        new = writer.recurrent(Code[kind], value, old, (W, R), bias, functions=functions, **options)
+        new = writer.recurrent(Code[kind], value, old, (W, R), bias, **options)
         pairs += zip(old, new, strict=True)
         value, width = new[0], hidden
     network.head = rng.uniform(-k, k, (outputs, hidden)).astype("float32"), rng.uniform(-1, 1, outputs)
     network.head = network.head[0], network.head[1].astype("float32")
     first = writer.buffer(1)
-    writer.copy(value, first, length=1)
+    copy(writer, value, first, 1)
     result = writer.unary(writer.linear(value, *network.head), Function.TANH)
-    result = writer.binary(Binary.ADD, result, first)
-    for old_state, new_state in pairs:
-        writer.next_state(old_state, new_state)
-    writer.output("y", result, every_step=every_step)
+    for pair in pairs:
+        writer.next_state(*pair)
+    writer.output("y", writer.binary(Binary.ADD, result, first), every_step=every_step)
     if golden is not None:
         y, states = network.run(golden, [np.zeros(hidden)] * network.states)
         limit = 0.05 if int8 else 1e-5
@@ -135,54 +138,41 @@ def make_network(
     return network
 
 
-def make_convolutions(rng: np.random.Generator, inputs: int, *, golden_steps: int = 0) -> ProgramWriter:
-    """Return a causal convolution, a depthwise one and the largest of three frames, one after another."""
-    writer, width = ProgramWriter(), 7
-    value = writer.input("x", inputs)
-    weights = rng.standard_normal((width, 3 * inputs)).astype("float32") / np.sqrt(inputs)
-    taps, bias = (rng.standard_normal(size).astype("float32") for size in ((4, width), width))
-    rings = [Past(1, 4, inputs), Past(1, 3, width), Past(1, 2, width)]
-    values, pasts = (
-        [],
-        [
-            writer.past(f"s{place}", each, np.zeros((1, each.frames, each.inner), "float32"))
-            for place, each in enumerate(rings)
-        ],
-    )
-    for place, dilation in enumerate((2, 1, 1)):
-        count = rings[place].frames // dilation + 1
-        read = writer.window(value, pasts[place], 0, dilation, count)
-        values.append(value)
-        if place == 0:
-            value = writer.unary(writer.linear(read, weights, bias), Function.TANH)
-        else:
-            value = writer.depthwise(read, width, taps if place == 1 else None, bias if place == 1 else None)
-    for each in zip(values, pasts, rings, strict=True):
-        writer.push(*each)
-    writer.output("y", value, every_step=True)
-    if golden_steps:
-        x = rng.standard_normal((golden_steps, inputs)).astype("float32")
-        steps: list[Array] = [x.astype("float64")]
-        for place, (dilation, ring) in enumerate(zip((2, 1, 1), rings, strict=True)):
-            before = np.concatenate([np.zeros((ring.frames, ring.inner)), steps[-1]])
-            read = np.array([before[at : at + ring.frames + 1 : dilation] for at in range(golden_steps)])
-            if place == 0:
-                made = np.tanh(read.reshape(golden_steps, -1) @ weights.T + bias)
-            else:
-                made = (read * taps).sum(1) + bias if place == 1 else read.max(1)
-            steps.append(made)
-        expected = {
-            f"s{place}": (
-                ring.to_rows(
-                    np.concatenate([np.zeros((ring.frames, ring.inner)), steps[place]])[-ring.frames :],
-                    golden_steps,
-                )[0],
-                1e-5,
-            )
-            for place, ring in enumerate(rings)
-        }
-        writer.golden({"x": x}, {"y": (steps[-1], 1e-5), **expected})
-    return writer
+class Reads:
+    """A program that keeps ``frames`` of what a layer gives, and reads some of them in three ways.
+
+    ``new`` of them come with every step.
+    """
+
+    def __init__(self, rng: np.random.Generator, frames: int, every_step: bool = True, new: int = 1) -> None:
+        self.width, self.new = int(rng.integers(1, 20)), new
+        self.first, self.dilation = int(rng.integers(0, frames + new)), int(rng.integers(1, 4))
+        self.count = (frames + new - 1 - self.first) // self.dilation + 1
+        self.weights = rng.standard_normal((self.width, 3)).astype("float32")
+        self.taps = rng.standard_normal((self.count, self.width)).astype("float32")
+        self.past = Past(1, frames, self.width)
+        self.reset = rng.standard_normal((1, frames, self.width)).astype("float32")
+        writer = self.writer = ProgramWriter()
+        value = writer.linear(writer.input("x", 3 * new), self.weights)
+        ring = writer.past("past", self.past, self.reset)
+        read = writer.window(value, ring, self.first, self.dilation, self.count, new)
+        total = writer.depthwise(read, self.width, self.taps, self.taps[0])
+        result = joined(writer, [read, total, writer.depthwise(read, self.width, None)])
+        writer.operation(Code.PUSH, value, ring, frames, 1)
+        writer.output("y", result, every_step=every_step)
+        x = rng.standard_normal((5, 3 * new)).astype("float32")
+        y = self.run(x)
+        writer.golden({"x": x}, {"y": (y if every_step else y[-1], 1e-4)})
+
+    def run(self, x: Array) -> Array:
+        """Return what each of the steps ``x (L, new * 3)`` after the reset gives, in float64."""
+        values = np.concatenate([self.reset[0], x.reshape(-1, 3).astype("float64") @ self.weights.T])
+        rows = []
+        for step in range(len(x)):
+            read = values[step * self.new + self.first :: self.dilation][: self.count]
+            total = (read * self.taps).sum(0) + self.taps[0]
+            rows.append(np.concatenate([read.ravel(), total, read.max(0)]))
+        return np.array(rows)
 
 
 SIZES = st.one_of(st.sampled_from([1, 3, 4, 8, 15, 16, 17, 32, 64]), st.integers(1, 70))

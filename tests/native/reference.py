@@ -67,26 +67,19 @@ class Layer:
         W: Array,
         R: Array,
         bias: Array | None,
-        peepholes: Array | None,
         scales: Sequence[Array] | None,
-        clip: float,
         flags: int,
         functions: Sequence[tuple[Function, float, float]],
     ) -> None:
         self.kind, self.W, self.R = kind, W.astype("float64"), R.astype("float64")
-        self.bias, self.peepholes, self.scales = bias, peepholes, scales
-        self.clip, self.flags, self.functions = clip, flags, functions
+        self.bias, self.scales, self.flags, self.functions = bias, scales, flags, functions
 
-    def _apply(self, index: int, x: Array) -> Array:
+    def _gate(self, index: int, x: Array) -> Array:
         kind, alpha, beta = self.functions[index]
         return FUNCTIONS[kind](x, alpha, beta)
 
-    def _gate(self, index: int, x: Array) -> Array:
-        return self._apply(index, np.clip(x, -self.clip, self.clip) if self.clip else x)
-
     def step(self, x: Array, states: list[Array]) -> list[Array]:
         h = states[0]
-        H = h.size
         scales = self.scales or (None, None)
         from_x = product(x, self.W, scales[0])
         if self.kind == "GRU":
@@ -94,13 +87,9 @@ class Layer:
         total = from_x + product(h, self.R, scales[1]) + (0 if self.bias is None else self.bias)
         if self.kind == "RNN":
             return [self._gate(0, total)]
-        i, o, f, z = total.reshape(4, H)
-        p = np.zeros((3, H)) if self.peepholes is None else self.peepholes.reshape(3, H)
-        c = states[1]
-        i = self._gate(0, i + p[0] * c)
-        f = 1 - i if self.flags & 1 else self._gate(0, f + p[2] * c)
-        c = f * c + i * self._gate(1, z)
-        return [self._gate(0, o + p[1] * c) * self._apply(2, c), c]
+        i, o, f, z = total.reshape(4, h.size)
+        c = self._gate(0, f) * states[1] + self._gate(0, i) * self._gate(1, z)
+        return [self._gate(0, o) * self._gate(2, c), c]
 
     def _gru(self, from_x: Array, h: Array, scales: Array | None) -> Array:
         H = h.size
@@ -108,7 +97,7 @@ class Layer:
         x = from_x.reshape(3, H) + bias[:3]
         r = product(h, self.R, scales).reshape(3, H) + bias[3:]
         update, reset = self._gate(0, x[0] + r[0]), self._gate(0, x[1] + r[1])
-        if self.flags & 2:
+        if self.flags:
             new = x[2] + reset * r[2]
         else:
             part = None if scales is None else scales[2 * H :]

@@ -11,11 +11,12 @@ import pytest
 from engine import LibraryError, Program, Stream
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from networks import Reads
 from onnx import TensorProto, helper, numpy_helper
 
 from lstm_edge_exporters.targets.native.compiler import compile_program
-from lstm_edge_exporters.targets.native.memory import PADDING, stretches
-from lstm_edge_exporters.targets.native.program import Code, ProgramWriter
+from lstm_edge_exporters.targets.native.memory import stretches
+from lstm_edge_exporters.targets.native.program import NONE, Code, ProgramWriter
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native import NativeEngine, Past, installed
 
@@ -71,15 +72,6 @@ def over_time(
     return content, manifest
 
 
-def padding(
-    kernel: tuple[int, int], pads: tuple[int, int], auto: str
-) -> tuple[tuple[int, int], dict[str, Any]]:
-    """The kernel and attributes of padding over features; ``auto_pad`` would pad a past, too."""
-    if auto == "NOTSET":
-        return kernel, {"pads": [0, pads[0], 0, pads[1]]}
-    return (1, kernel[1]), {"auto_pad": auto, "dilations": (1, 1)}
-
-
 def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 2e-5) -> None:
     """Whole sequences of three rows and their single steps, from a state that is not at reset."""
     writer = compile_program(ir.from_proto(onnx.load_from_string(content)), manifest).writer
@@ -109,65 +101,44 @@ def assert_agrees(content: bytes, manifest: Manifest, seed: int, limit: float = 
 @pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
 @quick
 @given(
+    kind=st.sampled_from(["Conv", "Conv", "MaxPool", "AveragePool"]),
     channels=st.sampled_from([1, 2, 4, 6]),
     made=st.integers(1, 3),
     grouped=st.sampled_from(["one", "two", "depthwise"]),
-    kernel=st.tuples(st.integers(1, 4), st.integers(1, 3)),
+    kernel=st.tuples(st.integers(1, 4), st.integers(2, 3)),
     dilations=st.tuples(st.integers(1, 3), st.integers(1, 2)),
     stride=st.integers(1, 2),
-    pads=st.tuples(st.integers(0, 2), st.integers(0, 2)),
-    auto=st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER"]),
-    bias=st.booleans(),
+    pads=st.tuples(st.integers(0, 1), st.integers(0, 1)),
+    flag=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_a_convolution_over_time_and_features_is_that_of_onnxruntime(
-    channels: int,
-    made: int,
-    grouped: str,
-    kernel: tuple[int, int],
-    dilations: tuple[int, int],
-    stride: int,
-    pads: tuple[int, int],
-    auto: str,
-    bias: bool,
-    seed: int,
-) -> None:
-    kernel, around = padding(kernel, pads, auto)
+def test_convolutions_and_pooling_over_time_and_features_are_those_of_onnxruntime(
+    kind: str, channels: int, made: int, grouped: str, kernel: tuple[int, int], dilations: tuple[int, int],
+    stride: int, pads: tuple[int, int], flag: bool, seed: int,
+) -> None:  # fmt: skip
+    """``flag``: a bias, or padding that a mean counts."""
     groups = {"one": 1, "two": 2, "depthwise": channels}[grouped]
     assume(channels % groups == 0)
-    rng = np.random.default_rng(seed)
-    weights = [rng.standard_normal((made * groups, channels // groups, *kernel)).astype("float32")]
-    weights += [rng.standard_normal(made * groups).astype("float32")] * bias
-    file = over_time(
-        "Conv", channels, weights, [*kernel], dilations[0],
-        strides=[1, stride], group=groups, **{"dilations": dilations, **around},
-    )  # fmt: skip
-    assert_agrees(*file, seed)
-
-
-@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
-@quick
-@given(
-    node=st.sampled_from(["MaxPool", "AveragePool"]),
-    counted=st.integers(0, 1),
-    kernel=st.tuples(st.integers(1, 4), st.integers(2, 3)),
-    stride=st.integers(1, 2),
-    pads=st.tuples(st.integers(0, 1), st.integers(0, 1)),
-    auto=st.sampled_from(["NOTSET", "SAME_UPPER", "SAME_LOWER"]),
-    seed=st.integers(0, 99),
-)
-def test_pooling_over_time_and_features_is_that_of_onnxruntime(
-    node: str, counted: int, kernel: tuple[int, int], stride: int, pads: tuple[int, int], auto: str, seed: int
-) -> None:
-    kernel, around = padding(kernel, pads, auto)
-    more = {"count_include_pad": counted} if node == "AveragePool" else {}
-    options = {"strides": [1, stride], "kernel_shape": kernel, **around}
-    assert_agrees(*over_time(node, 3, [], [*kernel], 1, **options, **more), seed)
+    rng, weights, dilations = (
+        np.random.default_rng(seed),
+        list[Array](),
+        dilations if kind == "Conv" else (1, 1),
+    )
+    options: dict[str, Any] = {"strides": [1, stride], "pads": [0, pads[0], 0, pads[1]]}
+    if kind == "Conv":
+        weights = [rng.standard_normal((made * groups, channels // groups, *kernel)).astype("float32")]
+        weights += [rng.standard_normal(made * groups).astype("float32")] * flag
+        options |= {"group": groups, "dilations": dilations}
+    else:
+        options |= {"kernel_shape": kernel} | (
+            {"count_include_pad": int(flag)} if kind == "AveragePool" else {}
+        )
+    assert_agrees(*over_time(kind, channels, weights, [*kernel], dilations[0], **options), seed)
 
 
 @quick
 @given(
-    places=st.lists(st.integers(PADDING, 20), min_size=1, max_size=60).map(np.array),
+    places=st.lists(st.integers(1, 20), min_size=1, max_size=60).map(np.array),
     shape=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4)),
 )
 def test_copies_bring_any_numbers_of_a_row_side_by_side(places: Array, shape: tuple[int, int, int]) -> None:
@@ -178,52 +149,9 @@ def test_copies_bring_any_numbers_of_a_row_side_by_side(places: Array, shape: tu
             for each in range(number):
                 to = at + each * out_stride + np.arange(length)
                 assert (out[to] == 99).all()
-                start = source + each * source_stride
-                out[to] = PADDING if source == PADDING else start + np.arange(length)
+                out[to] = source + each * source_stride + np.arange(length)
         assert np.array_equal(out, wanted)
     assert len(list(stretches(regular, np.zeros_like(regular)))) <= shape[1]
-
-
-class Reads:
-    """A program that keeps ``frames`` of what a layer gives, and reads some of them in three ways.
-
-    ``new`` of them come with every step.
-    """
-
-    def __init__(self, rng: np.random.Generator, frames: int, every_step: bool, new: int = 1) -> None:
-        self.width, self.new = int(rng.integers(1, 20)), new
-        self.first, self.dilation = int(rng.integers(0, frames + new)), int(rng.integers(1, 4))
-        self.count = (frames + new - 1 - self.first) // self.dilation + 1
-        self.weights = rng.standard_normal((self.width, 3)).astype("float32")
-        self.taps = rng.standard_normal((self.count, self.width)).astype("float32")
-        self.past = Past(1, frames, self.width)
-        self.reset = rng.standard_normal((1, frames, self.width)).astype("float32")
-        writer = self.writer = ProgramWriter()
-        value = writer.linear(writer.input("x", 3 * new), self.weights)
-        ring = writer.past("past", self.past, self.reset)
-        read = writer.window(value, ring, self.first, self.dilation, self.count, new)
-        results = [
-            read,
-            writer.depthwise(read, self.width, self.taps, self.taps[0]),
-            writer.depthwise(read, self.width, None),
-        ]
-        writer.push(value, ring, self.past)
-        joined = writer.buffer(sum(map(writer.width, results)))
-        at = 0
-        for each in results:
-            writer.copy(each, joined, out_offset=at, length=writer.width(each))
-            at += writer.width(each)
-        writer.output("y", joined, every_step=every_step)
-
-    def run(self, x: Array) -> Array:
-        """Return what each of the steps ``x (L, new * 3)`` after the reset gives, in float64."""
-        values = np.concatenate([self.reset[0], x.reshape(-1, 3).astype("float64") @ self.weights.T])
-        rows = []
-        for step in range(len(x)):
-            read = values[step * self.new + self.first :: self.dilation][: self.count]
-            total = (read * self.taps).sum(0) + self.taps[0]
-            rows.append(np.concatenate([read.ravel(), total, read.max(0)]))
-        return np.array(rows)
 
 
 @quick
@@ -290,43 +218,38 @@ def test_a_place_that_is_none_is_the_first(library: C.CDLL) -> None:
         assert rows[0, -1] == 2
 
 
-def ring(writer: ProgramWriter, frames: int = 4) -> tuple[int, int]:
-    """Add an input of 3 numbers and a past of it."""
-    return writer.input("x", 3), writer.past("past", Past(1, frames, 3), np.zeros((1, frames, 3), "float32"))
-
-
-@pytest.mark.parametrize(
-    ("operations", "message"),
-    [
-        (lambda w, x, past: w.window(x, past, 0, 1, 6), "frames that are not there"),
-        (lambda w, x, past: w.window(x, past, 5, 0, 1), "frames that are not there"),
-        (lambda w, x, past: w.window(x, past, 0, 1, 16, 3), "frames that are not there"),
-        (
-            lambda w, x, past: w.operation(Code.WINDOW, x, past, w.buffer(3), 0, 1, 1, 2),
-            "do not fit its input",
-        ),
-        (lambda w, x, past: w.window(x, past, 1, 2**31, 3), "frames that are not there"),
-        (lambda w, x, past: w.operation(Code.WINDOW, x, x, w.buffer(3), 0, 1, 1), "a past that is not there"),
-        (lambda w, x, past: w.operation(Code.WINDOW, x, past, w.buffer(4), 0, 1, 1), "do not fit its output"),
-        (lambda w, x, past: w.unary(past, 0), "a past that is read as a row of numbers"),
-        (lambda w, x, past: w.operation(Code.COPY, x, past, 0, 0, 3, 1, 0, 0), "written twice"),
-        (lambda w, x, past: w.output("z", past, every_step=True), "a past can't be an output"),
-        (lambda w, x, past: w.push(x, past, Past(1, 3, 4)), "frames that do not fit a past"),
-        (lambda w, x, past: w.push(x, past, Past(2, 4, 3)), "frames that do not fit a past"),
-        (lambda w, x, past: w.push(x, past, Past(1, 4, 3)) or w.window(x, past, 0, 1, 1), "after its PUSH"),
-        (lambda w, x, past: None, "a past without a PUSH"),
-        (lambda w, x, past: w.depthwise(x, 2, None), "stretches that do not fit its output"),
-        (lambda w, x, past: w.depthwise(x, 3, np.ones((2, 3))), "a vector: constant"),
+WRONG = {
+    "frames that are not there": [
+        (Code.WINDOW, 0, 1, 18, 0, 1, 6), (Code.WINDOW, 0, 1, 3, 5, 0, 1),
+        (Code.WINDOW, 0, 1, 16, 0, 1, 16, 3), (Code.WINDOW, 0, 1, 9, 1, 2**31, 3),
     ],
-)
-def test_a_program_that_would_read_other_frames_is_refused(
-    best: C.CDLL, operations: Any, message: str
-) -> None:
-    writer = ProgramWriter()
-    x, past = ring(writer)
-    writer.output("y", writer.window(x, past, 0, 2, 3), every_step=True)
-    operations(writer, x, past)
-    if "without" not in message and "PUSH" not in message:
-        writer.push(x, past, Past(1, 4, 3))
-    with pytest.raises(LibraryError, match=message):
-        Program(best, writer.to_bytes())
+    "do not fit its input": [(Code.WINDOW, 0, 1, 3, 0, 1, 1, 2)],
+    "a past that is not there": [(Code.WINDOW, 0, 0, 3, 0, 1, 1)],
+    "do not fit its output": [(Code.WINDOW, 0, 1, 4, 0, 1, 1), (Code.DEPTHWISE, 0, 2, NONE, NONE)],
+    "a past that is read as a row of numbers": [(Code.UNARY, 1, 13, 0, 0, 0)],
+    "written twice": [(Code.COPY, 0, -1, 0, 0, 3, 1, 0, 0)],
+    "frames that do not fit a past": [(Code.PUSH, 0, 1, 3, 1), (Code.PUSH, 0, 1, 4, 2)],
+}  # fmt: skip
+"""Operations on an input 0 of three numbers and a past 1 of four frames: a width stands for a new buffer."""
+
+
+@pytest.mark.parametrize("message", [*WRONG, "after its PUSH", "a past without a PUSH", "can't be an output"])
+def test_a_program_that_would_read_other_frames_is_refused(best: C.CDLL, message: str) -> None:
+    for code, *arguments in WRONG.get(message, [(Code.UNARY, 0, 3, 0, 0, 0)]):
+        writer = ProgramWriter()
+        x, past = writer.input("x", 3), writer.past("past", Past(1, 4, 3), np.zeros((1, 4, 3), "float32"))
+        writer.output("y", writer.window(x, past, 0, 2, 3), every_step=True)
+        out = {Code.WINDOW: 2, Code.DEPTHWISE: 1, Code.UNARY: 1}.get(code)
+        if out is not None:
+            arguments[out] = writer.buffer(arguments[out])
+        elif code is Code.COPY:
+            arguments[1] = past
+        writer.operation(code, *arguments)
+        if message != "a past without a PUSH" and code is not Code.PUSH:
+            writer.operation(Code.PUSH, x, past, 4, 1)
+        if message == "after its PUSH":
+            writer.window(x, past, 0, 1, 1)
+        elif message == "can't be an output":
+            writer.output("z", past, every_step=True)
+        with pytest.raises(LibraryError, match=message):
+            Program(best, writer.to_bytes())

@@ -10,11 +10,11 @@ from engine import Program
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from in_c import c_of, run_in_c
-from networks import IN_CELLS, Network, make_network, networks
+from networks import Network, Reads, copy, make_network, networks
+from operations import operations, samples
 
 from conftest import open_for
-from lstm_edge_exporters.targets.native.program import Binary, Function, ProgramWriter
-from lstm_edge_runtime.native import Past
+from lstm_edge_exporters.targets.native.program import ProgramWriter
 
 pytestmark = pytest.mark.system
 
@@ -50,10 +50,6 @@ def in_engine(library: Any, writer: ProgramWriter, x: Array) -> Array:
         outputs = program.run(sample[None, None], states)
         rows.append(np.concatenate([each.ravel() for each in (*outputs, *states)]))
     return np.stack(rows)
-
-
-def samples(seed: int, *shape: int) -> Array:
-    return np.random.default_rng(seed).standard_normal(shape).astype("float32")
 
 
 @quick
@@ -141,60 +137,26 @@ def test_int8_has_the_same_bits_on_every_processor(
     assert np.allclose(got[:, :head], expected[:, :head], atol=1e-5)
 
 
-def test_every_function_and_operation_is_that_of_the_engine(
-    best: Any, find_program: Any, tmp_path: Path
-) -> None:
+def test_every_operation_is_that_of_the_engine(best: Any, find_program: Any, tmp_path: Path) -> None:
     find_program("gcc")
-    writer = ProgramWriter()
+    writer, rng = ProgramWriter(), np.random.default_rng(5)
     x = writer.input("x", 12)
-    rng = np.random.default_rng(5)
-    one, stored = writer.buffer(1), rng.standard_normal(12).astype("float32")
-    writer.copy(x, one, length=1)
-    parameters = {f: (a, b) for f, a, b in IN_CELLS} | {
-        Function.SELU: (1.6733, 1.0507),
-        Function.CLIP: (-1.5, 2.5),
-    }
-    results = [writer.unary(x, function, *parameters.get(function, (0.0, 0.0))) for function in Function]
-    for kind in set(Binary) - {Binary.REMAINDER}:
-        results += [
-            writer.binary(kind, x, other, swap=swap) for other in (stored, one, x) for swap in (False, True)
-        ]
-    results += [
-        writer.softmax(x, 4),
-        writer.softmax(x, 12, logarithm=True),
-        writer.normalize(x, 6, 1e-3, stored[:6], None),
-        writer.normalize(x, 12, 1e-3, None, stored),
-        writer.where(x, writer.filled(stored), x),
-        writer.linear(x, rng.standard_normal((23, 4)).astype("float32")),
-        writer.linear(x, rng.integers(-127, 127, (7, 3)), scales=np.full(7, 0.01, "float32")),
-        x,
-    ]
-    whole = writer.cast(x, "int64")
-    numbers, alone = np.array([*range(-5, 6), 2**62]), writer.buffer(1)
-    writer.copy(x, alone, source_offset=5, length=1)
-    single = writer.cast(alone, "int64")
-    for kind in set(Binary) - {Binary.PRELU, Binary.POWER}:
-        for other in (numbers, single, whole):
-            results += [writer.cast(writer.binary(kind, whole, other, swap=swap)) for swap in (False, True)]
-    copied = writer.buffer(9)
-    writer.copy(x, copied, length=3, count=3, source_stride=4, out_stride=3, source_offset=1)
-    window = writer.state("window", 24)
-    shifted = writer.buffer(24)
-    writer.copy(window, shifted, source_offset=12, length=12)
-    writer.copy(x, shifted, out_offset=12, length=12)
+    results = [buffer for buffer, _ in operations(writer, x).values()]
+    results.append(writer.linear(x, rng.standard_normal((23, 4)).astype("float32")))
+    results.append(writer.linear(x, rng.integers(-127, 127, (7, 3)), scales=np.full(7, 0.01, "float32")))
+    copied, shifted, window = writer.buffer(9), writer.buffer(24), writer.state("window", 24)
+    copy(writer, x, copied, 3, (1, 0), 3, (4, 3))
+    copy(writer, window, shifted, 12, (12, 0))
+    copy(writer, x, shifted, 12, (0, 12))
     writer.next_state(window, shifted)
-    past = Past(1, 5, 12)
-    ring = writer.past("past", past, stored.reshape(1, 1, 12) * np.ones((1, 5, 1), "float32"))
-    read = writer.window(x, ring, 1, 2, 3)
-    results += [read, writer.depthwise(read, 12, rng.standard_normal((3, 12)).astype("float32"), stored)]
-    results += [writer.depthwise(read, 18, None), writer.depthwise(read, 36, stored[None, [0] * 36])]
-    writer.push(x, ring, past)
     for place, result in enumerate((*results, copied, shifted)):
         writer.output(f"y{place}", result, every_step=True)
-    inputs = samples(6, 20, 12) * np.geomspace(1e-3, 50, 20, dtype="float32")[:, None]
-    inputs[3, 2], inputs[4, 5], inputs[5, 1] = np.nan, np.inf, 0
-    got, expected = run_in_c(writer, inputs, tmp_path, GCC), in_engine(best, writer, inputs)
-    with np.errstate(invalid="ignore"):
-        size = np.nanmax(np.abs(inputs), 1, keepdims=True)
-        close = np.abs(got - expected) <= 1e-6 * np.maximum(np.abs(expected), np.maximum(size, 1))
-    assert (close | (got == expected) | (np.isnan(got) & np.isnan(expected))).all()
+    reads = Reads(rng, 5).writer
+    for each, width in ((writer, 12), (reads, 3)):
+        inputs = samples(6, 20, width) * np.geomspace(1e-3, 50, 20, dtype="float32")[:, None]
+        inputs[3, 2], inputs[4, 1], inputs[5, 1] = np.nan, np.inf, 0
+        got, expected = run_in_c(each, inputs, tmp_path, GCC), in_engine(best, each, inputs)
+        with np.errstate(invalid="ignore"):
+            size = np.nanmax(np.abs(inputs), 1, keepdims=True)
+            close = np.abs(got - expected) <= 1e-6 * np.maximum(np.abs(expected), np.maximum(size, 1))
+        assert (close | (got == expected) | (np.isnan(got) & np.isnan(expected))).all()

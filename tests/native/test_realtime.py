@@ -12,10 +12,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine import Program, Stream
-from networks import make_network
+from networks import USUAL, make_network
 from test_safety import every_operation, late_operation
 
-from lstm_edge_exporters.targets.native.program import Code, Function, ProgramWriter
+from lstm_edge_exporters.targets.native.program import Code, ProgramWriter
 
 
 def bias_free(inputs: int, hidden: int) -> bytes:
@@ -25,8 +25,7 @@ def bias_free(inputs: int, hidden: int) -> bytes:
     x = writer.input("x", inputs)
     old = [writer.state(name, hidden, np.zeros(hidden)) for name in ("h", "c")]
     weights = [rng.normal(0, 0.02, (4 * hidden, width)) for width in (inputs, hidden)]
-    functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
-    new = writer.recurrent(Code.LSTM, x, old, weights, np.zeros(4 * hidden), functions=functions)
+    new = writer.recurrent(Code.LSTM, x, old, weights, np.zeros(4 * hidden), functions=USUAL["LSTM"])
     for pair in zip(old, new, strict=True):
         writer.next_state(*pair)
     writer.output("y", new[0], every_step=True)

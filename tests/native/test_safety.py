@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from engine import LibraryError, Program, Stream
-from networks import make_convolutions, make_network
+from networks import GATES, STATES, USUAL, Reads, copy, joined, make_network
 
 from lstm_edge_exporters.targets.native.program import Binary, Code, Function, ProgramWriter
 from lstm_edge_runtime.native import Past, Rows, open_library
@@ -28,52 +28,44 @@ SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=all -O0"
 
 def every_operation() -> bytes:
     """Return a program with every operation in it."""
-    rng = np.random.default_rng(0)
-    writer = ProgramWriter()
-    x = writer.input("x", 6)
-    ids = writer.input("ids", 2, "int32")
-    joined = writer.buffer(16)
-    writer.copy(x, joined, length=2, count=3, source_stride=2, out_stride=2)
-    writer.copy(writer.gather(ids, rng.standard_normal((9, 4))), joined, out_offset=6, length=8)
-    writer.copy(writer.cast(ids), joined, out_offset=14, length=2)
-    value = writer.normalize(joined, 8, 1e-5, rng.standard_normal(8), rng.standard_normal(8))
+    rng, writer = np.random.default_rng(0), ProgramWriter()
+    x, ids = writer.input("x", 6), writer.input("ids", 2, "int32")
+    parts = writer.buffer(6)
+    copy(writer, x, parts, 2, count=3, strides=(2, 2))
+    value = joined(writer, [parts, writer.gather(ids, rng.standard_normal((9, 4))), writer.cast(ids)])
+    vectors = [writer.optional(rng.standard_normal(8)) for _ in range(2)]
+    value = writer.add(Code.NORMALIZE, value, 8, 1e-5, *vectors)
     value = writer.binary(Binary.MULTIPLY, value, rng.standard_normal(16))
-    functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
     stored = rng.integers(-126, 127, (40, 7)).astype("float32")
     stored[:, 2] = 127
     looked_up = writer.linear(writer.gather(ids, stored), stored * np.float32(0.01))
     writer.output("stored", looked_up, every_step=True)
-    for code, gates, count, flags in (
-        (Code.LSTM, 4, 2, 0),
-        (Code.GRU, 3, 1, 2),
-        (Code.GRU, 3, 1, 0),
-        (Code.RNN, 1, 1, 0),
-    ):
+    for kind, flags in (("LSTM", 0), ("GRU", 1), ("GRU", 0), ("RNN", 0)):
         for int8 in (False, True):
-            old = [writer.state(f"{code.name}{flags}{int8}{i}", 5, np.ones(5)) for i in range(count)]
-            weights = [rng.integers(-9, 9, (gates * 5, n)) for n in (writer.width(value), 5)]
-            scales = [np.full(gates * 5, 0.01)] * 2 if int8 else None
-            bias = rng.standard_normal(gates * 5 * (2 if code is Code.GRU else 1))
-            peepholes = rng.standard_normal(15) if code is Code.LSTM else None
-            options = {"scales": scales, "peepholes": peepholes, "clip": 0.5, "flags": flags}
-            new = writer.recurrent(
-                code, value, old, weights, bias, functions=functions[: {4: 3, 3: 2, 1: 1}[gates]], **options
-            )
+            rows = GATES[kind] * 5
+            old = [writer.state(f"{kind}{flags}{int8}{i}", 5, np.ones(5)) for i in range(STATES[kind])]
+            weights = [rng.integers(-9, 9, (rows, n)) for n in (writer.width(value), 5)]
+            options = {"scales": [np.full(rows, 0.01)] * 2 if int8 else None, "flags": flags}
+            bias = rng.standard_normal(rows * (2 if kind == "GRU" else 1))
+            new = writer.recurrent(Code[kind], value, old, weights, bias, functions=USUAL[kind], **options)
             for pair in zip(old, new, strict=True):
                 writer.next_state(*pair)
             value = new[0]
-    ring = Past(1, 3, 5)
-    past = writer.past("past", ring, np.ones((1, 3, 5)))
+    past = writer.past("past", Past(1, 3, 5), np.ones((1, 3, 5)))
     read = writer.window(value, past, 0, 1, 4)
     read = writer.depthwise(read, 10, rng.standard_normal((2, 10)), rng.standard_normal(10))
-    writer.push(value, past, ring)
+    writer.operation(Code.PUSH, value, past, 3, 1)
     value = writer.depthwise(read, 5, None)
     value = writer.linear(value, rng.standard_normal((7, 5)), rng.standard_normal(7))
-    value = writer.unary(writer.softmax(value, 7), Function.ELU, 0.5)
-    condition = writer.binary(Binary.LESS, value, np.zeros(1))
-    value = writer.where(condition, value, writer.filled(rng.standard_normal(7)))
-    writer.output("y", value, every_step=True)
-    writer.output("last", value, every_step=False)
+    value = writer.unary(writer.add(Code.SOFTMAX, value, 7, 0), Function.ELU, 0.5)
+    condition, other, chosen = (
+        writer.binary(Binary.LESS, value, np.zeros(1)),
+        writer.filled(rng.standard_normal(7)),
+        writer.buffer(7),
+    )
+    writer.operation(Code.WHERE, condition, value, other, chosen)
+    writer.output("y", chosen, every_step=True)
+    writer.output("last", chosen, every_step=False)
     writer.golden({"x": rng.standard_normal((3, 6)), "ids": np.zeros((3, 2))}, {"y": (np.zeros((3, 7)), 9.0)})
     writer.manifest('{"format": "lstm-edge"}')
     return writer.to_bytes()
@@ -84,22 +76,20 @@ def late_operation() -> bytes:
     rng = np.random.default_rng(2)
     writer = ProgramWriter(unit=3)
     x = writer.input("x", 6)
-    ring = Past(1, 4, 2)
-    past = writer.past("past", ring, np.ones((1, 4, 2)))
+    past = writer.past("past", Past(1, 4, 2), np.ones((1, 4, 2)))
     read = writer.window(x, past, 1, 1, 6, 3)
-    writer.push(x, past, ring)
+    writer.operation(Code.PUSH, x, past, 4, 1)
     value = writer.linear(read, rng.standard_normal((8, 12)), rng.standard_normal(8))
     old = [writer.state(name, 5, np.ones(5)) for name in ("h", "c")]
     weights = [rng.standard_normal((20, width)) for width in (8, 5)]
-    functions = [(Function.SIGMOID, 0.0, 0.0), (Function.TANH, 0.0, 0.0), (Function.TANH, 0.0, 0.0)]
-    new = writer.recurrent(Code.LSTM, value, old, weights, functions=functions)
+    new = writer.recurrent(Code.LSTM, value, old, weights, functions=USUAL["LSTM"])
     new = writer.recurrent_again(len(writer.operations) - 1, writer.unary(value, Function.RELU), new)
     for pair in zip(old, new, strict=True):
         writer.next_state(*pair)
     writer.output("y", value, every_step=True, delay=3, frames=2)
     writer.output("last", new[0], every_step=False, delay=1)
     writer.output("same", x, every_step=True, frames=3)
-    writer.golden({"x": rng.standard_normal((12, 2))}, {"y": (np.zeros((5, 4)), 99.0)})
+    writer.golden({"x": rng.standard_normal((12, 2))}, {"y": (np.zeros((8, 4)), 99.0)})
     return writer.to_bytes()
 
 
@@ -108,7 +98,7 @@ def counting_operation() -> bytes:
     rng = np.random.default_rng(3)
     writer = ProgramWriter(unit=2)
     x, count = writer.input("x", 6), writer.state("count", 1, np.array([1]), "int64")
-    hours = writer.cast(writer.binary(Binary.REMAINDER, count, np.array([5])))
+    hours = writer.cast(writer.binary(Binary.DIVIDE, count, np.array([5])))
     value = writer.binary(Binary.ADD, writer.binary(Binary.ADD, x, hours), writer.unary(hours, Function.SIN))
     writer.output("y", value, every_step=True, frames=2)
     writer.next_state(count, writer.binary(Binary.ADD, count, np.array([2])))
@@ -126,7 +116,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         counting_operation(),
         make_network(rng, ["LSTM", "GRU", "RNN"], 3, 6, plain=False, golden_steps=2).program,
         make_network(rng, ["GRU", "LSTM"], 3, 6, int8=True).program,
-        make_convolutions(rng, 3, golden_steps=2).to_bytes(),
+        Reads(rng, 4).writer.to_bytes(),
     ]
     paths = [folder / f"{index}.lep" for index in range(len(contents))]
     for path, content in zip(paths, contents, strict=True):
@@ -160,14 +150,11 @@ def test_damaged_programs_are_refused_or_run_without_a_bad_access(fuzzer: Path, 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(8))
 @pytest.mark.parametrize("isa", ["", "avx2", "sse2"])
-def test_many_damaged_programs_run_without_a_bad_access(
-    fuzzer: Path, programs: list[Path], seed: int, isa: str
-) -> None:
-    if isa and os.uname().machine != "x86_64":
+def test_many_damaged_programs_run_without_a_bad_access(fuzzer: Path, programs: list[Path], isa: str) -> None:
+    if isa and platform.machine() != "x86_64":
         pytest.skip("an instruction set of x86-64")
-    _fuzz(fuzzer, seed + 2, 20_000, programs, isa)
+    _fuzz(fuzzer, 2 + len(isa), 20_000, programs, isa)
 
 
 def test_every_truncation_and_every_flipped_byte_is_refused(best: C.CDLL) -> None:
@@ -201,97 +188,48 @@ def test_rows_that_would_be_written_over_each_other_are_refused(best: C.CDLL, wr
     assert not any(array.any() for array in (*states, *outputs))
 
 
-def test_a_golden_case_of_more_steps_than_the_file_can_hold_is_refused(best: C.CDLL) -> None:
-    data = bytearray(every_operation())
-    struct.pack_into("<I", data, 24 + 4 * 7, 2**32 - 1)
-    struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
-    with pytest.raises(LibraryError, match="a golden case of more steps than the file has bytes"):
-        Program(best, bytes(data))
+PATCHES = {
+    "format version 2, this library reads 1": (8, 2),
+    "a golden case of more steps than the file has bytes": (52, 2**32 - 1),
+    "a unit of 0 steps": (60, 0),
+    "x: an input of another unit": (60, 2),
+    "a unit of 2147483648 steps": (60, 2**31),
+    "y: frames that do not fit its row": (-28, 3),
+    "y: its delay is too long": (-24, 2**31),
+    "y: a golden case shorter than its delay": (-24, 8),
+}
+"""By the refusal: where a word of the header is, or minus where one of the first output's, and its value."""
 
 
-@pytest.mark.parametrize(
-    ("at", "value", "message"),
-    [
-        (60, 0, "a unit of 0 steps"),
-        (60, 2, "x: an input of another unit"),
-        (60, 2**31, "a unit of 2147483648 steps"),
-        ("frames", 3, "y: frames that do not fit its row"),
-        ("frames", 0, "y: frames that do not fit its row"),
-        ("delay", 2**31, "y: its delay is too long"),
-        ("delay", 8, "y: a golden case shorter than its delay"),
-    ],
-)
-def test_a_program_whose_pace_can_not_be_is_refused(
-    best: C.CDLL, at: int | str, value: int, message: str
-) -> None:
-    data = bytearray(late_operation())
+@pytest.mark.parametrize("message", PATCHES)
+def test_a_header_or_pace_that_can_not_be_is_refused(best: C.CDLL, message: str) -> None:
+    data, (at, value) = bytearray(late_operation()), PATCHES[message]
     constants, buffers = struct.unpack_from("<2I", data, 24)
-    port = 64 + 24 * constants + 8 * buffers + 32  # the first output's
-    place = at if isinstance(at, int) else port + (24 if at == "delay" else 28)
-    struct.pack_into("<I", data, place, value)
+    struct.pack_into("<I", data, at if at > 0 else 64 + 24 * constants + 8 * buffers + 32 - at, value)
     struct.pack_into("<I", data, 12, zlib.crc32(data[16:]))
     with pytest.raises(LibraryError, match=message):
         Program(best, bytes(data))
 
 
-def test_a_program_of_another_format_says_so(best: C.CDLL) -> None:
-    data = bytearray(every_operation())
-    data[8] = 2
-    with pytest.raises(LibraryError, match="format version 2, this library reads 1"):
-        Program(best, bytes(data))
-
-
-def test_an_instruction_set_that_is_not_there_is_named(built: Path, tmp_path: Path) -> None:
-    program = tmp_path / "p.lep"
-    program.write_bytes(every_operation())
-    code = (
-        "import ctypes, sys; l = ctypes.CDLL(sys.argv[1]); l.lstm_edge_last_error.restype = ctypes.c_char_p;"
-        "print(l.lstm_edge_open(sys.argv[2].encode()), l.lstm_edge_last_error().decode())"
-    )
-    command = ["python3", "-c", code, str(built), str(program)]
-    environment = {**os.environ, "LSTM_EDGE_ISA": "mmx"}
-    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    assert ran.stdout.startswith("0 LSTM_EDGE_ISA=mmx: ")
-
-
-def test_streams_of_one_program_on_eight_threads_are_equal_in_every_bit(best: C.CDLL) -> None:
-    network = make_network(np.random.default_rng(2), ["LSTM", "GRU"], 6, 40)
-    program = Program(best, network.program)
-    x = np.random.default_rng(3).standard_normal((400, 6)).astype("float32")
+def test_streams_and_calls_of_one_program_on_eight_threads_are_equal_in_every_bit(best: C.CDLL) -> None:
+    network = make_network(np.random.default_rng(2), ["LSTM", "GRU"], 6, 33)
+    program, rng = Program(best, network.program, threads=3), np.random.default_rng(3)
+    x, rows = (rng.standard_normal(shape).astype("float32") for shape in ((400, 6), (200, 3, 6)))
     expected = Stream(program).chunk(x)
-    results: list[np.ndarray] = []
+    (together,) = Program(best, network.program).run(rows, program.zeros(200))
+    equal: list[bool] = []
 
     def run() -> None:
         stream = Stream(program)
-        results.append(np.stack([stream.step(sample) for sample in x]))
+        equal.append(np.array_equal([stream.step(sample) for sample in x], expected))
+        equal.extend(np.array_equal(program.run(rows, program.zeros(200))[0], together) for _ in range(10))
 
     threads = [threading.Thread(target=run) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(results) == 8
-    assert all(np.array_equal(result, expected) for result in results)
-
-
-def test_calls_from_several_threads_share_a_pool_and_stay_equal(best: C.CDLL) -> None:
-    network = make_network(np.random.default_rng(4), ["LSTM"], 6, 33)
-    program = Program(best, network.program, threads=3)
-    x = np.random.default_rng(5).standard_normal((200, 3, 6)).astype("float32")
-    (expected,) = Program(best, network.program).run(x, program.zeros(200))
-    equal: list[bool] = []
-
-    def run() -> None:
-        for _ in range(20):
-            (y,) = program.run(x, program.zeros(200))
-            equal.append(bool(np.array_equal(y, expected)))
-
-    threads = [threading.Thread(target=run) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert equal == [True] * 80
+    assert equal == [True] * 88
 
 
 def test_a_forked_process_goes_on_with_threads_of_its_own(best: C.CDLL) -> None:
@@ -312,25 +250,6 @@ def test_a_forked_process_goes_on_with_threads_of_its_own(best: C.CDLL) -> None:
     os.waitpid(child, 0)
     (y,) = program.run(x, program.zeros(200))
     assert np.array_equal(y, expected)
-
-
-def test_two_hundred_thousand_streams_leave_memory_flat(best: C.CDLL) -> None:
-    network = make_network(np.random.default_rng(8), ["LSTM"], 4, 16)
-    program = Program(best, network.program)
-
-    def resident() -> int:
-        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-    def churn(count: int) -> None:
-        for _ in range(count):
-            stream = best.lstm_edge_stream_new(program.handle)
-            best.lstm_edge_step(stream)
-            best.lstm_edge_stream_free(stream)
-
-    churn(1000)
-    before = resident()
-    churn(200_000)
-    assert resident() - before < 1_000_000
 
 
 def test_a_stream_keeps_the_program_that_was_freed(best: C.CDLL) -> None:
@@ -391,23 +310,6 @@ def test_clang_builds_it_without_a_warning(build: Callable[..., Path], kind: str
     assert Program(built, every_operation()).selftest() <= 1
 
 
-def test_make_goes_on_in_one_line_without_a_c_compiler(tmp_path: Path) -> None:
-    if shutil.which("make") is None:
-        pytest.skip("needs make")
-    installed = f"{tmp_path}/.installed"
-    ran = subprocess.run(
-        ["make", "--no-print-directory", "native", f"VENV={tmp_path}", "-o", installed],
-        cwd=Path(__file__).parents[2],
-        env=os.environ | {"CC": "no-such-compiler"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert ran.returncode == 0, ran.stderr
-    (line,) = ran.stdout.splitlines()
-    assert line.startswith("no C compiler: going on without the native engine")
-
-
 CROSS = {
     "aarch64-linux-gnu": [
         ("qemu-aarch64", "cortex-a53", "neon"),
@@ -436,10 +338,10 @@ def test_a_program_runs_on_other_boards(
         "-DLSTM_EDGE_EXAMPLES=ON",
     )
     rng = np.random.default_rng(10)
-    x = rng.standard_normal((12, 5)).astype("float32")
+    x = rng.standard_normal((12, 3)).astype("float32")
     kinds = ["LSTM", "GRU", "RNN"]
-    programs = [make_network(rng, kinds, 5, 37, int8=int8, golden_steps=5).program for int8 in (False, True)]
-    programs.append(make_convolutions(rng, 5, golden_steps=5).to_bytes())
+    programs = [make_network(rng, kinds, 3, 37, int8=int8, golden_steps=5).program for int8 in (False, True)]
+    programs.append(Reads(rng, 4).writer.to_bytes())
     text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
     paths = [tmp_path / f"{index}.lep" for index in range(len(programs))]
     for path, content in zip(paths, programs, strict=True):
@@ -460,4 +362,4 @@ def test_a_program_runs_on_other_boards(
             assert ran.returncode == 0, ran.stdout + ran.stderr
             assert ran.stderr.startswith(f"{isa}: golden case at")
             y = np.array([line.split() for line in ran.stdout.splitlines()], "float64")
-            assert np.abs(y - expected).max() <= (2e-2 if int8 else 2e-6)
+            assert np.abs(y - expected).max() <= (2e-2 if int8 else 1e-5)

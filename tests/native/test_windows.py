@@ -62,12 +62,3 @@ def test_windows_gives_the_same_bits(stream: Any, tmp_path: Path) -> None:
     assert "golden case at" in done.stderr
     got = np.array([line.split() for line in done.stdout.splitlines()], np.float32)
     assert np.array_equal(got, expected)
-
-
-def test_a_file_that_is_no_program_is_refused(stream: Any, tmp_path: Path) -> None:
-    (tmp_path / "empty.lep").touch()
-    (tmp_path / "text.lep").write_text("text" * 100)
-    for name, words in (("empty", "can't be read"), ("text", "no program file"), ("none", "can't be read")):
-        done = stream(tmp_path / f"{name}.lep", "")
-        assert done.returncode == 2, done.stderr
-        assert words in done.stderr

@@ -114,7 +114,9 @@ class _Sizes:
 
     def program(self) -> Program:
         """Name every axis; refuse a module that is another function at another size."""
-        if not self.names and not self.recorder.calls and not self.given:
+        axes = [str(self.axis(size)) for _, shape in self.recorder.outputs for size in shape]
+        unclear = not self.names or any("N" in axis and "L" in axis for axis in axes)
+        if unclear and not self.recorder.calls and not self.given:
             raise InputError(
                 "can't tell which axes are batch and time, because forward calls no recurrent layer; pass "
                 f'inputs={{"{self.call.names[0]}": ("N", "L", 8)}} (names for dynamic axes, numbers for '

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError
 from lstm_edge_runtime.manifest import Array, Axes
 
 from ..graph import axes_of, constant, data_inputs, dynamic_axes, forget_shapes, is_data_free
@@ -83,6 +83,8 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
     fixed = _label_axes(model, lambda name: free and name not in given)
     forget_shapes(model)
     decide_branches(model)
+    if free and _holds_sizes(model.graph, fixed):
+        raise ContractError("a Reshape to numbers fixes the sizes of the inputs")
     restore_order(model, fixed)
     found = recurrences(model)
     runs = Measured(model, found, fixed)
@@ -100,11 +102,11 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
         for role in (BATCH, SEQUENCE)
     )
     freed = {roles[name]: size for name, size in fixed.items() if name in roles}
-    if len(dynamic_axes(model.graph)) < len(titles):  # axes are one now, or fixed
+    if len(dynamic_axes(model.graph)) < sum(isinstance(title, str) for title in titles.values()):  # joined
         names = {BATCH: batch, SEQUENCE: sequence}
         runs = Measured(model, found, {str(names[role]): size for role, size in freed.items()})
     else:
-        runs.rename(titles)
+        runs.rename(titles, fixed)
     forward = [axis for each in found if not is_reversed(each.node) for axis in each.time_axes()]
     steps = max((size for axis in forward for _, size in runs.lengths(axis)[:1]), default=1)
     if sequence is not None:
@@ -127,10 +129,13 @@ class Measured:
                 runs = evaluate(model, values, _sizes_apart(names, known), sized=sized) if values else []
                 self._runs |= dict.fromkeys(values, runs)
 
-    def rename(self, titles: Mapping[int | str, int | str]) -> None:
-        """Give every axis another name."""
+    def rename(self, titles: Mapping[int | str, int | str], fixed: Sizes) -> None:
+        """Give every axis another name; keep the runs at the sizes that stay ``fixed``."""
+        names = {str(name): title for name, title in titles.items() if isinstance(title, str)}
+        held = {name: size for name, size in fixed.items() if name not in names}.items()
         for value, runs in self._runs.items():
-            self._runs[value] = [({str(titles[name]): n for name, n in s.items()}, run) for s, run in runs]
+            kept = [(sizes, run) for sizes, run in runs if held <= sizes.items()]
+            self._runs[value] = [({names[name]: sizes[name] for name in names}, run) for sizes, run in kept]
 
     def arrays(self, value: ir.Value) -> list[Array]:
         """Return the value in each run that did not fail."""
@@ -191,6 +196,17 @@ def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]
             shape.append(label)
         value.shape = ir.Shape(shape)
     return fixed
+
+
+def _holds_sizes(graph: ir.Graph, fixed: Sizes) -> bool:
+    """Return True where every axis is ``fixed``, and a Reshape to numbers reads a first or second one."""
+    shared = {name for name in fixed if name.startswith((f"{_NEW}0:", f"{_NEW}1:"))}
+    for node in graph if len(dynamic_axes(graph)) == len(fixed) else ():
+        target = constant(node.inputs[1]) if node.op_type == "Reshape" else None
+        read = shared.intersection(*(axes_of(value) for value in node.inputs[:1] if value is not None))
+        if read and target is not None and target.min(initial=1) > 0:
+            return True
+    return False
 
 
 def _measure_roles(

@@ -39,10 +39,7 @@ def free_sizes(model: ir.Model) -> None:
 
 
 def _transpose_reshapes(model: ir.Model) -> None:
-    """Replace a Reshape that swaps the first two of three axes, one of them 1, by a Transpose.
-
-    tf2onnx writes it where batch or time is 1.
-    """
+    """Replace a Reshape that swaps the first two of three axes, one of them 1 (tf2onnx), by a Transpose."""
     for node in [node for node in model.graph if node.op_type == "Reshape" and node.domain == ""]:
         source, target = node.inputs[0], constant(node.inputs[1])
         sizes = () if source is None else axes_of(source)
@@ -58,10 +55,7 @@ def _transpose_reshapes(model: ir.Model) -> None:
 
 
 def _generalize_reshapes(model: ir.Model) -> None:
-    """Let a Reshape that drops the direction axis of a recurrent node's Y take any batch and length.
-
-    PyTorch writes ``(L, N, 1, H)`` to ``(L, N, H)`` as three numbers; 0 keeps an axis, -1 takes what is left.
-    """
+    """Let a Reshape of Y to three numbers, ``(L, N, 1, H)`` to ``(L, N, H)``, take any batch and length."""
     names = UniqueNames(model.graph)
     for node in [node for node in model.graph if is_recurrent(node)]:
         value, axis = node.outputs[0], 1
@@ -83,10 +77,7 @@ def _generalize_reshapes(model: ir.Model) -> None:
 
 
 def _generalize_loops(model: ir.Model) -> None:
-    """Let a Loop with a constant number of passes make one per step of the input axis of that size.
-
-    A loop whose condition looks at data stays as it is.
-    """
+    """Let a Loop of constant passes, whose condition reads no data, make one per step of that many."""
     names = UniqueNames(model.graph)
     for node in [each.node for each in recurrences(model) if each.node.op_type == "Loop"]:
         trips, body = constant(node.inputs[0]), node.attributes["body"].as_graph()

@@ -20,7 +20,7 @@ from onnx_ir.passes.common import IdentityEliminationPass, OutputFixPass, Remove
 from lstm_edge_runtime.errors import counted
 from lstm_edge_runtime.manifest import Axes, StateSpec
 
-from ..graph import axes_of, constant, data_inputs, infer_shapes
+from ..graph import axes_of, constant, data_inputs, infer_shapes, is_data_free
 from .rewrite import NotStreamableError, Rewriter, fill_of, surplus_of
 from .rules import RULES, axes_read, layout, per_frame, reshape
 
@@ -200,14 +200,14 @@ def _computed_again(
 ) -> ir.Value:
     """Return ``value`` with ``positions`` int64 ``(rows * frames,)`` in the place of its frames."""
     node, time = value.producer(), work.time_axis(value)
-    if time is None or value in known:
+    if value in known or (time is None and is_data_free(value)):
         return known.get(value, value)
     rule = RULES.get(node.op_type) if node is not None and node.domain == "" else None
     if node is not None and node.op_type == "Range":
         known[value] = _range(work, node, positions)
         return known[value]
     usual = node is not None and value is node.outputs[0] and rule in (layout, per_frame, reshape)
-    if node is None or not usual or [*axes_read(node, 0, len(axes_of(value)))]:
+    if node is None or time is None or not usual or [*axes_read(node, 0, len(axes_of(value)))]:
         raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
     operands: list[ir.Value | None] = [
         None if each is None else _computed_again(work, each, positions, known) for each in node.inputs

@@ -10,11 +10,7 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, NotFoundError
 
 
 def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]) -> None:
-    """Refuse a folder that ``write_folder`` can't make, or whose files would be lost.
-
-    Args:
-        target: the folder, which need not exist.
-        replaced: whether a file, by its path in the folder, will be written again.
+    """Refuse a folder that can't be made, or that has a file whose path ``replaced`` does not expect.
 
     Raises:
         NotFoundError: the folder of ``target`` does not exist.
@@ -35,8 +31,7 @@ def check_folder(target: str | os.PathLike[str], replaced: Callable[[str], bool]
 def write_folder(target: str | os.PathLike[str], contents: Mapping[str, bytes]) -> Path:
     """Write a folder with ``contents``, each file's content by its path in the folder.
 
-    It is written beside the target and renamed, an existing one of the same files is moved aside before. The
-    next call moves it back if a process was killed between the two.
+    It is written beside the target and renamed; an existing one of the same files is moved aside before.
 
     Raises:
         NotFoundError, InputError: as ``check_folder``; or it can't be written (no permission, a full disk).

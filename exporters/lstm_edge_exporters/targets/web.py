@@ -5,7 +5,6 @@ import hashlib
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,6 @@ import numpy.typing as npt
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import MissingDependencyError
 
-from .folders import write_folder
 from .native import to_native
 
 _CONTENTS = "site.js"
@@ -24,38 +22,14 @@ _LIBRARY = "lstm-edge/lstm_edge.wasm"
 _MODEL = "model.lep"
 
 
-@dataclass(frozen=True)
-class PageSignal:
-    """A signal that the page replays."""
-
-    label: str
-    """Its title; empty if unknown."""
-    x: npt.NDArray[np.float32]
-    """``(L, I)``, in the file's units."""
-
-
-@dataclass(frozen=True)
-class Site:
-    """The files of a site by their path in it."""
-
-    files: dict[str, bytes]
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write the site as ``folder``, whole or not at all; one that was made there before is replaced.
-
-        Raises:
-            NotFoundError: the folder above it is not there.
-            InputError: it contains something else, or can't be written.
-        """
-        return write_folder(folder, self.files)
-
-
-def to_site(model: str | os.PathLike[str], recordings: Sequence[PageSignal]) -> Site:
-    """Make the site of a file.
+def to_site(
+    model: str | os.PathLike[str], recordings: Sequence[tuple[str, npt.NDArray[np.float32]]]
+) -> dict[str, bytes]:
+    """Return the files of a file's site by their path in it, for ``write_folder``.
 
     Args:
         model: an ``.onnx`` file or a native program with a manifest.
-        recordings: replayed by the page.
+        recordings: replayed by the page: each with its title and ``x (L, I)`` in the file's units.
 
     Raises:
         NotFoundError, FileFormatError, ContractError: the file is not there, or is no usable model.
@@ -74,21 +48,18 @@ def to_site(model: str | os.PathLike[str], recordings: Sequence[PageSignal]) -> 
     described = {
         "model": _MODEL,
         "name": path.name,
-        "recordings": [_recorded(one, signal.features) for one in recordings],
+        "recordings": [_recorded(*each, signal.features) for each in recordings],
         "files": ["./", _CONTENTS, *sorted(name for name in files if name != "sw.js")],
     }
     version.update(json.dumps(described).encode())
     text = json.dumps({**described, "version": version.hexdigest()[:16]})
-    return Site({**files, _CONTENTS: f"self.SITE = {text};\n".encode()})
+    return {**files, _CONTENTS: f"self.SITE = {text};\n".encode()}
 
 
-def _recorded(one: PageSignal, features: Sequence[str]) -> dict[str, Any]:
+def _recorded(label: str, x: npt.NDArray[np.float32], features: Sequence[str]) -> dict[str, Any]:
     """Return a recording as the page reads it."""
-    return {
-        "label": one.label,
-        "features": list(features) or [f"x{place}" for place in range(one.x.shape[1])],
-        "x": base64.b64encode(one.x.astype("<f4").tobytes()).decode(),
-    }
+    names = list(features) or [f"x{place}" for place in range(x.shape[1])]
+    return {"label": label, "features": names, "x": base64.b64encode(x.astype("<f4").tobytes()).decode()}
 
 
 def _page() -> dict[str, bytes]:

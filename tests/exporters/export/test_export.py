@@ -94,11 +94,6 @@ def test_the_golden_case_is_small_has_random_states_and_is_pytorchs(artifact, pl
         assert (np.abs(golden.outputs[name] - tensor.numpy()) <= golden.limits[name]).all()
 
 
-def test_the_default_opset_and_the_ir_version_are_those_of_early_2023(artifact):
-    proto = onnx.load_model_from_string(artifact.model)
-    assert (proto.opset_import[0].version, proto.ir_version) == (18, 8)
-
-
 def test_saving_makes_the_file_or_leaves_the_old_one(artifact, tmp_path):
     target = tmp_path / "m.onnx"
     artifact.save(target)

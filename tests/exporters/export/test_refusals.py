@@ -220,6 +220,12 @@ def test_a_loop_over_the_parts_of_an_axis_is_refused_where_the_axis_is_not_given
     assert export(module, example, ExportConfig(inputs={"x": axes})).manifest.inputs[0].axes == axes
 
 
+def test_an_axis_that_is_merged_with_rows_is_not_taken_for_time():
+    module = LoopOfParts(lambda x: [part.reshape(-1, 5) for part in x.unbind(1)]).eval()
+    with pytest.raises(InputError, match="can't tell which axes are batch and time"):
+        export(module, X)
+
+
 class Stereo(nn.Module):
     def forward(self, x):
         left, right = x.unbind(1)

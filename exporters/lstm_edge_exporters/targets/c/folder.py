@@ -14,16 +14,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import CheckFailedError, InputError, ManifestError, MissingDependencyError
-from lstm_edge_runtime.manifest import Manifest, TensorSpec
-from lstm_edge_runtime.selftest import golden_limits
+from lstm_edge_runtime.errors import CheckFailedError, InputError, MissingDependencyError
+from lstm_edge_runtime.manifest import Manifest
 
 from ..folders import check_folder, write_folder
 from ..native.compiler import Compiled
-from ..native.convert import compile_file, read
+from ..native.convert import compile_file, read, record
+from ..native.program import ProgramWriter
 from .names import c_identifiers, c_string, member, model_name
-from .table import Array, Table, literals
+from .table import Table, literals
 
 _HERE = Path(__file__).parent
 _TEMPLATES = ("network.h", "network.c", "network_selftest.c", "CMakeLists.txt")
@@ -71,17 +70,6 @@ class _Port(NamedTuple):
     """Of an output: its first frames after a reset, which mean nothing."""
 
 
-class _Case(NamedTuple):
-    """The first calls of the golden case from reset, which the self-test replays."""
-
-    inputs: list[Array]
-    """``(calls, width)`` of each input."""
-    expected: list[Array]
-    """``(width,)`` of each output after the last call, by onnxruntime."""
-    limits: list[Array]
-    """``(width,)``: the largest difference allowed."""
-
-
 def check_c_folder(
     folder: str | os.PathLike[str], source: str | os.PathLike[str], name: str | None = None
 ) -> None:
@@ -105,15 +93,15 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         CheckFailedError: the self-test fails, or the code does not compile.
     """
     name = _name(source, name)
-    with load(source) as model:
-        model.stream(reset_every="never")  # refuses a file that can't be run step by step
-        if model.manifest is None:
-            raise ManifestError(
-                "the file carries no manifest, which names its axes; lstm-edge lift writes one"
-            )
-        compiled = compile_file(read(source)[1], model.manifest)
-        table = Table(compiled.writer)
-        files = _render(name, model.manifest, compiled, table, _first_calls(model, compiled))
+    model, proto = read(source)
+    with model:
+        compiled = compile_file(proto, model.manifest)
+        if model.manifest.golden is None:
+            raise InputError("the file carries no golden case; export it again")
+        late = max(port.delay for port in compiled.writer.ports("outputs"))
+        record(model, compiled, (_CALLS + late) * model.manifest.unit)
+    table = Table(compiled.writer)
+    files = _render(name, model.manifest, compiled, table)
     core = _HERE / "core" if (_HERE / "core").is_dir() else _HERE.parents[3] / "native" / "core"
     files |= {f"src/{each}": (core / each).read_text(encoding="utf-8") for each in _CORE}
     constants = 4 * table.floats.size + table.bytes.size + 8 * table.wholes.size
@@ -125,64 +113,15 @@ def _name(source: str | os.PathLike[str], name: str | None) -> str:
     return model_name(Path(source).stem if name is None else name)
 
 
-def _first_calls(model: Model, compiled: Compiled) -> _Case:
-    assert model.manifest is not None
-    manifest, writer = model.manifest, compiled.writer
-    golden = manifest.golden
-    if golden is None:
-        raise InputError("the file carries no golden case; export it again")
-    late = max((port.delay for port in writer.ports("outputs")), default=0)
-    calls = _CALLS + late
-    feeds: dict[str, Array] = {}
-    for spec in manifest.data_inputs:
-        array, batch = golden.inputs[spec.name], manifest.batch_axis(spec.axes)
-        if (time := manifest.time_axis(spec.axes)) is not None:
-            array = array.take(range(calls * manifest.unit), time, mode="wrap")
-        feeds[spec.name] = array if batch is None else array.take(0, batch)
-    results = model.stream(reset_every="never").process(feeds)
-    outputs = results if isinstance(results, Mapping) else {manifest.outputs[0].name: results}
-    widths = [writer.width(port.buffer) for port in writer.ports("outputs")]
-    last = [np.asarray(outputs[spec.name]).reshape(-1) for spec in manifest.outputs]
-    return _Case(
-        [_rows(feeds[spec.name], spec, manifest, calls) for spec in manifest.data_inputs],
-        [array[-width:] for array, width in zip(last, widths, strict=True)],
-        [
-            np.resize(_channels(golden_limits(golden, spec.name), spec, manifest), width).astype("float32")
-            for spec, width in zip(manifest.outputs, widths, strict=True)
-        ],
-    )
-
-
-def _rows(array: Array, spec: TensorSpec, manifest: Manifest, calls: int) -> Array:
-    """Return an input of one source as ``(calls, width)``, the frames of a call one after another."""
-    axes = [axis for axis in spec.axes if axis != manifest.batch]
-    time = manifest.time_axis(tuple(axes))
-    array = np.asarray(array)
-    if time is None:
-        return np.broadcast_to(array.reshape(-1), (calls, array.size))
-    return np.moveaxis(array, time, 0).reshape(calls, -1)
-
-
-def _channels(limits: Array, spec: TensorSpec, manifest: Manifest) -> Array:
-    """Return the smallest limit of each number of a frame, over all sources and steps of the golden case."""
-    axes = {manifest.batch_axis(spec.axes), manifest.time_axis(spec.axes)} - {None}
-    limits = np.asarray(limits)
-    if limits.ndim != len(spec.axes):
-        return limits.reshape(-1)
-    smallest: Array = np.min(limits, tuple(axis for axis in axes if axis is not None)).reshape(-1)
-    return smallest
-
-
-def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table, case: _Case) -> dict[str, str]:
+def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table) -> dict[str, str]:
     upper, writer = name.upper(), compiled.writer
     inputs, outputs = _ports(compiled, "inputs"), _ports(compiled, "outputs")
     parameters = [f"const {port.c_type} *{port.symbol}" for port in inputs]
     parameters += [f"float *{port.symbol}" for port in outputs]
-    bases = [f"{{.from = {port.symbol}}}" for port in inputs] + [
-        f"{{.to = {port.symbol}}}" for port in outputs
-    ]
+    bases = [f"{{.from = {port.symbol}}}" for port in inputs]
+    bases += [f"{{.to = {port.symbol}}}" for port in outputs]
     labels = manifest.task.labels if manifest.task else ()
-    reset = table.floats.add("reset", table.reset) if table.reset.any() else "NULL"
+    reset = table.floats.add(table.reset) if table.reset.any() else "NULL"
     values = {
         "name": name,
         "upper": upper,
@@ -201,11 +140,8 @@ def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table, cas
         "operations": "\n".join(table.lines),
         "count": str(table.count),
         "labels": ", ".join(map(c_string, labels)),
-        "checks": "1 where an index is outside its table: the state is as before"
-        if table.checked
-        else "never 1",
     }
-    values |= _self_test_values(case, inputs, outputs)
+    values |= _self_test_values(writer, inputs, outputs)
     rendered = {}
     for each in _TEMPLATES:
         text = (_HERE / "templates" / each).read_text(encoding="utf-8")
@@ -279,17 +215,21 @@ def _counters(compiled: Compiled) -> Iterator[str]:
             yield f"{name}[0] = {literals(np.array(value, np.int64))}"
 
 
-def _self_test_values(case: _Case, inputs: Sequence[_Port], outputs: Sequence[_Port]) -> dict[str, str]:
-    calls, lines = len(case.inputs[0]) if case.inputs else _CALLS, []
-    for port, array in zip(inputs, case.inputs, strict=True):
-        numbers = literals(array.astype(np.float32 if port.c_type == "float" else np.int32))
-        lines.append(f"static const {port.c_type} given_{port.symbol}[] = {{{numbers}}};")
-    for port, *arrays in zip(outputs, case.expected, case.limits, strict=True):
-        for kind, array in zip(("expected", "limits"), arrays, strict=True):
-            lines.append(f"static const float {kind}_{port.symbol}[] = {{{literals(array)}}};")
+def _self_test_values(
+    writer: ProgramWriter, inputs: Sequence[_Port], outputs: Sequence[_Port]
+) -> dict[str, str]:
+    lines = []
+    for port, own in zip(inputs, writer.ports("inputs"), strict=True):
+        numbers = writer.constants[own.golden]
+        text = literals(numbers.astype(np.float32 if port.c_type == "float" else np.int32))
+        lines.append(f"static const {port.c_type} given_{port.symbol}[] = {{{text}}};")
+    for port, own in zip(outputs, writer.ports("outputs"), strict=True):
+        for kind, number in (("expected", own.golden), ("limits", own.tolerance)):
+            text = literals(writer.constants[number][-1])
+            lines.append(f"static const float {kind}_{port.symbol}[] = {{{text}}};")
     arguments = [f"given_{port.symbol} + call * {port.width}" for port in inputs]
     return {
-        "calls": str(calls),
+        "calls": str(len(numbers)),
         "given": "\n".join(lines),
         "results": "\n".join(f"    float {port.symbol}[{port.width}];" for port in outputs),
         "arguments": ", ".join([*arguments, *(port.symbol for port in outputs)]),
@@ -312,10 +252,8 @@ def _self_test(name: str, files: Mapping[str, str]) -> float:
             f"no C compiler {compiler[0]!r}, which checks the code; install gcc or set CC"
         )
     with tempfile.TemporaryDirectory() as folder:
-        for path, text in files.items():
-            (Path(folder) / path).parent.mkdir(parents=True, exist_ok=True)
-            (Path(folder) / path).write_text(text, encoding="utf-8")
-        sources = [str(Path(folder) / path) for path in files if path.endswith(".c")]
+        root = write_folder(Path(folder) / name, {path: text.encode() for path, text in files.items()})
+        sources = [str(root / path) for path in files if path.endswith(".c")]
         library = str(Path(folder) / "network.so")
         built = subprocess.run(  # noqa: S603  the user's own compiler
             [*compiler, "-std=c99", "-O1", "-shared", "-fPIC", *sources, "-lm", "-o", library],

@@ -1,44 +1,31 @@
 """Where each buffer of a program lies in C: with the caller, in the state, in flash, or in working memory."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from ..native.program import NONE, Code, Operation, ProgramWriter
 
 RECURRENT = (Code.LSTM, Code.GRU, Code.RNN)
-_READS = {
-    Code.BINARY: (0, 1),
-    Code.WHERE: (0, 1, 2),
-    Code.CONSTANT: (),
-    Code.WINDOW: (0, 1),
-    Code.PUSH: (0, 1),
-    **dict.fromkeys(RECURRENT, (0, 1, 2)),
-}
-_WRITES = {
-    Code.BINARY: (3,),
-    Code.WHERE: (3,),
-    Code.WINDOW: (2,),
-    Code.PUSH: (),
-    **dict.fromkeys(RECURRENT, (3, 4)),
-}
-"""Which arguments of an operation are buffers that it reads or writes, where not 0 and 1."""
+_BUFFERS: Mapping[Code, tuple[Sequence[int], Sequence[int]]] = {
+    Code.BINARY: ((0, 1), (3,)), Code.WHERE: ((0, 1, 2), (3,)), Code.CONSTANT: ((), (1,)),
+    Code.WINDOW: ((0, 1), (2,)), Code.PUSH: ((0, 1), ()), **dict.fromkeys(RECURRENT, ((0, 1, 2), (3, 4))),
+}  # fmt: skip
+"""The arguments of an operation that it reads, and those that it writes, where not 0 and 1."""
 _IN_PLACE = (Code.UNARY, Code.BINARY, Code.SOFTMAX, Code.NORMALIZE, Code.WHERE)
 """Operations whose result may take the place of an input of the same width."""
-_GATES = {Code.LSTM: 5, Code.GRU: 4, Code.RNN: 1}
+_GATES = {Code.LSTM: 4, Code.GRU: 4, Code.RNN: 1}
 
 
 def reads(operation: Operation) -> list[int]:
     """Return the buffers that an operation reads."""
-    return _buffers(operation, _READS.get(operation.code, (0,)))
+    places = _BUFFERS.get(operation.code, ((0,), (1,)))[0]
+    return [operation.arguments[place] for place in places if operation.arguments[place] != NONE]
 
 
 def writes(operation: Operation) -> list[int]:
     """Return the buffers that an operation writes."""
-    return _buffers(operation, _WRITES.get(operation.code, (1,)))
-
-
-def _buffers(operation: Operation, arguments: Iterable[int]) -> list[int]:
-    return [buffer for place in arguments if (buffer := operation.arguments[place]) != NONE]
+    places = _BUFFERS.get(operation.code, ((0,), (1,)))[1]
+    return [operation.arguments[place] for place in places if operation.arguments[place] != NONE]
 
 
 def size_of(writer: ProgramWriter, buffer: int) -> int:
@@ -79,8 +66,7 @@ def plan(writer: ProgramWriter, placed: Mapping[int, object]) -> tuple[dict[int,
     gates: dict[int, Span] = {}
     for number, operation in enumerate(writer.operations):
         if operation.code in RECURRENT:
-            plain = operation.code == Code.LSTM and operation.arguments[8] == NONE
-            size = (_GATES[operation.code] - plain) * writer.width(operation.arguments[1])
+            size = _GATES[operation.code] * writer.width(operation.arguments[1])
             gates[number] = Span(size, number, number)
         for buffer in writes(operation):
             if buffer in placed or buffer in spans:

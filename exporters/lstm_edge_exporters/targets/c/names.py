@@ -14,19 +14,9 @@ int long mutable namespace new noexcept not not_eq nullptr operator or or_eq pri
 register reinterpret_cast requires restrict return short signed sizeof static static_assert static_cast
 struct switch template this thread_local throw true try typedef typeid typename typeof typeof_unqual union
 unsigned using virtual void volatile wchar_t while xor xor_eq
+assert complex ctype errno fenv limits locale math setjmp signal stddef stdint stdio stdlib string time wchar
 """
-"""The keywords of C23 and C++20."""
-_HEADERS = """
-arduino assert complex ctype errno fenv float inttypes iso646 limits locale main math setjmp signal stdalign
-stdarg stdatomic stdbool stddef stdint stdio stdlib stdnoreturn string tgmath threads time uchar wchar
-wctype
-"""
-"""Names of headers that there are already, and of the example."""
-_CMAKE_TARGETS = """
-all all_build clean edit_cache help install package package_source preinstall rebuild_cache run_tests test
-zero_check
-"""
-"""Names of targets that CMake keeps for itself (policy CMP0037)."""
+"""The keywords of C23 and C++20, and headers."""
 
 
 def c_string(text: str) -> str:
@@ -62,18 +52,14 @@ def model_name(given: str) -> str:
     """Return the prefix for a model called ``given``, with ``-``, ``.`` and spaces as ``_``.
 
     Raises:
-        InputError: it is no identifier, a keyword of C or C++, or the name of another header or CMake target.
+        InputError: it is no identifier, or a keyword or header of C or C++.
     """
     name = re.sub(r"[-. ]", "_", given)
     why = None
     if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]*", name, re.ASCII):
         why = "no C identifier (ASCII letters, digits and '_', a letter first)"
     elif name in _KEYWORDS.split():
-        why = "a keyword of C or C++"
-    elif name.lower() in _HEADERS.split():
-        why = f"a header's name: {name}.h is taken"
-    elif name.lower() in _CMAKE_TARGETS.split():
-        why = "a name that CMake reserves for its own target"
+        why = "a keyword or a header of C or C++"
     if why is not None:
         raise InputError(f"the model's name is {name!r}, which is {why}; rename the file or give --name")
     return name

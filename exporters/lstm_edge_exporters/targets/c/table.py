@@ -1,6 +1,6 @@
 """From a native program to a const table of operations in C; ``lstm_edge_core.h`` describes them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -78,41 +78,32 @@ def _packed(weights: Array) -> Array:
 
 @dataclass
 class _Pool:
-    """One const array in C: every constant of one type, one behind the other."""
+    """One const array in C: every constant of one type, one behind the other; equal ones are stored once."""
 
     symbol: str
     c_type: str
-    parts: list[tuple[str, Array]] = field(default_factory=list)
+    parts: list[Array] = field(default_factory=list)
     places: dict[bytes, int] = field(default_factory=dict)
     size: int = 0
 
-    def place(self, name: str, array: Array) -> int:
-        """Return where a constant begins; equal ones are stored once."""
+    def place(self, array: Array) -> int:
+        """Return where a constant begins."""
         flat = np.ascontiguousarray(array).reshape(-1)
-        key = flat.tobytes()
-        if key not in self.places:
-            self.places[key] = self.size
-            self.parts.append((name, flat))
+        place = self.places.setdefault(flat.tobytes(), self.size)
+        if place == self.size:
+            self.parts.append(flat)
             self.size += flat.size
-        return self.places[key]
+        return place
 
-    def add(self, name: str, array: Array) -> str:
+    def add(self, array: Array) -> str:
         """Return the pointer to a constant in C."""
-        return f"{self.symbol} + {self.place(name, array)}"
-
-    def ref(self, base: str, name: str, array: Array) -> str:
-        """Return the reference to a constant."""
-        elements = 2 if self.c_type == "int64_t" else 1
-        return _ref(base, self.place(name, array) * elements)
+        return f"{self.symbol} + {self.place(array)}"
 
     def definition(self) -> str:
-        """Return the array in C, each constant behind its name; nothing where there are none."""
-        if not self.parts:
-            return ""
-        lines = "".join(f"    /* {name} */\n    {literals(array)},\n" for name, array in self.parts)
-        return (
-            f"static const {self.c_type} {self.symbol}[{self.size + _BEHIND[self.c_type]}] = {{\n{lines}}};\n"
-        )
+        """Return the array in C, a constant a line; nothing where there are none."""
+        lines = "".join(f"    {literals(array)},\n" for array in self.parts)
+        size = self.size + _BEHIND[self.c_type]
+        return f"static const {self.c_type} {self.symbol}[{size}] = {{\n{lines}}};\n" if lines else ""
 
 
 class Table:
@@ -120,14 +111,9 @@ class Table:
 
     Attributes:
         floats, bytes, wholes: the const arrays.
-        lines: the definitions of the arguments, then of the table.
-        count: operations in the table.
-        memory: float32 numbers of working memory.
-        quantized: int16 numbers of working memory.
-        states: float32 numbers of a state.
-        offsets: where each state of the program begins in it.
-        reset: the reset values, ``(states,)``.
-        checked: whether an input may be out of range.
+        lines, count: the definitions of the arguments, then of the table, and its operations.
+        memory, quantized, states: float32 and int16 numbers of working memory; float32 numbers of a state.
+        offsets, reset: where each state of the program begins in it; its reset values ``(states,)``.
     """
 
     def __init__(self, writer: ProgramWriter) -> None:
@@ -140,7 +126,6 @@ class Table:
         self.lines: list[str] = []
         self._entries: list[str] = []
         self.quantized = 0
-        self.checked = False
         self._refs: dict[int, str] = {}
         self.pools = (self.floats, self.wholes)
         """The const arrays that references reach, in the order of their bases."""
@@ -148,11 +133,9 @@ class Table:
         self._place_constants()
         copies = self._place_ports()
         self._gates = self._plan()
-        self._number = 0
-        """The operation that is written, for the names of its constants."""
         for number, operation in enumerate(self._operations):
             self._number = number
-            _EMIT[operation.code](self, operation)
+            getattr(self, f"_{operation.code.name.lower()}")(operation)
         for source, target, width in copies:
             self._copy_op(self._refs[source], target, width)
         self.count = len(self._entries)
@@ -174,10 +157,9 @@ class Table:
         return offsets, len(reset), reset
 
     def _place_constants(self) -> None:
-        for number, operation in enumerate(self._operations):
+        for operation in self._operations:
             if operation.code == Code.CONSTANT:
-                values = self._writer.constants[operation.arguments[0]]
-                self._refs[operation.arguments[1]] = self._operand(f"{number} value", values)
+                self._refs[operation.arguments[1]] = self._operand(operation.arguments[0])
 
     def _place_ports(self) -> list[tuple[int, str, int]]:
         """Place inputs, outputs and states; return what has to be copied in the end: from, to, how many."""
@@ -217,14 +199,17 @@ class Table:
         self.lines.append(f"static const {struct} {name} = {_initializer(fields)};")
         self._entries.append(f"    {{{kernel}, &{name}}},\n")
 
-    def _vector(self, number: int, name: str) -> str:
-        return "NULL" if number == NONE else self.floats.add(name, self._writer.constants[number])
+    def _vector(self, number: int) -> str:
+        return "NULL" if number == NONE else self.floats.add(self._writer.constants[number])
 
-    def _operand(self, name: str, values: Array) -> str:
-        """Return the reference of a constant that stands in for a buffer."""
-        return self.floats.ref("LE_FLOATS", name, values)
+    def _operand(self, number: int, width: int = 0) -> str:
+        """Return the reference of a constant that stands in for a buffer; of ``width`` zeros for none."""
+        values = np.zeros(width, np.float32) if number == NONE else self._writer.constants[number]
+        whole = values.dtype == np.int64
+        pool, base = (self.wholes, "LE_WHOLES") if whole else (self.floats, "LE_FLOATS")
+        return _ref(base, pool.place(values) * (1 + whole))
 
-    def _matrix(self, name: str, weights: Weights) -> Fields:
+    def _matrix(self, weights: Weights) -> Fields:
         numbers, scales, quantized = weights
         rows, columns = numbers.shape
         if max(rows, columns) > _MOST_WIDTH:
@@ -233,16 +218,18 @@ class Table:
             )
         shape = {"rows": rows, "columns": columns}
         if scales is None:
-            packed = self.floats.add(f"{name} weights", _packed(numbers))
-            return {"product": "le_float_product", "weights": packed, **shape}
-        fields = {"weights": self.bytes.add(f"{name} weights", numbers), **shape}
+            return {"product": "le_float_product", "weights": self.floats.add(_packed(numbers)), **shape}
+        product = "le_stored_product"
         if quantized:
             self.quantized = max(self.quantized, columns + -columns % 4)
-            if (scales == scales[0]).all():
-                scale = self.floats.add(f"{name} scale", scales[:1])
-                return {"product": "le_int8_product", "scales": scale, **fields}
-        product = "le_int8_scaled_product" if quantized else "le_stored_product"
-        return {"product": product, "scales": self.floats.add(f"{name} scales", scales), **fields}
+            same = bool((scales == scales[0]).all())
+            product, scales = ("le_int8_product", scales[:1]) if same else ("le_int8_scaled_product", scales)
+        return {
+            "product": product,
+            "scales": self.floats.add(scales),
+            "weights": self.bytes.add(numbers),
+            **shape,
+        }
 
     @staticmethod
     def _function(kind: int, alpha: int = 0, beta: int = 0) -> Fields:
@@ -256,97 +243,61 @@ class Table:
 
     def _linear(self, operation: Operation) -> None:
         x, y, numbers, bias, scales, stored = operation.arguments[:6]
-        weights = self._writer.weights(numbers, scales, stored)
-        count = self._writer.width(x) // weights.numbers.shape[1]
-        start = self._start(bias, self._refs[y], self._writer.width(y))
-        self._product(f"{self._number}", weights, start, self._refs[x], self._refs[y], count)
+        weights, width = self._writer.weights(numbers, scales, stored), self._writer.width(y)
+        count = width // len(weights.numbers)
+        start = self._operand(bias, len(weights.numbers))
+        self._product(weights, start, self._refs[x], self._refs[y], count)
 
-    def _start(self, bias: int, y: str, width: int) -> str:
-        """Return what a product is added to: its bias, or its result, set to zero."""
-        if bias != NONE:
-            return self._operand(f"{self._number} bias", self._writer.constants[bias])
-        self._add("le_zero", "le_copy_op", {"y": y, "length": width})
-        return y
-
-    def _product(self, name: str, weights: Weights, start: str, x: str, y: str, count: int = 1) -> None:
+    def _product(self, weights: Weights, start: str, x: str, y: str, count: int = 1) -> None:
         """Add y = start + weights * x."""
-        fields: Fields = {"x": x, "start": start, "y": y, "count": count, "w": self._matrix(name, weights)}
+        fields: Fields = {"x": x, "start": start, "y": y, "count": count, "w": self._matrix(weights)}
         self._add("le_linear", "le_linear_op", fields)
 
     def _lstm(self, operation: Operation) -> None:
         cell = _Cell(self, operation)
-        i, o, forget, z, extra = map(cell.gate, range(5))
-        cell.products(self._writer.constants[cell.bias] if cell.bias != NONE else None)
-        if cell.peepholes == NONE:
-            cell.function(0, i, 3)
-        else:
-            for part, gate in ((0, i), (2, forget)):
-                cell.peep(part, cell.c, extra, gate)
-                cell.function(0, gate)
+        i, o, forget, z = map(cell.gate, range(4))
+        cell.products(cell.bias)
+        cell.function(0, i, 3)
         cell.function(1, z)
-        if cell.flags & 1:
-            cell.one_minus(i, forget)
         self._mix("mix", cell.hidden, cell.new_c, a=forget, b=cell.c, c=i, d=z)
-        if cell.peepholes != NONE:
-            cell.peep(1, cell.new_c, extra, o)
-            cell.function(0, o)
         self._map(cell.functions[2], cell.new_c, z, cell.hidden)
         self._pair("multiply", o, z, cell.new_h, cell.hidden)
 
     def _gru(self, operation: Operation) -> None:
         cell = _Cell(self, operation)
         update, reset, fresh, through = map(cell.gate, range(4))
-        before, bias, fresh_bias = bool(cell.flags & 2), None, None
-        if cell.bias != NONE:
-            both = self._writer.constants[cell.bias].reshape(2, -1)
-            bias = both[0] + both[1]
-            if before:
-                bias[2 * cell.hidden :], fresh_bias = both[0, 2 * cell.hidden :], both[1, 2 * cell.hidden :]
-        last = cell.r.rows(slice(2 * cell.hidden, None))
+        both = cell.bias.reshape(2, -1)
+        bias, last = both[0] + both[1], slice(2 * cell.hidden, None)
+        if cell.resets_last:
+            bias[last] = both[0, last]
         cell.products(bias, 2)
-        if before:
-            start = through
-            if fresh_bias is None:
-                self._add("le_zero", "le_copy_op", {"y": through, "length": cell.hidden})
-            else:
-                start = self._operand(f"{self._number} fresh bias", fresh_bias)
-            self._product(f"{self._number} fresh", last, start, cell.h, through)
+        if cell.resets_last:
+            start = _ref("LE_FLOATS", self.floats.place(both[1, last]))
+            self._product(cell.r.rows(last), start, cell.h, through)
         cell.function(0, update, 2)
-        if before:
+        if cell.resets_last:
             self._mix("accumulate", cell.hidden, fresh, a=reset, b=through, d=fresh)
         else:
             self._pair("multiply", reset, cell.h, through, cell.hidden)
-            self._product(f"{self._number} fresh", last, fresh, through, fresh)
+            self._product(cell.r.rows(last), fresh, through, fresh)
         cell.function(1, fresh)
         self._mix("blend", cell.hidden, cell.new_h, a=update, b=cell.h, d=fresh)
 
     def _rnn(self, operation: Operation) -> None:
         cell = _Cell(self, operation)
-        cell.products(self._writer.constants[cell.bias] if cell.bias != NONE else None)
-        cell.limit(cell.gate(0))
+        cell.products(cell.bias)
         self._map(cell.functions[0], cell.gate(0), cell.new_h, cell.hidden)
 
     def _map(self, function: Fields, x: str, y: str, n: int) -> None:
         self._add("le_unary", "le_unary_op", {"x": x, "y": y, "n": n, "f": function})
 
-    def _pair(self, kind: str, a: str, b: str, y: str, n: int, many_a: int = 1, many_b: int = 1) -> None:
-        fields = {
-            "a": a,
-            "b": b,
-            "y": y,
-            "n": _narrow(n),
-            "many_a": many_a,
-            "many_b": many_b,
-            "pair": f"le_{kind}",
-        }
-        self._add("le_binary", "le_binary_op", fields)
+    def _pair(self, kind: str, a: str, b: str, y: str, n: int, *many: int) -> None:
+        many_a, many_b = many or (1, 1)
+        fields = {"a": a, "b": b, "y": y, "n": _narrow(n), "many_a": many_a, "many_b": many_b}
+        self._add("le_binary", "le_binary_op", fields | {"pair": f"le_{kind}"})
 
     def _mix(self, kind: str, n: int, y: str, **operands: str) -> None:
         self._add(f"le_{kind}", "le_mix_op", {**operands, "y": y, "n": n})
-
-    def _whole_op(self, kind: Binary, a: str, b: str, y: str, n: int, many: tuple[int, int]) -> None:
-        fields = {"a": a, "b": b, "y": y, "n": _narrow(n), "many_a": many[0], "many_b": many[1]}
-        self._add("le_whole", "le_whole_op", fields | {"kind": f"LE_{kind.name}"})
 
     def _unary(self, operation: Operation) -> None:
         x, y, *function = operation.arguments[:5]
@@ -358,21 +309,26 @@ class Table:
         if constant == NONE:
             operands.append((self._refs[b], self._writer.width(b)))
         else:
-            values = self._writer.constants[constant]
-            pool = ("LE_WHOLES", self.wholes) if values.dtype == np.int64 else ("LE_FLOATS", self.floats)
-            operands.append((pool[1].ref(pool[0], f"{self._number} value", values), values.size))
+            operands.append((self._operand(constant), self._writer.constants[constant].size))
         (left, left_width), (right, right_width) = operands[::-1] if swap else operands
         many, width = (int(left_width > 1), int(right_width > 1)), self._writer.width(y)
-        if self._writer.dtype(a) == "int64":
-            self._whole_op(Binary(kind), left, right, self._refs[y], width, many)
-        else:
+        if self._writer.dtype(a) != "int64":
             self._pair(Binary(kind).name.lower(), left, right, self._refs[y], width, *many)
+            return
+        fields = {
+            "a": left,
+            "b": right,
+            "y": self._refs[y],
+            "n": _narrow(width),
+            "many_a": many[0],
+            "many_b": many[1],
+        }
+        self._add("le_whole", "le_whole_op", fields | {"kind": f"LE_{Binary(kind).name}"})
 
     def _where(self, operation: Operation) -> None:
-        refs = zip(
-            ("condition", "a", "b", "y"), (self._refs[each] for each in operation.arguments[:4]), strict=True
-        )
-        self._add("le_where", "le_where_op", dict(refs) | {"n": self._writer.width(operation.arguments[3])})
+        condition, a, b, y = (self._refs[each] for each in operation.arguments[:4])
+        n = self._writer.width(operation.arguments[3])
+        self._add("le_where", "le_where_op", {"condition": condition, "a": a, "b": b, "y": y, "n": n})
 
     def _softmax(self, operation: Operation) -> None:
         x, y, length, logarithm = operation.arguments[:4]
@@ -380,38 +336,31 @@ class Table:
 
     def _normalize(self, operation: Operation) -> None:
         x, y, length, epsilon, scale, bias = operation.arguments[:6]
-        own = {
-            "scale": self._vector(scale, f"{self._number} scale"),
-            "bias": self._vector(bias, f"{self._number} bias"),
-        }
-        self._in_rows("le_normalize", x, y, length, own | {"epsilon": _float(epsilon)})
+        own = {"scale": self._vector(scale), "bias": self._vector(bias), "epsilon": _float(epsilon)}
+        self._in_rows("le_normalize", x, y, length, own)
 
     def _in_rows(self, kernel: str, x: int, y: int, length: int, own: Fields) -> None:
-        fields = {
-            "x": self._refs[x],
-            "y": self._refs[y],
-            "count": self._writer.width(x) // length,
-            "length": length,
-        }
+        count = self._writer.width(x) // length
+        fields = {"x": self._refs[x], "y": self._refs[y], "count": count, "length": length}
         self._add(kernel, "le_rows_op", {**fields, **own})
 
     def _gather(self, operation: Operation) -> None:
         index, y, numbers, stored = operation.arguments[:4]
         table, scales, _ = self._writer.weights(numbers, NONE, stored)
         given = index in {port.buffer for port in self._writer.ports("inputs")}
-        fields = {"index": self._refs[index], "y": self._refs[y], "count": self._writer.width(index)}
-        fields |= {
-            "type": "LE_INT32" if given else "LE_INT64",
-            "rows": table.shape[0],
-            "columns": table.shape[1],
+        kind = "LE_INT32" if given else "LE_INT64"
+        fields = {
+            "index": self._refs[index],
+            "y": self._refs[y],
+            "count": self._writer.width(index),
+            "type": kind,
         }
-        pool = self.floats if scales is None else self.bytes
-        fields["table"] = pool.add(f"{self._number} table", table)
-        fields["scales"] = "NULL" if scales is None else self.floats.add(f"{self._number} scales", scales)
+        fields |= {"rows": table.shape[0], "columns": table.shape[1]}
+        fields["table"] = (self.floats if scales is None else self.bytes).add(table)
+        fields["scales"] = "NULL" if scales is None else self.floats.add(scales)
         self._add("le_gather", "le_gather_op", fields)
         if given:
             self._entries.insert(0, self._entries[-1].replace("le_gather", "le_check_rows"))
-            self.checked = True
 
     def _copy(self, operation: Operation) -> None:
         x, y, offset_x, offset_y, length, count, step_x, step_y = operation.arguments[:8]
@@ -438,10 +387,7 @@ class Table:
         x, y, weights, bias = operation.arguments[:4]
         width = self._writer.width(y)
         fields = {"x": self._refs[x], "y": self._refs[y], "k": self._writer.width(x) // width, "n": width}
-        fields |= {
-            "weights": self._vector(weights, f"{self._number} weights"),
-            "bias": self._vector(bias, f"{self._number} bias"),
-        }
+        fields |= {"weights": self._vector(weights), "bias": self._vector(bias)}
         self._add("le_depthwise", "le_depthwise_op", fields)
 
     def _constant(self, operation: Operation) -> None:
@@ -463,65 +409,25 @@ class _Cell:
         arguments, refs, writer = operation.arguments, table._refs, table._writer
         self._table = table
         self.x, self.h, self.c, self.new_h, self.new_c = (refs.get(buffer, "") for buffer in arguments[:5])
-        self.w, self.r = (writer.weights(*(arguments[place + i] for place in (5, 9, 22))) for i in (0, 1))
-        self.bias, self.peepholes, self.flags = arguments[7], arguments[8], arguments[12]
-        self.hidden = self.r.numbers.shape[1]
-        self.functions = [table._function(*arguments[place : place + 3]) for place in (13, 16, 19)]
-        self._clip = arguments[11]
+        self.w, self.r = (writer.weights(*(arguments[place + i] for place in (5, 8, 20))) for i in (0, 1))
+        self.hidden, self.resets_last = self.r.numbers.shape[1], bool(arguments[10])
+        none = np.zeros(2 * len(self.r.numbers), np.float32)
+        self.bias = none if arguments[7] == NONE else writer.constants[arguments[7]].reshape(-1)
+        self.functions = [table._function(*arguments[place : place + 3]) for place in (11, 14, 17)]
 
     def gate(self, number: int) -> str:
         """Return the reference of a gate's sums."""
         return f"{self._table._gates[self._table._number]} + {number * self.hidden}"
 
-    def products(self, bias: Array | None, gates: int | None = None) -> None:
+    def products(self, bias: Array, gates: int | None = None) -> None:
         """Add the products of the input and of the old state, of the first ``gates`` gates or of all."""
-        table, sums, start = self._table, self.gate(0), self.gate(0)
-        if bias is None:
-            table._add("le_zero", "le_copy_op", {"y": sums, "length": len(self.w.numbers)})
-        else:
-            start = table._operand(f"{self._table._number} bias", bias)
-        table._product(f"{self._table._number} input", self.w, start, self.x, sums)
+        table, sums = self._table, self.gate(0)
+        table._product(
+            self.w, _ref("LE_FLOATS", table.floats.place(bias[: len(self.w.numbers)])), self.x, sums
+        )
         hidden = self.r if gates is None else self.r.rows(slice(gates * self.hidden))
-        table._product(f"{self._table._number} hidden", hidden, sums, self.h, sums)
-
-    def limit(self, place: str, gates: int = 1) -> None:
-        """Add the limit of what goes into functions, if there is one."""
-        if self._clip:
-            limits = {"map": "le_clip", "alpha": f"-{_float(self._clip)}", "beta": _float(self._clip)}
-            self._table._map(limits, place, place, gates * self.hidden)
+        table._product(hidden, sums, self.h, sums)
 
     def function(self, number: int, place: str, gates: int = 1) -> None:
         """Add a function of some gates, in place."""
-        self.limit(place, gates)
         self._table._map(self.functions[number], place, place, gates * self.hidden)
-
-    def one_minus(self, x: str, y: str) -> None:
-        """Add y = 1 - x."""
-        self._table._map({"map": "le_affine", "alpha": "-1.0f", "beta": "1.0f"}, x, y, self.hidden)
-
-    def peep(self, part: int, state: str, extra: str, gate: str) -> None:
-        """Add a part of the peepholes, times a state, to a gate."""
-        weights = self._table._writer.constants[self.peepholes].reshape(3, -1)[part]
-        peephole = self._table._operand(f"{self._table._number} peephole {part}", weights)
-        self._table._pair("multiply", peephole, state, extra, self.hidden)
-        self._table._pair("add", extra, gate, gate, self.hidden)
-
-
-_EMIT: Mapping[Code, Callable[[Table, Operation], None]] = {
-    Code.LINEAR: Table._linear,
-    Code.LSTM: Table._lstm,
-    Code.GRU: Table._gru,
-    Code.RNN: Table._rnn,
-    Code.UNARY: Table._unary,
-    Code.BINARY: Table._binary,
-    Code.SOFTMAX: Table._softmax,
-    Code.NORMALIZE: Table._normalize,
-    Code.GATHER: Table._gather,
-    Code.COPY: Table._copy,
-    Code.CAST: Table._cast,
-    Code.CONSTANT: Table._constant,
-    Code.WHERE: Table._where,
-    Code.WINDOW: Table._window,
-    Code.PUSH: Table._push,
-    Code.DEPTHWISE: Table._depthwise,
-}

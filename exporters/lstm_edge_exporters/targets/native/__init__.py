@@ -1,5 +1,5 @@
-"""Program files (``.lep``) for the C library of ``lstm-edge-native``, compiled from ONNX graphs."""
+"""Compile an ONNX file to a native program."""
 
-from .convert import to_native, uncovered
+from .convert import to_native
 
-__all__ = ["to_native", "uncovered"]
+__all__ = ["to_native"]

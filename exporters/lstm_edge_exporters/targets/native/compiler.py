@@ -11,22 +11,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import onnx_ir as ir
+from onnxscript.rewriter import pattern
 
-from lstm_edge_runtime.axes import row_factor
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native import TYPES, Past
 
-from ...graph import constant, infer_shapes
+from ...graph import infer_shapes
 from . import convolutions  # noqa: F401  registers its operators
 from .evaluate import attribute, evaluate
 from .memory import Memory, Value
-from .operators import LOWER, MOVES, In
+from .operators import LOWER, MICROSOFT, MOVES, In
 from .program import Binary, Function, ProgramWriter
 
-_MOST_NUMBERS = 1 << 24
-"""Elements that a row of an input or a state may have."""
-_TAKES_SIZES = (*MOVES, "ConstantOfShape", "Range", "Shape", "Size")
+_TAKES_SIZES = ("ConstantOfShape", "Range", "Shape", "Size")
 """Operators that take sizes as such: what they give does not count as computed with them."""
 
 
@@ -39,6 +37,11 @@ class StatePart(NamedTuple):
     past: Past | None = None
     """How it is a ring; None where it is a row of numbers."""
 
+    @property
+    def name(self) -> str:
+        """In the program."""
+        return self.state.input if self.layer is None else f"{self.state.input}[{self.layer}]"
+
 
 class Compiled(NamedTuple):
     """A program, and how its states belong to the file's. Inputs and outputs are in the manifest's order."""
@@ -47,25 +50,30 @@ class Compiled(NamedTuple):
     parts: tuple[StatePart, ...]
 
 
-class _Past(NamedTuple):
-    """A state that holds the last frames of a value."""
-
-    part: StatePart
-    buffer: int
-    axis: int
-    """Of the frames."""
-
-
 def compile_program(model: ir.Model, manifest: Manifest) -> Compiled:
     """Return the program of a file that can be streamed.
 
     Raises:
         UnsupportedError: a node, an input or a state is not covered; the message says which and why.
     """
-    _check_axes(manifest)
     model = model.clone()
+    _INT8_PRODUCTS.apply_to_model(model)
     infer_shapes(model)  # which sizes depend on rows and steps
     return _Compiler(model, manifest).compile()
+
+
+def _int8_product(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
+    quantized, own, point = op.DynamicQuantizeLinear(x, _outputs=3)
+    return op.Mul(op.Cast(op.MatMulInteger(quantized, weights, point, zero)), op.Mul(own, scale))
+
+
+def _one_node(op: Any, x: Any, weights: Any, zero: Any, scale: Any) -> Any:
+    return op.DynamicQuantizeMatMul(x, weights, scale, zero, _domain=MICROSOFT)
+
+
+_INT8_PRODUCTS = pattern.RewriteRuleSet(
+    [pattern.RewriteRule(_int8_product, _one_node, remove_nodes=False)], commute=True
+)
 
 
 class _Compiler:
@@ -80,7 +88,8 @@ class _Compiler:
         self._uses = Counter(str(value.name) for node in model.graph for value in node.inputs if value)
         self._uses.update(manifest.output_names)
         self._parts: list[tuple[StatePart, int]] = []
-        self._pasts: dict[str, _Past] = {}
+        self._pasts: dict[str, tuple[int, Past, int]] = {}
+        """Of states that are rings: the buffer, the ring and the axis of its frames."""
 
     def compile(self) -> Compiled:
         manifest = self._manifest
@@ -102,11 +111,9 @@ class _Compiler:
             return np.ones(shape, spec.dtype)
         if time is None and self._manifest.unit > 1:
             raise UnsupportedError(f"input {spec.name} has no time axis, in a file with a unit")
-        flag = spec.dtype == "bool"
-        if spec.dtype not in TYPES and not flag:
+        if spec.dtype not in TYPES:
             raise UnsupportedError(f"input {spec.name} is {spec.dtype}")
-        buffer = self._writer.input(spec.name, prod(shape), "uint8" if flag else spec.dtype)
-        buffer = self._writer.cast(buffer) if flag else buffer
+        buffer = self._writer.input(spec.name, prod(shape), spec.dtype)
         at = 0 if time is None else time
         lying = (shape[at : at + 1], shape[:at], shape[at + 1 :])
         places = self._memory.at(buffer).reshape(sum(lying, ()))
@@ -119,9 +126,9 @@ class _Compiler:
         axis = self._axis_of_frames(state, shape)
         if axis is not None:
             ring = Past(prod(shape[:axis]), shape[axis], prod(shape[axis + 1 :]))
-            part, buffer = StatePart(state, None, ring), self._writer.past(state.input, ring, reset)
-            self._parts.append((part, buffer))
-            self._pasts[state.input] = _Past(part, buffer, axis)
+            buffer = self._writer.past(state.input, ring, reset)
+            self._parts.append((StatePart(state, None, ring), buffer))
+            self._pasts[state.input] = buffer, ring, axis
             return
         if state.dtype not in ("float32", "int64"):
             raise UnsupportedError(f"state {state.input} is {state.dtype}, expected float32 or int64")
@@ -129,8 +136,7 @@ class _Compiler:
         places = []
         for layer, own in enumerate(reset.reshape(layers, -1)):
             part = StatePart(state, layer if layers > 1 else None)
-            name = state.input if layers == 1 else f"{state.input}[{layer}]"
-            buffer = self._writer.state(name, own.size, own, state.dtype)
+            buffer = self._writer.state(part.name, own.size, own, state.dtype)
             self._parts.append((part, buffer))
             places.append(self._memory.at(buffer))
         self._values[state.input] = Value(np.concatenate(places).reshape(shape), state.dtype)
@@ -140,29 +146,16 @@ class _Compiler:
 
         One Concat reads it, which puts new frames behind it, and a Slice of the result is its new value.
         """
-        value, made = (
-            next((each for each in values if each.name == name), None)
-            for values, name in ((self._graph.inputs, state.input), (self._graph.outputs, state.output))
-        )
-        slicing = None if made is None else made.producer()
-        if value is None or slicing is None or state.dtype != "float32" or self._uses[state.input] != 1:
+        value = next(each for each in self._graph.inputs if each.name == state.input)
+        made = next(each for each in self._graph.outputs if each.name == state.output)
+        joining, slicing = next((node for node, _ in value.uses()), None), made.producer()
+        if state.dtype != "float32" or self._uses[state.input] != 1 or joining is None or slicing is None:
             return None
-        joining = next(node for node, _ in value.uses())
-        if (joining.op_type, slicing.op_type) != ("Concat", "Slice") or joining.inputs[0] is not value:
+        if (joining.op_type, slicing.op_type, len(joining.inputs)) != ("Concat", "Slice", 2):
             return None
         axis = int(attribute(joining, "axis")) % len(shape)
-        ends = [constant(each) for each in slicing.inputs[1:]]
-        if len(joining.inputs) != 2 or slicing.inputs[0] is not joining.outputs[0]:
-            return None
-        if not isinstance(state.axes[axis], int) or any(end is None for end in ends):
-            return None
-        for new in (1, 2):
-            size = [*shape[:axis], shape[axis] + new, *shape[axis + 1 :]]
-            joined = np.arange(prod(size)).reshape(size)
-            (kept,) = evaluate(slicing, [joined, *ends], self._opset)
-            if not np.array_equal(kept, joined.take(range(new, size[axis]), axis)):
-                return None
-        return axis
+        reads = joining.inputs[0] is value and slicing.inputs[0] is joining.outputs[0]
+        return axis if reads and isinstance(state.axes[axis], int) else None
 
     def _close_output(self, output: TensorSpec) -> None:
         manifest, value = self._manifest, self._get(output.name)
@@ -184,9 +177,7 @@ class _Compiler:
         if not isinstance(value, Value) or value.dtype != state.dtype:
             raise UnsupportedError(f"state {state.output} does not depend on the input")
         if state.input in self._pasts:
-            past = self._pasts[state.input]
-            assert past.part.past is not None
-            self._memory.push(value, past.buffer, past.part.past)
+            self._memory.push(value, *self._pasts[state.input][:2])
             return
         olds = [buffer for part, buffer in self._parts if part.state is state]
         given = writer.given
@@ -200,12 +191,11 @@ class _Compiler:
 
     def _shape_of(self, name: str, axes: Axes) -> tuple[int, ...]:
         """Return the shape of one row at one step, or in one unit."""
-        unit, sequence = self._manifest.unit, self._manifest.sequence or ""
-        sizes = {sequence: unit, **self._manifest.time_sizes(unit)}
-        shape = tuple(axis if isinstance(axis, int) else sizes.get(axis, 1) for axis in axes)
-        if prod(shape) > _MOST_NUMBERS:
-            raise UnsupportedError(f"{name} {axes} has {prod(shape)} numbers a row, beyond {_MOST_NUMBERS}")
-        return shape
+        manifest, unit = self._manifest, self._manifest.unit
+        sizes = {manifest.batch or "": 1, manifest.sequence or "": unit, **manifest.time_sizes(unit)}
+        if unknown := [axis for axis in axes if isinstance(axis, str) and axis not in sizes]:
+            raise UnsupportedError(f"{name} {axes} has an axis {unknown[0]}, expected batch and time")
+        return tuple(axis if isinstance(axis, int) else sizes[axis] for axis in axes)
 
     def _get(self, name: str) -> Any:
         if name not in self._values:
@@ -236,47 +226,35 @@ class _Compiler:
         if any(each.type is ir.AttributeType.GRAPH for each in node.attributes.values()):
             raise UnsupportedError("it has a subgraph")
         names = ["" if value is None else str(value.name) for value in node.inputs]
-        first = self._pasts.get(names[0]) if names and node.op_type == "Concat" else None
-        if first is not None:
-            return [self._join(first, self._get(names[1]))]
+        if node.op_type == "Concat" and names[0] in self._pasts:
+            buffer, ring, axis = self._pasts[names[0]]
+            source = self._get(names[1])
+            if not isinstance(source, Value) or source.dtype != "float32":
+                raise UnsupportedError("a past takes in frames that are not computed")
+            return [Value(self._memory.behind(buffer, ring, source, axis))]
         inputs: list[In] = [self._get(name) if name else None for name in names]
         own = node.domain in ("", "ai.onnx")
         if own and node.op_type in ("Shape", "Size") and isinstance(inputs[0], Value):
             return self._size(node, inputs[0])
-        if own and not any(isinstance(each, Value) or hasattr(each, "role") for each in inputs):
+        if own and not any(isinstance(each, Value) for each in inputs):
             return self._fold(node, names, inputs)
         if own and node.op_type in MOVES and isinstance(inputs[0], Value):
-            return self._move(node, names[0], inputs[0], inputs[1:])
+            return self._move(node, inputs[0], inputs[1:])
         counts = node.op_type == "Add" and any(getattr(each, "dtype", "") == "int64" for each in inputs)
         if not counts and any(name in self._sized for name in names):
             raise UnsupportedError("it computes with the number of rows or steps")
         lower = LOWER.get(("" if own else node.domain, node.op_type))
         if lower is None:
             raise UnsupportedError("an operator that is not covered")
-        end = self._memory.end
         found = lower(self._memory, node, *inputs)
-        results = found if isinstance(found, list) else [found]
-        for value, result in zip(node.outputs, results, strict=False):
-            if self._uses[str(value.name)] == 1 and isinstance(result, Value) and result.places.min() > end:
-                self._memory.exclusive.add(str(value.name))
-        return results
+        return found if isinstance(found, list) else [found]
 
-    def _move(self, node: ir.Node, name: str, value: Value, rest: Sequence[In]) -> Sequence[Value]:
+    def _move(self, node: ir.Node, value: Value, rest: Sequence[In]) -> Sequence[Value]:
         """Return a value whose numbers are moved, by moving their places."""
         if not all(each is None or isinstance(each, np.ndarray) for each in rest):
             raise UnsupportedError("a shape, axis or place that depends on the input")
         moved = evaluate(node, [value.places, *rest], self._opset)  # type: ignore[list-item]
-        result = str(node.outputs[0].name)
-        if name in self._memory.exclusive and self._uses[result] == 1:
-            self._memory.exclusive.add(result)
         return [value._replace(places=each) for each in moved]
-
-    def _join(self, past: _Past, source: Any) -> Value:
-        """Return a past with the frames of ``source`` behind it."""
-        if not isinstance(source, Value) or source.dtype != "float32":
-            raise UnsupportedError("a past takes in frames that are not computed")
-        assert past.part.past is not None
-        return Value(self._memory.behind(past.buffer, past.part.past, source, past.axis))
 
     # sizes, and what else is known
 
@@ -294,35 +272,19 @@ class _Compiler:
     def _fold(self, node: ir.Node, names: Sequence[str], inputs: Sequence[Any]) -> Sequence[Array]:
         found = evaluate(node, inputs, self._opset)
         masks = [
-            None if each is None else self._sized.get(name, np.zeros(np.shape(each), bool))
+            self._sized.get(name, np.zeros(np.shape(each), bool))
             for name, each in zip(names, inputs, strict=True)
         ]
-        if node.op_type in _TAKES_SIZES:
-            moved = [masks[0], *inputs[1:]] if node.op_type in MOVES else []
-        elif node.op_type in ("Concat", "Gather"):
-            moved = masks if node.op_type == "Concat" else [masks[0], inputs[1]]
-        else:
-            some = any(mask.any() for mask in masks if mask is not None)
-            sized: Sequence[Array] = [np.full(each.shape, some) for each in found]
-            moved = []
-            self._mark(node, sized)
-        if moved:
-            self._mark(node, evaluate(node, moved, self._opset))
+        if node.op_type in (*MOVES, "Gather"):
+            self._mark(node, evaluate(node, [masks[0], *inputs[1:]], self._opset))
+        elif node.op_type == "Concat":
+            self._mark(node, evaluate(node, masks, self._opset))
+        elif node.op_type not in _TAKES_SIZES:
+            sized = any(mask.any() for mask in masks)
+            self._mark(node, [np.full(each.shape, sized) for each in found])
         return found
 
     def _mark(self, node: ir.Node, masks: Sequence[Array]) -> None:
         for value, mask in zip(node.outputs, masks, strict=False):
             if mask.any():
                 self._sized[str(value.name)] = mask.astype(bool)
-
-
-def _check_axes(manifest: Manifest) -> None:
-    """Raise if an axis is neither fixed nor the batch or time axis, or a state has several rows."""
-    times = (manifest.sequence, *manifest.time_sizes(manifest.unit))
-    for name, axes in manifest.axes.items():
-        for axis in axes:
-            if isinstance(axis, str) and axis not in times and row_factor(axis, manifest.batch) is None:
-                raise UnsupportedError(f"{name} {axes} has a dynamic axis other than batch and time")
-    for state in manifest.states:
-        if any(row_factor(axis, manifest.batch) for axis in state.axes):
-            raise UnsupportedError(f"state {state.input} {state.axes} has several rows for each source")

@@ -44,34 +44,16 @@ class Windows(NamedTuple):
         return moved
 
 
-def _windows(node: ir.Node, kernel: Sequence[int], sizes: Sequence[int] = ()) -> Windows:
-    """Return the windows of a node, over spatial axes of these sizes (those of ConvTranspose need none)."""
+def _windows(node: ir.Node, kernel: Sequence[int]) -> Windows:
     rank = len(kernel)
     strides, dilations = (tuple(attribute(node, name, (1,) * rank)) for name in ("strides", "dilations"))
-    auto, pads = attribute(node, "auto_pad", "NOTSET"), (0,) * (2 * rank)
-    if auto == "NOTSET":
-        pads = attribute(node, "pads", pads)
-    windows = Windows(tuple(kernel), strides, dilations, tuple(zip(pads[:rank], pads[rank:], strict=True)))
+    pads = attribute(node, "pads", (0,) * (2 * rank))
+    for name, expected in {"auto_pad": ("NOTSET", "VALID"), "ceil_mode": (0,)}.items():
+        if (found := attribute(node, name, expected[0])) not in expected:
+            raise UnsupportedError(f"{name} {found}")
     if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
         raise UnsupportedError(f"strides {strides}, dilations {dilations} or pads {[*pads]}")
-    if any(size == 1 and taps > 1 for size, taps in zip(sizes, kernel, strict=False)):
-        raise UnsupportedError(f"a kernel of {tuple(kernel)} over one step")
-    if sizes and auto.startswith("SAME"):
-        totals = [
-            max(0, (-(-size // stride) - 1) * stride + reach - size)
-            for size, stride, reach in zip(sizes, strides, windows.reach, strict=True)
-        ]
-        first = [(total + (auto == "SAME_LOWER")) // 2 for total in totals]
-        around = tuple((each, total - each) for each, total in zip(first, totals, strict=True))
-        windows = windows._replace(pads=around)
-    elif auto not in ("NOTSET", "VALID"):
-        raise UnsupportedError(f"auto_pad {auto}")
-    if attribute(node, "ceil_mode", 0) and any(
-        (size + sum(pad) - reach) % stride
-        for size, pad, reach, stride in zip(sizes, windows.pads, windows.reach, strides, strict=True)
-    ):
-        raise UnsupportedError("ceil_mode")
-    return windows
+    return Windows(tuple(kernel), strides, dilations, tuple(zip(pads[:rank], pads[rank:], strict=True)))
 
 
 def _as_read(taps: Array) -> Array:
@@ -83,10 +65,8 @@ def _as_read(taps: Array) -> Array:
 def _conv(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None) -> Out:
     value, weights = floats(given), known(matrix, "weights").astype("float32")
     bias, groups, kernel = optional(added, "a bias"), attribute(node, "group", 1), weights.shape[2:]
-    places = _windows(node, kernel, value.shape[2:]).places(value.places)
-    made, channels = weights.shape[0] // groups, places.shape[1]
-    if weights.shape[1] * groups != channels or made * groups != weights.shape[0]:
-        raise UnsupportedError(f"weights {weights.shape} for {channels} channels in {groups} groups")
+    places = _windows(node, kernel).places(value.places)
+    made = weights.shape[0] // groups
     outputs = places.shape[2 : 2 + len(kernel)]
     shape = (places.shape[0], weights.shape[0], *outputs)
     if weights.shape[1] == 1 and groups > 1:
@@ -105,15 +85,7 @@ def _conv(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
 
 
 def _sums(memory: Memory, taps: Array, weights: Array | None, bias: Array | None, fill: float = 0.0) -> Array:
-    """Add the sum of taps ``(K, outputs)`` times their weights, or the largest; return its places.
-
-    Args:
-        memory: the program.
-        taps: the places of what each output reads.
-        weights: ``(K, outputs)``; None for the largest.
-        bias: ``(outputs,)``.
-        fill: what stands in the place of padding.
-    """
+    """Return the places of sums of taps ``(K, outputs)`` times weights; of the largest without weights."""
     order = _as_read(taps)
     row = memory.row(Value(taps[:, order]), fill)
     if weights is not None:
@@ -148,7 +120,7 @@ def _depthwise_conv(
 @lowers("MaxPool", "AveragePool")
 def _pool(memory: Memory, node: ir.Node, given: In) -> Out:
     value, kernel, largest = floats(given), attribute(node, "kernel_shape"), node.op_type == "MaxPool"
-    places = _windows(node, kernel, value.shape[2:]).places(value.places)
+    places = _windows(node, kernel).places(value.places)
     shape = places.shape[: 2 + len(kernel)]
     taps = places.reshape(prod(shape), -1).T
     weights = None

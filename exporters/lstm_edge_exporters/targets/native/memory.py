@@ -10,12 +10,13 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
+import onnx_ir as ir
 
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.native import Past
 
-from .program import ProgramWriter
+from .program import Code, ProgramWriter
 
 PADDING = -1
 """The place of a number that is 0, and in no buffer."""
@@ -61,8 +62,8 @@ class Memory:
     def __init__(self, writer: ProgramWriter, *, int8: bool = False) -> None:
         """Begin with ``writer``, to which operations are added; ``int8`` layers quantize their inputs."""
         self.writer, self.int8 = writer, int8
-        self.exclusive: set[str] = set()
-        """Names of values whose buffers no other value has."""
+        self.fused: set[ir.Node] = set()
+        """Nodes whose sum a product before them makes."""
         self._starts: list[int] = []
         self._regions: list[_Region] = []
         self._of_buffer: dict[int, int] = {}
@@ -70,15 +71,10 @@ class Memory:
         self._windows: dict[tuple[int, ...], int] = {}
 
     def _add(self, region: _Region) -> int:
-        start = self.end + 1  # never side by side
+        start = self._starts[-1] + self._regions[-1].width + 1 if self._regions else 1  # never side by side
         self._starts.append(start)
         self._regions.append(region)
         return start
-
-    @property
-    def end(self) -> int:
-        """From here on places are of new buffers."""
-        return int(self._starts[-1]) + self._regions[-1].width if self._regions else 0
 
     def at(self, buffer: int) -> Array:
         """Return the places of a buffer's numbers ``(width,)``."""
@@ -121,7 +117,7 @@ class Memory:
         last = frames.reshape(ring.frames, ring.groups, ring.inner).transpose(1, 0, 2)
         if region.buffer != past or not np.array_equal(last.reshape(-1), value.places.reshape(-1)):
             raise UnsupportedError("a state that is not the last frames of a value")
-        self.writer.push(region.source, past, ring)
+        self.writer.operation(Code.PUSH, region.source, past, ring.frames, ring.groups)
 
     def _region(self, places: Array) -> Array:
         """Return the number of the region of each place, -1 for padding."""
@@ -170,36 +166,39 @@ class Memory:
         flat = value.places.reshape(-1)
         key = (flat.tobytes(), fill)
         if key not in self._rows:
-            self._rows[key] = self._collect(self._out_of_pasts(flat), value, fill)
+            self._rows[key] = self._collect(self._out_of_pasts(self._padded(flat, fill)), value)
         return self._rows[key]
 
-    def _collect(self, flat: Array, value: Value, fill: float) -> int:
+    def _padded(self, flat: Array, fill: float) -> Array:
+        """Return places with those of stored numbers in the place of padding."""
+        padding, index = flat == PADDING, np.arange(flat.size)
+        if not padding.any():
+            return flat
+        behind = index - np.maximum.accumulate(np.where(padding, -1, index))
+        stored = self.stored(np.full(behind.max(), fill)).places
+        return np.where(padding, stored[np.maximum(behind - 1, 0)], flat)
+
+    def _collect(self, flat: Array, value: Value) -> int:
         if not flat.size:
             raise UnsupportedError(f"an empty value {value.shape}")
-        region = self._regions[int(self._region(flat[:1])[0])]
-        if flat[0] != PADDING and region.width == flat.size and np.array_equal(flat, self.at(region.buffer)):
-            return region.buffer
-        copies = list(self._stretches(flat))
+        buffer = self._regions[int(self._region(flat[:1])[0])].buffer
+        if np.array_equal(flat, self.at(buffer)):
+            return buffer
+        copies = list(stretches(flat, self._region(flat)))
         if value.dtype not in ("float32", "bool") or len(copies) > _MOST_STRETCHES:
             raise UnsupportedError(f"{len(copies)} copies of {value.dtype} {value.shape}")
-        writer = self.writer
-        out = writer.buffer(flat.size)
-        empty = max((each.length for source, _, each in copies if source < 0), default=0)
-        filled = writer.filled(np.full(empty, fill, "float32")) if empty else 0
-        for number, offset, each in copies:
-            source = filled if number < 0 else self._regions[number].buffer
-            strides = {"source_stride": each.source_stride * (number >= 0), "out_stride": each.out_stride}
-            writer.copy(
-                source, out, source_offset=offset, out_offset=each.out, length=each.length,
-                count=each.number, **strides,
-            )  # fmt: skip
+        out = self.writer.buffer(flat.size)
+        for source, *rest in copies:
+            number = int(self._region(np.array([source]))[0])
+            start = source - self._starts[number]
+            self.writer.operation(Code.COPY, self._regions[number].buffer, out, start, *rest)
         return out
 
     def _out_of_pasts(self, flat: Array) -> Array:
         """Return places with those of a past replaced by those of a window of its frames."""
         numbers = self._region(flat)
         for number in np.unique(numbers).tolist():
-            if number < 0 or not self._regions[number].frame:
+            if not self._regions[number].frame:
                 continue
             region, own = self._regions[number], numbers == number
             frames, inner = np.divmod(flat[own] - self._starts[number], region.frame)
@@ -215,18 +214,11 @@ class Memory:
             flat[own] = self.at(self._windows[key])[(frames - first) // dilation * region.frame + inner]
         return flat
 
-    def _stretches(self, flat: Array) -> Iterator[tuple[int, int, "Stretches"]]:
-        """Yield copies: the region (-1 for padding), the offset in it, and the stretches."""
-        for each in stretches(flat, self._region(flat)):
-            number = -1 if each.source == PADDING else int(self._region(np.array([each.source]))[0])
-            yield number, 0 if number < 0 else each.source - self._starts[number], each
-
 
 class Stretches(NamedTuple):
-    """Stretches of one length, each the same way behind the one before."""
+    """Stretches of one length from places to others, each the same way behind the one before."""
 
     source: int
-    """Where the first one is, or ``PADDING``."""
     out: int
     length: int
     number: int
@@ -236,11 +228,8 @@ class Stretches(NamedTuple):
 
 def stretches(places: Array, regions: Array) -> Iterator[Stretches]:
     """Yield the copies that bring the numbers at ``places (n,)`` of regions side by side."""
-    padding, follows = places == PADDING, np.diff(places) == 1
-    same = np.where(padding[1:], padding[:-1], follows & ~padding[:-1])
-    starts = np.concatenate([[0], np.flatnonzero(~same) + 1])
-    lengths = np.diff([*starts, places.size])
-    kinds = np.stack([np.where(padding[starts], -1, regions[starts]), lengths], 1)
+    starts = np.concatenate([[0], np.flatnonzero(np.diff(places) != 1) + 1])
+    kinds = np.stack([regions[starts], np.diff([*starts, places.size])], 1)
     for kind in np.unique(kinds, axis=0):
         outs = starts[(kinds == kind).all(1)]
         sources, first = places[outs], 0

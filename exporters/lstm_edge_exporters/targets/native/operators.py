@@ -6,9 +6,9 @@ compiler adds the node's name.
 """
 # ruff: noqa: ARG001  every function of the table takes the same arguments
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import NamedTuple
 
 import numpy as np
 import onnx_ir as ir
@@ -16,25 +16,13 @@ import onnx_ir as ir
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
 
+from ...graph import constant
 from .evaluate import attribute
 from .memory import PADDING, Memory, Value
 from .program import Binary, Code, Function, in_int8
 
-
-class Quantized(NamedTuple):
-    """What DynamicQuantizeLinear makes of a value, and what follows from it up to the product's scale."""
-
-    source: Value
-    role: str
-    """``quantized``, ``scale``, ``zero``, ``product`` or ``product_scale``."""
-    weights: Array | None = None
-    """int8 ``(M, K)`` of a product."""
-    scales: Array | None = None
-    """``(M,)`` or one, of a product's scale."""
-
-
-In = Value | Quantized | Array | None
-Out = Value | Quantized | Array
+In = Value | Array | None
+Out = Value | Array
 Lower = Callable[..., Out | list[Out]]
 LOWER: dict[tuple[str, str], Lower] = {}
 """By domain and name."""
@@ -43,6 +31,8 @@ MOVES = ("Reshape", "Squeeze", "Unsqueeze", "Flatten", "Transpose", "Slice", "Sp
 """Operators that move the numbers of their first input, as the others say."""
 _GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
+_INSIDE = ("Relu", "Sigmoid", "Tanh", "HardSigmoid", "Softsign", "Softplus", "Elu", "LeakyRelu")
+"""Functions of numbers that a recurrent layer may have inside."""
 _PARAMETERS: Mapping[str, Sequence[tuple[str, float]]] = {
     "LeakyRelu": [("alpha", 0.01)],
     "ThresholdedRelu": [("alpha", 1.0)],
@@ -51,25 +41,18 @@ _PARAMETERS: Mapping[str, Sequence[tuple[str, float]]] = {
     "Selu": [("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)],
 }
 """Of operators of one number the attributes that are alpha and beta, with their defaults."""
-_UNARY: Mapping[str, tuple[Function, Sequence[tuple[str, float]]]] = {
-    name: (Function[named or name.upper()], _PARAMETERS.get(name, ()))
-    for name, named in {
-        "Relu": "", "Sigmoid": "", "Tanh": "", "LeakyRelu": "LEAKY_RELU", "HardSigmoid": "HARD_SIGMOID",
-        "ThresholdedRelu": "THRESHOLDED_RELU", "Elu": "", "Selu": "", "Softsign": "", "Softplus": "",
-        "Gelu": "", "Abs": "", "Neg": "NEGATE", "Exp": "", "Log": "", "Sqrt": "", "Reciprocal": "",
-        "Erf": "", "Floor": "", "Ceil": "", "Round": "", "Sin": "", "Cos": "",
-    }.items()
+_UNARY = {
+    name: Function["NEGATE" if name == "Neg" else re.sub("(?<=[a-z])(?=[A-Z])", "_", name).upper()]
+    for name in (*_INSIDE, "ThresholdedRelu", "Selu", "Gelu", "Abs", "Neg", "Exp", "Log", "Sqrt",
+                 "Reciprocal", "Erf", "Floor", "Ceil", "Round", "Sin", "Cos")
 }  # fmt: skip
-"""An operator to its function, and the attributes that are alpha and beta with their defaults."""
 _BINARY = {
     "Add": Binary.ADD, "Sub": Binary.SUBTRACT, "Mul": Binary.MULTIPLY, "Div": Binary.DIVIDE,
     "Max": Binary.MAXIMUM, "Min": Binary.MINIMUM, "PRelu": Binary.PRELU, "Pow": Binary.POWER,
-    "Sum": Binary.ADD, "Mod": Binary.REMAINDER, "Less": Binary.LESS, "LessOrEqual": Binary.LESS_EQUAL,
-    "Greater": Binary.LESS, "GreaterOrEqual": Binary.LESS_EQUAL, "Equal": Binary.EQUAL,
-    "And": Binary.MULTIPLY, "Or": Binary.MAXIMUM, "Xor": Binary.EQUAL,
+    "Sum": Binary.ADD, "Less": Binary.LESS, "LessOrEqual": Binary.LESS_EQUAL, "Greater": Binary.LESS,
+    "GreaterOrEqual": Binary.LESS_EQUAL, "Equal": Binary.EQUAL,
 }  # fmt: skip
-"""Greater and GreaterOrEqual take their inputs the other way around, and Xor is negated."""
-_COMPARES = (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL)
+"""Greater and GreaterOrEqual take their inputs the other way around."""
 
 
 def lowers(*names: str, domain: str = "") -> Callable[[Lower], Lower]:
@@ -87,7 +70,7 @@ def lowers(*names: str, domain: str = "") -> Callable[[Lower], Lower]:
 
 def _value(given: In) -> Value:
     if not isinstance(given, Value):
-        raise UnsupportedError("expected a runtime value, got a constant or a quantized value")
+        raise UnsupportedError("expected a runtime value, got a constant")
     return given
 
 
@@ -119,18 +102,20 @@ def _filled(memory: Memory, given: In) -> Value:
     return value if value.dtype == "bool" else floats(value)
 
 
-def _axis(node: ir.Node, default: int, rank: int) -> int:
-    return int(attribute(node, "axis", default)) % rank
-
-
 # numbers one by one
+
+
+def _function(name: str, node: ir.Node | None = None) -> tuple[Function, float, float]:
+    """Return an operator's function with alpha and beta: those of a node, or the usual ones."""
+    numbers = [own if node is None else attribute(node, key, own) for key, own in _PARAMETERS.get(name, ())]
+    alpha, beta, *_ = [*map(float, numbers), 0.0, 0.0]
+    return _UNARY[name], alpha, beta
 
 
 @lowers(*_UNARY)
 @lowers("Gelu", domain=MICROSOFT)
 def _unary(memory: Memory, node: ir.Node, given: In) -> Out:
-    function, names = _UNARY[node.op_type]
-    alpha, beta, *_ = [*(float(attribute(node, name, default)) for name, default in names), 0.0, 0.0]
+    function, alpha, beta = _function(node.op_type, node)
     if node.op_type == "Gelu" and attribute(node, "approximate", "none") == "tanh":
         function = Function.GELU_TANH
     return _each(memory, floats(given), function, alpha, beta)
@@ -160,117 +145,57 @@ def _hard_swish(memory: Memory, node: ir.Node, given: In) -> Out:
 @lowers(*_BINARY)
 def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
     """Combine the inputs, from the first to the last."""
-    if any(isinstance(value, Quantized) for value in inputs):
-        return _scale_product(memory, *inputs)
-    kind, given = _BINARY[node.op_type], list(inputs)
-    if node.op_type in ("And", "Or", "Xor"):
-        given = [_filled(memory, each)._replace(dtype="float32") for each in given]
-    if kind is Binary.REMAINDER and attribute(node, "fmod", 0):
-        raise UnsupportedError("fmod")
-    if kind is Binary.ADD and len(given) == 2 and (fused := _fuse_bias(memory, node, *given)) is not None:
-        return fused
-    first, *rest = given[::-1] if node.op_type.startswith("Greater") else given
+    if node in memory.fused:
+        return next(each for each in inputs if isinstance(each, Value))
+    first, *rest = inputs[::-1] if node.op_type.startswith("Greater") else inputs
     for other in rest:
-        first = _combine(memory, kind, first, other)
-    found = _value(first)
-    if node.op_type == "Xor":
-        return _negated(memory, found)
-    return found._replace(dtype="bool") if node.op_type in ("And", "Or") else found
+        first = _combine(memory, _BINARY[node.op_type], first, other)
+    return _value(first)
 
 
 def _combine(memory: Memory, kind: Binary, a: In, b: In) -> Value:
-    """Return a function of two values of float32, or of whole numbers; one of them may be stored."""
-    swap = not isinstance(a, Value)
-    value, other = _value(b if swap else a), a if swap else b
-    whole = value.dtype == "int64"
-    if not whole:
-        floats(value)
-        if kind is Binary.REMAINDER:
-            raise UnsupportedError("a remainder of float32")
-    elif kind in (Binary.PRELU, Binary.POWER):
-        raise UnsupportedError("an operator of whole numbers that is not covered")
-    if isinstance(other, np.ndarray):
-        found = _combine_stored(memory, kind, value, np.asarray(other, value.dtype), swap=swap)
-    elif _value(other).dtype != value.dtype:
-        raise UnsupportedError(f"{value.dtype} with {_value(other).dtype}")
-    else:
-        found = _combine_values(memory, kind, value, _value(other))
-    if kind not in _COMPARES:
-        return found
-    return memory.each(found, memory.writer.cast, "bool") if whole else found._replace(dtype="bool")
+    """Return a function of two values of float32, or of whole numbers; one of them may be stored.
 
-
-def _combine_stored(memory: Memory, kind: Binary, value: Value, stored: Array, *, swap: bool) -> Value:
-    shape = np.broadcast_shapes(value.shape, stored.shape)
-    if kind is Binary.ADD and value.shape == shape and not stored.any():
-        return value
-    row, order, laid = _laid(memory, value, shape)
-    flat = np.broadcast_to(stored, shape).reshape(-1)[order]
-    if (flat == flat[:1]).all() and memory.writer.width(row) == flat.size:
-        flat = flat[:1]
-    return laid(memory.writer.binary(kind, row, flat, swap=swap))
-
-
-def _combine_values(memory: Memory, kind: Binary, a: Value, b: Value) -> Value:
-    shape = np.broadcast_shapes(a.shape, b.shape)
-    lead = b if a.size == 1 or (b.shape == shape and memory.lying(a) is None) else a
-    row, order, laid = _laid(memory, lead, shape)
-    other = a if lead is b else b
-    if other.size > 1:
-        places = np.broadcast_to(other.places, shape).reshape(-1)[order]
-        other = Value(places, other.dtype)
-    rows = (row, memory.row(other))
-    return laid(memory.writer.binary(kind, *(rows if lead is a else rows[::-1])))
-
-
-def _laid(memory: Memory, value: Value, shape: tuple[int, ...]) -> tuple[int, Array, Callable[[int], Value]]:
-    """Return a row of a value that is broadcast, in the order that takes no copies.
-
-    Returns:
-        The row (one number where the value has one), the indices into the flat result that its numbers are
-        of, and what makes the result of a row in that order.
+    It is computed in the order in which the numbers of one of the two lie, so that they are not copied.
     """
+    swap = not isinstance(a, Value)
+    lead, other = (_value(b), a) if swap else (_value(a), b)
+    if other is None:
+        raise UnsupportedError("an input that is left out")
+    whole = lead.dtype == "int64" and kind not in (Binary.PRELU, Binary.POWER)
+    if isinstance(other, Value) and other.dtype != (lead if whole else floats(lead)).dtype:
+        raise UnsupportedError(f"{lead.dtype} with {other.dtype}")
+    shape = np.broadcast_shapes(lead.shape, other.shape)
+    if kind is Binary.ADD and isinstance(other, np.ndarray) and lead.shape == shape and not other.any():
+        return lead
     size = prod(shape)
-    lying = memory.lying(value) if value.size == size else None
-    if lying is not None:
-        row, order = lying
+    if isinstance(other, Value) and (lead.size == 1 or (other.size == size and memory.lying(lead) is None)):
+        lead, other, swap = other, lead, not swap
+    lying = memory.lying(lead) if lead.size == size else None
+    row, order = lying or (_spread(memory, lead, shape, np.arange(size)), np.arange(size))
+    if isinstance(other, Value):
+        out = memory.writer.binary(kind, row, _spread(memory, other, shape, order), swap=swap)
     else:
-        spread = value if value.size == 1 else Value(np.broadcast_to(value.places, shape), value.dtype)
-        row, order = memory.row(spread), np.arange(size)
+        stored = np.broadcast_to(np.asarray(other, lead.dtype), shape).reshape(-1)[order]
+        same = (stored == stored[:1]).all() and memory.writer.width(row) == size
+        out = memory.writer.binary(kind, row, stored[:1] if same else stored, swap=swap)
+    places = np.empty(size, np.int64)
+    places[order] = memory.at(out)
+    result = Value(places.reshape(shape), lead.dtype)
+    if kind not in (Binary.LESS, Binary.LESS_EQUAL, Binary.EQUAL):
+        return result
+    return memory.each(result, memory.writer.cast, "bool") if whole else result._replace(dtype="bool")
 
-    def laid(result: int) -> Value:
-        places = np.empty(size, np.int64)
-        places[order] = memory.at(result)
-        return Value(places.reshape(shape), value.dtype)
 
-    return row, order, laid
-
-
-def _fuse_bias(memory: Memory, node: ir.Node, a: In, b: In) -> Value | None:
-    """Add a stored bias to a product that nothing else uses; return the sum, None where there is no such."""
-    place = 0 if isinstance(a, Value) else 1
-    value, bias = (a, b)[place], (b, a)[place]
-    name = node.inputs[place]
-    if not isinstance(value, Value) or not isinstance(bias, np.ndarray) or name is None:
-        return None
-    lying = memory.lying(value) if str(name.name) in memory.exclusive else None
-    columns = memory.writer.linear_rows(lying[0]) if lying is not None else 0
-    if lying is None or not columns or np.broadcast_shapes(value.shape, bias.shape) != value.shape:
-        return None
-    rows = np.broadcast_to(bias, value.shape).reshape(-1)[lying[1]].reshape(-1, columns)
-    if not (rows == rows[:1]).all():
-        return None
-    memory.writer.fuse_bias(lying[0], rows[0])
-    return value
+def _spread(memory: Memory, value: Value, shape: Sequence[int], order: Array) -> int:
+    """Return a row of a value that is broadcast, in some order; a single number stays alone."""
+    places = value.places if value.size == 1 else np.broadcast_to(value.places, shape).reshape(-1)[order]
+    return memory.row(Value(places, value.dtype))
 
 
 @lowers("Not")
 def _not(memory: Memory, node: ir.Node, given: In) -> Out:
-    return _negated(memory, _filled(memory, given))
-
-
-def _negated(memory: Memory, value: Value) -> Value:
-    return _each(memory, value, Function.AFFINE, -1.0, 1.0, "bool")
+    return _each(memory, _filled(memory, given), Function.AFFINE, -1.0, 1.0, "bool")
 
 
 @lowers("Where")
@@ -278,14 +203,14 @@ def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
     values = [_filled(memory, each) for each in given]
     shape = np.broadcast_shapes(*(value.shape for value in values))
     rows = [memory.row(Value(np.broadcast_to(value.places, shape))) for value in values]
-    return memory.value(memory.writer.where(*rows), shape)
+    out = memory.writer.buffer(prod(shape))
+    memory.writer.operation(Code.WHERE, *rows, out)
+    return memory.value(out, shape)
 
 
 @lowers("BatchNormalization")
 def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Out:
     value = floats(given)
-    if attribute(node, "training_mode", 0):
-        raise UnsupportedError("training mode")
     scale, bias, mean, variance = (known(each, "a parameter").astype("float64") for each in parameters)
     factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shape = (-1, *[1] * (len(value.shape) - 2))
@@ -295,60 +220,52 @@ def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Ou
 
 @lowers("Cast")
 def _cast(memory: Memory, node: ir.Node, given: In) -> Out:
-    to = ir.DataType(attribute(node, "to")).numpy().name
-    if isinstance(given, Quantized) and given.role == "product" and to == "float32":
-        return given
-    value = _value(given)
+    value, to = _value(given), ir.DataType(attribute(node, "to")).numpy().name
     is_float = value.dtype in ("float32", "bool")
     if to in ("int64", "int32") and not is_float:
         return value
     if to == "int64":
         return memory.each(value, lambda buffer: memory.writer.cast(buffer, "int64"), "int64")
-    if to not in ("float32", "bool"):
+    if to != "float32" and to != value.dtype:
         raise UnsupportedError(f"from {value.dtype} to {to}")
     if not is_float:
         value = memory.each(value, memory.writer.cast, "float32")
-    if to == "float32" or value.dtype == "bool":
-        return value._replace(dtype=to)
-    return _negated(memory, _combine(memory, Binary.EQUAL, value, np.zeros(1, "float32")))
+    return value._replace(dtype=to)
 
 
 # rows of numbers
 
 
 def _product(
-    memory: Memory,
-    source: Value,
-    weights: Array,
-    bias: Array | None,
-    shape: Sequence[int],
-    scales: Array | None = None,
+    memory: Memory, node: ir.Node, source: Value, weights: Array, scales: Array | None = None
 ) -> Value:
-    return memory.value(memory.writer.linear(memory.row(source), weights, bias, scales), shape)
+    """Return ``source @ weights.T``, with a stored bias that the one reader of the product adds to it."""
+    readers = [*node.outputs[0].uses()]
+    adding = readers[0].node if len(readers) == 1 and not node.outputs[0].is_graph_output() else node
+    bias = constant(adding.inputs[1 - readers[0].idx]) if adding.op_type == "Add" else None
+    bias = None if bias is None or bias.shape != (len(weights),) else bias
+    if bias is not None:
+        memory.fused.add(adding)
+    row = memory.writer.linear(memory.row(source), weights, bias, scales)
+    return memory.value(row, (*source.shape[:-1], len(weights)))
 
 
 @lowers("Gemm")
 def _gemm(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None) -> Out:
     source, weights = floats(given), known(matrix, "weights")
-    if attribute(node, "transA", 0):
-        source = source._replace(places=source.places.T)
+    if attribute(node, "transA", 0) or any(attribute(node, name, 1.0) != 1.0 for name in ("alpha", "beta")):
+        raise UnsupportedError("transA, alpha or beta")
     weights = weights if attribute(node, "transB", 0) else weights.T
-    shape = (source.shape[0], weights.shape[0])
-    if (alpha := attribute(node, "alpha", 1.0)) != 1.0:
-        weights = np.float32(alpha) * weights
-    bias = optional(added, "a bias")
-    if bias is not None:
-        rows = np.broadcast_to(bias * np.float32(attribute(node, "beta", 1.0)), shape)
-        if not (rows == rows[:1]).all():
-            raise UnsupportedError("a bias that differs between rows")
-        bias = rows[0]
-    return _product(memory, source, weights, bias, shape)
+    bias = np.zeros(1, "float32") if added is None else known(added, "a bias")
+    if bias.ndim > 1 and len(bias) > 1:
+        raise UnsupportedError("a bias that differs between rows")
+    row = memory.writer.linear(memory.row(source), weights, np.broadcast_to(bias.reshape(-1), len(weights)))
+    return memory.value(row, (source.shape[0], len(weights)))
 
 
 @lowers("MatMul")
 def _matmul(memory: Memory, node: ir.Node, given: In, matrix: In) -> Out:
-    source, weights = floats(given), _matrix(matrix)
-    return _product(memory, source, weights.T, None, (*source.shape[:-1], weights.shape[1]))
+    return _product(memory, node, floats(given), _matrix(matrix).T)
 
 
 def _matrix(given: In) -> Array:
@@ -362,33 +279,34 @@ def _matrix(given: In) -> Array:
 @lowers("Softmax", "LogSoftmax")
 def _softmax(memory: Memory, node: ir.Node, given: In) -> Out:
     value = floats(given)
-    axis = _axis(node, -1, len(value.shape))
+    axis = attribute(node, "axis", -1)
     moved = np.moveaxis(value.places, axis, -1)
-    logarithm = node.op_type == "LogSoftmax"
-    row = memory.writer.softmax(memory.row(Value(moved)), value.shape[axis], logarithm=logarithm)
+    options = (value.shape[axis], int(node.op_type == "LogSoftmax"))
+    row = memory.writer.add(Code.SOFTMAX, memory.row(Value(moved)), *options)
     return Value(np.moveaxis(memory.at(row).reshape(moved.shape), -1, axis))
 
 
 @lowers("LayerNormalization")
 def _layer_norm(memory: Memory, node: ir.Node, given: In, scale: In = None, bias: In = None) -> Out:
     value = floats(given)
-    inner = value.shape[_axis(node, -1, len(value.shape)) :]
+    inner = value.shape[attribute(node, "axis", -1) :]
     parameters = [
-        None if each is None else np.broadcast_to(known(each, "a scale"), inner).reshape(-1)
+        memory.writer.optional(
+            None if each is None else np.broadcast_to(known(each, "a scale"), inner).reshape(-1)
+        )
         for each in (scale, bias)
     ]
-    epsilon = float(attribute(node, "epsilon", 1e-5))
-    row = memory.writer.normalize(memory.row(value), prod(inner), epsilon, *parameters)
-    return memory.value(row, value.shape)
+    options = (prod(inner), float(attribute(node, "epsilon", 1e-5)), *parameters)
+    return memory.value(memory.writer.add(Code.NORMALIZE, memory.row(value), *options), value.shape)
 
 
-@lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
+@lowers("ReduceMean", "ReduceSum", "ReduceSumSquare", "ReduceL2")
 def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
     value, kind = floats(given), node.op_type
     rank = len(value.shape)
     stored = attribute(node, "axes", ()) if axes is None else known(axes, "axes").reshape(-1).tolist()
-    if not stored and attribute(node, "noop_with_empty_axes", 0):
-        return value
+    if attribute(node, "noop_with_empty_axes", 0):
+        raise UnsupportedError("noop_with_empty_axes")
     inner = sorted({axis % rank for axis in stored} or range(rank))
     outer = [axis for axis in range(rank) if axis not in inner]
     kept = [1 if axis in inner else size for axis, size in enumerate(value.shape)]
@@ -396,26 +314,22 @@ def _reduce(memory: Memory, node: ir.Node, given: In, axes: In = None) -> Out:
     length = prod(value.shape[axis] for axis in inner)
     if kind in ("ReduceL2", "ReduceSumSquare"):
         value = _combine(memory, Binary.MULTIPLY, value, value)
-    elif kind == "ReduceL1":
-        value = _each(memory, value, Function.ABS)
     if length > 1:
         factor = np.full((1, length), 1 / length if kind == "ReduceMean" else 1, "float32")
-        value = _product(memory, Value(value.places.transpose(*outer, *inner)), factor, None, shape)
+        row = memory.row(Value(value.places.transpose(*outer, *inner)))
+        value = memory.value(memory.writer.linear(row, factor), shape)
     total = value._replace(places=value.places.reshape(shape))
     return _each(memory, total, Function.SQRT) if kind == "ReduceL2" else total
 
 
 @lowers("CumSum")
 def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
-    value = floats(given)
-    axis = known(along, "an axis").item() % len(value.shape)
-    if attribute(node, "reverse", 0):
-        raise UnsupportedError("a sum from the end")
-    frames = np.moveaxis(value.places, axis, 0)
-    sums = [memory.stored(np.zeros(frames.shape[1:], "float32"))] * bool(attribute(node, "exclusive", 0))
-    for frame in frames[: len(frames) - len(sums)]:
-        own = Value(frame)
-        sums.append(_combine(memory, Binary.ADD, sums[-1], own) if sums else own)
+    value, sums = floats(given), list[Value]()
+    if attribute(node, "reverse", 0) or attribute(node, "exclusive", 0):
+        raise UnsupportedError("reverse or exclusive")
+    axis = known(along, "an axis").item()
+    for frame in np.moveaxis(value.places, axis, 0):
+        sums.append(_combine(memory, Binary.ADD, sums[-1], Value(frame)) if sums else Value(frame))
     return Value(np.moveaxis(np.stack([each.places for each in sums]), 0, axis))
 
 
@@ -464,8 +378,6 @@ def _pad(memory: Memory, node: ir.Node, given: In, pads: In = None, fill: In = N
         widths[axis % len(widths)] = (around[place], around[place + len(around) // 2])
     if mode != "constant" or min(map(min, widths)) < 0:
         raise UnsupportedError(f"pads of {widths} and mode {mode}")
-    if any(size == 1 and any(each) for size, each in zip(value.shape, widths, strict=True)):
-        raise UnsupportedError(f"pads of {widths} around one step or number")
     padded = Value(np.pad(value.places, widths, constant_values=PADDING))
     return memory.value(memory.row(padded, number), padded.shape)
 
@@ -473,12 +385,10 @@ def _pad(memory: Memory, node: ir.Node, given: In, pads: In = None, fill: In = N
 @lowers("Resize")
 def _resize(memory: Memory, node: ir.Node, given: In, roi: In = None, scales: In = None, *_: In) -> Out:
     """Repeat frames: nearest neighbors, upsampled by whole numbers."""
-    expected = {
-        "mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor",
-    }  # fmt: skip
-    found = {name: attribute(node, name, "") for name in expected}
-    if found != expected or scales is None:
-        raise UnsupportedError(f"{found}, expected {expected} and scales")
+    names = ("mode", "coordinate_transformation_mode", "nearest_mode")
+    found = [attribute(node, name, "") for name in names]
+    if found != ["nearest", "asymmetric", "floor"] or scales is None:
+        raise UnsupportedError(f"{found}, expected nearest, asymmetric, floor and scales")
     places = floats(given).places
     for axis, scale in enumerate(known(scales, "scales").tolist()):
         if scale != int(scale) or scale < 1:
@@ -520,32 +430,27 @@ def _layer(
     scales: Sequence[Array | None],
     bias: In = None,
     lengths: In = None,
-    h: In = None,
-    c: In = None,
-    peepholes: In = None,
+    *states: In,
 ) -> list[Out]:
-    direction, hidden = attribute(node, "direction", "forward"), weights[1].shape[2]
-    if direction != "forward" or weights[0].shape[0] != 1:
-        raise UnsupportedError(f"direction {direction!r}")
-    if attribute(node, "layout", 0) != 0:
-        raise UnsupportedError("layout 1")
+    hidden, count = weights[1].shape[2], 2 if kind == "LSTM" else 1
+    for name, expected in {"direction": "forward", "layout": 0, "clip": 0.0, "input_forget": 0}.items():
+        if (found := attribute(node, name, expected)) != expected:
+            raise UnsupportedError(f"{name} {found}")
+    if len(states) < count or any(each is not None for each in states[count:]):
+        raise UnsupportedError("peepholes, or no states")
     optional(lengths, "lengths")
-    states = [memory.row(floats(each)) for each in ((h, c) if kind == "LSTM" else (h,))]
     if (both := optional(bias, "a bias")) is not None:
         both = both.reshape(2, _GATES[kind] * hidden)
         both = both.reshape(-1) if kind == "GRU" else both[0] + both[1]
-    flag = {"GRU": ("linear_before_reset", 2), "LSTM": ("input_forget", 1)}.get(kind, ("", 0))
     rows = [memory.row(Value(frame)) for frame in floats(x).places]
     news = memory.writer.recurrent(
         Code[kind],
         rows[0],
-        states,
+        [memory.row(floats(each)) for each in states[:count]],
         [each[0] for each in weights],
         both,
-        peepholes=optional(peepholes, "peepholes"),
         scales=scales,
-        clip=float(attribute(node, "clip", 0.0)),
-        flags=flag[1] * bool(attribute(node, flag[0], 0)),
+        flags=int(bool(attribute(node, "linear_before_reset", 0))),
         functions=_activations(kind, node),
     )
     first, every = len(memory.writer.operations) - 1, [news[0]]
@@ -559,47 +464,21 @@ def _layer(
 
 def _activations(kind: str, node: ir.Node) -> list[tuple[Function, float, float]]:
     """Return the functions inside a layer, each with alpha and beta."""
-    if attribute(node, "activation_alpha") or attribute(node, "activation_beta"):
-        raise UnsupportedError("activations with parameters")
-    names = attribute(node, "activations") or _USUAL[kind]
-    found = [_UNARY.get(str(name), (Function.COS, ())) for name in names]
-    if len(names) != len(_USUAL[kind]) or any(function > Function.SOFTPLUS for function, _ in found):
-        raise UnsupportedError(f"activations {list(names)}")
-    defaults = [[*(value for _, value in numbers), 0.0, 0.0] for _, numbers in found]
-    return [(function, own[0], own[1]) for (function, _), own in zip(found, defaults, strict=True)]
+    names = [str(name) for name in attribute(node, "activations") or _USUAL[kind]]
+    own = attribute(node, "activation_alpha") or attribute(node, "activation_beta")
+    if own or len(names) != len(_USUAL[kind]) or not set(names) <= set(_INSIDE):
+        raise UnsupportedError(f"activations {names}, expected {[*_INSIDE]} without parameters")
+    return [_function(name) for name in names]
 
 
 # int8 products
 
 
-@lowers("DynamicQuantizeLinear")
-def _quantize(memory: Memory, node: ir.Node, given: In) -> list[Out]:
-    return [Quantized(floats(given), role) for role in ("quantized", "scale", "zero")]
-
-
-@lowers("MatMulInteger")
-def _integer_product(
-    memory: Memory, node: ir.Node, source: In, matrix: In, _: In = None, zero: In = None
-) -> Out:
-    if not isinstance(source, Quantized) or source.role != "quantized":
-        raise UnsupportedError("an input that DynamicQuantizeLinear did not make")
-    return Quantized(source.source, "product", _shift(_matrix(matrix), zero).T)
-
-
-def _scale_product(memory: Memory, *inputs: In) -> Out:
-    """Multiply the scale of an input with that of weights, or an integer product with both."""
-    by_role = {each.role if isinstance(each, Quantized) else "": each for each in inputs}
-    scale, stored, product = (by_role.get(role) for role in ("scale", "", "product"))
-    if isinstance(scale, Quantized) and isinstance(stored, np.ndarray):
-        return scale._replace(role="product_scale", scales=stored.reshape(-1))
-    scale = by_role.get("product_scale")
-    if isinstance(product, Quantized) and isinstance(scale, Quantized) and product.source is scale.source:
-        assert product.weights is not None
-        assert scale.scales is not None
-        shape = (*product.source.shape[:-1], len(product.weights))
-        scales = _vector(scale.scales, len(product.weights))
-        return _product(memory, product.source, product.weights, None, shape, scales)
-    raise UnsupportedError("a quantized input")
+@lowers("DynamicQuantizeMatMul", domain=MICROSOFT)
+def _int8_matmul(memory: Memory, node: ir.Node, given: In, matrix: In, scale: In, zero: In = None) -> Out:
+    """Multiply by int8 weights; the compiler puts this in the place of the nodes that ``quantize`` writes."""
+    weights = _shift(_matrix(matrix), zero).T
+    return _product(memory, node, floats(given), weights, _vector(known(scale, "a scale"), len(weights)))
 
 
 def _shift(raw: Array, zero: In) -> Array:

@@ -19,8 +19,6 @@ NONE = 0xFFFFFFFF
 _HEADER, _CONSTANT, _OPERATION = struct.Struct("<8sIIQ10I"), struct.Struct("<Q4I"), struct.Struct("<32I")
 _SMALLEST = 256
 """Elements of weights that are kept in int8; fewer are faster in float32."""
-_BIAS = 3
-"""The place of the bias among the arguments of a linear operation."""
 Code = IntEnum(
     "Code",
     "LINEAR LSTM GRU RNN UNARY BINARY SOFTMAX NORMALIZE GATHER COPY CAST CONSTANT WHERE WINDOW PUSH "
@@ -36,7 +34,7 @@ Function = IntEnum(
 """Functions of one number, with their two parameters where they have them."""
 Binary = IntEnum(
     "Binary",
-    "ADD SUBTRACT MULTIPLY DIVIDE MAXIMUM MINIMUM PRELU POWER LESS LESS_EQUAL EQUAL REMAINDER",
+    "ADD SUBTRACT MULTIPLY DIVIDE MAXIMUM MINIMUM PRELU POWER LESS LESS_EQUAL EQUAL",
     start=0,
 )
 """Functions of two numbers."""
@@ -94,7 +92,6 @@ class ProgramWriter:
         self.operations: list[Operation] = []
         self._buffers: list[tuple[int, int]] = []
         self._ports: dict[str, list[Port]] = {"inputs": [], "outputs": [], "states": []}
-        self._linear: dict[int, tuple[int, int]] = {}
         self._named: dict[str, Port] = {}
         self._manifest = NONE
         self._golden_steps = 0
@@ -165,28 +162,24 @@ class ProgramWriter:
         """Say which buffer holds the new value of the state in ``old``."""
         next(port for port in self._ports["states"] if port.buffer == old).next = new
 
-    def golden(
-        self, inputs: Mapping[str, Array], expected: Mapping[str, tuple[Array, npt.ArrayLike]]
-    ) -> None:
+    def golden(self, inputs: Mapping[str, Array], expected: Mapping[str, Sequence[npt.ArrayLike]]) -> None:
         """Store the golden case, which starts from the reset state.
 
         Args:
             inputs: of each input, ``(L, width)``.
-            expected: of outputs their frames without the first ones that mean nothing ``(frames, width)``, or
-                the last step's ``(width,)``, and of states after the last step ``(width,)``; each with the
-                largest difference allowed, a number or of the same shape.
+            expected: of outputs their frames, or the last step's ``(width,)``, and of states the last step's;
+                each with the largest difference allowed, a number or of the same shape. The first frames of a
+                delayed output mean nothing.
         """
         for name, array in inputs.items():
             port = self._named[name]
             rows = np.asarray(array, self.dtype(port.buffer)).reshape(-1, self.width(port.buffer))
             self._golden_steps, port.golden = len(rows), self.constant(rows)
-        for name, (array, tolerance) in expected.items():
+        for name, both in expected.items():
             port = self._named[name]
-            width = self.width(port.buffer)
-            early = port.delay * (width // port.frames) if port.frames else 0
             port.golden, port.tolerance = (
-                self.constant(np.pad(np.asarray(each, "float32").reshape(-1), (early, 0)).reshape(-1, width))
-                for each in (array, np.broadcast_to(tolerance, array.shape))
+                self.constant(np.asarray(each, "float32").reshape(-1, self.width(port.buffer)))
+                for each in np.broadcast_arrays(*both)
             )
 
     def manifest(self, text: str) -> None:
@@ -206,8 +199,8 @@ class ProgramWriter:
         padding = _OPERATION.size // 4 - 1 - len(words)
         self.operations.append(Operation(code, (*words, *[0] * padding)))
 
-    def _add(self, code: Code, source: int, *arguments: float, width: int = 0, dtype: str = "float32") -> int:
-        """Add an operation whose first arguments are its input and its result."""
+    def add(self, code: Code, source: int, *arguments: float, width: int = 0, dtype: str = "float32") -> int:
+        """Add an operation whose first arguments are its input and its result, as wide by default."""
         out = self.buffer(width or self.width(source), dtype)
         self.operation(code, source, out, *arguments)
         return out
@@ -217,32 +210,14 @@ class ProgramWriter:
     ) -> int:
         """Add ``source @ weights.T + bias``, for each K numbers of the source in turn.
 
-        Args:
-            source: the buffer.
-            weights: ``(M, K)``; int8 where they have scales.
-            bias: ``(M,)``.
-            scales: ``(M,)``; with them the inputs are quantized.
+        ``weights (M, K)`` are int8 where they have ``scales (M,)``, with which the inputs are quantized.
         """
         rows, columns = weights.shape
         if columns == 0 or self.width(source) % columns:
             raise UnsupportedError(f"weights {weights.shape} for rows of {self.width(source)} numbers")
         number, own, stored = self._weights(weights, scales)
         width = self.width(source) // columns * rows
-        out = self._add(Code.LINEAR, source, number, self._optional(bias), own, stored, width=width)
-        if bias is None:
-            self._linear[out] = (len(self.operations) - 1, rows)
-        return out
-
-    def linear_rows(self, buffer: int) -> int:
-        """Return the outputs of the linear operation without bias that made ``buffer``; 0 where none did."""
-        return self._linear.get(buffer, (0, 0))[1]
-
-    def fuse_bias(self, buffer: int, bias: Array) -> None:
-        """Add a bias to the linear operation without one that made ``buffer``."""
-        index, _ = self._linear.pop(buffer)
-        arguments = list(self.operations[index].arguments)
-        arguments[_BIAS] = self._floats(bias)
-        self.operations[index] = Operation(Code.LINEAR, tuple(arguments))
+        return self.add(Code.LINEAR, source, number, self.optional(bias), own, stored, width=width)
 
     def recurrent(
         self,
@@ -252,9 +227,7 @@ class ProgramWriter:
         weights: Sequence[Array],
         bias: Array | None = None,
         *,
-        peepholes: Array | None = None,
         scales: Sequence[Array | None] | None = None,
-        clip: float = 0.0,
         flags: int = 0,
         functions: Sequence[tuple[Function, float, float]],
     ) -> list[int]:
@@ -266,24 +239,21 @@ class ProgramWriter:
             states: the buffers of h, and of c for an LSTM.
             weights: W ``(gates * H, I)`` and R ``(gates * H, H)``.
             bias: Wb + Rb; for a GRU both, one behind the other.
-            peepholes: input, output, forget, ``(3 * H,)``.
-            scales: of the outputs of W and R where they are int8, and their inputs are quantized.
-            clip: the limit of what goes into the functions, 0 for none.
-            flags: 1 input_forget, 2 linear_before_reset.
+            scales: of W and R where they are int8, and their inputs are quantized.
+            flags: 1 for linear_before_reset.
             functions: each with alpha and beta.
         """
         numbers, own, stored = zip(*map(self._weights, weights, scales or (None, None)), strict=True)
         three = [*functions, *[(0, 0.0, 0.0)] * (3 - len(functions))]
         activations = [value for kind, *numbers_of in three for value in (int(kind), *map(float, numbers_of))]
-        vectors = self._optional(bias), self._optional(peepholes)
         return self._layer(
-            code, x, states, (*numbers, *vectors, *own, float(clip), flags, *activations, *stored, 0)
+            code, x, states, (*numbers, self.optional(bias), *own, flags, *activations, *stored, 0)
         )
 
     def recurrent_again(self, number: int, x: int, states: Sequence[int]) -> list[int]:
         """Add the layer of operation ``number`` once more, for the next frame; return its new states."""
         code, arguments = self.operations[number]
-        return self._layer(code, x, states, (*arguments[5:22], 0, 0, number + 1))
+        return self._layer(code, x, states, (*arguments[5:20], 0, 0, number + 1))
 
     def _layer(self, code: Code, x: int, states: Sequence[int], rest: Sequence[float]) -> list[int]:
         new = [self.buffer(self.width(state)) for state in states]
@@ -293,7 +263,7 @@ class ProgramWriter:
 
     def unary(self, source: int, kind: Function, alpha: float = 0.0, beta: float = 0.0) -> int:
         """Add a function of each number."""
-        return self._add(Code.UNARY, source, int(kind), float(alpha), float(beta))
+        return self.add(Code.UNARY, source, int(kind), float(alpha), float(beta))
 
     def binary(self, kind: Binary, a: int, b: "int | Array", *, swap: bool = False) -> int:
         """Add a function of ``a`` and ``b``, a buffer or a constant: both float32, or both int64."""
@@ -312,71 +282,27 @@ class ProgramWriter:
         self.operation(Code.CONSTANT, self._floats(values), out)
         return out
 
-    def where(self, condition: int, a: int, b: int) -> int:
-        """Add the choice of ``a`` where the condition is not 0, else ``b``."""
-        out = self.buffer(self.width(condition))
-        self.operation(Code.WHERE, condition, a, b, out)
-        return out
-
-    def softmax(self, source: int, length: int, *, logarithm: bool = False) -> int:
-        """Add softmax over each ``length`` numbers, or its logarithm."""
-        return self._add(Code.SOFTMAX, source, length, int(logarithm))
-
-    def normalize(
-        self, source: int, length: int, epsilon: float, scale: Array | None, bias: Array | None
-    ) -> int:
-        """Add layer normalization over each ``length`` numbers."""
-        vectors = self._optional(scale), self._optional(bias)
-        return self._add(Code.NORMALIZE, source, length, float(epsilon), *vectors)
-
     def gather(self, index: int, table: Array) -> int:
         """Add a look-up of rows of ``table (V, E)``."""
         number, _, stored = self._weights(table, None)
-        return self._add(Code.GATHER, index, number, stored, width=self.width(index) * table.shape[1])
-
-    def copy(
-        self,
-        source: int,
-        out: int,
-        *,
-        source_offset: int = 0,
-        out_offset: int = 0,
-        length: int,
-        count: int = 1,
-        source_stride: int = 0,
-        out_stride: int = 0,
-    ) -> None:
-        """Add copies of ``count`` stretches of ``length`` numbers into a part of ``out``."""
-        places = (source_offset, out_offset, length, count, source_stride, out_stride)
-        self.operation(Code.COPY, source, out, *places)
+        return self.add(Code.GATHER, index, number, stored, width=self.width(index) * table.shape[1])
 
     def window(self, source: int, past: int, first: int, dilation: int, count: int, frames: int = 1) -> int:
-        """Add ``count`` frames of a past with those of ``source`` behind.
+        """Add ``count`` frames, ``dilation`` apart, of a past with the ``frames`` of ``source`` behind.
 
-        Args:
-            source: the buffer of this step's frames.
-            past: that of the past.
-            first: the number of the first frame, from the oldest of the past on.
-            dilation: how far apart they are.
-            count: how many there are.
-            frames: how many there are in ``source``.
+        ``first`` is the number of the first one, counted from the oldest of the past.
         """
         out = self.buffer(self.width(source) // frames * count)
         self.operation(Code.WINDOW, source, past, out, first, dilation, count, frames if frames > 1 else 0)
         return out
 
-    def push(self, source: int, past: int, ring: Past) -> None:
-        """Let a past take in frames. Nothing reads it afterwards."""
-        self.operation(Code.PUSH, source, past, ring.frames, ring.groups)
+    def cast(self, source: int, dtype: str = "float32") -> int:
+        """Add a conversion to float32 or int64."""
+        return self.add(Code.CAST, source, dtype=dtype)
 
     def depthwise(self, source: int, out: int, weights: Array | None, bias: Array | None = None) -> int:
         """Add the sum of K stretches of ``out`` numbers times ``weights (K, out)``, or the largest."""
-        vectors = self._optional(weights), self._optional(bias)
-        return self._add(Code.DEPTHWISE, source, *vectors, width=out)
-
-    def cast(self, source: int, dtype: str = "float32") -> int:
-        """Add a conversion to float32 or int64."""
-        return self._add(Code.CAST, source, dtype=dtype)
+        return self.add(Code.DEPTHWISE, source, self.optional(weights), self.optional(bias), width=out)
 
     # the file
 
@@ -413,7 +339,8 @@ class ProgramWriter:
             return self.constant(numbers), NONE, 0
         return self.constant(found[0]), NONE, 1 + self._floats(found[1])
 
-    def _optional(self, array: Array | None) -> int:
+    def optional(self, array: Array | None) -> int:
+        """Add a constant of float32; return its number, ``NONE`` where there is no array."""
         return NONE if array is None else self._floats(array)
 
     def _port(self, kind: str, name: str, buffer: int) -> Port:

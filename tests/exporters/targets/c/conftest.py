@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional as F
-from torch.nn.utils.rnn import pack_padded_sequence
 
 from lstm_edge_exporters import ExportConfig, export
 from lstm_edge_exporters.targets.c import to_c
@@ -33,18 +31,6 @@ class Demo(nn.Module):
         return self.fc(self.fc_1(h_n[-1].relu()).relu())
 
 
-class Projected(nn.Module):
-    """A projected LSTM over packed sequences."""
-
-    def __init__(self):
-        super().__init__()
-        self.lstm = nn.LSTM(3, 8, proj_size=4, batch_first=True)
-
-    def forward(self, x, lengths):
-        packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-        return self.lstm(packed)[1][0][-1]
-
-
 class Tagger(nn.Module):
     """Tokens to a GRU with a learned start, and an output for every step beside the last one."""
 
@@ -58,20 +44,6 @@ class Tagger(nn.Module):
         start = self.start.expand(2, state.shape[0], 6).contiguous()
         output, h_n = self.gru(self.norm(self.embedding(state)), start)
         return output, h_n[-1]
-
-
-class Wearable(nn.Module):
-    """Causal convolutions, one of them dilated and one depthwise, and a GRU."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.dilated = nn.Conv1d(3, 12, 5), nn.Conv1d(12, 10, 3, dilation=4)
-        self.depthwise, self.gru = nn.Conv1d(10, 10, 3, groups=10), nn.GRU(10, 8, batch_first=True)
-
-    def forward(self, x):
-        y = torch.relu(self.conv(F.pad(x.transpose(1, 2), (4, 0))))
-        y = torch.relu(self.dilated(F.pad(y, (8, 0))))
-        return self.gru(self.depthwise(F.pad(y, (2, 0))).transpose(1, 2))[0]
 
 
 class SmallGru(nn.Module):
@@ -115,44 +87,19 @@ def slow(*parameters):
     return [pytest.param(each, marks=pytest.mark.slow) for each in parameters]
 
 
-def _export(module, example, **config):
-    return export(module.eval(), example, ExportConfig(**config))
-
-
-def _demo():
-    task, signal = Task("classification", "logits", LABELS), Signal(tuple("abcdef"), 10.0, 100)
-    return _export(Demo(), torch.randn(2, 5, 6), outputs=("logits",), task=task, signal=signal)
-
-
-def _projected():
-    inputs = {"x": ("N", "L", 3), "lengths": ("N",)}
-    return _export(Projected(), (torch.randn(2, 5, 3), torch.tensor([5, 3])), inputs=inputs)
-
-
-def _tagger():
-    return _export(Tagger(), torch.randint(0, 30, (2, 5)), outputs=("next", "last"))
-
-
-def _wearable():
-    return _export(Wearable(), torch.randn(2, 20, 3), inputs={"x": ("N", "L", 3)})
-
-
-def _strided():
-    return _export(Strided(), torch.randn(2, 40, 3), inputs={"x": ("N", "L", 3)}, stream=True)
-
-
-def _small_gru():
-    return _export(SmallGru(), torch.randn(2, 20, 6), inputs={"x": ("N", "L", 6)})
-
-
-def _means():
-    return _export(Means(), torch.randn(2, 30, 3), inputs={"x": ("N", "L", 3)}, stream=True)
-
-
-BUILT = {"demo": _demo, "projected": _projected, "tagger": _tagger, "wearable": _wearable}
+STREAM = {"inputs": {"x": ("N", "L", 3)}, "stream": True}
+SIGNAL = Signal(tuple("abcdef"), 10.0, 100)
+TASK = Task("classification", "logits", LABELS)
+MADE = {
+    "demo": (Demo, (2, 5, 6), {"outputs": ("logits",), "task": TASK, "signal": SIGNAL}),
+    "tagger": (Tagger, (2, 5), {"outputs": ("next", "last")}),
+    "strided": (Strided, (2, 40, 3), STREAM), "means": (Means, (2, 30, 3), STREAM),
+    "small_gru": (SmallGru, (2, 20, 6), {"inputs": {"x": ("N", "L", 6)}}),
+}  # fmt: skip
+"""Modules, the shapes of their inputs, and how they are exported."""
 STORED = {"int8": "motions-int8", "layers": "lstm"}
-NETWORKS = [*BUILT, *STORED]
-BUILT |= {"strided": _strided, "means": _means, "small_gru": _small_gru}  # take two and three steps a call
+NETWORKS = ["demo", "tagger", *STORED]
+"""Of one step a call."""
 
 
 @pytest.fixture(scope="session")
@@ -165,8 +112,10 @@ def network(tmp_path_factory):
         if name in STORED:
             return DATA / f"{STORED[name]}.onnx"
         torch.manual_seed(0)
+        module, shape, config = MADE[name]
+        example = torch.randint(0, 30, shape) if module is Tagger else torch.randn(shape)
         path = folder / f"{name}.onnx"
-        BUILT[name]().save(path)
+        export(module().eval(), example, ExportConfig(**config)).save(path)
         return path
 
     return build

@@ -27,7 +27,7 @@ SAID = re.compile(
 )
 
 
-@pytest.mark.parametrize("name", ["demo", "int8", *slow("tagger", "projected", "wearable")])
+@pytest.mark.parametrize("name", ["demo", "int8", *slow("tagger")])
 @pytest.mark.parametrize(
     ("compiler", "emulator"),
     [("arm-linux-gnueabihf-gcc", "qemu-arm"), ("riscv64-linux-gnu-gcc", "qemu-riscv64")],
@@ -96,11 +96,6 @@ def test_steps_take_no_more_instructions_flash_and_ram_than_documented(har, demo
     assert (fp32["ram"], int8["ram"]) <= (1_800, 2_100)
     assert instructions(on_board("m4f", har("small_gru"))) <= 9_300
     assert instructions(on_board("m55", har("int8"))) <= 20_500
-
-
-@pytest.mark.parametrize("board", ["m4f", *slow("m3", "m55")])
-def test_convolutions_pass_their_golden_case_on_a_board(har, on_board, board):
-    assert on_board(board, har("wearable"))["ram"] <= 8 * 1024
 
 
 @pytest.mark.parametrize("board", ["m4f", *slow("m0", "m55")])

@@ -25,7 +25,7 @@ typedef struct {
 /* Put a state at its start. Call this before the first step. */
 void ${name}_reset(${name}_state *state);
 
-/* Take one call's samples and give its outputs; the arrays must not overlap. Returns 0; $checks. */
+/* Take one call's samples and give its outputs; the arrays must not overlap. Returns 0; 1 where an index is outside its table: the state is as before. */
 int ${name}_step(${name}_state *state, $parameters);
 
 /* The same with the caller's working memory, where ${name}_step takes it from the stack. */
