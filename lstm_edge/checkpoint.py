@@ -246,7 +246,7 @@ def _infer_options(tensors: Mapping[str, Tensor], origin: Path) -> dict[str, Any
     """
     for name in _NEEDED:
         if name not in tensors or tensors[name].dim() != 2:
-            widths = [each.shape[-1] for key, each in tensors.items() if key.endswith("weight_ih_l0")]
+            widths = [tensor.shape[-1] for key, tensor in tensors.items() if key.endswith("weight_ih_l0")]
             raise FileFormatError(
                 f"{origin} has no matrix {name} (it has {', '.join([*tensors][:4])}), so it is not an "
                 "LSTM1; write a function build() in mynet.py that returns the untrained module, then run: "

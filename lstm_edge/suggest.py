@@ -11,9 +11,9 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     A name that begins with the other is nearer than one that shares letters, and so are initials (``--lr``).
     """
     asked = _letters(name)
-    near = [each for each in names if _letters(each).startswith(asked) or asked == _initials(each)]
+    near = [name for name in names if _letters(name).startswith(asked) or asked == _initials(name)]
     if not near:
-        whole = {_letters(each): each for each in names}
+        whole = {_letters(name): name for name in names}
         near = [whole[found] for found in get_close_matches(asked, whole, n=1, cutoff=0.7)]
     return f"did you mean {min(near, key=len)!r}?" if asked and near else ""
 

@@ -283,9 +283,9 @@ def _run_engines(
     for name, engine in _engines(file, pythons):
         records = [*itertools.chain(*selftest(file.manifest, engine).cases)]
         # the native engine gives zeros beyond a row's length
-        for feeds in [full_length(file.manifest, each) for each in cases] if name == ".lep" else cases:
+        for feeds in [full_length(file.manifest, case) for case in cases] if name == ".lep" else cases:
             records += compare_all(engine(feeds), pair.exact(feeds), pair.limits(feeds))
-        errors[name] = max(each.ratio for each in records)
+        errors[name] = max(record.ratio for record in records)
         yield from (f"{name}: {record}" for record in records if not record.ok)
 
 

@@ -110,7 +110,10 @@ class Draft:
 
     def spoil(self, rng: Rng, change: Callable[[Array, Rng], Array], *kinds: str, least: int = 1) -> None:
         """Change one initializer of a dtype among ``kinds``, with at least so many elements."""
-        constants = [(each, each.const_value.numpy()) for each in self.model.graph.initializers.values()]
+        constants = [
+            (initializer, initializer.const_value.numpy())
+            for initializer in self.model.graph.initializers.values()
+        ]
         fitting = [(v, a) for v, a in constants if a.dtype.name in kinds and a.size >= least]
         value, array = _pick(fitting, rng)
         new = np.ascontiguousarray(change(array.copy(), rng)).astype(array.dtype)
@@ -253,9 +256,9 @@ def _golden(draft: Draft, rng: Rng) -> None:
     off = value + 0.01 * np.abs(value).max().astype(value.dtype)
     changes: dict[str, Any] = {
         "outputs": {**golden.outputs, name: off.astype(value.dtype)},
-        "inputs": {key: 0 * each for key, each in golden.inputs.items()},
+        "inputs": {key: 0 * input_ for key, input_ in golden.inputs.items()},
         "more": (),
-        "limits": {key: 9.9 * each for key, each in golden.limits.items()},
+        "limits": {key: 9.9 * limit for key, limit in golden.limits.items()},
         "limit": dict.fromkeys(golden.outputs, 1e9),
     }
     draft.about = _pick(list(changes), rng)
@@ -368,7 +371,7 @@ def spoil(task: tuple[str, int]) -> tuple[str, str, float, str] | None:
     name, number = task
     group = GROUPS[name]
     rng = np.random.default_rng((number, *map(ord, name)))
-    network = _pick([each for each in NETWORKS if group.networks in each], rng)
+    network = _pick([network for network in NETWORKS if group.networks in network], rng)
     if group.judged and "int8" in network:
         return None
     healthy, change = _healthy(network), _pick(group.spoils, rng)

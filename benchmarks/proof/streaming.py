@@ -64,7 +64,7 @@ def compare_stream(module: nn.Module) -> tuple[Manifest, dict[str, float]]:
 def _difference(manifest: Manifest, spec: TensorSpec, results: Sequence[Any], whole: Array) -> float:
     """Return the difference of the frames that both have; 0 for a last result that looks ahead."""
     batch, axis = spec.axes.index(manifest.batch or ""), manifest.time_axis(spec.axes)
-    found = [each[spec.name] if isinstance(each, dict) else each for each in results]
+    found = [result[spec.name] if isinstance(result, dict) else result for result in results]
     if axis is None:  # ``export`` compares one with a delay with the frame that has no padding
         return 0.0 if manifest.delays.get(spec.name) else apart(found[-1], whole.take(0, batch))
     joined = np.concatenate([each for each in found if each is not None], axis - 1)

@@ -56,10 +56,10 @@ def measure(name: str, paths: dict[str, Path], rounds: int) -> dict[str, dict[st
         variant: {"bytes": path.stat().st_size / paths["float"].stat().st_size}
         for variant, path in paths.items()
     }
-    for what, each in calls.items():
-        one = 1e6 * min(interleave({"float": each["float"]}, 1, 5)["float"])
+    for what, call in calls.items():
+        one = 1e6 * min(interleave({"float": call["float"]}, 1, 5)["float"])
         count = 1 if what == "load" else max(1, int(2e3 / one))
-        times = interleave(each, count, rounds if what != "load" else max(5, rounds // 3))
+        times = interleave(call, count, rounds if what != "load" else max(5, rounds // 3))
         for variant in paths:
             found[variant][what] = times.ratio(variant, "float")
     return found

@@ -43,8 +43,10 @@ class Build(Name):
 
     def __call__(self) -> Any:
         """Import the class and make the object."""
-        made = [each() if isinstance(each, Name) else each for each in self.arguments]
-        named = {name: each() if isinstance(each, Name) else each for name, each in self.options.items()}
+        made = [argument() if isinstance(argument, Name) else argument for argument in self.arguments]
+        named = {
+            name: option() if isinstance(option, Name) else option for name, option in self.options.items()
+        }
         return super().__call__()(*made, **named)
 
 
@@ -332,9 +334,9 @@ def calls_of(group: str) -> Iterator[Call]:
     for call in GROUPS[group]:
         try:
             if isinstance(call.build, Build):
-                for each in (call.build, *call.build.arguments, *call.build.options.values()):
-                    if isinstance(each, Name):
-                        importlib.import_module(each.path.rpartition(".")[0])
+                for argument in (call.build, *call.build.arguments, *call.build.options.values()):
+                    if isinstance(argument, Name):
+                        importlib.import_module(argument.path.rpartition(".")[0])
         except ImportError as error:
             if call.package not in missing:
                 print(f"{call.package} is left out: {error}", flush=True)

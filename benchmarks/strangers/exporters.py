@@ -104,13 +104,13 @@ class _Flat(nn.Module):
 
     def forward(self, *tensors: Tensor) -> tuple[Tensor, ...]:
         given = iter(tensors)
-        leaves = [next(given) if isinstance(each, Tensor) else each for each in self._leaves]
+        leaves = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in self._leaves]
         return tuple(run_module(self.module, pytree.tree_unflatten(leaves, self._spec)))
 
 
 def tensors_of(arguments: Any) -> tuple[Tensor, ...]:
     """Return the tensors of nested arguments, in order."""
-    return tuple(each for each in pytree.tree_leaves(arguments) if isinstance(each, Tensor))
+    return tuple(leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor))
 
 
 def changing_axes(call: Call, group: Group) -> list[dict[int, str]]:
@@ -271,7 +271,10 @@ def main() -> None:
         outcomes = {exporter: measure(call, group, exporter) for exporter in options.exporters}
         row = {name: outcome._asdict() for name, outcome in outcomes.items()}
         document["calls"].append({"package": call.package, "name": call.name, **row})
-        words = (f"{name}: {each.verdict} {each.message}"[:160].rstrip() for name, each in outcomes.items())
+        words = (
+            f"{name}: {outcome.verdict} {outcome.message}"[:160].rstrip()
+            for name, outcome in outcomes.items()
+        )
         print(call.package, call.name, *words, sep=" | ", flush=True)
         if options.json:
             options.json.write_text(json.dumps(document, indent=1))

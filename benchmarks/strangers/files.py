@@ -294,11 +294,11 @@ def _dtype(onnx_type: str) -> str:
 def _table(outcomes: list[Outcome]) -> str:
     """Return the table: a row per source and kind of outcome."""
     rows: dict[tuple[str, str], list[str]] = {}
-    for each in outcomes:
-        words = "lifted and equal" if each.equal else each.words.replace("|", "/")[:120]
-        name = each.file.name if each.file.counted else f"{each.file.name} (not counted)"
-        rows.setdefault((each.file.source, words), []).append(name)
-    counted = [each.equal for each in outcomes if each.file.counted]
+    for outcome in outcomes:
+        words = "lifted and equal" if outcome.equal else outcome.words.replace("|", "/")[:120]
+        name = outcome.file.name if outcome.file.counted else f"{outcome.file.name} (not counted)"
+        rows.setdefault((outcome.file.source, words), []).append(name)
+    counted = [outcome.equal for outcome in outcomes if outcome.file.counted]
     lines = [[source, ", ".join(names), words] for (source, words), names in rows.items()]
     total = ["**all**", f"{len(counted)} counted", f"**{sum(counted)} lifted and equal**"]
     return table(["made by", "files", "outcome"], [*lines, total])

@@ -65,11 +65,11 @@ def operands(value: ir.Value) -> Iterator[ir.Value]:
     node = value.producer()
     if node is None:
         return
-    yield from (each for each in node.inputs if each is not None)
+    yield from (value for value in node.inputs if value is not None)
     for attribute in node.attributes.values():
         if attribute.type is ir.AttributeType.GRAPH:
             for inner in ir.traversal.RecursiveGraphIterator(attribute.as_graph()):
-                yield from (each for each in inner.inputs if each is not None)
+                yield from (value for value in inner.inputs if value is not None)
 
 
 def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
@@ -119,7 +119,9 @@ def is_data_free(value: ir.Value) -> bool:
 def _is_zero(node: ir.Node | None) -> bool:
     """Return True for ``x * 0``, a common way to write zeros of the size of ``x``."""
     factors = node.inputs if node is not None and node.op_type == "Mul" else ()
-    return any((array := constant(each)) is not None and array.size and not array.any() for each in factors)
+    return any(
+        (array := constant(factor)) is not None and array.size and not array.any() for factor in factors
+    )
 
 
 def behind_identity(value: ir.Value) -> ir.Value:
@@ -161,7 +163,7 @@ def to_proto(model: ir.Model) -> onnx.ModelProto:
     """
     graphs = (model.graph, *model.graph.subgraphs())
     values = [value for graph in graphs for value in graph.initializers.values()]
-    if (size := sum(each.const_value.nbytes for each in values if each.const_value)) > _MAX_WEIGHT_BYTES:
+    if (size := sum(value.const_value.nbytes for value in values if value.const_value)) > _MAX_WEIGHT_BYTES:
         raise UnsupportedError(
             f"the weights are {size:,} bytes, a file has at most {_MAX_WEIGHT_BYTES:,}; split the network"
         )
@@ -191,8 +193,8 @@ class UniqueNames:
 
     def __init__(self, graph: ir.Graph) -> None:
         graphs, nodes = (graph, *graph.subgraphs()), [*graph.all_nodes()]
-        values = [*(each for node in nodes for each in (*node.inputs, *node.outputs) if each is not None)]
-        values += [value for each in graphs for value in (*each.inputs, *each.initializers.values())]
+        values = [*(value for node in nodes for value in (*node.inputs, *node.outputs) if value is not None)]
+        values += [value for graph in graphs for value in (*graph.inputs, *graph.initializers.values())]
         self._taken = {*(node.name for node in nodes), *(value.name for value in values)}
 
     def unique(self, name: str) -> str:

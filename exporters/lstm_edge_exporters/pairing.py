@@ -44,7 +44,7 @@ def pair_states(
     Returns:
         The pairs, and the possible outputs of each input called like a state that has several.
     """
-    inputs = {str(each.name): each for each in data_inputs(graph) if sequence not in axes_of(each)}
+    inputs = {str(input_.name): input_ for input_ in data_inputs(graph) if sequence not in axes_of(input_)}
     called = {name for name in inputs if is_called_like_a_state(name)}
     inputs.pop(next((str(value.name) for value in graph.inputs if value.name not in called), ""), None)
     alike, follows = dict[str, set[str]](), dict[str, set[str]]()
@@ -70,7 +70,7 @@ def pair_states(
     while single := _single(_left(follows, pairs)):
         pairs |= single
     unclear = {name: sorted(outputs) for name, outputs in _left(follows, pairs).items() if outputs}
-    return {str(each.name): pairs[str(each.name)] for each in graph.inputs if each.name in pairs}, unclear
+    return {str(value.name): pairs[str(value.name)] for value in graph.inputs if value.name in pairs}, unclear
 
 
 def is_called_like_a_state(name: str) -> bool:

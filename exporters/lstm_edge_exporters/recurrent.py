@@ -40,12 +40,12 @@ class LayerWeights:
 
 def to_onnx_weights(op: str, directions: Sequence[LayerWeights]) -> tuple[Array, Array, Array | None]:
     """Return ``W (D, G*H, I)``, ``R (D, G*H, P)`` and ``B (D, 2*G*H)`` or None for one layer."""
-    w = np.stack([_reorder(op, each.w_ih) for each in directions])
-    r = np.stack([_reorder(op, each.w_hh) for each in directions])
+    w = np.stack([_reorder(op, direction.w_ih) for direction in directions])
+    r = np.stack([_reorder(op, direction.w_hh) for direction in directions])
     rows = [
-        np.concatenate([_reorder(op, each.b_ih), _reorder(op, each.b_hh)])
-        for each in directions
-        if each.b_ih is not None and each.b_hh is not None
+        np.concatenate([_reorder(op, direction.b_ih), _reorder(op, direction.b_hh)])
+        for direction in directions
+        if direction.b_ih is not None and direction.b_hh is not None
     ]
     return w, r, np.stack(rows) if rows else None
 

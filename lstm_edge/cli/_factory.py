@@ -55,7 +55,7 @@ def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, AxisRange]]
 def parse_range(text: str) -> AxisRange:
     """Read ``16..``, ``16..4096`` or ``16..4096:4``; raises InputError, also for a range without a size."""
     if match := re.fullmatch(r"(\d+)\.\.(\d*)(?::(\d+))?", text, re.ASCII):
-        least, most, multiple = (int(each or 0) for each in match.groups())
+        least, most, multiple = (int(group or 0) for group in match.groups())
         found = AxisRange(least, most if match[2] else None, multiple if match[3] else 1)
         if found.least and found.multiple and found.most != 0 and found.nearest(1) >= found.least:
             return found
@@ -105,7 +105,7 @@ def make_example(
     _check_names(specs, module)
     sizes, rng = _choose_sizes(specs, ranges), np.random.default_rng(0)
     steps = [*sizes.values(), _STEPS, _STEPS][1]
-    floats = [each.dtype for each in module.parameters() if each.is_floating_point()]
+    floats = [parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()]
     example = {}
     for spec in specs:
         shape = resolve(spec.axes, sizes) or ()
@@ -133,7 +133,9 @@ def _check_names(specs: Sequence[TensorSpec], module: nn.Module) -> None:
     try:
         signature.bind(**{spec.name: spec for spec in specs})
     except TypeError as error:
-        needed = [name for name, each in signature.parameters.items() if each.default is each.empty]
+        needed = [
+            name for name, parameter in signature.parameters.items() if parameter.default is parameter.empty
+        ]
         axes = [",".join(map(str, spec.axes)) for spec in specs][: len(needed)]
         pairs = zip_longest(needed, axes, fillvalue="N,L,8")
         raise InputError(

@@ -187,14 +187,28 @@ model_argument = click.argument("model", type=PATH, callback=_check_models)
 models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_check_models)
 
 
-def _check_output(_: click.Context, __: click.Parameter, path: Path) -> Path:
-    check_target(path)
-    if path.suffix != ".onnx":
-        raise InputError(f"{path} is not named .onnx; use -o {path.with_suffix('.onnx')}")
-    return path
+def _check_output(_: click.Context, option: click.Parameter, given: Any) -> Any:
+    suffixes = (".onnx", ".lep") if option.multiple else (".onnx",)
+    for path in given if option.multiple else (given,):
+        check_target(path)
+        if path.suffix not in suffixes:
+            raise InputError(
+                f"{path} is not named {' or '.join(suffixes)}; use -o {path.with_suffix('.onnx')}"
+            )
+    return given
 
 
 output_option = click.option("-o", "--output", type=PATH, required=True, callback=_check_output)
+outputs_option = click.option(
+    "-o",
+    "--output",
+    "outputs",
+    type=PATH,
+    required=True,
+    multiple=True,
+    callback=_check_output,
+    help="An .onnx file, or an .lep file; repeatable.",
+)
 reset_every_option = click.option(
     "--reset-every",
     callback=_reader(_count_or_never),

@@ -51,7 +51,7 @@ def print_report(report: Report, *, as_json: bool) -> None:
 def plain(value: Any) -> Any:
     """Return a value as JSON has it: numbers that are not finite as None, classes with fields as mappings."""
     if is_dataclass(value) and not isinstance(value, type):
-        value = {each.name: getattr(value, each.name) for each in fields(value)}
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):

@@ -1,5 +1,6 @@
 """``lstm-edge demo``."""
 
+import sys
 import time
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +16,7 @@ from ._output import Report, Show, echo, plain
 from .train import describe_epoch
 
 _COLUMNS = 48
+_BARS = "▁▂▃▄▅▆▇█"
 
 
 @verb("demo", extra="export")
@@ -49,7 +51,8 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     say(f"export  {model_file}, equal to PyTorch at {cases} other sizes")
     with load(model_file) as model:
         stream = model.stream(reset_every="never")  # reset before each recording
-        say("run     one sample at a time, without torch; each letter is the activity recognized so far")
+        say("run     one sample at a time, without torch")
+        say("        above: strength of the motion; below: initials of the activity recognized so far")
         for activity in range(len(held_out.classes)):
             say(_play(stream, held_out, activity))
         show(0.8, "running all held-out recordings, also in PyTorch")
@@ -61,14 +64,18 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
 
 
 def _play(stream: Stream, held_out: Data, activity: int) -> str:
-    """Run a recording of an activity; return the initials of what was recognized along it."""
+    """Run a recording of an activity; return its strength and the initials of the activities recognized."""
     from ..demo import replay_recording
 
     recording = next(one.x for one in held_out.series if one.y[-1] == activity)
     labels, rate = held_out.classes, held_out.signal.sampling_rate or 1.0
     said = [int(logits.argmax()) for logits, _ in replay_recording(stream, recording)]
     edges = np.linspace(0, len(said), _COLUMNS + 1).astype(int)
+    strength = np.linalg.norm(recording[:, :3], axis=1)
+    levels = [strength[start:end].mean() / strength.max() for start, end in pairwise(edges)]
+    bars = _BARS if (sys.stdout.encoding or "").lower().startswith("utf") else "_.-=+*%#"
+    drawn = "".join(bars[round((len(bars) - 1) * level)] for level in levels)
     initials = "".join(labels[said[end - 1]][0] for _, end in pairwise(edges))
     wrong = max((step for step, answer in enumerate(said, 1) if answer != activity), default=0)
     end = f"classified as {labels[said[-1]]}" if wrong == len(said) else f"after {(wrong + 1) / rate:.1f} s"
-    return f"        {initials}  {labels[activity]} {end}"
+    return f"        {drawn}  {labels[activity]}\n        {initials}  {end}"

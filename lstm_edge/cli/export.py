@@ -13,10 +13,11 @@ from lstm_edge.results import is_classification, pace
 from lstm_edge_exporters.export.config import ExportConfig
 from lstm_edge_exporters.options import option, option_fields
 from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Signal, Task
 
 from ..data.config import parse_rate
-from ._options import SCALE, is_factory, options_of, output_option, verb
+from ._options import SCALE, is_factory, options_of, outputs_option, verb
 from ._output import Report, Show
 
 if TYPE_CHECKING:
@@ -63,22 +64,22 @@ class Description:
 
 @verb("export", extra="export")
 @click.argument("source")
-@output_option
+@outputs_option
 @options_of(factory=FactoryOptions, description=Description)
 @click.option("--lengths", is_flag=True, help="Add an input lengths, int64 (N,): valid steps of each row.")
 @options_of(config=ExportConfig)
 def command(
     source: str,
-    output: Path,
+    outputs: tuple[Path, ...],
     factory: FactoryOptions,
     description: Description,
     lengths: bool,
     config: ExportConfig,
     show: Show,
 ) -> Report:
-    """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to one .onnx file.
+    """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to an .onnx or .lep file.
 
-    The file is only written after it has been verified: it computes the same as PyTorch, at other batch sizes
+    A file is only written after it has been verified: it computes the same as PyTorch, at other batch sizes
     and lengths than it was traced at, from zero and from random states. A checkpoint file is a state_dict of
     the tutorials' LSTM1 class. A factory is a function or class without arguments that gives a
     torch.nn.Module; describe each of its inputs with --input: a number for a fixed axis, a name for a dynamic
@@ -86,7 +87,7 @@ def command(
 
     \b
     Example:
-      lstm-edge export runs/har -o har.onnx
+      lstm-edge export runs/har -o har.onnx -o har.lep
       lstm-edge export lstm1.pth --features open,high,low --units USD --scale scale.json -o price.onnx
       lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
     """  # noqa: D301
@@ -102,11 +103,24 @@ def command(
             module, example, described = deployable(_described(Path(source), description), lengths=lengths)
         own = {name: getattr(config, name) for name in option_fields(config)}
         artifact = export(module, example, replace(described, **own), on_progress=show)
-    artifact.save(output)
+    contents = {path: _content(artifact, path) for path in outputs}
+    for path, content in contents.items():
+        write_bytes(path, content)
     given = {"weights": factory.weights, "scale": description.scale}
     options = "".join(f" --{name} {path}" for name, path in given.items() if path)
-    following = [f"lstm-edge inspect {output}", f"lstm-edge validate {output} --against {source}{options}"]
-    return Report({"output": output, "bytes": len(artifact.model), **_facts(artifact)}, next=following)
+    following = [f"lstm-edge inspect {outputs[0]}"]
+    exported = [path for path in outputs if path.suffix == ".onnx"]
+    following += [f"lstm-edge validate {path} --against {source}{options}" for path in exported[:1]]
+    sizes = {str(path): len(content) for path, content in contents.items()}
+    return Report({"files": sizes, **_facts(artifact)}, next=following)
+
+
+def _content(artifact: "Artifact", path: Path) -> bytes:
+    if path.suffix == ".onnx":
+        return artifact.model
+    from lstm_edge_exporters.targets.native import to_native
+
+    return to_native(artifact.model)
 
 
 def _check_source(source: str, factory: FactoryOptions, description: Description) -> None:

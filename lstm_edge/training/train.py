@@ -315,7 +315,7 @@ def _read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], DataCo
     tensors, facts = read_tensors(path)
     with malformed_as(FileFormatError, f"{path} is not the state of a training", "use --overwrite"):
         data: dict[str, Any] = {
-            name: tuple(each) if isinstance(each, list) else each for name, each in facts["data"].items()
+            name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts["data"].items()
         }
         return tensors, facts, DataConfig(**data), TrainConfig(**facts["train"])
 

@@ -195,20 +195,20 @@ class NativeEngine(Engine):
             raise InputError(f"got {steps} steps, expected a multiple of {unit}, the unit of this file")
         rows = np.arange(sizes.get(manifest.batch or "", 1))
         states = NativeStates(self, len(rows), feeds)
-        inputs = {each: each.from_file(feeds[each.name]) for each in self.inputs}
-        outputs = {each: _room(each, len(rows), steps // unit) for each in self.outputs}
+        inputs = {input_: input_.from_file(feeds[input_.name]) for input_ in self.inputs}
+        outputs = {output: _room(output, len(rows), steps // unit) for output in self.outputs}
         lengths = np.full(len(rows), steps) if lengths is None else lengths.reshape(-1)
         for length in np.unique(lengths).tolist():
             own = np.flatnonzero(lengths == length)
             place: Any = slice(None) if len(own) == len(rows) else own
             time = slice(length if manifest.lengths else None)
-            part = {each: (place, time) if each.timed else place for each in (*inputs, *outputs)}
-            given = {each.name: array[part[each]] for each, array in inputs.items()}
+            part = {input_: (place, time) if input_.timed else place for input_ in (*inputs, *outputs)}
+            given = {name.name: array[part[name]] for name, array in inputs.items()}
             made = states.run(own, given, {**sizes, manifest.sequence or "": length})
-            for each, array in outputs.items():
-                array[part[each]] = made[each.name]
+            for name, array in outputs.items():
+                array[part[name]] = made[name.name]
         after = states.read(rows)
-        results = {each.name: each.to_file(array) for each, array in outputs.items()}
+        results = {name.name: name.to_file(array) for name, array in outputs.items()}
         return results | {spec.output: after[spec.input] for spec in manifest.states}
 
     def states(self, rows: int | None) -> "NativeStates":
@@ -249,21 +249,21 @@ class NativeEngine(Engine):
         """Yield False where the program would read or write other memory than its manifest describes."""
         manifest, parts, outputs = self.manifest, self.parts, self.outputs
         yield self._keys(INPUT) == [
-            (each.name, prod(each.inner), each.dtype.replace("bool", "uint8")) for each in self.inputs
+            (input_.name, prod(input_.inner), input_.dtype.replace("bool", "uint8")) for input_ in self.inputs
         ]
-        yield self._keys(OUTPUT) == [(each.name, prod(each.inner), "float32") for each in outputs]
+        yield self._keys(OUTPUT) == [(output.name, prod(output.inner), "float32") for output in outputs]
         yield self._keys(STATE) == [part.key for part in parts]
-        pace = [(each.timed, each.frames if each.timed else 0) for each in outputs]
+        pace = [(output.timed, output.frames if output.timed else 0) for output in outputs]
         yield pace == [(bool(port.every_step), port.frames) for port in self._ports(OUTPUT)]
         yield self.library.lstm_edge_unit(self.handle) == manifest.unit
-        yield all(each.dtype == "float32" for each in outputs)
+        yield all(output.dtype == "float32" for output in outputs)
         for spec in manifest.states:
             layers = [part.layer for part in parts if part.layout.name == spec.input]
             yield layers == [None] or (layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),))
-        for each in (*self.inputs, *outputs, *(part.layout for part in parts)):
-            names = [axis for axis in each.given[1:] if isinstance(axis, str)]  # but for that of the rows
-            yield len(names) == each.timed and not (each.factor and each not in outputs)
-        yield not manifest.sequence or any(manifest.sequence in each.axes for each in self.inputs)
+        for input_ in (*self.inputs, *outputs, *(part.layout for part in parts)):
+            names = [axis for axis in input_.given[1:] if isinstance(axis, str)]  # but for that of the rows
+            yield len(names) == input_.timed and not (input_.factor and input_ not in outputs)
+        yield not manifest.sequence or any(manifest.sequence in input_.axes for input_ in self.inputs)
 
     def _keys(self, kind: int) -> list[tuple[str, int, str]]:
         ports = self._ports(kind)
@@ -313,8 +313,8 @@ class NativeStates:
         """Take steps of some sources; see ``OrtStates``."""
         engine, manifest = self._engine, self._engine.manifest
         units = sizes.get(manifest.sequence or "", 1) // manifest.unit
-        given = [np.ascontiguousarray(inputs[each.name]) for each in engine.inputs]
-        outputs = [_room(each, len(rows), units) for each in engine.outputs]
+        given = [np.ascontiguousarray(inputs[input_.name]) for input_ in engine.inputs]
+        outputs = [_room(output, len(rows), units) for output in engine.outputs]
         _fill(self._inputs, engine.inputs, given)
         _fill(self._outputs, engine.outputs, outputs)
         states = _rows(self._states()) if self._stream else self._views
@@ -394,7 +394,7 @@ def _fill(views: Any, layouts: Sequence[Layout], arrays: Sequence[Array]) -> Non
 
 def _rows(arrays: Sequence[Array]) -> Any:
     """Return where arrays ``(K, width)`` lie, for the library; it keeps them."""
-    views: Any = (Rows * len(arrays))(*[Rows(_address(each), each.strides[0], 0) for each in arrays])
+    views: Any = (Rows * len(arrays))(*[Rows(_address(array), array.strides[0], 0) for array in arrays])
     views.arrays = arrays
     return views
 

@@ -94,7 +94,7 @@ def open_session(
         session = ort.InferenceSession(
             source,
             _settings(ort, threads, cpu_fallback or names == [CPU]),
-            providers=[(each, _EXACT.get(each, {})) for each in names],
+            providers=[(name, _EXACT.get(name, {})) for name in names],
             disabled_optimizers=_CRASHING,
             enable_fallback=0,  # onnxruntime's own prints, and goes on without the provider
         )
@@ -167,7 +167,7 @@ def _not_in_use(name: str, available: Sequence[str], why: str) -> ProviderError:
 def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
     """Raise ``ContractError`` if inputs, outputs and states of graph and manifest differ."""
     graph = {arg.name: arg for arg in (*session.get_inputs(), *session.get_outputs())}
-    states = [TensorSpec(end, each.dtype, each.axes) for each in manifest.states for end in each[:2]]
+    states = [TensorSpec(end, state.dtype, state.axes) for state in manifest.states for end in state[:2]]
     for spec in (*manifest.inputs, *manifest.outputs, *states):
         arg, kind = graph.get(spec.name), _KINDS.get(spec.dtype, spec.dtype)
         axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
@@ -259,8 +259,10 @@ class OrtStates:
                 raise _run_error(error) from error
             self._front = 1 - self._front
 
-        inputs = {each.name: each.from_file(feeds[each.name]) for each in engine.inputs}
-        return Call(inputs, run, {each.name: each.from_file(outputs[each.name]) for each in engine.outputs})
+        inputs = {input_.name: input_.from_file(feeds[input_.name]) for input_ in engine.inputs}
+        return Call(
+            inputs, run, {output.name: output.from_file(outputs[output.name]) for output in engine.outputs}
+        )
 
     def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Take steps of the sources at ``rows (K,)``, or raise and change no state; return outputs."""
@@ -270,38 +272,38 @@ class OrtStates:
         parts = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
         for part in parts:
             feeds = self.read(rows[part])
-            for each in engine.inputs:
-                feeds[each.name] = np.ascontiguousarray(each.to_file(inputs[each.name][part]))
+            for input_ in engine.inputs:
+                feeds[input_.name] = np.ascontiguousarray(input_.to_file(inputs[input_.name][part]))
             if (spec := manifest.lengths_input) is not None:
                 feeds[spec.name] = np.full(len(rows[part]), steps, spec.dtype)
             found.append(engine.call(feeds, sizes))
         for part, results in zip(parts, found, strict=True):
             self.write(rows[part], manifest.states_out(results))
         outputs = {}
-        for each in engine.outputs:
-            blocks = [each.from_file(results[each.name]) for results in found]
-            outputs[each.name] = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
+        for output in engine.outputs:
+            blocks = [output.from_file(results[output.name]) for results in found]
+            outputs[output.name] = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         return outputs
 
     def read(self, rows: Array) -> dict[str, Array]:
         """Return copies of the states of some sources."""
         arrays = self._read_all()
         return {
-            each.name: arrays[each.name].copy()
-            if each.batch is None or each.factor
-            else arrays[each.name].take(rows, each.batch)
-            for each in self._engine.state_layouts
+            layout.name: arrays[layout.name].copy()
+            if layout.batch is None or layout.factor
+            else arrays[layout.name].take(rows, layout.batch)
+            for layout in self._engine.state_layouts
         }
 
     def write(self, rows: Array, states: Arrays) -> None:
         """Set the states of some sources."""
         arrays = self._read_all()
-        for each in self._engine.state_layouts:
-            whole = each.batch is None or each.factor
-            where: Any = ... if whole else ((slice(None),) * (each.batch or 0) + (rows,))
-            arrays[each.name][where] = states[each.name]
+        for layout in self._engine.state_layouts:
+            whole = layout.batch is None or layout.factor
+            where: Any = ... if whole else ((slice(None),) * (layout.batch or 0) + (rows,))
+            arrays[layout.name][where] = states[layout.name]
             if self._engine.device != "cpu":
-                self._values[self._front][each.name].update_inplace(arrays[each.name])
+                self._values[self._front][layout.name].update_inplace(arrays[layout.name])
 
     def refusal(self) -> Exception:
         """Never called: a bound call raises by itself."""

@@ -111,9 +111,9 @@ def _replay(manifest: Manifest, run: Runner, golden: Golden) -> dict[str, Array]
     joined = dict(outputs[-1])
     for name in manifest.output_names:
         if name in time:
-            joined[name] = np.concatenate([each[name] for each in outputs], time[name])
+            joined[name] = np.concatenate([output[name] for output in outputs], time[name])
         elif name in manifest.counts:
-            joined[name] = np.sum([each[name] for each in outputs], axis=0, dtype=joined[name].dtype)
+            joined[name] = np.sum([output[name] for output in outputs], axis=0, dtype=joined[name].dtype)
     return joined if lengths is None else _without_padding(manifest, golden, joined)
 
 

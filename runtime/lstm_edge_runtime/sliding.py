@@ -55,6 +55,9 @@ class SlidingStream:
         if len(self._samples) < self._window:
             return None
         outputs, _ = self._run(np.ascontiguousarray(self._input.to_file(self._samples[None])))
-        rows = {each.name: each.from_file(outputs[each.name])[0] for each in self._outputs}
-        found = {each.name: rows[each.name][-1] if each.timed else rows[each.name] for each in self._outputs}
+        rows = {output.name: output.from_file(outputs[output.name])[0] for output in self._outputs}
+        found = {
+            output.name: rows[output.name][-1] if output.timed else rows[output.name]
+            for output in self._outputs
+        }
         return found if len(found) > 1 else next(iter(found.values()))

@@ -61,16 +61,16 @@ class _Streams:
         self._ranges = manifest.ranges
         if self._unit > 1:  # it keeps steps, so that a chunk has any number
             self._ranges = {axis: r for axis, r in manifest.ranges.items() if axis != manifest.sequence}
-        self._settled = manifest.unit * max((each.delay for each in engine.outputs), default=0)
-        self._even = manifest.unit == 1 and all(each.frames == 1 for each in engine.outputs)
+        self._settled = manifest.unit * max((output.delay for output in engine.outputs), default=0)
+        self._even = manifest.unit == 1 and all(output.frames == 1 for output in engine.outputs)
         self._plain = self._even and not self._settled and reset_every == _NEVER
         """True if every call is one of the engine."""
         self._rest = _NO_REST
         """The last steps of each source that do not fill a unit, ``(rows, unit, ...)``."""
         if manifest.unit > 1:
-            timed = [each for each in engine.inputs if each.timed]
+            timed = [input_ for input_ in engine.inputs if input_.timed]
             shapes = {each: (rows or 1, manifest.unit, *each.inner) for each in timed}
-            self._rest = {each.name: np.zeros(shape, each.dtype) for each, shape in shapes.items()}
+            self._rest = {name.name: np.zeros(shape, name.dtype) for name, shape in shapes.items()}
         self._age = np.zeros(rows or 1, np.int64)
         """Steps of each source since its reset."""
         self._entry = _Entry()
@@ -92,18 +92,20 @@ class _Streams:
         if shapes != self._checked[0]:
             one = {manifest.sequence: 1} if step and manifest.sequence else {}
             sizes = {manifest.batch or "": rows, **one}
-            for each in sorted(inputs, key=lambda each: "+" in str(each.axes)):
-                shape = arrays[each.name].shape
-                axes = tuple(axis for axis in each.given[not self._many :] if axis not in one)
+            for input_ in sorted(inputs, key=lambda each: "+" in str(each.axes)):
+                shape = arrays[input_.name].shape
+                axes = tuple(axis for axis in input_.given[not self._many :] if axis not in one)
                 bare = tuple(axis for axis in axes if axis != 1)
-                learn_sizes(each.name, bare if len(shape) == len(bare) else axes, shape, sizes, self._ranges)
-            full = {each.name: (rows, *(resolve(each.given[1:], sizes) or ())) for each in inputs}
+                learn_sizes(
+                    input_.name, bare if len(shape) == len(bare) else axes, shape, sizes, self._ranges
+                )
+            full = {input_.name: (rows, *(resolve(input_.given[1:], sizes) or ())) for input_ in inputs}
             self._checked = shapes, sizes, full
         _, sizes, full = self._checked
         if not self._many:  # a single stream is small
             self._checked = _NOTHING
-        shaped = {each.name: arrays[each.name].reshape(full[each.name]) for each in inputs}
-        return {each.name: each.from_given(shaped[each.name]) for each in inputs}, sizes
+        shaped = {input_.name: arrays[input_.name].reshape(full[input_.name]) for input_ in inputs}
+        return {input_.name: input_.from_given(shaped[input_.name]) for input_ in inputs}, sizes
 
     def _steps(self, sizes: Mapping[str, int]) -> int:
         return sizes.get(self._manifest.sequence or "", 1)
@@ -118,8 +120,10 @@ class _Streams:
         """Return the bound call for these sizes with samples in it: ``bound`` where it fits."""
         if bound is None or bound.sizes != sizes:
             engine, (inputs, run, outputs) = self._engine, self._states.bind(sizes)
-            cells = [self._seen(inputs[each.name], each, step=step) for each in engine.inputs]
-            views = {each.name: self._seen(outputs[each.name], each, step=step) for each in engine.outputs}
+            cells = [self._seen(inputs[input_.name], input_, step=step) for input_ in engine.inputs]
+            views = {
+                output.name: self._seen(outputs[output.name], output, step=step) for output in engine.outputs
+            }
             result = partial(_copies, views) if len(views) > 1 else next(iter(views.values())).copy
             cell = cells[0] if len(cells) == 1 and not self._advice else None
             bound = _Bound(sizes, self._steps(sizes), inputs, run, result, cell)
@@ -138,7 +142,7 @@ class _Streams:
         An output without a time axis gives the last result, None if there is none.
         """
         steps, start, layouts = self._steps(sizes), 0, self._engine.outputs
-        parts: list[dict[str, list[Array]]] = [{each.name: [] for each in layouts} for _ in rows]
+        parts: list[dict[str, list[Array]]] = [{layout.name: [] for layout in layouts} for _ in rows]
         with self._kept(rows):
             while start < steps:
                 due = rows[self._age[rows] >= self._every]
@@ -150,13 +154,13 @@ class _Streams:
                 start = end
         found: list[dict[str, Any]] = []
         for part in parts:
-            found.append({each.name: next(iter(part[each.name][-1:]), None) for each in layouts})
-            for each in layouts:
-                if each.name in self._manifest.counts:
-                    found[-1][each.name] = np.asarray(np.sum(part[each.name], axis=0, dtype=each.dtype))
-                elif each.timed:
-                    none = np.zeros((0, *each.inner), each.dtype)
-                    found[-1][each.name] = np.concatenate(part[each.name] or [none])
+            found.append({layout.name: next(iter(part[layout.name][-1:]), None) for layout in layouts})
+            for layout in layouts:
+                if layout.name in self._manifest.counts:
+                    found[-1][layout.name] = np.asarray(np.sum(part[layout.name], axis=0, dtype=layout.dtype))
+                elif layout.timed:
+                    none = np.zeros((0, *layout.inner), layout.dtype)
+                    found[-1][layout.name] = np.concatenate(part[layout.name] or [none])
         return found
 
     def _take_piece(
@@ -174,11 +178,11 @@ class _Streams:
             live, own = np.flatnonzero(units == number), {**sizes, sequence: number * unit}
             outputs = self._states.run(rows[live], self._cut(joined, live, slice(number * unit)), own)
             for place, row in enumerate(live.tolist()):
-                for each in self._engine.outputs:
-                    early = max(0, each.delay - int(ages[row]) // unit * each.frames)
-                    if each.timed or early < number:
-                        array = outputs[each.name][place]
-                        parts[row][each.name].append(array[early:] if each.timed else array)
+                for output in self._engine.outputs:
+                    early = max(0, output.delay - int(ages[row]) // unit * output.frames)
+                    if output.timed or early < number:
+                        array = outputs[output.name][place]
+                        parts[row][output.name].append(array[early:] if output.timed else array)
         for name, kept in self._rest.items():
             kept[rows] = joined[name][each_row, (units * unit)[:, None] + np.arange(unit)]
         self._age[rows] += size
@@ -186,7 +190,7 @@ class _Streams:
     def _cut(self, arrays: Arrays, rows: Any, time: slice) -> dict[str, Array]:
         """Return some rows and steps of inputs."""
         inputs = self._engine.inputs
-        return {each.name: arrays[each.name][(rows, time) if each.timed else rows] for each in inputs}
+        return {input_.name: arrays[input_.name][(rows, time) if input_.timed else rows] for input_ in inputs}
 
     def _state_of(self, rows: Array) -> State:
         """Return a copy of one source's state; ``StateError`` between units, as steps are kept then."""
@@ -329,12 +333,14 @@ class Stream(_Streams):
         self._age[0] = self._seen_steps - self._start
         (found,) = self._pieces(_ONE, arrays, sizes)
         self._begin(self._seen_steps + self._steps(sizes), int(self._age[0]))
-        for each in self._engine.outputs:
-            array = found[each.name]
-            if step and (array is None or (each.timed and not len(array))):
-                del found[each.name]
-            elif each.timed:
-                found[each.name] = array[0] if step and each.frames == 1 else each.to_given(array[None])[0]
+        for output in self._engine.outputs:
+            array = found[output.name]
+            if step and (array is None or (output.timed and not len(array))):
+                del found[output.name]
+            elif output.timed:
+                found[output.name] = (
+                    array[0] if step and output.frames == 1 else output.to_given(array[None])[0]
+                )
         return _only(found, len(self._engine.outputs))
 
     def _begin(self, seen: int, age: int) -> None:
@@ -446,7 +452,7 @@ class StreamBatch(_Streams):
             or not self._ready(int(ages.min()), int(ages.max()), steps)
         ):
             parts = self._pieces(slots, arrays, sizes)
-            return _only({each.name: _stacked(each, parts, step=step) for each in layouts})
+            return _only({layout.name: _stacked(layout, parts, step=step) for layout in layouts})
         if step and slots is self._all and self._states.in_place:
             bound = self._step = self._filled(self._step, arrays, sizes, step=True)
             if bound.run():
@@ -455,7 +461,7 @@ class StreamBatch(_Streams):
             return bound.result()
         outputs = self._states.run(slots, arrays, sizes)
         self._age[slots] += steps
-        return _only({each.name: self._seen(outputs[each.name], each, step=step) for each in layouts})
+        return _only({layout.name: self._seen(outputs[layout.name], layout, step=step) for layout in layouts})
 
     def _slots(self, ids: Ids) -> Array:
         """Return the slots of ``ids``; each must be in the batch and given once."""
@@ -519,12 +525,14 @@ def _check_streamable(engine: Engine, *, many: bool) -> None:
     reason = manifest.unstreamable or ("" if manifest.states or manifest.is_buffered else "it has no states")
     if reason:
         raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-    for each in (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest)) if many else ():
-        own = each in engine.outputs
-        rows = each.batch is not None and (own or not each.factor)
-        if not rows or (own and manifest.is_buffered and np.dtype(each.dtype).kind != "f"):
-            reason = f"is {each.dtype}, which has no NaN" if rows else f"has no axis {manifest.batch or 'N'}"
-            raise ContractError(f"{each.name} {reason}; open one stream() a source instead")
+    for input_ in (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest)) if many else ():
+        own = input_ in engine.outputs
+        rows = input_.batch is not None and (own or not input_.factor)
+        if not rows or (own and manifest.is_buffered and np.dtype(input_.dtype).kind != "f"):
+            reason = (
+                f"is {input_.dtype}, which has no NaN" if rows else f"has no axis {manifest.batch or 'N'}"
+            )
+            raise ContractError(f"{input_.name} {reason}; open one stream() a source instead")
 
 
 def _stacked(layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool) -> Array:

@@ -33,7 +33,7 @@ def make_corpus(folder: Path) -> None:
 def _verb(*arguments: object) -> None:
     words = io.StringIO()
     with redirect_stdout(words), redirect_stderr(words):
-        code = run(cli, [str(each) for each in arguments])
+        code = run(cli, [str(argument) for argument in arguments])
     if code:
         raise RuntimeError(f"{arguments}: exit {code}: {words.getvalue()}")
 

@@ -39,7 +39,7 @@ int main(void) {
 def c_of(writer: ProgramWriter) -> str:
     """Return a C program of ``writer``'s one input, which reads samples and writes all outputs and states."""
     table, (port,) = Table(writer), writer.ports("inputs")
-    widths = [writer.width(each.buffer) for each in writer.ports("outputs")]
+    widths = [writer.width(port.buffer) for port in writer.ports("outputs")]
     return HARNESS % {
         "definitions": "".join(pool.definition() for pool in (*table.pools, table.bytes)),
         "pools": ", ".join(f"{{.from = {pool.symbol if pool.size else 'NULL'}}}" for pool in table.pools),

@@ -84,7 +84,7 @@ def _rows(writer: ProgramWriter, x: int, stored: Array, found: Found) -> None:
         soft = [writer.add(Code.SOFTMAX, x, length, logarithm) for logarithm in (0, 1)]
         scale, bias = stored[:length], stored[-length:]
         vectors = [(NONE, NONE), (writer.optional(scale), writer.optional(bias))]
-        bare, norm = (writer.add(Code.NORMALIZE, x, length, 1e-3, *each) for each in vectors)
+        bare, norm = (writer.add(Code.NORMALIZE, x, length, 1e-3, *vector) for vector in vectors)
 
         def logs(v: Array, length: int = length) -> Array:
             wide = v.reshape(len(v), -1, length)
@@ -108,7 +108,7 @@ def _rows(writer: ProgramWriter, x: int, stored: Array, found: Found) -> None:
 def _whole(writer: ProgramWriter, x: int, found: Found) -> None:
     """Add every operation on whole numbers; what is divided by 0 is 0."""
     whole, numbers = writer.cast(x, "int64"), np.arange(writer.width(x)) - 5
-    functions = {kind: each for kind, each in PAIRS.items() if kind not in (Binary.PRELU, Binary.POWER)}
+    functions = {kind: pair for kind, pair in PAIRS.items() if kind not in (Binary.PRELU, Binary.POWER)}
     functions[Binary.DIVIDE] = lambda a, b: np.where(b == 0, 0, np.trunc(a / np.where(b == 0, 1, b)))
     for kind, function in functions.items():
         for other, value in (

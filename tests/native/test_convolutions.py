@@ -35,7 +35,7 @@ def over_time(
 ) -> tuple[bytes, Manifest]:
     """A node over time and features of x (N, channels, L, WIDE), its past of (K - 1) D frames a state."""
     frames = (kernel[0] - 1) * dilation
-    stored = {f"w{place}": each for place, each in enumerate(weights)}
+    stored = {f"w{place}": weight for place, weight in enumerate(weights)}
     if frames:
         stored |= {"start": np.array([-frames]), "end": np.array([2**62]), "axis": np.array([2])}
     read = "joined" if frames else "x"
@@ -146,10 +146,10 @@ def test_copies_bring_any_numbers_of_a_row_side_by_side(places: Array, shape: tu
     for wanted in (places, regular):
         out = np.full(wanted.size, 99)
         for source, at, length, number, source_stride, out_stride in stretches(wanted, np.zeros_like(wanted)):
-            for each in range(number):
-                to = at + each * out_stride + np.arange(length)
+            for index in range(number):
+                to = at + index * out_stride + np.arange(length)
                 assert (out[to] == 99).all()
-                out[to] = source + each * source_stride + np.arange(length)
+                out[to] = source + index * source_stride + np.arange(length)
         assert np.array_equal(out, wanted)
     assert len(list(stretches(regular, np.zeros_like(regular)))) <= shape[1]
 

@@ -56,7 +56,7 @@ def file(
     stored.append(numpy_helper.from_array(np.arange(7) % 3 > 0, "flags"))
     inputs = ["x", "W", "R", "B", "", *(f"{state}_0" for state in states)]
     layer = helper.make_node(
-        kind, inputs, ["y4", *(f"{each}_n" for each in states)], hidden_size=hidden, **attributes
+        kind, inputs, ["y4", *(f"{state}_n" for state in states)], hidden_size=hidden, **attributes
     )
     nodes = [layer, helper.make_node("Squeeze", ["y4", "axes"], ["h"])]
     nodes += [onnx.parser.parse_node(each) for each in head.split(";")]
@@ -66,7 +66,7 @@ def file(
     entering = [name for name in axes if not name.endswith("_n")]
     leaving = [
         helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
-        *(values[f"{each}_n"] for each in states),
+        *(values[f"{state}_n"] for state in states),
     ]
     graph = helper.make_graph(nodes, "g", [values[name] for name in entering], leaving, stored)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
@@ -78,7 +78,9 @@ def file(
     manifest = Manifest(
         inputs=tuple(TensorSpec(name, "float32", axes[name]) for name in entering if not name.endswith("_0")),
         outputs=(TensorSpec("y", "float32", ("L", "N", shape[-1]) if len(shape) == 3 else ("N", shape[-1])),),
-        states=tuple(StateSpec(f"{each}_0", f"{each}_n", "float32", axes[f"{each}_0"]) for each in states),
+        states=tuple(
+            StateSpec(f"{state}_0", f"{state}_n", "float32", axes[f"{state}_0"]) for state in states
+        ),
     )
     return with_manifest(model, manifest)
 

@@ -48,7 +48,7 @@ def in_engine(library: Any, writer: ProgramWriter, x: Array) -> Array:
     states, rows = program.zeros(1), []
     for sample in x:
         outputs = program.run(sample[None, None], states)
-        rows.append(np.concatenate([each.ravel() for each in (*outputs, *states)]))
+        rows.append(np.concatenate([output.ravel() for output in (*outputs, *states)]))
     return np.stack(rows)
 
 

@@ -72,7 +72,10 @@ def test_the_base_is_light_and_an_extra_adds_to_it():
 def test_every_requirement_has_one_lower_bound():
     texts = [*(distribution("lstm-edge").requires or []), *(distribution("lstm-edge-runtime").requires or [])]
     requirements = [each for each in map(Requirement, texts) if each.name != "lstm-edge-runtime"]
-    bounds = {str(each): [s.operator for s in each.specifier].count(">=") for each in requirements}
+    bounds = {
+        str(requirement): [s.operator for s in requirement.specifier].count(">=")
+        for requirement in requirements
+    }
     assert [text for text, count in bounds.items() if count != 1] == []
 
 

@@ -98,7 +98,7 @@ def check(model, steps, got, *, step):
     for spec in model.outputs:
         several = len(model.outputs) > 1
         found = (got or {}).get(spec.name) if several else got
-        frames = [each[spec.name] for each in steps if each[spec.name] is not None]
+        frames = [step[spec.name] for step in steps if step[spec.name] is not None]
         if model.manifest.time_axis(spec.axes) is None:
             want = frames[-1][0] if frames else None
         else:

@@ -24,7 +24,7 @@ def _hostile(manifest: dict) -> None:
 def _altered(change) -> bytes:
     """Return motions-int8.onnx with another manifest."""
     model = onnx.load(DATA / "motions-int8.onnx")
-    (entry,) = (each for each in model.metadata_props if each.key == KEY)
+    (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
     manifest = json.loads(entry.value)
     change(manifest)
     entry.value = json.dumps(manifest)
@@ -38,7 +38,7 @@ def _wrong() -> bytes:
     writer.output("y", writer.linear(x, np.eye(2, dtype="float32")), every_step=True)
     writer.golden({"x": np.ones((3, 2))}, {"y": (np.full((3, 2), 2.0), 0.5)})
     model = onnx.load(DATA / "lstm.onnx")
-    writer.manifest(next(each.value for each in model.metadata_props if each.key == KEY))
+    writer.manifest(next(prop.value for prop in model.metadata_props if prop.key == KEY))
     return writer.to_bytes()
 
 

@@ -77,7 +77,7 @@ def _sizes(model: ir.Model) -> set[ir.Value]:
         value = node.outputs[0] if node.outputs else None
         if value is None or value.dtype != ir.DataType.DOUBLE or node.op_type not in _EXACT:
             continue
-        floats = [each for each in node.inputs if each is not None and each.dtype == ir.DataType.DOUBLE]
+        floats = [value for value in node.inputs if value is not None and value.dtype == ir.DataType.DOUBLE]
         source = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
         from_size = node.op_type == "Cast" and source is not None and source.is_integer()
         derived = any(each in found for each in floats)

@@ -120,7 +120,7 @@ def _widen(model: ir.Model, program: ExportedProgram) -> None:
     ``torch.onnx`` writes some numbers in float32 and casts them, and knows some operators in float32 alone.
     """
     arguments = ((node.args, node.kwargs) for node in program.graph.nodes)
-    leaves = (each for both in arguments for each in pytree.tree_leaves(both))
+    leaves = (leaf for both in arguments for leaf in pytree.tree_leaves(both))
     known = {np.float32(each): each for each in (*_NUMBERS, *leaves) if isinstance(each, float)}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         array = constant(node.outputs[0]) if node.op_type == "Constant" else None

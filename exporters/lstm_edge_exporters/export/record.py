@@ -100,7 +100,7 @@ class _Packing:
 
     def permute(self, tensor: Tensor, *args: Any, **_: Any) -> Any:
         """Leave the identity as it is, copied or inverted, and a tensor that is permuted by it."""
-        marked = (self.meaning(each) == "identity" for each in (tensor, *args) if isinstance(each, Tensor))
+        marked = (self.meaning(arg) == "identity" for arg in (tensor, *args) if isinstance(arg, Tensor))
         return tensor if any(marked) else NotImplemented
 
 

@@ -176,7 +176,7 @@ def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name 
 def _arange(*args: Any, **kwargs: Any) -> Tensor:
     """Make a range whose ``tolist()`` gives numbers where its ends are numbers."""
     made = torch.arange(*args, **kwargs)
-    if all(type(each) is int for each in args):
+    if all(type(arg) is int for arg in args):
         made.tolist = lambda: list(range(*args))  # type: ignore[method-assign]
     return made
 

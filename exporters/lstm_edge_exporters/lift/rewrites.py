@@ -79,7 +79,7 @@ def _generalize_reshapes(model: ir.Model) -> None:
 def _generalize_loops(model: ir.Model) -> None:
     """Let a Loop of constant passes, whose condition reads no data, make one per step of that many."""
     names = UniqueNames(model.graph)
-    for node in [each.node for each in recurrences(model) if each.node.op_type == "Loop"]:
+    for node in [recurrence.node for recurrence in recurrences(model) if recurrence.node.op_type == "Loop"]:
         trips, body = constant(node.inputs[0]), node.attributes["body"].as_graph()
         axes = [
             (value, axis)
@@ -120,7 +120,7 @@ def _orders(node: ir.Node) -> Iterator[ir.Value]:
     while value is not None and (above := value.producer()) is not None and not is_recurrent(above):
         if above.op_type == "Gather" and (order := above.inputs[1]) is not None and constant(order) is None:
             yield order
-        value = next((each for each in above.inputs if each is not None and constant(each) is None), None)
+        value = next((value for value in above.inputs if value is not None and constant(value) is None), None)
 
 
 def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], known: Mapping[str, int]) -> bool:
@@ -133,7 +133,7 @@ def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], known
     except FileFormatError:
         return False
     rows = list(range(run[x].shape[1]))
-    return all(run[each].ndim == 1 and sorted(run[each].tolist()) == rows for each in orders)
+    return all(run[order].ndim == 1 and sorted(run[order].tolist()) == rows for order in orders)
 
 
 def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:

@@ -50,7 +50,7 @@ def lift_states(
     """
     carried, specs, names = {state.input for state in known}, [], UniqueNames(model.graph)
     reason = ""
-    for slot in (slot for each in nodes for slot in each.slots):
+    for slot in (slot for node in nodes for slot in node.slots):
         try:
             state = _describe(slot, axes.runs, axes.batch, carried)
         except ContractError as error:
@@ -92,7 +92,7 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         leaving = match.expand(template) if match else ""
         if name not in pairs and leaving not in pairs.values() and _alike(inputs[name], outputs.get(leaving)):
             pairs[name] = leaving
-    for slot in (slot for each in recurrences(model) for slot in each.slots):
+    for slot in (slot for recurrence in recurrences(model) for slot in recurrence.slots):
         name = "" if slot.initial is None else str(top_of(slot.initial).name)
         last = slot.node.outputs[slot.output : slot.output + 1]
         reached = {str(value.name) for value in walk(last, _laid_out) if value.is_graph_output()}
@@ -128,7 +128,7 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
     if initial is None:  # zeros
         directions, hidden = state_shape(node)
         dtypes = (value.dtype for value in (node.inputs[2], node.inputs[0]) if value is not None)
-        dtype = next((each for each in dtypes if each and each.is_floating_point()), ir.DataType.FLOAT)
+        dtype = next((dtype for dtype in dtypes if dtype and dtype.is_floating_point()), ir.DataType.FLOAT)
         return ir.val(None, dtype, (directions, _rows(node, runs, batch), hidden)), 0.0
     if is_data_free(initial):
         return _constant(slot, initial, runs, batch)

@@ -82,7 +82,7 @@ def judge(
         agreement = float((np.concatenate(left) == np.concatenate(right)).mean())
         if targets is not None:
             ends = [np.array([labels[-1] for labels in each]) for each in (left, right)]
-            one, two = (float(np.mean(each == targets)) for each in ends)
+            one, two = (float(np.mean(end == targets)) for end in ends)
             accuracy = one, two
     return Judgement(len(cases), agreement, accuracy, change, {name: _drifted(long[name]) for name in states})
 

@@ -147,8 +147,8 @@ def with_limits(manifest: Manifest, cases: Sequence[Golden], models: Sequence[Mo
     limits = [{name: limit_for(array) for name, array in case.outputs.items()} for case in cases]
     for model in models:
         for own, records in zip(limits, selftest(unlimited, runner(model)).cases, strict=True):
-            own |= {each.name: max(own[each.name], _MARGIN * each.max_abs) for each in records}
-    return [case._replace(limit=each) for case, each in zip(cases, limits, strict=True)]
+            own |= {record.name: max(own[record.name], _MARGIN * record.max_abs) for record in records}
+    return [case._replace(limit=limit) for case, limit in zip(cases, limits, strict=True)]
 
 
 def on_native(content: bytes) -> Model | None:
@@ -223,7 +223,8 @@ def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator
             ways = [Way(f"{_STORED} ({why}), {where}", int8_storage)]
         else:
             ways = [
-                Way(f"{each.words}, {where}", partial(int8_dynamic, scheme=each)) for each in schemes(target)
+                Way(f"{scheme.words}, {where}", partial(int8_dynamic, scheme=scheme))
+                for scheme in schemes(target)
             ]
         for way in ways:
             if integer:

@@ -117,8 +117,8 @@ def _fitted(steps: int, streamed: Manifest, full: Manifest) -> int:
 
 def _feeds(pair: Pair, cases: CaseGenerator, rows: int, steps: int, loud: float = 1.0) -> Feeds:
     feeds = cases.case(rows, steps, at_reset=True, offset=rows, full=True).feeds
-    data = {each.name for each in pair.manifest.data_inputs if np.dtype(each.dtype).kind == "f"}
-    return {name: each * each.dtype.type(loud) if name in data else each for name, each in feeds.items()}
+    data = {spec.name for spec in pair.manifest.data_inputs if np.dtype(spec.dtype).kind == "f"}
+    return {name: feed * feed.dtype.type(loud) if name in data else feed for name, feed in feeds.items()}
 
 
 def _verify(pair: Pair, full: Manifest, feeds: Feeds, ways: Sequence[Sequence[int]]) -> None:

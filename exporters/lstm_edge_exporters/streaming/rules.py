@@ -80,7 +80,7 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         return
     before = [each for each in node.inputs[: list(node.inputs).index(value)] if each is not None]
     fills, frames = {fill_of(each) for each in before} or {0.0}, [axes_of(each)[flow.axis] for each in before]
-    if sum(each in work.flows for each in node.inputs) > 1:
+    if sum(value in work.flows for value in node.inputs) > 1:
         raise work.refusal("joins several sequences")
     if None in fills or len(fills) > 1 or not all(isinstance(size, int) for size in frames):
         raise work.refusal("puts frames in front that are not one constant, or not a fixed number of them")

@@ -210,7 +210,7 @@ def _computed_again(
     if node is None or time is None or not usual or [*axes_read(node, 0, len(axes_of(value)))]:
         raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
     operands: list[ir.Value | None] = [
-        None if each is None else _computed_again(work, each, positions, known) for each in node.inputs
+        None if value is None else _computed_again(work, value, positions, known) for value in node.inputs
     ]
     if rule is reshape:
         sizes = [axis if isinstance(axis, int) else 1 for axis in axes_of(value)]

@@ -48,7 +48,7 @@ def to_site(
     described = {
         "model": _MODEL,
         "name": path.name,
-        "recordings": [_recorded(*each, signal.features) for each in recordings],
+        "recordings": [_recorded(*recording, signal.features) for recording in recordings],
         "files": ["./", _CONTENTS, *sorted(name for name in files if name != "sw.js")],
     }
     version.update(json.dumps(described).encode())

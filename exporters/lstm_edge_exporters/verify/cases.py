@@ -97,16 +97,16 @@ class CaseGenerator:
         examples, values = examples or {}, values or {}
         data = [
             InputSpec(
-                *each,
-                "lengths" if each.name == manifest.lengths else "signal",
-                examples.get(each.name),
-                values=values.get(each.name),
+                *spec,
+                "lengths" if spec.name == manifest.lengths else "signal",
+                examples.get(spec.name),
+                values=values.get(spec.name),
             )
-            for each in manifest.inputs
+            for spec in manifest.inputs
         ]
         states = [
-            InputSpec(each.input, each.dtype, each.axes, "state", examples.get(each.input), each.reset)
-            for each in manifest.states
+            InputSpec(state.input, state.dtype, state.axes, "state", examples.get(state.input), state.reset)
+            for state in manifest.states
         ]
         return cls((*data, *states), manifest.batch, manifest.sequence, seed, ranges=manifest.ranges)
 
@@ -165,25 +165,25 @@ class CaseGenerator:
 
     def example(self) -> Case | None:
         """Return the example itself, states that it does not hold at reset; None where an input has none."""
-        if any(each.example is None for each in self.inputs if each.role != "state"):
+        if any(input_.example is None for input_ in self.inputs if input_.role != "state"):
             return None
         sizes: dict[str, int] = {}
         feeds: dict[str, Array] = {}
         try:
-            for each in sorted(self.inputs, key=lambda each: "+" in str(each.axes)):
-                if each.example is not None:
-                    learn_sizes(each.name, each.axes, each.example.shape, sizes)
-                    feeds[each.name] = np.asarray(each.example, each.dtype)
+            for input_ in sorted(self.inputs, key=lambda each: "+" in str(each.axes)):
+                if input_.example is not None:
+                    learn_sizes(input_.name, input_.axes, input_.example.shape, sizes)
+                    feeds[input_.name] = np.asarray(input_.example, input_.dtype)
         except InputError:
             return None
-        resets = {each.name: each for each in self.inputs if each.name not in feeds}
-        at_reset = all(each.name in resets for each in self.inputs if each.role == "state")
+        resets = {input_.name: input_ for input_ in self.inputs if input_.name not in feeds}
+        at_reset = all(input_.name in resets for input_ in self.inputs if input_.role == "state")
         feeds |= {name: _at_reset(each, resolve(each.axes, sizes) or ()) for name, each in resets.items()}
         return Case(sizes, feeds, at_reset)
 
     def fitted_to(self, run: Runner) -> "CaseGenerator":
         """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
-        if not any(each.role == "lengths" for each in self.inputs):
+        if not any(input_.role == "lengths" for input_ in self.inputs):
             return self
         try:
             for offset in range(3):
@@ -195,7 +195,7 @@ class CaseGenerator:
 
     def _names(self) -> list[str]:
         """Return the names of every axis, those inside sums and products included."""
-        axes = [axis for each in self.inputs for axis in each.axes if isinstance(axis, str)]
+        axes = [axis for input_ in self.inputs for axis in input_.axes if isinstance(axis, str)]
         return list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
 
     def _range(self, name: str | None) -> AxisRange:
@@ -204,23 +204,25 @@ class CaseGenerator:
     def _draw(self, sizes: Mapping[str, int], rng: np.random.Generator, at_reset: bool, full: bool) -> Case:
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
         given = [
-            each.example.max() for each in self.inputs if each.role == "lengths" and each.example is not None
+            input_.example.max()
+            for input_ in self.inputs
+            if input_.role == "lengths" and input_.example is not None
         ]
         steps = sizes.get(str(self.sequence)) or int(max(given, default=1))  # given if the time axis is fixed
         feeds = {}
-        for each in self.inputs:
-            shape = resolve(each.axes, sizes)
+        for input_ in self.inputs:
+            shape = resolve(input_.axes, sizes)
             assert shape is not None
-            if each.role == "lengths":
+            if input_.role == "lengths":
                 lengths = np.asarray(rng.integers(1, steps + 1, shape))
                 if full:
                     lengths.flat[rng.integers(lengths.size)] = steps
                 lengths = -np.sort(-lengths) if self.sorted_lengths else lengths
-                feeds[each.name] = lengths.astype(each.dtype)
-            elif each.role == "state":
-                feeds[each.name] = _state(each, shape, rng, at_reset or each.name in self.held)
+                feeds[input_.name] = lengths.astype(input_.dtype)
+            elif input_.role == "state":
+                feeds[input_.name] = _state(input_, shape, rng, at_reset or input_.name in self.held)
             else:
-                feeds[each.name] = _signal(each, shape, rng, full, steps)
+                feeds[input_.name] = _signal(input_, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
 
 

@@ -104,7 +104,7 @@ class Pair:
         runs = [(exact, procedure(self.graph.moved(seed, _ULP64), feeds)) for seed in range(_DRAWS)]
         if reference is not None:
             for seed in range(_DRAWS):
-                wide = {name: nudged(each, seed, _ULP64) for name, each in feeds.items()}
+                wide = {name: nudged(feed, seed, _ULP64) for name, feed in feeds.items()}
                 with contextlib.suppress(*REFUSALS):
                     runs.append((want, procedure(reference, wide)))
         return {

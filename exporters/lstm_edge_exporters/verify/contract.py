@@ -31,7 +31,7 @@ def check_form(file: ModelFile) -> Iterator[Check]:
         refused = first_line(error)
     yield answered("onnx.checker", refused)
     yield answered("manifest and graph agree", file.broken)
-    texts = [each.value for each in file.proto.metadata_props if each.key == KEY]
+    texts = [prop.value for prop in file.proto.metadata_props if prop.key == KEY]
     if file.model is not None:
         same = len(texts) == 1 and json.loads(texts[0]) == json.loads(Manifest.from_json(texts[0]).to_json())
         wrong = "the manifest has unknown fields, or derived ones that contradict the others; export again"

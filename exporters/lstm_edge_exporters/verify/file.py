@@ -73,7 +73,9 @@ class ModelFile:
         graph = self.inlined.graph
         if any(map(_INT8.match, self.operators)) or any(map(_decodes_int8, graph.all_nodes())):
             return "int8"
-        values = [value for each in (graph, *graph.subgraphs()) for value in each.initializers.values()]
+        values = [
+            value for subgraph in (graph, *graph.subgraphs()) for value in subgraph.initializers.values()
+        ]
         passed = [*graph.inputs, *graph.outputs]
         if any(value.dtype == ir.DataType.FLOAT16 for value in (*values, *passed)):
             return "fp16"

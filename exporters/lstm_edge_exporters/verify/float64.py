@@ -90,7 +90,7 @@ class Graph64:
             for run in graph._evaluator.rt_nodes_:
                 run.gate_move = ulp, seed
         graph = self._moves[seed, ulp]
-        return lambda feeds: graph({name: nudged(each, seed, ulp) for name, each in feeds.items()})
+        return lambda feeds: graph({name: nudged(feed, seed, ulp) for name, feed in feeds.items()})
 
 
 def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
@@ -156,7 +156,7 @@ class _Direction:
             functions[0] = lambda x: _sigmoid(x) + signs[: x.shape[-1]]
         clip = options.get("clip")
         if clip:
-            bounded = [lambda x, f=each: f(np.clip(x, -clip, clip)) for each in functions[:2]]
+            bounded = [lambda x, f=function: f(np.clip(x, -clip, clip)) for function in functions[:2]]
             functions = [*bounded, *functions[2:]]
         self.functions, self.r, self.bias = functions, r, bias
         self.peepholes: Array | None = None
@@ -217,7 +217,7 @@ def _recurrent(
         layer = _Direction(kind, names, r[place].T, from_r, options)
         layer.peepholes = None if p is None else np.pad(p[place].reshape(3, -1), ((0, 1), (0, 0)))
         step, z = getattr(layer, kind.lower()), x @ w[place].T + from_w
-        states = tuple(each[place] for each in starts[: 2 if kind == "LSTM" else 1])
+        states = tuple(start[place] for start in starts[: 2 if kind == "LSTM" else 1])
         back = direction == "reverse" or place == 1
         for time in reversed(range(steps)) if back else range(steps):
             after = step(z[time], *states)

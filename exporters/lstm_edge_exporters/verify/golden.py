@@ -44,7 +44,7 @@ def record_golden(pair: Pair, cases: CaseGenerator) -> Golden:
 def golden_case(pair: Pair, case: Case) -> Golden:
     """Return a case as files keep it: outputs in the file's dtypes, and their limits."""
     exact, limits = pair.exact(case.feeds), pair.limits(case.feeds)
-    dtypes = {each.name: each.dtype for each in pair.manifest.outputs}
+    dtypes = {spec.name: spec.dtype for spec in pair.manifest.outputs}
     dtypes |= {state.output: state.dtype for state in pair.manifest.states}
     return Golden(
         case.feeds,

@@ -38,7 +38,7 @@ def asked(name: str, question: Callable[[], Check]) -> Check:
 
 def judged(name: str, records: Sequence[Comparison]) -> Check:
     """Return the check that every output is within its limit."""
-    failed = "; ".join(str(each) for each in records if not each.ok)
+    failed = "; ".join(str(record) for record in records if not record.ok)
     worst = max(records, key=lambda each: each.ratio, default=None)
     return Check(name, "failed" if failed else "passed", failed, worst)
 

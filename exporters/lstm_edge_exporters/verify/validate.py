@@ -282,7 +282,7 @@ class Validation:
             yield self._equal(f"sample {place} of the data", sample)
             yield self._rounded(f"sample {place} in float32", sample)
         feeds = full_length(manifest, self._case(3, 31, _INPUTS))
-        names = [each.name for each in manifest.data_inputs if np.dtype(each.dtype).kind == "f"]
+        names = [spec.name for spec in manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
         kinds: Mapping[str, Callable[[Array], Array]] = {
             "zeros": np.zeros_like,
             "ones": np.ones_like,
@@ -367,7 +367,7 @@ class Validation:
     def _recorded(self, name: str, golden: Golden) -> Check:
         check_golden_case(self.file.manifest, golden)
         exact, limits = self.truth.exact(golden.inputs), self.truth.limits(golden.inputs)
-        known = {each: exact[each] for each in golden.outputs if each in exact}
+        known = {output: exact[output] for output in golden.outputs if output in exact}
         found = judged(name, compare_all(golden.outputs, known, {n: limits[n] / 8 for n in known}))
         wide = [
             each

@@ -118,7 +118,7 @@ def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progres
 
 def _require(about: str, records: Sequence[Comparison]) -> Sequence[Comparison]:
     """Return ``records`` if each is within its limit; raises CheckFailedError."""
-    if failed := "; ".join(str(each) for each in records if not each.ok):
+    if failed := "; ".join(str(record) for record in records if not record.ok):
         raise CheckFailedError(f"{about}: {failed}")
     return records
 
@@ -217,7 +217,7 @@ def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
         return False
     ends = [state.output for state in manifest.states]
     records = pair.within({e: padded[e] for e in ends}, {e: alone[e] for e in ends}, cut)
-    return all(each.ok for each in records)
+    return all(record.ok for record in records)
 
 
 def differing_constants(file: onnx.ModelProto, exact: Mapping[str, Array]) -> list[str]:

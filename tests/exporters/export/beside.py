@@ -38,9 +38,11 @@ def export_beside(module, example, config=None, **options):
 def _resized(cases, sizes):
     """Return the example repeated or cut to a size for every named axis."""
     feeds = dict(cases.example().feeds)
-    for each in cases.inputs:
-        for axis, size in enumerate(resolve(each.axes, sizes) or ()):
-            feeds[each.name] = feeds[each.name].take(np.arange(size) % feeds[each.name].shape[axis], axis)
+    for input_ in cases.inputs:
+        for axis, size in enumerate(resolve(input_.axes, sizes) or ()):
+            feeds[input_.name] = feeds[input_.name].take(
+                np.arange(size) % feeds[input_.name].shape[axis], axis
+            )
     return feeds
 
 

@@ -54,7 +54,7 @@ def test_an_operator_that_looks_ahead_streams_a_step_behind(network, operator, a
     stream = load(lifted.model).stream()
     first, *others = [stream.step(each) for each in x]
     assert first is None
-    np.testing.assert_allclose([each.ravel() for each in others], whole[:-1], atol=1e-6)
+    np.testing.assert_allclose([other.ravel() for other in others], whole[:-1], atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,9 @@ def test_caches_under_the_names_of_known_tools_are_states(before, after):
         RNG.standard_normal((2, 3, 3)).astype(np.float32),
         {"two": [-2], "end": [2**40], "axis": [2]},
     )
-    lifted = lift(parsed(text, K=kernel, **{name: np.array(each) for name, each in constants.items()}))
+    lifted = lift(
+        parsed(text, K=kernel, **{name: np.array(constant) for name, constant in constants.items()})
+    )
     assert [(state.input, state.output) for state in lifted.report.recognized] == [(before, after)]
     assert lifted.manifest.unstreamable == ""
 

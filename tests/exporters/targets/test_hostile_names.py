@@ -59,7 +59,7 @@ def hostile_model(turn):
             else each
         )
 
-    (entry,) = (each for each in model.metadata_props if each.key == KEY)
+    (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
     manifest, graph = json.loads(entry.value), model.graph
     for state in manifest["states"]:
         name(state["input"])
@@ -102,7 +102,7 @@ def call(place, turn, capsys, *arguments, refusal=None, code=0):
     Path("net.onnx").write_bytes(sealed(model.SerializeToString()))
     before = tree(place)
     try:
-        ended = run(cli, [str(each) for each in arguments])
+        ended = run(cli, [str(argument) for argument in arguments])
     except SystemExit as stop:  # a failed check
         ended = stop.code
     written = capsys.readouterr()

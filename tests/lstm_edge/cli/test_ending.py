@@ -87,7 +87,7 @@ def test_a_reader_that_left_is_no_failed_check(har, tmp_path, arguments):
     data.write_text("ax,ay,az\n" + "1,2,3\n" * 9)
     reading, writing = os.pipe()
     os.close(reading)
-    arguments = [each.format(har=har.path, data=data) for each in arguments]
+    arguments = [argument.format(har=har.path, data=data) for argument in arguments]
     ran = subprocess.run(
         [*LSTM_EDGE, *arguments], stdout=writing, stderr=subprocess.PIPE, text=True, check=False
     )
@@ -122,7 +122,7 @@ def _catches(status: Path, number: int) -> bool:
 
 def test_labels_features_and_file_names_can_not_write_to_the_terminal(invoke, har, tmp_path):
     model = onnx.load(har.path)
-    entry = next(each for each in model.metadata_props if each.key == KEY)
+    entry = next(prop for prop in model.metadata_props if prop.key == KEY)
     manifest = Manifest.from_json(entry.value)
     assert manifest.task is not None
     entry.value = manifest._replace(

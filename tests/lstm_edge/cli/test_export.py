@@ -95,7 +95,7 @@ def folder(tmp_path, monkeypatch):
 def test_a_run_becomes_a_file_with_tables_and_the_next_commands(folder, invoke):
     torch.manual_seed(0)
     save(Run(LSTM1(4, 6, 8, 1, 20)), folder / "run")
-    code, out, err = invoke("export", "run", "-o", "har.onnx", "--lengths")
+    code, out, err = invoke("export", "run", "-o", "har.onnx", "-o", "har.lep", "--lengths")
     assert code == 0
     for words in (
         "h_0",
@@ -105,6 +105,7 @@ def test_a_run_becomes_a_file_with_tables_and_the_next_commands(folder, invoke):
         "lstm-edge inspect har.onnx",
     ):
         assert words in out
+    assert load(folder / "har.lep").selftest().ok
     manifest = load(folder / "har.onnx").manifest
     assert (manifest.lengths, len(manifest.provenance["checkpoint_sha256"])) == ("lengths", 64)
     lines = err.splitlines()
@@ -123,7 +124,7 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, invoke):
     assert (code, err) == (0, "")
     assert document["inputs"] == [{"name": "tokens", "dtype": "int64", "axes": ["N", "L"]}]
     assert [state["input"] for state in document["states"]] == ["h_0"]
-    assert (document["output"], document["bytes"]) == ("t.onnx", (folder / "t.onnx").stat().st_size)
+    assert document["files"] == {"t.onnx": (folder / "t.onnx").stat().st_size}
     tokens = torch.randint(0, 40, (2, 9))
     found, _ = load(folder / "t.onnx").run(tokens.numpy())
     assert torch.allclose(torch.from_numpy(found["output"]), module(tokens), atol=1e-5)
@@ -187,7 +188,7 @@ def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
 @pytest.mark.system
 def test_what_a_module_prints_does_not_reach_the_json(folder, invoke):
     code, out, _ = invoke("export", "export_nets:Talks", *TOKENS, "--json")
-    assert (code, json.loads(out)["output"]) == (0, "t.onnx")
+    assert (code, [*json.loads(out)["files"]]) == (0, ["t.onnx"])
 
 
 def test_floats_without_a_dtype_are_the_modules_own(folder, invoke):

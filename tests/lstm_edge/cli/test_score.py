@@ -135,8 +135,8 @@ def test_results_and_events_do_not_depend_on_files_and_partitions(
     rng, folder = np.random.default_rng(seed), tmp_path_factory.mktemp("split")
     table = samples(rng, lengths)
     where = rng.integers(0, files, len(table))
-    for each in range(files):
-        write(table.filter(pa.array(where == each)), folder / "in" / f"{each}.parquet", row_group_size=9)
+    for index in range(files):
+        write(table.filter(pa.array(where == index)), folder / "in" / f"{index}.parquet", row_group_size=9)
     write(table, folder / "one" / "0.parquet")
     options = {"events": True, "reset_every": every, "hold": hold}
     run(folder / "in", har.path, folder / "out", parts=parts, **options)
@@ -178,12 +178,12 @@ def test_nights_equal_one_long_run(har, tmp_path, folders):
     options, outputs = {"events": True, "hold": 2, "reset_every": 7}, []
     write(table, tmp_path / "all" / "0.parquet")
     run(tmp_path / "all", har.path, tmp_path / "whole", **options)
-    for each in range(4):
-        folder = tmp_path / (f"in{each}" if folders else "in")
-        write(table.filter(pa.array(night == each)), folder / f"{each}.parquet")
-        output, since = tmp_path / f"out{each}", str(outputs[-1]) if outputs else None
-        report = run(folder, har.path, output, since=since, parts=each + 1, **options)
-        assert (report.files, report.known, report.late) == (1, each, 0)
+    for index in range(4):
+        folder = tmp_path / (f"in{index}" if folders else "in")
+        write(table.filter(pa.array(night == index)), folder / f"{index}.parquet")
+        output, since = tmp_path / f"out{index}", str(outputs[-1]) if outputs else None
+        report = run(folder, har.path, output, since=since, parts=index + 1, **options)
+        assert (report.files, report.known, report.late) == (1, index, 0)
         outputs.append(output)
     assert results(*outputs).equals(results(tmp_path / "whole"))
     closed = pa.concat_tables(
@@ -336,10 +336,10 @@ def test_a_file_with_a_delay_leaves_results_empty_until_it_is_over(har, tmp_path
     table = samples(np.random.default_rng(11), [30, 1, 12, 8, 8, 8, 8])
     late = np.searchsorted([10], table["order"].to_numpy())
     outputs = []
-    for each in range(2):
-        write(table.filter(pa.array(late == each)), tmp_path / "in" / f"{each}.parquet")
+    for index in range(2):
+        write(table.filter(pa.array(late == index)), tmp_path / "in" / f"{index}.parquet")
         since = str(outputs[-1]) if outputs else None
-        outputs.append(tmp_path / f"out{each}")
+        outputs.append(tmp_path / f"out{index}")
         run(tmp_path / "in", DATA / "late.onnx", outputs[-1], since=since, events=True)
     found, outputs = results(*outputs), expected(DATA / "late.onnx", by_series(table))
     missing = np.isnan(outputs[:, 0])

@@ -270,7 +270,7 @@ def test_hold_writes_no_label_before_the_first_that_stayed(stream, from_reset):
     assert (expected[0], len(set(expected)) > 2, expected == raw) == (-1, True, False)
     names = ["rest", "walk", "run, fast", None]
     _, out, _ = stream(text(), from_reset, "--hold", 3, "--json")
-    assert [each["label"] for each in documents(out)] == [names[label] for label in expected]
+    assert [document["label"] for document in documents(out)] == [names[label] for label in expected]
     _, out, _ = stream(text(X[:2]), from_reset, "--hold", 3)
     assert next(csv.DictReader(io.StringIO(out)))["label"] == ""
 

@@ -102,6 +102,7 @@ TABLE = [
     # outputs
     ("quantize har.onnx -o a.pt", "a.pt is not named .onnx; use -o a.onnx"),
     ("lift har.onnx -o a", "a is not named .onnx; use -o a.onnx"),
+    ("export run -o a.onnx -o a", "a is not named .onnx or .lep; use -o a.onnx"),
     ("lift har.onnx -o no/a.onnx", "create it first"),
     ("lift har.onnx -o .", "is a folder"),
     ("convert har.onnx -o har.ort", "is not named .lep; use -o har.lep"),

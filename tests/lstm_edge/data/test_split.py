@@ -16,7 +16,7 @@ from lstm_edge_runtime.manifest import Signal, Task
 
 
 def data_of(classes, groups=None, splits=None, steps=4):
-    labels = tuple(sorted({label for each in classes for label in each}))
+    labels = tuple(sorted({label for cls in classes for label in cls}))
     series = []
     for index, held in enumerate(classes):
         y = np.repeat([labels.index(label) for label in held], steps)

@@ -74,7 +74,7 @@ def check_c_folder(
     folder: str | os.PathLike[str], source: str | os.PathLike[str], name: str | None = None
 ) -> None:
     """Refuse early what ``CFolder.save`` would refuse after the work; raises as that does."""
-    paths = {_path(_name(source, name), each) for each in (*_TEMPLATES, *_CORE)}
+    paths = {_path(_name(source, name), template) for template in (*_TEMPLATES, *_CORE)}
     check_folder(folder, paths.__contains__)
 
 
@@ -127,7 +127,7 @@ def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table) -> 
         "upper": upper,
         "macros": "\n".join(_macros(upper, writer.unit, inputs, outputs, manifest)),
         "members": "\n".join(f"    {line};" for line in _members(compiled, table)),
-        "counters": "".join(f" state->{each};" for each in _counters(compiled)),
+        "counters": "".join(f" state->{counter};" for counter in _counters(compiled)),
         "memory": str(table.memory),
         "quantized": str(max(1, table.quantized)),
         "parameters": ", ".join(parameters),
@@ -143,10 +143,10 @@ def _render(name: str, manifest: Manifest, compiled: Compiled, table: Table) -> 
     }
     values |= _self_test_values(writer, inputs, outputs)
     rendered = {}
-    for each in _TEMPLATES:
-        text = (_HERE / "templates" / each).read_text(encoding="utf-8")
+    for template in _TEMPLATES:
+        text = (_HERE / "templates" / template).read_text(encoding="utf-8")
         lines = [line for line in text.split("\n") if labels or "_labels" not in line]
-        rendered[_path(name, each)] = Template("\n".join(lines)).substitute(values)
+        rendered[_path(name, template)] = Template("\n".join(lines)).substitute(values)
     return rendered
 
 

@@ -46,7 +46,7 @@ class Span:
 def last_reads(writer: ProgramWriter) -> dict[int, int]:
     """Return the last operation that reads each buffer; the number of operations for outputs and states."""
     operations = writer.operations
-    last = {buffer: number for number, each in enumerate(operations) for buffer in reads(each)}
+    last = {buffer: number for number, operation in enumerate(operations) for buffer in reads(operation)}
     last |= {port.buffer: len(operations) for port in writer.ports("outputs")}
     return last | {port.next: len(operations) for port in writer.ports("states")}
 
@@ -72,7 +72,7 @@ def plan(writer: ProgramWriter, placed: Mapping[int, object]) -> tuple[dict[int,
             if buffer in placed or buffer in spans:
                 continue
             size = size_of(writer, buffer)
-            ending = [each for each in reads(operation) if each in spans and last[each] == number]
+            ending = [read for read in reads(operation) if read in spans and last[read] == number]
             ends = [spans[each] for each in ending if size_of(writer, each) == size]
             spans[buffer] = ends[0] if ends and operation.code in _IN_PLACE else Span(size, number, number)
             spans[buffer].last = max(spans[buffer].last, last.get(buffer, number))

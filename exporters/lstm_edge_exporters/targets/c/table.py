@@ -166,7 +166,9 @@ class Table:
         writer, last, copies = self._writer, last_reads(self._writer), []
         inputs, outputs, states = (writer.ports(kind) for kind in ("inputs", "outputs", "states"))
         writer_of = {
-            buffer: number for number, each in enumerate(self._operations) for buffer in writes(each)
+            buffer: number
+            for number, operation in enumerate(self._operations)
+            for buffer in writes(operation)
         }
         for number, port in enumerate(inputs):
             self._refs[port.buffer] = f"LE_REF(LE_PORTS + {number}, 0)"
@@ -326,7 +328,7 @@ class Table:
         self._add("le_whole", "le_whole_op", fields | {"kind": f"LE_{Binary(kind).name}"})
 
     def _where(self, operation: Operation) -> None:
-        condition, a, b, y = (self._refs[each] for each in operation.arguments[:4])
+        condition, a, b, y = (self._refs[argument] for argument in operation.arguments[:4])
         n = self._writer.width(operation.arguments[3])
         self._add("le_where", "le_where_op", {"condition": condition, "a": a, "b": b, "y": y, "n": n})
 

@@ -146,8 +146,8 @@ class _Compiler:
 
         One Concat reads it, which puts new frames behind it, and a Slice of the result is its new value.
         """
-        value = next(each for each in self._graph.inputs if each.name == state.input)
-        made = next(each for each in self._graph.outputs if each.name == state.output)
+        value = next(input_ for input_ in self._graph.inputs if input_.name == state.input)
+        made = next(output for output in self._graph.outputs if output.name == state.output)
         joining, slicing = next((node for node, _ in value.uses()), None), made.producer()
         if state.dtype != "float32" or self._uses[state.input] != 1 or joining is None or slicing is None:
             return None
@@ -236,11 +236,11 @@ class _Compiler:
         own = node.domain in ("", "ai.onnx")
         if own and node.op_type in ("Shape", "Size") and isinstance(inputs[0], Value):
             return self._size(node, inputs[0])
-        if own and not any(isinstance(each, Value) for each in inputs):
+        if own and not any(isinstance(input_, Value) for input_ in inputs):
             return self._fold(node, names, inputs)
         if own and node.op_type in MOVES and isinstance(inputs[0], Value):
             return self._move(node, inputs[0], inputs[1:])
-        counts = node.op_type == "Add" and any(getattr(each, "dtype", "") == "int64" for each in inputs)
+        counts = node.op_type == "Add" and any(getattr(input_, "dtype", "") == "int64" for input_ in inputs)
         if not counts and any(name in self._sized for name in names):
             raise UnsupportedError("it computes with the number of rows or steps")
         lower = LOWER.get(("" if own else node.domain, node.op_type))
@@ -272,8 +272,8 @@ class _Compiler:
     def _fold(self, node: ir.Node, names: Sequence[str], inputs: Sequence[Any]) -> Sequence[Array]:
         found = evaluate(node, inputs, self._opset)
         masks = [
-            self._sized.get(name, np.zeros(np.shape(each), bool))
-            for name, each in zip(names, inputs, strict=True)
+            self._sized.get(name, np.zeros(np.shape(input_), bool))
+            for name, input_ in zip(names, inputs, strict=True)
         ]
         if node.op_type in (*MOVES, "Gather"):
             self._mark(node, evaluate(node, [masks[0], *inputs[1:]], self._opset))

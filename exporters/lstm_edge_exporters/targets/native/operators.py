@@ -146,7 +146,7 @@ def _hard_swish(memory: Memory, node: ir.Node, given: In) -> Out:
 def _binary(memory: Memory, node: ir.Node, *inputs: In) -> Out:
     """Combine the inputs, from the first to the last."""
     if node in memory.fused:
-        return next(each for each in inputs if isinstance(each, Value))
+        return next(input_ for input_ in inputs if isinstance(input_, Value))
     first, *rest = inputs[::-1] if node.op_type.startswith("Greater") else inputs
     for other in rest:
         first = _combine(memory, _BINARY[node.op_type], first, other)
@@ -211,7 +211,9 @@ def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
 @lowers("BatchNormalization")
 def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Out:
     value = floats(given)
-    scale, bias, mean, variance = (known(each, "a parameter").astype("float64") for each in parameters)
+    scale, bias, mean, variance = (
+        known(parameter, "a parameter").astype("float64") for parameter in parameters
+    )
     factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shape = (-1, *[1] * (len(value.shape) - 2))
     scaled = _combine(memory, Binary.MULTIPLY, value, factor.reshape(shape))
@@ -343,9 +345,9 @@ def _identity(memory: Memory, node: ir.Node, given: In, *_: In) -> Out:
 
 @lowers("Concat")
 def _concat(memory: Memory, node: ir.Node, *inputs: In) -> Out:
-    given = [each for each in inputs if not isinstance(each, np.ndarray) or each.size]
+    given = [input_ for input_ in inputs if not isinstance(input_, np.ndarray) or input_.size]
     values = [_filled(memory, each) for each in given]
-    return Value(np.concatenate([each.places for each in values], attribute(node, "axis")), values[0].dtype)
+    return Value(np.concatenate([value.places for value in values], attribute(node, "axis")), values[0].dtype)
 
 
 @lowers("Gather")
@@ -404,8 +406,8 @@ def _resize(memory: Memory, node: ir.Node, given: In, roi: In = None, scales: In
 def _recurrent(memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In) -> list[Out]:
     weights = [known(each, "weights") for each in (w, r)]
     scales: list[Array | None] = [None, None]
-    for place, each in enumerate(weights if memory.int8 and node.op_type != "LSTM" else ()):
-        if (found := in_int8(each[0])) is not None:
+    for place, weight in enumerate(weights if memory.int8 and node.op_type != "LSTM" else ()):
+        if (found := in_int8(weight[0])) is not None:
             weights[place], scales[place] = found[0][None], found[1]
     return _layer(memory, node, node.op_type, x, weights, scales, *rest)
 
@@ -436,7 +438,7 @@ def _layer(
     for name, expected in {"direction": "forward", "layout": 0, "clip": 0.0, "input_forget": 0}.items():
         if (found := attribute(node, name, expected)) != expected:
             raise UnsupportedError(f"{name} {found}")
-    if len(states) < count or any(each is not None for each in states[count:]):
+    if len(states) < count or any(state is not None for state in states[count:]):
         raise UnsupportedError("peepholes, or no states")
     optional(lengths, "lengths")
     if (both := optional(bias, "a bias")) is not None:
@@ -446,8 +448,8 @@ def _layer(
     news = memory.writer.recurrent(
         Code[kind],
         rows[0],
-        [memory.row(floats(each)) for each in states[:count]],
-        [each[0] for each in weights],
+        [memory.row(floats(state)) for state in states[:count]],
+        [weight[0] for weight in weights],
         both,
         scales=scales,
         flags=int(bool(attribute(node, "linear_before_reset", 0))),

@@ -178,8 +178,8 @@ class ProgramWriter:
         for name, both in expected.items():
             port = self._named[name]
             port.golden, port.tolerance = (
-                self.constant(np.asarray(each, "float32").reshape(-1, self.width(port.buffer)))
-                for each in np.broadcast_arrays(*both)
+                self.constant(np.asarray(array, "float32").reshape(-1, self.width(port.buffer)))
+                for array in np.broadcast_arrays(*both)
             )
 
     def manifest(self, text: str) -> None:

@@ -84,7 +84,7 @@ class Strided(nn.Module):
 
 def slow(*parameters):
     """Parameters that only the slow tests run."""
-    return [pytest.param(each, marks=pytest.mark.slow) for each in parameters]
+    return [pytest.param(parameter, marks=pytest.mark.slow) for parameter in parameters]
 
 
 STREAM = {"inputs": {"x": ("N", "L", 3)}, "stream": True}

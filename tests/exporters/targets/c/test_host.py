@@ -173,7 +173,7 @@ def fails_when(folder, number, value, find_program, run, tmp_path):
     place = re.search(number, code)
     (tmp_path / "net.c").write_text(code[: place.start()] + value + code[place.end() :])
     (tmp_path / "main.c").write_text(CHECK)
-    files = [each for each in sources(folder) if not str(each).endswith("/net.c")]
+    files = [source for source in sources(folder) if not str(source).endswith("/net.c")]
     made = [tmp_path / "net.c", tmp_path / "main.c", "-lm", "-o", tmp_path / "m"]
     run(find_program("gcc"), *STRICT, *files, *made)
     run(tmp_path / "m", code=1)

@@ -30,7 +30,7 @@ def altered(network, tmp_path):
 
     def change(edit):
         model = onnx.load(network("layers"))
-        (entry,) = (each for each in model.metadata_props if each.key == KEY)
+        (entry,) = (prop for prop in model.metadata_props if prop.key == KEY)
         manifest = json.loads(entry.value)
         seal = sealed
         if edit(manifest) is None:
