@@ -183,7 +183,7 @@ def test_the_installed_wheel_loads_runs_streams_and_predicts(thin_python, root, 
     assert all(label in line for label, line in zip(labels, lines[1:], strict=True))
 
 
-def test_a_verb_that_needs_torch_names_the_extra_in_one_line(thin_python, wheel, tmp_path):
+def test_a_verb_that_needs_torch_names_the_extra_in_one_line(thin_python, tmp_path):
     model = tmp_path / "m.onnx"
     ran = subprocess.run(
         [thin_python.with_name("lstm-edge"), "export", "net:build", "-o", model],
@@ -193,5 +193,5 @@ def test_a_verb_that_needs_torch_names_the_extra_in_one_line(thin_python, wheel,
     )
     assert ran.returncode == 2
     assert len(ran.stderr.splitlines()) == 1
-    assert f'pip install "lstm-edge[export] @ {wheel.as_uri()}"' in ran.stderr
+    assert 'pip install "lstm-edge[export]"' in ran.stderr
     assert not model.exists()
