@@ -68,7 +68,7 @@ test-docs: $(VENV)/.native $(WASM)
 test-slow: $(VENV)/.native $(WASM)
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m slow
 
-fuzz: $(VENV)/.native $(WASM)  ## read 85,000 damaged files of every kind; FUZZ=100 for so many a reader
+fuzz: $(VENV)/.native $(WASM)  ## read damaged files of every kind, 5,000 per reader; FUZZ=100 for another number
 	FUZZ=$(or $(FUZZ),5000) $(BIN)/python -m pytest -q -n 2 tests/fuzz
 
 # kill, interrupt and starve every verb that writes; TORTURE=5 for so many kills of each kind
