@@ -22,6 +22,7 @@ from ..graph import with_manifest
 from ..progress import Progress
 from ..recurrent import LENGTHS
 from ..verify.compare import limit_for
+from ..verify.file import open_file
 from ..verify.samples import Samples
 from .config import QuantizeConfig
 from .gate import Judgement, evidence, judge, over_budget
@@ -83,13 +84,14 @@ def quantize_verified(
     source: str | os.PathLike[str], config: QuantizeConfig, samples: Samples | None, show: Progress
 ) -> Quantized:
     """Return the first file, of those that are tried, that keeps to its budget; see ``quantize``."""
+    file = open_file(source)
     before = load(source)
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     if before.manifest.golden is None:
         raise InputError(f"{source} has no golden case; export or lift it again")
     cases, targets = evidence(before.manifest, samples)
-    proto = onnx.load(source)
+    proto = file.proto
     size = Path(source).stat().st_size
     refused, ways = [], list(_ways(config, proto.graph.node))
     for place, way in enumerate(ways):

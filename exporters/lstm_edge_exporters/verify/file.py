@@ -13,7 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import ContractError, InputError, ManifestError
+from lstm_edge_runtime.errors import ContractError, FileFormatError, InputError, ManifestError
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.ort import CPU, open_session, run_by_name
@@ -83,8 +83,11 @@ class ModelFile:
 
     @cached_property
     def proto(self) -> onnx.ModelProto:
-        """The graph with its weights."""
-        return onnx.load(str(self.path))
+        """The graph with its weights; raises ``FileFormatError`` if it can't be read."""
+        try:
+            return onnx.load(str(self.path))
+        except Exception as error:  # protobuf's DecodeError has no base class of ours
+            raise FileFormatError(f"{self.path} is truncated, or not an ONNX file; copy it again") from error
 
     def runner(self, threads: int = 1, providers: tuple[str, ...] = (CPU,)) -> Runner:
         """Open a session of its own.
@@ -134,7 +137,7 @@ def open_file(path: str | os.PathLike[str]) -> ModelFile:
     """
     path = Path(path)
     if path.suffix == ".lep":
-        raise InputError(f"{path} is no ONNX file; validate the .onnx file that it was made from")
+        raise InputError(f"{path} is a program; give the .onnx file that it was made from")
     model, broken = None, ""
     try:
         model = load(path)

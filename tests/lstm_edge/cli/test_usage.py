@@ -2,6 +2,7 @@
 
 import pickle
 import shlex
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -44,6 +45,9 @@ number = 3
 """
 
 
+RUNTIME_DATA = Path(__file__).parents[2] / "runtime" / "data"
+
+
 class Evil:
     def __reduce__(self):
         return print, ("ran",)
@@ -57,6 +61,8 @@ def folder(tmp_path, har, monkeypatch):
     torch.save(LSTM1(3, 3, 4, 1, 5).state_dict(), tmp_path / "lstm1.pth")
     torch.save({"gru.weight_ih_l0": torch.zeros(12, 5)}, tmp_path / "gru.pth")
     (tmp_path / "lfs.pth").write_text("version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "har.lep").write_bytes((RUNTIME_DATA / "lstm.lep").read_bytes())
+    (tmp_path / "cut.onnx").write_bytes((RUNTIME_DATA / "lstm.onnx").read_bytes()[:999])
     (tmp_path / "evil.pt").write_bytes(pickle.dumps(Evil()))
     (tmp_path / "usage_nets.py").write_text(NETS)
     (tmp_path / "script.py").write_text("raise RuntimeError('trains here')\n")
@@ -105,6 +111,9 @@ TABLE = [
     ("export run -o a.onnx -o a", "a is not named .onnx or .lep; use -o a.onnx"),
     ("lift har.onnx -o no/a.onnx", "create it first"),
     ("lift har.onnx -o .", "is a folder"),
+    ("quantize har.lep -o a.onnx", "har.lep is a program; give the .onnx file that it was made from"),
+    ("convert har.lep --to c -o c", "this is a program; convert the .onnx file that it was made from"),
+    ("validate cut.onnx", "cut.onnx is truncated, or not an ONNX file; copy it again"),
     ("convert har.onnx -o har.ort", "is not named .lep; use -o har.lep"),
     ("convert har.onnx -o no/har.lep", "create it first"),
     ("convert none.onnx --to c -o .", "contains "),

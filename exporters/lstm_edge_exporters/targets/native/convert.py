@@ -9,7 +9,7 @@ import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime import Model, load
-from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, UnsupportedError
+from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, UnsupportedError
 from lstm_edge_runtime.files import read_content
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
 from lstm_edge_runtime.model import runner
@@ -62,9 +62,16 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
 
 
 def read(source: str | os.PathLike[str] | bytes) -> tuple[Model, onnx.ModelProto]:
-    """Return a file as a model and as a graph with its weights; raises as ``load``."""
-    content = read_content(source)[1]
-    return load(content), onnx.load_from_string(content)
+    """Return a file as a model and as a graph with its weights.
+
+    Raises:
+        InputError: a program.
+        LstmEdgeError: as ``load`` raises.
+    """
+    model = load(source)
+    if model.engine == "native":
+        raise InputError("this is a program; convert the .onnx file that it was made from")
+    return model, onnx.load_from_string(read_content(source)[1])
 
 
 def compile_file(proto: onnx.ModelProto, manifest: Manifest) -> Compiled:
