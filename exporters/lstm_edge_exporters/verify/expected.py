@@ -166,8 +166,17 @@ def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
     import torch
 
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
+    batch = file.manifest.batch
     parameters = inspect.signature(module.forward).parameters
-    found = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays if name in parameters}
+    rows = {spec.name: spec.axes.index(batch) for spec in file.manifest.inputs if batch in spec.axes}
+    found = {
+        # a size of one broadcasts where the tracer shows it
+        name: torch.from_numpy(
+            np.concatenate([arrays[name]] * 2, rows[name]) if name in rows else +arrays[name]
+        )
+        for name in arrays
+        if name in parameters
+    }
     if not found:
         raise InputError(
             f"{file.path} carries no golden inputs named as the parameters of {type(module).__name__}."

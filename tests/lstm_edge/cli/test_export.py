@@ -19,6 +19,17 @@ import time
 import torch
 from torch import nn
 
+class Ahead(nn.Module):
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.rnn = nn.Conv1d(3, 4, 3, padding=1), nn.GRU(4, 5, batch_first=True)
+        self.register_buffer("mean", torch.ones(3))
+
+    def forward(self, x):
+        y = self.conv(((x - self.mean) / (self.mean + 1)).transpose(1, 2))
+        return self.rnn(y.transpose(1, 2))[0]
+
 class Tagger(nn.Module):
     def __init__(self):
         super().__init__()
@@ -216,3 +227,11 @@ def test_a_range_reads_its_own_text_and_gives_the_nearest_size(text, sizes):
     limits = parse_range(text)
     assert str(limits) == text
     assert {size: limits.nearest(size) for size in sizes} == sizes
+
+
+def test_a_stream_is_written_in_both_forms_and_validates(folder, invoke):
+    source = ("export_nets:Ahead", "--input", "x=N,L,3")
+    code, out, _ = invoke("export", *source, "--stream", "-o", "s.onnx", "-o", "s.lep", "--json")
+    assert (code, json.loads(out)["streams"]) == (0, "one frame per step, 1 frame delay")
+    assert load(folder / "s.lep").selftest().ok
+    assert invoke("validate", "s.onnx", "--against", "export_nets:Ahead", "--quick")[0] == 0
