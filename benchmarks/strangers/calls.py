@@ -43,10 +43,8 @@ class Build(Name):
 
     def __call__(self) -> Any:
         """Import the class and make the object."""
-        made = [argument() if isinstance(argument, Name) else argument for argument in self.arguments]
-        named = {
-            name: option() if isinstance(option, Name) else option for name, option in self.options.items()
-        }
+        made = [item() if isinstance(item, Name) else item for item in self.arguments]
+        named = {name: item() if isinstance(item, Name) else item for name, item in self.options.items()}
         return super().__call__()(*made, **named)
 
 

@@ -271,10 +271,7 @@ def main() -> None:
         outcomes = {exporter: measure(call, group, exporter) for exporter in options.exporters}
         row = {name: outcome._asdict() for name, outcome in outcomes.items()}
         document["calls"].append({"package": call.package, "name": call.name, **row})
-        words = (
-            f"{name}: {outcome.verdict} {outcome.message}"[:160].rstrip()
-            for name, outcome in outcomes.items()
-        )
+        words = (f"{name}: {o.verdict} {o.message}"[:160].rstrip() for name, o in outcomes.items())
         print(call.package, call.name, *words, sep=" | ", flush=True)
         if options.json:
             options.json.write_text(json.dumps(document, indent=1))

@@ -179,12 +179,8 @@ def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool
 
 def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]:
     """Label axes without a name, and fixed ones of inputs that ``takes`` accepts; return their sizes."""
-    starts = [
-        slot.initial
-        for recurrence in recurrences(model)
-        for slot in recurrence.slots
-        if slot.initial is not None
-    ]
+    slots = (slot for recurrence in recurrences(model) for slot in recurrence.slots)
+    starts = [slot.initial for slot in slots if slot.initial is not None]
     states = {top_of(initial).name for initial in starts if not is_data_free(initial)}
     fixed: dict[str, int] = {}
     for value in data_inputs(model.graph):

@@ -165,25 +165,25 @@ class CaseGenerator:
 
     def example(self) -> Case | None:
         """Return the example itself, states that it does not hold at reset; None where an input has none."""
-        if any(input_.example is None for input_ in self.inputs if input_.role != "state"):
+        if any(spec.example is None for spec in self.inputs if spec.role != "state"):
             return None
         sizes: dict[str, int] = {}
         feeds: dict[str, Array] = {}
         try:
-            for input_ in sorted(self.inputs, key=lambda each: "+" in str(each.axes)):
-                if input_.example is not None:
-                    learn_sizes(input_.name, input_.axes, input_.example.shape, sizes)
-                    feeds[input_.name] = np.asarray(input_.example, input_.dtype)
+            for spec in sorted(self.inputs, key=lambda spec: "+" in str(spec.axes)):
+                if spec.example is not None:
+                    learn_sizes(spec.name, spec.axes, spec.example.shape, sizes)
+                    feeds[spec.name] = np.asarray(spec.example, spec.dtype)
         except InputError:
             return None
-        resets = {input_.name: input_ for input_ in self.inputs if input_.name not in feeds}
-        at_reset = all(input_.name in resets for input_ in self.inputs if input_.role == "state")
+        resets = {spec.name: spec for spec in self.inputs if spec.name not in feeds}
+        at_reset = all(spec.name in resets for spec in self.inputs if spec.role == "state")
         feeds |= {name: _at_reset(each, resolve(each.axes, sizes) or ()) for name, each in resets.items()}
         return Case(sizes, feeds, at_reset)
 
     def fitted_to(self, run: Runner) -> "CaseGenerator":
         """Return the generator that ``run`` takes: it may pack with ``enforce_sorted=True``."""
-        if not any(input_.role == "lengths" for input_ in self.inputs):
+        if not any(spec.role == "lengths" for spec in self.inputs):
             return self
         try:
             for offset in range(3):
@@ -195,7 +195,7 @@ class CaseGenerator:
 
     def _names(self) -> list[str]:
         """Return the names of every axis, those inside sums and products included."""
-        axes = [axis for input_ in self.inputs for axis in input_.axes if isinstance(axis, str)]
+        axes = [axis for spec in self.inputs for axis in spec.axes if isinstance(axis, str)]
         return list(dict.fromkeys(name for axis in axes for name in parse_sum(axis)[0]))
 
     def _range(self, name: str | None) -> AxisRange:
@@ -203,26 +203,23 @@ class CaseGenerator:
 
     def _draw(self, sizes: Mapping[str, int], rng: np.random.Generator, at_reset: bool, full: bool) -> Case:
         sizes = {name: self._range(name).nearest(size) for name, size in sizes.items()}
-        given = [
-            input_.example.max()
-            for input_ in self.inputs
-            if input_.role == "lengths" and input_.example is not None
-        ]
+        examples = [spec.example for spec in self.inputs if spec.role == "lengths"]
+        given = [example.max() for example in examples if example is not None]
         steps = sizes.get(str(self.sequence)) or int(max(given, default=1))  # given if the time axis is fixed
         feeds = {}
-        for input_ in self.inputs:
-            shape = resolve(input_.axes, sizes)
+        for spec in self.inputs:
+            shape = resolve(spec.axes, sizes)
             assert shape is not None
-            if input_.role == "lengths":
+            if spec.role == "lengths":
                 lengths = np.asarray(rng.integers(1, steps + 1, shape))
                 if full:
                     lengths.flat[rng.integers(lengths.size)] = steps
                 lengths = -np.sort(-lengths) if self.sorted_lengths else lengths
-                feeds[input_.name] = lengths.astype(input_.dtype)
-            elif input_.role == "state":
-                feeds[input_.name] = _state(input_, shape, rng, at_reset or input_.name in self.held)
+                feeds[spec.name] = lengths.astype(spec.dtype)
+            elif spec.role == "state":
+                feeds[spec.name] = _state(spec, shape, rng, at_reset or spec.name in self.held)
             else:
-                feeds[input_.name] = _signal(input_, shape, rng, full, steps)
+                feeds[spec.name] = _signal(spec, shape, rng, full, steps)
         return Case(sizes, feeds, at_reset)
 
 

@@ -166,17 +166,11 @@ def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
     import torch
 
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
-    batch = file.manifest.batch
     parameters = inspect.signature(module.forward).parameters
-    rows = {spec.name: spec.axes.index(batch) for spec in file.manifest.inputs if batch in spec.axes}
-    found = {
-        # a size of one broadcasts where the tracer shows it
-        name: torch.from_numpy(
-            np.concatenate([arrays[name]] * 2, rows[name]) if name in rows else +arrays[name]
-        )
-        for name in arrays
-        if name in parameters
-    }
+    found = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays if name in parameters}
+    for spec in file.manifest.inputs:  # two rows: the tracer takes a size of one for an axis that broadcasts
+        if spec.name in found and file.manifest.batch in spec.axes:
+            found[spec.name] = torch.cat([found[spec.name]] * 2, spec.axes.index(file.manifest.batch))
     if not found:
         raise InputError(
             f"{file.path} carries no golden inputs named as the parameters of {type(module).__name__}."

@@ -73,9 +73,8 @@ class ModelFile:
         graph = self.inlined.graph
         if any(map(_INT8.match, self.operators)) or any(map(_decodes_int8, graph.all_nodes())):
             return "int8"
-        values = [
-            value for subgraph in (graph, *graph.subgraphs()) for value in subgraph.initializers.values()
-        ]
+        parts = (graph, *graph.subgraphs())
+        values = [value for part in parts for value in part.initializers.values()]
         passed = [*graph.inputs, *graph.outputs]
         if any(value.dtype == ir.DataType.FLOAT16 for value in (*values, *passed)):
             return "fp16"

@@ -165,11 +165,7 @@ class Table:
         """Place inputs, outputs and states; return what has to be copied in the end: from, to, how many."""
         writer, last, copies = self._writer, last_reads(self._writer), []
         inputs, outputs, states = (writer.ports(kind) for kind in ("inputs", "outputs", "states"))
-        writer_of = {
-            buffer: number
-            for number, operation in enumerate(self._operations)
-            for buffer in writes(operation)
-        }
+        writer_of = {buffer: number for number, op in enumerate(self._operations) for buffer in writes(op)}
         for number, port in enumerate(inputs):
             self._refs[port.buffer] = f"LE_REF(LE_PORTS + {number}, 0)"
         for port, offset in zip(states, self.offsets, strict=True):

@@ -62,12 +62,7 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
 
 
 def read(source: str | os.PathLike[str] | bytes) -> tuple[Model, onnx.ModelProto]:
-    """Return a file as a model and as a graph with its weights.
-
-    Raises:
-        InputError: a program.
-        LstmEdgeError: as ``load`` raises.
-    """
+    """Return a file as a model and as a graph with its weights; raises as ``load``, and for a program."""
     model = load(source)
     if model.engine == "native":
         raise InputError("this is a program; convert the .onnx file that it was made from")

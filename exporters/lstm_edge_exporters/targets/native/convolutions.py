@@ -26,9 +26,7 @@ class Windows(NamedTuple):
     @property
     def reach(self) -> tuple[int, ...]:
         """How many numbers of an axis a window covers."""
-        return tuple(
-            (taps - 1) * dilation + 1 for taps, dilation in zip(self.kernel, self.dilations, strict=True)
-        )
+        return tuple((taps - 1) * gap + 1 for taps, gap in zip(self.kernel, self.dilations, strict=True))
 
     def places(self, places: Array) -> Array:
         """Return which of ``places (N, C, *spatial)`` each output reads, ``(N, C, *outputs, *kernel)``."""

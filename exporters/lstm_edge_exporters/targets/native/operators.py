@@ -211,9 +211,7 @@ def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
 @lowers("BatchNormalization")
 def _batch_norm(memory: Memory, node: ir.Node, given: In, *parameters: In) -> Out:
     value = floats(given)
-    scale, bias, mean, variance = (
-        known(parameter, "a parameter").astype("float64") for parameter in parameters
-    )
+    scale, bias, mean, variance = (known(part, "a parameter").astype("float64") for part in parameters)
     factor = scale / np.sqrt(variance + attribute(node, "epsilon", 1e-5))
     shape = (-1, *[1] * (len(value.shape) - 2))
     scaled = _combine(memory, Binary.MULTIPLY, value, factor.reshape(shape))
