@@ -20,7 +20,7 @@ from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Array
+from lstm_edge_runtime.manifest import Array, Axes
 
 from .floats import Floats, copy_as
 
@@ -93,6 +93,15 @@ class Call:
     def as_floats(self, dtype: torch.dtype) -> "Call":
         """Return the same call with the example on the CPU, every float of it in ``dtype``."""
         own = [x.detach().cpu().to(dtype if x.is_floating_point() else x.dtype) for x in self.example]
+        return dataclasses.replace(self, leaves=self._leaves(own))
+
+    def with_two(self, axes: Mapping[str, Axes]) -> "Call":
+        """Return the same call with two elements where a dynamic axis has one, which may broadcast."""
+        own = list(self.example)
+        for index, name in enumerate(self.names):
+            for axis, size in enumerate(axes.get(name, ())):
+                if isinstance(size, str) and own[index].shape[axis] == 1:
+                    own[index] = own[index].repeat_interleave(2, axis)
         return dataclasses.replace(self, leaves=self._leaves(own))
 
     def _leaves(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:

@@ -77,6 +77,7 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
         UnsupportedError: the module can't be traced, or fixes an axis that is to be dynamic.
     """
     given, recorder = config.given_axes(call.shapes), Recorder()
+    call = call.with_two(given)
     recorder.instrument(module)
     dims = [
         [Dim.STATIC if isinstance(axis, int) else Dim.AUTO for axis in given.get(name, [""] * tensor.dim())]

@@ -168,9 +168,6 @@ def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
     parameters = inspect.signature(module.forward).parameters
     found = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays if name in parameters}
-    for spec in file.manifest.inputs:  # two rows: the tracer takes a size of one for an axis that broadcasts
-        if spec.name in found and file.manifest.batch in spec.axes:
-            found[spec.name] = torch.cat([found[spec.name]] * 2, spec.axes.index(file.manifest.batch))
     if not found:
         raise InputError(
             f"{file.path} carries no golden inputs named as the parameters of {type(module).__name__}."

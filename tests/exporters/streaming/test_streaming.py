@@ -376,3 +376,22 @@ def test_held_layers_stay_near_reset_in_int8_and_fp16(layer, precision, tmp_path
     held = load(smaller.model).stream()
     held.process(np.zeros((2, WIDTH), np.float32))
     assert all(np.abs(array).max() < 0.02 for name, array in held.state.items() if name in ("h_0", "c_0"))
+
+
+class Scaled(nn.Module):
+    """Scaled by stored statistics, then convolved with the next step."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.gru = nn.Conv1d(WIDTH, 4, 3, padding=1), nn.GRU(4, 5, batch_first=True)
+        self.register_buffer("mean", torch.ones(WIDTH))
+
+    def forward(self, x):
+        y = self.conv(((x - self.mean) / (self.mean + 1)).transpose(1, 2))
+        return self.gru(y.transpose(1, 2))[0]
+
+
+@pytest.mark.parametrize("shape", [(1, 50, WIDTH), (2, 1, WIDTH), (1, 1, WIDTH)])
+def test_an_example_of_one_row_or_step_is_traced_as_any_other(shape):
+    artifact = export(Scaled(), torch.randn(shape), ExportConfig(inputs=AXES, stream=True))
+    assert (artifact.manifest.unit, artifact.manifest.delays) == (1, {"output": 1})
