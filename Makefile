@@ -32,7 +32,7 @@ $(VENV)/.native: $(VENV)/.installed native/pyproject.toml native/CMakeLists.txt 
 # build and install the native engine, where there is a C compiler
 native: $(VENV)/.native
 
-demo: $(VENV)/.native  ## train, export, prove and run on real sensor data
+demo: $(VENV)/.native  ## train, export, verify and run on real sensor data
 	$(BIN)/lstm-edge demo
 	@echo '(lstm-edge is in $(BIN); to call it by name: . $(BIN)/activate)'
 

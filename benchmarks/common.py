@@ -1,4 +1,4 @@
-"""What the benchmarks share: sizes of networks, interleaved timing, tables, command lines, processes."""
+"""Shared parts of the benchmarks: sizes of networks, interleaved timing, tables, command lines, processes."""
 
 import argparse
 import logging

@@ -75,7 +75,7 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "group norm": lambda inputs: over_time(nn.GroupNorm(2 if inputs % 2 == 0 else 1, inputs)),
     "standardized": lambda inputs: Fn(lambda x, mean: (x - mean) / 30, mean=300 * torch.randn(inputs)),
 }
-"""What stands in front of a recurrent layer."""
+"""Modules in front of a recurrent layer."""
 
 
 TAILS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
@@ -86,7 +86,7 @@ TAILS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "squeeze": lambda y, _: y.squeeze(-1),
     "range": lambda y, x: y if x.shape[1] > 3 else y * 2,
 }
-"""What is done with the head's output; ``x`` is the input."""
+"""Functions of the head's output; ``x`` is the input."""
 
 
 class Recurrent(Layers):

@@ -109,7 +109,7 @@ class Draft:
         self.model.metadata_props[KEY] = manifest
 
     def spoil(self, rng: Rng, change: Callable[[Array, Rng], Array], *kinds: str, least: int = 1) -> None:
-        """Change one initializer of a dtype among ``kinds``, with at least so many elements."""
+        """Change an initializer whose dtype is in ``kinds`` and that has a minimum number of elements."""
         constants = [
             (initializer, initializer.const_value.numpy())
             for initializer in self.model.graph.initializers.values()

@@ -1,4 +1,4 @@
-"""What int8 and fp16 change compared with the float file: size, time, load time.
+"""int8 and fp16 files compared with the float file: size, time, load time.
 
     taskset -c 1 python -m benchmarks.speed.precision [--rounds N] [--sizes S M]
 

@@ -77,7 +77,7 @@ PACKAGES = Group((2, 3), ((3, 3), (1, 2), (3, 4), (4, 7), (1, 9)), 1e-4, relativ
 
 
 class Outcome(NamedTuple):
-    """What became of one call with one exporter."""
+    """Outcome of one call with one exporter."""
 
     verdict: str
     seconds: float = 0.0

@@ -61,7 +61,7 @@ class Foreign:
 
 
 class Outcome(NamedTuple):
-    """What became of one file."""
+    """Outcome of one file."""
 
     file: Foreign
     equal: bool

@@ -1,4 +1,4 @@
-"""What the demo's network costs in C on a Cortex-M: flash, RAM and instructions a step.
+"""Cost of the demo's network in C on a Cortex-M: flash, RAM and instructions per step.
 
 The figures come from QEMU, which counts instructions (one a nanosecond); they are the same on every machine.
 

@@ -20,7 +20,7 @@ from ._output import Report
 
 @dataclass(frozen=True)
 class BenchConfig:
-    """What is measured."""
+    """Options of the measurement."""
 
     seconds: float = option(5.0, "Approximate total time.", above=0)
     streams: int = option(64, "Number of streams that share a call.", low=1)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FactoryOptions:
-    """What only a factory needs."""
+    """Options of a factory."""
 
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(

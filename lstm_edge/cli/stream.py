@@ -31,7 +31,7 @@ _REPORTED = 5
 
 @dataclass(frozen=True)
 class StreamConfig:
-    """What is read, and what is written."""
+    """Options of input and output."""
 
     state: Path | None = option(None, "Keep the state in FILE, and resume from it.", metavar="FILE")
     features: tuple[str, ...] = option((), "Columns of the header, in MODEL's order.", metavar="NAMES")

@@ -25,7 +25,7 @@ class Series:
     x: npt.NDArray[Any]
     """Features in the units of the data, finite, ``float32 (L, I)``."""
     y: npt.NDArray[Any]
-    """Of each step: class indices ``int64 (L,)``, or values ``float32 (L, C)``; zeros if none were read."""
+    """Target of each step: class ``int64 (L,)``, or values ``float32 (L, C)``; zeros if none were read."""
 
     def __len__(self) -> int:
         """Return the number of steps ``L``."""

@@ -23,7 +23,7 @@ Show = Callable[[float, str], None]
 
 @dataclass(frozen=True)
 class Report:
-    """What a run did."""
+    """Result of a run."""
 
     rows: int
     late: int

@@ -1,4 +1,4 @@
-"""What a run does, decided once: options, files and partitions."""
+"""The plan of a run, decided once: options, files and partitions."""
 
 import glob
 import json
@@ -52,7 +52,7 @@ class Plan:
     parts: int
 
     def to_json(self) -> str:
-        """Return the plan as text, to compare it with that of another run."""
+        """Return the plan as text, to compare it with another run's."""
         return json.dumps(asdict(self) | {"duckdb": sql.VERSION}, indent=1)
 
     def part_file(self, part: int, kind: str = "") -> Path:

@@ -48,7 +48,7 @@ _SAVE_EVERY = 5.0
 _PATIENCE = 0.3
 """Fraction of the epochs after which training stops without improvement."""
 _WEIGHT_DECAY, _CLIP = 0.05, 1.0
-"""Of AdamW, and the maximum norm of the gradient."""
+"""Weight decay of AdamW, and the maximum norm of the gradient."""
 _SMALL = 64
 """Hidden size up to which one thread is the fastest."""
 
@@ -64,7 +64,7 @@ class Epoch:
     streams: float | None
     """Validation loss of streams; None for a bidirectional network."""
     windows: float | None
-    """Validation loss of windows from reset; None if that of streams is too high for the best epoch."""
+    """Validation loss of windows from reset; None if the streamed loss is too high for the best epoch."""
     score: float
     """Accuracy of what a device runs on the validation set, or RMSE relative to the standard deviation."""
     best: int

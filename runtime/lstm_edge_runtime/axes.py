@@ -92,7 +92,7 @@ def solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[
 
 
 def _learn(axis: int | str, size: int, known: dict[str, int]) -> bool:
-    """Return whether an axis may have this size, and add that of its only unknown name to ``known``."""
+    """Return True if an axis may have this size, and add that of its only unknown name to ``known``."""
     if isinstance(axis, int):
         return axis == size
     if axis in known:
@@ -130,7 +130,7 @@ class Layout(NamedTuple):
     axes: Axes
     batch: int | None
     factor: int
-    """The axes in the file, the index of that of rows, and its k, 0 if there is one row a source."""
+    """The axes in the file, the index of the row axis, and its k, 0 if there is one row per source."""
     timed: bool
     frames: int
     delay: int
@@ -140,7 +140,7 @@ class Layout(NamedTuple):
     """The axes for callers, and the sizes of all but those of rows and time."""
     of_file: _Order
     of_given: _Order
-    """The transpositions from the file's and from the caller's order to that of engines; None for none."""
+    """Transpositions from the file's and from the caller's order to the engines'; None for none."""
 
     def from_file(self, array: Array) -> Array:
         """Return a view in the order of engines; an array without batch axis is one row."""
@@ -162,7 +162,7 @@ class Layout(NamedTuple):
         return array
 
     def from_given(self, array: Array) -> Array:
-        """Return a view in the order of engines of an array in that of callers."""
+        """Return a view of an array, given in the callers' order, in the engines' order."""
         return array if self.of_given is None else array.transpose(self.of_given)
 
     def to_given(self, array: Array) -> Array:

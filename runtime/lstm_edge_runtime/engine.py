@@ -17,7 +17,7 @@ class Call(NamedTuple):
 
     inputs: dict[str, Array]
     run: Callable[[], object]
-    """Takes the steps. What is true is a refusal, for which ``refusal`` of the states returns the error."""
+    """Runs the steps; a true result is a refusal, and ``refusal`` of the states returns its error."""
     outputs: dict[str, Array]
 
 

@@ -47,7 +47,7 @@ class Program:
     ranges: Mapping[str, AxisRange]
     """The sizes of each dynamic axis that does not take all."""
     symbols: Mapping[str, str]
-    """What each of the tracer's symbols is: an axis, or the example's size."""
+    """The meaning of each of the tracer's symbols: an axis, or the example's size."""
     batch: str | None
     sequence: str | None
 

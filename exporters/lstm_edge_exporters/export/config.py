@@ -30,7 +30,7 @@ class ExportConfig:
     stream: bool = stream_option()
     stateless: bool = option(False, "Keep absent, zero and learned initial states inside the graph.")
     task: Task | None = None
-    """What an output means; with an empty ``Task.output`` it is the first that is no state."""
+    """Meaning of an output; an empty ``Task.output`` is the first output that is no state."""
     signal: Signal = field(default_factory=Signal)
     trained: Trained | None = None
     """Whether training carried states, and over which windows; None where unknown."""

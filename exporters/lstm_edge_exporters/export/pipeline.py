@@ -210,7 +210,7 @@ class Artifact:
     nodes: Mapping[str, int]
     """Operator to count."""
     notes: tuple[str, ...] = ()
-    """What a reader should know: states left in the graph, sizes that PyTorch itself refuses."""
+    """Notes for the reader: states left in the graph, sizes that PyTorch itself refuses."""
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the file atomically: to a temporary file, which is then renamed.

@@ -129,7 +129,7 @@ class Recorder(TorchFunctionMode):
         self.shapes: list[torch.Size] = []
         """The inputs' shapes as traced."""
         self.outputs: list[tuple[str, torch.Size]] = []
-        """What the module calls its outputs, and their shapes as traced."""
+        """The module's names of its outputs, and their shapes as traced."""
         self._paths: list[str] = [""]
         self._packing = _Packing()
 

@@ -1,4 +1,4 @@
-"""What is called instead of a function while ``forward`` is traced: sizes, spectra, pooling, squeeze.
+"""Replacements of functions while ``forward`` is traced: sizes, spectra, pooling, squeeze.
 
 Python's ``int``, ``float`` and ``len`` return plain numbers only, which would fix a size: while a module is
 traced, the source modules of its layers have stand-ins among their globals. Spectra are convolutions with the
@@ -202,4 +202,4 @@ REPLACED: dict[Any, Callable[..., Any]] = {
     **dict.fromkeys((torch.stft, Tensor.stft), stft),
     **dict.fromkeys((torch.istft, Tensor.istft), inverse_stft),
 }
-"""What is called instead of a function."""
+"""The replacement of each function."""

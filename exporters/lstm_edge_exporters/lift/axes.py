@@ -32,14 +32,14 @@ _MADE_UP = re.compile(r"unk__\d+|\?|")
 
 @dataclass(frozen=True)
 class Named:
-    """What ``name_axes`` found."""
+    """Result of ``name_axes``."""
 
     batch: str | None
     sequence: str | None
     freed: Mapping[str, int]
     """Declared sizes, by role, of the axes of fixed size that are dynamic now."""
     runs: "Measured"
-    """What recurrences read and start from."""
+    """Values that recurrences read and start from."""
     over_time: Sequence[Recurrence]
     """The recurrences whose steps are time."""
     steps: int
@@ -115,7 +115,7 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
 
 
 class Measured:
-    """What recurrences read and start from, at several sizes."""
+    """Values that recurrences read and start from, at several sizes."""
 
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
         """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""

@@ -35,7 +35,7 @@ from .verification import Cases, find_chunks, pair_up, verify_lifted
 
 @dataclass(frozen=True)
 class LiftReport:
-    """What a lift did and what was verified."""
+    """Result of a lift and its verification."""
 
     lifted: tuple[StateSpec, ...]
     """States that became inputs and outputs."""

@@ -54,7 +54,7 @@ class Scheme(NamedTuple):
 
     @property
     def words(self) -> str:
-        """What it is, in words."""
+        """Description for messages."""
         scales = "a scale per gate row" if self.per_channel else "one scale a tensor"
         return f"int8 signed, {scales}, {'7 bits (no VNNI)' if self.reduce_range else '8 bits'}"
 

@@ -96,7 +96,7 @@ class Rewriter:
         """True if frames in front of the first one may be infinite or NaN, which no golden case can have."""
         self._rates = {Fraction(1)}
         self._made: dict[tuple[Any, ...], ir.Value] = {}
-        """Constants, pasts, counters and masks, each of which is made once."""
+        """Constants, pasts, counters and masks; each is made once."""
         self.names = UniqueNames(self.graph)
         entering = {state.input for state in states}
         for value in data_inputs(self.graph):

@@ -31,7 +31,7 @@ EQUAL = 1e-11
 ROUNDED = 6e-5
 """Largest difference of an engine, likewise: 503 units in the last place of float32."""
 FLOOR = 2.0**-22
-"""What sigmoid and tanh are off by near 0 in any implementation."""
+"""Error of sigmoid and tanh near 0 in any implementation."""
 MOVES = 8.0
 """How many times the effect of moving inputs and weights by one unit in the last place is allowed."""
 CHAOTIC = 0.1
@@ -54,7 +54,7 @@ class Pair:
     graph: Graph64
     """The graph in float64."""
     reference: Runner
-    """What the graph must equal, in float64; raises one of ``REFUSALS`` where it refuses a case."""
+    """The function that the graph must equal; raises one of ``REFUSALS`` where it refuses a case."""
     engine: Runner
     """onnxruntime on the file, in float32."""
 

@@ -19,7 +19,7 @@ class ValidateConfig:
     data: Samples | None = None
     """Real samples, and their labels or values where known."""
     budget: "Budget | None" = None
-    """What an int8 or fp16 file may lose; None for what ``quantize`` allows by default."""
+    """Budget of an int8 or fp16 file; None for the default of ``quantize``."""
 
     def __post_init__(self) -> None:
         """Raise InputError for a value that does not fit."""

@@ -1,4 +1,4 @@
-"""What a file says of itself, compared with what it should say and with its graph."""
+"""Compare a file's manifest with the expected one and with its graph."""
 
 import json
 from collections.abc import Iterable, Iterator

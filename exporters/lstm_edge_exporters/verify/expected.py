@@ -1,4 +1,4 @@
-"""What a file must be: its module exported again in memory, or another ONNX file."""
+"""The reference of a file: its module exported again in memory, or another ONNX file."""
 
 import inspect
 import os
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Expected:
-    """What a file is compared with."""
+    """The reference that a file is compared with."""
 
     about: str
-    """What it is, in words."""
+    """Description for reports."""
     manifest: Manifest
-    """What the file's manifest should say."""
+    """The expected manifest."""
     exact: ir.Model
     """The graph that the file should hold, in float64."""
     proto: onnx.ModelProto
     """The same in float32."""
     reference: Runner
-    """What is right, in float64: the module, or ``exact``."""
+    """The function in float64: the module, or ``exact``."""
     cases: CaseGenerator
     """Draws inputs."""
     reach: int = 0

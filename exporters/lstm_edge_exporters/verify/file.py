@@ -40,7 +40,7 @@ class ModelFile:
 
     @property
     def manifest(self) -> Manifest:
-        """What the file says of itself; only of one with a model."""
+        """The file's manifest; only if there is a model."""
         assert self.model is not None
         return self.model.manifest
 
@@ -69,7 +69,7 @@ class ModelFile:
 
     @cached_property
     def precision(self) -> str:
-        """What the outputs are computed in: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
+        """Precision of the outputs: ``fp32``, ``fp64``, ``fp16`` or ``int8``."""
         graph = self.inlined.graph
         if any(map(_INT8.match, self.operators)) or any(map(_decodes_int8, graph.all_nodes())):
             return "int8"

@@ -14,7 +14,7 @@ from ..export.floats import Floats, one_thread
 from .cases import Feeds
 
 REFUSALS = (RuntimeError, ValueError, IndexError)
-"""What a reference raises that refuses a case."""
+"""Exceptions of a reference that refuses a case."""
 
 
 class TorchReference:

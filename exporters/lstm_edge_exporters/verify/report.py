@@ -1,4 +1,4 @@
-"""What a validation found: groups of checks."""
+"""Results of a validation: groups of checks."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -52,7 +52,7 @@ class Group:
     title: str
     checks: tuple[Check, ...]
     advice: str = ""
-    """What a failure means, and what to do."""
+    """Meaning of a failure, and the remedy."""
 
     @property
     def status(self) -> Status:
@@ -84,7 +84,7 @@ class Report:
     """The file's name."""
     sha256: str
     reference: str
-    """What it was compared with, in words."""
+    """Description of the reference."""
     precision: str
     policy: str
     """The rule that gave the limits, in words."""
@@ -102,7 +102,7 @@ class Report:
 
     @property
     def headlines(self) -> tuple[tuple[Group, Check, int], ...]:
-        """Of each failed group its first failed check and how many more failed; causes first."""
+        """The first failed check of each failed group, and the number of others; causes first."""
         return tuple((group, group.failed[0], len(group.failed) - 1) for group in self.groups if group.failed)
 
     @property

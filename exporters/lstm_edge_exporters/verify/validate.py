@@ -166,7 +166,7 @@ class Validation:
 
     @property
     def expected(self) -> Expected:
-        """What the file is compared with."""
+        """The reference."""
         assert self.against is not None
         return self.against
 

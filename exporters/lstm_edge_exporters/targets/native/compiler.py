@@ -89,7 +89,7 @@ class _Compiler:
         self._uses.update(manifest.output_names)
         self._parts: list[tuple[StatePart, int]] = []
         self._pasts: dict[str, tuple[int, Past, int]] = {}
-        """Of states that are rings: the buffer, the ring and the axis of its frames."""
+        """Buffer, ring and frame axis of each state that is a ring."""
 
     def compile(self) -> Compiled:
         manifest = self._manifest

@@ -1,4 +1,4 @@
-"""What a node makes of arrays that are known when the graph is compiled."""
+"""Evaluate a node on arrays that are known when the graph is compiled."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -40,7 +40,7 @@ _PARAMETERS: Mapping[str, Sequence[tuple[str, float]]] = {
     "Elu": [("alpha", 1.0)],
     "Selu": [("alpha", 1.6732632423543772), ("gamma", 1.0507009873554805)],
 }
-"""Of operators of one number the attributes that are alpha and beta, with their defaults."""
+"""Attributes of elementwise operators that are alpha and beta, with their defaults."""
 _UNARY = {
     name: Function["NEGATE" if name == "Neg" else re.sub("(?<=[a-z])(?=[A-Z])", "_", name).upper()]
     for name in (*_INSIDE, "ThresholdedRelu", "Selu", "Gelu", "Abs", "Neg", "Exp", "Log", "Sqrt",

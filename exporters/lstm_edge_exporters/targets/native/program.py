@@ -63,7 +63,7 @@ class Port:
 
 
 class Weights(NamedTuple):
-    """What a product multiplies its input by, or a table of rows."""
+    """The weights of a product, or a table of rows."""
 
     numbers: Array
     """``(M, K)``, float32 or int8."""
@@ -146,7 +146,7 @@ class ProgramWriter:
         port.option, port.delay, port.frames = int(every_step), delay, frames if every_step else 0
 
     def state(self, name: str, width: int, reset: Array | None = None, dtype: str = "float32") -> int:
-        """Add a state; return the buffer of its old value. ``next_state`` names that of its new one."""
+        """Add a state; return the buffer of its old value. ``next_state`` names the buffer of its new one."""
         port = self._port("states", name, self.buffer(width, dtype))
         if reset is not None and reset.any():
             port.option = self.constant(reset.astype(dtype).reshape(1, -1))
