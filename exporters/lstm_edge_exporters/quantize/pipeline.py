@@ -85,7 +85,7 @@ def quantize_verified(
 ) -> Quantized:
     """Return the first file, of those that are tried, that keeps to its budget; see ``quantize``."""
     file = open_file(source)
-    before = load(source)
+    before = file.model or load(source)  # which raises for a file whose manifest does not hold
     if before.manifest.precision != "fp32":
         raise InputError(f"{source} is {before.manifest.precision}; quantize the fp32 file it came from")
     if before.manifest.golden is None:
