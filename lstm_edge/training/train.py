@@ -86,7 +86,7 @@ class Training:
             self.net = _network(split.data, train, options, config).to(config.device)
         self.loss = _loss_of(self.net, split.data, train, config)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY, fused=True
+            self.net.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY
         )
         self.history: list[Epoch] = []
         self.best = _copy(self.net.state_dict())
