@@ -133,11 +133,11 @@ def _lift(original: ir.Model, config: LiftConfig, model: ir.Model, given: Feeds,
     outputs = [_output(value, dynamic_axes(model.graph)) for value in model.graph.outputs]
     past, need, reach, refused = tuple[StateSpec, ...](), "", 0, ""
     try:
-        streamed = stream(sized, [*known, *lifted], axes.batch, axes.sequence)
-        if not streamed.ordinary:
-            need = streamed.need
-        elif streamed.added:
-            model, past, reach = streamed.model, streamed.added, streamed.reach
+        states = (*known, *lifted)
+        streamed = stream(sized, Manifest((), tuple(outputs), states, axes.batch, axes.sequence))
+        need, past = streamed.need, () if streamed.need else streamed.manifest.states[len(states) :]
+        if past:
+            model, reach = streamed.model, streamed.reach
     except NotStreamableError as error:
         refused = str(error)
     states = (*known, *lifted, *past)
