@@ -1,9 +1,11 @@
 """``lstm-edge lift``: turn the hidden states of a recurrent ONNX file into inputs and outputs."""
 
+import os
 from pathlib import Path
 
 from lstm_edge.results import pace
 from lstm_edge_exporters.lift.config import LiftConfig
+from lstm_edge_runtime.errors import InputError
 
 from ._options import model_argument, options_of, output_option, verb
 from ._output import Report, plain
@@ -28,7 +30,9 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     """  # noqa: D301
     from lstm_edge_exporters.lift import lift
 
-    lifted = lift(model, config)
+    lifted, weights = lift(model, config), os.path.relpath(output, model.parent).encode()
+    if output.is_file() and b"\x08location\x12%c%b" % (len(weights) % 128, weights) in model.read_bytes():
+        raise InputError(f"{output} has the weights of {model} and would be replaced; use another name")
     lifted.save(output)
     report, manifest = lifted.report, lifted.manifest
     kinds = {"lifted": report.lifted, "past steps": report.past, "existing": report.recognized}
@@ -37,7 +41,6 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     document = {
         "output": output,
         "states": states,
-        "made_dynamic": report.made_dynamic,
         "equal to the original": {
             "sizes": figures["cases"],
             "float64": figures["float64"],
@@ -45,8 +48,6 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         },
         "unstreamable": manifest.unstreamable,
         "streams": None if manifest.unstreamable else pace(manifest),
-        "delays": manifest.delays,
-        "unit": manifest.unit,
     }
-    stream = [] if manifest.unstreamable else [f"lstm-edge stream {output}"]
-    return Report(document, str(output), next=[f"lstm-edge inspect {output}", *stream])
+    stream = [] if manifest.unstreamable else [("stream", output)]
+    return Report(document, str(output), next=[("inspect", output), *stream])
