@@ -32,7 +32,7 @@ class FactoryOptions:
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
         dict,
-        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:16..4096:4,8 with a range of L.",
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:500..,8 for a long example.",
         metavar="x=N,L,8[:DTYPE]",
     )
     state: Mapping[str, str] = option(dict, "All states, if they are ambiguous.", metavar="INPUT=OUTPUT")
@@ -167,7 +167,6 @@ def _from_factory(
     module, sha256 = build_module(source, factory.weights)
     config = ExportConfig(
         inputs={spec.name: spec.axes for spec in specs},
-        ranges=ranges,
         outputs=factory.output_names,
         states=dict(factory.state) or None,
         task=description.task,
