@@ -36,6 +36,12 @@ class _LikeBuiltin(type):
     def __instancecheck__(cls, value: Any) -> bool:
         return isinstance(value, cls.stands_for)
 
+    def __eq__(cls, other: object) -> bool:  # NumPy's dtype=int
+        return other is cls or other is cls.stands_for
+
+    def __hash__(cls) -> int:
+        return hash(cls.stands_for)
+
     def __call__(cls, *args: Any, **kwargs: Any) -> Any:
         traced = args and isinstance(args[0], torch.SymInt | torch.SymFloat)
         return getattr(torch, f"sym_{cls.__name__}")(*args) if traced else cls.stands_for(*args, **kwargs)

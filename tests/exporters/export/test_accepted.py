@@ -93,13 +93,7 @@ def lengths(n, length):
     return torch.tensor([length, *[max(1, length - 2)] * (n - 1)])
 
 
-class Branches(Layer):
-    def forward(self, x):
-        y = self.rnn(x)[0]
-        return torch.cond(y.sum() > 0, lambda y: y * 2, lambda y: y - 1, (y,))
-
-
-MODULES = [Pools, Interpolates, Packs, Rotates, Decodes, Scales, Branches]
+MODULES = [Pools, Interpolates, Packs, Rotates, Decodes, Scales]
 
 
 @pytest.mark.parametrize("kind", MODULES, ids=lambda kind: kind.__name__)
