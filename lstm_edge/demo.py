@@ -33,14 +33,14 @@ TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)
 class Result:
     """Results of streaming the held-out recordings, each from reset, and all in one stream."""
 
-    correct: int
+    recognized: int
     """Number of recordings whose activity was recognized at their last sample."""
     recordings: int
     steps: int
     """Number of steps whose logits were compared with PyTorch's."""
-    max_abs: float
+    largest_difference: float
     """Largest difference of a logit."""
-    step_us: float
+    microseconds_per_step: float
     """Median time of a step, in microseconds."""
     stream_accuracy: float
     """Fraction of steps of the one stream at which the activity was recognized."""
@@ -48,11 +48,11 @@ class Result:
     @property
     def accuracy(self) -> float:
         """Fraction of recordings that were recognized."""
-        return self.correct / self.recordings
+        return self.recognized / self.recordings
 
     def check(self) -> None:
         """Raise ``CheckFailedError`` if a number is out of bounds."""
-        if not (self.max_abs <= 1e-5 and self.accuracy >= 0.95 and self.stream_accuracy >= 0.75):
+        if not (self.largest_difference <= 1e-5 and self.accuracy >= 0.95 and self.stream_accuracy >= 0.75):
             raise CheckFailedError(f"{self} is out of bounds; please report it with `lstm-edge --version`")
 
 
@@ -109,10 +109,10 @@ def measure(run: Run, stream: Stream, held_out: Data) -> Result:
     order = np.random.default_rng(0).permutation(len(x))
     labels = [step.argmax() for step, _ in replay_recording(stream, np.concatenate(x[order]))]
     return Result(
-        correct=int((logits[:, -1].argmax(axis=-1) == y[:, -1]).sum()),
+        recognized=int((logits[:, -1].argmax(axis=-1) == y[:, -1]).sum()),
         recordings=len(y),
         steps=logits.shape[0] * logits.shape[1],
-        max_abs=float(np.abs(logits - expected).max()),
-        step_us=float(np.median([took for steps in replayed for _, took in steps])) / 1e3,
+        largest_difference=float(np.abs(logits - expected).max()),
+        microseconds_per_step=float(np.median([took for steps in replayed for _, took in steps])) / 1e3,
         stream_accuracy=float(np.mean(np.equal(labels, np.concatenate(y[order])))),
     )

@@ -15,7 +15,7 @@ METRICS = "metrics.json"
 """Scores on each set, facts about the data, and the history of the epochs."""
 REPORT = "report.html"
 CURVES = "curves.png"
-_LOCK = ".training"
+LOCK = ".lock"
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 _FILES = (*CHECKPOINT_SUFFIXES, ".onnx", ".npz", ".csv")
 
@@ -44,27 +44,27 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create a run folder and keep other trainings out of it, which are refused with InputError.
+    """Create a folder and keep other processes out of it, which are refused with InputError.
 
     The lock of a killed process is released.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _LOCK).open("a+b")
+        file = (folder / LOCK).open("a+b")
     except OSError as error:
-        raise InputError(f"can't create the run folder {folder}: {error.strerror}") from error
+        raise InputError(f"can't create the folder {folder}: {error.strerror}") from error
     with file:
         try:
             _lock(file.fileno())
         except OSError as error:
             raise InputError(
-                f"another training is writing to {folder}; wait for it, or use another folder"
+                f"another process is writing to {folder}; wait for it, or use another folder"
             ) from error
         try:
             yield
         finally:
             with contextlib.suppress(OSError):  # Windows keeps open files
-                (folder / _LOCK).unlink()
+                (folder / LOCK).unlink()
 
 
 def _lock(descriptor: int) -> None:

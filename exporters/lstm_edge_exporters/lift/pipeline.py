@@ -118,11 +118,11 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
     outputs = [_output(value, names) for value in model.graph.outputs]
     past, need, reach, refused = tuple[StateSpec, ...](), "", 0, ""
     try:
-        streamed = stream(sized, [*known, *lifted], axes.batch, axes.sequence)
-        if not streamed.ordinary:
-            need = streamed.need
-        elif streamed.added:
-            model, past, reach = streamed.model, streamed.added, streamed.reach
+        states = (*known, *lifted)
+        streamed = stream(sized, Manifest((), tuple(outputs), states, axes.batch, axes.sequence))
+        need, past = streamed.need, () if streamed.need else streamed.manifest.states[len(states) :]
+        if past:
+            model, reach = streamed.model, streamed.reach
     except NotStreamableError as error:
         refused = str(error)
     states = (*known, *lifted, *past)
@@ -151,7 +151,7 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
         content, manifest = stream_file(
             sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1])
         )
-    load(content).close()
+    load(content)
     past = manifest.states[len(known) + len(lifted) :]
     report = LiftReport(tuple(lifted), past, tuple(known), tuple(sorted(axes.freed)), verified)
     return Lifted(content, manifest, report)

@@ -10,9 +10,10 @@ import torch
 from safetensors.torch import save_file
 
 from lstm_edge.checkpoint import Run, save
-from lstm_edge.cli._factory import parse_range
+from lstm_edge.cli._factory import parse_input
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge_runtime import load
+from lstm_edge_runtime.manifest import AxisRange
 
 NETS = """
 import time
@@ -146,7 +147,7 @@ def test_a_range_is_found_and_one_step_is_the_way_out_of_a_loop(folder, invoke):
     wide = ("export", "export_nets:Wide", "-o", "m.onnx", "--input")
     code, out, _ = invoke(*wide, "x=N,L,4")
     assert (code, "ranges L: least 16" in out) == (0, True)
-    code, out, _ = invoke(*wide, "x=N,L:80..,4", "--json")
+    code, out, _ = invoke(*wide, "x=N,L:80,4", "--json")
     assert (code, json.loads(out)["ranges"]) == (0, {"L": {"least": 16, "most": None, "multiple": 1}})
     steps = ("export", "export_nets:Steps", "-o", "m.onnx", "--input", "h=N,6", "--input")
     code, _, err = invoke(*steps, "x=N,L,4")
@@ -167,12 +168,12 @@ def test_an_ambiguous_state_is_named(folder, invoke):
 @pytest.mark.parametrize(
     ("options", "task"),
     [
-        (["--labels", "rest,walk"], ("classification", "logits", ("rest", "walk"), ())),
-        (["--units", "m,s", "--labels", "far,long"], ("regression", "logits", ("far", "long"), ("m", "s"))),
+        (["--labels", "rest,walk"], ("classification", "output", ("rest", "walk"), ())),
+        (["--units", "m,s", "--labels", "far,long"], ("regression", "output", ("far", "long"), ("m", "s"))),
     ],
 )
 def test_a_factorys_file_says_what_the_command_line_says_of_it(folder, invoke, options, task):
-    signal = ("--features", "ax, ay,az", "--rate", "50Hz", "--window", "20", "--output-names", "logits")
+    signal = ("--features", "ax, ay,az", "--rate", "50Hz", "--window", "20")
     words = ("export", "export_nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx", *signal, *options)
     assert invoke(*words)[0] == 0
     manifest = load(folder / "t.onnx").manifest
@@ -194,37 +195,39 @@ def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
     assert (folder / "old.onnx").read_bytes() == b"old"
 
 
-@pytest.mark.system
-def test_what_a_module_prints_does_not_reach_the_json(folder, invoke):
-    code, out, _ = invoke("export", "export_nets:Talks", *TOKENS, "--json")
-    assert (code, [*json.loads(out)["files"]]) == (0, ["t.onnx"])
-
-
-def test_floats_without_a_dtype_are_the_modules_own(folder, invoke):
-    code, _, _ = invoke("export", "export_nets:narrow", "--input", "input=N,L,5", "-o", "t.onnx")
-    assert code == 0
-    assert load(folder / "t.onnx").inputs[0].dtype == "float32"
-
-
-def test_integers_of_one_axis_are_drawn_as_lengths(folder, invoke):
-    code, _, err = invoke("export", "export_nets:Packs", "--input", "token_lengths=N:int64", *TOKENS)
+@pytest.mark.parametrize(
+    ("source", "inputs", "lengths"),
+    [
+        ("Talks", ["tokens=N,L:int64"], None),  # what it prints does not reach the JSON
+        ("narrow", ["input=N,L,5"], None),  # bfloat16
+        ("Packs", ["token_lengths=N:int64", "tokens=N,L:int64"], "token_lengths"),  # in falling order
+    ],
+)
+def test_examples_fit_the_module(folder, invoke, source, inputs, lengths):
+    options = [word for text in inputs for word in ("--input", text)]
+    code, out, err = invoke("export", f"export_nets:{source}", *options, "-o", "t.onnx", "--json")
     assert code == 0, err
-    assert load(folder / "t.onnx").manifest.lengths == "token_lengths"
+    assert [*json.loads(out)["files"]] == ["t.onnx"]
+    assert load(folder / "t.onnx").manifest.lengths == lengths
 
 
 @pytest.mark.parametrize(
-    ("text", "sizes"),
+    ("limits", "text", "sizes"),
     [
-        ("16..", {1: 16, 16: 16, 999: 999}),
-        ("16..4096:4", {1: 16, 17: 20, 18: 20, 5000: 4096}),
-        ("3..10:4", {1: 4, 9: 8, 8: 8}),
-        ("1..200", {1: 1, 201: 200}),
+        (AxisRange(16), "16..", {1: 16, 16: 16, 999: 999}),
+        (AxisRange(16, 4096, 4), "16..4096:4", {1: 16, 17: 20, 18: 20, 5000: 4096}),
+        (AxisRange(3, 10, 4), "3..10:4", {1: 4, 9: 8, 8: 8}),
+        (AxisRange(1, 200), "1..200", {1: 1, 201: 200}),
     ],
 )
-def test_a_range_reads_its_own_text_and_gives_the_nearest_size(text, sizes):
-    limits = parse_range(text)
+def test_a_range_gives_its_text_and_the_nearest_size(limits, text, sizes):
     assert str(limits) == text
     assert {size: limits.nearest(size) for size in sizes} == sizes
+
+
+def test_an_input_has_axes_sizes_of_the_example_and_a_dtype():
+    spec, sizes = parse_input("x", "N,L:500,8:int8")
+    assert (spec.axes, spec.dtype, sizes) == (("N", "L", 8), "int8", {"L": 500})
 
 
 def test_a_stream_is_written_in_both_forms_and_validates(folder, invoke):
