@@ -183,7 +183,7 @@ TABLE = [
     (f"{NET}=N,L,3 --weights evil.pt -o m.onnx", "run code"),
     (f"{LAST} --labels a,b,c", "got 3 labels, expected 4"),
     (f"{LAST} --labels a,a", "a name is empty or given twice"),
-    (f"{LAST} --features a,b", "got 2 names of features, expected 3"),
+    (f"{LAST} --features a,b", "got 2 features, expected 3"),
     ("export lstm1.pth --features a,b -o m.onnx", "features has 2 entries, expected 3"),
     ("export lstm1.pth --units m,s -o m.onnx", "units has 2 entries, expected 3"),
     ("export lstm1.pth --scale none.json -o m.onnx", "none.json does not exist; expected {"),
