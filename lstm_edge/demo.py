@@ -1,9 +1,8 @@
 """The work of ``lstm-edge demo``, without its display."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -15,11 +14,13 @@ import torch
 from lstm_edge_exporters import Artifact, export
 from lstm_edge_exporters.export.floats import one_thread
 from lstm_edge_runtime import Stream
-from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.files import write_bytes
 
 from .checkpoint import Run, deployable
 from .data.read import read_data
 from .data.series import Data
+from .run_files import make_folder
 from .training.config import TrainConfig
 from .training.train import Epoch, train
 
@@ -31,19 +32,19 @@ TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)
 
 @dataclass(frozen=True)
 class Result:
-    """Results of streaming the held-out recordings, each from reset, and all in one stream."""
+    """Results of streaming the held-out recordings, each from reset, and all in one stream.
+
+    ``correct`` recordings were recognized at their last sample. The logits of ``steps`` steps differ from
+    PyTorch's by at most ``max_abs``. ``stream_accuracy`` is the fraction of right steps of the one stream.
+    """
 
     correct: int
-    """Number of recordings whose activity was recognized at their last sample."""
     recordings: int
     steps: int
-    """Number of steps whose logits were compared with PyTorch's."""
     max_abs: float
-    """Largest difference of a logit."""
     step_us: float
     """Median time of a step, in microseconds."""
     stream_accuracy: float
-    """Fraction of steps of the one stream at which the activity was recognized."""
 
     @property
     def accuracy(self) -> float:
@@ -57,17 +58,8 @@ class Result:
 
 
 def copy_recordings(folder: Path) -> Data:
-    """Copy the recordings to ``folder`` and return the held-out ones.
-
-    Raises:
-        InputError: ``folder`` can't be created or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with as_file(files("lstm_edge") / "data" / DATA) as source:
-            shutil.copyfile(source, folder / DATA)
-    except OSError as error:
-        raise InputError(f"can't create or write to {folder}: {error.strerror}") from error
+    """Copy the recordings to ``folder`` and return the held-out ones; raises InputError if it can't."""
+    write_bytes(make_folder(folder) / DATA, (files("lstm_edge") / "data" / DATA).read_bytes())
     recordings = read_data(folder / DATA)
     return replace(recordings, series=tuple(recordings.of("test")))
 
@@ -93,9 +85,7 @@ def replay_recording(
     for sample in recording:
         start = perf_counter_ns()
         logits = stream.step(sample)
-        nanoseconds = perf_counter_ns() - start
-        assert isinstance(logits, np.ndarray)
-        yield logits.copy(), nanoseconds
+        yield np.array(logits), perf_counter_ns() - start
 
 
 def measure(run: Run, stream: Stream, held_out: Data) -> Result:

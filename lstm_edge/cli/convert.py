@@ -7,8 +7,8 @@ from pathlib import Path
 import click
 
 from lstm_edge.data.config import ReadConfig
-from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.read import read_data
+from lstm_edge.data.sample_input import read_for_model
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes

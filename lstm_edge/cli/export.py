@@ -139,8 +139,7 @@ def _check_source(source: str, factory: FactoryOptions, description: Description
 
 def _described(path: Path, description: Description) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
-    from lstm_edge.checkpoint import load
-    from lstm_edge.scales import with_scales
+    from lstm_edge.checkpoint import load, with_scales
 
     run, task = load(path), description.task
     if description.scale is not None:

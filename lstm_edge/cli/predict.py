@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from lstm_edge.data.config import ReadConfig
-from lstm_edge.data.evaluation import read_for_model
-from lstm_edge.data.sample_input import run_series
+from lstm_edge.data.sample_input import read_for_model, run_series
 from lstm_edge.results import MainFrames, frame_axis, pace
 from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
@@ -57,11 +56,8 @@ def command(
             note_resets(reset_every, "only the last {} steps are used")
     last = 0 if reset_every in (None, "never") else int(reset_every)
     used = [one.x[-last:] for one in found.series]
-    every, frames, by_frame = (
-        run_series(opened, samples, used),
-        MainFrames(opened),
-        frame_axis(opened) is not None,
-    )
+    frames, by_frame = MainFrames(opened), frame_axis(opened) is not None
+    every = (run_series(opened, samples, x) for x in used)
     lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
     text = (
         lines.line(row, *(one.name, len(one.x) - len(x) + step)[: 1 + by_frame])

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge.data.sample_input import sample_input
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
@@ -128,7 +128,7 @@ def declared(axes, batch="N", sequence="L", *, more=()):
     ],
 )
 def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched):
-    found = sample_input(declared(axes, batch, sequence))
+    found = SampleInput(declared(axes, batch, sequence))
     rows = list(np.random.default_rng(2).normal(size=(2, 4, 3)))
     array = found.arrange(rows)
     assert array.shape == expected
@@ -138,7 +138,7 @@ def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expect
 
 
 def test_a_file_of_one_step_a_call_takes_single_steps():
-    assert sample_input(declared(("N", 3), sequence=None)).arrange([np.ones((1, 3))] * 2).shape == (2, 3)
+    assert SampleInput(declared(("N", 3), sequence=None)).arrange([np.ones((1, 3))] * 2).shape == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_a_file_of_one_step_a_call_takes_single_steps():
 )
 def test_inputs_that_hold_no_plain_samples_are_refused(model):
     with pytest.raises(InputError, match=r"load\(\)"):
-        sample_input(model)
+        SampleInput(model)
 
 
 def test_of_rows_stacked_by_layer_the_top_layers_are_taken():

@@ -77,7 +77,7 @@ def test_a_class_too_rare_trains_first_and_is_noted():
     split = split_series(data_of("a" * 12 + "b" * 2), DataConfig(), 0)
     assert sets_of(split)["b", "train"] == 1
     assert split.notes == (
-        "class 'b' is in 2 series, none of them in the test set, so those scores don't cover it",
+        "class 'b' is in 2 series or groups, none of them in the test set, so those scores don't cover it",
     )
 
 
@@ -105,7 +105,7 @@ def test_sets_of_the_data_are_kept_and_a_validation_set_is_taken_from_training()
     [
         ("aaa", {}, "only one class, 'a'"),
         ("ab", {"splits": ["train", ""]}, "split is empty for some series"),
-        ("ab", {"splits": ["train", "test"], "groups": [0, 0]}, "'0' is in the sets train and test"),
+        ("ab", {"splits": ["train", "test"], "groups": [0, 0]}, "'0' is in several sets"),
         ("abb", {"splits": ["validation", "train", "test"]}, "class 'a' has no series in the training set"),
     ],
 )  # fmt: skip
@@ -120,7 +120,7 @@ def test_folds_test_every_series_once():
     tested = [one.name for fold in folds for one in fold.data.of("test")]
     assert sorted(tested, key=int) == [str(index) for index in range(20)]
     assert all(len(fold.data.of("test")) == 5 for fold in folds)
-    with pytest.raises(InputError, match="got 20 series for 20 folds"):
+    with pytest.raises(InputError, match="got 20 series or groups for 20 folds"):
         fold_series(data, DataConfig(folds=20), 0)
     with pytest.raises(InputError, match="define their sets"):
         fold_series(data_of("abab", splits=["train"] * 4), DataConfig(folds=2), 0)

@@ -215,8 +215,7 @@ def test_what_can_not_be_resumed_is_refused(data, tmp_path):
     content = (tmp_path / "run" / RESUME).read_bytes()
     for wrong, message in (
         (content[:-9], "can't be read as a checkpoint"),
-        (content.replace(b'net/fc.weight"', b'net/fc.wXXght"'), "is not the state of a training"),
-        (content.replace(b'\\"epochs\\"', b'\\"epoXXs\\"'), "is not the state of a training"),
+        (content.replace(b'\\"epochs\\"', b'\\"epoXXs\\"'), "has no state of a training"),
     ):
         (tmp_path / "run" / RESUME).write_bytes(wrong)
         with pytest.raises(FileFormatError, match=message):
@@ -230,7 +229,7 @@ def test_what_can_not_be_resumed_is_refused(data, tmp_path):
 @pytest.mark.parametrize(
     ("options", "config", "message"),
     [
-        ({"window": 99}, {}, "has 20 steps, fewer than the window of 99"),
+        ({"window": 99}, {}, "has 20 steps, fewer than --window 99"),
         ({"units": ("m",)}, {}, "expected one unit for each value to predict"),
         ({}, {"learning_rate": 1e30}, "give a lower --learning-rate than 1e"),
     ],
@@ -243,7 +242,7 @@ def test_what_can_not_be_trained_is_refused(data, tmp_path, options, config, mes
 def test_cuda_is_refused_where_there_is_none(data, tmp_path):
     if torch.cuda.is_available():
         return
-    with pytest.raises(InputError, match="PyTorch finds none"):
+    with pytest.raises(InputError, match="PyTorch finds no CUDA device"):
         train(data, tmp_path / "run", config=replace(QUICK, device="cuda"))
 
 
@@ -278,8 +277,9 @@ def test_a_rare_class_that_is_never_recognized_gets_advice(tmp_path, recall, wei
     split, _ = read_split(tmp_path / "d.npz", DataConfig(), 0)
     windows = {"accuracy": 0.9, "recall": {"common": 1.0, "rare": recall}}
     scores = {"shown": "windows", "windows": windows, "baselines": {"majority": {"accuracy": 0.5}}}
+    sets = {"validation": None, "test": scores}
     config = replace(QUICK, class_weight=weight)
-    notes = advice(split.data, DataConfig(), config, scores)
+    notes = advice(split.data, DataConfig(), config, sets)
     assert any("class 'rare' has" in note and "--class-weight balanced" in note for note in notes) == advised
 
 
@@ -309,7 +309,7 @@ def series_of(*lengths):
 
 
 def test_lanes_walk_through_every_step_once():
-    found = list(lanes(((one, 0) for one in series_of(5, 3, 4)), 2, 2, window=2, joined=False))
+    found = list(lanes(((one, 0) for one in series_of(5, 3, 4)), 2, 2, 2, joined=False))
     steps = [
         (int(batch.y[row, step]), int(batch.since[row]) + step)
         for batch in found
@@ -332,7 +332,7 @@ def test_shuffled_stretches_are_taken_equally_often():
 def test_the_picked_steps_estimate_the_loss_of_all(data):
     split, _ = read_split(data, DataConfig(), 0)
     training = Training(split, DataConfig(), QUICK)
-    batches = list(lanes(((one, 0) for one in split.data.of("train")), 24, None, window=5, joined=False))
+    batches = list(lanes(((one, 0) for one in split.data.of("train")), 24, None, 5, joined=False))
     torch.manual_seed(0)
     whole, _ = run_epoch(training.net, training.loss, batches, 0.0)
     some = [run_epoch(training.net, training.loss, batches, 0.0, picks=4)[0] for _ in range(200)]
