@@ -34,26 +34,27 @@ TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)
 class Result:
     """Results of streaming the held-out recordings, each from reset, and all in one stream.
 
-    ``correct`` recordings were recognized at their last sample. The logits of ``steps`` steps differ from
-    PyTorch's by at most ``max_abs``. ``stream_accuracy`` is the fraction of right steps of the one stream.
+    ``recognized`` recordings were recognized at their last sample. The logits of ``steps`` steps differ from
+    PyTorch's by at most ``largest_difference``. ``stream_accuracy`` is the fraction of right steps of
+    the one stream.
     """
 
-    correct: int
+    recognized: int
     recordings: int
     steps: int
-    max_abs: float
-    step_us: float
+    largest_difference: float
+    microseconds_per_step: float
     """Median time of a step, in microseconds."""
     stream_accuracy: float
 
     @property
     def accuracy(self) -> float:
         """Fraction of recordings that were recognized."""
-        return self.correct / self.recordings
+        return self.recognized / self.recordings
 
     def check(self) -> None:
         """Raise ``CheckFailedError`` if a number is out of bounds."""
-        if not (self.max_abs <= 1e-5 and self.accuracy >= 0.95 and self.stream_accuracy >= 0.75):
+        if not (self.largest_difference <= 1e-5 and self.accuracy >= 0.95 and self.stream_accuracy >= 0.75):
             raise CheckFailedError(f"{self} is out of bounds; please report it with `lstm-edge --version`")
 
 
@@ -99,10 +100,10 @@ def measure(run: Run, stream: Stream, held_out: Data) -> Result:
     order = np.random.default_rng(0).permutation(len(x))
     labels = [step.argmax() for step, _ in replay_recording(stream, np.concatenate(x[order]))]
     return Result(
-        correct=int((logits[:, -1].argmax(axis=-1) == y[:, -1]).sum()),
+        recognized=int((logits[:, -1].argmax(axis=-1) == y[:, -1]).sum()),
         recordings=len(y),
         steps=logits.shape[0] * logits.shape[1],
-        max_abs=float(np.abs(logits - expected).max()),
-        step_us=float(np.median([took for steps in replayed for _, took in steps])) / 1e3,
+        largest_difference=float(np.abs(logits - expected).max()),
+        microseconds_per_step=float(np.median([took for steps in replayed for _, took in steps])) / 1e3,
         stream_accuracy=float(np.mean(np.equal(labels, np.concatenate(y[order])))),
     )

@@ -11,6 +11,7 @@ MODEL = "model.safetensors"  # the best weights; the metadata describe the netwo
 RESUME = "resume.safetensors"  # state of the training after its last whole epoch that was saved
 METRICS = "metrics.json"  # scores on each set, facts about the data, and the history of the epochs
 REPORT, CURVES = "report.html", "curves.png"
+LOCK = ".lock"
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
 
 
@@ -46,13 +47,13 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Create a run folder and keep other trainings out of it, which are refused with InputError.
+    """Create a folder and keep other processes out of it, which are refused with InputError.
 
     The lock of a killed process is released.
     """
     from filelock import FileLock, Timeout
 
-    lock = make_folder(folder) / ".training"
+    lock = make_folder(folder) / LOCK
     try:
         with FileLock(lock, timeout=0):
             try:
@@ -62,7 +63,7 @@ def locked(folder: Path) -> Iterator[None]:
                     lock.unlink()
     except Timeout as error:
         raise InputError(
-            f"another training is writing to {folder}; wait for it, or use another folder"
+            f"another process is writing to {folder}; wait for it, or use another folder"
         ) from error
 
 

@@ -27,12 +27,12 @@ def find_program():
     """
 
     def find(*names: str) -> str:
-        found = next(filter(None, map(shutil.which, names)), None)
-        if found is None:
+        program = next(filter(None, map(shutil.which, names)), None)
+        if program is None:
             required = set(names).intersection(os.environ.get(REQUIRED, "").split())
             stop = pytest.fail if required else pytest.skip
             stop(f"no {' or '.join(names)} on PATH")
-        return found
+        return program
 
     return find
 

@@ -81,9 +81,9 @@ def _starts(program: Path) -> bool:
 
 def _get_qemu(folder: Path) -> None:
     """Put ``qemu-aarch64`` into the folder: this machine's own, or the one in the distribution's package."""
-    found = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
-    if found:
-        (folder / "qemu-aarch64").symlink_to(found)
+    qemu = shutil.which("qemu-aarch64-static") or shutil.which("qemu-aarch64")
+    if qemu:
+        (folder / "qemu-aarch64").symlink_to(qemu)
         return
     apt = _apt(folder / "apt-host")
     _call([*apt, "update"])

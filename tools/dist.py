@@ -49,8 +49,9 @@ def check(tag: str, changelog: str) -> str:
     heading = re.search(r"^## .*$", changelog, re.MULTILINE)
     expected = rf"## \[{re.escape(version())}\] - \d{{4}}-\d\d-\d\d"
     if heading is None or not re.fullmatch(expected, heading[0]):
-        found = heading and heading[0]
-        return f"CHANGELOG.md begins with {found!r}, expected '## [{version()}] - 2026-12-31'"
+        return (
+            f"CHANGELOG.md begins with {heading and heading[0]!r}, expected '## [{version()}] - 2026-12-31'"
+        )
     return ""
 
 

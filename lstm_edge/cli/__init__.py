@@ -20,6 +20,8 @@ from lstm_edge.suggest import did_you_mean
 from lstm_edge_runtime import LstmEdgeError, __version__
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 
+from ._output import echo_prose
+
 __all__ = ["cli", "main", "run"]
 
 _BY_SIGNAL, _SIGPIPE = 128, 13
@@ -103,7 +105,7 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
             signal.signal(number, stop)
     try:
         with warnings.catch_warnings():
-            warnings.showwarning = lambda message, *_, **__: _echo(f"note: {message}")
+            warnings.showwarning = lambda message, *_, **__: echo_prose(f"note: {message}")
             code, line = _run(group, arguments)
     except BaseException:
         if not received:
@@ -115,14 +117,8 @@ def run(group: click.Group, arguments: Sequence[str]) -> int:
         code, line = _BY_SIGNAL + received[0], f"stopped by {_NAMES[received[0]]}"
     if line:
         with contextlib.suppress(OSError):
-            _echo(line)
+            echo_prose(line)
     return code
-
-
-def _echo(line: str) -> None:
-    from ._output import echo_prose  # imports NumPy
-
-    echo_prose(line)
 
 
 def _run(group: click.Group, arguments: Sequence[str]) -> tuple[int, str]:

@@ -11,11 +11,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from lstm_edge.hold import Hold
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime.errors import InputError, counted, printable
 from lstm_edge_runtime.manifest import Array, Task
-from lstm_edge_runtime.prediction import softmax
+from lstm_edge_runtime.model import softmax
 
 _LONGEST = 1 << 20
 """Maximum number of bytes of a line, so that memory stays bounded."""
@@ -26,7 +25,7 @@ def read_lines() -> Iterator[bytes]:
 
     A signal ends the wait for a line, but never the work on one. Raises InputError for a line above 1 MiB.
     """
-    stopped, waiting, rest = False, False, b""
+    stopped, waiting = False, False
 
     def stop(*_: object) -> None:
         nonlocal stopped
@@ -36,23 +35,20 @@ def read_lines() -> Iterator[bytes]:
 
     for number in (signal.SIGINT, signal.SIGTERM):  # ``cli.run`` restores the handlers
         signal.signal(number, stop)
-    while True:
-        try:
-            waiting = True
-            chunk = b"" if stopped else os.read(0, 1 << 16)
-        except KeyboardInterrupt:
-            return
-        finally:
-            waiting = False
-        *lines, rest = (rest + chunk).split(b"\n")
-        for line in lines if chunk else filter(None, [rest]):
-            if stopped:
+    with open(0, "rb", closefd=False) as source:
+        while True:
+            try:
+                waiting = True
+                line = b"" if stopped else source.readline(_LONGEST)
+            except KeyboardInterrupt:
+                return
+            finally:
+                waiting = False
+            if len(line) == _LONGEST:
+                raise InputError("a line is longer than 1 MiB; expected one sample per line")
+            if not line:
                 return
             yield line
-        if not chunk:
-            return
-        if len(rest) > _LONGEST:
-            raise InputError("a line is longer than 1 MiB; expected one sample per line")
 
 
 class LineParser:
@@ -65,8 +61,8 @@ class LineParser:
         self, width: int, names: Sequence[str] = (), dtype: str = "float32", *, required: bool = False
     ) -> None:
         """Expect ``width`` numbers per line, with these names if known; ``required`` ones in a header."""
-        self._width, self._names, self._dtype, self._required = width, names, np.dtype(dtype), required
-        self._first, self._cells, self._columns = True, width, [*range(width)]
+        self._width, self._names, self._dtype, self._first = width, names, np.dtype(dtype), True
+        self._cells, self._columns = width, [] if required else [*range(width)]
 
     def parse(self, line: bytes) -> npt.NDArray[Any] | None:
         """Return the sample ``(I,)`` of a line; None for a blank line and for the header.
@@ -81,7 +77,7 @@ class LineParser:
         delimiter = next((mark for mark in "\t;," if mark in text), None)
         parts = text.split(delimiter) if delimiter or self._width > 1 else [text]
         cells = [part.strip(' "') for part in parts]
-        if first and all(_to_float(cell) is None for cell in cells):
+        if not self._columns or (first and all(_to_float(cell) is None for cell in cells)):
             self._read_header(cells)
             return None
         if len(cells) != self._cells:
@@ -91,7 +87,7 @@ class LineParser:
     def _read_header(self, cells: list[str]) -> None:
         if self._names and set(self._names) <= set(cells):
             self._columns, self._cells = [cells.index(name) for name in self._names], len(cells)
-        elif self._required or len(cells) != self._width:
+        elif not self._columns or len(cells) != self._width:
             wanted = ", ".join(self._names) or counted(self._width, "column")
             raise InputError(
                 f"the header has {', '.join(cells)[:200]}; expected {wanted}; choose columns, such as "
@@ -128,20 +124,15 @@ class ResultLines:
     values. Floats are the shortest text that reads back as the same number.
     """
 
-    def __init__(self, task: Task | None, *keys: str, as_json: bool, hold: Hold | None = None) -> None:
-        """Write lines that begin with ``keys``, with labels debounced by ``hold``; InputError for values."""
-        self._task, self._keys, self._as_json, self._hold = task, keys, as_json, hold
+    def __init__(self, task: Task | None, *keys: str, as_json: bool) -> None:
+        """Write lines that begin with ``keys``."""
+        self._task, self._keys, self._as_json = task, keys, as_json
         self._classes, self._header_due = is_classification(task), not as_json
-        if hold and not self._classes:
-            raise InputError("--hold applies to labels, but this file's outputs are values; remove it")
 
     def line(self, values: Array, *keys: str | int) -> str:
         """Return the line for one row ``(C,)``, which begins with these keys; the first has the header."""
-        index, names = int(values.argmax()), class_names(self._task, len(values))
-        if self._hold:
-            self._hold.take(index)
-            index = self._hold.label
-        label = names[index] if self._classes and index >= 0 else None
+        names = class_names(self._task, len(values))
+        label = names[int(values.argmax())] if self._classes else None
         with np.errstate(invalid="ignore"):  # infinite logits give NaN
             numbers = softmax(values) if self._classes else values
         if self._as_json:

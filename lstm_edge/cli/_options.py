@@ -29,8 +29,6 @@ PATH = click.Path(path_type=Path)
 SCALE = "Scaling of the training: JSON or .npz with mean and std, or min and max."
 """Help of ``--scale``."""
 Command = Callable[..., Any]
-Steps = int | Literal["never"]
-"""Value of ``--reset-every``."""
 
 
 def verb(name: str, *, extra: str = "") -> Callable[[Command], click.Command]:
@@ -149,7 +147,7 @@ def _read_pairs(read: Callable[[str], Any], texts: tuple[str, ...]) -> dict[str,
     return {name: read(value) for name, value in pairs} or None
 
 
-def _count_or_never(text: str) -> Steps:
+def _count_or_never(text: str) -> int | str:
     if text == "never":
         return "never"
     if not (text.isdecimal() and int(text)):
@@ -198,29 +196,15 @@ def _check_output(_: click.Context, option: click.Parameter, given: Any) -> Any:
     return given
 
 
-output_option = click.option("-o", "--output", type=PATH, required=True, callback=_check_output)
-outputs_option = click.option(
-    "-o",
-    "--output",
-    "outputs",
-    type=PATH,
-    required=True,
-    multiple=True,
-    callback=_check_output,
-    help="An .onnx file, or an .lep file; repeatable.",
-)
+_output = functools.partial(click.option, "-o", "--output", type=PATH, required=True, callback=_check_output)
+output_option = _output(help="Output .onnx file.")
+outputs_option = _output("outputs", multiple=True, help="An .onnx file, or an .lep file; repeatable.")
 reset_every_option = click.option(
     "--reset-every",
     callback=_reader(_count_or_never),
     metavar="N|never",
     help="Reset the state every N steps.  [default: every window if training did so, otherwise never]",
 )
-
-
-def line_options(function: Command) -> Command:
-    """Add the options of verbs that write a line per result: ``reset_every`` and ``as_json``."""
-    json = click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
-    return json(reset_every_option(function))
 
 
 def is_factory(source: str) -> bool:

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import shlex
 import shutil
 import sys
 import textwrap
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import numpy as np
 
 from lstm_edge_runtime.errors import printable, shortened
 
@@ -26,8 +26,8 @@ class Report:
     title: str = ""
     hidden: Collection[str] = ()
     """Entries of the document that the text does not have."""
-    next: Sequence[str] = ()
-    """Commands to go on with, for the text."""
+    next: Sequence[Sequence[object]] = ()
+    """Arguments of commands of ``lstm-edge`` to go on with, for the text."""
     error: BaseException | None = None
     """Raised after the report has been printed."""
 
@@ -56,7 +56,7 @@ def plain(value: Any) -> Any:
         value = value._asdict()
     if isinstance(value, Mapping):
         return {str(key): plain(each) for key, each in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
+    if hasattr(value, "tolist"):  # of NumPy
         value = value.tolist()
     if isinstance(value, list | tuple):
         return [plain(each) for each in value]
@@ -82,7 +82,7 @@ def _print_text(report: Report, document: Mapping[str, Any]) -> None:
         for what, entry in [("note", each) for each in value] if key == "notes" else lines.items():
             echo(f"{what}: {to_text(entry)}")
     for command in report.next:
-        echo(f"next: {command}")
+        echo(f"next: lstm-edge {shlex.join(map(str, command))}")
 
 
 def to_text(value: Any) -> str:
@@ -137,12 +137,6 @@ def echo_prose(text: str) -> None:
 def note(text: str) -> None:
     """Print a note on standard error."""
     echo_prose(f"note: {text}")
-
-
-def note_resets(every: int | None, consequence: str) -> None:
-    """Print a note for a network whose training windows of ``every`` steps each started from reset."""
-    found = consequence.format(every) if every else "states are carried on"
-    note(f"training windows started from reset; {found}; --reset-every decides")
 
 
 @contextlib.contextmanager

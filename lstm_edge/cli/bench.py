@@ -35,11 +35,7 @@ def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
     Rows are one step of one stream (or one unit, if the file takes several steps at a time), and one call for
     many streams. All calls take turns in short blocks, so that files can be compared. p50 is the median and
     p99 the 99th percentile of all calls.
-
-    \b
-    Example:
-      lstm-edge bench har.onnx har.lep
-    """  # noqa: D301
+    """
     with ExitStack() as opened:
         calls: dict[tuple[str, str, str], Callable[[], object]] = {}
         for path in models:
@@ -59,18 +55,14 @@ def _calls(model: Model, streams: int) -> Iterator[tuple[str, Callable[[], objec
     unit, samples = model.manifest.unit, SampleInput(model)
     name, stream = "step" if unit == 1 else f"unit of {unit}", model.stream(reset_every="never")
     x = np.random.default_rng(0).random((streams, unit, samples.width)).astype(samples.spec.dtype)
-    one, many = (
-        (samples.steps(x[0, 0]), samples.steps(x[:, 0]))
-        if unit == 1
-        else (samples.rows(x[:1])[0], samples.rows(x))
-    )
-    step = stream.step if unit == 1 else stream.process
-    yield name, lambda: step(one)
+    x = samples.steps(x[:, 0]) if unit == 1 else samples.rows(x)
+    sample, step = x[0], stream.step if unit == 1 else stream.process
+    yield name, lambda: step(sample)
     if model.manifest.batch is not None:
         batch = model.streams(streams, reset_every="never")
         ids = np.array([batch.add() for _ in range(streams)])
         tick = batch.step if unit == 1 else batch.process
-        yield f"{name}, {counted(streams, 'stream')}", lambda: tick(many, ids)
+        yield f"{name}, {counted(streams, 'stream')}", lambda: tick(x, ids)
 
 
 def _interleave(calls: dict[Any, Callable[[], object]], seconds: float) -> dict[Any, list[int]]:

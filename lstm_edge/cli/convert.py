@@ -1,21 +1,19 @@
 """``lstm-edge convert``: convert a file to another format."""
 
 import shlex
-from importlib.resources import files
+from importlib.resources import as_file, files
 from pathlib import Path
 
 import click
 
-from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.read import read_data
-from lstm_edge.data.sample_input import read_for_model
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
 from lstm_edge_runtime.files import check_target, write_bytes
 from lstm_edge_runtime.manifest import Array
 
 from ._options import PATH, model_argument, verb
-from ._output import Report, note
+from ._output import Report
 
 
 def _to_native(model: Path, output: Path) -> Report:
@@ -39,7 +37,7 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
         "output": output,
         "bytes": {path: len(text.encode()) for path, text in made.files.items()},
         **{name: getattr(made, name) for name in ("name", "constants", "state", "work")},
-        "max_abs": made.difference,
+        "largest_difference": made.difference,
         "notes": [
             "self-test: passed here",
             "bytes of flash: constants, and code; of RAM: state per source, and work per call",
@@ -49,16 +47,18 @@ def _to_c(model: Path, output: Path, name: str | None) -> Report:
     return Report(document)
 
 
-def _to_web(model: Path, output: Path, data: Path | None) -> Report:
+def _to_web(model: Path, output: Path) -> Report:
     from lstm_edge_exporters.targets.folders import write_folder
     from lstm_edge_exporters.targets.web import to_site
 
-    site = to_site(model, [*_recordings(model, data).items()])
+    site = to_site(model, [*_recordings(model).items()])
     write_folder(output, site)
     sizes = {name: len(content) for name, content in sorted(site.items())}
-    preview = f"python -m http.server -d {shlex.quote(str(output))}"
-    document = {"output": output, "files": sizes, "notes": ["motion sensors need HTTPS on phones"]}
-    return Report(document, next=[preview])
+    notes = [
+        f"to see it, run python -m http.server -d {shlex.quote(str(output))}",
+        "motion sensors need HTTPS on phones",
+    ]
+    return Report({"output": output, "files": sizes, "notes": notes})
 
 
 @verb("convert", extra="export")
@@ -66,35 +66,29 @@ def _to_web(model: Path, output: Path, data: Path | None) -> Report:
 @click.option("--to", "target", type=click.Choice(["c", "web"]), help="Write a folder of this kind.")
 @click.option("-o", "--output", type=PATH, required=True, help="Output .lep file or folder.")
 @click.option("--name", help="For c: prefix of functions.  [default: MODEL's name]")
-@click.option("--data", type=PATH, help="For web: data with recordings to replay.  [default: the demo's]")
-def command(model: Path, target: str | None, output: Path, name: str | None, data: Path | None) -> Report:
+def command(model: Path, target: str | None, output: Path, name: str | None) -> Report:
     """Convert MODEL, an .onnx file, to another format.
 
     An .lep file is a program for the C library of lstm-edge-native and for load(), without onnxruntime; c is
     a folder of C99 code without a runtime, for microcontrollers; web is a folder with a static page that runs
-    MODEL in the browser and works offline. See docs/deploy.md.
-
-    Results are run and only written if they compute the same as MODEL.
+    MODEL in the browser and works offline. Results are only written if they compute the same as MODEL.
 
     \b
     Example:
       lstm-edge convert har.onnx -o har.lep
       lstm-edge convert har.onnx --to web -o site
     """  # noqa: D301
-    if (name and target != "c") or (data and target != "web"):
-        raise InputError("--name is only valid with --to c, --data with --to web; remove it")
+    if name and target != "c":
+        raise InputError("--name is only valid with --to c; remove it")
     if target == "c":
         return _to_c(model, output, name)
-    return _to_web(model, output, data) if target else _to_native(model, output)
+    return _to_web(model, output) if target else _to_native(model, output)
 
 
-def _recordings(model: Path, data: Path | None) -> dict[str, Array]:
-    """Return a recording of at most 8 labels of ``data``, or of the demo's if ``model`` has its features."""
-    demo = Path(str(files("lstm_edge") / "data" / "basic_motions.npz"))
+def _recordings(model: Path) -> dict[str, Array]:
+    """Return a recording per class of the demo's data if ``model`` has its features."""
+    with as_file(files("lstm_edge") / "data" / "basic_motions.npz") as path:
+        demo = read_data(path)
     with load(model) as opened:
-        if data is None and opened.manifest.signal.features != read_data(demo).signal.features:
-            return {}
-        found, _ = read_for_model(data or demo, opened, ReadConfig(), targets="optional", tell=note)
-    series = sorted(found.series, key=lambda one: one.split == "test")  # the last one of a label is taken
-    labeled = {found.classes[one.y[-1]] if found.classes else one.name: one.x for one in series}
-    return dict([*labeled.items()][:8])
+        fits = opened.manifest.signal.features == demo.signal.features
+    return {demo.classes[series.y[-1]]: series.x for series in demo.of("test")} if fits else {}

@@ -28,11 +28,7 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
     The data are activities recorded by a smart watch's accelerometer and gyroscope. The demo trains an LSTM1
     on 40 recordings, exports it to one ONNX file, verifies it against PyTorch, and then runs the file one
     sample at a time on 40 held-out recordings, each from reset and all in one long stream.
-
-    \b
-    Example:
-      lstm-edge demo
-    """  # noqa: D301
+    """
     say, started = (lambda _: None) if ctx.params["as_json"] else echo, time.monotonic()
     from lstm_edge_runtime import load
 
@@ -59,8 +55,8 @@ def command(ctx: click.Context, folder: Path, show: Show) -> Report:
         result = _demo.measure(run, stream, held_out)
     result.check()
     document = {"accuracy": result.accuracy, **plain(result), "seconds": time.monotonic() - started}
-    inspect, predict = f"lstm-edge inspect {model_file}", f"lstm-edge predict {model_file} {data}"
-    return Report(document, next=[inspect, predict, f"lstm-edge train {data} -o runs/wide --hidden-size 64"])
+    train = ("train", data, "-o", folder / "wide", "--hidden-size", 64)
+    return Report(document, next=[("inspect", model_file), ("predict", model_file, data), train])
 
 
 def _play(stream: Stream, held_out: Data, activity: int) -> str:

@@ -24,11 +24,7 @@ def command() -> Report:
     """Check this machine: versions, execution providers, instruction set, and missing packages.
 
     Missing packages are listed with the command to install them. The exit code is 1 if no model can run.
-
-    \b
-    Example:
-      lstm-edge doctor
-    """  # noqa: D301
+    """
     from lstm_edge_exporters.cpu import describe_cpu
 
     cpu, engines = describe_cpu(), {"onnxruntime": _onnxruntime(), "native engine": _native()}
@@ -72,5 +68,5 @@ def _native() -> tuple[str, str]:
         isa = opened.lstm_edge_isa()
     except LstmEdgeError as error:
         return first_line(error), install_command("native")
-    advice = "" if isa else "LSTM_EDGE_ISA is an instruction set that this machine does not have; unset it"
+    advice = "" if isa else "unset LSTM_EDGE_ISA: this machine does not have that instruction set"
     return f"{opened.lstm_edge_version().decode()}, {isa.decode() if isa else 'no instruction set'}", advice

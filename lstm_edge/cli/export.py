@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class FactoryOptions:
-    """Options of a factory."""
+class SourceOptions:
+    """Facts that neither a bare checkpoint nor a module has."""
 
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
@@ -36,19 +36,13 @@ class FactoryOptions:
         metavar="x=N,L,8[:DTYPE]",
     )
     state: Mapping[str, str] = option(dict, "All states, if they are ambiguous.", metavar="INPUT=OUTPUT")
-    output_names: tuple[str, ...] = option((), "Names of the outputs, in order.", metavar="NAMES")
-
-
-@dataclass(frozen=True)
-class Description:
-    """Facts that neither a bare checkpoint nor a module has."""
-
     labels: tuple[str, ...] = option((), "Classes, or with --units names of values.", metavar="NAMES")
     units: tuple[str, ...] = option((), "Units of predicted values, in order.", metavar="NAMES")
     features: tuple[str, ...] = option((), "Feature names, in order.", metavar="NAMES")
     rate: float | None = option(None, "Sampling rate, such as 50Hz.", metavar="RATE", parse=parse_rate)
     window: int | None = option(None, "Time steps of a training window.", low=1)
     scale: Path | None = option(None, SCALE, metavar="FILE")
+    lengths: bool = option(False, "Add an input lengths, int64 (N,): valid steps of each row.")
 
     @property
     def signal(self) -> Signal:
@@ -65,25 +59,16 @@ class Description:
 @verb("export", extra="export")
 @click.argument("source")
 @outputs_option
-@options_of(factory=FactoryOptions, description=Description)
-@click.option("--lengths", is_flag=True, help="Add an input lengths, int64 (N,): valid steps of each row.")
-@options_of(config=ExportConfig)
+@options_of(given=SourceOptions, config=ExportConfig)
 def command(
-    source: str,
-    outputs: tuple[Path, ...],
-    factory: FactoryOptions,
-    description: Description,
-    lengths: bool,
-    config: ExportConfig,
-    show: Show,
+    source: str, outputs: tuple[Path, ...], given: SourceOptions, config: ExportConfig, show: Show
 ) -> Report:
     """Export SOURCE, a run folder, a checkpoint file, or package.module:factory, to an .onnx or .lep file.
 
-    A file is only written after it has been verified: it computes the same as PyTorch, at other batch sizes
-    and lengths than it was traced at, from zero and from random states. A checkpoint file is a state_dict of
-    the tutorials' LSTM1 class. A factory is a function or class without arguments that gives a
-    torch.nn.Module; describe each of its inputs with --input: a number for a fixed axis, a name for a dynamic
-    one. What trains in its file must stand under if __name__ == "__main__".
+    A file is only written after it has been verified: it computes the same as PyTorch at other batch sizes
+    and lengths. A checkpoint file is a state_dict of the tutorials' LSTM1 class. A factory is a function or
+    class without arguments that gives a torch.nn.Module; describe each of its inputs with --input: a number
+    for a fixed axis, a name for a dynamic one. Code that trains must be under if __name__ == "__main__".
 
     \b
     Example:
@@ -93,26 +78,25 @@ def command(
     """  # noqa: D301
     from lstm_edge_exporters import export
 
-    _check_source(source, factory, description)
+    _check_source(source, given)
     with contextlib.redirect_stdout(sys.stderr):  # output printed by a user's code is not the result
         if is_factory(source):
-            module, example, described = _from_factory(source, lengths, factory, description)
+            module, example, described = _from_factory(source, given)
         else:
             from lstm_edge.checkpoint import deployable
 
-            module, example, described = deployable(_described(Path(source), description), lengths=lengths)
-        own = {name: getattr(config, name) for name in option_fields(config)}
-        artifact = export(module, example, replace(described, **own), on_progress=show)
+            module, example, described = deployable(_described(Path(source), given), lengths=given.lengths)
+        options = {name: getattr(config, name) for name in option_fields(config)}
+        artifact = export(module, example, replace(described, **options), on_progress=show)
     contents = {path: _content(artifact, path) for path in outputs}
     for path, content in contents.items():
         write_bytes(path, content)
-    given = {"weights": factory.weights, "scale": description.scale}
-    options = "".join(f" --{name} {path}" for name, path in given.items() if path)
-    following = [f"lstm-edge inspect {outputs[0]}"]
+    files = {"--weights": given.weights, "--scale": given.scale}
+    again = [text for pair in files.items() if pair[1] for text in pair]
     exported = [path for path in outputs if path.suffix == ".onnx"]
-    following += [f"lstm-edge validate {path} --against {source}{options}" for path in exported[:1]]
-    sizes = {str(path): len(content) for path, content in contents.items()}
-    return Report({"files": sizes, **_facts(artifact)}, next=following)
+    following = [("validate", path, "--against", source, *again) for path in exported[:1]]
+    sizes = {path: len(content) for path, content in contents.items()}
+    return Report({"files": sizes, **_facts(artifact)}, next=[("inspect", outputs[0]), *following])
 
 
 def _content(artifact: "Artifact", path: Path) -> bytes:
@@ -123,54 +107,53 @@ def _content(artifact: "Artifact", path: Path) -> bytes:
     return to_native(artifact.model)
 
 
-def _check_source(source: str, factory: FactoryOptions, description: Description) -> None:
+def _check_source(source: str, given: SourceOptions) -> None:
     """Refuse a file that is exported already, and options that do not fit the source."""
     if Path(source).suffix in (".onnx", ".lep"):
         raise InputError(f"{source} is already exported; see lstm-edge inspect, or lstm-edge lift for states")
-    is_run, wrong = Path(source).is_dir(), list[str]()
-    for options in (factory, description):
-        fits = is_factory(source) if options is factory else not is_run
-        names = [name for name in option_fields(options) if getattr(options, name)]
-        wrong += [name for name in names if not fits or (name == "scale" and is_factory(source))]
-    if wrong:
-        kind = "a run, which describes itself" if is_run else f"{'a' if is_factory(source) else 'no'} factory"
-        raise InputError(f"{source} is {kind}; remove --{wrong[0].replace('_', '-')}")
+    kind, unfit = "checkpoint", ["weights", "input", "state"]
+    if is_factory(source):
+        kind, unfit = "factory, which scales in forward", ["scale"]
+    elif Path(source).is_dir():
+        kind, unfit = (
+            "run, which describes itself",
+            [name for name in option_fields(given) if name != "lengths"],
+        )
+    if wrong := [name for name in unfit if getattr(given, name)]:
+        raise InputError(f"{source} is a {kind}; remove --{wrong[0]}")
 
 
-def _described(path: Path, description: Description) -> "Run":
+def _described(path: Path, given: SourceOptions) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
     from lstm_edge.checkpoint import load, with_scales
 
-    run, task = load(path), description.task
-    if description.scale is not None:
-        with_scales(run.model, description.scale)
-    if not task and description.signal == Signal():
+    run, task = load(path), given.task
+    if given.scale is not None:
+        with_scales(run.model, given.scale)
+    if not task and given.signal == Signal():
         return run
     output = "logits" if is_classification(task) else "value"
     described = (task and task._replace(output=output)) or run.task
-    return replace(run, task=described, signal=description.signal)
+    return replace(run, task=described, signal=given.signal)
 
 
-def _from_factory(
-    source: str, lengths: bool, factory: FactoryOptions, description: Description
-) -> tuple[Any, Any, ExportConfig]:
+def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportConfig]:
     from ._factory import build_module, make_example, parse_input
 
-    inputs = dict(factory.input)
+    inputs = dict(given.input)
     if not inputs:
         raise InputError(f"{source}: describe each input of forward, such as --input x=N,L,8")
-    if lengths:
+    if given.lengths:
         inputs.setdefault("lengths", "N:int64")
     parsed = [parse_input(name, text) for name, text in inputs.items()]
-    specs, ranges = [spec for spec, _ in parsed], dict(item for _, own in parsed for item in own.items())
-    module, sha256 = build_module(source, factory.weights)
+    specs, ranges = [spec for spec, _ in parsed], dict(pair for _, found in parsed for pair in found.items())
+    module, sha256 = build_module(source, given.weights)
     config = ExportConfig(
         inputs={spec.name: spec.axes for spec in specs},
         ranges=ranges,
-        outputs=factory.output_names,
-        states=dict(factory.state) or None,
-        task=description.task,
-        signal=description.signal,
+        states=dict(given.state) or None,
+        task=given.task,
+        signal=given.signal,
         checkpoint_sha256=sha256,
     )
     return module, make_example(specs, ranges, module), config

@@ -19,11 +19,7 @@ def command(model: Path) -> Report:
     """Show MODEL's inputs, outputs, states, sizes and provenance.
 
     Memory per stream is the size of its states; an open stream stores them twice.
-
-    \b
-    Example:
-      lstm-edge inspect har.onnx
-    """  # noqa: D301
+    """
     with ModelOptions().load(model) as opened:
         manifest, golden = opened.manifest, opened.manifest.golden
         states, content = [_state(spec) for spec in manifest.states], model.read_bytes()

@@ -37,7 +37,6 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     document = {
         "output": output,
         "states": states,
-        "made_dynamic": report.made_dynamic,
         "equal to the original": {
             "sizes": figures["cases"],
             "float64": figures["float64"],
@@ -45,8 +44,6 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
         },
         "unstreamable": manifest.unstreamable,
         "streams": None if manifest.unstreamable else pace(manifest),
-        "delays": manifest.delays,
-        "unit": manifest.unit,
     }
-    stream = [] if manifest.unstreamable else [f"lstm-edge stream {output}"]
-    return Report(document, str(output), next=[f"lstm-edge inspect {output}", *stream])
+    stream = [] if manifest.unstreamable else [("stream", output)]
+    return Report(document, str(output), next=[("inspect", output), *stream])

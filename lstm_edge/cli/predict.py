@@ -11,30 +11,29 @@ from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
 
 from ._lines import ResultLines
-from ._options import PATH, ModelOptions, Steps, line_options, model_argument, options_of
-from ._output import note, note_resets
+from ._options import PATH, ModelOptions, model_argument, options_of
+from ._output import note
 
 
 @click.command("predict")
 @model_argument
-@click.argument("data", type=PATH)
+@click.argument("source", metavar="DATA", type=PATH)
 @click.option("-o", "--output", type=PATH, help="Output file.  [default: standard output]")
-@line_options
+@click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
 @options_of(config=ReadConfig, options=ModelOptions)
 def command(
     model: Path,
-    data: Path,
+    source: Path,
     output: Path | None,
     as_json: bool,
-    reset_every: Steps | None,
     config: ReadConfig,
     options: ModelOptions,
 ) -> None:
     """Run MODEL on every series of DATA, from the reset state, and write one line per series.
 
     The line is the result after the last step. If MODEL gives a result for every step or frame, each has a
-    line, with its step. With --reset-every N, only the last N steps of a longer series are used. DATA is a
-    .npz with x (samples, L, I) and optional lengths, a .npy, or a .csv with a header and a row per time step.
+    line, with its step. A MODEL trained on windows from reset runs on the last window of a longer series.
+    DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, a .wav, or a .csv with a row per step.
 
     \b
     Example:
@@ -43,26 +42,23 @@ def command(
     if output is not None:
         check_target(output)
     opened = options.load(model)
-    found, samples = read_for_model(data, opened, config, targets="ignored", tell=note)
+    data, samples = read_for_model(source, opened, config, targets="ignored", tell=note)
     manifest = opened.manifest
     if manifest.is_buffered:
         raise UnsupportedError(
             f"this file streams {pace(manifest)}, which predict does not support; use lstm-edge stream, or "
             "the file of export without --stream"
         )
-    if reset_every is None and manifest.from_reset:
-        reset_every = manifest.reset_every
-        if any(len(one.x) > (reset_every or 0) for one in found.series):
-            note_resets(reset_every, "only the last {} steps are used")
-    last = 0 if reset_every in (None, "never") else int(reset_every)
-    used = [one.x[-last:] for one in found.series]
-    frames, by_frame = MainFrames(opened), frame_axis(opened) is not None
-    every = (run_series(opened, samples, x) for x in used)
+    last = manifest.reset_every or 0
+    if last and any(len(one.x) > last for one in data.series):
+        note(f"training windows of {last} steps started from reset; only the last {last} steps are used")
+    used = [(one, one.x[-last:]) for one in data.series]
+    by_frame, frames = frame_axis(opened) is not None, MainFrames(opened)
     lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
     text = (
         lines.line(row, *(one.name, len(one.x) - len(x) + step)[: 1 + by_frame])
-        for one, x, rows in zip(found.series, used, every, strict=True)
-        for step, row in (frames.of_whole(rows) if by_frame else [(0, rows[0])])
+        for one, x in used
+        for step, row in frames.of_whole(run_series(opened, samples, x))
     )
     if output is not None:
         write_bytes(output, "".join(text).encode(errors="backslashreplace"))

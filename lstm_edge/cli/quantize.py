@@ -54,5 +54,5 @@ def command(
         "bytes": {"before": made.bytes_before, "after": len(made.model)},
         "judgement": made.judgement,
     }
-    following = [f"lstm-edge inspect {output}", f"lstm-edge convert {output} -o {output.stem}.lep"]
+    following = [("inspect", output), ("convert", output, "-o", output.with_suffix(".lep"))]
     return Report(document, str(output), next=following)

@@ -15,11 +15,7 @@ def command(model: Path, options: ModelOptions) -> Report:
     """Replay MODEL's golden cases on this device, in chunks, and compare with the reference.
 
     If an output exceeds its limit, the worst element is printed and the exit code is 1.
-
-    \b
-    Example:
-      lstm-edge selftest har.onnx --device cuda
-    """  # noqa: D301
+    """
     with options.load(model) as opened:
         found, engine = opened.selftest(), opened.engine
     rows = [

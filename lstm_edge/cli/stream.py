@@ -12,18 +12,17 @@ import click
 import numpy as np
 
 from lstm_edge.data.sample_input import SampleInput
-from lstm_edge.hold import NO_LABEL, Hold
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters.options import option
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, StateError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.sliding import SlidingStream
 from lstm_edge_runtime.state import read_state
+from lstm_edge_runtime.stream import SlidingStream
 
 from ._lines import LineParser, ResultLines, read_lines, write_line
-from ._options import ModelOptions, Steps, line_options, model_argument, options_of
-from ._output import echo, note_resets
+from ._options import ModelOptions, model_argument, options_of, reset_every_option
+from ._output import echo, note
 
 _REPORTED = 5
 """Maximum number of malformed lines that are reported one by one."""
@@ -36,27 +35,24 @@ class StreamConfig:
     state: Path | None = option(None, "Keep the state in FILE, and resume from it.", metavar="FILE")
     features: tuple[str, ...] = option((), "Columns of the header, in MODEL's order.", metavar="NAMES")
     window: int | None = option(None, "Run the last N samples from reset at every step.", low=1, metavar="N")
-    hold: int | None = option(None, "Change the label once it stayed for N steps.", low=1, metavar="N")
-    strict: bool = option(False, "Stop at a malformed line instead of skipping it.")
 
 
 @click.command("stream")
 @model_argument
 @options_of(config=StreamConfig)
-@line_options
+@reset_every_option
+@click.option("--json", "as_json", is_flag=True, help="Write JSON Lines instead of CSV.")
 @options_of(options=ModelOptions)
 def command(
-    model: Path, config: StreamConfig, reset_every: Steps | None, as_json: bool, options: ModelOptions
+    model: Path, config: StreamConfig, reset_every: int | str | None, as_json: bool, options: ModelOptions
 ) -> None:
     """Run MODEL one sample at a time: read one line, write one result line, immediately and unbuffered.
 
     A line is "0.1,0.2,0.3", or with tabs, semicolons or spaces. A first line without numbers is a header; if
     it contains the file's feature names, columns are selected by name. A malformed line is reported on
     standard error and skipped; if no line is valid, the exit code is 1. SIGTERM, Ctrl-C, the end of input and
-    a closed output end it with the state saved.
-
-    The step in each result keeps counting across restarts: after a crash, resend the samples after the step
-    printed in "resumed ... at step". If the network needs later samples, results come that many steps later.
+    a closed output end it with the state saved. After a crash, resend the samples after the step printed in
+    "resumed ... at step".
 
     \b
     Example:
@@ -71,19 +67,19 @@ def command(
         raise InputError(f"--features names {len(config.features)} columns, the model takes {samples.width}")
     names = config.features or manifest.signal.features
     parser = LineParser(samples.width, names, samples.spec.dtype, required=bool(config.features))
-    hold = Hold(config.hold) if config.hold else None
-    lines = ResultLines(manifest.task, "step", as_json=as_json, hold=hold)
+    lines = ResultLines(manifest.task, "step", as_json=as_json)
+    every: Any = reset_every or manifest.reset_every or "never"
     if not window and reset_every is None and manifest.from_reset:
-        note_resets(manifest.reset_every, "states are reset every {} steps, and --window slides")
-    every = reset_every or manifest.reset_every or "never"
+        kept = "states are carried on" if every == "never" else f"states are reset every {every} steps"
+        note(f"training windows started from reset; {kept}; see --window and --reset-every")
     stream = opened.stream(window=window) if window else opened.stream(reset_every=every)
-    file = StateFile(stream, config.state, hold)
+    file = StateFile(stream, config.state)
     if file.steps:
         echo(f"resumed {config.state} at step {file.steps}", err=True)
     if sys.stdin.isatty():
         echo(f"waiting for lines of {samples.width} numbers: {', '.join(names)}", err=True)
     try:
-        for sample in _read_samples(parser, config.strict):
+        for sample in _read_samples(parser):
             for _, step, values in frames.of(stream.step(samples.steps(sample)), file.steps):
                 write_line(lines.line(values, step))
             file.save(age=1)
@@ -93,15 +89,13 @@ def command(
         file.save()
 
 
-def _read_samples(parser: LineParser, strict: bool) -> Iterator[Array]:
+def _read_samples(parser: LineParser) -> Iterator[Array]:
     """Yield the samples of standard input, and report malformed lines."""
     number, bad, good = 0, 0, False
     for number, line in enumerate(read_lines(), 1):
         try:
             sample = parser.parse(line)
         except InputError as error:
-            if strict:
-                raise InputError(f"line {number}: {error}") from error
             bad += 1
             if bad <= _REPORTED:
                 echo(f"line {number}: {error}; skipped", err=True)
@@ -116,13 +110,12 @@ def _read_samples(parser: LineParser, strict: bool) -> Iterator[Array]:
 
 
 class StateFile:
-    """Saves a stream's state with the arrays ``steps`` and ``hold``; does nothing without a path."""
+    """Saves a stream's state with the number of its steps; does nothing without a path."""
 
-    def __init__(self, stream: Stream | SlidingStream, path: Path | None, hold: Hold | None = None) -> None:
-        """Restore ``stream`` and ``hold`` from ``path`` if it exists, and write it."""
+    def __init__(self, stream: Stream | SlidingStream, path: Path | None) -> None:
+        """Restore ``stream`` from ``path`` if it exists, and write it."""
         self._stream: Any = stream
-        self._path, self._hold = path, hold or Hold(1)
-        self._before, self._saved_at = 0, 0.0
+        self._path, self._before, self._saved_at = path, 0, 0.0
         if path is not None:
             with contextlib.suppress(NotFoundError):
                 self._restore(path)
@@ -136,19 +129,17 @@ class StateFile:
     def save(self, *, age: float = 0) -> None:
         """Write the state atomically, if the file is at least ``age`` seconds old."""
         if self._path is not None and (not age or time.monotonic() - self._saved_at >= age):
-            arrays = {"steps": np.array(self.steps), "hold": np.array(self._hold.saved)}
             with contextlib.suppress(StateError):  # within a unit: the last whole one stays
-                self._stream.state.save(self._path, **arrays)
+                self._stream.state.save(self._path, steps=np.array(self.steps))
             self._saved_at = time.monotonic()
 
     def _restore(self, path: Path) -> None:
         state, arrays = read_state(path)
-        steps, hold = arrays.get("steps", np.array(0.5)), arrays.get("hold", np.array(NO_LABEL))
-        if not {steps.dtype.kind, hold.dtype.kind} <= set("iu") or (steps.shape, hold.shape) != ((), (3,)):
+        steps = arrays.get("steps", np.array(0.5))
+        if steps.dtype.kind not in "iu" or steps.shape:
             raise FileFormatError(f"{path} is not a state that lstm-edge stream saved; remove it")
         try:
             self._stream.restore(state)
         except StateError as error:
             raise StateError(f"{path} is the state of another model; remove it ({error})") from error
-        self._hold.restore(*hold.tolist())
         self._before = int(steps)

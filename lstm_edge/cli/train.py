@@ -66,9 +66,9 @@ def command(data: Path, folder: Path, resume: bool, overwrite: bool, show: Show,
         document["report"] = folder / REPORT
     except MissingDependencyError as error:
         document["notes"] = [*summary["notes"], f"no report: {error}"]
-    following = [f"lstm-edge export {folder} -o model.onnx"]
+    following: list[tuple[object, ...]] = [("export", folder, "-o", "model.onnx")]
     if summary["stopped"] == "interrupted":
-        following.insert(0, f"lstm-edge train {data} -o {folder} --resume")
+        following.insert(0, ("train", data, "-o", folder, "--resume"))
     return Report(document, hidden=(*sets, "history", "config"), next=following)
 
 

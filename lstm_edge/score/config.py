@@ -26,7 +26,7 @@ class ScoreConfig:
     def __post_init__(self) -> None:
         """Raise InputError for a value that does not fit."""
         check_options(self)
-        if self.window and self.since:
-            raise InputError("--window has no state that --since could continue; remove one of them")
+        if self.window and (self.since or self.reset_every):
+            raise InputError("--window has no state; remove --since and --reset-every")
         if self.hold > 1 and not self.events:
             raise InputError("--hold confirms the labels of events; give --events too")

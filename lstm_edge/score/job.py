@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pyarrow import parquet
 
+from lstm_edge.run_files import LOCK, locked
 from lstm_edge_runtime.errors import InputError, counted
 from lstm_edge_runtime.files import write_bytes
 
@@ -17,7 +18,6 @@ from .plan import EVENTS, PLAN, STATES, Plan, make_plan
 from .stages import SKIPPED, read_group, score_part
 from .workers import Workers
 
-_LOCK = "_lock"
 Show = Callable[[float, str], None]
 
 
@@ -32,11 +32,7 @@ class Report:
     """Number of series, those of the earlier runs included."""
     events: int | None
     files: int
-    known: int
-    """Number of files of the earlier runs."""
     skipped: dict[str, str]
-    resumed: int
-    """Number of partitions that a killed run had finished."""
     reset_every: int | str
     seconds: float
 
@@ -61,24 +57,19 @@ def score(
     with _working(plan):
         work, rows, groups = Path(plan.work), 0, len(plan.groups)
         files = len(plan.files)
-        resumed = len(_rows(work))
         for done, _ in enumerate(workers(read_group, plan, groups), 1):
             show(0.3 * done / groups, f"read {files * done // groups} of {counted(files, 'file')}")
         for done, count in enumerate(workers(score_part, plan, plan.parts), 1):
             rows += count
             show(0.3 + 0.7 * done / plan.parts, f"scored {done} of {counted(plan.parts, 'part')}")
-        for file in work.glob(f"_rows/*/{SKIPPED}"):
-            path, _, why = file.read_text(encoding="utf-8").partition("\n")
-            skipped[path] = why
+        skipped |= dict(file.read_text("utf-8").split("\n", 1) for file in work.glob(f"_rows/*/{SKIPPED}"))
         report = Report(
             rows=rows,
             late=sum(count for path, _, _, count in plan.files if path not in skipped) - rows,
             series=sum(_rows(work / STATES)),
             events=sum(_rows(work / EVENTS)) if options.events else None,
             files=len(plan.files),
-            known=len(plan.known),
             skipped=skipped,
-            resumed=resumed,
             reset_every=plan.options.reset_every or "never",
             seconds=time.monotonic() - begun,
         )
@@ -94,17 +85,9 @@ def _rows(folder: Path) -> list[int]:
 def _working(plan: Plan) -> Iterator[None]:
     """Open the working folder: the work of a run with the same plan is continued, any other removed."""
     work = Path(plan.work)
-    work.mkdir(exist_ok=True)
-    with (work / _LOCK).open("w") as lock:
-        with contextlib.suppress(ImportError):  # Windows has no such locks
-            import fcntl
-
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise InputError(f"another run is writing {plan.work}; wait for it") from error
+    with locked(work):
         if not (work / PLAN).exists() or (work / PLAN).read_text(encoding="utf-8") != plan.to_json():
-            _remove(path for path in work.iterdir() if path.name != _LOCK)
+            _remove(path for path in work.iterdir() if path.name != LOCK)
             write_bytes(work / PLAN, plan.to_json().encode())
         yield
 

@@ -24,9 +24,13 @@ from .pool import Pool
 ROWS, _SERIES, _MAX_PARTS = 1_000_000, 64, 1024
 """Rows of a partition and of a group of files; minimum of series of a partition; maximum of partitions."""
 PLAN, STATES, EVENTS, KEY = "_plan.json", "_states", "_events", "a key in the path"
+_NUMBERS = "numbers", (pa.types.is_integer, pa.types.is_floating)
+_ORDERS = "numbers, dates or times", (*_NUMBERS[1], pa.types.is_timestamp, pa.types.is_date)
+_NAMES = "text or integers", (pa.types.is_string, pa.types.is_integer)
 _SAME = ("series", "order", "features", "events", "hold", "reset_every", "window")  # in runs that continue
 Files = tuple[tuple[str, int, int, int], ...]
 """Path, size in bytes, time of modification and number of rows of each file."""
+Types = tuple[str, str]
 
 
 @dataclass(frozen=True)
@@ -45,7 +49,7 @@ class Plan:
     """Columns with probabilities or values."""
     labels: tuple[str, ...]
     """Classes; empty if the outputs are values."""
-    types: tuple[str, str]
+    types: Types
     """Types of series, or ``KEY``, and order."""
     work: str
     """Folder in which the output is made."""
@@ -99,13 +103,9 @@ def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
     if len(features) != width:
         names = ", ".join(features) or "no names in the model's file"
         raise InputError(f"got {len(features)} features ({names}), expected {width}; name them by --features")
-    if len({options.series, options.order, *features}) < width + 2:
-        raise InputError("the columns of series, order and features must differ from each other")
     if options.events and not is_classification(manifest.task):
         raise InputError("--events are changes of a label, and this file's outputs are values; leave it out")
-    if options.window and options.reset_every:
-        raise InputError("--window has no state; remove --reset-every")
-    every = options.reset_every or (None if options.window else manifest.reset_every) or "never"
+    every = None if options.window else options.reset_every or manifest.reset_every or "never"
     return replace(options, features=features, reset_every=every)
 
 
@@ -134,7 +134,7 @@ def _new_files(paths: Sequence[str], known: Files) -> list[str]:
     return [path for path in paths if path not in before]
 
 
-def _read_earlier(options: ScoreConfig, identity: str) -> tuple[tuple[str, str], Files]:
+def _read_earlier(options: ScoreConfig, identity: str) -> tuple[Types, Files]:
     """Return the types and the files of an earlier run and of those that it continued."""
     path = Path(str(options.since)) / PLAN
     try:
@@ -144,10 +144,9 @@ def _read_earlier(options: ScoreConfig, identity: str) -> tuple[tuple[str, str],
         pairs["model"] = before["identity"], identity
         files = [(str(name), int(a), int(b), int(c)) for name, a, b, c in before["known"] + before["files"]]
         series, order = map(str, before["types"])
-    except FileNotFoundError as error:
-        raise NotFoundError(f"{options.since} is no output of lstm-edge score") from error
     except (OSError, LookupError, TypeError, ValueError, RecursionError) as error:
-        raise FileFormatError(f"{path} can't be read ({first_line(error)}); score without --since") from error
+        why = f"{options.since} is no output of lstm-edge score ({first_line(error)})"
+        raise FileFormatError(f"{why}; score without --since") from error
     for name, (old, new) in pairs.items():
         if json.dumps(old) != json.dumps(new):
             raise InputError(f"the earlier run had {name} {old}, this one has {new}; score without --since")
@@ -155,18 +154,13 @@ def _read_earlier(options: ScoreConfig, identity: str) -> tuple[tuple[str, str],
 
 
 def _check_files(
-    paths: Sequence[str], options: ScoreConfig, types: tuple[str, str]
-) -> tuple[dict[str, int], tuple[str, str], dict[str, str]]:
+    paths: Sequence[str], options: ScoreConfig, types: Types
+) -> tuple[dict[str, int], Types, dict[str, str]]:
     """Return the rows of each usable file, the types of series and order, and the errors of other files."""
     files, skipped = dict[str, int](), dict[str, str]()
     for path in paths:
         try:
-            rows, own = _check_columns(path, options)
-            types = types if any(types) else own
-            if own != types:
-                wrong = f"series and order are {' and '.join(own)}, expected {' and '.join(types)}"
-                raise InputError(f"{path}: {wrong} as in the first file")  # noqa: TRY301
-            files[path] = rows
+            files[path], types = _check_columns(path, options, types)
         except (FileFormatError, InputError) as error:  # noqa: PERF203
             if not options.skip_bad:
                 raise
@@ -176,7 +170,7 @@ def _check_files(
     return files, types, skipped
 
 
-def _check_columns(path: str, options: ScoreConfig) -> tuple[int, tuple[str, str]]:
+def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int, Types]:
     """Return the number of rows of a file that has all columns, and the types of its series and order."""
     try:
         with open_regular(path) as source, parquet.ParquetFile(source) as file:
@@ -184,28 +178,23 @@ def _check_columns(path: str, options: ScoreConfig) -> tuple[int, tuple[str, str
     except (pa.ArrowException, OSError) as error:
         advice = "" if path.endswith(".parquet") else "; lstm-edge predict reads CSV, NumPy and WAV files"
         raise FileFormatError(f"{path} can't be read as Parquet ({first_line(error)}){advice}") from error
+    types = dict(zip(schema.names, schema.types, strict=True))
+    wanted = {options.series: _NAMES, options.order: _ORDERS} | dict.fromkeys(options.features, _NUMBERS)
     keys = [part.partition("=")[0] for part in Path(path).parts[:-1] if "=" in part]
-    is_key = options.series in keys and options.series not in schema.names
-    others, lower = [options.order, *options.features], [name.lower() for name in schema.names]
-    for name in others if is_key else [options.series, *others]:
-        count = lower.count(name.lower()) + is_key * keys.count(name)  # DuckDB ignores the case
-        if count != 1 or name not in schema.names:
-            columns = ", ".join(schema.names)
-            raise InputError(f"{path} has {count} columns {name!r}, expected one of {columns}")
-    for name in options.features:
-        if not _is_number(kind := schema.field(name).type):
-            raise InputError(f"{path}: column {name!r} is {kind}, expected numbers")
-    kind = schema.field(options.order).type
-    if not (_is_number(kind) or pa.types.is_timestamp(kind) or pa.types.is_date(kind)):
-        raise InputError(f"{path}: column {options.order!r} is {kind}, expected numbers, dates or times")
-    series = pa.string() if is_key else schema.field(options.series).type
-    if not (pa.types.is_string(series) or pa.types.is_integer(series)):
-        raise InputError(f"{path}: column {options.series!r} is {series}, expected text or integers")
-    return rows, (KEY if is_key else str(series), str(kind))
-
-
-def _is_number(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind))
+    is_key = options.series in keys and options.series not in types
+    if is_key:
+        types[options.series] = pa.string()
+    names = [name.lower() for name in [*schema.names, *keys * is_key]]  # DuckDB ignores the case
+    for name, (expected, tests) in wanted.items():
+        if (count := names.count(name.lower())) != 1 or name not in types:
+            raise InputError(f"{path} has {count} columns {name!r}, expected one of {', '.join(types)}")
+        if not any(test(types[name]) for test in tests):
+            raise InputError(f"{path}: column {name!r} is {types[name]}, expected {expected}")
+    own = KEY if is_key else str(types[options.series]), str(types[options.order])
+    if own != before and any(before):
+        wrong = f"series and order are {' and '.join(own)}, expected {' and '.join(before)}"
+        raise InputError(f"{path}: {wrong} as in the first file")
+    return rows, own
 
 
 def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:

@@ -57,8 +57,9 @@ def _tables(folder: Path) -> None:
 
 
 def _states(folder: Path) -> None:
-    from lstm_edge.cli.stream import StateFile
     from lstm_edge.hold import Hold
+
+    from lstm_edge.cli.stream import StateFile
     from lstm_edge_runtime import load
 
     with load(DATA / "lstm.onnx") as model:

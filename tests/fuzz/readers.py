@@ -196,7 +196,7 @@ def parquet(rng: Random, corpus: Path, folder: Path) -> Verb | None:
 def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     content = (corpus / "lines.txt").read_bytes()
     damaged = rng.choice((mutate.damage, mutate.damage_csv))(rng, content)
-    form = rng.choice(((), (), ("--json",), ("--strict",)))
+    form = rng.choice(((), (), ("--json",), ("--window", "3")))
     return Verb(("stream", str(corpus / "onnx" / "lstm.onnx"), *form), damaged)
 
 

@@ -41,15 +41,15 @@ class Module:
     def imports(self) -> frozenset[str]:
         """Every dotted name imported anywhere in the file, relative ones made absolute."""
         parts = self.name.split(".") if self.is_init else self.name.split(".")[:-1]
-        found: set[str] = set()
+        names: set[str] = set()
         for node in ast.walk(self.tree):
             if isinstance(node, ast.Import):
-                found.update(alias.name for alias in node.names)
+                names.update(alias.name for alias in node.names)
             elif isinstance(node, ast.ImportFrom):
                 base = parts[: len(parts) - node.level + 1] if node.level else []
                 source = ".".join([*base, *([node.module] if node.module else [])])
-                found.update(f"{source}.{alias.name}" for alias in node.names)
-        return frozenset(found)
+                names.update(f"{source}.{alias.name}" for alias in node.names)
+        return frozenset(names)
 
 
 def _scan() -> dict[str, Module]:

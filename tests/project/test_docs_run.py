@@ -61,15 +61,15 @@ class Part:
 def _parts(page: Path) -> tuple[list[Part], list[str]]:
     """Return what runs of a page, in order, and the marks of the page as a whole."""
     text, parts, marks, mark = page.read_text(encoding="utf-8"), [], [], ""
-    for found in _PART.finditer(text):
-        line = text.count("\n", 0, found.start()) + 2
-        if found["mark"] is not None:
-            mark = found["mark"]
+    for match in _PART.finditer(text):
+        line = text.count("\n", 0, match.start()) + 2
+        if match["mark"] is not None:
+            mark = match["mark"]
             marks += [mark] if mark.startswith("page") else []
-        elif found["setup"] is not None:
-            parts.append(Part("setup", found["setup"], line))
+        elif match["setup"] is not None:
+            parts.append(Part("setup", match["setup"], line))
         else:
-            language, code = found["language"], found["code"]
+            language, code = match["language"], match["code"]
             kind = {"": "console" if code.startswith("$ ") else "text"}.get(language, language)
             if mark.startswith("file: "):
                 parts.append(Part(f"file:{mark.removeprefix('file: ')}", code, line))
@@ -164,25 +164,25 @@ def test_a_page_runs_as_printed(page, request, tmp_path, monkeypatch):
 
 
 def _run_python(where: str, code: str, names: dict) -> None:
-    known = dict(names)
+    before = dict(names)
     exec(compile(code, where, "exec"), names)
-    for name in names.keys() - known.keys():
+    for name in names.keys() - before.keys():
         if name.startswith("test_"):
             names[name]()
 
 
 def _commands(block: str) -> list[tuple[str, list[str]]]:
-    found: list[tuple[str, list[str]]] = []
+    commands: list[tuple[str, list[str]]] = []
     open_line = False
     for line in block.splitlines():
         if open_line:
-            found[-1] = (f"{found[-1][0]}\n{line}", [])
+            commands[-1] = (f"{commands[-1][0]}\n{line}", [])
         elif line.startswith("$ "):
-            found.append((line[2:], []))
+            commands.append((line[2:], []))
         else:
-            found[-1][1].append(line)
+            commands[-1][1].append(line)
         open_line = line.endswith("\\")
-    kept = [(command, shown) for command, shown in found if not command.startswith(_INSTALLS)]
+    kept = [(command, shown) for command, shown in commands if not command.startswith(_INSTALLS)]
     return [(re.sub(r"^make demo\b", "lstm-edge demo", command), shown) for command, shown in kept]
 
 
@@ -229,9 +229,9 @@ def _pattern(line: str) -> str:
 
 def _fits(out: str, shown: list[str]) -> bool:
     pattern = "".join(r"(?:.*\n)*?" if line.strip() == "..." else rf"{_pattern(line)}\n" for line in shown)
-    found = re.fullmatch(pattern, "".join(f"{_bare(line)}\n" for line in out.splitlines()))
+    match = re.fullmatch(pattern, "".join(f"{_bare(line)}\n" for line in out.splitlines()))
     expected = [number for line in shown for number in re.findall(_NUMBER, _bare(line))]
-    return found is not None and all(map(_near, found.groups(), expected))
+    return match is not None and all(map(_near, match.groups(), expected))
 
 
 def _near(got: str, expected: str) -> bool:
@@ -257,7 +257,7 @@ def test_output_fits_if_the_words_are_the_same_and_the_numbers_near(out, shown, 
 
 
 def test_every_mark_of_a_page_is_one_that_is_known_and_says_why():
-    known = re.compile(r"not run: .{10,}|file: \S+|page: slow|page: empty|page needs: [\w-]+|figures: .+")
+    allowed = re.compile(r"not run: .{10,}|file: \S+|page: slow|page: empty|page needs: [\w-]+|figures: .+")
     for page in PAGES:
         marks = [found["mark"] for found in _PART.finditer(page.read_text(encoding="utf-8")) if found["mark"]]
-        assert [mark for mark in marks if not known.fullmatch(mark)] == []
+        assert [mark for mark in marks if not allowed.fullmatch(mark)] == []

@@ -70,7 +70,7 @@ def test_private_modules_stay_in_their_folder_and_private_names_in_their_file(mo
             if target is None:
                 continue
             parts = target.split(".")
-            private = [place for place, part in enumerate(parts) if _is_private(part)]
+            private = [index for index, part in enumerate(parts) if _is_private(part)]
             outside = private and not f"{_folder(module)}.".startswith(".".join(parts[: private[0]]) + ".")
             names = imported[len(target) + 1 :]
             if outside or (_is_private(names) and target != module.name):

@@ -44,7 +44,7 @@ for arguments in json.loads(sys.argv[1]):
 
 
 @pytest.fixture
-def place(tmp_path):
+def folder(tmp_path):
     """A folder with data, and an empty home."""
     work = tmp_path / "work"
     work.mkdir(parents=True)
@@ -58,14 +58,14 @@ def place(tmp_path):
     return tmp_path
 
 
-def run_verbs(place: Path, *wrapper: str) -> None:
+def run_verbs(folder: Path, *wrapper: str) -> None:
     arguments = json.dumps([verb.split() for verb in VERBS])
     ran = subprocess.run(
         [*wrapper, sys.executable, "-c", PROGRAM, arguments],
-        cwd=place / "work",
+        cwd=folder / "work",
         env={
-            "HOME": str(place / "home"),
-            "TMPDIR": str(place / "temporary"),
+            "HOME": str(folder / "home"),
+            "TMPDIR": str(folder / "temporary"),
             "PATH": os.environ["PATH"],
             "PYTHONDONTWRITEBYTECODE": "1",
             "OMP_NUM_THREADS": "1",
@@ -81,23 +81,23 @@ def run_verbs(place: Path, *wrapper: str) -> None:
     assert done == [(verb.split()[0], "0") for verb in VERBS], ran.stdout + ran.stderr
 
 
-def test_no_verb_connects_or_writes_outside_its_folders_and_the_home_stays_empty(place, find_program):
-    trace = place / "trace"
+def test_no_verb_connects_or_writes_outside_its_folders_and_the_home_stays_empty(folder, find_program):
+    trace = folder / "trace"
     calls = "connect,sendto,bind,openat,open,creat,mkdir,mkdirat,rename,renameat,renameat2,unlink,unlinkat"
-    run_verbs(place, find_program("strace"), "-f", "--seccomp-bpf", "-o", str(trace), "-e", f"trace={calls}")
+    run_verbs(folder, find_program("strace"), "-f", "--seccomp-bpf", "-o", str(trace), "-e", f"trace={calls}")
     lines = trace.read_text(errors="replace").splitlines()
     assert [line for line in lines if re.search(r"\bsa_family=AF_INET", line)] == []
     changed = [
-        found[1]
+        match[1]
         for line in lines
         if " = -1 " not in line
         and re.search(r"O_WRONLY|O_RDWR|O_CREAT|\b(creat|mkdir|mkdirat|rename\w*|unlink\w*)\(", line)
-        and (found := re.search(r'"([^"]*)"', line))
+        and (match := re.search(r'"([^"]*)"', line))
     ]
     assert changed
-    given = tuple(str(place / name) for name in ("work", "temporary"))
+    given = tuple(str(folder / name) for name in ("work", "temporary"))
     allowed = (*given, "/dev/null", "/dev/shm", "/proc/self/")
     assert [name for name in changed if name.startswith("/") and not name.startswith(allowed)] == []
-    assert list((place / "home").iterdir()) == []
-    left = [path for path in (place / "temporary").rglob("*") if path.is_file()]
+    assert list((folder / "home").iterdir()) == []
+    left = [path for path in (folder / "temporary").rglob("*") if path.is_file()]
     assert left == []  # PyTorch makes an empty folder there

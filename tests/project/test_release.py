@@ -76,24 +76,8 @@ def test_only_the_steps_that_need_it_may_write_and_publishing_has_no_token(root)
 @pytest.mark.slow
 def test_make_dist_builds_all_and_tries_it(root, tmp_path):
     tree = tmp_path / "tree"
-    tree.mkdir()
-    own = (
-        ".github",
-        "CHANGELOG.md",
-        "LICENSE",
-        "README.md",
-        "pyproject.toml",
-        "tests",
-        "tools",
-        "web",
-        "native",
-    )
-    for name in (*own, "lstm_edge", "exporters", "runtime"):
-        if (root / name).is_dir():
-            ignored = shutil.ignore_patterns("node_modules", "__pycache__")
-            shutil.copytree(root / name, tree / name, ignore=ignored)
-        else:
-            shutil.copy(root / name, tree / name)
+    hidden = shutil.ignore_patterns(".*", "__pycache__", "node_modules", "build", "demo-out", "dist", "runs")
+    shutil.copytree(root, tree, ignore=hidden)
     ran = subprocess.run(
         [sys.executable, "tools/dist.py"], cwd=tree, capture_output=True, text=True, check=False
     )

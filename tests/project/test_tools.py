@@ -29,7 +29,7 @@ def test_make_says_in_one_line_what_the_python_it_was_given_lacks(root, tmp_path
     if not fails_at:
         assert (ran.returncode, stamp.is_file(), ran.stderr) == (0, True, "")
         return
-    said = [line for line in ran.stderr.splitlines() if not line.startswith("make")]
-    assert len(said) == 1
-    assert advice in said[0]
+    errors = [line for line in ran.stderr.splitlines() if not line.startswith("make")]
+    assert len(errors) == 1
+    assert advice in errors[0]
     assert not stamp.exists()

@@ -50,15 +50,15 @@ def build_wheel(source: Path, out: Path) -> Path:
 
 def _needed(distributions: list[tuple[str, str]]) -> set[str]:
     """The names of the distributions that some need, each with an extra or "", and what those need."""
-    found: set[str] = set()
+    names: set[str] = set()
     while distributions:
         name, extra = distributions.pop()
         for requirement in map(Requirement, distribution(name).requires or []):
             wanted = requirement.marker is None or requirement.marker.evaluate({"extra": extra})
-            if wanted and requirement.name not in found:
-                found.add(requirement.name)
+            if wanted and requirement.name not in names:
+                names.add(requirement.name)
                 distributions.append((requirement.name, ""))
-    return found
+    return names
 
 
 def test_the_base_is_light_and_an_extra_adds_to_it():
@@ -71,7 +71,7 @@ def test_the_base_is_light_and_an_extra_adds_to_it():
 
 def test_every_requirement_has_one_lower_bound():
     texts = [*(distribution("lstm-edge").requires or []), *(distribution("lstm-edge-runtime").requires or [])]
-    requirements = [each for each in map(Requirement, texts) if each.name != "lstm-edge-runtime"]
+    requirements = [item for item in map(Requirement, texts) if item.name != "lstm-edge-runtime"]
     bounds = {
         str(requirement): [s.operator for s in requirement.specifier].count(">=")
         for requirement in requirements

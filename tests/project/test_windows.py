@@ -29,8 +29,8 @@ for module, names in POSIX.items():
 import lstm_edge.cli
 import lstm_edge_runtime
 for package in (lstm_edge_runtime, lstm_edge.cli):
-    for found in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
-        importlib.import_module(found.name)
+    for module in pkgutil.walk_packages(package.__path__, package.__name__ + "."):
+        importlib.import_module(module.name)
 lstm_edge.cli.main()
 """
 
@@ -66,7 +66,7 @@ def test_a_stream_answers_and_keeps_its_state_without_what_only_posix_has(root, 
 def test_a_table_is_scored_and_leaves_no_work_folder_without_what_only_posix_has(root, tmp_path, verb):
     x = np.random.default_rng(0).normal(size=(8, 3)).astype(np.float32)
     columns = {"series": ["a"] * 5 + ["b"] * 3, "order": range(8)}
-    table = pa.table(columns | {name: x[:, place] for place, name in enumerate(("ax", "ay", "az"))})
+    table = pa.table(columns | {name: x[:, axis] for axis, name in enumerate(("ax", "ay", "az"))})
     (tmp_path / "data").mkdir()
     parquet.write_table(table, tmp_path / "data" / "rows.parquet")
     model = root / "tests" / "runtime" / "data" / "lstm.onnx"

@@ -59,41 +59,6 @@ def test_the_same_file_gives_the_same_site_and_another_one_another_version(data)
     assert b"version" in first["site.js"]
 
 
-@pytest.mark.parametrize("suffix", ["npz", "csv"])
-def test_recordings_of_ones_own_are_one_of_each_label(invoke, data, tmp_path, site_of, suffix):
-    x = np.random.default_rng(0).normal(size=(5, 7, 3)).astype(np.float32)
-    if suffix == "npz":
-        np.savez(
-            tmp_path / "own.npz",
-            x=x,
-            y=["rest", "walk", "rest", "run", "walk"],
-            split=["train", "test", "test", "test", "train"],
-        )
-        expected = {"walk": 1, "rest": 2, "run": 3}
-    else:
-        rows = [f"{row},{a},{b},{c}" for row in range(5) for a, b, c in x[row].tolist()]
-        (tmp_path / "own.csv").write_text("\n".join(["series,ax,ay,az", *rows]))
-        expected = {str(row): row for row in range(5)}
-    code, _, error = invoke(
-        "convert",
-        data / "lstm.onnx",
-        "--to",
-        "web",
-        "-o",
-        tmp_path / "site",
-        "--data",
-        tmp_path / f"own.{suffix}",
-    )
-    assert code == 0, error
-    found = {
-        one["label"]: np.frombuffer(base64.b64decode(one["x"]), "<f4").reshape(-1, 3)
-        for one in site_of(tmp_path / "site")["recordings"]
-    }
-    assert found.keys() == expected.keys()
-    for label, row in expected.items():
-        np.testing.assert_allclose(found[label], x[row], rtol=1e-6)
-
-
 def test_a_file_with_other_features_brings_no_recording_of_the_demo(invoke, data, tmp_path, site_of):
     code, _, error = invoke("convert", data / "lstm.onnx", "--to", "web", "-o", tmp_path / "site")
     assert code == 0, error

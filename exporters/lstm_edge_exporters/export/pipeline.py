@@ -249,7 +249,7 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
         golden = record_golden(replace(pair, manifest=manifest), replace(built.cases, held=frozenset()))
         manifest = manifest._replace(golden=golden, equivalence=verified.figures())
         content = with_manifest(built.file, manifest)
-    load(content).close()
+    load(content)
     nodes = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
     skipped = (f"not compared at {case}" for case in verified.skipped)
     return Artifact(content, manifest, verified, dict(nodes), (*built.notes, *skipped))

@@ -151,7 +151,7 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
         content, manifest = stream_file(
             sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1])
         )
-    load(content).close()
+    load(content)
     past = manifest.states[len(known) + len(lifted) :]
     report = LiftReport(tuple(lifted), past, tuple(known), tuple(sorted(axes.freed)), verified)
     return Lifted(content, manifest, report)

@@ -32,7 +32,7 @@ def test_convert_writes_the_folder_and_says_what_it_compared(invoke, plain, tmp_
     assert said["bytes"] == files
     assert (said["name"], said["state"]) == ("har", 2 * 8 * 4)
     assert said["constants"] > 0
-    assert said["max_abs"] < 1e-5
+    assert said["largest_difference"] < 1e-5
     code, out, _ = invoke("convert", plain, "--to", "c", "-o", folder)
     assert code == 0
     assert "self-test: passed here" in out

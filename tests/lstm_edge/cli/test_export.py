@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from lstm_edge.checkpoint import Run, save
-from lstm_edge.cli._factory import parse_range
+from lstm_edge.cli._factory import parse_input
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge_runtime import load
 
@@ -169,12 +169,12 @@ def test_an_ambiguous_state_is_named(folder, invoke):
 @pytest.mark.parametrize(
     ("options", "task"),
     [
-        (["--labels", "rest,walk"], ("classification", "logits", ("rest", "walk"), ())),
-        (["--units", "m,s", "--labels", "far,long"], ("regression", "logits", ("far", "long"), ("m", "s"))),
+        (["--labels", "rest,walk"], ("classification", "output", ("rest", "walk"), ())),
+        (["--units", "m,s", "--labels", "far,long"], ("regression", "output", ("far", "long"), ("m", "s"))),
     ],
 )
 def test_a_factorys_file_says_what_the_command_line_says_of_it(folder, invoke, options, task):
-    signal = ("--features", "ax, ay,az", "--rate", "50Hz", "--window", "20", "--output-names", "logits")
+    signal = ("--features", "ax, ay,az", "--rate", "50Hz", "--window", "20")
     words = ("export", "export_nets:Counter", "--input", "x=N,L,3", "-o", "t.onnx", *signal, *options)
     assert invoke(*words)[0] == 0
     manifest = load(folder / "t.onnx").manifest
@@ -196,22 +196,20 @@ def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
     assert (folder / "old.onnx").read_bytes() == b"old"
 
 
-@pytest.mark.system
-def test_what_a_module_prints_does_not_reach_the_json(folder, invoke):
-    code, out, _ = invoke("export", "export_nets:Talks", *TOKENS, "--json")
-    assert (code, [*json.loads(out)["files"]]) == (0, ["t.onnx"])
-
-
-def test_floats_without_a_dtype_are_the_modules_own(folder, invoke):
-    code, _, _ = invoke("export", "export_nets:narrow", "--input", "input=N,L,5", "-o", "t.onnx")
-    assert code == 0
-    assert load(folder / "t.onnx").inputs[0].dtype == "float32"
-
-
-def test_integers_of_one_axis_are_drawn_as_lengths(folder, invoke):
-    code, _, err = invoke("export", "export_nets:Packs", "--input", "token_lengths=N:int64", *TOKENS)
+@pytest.mark.parametrize(
+    ("source", "inputs", "lengths"),
+    [
+        ("Talks", ["tokens=N,L:int64"], None),  # what it prints does not reach the JSON
+        ("narrow", ["input=N,L,5"], None),  # bfloat16
+        ("Packs", ["token_lengths=N:int64", "tokens=N,L:int64"], "token_lengths"),  # in falling order
+    ],
+)
+def test_examples_fit_the_module(folder, invoke, source, inputs, lengths):
+    options = [word for text in inputs for word in ("--input", text)]
+    code, out, err = invoke("export", f"export_nets:{source}", *options, "-o", "t.onnx", "--json")
     assert code == 0, err
-    assert load(folder / "t.onnx").manifest.lengths == "token_lengths"
+    assert [*json.loads(out)["files"]] == ["t.onnx"]
+    assert load(folder / "t.onnx").manifest.lengths == lengths
 
 
 @pytest.mark.parametrize(
@@ -224,9 +222,9 @@ def test_integers_of_one_axis_are_drawn_as_lengths(folder, invoke):
     ],
 )
 def test_a_range_reads_its_own_text_and_gives_the_nearest_size(text, sizes):
-    limits = parse_range(text)
-    assert str(limits) == text
-    assert {size: limits.nearest(size) for size in sizes} == sizes
+    spec, ranges = parse_input("x", f"N,L:{text},8:int8")
+    assert (spec.axes, spec.dtype, str(ranges["L"])) == (("N", "L", 8), "int8", text)
+    assert {size: ranges["L"].nearest(size) for size in sizes} == sizes
 
 
 def test_a_stream_is_written_in_both_forms_and_validates(folder, invoke):

@@ -1,7 +1,5 @@
 """``lstm-edge stream``: samples in, results out, states kept; real processes for pipes and signals."""
 
-import csv
-import io
 import json
 import os
 import pty
@@ -14,8 +12,6 @@ import time
 import numpy as np
 import pytest
 
-from lstm_edge.cli.stream import StateFile
-from lstm_edge.hold import Hold
 from lstm_edge_runtime import State, load
 from lstm_edge_runtime.manifest import Trained
 
@@ -178,27 +174,20 @@ def test_a_terminal_is_told_what_is_expected(start):
 
 
 @pytest.mark.parametrize(
-    ("content", "code"), [("a\nb\nc\n", 1), ("1,2\n", 1), ("", 0), ("ax,ay,az\n", 0), (b"\xff\xfe\n1,2,3", 0)]
+    ("content", "options", "code", "message"),
+    [
+        ("a\nb\nc\n", [], 1, "none of 3 lines was a valid sample"),
+        ("1,2\n", [], 1, "was a valid sample"),
+        ("", [], 0, ""),
+        ("ax,ay,az\n", [], 0, ""),
+        (b"\xff\xfe\n1,2,3", [], 0, ""),
+        (b"9" * (2 << 20), [], 2, "expected one sample per line"),
+        ("p,q,r\n1,2,3\n", ["--features", "a,b,c"], 1, "the header has p, q, r; expected a, b, c"),
+    ],
 )
-def test_an_input_without_one_valid_line_exits_with_1(stream, har, content, code):
-    found, _, err = stream(content, har.path)
-    assert (found, "was a valid sample" in err) == (code, bool(code))
-
-
-def test_an_endless_line_is_refused(stream, har):
-    code, _, err = stream(b"9" * (2 << 20), har.path)
-    assert (code, "expected one sample per line" in err) == (2, True)
-
-
-def test_strict_stops_at_the_first_bad_line_and_names_it(stream, har):
-    code, out, err = stream(text(X[:1]) + "\n1,2\n" + text(X[1:2]), har.path, "--strict", "--json")
-    assert (code, len(documents(out))) == (2, 1)
-    assert "line 3: expected 3 numbers, got 2" in err
-
-
-def test_a_last_line_without_a_newline_counts(stream, har):
-    _, out, _ = stream(text(X[:3]).strip(), har.path)
-    assert [row["step"] for row in csv.DictReader(io.StringIO(out))] == ["1", "2", "3"]
+def test_an_input_without_a_valid_line_fails(stream, har, content, options, code, message):
+    found, _, err = stream(content, har.path, *options)
+    assert (found, message in err) == (code, True)
 
 
 def test_a_file_with_one_value_per_row_gives_values(stream, scalar):
@@ -207,33 +196,21 @@ def test_a_file_with_one_value_per_row_gives_values(stream, scalar):
     np.testing.assert_allclose(documents(out)[0]["values"], expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", b"\x93NUMPY"])
-def test_a_file_that_is_no_state_is_refused_and_kept(stream, har, tmp_path, content):
-    (tmp_path / "s.npz").write_bytes(content)
-    code, _, err = stream("", har.path, "--state", tmp_path / "s.npz")
-    assert (code, "not a saved state" in err) == (2, True)
-    assert (tmp_path / "s.npz").read_bytes() == content
-
-
-def test_the_state_of_another_model_and_a_missing_folder_are_refused(stream, har, make, tmp_path):
-    path = tmp_path / "s.npz"
-    StateFile(load(make("other", seed=9).path).stream(), path)
-    before = path.read_bytes()
-    code, _, err = stream("", har.path, "--state", path)
-    assert (code, "another model" in err, path.read_bytes()) == (2, True, before)
-    code, _, err = stream("", har.path, "--state", tmp_path / "no" / "s.npz")
-    assert (code, "does not exist" in err) == (2, True)
-
-
 @pytest.mark.parametrize(
-    ("options", "every"), [([], 6), (["--reset-every", 4], 4), (["--reset-every", "never"], 40)]
+    ("trained", "options", "every", "note"),
+    [
+        (WINDOW, [], 6, "states are reset every 6 steps"),
+        (WINDOW, ["--reset-every", 4], 4, ""),
+        (WINDOW, ["--reset-every", "never"], 40, ""),
+        (None, [], 6, "states are reset every 6 steps"),
+        (WHOLE, [], 40, "states are carried on"),
+    ],
 )
-def test_states_are_reset_with_each_training_window_and_a_note_says_so(stream, from_reset, options, every):
-    _, out, err = stream(text(), from_reset, "--json", *options)
-    np.testing.assert_allclose(probabilities(documents(out)), stepped(from_reset, every), atol=1e-6)
-    assert bool(err) == (not options)
-    if err:
-        assert "states are reset every 6 steps, and --window slides" in err
+def test_states_are_reset_with_each_training_window(stream, make, trained, options, every, note):
+    path = make("trained", trained=trained).path
+    _, out, err = stream(text(), path, "--json", *options)
+    np.testing.assert_allclose(probabilities(documents(out)), stepped(path, every), atol=1e-6)
+    assert (note in err, bool(err)) == (True, bool(note))
 
 
 def test_a_sliding_window_gives_the_result_of_the_window_alone_at_every_step(stream, from_reset):
@@ -245,36 +222,9 @@ def test_a_sliding_window_gives_the_result_of_the_window_alone_at_every_step(str
     assert err == ""
 
 
-@pytest.mark.parametrize("trained", [None, WHOLE])
-def test_a_file_that_says_less_of_its_training_streams_with_a_note(stream, make, trained):
-    path = make("older", trained=trained).path
-    _, out, err = stream(text(), path, "--json")
-    np.testing.assert_allclose(probabilities(documents(out)), stepped(path, 40 if trained else 6), atol=1e-6)
-    assert ("states are carried on" if trained else "states are reset every 6 steps") in err
-
-
-def test_a_restarted_stream_continues_within_its_window_and_its_hold(stream, from_reset, tmp_path):
-    options = (from_reset, "--hold", 3, "--json")
-    _, whole, _ = stream(text(), *options)
-    _, first, _ = stream(text(X[:15]), *options, "--state", tmp_path / "s.npz")
-    _, second, err = stream(text(X[15:]), *options, "--state", tmp_path / "s.npz")
+def test_a_restarted_stream_continues_within_its_window(stream, from_reset, tmp_path):
+    _, whole, _ = stream(text(), from_reset, "--json")
+    _, first, _ = stream(text(X[:15]), from_reset, "--json", "--state", tmp_path / "s.npz")
+    _, second, err = stream(text(X[15:]).strip(), from_reset, "--json", "--state", tmp_path / "s.npz")
     assert f"resumed {tmp_path / 's.npz'} at step 15" in err
     assert first + second == whole
-
-
-def test_hold_writes_no_label_before_the_first_that_stayed(stream, from_reset):
-    raw, hold, expected = stepped(from_reset, 6).argmax(axis=1).tolist(), Hold(3), []
-    for label in raw:
-        hold.take(label)
-        expected.append(hold.label)
-    assert (expected[0], len(set(expected)) > 2, expected == raw) == (-1, True, False)
-    names = ["rest", "walk", "run, fast", None]
-    _, out, _ = stream(text(), from_reset, "--hold", 3, "--json")
-    assert [document["label"] for document in documents(out)] == [names[label] for label in expected]
-    _, out, _ = stream(text(X[:2]), from_reset, "--hold", 3)
-    assert next(csv.DictReader(io.StringIO(out)))["label"] == ""
-
-
-def test_hold_of_values_is_refused(stream, make):
-    code, _, err = stream("", make("values", task="regression").path, "--hold", "3")
-    assert (code, "--hold applies to labels" in err) == (2, True)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 from lstm_edge import LSTM1, Run, save
+from lstm_edge.cli.stream import StateFile
+from lstm_edge_runtime import load
 
 NETS = """
 import torch
@@ -54,7 +56,7 @@ class Evil:
 
 
 @pytest.fixture
-def folder(tmp_path, har, monkeypatch):
+def folder(tmp_path, har, make, monkeypatch):
     torch.manual_seed(0)
     save(Run(LSTM1(3, 3, 4, 1, 5)), tmp_path / "run")
     (tmp_path / "run" / "metrics.json").write_text("{}")
@@ -70,6 +72,9 @@ def folder(tmp_path, har, monkeypatch):
     (tmp_path / "text.onnx").write_bytes(b"hello")
     (tmp_path / "latin.csv").write_bytes("ax,ay,az,label\n1,2,3,\u00e9\n".encode("latin-1"))
     (tmp_path / "junk.npz").write_bytes(b"junk")
+    (tmp_path / "empty.npz").write_bytes(b"")
+    (tmp_path / "zip.npz").write_bytes(b"PK\x03\x04")
+    StateFile(load(make("other", seed=9).path).stream(), tmp_path / "other.npz")
     np.savez(tmp_path / "data.npz", x=np.zeros((4, 6, 3), np.float32), y=[0, 1, 0, 1])
     np.savez(tmp_path / "nan.npz", x=np.full((1, 2, 3), np.nan))
     monkeypatch.chdir(tmp_path)
@@ -134,6 +139,10 @@ TABLE = [
     ("quantize har.onnx -o a.onnx --max-drift inf", "drift is inf"),
     # stream
     ("stream har.onnx --state junk.npz", "junk.npz is not a saved state"),
+    ("stream har.onnx --state empty.npz", "empty.npz is not a saved state"),
+    ("stream har.onnx --state zip.npz", "zip.npz is not a saved state"),
+    ("stream har.onnx --state other.npz", "other.npz is the state of another model; remove it"),
+    ("stream har.onnx --state no/s.npz", "does not exist"),
     ("stream har.onnx --features ax", "--features names 1 columns, the model takes 3"),
     ("stream har.onnx --window 6 --state s.npz", "--window has no state; remove --state"),
     ("stream har.onnx --reset-every window", "neither 'never' nor a positive integer"),
@@ -145,7 +154,7 @@ TABLE = [
     ("export gru.pth -o m.onnx", "mynet:build --weights gru.pth --input x=N,L,5 -o gru.onnx"),
     ("export lfs.pth -o m.onnx", "a git-lfs pointer, not the file itself; run: git lfs pull"),
     ("export run -o m.onnx --rate 5", "run is a run, which describes itself; remove --rate"),
-    ("export lstm1.pth -o m.onnx --weights gru.pth", "lstm1.pth is no factory; remove --weights"),
+    ("export lstm1.pth -o m.onnx --weights gru.pth", "lstm1.pth is a checkpoint; remove --weights"),
     ("export usage_nets:build --input series=N,L,3 --scale s.json -o m.onnx", "remove --scale"),
     ("export usage_nets:build -o m.onnx", "describe each input"),
     ("export usage_nets:Build --input x=N,L,3 -o m.onnx", "no 'Build'; did you mean 'build'?"),
@@ -167,7 +176,7 @@ TABLE = [
     (f"{NET}=N:int64,L -o m.onnx", "expected x=N,L,8"),
     (f"{NET}=N,L-1 -o m.onnx", "expected x=N,L,8"),
     (f"{NET}=N,4*L:8.. -o m.onnx", "expected x=N,L,8"),
-    (f"{NET}=N,L:8..4,3 -o m.onnx", "expected LEAST..[MOST][:MULTIPLE]"),
+    (f"{NET}=N,L:8..4,3 -o m.onnx", "LEAST..[MOST][:MULTIPLE]"),
     (f"{NET}=N,99999999999999999999 -o m.onnx", "can't create an example"),
     (f"{NET}=N,L,3 --input series=N,L,3 -o m.onnx", "expected NAME=VALUE, each name once"),
     (f"{NET}=N,L,3 --weights gru.pth -o m.onnx", "does not fit usage_nets:build"),

@@ -157,7 +157,7 @@ def test_a_second_training_into_one_folder_is_refused(data, tmp_path):
     refused = []
 
     def second(epoch, epochs):
-        with pytest.raises(InputError, match="another training is writing to"):
+        with pytest.raises(InputError, match="another process is writing to"):
             train(data, tmp_path / "run", config=QUICK, overwrite=True)
         refused.append(epoch)
 
