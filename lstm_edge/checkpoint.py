@@ -1,7 +1,4 @@
-"""Checkpoints: the weights of a run with all that an export needs, or a bare ``state_dict``.
-
-A run is one safetensors file whose metadata describe the network. Tensors are read without running code.
-"""
+"""Checkpoints: a safetensors file of weights that describes its network, or a bare ``state_dict``."""
 
 import hashlib
 import json
@@ -57,23 +54,16 @@ class Run:
 
     def __post_init__(self) -> None:
         task, classes = self.task or Task("", ""), self.model.num_classes
-        for name, entries, expected in (
-            ("features", self.signal.features, self.model.lstm.input_size),
-            ("labels", task.labels, classes),
-            ("units", task.units, classes),
-        ):
-            if len(entries) not in (0, expected):
-                raise InputError(f"{name} has {len(entries)} entries, expected {expected}")
+        widths = {"features": self.model.lstm.input_size, "labels": classes, "units": classes}
+        for name, names in (*self.signal._asdict().items(), *task._asdict().items()):
+            if name in widths and len(names) not in (0, widths[name]):
+                raise InputError(f"{name} has {len(names)} entries, expected {widths[name]}")
 
 
 def save(run: Run, folder: str | os.PathLike[str]) -> Run:
-    """Save ``run`` to ``folder``, creating it if necessary; an existing run is replaced atomically.
+    """Save ``run`` to ``folder``, creating it if necessary, and return it with its ``sha256``.
 
-    Returns:
-        ``run`` with its ``sha256``.
-
-    Raises:
-        InputError: ``folder`` is a file or can't be written.
+    An existing run is replaced atomically. Raises InputError if ``folder`` is a file or can't be written.
     """
     facts = {
         "network": run.model.options,
@@ -161,8 +151,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         The tensors by name, and the facts that ``write_tensors`` wrote; {} for other files.
 
     Raises:
-        NotFoundError: no such file.
-        FileFormatError: truncated, foreign, or a pickle with more than tensors and plain values in it.
+        NotFoundError, FileFormatError: no such file; truncated, foreign, or with more than tensors in it.
     """
     if not path.is_file():
         raise NotFoundError(f"{path} does not exist; expected a run folder or a checkpoint file")
@@ -238,9 +227,7 @@ def _build(options: Mapping[str, Any], tensors: Mapping[str, Tensor], origin: Pa
         raise FileFormatError(f"{origin} has tensors of {sorted(map(str, dtypes))}, expected one float dtype")
     try:
         more = {name: options[name] for name in ("seq_length", "readout", "added", "dropout") if options}
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of options without effect
-            model = LSTM1(**{**sizes, **more}, device="meta")
+        model = LSTM1(**{**sizes, **more}, device="meta")
         sides = [side for side in "xy" if f"{side}_mean" in tensors]
         pairs = {side: (tensors[f"{side}_mean"], tensors[f"{side}_std"]) for side in sides}
         model.set_scales(**pairs).load_state_dict(dict(tensors), assign=True)

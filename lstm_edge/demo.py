@@ -5,10 +5,8 @@ from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lstm_edge_exporters import Artifact, export
@@ -16,6 +14,7 @@ from lstm_edge_exporters.export.floats import one_thread
 from lstm_edge_runtime import Stream
 from lstm_edge_runtime.errors import CheckFailedError
 from lstm_edge_runtime.files import write_bytes
+from lstm_edge_runtime.manifest import Array
 
 from .checkpoint import Run, deployable
 from .data.read import read_data
@@ -24,10 +23,8 @@ from .run_files import make_folder
 from .training.config import TrainConfig
 from .training.train import Epoch, train
 
-DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"
-"""Files that the demo writes to its folder."""
-TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)
-"""A few seconds on two cores."""
+DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"  # written to the demo's folder
+TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)  # a few seconds on two cores
 
 
 @dataclass(frozen=True)
@@ -78,9 +75,7 @@ def export_run(run: Run, folder: Path) -> Artifact:
     return artifact
 
 
-def replay_recording(
-    stream: Stream, recording: npt.NDArray[np.float32]
-) -> Iterator[tuple[npt.NDArray[Any], int]]:
+def replay_recording(stream: Stream, recording: Array) -> Iterator[tuple[Array, int]]:
     """Yield logits ``(C,)`` after each sample of a recording ``(L, I)``, and the nanoseconds of the step."""
     stream.reset()
     for sample in recording:

@@ -153,20 +153,21 @@ class LSTM1(nn.Module):
     def set_scales(
         self, x: tuple[Tensor, Tensor] | None = None, y: tuple[Tensor, Tensor] | None = None
     ) -> "LSTM1":
-        """Set the normalization, and return the network; None for none.
+        """Set the normalization of what is given, and return the network.
 
         Features are normalized with the mean and standard deviation ``x``, each ``(I,)``; values are restored
         with those of ``y``, each ``(C,)``. Raises InputError for a scale of another width, not finite, or a
         standard deviation that is not positive.
         """
         for name, pair, width in (("x", x, self.lstm.input_size), ("y", y, self.num_classes)):
-            for part, tensor in zip(("mean", "std"), pair or (None, None), strict=True):
-                if tensor is not None:
-                    fits = tensor.isfinite() & ((tensor > 0) | (part == "mean"))
-                    if tensor.shape != (width,) or not fits.all():
-                        expected = f"{width} finite numbers{', all positive' if part == 'std' else ''}"
-                        raise InputError(f"the {part} of {name} is {tensor.tolist()}, expected {expected}")
-                setattr(self, f"{name}_{part}", None if tensor is None else tensor.to(self.fc.weight))
+            for part, tensor in zip(("mean", "std"), pair or (), strict=False):
+                if (
+                    tensor.shape != (width,)
+                    or not (tensor.isfinite() & ((tensor > 0) | (part == "mean"))).all()
+                ):
+                    expected = f"{width} finite numbers{', all positive' if part == 'std' else ''}"
+                    raise InputError(f"the {part} of {name} is {tensor.tolist()}, expected {expected}")
+                setattr(self, f"{name}_{part}", tensor.to(self.fc.weight))
         return self
 
     def _inputs(self, x: Tensor, lengths: Tensor | None) -> Tensor | PackedSequence:
@@ -176,8 +177,10 @@ class LSTM1(nn.Module):
             inputs = (x - self.x_mean) / self.x_std
         if lengths is None:
             return inputs
-        if not torch.compiler.is_compiling():
-            _check_lengths(lengths, x)
+        if not torch.compiler.is_compiling():  # packing would read past the end of x, or drop rows
+            fits = x.dim() == 3 and lengths.shape == x.shape[:1] and not lengths.is_floating_point()
+            if not fits or not ((lengths > 0) & (lengths <= x.shape[1])).all():
+                raise InputError(f"lengths is {lengths.tolist()}, expected int64 (N,) of 1 to {x.shape[1]}")
         return pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
 
 
@@ -191,13 +194,3 @@ def fit_scale(columns: Tensor) -> tuple[Tensor, Tensor]:
     info = torch.finfo(torch.float32)
     varies = std > (info.eps * mean.abs()).clamp(min=info.tiny)
     return mean, torch.where(varies, std, 1.0)
-
-
-def _check_lengths(lengths: Tensor, x: Tensor) -> None:
-    """``pack_padded_sequence`` reads past the end of ``x`` for a length over ``L``, and drops rows."""
-    if x.dim() != 3 or lengths.shape != x.shape[:1] or lengths.is_floating_point():
-        raise InputError(f"lengths is {lengths.dtype} {tuple(lengths.shape)}, expected int64 (N,)")
-    wrong = ((lengths < 1) | (lengths > x.shape[1])).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise InputError(f"lengths[{row}] is {int(lengths[row])}, expected 1 to {x.shape[1]}")

@@ -37,9 +37,9 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
         raise NotFoundError(f"{folder} contains no run to resume; train without --resume")
     if is_run(folder) and not (resume or overwrite):
         raise InputError(
-            f"{folder} already contains a run; --resume it, --overwrite it, or use another folder"
+            f"{folder} already contains a run; --resume or --overwrite it, or use another folder"
         )
-    if folder.suffix in (*CHECKPOINT_SUFFIXES, ".onnx"):
+    if folder.suffix in (*CHECKPOINT_SUFFIXES, ".onnx", ".npz", ".csv"):
         raise InputError(
             f"{folder} looks like a file name; -o is a folder for the run, such as {folder.stem}"
         )
@@ -62,9 +62,7 @@ def locked(folder: Path) -> Iterator[None]:
                 with contextlib.suppress(OSError):  # Windows keeps open files
                     lock.unlink()
     except Timeout as error:
-        raise InputError(
-            f"another process is writing to {folder}; wait for it, or use another folder"
-        ) from error
+        raise InputError(f"another process is writing to {folder}; wait, or use another folder") from error
 
 
 def remove_run(folder: Path) -> None:

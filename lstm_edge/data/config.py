@@ -24,24 +24,15 @@ class ReadConfig:
     """How to read a data file. Names must be columns of a table, or arrays of an ``.npz``."""
 
     series: str = option("series", "Column with the series id, if it exists.", metavar="COLUMN")
-    order: str = option(
-        "order", "Column to sort by: numbers, or ISO timestamps, if it exists.", metavar="COLUMN"
-    )
+    order: str = option("order", "Column to sort by, numbers or ISO times, if it exists.", metavar="COLUMN")
     label: str | None = option(
-        None,
-        "Column or array with the class.",
-        metavar="COLUMN",
-        shown="label, the subfolder, or y of an .npz",
+        None, "Column of the class.", metavar="COLUMN", shown="label, y or the subfolder"
     )
     targets: tuple[str, ...] = option((), "Columns with values to predict.", flag="--target", metavar="NAMES")
     forecast: tuple[str, ...] = option((), "Features whose next value to predict.", metavar="NAMES")
-    features: tuple[str, ...] = option(
-        (), "Feature columns.", metavar="NAMES", shown="the model's, or all others"
-    )
+    features: tuple[str, ...] = option((), "Columns.", metavar="NAMES", shown="the model's, or all others")
     group: str = option("group", "Column with a subject, never in two sets, if it exists.", metavar="COLUMN")
-    missing: str = option(
-        "error", "Refuse or interpolate missing features.", choices=("error", "interpolate")
-    )
+    missing: str = option("error", "Treatment of missing features.", choices=("error", "interpolate"))
     sampling_rate: float | None = option(
         None, "Rate to resample to, such as 50Hz.", above=0, flag="--rate", metavar="RATE", parse=parse_rate
     )
@@ -61,9 +52,7 @@ class DataConfig(ReadConfig):
     window: int | None = option(None, "Time steps of a window.", low=1, shown="every series is one sample")
     stride: int | None = option(None, "Steps between windows from reset.", low=1, shown="the window")
     units: tuple[str, ...] = option((), "Units of the predicted values.", metavar="NAMES")
-    forecast_difference: bool = option(
-        False, "Predict the difference to the current value, which the file adds."
-    )
+    forecast_difference: bool = option(False, "Predict the change from the current value, which is added.")
     validation: float = option(0.2, "Fraction of the series in the validation set.", above=0, below=1)
     test: float = option(0.2, "Fraction in the test set, if the data do not define sets.", low=0, below=1)
     validation_data: str | None = option(None, "Separate file with the validation set.", metavar="FILE")

@@ -1,7 +1,4 @@
-"""Read data files: a table, a folder of tables, arrays (``.npz``, ``.npy``), or several of these as sets.
-
-Every verb reads data with this.
-"""
+"""Read data files: a table, a folder of tables, arrays (``.npz``, ``.npy``), or several of these as sets."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -25,8 +22,7 @@ TargetMode = Literal["required", "optional", "ignored"]
 """Classes or values must be in the file, are read if present, or are not read."""
 _TABLES = (".csv", ".parquet", ".wav")
 _KINDS = "a .npz, .npy, .csv, .parquet or .wav file, or a folder of tables"
-_JITTER, _RATE = 0.1, 0.01
-"""Relative differences of intervals between samples, and of rates, that are not reported."""
+_JITTER, _RATE = 0.1, 0.01  # unreported relative differences of intervals between samples, and of rates
 
 
 class _Meaning(NamedTuple):
@@ -101,11 +97,10 @@ class _Reader:
         meaning = self._meaning(table, by_folder=bool(folder))
         self.meaning = self.meaning or meaning
         if meaning != self.meaning:
-            columns = ", ".join((*self.meaning.features, *self.meaning.targets))
-            raise InputError(f"{table.path} has other features or targets than the first file: {columns}")
-        x = table.numbers(
-            meaning.features, gaps=config.missing != "error", advice="; --missing interpolate fills gaps"
-        )
+            names = ", ".join((*self.meaning.features, *self.meaning.targets))
+            raise InputError(f"{table.path} has other features or targets than the first file: {names}")
+        advice = "; --missing interpolate fills gaps"
+        x = table.numbers(meaning.features, gaps=config.missing != "error", advice=advice)
         y = _targets(table, meaning, folder, config)
         order, timed = np.arange(len(x), dtype=np.float64), False
         columns = _columns(table, config)
@@ -114,20 +109,17 @@ class _Reader:
         elif table.rate:
             order, timed = order / table.rate, True
         cells = {key: table.texts(column) for key, column in columns.items() if key != "order"}
-        names = cells.get("series", np.full(len(x), name or "0", dtype=object))
-        for key, positions in pd.Series(np.arange(len(x))).groupby(names, sort=False):
-            rows = positions.to_numpy()
-            rows = rows[np.argsort(order[rows], kind="stable")]
+        keys = cells.get("series", np.full(len(x), name or "0", dtype=object))
+        for key, positions in pd.Series(np.arange(len(x))).groupby(keys, sort=False):
+            rows = positions.to_numpy()[np.argsort(order[positions], kind="stable")]
             if (same := np.flatnonzero(np.diff(order[rows]) == 0)).size:
-                cell = table.cell(int(rows[same[0] + 1]), columns["order"])
-                raise InputError(f"{cell} twice in series {key!r}")
+                where = table.cell(int(rows[same[0] + 1]), columns["order"])
+                raise InputError(f"{where} twice in series {key!r}")
             full = f"{name}: {key}" if name not in ("", key) else str(key)
             group, given = (_constant(table.path, one, key, cells, rows) for one in ("group", "split"))
             if given and (split or given not in SETS):
-                raise InputError(
-                    f"{table.path}: split of series {key!r} is {given!r}, expected {', '.join(SETS)}, and no "
-                    "split in files of --validation-data and --test-data"
-                )
+                expected = "no split next to --validation-data or --test-data" if split else ", ".join(SETS)
+                raise InputError(f"{table.path}: split of series {key!r} is {given!r}, expected {expected}")
             suffix = f" ({split})" if split else ""
             one = Series(full + suffix, (group or full) + suffix, split or given, x[rows], y[rows])
             self.series.append(self._finished(table.path, one, order[rows] if timed else None))
@@ -145,12 +137,8 @@ class _Reader:
         others = {*_columns(table, config).values(), "split", label or "label", *values} - {*config.forecast}
         if values:
             others.discard("label")
-        names = tuple(
-            config.features
-            or (self.preferred if table.named else ())
-            or table.features
-            or (name for name in table.frame if name not in others)
-        )
+        rest = (name for name in table.frame if name not in others)
+        names = tuple(config.features or (self.preferred if table.named else ()) or table.features or rest)
         advice = f"the model's features are {', '.join(names)}; name other columns with --features"
         table.require(names, advice)
         if missing := [name for name in config.forecast if name not in names]:
@@ -178,7 +166,7 @@ class _Reader:
             rate = self.rates[one.name] = 1 / float(np.median(intervals))
             odd = int((np.abs(intervals * rate - 1) > _JITTER).sum())
             if wanted and (odd or abs(wanted / rate - 1) > _RATE):
-                x, y = _resample(x, y, times, wanted)
+                x, y = resample(x, y, times, wanted)
             else:
                 self.counts.update(odd=odd, intervals=len(intervals))
         if self.config.forecast and self.meaning.targets:
@@ -198,20 +186,17 @@ class _Reader:
             labels = tuple(sorted(names, key=int if whole else str))
             index = {label: number for number, label in enumerate(labels)}
             series = [replace(one, y=np.array([index[label] for label in one.y])) for one in series]
-        missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"
-        odd = (
-            f"{counts['odd']} of {counts['intervals']} intervals between samples differ from the usual one "
-            f"by more than {_JITTER:.0%}; --rate resamples to one rate"
-        )
-        missing, odd = missing if counts["gaps"] else "", odd if counts["odd"] else ""
+        missing = odd = ""
+        if counts["gaps"]:
+            missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"
+        if counts["odd"]:
+            odd = f"{counts['odd']} of {counts['intervals']} intervals between samples differ from the usual "
+            odd += f"one by more than {_JITTER:.0%}; --rate resamples to one rate"
         kind, output = ("classification", "logits") if self.meaning.classes else ("regression", "value")
         features = self.meaning.features if self.meaning.named else ()
-        return Data(
-            tuple(series),
-            Task(kind, output, labels) if labels else None,
-            Signal(features, self._rate(path), missing=missing),
-            tuple(filter(None, (missing, odd))),
-        )
+        task = Task(kind, output, labels) if labels else None
+        signal = Signal(features, self._rate(path), missing=missing)
+        return Data(tuple(series), task, signal, tuple(filter(None, (missing, odd))))
 
     def _rate(self, path: Path) -> float | None:
         """Return the sampling rate of all series; raises InputError if they differ."""
@@ -261,18 +246,13 @@ def _constant(path: Path, key: str, series: object, cells: Mapping[str, Array], 
     return str(values[0])
 
 
-def _resample(
+def resample(
     x: npt.NDArray[np.float64], y: Array, times: npt.NDArray[np.float64], rate: float
 ) -> tuple[npt.NDArray[np.float64], Array]:
     """Interpolate features and values linearly; classes are those of the previous sample."""
     count = int(np.floor((times[-1] - times[0]) * rate + 1e-6)) + 1
     grid = times[0] + np.arange(count) / rate
-    if y.ndim == 1:
-        y = y[np.clip(np.searchsorted(times, grid + 1e-9, side="right") - 1, 0, None)]
-    x, y = (
-        np.stack([np.interp(grid, times, column) for column in values.T], axis=1)
-        if values.ndim > 1
-        else values
-        for values in (x, y)
-    )
-    return x, y
+    before = np.clip(np.searchsorted(times, grid + 1e-9, side="right") - 1, 0, None)
+    columns = x.T if y.ndim == 1 else np.concatenate([x, y], axis=1).T
+    values = np.stack([np.interp(grid, times, column) for column in columns], axis=1)
+    return values[:, : x.shape[1]], y[before] if y.ndim == 1 else values[:, x.shape[1] :]

@@ -97,18 +97,15 @@ def read_for_model(
     samples, signal = SampleInput(model), model.manifest.signal
     data = read_data(path, config, targets=targets, features=signal.features)
     if (width := data.series[0].x.shape[1]) != samples.width:
-        raise InputError(
-            f"{path}: got {counted(width, 'feature')} ({', '.join(data.signal.features) or 'without names'})"
-            f", expected {samples.width}; name them in the model's order with --features"
-        )
+        got = f"got {counted(width, 'feature')} ({', '.join(data.signal.features) or 'without names'})"
+        advice = "name them in the model's order with --features"
+        raise InputError(f"{path}: {got}, expected {samples.width}; {advice}")
     for note in data.notes:
         tell(note)
     rate, trained = data.signal.sampling_rate, signal.sampling_rate
     if rate and trained and abs(rate / trained - 1) > 0.01:
-        tell(
-            f"{path} has {rate:g} samples per second, the model was trained at {trained:g}; "
-            f"--rate {trained:g} resamples data with timestamps"
-        )
+        advice = f"the model was trained at {trained:g}; --rate {trained:g} resamples data with timestamps"
+        tell(f"{path} has {rate:g} samples per second, {advice}")
     return data, samples
 
 

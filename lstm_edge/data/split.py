@@ -24,19 +24,18 @@ class Split:
 def split_series(data: Data, config: DataConfig, seed: int) -> Split:
     """Split series at random with the proportions of the classes kept, or as the data define it.
 
-    One series alone, or fewer groups than sets, is cut in time instead: the first stretch trains, the next
-    validates, the last tests. Windows are cut only afterwards, so that none crosses a cut. Raises InputError
-    if a requested set would be empty, or the training set would lack a class.
+    Fewer groups than sets are cut in time: the first stretch trains, the next validates, the last tests.
+    Raises InputError if a requested set would be empty, or the training set would lack a class.
     """
     series, rest = data.series, data.series
     shares = {"train": 1 - config.validation - config.test, "validation": config.validation}
     shares |= {"test": config.test} if config.test else {}
-    sets, description = [*shares], f"series at random{', stratified by class' if data.classes else ''}"
+    description = f"series at random{', stratified by class' if data.classes else ''}"
     if any(one.split for one in series):
         if any(not one.split for one in series):
             raise InputError("split is empty for some series; set it for every series")
         shares = {"train": 1 - config.validation, "validation": config.validation}
-        sets, description, rest = [*shares], "as defined by the data", ()
+        description, rest = "as defined by the data", ()
         if not data.of("validation"):
             description += ", the validation set from the training set"
             rest = tuple(data.of("train"))
@@ -48,7 +47,7 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
         rest = tuple(replace(one, split=groups[one.group]) for one in rest)
     kept = tuple(one for one in series if one.split and (one.split != "train" or not rest))
     data = replace(data, series=(*rest, *kept))
-    if lacking := [name for name in sets if not data.of(name)]:
+    if lacking := [name for name in shares if not data.of(name)]:
         raise InputError(f"too few series for a {lacking[0]} set; provide more data")
     set_of = {one.group: one.split for one in series}
     if torn := [one.group for one in series if set_of[one.group] != one.split]:
@@ -131,10 +130,8 @@ def _notes(data: Data, *, defined: bool) -> Iterator[str]:
         holding = [one for one in data.series if (one.y == number).any()]
         groups, sets = _groups(holding), {one.split for one in holding}
         if "train" not in sets:
-            raise InputError(
-                f"class {label!r} has no series in the training set ({groups} in the data); provide more "
-                "series of it"
-            )
+            text = f"class {label!r} has no series in the training set ({groups} in the data)"
+            raise InputError(f"{text}; provide more series of it")
         if lacking := [name for name in SETS if data.of(name) and name not in sets]:
             reason = ", because they hold other classes too" if groups >= 3 else ""
             reason = ", as the data define their sets" if defined else reason

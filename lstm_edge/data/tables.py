@@ -95,10 +95,8 @@ class Table:
         times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
         if (wrong := times.isna()).any():
             row = int(wrong.argmax())
-            raise InputError(
-                f"{self.cell(row, name)} {str(column.iloc[row])!r}, expected a number or an ISO timestamp "
-                "such as 2026-11-25T09:30:00.25"
-            )
+            expected = "expected a number or an ISO timestamp such as 2026-11-25T09:30:00.25"
+            raise InputError(f"{self.cell(row, name)} {str(column.iloc[row])!r}, {expected}")
         return (times - times.iloc[0]).dt.total_seconds().to_numpy(dtype=np.float64), True
 
 
@@ -215,7 +213,5 @@ def _columns(path: Path, name: str, array: Array, samples: int) -> list[tuple[st
         return [(name, array.astype(str).astype(object) if kind in "Ub" else array)]
     if array.ndim == 2 and len(array) == samples and kind == "f":
         return [(f"{name}{index}", column) for index, column in enumerate(array.T)]
-    raise InputError(
-        f"{path}: {name} is {array.dtype} {array.shape}, expected integer or text classes ({samples},), or "
-        f"float values; of one-hot rows save {name}.argmax(axis=1)"
-    )
+    expected = f"integer or text classes ({samples},), or float values; save {name}.argmax(1) of one-hot rows"
+    raise InputError(f"{path}: {name} is {array.dtype} {array.shape}, expected {expected}")

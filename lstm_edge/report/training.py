@@ -18,17 +18,14 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write ``curves.png`` and the self-contained ``report.html`` of a summary into the folder of its run."""
     name, curves = "test" if summary["test"] else "validation", _curves(summary)
     loader = PackageLoader(__package__, ".")
-    page = (
-        Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
-        .get_template("training.html.j2")
-        .render(
-            title=folder.absolute().name,
-            summary=summary,
-            sets=[(key, summary[key]) for key in ("validation", "test") if summary[key]],
-            name=name,
-            shown=summary[name][summary[name]["shown"]],
-            curves=f"data:image/png;base64,{base64.b64encode(curves).decode()}",
-        )
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
+    page = environment.get_template("training.html.j2").render(
+        title=folder.absolute().name,
+        summary=summary,
+        sets=[(key, summary[key]) for key in ("validation", "test") if summary[key]],
+        name=name,
+        shown=summary[name][summary[name]["shown"]],
+        curves=f"data:image/png;base64,{base64.b64encode(curves).decode()}",
     )
     write_bytes(folder / CURVES, curves)
     write_bytes(folder / REPORT, page.encode())

@@ -68,8 +68,8 @@ def lanes(
 
     for number, pieces in enumerate(zip_longest(*(walk() for _ in range(rows)))):
         blank = next((piece[0][:0], piece[1][:0], 0, 1) for piece in pieces if piece)
-        *data, since, unit = zip(*(piece or blank for piece in pieces), strict=True)
-        since, unit, lengths = map(torch.tensor, (since, unit, [len(steps) for steps in data[0]]))
+        *data, begins, units = zip(*(piece or blank for piece in pieces), strict=True)
+        since, unit, lengths = map(torch.tensor, (begins, units, [len(steps) for steps in data[0]]))
         x, y = (pad_sequence([*map(torch.from_numpy, arrays)], batch_first=True) for arrays in data)
         yield Batch(x, y, lengths, since, unit, torch.full((rows,), number == 0) if joined else since == 0)
 
@@ -77,10 +77,9 @@ def lanes(
 def shuffled(
     series: Sequence[Series], window: int | None, stretch: int, rng: np.random.Generator
 ) -> Iterator[tuple[Series, int]]:
-    """Yield stretches of series without end, each as often as any other, and where in them to begin.
+    """Yield parts of ``stretch`` windows without end, each as often as any other, and where in them to begin.
 
-    A stretch has ``stretch`` windows, so that long series do not keep a lane from the others, and begins
-    anywhere in its first window; without windows it is the whole series.
+    Without windows a part is a whole series.
     """
     parts = []
     for one in series:

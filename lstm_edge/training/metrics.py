@@ -15,13 +15,9 @@ from ..lstm1 import LSTM1
 from .config import TrainConfig
 from .epoch import Batch, Loss, lanes, run_epoch
 
-STREAM_WINDOWS = 10
-"""Windows that a stream is scored over at least, if it goes on from series to series."""
-_ROWS, _CHUNK = 256, 512
-"""Maximum number of lanes and of steps of a batch."""
-
-_RARE = 0.1
-"""Fraction of the training steps below which a class is rare."""
+STREAM_WINDOWS = 10  # windows that a stream is scored over at least, if it goes on from series to series
+_ROWS, _CHUNK = 256, 512  # maximum number of lanes and of steps of a batch
+_RARE = 0.1  # fraction of the training steps below which a class is rare
 _NO_BETTER = "try more epochs, another --window, other features or a larger --hidden-size"
 
 Scores = dict[str, Any]
@@ -30,8 +26,7 @@ Scores = dict[str, Any]
 class Steps(NamedTuple):
     """Predicted classes ``(K,)`` or values ``(K, C)`` of all steps, and the targets ``y``.
 
-    ``now`` has the current values ``(K, C)`` of a forecast, ``(K, 0)`` otherwise. ``scored``, ``bool (K,)``,
-    are the steps that have seen a full window.
+    ``now`` has the current values of a forecast ``(K, C or 0)``, ``scored`` is True after a full window.
     """
 
     out: Tensor
@@ -59,10 +54,7 @@ def window_lanes(series: Sequence[Series], window: int | None, stride: int | Non
 def run_all_steps(
     net: LSTM1, batches: Iterable[Batch], loss: Loss, keep: float, forecast: Sequence[int]
 ) -> Steps:
-    """Run the network and return the outputs of every step; of a bidirectional one, of each last step.
-
-    ``keep`` is as for ``run_epoch``; ``forecast`` are the indices of the features that are forecast.
-    """
+    """Run the network and return the outputs of every step; of a bidirectional one, of each last step."""
     parts: list[tuple[Tensor, ...]] = []
 
     def collect(batch: Batch, fresh: Tensor, steps: Tensor, outputs: Tensor) -> None:
@@ -80,10 +72,9 @@ def run_all_steps(
 def score_set(
     net: LSTM1, data: Data, name: str, loss: Loss, options: DataConfig, config: TrainConfig
 ) -> Scores | None:
-    """Return the metrics of a set, by way: of ``streams`` (not if bidirectional), and ``windows`` from reset.
+    """Return the metrics of a set: of ``streams`` (not if bidirectional), and of ``windows`` from reset.
 
-    ``shown`` is the way in which a device runs the network; ``baselines`` are of the same steps. None if the
-    set is empty.
+    ``shown`` is the way in which a device runs the network. None if the set is empty.
     """
     series, task = data.of(name), data.task
     if not series or task is None:
@@ -97,11 +88,10 @@ def score_set(
     scores: Scores = {}
     for way, steps in runs.items():
         out, y = steps.out[steps.scored], steps.y[steps.scored]
-        scored = classification(out, y, task.labels) if data.classes else errors(out, y, task.labels)
-        scores[way] = {"loss": steps.loss, **scored}
-    if data.classes and "streams" in runs:
-        steps = runs["streams"]
-        scores["streams"]["all_steps"] = float((steps.out == steps.y).double().mean())
+        measure = classification if data.classes else errors
+        scores[way] = {"loss": steps.loss, **measure(out, y, task.labels)}
+        if data.classes and way == "streams":
+            scores[way]["all_steps"] = float((steps.out == steps.y).double().mean())
     return {**scores, "baselines": baselines(data.of("train"), runs[shown], task), "shown": shown}
 
 
@@ -111,17 +101,13 @@ def classification(predicted: Tensor, y: Tensor, labels: Sequence[str]) -> Score
     Precision is None for a class that is never predicted, recall for one that the set lacks.
     """
     size = len(labels)
-    confusion = torch.bincount(y * size + predicted, minlength=size**2).reshape(size, size)
-    hits, counts, guesses = (
-        confusion.diagonal().tolist(),
-        confusion.sum(1).tolist(),
-        confusion.sum(0).tolist(),
-    )
+    table = torch.bincount(y * size + predicted, minlength=size**2).reshape(size, size)
+    hits, counts, guesses = (sums.tolist() for sums in (table.diagonal(), table.sum(1), table.sum(0)))
     scores: Scores = {"accuracy": sum(hits) / max(len(y), 1), "count": dict(zip(labels, counts, strict=True))}
     for name, totals in (("precision", guesses), ("recall", counts)):
         rows = zip(labels, hits, totals, strict=True)
         scores[name] = {label: hit / total if total else None for label, hit, total in rows}
-    return scores | {"confusion": confusion.tolist()}
+    return scores | {"confusion": table.tolist()}
 
 
 def errors(values: Tensor, y: Tensor, targets: Sequence[str]) -> Scores:

@@ -48,7 +48,7 @@ _SMALL = 64  # hidden size up to which one thread is the fastest
 
 @dataclass(frozen=True)
 class Epoch:
-    """Results of one epoch.
+    """Results of one epoch. ``best`` is the one with the lowest validation loss so far.
 
     ``loss`` in training is cross entropy, or squared error relative to the variance. ``streams`` and
     ``windows`` are the validation losses: None for streams of a bidirectional network, and for windows from
@@ -62,7 +62,6 @@ class Epoch:
     windows: float | None
     score: float
     best: int
-    """The epoch with the lowest validation loss so far."""
 
 
 class Training:
@@ -96,8 +95,7 @@ class Training:
 
     def run_epoch(self) -> Epoch:
         """Train for one epoch and validate; raises InputError for a loss that is not finite."""
-        config, number = self.config, len(self.history) + 1
-        rows = config.batch_size
+        config, number, rows = self.config, len(self.history) + 1, self.config.batch_size
         streams = torch.arange(rows) >= round(rows * (1 - _STREAMS))
         keep = streams * (1 - _RESTART) if config.carries else torch.zeros(rows)
         with torch.random.fork_rng():
@@ -137,10 +135,8 @@ class Training:
             windows, right = run_epoch(self.net, self.loss, batches, 0.0, picks=_PICKS)
             score = score if carries else right
         if not math.isfinite(sum(value or 0.0 for value in (loss, streams, windows))):
-            raise InputError(
-                f"the loss is {loss} in epoch {number}; give a lower --learning-rate than "
-                f"{self.config.learning_rate}"
-            )
+            advice = f"give a lower --learning-rate than {self.config.learning_rate}"
+            raise InputError(f"the loss is {loss} in epoch {number}; {advice}")
         if not self.split.data.classes:
             score = math.sqrt((streams if carries else windows) or 0.0)
         epoch = Epoch(number, loss, streams, windows, score, number)
@@ -159,13 +155,11 @@ class Training:
 
     def resume(self, folder: Path) -> None:
         """Go on from what ``save`` wrote; raises InputError for other data or options."""
-        tensors, facts, options, config = _read_state(folder)
+        options, config, tensors, facts = read_state(folder)
         config = replace(config, epochs=self.config.epochs, patience=self.config.patience)
         if (options, config, facts.get("series")) != (self.options, self.config, _hash(self.split.data)):
-            raise InputError(
-                f"{folder} was trained on other data or with other options, of which only --epochs and "
-                "--patience may change; train into another folder"
-            )
+            text = "was trained on other data or with other options; only --epochs and --patience may change"
+            raise InputError(f"{folder} {text}; train into another folder")
         with malformed_as(FileFormatError, f"{folder} has no state of a training", "use --overwrite"):
             self.net.load_state_dict(_part(tensors, "best/"))  # so that both are checked
             self.net.load_state_dict(_part(tensors, "net/"))
@@ -176,7 +170,7 @@ class Training:
             self.history = [Epoch(**epoch) for epoch in facts["history"]]
             self.best, self.kept = _part(tensors, "best/"), tensors
 
-    def finish(self, stopped: str) -> Run:
+    def finish(self, stopped: str, file: str) -> Run:
         """Return the best epoch with its scores; its summary is the content of ``metrics.json``."""
         data, options, config = self.split.data, self.options, self.config
         assert data.task is not None
@@ -190,6 +184,7 @@ class Training:
             "stopped": stopped,
             "split": {"description": self.split.description, **{name: len(data.of(name)) for name in SETS}},
             "data": {
+                "file": file,
                 "series": len(lengths),
                 "steps": {"total": sum(lengths), "shortest": min(lengths), "longest": max(lengths)},
                 "sampling_rate": data.signal.sampling_rate,
@@ -228,7 +223,7 @@ def train(
     64, PyTorch is held to one thread meanwhile, which is faster there and repeatable.
 
     Args:
-        data: see ``read_data``.
+        data: a file or folder, as for ``lstm-edge train``.
         folder: the run folder to create.
         data_config: how to read and split the data.
         config: how to train.
@@ -258,8 +253,7 @@ def train(
             training.resume(folder)
         else:
             remove_run(folder)
-        run = save(training.finish(_run(training, folder, on_epoch)), folder)
-        run.summary["data"]["file"] = Path(data).name
+        run = save(training.finish(_run(training, folder, on_epoch), Path(data).name), folder)
         if folds and run.summary["stopped"] != "interrupted":
             with contextlib.suppress(KeyboardInterrupt):
                 run.summary["cross_validation"] = _cross_validate(folds, data_config, config, on_epoch)
@@ -272,17 +266,16 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def read_configs(folder: str | Path) -> tuple[DataConfig, TrainConfig]:
-    """Return the options of the training in a run folder; raises NotFoundError and FileFormatError."""
-    check_run_folder(Path(folder), resume=True)
-    return _read_state(Path(folder))[2:]
+def read_state(folder: Path) -> tuple[DataConfig, TrainConfig, dict[str, Tensor], dict[str, Any]]:
+    """Return the options of the training in a run folder, and what ``Training.save`` wrote.
 
-
-def _read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], DataConfig, TrainConfig]:
+    Raises NotFoundError and FileFormatError.
+    """
+    check_run_folder(folder, resume=True)
     tensors, facts = read_tensors(folder / RESUME)
     with malformed_as(FileFormatError, f"{folder} has no state of a training", "use --overwrite"):
         data = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts["data"].items()}
-        return tensors, facts, DataConfig(**data), TrainConfig(**facts["train"])
+        return DataConfig(**data), TrainConfig(**facts["train"]), tensors, facts
 
 
 def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[Split]]:
@@ -326,7 +319,7 @@ def _cross_validate(
     scores: dict[str, list[float]] = {}
     for split in splits:
         training = Training(split, options, config)
-        test = training.finish(_run(training, None, on_epoch)).summary["test"]
+        test = training.finish(_run(training, None, on_epoch), "").summary["test"]
         shown = test[test["shown"]]
         rmse = {f"rmse of {target}": value for target, value in shown.get("rmse", {}).items()}
         for name, value in (rmse or {"accuracy": shown["accuracy"]}).items():
@@ -352,11 +345,10 @@ def _network(data: Data, train: list[Series], options: DataConfig, config: Train
 
 @torch.no_grad()
 def _initialize(net: LSTM1, steps: float) -> None:
-    """Draw the initial parameters of the LSTM, for samples of ``steps`` steps.
+    """Draw the initial parameters of the LSTM, with gates for memories of 1 to ``steps`` steps.
 
-    The gates are initialized for memories of 1 to ``steps`` steps (chrono initialization: Tallec and
-    Ollivier, "Can recurrent neural networks warp time?", ICLR 2018, equation 16). Recurrent weights are
-    orthogonal, gate by gate (Saxe et al., 2014).
+    This is chrono initialization (Tallec and Ollivier, "Can recurrent neural networks warp time?", ICLR 2018,
+    equation 16). Recurrent weights are orthogonal, gate by gate (Saxe et al., 2014).
     """
     size = net.lstm.hidden_size
     for name, parameter in net.lstm.named_parameters():
