@@ -131,7 +131,7 @@ def _rows(frame: pd.DataFrame) -> pd.DataFrame:
 def _read_csv(path: Path, encoding: str) -> Table:
     try:
         with path.open(newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding) as file:
-            separator = max(",;\t", key=file.readline().count)
+            separator = max(";,\t", key=file.readline().count)
             file.seek(0)
             options: Any = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
             frame = pd.read_csv(file, sep=separator, **options)

@@ -274,8 +274,9 @@ def read_state(folder: Path) -> tuple[DataConfig, TrainConfig, dict[str, Tensor]
     check_run_folder(folder, resume=True)
     tensors, facts = read_tensors(folder / RESUME)
     with malformed_as(FileFormatError, f"{folder} has no state of a training", "use --overwrite"):
-        data = {name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts["data"].items()}
-        return DataConfig(**data), TrainConfig(**facts["train"]), tensors, facts
+        data: dict[str, Any] = facts["data"]
+        lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+        return DataConfig(**data | lists), TrainConfig(**facts["train"]), tensors, facts
 
 
 def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[Split]]:
@@ -334,7 +335,7 @@ def _network(data: Data, train: list[Series], options: DataConfig, config: Train
     labels, lengths = data.task.labels, [options.window or len(one) for one in train]
     added = [data.signal.features.index(name) for name in labels] if options.forecast_difference else ()
     sizes = len(labels), train[0].x.shape[1], config.hidden_size, config.num_layers, max(lengths)
-    kinds = {"dropout": config.dropout, "bidirectional": config.bidirectional}
+    kinds: Any = {"dropout": config.dropout, "bidirectional": config.bidirectional}
     net = LSTM1(*sizes, readout="last", added=added, **kinds)
     _initialize(net, float(np.mean(lengths)))
     x, y = (torch.from_numpy(np.concatenate([getattr(one, name) for one in train])) for name in "xy")

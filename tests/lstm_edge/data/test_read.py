@@ -54,6 +54,10 @@ def test_other_separators_decimal_commas_and_encodings_are_the_same_table(tmp_pa
     assert values(table(tmp_path, text, encoding=encoding)) == values(table(tmp_path, LOG))
 
 
+def test_one_column_may_have_decimal_commas(tmp_path):
+    assert values(table(tmp_path, "a\n1,5\n2,5\n3\n", forecast=("a",))) == ([[[1.5], [2.5]]], [[[2.5], [3]]])
+
+
 def test_another_encoding_is_named_and_then_read(tmp_path):
     text = LOG.replace("x", "é")
     with pytest.raises(FileFormatError, match=r"not utf-8 text .*--encoding latin-1"):
