@@ -11,7 +11,7 @@ from lstm_edge.results import frame_axis, main_name, main_output
 from lstm_edge_runtime import Model, State
 from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.manifest import Array
-from lstm_edge_runtime.sliding import SlidingStream
+from lstm_edge_runtime.stream import SlidingStream
 
 _GROUP, _FEW, _CHUNK = 512, 6, 64
 """Maximum number of series per call (for the cache), minimum (single steps are faster), maximum of steps."""

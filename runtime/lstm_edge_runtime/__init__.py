@@ -16,8 +16,7 @@ any other module of the three packages runs, unless the environment says otherwi
 
 if _typing.TYPE_CHECKING:
     from .errors import LstmEdgeError
-    from .model import Model, load
-    from .prediction import Prediction
+    from .model import Model, Prediction, load
     from .state import State
     from .stream import Stream, StreamBatch
 
@@ -25,13 +24,6 @@ __all__ = ["LstmEdgeError", "Model", "Prediction", "State", "Stream", "StreamBat
 
 __getattr__, __dir__ = _lazy_names(
     __name__,
-    {
-        "LstmEdgeError": ".errors",
-        "Model": ".model",
-        "Prediction": ".prediction",
-        "State": ".state",
-        "Stream": ".stream",
-        "StreamBatch": ".stream",
-        "load": ".model",
-    },
+    {"LstmEdgeError": ".errors", "State": ".state", "Stream": ".stream", "StreamBatch": ".stream"}
+    | {"Model": ".model", "Prediction": ".model", "load": ".model"},
 )

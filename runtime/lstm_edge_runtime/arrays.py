@@ -22,9 +22,7 @@ def by_name(value: InputArrays, specs: Sequence[TensorSpec | Layout]) -> dict[st
             raise InputError(f"got a single array, expected arrays for inputs {', '.join(map(repr, names))}")
         value = {names[0]: value}
     elif set(value) != set(names):
-        raise InputError(
-            f"got inputs {sorted(map(str, value))}, expected {sorted(names)}; name each input once"
-        )
+        raise InputError(f"got inputs {sorted(map(str, value))}, expected {sorted(names)}")
     return {spec.name: as_array(spec.name, value[spec.name], spec.dtype) for spec in specs}
 
 
@@ -49,9 +47,8 @@ def as_array(name: str, value: npt.ArrayLike, dtype: str) -> Array:
     if wanted.kind in "iu" and array.size and not np.can_cast(array.dtype, wanted):
         least, most, allowed = int(array.min()), int(array.max()), np.iinfo(wanted)
         if least < allowed.min or most > allowed.max:
-            raise InputError(
-                f"{name} has values {least}..{most}, expected {dtype} ({allowed.min}..{allowed.max})"
-            )
+            limits = f"{allowed.min}..{allowed.max}"
+            raise InputError(f"{name} has values {least}..{most}, expected {dtype} ({limits})")
     with np.errstate(over="ignore"):
         return np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
 
@@ -71,9 +68,7 @@ def as_lengths(lengths: npt.ArrayLike | None, manifest: Manifest, sizes: Mapping
     shape = resolve(spec.axes, sizes)
     if lengths is None:
         if longest is None or shape is None:
-            raise InputError(
-                f"got no {spec.name}, and this file's time axis is fixed; give one length per row"
-            )
+            raise InputError(f"got no {spec.name}, but the time axis is fixed; give one length per row")
         return np.full(shape, longest, dtype=spec.dtype)
     array = as_array(spec.name, lengths, "int64")
     if array.shape != shape or array.min() < 1 or array.max() > (longest or array.max()):
@@ -103,15 +98,11 @@ def check_state(state: State, manifest: Manifest, identity: str, rows: int) -> d
     if not isinstance(state, State):
         raise StateError(f"got a {type(state).__name__}, expected the State that run() or a stream returned")
     if state.identity != identity:
-        raise StateError(
-            f"got a state of model {state.identity[:12]}, expected one of model {identity[:12]}; "
-            "start from the reset state"
-        )
+        got, expected = state.identity[:12], identity[:12]
+        raise StateError(f"got a state of model {got}, expected {expected}; start from the reset state")
     for spec in manifest.states:
         array, known = state.get(spec.input), {manifest.batch or "": rows}
         if array is None or array.dtype != spec.dtype or solve(spec.axes, array.shape, known) is None:
-            raise StateError(
-                f"got a state without {spec.dtype} {spec.input} {describe(spec.axes)} of {rows} rows; "
-                "nothing is reset automatically"
-            )
+            expected = f"{spec.dtype} {spec.input} {describe(spec.axes)} of {rows} rows"
+            raise StateError(f"got a state without {expected}; nothing is reset automatically")
     return dict(state)

@@ -85,9 +85,7 @@ def learn_sizes(
 def solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
     """Return ``sizes`` with those of further names that ``shape`` gives; None if it does not fit."""
     known = dict(sizes)
-    same = len(axes) == len(shape) and all(
-        _learn(axis, size, known) for axis, size in zip(axes, shape, strict=True)
-    )
+    same = len(axes) == len(shape) and all(_learn(*pair, known) for pair in zip(axes, shape, strict=True))
     return known if same else None
 
 
@@ -172,10 +170,7 @@ class Layout(NamedTuple):
 
 def layouts(specs: Iterable[TensorSpec | StateSpec], manifest: Manifest) -> tuple[Layout, ...]:
     """Return the layouts of inputs, outputs or states."""
-    return tuple(
-        layout(spec.input if isinstance(spec, StateSpec) else spec.name, spec.dtype, spec.axes, manifest)
-        for spec in specs
-    )
+    return tuple(layout(spec[0], spec.dtype, spec.axes, manifest) for spec in specs)
 
 
 def layout(name: str, dtype: str, axes: Axes, manifest: Manifest) -> Layout:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 from .axes import layouts
+from .errors import LstmEdgeError
 from .manifest import Array, Manifest
 
 Arrays = Mapping[str, Array]
@@ -17,7 +18,7 @@ class Call(NamedTuple):
 
     inputs: dict[str, Array]
     run: Callable[[], object]
-    """Runs the steps; a true result is a refusal, and ``refusal`` of the states returns its error."""
+    """Runs the steps, or raises; a true result is a refusal, and ``Engine.refusal`` returns its error."""
     outputs: dict[str, Array]
 
 
@@ -39,4 +40,8 @@ class Engine:
 
     def states(self, rows: int | None) -> Any:
         """Return the states of ``rows`` sources at reset, see ``OrtStates``; None for a single one."""
+        raise NotImplementedError
+
+    def refusal(self) -> LstmEdgeError:
+        """Return the error for a bound call whose result was true."""
         raise NotImplementedError

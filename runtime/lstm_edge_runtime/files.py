@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import stat
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -75,12 +74,8 @@ def read_arrays(
             array = arrays.get(name)
             if not isinstance(array, np.ndarray) or not array.dtype.itemsize:
                 raise TypeError(f"{name!r} is not an array in it")  # noqa: TRY301  one message for all
-            codes = array.dtype.byteorder.replace("=", "") + "u4"
-            if (
-                array.dtype.kind == "U"
-                and np.frombuffer(array.tobytes(), codes).max(initial=0) > sys.maxunicode
-            ):
-                raise TypeError(f"{name!r} is not Unicode text")  # noqa: TRY301
+            if array.dtype.kind == "U":
+                "".join(array.ravel().tolist()).encode().decode()  # raises for what is no character
     except FileNotFoundError as error:
         raise NotFoundError(f"{path} does not exist; {advice}") from error
     except Exception as error:  # damaged bytes make zipfile and numpy raise nearly anything

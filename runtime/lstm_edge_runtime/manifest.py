@@ -1,7 +1,6 @@
 """The manifest: the description of an artifact in its metadata; ``docs/manifest.md`` describes all fields."""
 
 import base64
-import contextlib
 import json
 import math
 import re
@@ -281,29 +280,13 @@ def _rate_of(axis: str, sequence: str) -> tuple[int, int] | None:
     return None if found is None else (int(found[1] or 1), int(found[2] or 1))
 
 
-_LEFT_OUT = {"ranges", "padded_states", "counts", "identity", "trained", "int8_activations", "unit", "delays"}
-_LEFT_OUT |= {"missing", "limits", "more"}
-"""Fields that are only written where they are not the usual ones."""
-
-
-def _encode(value: Any, name: str = "") -> Any:
+def _encode(value: Any) -> Any:
     """Return the value of a field as JSON has it."""
-    if name == "limits":
-        return {
-            output: {"shape": [*array.shape], "values": [float(f"{limit:.3e}") for limit in array.ravel()]}
-            for output, array in value.items()
-        }
     if isinstance(value, np.ndarray):
-        little = np.ascontiguousarray(value, value.dtype.newbyteorder("<")).tobytes()
-        data = base64.b64encode(little).decode("ascii")
+        data = base64.b64encode(value.astype(value.dtype.newbyteorder("<")).tobytes()).decode("ascii")
         return {"dtype": value.dtype.name, "shape": [*value.shape], "data": data}
-    if hasattr(value, "_fields"):
-        usual, fields = value._field_defaults, value._asdict()
-        return {
-            field: _encode(inner, field)
-            for field, inner in fields.items()
-            if field not in _LEFT_OUT or inner != usual[field]
-        }
+    if hasattr(value, "_asdict"):
+        value = value._asdict()
     if isinstance(value, Mapping):
         return {key: _encode(inner) for key, inner in value.items()}
     return [_encode(inner) for inner in value] if isinstance(value, tuple | list) else value
@@ -321,37 +304,26 @@ def decode(kind: Any, raw: Any) -> Any:
     if hasattr(kind, "_fields"):
         hints = _hints(kind)
         return kind(**{name: decode(hints[name], each) for name, each in raw.items() if name in hints})
-    if origin is UnionType:
-        return _decode_one_of(inner, raw)
+    if origin is UnionType and type(raw) not in inner:  # a number or an array, or one type and None
+        others = [other for other in inner if other is not type(None)]
+        return decode(others[-1 if isinstance(raw, dict) else 0], raw)
     if origin is tuple and isinstance(raw, list):
         return tuple(decode(inner[0], each) for each in raw)
     if origin is Mapping and isinstance(raw, dict):
         return {name: decode(inner[1], each) for name, each in raw.items()}
     if kind is float and type(raw) is int:
         return float(raw)
-    if kind is not Any and type(raw) is not kind:  # bool is an int, but not here
+    if origin is not UnionType and kind is not Any and type(raw) is not kind:  # bool is no int here
         raise TypeError(f"{raw!r:.60}, expected {getattr(kind, '__name__', kind)}")
     return raw
 
 
 def _decode_array(raw: Any) -> Array:
-    if "values" in raw:
-        return np.reshape(np.array(raw["values"], np.float64), raw["shape"])
     dtype, data = np.dtype(raw["dtype"]), base64.b64decode(raw["data"], validate=True)
     if dtype.kind not in "fiub" or len(data) != math.prod(raw["shape"]) * dtype.itemsize:
         raise ValueError(f"{len(data)} bytes for {raw['dtype']!r:.40} {raw['shape']!r:.40}")
     array: Array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype).reshape(raw["shape"])
     return array
-
-
-def _decode_one_of(kinds: tuple[Any, ...], raw: Any) -> Any:
-    if raw is None and type(None) in kinds:
-        return None
-    *others, last = (kind for kind in kinds if kind is not type(None))
-    for kind in others:
-        with contextlib.suppress(TypeError):
-            return decode(kind, raw)
-    return decode(last, raw)
 
 
 _hints = lru_cache(get_type_hints)

@@ -3,8 +3,7 @@
 import mmap
 import os
 from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import TYPE_CHECKING, Literal, overload
+from typing import TYPE_CHECKING, Literal, NamedTuple, overload
 
 import numpy as np
 import numpy.typing as npt
@@ -12,16 +11,14 @@ import numpy.typing as npt
 from .arrays import InputArrays, as_lengths, by_name, check_state, refuse_not_finite, reset_states
 from .axes import describe, learn_sizes
 from .engine import Engine
-from .errors import FileFormatError, InputError, ProviderError, UnsupportedError
+from .errors import ContractError, FileFormatError, InputError, ProviderError, UnsupportedError
 from .files import read_content
-from .manifest import KEY, Array, Manifest, StateSpec, TensorSpec
+from .manifest import KEY, Array, Manifest, StateSpec, Task, TensorSpec
 from .state import State
 
 if TYPE_CHECKING:
-    from .prediction import Prediction
     from .selftest import SelfTest
-    from .sliding import SlidingStream
-    from .stream import Stream, StreamBatch
+    from .stream import SlidingStream, Stream, StreamBatch
 
 Source = str | os.PathLike[str] | bytes | bytearray | memoryview | mmap.mmap
 ResetEvery = int | Literal["never"]
@@ -82,6 +79,21 @@ def _open_onnx(content: bytes, name: str, device: str, threads: int) -> tuple[En
     manifest = Manifest.from_json(session.get_modelmeta().custom_metadata_map.get(KEY, ""))
     check_graph(session, manifest)
     return OrtEngine(session, manifest, device), identity
+
+
+class Prediction(NamedTuple):
+    """Labels or values of each row, according to the task."""
+
+    kind: str
+    """``classification`` or ``regression``."""
+    values: Array
+    """The raw output ``(rows, C)``: logits, or the predicted values."""
+    labels: tuple[str, ...] = ()
+    """The most likely class of each row; its index as text if the file has no class names."""
+    probabilities: Array | None = None
+    """Softmax of the logits ``(rows, C)``; None for regression."""
+    units: tuple[str, ...] = ()
+    """The unit of each predicted value; empty for classification and if unknown."""
 
 
 class Model:
@@ -148,13 +160,11 @@ class Model:
         outputs = {spec.name: results[spec.name] for spec in manifest.outputs}
         return outputs, State(manifest.states_out(results), self.identity, age)
 
-    def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> "Prediction":
+    def predict(self, x: InputArrays, lengths: npt.ArrayLike | None = None) -> Prediction:
         """Run from reset; return labels and probabilities, or values. ``InputError`` without a task."""
         task = self.manifest.task
         if task is None:
             raise InputError("this file does not describe its outputs; use run()")
-        from .prediction import interpret
-
         return interpret(self.run(x, lengths=lengths)[0][task.output], task)
 
     @overload
@@ -180,15 +190,13 @@ class Model:
             InputError: ``window`` or ``reset_every`` is none of these; or a window for a file that takes one
                 step a call or has several inputs.
         """
-        if window is not None:
-            from .sliding import SlidingStream
+        from .stream import SlidingStream, Stream
 
-            if reset_every is not None:
-                raise InputError("a sliding window starts from reset at every step; remove reset_every")
-            return SlidingStream(self.manifest, self.run, window)
-        from .stream import Stream
-
-        return Stream(self, reset_every)
+        if window is None:
+            return Stream(self, reset_every)
+        if reset_every is not None:
+            raise InputError("a sliding window starts from reset at every step; remove reset_every")
+        return SlidingStream(self, window)
 
     def streams(self, capacity: int, *, reset_every: ResetEvery | None = None) -> "StreamBatch":
         """Open a batch of up to ``capacity`` streams with one call into the engine per tick.
@@ -208,17 +216,12 @@ class Model:
 
         return selftest(self.manifest, runner(self))
 
-    def close(self) -> None:
-        """Release the engine; open streams keep it until they are deleted."""
-        del self._engine
-
     def __enter__(self) -> "Model":  # noqa: PYI034
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, *error: object) -> None:
+        """Release the engine; open streams keep it until they are deleted."""
+        del self._engine
 
     def __repr__(self) -> str:
         inputs = ", ".join(f"{spec.name} {describe(spec.axes)}" for spec in self.inputs)
@@ -238,3 +241,23 @@ def runner(model: Model) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
         return manifest.all_outputs(*model.run(data, state, feeds.get(manifest.lengths or "")))
 
     return run
+
+
+def interpret(values: Array, task: Task) -> Prediction:
+    """Read the main output ``values (rows, C)`` as ``task`` says; ``ContractError`` for other labels."""
+    if task.kind != "classification":
+        return Prediction(task.kind, values, units=task.units)
+    width = values.shape[-1] if values.ndim else 0
+    names = task.labels or tuple(map(str, range(width)))
+    if len(names) != width or not width:
+        raise ContractError(f"{task.output} has shape {values.shape}, expected a value for each of {names}")
+    classes = values.reshape(-1, width).argmax(axis=-1)
+    labels = tuple(names[index] for index in classes)
+    return Prediction(task.kind, values, labels, softmax(values))
+
+
+def softmax(logits: Array) -> Array:
+    """Return the probabilities ``(..., C)`` of logits ``(..., C)``, in their dtype."""
+    wide = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    shares: Array = (wide / wide.sum(axis=-1, keepdims=True)).astype(logits.dtype)
+    return shares

@@ -17,6 +17,7 @@ from .engine import Arrays, Call, Engine
 from .errors import (
     FileFormatError,
     InputError,
+    LstmEdgeError,
     ManifestError,
     MissingDependencyError,
     UnsupportedError,
@@ -112,28 +113,16 @@ class Past(NamedTuple):
     frames: int
     inner: int
 
-    @property
-    def frame(self) -> int:
-        """Numbers of one frame."""
-        return self.groups * self.inner
-
-    @property
-    def width(self) -> int:
-        """Numbers of a row."""
-        return self.frames * self.frame + 1
-
-    def to_rows(self, array: Array, steps: int = 0) -> Array:
-        """Return rows ``(N, width)`` of states ``(N, ...)`` so many steps after the reset."""
-        frames = array.reshape(-1, self.groups, self.frames, self.inner).transpose(0, 2, 1, 3)
-        rows = np.full((len(frames), self.width), steps % self.frames, np.float32)
-        rows[:, :-1] = np.roll(frames, steps, 1).reshape(len(frames), -1)
-        return rows
+    def to_rows(self, array: Array) -> Array:
+        """Return rows ``(N, width)`` of states ``(N, ...)``, of which the first frame is the oldest."""
+        frames = array.reshape(-1, self.groups, self.frames, self.inner).swapaxes(1, 2)
+        return np.concatenate([frames.reshape(len(frames), -1), np.zeros((len(frames), 1), "float32")], 1)
 
     def from_rows(self, rows: Array) -> Array:
         """Return the states ``(N, groups, frames, inner)`` of rows, the oldest frame first."""
         frames = rows[:, :-1].reshape(len(rows), self.frames, self.groups, self.inner)
         order = (rows[:, -1:].astype(np.int64) + np.arange(self.frames)) % self.frames
-        ordered: Array = np.take_along_axis(frames, order[:, :, None, None], 1).transpose(0, 2, 1, 3)
+        ordered: Array = np.take_along_axis(frames, order[:, :, None, None], 1).swapaxes(1, 2)
         return ordered
 
 
@@ -195,20 +184,20 @@ class NativeEngine(Engine):
             raise InputError(f"got {steps} steps, expected a multiple of {unit}, the unit of this file")
         rows = np.arange(sizes.get(manifest.batch or "", 1))
         states = NativeStates(self, len(rows), feeds)
-        inputs = {input_: input_.from_file(feeds[input_.name]) for input_ in self.inputs}
-        outputs = {output: _room(output, len(rows), steps // unit) for output in self.outputs}
-        lengths = np.full(len(rows), steps) if lengths is None else lengths.reshape(-1)
-        for length in np.unique(lengths).tolist():
-            own = np.flatnonzero(lengths == length)
-            place: Any = slice(None) if len(own) == len(rows) else own
-            time = slice(length if manifest.lengths else None)
-            part = {input_: (place, time) if input_.timed else place for input_ in (*inputs, *outputs)}
-            given = {name.name: array[part[name]] for name, array in inputs.items()}
-            made = states.run(own, given, {**sizes, manifest.sequence or "": length})
-            for name, array in outputs.items():
-                array[part[name]] = made[name.name]
+        inputs = {layout.name: layout.from_file(feeds[layout.name]) for layout in self.inputs}
+        if lengths is None or (lengths == steps).all():
+            outputs = states.run(rows, inputs, sizes)
+        else:
+            outputs = {layout.name: _room(layout, len(rows), steps // unit) for layout in self.outputs}
+            for length in np.unique(lengths).tolist():
+                equal = np.flatnonzero(lengths == length)
+                part: Any = lambda layout: (equal, slice(length)) if layout.timed else equal  # noqa: B023, E731
+                given = {layout.name: inputs[layout.name][part(layout)] for layout in self.inputs}
+                results = states.run(equal, given, {**sizes, manifest.sequence or "": length})
+                for output in self.outputs:
+                    outputs[output.name][part(output)] = results[output.name]
         after = states.read(rows)
-        results = {name.name: name.to_file(array) for name, array in outputs.items()}
+        results = {layout.name: layout.to_file(outputs[layout.name]) for layout in self.outputs}
         return results | {spec.output: after[spec.input] for spec in manifest.states}
 
     def states(self, rows: int | None) -> "NativeStates":
@@ -222,7 +211,7 @@ class NativeEngine(Engine):
             raise self.refusal()
         return worst.value
 
-    def refusal(self) -> InputError:
+    def refusal(self) -> LstmEdgeError:
         """Return the error for the last call that the library refused."""
         return InputError(self.library.lstm_edge_last_error().decode(errors="replace"))
 
@@ -247,23 +236,20 @@ class NativeEngine(Engine):
 
     def _matches(self) -> Iterator[bool]:
         """Yield False where the program would read or write other memory than its manifest describes."""
-        manifest, parts, outputs = self.manifest, self.parts, self.outputs
-        yield self._keys(INPUT) == [
-            (input_.name, prod(input_.inner), input_.dtype.replace("bool", "uint8")) for input_ in self.inputs
-        ]
-        yield self._keys(OUTPUT) == [(output.name, prod(output.inner), "float32") for output in outputs]
+        manifest, parts, inputs, outputs = self.manifest, self.parts, self.inputs, self.outputs
+        yield self._keys(INPUT) == [(i.name, prod(i.inner), i.dtype.replace("bool", "uint8")) for i in inputs]
+        yield self._keys(OUTPUT) == [(o.name, prod(o.inner), o.dtype) for o in outputs]
         yield self._keys(STATE) == [part.key for part in parts]
         pace = [(output.timed, output.frames if output.timed else 0) for output in outputs]
         yield pace == [(bool(port.every_step), port.frames) for port in self._ports(OUTPUT)]
         yield self.library.lstm_edge_unit(self.handle) == manifest.unit
-        yield all(output.dtype == "float32" for output in outputs)
         for spec in manifest.states:
             layers = [part.layer for part in parts if part.layout.name == spec.input]
             yield layers == [None] or (layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),))
-        for input_ in (*self.inputs, *outputs, *(part.layout for part in parts)):
-            names = [axis for axis in input_.given[1:] if isinstance(axis, str)]  # but for that of the rows
-            yield len(names) == input_.timed and not (input_.factor and input_ not in outputs)
-        yield not manifest.sequence or any(manifest.sequence in input_.axes for input_ in self.inputs)
+        for tensor in (*inputs, *outputs, *(part.layout for part in parts)):
+            names = [axis for axis in tensor.given[1:] if isinstance(axis, str)]  # but for that of the rows
+            yield len(names) == tensor.timed and not (tensor.factor and tensor not in outputs)
+        yield not manifest.sequence or any(manifest.sequence in layout.axes for layout in inputs)
 
     def _keys(self, kind: int) -> list[tuple[str, int, str]]:
         ports = self._ports(kind)
@@ -285,9 +271,7 @@ class NativeStates:
         self._pool: list[Array] = []
         if self._stream is None:
             states = states or reset_states(engine.manifest, rows or 1)
-            self._pool = [
-                np.array(part.to_rows(states), part.layout.dtype, order="C") for part in engine.parts
-            ]
+            self._pool = [np.array(p.to_rows(states), p.layout.dtype, order="C") for p in engine.parts]
             self._views = _rows(self._pool)
 
     def bind(self, sizes: Mapping[str, int]) -> Call:
@@ -336,10 +320,6 @@ class NativeStates:
         """Set states; see ``OrtStates``."""
         for part, array in zip(self._engine.parts, self._states(), strict=True):
             array[rows] = part.to_rows(states)
-
-    def refusal(self) -> Exception:
-        """Return the error for a call that was refused; see ``OrtStates``."""
-        return self._engine.refusal()
 
     def _states(self) -> list[Array]:
         """Return the states themselves, ``(rows, width)`` of each part."""

@@ -58,9 +58,8 @@ def check_seal(content: bytes, name: str) -> str:
     identity = hashlib.sha256(memoryview(content)[:-_SIZE]).hexdigest()
     if content[-_SIZE:] != _FRONT + identity.encode():
         if KEY.encode() not in content:
-            raise ManifestError(
-                f"{name} has no manifest; make one with: lstm-edge lift {name} -o lifted.onnx"
-            )
+            command = f"lstm-edge lift {name} -o lifted.onnx"
+            raise ManifestError(f"{name} has no manifest; make one with: {command}")
         raise FileFormatError("damaged, or edited after it was exported; export or copy it again")
     if b"\n\x08location\x12" in content:  # a tensor names the file of its values
         raise UnsupportedError("its weights are in another file, but an artifact is one; lift it again")
@@ -73,12 +72,10 @@ def open_session(
     threads: int = 1,
     *,
     name: str = "the model",
-    cpu_fallback: bool = True,
 ) -> "InferenceSession":
     """Open a session on a path, or on a file's bytes with a name for messages.
 
-    Each operator uses ``threads`` threads. The CPU may take nodes that other providers do not, unless
-    ``cpu_fallback`` is False.
+    Each operator uses ``threads`` threads. The CPU takes nodes that other providers do not.
 
     Raises:
         FileFormatError: onnxruntime can't read the file.
@@ -93,7 +90,7 @@ def open_session(
     try:
         session = ort.InferenceSession(
             source,
-            _settings(ort, threads, cpu_fallback or names == [CPU]),
+            _settings(ort, threads),
             providers=[(name, _EXACT.get(name, {})) for name in names],
             disabled_optimizers=_CRASHING,
             enable_fallback=0,  # onnxruntime's own prints, and goes on without the provider
@@ -113,11 +110,10 @@ def open_session(
     return session  # type: ignore[no-any-return]
 
 
-def _settings(ort: Any, threads: int, cpu_fallback: bool) -> Any:
+def _settings(ort: Any, threads: int) -> Any:
     settings = ort.SessionOptions()
     settings.log_severity_level = _SILENT
-    settings.intra_op_num_threads = threads
-    settings.inter_op_num_threads = 1
+    settings.intra_op_num_threads, settings.inter_op_num_threads = threads, 1
     settings.enable_cpu_mem_arena = False  # a small step is about 1 us quicker without
     settings.enable_mem_pattern = False  # plans that grow with every new chunk length
     settings.add_session_config_entry("session.set_denormal_as_zero", "1")
@@ -125,8 +121,6 @@ def _settings(ort: Any, threads: int, cpu_fallback: bool) -> Any:
         np.finfo(kind)  # numpy 2.2 and older look once, and warn where they find denormals flushed
     for pool in ("intra_op", "inter_op"):  # a spinning thread wastes a core
         settings.add_session_config_entry(f"session.{pool}.allow_spinning", "0")
-    if not cpu_fallback:
-        settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     return settings
 
 
@@ -172,11 +166,8 @@ def check_graph(session: "InferenceSession", manifest: Manifest) -> None:
         arg, kind = graph.get(spec.name), _KINDS.get(spec.dtype, spec.dtype)
         axes = tuple(axis or "?" for axis in arg.shape) if arg else ()
         if arg is None or arg.type != f"tensor({kind})" or not fits(axes, spec.axes):
-            found = f"{arg.type} {describe(axes)}" if arg else "missing"
-            raise ContractError(
-                f"{spec.name} is {found} in the graph, expected {spec.dtype} {describe(spec.axes)}; "
-                "export it again"
-            )
+            got, expected = f"{arg.type} {describe(axes)}" if arg else "missing", describe(spec.axes)
+            raise ContractError(f"{spec.name} is {got} in the graph, expected {spec.dtype} {expected}")
     if more := {arg.name for arg in session.get_inputs()} - set(manifest.input_names):
         raise ContractError(f"inputs {sorted(more)} are not in the manifest; export the model again")
 
@@ -200,10 +191,7 @@ class OrtEngine(Engine):
         for spec in self.manifest.states:
             new, old = results[spec.output].shape, feeds[spec.input].shape
             if new != old:
-                raise ContractError(
-                    f"the new state {spec.input} has shape {new}, expected {old} as before; "
-                    "the file does not keep its state contract"
-                )
+                raise ContractError(f"the new state {spec.input} has shape {new}, expected {old} as before")
         return results
 
     def states(self, rows: int | None) -> "OrtStates":
@@ -259,10 +247,9 @@ class OrtStates:
                 raise _run_error(error) from error
             self._front = 1 - self._front
 
-        inputs = {input_.name: input_.from_file(feeds[input_.name]) for input_ in engine.inputs}
-        return Call(
-            inputs, run, {output.name: output.from_file(outputs[output.name]) for output in engine.outputs}
-        )
+        inputs = {layout.name: layout.from_file(feeds[layout.name]) for layout in engine.inputs}
+        results = {layout.name: layout.from_file(outputs[layout.name]) for layout in engine.outputs}
+        return Call(inputs, run, results)
 
     def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Take steps of the sources at ``rows (K,)``, or raise and change no state; return outputs."""
@@ -304,10 +291,6 @@ class OrtStates:
             arrays[layout.name][where] = states[layout.name]
             if self._engine.device != "cpu":
                 self._values[self._front][layout.name].update_inplace(arrays[layout.name])
-
-    def refusal(self) -> Exception:
-        """Never called: a bound call raises by itself."""
-        raise NotImplementedError
 
     def _read_all(self) -> Arrays:
         """Return the states in front: on the CPU the memory itself, else a copy."""

@@ -31,7 +31,6 @@ _ONE = np.zeros(1, np.int64)
 """The row of a single source."""
 _NOTHING: tuple[Any, dict[str, int], dict[str, Any]] = (), {}, {}
 """No shapes that were checked, with the sizes of named axes and the shapes in full."""
-_NO_REST: dict[str, Array] = {}
 
 
 class _Streams:
@@ -45,7 +44,6 @@ class _Streams:
 
     def __init__(self, model: Any, reset_every: Any, rows: int | None) -> None:
         engine: Engine = model._engine
-        check = model._check
         manifest = self._manifest = engine.manifest
         _check_streamable(engine, many=rows is not None)
         if reset_every is None or reset_every == "never":
@@ -53,24 +51,22 @@ class _Streams:
         elif type(reset_every) is not int or reset_every < 1:
             raise InputError(f"reset_every is {reset_every!r}, expected a positive integer or 'never'")
         self._engine, self._identity, self._every = engine, model.identity, reset_every
-        self._states = engine.states(rows)
-        self._advice = "clean the samples first" if check else ""
-        if rows is not None and engine.couples_rows and not check:
+        self._states, self._unit, self._ranges = engine.states(rows), manifest.unit, dict(manifest.ranges)
+        self._advice = "clean the samples first" if model._check else ""
+        if rows is not None and engine.couples_rows and not model._check:
             self._advice = "with an int8 file it would affect the other sources; omit this one from the tick"
-        self._unit = manifest.unit
-        self._ranges = manifest.ranges
         if self._unit > 1:  # it keeps steps, so that a chunk has any number
-            self._ranges = {axis: r for axis, r in manifest.ranges.items() if axis != manifest.sequence}
+            self._ranges.pop(manifest.sequence or "", None)
         self._settled = manifest.unit * max((output.delay for output in engine.outputs), default=0)
         self._even = manifest.unit == 1 and all(output.frames == 1 for output in engine.outputs)
         self._plain = self._even and not self._settled and reset_every == _NEVER
         """True if every call is one of the engine."""
-        self._rest = _NO_REST
+        self._rest = {
+            layout.name: np.zeros((rows or 1, manifest.unit, *layout.inner), layout.dtype)
+            for layout in engine.inputs
+            if layout.timed and manifest.unit > 1
+        }
         """The last steps of each source that do not fill a unit, ``(rows, unit, ...)``."""
-        if manifest.unit > 1:
-            timed = [input_ for input_ in engine.inputs if input_.timed]
-            shapes = {each: (rows or 1, manifest.unit, *each.inner) for each in timed}
-            self._rest = {name.name: np.zeros(shape, name.dtype) for name, shape in shapes.items()}
         self._age = np.zeros(rows or 1, np.int64)
         """Steps of each source since its reset."""
         self._entry = _Entry()
@@ -92,20 +88,18 @@ class _Streams:
         if shapes != self._checked[0]:
             one = {manifest.sequence: 1} if step and manifest.sequence else {}
             sizes = {manifest.batch or "": rows, **one}
-            for input_ in sorted(inputs, key=lambda each: "+" in str(each.axes)):
-                shape = arrays[input_.name].shape
-                axes = tuple(axis for axis in input_.given[not self._many :] if axis not in one)
+            for layout in sorted(inputs, key=lambda layout: "+" in str(layout.axes)):
+                name, shape = layout.name, arrays[layout.name].shape
+                axes = tuple(axis for axis in layout.given[not self._many :] if axis not in one)
                 bare = tuple(axis for axis in axes if axis != 1)
-                learn_sizes(
-                    input_.name, bare if len(shape) == len(bare) else axes, shape, sizes, self._ranges
-                )
-            full = {input_.name: (rows, *(resolve(input_.given[1:], sizes) or ())) for input_ in inputs}
+                learn_sizes(name, bare if len(shape) == len(bare) else axes, shape, sizes, self._ranges)
+            full = {layout.name: (rows, *(resolve(layout.given[1:], sizes) or ())) for layout in inputs}
             self._checked = shapes, sizes, full
         _, sizes, full = self._checked
         if not self._many:  # a single stream is small
             self._checked = _NOTHING
-        shaped = {input_.name: arrays[input_.name].reshape(full[input_.name]) for input_ in inputs}
-        return {input_.name: input_.from_given(shaped[input_.name]) for input_ in inputs}, sizes
+        shaped = {name: array.reshape(full[name]) for name, array in arrays.items()}
+        return {layout.name: layout.from_given(shaped[layout.name]) for layout in inputs}, sizes
 
     def _steps(self, sizes: Mapping[str, int]) -> int:
         return sizes.get(self._manifest.sequence or "", 1)
@@ -120,10 +114,8 @@ class _Streams:
         """Return the bound call for these sizes with samples in it: ``bound`` where it fits."""
         if bound is None or bound.sizes != sizes:
             engine, (inputs, run, outputs) = self._engine, self._states.bind(sizes)
-            cells = [self._seen(inputs[input_.name], input_, step=step) for input_ in engine.inputs]
-            views = {
-                output.name: self._seen(outputs[output.name], output, step=step) for output in engine.outputs
-            }
+            cells = [self._seen(inputs[layout.name], layout, step=step) for layout in engine.inputs]
+            views = {out.name: self._seen(outputs[out.name], out, step=step) for out in engine.outputs}
             result = partial(_copies, views) if len(views) > 1 else next(iter(views.values())).copy
             cell = cells[0] if len(cells) == 1 and not self._advice else None
             bound = _Bound(sizes, self._steps(sizes), inputs, run, result, cell)
@@ -189,8 +181,8 @@ class _Streams:
 
     def _cut(self, arrays: Arrays, rows: Any, time: slice) -> dict[str, Array]:
         """Return some rows and steps of inputs."""
-        inputs = self._engine.inputs
-        return {input_.name: arrays[input_.name][(rows, time) if input_.timed else rows] for input_ in inputs}
+        layouts = self._engine.inputs
+        return {each.name: arrays[each.name][(rows, time) if each.timed else rows] for each in layouts}
 
     def _state_of(self, rows: Array) -> State:
         """Return a copy of one source's state; ``StateError`` between units, as steps are kept then."""
@@ -277,7 +269,7 @@ class Stream(_Streams):
             except _WRONG_SAMPLE:
                 self._fill(sample)
             if self._run():
-                raise self._states.refusal()
+                raise self._engine.refusal()
             self._seen_steps += 1
             return self._result()
         finally:
@@ -306,7 +298,7 @@ class Stream(_Streams):
                     return self._slow(arrays, sizes, step=False)
                 bound = self._chunk = self._filled(bound, arrays, sizes, step=False)
             if bound.run():
-                raise self._states.refusal()
+                raise self._engine.refusal()
             self._seen_steps += bound.steps
             return bound.result()
 
@@ -338,9 +330,7 @@ class Stream(_Streams):
             if step and (array is None or (output.timed and not len(array))):
                 del found[output.name]
             elif output.timed:
-                found[output.name] = (
-                    array[0] if step and output.frames == 1 else output.to_given(array[None])[0]
-                )
+                found[output.name] = self._seen(array[None], output, step=step)
         return _only(found, len(self._engine.outputs))
 
     def _begin(self, seen: int, age: int) -> None:
@@ -456,7 +446,7 @@ class StreamBatch(_Streams):
         if step and slots is self._all and self._states.in_place:
             bound = self._step = self._filled(self._step, arrays, sizes, step=True)
             if bound.run():
-                raise self._states.refusal()
+                raise self._engine.refusal()
             self._age += 1
             return bound.result()
         outputs = self._states.run(slots, arrays, sizes)
@@ -480,6 +470,50 @@ class StreamBatch(_Streams):
         if np.count_nonzero(twice):
             raise StateError(f"got source {sources[twice][0]} twice in one tick; give it in the next")
         return slots
+
+
+class SlidingStream:
+    """One source of samples for one thread; created by ``Model.stream(window=...)``.
+
+    Every result is that of the last ``window`` samples from the reset state, exactly as in a training on
+    windows. A step costs a run of the full window.
+    """
+
+    def __init__(self, model: Any, window: int) -> None:
+        """Open a stream without samples; see ``Model.stream``."""
+        manifest, self._engine = model.manifest, model._engine
+        if type(window) is not int or window < 1:
+            raise InputError(f"window is {window!r}, expected a whole number from 1")
+        if manifest.sequence is None or len(manifest.data_inputs) != 1:
+            raise InputError("a window requires a file with one input that has a sequence axis")
+        (self._input,), self._run, self._window = self._engine.inputs, model.run, window
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget all samples."""
+        self._samples: Array = np.zeros((0, *self._input.inner), self._input.dtype)
+        self.steps_seen = 0
+        """Time steps taken since it was opened or reset."""
+
+    def step(self, sample: npt.ArrayLike) -> Result | None:
+        """Take one time step ``(I,)``; return the output ``(C,)``, by name if there are several.
+
+        None until the window is full; ``InputError`` for another width, and the samples before stay.
+        """
+        return self.process(np.asarray(sample)[None])
+
+    def process(self, chunk: npt.ArrayLike) -> Result | None:
+        """Take many time steps ``(L, I)`` and return what the last of them gives; as ``step``."""
+        array = np.asarray(chunk, self._input.dtype)
+        if not len(array) or array.shape[1:] != self._input.inner:
+            raise InputError(f"got samples {array.shape[1:]}, expected {self._input.inner}")
+        self._samples = np.concatenate([self._samples, array])[-self._window :]
+        self.steps_seen += len(array)
+        if len(self._samples) < self._window:
+            return None
+        outputs, _ = self._run(np.ascontiguousarray(self._input.to_file(self._samples[None])))
+        rows = {layout: layout.from_file(outputs[layout.name])[0] for layout in self._engine.outputs}
+        return _only({layout.name: row[-1] if layout.timed else row for layout, row in rows.items()})
 
 
 class _Entry:
@@ -525,14 +559,12 @@ def _check_streamable(engine: Engine, *, many: bool) -> None:
     reason = manifest.unstreamable or ("" if manifest.states or manifest.is_buffered else "it has no states")
     if reason:
         raise ContractError(f"this file can't be streamed: {reason}; use run() on whole sequences")
-    for input_ in (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest)) if many else ():
-        own = input_ in engine.outputs
-        rows = input_.batch is not None and (own or not input_.factor)
-        if not rows or (own and manifest.is_buffered and np.dtype(input_.dtype).kind != "f"):
-            reason = (
-                f"is {input_.dtype}, which has no NaN" if rows else f"has no axis {manifest.batch or 'N'}"
-            )
-            raise ContractError(f"{input_.name} {reason}; open one stream() a source instead")
+    for layout in (*engine.inputs, *engine.outputs, *layouts(manifest.states, manifest)) if many else ():
+        rows = layout.batch is not None and (layout in engine.outputs or not layout.factor)
+        blanks, axis = manifest.is_buffered and layout in engine.outputs, manifest.batch or "N"
+        if not rows or (blanks and np.dtype(layout.dtype).kind != "f"):
+            reason = f"is {layout.dtype}, which has no NaN" if rows else f"has no axis {axis}"
+            raise ContractError(f"{layout.name} {reason}; open one stream() a source instead")
 
 
 def _stacked(layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool) -> Array:
@@ -542,10 +574,10 @@ def _stacked(layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool) 
         return np.stack([np.full(layout.inner, np.nan, layout.dtype) if row is None else row for row in rows])
     longest = max(*map(len, rows), int(step))
     blank: Any = np.nan if np.dtype(layout.dtype).kind == "f" else 0
-    found = np.full((len(rows), longest, *rows[0].shape[1:]), blank, layout.dtype)
-    for own, row in zip(found, rows, strict=True):
-        own[longest - len(row) :] = row
-    return found[:, 0] if step and layout.frames == 1 else layout.to_given(found)
+    stacked = np.full((len(rows), longest, *rows[0].shape[1:]), blank, layout.dtype)
+    for target, row in zip(stacked, rows, strict=True):
+        target[longest - len(row) :] = row
+    return stacked[:, 0] if step and layout.frames == 1 else layout.to_given(stacked)
 
 
 def _only(found: dict[str, Any], outputs: int | None = None) -> Any:

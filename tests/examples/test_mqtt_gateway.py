@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.prediction import interpret
+from lstm_edge_runtime.model import interpret
 
 pytest.importorskip("paho.mqtt.client", reason="paho-mqtt is not installed")
 from mqtt_devices import Devices

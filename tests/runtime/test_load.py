@@ -188,11 +188,10 @@ def test_without_onnxruntime_the_error_names_the_extra(path):
 
 @pytest.mark.parametrize("name", ["lstm", "late"])
 def test_a_closed_model_keeps_no_session(path, name, sessions):
-    model = load(path(name))
-    model.stream()
-    kept = [weakref.ref(session) for session in sessions]
-    sessions.clear()
-    model.close()
+    with load(path(name)) as model:
+        model.stream()
+        kept = [weakref.ref(session) for session in sessions]
+        sessions.clear()
     gc.collect()
     assert [each() for each in kept] == [None] * len(kept)
 

@@ -63,9 +63,13 @@ def test_a_refusal_is_one_line_and_leaves_the_old_file(invoke, gru, tmp_path):
     assert (tmp_path / "out.onnx").read_bytes() == b"old"
 
 
-def test_a_file_may_be_lifted_onto_itself(invoke, gru, tmp_path):
+def test_a_file_may_be_lifted_onto_itself_and_not_onto_its_weights(invoke, gru, tmp_path):
     path = tmp_path / "split.onnx"
     onnx.save(onnx.load(gru()), path, save_as_external_data=True, location="weights.onnx", size_threshold=0)
+    before = (tmp_path / "weights.onnx").read_bytes()
+    code, _, err = invoke("lift", path, "-o", tmp_path / "weights.onnx")
+    assert (code, "has the weights of" in err) == (2, True)
+    assert (tmp_path / "weights.onnx").read_bytes() == before
     assert invoke("lift", path, "-o", path)[0] == 0
     (tmp_path / "weights.onnx").unlink()
     assert [state.input for state in load(path).states] == ["h_0"]

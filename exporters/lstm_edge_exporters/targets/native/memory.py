@@ -97,9 +97,9 @@ class Memory:
         """Return the places of a past's frames and, behind them along ``axis``, those of ``source``."""
         new = source.shape[axis]
         row = self.row(Value(np.moveaxis(source.places, axis, 0)))
-        frames = ring.frames + new
-        start = self._add(_Region(past, frames * ring.frame, ring.frame, row, new))
-        places = start + np.arange(frames * ring.frame).reshape(frames, ring.groups, ring.inner)
+        frames, size = ring.frames + new, ring.groups * ring.inner
+        start = self._add(_Region(past, frames * size, size, row, new))
+        places = start + np.arange(frames * size).reshape(frames, ring.groups, ring.inner)
         shape = list(source.shape)
         shape[axis] = frames
         joined: Array = places.transpose(1, 0, 2).reshape(shape)
@@ -113,7 +113,7 @@ class Memory:
         """
         number = int(self._region(value.places.reshape(-1)[:1])[0])
         region, start = self._regions[number], self._starts[number]
-        frames = start + (region.new + np.arange(ring.frames)[:, None]) * region.frame + np.arange(ring.frame)
+        frames = start + region.new * region.frame + np.arange(ring.frames * region.frame)
         last = frames.reshape(ring.frames, ring.groups, ring.inner).transpose(1, 0, 2)
         if region.buffer != past or not np.array_equal(last.reshape(-1), value.places.reshape(-1)):
             raise UnsupportedError("a state that is not the last frames of a value")

@@ -154,7 +154,8 @@ class ProgramWriter:
 
     def past(self, name: str, past: Past, reset: Array) -> int:
         """Add a state that is a ring, with its reset value as the file has it; return its buffer."""
-        buffer = self.state(name, past.width, past.to_rows(reset)[0])
+        (row,) = past.to_rows(reset)
+        buffer = self.state(name, len(row), row)
         self.next_state(buffer, buffer)
         return buffer
 
