@@ -112,7 +112,6 @@ def report_of(found: "Validation") -> Report:
                 "checks": len(group.checks) - group.count("skipped"),
                 "limit": group.worst and group.worst.limit,
                 "error": group.worst and group.worst.ratio * group.worst.limit,
-                "ratio": group.worst and group.worst.ratio,
                 "result": group.status,
             }
             for group in found.groups

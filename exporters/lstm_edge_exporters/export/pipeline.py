@@ -119,14 +119,15 @@ def _keep_past(
     if config.stateless or manifest.unstreamable:
         return model, manifest, 0, ""
     try:
-        found = stream(model, manifest.states, manifest.batch, manifest.sequence)
+        streamed = stream(model, manifest)
     except NotStreamableError as error:
         backwards = any(map(is_reversed, recurrent_nodes(model)))
         return model, manifest._replace(unstreamable=str(error) if backwards else ""), 0, str(error)
-    if not found.ordinary or not found.added:
-        return model, manifest._replace(unstreamable="" if found.ordinary else found.need), 0, ""
-    added = [state._replace(dtype=state.dtype.replace("float64", "float32")) for state in found.added]
-    return found.model, manifest._replace(states=(*manifest.states, *added)), found.reach, ""
+    states = streamed.manifest.states
+    if streamed.need or states == manifest.states:
+        return model, manifest._replace(unstreamable=streamed.need), 0, ""
+    states = tuple(state._replace(dtype=state.dtype.replace("float64", "float32")) for state in states)
+    return streamed.model, manifest._replace(states=states), streamed.reach, ""
 
 
 def _check_repeatable(module: nn.Module, call: Call) -> None:

@@ -49,8 +49,7 @@ class Named:
 def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
     """Declare the inputs as given, in place; another input's axis of the same old name takes the new one.
 
-    Raises:
-        InputError: an axis does not fit, or an input is no tensor of numbers whose rank is known.
+    Raises ``InputError`` if an axis does not fit, or an input is no tensor of numbers whose rank is known.
     """
     inputs = {str(value.name): value for value in data_inputs(graph)}
     renamed: dict[int | str, int | str] = {}
@@ -120,14 +119,17 @@ class Measured:
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
         """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
         self._runs: dict[ir.Value, Runs] = {}
+        self.complete = False
+        """True if all values were computed at once, and at all sizes that were tried."""
         starts = {slot.initial for each in found for slot in each.slots if slot.initial is not None}
         reads = {value for each in found for value, _ in (*each.time_axes(), *each.row_axes())}
-        names = dynamic_axes(model.graph)
-        for group, sized in ((reads - starts, True), (starts, False)):
-            values = [value for value in group if constant(value) is None]
+        sizes = [*_sizes_apart(dynamic_axes(model.graph), known)]
+        for group, tried in (reads | starts, sizes[:1]), (reads - starts, sizes), (starts, sizes):
+            values = [value for value in group if constant(value) is None and value not in self._runs]
             with contextlib.suppress(FileFormatError):
-                runs = evaluate(model, values, _sizes_apart(names, known), sized=sized) if values else []
+                runs = evaluate(model, values, tried, every=tried is not sizes) if values else []
                 self._runs |= dict.fromkeys(values, runs)
+                self.complete |= tried is not sizes
 
     def rename(self, titles: Mapping[int | str, int | str], fixed: Sizes) -> None:
         """Give every axis another name; keep the runs at the sizes that stay ``fixed``."""

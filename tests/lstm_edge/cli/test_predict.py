@@ -13,7 +13,6 @@ from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec, Trained
-from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
@@ -39,19 +38,6 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
         assert row["label"] == alone.labels[0]
         shares = [float(row[f"p_{label}"]) for label in ("rest", "walk", "run, fast")]
         np.testing.assert_allclose(shares, alone.probabilities[0], rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
-def test_a_native_program_gives_the_same(invoke, har, data, tmp_path):
-    found = []
-    assert invoke("convert", har.path, "-o", tmp_path / "har.lep")[0] == 0
-    for path in (har.path, tmp_path / "har.lep"):
-        code, out, _ = invoke("predict", path, data)
-        assert code == 0
-        found.append(list(csv.DictReader(io.StringIO(out))))
-    for row, other in zip(*found, strict=True):
-        assert row["label"] == other["label"]
-        assert float(row["p_walk"]) == pytest.approx(float(other["p_walk"]), abs=1e-5)
 
 
 def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):
