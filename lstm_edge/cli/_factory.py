@@ -18,7 +18,7 @@ from lstm_edge.checkpoint import read_tensors
 from lstm_edge.suggest import did_you_mean
 from lstm_edge_exporters.export.advice import raising_line
 from lstm_edge_exporters.verify.cases import CaseGenerator, InputSpec
-from lstm_edge_runtime.errors import FileFormatError, InputError
+from lstm_edge_runtime.errors import FileFormatError, InputError, counted
 from lstm_edge_runtime.manifest import TensorSpec
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
@@ -108,7 +108,9 @@ def make_example(
             warnings.simplefilter("ignore")
             copy.deepcopy(module)(**example)
     except Exception as error:
-        line, shapes = raising_line(error), ", ".join(f"{x} {list(y.shape)}" for x, y in example.items())
+        trace = error.__traceback__  # without the line above
+        line = raising_line(error.with_traceback(trace and trace.tb_next))
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in example.items())
         raise InputError(
             f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}"
             f"{f' ({line})' if line else ''}; {_advice(specs, module)}"
@@ -135,5 +137,10 @@ def _advice(specs: Sequence[TensorSpec], module: nn.Module) -> str:
     first = specs[0]
     if isinstance(layer, nn.RNNBase) and not first.dtype and first.axes[2:] != (layer.input_size,):
         features = ",".join(map(str, (*first.axes[:2], layer.input_size)))
-        return f"its first layer takes {layer.input_size} features: --input {first.name}={features}"
-    return "give fixed axes as numbers, and the size of the example if it is another: --input x=N,L:500,8"
+        return (
+            f"its first layer takes {counted(layer.input_size, 'feature')}: --input {first.name}={features}"
+        )
+    return (
+        "take device and sizes from the inputs in forward, give fixed axes as numbers, and the size of the "
+        "example if it is another: --input x=N,L:500,8"
+    )

@@ -77,6 +77,7 @@ def command(
       lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
     """  # noqa: D301
     from lstm_edge_exporters import export
+    from lstm_edge_exporters.targets.native import to_native
 
     _check_source(source, given)
     with contextlib.redirect_stdout(sys.stderr):  # output printed by a user's code is not the result
@@ -88,7 +89,8 @@ def command(
             module, example, described = deployable(_described(Path(source), given), lengths=given.lengths)
         options = {name: getattr(config, name) for name in option_fields(config)}
         artifact = export(module, example, replace(described, **options), on_progress=show)
-    contents = {path: _content(artifact, path) for path in outputs}
+    model = artifact.model
+    contents = {path: model if path.suffix == ".onnx" else to_native(model) for path in outputs}
     for path, content in contents.items():
         write_bytes(path, content)
     files = {"--weights": given.weights, "--scale": given.scale}
@@ -97,14 +99,6 @@ def command(
     following = [("validate", path, "--against", source, *again) for path in exported[:1]]
     sizes = {path: len(content) for path, content in contents.items()}
     return Report({"files": sizes, **_facts(artifact)}, next=[("inspect", outputs[0]), *following])
-
-
-def _content(artifact: "Artifact", path: Path) -> bytes:
-    if path.suffix == ".onnx":
-        return artifact.model
-    from lstm_edge_exporters.targets.native import to_native
-
-    return to_native(artifact.model)
 
 
 def _check_source(source: str, given: SourceOptions) -> None:
@@ -125,8 +119,7 @@ def _check_source(source: str, given: SourceOptions) -> None:
 
 def _described(path: Path, given: SourceOptions) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
-    from lstm_edge.checkpoint import load
-    from lstm_edge.scales import with_scales
+    from lstm_edge.checkpoint import load, with_scales
 
     run, task = load(path), given.task
     if given.scale is not None:

@@ -103,6 +103,7 @@ TABLE = [
     ("convert run -o a.lep", "run lstm-edge export run -o run.onnx"),
     ("validate run --against har.onnx", "run is a run folder, expected an .onnx file; run lstm-edge export"),
     ("selftest lstm1.pth", "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export"),
+    ("score data -m lstm1.pth -o s", "a PyTorch checkpoint, expected an .onnx file; run lstm-edge export"),
     ("convert lstm1.pth --to c -o m_c", "run lstm-edge export lstm1.pth -o lstm1.onnx"),
     ("train run -o other", "run is a trained run, not data; run lstm-edge export run -o model.onnx"),
     ("predict har.onnx run", "run is a trained run, not data"),
