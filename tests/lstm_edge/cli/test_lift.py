@@ -73,23 +73,3 @@ def test_a_file_may_be_lifted_onto_itself_and_not_onto_its_weights(invoke, gru, 
     assert invoke("lift", path, "-o", path)[0] == 0
     (tmp_path / "weights.onnx").unlink()
     assert [state.input for state in load(path).states] == ["h_0"]
-
-
-def test_a_branch_is_chosen_by_number(invoke, gru, tmp_path):
-    path = gru()
-    model = onnx.load(path)
-    branches = {}
-    for key, factor in (("then_branch", 1.0), ("else_branch", 2.0)):
-        scaled = helper.make_node("Mul", ["y", f"{key}_factor"], [f"{key}_out"])
-        factors = [numpy_helper.from_array(np.float32([factor]), f"{key}_factor")]
-        outputs = [helper.make_tensor_value_info(f"{key}_out", TensorProto.FLOAT, None)]
-        branches[key] = helper.make_graph([scaled], key, [], outputs, factors)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(8000), "low"))
-    model.graph.node.append(helper.make_node("Equal", ["rate", "low"], ["is_low"]))
-    model.graph.node.append(helper.make_node("If", ["is_low"], ["z"], **branches))
-    model.graph.input.append(helper.make_tensor_value_info("rate", TensorProto.INT64, []))
-    model.graph.output[0].name = "z"
-    onnx.save(model, path)
-    code, _, err = invoke("lift", path, "-o", tmp_path / "out.onnx", "--branch", "rate=8000")
-    assert code == 0, err
-    assert [entry.name for entry in onnx.load(tmp_path / "out.onnx").graph.input] == ["x", "h_0"]
