@@ -32,7 +32,7 @@ class SourceOptions:
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
         dict,
-        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:16..4096:4,8 with a range of L.",
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:500,8 for 500 steps.",
         metavar="x=N,L,8[:DTYPE]",
     )
     state: Mapping[str, str] = option(dict, "All states, if they are ambiguous.", metavar="INPUT=OUTPUT")
@@ -140,17 +140,16 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
     if given.lengths:
         inputs.setdefault("lengths", "N:int64")
     parsed = [parse_input(name, text) for name, text in inputs.items()]
-    specs, ranges = [spec for spec, _ in parsed], dict(pair for _, found in parsed for pair in found.items())
+    specs, sizes = [spec for spec, _ in parsed], dict(pair for _, given in parsed for pair in given.items())
     module, sha256 = build_module(source, given.weights)
     config = ExportConfig(
         inputs={spec.name: spec.axes for spec in specs},
-        ranges=ranges,
         states=dict(given.state) or None,
         task=given.task,
         signal=given.signal,
         checkpoint_sha256=sha256,
     )
-    return module, make_example(specs, ranges, module), config
+    return module, make_example(specs, sizes, module), config
 
 
 def _facts(artifact: "Artifact") -> dict[str, Any]:
