@@ -141,7 +141,8 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
     if given.lengths:
         inputs.setdefault("lengths", "N:int64")
     parsed = [parse_input(name, text) for name, text in inputs.items()]
-    specs, ranges = [spec for spec, _ in parsed], dict(pair for _, found in parsed for pair in found.items())
+    specs = [spec for spec, _ in parsed]
+    ranges = {axis: limits for _, named in parsed for axis, limits in named.items()}
     module, sha256 = build_module(source, given.weights)
     config = ExportConfig(
         inputs={spec.name: spec.axes for spec in specs},

@@ -8,6 +8,7 @@ from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.evaluation import read_for_model
 from lstm_edge.data.sample_input import run_series
 from lstm_edge.results import MainFrames, frame_axis, pace
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
 
@@ -36,13 +37,11 @@ def command(
     line, with its step. A MODEL trained on windows from reset runs on the last window of a longer series.
     DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, a .wav, or a .csv with a row per step.
 
-    \b
-    Example:
-      lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
-    """  # noqa: D301
+    Example: lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
+    """
     if output is not None:
         check_target(output)
-    opened = options.load(model)
+    opened = load(model, **vars(options))
     data, samples = read_for_model(source, opened, config, targets="ignored", tell=note)
     manifest = opened.manifest
     if manifest.is_buffered:
@@ -51,14 +50,14 @@ def command(
             "the file of export without --stream"
         )
     last = manifest.reset_every or 0
-    if last and any(len(one.x) > last for one in data.series):
+    if last and any(len(series.x) > last for series in data.series):
         note(f"training windows of {last} steps started from reset; only the last {last} steps are used")
-    used = [one.x[-last:] for one in data.series]
+    used = [series.x[-last:] for series in data.series]
     by_frame, frames = frame_axis(opened) is not None, MainFrames(opened)
     lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
     text = (
-        lines.line(row, *(one.name, len(one.x) - len(x) + step)[: 1 + by_frame])
-        for one, x, rows in zip(data.series, used, run_series(opened, samples, used), strict=True)
+        lines.line(row, *(series.name, len(series.x) - len(x) + step)[: 1 + by_frame])
+        for series, x, rows in zip(data.series, used, run_series(opened, samples, used), strict=True)
         for step, row in (frames.of_whole(rows) if by_frame else [(0, rows[0])])
     )
     if output is not None:
