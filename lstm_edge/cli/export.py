@@ -32,7 +32,7 @@ class SourceOptions:
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
         dict,
-        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:16..4096:4,8 with a range of L.",
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:500,8 for 500 steps.",
         metavar="x=N,L,8[:DTYPE]",
     )
     state: Mapping[str, str] = option(dict, "All states, if they are ambiguous.", metavar="INPUT=OUTPUT")
@@ -119,8 +119,7 @@ def _check_source(source: str, given: SourceOptions) -> None:
 
 def _described(path: Path, given: SourceOptions) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
-    from lstm_edge.checkpoint import load
-    from lstm_edge.scales import with_scales
+    from lstm_edge.checkpoint import load, with_scales
 
     run, task = load(path), given.task
     if given.scale is not None:
@@ -142,17 +141,16 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
         inputs.setdefault("lengths", "N:int64")
     parsed = [parse_input(name, text) for name, text in inputs.items()]
     specs = [spec for spec, _ in parsed]
-    ranges = {axis: limits for _, named in parsed for axis, limits in named.items()}
+    sizes = {axis: size for _, named in parsed for axis, size in named.items()}
     module, sha256 = build_module(source, given.weights)
     config = ExportConfig(
         inputs={spec.name: spec.axes for spec in specs},
-        ranges=ranges,
         states=dict(given.state) or None,
         task=given.task,
         signal=given.signal,
         checkpoint_sha256=sha256,
     )
-    return module, make_example(specs, ranges, module), config
+    return module, make_example(specs, sizes, module), config
 
 
 def _facts(artifact: "Artifact") -> dict[str, Any]:

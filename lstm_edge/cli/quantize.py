@@ -41,7 +41,7 @@ def command(
 
     samples = None
     if data is not None:
-        from lstm_edge.data.evaluation import read_samples
+        from lstm_edge.data.sample_input import read_samples
         from lstm_edge_runtime import load
 
         samples = read_samples(data, load(model), reading, note)

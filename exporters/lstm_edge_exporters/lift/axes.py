@@ -44,13 +44,12 @@ class Named:
     """The recurrences whose steps are time."""
     steps: int
     """Steps that these make in a call, where no axis is time."""
+    final: bool
+    """True if the declared sizes lead to the same states, or the same refusal."""
 
 
 def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
-    """Declare the inputs as given, in place; another input's axis of the same old name takes the new one.
-
-    Raises ``InputError`` if an axis does not fit, or an input is no tensor of numbers whose rank is known.
-    """
+    """Declare the inputs as given, in place; another input's axis of the same old name takes the new one."""
     inputs = {str(value.name): value for value in data_inputs(graph)}
     renamed: dict[int | str, int | str] = {}
     for name, axes in given.items():
@@ -108,9 +107,11 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
         runs.rename(titles, fixed)
     forward = [axis for each in found if not is_reversed(each.node) for axis in each.time_axes()]
     steps = max((size for axis in forward for _, size in runs.lengths(axis)[:1]), default=1)
+    backwards = all(is_reversed(each.node) for each in found)
     if sequence is not None:
-        found = [each for each in found if _runs_over_time(each, runs, batch)]
-    return Named(batch, sequence, freed, runs, found, 1 if sequence else steps)
+        found = [each for each in found if any(runs.may_grow(axis, batch) for axis in each.time_axes())]
+    final = (runs.complete and not freed) or (backwards and bool(found))
+    return Named(batch, sequence, freed, runs, found, 1 if sequence else steps, final)
 
 
 class Measured:
@@ -164,6 +165,10 @@ class Measured:
             name for sizes, length in longer if length != first for name in sizes if sizes[name] != base[name]
         }
 
+    def may_grow(self, axis: Axis, batch: str | None) -> bool:
+        """Return True if an input axis other than the batch lengthens ``axis``; if unknown, chunks decide."""
+        return not self.lengths(axis) or bool(self.growing_with(axis) - {batch})
+
 
 def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ...]]:
     """Yield sets of sizes: one for all axes, then for each axis that one with this axis longer."""
@@ -171,12 +176,6 @@ def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ..
         base = {name: least + apart * place for place, name in enumerate(names)} | dict(known)
         longer = ({name: base[name] + apart * len(names) + place} for place, name in enumerate(names))
         yield base, *(base | each for each in longer)
-
-
-def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool:
-    """Return True if a recurrence makes more steps where time is longer; if unknown, chunks decide."""
-    known = [axis for axis in each.time_axes() if runs.lengths(axis)]
-    return not known or any(runs.growing_with(axis) - {batch} for axis in known)
 
 
 def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]:

@@ -96,14 +96,13 @@ def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
     """
     model, config = read_graph(onnx_file), config or LiftConfig()
     fixed = any(isinstance(axis, int) for value in data_inputs(model.graph) for axis in axes_of(value))
-    named, failures = None, contextlib.suppress(CheckFailedError, ContractError, FileFormatError)
+    named = None
     if fixed and not config.inputs and not holds_rows(model.graph):
-        with failures:
-            named = _name(model, config, free=True)
-        if named is not None and (named[2].freed or not named[2].runs.complete):
-            with failures:
-                return _lift(model, config, *named)
-            named = None
+        with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
+            freed = _name(model, config, free=True)
+            if not freed[2].final:
+                return _lift(model, config, *freed)
+            named = freed
     return _lift(model, config, *(named or _name(model, config, free=False)))
 
 

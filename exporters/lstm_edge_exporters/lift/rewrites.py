@@ -34,7 +34,8 @@ _SEQUENCE_RANK = 3
 
 def free_sizes(model: ir.Model) -> None:
     """Free all three patterns of sizes, in place; the declared sizes must still be there."""
-    infer_shapes(model)
+    if any(node.op_type in ("Loop", "Reshape") for node in model.graph):
+        infer_shapes(model)
     _transpose_reshapes(model)
     _generalize_reshapes(model)
     _generalize_loops(model)

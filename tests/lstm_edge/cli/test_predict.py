@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from lstm_edge.data.sample_input import sample_input
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import result_names, top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
@@ -76,16 +76,6 @@ def test_values_are_headed_by_their_own_names(invoke, make, data):
     assert result_names(task, 3) == ["way [m]", "speed [m/s]", "load"]
 
 
-def test_a_file_of_one_step_a_call_carries_its_state_to_the_last_step(invoke, har, make, data):
-    single = make("single", length=1, golden=False)
-    code, out, _ = invoke("predict", single.path, data, "--json")
-    assert code == 0
-    _, whole, _ = invoke("predict", har.path, data, "--json")
-    for one, other in zip(out.splitlines(), whole.splitlines(), strict=True):
-        got, expected = (list(json.loads(line)["probabilities"].values()) for line in (one, other))
-        np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
 def declared(axes, batch="N", sequence="L", *, more=()):
     inputs = (TensorSpec("x", "float32", axes), *more)
     states = (StateSpec("h_0", "h_n", "float32", (1, "N", 8)),)
@@ -107,7 +97,7 @@ def declared(axes, batch="N", sequence="L", *, more=()):
     ],
 )
 def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched):
-    found = sample_input(declared(axes, batch, sequence))
+    found = SampleInput(declared(axes, batch, sequence))
     rows = list(np.random.default_rng(2).normal(size=(2, 4, 3)))
     array = found.arrange(rows)
     assert array.shape == expected
@@ -126,7 +116,7 @@ def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expect
 )
 def test_inputs_that_hold_no_plain_samples_are_refused(model):
     with pytest.raises(InputError, match=r"load\(\)"):
-        sample_input(model)
+        SampleInput(model)
 
 
 def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
@@ -135,7 +125,7 @@ def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
     np.testing.assert_array_equal(top_rows(np.arange(3), 1), [[0, 1, 2]])
     np.testing.assert_array_equal(top_rows(np.arange(3), 3), [[0], [1], [2]])
     for shape in ((2, 5, 3), (3, 3)):
-        with pytest.raises(ContractError, match="one row per series"):
+        with pytest.raises(ContractError, match="not one row each"):
             top_rows(np.zeros(shape), 2)
 
 
