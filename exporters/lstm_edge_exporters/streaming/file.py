@@ -7,26 +7,26 @@ many rows, for chunks beyond 128 steps and for loud inputs. onnxruntime is withi
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from math import lcm
 
 import numpy as np
 import onnx
 import onnx_ir as ir
 
 from lstm_edge_runtime.errors import CheckFailedError, InputError
-from lstm_edge_runtime.manifest import AxisRange, Golden, Manifest
+from lstm_edge_runtime.manifest import Array, AxisRange, Manifest
 from lstm_edge_runtime.ort import open_session, run_by_name
-from lstm_edge_runtime.selftest import Comparison
 
-from ..chunks import Runner, join_chunks, run_chunks
+from ..chunks import Runner
 from ..export.cast import widened
 from ..graph import Builder
-from ..verify.cases import Case, CaseGenerator, Feeds, InputSpec, Procedure, random_sizes
+from ..verify.cases import CaseGenerator, Feeds, InputSpec, Procedure, in_chunks, random_sizes
 from ..verify.compare import Pair, compare_all
 from ..verify.float64 import Graph64
-from ..verify.golden import golden_case
-from ..verify.report import judged
+from ..verify.golden import golden_case, is_finite
+from ..verify.verify import require
 from .rewrite import NotStreamableError
-from .stream import Streamed, stream
+from .stream import stream
 
 _STEPS, _UNITS, _LONG = 24, 12, 130
 """Steps and units that are compared at least, and the steps of a long case."""
@@ -53,139 +53,87 @@ def stream_file(
     """
     if not manifest.unstreamable:
         raise InputError("this network only looks back, so that its ordinary file streams; omit --stream")
-    found = stream(model, manifest.states, manifest.batch, manifest.sequence)
-    if found.ordinary:
-        raise NotStreamableError(f"the network does not stream: {manifest.unstreamable}")
-    streamed = _describe(found, manifest)
-    content = write(found.model, streamed)
-    full = Graph64(widened(ir.to_proto(_take_early(model, found.early))))
-    pair = Pair(
-        streamed,
-        Graph64(widened(onnx.load_from_string(content))),
-        full,
-        partial(run_by_name, open_session(content)),
-    )
-    inputs = [spec for spec in cases.inputs if spec.role != "state"]
-    inputs += [InputSpec(s.input, s.dtype, s.axes, "state", reset=s.reset) for s in streamed.states]
-    cases = replace(cases, inputs=tuple(inputs), ranges=streamed.ranges, held=frozenset())
-    unit = streamed.unit
-    reached = min(_REACHES * found.reach, max(_MOST_REACHED, _UNITS * unit))
-    steps, long, few = (
-        _fitted(more, streamed, manifest)
-        for more in (max(_STEPS, _UNITS * unit) + reached, _LONG, max(3 * unit, 6))
-    )
-    rng = np.random.default_rng(0)
-    for rows, size, loud in (2, steps, 1.0), (5, long, 1.0), (2, steps, _LOUD):
-        random = [unit * units for units in random_sizes(size // unit, rng)]
-        single = [[unit] * (size // unit)] if size == steps and loud == 1.0 else []
-        _verify(pair, manifest, _feeds(pair, cases, rows, size, loud), [[size], random, *single])
-    streamed = streamed._replace(golden=_golden(pair, cases, few))
-    return write(found.model, streamed), streamed
-
-
-def _describe(found: Streamed, manifest: Manifest) -> Manifest:
-    """Return the manifest of the stream, without a golden case."""
     if manifest.lengths is not None:
         raise NotStreamableError("it takes lengths, which a file that lags or has strides can't have")
-    sequence, unit = manifest.sequence or "", found.unit
-    for spec in manifest.data_inputs:
-        if other := {axis for axis in spec.axes if isinstance(axis, str)} - {manifest.batch, sequence}:
-            raise NotStreamableError(f"axis {other.pop()} of {spec.name} takes any size; fix it by a number")
-    ranges = {name: sizes for name, sizes in manifest.ranges.items() if name != sequence}
-    return manifest._replace(
-        outputs=tuple(spec._replace(axes=found.axes[spec.name]) for spec in manifest.outputs),
-        states=found.states,
-        unit=unit,
-        delays={name: delay for name, delay in found.delays.items() if delay},
-        ranges=ranges | ({sequence: AxisRange(unit, None, unit)} if unit > 1 else {}),
-        unstreamable="",
-        golden=None,
-    )
+    streamed = stream(model, manifest)
+    if not streamed.need:
+        raise NotStreamableError(f"the network does not stream: {manifest.unstreamable}")
+    contract, unit = streamed.manifest, streamed.manifest.unit
+    content = write(streamed.model, contract)
+    graph = Graph64(widened(onnx.load_from_string(content)))
+    full = Graph64(widened(ir.to_proto(_take_ahead(model, streamed.ahead))))
+    pair = Pair(contract, graph, full, partial(run_by_name, open_session(content)))
+    cases, rng = _cases(cases, contract, manifest), np.random.default_rng(0)
+    few = max(_STEPS, _UNITS * unit) + min(_REACHES * streamed.reach, max(_MOST_REACHED, _UNITS * unit))
+    for rows, steps, loud, ways in (2, few, 1.0, 3), (5, _LONG, 1.0, 2), (2, few, _LOUD, 2):
+        feeds = cases.case(rows, contract.delay_steps + steps, at_reset=True, offset=rows, full=True).feeds
+        data = {spec.name: feeds[spec.name] for spec in contract.data_inputs if "float" in spec.dtype}
+        feeds = {**feeds, **{name: array * array.dtype.type(loud) for name, array in data.items()}}
+        units = contract.steps(feeds) // unit
+        _verify(pair, feeds, [[units], random_sizes(units, rng), [1] * units][:ways])
+    first = cases.case(1, contract.delay_steps + max(3 * unit, 6), at_reset=True, offset=1, full=True)
+    second = cases.case(1, 2 * unit, at_reset=False, offset=98, full=True)
+    golden = [*filter(is_finite, (golden_case(pair, case) for case in (first, second)))]
+    if not golden:
+        raise CheckFailedError("a stream gives no finite numbers, so that none can be recorded")
+    contract = contract._replace(golden=golden[0]._replace(more=tuple(golden[1:])))
+    return write(streamed.model, contract), contract
 
 
-def _fitted(steps: int, streamed: Manifest, full: Manifest) -> int:
-    """Return whole units near ``steps``, behind the first frames of every output, that ``full`` takes."""
+def _cases(cases: CaseGenerator, streamed: Manifest, full: Manifest) -> CaseGenerator:
+    """Return a generator of whole units behind the first frames of every output, which ``full`` takes."""
     unit, taken = streamed.unit, full.ranges.get(full.sequence or "", AxisRange())
-    settled = -(-streamed.delay_steps // unit) * unit
-    step = int(np.lcm(unit, taken.multiple))
-    most = min(settled + steps, taken.most or settled + steps)
-    fitted = max(most // step * step, -(-taken.least // step) * step)
-    if fitted < settled + unit or taken.nearest(fitted) != fitted:
+    least = max(taken.least, (-(-streamed.delay_steps // unit) + 1) * unit)
+    sizes = AxisRange(least, taken.most, lcm(unit, taken.multiple))
+    if sizes.nearest(least) < least:
         raise CheckFailedError(f"the network takes {taken} steps, too few for a stream's first frames")
-    return fitted
+    inputs = [spec for spec in cases.inputs if spec.role != "state"]
+    inputs += [InputSpec(s.input, s.dtype, s.axes, "state", reset=s.reset) for s in streamed.states]
+    ranges = {**streamed.ranges, str(full.sequence): sizes}
+    return replace(cases, inputs=tuple(inputs), ranges=ranges, held=frozenset())
 
 
-def _feeds(pair: Pair, cases: CaseGenerator, rows: int, steps: int, loud: float = 1.0) -> Feeds:
-    feeds = cases.case(rows, steps, at_reset=True, offset=rows, full=True).feeds
-    data = {spec.name for spec in pair.manifest.data_inputs if np.dtype(spec.dtype).kind == "f"}
-    return {name: feed * feed.dtype.type(loud) if name in data else feed for name, feed in feeds.items()}
-
-
-def _verify(pair: Pair, full: Manifest, feeds: Feeds, ways: Sequence[Sequence[int]]) -> None:
+def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
     """Compare a stream with the full sequence in float64, and onnxruntime with the stream."""
-    want = dict(pair.reference({name: feeds[name] for name in full.input_names}))
-    frames, streamed = dict[str, range](), pair.manifest
-    for name, axis in streamed.time_axes.items():
-        if name in streamed.frames_a_unit:
-            first = streamed.delays.get(name, 0)
-            last = full.steps(feeds) // streamed.unit * streamed.frames_a_unit[name]
-            frames[name] = range(first, min(last, first + want[name].shape[axis]))
-            want[name] = want[name].take(range(len(frames[name])), axis)
+    manifest, full = pair.manifest, pair.reference(feeds)
+    total, want, frames = sum(cuts[0]), dict[str, Array](), dict[str, tuple[slice, ...]]()
+    for name, per_unit in manifest.frames_a_unit.items():
+        axis, delay = manifest.time_axes.get(name), manifest.delays.get(name, 0)
+        want[name], frames[name] = full[name], ()
+        if axis is not None:
+            want[name] = full[name].take(range(min(total * per_unit - delay, full[name].shape[axis])), axis)
+            frames[name] = (*[slice(None)] * axis, slice(delay, delay + want[name].shape[axis]))
 
-    def in_chunks(sizes: Sequence[int]) -> Procedure:
+    def way(units: Sequence[int]) -> Procedure:
+        run_all = in_chunks(manifest, [count * manifest.unit for count in units])
+
         def procedure(run: Runner, feeds: Feeds) -> Feeds:
-            joined = join_chunks(streamed, list(run_chunks(run, streamed, feeds, sizes)))
-            joined |= {
-                name: joined[name].take(taken, streamed.time_axes[name]) for name, taken in frames.items()
-            }
-            return {spec.name: joined[spec.name] for spec in streamed.outputs}
+            joined = run_all(run, feeds)
+            return {name: joined[name][place] for name, place in frames.items()}
 
         return procedure
 
-    outputs = {spec.name: want[spec.name] for spec in streamed.outputs}
-    for sizes in ways:
-        got = in_chunks(sizes)(pair.graph, feeds)
-        _require(f"in chunks of up to {max(sizes)} steps", pair.within(got, outputs, feeds, in_chunks(sizes)))
-    last_way = in_chunks(ways[-1])
-    limits = pair.limits(feeds, last_way)
-    _require("on onnxruntime", compare_all(last_way(pair.engine, feeds), last_way(pair.graph, feeds), limits))
+    for units in cuts:
+        got, about = way(units)(pair.graph, feeds), f"chunks of up to {max(units) * manifest.unit} steps"
+        require(f"a stream in {about}", pair.within(got, want, feeds, way(units)))
+    last = way(cuts[-1])
+    require("a stream on onnxruntime", compare_all(last(pair.engine, feeds), got, pair.limits(feeds, last)))
 
 
-def _require(what: str, comparisons: Sequence[Comparison]) -> None:
-    check = judged("", tuple(comparisons))
-    if check.status == "failed":
-        raise CheckFailedError(f"a stream {what}: {check.message}")
-
-
-def _golden(pair: Pair, cases: CaseGenerator, steps: int) -> Golden:
-    """Return a case from the reset states with complete frames, and one from random states."""
-    first = Case({}, _feeds(pair, cases, 1, steps), at_reset=True)
-    second = cases.case(1, 2 * pair.manifest.unit, at_reset=False, offset=98, full=True)
-    golden, *more = (golden_case(pair, case) for case in (first, second))
-    if not _is_finite(golden):
-        raise CheckFailedError("a stream from reset gives no finite numbers, so that none can be recorded")
-    return golden._replace(more=tuple(filter(_is_finite, more)))
-
-
-def _is_finite(case: Golden) -> bool:
-    return all(np.isfinite(array).all() for array in (*case.outputs.values(), *case.limits.values()))
-
-
-def _take_early(model: ir.Model, early: Mapping[str, tuple[int, int]]) -> ir.Model:
+def _take_ahead(model: ir.Model, ahead: Mapping[str, tuple[int, int]]) -> ir.Model:
     """Return a copy of ``model`` that takes its last frames where a stream has the newest ones."""
     model = model.clone()
     values = {value.name: value for node in model.graph for value in node.outputs}
-    for name, (axis, frames) in early.items():
+    for name, (axis, frames) in ahead.items():
         node, value = values[name].producer(), values[name]
-        if node is None or node.inputs[0] is None or not frames:
+        if node is None or not frames:
             continue
-        build = Builder(node, "early")
-        read = [
-            build.node("Slice", [node.inputs[0], *map(np.array, ([0], [-frames], [axis]))])[0],
-            *node.inputs[1:],
+        build = Builder(node, "ahead")
+        read = build.node("Slice", [node.inputs[0], *map(np.array, ([0], [-frames], [axis]))])
+        operands = [*read, *node.inputs[1:]]
+        twin = build.node(node.op_type, operands, node.attributes, outputs=len(node.outputs))[
+            value.index() or 0
         ]
-        twins = build.node(node.op_type, read, node.attributes, outputs=len(node.outputs))
-        twin = twins[value.index() or 0]
         twin.name, value.name, twin.shape = name, f"{name}.padded", value.shape
         ir.convenience.replace_all_uses_with(value, twin, replace_graph_outputs=True)
     return model

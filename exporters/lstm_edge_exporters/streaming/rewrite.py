@@ -5,10 +5,10 @@ layers ignore them.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from math import ceil, floor, lcm
+from math import ceil, floor
 from typing import Any
 
 import numpy as np
@@ -49,34 +49,19 @@ class Flow:
 
 def symbols_of(size: int | ir.SymbolicDim) -> set[str]:
     """Return the names in a size."""
-    text = str(size.value) if isinstance(size, ir.SymbolicDim) else ""
-    return set(re.findall(r"[A-Za-z_]\w*", text)) - _FUNCTIONS.keys()
+    return set(re.findall(r"[A-Za-z_]\w*", str(size))) - _FUNCTIONS.keys()
 
 
-def size_at(size: int | ir.SymbolicDim, given: Mapping[str, int]) -> int:
-    """Return a size at ``given`` sizes of its symbols; others are 1.
+def size_at(size: int | ir.SymbolicDim, symbol: str, number: int) -> int:
+    """Return a size where ``symbol`` is ``number`` and others are 1.
 
     Raises:
         NotStreamableError: it is not arithmetic.
     """
-    if isinstance(size, int):
-        return size
-    if not re.fullmatch(r"[\w\s()+*/,-]+", text := str(size.value)):  # no attribute, string or index
+    if not re.fullmatch(r"[\w\s()+*/,-]+", text := str(size)):  # no attribute, string or index
         raise NotStreamableError(f"can't read the symbolic size {text}")
-    sizes = {**dict.fromkeys(symbols_of(size), 1), **given}
-    names = {name: Fraction(number) for name, number in sizes.items()} | _FUNCTIONS
+    names = {name: Fraction(number if name == symbol else 1) for name in symbols_of(size)} | _FUNCTIONS
     return int(eval(text, {"__builtins__": {}}, names))  # noqa: S307
-
-
-def rate_of(size: int | ir.SymbolicDim, sequence: str) -> Fraction:
-    """Return the frames per step and row of a time axis."""
-    once, twice = (size_at(size, {sequence: times * _MANY}) for times in (1, 2))
-    return Fraction(twice - once, _MANY)
-
-
-def surplus_of(size: int | ir.SymbolicDim, sequence: str) -> int:
-    """Return how many frames a time axis has besides those of its rate; negative if some are missing."""
-    return int(size_at(size, {sequence: _MANY}) - rate_of(size, sequence) * _MANY)
 
 
 class Rewriter:
@@ -90,11 +75,11 @@ class Rewriter:
         self.flows: dict[ir.Value, Flow] = {}
         self.last: dict[ir.Value, int] = {}
         """Values computed from the last frames alone, and the step with which they are first complete."""
-        self.earlier: dict[str, tuple[int, int]] = {}
+        self.ahead: dict[str, tuple[int, int]] = {}
         """By the name of such a value, its time axis and how many frames later the full sequence takes it."""
         self.undefined = False
         """True if frames in front of the first one may be infinite or NaN, which no golden case can have."""
-        self._rates = {Fraction(1)}
+        self.rates = {Fraction(1)}
         self._made: dict[tuple[Any, ...], ir.Value] = {}
         """Constants, pasts, counters and masks; each is made once."""
         self.names = UniqueNames(self.graph)
@@ -103,22 +88,24 @@ class Rewriter:
             if value.name not in entering and (axis := self.time_axis(value)) is not None:
                 self.flows[value] = Flow(axis)
 
-    @property
-    def unit(self) -> int:
-        """The number of steps that a call takes a multiple of."""
-        return lcm(*(rate.denominator for rate in self._rates))
-
     def time_axis(self, value: ir.Value) -> int | None:
         """Return the axis whose symbolic size contains the time axis's name."""
-        found = [place for place, axis in enumerate(value.shape or ()) if self.sequence in symbols_of(axis)]
-        if len(found) > 1:
+        axes = [axis for axis, size in enumerate(value.shape or ()) if self.sequence in symbols_of(size)]
+        if len(axes) > 1:
             raise self.refusal("relates frames with frames, as attention does")
-        return found[0] if found else None
+        return axes[0] if axes else None
 
     def rate_of(self, value: ir.Value, axis: int) -> Fraction:
         """Return the frames of a value per step and row."""
         assert value.shape is not None
-        return rate_of(value.shape[axis], self.sequence)
+        once, twice = (size_at(value.shape[axis], self.sequence, times * _MANY) for times in (1, 2))
+        return Fraction(twice - once, _MANY)
+
+    def surplus(self, value: ir.Value, axis: int) -> int:
+        """Return how many frames a value has besides those of its rate; negative if some are missing."""
+        assert value.shape is not None
+        frames = size_at(value.shape[axis], self.sequence, _MANY)
+        return int(frames - self.rate_of(value, axis) * _MANY)
 
     def is_merged(self, value: ir.Value, axis: int) -> bool:
         """Return True if the frames of all rows are on one axis."""
@@ -136,20 +123,19 @@ class Rewriter:
             axis = self.time_axis(value)
             if axis is None or self.rate_of(value, axis) != flow.rate:
                 raise self.refusal("selects frames, or changes their number")
-        self._rates.add(flow.rate)
+        self.rates.add(flow.rate)
         self.flows[value] = flow
 
     def take_last(self, results: Sequence[ir.Value], read: ir.Value, flow: Flow, frames: int) -> None:
         """Record that ``results`` are computed from the last ``frames`` of ``read``; its flow is settled."""
-        assert read.shape is not None
-        early = surplus_of(read.shape[flow.axis], self.sequence) + flow.delay
+        ahead = self.surplus(read, flow.axis) + flow.delay
         leaving = {state.output for state in self.states}
         for value in results:
             self.last[value] = int((flow.delay + frames - 1) / flow.rate)
             if value.uses() or (value.is_graph_output() and value.name not in leaving):
-                if early < 0:
+                if ahead < 0:
                     raise self.refusal("takes the last of frames that are cut off at the end")
-                self.earlier[str(value.name)] = (flow.axis, early)
+                self.ahead[str(value.name)] = (flow.axis, ahead)
 
     def add(self, op: str, *inputs: Operand, like: Operand = None, **attributes: Any) -> ir.Value:
         """Add a node; its result has the dtype of the first operand, or dtype and shape of ``like``."""
@@ -249,50 +235,39 @@ class Rewriter:
         value, flow = self.shift(value, flow, front, fill)
         least = taps - stride
         kept = least + -(flow.delay + least) % stride  # so that windows lie on the full sequence's strides
-        owed = ceil(max(-(flow.delay + kept), 0) / stride) * stride  # more padding than the window reaches
-        joined = self.past(value, flow, kept + owed) if kept + owed > 0 else value
-        if kept < 0 or owed:
-            joined = self.cut(joined, flow.axis, max(-kept, 0), -owed or END)
-        delay = (flow.delay + owed + kept) // stride
-        return joined, replace(flow, delay=delay, rate=flow.rate / stride, fill=None)
+        value, flow = self.wait(value, flow, max(-(flow.delay + kept), 0))  # padding beyond the window
+        if kept:
+            value = self.past(value, flow, kept) if kept > 0 else self.cut(value, flow.axis, -kept)
+        return value, replace(flow, delay=(flow.delay + kept) // stride, rate=flow.rate / stride, fill=None)
 
     def early(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""
-        row, rank = self.row_axis(value, flow), len(axes_of(value))
-        key = (flow.rate, flow.delay, row, flow.axis, rank)
+        rows = [axis == self.batch for axis in axes_of(value)]
+        key = ("early", flow.rate, flow.delay, flow.axis, *rows)
         if key not in self._made:
             mask = self.add("Less", self.position(value, flow), self.constant(flow.delay))
             mask.dtype = ir.DataType.BOOL
-            others = [place for place in range(rank) if place not in (row, flow.axis)]
-            self._made[key] = self.add("Unsqueeze", mask, self.constant(others)) if others else mask
+            self._made[key] = mask
         return self._made[key]
 
-    def row_axis(self, value: ir.Value, flow: Flow) -> int | None:
-        """Return the batch axis of ``value``, None if it has none."""
-        if self.is_merged(value, flow.axis):
-            raise self.refusal("lags where rows are merged with time")
-        axes = axes_of(value)
-        return axes.index(self.batch) if self.batch in axes else None
-
     def position(self, value: ir.Value, flow: Flow) -> ir.Value:
-        """Return the index of each frame since the reset: int64, batch and time as ``value`` has them."""
-        row = self.row_axis(value, flow)
-        key = ("count", flow.rate)
-        if key not in self._made:
-            rows = (self.batch,) if self.batch else ()
-            count = self.state("count", (*rows, 1), ir.DataType.INT64, 0.0)
-            frames = self.frames_of(value, flow)
+        """Return the index of each frame since the reset: int64, broadcasts to ``value``."""
+        axes = axes_of(value)
+        if self.batch not in (*axes, None) or self.is_merged(value, flow.axis):
+            raise self.refusal("lags where rows are merged with time")
+        if (key := ("count", flow.rate)) not in self._made:
+            count = self.state("count", (*filter(None, [self.batch]), 1), ir.DataType.INT64, 0.0)
+            shape = self.add("Shape", value)
+            shape.dtype = ir.DataType.INT64
+            frames = self.cut(shape, 0, flow.axis, flow.axis + 1)
             self.end_state(self.add("Add", count, frames))
             steps = self.add("Range", self.constant(0), self.add("Squeeze", frames), self.constant(1))
             self._made[key] = self.add("Add", count, steps)
-        found = self._made[key]
-        return found if row is None or row < flow.axis else self.add("Transpose", found, perm=[1, 0])
-
-    def frames_of(self, value: ir.Value, flow: Flow) -> ir.Value:
-        """Return the number of frames of a call, int64 ``(1,)``."""
-        shape = self.add("Shape", value)
-        shape.dtype = ir.DataType.INT64
-        return self.cut(shape, 0, flow.axis, flow.axis + 1)
+        position = self._made[key]
+        if self.batch in axes[flow.axis :]:
+            position = self.add("Transpose", position, perm=[1, 0])
+        others = [axis for axis, size in enumerate(axes) if size != self.batch and axis != flow.axis]
+        return self.add("Unsqueeze", position, self.constant(others)) if others else position
 
 
 def with_frames(value: ir.Value, flow: Flow, frames: int) -> Axes:
@@ -311,10 +286,3 @@ def fill_of(value: ir.Value) -> float | None:
         number = node.attributes.get("value")
         return 0.0 if number is None else float(number.as_tensor().numpy().flat[0])
     return None
-
-
-def moving_operands(work: Rewriter, node: ir.Node) -> Iterator[tuple[int, ir.Value, Flow]]:
-    """Yield place, value and flow of each operand that grows with time."""
-    for place, value in enumerate(node.inputs):
-        if value is not None and value in work.flows:
-            yield place, value, work.flows[value]

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from ..graph import END, axes_of, constant
-from .rewrite import Flow, Rewriter, fill_of, moving_operands, with_frames
+from .rewrite import Flow, Rewriter, fill_of, with_frames
 
 Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 
@@ -175,9 +175,8 @@ def repeat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     modes = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     rate = work.rate_of(node.outputs[0], flow.axis)
     ratio = rate / flow.rate
-    if ratio.denominator > 1 or any(
-        node.attributes.get_string(name, "") != mode for name, mode in modes.items()
-    ):
+    usual = all(node.attributes.get_string(name, "") == mode for name, mode in modes.items())
+    if ratio.denominator > 1 or not usual:
         raise work.refusal("interpolates between frames")
     value, flow = work.settle(value, flow)
     node.replace_input_with(0, value)
@@ -221,10 +220,8 @@ def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value
     (with the reset gate at one half), an RNN. They are as large as biases, as int8 and fp16 need.
     """
     given = [*node.inputs, *[None] * 6]
-    if given[4] is not None or given[5] is None:
-        raise work.refusal("lags, and has lengths or no states that are inputs")
-    if any(np.any(state.reset) for state in work.given):
-        raise work.refusal("lags, and starts from a state that is not zero")
+    if given[4] is not None or given[5] is None or any(np.any(state.reset) for state in work.given):
+        raise work.refusal("lags, and has lengths, or states that are no inputs or not zero at the start")
     weights, activations = constant(node.inputs[1]), node.attributes.get_strings("activations", None)
     usual = "clip" not in node.attributes and [*(activations or ())] in ([], ["Relu"], ["Tanh"])
     if weights is None or not usual:
@@ -282,15 +279,18 @@ def layout(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
 
 def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> None:
     """Take an operator that computes a frame from that frame of its operands: they wait for one another."""
-    operands = list(moving_operands(work, node))
-    for place, each, own in operands:
-        if own.rate != flow.rate:
+    operands = [
+        (index, value, work.flows[value])
+        for index, value in enumerate(node.inputs)
+        if value is not None and value in work.flows
+    ]
+    delay = max(0, *(other.delay for _, _, other in operands))
+    for index, value, other in operands:
+        if other.rate != flow.rate:
             raise work.refusal("joins frames of different rates")
-        if own.axis in axes_read(node, place, len(axes_of(each))):
+        if other.axis in axes_read(node, index, len(axes_of(value))):
             raise work.refusal("reads all time")
-    delay = max(0, *(own.delay for _, _, own in operands))
-    for place, each, own in operands:
-        node.replace_input_with(place, work.wait(each, own, delay - own.delay)[0])
+        node.replace_input_with(index, work.wait(value, other, delay - other.delay)[0])
     work.undefined |= delay > 0 and node.op_type in _PARTIAL
     for result in node.outputs:
         axis = work.time_axis(result)

@@ -8,24 +8,23 @@ The result is an ordinary graph. A call takes a multiple of ``unit`` steps, outp
 the frames that it looks back at are states.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import ceil
+from math import lcm
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass, OutputFixPass, RemoveUnusedNodesPass
 
 from lstm_edge_runtime.errors import counted
-from lstm_edge_runtime.manifest import Axes, StateSpec
+from lstm_edge_runtime.manifest import Axes, AxisRange, Manifest
 
 from ..graph import axes_of, constant, data_inputs, infer_shapes, is_data_free
-from .rewrite import NotStreamableError, Rewriter, fill_of, surplus_of
+from .rewrite import NotStreamableError, Rewriter, fill_of
 from .rules import RULES, axes_read, layout, per_frame, reshape
 
 _OLDEST_OPSET = 13
-_SIZES = ("Shape", "Size")
+_SIZES = {"Shape", "Size"}
 
 
 @dataclass(frozen=True)
@@ -33,66 +32,46 @@ class Streamed:
     """A graph that is fed in chunks."""
 
     model: ir.Model
-    states: tuple[StateSpec, ...]
-    added: tuple[StateSpec, ...]
-    """The last of ``states``: frames of the past, sums and step counters."""
-    unit: int
-    """A call takes a multiple of this number of steps."""
-    delays: Mapping[str, int]
-    """Delay of each output, in frames (in units for outputs without a time axis)."""
-    axes: Mapping[str, Axes]
-    early: Mapping[str, tuple[int, int]]
-    """By the name of a value of the last frames, its axis and how much later the full sequence takes it."""
-    ahead: int
-    """Number of steps by which the outputs lag, rounded up."""
+    manifest: Manifest
+    """Its contract without a golden case; frames of the past, sums and step counters are the last states."""
     reach: int
     """Upper bound of the number of past steps that the added states hold."""
-    ordinary: bool
-    """True if it computes the full sequence in one call too, so that it can replace the original graph."""
-
-    @property
-    def need(self) -> str:
-        """Why a file of its own streams, and how: ``looks 3 steps ahead: --stream writes a file ...``."""
-        frames = max(self.delays.values(), default=0)
-        why = f"looks {counted(self.ahead, 'step')} ahead" if frames else "has strides"
-        why = why if self.unit == 1 else f"takes {self.unit} steps at a time"
-        calls = f"whose calls take a multiple of {self.unit} steps" if self.unit > 1 else ""
-        lag = f"whose outputs lag by {frames}" if frames else ""
-        return f"{why}: --stream writes a file {' and '.join(filter(None, (calls, lag)))}".rstrip()
+    ahead: Mapping[str, tuple[int, int]]
+    """By the name of a value of the last frames, its axis and how much later the full sequence takes it."""
+    need: str
+    """Why only a file of its own streams, and how; empty if the graph computes the full sequence too."""
 
 
-def stream(
-    model: ir.Model, states: Sequence[StateSpec], batch: str | None = "N", sequence: str | None = "L"
-) -> Streamed:
+def stream(model: ir.Model, manifest: Manifest) -> Streamed:
     """Return the graph that streams a network.
 
     Args:
         model: the network with symbolic sizes and with its states as inputs and outputs; it is copied.
-        states: the recurrent states.
-        batch: name of the batch axis, if any.
-        sequence: name of the time axis, if any.
+        manifest: its contract.
 
     Raises:
         NotStreamableError: a node can't be fed in chunks; the message names it.
     """
-    model = model.clone()
+    model, sequence = model.clone(), manifest.sequence
     if sequence is None or all(sequence not in axes_of(value) for value in data_inputs(model.graph)):
-        axes = {str(value.name): axes_of(value) for value in model.graph.outputs}
-        return Streamed(model, tuple(states), (), 1, {}, axes, {}, 0, 0, ordinary=True)
+        return Streamed(model, manifest, 0, {}, "")
     if (opset := model.opset_imports[""]) < _OLDEST_OPSET:
         raise NotStreamableError(f"opset {opset} can't be streamed, expected {_OLDEST_OPSET} or later")
     infer_shapes(model)
-    work = Rewriter(model, states, batch, sequence)
+    work = Rewriter(model, manifest.states, manifest.batch, sequence)
     for node in list(model.graph):
         _visit(work, node)
-    return _finish(work)
+    work.node = None
+    return _finish(work, manifest)
 
 
 def _visit(work: Rewriter, node: ir.Node) -> None:
     """Rewrite one node and set the flows of its results."""
     work.node = node
     moving = [value for value in node.inputs if value in work.flows]
-    if node.op_type in _SIZES or all(map(_is_only_measured, node.outputs)):
+    readers = {use.node.op_type for value in node.outputs for use in value.uses()}
+    returned = any(value.is_graph_output() for value in node.outputs)
+    if node.op_type in _SIZES or (readers and readers <= _SIZES and not returned):
         return
     if not moving:
         steps = [work.last[value] for value in node.inputs if value in work.last]
@@ -111,24 +90,22 @@ def _visit(work: Rewriter, node: ir.Node) -> None:
     rule(work, node, moving[0], work.flows[moving[0]])
 
 
-def _finish(work: Rewriter) -> Streamed:
+def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
     """Delay outputs up to their first frames, tidy the graph, and describe it."""
-    leaving, delays = {state.output for state in work.states}, dict[str, int]()
-    axes, ordinary, ahead, work.node = dict[str, Axes](), True, 0, None
+    leaving, delays, axes = {state.output for state in work.states}, dict[str, int](), dict[str, Axes]()
+    unit = lcm(*(rate.denominator for rate in work.rates))
+    ordinary = unit == 1
     for index, value in enumerate(list(work.graph.outputs)):
         name, flow = str(value.name), work.flows.get(value)
-        if name in leaving:
-            continue
         if flow is None:
-            delays[name], axes[name] = work.last.get(value, 0) // work.unit, axes_of(value)
-            ahead = max(ahead, work.last.get(value, 0))
+            delays |= {} if name in leaving else {name: work.last.get(value, 0) // unit}
             continue
         if work.is_merged(value, flow.axis):
             raise NotStreamableError(
                 f"output {name} has rows and steps on one axis; return an axis for each, such as "
                 "output.view(L, N, -1)"
             )
-        ordinary &= flow.rate == 1 and not (value.shape and surplus_of(value.shape[flow.axis], work.sequence))
+        ordinary &= flow.rate == 1 and not (value.shape and work.surplus(value, flow.axis))
         settled, flow = work.settle(value, flow)
         if work.undefined:
             settled, flow = work.clean(settled, flow, 0.0)
@@ -140,13 +117,29 @@ def _finish(work: Rewriter) -> Streamed:
         times, per = f"{frames}*" if frames > 1 else "", f"/{steps}" if steps > 1 else ""
         sizes[flow.axis] = f"{times}{work.sequence}{per}"
         settled.shape, delays[name], axes[name] = ir.Shape(sizes), flow.delay, tuple(sizes)
-        ahead = max(ahead, ceil(flow.delay / flow.rate))
     _tidy(work.model)
-    states, unit, added = tuple(work.states), work.unit, tuple(work.states[len(work.given) :])
-    ordinary &= unit == 1 and not any(delays.values())
-    return Streamed(
-        work.model, states, added, unit, delays, axes, work.earlier, ahead, work.reach, ordinary=ordinary
+    ranges = {name: sizes for name, sizes in manifest.ranges.items() if name != work.sequence}
+    manifest = manifest._replace(
+        outputs=tuple(spec._replace(axes=axes.get(spec.name, spec.axes)) for spec in manifest.outputs),
+        states=tuple(work.states),
+        unit=unit,
+        delays={name: delay for name, delay in delays.items() if delay},
+        ranges=ranges | ({work.sequence: AxisRange(unit, None, unit)} if unit > 1 else {}),
+        unstreamable="",
+        golden=None,
     )
+    need = "" if ordinary and not manifest.delays else _need(manifest)
+    return Streamed(work.model, manifest, work.reach, work.ahead, need)
+
+
+def _need(manifest: Manifest) -> str:
+    """Say why a file of its own streams: ``looks 3 steps ahead: --stream writes a file ...``."""
+    unit, frames = manifest.unit, max(manifest.delays.values(), default=0)
+    why = f"looks {counted(manifest.delay_steps, 'step')} ahead" if frames else "has strides"
+    why = why if unit == 1 else f"takes {unit} steps at a time"
+    calls = f"whose calls take a multiple of {unit} steps" if unit > 1 else ""
+    lag = f"whose outputs lag by {frames}" if frames else ""
+    return f"{why}: --stream writes a file {' and '.join(filter(None, (calls, lag)))}".rstrip()
 
 
 def _tidy(model: ir.Model) -> None:
@@ -161,71 +154,45 @@ def _tidy(model: ir.Model) -> None:
     model.graph.sort()
 
 
-def _is_only_measured(value: ir.Value) -> bool:
-    """Return True if only the size of a value is read."""
-    readers = [use.node.op_type for use in value.uses()]
-    return bool(readers) and not value.is_graph_output() and all(name in _SIZES for name in readers)
-
-
-def count_on(work: Rewriter, value: ir.Value, beside: ir.Value) -> ir.Value:
-    """Return a counter, or what is computed from one, for the frames of a stream that ``beside`` has.
+def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
+    """Return a counter, or what is computed from one, for the frames of a stream that ``partner`` has.
 
     Raises:
         NotStreamableError: it is computed in another way, or its time axis is another one.
     """
-    flow, rank = work.flows[beside], len(axes_of(beside))
-    missing, time = rank - len(axes_of(value)), work.time_axis(value)
-    if time is None or time + missing != flow.axis or work.rate_of(value, time) != flow.rate:
+    flow, time = work.flows[partner], work.time_axis(value)
+    behind = flow.axis - len(axes_of(partner))  # elementwise operands are aligned at their last axes
+    if time is None or time - len(axes_of(value)) != behind or work.rate_of(value, time) != flow.rate:
         raise work.refusal(f"combines frames with {value.name}, which counts other frames")
-    positions = work.position(beside, flow)
-    if flow.delay > 0:
+    positions = work.position(partner, flow)
+    if flow.delay:
         positions = work.add("Sub", positions, work.constant(flow.delay))
         positions = work.add("Max", positions, work.constant(0))  # frames in front of the first one
-    flat = work.add("Reshape", positions, work.constant([-1]))
-    counted = _computed_again(work, value, flat, {})
-    row = work.row_axis(beside, flow)
-    sizes: list[int] = [1] * missing + [axis if isinstance(axis, int) else 1 for axis in axes_of(value)]
-    if row is not None and any(size != 1 for size in sizes[: max(row, flow.axis)]):
-        raise work.refusal(f"combines frames with {value.name}, which has an axis in front of time")
-    parts = [work.constant([size]) for size in sizes]
-    parts[flow.axis] = work.frames_of(beside, flow)
-    parts[flow.axis if row is None else row] = work.constant([-1])
-    result = work.add("Reshape", counted, work.add("Concat", *parts, axis=0))
+    result = _counted(work, value, positions, behind)
     work.flows[result] = flow
     return result
 
 
-def _computed_again(
-    work: Rewriter, value: ir.Value, positions: ir.Value, known: dict[ir.Value, ir.Value]
+def _counted(
+    work: Rewriter, value: ir.Value, positions: ir.Value, behind: int, *, aligned: bool = False
 ) -> ir.Value:
-    """Return ``value`` with ``positions`` int64 ``(rows * frames,)`` in the place of its frames."""
+    """Return ``value`` with ``positions``, which broadcast to all frames, in the place of a Range."""
     node, time = value.producer(), work.time_axis(value)
-    if value in known or (time is None and is_data_free(value)):
-        return known.get(value, value)
-    rule = RULES.get(node.op_type) if node is not None and node.domain == "" else None
+    if time is None and is_data_free(value) and (aligned or {*axes_of(value)} <= {1}):
+        return value
     if node is not None and node.op_type == "Range":
-        known[value] = _range(work, node, positions)
-        return known[value]
-    usual = node is not None and value is node.outputs[0] and rule in (layout, per_frame, reshape)
-    if node is None or time is None or not usual or [*axes_read(node, 0, len(axes_of(value)))]:
+        first, _, step = node.inputs
+        if value.dtype == ir.DataType.INT64 and None not in map(constant, (first, step)):
+            return work.add("Add", work.add("Mul", positions, step), first)
+    rule = None if node is None or node.domain else RULES.get(node.op_type)
+    if node is None or time is None or rule not in (layout, per_frame, reshape):
         raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
-    operands: list[ir.Value | None] = [
-        None if value is None else _computed_again(work, value, positions, known) for value in node.inputs
-    ]
-    if rule is reshape:
-        sizes = [axis if isinstance(axis, int) else 1 for axis in axes_of(value)]
-        sizes[time] = -1 if node.op_type == "Reshape" else 1
-        operands[1] = work.constant(sizes)
-    attributes: dict[str, Any] = dict(node.attributes)
-    known[value] = result = work.add(node.op_type, *operands, **attributes)
+    if rule is not per_frame and node.inputs[0] is not None:
+        return _counted(work, node.inputs[0], positions, behind)
+    if [*axes_read(node, 0, len(axes_of(value)))]:
+        raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
+    aligned, attributes = time - len(axes_of(value)) == behind, dict[str, Any](node.attributes)
+    operands = [x and _counted(work, x, positions, behind, aligned=aligned) for x in node.inputs]
+    result = work.add(node.op_type, *operands, **attributes)
     result.type = None if value.dtype is None else ir.TensorType(value.dtype)
     return result
-
-
-def _range(work: Rewriter, node: ir.Node, positions: ir.Value) -> ir.Value:
-    """Return the numbers of a Range at ``positions``."""
-    first, step = constant(node.inputs[0]), constant(node.inputs[2])
-    if first is None or step is None or first.dtype != np.int64 or step.dtype != np.int64:
-        raise work.refusal(f"combines frames with {node.outputs[0].name}, which counts in fractions")
-    scaled = positions if step == 1 else work.add("Mul", positions, work.constant(int(step)))
-    return scaled if first == 0 else work.add("Add", scaled, work.constant(int(first)))

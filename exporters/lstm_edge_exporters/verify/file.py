@@ -107,15 +107,16 @@ class ModelFile:
         return run
 
     def native_runner(self) -> Runner:
-        """Return the native engine of the file.
+        """Return the native engine of the file, whose program is not verified as ``convert`` does.
 
         Raises:
             UnsupportedError: a part of it is not covered.
             MissingDependencyError: ``lstm-edge-native`` is not installed.
         """
-        from ..targets.native import to_native
+        from ..targets.native.convert import compile_file, open_program
 
-        return runner(load(to_native(self.path)))
+        assert self.model is not None
+        return runner(open_program(self.model, compile_file(self.proto, self.manifest))[1])
 
 
 def _decodes_int8(node: ir.Node) -> bool:

@@ -187,15 +187,7 @@ class _Direction:
 
 def _recurrent(
     kind: str,
-    x: Array,
-    w: Array,
-    r: Array,
-    b: Array | None = None,
-    lengths: Array | None = None,
-    h: Array | None = None,
-    c: Array | None = None,
-    p: Array | None = None,
-    *,
+    *inputs: Any,
     activations: Sequence[str] = (),
     direction: str = "forward",
     layout: int = 0,
@@ -203,31 +195,29 @@ def _recurrent(
 ) -> tuple[Array, ...]:
     """Run a layer of G gates: ``x (L, N, I)`` to ``Y (L, D, N, H)``, ``Y_h (D, N, H)``, ``Y_c (D, N, H)``.
 
-    The formulas and the layout of weights are those of the operators' specification
+    Inputs, formulas and the layout of weights are those of the operators' specification
     (https://onnx.ai/onnx/operators/).
     """
+    operands: Any = (*inputs, *[None] * 8)[:8]
+    x, w, r, b, lengths, h, c, p = operands
     if layout:
         raise NotImplementedError("layout=1")
-    steps, rows, width, directions = *x.shape[:2], r.shape[-1], r.shape[0]
-    starts = [np.zeros((directions, rows, width)) if each is None else each for each in (h, c)]
+    (steps, rows), width, directions = x.shape[:2], r.shape[-1], r.shape[0]
+    starts = [np.zeros((directions, rows, width)) if start is None else start for start in (h, c)]
     y, ends, usual = np.zeros((steps, directions, rows, width)), [], _USUAL[kind]
-    for place in range(directions):
-        names = list(activations or ())[place * len(usual) : (place + 1) * len(usual)] or usual
-        from_w, from_r = np.split(np.zeros(2 * w.shape[1]) if b is None else b[place], 2)
-        layer = _Direction(kind, names, r[place].T, from_r, options)
-        layer.peepholes = None if p is None else np.pad(p[place].reshape(3, -1), ((0, 1), (0, 0)))
-        step, z = getattr(layer, kind.lower()), x @ w[place].T + from_w
-        states = tuple(start[place] for start in starts[: 2 if kind == "LSTM" else 1])
-        back = direction == "reverse" or place == 1
+    for number in range(directions):
+        names = list(activations or ())[number * len(usual) : (number + 1) * len(usual)] or usual
+        from_w, from_r = np.split(np.zeros(2 * w.shape[1]) if b is None else b[number], 2)
+        layer = _Direction(kind, names, r[number].T, from_r, options)
+        layer.peepholes = None if p is None else np.pad(p[number].reshape(3, -1), ((0, 1), (0, 0)))
+        step, z = getattr(layer, kind.lower()), x @ w[number].T + from_w
+        states = tuple(start[number] for start in starts[: 2 if kind == "LSTM" else 1])
+        back = direction == "reverse" or number == 1
         for time in reversed(range(steps)) if back else range(steps):
-            after = step(z[time], *states)
-            if lengths is None:
-                states = after
-                y[time, place] = states[0]
-            else:
-                live = (time < lengths)[:, None]
-                states = tuple(np.where(live, new, old) for new, old in zip(after, states, strict=True))
-                y[time, place] = np.where(live, states[0], 0.0)
+            after, live = step(z[time], *states), None if lengths is None else (time < lengths)[:, None]
+            if live is not None:
+                after = tuple(np.where(live, new, old) for new, old in zip(after, states, strict=True))
+            states, y[time, number] = after, after[0] if live is None else np.where(live, after[0], 0.0)
         ends.append(states)
     return y, *(np.stack(parts) for parts in zip(*ends, strict=True))
 
@@ -251,11 +241,10 @@ def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
 
 
 def _cum_sum(x: Array, axis: Array, exclusive: int = 0, reverse: int = 0) -> Array:
-    at = int(np.asarray(axis).item())
-    x = np.flip(x, at) if reverse else x
-    found = np.cumsum(x, at)
-    found = found - x if exclusive else found
-    return np.flip(found, at) if reverse else found
+    index = int(np.asarray(axis).item())
+    x = np.flip(x, index) if reverse else x
+    total = np.cumsum(x, index) - (x if exclusive else 0)
+    return np.flip(total, index) if reverse else total
 
 
 def _conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: Any) -> Array:
@@ -302,8 +291,7 @@ class _MaxPool(MaxPool):
         rank, count = len(kernel), len(self.onnx_node.output)
         if options.get("ceil_mode") or options.get("auto_pad", "NOTSET") != "NOTSET" or count > 1:
             run: Any = self._max_pool
-            found: tuple[Any, ...] = run(x, **options)
-            return found
+            return tuple(run(x, **options))
         strides, dilations = (options.get(name) or [1] * rank for name in ("strides", "dilations"))
         pads = options.get("pads") or [0] * 2 * rank
         sides = [(0, 0), (0, 0), *zip(pads[:rank], pads[rank:], strict=True)]
@@ -330,10 +318,8 @@ class _Loop(OpRun):
         steps = math.inf if count is None else int(count.item())
         go = condition is None or bool(condition.item())
         while go and len(rows) < steps:
-            values = dict(
-                zip(self.body.input_names, (np.array(len(rows)), np.array(go), *states), strict=True)
-            )
-            again, *results = self.body.run(None, {**context, **values})
+            values = zip(self.body.input_names, (np.array(len(rows)), np.array(go), *states), strict=True)
+            again, *results = self.body.run(None, {**context, **dict(values)})
             go, states = bool(again.item()), tuple(results[:wanted])
             rows.append(results[wanted:])
         if not rows and len(self.onnx_node.output) > wanted:

@@ -54,6 +54,11 @@ def golden_case(pair: Pair, case: Case) -> Golden:
     )
 
 
+def is_finite(case: Golden) -> bool:
+    """Return True if outputs and limits are finite; files hold no other numbers."""
+    return all(np.isfinite(array).all() for array in (*case.outputs.values(), *case.limits.values()))
+
+
 def gaps(manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden]) -> Iterator[str]:
     """Say where recorded cases are fewer or smaller than those that an export records, or constant."""
     if len(recorded) < len(wanted):
@@ -79,7 +84,10 @@ def _choose(pair: Pair, cases: Iterable[Case], limit: int) -> Golden | None:
     for case in cases:
         if refused(pair.reference, case.feeds):
             continue
-        golden = golden_case(pair, case)
+        recorded = golden_case(pair, case)
+        if not is_finite(recorded):
+            continue
+        golden = recorded
         if sum(array.nbytes for array in (*golden.inputs.values(), *golden.outputs.values())) <= limit:
             break
     return golden

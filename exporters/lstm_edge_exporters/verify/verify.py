@@ -94,8 +94,8 @@ def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progres
             skipped.append(f"{case}: {reason}")
             continue
         try:
-            _require(f"at {case}", pair.equal(case.feeds))
-            engine += _require(f"at {case}: onnxruntime in float32", pair.rounding(case.feeds))
+            require(f"at {case}", pair.equal(case.feeds))
+            engine += require(f"at {case}: onnxruntime in float32", pair.rounding(case.feeds))
         except CheckFailedError:
             raise
         except Exception as error:  # onnxruntime's exceptions share no base class
@@ -104,7 +104,7 @@ def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progres
         if plain is not None and not compared:
             got, want = plain(case.feeds), pair.reference(case.feeds)
             about = f"at {case}: the module in float32, which the file can't follow"
-            _require(about, compare_all(got, want, pair.limits(case.feeds)))
+            require(about, compare_all(got, want, pair.limits(case.feeds)))
         compared.append(case)
     if not compared:
         raise CheckFailedError(
@@ -116,8 +116,12 @@ def verify(pair: Pair, cases: CaseGenerator, plain: Runner | None, show: Progres
     return Verified(tuple(map(str, compared)), largest, tuple(engine), tuple(skipped))
 
 
-def _require(about: str, records: Sequence[Comparison]) -> Sequence[Comparison]:
-    """Return ``records`` if each is within its limit; raises CheckFailedError."""
+def require(about: str, records: Sequence[Comparison]) -> Sequence[Comparison]:
+    """Return ``records``.
+
+    Raises:
+        CheckFailedError: one is beyond its limit.
+    """
     if failed := "; ".join(str(record) for record in records if not record.ok):
         raise CheckFailedError(f"{about}: {failed}")
     return records

@@ -3,11 +3,19 @@
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper, parser
 
 from lstm_edge_exporters.graph import with_manifest
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest, StateSpec, Task, TensorSpec
+
+
+def make_model(text, weights):
+    """Return a model of a graph in ONNX's text form; floats of ``weights`` are stored in float32."""
+    model = parser.parse_model(f'<ir_version: 8, opset_import: ["": 18]> {text}')
+    arrays = {n: a.astype(np.float32) if a.dtype.kind == "f" else a for n, a in weights.items()}
+    model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in arrays.items())
+    return model
 
 
 @pytest.fixture(scope="session")
@@ -48,33 +56,28 @@ def _network(kind="LSTM", features=8, hidden=64, classes=4, edit=None, golden=Tr
     weights = {name: rng.uniform(-bound, bound, shape) for name, shape in shapes.items()}
     weights["V"] = rng.uniform(-1, 1, (classes, hidden))
     starts, ends = ([f"{letter}_{place}" for letter in letters] for place in "0n")
-    options = {"linear_before_reset": 1} if kind == "GRU" else {}
-    nodes = [
-        helper.make_node("Transpose", ["x"], ["steps"], perm=[1, 0, 2]),
-        helper.make_node(
-            kind, ["steps", "W0", "R0", "B0", "", *starts], ["Y0", *ends], hidden_size=hidden, **options
-        ),
-        helper.make_node("Reshape", ["h_n", "rows"], ["last"]),
-        helper.make_node("Gemm", ["last", "V", "b"], ["logits"], transB=1),
-    ]
-    info, state = helper.make_tensor_value_info, (1, "N", hidden)
-    graph = helper.make_graph(
-        nodes,
-        "main",
-        [info("x", TensorProto.FLOAT, ["N", "L", features])]
-        + [info(name, TensorProto.FLOAT, state) for name in starts],
-        [info("logits", TensorProto.FLOAT, ["N", classes])]
-        + [info(name, TensorProto.FLOAT, state) for name in ends],
-        [numpy_helper.from_array(array.astype(np.float32), name) for name, array in weights.items()]
-        + [numpy_helper.from_array(np.array([-1, hidden]), "rows")],
+    weights["rows"] = np.array([-1, hidden])
+    options = ", linear_before_reset = 1" if kind == "GRU" else ""
+    states = ", ".join(f"float[1,N,{hidden}] {name}" for name in starts)
+    model = make_model(
+        f"""g (float[N,L,{features}] x, {states}) => (float[N,{classes}] logits,
+        {states.replace("_0", "_n")}) {{
+            steps = Transpose <perm = [1, 0, 2]> (x)
+            Y0, {", ".join(ends)} = {kind} <hidden_size = {hidden}{options}>
+                (steps, W0, R0, B0, , {", ".join(starts)})
+            last = Reshape (h_n, rows)
+            logits = Gemm <transB = 1> (last, V, b)
+        }}""",
+        weights,
     )
     if edit:
-        edit(graph)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+        edit(model.graph)
     manifest = Manifest(
         inputs=(TensorSpec("x", "float32", ("N", "L", features)),),
         outputs=(TensorSpec("logits", "float32", ("N", classes)),),
-        states=tuple(StateSpec(*names, "float32", state) for names in zip(starts, ends, strict=True)),
+        states=tuple(
+            StateSpec(*names, "float32", (1, "N", hidden)) for names in zip(starts, ends, strict=True)
+        ),
         task=Task("classification", "logits", labels=tuple("abcdefgh"[:classes])),
         provenance={"opset": 18, "versions": {"torch": "2.13"}},
     )

@@ -44,6 +44,8 @@ class Strided(nn.Module):
 WAYS = {
     "native": (Late, QuantizeConfig(target="arm"), Task("classification", "output", ("a", "b", "c"))),
     "int8": (Strided, QuantizeConfig(target="x86-vnni"), None),
+    "fp16": (Strided, QuantizeConfig("fp16"), None),
+    "int8 GRU": (Late, QuantizeConfig(), None),
 }
 
 
@@ -71,6 +73,9 @@ def test_a_quantized_stream_is_near_the_float_files(pair):
         assert mine.shape == theirs.shape
         assert 0 < np.abs(mine - theirs).max() < 0.05
     assert {state.output for state in after.manifest.states} == after.manifest.equivalence["drift"].keys()
+    held = after.stream()
+    held.process(np.zeros((after.manifest.delay_steps, 3), np.float32))
+    assert all(np.abs(array).max() < 0.02 for name, array in held.state.items() if name in ("h_0", "c_0"))
     file = open_file(path)
     report = validate(file, against_file(parent, file), ValidateConfig(quick=True))
     assert report.ok, report.verdict

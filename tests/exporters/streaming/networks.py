@@ -35,23 +35,6 @@ class Chomp(nn.Module):
         return self.gru(torch.relu(self.conv(x.transpose(1, 2))[:, :, :-4]).transpose(1, 2))[0]
 
 
-class CausalWearable(nn.Module):
-    """Convolutions, batch norm, depthwise convolution, LSTM, the last hidden state."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.norm = nn.Conv1d(WIDTH, 8, 5), nn.BatchNorm1d(8)
-        self.depthwise, self.lstm = nn.Conv1d(8, 8, 3, groups=8), nn.LSTM(8, 6, batch_first=True)
-        self.head = nn.Linear(6, 3)
-        self.norm.running_mean.normal_()
-        self.norm.running_var.uniform_(0.5, 2)
-
-    def forward(self, x):
-        y = torch.relu(self.norm(self.conv(F.pad(x.transpose(1, 2), (4, 0)))))
-        y = self.depthwise(F.pad(y, (2, 0)))
-        return self.head(self.lstm(y.transpose(1, 2))[1][0][-1])
-
-
 class WaveNet(nn.Module):
     """Gated units, of which two read one past."""
 
@@ -196,19 +179,15 @@ class Dilated(nn.Module):
         return y.transpose(1, 2)
 
 
-class SameCumulativeNorm(nn.Module):
-    """Sums and a count of steps behind a convolution that looks ahead."""
+class SameCumulativeNorm(CumulativeNorm):
+    """The norm behind a convolution that looks ahead."""
 
     def __init__(self):
         super().__init__()
         self.conv = nn.Conv1d(WIDTH, 3, 3, padding=1)
 
     def forward(self, x):
-        x = self.conv(x.transpose(1, 2)).transpose(1, 2)
-        count = torch.arange(1, x.size(1) + 1)[:, None] * x.size(2)
-        mean = x.sum(2, keepdim=True).cumsum(1) / count
-        square = (x * x).sum(2, keepdim=True).cumsum(1) / count
-        return (x - mean) / torch.sqrt(square - mean * mean + 1e-3)
+        return super().forward(self.conv(x.transpose(1, 2)).transpose(1, 2))
 
 
 class Ahead(nn.Module):
@@ -252,15 +231,6 @@ class Front(nn.Module):
     def forward(self, x):
         y = torch.relu(self.second(torch.relu(self.first(x.transpose(1, 2)))))
         return self.head(self.lstm(y.transpose(1, 2))[0])
-
-
-class CausalFront(Front):
-    """The same, padded in front alone: no delay."""
-
-    def forward(self, x):
-        y = F.conv1d(F.pad(x.transpose(1, 2), (2, 0)), self.first.weight, self.first.bias, 2)
-        y = F.conv1d(F.pad(torch.relu(y), (4, 0)), self.second.weight, self.second.bias, 4)
-        return self.head(self.lstm(torch.relu(y).transpose(1, 2))[0])
 
 
 class Last(Front):
@@ -321,19 +291,6 @@ class UNet(nn.Module):
         z = torch.relu(self.deep(y))
         z = z + self.lstm(z.transpose(1, 2))[0].transpose(1, 2)
         return (x + self.last(y + torch.relu(self.up(z)))).transpose(1, 2)
-
-
-class Codec(nn.Module):
-    """Windows that overlap by half, a GRU on them, and their sum again, with a bias."""
-
-    def __init__(self):
-        super().__init__()
-        self.encode, self.decode = nn.Conv1d(WIDTH, 8, 8, 4), nn.ConvTranspose1d(8, 2, 8, 4)
-        self.gru = nn.GRU(8, 8, batch_first=True)
-
-    def forward(self, x):
-        z = self.encode(F.pad(x.transpose(1, 2), (4, 0)))
-        return self.decode(self.gru(z.transpose(1, 2))[0].transpose(1, 2) * torch.sigmoid(z)).transpose(1, 2)
 
 
 class Gaps(nn.Module):
@@ -444,7 +401,6 @@ class Network(NamedTuple):
 NETWORKS = {
     Causal: Network(1, 0, "past past past"),
     Chomp: Network(1, 0, "h past"),
-    CausalWearable: Network(1, 0, "h c past past", quick=True),
     WaveNet: Network(1, 0, "past past past"),
     Mono: Network(1, 0, "total"),
     Shifts: Network(1, 0, "h past past"),
@@ -463,13 +419,11 @@ NETWORKS = {
     FullPadding: Network(1, 0, "past"),
     LastSteps: Network(1, 6, "past past"),
     Front: Network(8, 0, "h c past count past"),
-    CausalFront: Network(8, 0, "h c past past"),
     Last: Network(8, 0, "h c past count past"),
     Branches: Network(4, 2, "past past count past past"),
     TwoRates: Network(8, 0, "h c past count", quick=True),
     Mean: Network(4, 0, "past total count"),
     UNet: Network(4, 7, "h c past count past count overlap past overlap past", quick=True),
-    Codec: Network(4, 0, "h past overlap"),
     Gaps: Network(3, 0, "past count past"),
     Every: Network(3, 0, "past"),
     Decoder: Network(1, 2, "overlap past", quick=True),

@@ -12,7 +12,6 @@ from torch import nn
 from torch.nn import functional as F
 
 from lstm_edge_exporters import ExportConfig, export
-from lstm_edge_exporters.quantize import QuantizeConfig, quantize
 from lstm_edge_exporters.streaming import rules
 from lstm_edge_exporters.streaming.rewrite import Rewriter
 from lstm_edge_exporters.targets.native.convert import to_native
@@ -20,12 +19,7 @@ from lstm_edge_exporters.verify.expected import against_module
 from lstm_edge_exporters.verify.file import open_file
 from lstm_edge_exporters.verify.validate import validate
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.errors import (
-    CheckFailedError,
-    ContractError,
-    InputError,
-    UnsupportedError,
-)
+from lstm_edge_runtime.errors import CheckFailedError, ContractError, InputError, UnsupportedError
 from lstm_edge_runtime.native import installed
 
 from . import networks
@@ -349,49 +343,3 @@ def test_validate_passes_a_stream_and_sees_a_wrong_one(kind, tmp_path):
     other = kind().eval()
     report = validate(file, against_module(other, file, torch.randn(2, 48, WIDTH)))
     assert not report.ok
-
-
-class Classifier(nn.Module):
-    """A layer behind a delay that is large enough to quantize."""
-
-    def __init__(self, layer):
-        super().__init__()
-        self.conv, self.head = nn.Conv1d(WIDTH, 16, 5, padding=2), nn.Linear(64, 3)
-        self.layer = layer(16, 64, batch_first=True)
-
-    def forward(self, x):
-        return self.head(self.layer(torch.relu(self.conv(x.transpose(1, 2))).transpose(1, 2))[0])
-
-
-@pytest.mark.parametrize("layer", [nn.LSTM, nn.GRU])
-@pytest.mark.parametrize("precision", ["int8", "fp16"])
-def test_held_layers_stay_near_reset_in_int8_and_fp16(layer, precision, tmp_path):
-    torch.manual_seed(0)
-    config = ExportConfig(inputs=AXES, stream=True)
-    export(Classifier(layer).eval(), torch.randn(2, 48, WIDTH), config).save(tmp_path / "net.onnx")
-    smaller = quantize(tmp_path / "net.onnx", QuantizeConfig(precision=precision))
-    before, after = (load(each).stream() for each in (tmp_path / "net.onnx", smaller.model))
-    one, two = before.process(X[0]), after.process(X[0])
-    assert 0 < np.abs(one - two).max() < 0.05 * np.ptp(one)
-    held = load(smaller.model).stream()
-    held.process(np.zeros((2, WIDTH), np.float32))
-    assert all(np.abs(array).max() < 0.02 for name, array in held.state.items() if name in ("h_0", "c_0"))
-
-
-class Scaled(nn.Module):
-    """Scaled by stored statistics, then convolved with the next step."""
-
-    def __init__(self):
-        super().__init__()
-        self.conv, self.gru = nn.Conv1d(WIDTH, 4, 3, padding=1), nn.GRU(4, 5, batch_first=True)
-        self.register_buffer("mean", torch.ones(WIDTH))
-
-    def forward(self, x):
-        y = self.conv(((x - self.mean) / (self.mean + 1)).transpose(1, 2))
-        return self.gru(y.transpose(1, 2))[0]
-
-
-@pytest.mark.parametrize("shape", [(1, 50, WIDTH), (2, 1, WIDTH), (1, 1, WIDTH)])
-def test_an_example_of_one_row_or_step_is_traced_as_any_other(shape):
-    artifact = export(Scaled(), torch.randn(shape), ExportConfig(inputs=AXES, stream=True))
-    assert (artifact.manifest.unit, artifact.manifest.delays) == (1, {"output": 1})

@@ -51,12 +51,7 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
     compiled = compile_file(proto, model.manifest)
     if model.manifest.golden is not None:
         record(model, compiled)
-    compiled.writer.manifest(model.manifest._replace(identity=model.identity).to_json())
-    program = compiled.writer.to_bytes()
-    try:
-        native = load(program)
-    except FileFormatError as error:  # sizes in the graph that do not fit one another
-        raise UnsupportedError(f"a part that is not covered ({error})") from error
+    program, native = open_program(model, compiled)
     _verify(model, native, program, proto)
     return program
 
@@ -75,6 +70,16 @@ def compile_file(proto: onnx.ModelProto, manifest: Manifest) -> Compiled:
     if not manifest.streamable:
         raise UnsupportedError(manifest.unstreamable or "it has no states")
     return compile_program(ir.from_proto(proto), manifest)
+
+
+def open_program(model: Model, compiled: Compiled) -> tuple[bytes, Model]:
+    """Return a program with its manifest, and the same loaded; raises ``UnsupportedError``."""
+    compiled.writer.manifest(model.manifest._replace(identity=model.identity).to_json())
+    program = compiled.writer.to_bytes()
+    try:
+        return program, load(program)
+    except FileFormatError as error:  # sizes in the graph that do not fit one another
+        raise UnsupportedError(f"a part that is not covered ({error})") from error
 
 
 def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
