@@ -73,11 +73,6 @@ class _Streams:
         self._checked = _NOTHING
         self._step: _Bound | None = None
 
-    @property
-    def delay(self) -> int:
-        """How many steps the results are behind the samples; 0 unless frames need later steps."""
-        return self._manifest.delay_steps
-
     def _arrays(self, x: InputArrays, rows: int, *, step: bool) -> tuple[dict[str, Array], dict[str, int]]:
         """Return samples in the order of engines, and the sizes of the named axes."""
         manifest, inputs = self._manifest, self._engine.inputs
