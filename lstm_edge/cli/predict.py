@@ -36,8 +36,10 @@ def command(
     line, with its step. A MODEL trained on windows from reset runs on the last window of a longer series.
     DATA is a .npz with x (samples, L, I) and optional lengths, a .npy, a .wav, or a .csv with a row per step.
 
-    Example: lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
-    """
+    \b
+    Example:
+      lstm-edge predict har.onnx recordings.csv --series day -o activities.csv
+    """  # noqa: D301
     if output is not None:
         check_target(output)
     opened = load(model, **vars(options))
@@ -49,14 +51,14 @@ def command(
             "the file of export without --stream"
         )
     last = manifest.reset_every or 0
-    if last and any(len(series.x) > last for series in data.series):
+    if last and any(len(record.x) > last for record in data.series):
         note(f"training windows of {last} steps started from reset; only the last {last} steps are used")
-    used = [(series, series.x[-last:]) for series in data.series]
+    used = [(record, record.x[-last:]) for record in data.series]
     by_frame, frames = frame_axis(opened) is not None, MainFrames(opened)
     lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
     text = (
-        lines.line(row, *(series.name, len(series.x) - len(x) + step)[: 1 + by_frame])
-        for series, x in used
+        lines.line(row, *(record.name, len(record.x) - len(x) + step)[: 1 + by_frame])
+        for record, x in used
         for step, row in frames.of_whole(run_series(opened, samples, x))
     )
     if output is not None:
