@@ -12,7 +12,7 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, UnsupportedError
 from lstm_edge_runtime.files import read_content
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
-from lstm_edge_runtime.model import runner
+from lstm_edge_runtime.model import open_content, runner
 from lstm_edge_runtime.native import NativeEngine
 from lstm_edge_runtime.selftest import golden_limits
 
@@ -58,10 +58,11 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
 
 def read(source: str | os.PathLike[str] | bytes) -> tuple[Model, onnx.ModelProto]:
     """Return a file as a model and as a graph with its weights; raises as ``load``, and for a program."""
-    model = load(source)
+    name, content = read_content(source)
+    model = open_content(name, content)
     if model.engine == "native":
         raise InputError("this is a program; convert the .onnx file that it was made from")
-    return model, onnx.load_from_string(read_content(source)[1])
+    return model, onnx.load_from_string(content)
 
 
 def compile_file(proto: onnx.ModelProto, manifest: Manifest) -> Compiled:
