@@ -5,6 +5,7 @@ import io
 import json
 import os
 import signal
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -124,15 +125,17 @@ class ResultLines:
     values. Floats are the shortest text that reads back as the same number.
     """
 
-    def __init__(self, task: Task | None, *keys: str, as_json: bool) -> None:
-        """Write lines that begin with ``keys``."""
+    def __init__(self, task: Task | None, *keys: str, as_json: bool, hold: int = 1) -> None:
+        """Write lines that begin with ``keys``; the label changes once it stayed for ``hold`` lines."""
+        self._recent: deque[str] = deque(maxlen=hold)
+        self._label: str | None = None
         self._task, self._keys, self._as_json = task, keys, as_json
         self._classes, self._header_due = is_classification(task), not as_json
 
     def line(self, values: Array, *keys: str | int) -> str:
         """Return the line for one row ``(C,)``, which begins with these keys; the first has the header."""
         names = class_names(self._task, len(values))
-        label = names[int(values.argmax())] if self._classes else None
+        label = self._held(names[int(values.argmax())]) if self._classes else None
         with np.errstate(invalid="ignore"):  # infinite logits give NaN
             numbers = softmax(values) if self._classes else values
         if self._as_json:
@@ -146,6 +149,12 @@ class ResultLines:
         self._header_due, text = False, io.StringIO()
         csv.writer(text, lineterminator="\n").writerows(rows)
         return text.getvalue()
+
+    def _held(self, label: str) -> str | None:
+        self._recent.append(label)
+        if self._recent.count(label) == self._recent.maxlen:
+            self._label = label
+        return self._label
 
 
 def write_line(text: str) -> None:

@@ -12,7 +12,7 @@ import click
 import numpy as np
 
 from lstm_edge.data.sample_input import SampleInput
-from lstm_edge.results import MainFrames
+from lstm_edge.results import MainFrames, is_classification
 from lstm_edge_exporters.options import option
 from lstm_edge_runtime import Stream, load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, StateError
@@ -35,6 +35,7 @@ class StreamConfig:
     state: Path | None = option(None, "Keep the state in FILE, and resume from it.", metavar="FILE")
     features: tuple[str, ...] = option((), "Columns of the header, in MODEL's order.", metavar="NAMES")
     window: int | None = option(None, "Run the last N samples from reset at every step.", low=1, metavar="N")
+    hold: int = option(1, "Change the label once it stayed for N steps.", low=1, metavar="N")
 
 
 @click.command("stream")
@@ -63,9 +64,11 @@ def command(
     samples, manifest, frames = SampleInput(opened), opened.manifest, MainFrames(opened)
     if config.features and len(config.features) != samples.width:
         raise InputError(f"--features names {len(config.features)} columns, the model takes {samples.width}")
+    if config.hold > 1 and not is_classification(manifest.task):
+        raise InputError("--hold confirms labels, and the model has none; remove it")
     names = config.features or manifest.signal.features
     parser = LineParser(samples.width, names, samples.spec.dtype, required=bool(config.features))
-    lines = ResultLines(manifest.task, "step", as_json=as_json)
+    lines = ResultLines(manifest.task, "step", as_json=as_json, hold=config.hold)
     every: Any = reset_every or manifest.reset_every or "never"
     if not window and reset_every is None and manifest.from_reset:
         kept = "states are carried on" if every == "never" else f"states are reset every {every} steps"

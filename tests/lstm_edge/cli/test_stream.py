@@ -218,6 +218,19 @@ def test_a_sliding_window_gives_the_result_of_the_window_alone_at_every_step(str
     assert err == ""
 
 
+@pytest.mark.parametrize("hold", [1, 2, 4])
+def test_a_held_label_changes_once_it_stayed_for_so_many_steps(stream, har, hold):
+    _, out, _ = stream(text(10 * X), har.path, "--json", "--hold", hold)
+    lines = documents(out)
+    likeliest = [max(line["probabilities"], key=line["probabilities"].get) for line in lines]
+    assert len(set(likeliest)) > 1
+    label = None
+    for step, line in enumerate(lines, 1):
+        if step >= hold and len(set(likeliest[step - hold : step])) == 1:
+            label = likeliest[step - 1]
+        assert line["label"] == label
+
+
 def test_a_restarted_stream_continues_within_its_window(stream, from_reset, tmp_path):
     _, whole, _ = stream(text(), from_reset, "--json")
     _, first, _ = stream(text(X[:15]), from_reset, "--json", "--state", tmp_path / "s.npz")
@@ -237,3 +250,5 @@ def test_a_file_with_one_value_per_row_gives_values(stream, make):
     path.write_bytes(sealed(model.SerializeToString()))
     _, out, _ = stream(text(X[:1]), path, "--json")
     np.testing.assert_allclose(documents(out)[0]["values"], load(path).stream().step(X[0]), rtol=1e-6)
+    code, _, err = stream(text(X[:1]), path, "--hold", 3)
+    assert (code, err) == (2, "error: --hold confirms labels, and the model has none; remove it\n")

@@ -89,7 +89,7 @@ PEOPLE: Mapping[str, tuple[Step, ...]] = {
         Step("lstm-edge export run -o pump.onnx", "equal to PyTorch"),
         Step("lstm-edge validate pump.onnx --against run --quick", "passed"),
         Step("lstm-edge predict pump.onnx pumps.csv -o states.csv", ""),
-        Step("tail -n 200 pumps.csv | cut -d, -f3,4 | lstm-edge stream pump.onnx", "worn|new"),
+        Step("tail -n 200 pumps.csv | cut -d, -f3,4 | lstm-edge stream pump.onnx --hold 5", "worn|new"),
     ),
     "modules": (
         Step("lstm-edge export mine:build -o m.onnx", "--input x=N,L,8", 2),
