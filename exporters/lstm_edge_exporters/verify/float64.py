@@ -42,7 +42,7 @@ class Graph64:
             if tensor.name in replaced:
                 tensor.CopyFrom(ir.to_proto(ir.tensor(replaced[tensor.name], name=tensor.name)))
         for number, inner in enumerate(_nodes(proto.graph)):  # what has no name is given to omitted inputs
-            inner.output[:] = [name or f"unnamed {number} {place}" for place, name in enumerate(inner.output)]
+            inner.output[:] = [name or f"unnamed {number} {index}" for index, name in enumerate(inner.output)]
         try:
             self._evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
         except (NotImplementedError, RuntimeError, TypeError) as error:
@@ -85,7 +85,7 @@ class Graph64:
         """
         if (seed, ulp) not in self._moves:
             rng = np.random.default_rng(seed)
-            constants = {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)}
+            constants = {name: _moved(array, rng, ulp) for name, array in constants_of(self.model)}
             graph = self._moves[seed, ulp] = Graph64(self.model, constants)
             for run in graph._evaluator.rt_nodes_:
                 run.gate_move = ulp, seed
@@ -105,8 +105,8 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
     """Yield name and values of every float64 initializer that data meet; others are for sizes."""
     for name, value in model.graph.initializers.items():
         of_sizes = all(
-            is_data_free(node.outputs[0]) or (node.op_type == "Resize" and place)
-            for node, place in value.uses()
+            is_data_free(node.outputs[0]) or (node.op_type == "Resize" and index)
+            for node, index in value.uses()
         )
         if value.dtype == ir.DataType.DOUBLE and value.const_value is not None and not of_sizes:
             yield name, value.const_value.numpy()
@@ -267,8 +267,8 @@ def _conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: An
         first = tap * dilations
         reached = whole[(slice(None),) * 2 + tuple(map(slice, first, first + spans, strides))]
         reached += part.reshape(reached.shape)
-    found = whole[(slice(None),) * 2 + tuple(map(slice, pads[:rank], ends - pads[rank:]))]
-    return found if bias is None else found + bias.reshape(-1, *[1] * rank)
+    result = whole[(slice(None),) * 2 + tuple(map(slice, pads[:rank], ends - pads[rank:]))]
+    return result if bias is None else result + bias.reshape(-1, *[1] * rank)
 
 
 def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
