@@ -15,28 +15,8 @@ if _typing.TYPE_CHECKING:
     from .training.config import TrainConfig
     from .training.train import train
 
-__all__ = [
-    "LSTM1",
-    "DataConfig",
-    "Run",
-    "TrainConfig",
-    "__version__",
-    "deployable",
-    "load",
-    "save",
-    "train",
-]
+__all__ = ["LSTM1", "DataConfig", "Run", "TrainConfig", "__version__", "deployable", "load", "save", "train"]
 
-__getattr__, __dir__ = _lazy_names(
-    __name__,
-    {
-        "LSTM1": ".lstm1",
-        "DataConfig": ".data.config",
-        "Run": ".checkpoint",
-        "TrainConfig": ".training.config",
-        "deployable": ".checkpoint",
-        "load": ".checkpoint",
-        "save": ".checkpoint",
-        "train": ".training.train",
-    },
-)
+_MODULES = {"DataConfig": ".data.config", "LSTM1": ".lstm1", "TrainConfig": ".training.config"}
+_MODULES |= dict.fromkeys(("Run", "deployable", "load", "save"), ".checkpoint") | {"train": ".training.train"}
+__getattr__, __dir__ = _lazy_names(__name__, _MODULES)

@@ -1,49 +1,48 @@
 """The work of ``lstm-edge demo``, without its display."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from importlib.resources import as_file, files
+from importlib.resources import files
 from pathlib import Path
 from time import perf_counter_ns
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 
 from lstm_edge_exporters import Artifact, export
 from lstm_edge_exporters.export.floats import one_thread
 from lstm_edge_runtime import Stream
-from lstm_edge_runtime.errors import CheckFailedError, InputError
+from lstm_edge_runtime.errors import CheckFailedError
+from lstm_edge_runtime.files import write_bytes
+from lstm_edge_runtime.manifest import Array
 
 from .checkpoint import Run, deployable
 from .data.read import read_data
 from .data.series import Data
+from .run_files import make_folder
 from .training.config import TrainConfig
 from .training.train import Epoch, train
 
-DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"
-"""Files that the demo writes to its folder."""
-TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)
-"""A few seconds on two cores."""
+DATA, RUN, MODEL = "basic_motions.npz", "run", "basic_motions.onnx"  # written to the demo's folder
+TRAINING = TrainConfig(hidden_size=32, epochs=200, seed=0)  # a few seconds on two cores
 
 
 @dataclass(frozen=True)
 class Result:
-    """Results of streaming the held-out recordings, each from reset, and all in one stream."""
+    """Results of streaming the held-out recordings, each from reset, and all in one stream.
+
+    ``recognized`` recordings were recognized at their last sample. The logits of ``steps`` steps differ from
+    PyTorch's by at most ``largest_difference``. ``stream_accuracy`` is the fraction of right steps of
+    the one stream.
+    """
 
     recognized: int
-    """Number of recordings whose activity was recognized at their last sample."""
     recordings: int
     steps: int
-    """Number of steps whose logits were compared with PyTorch's."""
     largest_difference: float
-    """Largest difference of a logit."""
     microseconds_per_step: float
     """Median time of a step, in microseconds."""
     stream_accuracy: float
-    """Fraction of steps of the one stream at which the activity was recognized."""
 
     @property
     def accuracy(self) -> float:
@@ -57,17 +56,8 @@ class Result:
 
 
 def copy_recordings(folder: Path) -> Data:
-    """Copy the recordings to ``folder`` and return the held-out ones.
-
-    Raises:
-        InputError: ``folder`` can't be created or written to.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with as_file(files("lstm_edge") / "data" / DATA) as source:
-            shutil.copyfile(source, folder / DATA)
-    except OSError as error:
-        raise InputError(f"can't create or write to {folder}: {error.strerror}") from error
+    """Copy the recordings to ``folder`` and return the held-out ones; raises InputError if it can't."""
+    write_bytes(make_folder(folder) / DATA, (files("lstm_edge") / "data" / DATA).read_bytes())
     recordings = read_data(folder / DATA)
     return replace(recordings, series=tuple(recordings.of("test")))
 
@@ -85,17 +75,13 @@ def export_run(run: Run, folder: Path) -> Artifact:
     return artifact
 
 
-def replay_recording(
-    stream: Stream, recording: npt.NDArray[np.float32]
-) -> Iterator[tuple[npt.NDArray[Any], int]]:
+def replay_recording(stream: Stream, recording: Array) -> Iterator[tuple[Array, int]]:
     """Yield logits ``(C,)`` after each sample of a recording ``(L, I)``, and the nanoseconds of the step."""
     stream.reset()
     for sample in recording:
         start = perf_counter_ns()
         logits = stream.step(sample)
-        nanoseconds = perf_counter_ns() - start
-        assert isinstance(logits, np.ndarray)
-        yield logits.copy(), nanoseconds
+        yield np.array(logits), perf_counter_ns() - start
 
 
 def measure(run: Run, stream: Stream, held_out: Data) -> Result:

@@ -11,33 +11,27 @@ from lstm_edge_runtime.errors import InputError
 
 HiddenAndCell = tuple[Tensor, Tensor]
 """``(h, c)``: ``h (layers*D, N, H_out)`` and ``c (layers*D, N, H)``."""
-SCALES = ("x_mean", "x_std", "y_mean", "y_std")
-"""Names of the buffers with the normalization; a checkpoint has them in pairs, or not at all."""
-_HEAD_WIDTH = 128
 
 
 class LSTM1(nn.Module):
-    r"""Logits (or predicted values) from the final hidden state of an LSTM.
+    """Logits (or predicted values) from the final hidden state of an LSTM.
 
     ``x -> scale -> nn.LSTM -> h_n -> ReLU -> Linear(., 128) -> ReLU -> Linear(128, num_classes) -> scale``
 
     The parameters are named ``lstm.*``, ``fc_1.*`` and ``fc.*``. ``set_scales`` adds the normalization as
-    buffers; until then ``x`` and the outputs are used as they are. With ``D = 2`` if bidirectional else 1 and
-    ``H_out = proj_size or hidden_size``, the head reads
+    buffers. With ``D = 2`` if bidirectional else 1 and ``H_out = proj_size or hidden_size``, the head reads
 
     * ``readout="stacked"``: ``h_n.view(-1, H_out)``, the final hidden state of every layer and direction.
-      ``logits (layers*D*N, num_classes)``, layer-major: row ``k*N + n`` belongs to sample ``n`` and to the
-      ``k``-th of the ``layers*D`` states in PyTorch's order (layer 0 forward, layer 0 backward, ...).
-    * ``readout="last"``: the top layer only, both directions side by side (forward first).
-      ``logits (N, num_classes)``; ``fc_1`` is ``D*H_out`` wide. For one layer and one direction it equals
-      ``"stacked"``.
+      ``logits (layers*D*N, num_classes)``: row ``k*N + n`` belongs to sample ``n`` and to the ``k``-th state.
+    * ``readout="last"``: the top layer only, both directions next to each other (forward first).
+      ``logits (N, num_classes)``. For one layer and one direction it equals ``"stacked"``.
 
     Args:
         num_classes: width of the output: classes, or values to predict.
         input_size: features per time step (``I``).
         hidden_size: width of the cell state (``H``).
         num_layers: number of LSTM layers.
-        seq_length: time steps of a training window; kept as information, ``forward`` works with any length.
+        seq_length: time steps of a training window; kept as information.
         readout: ``"stacked"`` or ``"last"``.
         added: for each value, the index of the feature whose current value is added to the output, so that
             the network predicts the difference (only with ``readout="last"``); empty for none.
@@ -66,9 +60,8 @@ class LSTM1(nn.Module):
         super().__init__()
         if readout not in ("stacked", "last"):
             raise InputError(f"readout is {readout!r}, expected stacked or last")
-        if added and (
-            readout != "last" or len(added) != num_classes or not set(added) <= set(range(input_size))
-        ):
+        fits = readout == "last" and len(added) == num_classes and set(added) <= set(range(input_size))
+        if added and not fits:
             raise InputError(
                 f"added is {tuple(added)}, expected {num_classes} indices below {input_size} and readout last"
             )
@@ -76,18 +69,17 @@ class LSTM1(nn.Module):
         self.num_classes, self.seq_length, self.readout = num_classes, seq_length, readout
         self.lstm = nn.LSTM(input_size, hidden_size, num_layers, batch_first=True, **options, **factory)
         self._directions = 2 if self.lstm.bidirectional else 1
-        self._row_width = (self.lstm.proj_size or hidden_size) * (
-            self._directions if readout == "last" else 1
-        )
-        self.fc_1 = nn.Linear(self._row_width, _HEAD_WIDTH, **factory)
-        self.fc = nn.Linear(_HEAD_WIDTH, num_classes, **factory)
+        width = self.lstm.proj_size or hidden_size
+        self._row_width = width * self._directions if readout == "last" else width
+        self.fc_1 = nn.Linear(self._row_width, 128, **factory)
+        self.fc = nn.Linear(128, num_classes, **factory)
         self.added = tuple(added)
         self.added_columns: Tensor
         self.x_mean: Tensor | None
         self.x_std: Tensor | None
         self.y_mean: Tensor | None
         self.y_std: Tensor | None
-        for name in SCALES:
+        for name in ("x_mean", "x_std", "y_mean", "y_std"):
             self.register_buffer(name, None)
         columns = torch.eye(input_size, **factory)[:, list(added)] if added else None
         self.register_buffer("added_columns", columns, persistent=False)
@@ -95,37 +87,31 @@ class LSTM1(nn.Module):
     @property
     def options(self) -> dict[str, Any]:
         """The constructor's arguments that the parameters' shapes don't show, as plain values."""
-        own = {name: getattr(self, name) for name in ("seq_length", "readout", "added")}
-        return own | {"dropout": self.lstm.dropout}
+        names = ("seq_length", "readout", "added")
+        return {name: getattr(self, name) for name in names} | {"dropout": self.lstm.dropout}
 
     def forward(
-        self,
-        x: Tensor,
-        h_0: Tensor | None = None,
-        c_0: Tensor | None = None,
-        lengths: Tensor | None = None,
+        self, x: Tensor, h_0: Tensor | None = None, c_0: Tensor | None = None, lengths: Tensor | None = None
     ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
         """Return the logits, or values in their own units; with states also those after the last valid step.
 
         Args:
             x: raw features ``(N, L, I)``.
-            h_0: initial hidden state ``(layers*D, N, H_out)``; None for zeros on x's device and of its dtype.
+            h_0: initial hidden state ``(layers*D, N, H_out)``; None for zeros.
             c_0: initial cell state ``(layers*D, N, H)``.
             lengths: int64 ``(N,)``, number of valid steps of each row, 1 to ``L``; by default ``L``.
 
         Returns:
-            Without states ``logits`` with ``num_classes`` columns and the rows of the readout; with states,
-            which is the form that is exported, ``(logits, h_n, c_n)``.
+            Without states ``logits``; with states, which is the exported form, ``(logits, h_n, c_n)``.
 
         Raises:
             InputError: ``lengths`` don't fit ``x``.
         """
         state = None if h_0 is None or c_0 is None else (h_0, c_0)
         _, (h_n, c_n) = self.lstm(self._inputs(x, lengths), state)
-        rows = h_n
-        if self.readout == "last":
-            rows = h_n[-self._directions :]
-            rows = torch.cat([rows[0], rows[1]], dim=-1) if self._directions == 2 else rows
+        rows = h_n if self.readout == "stacked" else h_n[-self._directions :]
+        if self.readout == "last" and self._directions == 2:
+            rows = torch.cat([rows[0], rows[1]], dim=-1)
         now = None
         if self.added:
             now = x[:, -1]
@@ -138,25 +124,17 @@ class LSTM1(nn.Module):
     def hidden_at(
         self, x: Tensor, steps: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, HiddenAndCell]:
-        """Return the top layer's hidden state after some steps, and the state after the last valid one.
+        """Return the top layer's hidden state ``(N, K, H_out)`` after the steps ``int64 (N, K)``.
 
-        The network must not be bidirectional. Results of steps after the length of a row have no meaning.
-
-        Args:
-            x: raw features ``(N, L, I)``.
-            steps: int64 ``(N, K)``.
-            state: initial ``(h_0, c_0)``; None for zeros.
-            lengths: as for ``forward``.
-
-        Returns:
-            ``(N, K, H_out)``, of which ``outputs`` gives what a stream returns there, and ``(h_n, c_n)``.
+        The state after the last valid step comes with it. The other arguments are those of ``forward``. The
+        network must not be bidirectional; results after the length of a row have no meaning.
         """
-        found, state_n = self.lstm(self._inputs(x, lengths), state)
+        hidden, state_n = self.lstm(self._inputs(x, lengths), state)
         if lengths is None:
-            return found[torch.arange(len(x))[:, None], steps], state_n
-        first = found.batch_sizes.cumsum(0) - found.batch_sizes
+            return hidden[torch.arange(len(x))[:, None], steps], state_n
+        first = hidden.batch_sizes.cumsum(0) - hidden.batch_sizes
         steps = torch.minimum(steps.cpu(), lengths.cpu()[:, None] - 1)
-        return found.data[first[steps] + found.unsorted_indices.cpu()[:, None]], state_n
+        return hidden.data[first[steps] + hidden.unsorted_indices.cpu()[:, None]], state_n
 
     def outputs(self, hidden: Tensor, x: Tensor | None = None) -> Tensor:
         """Return logits or values in their own units from hidden states ``(..., H_out)``.
@@ -175,22 +153,21 @@ class LSTM1(nn.Module):
     def set_scales(
         self, x: tuple[Tensor, Tensor] | None = None, y: tuple[Tensor, Tensor] | None = None
     ) -> "LSTM1":
-        """Set the normalization, and return the network; None for none.
+        """Set the normalization of what is given, and return the network.
 
-        Args:
-            x: mean and standard deviation ``(I,)`` of the features, subtracted and divided by.
-            y: mean and standard deviation ``(C,)`` of the values, multiplied by and added.
-
-        Raises:
-            InputError: a scale of another width, not finite, or a standard deviation that is not positive.
+        Features are normalized with the mean and standard deviation ``x``, each ``(I,)``; values are restored
+        with those of ``y``, each ``(C,)``. Raises InputError for a scale of another width, not finite, or a
+        standard deviation that is not positive.
         """
         for name, pair, width in (("x", x, self.lstm.input_size), ("y", y, self.num_classes)):
-            for part, tensor in zip(("mean", "std"), pair or (None, None), strict=True):
-                if tensor is not None and tensor.shape != (width,):
-                    raise InputError(f"the {part} of {name} is {tuple(tensor.shape)}, expected ({width},)")
-                if tensor is not None and not (tensor.isfinite() & ((tensor > 0) | (part == "mean"))).all():
-                    raise InputError(f"the {part} of {name} is not finite and positive: {tensor.tolist()}")
-                setattr(self, f"{name}_{part}", None if tensor is None else tensor.to(self.fc.weight))
+            for part, tensor in zip(("mean", "std"), pair or (), strict=False):
+                if (
+                    tensor.shape != (width,)
+                    or not (tensor.isfinite() & ((tensor > 0) | (part == "mean"))).all()
+                ):
+                    expected = f"{width} finite numbers{', all positive' if part == 'std' else ''}"
+                    raise InputError(f"the {part} of {name} is {tensor.tolist()}, expected {expected}")
+                setattr(self, f"{name}_{part}", tensor.to(self.fc.weight))
         return self
 
     def _inputs(self, x: Tensor, lengths: Tensor | None) -> Tensor | PackedSequence:
@@ -200,8 +177,10 @@ class LSTM1(nn.Module):
             inputs = (x - self.x_mean) / self.x_std
         if lengths is None:
             return inputs
-        if not torch.compiler.is_compiling():
-            _check_lengths(lengths, x)
+        if not torch.compiler.is_compiling():  # packing would read past the end of x, or drop rows
+            fits = x.dim() == 3 and lengths.shape == x.shape[:1] and not lengths.is_floating_point()
+            if not fits or not ((lengths > 0) & (lengths <= x.shape[1])).all():
+                raise InputError(f"lengths is {lengths.tolist()}, expected int64 (N,) of 1 to {x.shape[1]}")
         return pack_padded_sequence(inputs, lengths.cpu(), batch_first=True, enforce_sorted=False)
 
 
@@ -215,15 +194,3 @@ def fit_scale(columns: Tensor) -> tuple[Tensor, Tensor]:
     info = torch.finfo(torch.float32)
     varies = std > (info.eps * mean.abs()).clamp(min=info.tiny)
     return mean, torch.where(varies, std, 1.0)
-
-
-def _check_lengths(lengths: Tensor, x: Tensor) -> None:
-    """``pack_padded_sequence`` reads past the end of ``x`` for a length over ``L``, and drops rows."""
-    if x.dim() != 3 or lengths.shape != x.shape[:1] or lengths.is_floating_point():
-        raise InputError(
-            f"lengths is {lengths.dtype} {tuple(lengths.shape)}, expected int64 (N,) for x (N, L, I)"
-        )
-    wrong = ((lengths < 1) | (lengths > x.shape[1])).nonzero()
-    if len(wrong):
-        row = int(wrong[0])
-        raise InputError(f"lengths[{row}] is {int(lengths[row])}, expected 1 to {x.shape[1]}")

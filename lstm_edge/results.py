@@ -7,25 +7,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lstm_edge_runtime.errors import ContractError, counted
+from lstm_edge_runtime.manifest import Array
 
 if TYPE_CHECKING:
     from lstm_edge_runtime import Model
     from lstm_edge_runtime.manifest import Manifest, Task
 
-from lstm_edge_runtime.manifest import Array
 
-
-def main_output(model: "Model", result: "Array | dict[str, Array] | None") -> Array:
+def main_output(model: "Model", result: "Array | dict[str, Array]") -> Array:
     """Return the output of the task, or the first one, from the results of a run or a step.
 
-    Raises:
-        ContractError: there is none.
+    Raises ContractError if there is none.
     """
-    if result is None:
-        raise ContractError("the stream is behind and has no frame yet; give it more samples")
-    if not isinstance(result, dict):
-        return result
-    return result[main_name(model)]
+    return result[main_name(model)] if isinstance(result, dict) else result
 
 
 class MainFrames:
@@ -42,9 +36,7 @@ class MainFrames:
     def of(self, result: "Array | dict[str, Array] | None", steps: int) -> Iterator[tuple[int, int, Array]]:
         """Return the number of each frame, the step that it ends with, both from 1, and its values ``(C,)``.
 
-        Args:
-            result: of the last step.
-            steps: taken so far.
+        ``result`` is that of the last of ``steps`` steps.
         """
         if result is None or (isinstance(result, dict) and self._name not in result):
             return
@@ -56,22 +48,17 @@ class MainFrames:
 
     def of_whole(self, rows: Array) -> Iterator[tuple[int, Array]]:
         """Return the step that each frame of a whole run ends with, from 1, and its values ``(C,)``."""
-        for place, row in enumerate(rows, 1):
-            yield place * self._unit // self._per_unit, row
+        for number, row in enumerate(rows, 1):
+            yield number * self._unit // self._per_unit, row
 
 
 def frame_axis(model: "Model") -> int | None:
     """Return the index of the time axis of the main output; None if it is a result of the last step alone."""
-    interface = model.manifest
-    return interface.time_axes.get(main_name(model)) if model.manifest.sequence else None
+    return model.manifest.time_axes.get(main_name(model)) if model.manifest.sequence else None
 
 
 def main_name(model: "Model") -> str:
-    """Return the name of the output of the task, or of the first one.
-
-    Raises:
-        ContractError: there is none.
-    """
+    """Return the name of the output of the task, or of the first one; raises ContractError without any."""
     task = model.manifest.task
     if not (task or model.outputs):
         raise ContractError("the file has no outputs other than its states, so there is nothing to show")
@@ -79,21 +66,15 @@ def main_name(model: "Model") -> str:
 
 
 def top_rows(values: Array, rows: int) -> Array:
-    """Return the main output as ``(rows, C)``.
+    """Return the main output as ``(rows, C)``; of ``(layers*rows, C)`` the rows of the top layer.
 
-    Args:
-        values: ``(rows,)``, ``(rows, C)``, or ``(layers*rows, C)`` to return the top layer's rows of.
-        rows: number of series.
-
-    Raises:
-        ContractError: any other shape.
+    Raises ContractError for another shape than these and ``(rows,)``.
     """
     if values.ndim < 2 and values.size % rows == 0:
         values = values.reshape(rows, -1)
-    if values.ndim != 2 or values.shape[0] % rows:
+    if values.ndim != 2 or len(values) % rows:
         raise ContractError(
-            f"the main output is {values.shape} for {rows} series, expected one row per series; use "
-            "load().run()"
+            f"the main output is {values.shape} for {rows} series, not one row each; use load()"
         )
     top: Array = values.reshape(-1, rows, values.shape[-1])[-1]
     return top
@@ -116,9 +97,8 @@ def result_names(task: "Task | None", width: int) -> list[str]:
         return [f"p_{name}" for name in class_names(task, width)]
     labels, units = (task.labels, task.units) if task else ((), ())
     names = labels if len(labels) == width else [f"value_{index}" for index in range(width)]
-    if len(units) != width:
-        return list(names)
-    return [name + (f" [{unit}]" if unit else "") for name, unit in zip(names, units, strict=True)]
+    pairs = zip(names, units if len(units) == width else [""] * width, strict=True)
+    return [name + (f" [{unit}]" if unit else "") for name, unit in pairs]
 
 
 def pace(manifest: "Manifest") -> str:

@@ -7,22 +7,28 @@ from pathlib import Path
 
 from lstm_edge_runtime.errors import InputError, NotFoundError
 
-MODEL = "model.safetensors"
-"""The best weights; the metadata describe the network, the task and the signal."""
-RESUME = "resume.safetensors"
-"""State of the training after its last whole epoch that was saved."""
-METRICS = "metrics.json"
-"""Scores on each set, facts about the data, and the history of the epochs."""
-REPORT = "report.html"
-CURVES = "curves.png"
+MODEL = "model.safetensors"  # the best weights; the metadata describe the network, the task and the signal
+RESUME = "resume.safetensors"  # state of the training after its last whole epoch that was saved
+METRICS = "metrics.json"  # scores on each set, facts about the data, and the history of the epochs
+REPORT, CURVES = "report.html", "curves.png"
 LOCK = ".lock"
 CHECKPOINT_SUFFIXES = (".pt", ".pth", ".ckpt", ".safetensors")
-_FILES = (*CHECKPOINT_SUFFIXES, ".onnx", ".npz", ".csv")
 
 
 def is_run(path: Path) -> bool:
     """Return True for a folder with a trained network, or one whose training can be resumed."""
     return (path / MODEL).is_file() or (path / RESUME).is_file()
+
+
+def make_folder(folder: Path) -> Path:
+    """Create a folder and its parents where they are missing, and return it; raises InputError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"can't create the folder {folder}: {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"can't write to {folder}; use another folder")
+    return folder
 
 
 def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = False) -> None:
@@ -31,15 +37,12 @@ def check_run_folder(folder: Path, *, resume: bool = False, overwrite: bool = Fa
         raise NotFoundError(f"{folder} contains no run to resume; train without --resume")
     if is_run(folder) and not (resume or overwrite):
         raise InputError(
-            f"{folder} already contains a run; --resume it, --overwrite it, or use another folder"
+            f"{folder} already contains a run; --resume or --overwrite it, or use another folder"
         )
-    if folder.suffix in _FILES:
+    if folder.suffix in (*CHECKPOINT_SUFFIXES, ".onnx", ".npz", ".csv"):
         raise InputError(
             f"{folder} looks like a file name; -o is a folder for the run, such as {folder.stem}"
         )
-    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
-    if not (there.is_dir() and os.access(there, os.W_OK)):
-        raise InputError(f"{there} is not a folder that can be written to; use another folder for the run")
 
 
 @contextlib.contextmanager
@@ -48,34 +51,18 @@ def locked(folder: Path) -> Iterator[None]:
 
     The lock of a killed process is released.
     """
+    from filelock import FileLock, Timeout
+
+    lock = make_folder(folder) / LOCK
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / LOCK).open("a+b")
-    except OSError as error:
-        raise InputError(f"can't create the folder {folder}: {error.strerror}") from error
-    with file:
-        try:
-            _lock(file.fileno())
-        except OSError as error:
-            raise InputError(
-                f"another process is writing to {folder}; wait for it, or use another folder"
-            ) from error
-        try:
-            yield
-        finally:
-            with contextlib.suppress(OSError):  # Windows keeps open files
-                (folder / LOCK).unlink()
-
-
-def _lock(descriptor: int) -> None:
-    if os.name == "nt":
-        import msvcrt
-
-        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)  # type: ignore[attr-defined,unused-ignore]
-    else:
-        import fcntl
-
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        with FileLock(lock, timeout=0):
+            try:
+                yield
+            finally:
+                with contextlib.suppress(OSError):  # Windows keeps open files
+                    lock.unlink()
+    except Timeout as error:
+        raise InputError(f"another process is writing to {folder}; wait, or use another folder") from error
 
 
 def remove_run(folder: Path) -> None:

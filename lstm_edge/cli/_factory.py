@@ -18,37 +18,33 @@ from lstm_edge.checkpoint import read_tensors
 from lstm_edge.suggest import did_you_mean
 from lstm_edge_exporters.export.advice import raising_line
 from lstm_edge_exporters.verify.cases import CaseGenerator, InputSpec
-from lstm_edge_runtime.errors import FileFormatError, InputError
-from lstm_edge_runtime.manifest import AxisRange, TensorSpec
+from lstm_edge_runtime.errors import FileFormatError, InputError, counted
+from lstm_edge_runtime.manifest import TensorSpec
 
 _DTYPES = ("float32", "float16", "bfloat16", "float64", "int64", "int32", "int16", "int8", "uint8", "bool")
-_AXIS = re.compile(r"([^\W\d]\w*|0*[1-9]\d*)(?::(\d+)\.\.(\d*)(?::(\d+))?)?(?::([a-z]\w*))?", re.ASCII)
-"""An axis; least, most and multiple of its range; the dtype."""
+_AXIS = re.compile(r"([^\W\d]\w*|0*[1-9]\d*)(?::0*([1-9]\d*))?(?::([a-z]\w*))?", re.ASCII)
+"""An axis, its size in the example, the dtype."""
 
 
-def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, AxisRange]]:
-    """Read an input, such as ``N,L,8``, ``N,L:int64`` or ``N,L:16..4096:4,8``, and its ranges.
+def parse_input(name: str, text: str) -> tuple[TensorSpec, dict[str, int]]:
+    """Read an input, such as ``N,L,8``, ``N,L:int64`` or ``N,L:500,8``, and sizes of the example.
 
     The dtype is empty for that of the parameters.
     """
-    axes, ranges, dtype = list[int | str](), dict[str, AxisRange](), ""
+    axes, sizes, dtype = list[int | str](), dict[str, int](), ""
     for part in text.split(","):
         match = _AXIS.fullmatch(part.strip())
-        axis, least, most, multiple, kind = match.groups() if match else ("", None, None, None, None)
-        limits = AxisRange(int(least or 1), int(most) if most else None, int(multiple or 1))
-        is_empty = (
-            min(limits.least, limits.multiple) < 1 or limits.most == 0 or limits.nearest(1) < limits.least
-        )
-        if not axis or dtype or is_empty or (kind or "bool") not in _DTYPES or (least and axis.isdecimal()):
+        axis, size, kind = match.groups() if match else ("", None, None)
+        if not axis or dtype or (kind or "bool") not in _DTYPES or (size and axis.isdecimal()):
             raise InputError(
-                f"got --input {name}={text}, expected x=N,L,8, x=N,L:16..4096:4,8 (LEAST..[MOST][:MULTIPLE]) "
-                f"or tokens=N,L:int64, with a dtype of {', '.join(_DTYPES)}"
+                f"got --input {name}={text}, expected x=N,L,8, x=N,L:500,8 for an example of 500 steps, or "
+                f"tokens=N,L:int64, with a dtype of {', '.join(_DTYPES)}"
             )
         axes.append(int(axis) if axis.isdecimal() else axis)
         dtype = kind or ""
-        if least:
-            ranges[axis] = limits
-    return TensorSpec(name, dtype, tuple(axes)), ranges
+        if size:
+            sizes[axis] = int(size)
+    return TensorSpec(name, dtype, tuple(axes)), sizes
 
 
 def build_module(source: str, weights: Path | None) -> tuple[nn.Module, str | None]:
@@ -85,19 +81,19 @@ def _in_one_line(error: BaseException) -> str:
 
 
 def make_example(
-    specs: Sequence[TensorSpec], ranges: Mapping[str, AxisRange], module: nn.Module
+    specs: Sequence[TensorSpec], given: Mapping[str, int], module: nn.Module
 ) -> dict[str, Tensor]:
     """Return a random example of each input; InputError if ``forward`` does not take it.
 
     Integers with one axis are lengths, in descending order; others are indices valid for every embedding.
     """
     names = list(dict.fromkeys(axis for spec in specs for axis in spec.axes if isinstance(axis, str)))
-    sizes = dict(zip(names, (3, *range(64, 64 + 2 * len(names), 2)), strict=False))
+    sizes = dict(zip(names, (3, *range(64, 64 + 2 * len(names), 2)), strict=False)) | {**given}
     words = min(
         (layer.num_embeddings for layer in module.modules() if isinstance(layer, nn.Embedding)), default=2
     )
     inputs = [_to_draw(spec, words) for spec in specs]
-    cases = CaseGenerator(tuple(inputs), None, [*names, None, None][1], sorted_lengths=True, ranges=ranges)
+    cases = CaseGenerator(tuple(inputs), None, [*names, None, None][1], sorted_lengths=True)
     floats = [parameter.dtype for parameter in module.parameters() if parameter.is_floating_point()]
     example = {}
     try:
@@ -112,7 +108,9 @@ def make_example(
             warnings.simplefilter("ignore")
             copy.deepcopy(module)(**example)
     except Exception as error:
-        line, shapes = raising_line(error), ", ".join(f"{x} {list(y.shape)}" for x, y in example.items())
+        trace = error.__traceback__  # without the line above
+        line = raising_line(error.with_traceback(trace and trace.tb_next))
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in example.items())
         raise InputError(
             f"{type(module).__name__}.forward fails on {shapes}: {_in_one_line(error)}"
             f"{f' ({line})' if line else ''}; {_advice(specs, module)}"
@@ -139,5 +137,10 @@ def _advice(specs: Sequence[TensorSpec], module: nn.Module) -> str:
     first = specs[0]
     if isinstance(layer, nn.RNNBase) and not first.dtype and first.axes[2:] != (layer.input_size,):
         features = ",".join(map(str, (*first.axes[:2], layer.input_size)))
-        return f"its first layer takes {layer.input_size} features: --input {first.name}={features}"
-    return "give fixed axes as numbers, and a range to one that is longer or shorter: --input x=N,L:500..,8"
+        return (
+            f"its first layer takes {counted(layer.input_size, 'feature')}: --input {first.name}={features}"
+        )
+    return (
+        "take device and sizes from the inputs in forward, give fixed axes as numbers, and the size of the "
+        "example if it is another: --input x=N,L:500,8"
+    )

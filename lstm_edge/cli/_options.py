@@ -169,7 +169,7 @@ class ModelOptions:
         return load(path, device=self.device, threads=self.threads)
 
 
-def _check_models(_: click.Context, __: click.Parameter, given: Any) -> Any:
+def check_models(_: click.Context, __: click.Parameter, given: Any) -> Any:
     """Refuse a run folder, checkpoint or data file given as a model, and suggest the right command."""
     for path in given if isinstance(given, tuple) else (given,):
         if path.suffix in DATA_SUFFIXES:
@@ -181,8 +181,8 @@ def _check_models(_: click.Context, __: click.Parameter, given: Any) -> Any:
     return given
 
 
-model_argument = click.argument("model", type=PATH, callback=_check_models)
-models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=_check_models)
+model_argument = click.argument("model", type=PATH, callback=check_models)
+models_argument = click.argument("models", nargs=-1, required=True, type=PATH, callback=check_models)
 
 
 def _check_output(_: click.Context, option: click.Parameter, given: Any) -> Any:

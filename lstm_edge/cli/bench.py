@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from lstm_edge.data.sample_input import sample_input
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge_exporters.options import option
 from lstm_edge_runtime import Model
 from lstm_edge_runtime.errors import counted
@@ -52,7 +52,7 @@ def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
 
 def _calls(model: Model, streams: int) -> Iterator[tuple[str, Callable[[], object]]]:
     """Yield the name of each call, and the call."""
-    unit, samples = model.manifest.unit, sample_input(model)
+    unit, samples = model.manifest.unit, SampleInput(model)
     name, stream = "step" if unit == 1 else f"unit of {unit}", model.stream(reset_every="never")
     x = np.random.default_rng(0).random((streams, unit, samples.width)).astype(samples.spec.dtype)
     x = samples.steps(x[:, 0]) if unit == 1 else samples.rows(x)

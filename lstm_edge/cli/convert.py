@@ -9,7 +9,7 @@ import click
 from lstm_edge.data.read import read_data
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.files import check_target, write_bytes
+from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Array
 
 from ._options import PATH, model_argument, verb
@@ -19,7 +19,6 @@ from ._output import Report
 def _to_native(model: Path, output: Path) -> Report:
     if output.suffix != ".lep":
         raise InputError(f"{output} is not named .lep; use -o {output.with_suffix('.lep')}, or --to c or web")
-    check_target(output)
     from lstm_edge_exporters.targets.native import to_native
 
     content = to_native(model)

@@ -32,7 +32,7 @@ class SourceOptions:
     weights: Path | None = option(None, "Checkpoint to load into a factory's module.")
     input: Mapping[str, str] = option(
         dict,
-        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:16..4096:4,8 with a range of L.",
+        "Shape of one input of forward: x=N,L,8, tokens=N,L:int64, or x=N,L:500,8 for 500 steps.",
         metavar="x=N,L,8[:DTYPE]",
     )
     state: Mapping[str, str] = option(dict, "All states, if they are ambiguous.", metavar="INPUT=OUTPUT")
@@ -77,6 +77,7 @@ def command(
       lstm-edge export nets.amp:build --weights amp.pt --input x=N,L,1 --rate 48kHz -o amp.onnx
     """  # noqa: D301
     from lstm_edge_exporters import export
+    from lstm_edge_exporters.targets.native import to_native
 
     _check_source(source, given)
     with contextlib.redirect_stdout(sys.stderr):  # output printed by a user's code is not the result
@@ -88,7 +89,8 @@ def command(
             module, example, described = deployable(_described(Path(source), given), lengths=given.lengths)
         options = {name: getattr(config, name) for name in option_fields(config)}
         artifact = export(module, example, replace(described, **options), on_progress=show)
-    contents = {path: _content(artifact, path) for path in outputs}
+    model = artifact.model
+    contents = {path: model if path.suffix == ".onnx" else to_native(model) for path in outputs}
     for path, content in contents.items():
         write_bytes(path, content)
     files = {"--weights": given.weights, "--scale": given.scale}
@@ -97,14 +99,6 @@ def command(
     following = [("validate", path, "--against", source, *again) for path in exported[:1]]
     sizes = {path: len(content) for path, content in contents.items()}
     return Report({"files": sizes, **_facts(artifact)}, next=[("inspect", outputs[0]), *following])
-
-
-def _content(artifact: "Artifact", path: Path) -> bytes:
-    if path.suffix == ".onnx":
-        return artifact.model
-    from lstm_edge_exporters.targets.native import to_native
-
-    return to_native(artifact.model)
 
 
 def _check_source(source: str, given: SourceOptions) -> None:
@@ -125,8 +119,7 @@ def _check_source(source: str, given: SourceOptions) -> None:
 
 def _described(path: Path, given: SourceOptions) -> "Run":
     """Return a run, or a bare checkpoint with the description that the options give."""
-    from lstm_edge.checkpoint import load
-    from lstm_edge.scales import with_scales
+    from lstm_edge.checkpoint import load, with_scales
 
     run, task = load(path), given.task
     if given.scale is not None:
@@ -147,17 +140,16 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
     if given.lengths:
         inputs.setdefault("lengths", "N:int64")
     parsed = [parse_input(name, text) for name, text in inputs.items()]
-    specs, ranges = [spec for spec, _ in parsed], dict(pair for _, found in parsed for pair in found.items())
+    specs, sizes = [spec for spec, _ in parsed], dict(pair for _, given in parsed for pair in given.items())
     module, sha256 = build_module(source, given.weights)
     config = ExportConfig(
         inputs={spec.name: spec.axes for spec in specs},
-        ranges=ranges,
         states=dict(given.state) or None,
         task=given.task,
         signal=given.signal,
         checkpoint_sha256=sha256,
     )
-    return module, make_example(specs, ranges, module), config
+    return module, make_example(specs, sizes, module), config
 
 
 def _facts(artifact: "Artifact") -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """``lstm-edge lift``: turn the hidden states of a recurrent ONNX file into inputs and outputs."""
 
+import os
 from pathlib import Path
 
 from lstm_edge.results import pace
 from lstm_edge_exporters.lift.config import LiftConfig
+from lstm_edge_runtime.errors import InputError
 
 from ._options import model_argument, options_of, output_option, verb
 from ._output import Report, plain
@@ -28,7 +30,9 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     """  # noqa: D301
     from lstm_edge_exporters.lift import lift
 
-    lifted = lift(model, config)
+    lifted, weights = lift(model, config), os.path.relpath(output, model.parent).encode()
+    if output.is_file() and b"\x08location\x12%c%b" % (len(weights) % 128, weights) in model.read_bytes():
+        raise InputError(f"{output} has the weights of {model} and would be replaced; use another name")
     lifted.save(output)
     report, manifest = lifted.report, lifted.manifest
     kinds = {"lifted": report.lifted, "past steps": report.past, "existing": report.recognized}

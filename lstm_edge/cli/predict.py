@@ -5,8 +5,7 @@ from pathlib import Path
 import click
 
 from lstm_edge.data.config import ReadConfig
-from lstm_edge.data.evaluation import read_for_model
-from lstm_edge.data.sample_input import run_series
+from lstm_edge.data.sample_input import read_for_model, run_series
 from lstm_edge.results import MainFrames, frame_axis, pace
 from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
@@ -53,13 +52,13 @@ def command(
     last = manifest.reset_every or 0
     if last and any(len(one.x) > last for one in data.series):
         note(f"training windows of {last} steps started from reset; only the last {last} steps are used")
-    used = [one.x[-last:] for one in data.series]
+    used = [(one, one.x[-last:]) for one in data.series]
     by_frame, frames = frame_axis(opened) is not None, MainFrames(opened)
     lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
     text = (
         lines.line(row, *(one.name, len(one.x) - len(x) + step)[: 1 + by_frame])
-        for one, x, rows in zip(data.series, used, run_series(opened, samples, used), strict=True)
-        for step, row in (frames.of_whole(rows) if by_frame else [(0, rows[0])])
+        for one, x in used
+        for step, row in frames.of_whole(run_series(opened, samples, x))
     )
     if output is not None:
         write_bytes(output, "".join(text).encode(errors="backslashreplace"))

@@ -41,7 +41,7 @@ def command(
 
     samples = None
     if data is not None:
-        from lstm_edge.data.evaluation import read_samples
+        from lstm_edge.data.sample_input import read_samples
 
         samples = read_samples(data, ModelOptions().load(model), reading, note)
     made = quantize(model, replace(config, budget=budget), samples, on_progress=show)

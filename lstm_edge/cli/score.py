@@ -8,13 +8,13 @@ import click
 
 from lstm_edge.score.config import ScoreConfig
 
-from ._options import PATH, options_of, reset_every_option, verb
+from ._options import PATH, check_models, options_of, reset_every_option, verb
 from ._output import Report, Show
 
 
 @verb("score", extra="parquet")
 @click.argument("dataset")
-@click.option("-m", "--model", type=PATH, required=True, help="Model file.")
+@click.option("-m", "--model", type=PATH, required=True, callback=check_models, help="Model file.")
 @click.option("-o", "--output", type=PATH, required=True, help="Output folder, which must not exist.")
 @options_of(config=ScoreConfig)
 @reset_every_option

@@ -11,7 +11,7 @@ from typing import Any
 import click
 import numpy as np
 
-from lstm_edge.data.sample_input import sample_input
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters.options import option
 from lstm_edge_runtime import Stream
@@ -62,7 +62,7 @@ def command(
     if window and (config.state or reset_every):
         raise InputError("--window has no state; remove --state and --reset-every")
     opened = options.load(model)
-    samples, manifest, frames = sample_input(opened), opened.manifest, MainFrames(opened)
+    samples, manifest, frames = SampleInput(opened), opened.manifest, MainFrames(opened)
     if config.features and len(config.features) != samples.width:
         raise InputError(f"--features names {len(config.features)} columns, the model takes {samples.width}")
     names = config.features or manifest.signal.features

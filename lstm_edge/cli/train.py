@@ -40,10 +40,10 @@ def command(data: Path, folder: Path, resume: bool, overwrite: bool, show: Show,
     """  # noqa: D301
     if resume and overwrite:
         raise InputError("--resume continues a run and --overwrite replaces it; give only one of them")
-    from ..training.train import read_configs, train
+    from ..training.train import read_state, train
 
     given = {name: value for name, value in options.items() if value is not None}
-    data_config, config = read_configs(folder) if resume else (DataConfig(), TrainConfig())
+    data_config, config = read_state(folder)[:2] if resume else (DataConfig(), TrainConfig())
     run = train(
         data,
         folder,

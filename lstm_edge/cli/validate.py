@@ -62,7 +62,7 @@ def command(
     file = open_file(model)
     reference = _reference(file, given.against, given) if given.against is not None and file.model else None
     if given.data is not None and file.model is not None:
-        from lstm_edge.data.evaluation import read_samples
+        from lstm_edge.data.sample_input import read_samples
 
         config = replace(config, data=read_samples(given.data, file.model, reading, note))
     found = validate(file, reference, config, on_progress=show)
@@ -87,8 +87,7 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
 
         module, sha256 = build_module(against, given.weights)
         return against_module(module, file, about=against, sha256=sha256 or "")
-    from lstm_edge.checkpoint import deployable, load
-    from lstm_edge.scales import with_scales
+    from lstm_edge.checkpoint import deployable, load, with_scales
 
     run = load(against)
     if given.scale is not None:
@@ -113,7 +112,6 @@ def report_of(found: "Validation") -> Report:
                 "checks": len(group.checks) - group.count("skipped"),
                 "limit": group.worst and group.worst.limit,
                 "error": group.worst and group.worst.ratio * group.worst.limit,
-                "ratio": group.worst and group.worst.ratio,
                 "result": group.status,
             }
             for group in found.groups

@@ -1,7 +1,4 @@
-"""Read data files: a table, a folder of tables, arrays (``.npz``, ``.npy``), or several of these as sets.
-
-Every verb reads data with this.
-"""
+"""Read data files: a table, a folder of tables, arrays (``.npz``, ``.npy``), or several of these as sets."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -13,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from lstm_edge_runtime.errors import InputError, NotFoundError, counted
+from lstm_edge_runtime.errors import InputError, NotFoundError
 from lstm_edge_runtime.manifest import Array, Signal, Task
 
 from ..run_files import is_run
@@ -25,28 +22,17 @@ TargetMode = Literal["required", "optional", "ignored"]
 """Classes or values must be in the file, are read if present, or are not read."""
 _TABLES = (".csv", ".parquet", ".wav")
 _KINDS = "a .npz, .npy, .csv, .parquet or .wav file, or a folder of tables"
-_JITTER, _RATE = 0.1, 0.01
-"""Relative differences of intervals between samples, and of rates, that are not reported."""
-
-
-@dataclass(frozen=True)
-class ModelFeatures:
-    """The features of a model."""
-
-    names: tuple[str, ...]
-    """Empty if the model's file does not name them."""
-    width: int
+_JITTER, _RATE = 0.1, 0.01  # unreported relative differences of intervals between samples, and of rates
 
 
 class _Meaning(NamedTuple):
-    """Columns of a table, the same in all files."""
+    """Columns of a table, the same in all files. Without a ``label`` the folder is the class."""
 
     features: tuple[str, ...]
     named: bool
     """False if the names of the features have no meaning."""
     classes: bool
     label: str | None
-    """Column of the classes; None for values, or if the folder is the class."""
     targets: tuple[str, ...]
     """Names of the values."""
 
@@ -56,25 +42,21 @@ def read_data(
     config: ReadConfig | None = None,
     *,
     targets: TargetMode = "required",
-    model: ModelFeatures | None = None,
+    features: Sequence[str] = (),
     sets: Mapping[str, Path] | None = None,
 ) -> Data:
-    """Read a data file in the format that its name ends in, or every table in a folder.
+    """Read a data file in the format that its name ends in, or every table in a folder and its subfolders.
 
-    Args:
-        path: the file or folder. Each table of a folder is one series, or several if it has a column for
-            them; their class is in a column, or is the subfolder.
-        config: names of columns or arrays, and how to mend the data.
-        targets: classes or values to read.
-        model: features of the model, to select and check the features.
-        sets: files with the validation and the test set; ``path`` is then the training set.
+    Each table of a folder is one series, or several if it has a column for them; their class is in a column,
+    or is the subfolder. The ``features`` of a model are selected if the file names its columns. ``sets`` are
+    files with the validation and the test set; ``path`` is then the training set.
 
     Raises:
         NotFoundError: no such file.
         FileFormatError: it can't be read in the format of its suffix.
         InputError: its content does not fit; the message names the row and column, or the array.
     """
-    reader = _Reader(config or ReadConfig(), targets, model)
+    reader = _Reader(config or ReadConfig(), targets, tuple(features))
     for split, source in {"train" if sets else "": path, **(sets or {})}.items():
         for file in _files(source):
             name = file.relative_to(source).as_posix() if source.is_dir() else ""
@@ -86,51 +68,40 @@ def _files(path: Path) -> list[Path]:
     """Return the file itself, or every table in a folder and its subfolders, sorted."""
     if not path.exists():
         raise NotFoundError(f"{path} does not exist; expected {_KINDS}")
-    if path.is_dir():
-        if is_run(path):
-            raise InputError(f"{path} is a trained run, not data; run lstm-edge export {path} -o model.onnx")
-        files = sorted(file for file in path.rglob("*") if file.suffix in _TABLES and file.is_file())
-        if not files:
-            raise InputError(f"{path} contains no .csv, .parquet or .wav files; expected one per recording")
-        return files
-    if not path.is_file() or path.suffix not in DATA_SUFFIXES:
-        raise InputError(f"{path} is not a data file; expected {_KINDS}")
-    return [path]
+    if is_run(path):
+        raise InputError(f"{path} is a trained run, not data; run lstm-edge export {path} -o model.onnx")
+    files = sorted(file for file in path.rglob("*") if file.suffix in _TABLES) if path.is_dir() else [path]
+    if not files:
+        raise InputError(f"{path} contains no .csv, .parquet or .wav files; expected one per recording")
+    if wrong := [file for file in files if not file.is_file() or file.suffix not in DATA_SUFFIXES]:
+        raise InputError(f"{wrong[0]} is not a data file; expected {_KINDS}")
+    return files
 
 
 @dataclass
 class _Reader:
-    """Series of several files, whose classes are still text, and facts about all of them."""
+    """Series of several files, whose classes are still text, with their known rates and numbers of gaps."""
 
     config: ReadConfig
     targets: TargetMode
-    model: ModelFeatures | None
+    preferred: tuple[str, ...]
+    """Names of the features of a model."""
     meaning: _Meaning | None = None
-    first: Path = Path()
-    """The file that the meaning of the columns is from."""
     series: list[Series] = field(default_factory=list)
     rates: dict[str, float] = field(default_factory=dict)
-    """Sampling rate, Hertz, by series, where it is known."""
     counts: Counter[str] = field(default_factory=Counter)
-    """Numbers of what was mended, for notes."""
 
     def add(self, table: Table, name: str, split: str) -> None:
         """Add the series of a table; ``name`` is its path in a folder, whose subfolder may be the class."""
         config, folder = self.config, name.rpartition("/")[0]
         meaning = self._meaning(table, by_folder=bool(folder))
-        if self.meaning is None:
-            self.meaning, self.first = meaning, table.path
+        self.meaning = self.meaning or meaning
         if meaning != self.meaning:
-            raise InputError(
-                f"{table.path} has other features or targets than {self.first}: "
-                f"{', '.join((*meaning.features, *meaning.targets))}"
-            )
-        x = table.numbers(
-            meaning.features,
-            gaps=config.missing != "error",
-            advice="; --missing interpolate or drop-row fills or drops gaps",
-        )
-        y = self._truth(table, folder)
+            names = ", ".join((*self.meaning.features, *self.meaning.targets))
+            raise InputError(f"{table.path} has other features or targets than the first file: {names}")
+        advice = "; --missing interpolate fills gaps"
+        x = table.numbers(meaning.features, gaps=config.missing != "error", advice=advice)
+        y = _targets(table, meaning, folder, config)
         order, timed = np.arange(len(x), dtype=np.float64), False
         columns = _columns(table, config)
         if "order" in columns:
@@ -138,36 +109,20 @@ class _Reader:
         elif table.rate:
             order, timed = order / table.rate, True
         cells = {key: table.texts(column) for key, column in columns.items() if key != "order"}
-        names = cells.get("series", np.full(len(x), name or "0", dtype=object))
-        for own, positions in pd.Series(np.arange(len(x))).groupby(names, sort=False):
-            rows = positions.to_numpy()
-            rows = rows[np.argsort(order[rows], kind="stable")]
-            keys = order[rows]
-            if (same := np.flatnonzero(np.diff(keys) == 0)).size:
-                raise InputError(
-                    f"{table.place(int(rows[same[0] + 1]), columns['order'])} twice in series {own!r}"
-                )
-            given = _constant(table.path, "split", own, cells, rows)
+        keys = cells.get("series", np.full(len(x), name or "0", dtype=object))
+        for key, positions in pd.Series(np.arange(len(x))).groupby(keys, sort=False):
+            rows = positions.to_numpy()[np.argsort(order[positions], kind="stable")]
+            if (same := np.flatnonzero(np.diff(order[rows]) == 0)).size:
+                where = table.cell(int(rows[same[0] + 1]), columns["order"])
+                raise InputError(f"{where} twice in series {key!r}")
+            full = f"{name}: {key}" if name not in ("", key) else str(key)
+            group, given = (_constant(table.path, one, key, cells, rows) for one in ("group", "split"))
             if given and (split or given not in SETS):
-                expected = "no split in a file that is a set" if split else ", ".join(SETS)
-                raise InputError(f"{table.path}: split of series {own!r} is {given!r}, expected {expected}")
-            full = f"{name}: {own}" if name not in ("", own) else str(own)
-            group = _constant(table.path, "group", own, cells, rows) or full
-            if split:
-                full, group = f"{full} ({split})", f"{group} ({split})"
-            one = Series(full, group, split or given, x[rows], y[rows])
-            self.series.append(self._finished(table.path, one, keys if timed else None))
-
-    def _truth(self, table: Table, folder: str) -> Array:
-        """Return the class as text, or the values, of each row; zeros if these are not in the file."""
-        assert self.meaning is not None
-        if self.meaning.label and self.meaning.classes:
-            return table.texts(self.meaning.label)
-        if self.meaning.classes:
-            return np.full(len(table.frame), folder, dtype=object)
-        if self.config.forecast or not self.meaning.targets:
-            return np.zeros(len(table.frame), np.int64)
-        return table.numbers(self.meaning.targets, gaps=False)
+                expected = "no split next to --validation-data or --test-data" if split else ", ".join(SETS)
+                raise InputError(f"{table.path}: split of series {key!r} is {given!r}, expected {expected}")
+            suffix = f" ({split})" if split else ""
+            one = Series(full + suffix, (group or full) + suffix, split or given, x[rows], y[rows])
+            self.series.append(self._finished(table.path, one, order[rows] if timed else None))
 
     def _meaning(self, table: Table, *, by_folder: bool) -> _Meaning:
         """Return the columns of a table by what the options name, or else by their usual names."""
@@ -179,88 +134,69 @@ class _Reader:
         if self.targets == "required" and not (label or values or by_folder):
             advice = "name the class column with --label, or the value columns with --target or --forecast"
             table.require(["y" if table.features else "label"], advice)
-        known = {*_columns(table, config).values(), "split", label or "label", *values} - {*config.forecast}
+        others = {*_columns(table, config).values(), "split", label or "label", *values} - {*config.forecast}
         if values:
-            known.discard("label")
-        features = self._features(table, [name for name in table.frame if name not in known])
-        ignored = self.targets == "ignored"
-        return _Meaning(
-            features,
-            named=table.named or bool(config.features),
-            classes=not ignored and (by_folder or label is not None),
-            label=label,
-            targets=() if ignored else values,
-        )
-
-    def _features(self, table: Table, rest: Sequence[str]) -> tuple[str, ...]:
-        config, model = self.config, self.model
-        of_model = model.names if model and table.named else ()
-        names = tuple(config.features or of_model or table.features or rest)
-        table.require(
-            names, f"the model's features are {', '.join(names)}; name other columns with --features"
-        )
+            others.discard("label")
+        rest = (name for name in table.frame if name not in others)
+        names = tuple(config.features or (self.preferred if table.named else ()) or table.features or rest)
+        advice = f"the model's features are {', '.join(names)}; name other columns with --features"
+        table.require(names, advice)
         if missing := [name for name in config.forecast if name not in names]:
             raise InputError(f"{table.path}: to forecast {missing[0]!r} it must be a feature")
         if not names:
             raise InputError(f"{table.path} has no feature column (it has {', '.join(table.frame)})")
-        if model and len(names) != model.width:
-            raise InputError(
-                f"{table.path}: got {counted(len(names), 'feature')} ({', '.join(names)}), expected "
-                f"{model.width}; name them in the model's order with --features"
-            )
-        return names
+        ignored = self.targets == "ignored"
+        classes = not ignored and (by_folder or label is not None)
+        return _Meaning(
+            names, table.named or bool(config.features), classes, label, () if ignored else values
+        )
 
     def _finished(self, path: Path, one: Series, times: npt.NDArray[np.float64] | None) -> Series:
-        """Return a series without gaps, at the requested rate, with the next values of a forecast.
-
-        ``times`` are increasing seconds ``(L,)``; None if unknown.
-        """
+        """Return a series without gaps, at the requested rate, with the next values of a forecast."""
         assert self.meaning is not None
-        x, y, config = one.x, one.y, self.config
-        lacking = np.isnan(x)
-        drop = lacking.any(axis=1) & (config.missing == "drop-row")
-        if lacking.all(axis=0).any() or drop.all():
-            raise InputError(
-                f"{path}: series {one.name!r} has a feature with only missing values, or one in every step"
-            )
-        self.counts.update(gaps=int(lacking.sum()), cells=x.size, dropped=int(drop.sum()))
-        if lacking.any() and not drop.any():
+        x, y, wanted = one.x, one.y, self.config.sampling_rate
+        gaps = np.isnan(x)
+        if gaps.all(axis=0).any():
+            raise InputError(f"{path}: series {one.name!r} has a feature with only missing values")
+        self.counts.update(gaps=int(gaps.sum()), cells=x.size)
+        if gaps.any():
             x = pd.DataFrame(x).interpolate(limit_direction="both").to_numpy()
         if times is not None and len(times) > 1:
-            gaps = np.diff(times)
-            rate = self.rates[one.name] = 1 / float(np.median(gaps))
-            odd = int((np.abs(gaps * rate - 1) > _JITTER).sum())
-            wanted = config.sampling_rate
+            intervals = np.diff(times)
+            rate = self.rates[one.name] = 1 / float(np.median(intervals))
+            odd = int((np.abs(intervals * rate - 1) > _JITTER).sum())
             if wanted and (odd or abs(wanted / rate - 1) > _RATE):
-                x, y = _resample(x[~drop], y[~drop], times[~drop], wanted)
-                drop = np.zeros(len(x), bool)
+                x, y = resample(x, y, times, wanted)
             else:
-                self.counts.update(odd=odd, intervals=len(gaps))
-        if config.forecast and self.meaning.targets:
+                self.counts.update(odd=odd, intervals=len(intervals))
+        if self.config.forecast and self.meaning.targets:
             if len(x) < 2:
                 raise InputError(f"{path}: series {one.name!r} has one row; a forecast needs at least two")
-            ahead = [self.meaning.features.index(name) for name in config.forecast]
-            y, x, drop = x[1:, ahead], x[:-1], drop[:-1] | drop[1:]
+            y, x = x[1:, [self.meaning.features.index(name) for name in self.config.forecast]], x[:-1]
         y = y.astype(np.float32) if self.meaning.targets else y
-        return replace(one, x=x[~drop].astype(np.float32), y=y[~drop])
+        return replace(one, x=x.astype(np.float32), y=y)
 
     def data(self, path: Path) -> Data:
         """Return all series, with their classes as numbers."""
         assert self.meaning is not None
-        series, labels = self.series, self.meaning.targets
+        series, labels, counts = self.series, self.meaning.targets, self.counts
         if self.meaning.classes:
-            labels = _sorted({str(label) for one in series for label in one.y})
+            names = {str(label) for one in series for label in one.y}
+            whole = all(label.removeprefix("-").isdecimal() for label in names)
+            labels = tuple(sorted(names, key=int if whole else str))
             index = {label: number for number, label in enumerate(labels)}
             series = [replace(one, y=np.array([index[label] for label in one.y])) for one in series]
-        missing, notes = self._notes()
+        missing = odd = ""
+        if counts["gaps"]:
+            missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"
+        if counts["odd"]:
+            odd = f"{counts['odd']} of {counts['intervals']} intervals between samples differ from the usual "
+            odd += f"one by more than {_JITTER:.0%}; --rate resamples to one rate"
         kind, output = ("classification", "logits") if self.meaning.classes else ("regression", "value")
         features = self.meaning.features if self.meaning.named else ()
-        return Data(
-            tuple(series),
-            Task(kind, output, labels) if labels else None,
-            Signal(features, self._rate(path), missing=missing),
-            notes,
-        )
+        task = Task(kind, output, labels) if labels else None
+        signal = Signal(features, self._rate(path), missing=missing)
+        return Data(tuple(series), task, signal, tuple(filter(None, (missing, odd))))
 
     def _rate(self, path: Path) -> float | None:
         """Return the sampling rate of all series; raises InputError if they differ."""
@@ -274,19 +210,6 @@ class _Reader:
                 f"{rates[fastest]:.4g}; --rate {rates[slowest]:.4g} resamples all to one rate"
             )
         return float(f"{np.median(list(rates.values())):.6g}")
-
-    def _notes(self) -> tuple[str, tuple[str, ...]]:
-        """Return how missing features were handled, and notes about all files together."""
-        counts = self.counts
-        missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"
-        if self.config.missing == "drop-row":
-            missing = f"{counted(counts['dropped'], 'step')} with missing features were dropped"
-        missing = missing if counts["gaps"] else ""
-        odd = (
-            f"{counts['odd']} of {counts['intervals']} intervals between samples differ from the usual one "
-            f"by more than {_JITTER:.0%}; --rate resamples to one rate"
-        )
-        return missing, tuple(filter(None, (missing, odd if counts["odd"] else "")))
 
 
 def _columns(table: Table, config: ReadConfig) -> dict[str, str]:
@@ -302,40 +225,34 @@ def _defaults(table: Table) -> tuple[str | None, tuple[str, ...]]:
         return ("label" if "label" in table.frame else None), ()
     if "y" in table.frame:
         return (None, ("y",)) if table.frame["y"].dtype.kind == "f" else ("y", ())
-    return None, tuple(
-        name
-        for name in table.frame
-        if name[:1] == "y" and name[1:].isdecimal() and name not in table.features
-    )
+    names = [name for name in table.frame if name[:1] == "y" and name[1:].isdecimal()]
+    return None, tuple(name for name in names if name not in table.features)
 
 
-def _sorted(labels: set[str]) -> tuple[str, ...]:
-    """Return labels in alphabetical order, integers by size."""
-    whole = all(label.removeprefix("-").isdecimal() for label in labels)
-    return tuple(sorted(labels, key=int if whole else str))
+def _targets(table: Table, meaning: _Meaning, folder: str, config: ReadConfig) -> Array:
+    """Return the class as text, or the values, of each row; zeros if these are not in the file."""
+    if meaning.classes:
+        return table.texts(meaning.label) if meaning.label else np.full(len(table.frame), folder, object)
+    if config.forecast or not meaning.targets:
+        return np.zeros(len(table.frame), np.int64)
+    return table.numbers(meaning.targets, gaps=False)
 
 
 def _constant(path: Path, key: str, series: object, cells: Mapping[str, Array], rows: Array) -> str:
     """Return the only value of a column in these rows, empty without that column."""
     values = [*dict.fromkeys(cells[key][rows])] if key in cells else [""]
     if len(values) > 1:
-        raise InputError(
-            f"{path}: {key} of series {series!r} is both {values[0]!r} and {values[1]!r}; expected one value "
-            "for each series"
-        )
+        raise InputError(f"{path}: {key} of series {series!r} is both {values[0]!r} and {values[1]!r}")
     return str(values[0])
 
 
-def _resample(
+def resample(
     x: npt.NDArray[np.float64], y: Array, times: npt.NDArray[np.float64], rate: float
 ) -> tuple[npt.NDArray[np.float64], Array]:
     """Interpolate features and values linearly; classes are those of the previous sample."""
     count = int(np.floor((times[-1] - times[0]) * rate + 1e-6)) + 1
     grid = times[0] + np.arange(count) / rate
-
-    def interpolated(columns: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
-        return np.stack([np.interp(grid, times, column) for column in columns.T], axis=1)
-
-    if y.ndim > 1:
-        return interpolated(x), interpolated(y)
-    return interpolated(x), y[np.clip(np.searchsorted(times, grid + 1e-9, side="right") - 1, 0, None)]
+    before = np.clip(np.searchsorted(times, grid + 1e-9, side="right") - 1, 0, None)
+    columns = x.T if y.ndim == 1 else np.concatenate([x, y], axis=1).T
+    values = np.stack([np.interp(grid, times, column) for column in columns], axis=1)
+    return values[:, : x.shape[1]], y[before] if y.ndim == 1 else values[:, x.shape[1] :]

@@ -1,25 +1,36 @@
-"""The input of a model for samples, and their layout."""
+"""Data for a model: samples in the layout of its input, and their classes or values if known."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 from lstm_edge.results import frame_axis, main_name, main_output, top_rows
-from lstm_edge_runtime.errors import InputError
+from lstm_edge_runtime.errors import InputError, counted
+from lstm_edge_runtime.manifest import Array
+
+from .config import ReadConfig
+from .series import Data, windows_of
 
 if TYPE_CHECKING:
+    from lstm_edge_exporters.quantize import Samples
     from lstm_edge_runtime import Model
-    from lstm_edge_runtime.manifest import Manifest, TensorSpec
+
+    from .read import TargetMode
 
 
 class SampleInput:
-    """An input of one vector, or one value, per time step, and the indices of its axes."""
+    """The input of a model for samples, of one vector or one value per time step, and its axes."""
 
-    def __init__(self, spec: "TensorSpec", manifest: "Manifest") -> None:
-        """Find the axes of ``spec``, features last if in doubt; raises InputError for other axes."""
-        axes = spec.axes
+    def __init__(self, model: "Model") -> None:
+        """Find the axes, features last if in doubt; raises InputError for several inputs, or other axes."""
+        manifest = model.manifest
+        if len(manifest.data_inputs) != 1:
+            names = ", ".join(spec.name for spec in manifest.data_inputs) or "none"
+            raise InputError(f"the file has the inputs {names}, expected one; run it from Python with load()")
+        self.spec = manifest.data_inputs[0]
+        axes = self.spec.axes
         batch, sequence = manifest.batch_axis(axes), manifest.time_axis(axes)
         rest = [axis for axis in range(len(axes)) if axis not in (batch, sequence)]
         while len(rest) > 1 and len(axes) < 4:  # a fixed axis has no name; most such have size 1
@@ -32,24 +43,21 @@ class SampleInput:
         width = axes[rest[0]] if rest else 1
         if len(rest) > 1 or not isinstance(width, int):
             shape = ", ".join(map(str, axes))
-            raise InputError(
-                f"{spec.name} is ({shape}), expected (N, L, features), (N, features, L) or (N, L); "
-                "run it from Python with load()"
-            )
-        self.spec = spec
+            expected = "(N, L, features), (N, features, L) or (N, L); run it from Python with load()"
+            raise InputError(f"{self.spec.name} is ({shape}), expected {expected}")
         self.width = width
-        """I, number of features per time step."""
+        """I, the number of features per time step."""
         self.batched = batch is not None and isinstance(axes[batch], str)
-        """Whether the number of rows per call is variable."""
+        """True if the number of rows per call is variable."""
         self.one_step = sequence is None or axes[sequence] == 1
-        """Whether each call is one time step."""
+        """True if each call is one time step."""
         self._batch, self._sequence, self._feature = batch, sequence, rest[0] if rest else None
 
-    def steps(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def steps(self, x: Array) -> Array:
         """Return steps ``(..., I)`` as ``step`` takes them: ``(...)`` if each is one value."""
         return x[..., 0] if self._feature is None else x
 
-    def rows(self, x: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    def rows(self, x: Array) -> Array:
         """Return series ``(N, L, I)`` as the file's input has them, with the batch axis first."""
         x = self.steps(x)
         if self._sequence is None:
@@ -57,51 +65,66 @@ class SampleInput:
         first = self._feature is not None and self._feature < self._sequence
         return x.swapaxes(1, 2) if first else x
 
-    def arrange(self, series: Sequence[npt.NDArray[Any]]) -> npt.NDArray[Any]:
+    def arrange(self, series: Sequence[Array]) -> Array:
         """Return equally long series, ``(L, I)`` each, in the layout of the file's input."""
         rows = self.rows(np.stack(series))
         return np.ascontiguousarray(rows[0] if self._batch is None else np.moveaxis(rows, 0, self._batch))
 
 
-def sample_input(model: "Model") -> SampleInput:
-    """Find the input of a model for samples; raises InputError if there are several, or of other axes."""
-    manifest = model.manifest
-    data = manifest.data_inputs
-    if len(data) != 1:
-        names = ", ".join(spec.name for spec in data) or "none"
-        raise InputError(f"the file has the inputs {names}, expected one; run it from Python with load()")
-    return SampleInput(data[0], manifest)
+def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
+    """Run a series ``(L, I)`` from the reset state, and return the frames ``(frames, C)`` of the main output.
 
-
-def run_series(
-    model: "Model", samples: SampleInput, series: Sequence[npt.NDArray[Any]]
-) -> list[npt.NDArray[Any]]:
-    """Run series ``(L, I)`` from the reset state, one after another.
-
-    Returns:
-        The frames ``(frames, C)`` of the main output of each; one if it is a result of the last step alone,
-        of the top layer if the file reads out every layer.
+    An output of the last step alone is one frame, of the top layer if the file reads out every layer.
     """
-    return [_frames(model, main_output(model, _run_alone(model, samples, one))) for one in series]
-
-
-def _frames(model: "Model", outputs: npt.NDArray[Any]) -> npt.NDArray[Any]:
-    """Return the main output of one series as ``(frames, C)``."""
-    manifest = model.manifest
-    batch, time = manifest.batch_axis(manifest.axes[main_name(model)]), frame_axis(model)
+    output = main_output(model, model.run(samples.arrange([x]))[0])
+    batch, time = model.manifest.batch_axis(model.manifest.axes[main_name(model)]), frame_axis(model)
     if time is None:
-        return top_rows(outputs, 1)
-    frames = (
-        np.moveaxis(outputs, time, 0) if batch is None else np.moveaxis(outputs, (batch, time), (0, 1))[0]
-    )
+        return top_rows(output, 1)
+    axes = (time,) if batch is None else (time, batch)
+    frames = np.moveaxis(output, axes, range(len(axes)))
     return frames.reshape(len(frames), -1)
 
 
-def _run_alone(model: "Model", samples: SampleInput, one: npt.NDArray[Any]) -> dict[str, npt.NDArray[Any]]:
-    """Run a series; a file with one step per call step by step, with carried states."""
-    if not samples.one_step:
-        return model.run(samples.arrange([one]))[0]
-    state = None
-    for step in range(len(one)):
-        outputs, state = model.run(samples.arrange([one[step : step + 1]]), state)
-    return outputs
+def read_for_model(
+    path: Path, model: "Model", config: ReadConfig, *, targets: "TargetMode", tell: Callable[[str], None]
+) -> tuple[Data, SampleInput]:
+    """Read a data file with the features of ``model``, and return the input for them.
+
+    ``tell`` is called with notes for the user; raises as ``read_data`` and ``SampleInput``.
+    """
+    from .read import read_data  # with pandas
+
+    samples, signal = SampleInput(model), model.manifest.signal
+    data = read_data(path, config, targets=targets, features=signal.features)
+    if (width := data.series[0].x.shape[1]) != samples.width:
+        got = f"got {counted(width, 'feature')} ({', '.join(data.signal.features) or 'without names'})"
+        advice = "name them in the model's order with --features"
+        raise InputError(f"{path}: {got}, expected {samples.width}; {advice}")
+    for note in data.notes:
+        tell(note)
+    rate, trained = data.signal.sampling_rate, signal.sampling_rate
+    if rate and trained and abs(rate / trained - 1) > 0.01:
+        advice = f"the model was trained at {trained:g}; --rate {trained:g} resamples data with timestamps"
+        tell(f"{path} has {rate:g} samples per second, {advice}")
+    return data, samples
+
+
+def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[[str], None]) -> "Samples":
+    """Read data as ``lstm-edge train`` does; the test set if the file defines its sets.
+
+    Series are cut into windows if streams of the model are reset every window; raises as ``read_for_model``.
+    """
+    from lstm_edge_exporters.quantize import Samples
+
+    data, samples = read_for_model(path, model, config, targets="optional", tell=tell)
+    series = windows_of(data.of("test") or data.series, model.manifest.reset_every)
+    if samples.one_step:
+        return Samples({samples.spec.name: samples.steps(np.concatenate([one.x for one in series]))})
+    last = [one.y[-1] for one in series]
+    truth = np.array([data.classes[index] for index in last] if data.classes else last) if data.task else None
+    lengths = np.array([len(one) for one in series])
+    padded = np.zeros((len(series), lengths.max(), samples.width), np.float32)
+    for row, one in zip(padded, series, strict=True):
+        row[: len(one)] = one.x
+    x = {samples.spec.name: samples.rows(padded)}
+    return Samples(x, truth, lengths if len(set(lengths)) > 1 else None)

@@ -14,18 +14,18 @@ SETS = ("train", "validation", "test")
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """One recording."""
+    """One recording. Series of one group are never in two sets.
+
+    ``split`` is one of ``SETS``, empty until the series are split. ``x`` has the features in the units of the
+    data, finite, ``float32 (L, I)``, and ``y`` the target of each step: the class ``int64 (L,)``, or values
+    ``float32 (L, C)``; zeros if none were read.
+    """
 
     name: str
-    """Its id in a table; its index in an array."""
     group: str
-    """Series of one group are never in two sets."""
     split: str
-    """One of ``SETS``; empty until the series are split."""
     x: npt.NDArray[Any]
-    """Features in the units of the data, finite, ``float32 (L, I)``."""
     y: npt.NDArray[Any]
-    """Target of each step: class ``int64 (L,)``, or values ``float32 (L, C)``; zeros if none were read."""
 
     def __len__(self) -> int:
         """Return the number of steps ``L``."""
@@ -39,11 +39,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Data:
-    """The contents of data files."""
+    """The contents of data files; ``task`` is None if no classes or values were read."""
 
     series: tuple[Series, ...]
     task: Task | None
-    """With the names of the classes or values; None if none were read."""
     signal: Signal
     notes: tuple[str, ...] = ()
     """Facts about the data that a reader of scores should know."""
@@ -64,3 +63,12 @@ def are_joined(series: Sequence[Series], window: int | None) -> bool:
     Series that change their class, and series of values, start from reset.
     """
     return window is None or all(one.y.ndim == 1 and bool((one.y == one.y[0]).all()) for one in series)
+
+
+def windows_of(series: Sequence[Series], window: int | None, stride: int | None = None) -> list[Series]:
+    """Return the windows of series, a shorter series whole, or all series whole if ``window`` is None."""
+    if window is None:
+        return list(series)
+    starts = [range(0, max(len(one) - window, 0) + 1, stride or window) for one in series]
+    pairs = zip(series, starts, strict=True)
+    return [one.cut(start, start + window) for one, steps in pairs for start in steps]

@@ -1,8 +1,7 @@
 """Files with one row per time step (``.csv``, ``.parquet``, ``.wav``), or arrays made into such rows."""
 
-import codecs
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,28 +15,25 @@ from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
 from lstm_edge_runtime.files import read_arrays
 from lstm_edge_runtime.manifest import Array
 
-_GAPS = frozenset({"", "nan", "na", "null", "none"})
+_GAPS = ("", "nan", "na", "null", "none")
 """Cells that are missing, in lower case."""
 _LARGEST = float(np.finfo(np.float32).max)
-_WAV_DTYPES = {(1, 16): "<i2", (3, 32): "<f4"}
-"""The dtype of samples by format tag and bits."""
-_WAV_EXTENSIBLE = 0xFFFE
-"""The format tag of files that state the format again behind their other fields."""
+_WAV_DTYPES = {(1, 16): "<i2", (3, 32): "<f4"}  # by format tag and bits
 
 
 @dataclass(frozen=True)
 class Table:
-    """Columns of one file: text, or numbers."""
+    """Columns of one file: text, or numbers. With ``comma``, ``1,5`` is a number.
+
+    The index of the frame is the place of each row in the file, named ``row``, or ``sample`` and ``step``.
+    ``rate`` and ``features`` are what the file states of its sampling rate, Hertz, and of its features.
+    """
 
     path: Path
     frame: pd.DataFrame
-    """The index is the place of each row in the file, named ``row``, or ``sample`` and ``step``."""
     comma: bool = False
-    """True if ``1,5`` is a number."""
     rate: float | None = None
-    """Sampling rate, Hertz, if the file states it."""
     features: tuple[str, ...] = ()
-    """Columns of features, if the file states which they are."""
     named: bool = True
     """False if the names of the features have no meaning."""
 
@@ -45,15 +41,15 @@ class Table:
         """Raise InputError for a table without rows, or with two columns of one name."""
         if self.frame.empty:
             raise InputError(f"{self.path} is empty; expected a header and one row per time step")
-        if repeated := self.frame.columns[self.frame.columns.duplicated()].tolist():
-            raise InputError(f"{self.path} has the column {repeated[0]!r} twice; rename one")
+        if (twice := self.frame.columns.duplicated()).any():
+            raise InputError(f"{self.path} has the column {self.frame.columns[twice][0]!r} twice; rename one")
 
-    def place(self, row: int, column: str) -> str:
+    def cell(self, row: int, column: str) -> str:
         """Return where a cell is, for messages: its line, or its sample and step, and its column."""
         label = self.frame.index[row]
-        numbers = zip(self.frame.index.names, label if isinstance(label, tuple) else (label,), strict=True)
-        where = ", ".join(f"{name} {number}" for name, number in numbers)
-        return f"{self.path} {where}, column {column!r} is"
+        names = self.frame.index.names
+        numbers = zip(names, label if isinstance(label, tuple) else (label,), strict=True)
+        return f"{self.path} {', '.join(f'{key} {at}' for key, at in numbers)}, column {column!r} is"
 
     def require(self, names: Sequence[str | None], advice: str = "") -> None:
         """Raise InputError for the first column that does not exist; None is skipped."""
@@ -64,43 +60,43 @@ class Table:
 
     def texts(self, name: str) -> npt.NDArray[Any]:
         """Return a column as text ``(rows,)``; raises InputError for an empty cell."""
-        cells = self.frame[name].astype(object).fillna("").map(str).str.strip().to_numpy(dtype=object)
+        column = self.frame[name].astype(object).fillna("").map(str).str.strip()
+        cells: npt.NDArray[Any] = column.to_numpy(dtype=object)
         if (empty := cells == "").any():
-            raise InputError(f"{self.place(int(empty.argmax()), name)} empty")
-        texts: npt.NDArray[Any] = cells
-        return texts
+            raise InputError(f"{self.cell(int(empty.argmax()), name)} empty")
+        return cells
 
-    def numbers(self, names: Sequence[str], *, gaps: bool, advice: str = "") -> npt.NDArray[np.float64]:
+    def numbers(
+        self, names: Sequence[str], *, gaps: bool = False, advice: str = ""
+    ) -> npt.NDArray[np.float64]:
         """Return columns ``(rows, columns)``, NaN for missing cells if these are accepted as ``gaps``.
 
-        Raises:
-            InputError: a cell is not a number, or is missing although ``gaps`` is False; with this advice.
+        Raises InputError for any other cell that is not a number, with ``advice`` for a missing one.
         """
         values = np.empty((len(self.frame), len(names)))
-        for place, name in enumerate(names):
-            values[:, place] = _to_numbers(self.frame[name], comma=self.comma)
-            unusable = np.flatnonzero(~(np.abs(values[:, place]) <= _LARGEST))
+        for index, name in enumerate(names):
+            values[:, index] = _to_numbers(self.frame[name], comma=self.comma)
+            unusable = np.flatnonzero(~(np.abs(values[:, index]) <= _LARGEST))
             for row, cell in zip(unusable, self.frame[name].iloc[unusable], strict=True):
-                if not _is_gap(cell):
+                text, is_gap = str(cell), _is_gap(cell)
+                if not is_gap:
                     advice = "; choose columns with --features, and --order for times"
                 elif gaps:
                     continue
-                text = "" if _is_gap(cell) else str(cell)
-                raise InputError(f"{self.place(int(row), name)} {text!r}, expected a finite number{advice}")
+                text = f"{self.cell(int(row), name)} {'' if is_gap else text!r}, expected a finite number"
+                raise InputError(text + advice)
         return values
 
     def order(self, name: str) -> tuple[npt.NDArray[np.float64], bool]:
         """Return sort keys ``(rows,)``: numbers, or seconds of ISO timestamps and True; raises InputError."""
         column = self.frame[name]
         if _is_gap(column.iloc[0]) or not np.isnan(_to_numbers(column.iloc[:1], comma=self.comma)[0]):
-            return self.numbers([name], gaps=False)[:, 0], False
+            return self.numbers([name])[:, 0], False
         times = pd.to_datetime(column, format="ISO8601", utc=True, errors="coerce")
         if (wrong := times.isna()).any():
             row = int(wrong.argmax())
-            raise InputError(
-                f"{self.place(row, name)} {str(column.iloc[row])!r}, expected a number or an ISO timestamp "
-                "such as 2026-11-25T09:30:00.25"
-            )
+            expected = "expected a number or an ISO timestamp such as 2026-11-25T09:30:00.25"
+            raise InputError(f"{self.cell(row, name)} {str(column.iloc[row])!r}, {expected}")
         return (times - times.iloc[0]).dt.total_seconds().to_numpy(dtype=np.float64), True
 
 
@@ -108,8 +104,7 @@ def read_table(path: Path, encoding: str) -> Table:
     """Read a table in the format that its name ends in; raises FileFormatError and InputError."""
     if path.suffix == ".csv":
         return _read_csv(path, encoding)
-    readers: dict[str, Callable[[Path], Table]] = {".parquet": _read_parquet, ".wav": _read_wav}
-    return readers.get(path.suffix, _read_arrays)(path)
+    return {".parquet": _read_parquet, ".wav": _read_wav}.get(path.suffix, _read_arrays)(path)
 
 
 def _is_gap(cell: Any) -> bool:
@@ -118,9 +113,9 @@ def _is_gap(cell: Any) -> bool:
 
 def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
     """Return a column as numbers, NaN for any other cell."""
+    if pd.api.types.is_datetime64_any_dtype(column):
+        return np.full(len(column), np.nan)
     if not pd.api.types.is_numeric_dtype(column):
-        if pd.api.types.is_datetime64_any_dtype(column):
-            return np.full(len(column), np.nan)
         text = column.map(str).str.strip()  # cells may be bytes
         text = text.str.replace(",", ".", regex=False) if comma else text
         column = pd.to_numeric(text.where(~text.str.contains("_", regex=False)), errors="coerce")
@@ -128,39 +123,30 @@ def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
     return numbers
 
 
-def _rows(frame: pd.DataFrame, first: int = 1) -> pd.DataFrame:
-    """Return a frame whose index numbers the rows."""
-    return frame.set_axis(pd.RangeIndex(first, first + len(frame), name="row"))
+def _rows(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return a frame whose index numbers the rows from 1."""
+    return frame.set_axis(pd.RangeIndex(1, 1 + len(frame), name="row"))
 
 
 def _read_csv(path: Path, encoding: str) -> Table:
-    with path.open("rb") as raw:
-        marked = raw.read(2) in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
-    plain = encoding.lower() in ("utf-8", "utf8")
     try:
-        with path.open(
-            newline="", encoding="utf-16" if marked else "utf-8-sig" if plain else encoding
-        ) as file:
-            separator = max(",;\t", key=file.readline().count)
+        with path.open(newline="", encoding="utf-8-sig" if encoding == "utf-8" else encoding) as file:
+            separator = max(";,\t", key=file.readline().count)
             file.seek(0)
-            frame = pd.read_csv(
-                file, sep=separator, header=None, dtype=str, keep_default_na=False, skip_blank_lines=False
-            )
+            options: Any = {"header": None, "dtype": str, "keep_default_na": False, "skip_blank_lines": False}
+            frame = pd.read_csv(file, sep=separator, **options)
     except pd.errors.EmptyDataError:
         frame = pd.DataFrame([[""]])
     except (UnicodeError, LookupError) as error:
-        raise FileFormatError(
-            f"{path} is not {encoding} text ({first_line(error)}); name its encoding, such as "
-            "--encoding latin-1"
-        ) from error
+        advice = "name its encoding, such as --encoding latin-1 or utf-16"
+        raise FileFormatError(f"{path} is not {encoding} text ({first_line(error)}); {advice}") from error
     except ValueError as error:
         raise FileFormatError(f"{path} is not CSV text ({first_line(error)})") from error
-    header = [str(name).strip() for name in frame.iloc[0]]
-    if not np.isnan(_to_numbers(pd.Series(header), comma=True)).any():
-        raise InputError(
-            f"{path} has no header: row 1 is {', '.join(header[:3])}; add a row with the names of the columns"
-        )
-    frame = _rows(frame.set_axis(header, axis=1)).iloc[1:]
+    header = frame.iloc[0].map(str).str.strip()
+    if not np.isnan(_to_numbers(header, comma=True)).any():
+        names = ", ".join(header[:3])
+        raise InputError(f"{path} has no header: row 1 is {names}; add a row with the names of the columns")
+    frame = _rows(frame.set_axis(header.tolist(), axis=1)).iloc[1:]
     return Table(path, frame[~(frame == "").all(axis=1)], comma=separator != ",")
 
 
@@ -174,66 +160,50 @@ def _read_parquet(path: Path) -> Table:
 
 def _read_wav(path: Path) -> Table:
     """Read 16-bit or 32-bit float samples as they are in the file, one column per channel."""
-    content, start = path.read_bytes(), 12
-    chunks: dict[bytes, bytes] = {}
+    content, start, chunks = path.read_bytes(), 12, dict[bytes, bytes]()
     while content.startswith(b"RIFF") and start + 8 <= len(content):
         size = int.from_bytes(content[start + 4 : start + 8], "little")
         chunks[content[start : start + 4]] = content[start + 8 : start + 8 + size]
         start += 8 + size + size % 2
     try:
         tag, channels, rate, _, _, bits = struct.unpack_from("<HHIIHH", chunks[b"fmt "])
-        if tag == _WAV_EXTENSIBLE:
-            (tag,) = struct.unpack_from("<H", chunks[b"fmt "], 24)
         samples = np.frombuffer(chunks[b"data"], _WAV_DTYPES[tag, bits]).reshape(-1, channels)
     except (KeyError, ValueError, struct.error) as error:
-        raise FileFormatError(
-            f"{path} can't be read as WAV of 16 bits or float ({first_line(error)})"
-        ) from error
+        reason = first_line(error)
+        raise FileFormatError(f"{path} can't be read as WAV of 16 bits or float ({reason})") from error
     names = ["audio"] if channels == 1 else [f"audio{number}" for number in range(channels)]
     return Table(path, _rows(pd.DataFrame(samples, columns=names)), rate=float(rate))
 
 
 def _read_arrays(path: Path) -> Table:
-    """Return the steps of ``x (samples, L, I)`` as rows.
+    """Return the steps of ``x (samples, L, I)`` as rows, and other arrays with one row per sample as columns.
 
-    Other arrays with one row per sample become columns, ``y0``, ``y1``, ... if they have several. Optional:
-    ``lengths (samples,)``, ``features (I,)`` and ``sampling_rate``. An ``.npy`` file contains ``x``, or one
-    series ``(L, I)``.
+    Optional: ``lengths (samples,)``, ``features (I,)`` and ``sampling_rate``. An ``.npy`` file has ``x``.
     """
     arrays = read_arrays(path, "can't be read", "save plain arrays with numpy.savez", ["x"])
     x = arrays.pop("x")
-    x = x[None] if path.suffix == ".npy" and x.ndim == 2 else x
     if x.ndim != 3 or x.dtype.kind not in "fiu" or 0 in x.shape:
         advice = "; for one feature save x[:, :, None]" if x.ndim == 2 else ""
         raise InputError(f"{path}: x is {x.dtype} {x.shape}, expected numbers (samples, L, I){advice}")
     samples, longest, width = x.shape
     lengths = arrays.pop("lengths", np.full(samples, longest))
-    fits = lengths.shape == (samples,) and lengths.dtype.kind in "iu"
-    if not fits or (lengths < 1).any() or (lengths > longest).any():
-        raise InputError(
-            f"{path}: lengths has other values than an integer from 1 to {longest} for each sample"
-        )
-    rate = arrays.pop("sampling_rate", None)
-    if rate is not None and (rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 < rate.item() < np.inf):
+    if lengths.shape != (samples,) or not np.isin(lengths, np.arange(1, longest + 1)).all():
+        raise InputError(f"{path}: lengths has other values than 1 to {longest} for each sample")
+    rate, names = arrays.pop("sampling_rate", np.array(0.0)), arrays.pop("features", None)
+    if rate.size != 1 or rate.dtype.kind not in "fiu" or not 0 <= rate.item() < np.inf:
         raise InputError(f"{path}: sampling_rate is {rate}, expected one positive number of Hertz")
-    names = arrays.pop("features", None)
     if names is not None and names.shape != (width,):
         raise InputError(f"{path}: features is {names.shape}, expected ({width},)")
-    features = [f"x{index}" for index in range(width)] if names is None else [str(name) for name in names]
-    sample = np.repeat(np.arange(samples), lengths)
-    step = np.concatenate([np.arange(length) for length in lengths])
+    features = [f"x{index}" for index in range(width)] if names is None else names.astype(str).tolist()
+    sample, step = np.nonzero(np.arange(longest) < lengths[:, None])
     columns = [*zip(features, x[sample, step].T, strict=True), ("series", sample.astype(str))]
     for name, array in arrays.items():
         columns += [(key, column[sample]) for key, column in _columns(path, name, array, samples)]
     index = pd.MultiIndex.from_arrays([sample, step], names=["sample", "step"])
     frame = pd.DataFrame(dict(enumerate(column for _, column in columns)), index)
-    return Table(
-        path,
-        frame.set_axis([name for name, _ in columns], axis=1),
-        rate=None if rate is None else float(rate.item()),
-        features=tuple(features),
-        named=names is not None,
-    )
+    frame = frame.set_axis([name for name, _ in columns], axis=1)
+    rate_or_none = float(rate.item()) or None
+    return Table(path, frame, rate=rate_or_none, features=tuple(features), named=names is not None)
 
 
 def _columns(path: Path, name: str, array: Array, samples: int) -> list[tuple[str, Array]]:
@@ -242,9 +212,6 @@ def _columns(path: Path, name: str, array: Array, samples: int) -> list[tuple[st
     if array.shape == (samples,) and kind in "fiubU":
         return [(name, array.astype(str).astype(object) if kind in "Ub" else array)]
     if array.ndim == 2 and len(array) == samples and kind == "f":
-        return [(f"{name}{place}", column) for place, column in enumerate(array.T)]
-    advice = f"; of one-hot rows save {name}.argmax(axis=1)" if array.ndim == 2 else ""
-    raise InputError(
-        f"{path}: {name} is {array.dtype} {array.shape}, expected integer or text classes ({samples},), "
-        f"or float values{advice}"
-    )
+        return [(f"{name}{index}", column) for index, column in enumerate(array.T)]
+    expected = f"integer or text classes ({samples},), or float values; save {name}.argmax(1) of one-hot rows"
+    raise InputError(f"{path}: {name} is {array.dtype} {array.shape}, expected {expected}")

@@ -2,40 +2,29 @@
 
 import base64
 import io
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
 
 from lstm_edge_runtime.files import write_bytes
 
 from ..run_files import CURVES, REPORT
 
-with tempfile.TemporaryDirectory() as _fonts:  # matplotlib writes its list of fonts when it is imported
-    _given = os.environ.setdefault("MPLCONFIGDIR", _fonts)
-    from matplotlib.figure import Figure
-
-    if _given == _fonts:
-        del os.environ["MPLCONFIGDIR"]
-
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
     """Write ``curves.png`` and the self-contained ``report.html`` of a summary into the folder of its run."""
-    name = "test" if summary["test"] else "validation"
-    scores = summary[name]
-    curves = _curves(summary)
-    environment = Environment(
-        loader=PackageLoader(__package__, "."), autoescape=True, undefined=StrictUndefined
-    )
+    name, curves = "test" if summary["test"] else "validation", _curves(summary)
+    loader = PackageLoader(__package__, ".")
+    environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     page = environment.get_template("training.html.j2").render(
         title=folder.absolute().name,
         summary=summary,
-        sets=[(each, summary[each]) for each in ("validation", "test") if summary[each]],
+        sets=[(key, summary[key]) for key in ("validation", "test") if summary[key]],
         name=name,
-        shown=scores[scores["shown"]],
+        shown=summary[name][summary[name]["shown"]],
         curves=f"data:image/png;base64,{base64.b64encode(curves).decode()}",
     )
     write_bytes(folder / CURVES, curves)
@@ -45,15 +34,15 @@ def write_report(folder: Path, summary: Mapping[str, Any]) -> None:
 def _curves(summary: Mapping[str, Any]) -> bytes:
     """Return losses and scores by epoch as PNG."""
     figure = Figure(figsize=(12, 4), layout="constrained", dpi=100)
-    what = "accuracy" if summary["task"] == "classification" else "RMSE / standard deviation"
+    score = "accuracy" if summary["task"] == "classification" else "RMSE / standard deviation"
     lines = {
         "loss": {"loss": "training", "streams": "validation, streams", "windows": "validation, from reset"},
-        what: {"score": "validation"},
+        score: {"score": "validation"},
     }
     for axes, (ylabel, labels) in zip(figure.subplots(1, 2), lines.items(), strict=True):
         for key, label in labels.items():
-            known = [(one["number"], one[key]) for one in summary["history"] if one[key] is not None]
-            axes.plot(*zip(*known, strict=True) if known else ([], []), label=label, marker=".")
+            values = [epoch[key] for epoch in summary["history"]]
+            axes.plot(range(1, len(values) + 1), values, label=label, marker=".")
         axes.set(xlabel="epoch", ylabel=ylabel, yscale="log" if ylabel == "loss" else "linear")
         axes.legend()
     stream = io.BytesIO()

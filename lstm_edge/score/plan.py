@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import parquet
 
-from lstm_edge.data.sample_input import sample_input
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import class_names, is_classification, result_names
 from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError, first_line
@@ -98,7 +98,7 @@ def make_plan(dataset: str, model: Path, output: Path, options: ScoreConfig) -> 
 
 def _resolve(options: ScoreConfig, model: Model) -> ScoreConfig:
     """Return the options with the model's values for those that are not given."""
-    width, manifest = sample_input(model).width, model.manifest
+    width, manifest = SampleInput(model).width, model.manifest
     features = options.features or tuple(manifest.signal.features)
     if len(features) != width:
         names = ", ".join(features) or "no names in the model's file"

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lstm_edge.data.sample_input import sample_input
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import frame_axis, main_name, main_output
 from lstm_edge_runtime import Model, State
 from lstm_edge_runtime.errors import UnsupportedError
@@ -29,7 +29,7 @@ class Pool:
         if contract.unit > 1:
             why = f"this file takes {contract.unit} steps at a time, and score writes one result per row"
             raise UnsupportedError(f"{why}; use lstm-edge stream")
-        self._model, self._samples = model, sample_input(model)
+        self._model, self._samples = model, SampleInput(model)
         self._window, self._sliding = window, dict[int, SlidingStream]()
         stream: Any = model.stream(window=window) if window else model.stream(reset_every=reset_every)
         self.delayed = bool(window) or any(contract.delays.values())  # rows may have no result

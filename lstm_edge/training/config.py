@@ -32,11 +32,7 @@ class TrainConfig:
     device: str = option("cpu", "Device for training.", choices=("cpu", "cuda"))
 
     def __post_init__(self) -> None:
-        """Check the options.
-
-        Raises:
-            InputError: a value does not fit, or dropout is given for one layer.
-        """
+        """Raise InputError for a value that does not fit, or dropout for one layer."""
         check_options(self)
         if self.dropout and self.num_layers == 1:
             raise InputError("dropout is applied between layers; use two or more layers, or no dropout")

@@ -19,56 +19,49 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from lstm_edge_exporters.export.floats import one_thread
-from lstm_edge_runtime.errors import FileFormatError, InputError, first_line
+from lstm_edge_runtime.errors import FileFormatError, InputError
 from lstm_edge_runtime.files import malformed_as, write_bytes
 from lstm_edge_runtime.manifest import Trained
 
 from ..checkpoint import Run, read_tensors, save, write_tensors
 from ..data.config import DataConfig
 from ..data.read import read_data
-from ..data.series import SETS, Data, Series, are_joined
+from ..data.series import SETS, Data, Series, are_joined, windows_of
 from ..data.split import Split, fold_series, split_series
 from ..lstm1 import LSTM1, fit_scale
 from ..run_files import METRICS, RESUME, check_run_folder, locked, remove_run
 from .config import UPDATES, TrainConfig
-from .epoch import Loss, lanes, run_epoch, shuffled, windows_of
+from .epoch import Loss, lanes, run_epoch, shuffled
 from .metrics import STREAM_WINDOWS, advice, score_set, stream_lanes, window_lanes
 
-_LEAST_UPDATES = 20
-"""Steps of the optimizer in an epoch at least; small training sets are passed over several times."""
-_STREAMS, _RESTART = 0.5, 0.1
-"""Share of the lanes that carry their states, and how often these are reset all the same."""
-_PICKS = 16
-"""Steps of each chunk at which the head is evaluated while training."""
+_LEAST_UPDATES = 20  # steps of the optimizer in an epoch; small training sets are passed over several times
+_STREAMS, _RESTART = 0.5, 0.1  # share of the lanes that carry their states, and how often these are reset too
+_PICKS = 16  # steps of each chunk at which the head is evaluated while training
 _SMOOTHING = 0.05
 """Share of each target that is spread over all classes. Without it the loss of a few confident mistakes picks
 too early an epoch: accuracy is 0.03 to 0.04 lower on nine data sets."""
-_SAVE_EVERY = 5.0
-"""Seconds of training that a killed process may lose."""
-_PATIENCE = 0.3
-"""Fraction of the epochs after which training stops without improvement."""
-_WEIGHT_DECAY, _CLIP = 0.05, 1.0
-"""Weight decay of AdamW, and the maximum norm of the gradient."""
-_SMALL = 64
-"""Hidden size up to which one thread is the fastest."""
+_SAVE_EVERY = 5.0  # seconds of training that a killed process may lose
+_PATIENCE = 0.3  # fraction of the epochs after which training stops without improvement
+_WEIGHT_DECAY = 0.05
+_SMALL = 64  # hidden size up to which one thread is the fastest
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """Results of one epoch."""
+    """Results of one epoch. ``best`` is the one with the lowest validation loss so far.
+
+    ``loss`` in training is cross entropy, or squared error relative to the variance. ``streams`` and
+    ``windows`` are the validation losses: None for streams of a bidirectional network, and for windows from
+    reset if the loss of streams is too high for the best epoch. ``score`` is the accuracy of what a device
+    runs on the validation set, or RMSE relative to the standard deviation.
+    """
 
     number: int
-    """From 1."""
     loss: float
-    """In training: cross entropy, or squared error relative to the variance."""
     streams: float | None
-    """Validation loss of streams; None for a bidirectional network."""
     windows: float | None
-    """Validation loss of windows from reset; None if the streamed loss is too high for the best epoch."""
     score: float
-    """Accuracy of what a device runs on the validation set, or RMSE relative to the standard deviation."""
     best: int
-    """The epoch with the lowest validation loss so far."""
 
 
 class Training:
@@ -86,10 +79,10 @@ class Training:
             self.net = _network(split.data, train, options, config).to(config.device)
         self.loss = _loss_of(self.net, split.data, train, config)
         self.optimizer = torch.optim.AdamW(
-            self.net.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY
+            self.net.parameters(), lr=config.learning_rate, weight_decay=_WEIGHT_DECAY, foreach=True
         )
         self.history: list[Epoch] = []
-        self.best = _copy(self.net.state_dict())
+        self.best: dict[str, Tensor] = {}
         self.kept: dict[str, Tensor] = {}
         """All tensors that the next epoch follows from, as they were after the last whole epoch."""
 
@@ -102,34 +95,31 @@ class Training:
 
     def run_epoch(self) -> Epoch:
         """Train for one epoch and validate; raises InputError for a loss that is not finite."""
-        config, number = self.config, len(self.history) + 1
-        rows = config.batch_size
+        config, number, rows = self.config, len(self.history) + 1, self.config.batch_size
         streams = torch.arange(rows) >= round(rows * (1 - _STREAMS))
         keep = streams * (1 - _RESTART) if config.carries else torch.zeros(rows)
         with torch.random.fork_rng():
             torch.manual_seed(config.seed * 1_000_003 + number)
             batches = islice(self._batches(number), self.updates)
-            loss, _ = run_epoch(self.net, self.loss, batches, keep, self.optimizer, clip=_CLIP, picks=_PICKS)
+            loss, _ = run_epoch(self.net, self.loss, batches, keep, self.optimizer, picks=_PICKS)
             epoch = self._validated(number, loss)
+        net, moments = self.net.state_dict(), self.optimizer.state_dict()["state"]
         if epoch.best == number:
-            self.best = _copy(self.net.state_dict())
-        moments = self.optimizer.state_dict()["state"].items()
-        tensors = {f"adamw/{key}/{name}": each for key, one in moments for name, each in one.items()}
-        tensors |= {f"net/{name}": tensor for name, tensor in self.net.state_dict().items()}
-        self.kept = _copy(tensors) | {f"best/{name}": tensor for name, tensor in self.best.items()}
+            self.best = _copy("", net)
+        self.kept = _copy("net/", net) | {f"best/{name}": tensor for name, tensor in self.best.items()}
+        for key, tensors in moments.items():
+            self.kept |= _copy(f"adamw/{key}/", tensors)
         self.history.append(epoch)
         return epoch
 
     def _batches(self, number: int) -> Iterator[Any]:
         options, config, series = self.options, self.config, self.split.data.of("train")
-        stretch = options.window
+        window = stretch = options.window
         if not config.carries and options.stride:
-            series, stretch = windows_of(series, options.window, options.stride), None
+            series, stretch = windows_of(series, window, options.stride), None
         order = shuffled(series, stretch, STREAM_WINDOWS, np.random.default_rng((config.seed, number)))
-        joined = are_joined(self.split.data.series, options.window)
-        return lanes(
-            order, config.batch_size, options.window, window=options.window, joined=joined, tails=False
-        )
+        joined = are_joined(self.split.data.series, window)
+        return lanes(order, config.batch_size, window, window, joined=joined, tails=False)
 
     def _validated(self, number: int, loss: float) -> Epoch:
         series, options, carries = self.split.data.of("validation"), self.options, self.config.carries
@@ -144,15 +134,13 @@ class Training:
             batches = window_lanes(series, options.window, options.stride)
             windows, right = run_epoch(self.net, self.loss, batches, 0.0, picks=_PICKS)
             score = score if carries else right
-        if not all(math.isfinite(each) for each in (loss, streams, windows) if each is not None):
-            raise InputError(
-                f"the loss is {loss} in epoch {number}; give a lower --learning-rate than "
-                f"{self.config.learning_rate}"
-            )
+        if not math.isfinite(sum(value or 0.0 for value in (loss, streams, windows))):
+            advice = f"give a lower --learning-rate than {self.config.learning_rate}"
+            raise InputError(f"the loss is {loss} in epoch {number}; {advice}")
         if not self.split.data.classes:
             score = math.sqrt((streams if carries else windows) or 0.0)
-        one = Epoch(number, loss, streams, windows, score, number)
-        return one if self._criterion(one) < lowest else replace(one, best=self.history[-1].best)
+        epoch = Epoch(number, loss, streams, windows, score, number)
+        return epoch if self._criterion(epoch) < lowest else replace(epoch, best=self.history[-1].best)
 
     def _criterion(self, epoch: Epoch) -> float:
         """Return the validation loss that selects the best epoch: of windows, or of the worse of both."""
@@ -162,50 +150,32 @@ class Training:
 
     def save(self, folder: Path) -> None:
         """Write all that the next epoch follows from, as it was after the last whole epoch."""
-        facts = {
-            "data": asdict(self.options),
-            "train": asdict(self.config),
-            "series": _hash(self.split.data),
-            "history": [asdict(one) for one in self.history],
-        }
-        write_tensors(folder / RESUME, self.kept, facts)
+        facts = {"data": asdict(self.options), "train": asdict(self.config), "series": _hash(self.split.data)}
+        write_tensors(folder / RESUME, self.kept, facts | {"history": [asdict(one) for one in self.history]})
 
     def resume(self, folder: Path) -> None:
         """Go on from what ``save`` wrote; raises InputError for other data or options."""
-        tensors, facts, options, config = _read_state(folder)
-        with malformed_as(FileFormatError, f"{folder} is not the state of a training", "use --overwrite"):
-            config = replace(config, epochs=self.config.epochs, patience=self.config.patience)
-            if (options, config, facts["series"]) != (self.options, self.config, _hash(self.split.data)):
-                raise InputError(
-                    f"{folder} was trained on other data or with other options, of which only --epochs and "
-                    "--patience may change; train into another folder"
-                )
-            parts: dict[str, dict[str, Tensor]] = {"net": {}, "best": {}, "adamw": {}}
-            for name, tensor in tensors.items():
-                kind, _, rest = name.partition("/")
-                parts[kind][rest] = tensor
+        options, config, tensors, facts = read_state(folder)
+        config = replace(config, epochs=self.config.epochs, patience=self.config.patience)
+        if (options, config, facts.get("series")) != (self.options, self.config, _hash(self.split.data)):
+            text = "was trained on other data or with other options; only --epochs and --patience may change"
+            raise InputError(f"{folder} {text}; train into another folder")
+        with malformed_as(FileFormatError, f"{folder} has no state of a training", "use --overwrite"):
+            self.net.load_state_dict(_part(tensors, "best/"))  # so that both are checked
+            self.net.load_state_dict(_part(tensors, "net/"))
             state = self.optimizer.state_dict()
-            for name, tensor in parts["adamw"].items():
-                key, _, moment = name.partition("/")
-                state["state"].setdefault(int(key), {})[moment] = tensor
-            try:
-                self.net.load_state_dict(parts["best"])  # so that both are checked before training goes on
-                self.net.load_state_dict(parts["net"])
-            except RuntimeError as error:
-                raise ValueError(first_line(error)) from error
+            indices = state["param_groups"][0]["params"]
+            state["state"] = {index: _part(tensors, f"adamw/{index}/") for index in indices}
             self.optimizer.load_state_dict(state)
-            self.history = [Epoch(**one) for one in facts["history"]]
-            self.best, self.kept = parts["best"], tensors
+            self.history = [Epoch(**epoch) for epoch in facts["history"]]
+            self.best, self.kept = _part(tensors, "best/"), tensors
 
-    def finish(self, stopped: str) -> Run:
+    def finish(self, stopped: str, file: str) -> Run:
         """Return the best epoch with its scores; its summary is the content of ``metrics.json``."""
         data, options, config = self.split.data, self.options, self.config
         assert data.task is not None
         self.net.load_state_dict(self.best)
-        scores = {
-            name: score_set(self.net, data, name, self.loss, options, config) if data.of(name) else None
-            for name in SETS[1:]
-        }
+        scores = {name: score_set(self.net, data, name, self.loss, options, config) for name in SETS[1:]}
         lengths, trained = [len(one) for one in data.series], {len(one) for one in data.of("train")}
         summary = {
             "task": data.task.kind,
@@ -214,32 +184,24 @@ class Training:
             "stopped": stopped,
             "split": {"description": self.split.description, **{name: len(data.of(name)) for name in SETS}},
             "data": {
+                "file": file,
                 "series": len(lengths),
                 "steps": {"total": sum(lengths), "shortest": min(lengths), "longest": max(lengths)},
-                "features": list(data.signal.features),
-                "targets": list(data.task.labels),
                 "sampling_rate": data.signal.sampling_rate,
                 "window": options.window,
             },
-            "notes": [
-                *data.notes,
-                *self.split.notes,
-                *advice(data, options, config, scores["test"] or scores["validation"] or {}),
-            ],
+            "notes": [*data.notes, *self.split.notes, *advice(data, options, config, scores)],
             **scores,
-            "history": [asdict(one) for one in self.history],
+            "history": [asdict(epoch) for epoch in self.history],
             "config": asdict(config),
             "cross_validation": None,
         }
+        window = options.window or (min(trained) if len(trained) == 1 else None)
         return Run(
             self.net.to("cpu").eval(),
             data.task._replace(units=options.units),
             data.signal._replace(window=options.window),
-            Trained(
-                config.carries,
-                options.window or (min(trained) if len(trained) == 1 else None),
-                1 - _STREAMS if config.carries else 1.0,
-            ),
+            Trained(config.carries, window, 1 - _STREAMS if config.carries else 1.0),
             summary,
         )
 
@@ -261,7 +223,7 @@ def train(
     64, PyTorch is held to one thread meanwhile, which is faster there and repeatable.
 
     Args:
-        data: see ``read_data``.
+        data: a file or folder, as for ``lstm-edge train``.
         folder: the run folder to create.
         data_config: how to read and split the data.
         config: how to train.
@@ -282,9 +244,7 @@ def train(
     folder, data_config, config = Path(folder), data_config or DataConfig(), config or TrainConfig()
     check_run_folder(folder, resume=resume, overwrite=overwrite)
     if config.device == "cuda" and not torch.cuda.is_available():
-        raise InputError(
-            "device is 'cuda', but PyTorch finds none; train on cpu, or install a CUDA build of torch"
-        )
+        raise InputError("PyTorch finds no CUDA device; train on cpu, or install a CUDA build of torch")
     split, folds = read_split(Path(data), data_config, config.seed)
     threads = one_thread() if config.hidden_size <= _SMALL else contextlib.nullcontext()
     with locked(folder), threads:
@@ -293,31 +253,30 @@ def train(
             training.resume(folder)
         else:
             remove_run(folder)
-        stopped = _run(training, folder, on_epoch)
-        run = training.finish(stopped)
-        run.summary["data"]["file"] = Path(data).name
-        if folds and stopped != "interrupted":
-            run.summary["cross_validation"] = _cross_validate(folds, data_config, config, on_epoch)
-        run = save(run, folder)
-        text = json.dumps(run.summary, indent=1, allow_nan=False) + "\n"
-        write_bytes(folder / METRICS, text.encode())
+        run = save(training.finish(_run(training, folder, on_epoch), Path(data).name), folder)
+        if folds and run.summary["stopped"] != "interrupted":
+            with contextlib.suppress(KeyboardInterrupt):
+                run.summary["cross_validation"] = _cross_validate(folds, data_config, config, on_epoch)
+        write_bytes(folder / METRICS, f"{json.dumps(run.summary, indent=1, allow_nan=False)}\n".encode())
     return run
 
 
-def read_configs(folder: str | Path) -> tuple[DataConfig, TrainConfig]:
-    """Return the options of the training in a run folder; raises NotFoundError and FileFormatError."""
-    check_run_folder(Path(folder), resume=True)
-    return _read_state(Path(folder))[2:]
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors under a prefix, by their names without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _read_state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any], DataConfig, TrainConfig]:
-    path = folder / RESUME
-    tensors, facts = read_tensors(path)
-    with malformed_as(FileFormatError, f"{path} is not the state of a training", "use --overwrite"):
-        data: dict[str, Any] = {
-            name: tuple(fact) if isinstance(fact, list) else fact for name, fact in facts["data"].items()
-        }
-        return tensors, facts, DataConfig(**data), TrainConfig(**facts["train"])
+def read_state(folder: Path) -> tuple[DataConfig, TrainConfig, dict[str, Tensor], dict[str, Any]]:
+    """Return the options of the training in a run folder, and what ``Training.save`` wrote.
+
+    Raises NotFoundError and FileFormatError.
+    """
+    check_run_folder(folder, resume=True)
+    tensors, facts = read_tensors(folder / RESUME)
+    with malformed_as(FileFormatError, f"{folder} has no state of a training", "use --overwrite"):
+        data: dict[str, Any] = facts["data"]
+        lists = {name: tuple(value) for name, value in data.items() if isinstance(value, list)}
+        return DataConfig(**data | lists), TrainConfig(**facts["train"]), tensors, facts
 
 
 def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[Split]]:
@@ -327,79 +286,57 @@ def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[
     targets = data.task.labels if data.task else ()
     if options.units and (data.classes or len(options.units) != len(targets)):
         raise InputError(f"{path}: expected one unit for each value to predict ({', '.join(targets)})")
-    try:
-        found = split_series(data, options, seed), fold_series(data, options, seed)
-        for split in (found[0], *found[1]):
-            _check_windows(split.data, options.window)
-    except InputError as error:
-        raise InputError(f"{path}: {error}") from error
-    return found
-
-
-def _check_windows(data: Data, window: int | None) -> None:
-    for one in data.series:
-        if len(one) < (window or 1):
-            raise InputError(
-                f"{one.name!r} has {len(one)} steps, fewer than the window of {window}; reduce it"
-            )
-        if window is None and one.y.ndim == 1 and not (one.y == one.y[0]).all():
+    split, folds = split_series(data, options, seed), fold_series(data, options, seed)
+    for one in split.data.series:
+        if len(one) < (options.window or 1):
+            raise InputError(f"{one.name!r} has {len(one)} steps, fewer than --window {options.window}")
+        if data.classes and options.window is None and not are_joined([one], 1):
             raise InputError(f"series {one.name!r} has more than one class; give the --window of a sample")
+    return split, folds
 
 
-def _run(training: Training, folder: Path, on_epoch: Callable[[Epoch, int], None]) -> str:
-    """Run all epochs, and return why training stopped."""
+def _run(training: Training, folder: Path | None, on_epoch: Callable[[Epoch, int], None]) -> str:
+    """Run all epochs, save the state to a folder, and return why training stopped."""
     saved, stopped = time.monotonic(), "interrupted"
     try:
         while not training.stopped:
             on_epoch(training.run_epoch(), training.epochs)
-            if time.monotonic() - saved > _SAVE_EVERY:
+            if folder and time.monotonic() - saved > _SAVE_EVERY:
                 training.save(folder)
                 saved = time.monotonic()
         stopped = training.stopped
     except KeyboardInterrupt:
-        if not training.history:
+        if not (folder and training.history):
             raise KeyboardInterrupt("before the first epoch was done; nothing was written") from None
-    training.save(folder)
+    if folder:
+        training.save(folder)
     return stopped
 
 
 def _cross_validate(
-    folds: list[Split], options: DataConfig, config: TrainConfig, on_epoch: Callable[[Epoch, int], None]
-) -> dict[str, Any] | None:
-    """Train a network for each fold; return the mean and deviation of the test scores, None after Ctrl-C."""
+    splits: list[Split], options: DataConfig, config: TrainConfig, on_epoch: Callable[[Epoch, int], None]
+) -> dict[str, Any]:
+    """Train a network for each fold; return the mean and deviation of the test scores."""
     scores: dict[str, list[float]] = {}
-    for fold in folds:
-        training = Training(fold, options, config)
-        try:
-            while not training.stopped:
-                on_epoch(training.run_epoch(), training.epochs)
-        except KeyboardInterrupt:
-            return None
-        test = training.finish(training.stopped).summary["test"]
+    for split in splits:
+        training = Training(split, options, config)
+        test = training.finish(_run(training, None, on_epoch), "").summary["test"]
         shown = test[test["shown"]]
-        found = {f"rmse of {target}": value for target, value in shown.get("rmse", {}).items()}
-        for name, value in (found or {"accuracy": shown["accuracy"]}).items():
+        rmse = {f"rmse of {target}": value for target, value in shown.get("rmse", {}).items()}
+        for name, value in (rmse or {"accuracy": shown["accuracy"]}).items():
             scores.setdefault(name, []).append(value)
-    return {name: {"mean": mean(each), "std": stdev(each), "folds": each} for name, each in scores.items()}
+    return {
+        name: {"mean": mean(folds), "std": stdev(folds), "folds": folds} for name, folds in scores.items()
+    }
 
 
 def _network(data: Data, train: list[Series], options: DataConfig, config: TrainConfig) -> LSTM1:
     assert data.task is not None
-    added = (
-        [data.signal.features.index(name) for name in data.task.labels] if options.forecast_difference else ()
-    )
-    lengths = [options.window or len(one) for one in train]
-    net = LSTM1(
-        len(data.task.labels),
-        train[0].x.shape[1],
-        config.hidden_size,
-        config.num_layers,
-        max(lengths),
-        readout="last",
-        added=added,
-        dropout=config.dropout,
-        bidirectional=config.bidirectional,
-    )
+    labels, lengths = data.task.labels, [options.window or len(one) for one in train]
+    added = [data.signal.features.index(name) for name in labels] if options.forecast_difference else ()
+    sizes = len(labels), train[0].x.shape[1], config.hidden_size, config.num_layers, max(lengths)
+    kinds: Any = {"dropout": config.dropout, "bidirectional": config.bidirectional}
+    net = LSTM1(*sizes, readout="last", added=added, **kinds)
     _initialize(net, float(np.mean(lengths)))
     x, y = (torch.from_numpy(np.concatenate([getattr(one, name) for one in train])) for name in "xy")
     if data.classes:
@@ -409,11 +346,10 @@ def _network(data: Data, train: list[Series], options: DataConfig, config: Train
 
 @torch.no_grad()
 def _initialize(net: LSTM1, steps: float) -> None:
-    """Draw the initial parameters of the LSTM, for samples of ``steps`` steps.
+    """Draw the initial parameters of the LSTM, with gates for memories of 1 to ``steps`` steps.
 
-    The gates are initialized for memories of 1 to ``steps`` steps (chrono initialization: Tallec and
-    Ollivier, "Can recurrent neural networks warp time?", ICLR 2018, equation 16). Recurrent weights are
-    orthogonal, gate by gate (Saxe et al., 2014).
+    This is chrono initialization (Tallec and Ollivier, "Can recurrent neural networks warp time?", ICLR 2018,
+    equation 16). Recurrent weights are orthogonal, gate by gate (Saxe et al., 2014).
     """
     size = net.lstm.hidden_size
     for name, parameter in net.lstm.named_parameters():
@@ -435,22 +371,18 @@ def _loss_of(net: LSTM1, data: Data, train: list[Series], config: TrainConfig) -
     weight = None
     if config.class_weight == "balanced":
         counts = np.bincount(np.concatenate([one.y for one in train]), minlength=len(data.classes))
-        weight = (
-            torch.from_numpy(counts.sum() / (len(counts) * np.maximum(counts, 1))).float().to(config.device)
-        )
+        weight = torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1))).float().to(config.device)
     entropy = partial(cross_entropy, weight=weight, reduction="none", label_smoothing=_SMOOTHING)
     return lambda outputs, y: entropy(outputs.flatten(0, 1), y.flatten()).reshape(y.shape)
 
 
-def _copy(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+def _copy(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
 
 def _hash(data: Data) -> str:
     """Return a hash of all that training sees, so that the same data in another file format resumes too."""
-    found = hashlib.sha256(repr(data.task).encode())
+    digest = hashlib.sha256(repr(data.task).encode())
     for one in data.series:
-        found.update(f"{one.split} {one.x.shape} {one.y.shape}".encode())
-        found.update(one.x.tobytes())
-        found.update(one.y.tobytes())
-    return found.hexdigest()
+        digest.update(f"{one.split} {one.x.shape} {one.y.shape}".encode() + one.x.tobytes() + one.y.tobytes())
+    return digest.hexdigest()

@@ -163,9 +163,11 @@ INLINE vf one_and_exp(vf x) {
     const vf scale = set1(-1.44269504088896341f), magic = set1(12582912.f), one = set1(1.f);
     x = smallest(set1(87.f), largest(set1(-87.f), x));
     const vf shifted = madd(x, scale, magic), f = madd(x, scale, magic - shifted), f2 = f * f;
-    const vf low = madd(f2, madd(f, set1(5.5507337435e-2f), set1(2.4022242085e-1f)), madd(f, set1(6.9314697760e-1f), one));
-    const vf high = madd(f, set1(1.3264727126e-3f), set1(9.6715126448e-3f));
-    return madd(madd(f2 * f2, high, low), (vf)(((vu)shifted << 23) + 0x3F800000u), one);
+    const vf power = (vf)(((vu)shifted << 23) + 0x3F800000u);
+    const vf low = madd(madd(f, set1(6.9314697760e-1f), one), power, one);
+    const vf high = madd(f2, madd(f, set1(1.3264727126e-3f), set1(9.6715126448e-3f)),
+                         madd(f, set1(5.5507337435e-2f), set1(2.4022242085e-1f)));
+    return madd(f2 * power, high, low);
 }
 
 /* tanh(x) = top / below, by the rational approximation of degree 13 over 6 that Eigen and onnxruntime use. */
@@ -184,8 +186,8 @@ INLINE vf tanh_parts(vf x, vf *below) {
 /* a / b within 2 ULP, for 0 < b < 2^127: a division takes AVX-512 as long as twenty multiplications. */
 INLINE vf ratio(vf a, vf b) {
 #if LE_LANES == 16
-    const vf near = (vf)_mm512_rcp14_ps((__m512)b);
-    return a * madd(madd(-b, near, set1(1.f)), near, near);
+    const vf near = (vf)_mm512_rcp14_ps((__m512)b), first = a * near;
+    return madd(madd(-b, near, set1(1.f)), first, first);
 #else
     return a / b;
 #endif
@@ -520,14 +522,15 @@ typedef enum { FLOATS, WIDENED, QUANTIZED, SEVEN_BITS } form;
     (kind < QUANTIZED ? tile(m, p, row, group, R, J, G, S, kind == WIDENED ? 1 : 4, far) \
                       : tile8(m, p, ws, row, group, R, J, G, far, kind == SEVEN_BITS))
 
-/* `split`: a matrix of one group, or of five vectors a group. */
+/* `split`: a matrix of one group, or of two groups of five vectors. */
 INLINE void one_row(const le_matrix *m, const float *x, const float *start, float *y, const le_workspace *ws,
                     const form kind, const size_t G, const bool split) {
     const size_t J = 8 / G, S = G == 3 || G == 5 ? 2 : 8 / G;
     const le_rows p = {.x = x, .start = start, .y = y};
     if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
     if (split) {
-        for (size_t group = 0; group < (G == 5 ? m->groups : 1); group++) TILE(&p, 0, group, 1, 1, S, false);
+        if (m->groups == 1) TILE(&p, 0, 0, 1, 1, S, false);
+        else TILE(&p, 0, 0, 1, 2, 1, false);
         return;
     }
     const bool backward = ws->backward;

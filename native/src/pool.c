@@ -52,7 +52,7 @@ static void take_part(le_pool *pool) {
 static void *sleep_and_work(void *argument) {
     le_pool *pool = argument;
     unsigned long seen = 0;
-    le_set_mode(LE_FLUSH);
+    le_enter();
     pthread_mutex_lock(&pool->lock);
     for (;;) {
         while (!pool->stop && pool->job == seen) pthread_cond_wait(&pool->work, &pool->lock);

@@ -196,10 +196,9 @@ static lstm_edge_status run_rows(call *c) {
 static lstm_edge_status run(call *c) {
     lstm_edge_status status = check_indices(c);
     if (status != LSTM_EDGE_OK) return status;
-    const le_mode mode = le_get_mode();
-    le_set_mode(LE_FLUSH);
+    const le_mode mode = le_enter();
     status = run_rows(c);
-    le_set_mode(mode);
+    le_leave(mode);
     return status;
 }
 
@@ -316,6 +315,8 @@ struct lstm_edge_stream {
     size_t *frames;          /* of each output, written by the last call that went unit by unit */
     size_t last;             /* steps of the last call, where each gave a frame; else 0 */
     le_workspace *step, *many; /* of steps, where the rows above lie; of chunks, NULL before there is one */
+    bool begun;              /* whether the caller is between lstm_edge_begin and lstm_edge_end */
+    le_mode mode;            /* the mode before lstm_edge_begin */
 };
 
 lstm_edge_stream *lstm_edge_stream_new(lstm_edge_program *program) {
@@ -459,8 +460,7 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
         stream->places[i] = to[i].data;
     }
     stream->last = 0;
-    const le_mode mode = le_get_mode();
-    le_set_mode(LE_FLUSH);
+    const le_mode mode = le_enter();
     while (steps > 0) {
         const size_t kept = (size_t)(stream->age % unit), units = steps / unit;
         size_t taken = unit - kept < steps ? unit - kept : steps;
@@ -487,7 +487,7 @@ static lstm_edge_status take(lstm_edge_stream *stream, size_t steps) {
         steps -= taken;
         if (!together && kept + taken == unit) finish_unit(stream);
     }
-    le_set_mode(mode);
+    le_leave(mode);
     return LSTM_EDGE_OK;
 }
 
@@ -506,8 +506,8 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
         const lstm_edge_status status = check_indices(&c);
         if (status != LSTM_EDGE_OK) return status;
     }
-    const le_mode mode = le_get_mode();
-    le_set_mode(LE_FLUSH);
+    const bool alone = !stream->begun;
+    const le_mode mode = alone ? le_enter() : 0;
     compute(p, w, 1, 1, true);
     for (size_t i = 0; p->moves && i < p->count[LSTM_EDGE_OUTPUT]; i++) {
         const le_io *output = &p->io[LSTM_EDGE_OUTPUT][i];
@@ -515,10 +515,22 @@ lstm_edge_status lstm_edge_step(lstm_edge_stream *stream) {
         if (output->given) memcpy(stream->rows[LSTM_EDGE_OUTPUT][i].data, w->buffer[output->buffer], bytes);
     }
     if (p->moves) move_states(p, w);
-    le_set_mode(mode);
+    if (alone) le_leave(mode);
     stream->age++;
     stream->last = 1;
     return LSTM_EDGE_OK;
+}
+
+void lstm_edge_begin(lstm_edge_stream *stream) {
+    if (stream == NULL || stream->begun) return;
+    stream->mode = le_enter();
+    stream->begun = true;
+}
+
+void lstm_edge_end(lstm_edge_stream *stream) {
+    if (stream == NULL || !stream->begun) return;
+    le_leave(stream->mode);
+    stream->begun = false;
 }
 
 lstm_edge_status lstm_edge_chunk(lstm_edge_stream *stream, const void *const *inputs, size_t steps,

@@ -15,7 +15,7 @@ from .errors import FileFormatError, InputError, LstmEdgeError, NotFoundError, f
 
 _READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_CLOEXEC", 0)
 """A FIFO without a writer is opened at once, to be refused."""
-_MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+_MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError)
 
 
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:

@@ -156,7 +156,7 @@ def _use_data(rng: Random, corpus: Path, path: Path) -> Verb | None:
     elif way < 145:
         options = rng.choice((
             {}, {"window": 3, "stride": 1}, {"label": "label"}, {"targets": ("ax",)}, {"group": "series"},
-            {"forecast": ("ax",), "window": 3}, {"missing": "interpolate"}, {"missing": "drop-row"},
+            {"forecast": ("ax",), "window": 3}, {"missing": "interpolate"},
             {"folds": 2}, {"order": "order"}, {"features": ("ax", "az")},
         ))  # fmt: skip
         read_split(path, DataConfig(**options), seed=0)
@@ -246,7 +246,7 @@ def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     """A run whose weights, or whose state to resume from, are damaged."""
     from lstm_edge.checkpoint import deployable
     from lstm_edge.checkpoint import load as load_run
-    from lstm_edge.training.train import read_configs
+    from lstm_edge.training.train import read_state
 
     copy = shutil.copytree(corpus / "run", folder / "run")
     path = copy / rng.choice(("model.safetensors", "resume.safetensors"))
@@ -254,7 +254,7 @@ def run_folder(rng: Random, corpus: Path, folder: Path) -> Verb | None:
     path.write_bytes(change(rng, path.read_bytes()))
     if rng.random() < 0.1:
         return Verb(("train", str(corpus / "data.npz"), "-o", str(copy), "--resume", "--epochs", "3"))
-    read_configs(copy)
+    read_state(copy)
     deployable(load_run(copy))
     return None
 

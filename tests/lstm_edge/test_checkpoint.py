@@ -90,11 +90,10 @@ def test_a_run_comes_back_from_its_folder(tmp_path, options):
 
 def test_the_loaded_network_computes_the_same_and_can_be_trained_on(folder):
     model, x = load(folder).model, torch.randn(2, 5, 2)
-    before = model(x)
-    assert torch.equal(before, scaled()(x))
-    before.sum().backward()
+    assert torch.equal(model(x), scaled()(x))
+    model(x).sum().backward()
     torch.optim.SGD(model.parameters(), lr=1.0).step()
-    assert not torch.equal(model(x), before)
+    assert not torch.equal(model(x), scaled()(x))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -105,17 +104,13 @@ def test_the_sizes_of_a_bare_checkpoint_are_inferred(tmp_path, options, suffix):
     run = load(path)
     assert_same(run.model, model)
     assert run.model.options == {**model.options, "seq_length": 1}
-    assert (run.task, run.signal, run.sha256) == (
-        None,
-        Signal(),
-        hashlib.sha256(path.read_bytes()).hexdigest(),
-    )
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert (run.task, run.signal, run.sha256) == (None, Signal(), sha256)
 
 
 @pytest.mark.parametrize("wrapper", ["model_state_dict", "state_dict", None])
-@pytest.mark.parametrize("prefix", ["", "module."])
-def test_checkpoints_of_training_scripts_are_unwrapped(tmp_path, wrapper, prefix):
-    tensors = {f"{prefix}{name}": tensor for name, tensor in net().state_dict().items()}
+def test_checkpoints_of_training_scripts_are_unwrapped(tmp_path, wrapper):
+    tensors = {f"module.{name}": tensor for name, tensor in net().state_dict().items()}
     optimizer = torch.optim.Adam(net().parameters()).state_dict()
     content = {wrapper: tensors, "epoch": 3, "optimizer_state_dict": optimizer} if wrapper else tensors
     torch.save(content, tmp_path / "a.pt")
@@ -139,14 +134,16 @@ class Runs:
         return (os.mkdir, ("pwned",))
 
 
-def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, monkeypatch):
+def test_files_with_more_or_less_than_tensors_are_refused_and_do_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     torch.save({"lstm.weight_ih_l0": Runs()}, "evil.pt")
     (tmp_path / "evil.pkl").write_bytes(pickle.dumps(Runs()))
+    (tmp_path / "lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
     torch.save(net(), tmp_path / "whole.pt")
     for name, message in (
         ("evil.pt", r"loading it could run.*state_dict"),
         ("evil.pkl", "could run code, so it is refused"),
+        ("lfs.pt", "a git-lfs pointer, not the file itself; run: git lfs pull"),
         ("whole.pt", r"loading it could run code.*save model\.state_dict\(\)"),
     ):
         with pytest.raises(FileFormatError, match=message):
@@ -154,25 +151,16 @@ def test_a_pickle_that_would_run_code_is_refused_and_does_not_run(tmp_path, monk
     assert not (tmp_path / "pwned").exists()
 
 
-@pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
-@pytest.mark.parametrize("fraction", [0.0, 0.3, 0.9])
-def test_a_truncated_file_is_refused(tmp_path, suffix, fraction):
-    path = tmp_path / f"cut{suffix}"
-    (save_file if suffix == ".safetensors" else torch.save)(net().state_dict(), path)
-    content = path.read_bytes()
-    path.write_bytes(content[: int(len(content) * fraction)])
-    with pytest.raises(FileFormatError, match=f"cut{suffix}"):
-        load(path)
-
-
 @settings(deadline=None, max_examples=60, derandomize=True)
 @given(content=st.binary(max_size=80), suffix=st.sampled_from([".pt", ".safetensors", ".onnx"]))
-def test_foreign_bytes_are_refused_in_one_line(tmp_path_factory, content, suffix):
+def test_foreign_bytes_and_truncated_files_are_refused_in_one_line(tmp_path_factory, content, suffix):
     path = tmp_path_factory.mktemp("foreign") / f"file{suffix}"
-    path.write_bytes(content)
-    with pytest.raises(FileFormatError) as caught:
-        load(path)
-    assert "\n" not in str(caught.value)
+    (save_file if suffix == ".safetensors" else torch.save)(net().state_dict(), path)
+    for wrong in (content, path.read_bytes()[: 20 * len(content)]):
+        path.write_bytes(wrong)
+        with pytest.raises(FileFormatError) as caught:
+            load(path)
+        assert "\n" not in str(caught.value)
 
 
 def with_(num_layers=1, **changes):
@@ -191,8 +179,8 @@ def without(name):
         (without("fc.bias"), r"Missing key.*fc\.bias"),
         (with_(**{"fc.bias": torch.tensor([0.0, float("nan"), 1])}), r"fc\.bias has values"),
         ({name: each.to(torch.int8) for name, each in with_().items()}, "torch.int8.*, expected one float"),
-        (with_(x_mean=torch.zeros(2)), r"Missing key.*x_std"),
-        (with_(x_mean=torch.zeros(2), x_std=torch.zeros(2)), "x_std has values"),
+        (with_(x_mean=torch.zeros(2)), "describe an LSTM1: .*x_std"),
+        (with_(x_mean=torch.zeros(2), x_std=torch.zeros(2)), "the std of x is"),
         ({"epoch": 3, "model": with_()}, r"more than named dense tensors.*save only model\.state_dict"),
         ([1, 2], "more than named dense tensors"),
         (torch.nn.GRU(5, 4).state_dict(), r"export mynet:build --weights .*a\.pt --input x=N,L,5 -o a\.onnx"),
@@ -201,12 +189,6 @@ def without(name):
 def test_a_checkpoint_that_does_not_fit_is_refused_by_tensor(tmp_path, content, message):
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(FileFormatError, match=message):
-        load(tmp_path / "a.pt")
-
-
-def test_a_git_lfs_pointer_is_told_from_weights(tmp_path):
-    (tmp_path / "a.pt").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    with pytest.raises(FileFormatError, match="a git-lfs pointer, not the file itself; run: git lfs pull"):
         load(tmp_path / "a.pt")
 
 
@@ -238,5 +220,5 @@ def test_paths_that_are_not_there_are_named(tmp_path):
     with pytest.raises(NotFoundError, match=r"pipe\.pt does not exist"):
         read_tensors(tmp_path / "pipe.pt")
     (tmp_path / "run").write_text("mine")
-    with pytest.raises(InputError, match="can't create the run folder"):
+    with pytest.raises(InputError, match="can't create the folder"):
         save(full_run(), tmp_path / "run")

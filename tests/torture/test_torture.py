@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from lstm_edge.checkpoint import load as load_run
-from lstm_edge.training.train import read_configs
+from lstm_edge.training.train import read_state
 from lstm_edge_runtime import State, load
 
 resource = pytest.importorskip("resource")  # of POSIX
@@ -47,13 +47,12 @@ def _model(path: Path) -> None:
 
 def _run_folder(path: Path) -> None:
     if (path / "resume.safetensors").exists():
-        read_configs(path)
+        read_state(path)
     if (path / "model.safetensors").exists():
         load_run(path)
     if (path / "metrics.json").exists():
         json.loads((path / "metrics.json").read_text())
-    if (path / "report.html").exists():
-        _page(path / "report.html")
+    _page(path / "report.html")
 
 
 def _page(path: Path) -> None:
@@ -62,7 +61,7 @@ def _page(path: Path) -> None:
 
 
 def _c_folder(path: Path) -> None:
-    assert {"CMakeLists.txt", "src"} <= {each.name for each in path.iterdir()}
+    assert (path / "CMakeLists.txt").exists()
 
 
 def _table(path: Path) -> None:
@@ -121,11 +120,11 @@ def test_what_a_killed_or_starved_verb_leaves_is_whole(inputs, tmp_path, name):
                 path.unlink()
     for size in FULL:
         code, _, err = _end(_start(verb, place, size=size))
-        _assert_refused(verb, place, code, err)
-    if Path("/dev/full").exists():
-        with Path("/dev/full").open("wb") as full:
-            code, _, err = _end(_start(verb, place, stdout=full))
-        _assert_refused(verb, place, code, err)
+        assert code in (0, 1, 2), err
+        assert "Traceback" not in err
+        assert not code or err.count("error: ") == 1, err
+        assert not list((place / "out").rglob("*.tmp"))
+        verb.check(place / "out" / verb.target)
     reading, writing = os.pipe()
     os.close(reading)
     code, _, err = _end(_start(verb, place, stdout=writing))
@@ -173,11 +172,3 @@ def _left(session: int) -> list[str]:
             break
         time.sleep(0.05)
     return found
-
-
-def _assert_refused(verb: Verb, place: Path, code: int, err: str) -> None:
-    assert code in (0, 1, 2), err
-    assert "Traceback" not in err
-    assert not code or err.count("error: ") == 1, err
-    assert not list((place / "out").rglob("*.tmp"))
-    verb.check(place / "out" / verb.target)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from traceback import FrameSummary, walk_tb
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -21,31 +22,27 @@ _STANDARD = str(Path(linecache.__file__).parent)
 _LONGEST = 300
 _KINDS = (
     (
-        r"line: .*(\.numpy\(\)|np\.)|text: .*numpy",
-        "it takes a tensor to NumPy, which can't be traced",
-        "compute it with torch's own operators",
-    ),
-    (
-        r"text: .*(data-dependent|GuardOnDataDependent|Could not guard)",
+        "data-dependent|GuardOnDataDependent|Could not guard",
         "it branches on the values of a tensor, or takes numbers from them, which the export would freeze",
         "use a mask, torch.where(condition, a, b) or gather; keep a setting as a Python number, not a buffer",
     ),
     (
-        r"text: .*(specialized|Constraints violated)",
+        "specialized|Constraints violated",
         "it takes the size of an axis for a number",
         "use tensor operations over the whole axis, or give that axis as a number with inputs=",
     ),
     ("", "", "write that line with torch's operators on tensors and sizes, or compute it outside of forward"),
 )
-"""Pattern of the user's line and the error's text, the reason, and what to write instead."""
+"""Pattern of the error's text, the reason, and what to write instead."""
 
 
-def refusal(what: str, error: Exception) -> UnsupportedError:
-    """Return the error for a module that ``what``, such as ``can't be traced``, because of ``error``."""
-    line, text = raising_line(error), " ".join(str(error).split())
+def refusal(what: str, error: Exception, lines: Mapping[str, str] = MappingProxyType({})) -> UnsupportedError:
+    """Return the error for a module that ``what``; ``lines`` are the user's by the operators in ``error``."""
+    text = " ".join(str(error).split())
+    operator = re.search(r"target=torch\.ops\.([\w.]+)\]", text)
+    line = raising_line(error) or lines.get(operator[1] if operator else "", "")
     text = text.partition(" The error above occurred")[0]
-    known = f"line: {line}\ntext: {text}"
-    reason, advice = next(found for pattern, *found in _KINDS if re.search(pattern, known))
+    reason, advice = next(kind for pattern, *kind in _KINDS if re.search(pattern, text))
     shown = reason or f"{type(error).__name__}: {text[:_LONGEST]}"
     return UnsupportedError(f"forward {what}{f' ({line})' if line else ''}: {shown}; {advice}")
 
@@ -67,8 +64,8 @@ def raising_line(error: BaseException) -> str:
     cause: BaseException | None = error
     while cause is not None:
         lines = [_line_at(frame.f_code.co_filename, number) for frame, number in walk_tb(cause.__traceback__)]
-        if own := [line for line in lines if line]:
-            return own[-1]
+        if named := [line for line in lines if line]:
+            return named[-1]
         cause = cause.__cause__ or cause.__context__
     return ""
 
@@ -76,8 +73,8 @@ def raising_line(error: BaseException) -> str:
 def fixing_line(size: Any) -> str:
     """Return the user's line that took a traced size for a number; else empty."""
     slocs = size.node.shape_env.replacements_slocs if isinstance(size, torch.SymInt) else {}
-    found = slocs.get(size.node._expr) if slocs else None
-    return frame_line(found.framework_loc) if found is not None else ""
+    sloc = slocs.get(size.node._expr) if slocs else None
+    return frame_line(sloc.framework_loc) if sloc is not None else ""
 
 
 def frame_line(frame: object) -> str:
@@ -87,5 +84,5 @@ def frame_line(frame: object) -> str:
 
 def stack_line(meta: Mapping[str, Any]) -> str:
     """Return the user's innermost line in the stack trace of a traced node; else empty."""
-    places = re.findall(r'File "([^"]+)", line (\d+)', meta.get("stack_trace") or "")
-    return next((line for path, number in reversed(places) if (line := _line_at(path, int(number)))), "")
+    frames = re.findall(r'File "([^"]+)", line (\d+)', meta.get("stack_trace") or "")
+    return next((line for path, number in reversed(frames) if (line := _line_at(path, int(number)))), "")

@@ -5,7 +5,7 @@ import dataclasses
 import inspect
 import textwrap
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import dropwhile
@@ -14,60 +14,56 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._dynamo import OptimizedModule
-from torch.jit import ScriptModule
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 from torch.nn.utils.rnn import PackedSequence
 from torch.utils import _pytree as pytree
 
 from lstm_edge_runtime.errors import InputError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Array, Axes
+from lstm_edge_runtime.manifest import Axes
 
 from .floats import Floats, copy_as
 
 Path = tuple[str | int, ...]
 """Where a tensor is in nested arguments or results: keys and fields, and places in tuples and lists."""
-_KEYWORDS = inspect.Signature([inspect.Parameter("inputs", inspect.Parameter.VAR_KEYWORD)])
 
 
 @dataclass(frozen=True)
 class Call:
     """The flat view of a call ``module(*args, **kwargs)``."""
 
+    signature: inspect.Signature
     paths: tuple[Path, ...]
     """Where each tensor is, from the parameter of ``forward`` on, in the order of the parameters."""
     leaves: tuple[Any, ...]
     """Every leaf of the example's call, those that are no tensors too."""
     spec: pytree.TreeSpec
-    """The tree of ``(args, kwargs)``."""
+    """The tree of the arguments by parameter."""
 
     @classmethod
     def of(cls, module: nn.Module, example: Any) -> "Call":
-        """Bind ``example`` to ``module.forward``.
-
-        Args:
-            module: any module.
-            example: one tensor, a tuple of positional arguments, or a mapping of keyword arguments.
-
-        Raises:
-            InputError: the example does not fit ``forward``, or holds no tensor.
-        """
-        args, kwargs = _arguments(example)
-        signature = inspect.signature(module.forward)
-        if hasattr(module.forward, "__wrapped__") and not args and not set(kwargs) <= {*signature.parameters}:
-            signature = _KEYWORDS  # a decorator that takes what forward itself does not, by name
+        """Bind ``example``, a tensor, a tuple of arguments or a dict of them, to ``module.forward``."""
+        args = (example,) if isinstance(example, Tensor) else () if isinstance(example, Mapping) else example
+        kwargs = example if isinstance(example, Mapping) else {}
         try:
-            bound = signature.bind(*args, **kwargs)
-        except TypeError as error:
+            signature = inspect.signature(module.forward)
+            arguments = dict(signature.bind(*args, **kwargs).arguments)
+            flat, spec = pytree.tree_flatten_with_path(arguments)
+        except (TypeError, ValueError) as error:
             raise InputError(
-                f"the example does not fit {type(module).__name__}.forward{signature}: {error}; a dict gives "
-                "arguments by name, so give one that is an argument itself in a tuple"
+                f"the example does not fit {type(module).__name__}.forward: {error}; give a tensor, a tuple "
+                "of arguments or a dict of them, and an argument that is a dict itself in a tuple"
             ) from error
-        leaves, spec = pytree.tree_flatten((bound.args, bound.kwargs))
-        paths = [path for name, value in _named(bound) for path in _paths(value, name)]
-        tensors = [path for path, leaf in zip(paths, leaves, strict=True) if isinstance(leaf, Tensor)]
+        marks = ("key", "idx", "name")
+        paths = [
+            [next(getattr(key, m) for m in marks if hasattr(key, m)) for key in path] for path, _ in flat
+        ]
+        kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
+        named = (path[kinds[path[0]] is inspect.Parameter.VAR_KEYWORD :] for path in paths)
+        leaves = tuple(leaf for _, leaf in flat)
+        tensors = [tuple(p) for p, leaf in zip(named, leaves, strict=True) if isinstance(leaf, Tensor)]
         if not tensors:
             raise InputError("the example holds no tensor; pass one tensor for each input of the network")
-        return cls(tuple(tensors), tuple(leaves), spec)
+        return cls(signature, tuple(tensors), leaves, spec)
 
     @property
     def example(self) -> tuple[Tensor, ...]:
@@ -84,25 +80,19 @@ class Call:
         """The example's shapes by input name."""
         return {name: tuple(tensor.shape) for name, tensor in zip(self.names, self.example, strict=True)}
 
-    @property
-    def arrays(self) -> dict[str, Array]:
-        """The example as a file takes it: arrays by input name, every float in float32."""
-        tensors = zip(self.names, self.as_floats(torch.float32).example, strict=True)
-        return {name: tensor.numpy() for name, tensor in tensors}
-
     def as_floats(self, dtype: torch.dtype) -> "Call":
         """Return the same call with the example on the CPU, every float of it in ``dtype``."""
-        own = [x.detach().cpu().to(dtype if x.is_floating_point() else x.dtype) for x in self.example]
-        return dataclasses.replace(self, leaves=self._leaves(own))
+        tensors = [x.detach().cpu().to(dtype if x.is_floating_point() else x.dtype) for x in self.example]
+        return dataclasses.replace(self, leaves=self._leaves(tensors))
 
     def with_two(self, axes: Mapping[str, Axes]) -> "Call":
         """Return the same call with two elements where a dynamic axis has one, which may broadcast."""
-        own = list(self.example)
+        tensors = list(self.example)
         for index, name in enumerate(self.names):
             for axis, size in enumerate(axes.get(name, ())):
-                if isinstance(size, str) and own[index].shape[axis] == 1:
-                    own[index] = own[index].repeat_interleave(2, axis)
-        return dataclasses.replace(self, leaves=self._leaves(own))
+                if isinstance(size, str) and tensors[index].shape[axis] == 1:
+                    tensors[index] = tensors[index].repeat_interleave(2, axis)
+        return dataclasses.replace(self, leaves=self._leaves(tensors))
 
     def _leaves(self, tensors: Sequence[Tensor]) -> tuple[Any, ...]:
         given = iter(tensors)
@@ -110,18 +100,13 @@ class Call:
 
     def run(self, module: nn.Module, tensors: Sequence[Tensor]) -> Any:
         """Call ``module`` with ``tensors`` in the places of the example's."""
-        args, kwargs = pytree.tree_unflatten(self._leaves(tensors), self.spec)
-        return module(*args, **kwargs)
+        arguments = pytree.tree_unflatten(self._leaves(tensors), self.spec)
+        bound = inspect.BoundArguments(self.signature, arguments)
+        return module(*bound.args, **bound.kwargs)
 
 
 def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
-    """Return the tensors of ``output`` with names: dict keys and dataclass fields, else ``""``.
-
-    Nested names, behind ``path``, are joined with ``_``; None, numbers and text are left out.
-
-    Raises:
-        InputError: a ``PackedSequence`` or another container that has no flat form.
-    """
+    """Return the tensors of ``output`` with names: keys and fields joined with ``_``, else ``""``."""
     if isinstance(output, Tensor):
         return [("_".join(map(str, dropwhile(lambda step: isinstance(step, int), path))), output)]
     parts: Iterable[tuple[str | int, Any]] = ()
@@ -136,7 +121,7 @@ def flatten_output(output: Any, path: Path = ()) -> list[tuple[str, Tensor]]:
             f"forward returns a {type(output).__name__}; return tensors in a tuple, dict or dataclass "
             "(pad_packed_sequence(...)[0])"
         )
-    return [found for key, item in parts for found in flatten_output(item, (*path, key))]
+    return [pair for key, item in parts for pair in flatten_output(item, (*path, key))]
 
 
 def returned_names(module: nn.Module, count: int) -> list[str]:
@@ -151,23 +136,15 @@ def returned_names(module: nn.Module, count: int) -> list[str]:
 
 
 def _variables(node: Any) -> list[str]:
-    if isinstance(node, ast.Tuple | ast.List):
-        return [name for item in node.elts for name in _variables(item)]
-    return [node.id if isinstance(node, ast.Name) else ""]
+    parts = node.elts if isinstance(node, ast.Tuple | ast.List) else ()
+    return [name for part in parts for name in _variables(part)] or [getattr(node, "id", "")]
 
 
 def own_copy(module: nn.Module) -> nn.Module:
-    """Copy ``module`` in float32 and eval mode, without a wrapper for several devices or ``torch.compile``.
-
-    Raises:
-        UnsupportedError: a scripted module.
-        InputError: a parameter that is not finite, or a module that can't be copied.
-    """
+    """Copy ``module`` in float32 and eval mode, without a wrapper for several devices or a compiler."""
     while isinstance(module, DataParallel | DistributedDataParallel | OptimizedModule):
         module = module._orig_mod if isinstance(module, OptimizedModule) else module.module
     kind = type(module).__name__
-    if any(isinstance(layer, ScriptModule) for layer in module.modules()):
-        raise UnsupportedError(f"{kind} holds TorchScript; export the module that it was scripted from")
     try:
         wrong = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
         copied = copy_as(module, torch.float32)
@@ -182,47 +159,23 @@ def own_copy(module: nn.Module) -> nn.Module:
 
 
 def try_example(module: nn.Module, call: Call) -> list[tuple[str, Tensor]]:
-    """Run ``module``, in float32, on the example and return its outputs.
-
-    Raises:
-        InputError: it refuses the example.
-    """
+    """Return the outputs of ``module``, in float32, on the example, which two calls give alike."""
     try:
         with torch.no_grad(), Floats(torch.float32), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            result = call.run(module, call.example)
+            first, again = (flatten_output(call.run(module, call.example)) for _ in range(2))
+    except InputError:
+        raise
     except Exception as error:
         shapes = ", ".join(f"{name} {list(shape)}" for name, shape in call.shapes.items())
         raise InputError(
             f"{type(module).__name__} does not run on the example ({shapes}): {first_line(error)}"
         ) from error
-    return flatten_output(result)
-
-
-def _arguments(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    if isinstance(example, Mapping):
-        return (), dict(example)
-    if isinstance(example, Tensor | tuple | list):
-        return (example,) if isinstance(example, Tensor) else tuple(example), {}
-    raise InputError(
-        f"the example is a {type(example).__name__}; give a tensor, a tuple of arguments or a dict of them"
-    )
-
-
-def _named(bound: inspect.BoundArguments) -> Iterator[tuple[str, Any]]:
-    """Return each argument with its name, those that only ``**kwargs`` takes too."""
-    for name, value in bound.arguments.items():
-        kind = bound.signature.parameters[name].kind
-        yield from value.items() if kind is inspect.Parameter.VAR_KEYWORD else [(name, value)]
-
-
-def _paths(value: Any, name: str) -> Iterator[Path]:
-    """Return the paths of an argument's leaves, in pytree order."""
-    try:
-        keys = [path for path, _ in pytree.tree_flatten_with_path(value)[0]]
-    except ValueError:  # a class that was registered without names for its parts
-        yield from ((name, index) for index in range(len(pytree.tree_leaves(value))))
-        return
-    marks = ("idx", "key", "name")
-    for path in keys:
-        yield (name, *(next(getattr(key, mark) for mark in marks if hasattr(key, mark)) for key in path))
+    if not all(
+        torch.equal(x.nan_to_num(), y.nan_to_num()) for (_, x), (_, y) in zip(first, again, strict=True)
+    ):
+        raise UnsupportedError(
+            "forward gives another output on every call: it keeps a state in the module, or draws random "
+            "numbers; take the state or the numbers as an argument and return the state's next value"
+        )
+    return first

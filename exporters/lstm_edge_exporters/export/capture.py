@@ -23,7 +23,7 @@ from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Axes, AxisRange
 
 from ..pairing import is_called_like_a_state
-from .advice import fixing_line, frame_line, refusal, stack_line
+from .advice import fixing_line, frame_line, refusal
 from .call import Call, flatten_output
 from .config import ExportConfig
 from .floats import Floats
@@ -43,7 +43,7 @@ class Program:
     """The recurrent calls, their sizes as axes."""
     axes: Mapping[str, Axes]
     outputs: tuple[tuple[str, Axes], ...]
-    """Name (empty if the module gives none) and axes of each output."""
+    """Name (or empty) and axes of each output."""
     ranges: Mapping[str, AxisRange]
     """The sizes of each dynamic axis that does not take all."""
     symbols: Mapping[str, str]
@@ -53,8 +53,6 @@ class Program:
 
 
 class _Flat(nn.Module):
-    """Flat tensors in, flat tensors out, every float in float64."""
-
     def __init__(self, module: nn.Module, call: Call, recorder: Recorder) -> None:
         super().__init__()
         self.module, self._call, self._recorder = module, call, recorder
@@ -68,13 +66,9 @@ class _Flat(nn.Module):
 
 
 def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
-    """Trace ``module``, a copy in float64 that is ours, once, with the example of ``call`` in float64.
+    """Trace ``module``, a copy in float64 that is ours, with the example of ``call`` in float64.
 
-    Regions of ``torch.autocast`` leave float64 as it is, so that they are not traced.
-
-    Raises:
-        InputError: no axis is given, and no layer shows any.
-        UnsupportedError: the module can't be traced, or fixes an axis that is to be dynamic.
+    Regions of ``torch.autocast`` leave float64 as it is.
     """
     given, recorder = config.given_axes(call.shapes), Recorder()
     call = call.with_two(given)
@@ -83,11 +77,10 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
         [Dim.STATIC if isinstance(axis, int) else Dim.AUTO for axis in given.get(name, [""] * tensor.dim())]
         for name, tensor in zip(call.names, call.example, strict=True)
     ]
-    plain = mock.patch.multiple(torch.autocast, __enter__=lambda own: own, __exit__=lambda *_: None)
     # a file has no memory format; choosing one for a convolution of one channel limits sizes to two or more
     free = mock.patch.object(torch._C, "_conv_determine_backend_memory_format", return_value=None)
     oblivious = _tracing.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]
-    with quietly(), torch.no_grad(), oblivious, keeping_sizes(module), plain, free:
+    with quietly(), torch.no_grad(), oblivious, keeping_sizes(module), free:
         try:
             exported = torch.export.export(
                 _Flat(module, call, recorder), call.example, dynamic_shapes=(tuple(dims),), strict=False
@@ -96,13 +89,11 @@ def capture(module: nn.Module, call: Call, config: ExportConfig) -> Program:
             raise
         except Exception as error:
             raise refusal("can't be traced", error) from error
-    for node in exported.graph.nodes:
-        if isinstance(node.target, torch._ops.HigherOrderOperator):
-            raise UnsupportedError(
-                f"forward calls {node.target} ({stack_line(node.meta)}), which a file can't hold; use "
-                "torch.where(condition, a, b) for a branch, nn.LSTM, nn.GRU or nn.RNN for a loop"
-            )
-    return _Sizes(exported, recorder, call, config, given).program()
+    program = _Sizes(exported, recorder, call, given).program()
+    two = call.with_two(program.axes)
+    if two.shapes != call.shapes and any(limits.most is not None for limits in program.ranges.values()):
+        return capture(module, two, config)  # PyTorch took a size of one for a number
+    return program
 
 
 @dataclass(frozen=True)
@@ -112,43 +103,38 @@ class _Sizes:
     exported: ExportedProgram
     recorder: Recorder
     call: Call
-    config: ExportConfig
     given: Mapping[str, Axes]
 
     def program(self) -> Program:
         """Name every axis; refuse a module that is another function at another size."""
-        axes = [str(self.axis(size)) for _, shape in self.recorder.outputs for size in shape]
+        calls, outputs = self.recorder.calls, self.recorder.outputs
+        axes = [str(self.axis(size)) for _, shape in outputs for size in shape]
         unclear = not self.names or any("N" in axis and "L" in axis for axis in axes)
-        if unclear and not self.recorder.calls and not self.given:
+        if unclear and not calls and not self.given:
             raise InputError(
                 "can't tell which axes are batch and time, because forward calls no recurrent layer; pass "
-                f'inputs={{"{self.call.names[0]}": ("N", "L", 8)}} (names for dynamic axes, numbers for '
-                "fixed ones)"
+                f'inputs={{"{self.call.names[0]}": ("N", "L", 8)}}, with numbers for fixed axes'
             )
         self._refuse_fixed()
         ranges = dict(self._ranges())
         self._refuse_conditions(ranges)
+        rows, times = self._seen
         return Program(
             self.exported,
-            tuple(replace(c, steps=self.axis(c.steps), rows=self.axis(c.rows)) for c in self.recorder.calls),
+            tuple(replace(call, steps=self.axis(call.steps), rows=self.axis(call.rows)) for call in calls),
             {name: tuple(map(self.axis, shape)) for name, shape, _ in self._inputs()} | {**self.given},
-            tuple((name, tuple(map(self.axis, shape))) for name, shape in self.recorder.outputs),
+            tuple((name, tuple(map(self.axis, shape))) for name, shape in outputs),
             {name: limits for name, limits in ranges.items() if limits != AxisRange()},
-            {str(symbol): str(axis).replace(" ", "") for symbol, axis in self._axes.items()},
-            self._seen("rows", "N"),
-            self._seen("steps", "L"),
+            {str(symbol): str(self._named(symbol)) for symbol in self._example_sizes},
+            self._first(rows, "N"),
+            self._first(times, "L"),
         )
 
     @cached_property
     def names(self) -> dict[str, str]:
         """The axis of each of the tracer's symbols: as given, or batch and time as the layers see them."""
         names = self._given_names()
-        times, rows = (
-            dict.fromkeys(symbol for call in self.recorder.calls for symbol in _growing(getattr(call, part)))
-            for part in ("steps", "rows")
-        )
-        batches = [symbol for symbol in rows if symbol not in times] or [*rows]
-        for stem, symbols in (("N", batches), ("L", [*times])):
+        for stem, symbols in zip("NL", self._seen, strict=True):
             fresh = [symbol for symbol in symbols if symbol not in names and symbol.startswith("s")]
             for number, symbol in enumerate(fresh, 1 + [*names.values()].count(stem)):
                 names[symbol] = stem if number == 1 else f"{stem}{number}"
@@ -172,22 +158,21 @@ class _Sizes:
                 named = isinstance(axis, str) and isinstance(size, torch.SymInt) and size.node.expr.is_symbol
                 if named and (other := names.setdefault(str(size.node.expr), str(axis))) != axis:
                     raise UnsupportedError(
-                        f"forward works only where axes {other} and {axis} have the same size; give them "
-                        "the same name, or mend the order of its axes"
+                        f"forward works only where axes {other} and {axis} have the same size; give them the "
+                        "same name, or mend the order of its axes"
                     )
         return names
 
     def _of_batch_size(self, names: Mapping[str, str]) -> dict[str, str]:
         """Name first axes that no layer sees and that have the batch's size in the example."""
-        firsts = {
-            str(shape[0]): tensor.shape[0]
+        firsts = [
+            (str(shape[0]), tensor.shape[0])
             for name, shape, tensor in self._inputs()
             if name not in self.given and shape and _symbols(shape[0])
             if "N" not in [names.get(str(size)) for size in shape[1:]]
-        }
-        batch = {size for symbol, size in firsts.items() if names.get(symbol) == "N"}
-        free = {symbol: size for symbol, size in firsts.items() if symbol not in names}
-        return {symbol: "N" for symbol, size in free.items() if symbol.isidentifier() and {size} == batch}
+        ]
+        batch = {size for symbol, size in firsts if names.get(symbol) == "N"}
+        return {s: "N" for s, size in firsts if s not in names and s.isidentifier() and {size} == batch}
 
     def _of_signal(self, names: Mapping[str, str]) -> dict[str, str]:
         """Name the free axes of the signal of a network without recurrent layers: batch, then time."""
@@ -211,9 +196,19 @@ class _Sizes:
         """Return the axis of a traced size: a number, a name, or text in terms of names."""
         if (number := _fixed(size)) is not None:
             return number
-        axis = size.node.expr.subs(self._axes)
+        axis = self._named(size.node.expr)
         text = re.sub(r"\(\((\w+//\d+)\)\)", r"(\1)", str(axis).replace(" ", ""))
         return int(axis) if axis.is_number else text
+
+    def _named(self, expression: Any) -> Any:
+        """Return an expression of sizes in terms of axes; symbols without a name have the example's size."""
+        axes = {
+            symbol: sympy.Integer(self._example_sizes.get(symbol, 1)) for symbol in expression.free_symbols
+        }
+        for symbol in axes:
+            name = self.names.get(str(symbol), LONGEST if str(symbol).startswith("u") else "")
+            axes[symbol] = sympy.Symbol(name, integer=True, positive=True) if name else axes[symbol]
+        return expression.subs(axes)
 
     @cached_property
     def _example_sizes(self) -> dict[Any, int]:
@@ -227,22 +222,6 @@ class _Sizes:
             if expression.is_symbol
         }
 
-    @cached_property
-    def _axes(self) -> dict[Any, Any]:
-        """The axis of each of the tracer's symbols; the example's size if it has no name."""
-        sizes = self._example_sizes
-        traced: list[Any] = [size for _, shape in self.recorder.outputs for size in shape]
-        traced += [size for call in self.recorder.calls for size in (call.steps, call.rows)]
-        unknown = {symbol for size in traced if _symbols(size) for symbol in size.node.expr.free_symbols}
-        return {
-            symbol: _name(self.names[str(symbol)])
-            if str(symbol) in self.names
-            else _name(LONGEST)
-            if str(symbol).startswith("u")
-            else sympy.Integer(sizes.get(symbol, 1))
-            for symbol in sizes.keys() | unknown
-        }
-
     def _refuse_fixed(self) -> None:
         """Refuse a size that the user's code takes for a number, where the axis is to be dynamic."""
         calls = self.recorder.calls
@@ -253,15 +232,15 @@ class _Sizes:
             for axis, size in enumerate(map(_fixed, shape)):
                 line = fixing_line(shape[axis])
                 looped = timeless and (line or all(call.cell for call in calls)) and 0 < axis < last
-                free = (looped and tensor.shape[axis] > 1) or (axis == 0 and size in rows)
-                if size is not None and (
-                    isinstance(self.given[name][axis], str) if name in self.given else free
-                ):
+                fixed = (looped and tensor.shape[axis] > 1) or (axis == 0 and size in rows)
+                if name in self.given:
+                    fixed = isinstance(self.given[name][axis], str)
+                if fixed and size is not None:
+                    where = f"{size} ({line})" if line else size
                     raise UnsupportedError(
-                        f"forward fixes axis {axis} of {name} at {size}{line and f' ({line})'}: a loop, a "
-                        "layer or a kept state takes the size for a number; use tensor operations over the "
-                        "whole axis, take and return the state and export one step a call: --input x=N,1,8, "
-                        f"or fix the axis: inputs={{{name!r}: (... {size} ...)}}"
+                        f"forward fixes axis {axis} of {name} at {where}: a loop or a layer takes the size "
+                        "for a number; use tensor operations over the whole axis, take and return the state "
+                        "and export one step a call: --input x=N,1,8, or give the axis as a number (inputs=)"
                     )
 
     def _guards(self) -> list[tuple[Any, str]]:
@@ -271,55 +250,45 @@ class _Sizes:
         return [(guard.expr, frame_line(guard.sloc.framework_loc)) for guard in guards]
 
     def _ranges(self) -> Iterator[tuple[str, AxisRange]]:
-        """Yield the sizes of each dynamic axis: those that are asked for, within what the tracer promises."""
+        """Yield the sizes of each dynamic axis that the tracer promises."""
         guards = [guard for guard, line in self._guards() if line]
-        yield from ((name, limits) for name, limits in self.config.ranges.items())
         for symbol, bounds in self.exported.range_constraints.items():
             if name := self.names.get(str(symbol)):
                 least = 2 if sympy.Ne(symbol, 1) in guards else int(bounds.lower)  # a branch for one step
                 most = None if bounds.upper == int_oo else int(bounds.upper)
-                yield name, self._asked(name, AxisRange(max(1, least), most))
-
-    def _asked(self, name: str, promised: AxisRange) -> AxisRange:
-        if (asked := self.config.ranges.get(name)) is None:
-            return promised
-        most = promised.most is not None and asked.most is not None and asked.most > promised.most
-        if most or asked.nearest(1) < promised.least != 1 != asked.least:
-            raise UnsupportedError(f"axis {name}: {asked} is asked for, {promised} is what forward takes")
-        return AxisRange(max(asked.least, promised.least), asked.most or promised.most, asked.multiple)
+                yield name, AxisRange(max(1, least), most)
 
     def _refuse_conditions(self, ranges: Mapping[str, AxisRange]) -> None:
         """Refuse a condition in a line of the user's that fails at a size within ``ranges``."""
-        for expression, line in self._guards():
-            condition = expression.subs(self._axes)
+        for condition, line in ((self._named(guard), line) for guard, line in self._guards() if line):
             free = sorted(condition.free_symbols, key=str)
             limits = [ranges.get(str(symbol), AxisRange()) for symbol in free]
-            tried = [sorted({limit.nearest(size) for size in _TRIED}) for limit in limits]
-            for sizes in product(*tried):
+            for sizes in product(*({limit.nearest(size): 0 for size in _TRIED} for limit in limits)):
                 at = dict(zip(free, sizes, strict=True))
-                if line and condition.subs(at) != sympy.true:
+                if condition.subs(at) != sympy.true:
                     size = ", ".join(f"{name}={size}" for name, size in at.items())
                     raise UnsupportedError(
-                        f"at {size} forward does something else than at the example ({line}); write it with "
-                        "tensor operations that hold at any size, or state the sizes that the axis has "
-                        "(ranges=, or --input x=N,L:16..4096,8)"
+                        f"at {size} forward does something else than at the example ({line}); write it "
+                        "with tensor operations that hold at any size"
                     )
 
-    def _seen(self, part: str, usual: str) -> str | None:
-        """Return the axis that the first layer sees as batch (``rows``) or time (``steps``)."""
+    @cached_property
+    def _seen(self) -> tuple[list[str], list[str]]:
+        """The symbols that the layers, those with lengths first, see as batch and as time."""
+        calls = sorted(self.recorder.calls, key=lambda call: not call.lengths)
+        rows, times = (
+            list(dict.fromkeys(symbol for call in calls for symbol in _growing(getattr(call, side))))
+            for side in ("rows", "steps")
+        )
+        return [symbol for symbol in rows if symbol not in times] or rows, times
+
+    def _first(self, symbols: Sequence[str], usual: str) -> str | None:
         if not self.recorder.calls:
             return usual if usual in self.names.values() else None
-        calls = sorted(self.recorder.calls, key=lambda call: not call.lengths)
-        seen = {
-            side: [self.names[s] for call in calls for s in _growing(getattr(call, side)) if s in self.names]
-            for side in ("rows", "steps")
-        }
-        rows = [name for name in seen["rows"] if name not in seen["steps"]] or seen["rows"]
-        return next(iter(rows if part == "rows" else seen["steps"]), None)
+        return next((self.names[symbol] for symbol in symbols if symbol in self.names), None)
 
 
 def _symbols(size: Any) -> list[str]:
-    """Return the tracer's symbols of a size that is not a number."""
     return sorted(map(str, size.node.expr.free_symbols)) if isinstance(size, torch.SymInt) else []
 
 
@@ -334,10 +303,6 @@ def _fixed(size: Any) -> int | None:
     if isinstance(size, torch.SymInt):
         return int(size.node.expr) if size.node.expr.is_number else None
     return int(size)
-
-
-def _name(name: str) -> Any:
-    return sympy.Symbol(name, integer=True, positive=True)
 
 
 @contextlib.contextmanager

@@ -15,43 +15,21 @@ from lstm_edge_runtime.manifest import Array
 
 from ..graph import Builder, is_data_free, to_proto
 
-_EXACT = frozenset(
-    "Add Cast Ceil Clip Div Expand Floor Max Min Mul Neg Reshape Sub Unsqueeze".split()  # noqa: SIM905
-)
-"""Operators on sizes that onnxruntime has in float64."""
 IR_VERSION = 8
 """The ONNX IR version of files; 8 is read by onnxruntime 1.14 (February 2023) and later."""
 
 
 def to_float32(model: ir.Model) -> onnx.ModelProto:
-    """Return ``model`` with every float of data in float32, each constant rounded once.
-
-    Raises:
-        UnsupportedError: the weights do not fit into one file.
-    """
+    """Return ``model`` with every float of data in float32, each constant rounded once."""
     narrow = ir.from_proto(ir.to_proto(model))  # a clone would share the types of its values
     wide = _sizes(narrow)
     for node in list(narrow.graph):
         _settle(node, wide)
-    for graph in (narrow.graph, *narrow.graph.subgraphs()):
-        for value in _values(graph):
-            if value not in wide and value.dtype == ir.DataType.DOUBLE:
-                value.dtype = ir.DataType.FLOAT
-                if value.const_value is not None:
-                    value.const_value = ir.tensor(
-                        value.const_value.numpy().astype(np.float32), name=value.name
-                    )
-        for node in graph:
-            if not (node.outputs and node.outputs[0] in wide):
-                _retype(node, (ir.DataType.DOUBLE,), ir.DataType.FLOAT)
+    _convert(narrow, (ir.DataType.DOUBLE,), ir.DataType.FLOAT, wide)
     common.RemoveUnusedNodesPass()(narrow)
     proto = to_proto(narrow)
     proto.ir_version = IR_VERSION
     return proto
-
-
-def _values(graph: Any) -> tuple[ir.Value, ...]:
-    return (*graph.inputs, *graph.initializers.values(), *(v for node in graph for v in node.outputs))
 
 
 def _arrays(graph: Any) -> dict[str, Array]:
@@ -59,8 +37,24 @@ def _arrays(graph: Any) -> dict[str, Array]:
     return {name: value.const_value.numpy() for name, value in values if value.const_value is not None}
 
 
+def _convert(
+    model: ir.Model, before: Collection[ir.DataType], after: ir.DataType, kept: Collection[ir.Value] = ()
+) -> None:
+    """Replace the dtypes ``before`` of all values but ``kept``, and of attributes, in place."""
+    for graph in (model.graph, *model.graph.subgraphs()):
+        computed = (value for node in graph for value in node.outputs)
+        for value in (*graph.inputs, *graph.initializers.values(), *computed):
+            if value not in kept and value.dtype in before:
+                value.dtype = after
+                if value.const_value is not None:
+                    array = value.const_value.numpy().astype(after.numpy())
+                    value.const_value = ir.tensor(array, name=value.name)
+        for node in graph:
+            if not (node.outputs and node.outputs[0] in kept):
+                _retype(node, before, after)
+
+
 def _retype(node: ir.Node, before: Collection[ir.DataType], after: ir.DataType) -> None:
-    """Replace the dtypes ``before`` among a node's attributes."""
     for name, attribute in list(node.attributes.items()):
         if name in ("to", "dtype") and attribute.type is ir.AttributeType.INT:
             if attribute.as_int() in before:
@@ -71,35 +65,21 @@ def _retype(node: ir.Node, before: Collection[ir.DataType], after: ir.DataType) 
 
 
 def _sizes(model: ir.Model) -> set[ir.Value]:
-    """Return the float64 values that are sizes, or computed of them by exact operators."""
-    found: set[ir.Value] = set()
-    for node in model.graph:
-        value = node.outputs[0] if node.outputs else None
-        if value is None or value.dtype != ir.DataType.DOUBLE or node.op_type not in _EXACT:
-            continue
-        floats = [value for value in node.inputs if value is not None and value.dtype == ir.DataType.DOUBLE]
-        source = node.inputs[0].dtype if node.inputs and node.inputs[0] is not None else None
-        from_size = node.op_type == "Cast" and source is not None and source.is_integer()
-        derived = any(each in found for each in floats)
-        others = all(each in found or each.is_initializer() for each in floats)
-        if (from_size or (derived and others)) and is_data_free(value):
-            found.add(value)
-    return found
+    """Return the float64 scalars that are computed of sizes and constants alone, with these constants."""
+    values = [value for node in model.graph for value in node.outputs if value.dtype == ir.DataType.DOUBLE]
+    scalars = {value for value in values if value.shape == () and is_data_free(value)}
+    operands = {x for value in scalars if (node := value.producer()) for x in node.inputs if x is not None}
+    return scalars | {x for x in operands if x.is_initializer() and x.dtype == ir.DataType.DOUBLE}
 
 
 def _settle(node: ir.Node, wide: set[ir.Value]) -> None:
-    """Give the operands of a node one dtype: a cast in front of data, float64 constants among sizes."""
-    keeps = bool(node.outputs) and node.outputs[0] in wide
-    for place, value in enumerate(node.inputs):
-        if value is None:
-            continue
-        if value in wide and not keeps and node.op_type != "Cast":
-            cast = Builder(node, str(value.name)).cast(value, ir.DataType.FLOAT)
-            node.replace_input_with(place, cast)
-        elif keeps and value.is_initializer() and value.const_value is not None:
-            own = Builder(node, str(value.name)).constant(value.const_value.numpy(), "wide")
-            node.replace_input_with(place, own)
-            wide.add(own)
+    if node.op_type == "Cast" or (node.outputs and node.outputs[0] in wide):
+        return
+    for index, value in enumerate(node.inputs):
+        if value in wide:
+            assert value is not None
+            narrow = Builder(node, str(value.name)).cast(value, ir.DataType.FLOAT)
+            node.replace_input_with(index, narrow)
 
 
 def widened(proto: onnx.ModelProto, exact: ir.Model | None = None) -> ir.Model:
@@ -109,24 +89,20 @@ def widened(proto: onnx.ModelProto, exact: ir.Model | None = None) -> ir.Model:
         proto: the file, in float32 or float16.
         exact: a graph in float64; if the file has its constants rounded, they replace the file's.
     """
-    model, narrow = ir.from_proto(proto), (ir.DataType.FLOAT, ir.DataType.FLOAT16)
-    known = {} if exact is None else _arrays(exact.graph)
+    model = ir.from_proto(proto)
+    arrays = {} if exact is None else _arrays(exact.graph)
     attributes = {} if exact is None else {node.name: node.attributes for node in exact.graph}
     for graph in (model.graph, *model.graph.subgraphs()):
-        for value in _values(graph):
-            if value.dtype in narrow:
-                value.dtype = ir.DataType.DOUBLE
         for name, array in _arrays(graph).items():
-            if array.dtype in (np.float32, np.float16):
-                own = known.get(name, array)
-                same = own.shape == array.shape and own.astype(array.dtype).tobytes() == array.tobytes()
-                exactly = (own if same else array).astype(np.float64)
-                graph.initializers[name].const_value = ir.tensor(exactly, name=name)
+            wide = arrays.get(name, array)
+            if wide.shape == array.shape and wide.astype(array.dtype).tobytes() == array.tobytes():
+                value, tensor = graph.initializers[name], ir.tensor(wide, name=name)
+                value.const_value, value.dtype = tensor, tensor.dtype
         for node in graph:
             if node.op_type == "ConstantOfShape" and "value" not in node.attributes:  # zeros of float32
                 node.attributes["value"] = ir.AttrTensor("value", ir.tensor(np.zeros(1)))
-            _retype(node, narrow, ir.DataType.DOUBLE)
             _widen_numbers(node, attributes.get(node.name, {}))
+    _convert(model, (ir.DataType.FLOAT, ir.DataType.FLOAT16), ir.DataType.DOUBLE)
     return model
 
 
@@ -138,6 +114,6 @@ def _widen_numbers(node: ir.Node, exact: Mapping[str, ir.Attr]) -> None:
             array = np.array(attribute.value, np.float64)
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(array))
         elif attribute.type is ir.AttributeType.FLOAT and name in exact:
-            own = exact[name].as_float()
-            same = np.float32(own) == np.float32(attribute.as_float())
-            node.attributes[name] = ir.AttrFloat32(name, own) if same else attribute
+            number = exact[name].as_float()
+            same = np.float32(number) == np.float32(attribute.as_float())
+            node.attributes[name] = ir.AttrFloat32(name, number) if same else attribute

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from lstm_edge_runtime.errors import InputError
-from lstm_edge_runtime.manifest import Axes, AxisRange, Signal, Task, Trained
+from lstm_edge_runtime.manifest import Axes, Signal, Task, Trained
 
 from ..options import check_options, option, seed_option, stream_option
 
@@ -14,19 +14,13 @@ class ExportConfig:
     """Options of one export; the defaults serve a module whose ``forward`` names its arguments well."""
 
     inputs: Mapping[str, Axes] = field(default_factory=dict)
-    """Axes by input name, an int if fixed, a name if dynamic: ``{"x": ("N", "L", 8)}``. The names of the
-    inputs are those of ``forward``'s parameters. The axes of an input left out are found by tracing: those
-    that a recurrent layer sees as its batch and its time are dynamic, the others fixed. Without recurrent
-    layers the batch is ``N`` and time is ``L``."""
-    ranges: Mapping[str, AxisRange] = field(default_factory=dict)
-    """The sizes that dynamic axes shall have, by axis: ``{"L": AxisRange(16, 4096, 4)}``. Those of an axis
-    left out are the ones that tracing promises."""
+    """Axes by parameter of ``forward``, an int if fixed, a name if dynamic: ``{"x": ("N", "L", 8)}``. Of an
+    input left out, those axes are dynamic that a recurrent layer sees as batch and time."""
     outputs: tuple[str, ...] = ()
-    """Names of the outputs, flattened in order; empty takes dict keys and dataclass fields, ``h_n`` for the
-    partner of a state input ``h_0``, and ``output``, ``output_1`` for the rest."""
+    """Names of the outputs, flattened in order; empty takes keys and fields, ``h_n`` for the next value of a
+    state ``h_0``, and ``output``, ``output_1`` for the rest."""
     states: Mapping[str, str] | None = None
-    """Input name to output name of all states that are arguments of ``forward``; None finds them by the graph
-    and by names."""
+    """Input name to output name of all states among the arguments; None finds them by graph and names."""
     stream: bool = stream_option()
     stateless: bool = option(False, "Keep absent, zero and learned initial states inside the graph.")
     task: Task | None = None
@@ -44,23 +38,14 @@ class ExportConfig:
         if isinstance(self.outputs, str) or not all(self.outputs):
             raise InputError(f'outputs {self.outputs!r}: give a tuple of names, such as ("logits",)')
         for name, axes in self.inputs.items():
-            if isinstance(axes, str) or not all(_is_axis(axis) for axis in axes):
+            named = [axis.isidentifier() if isinstance(axis, str) else axis > 0 for axis in axes]
+            if isinstance(axes, str) or not all(named):
                 raise InputError(
-                    f'input {name}: got axes {axes!r}, expected numbers and names, such as ("N", "L", 8)'
+                    f'input {name}: got axes {axes!r}, expected numbers and names: ("N", "L", 8)'
                 )
-        for name, limits in self.ranges.items():
-            if self.inputs and not any(name in axes for axes in self.inputs.values()):
-                raise InputError(f"range {limits} of axis {name}: it is in none of the inputs")
 
     def given_axes(self, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Axes]:
-        """Return the axes of the inputs whose axes are given.
-
-        Args:
-            shapes: each input's shape in the example.
-
-        Raises:
-            InputError: axes for an input that does not exist, or that do not fit the example.
-        """
+        """Return the axes of the inputs whose axes are given; ``shapes`` are those of the example."""
         for name, axes in self.inputs.items():
             if name not in shapes:
                 raise InputError(f"input {name!r} is not one of {', '.join(shapes)}")
@@ -72,7 +57,3 @@ class ExportConfig:
                     f"{list(shapes[name])}, or one is named twice"
                 )
         return {name: tuple(self.inputs[name]) for name in shapes if name in self.inputs}
-
-
-def _is_axis(axis: object) -> bool:
-    return axis.isidentifier() if isinstance(axis, str) else isinstance(axis, int) and axis > 0

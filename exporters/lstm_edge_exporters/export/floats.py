@@ -1,7 +1,4 @@
-"""Every float in one dtype, whatever ``forward`` asks for or holds.
-
-A file is float32 throughout and its verification float64 throughout, so that a module runs in either.
-"""
+"""Every float in one dtype, float32 or float64, whatever ``forward`` asks for or holds."""
 
 import copy
 import threading
@@ -73,39 +70,38 @@ class Floats(TorchFunctionMode):
             return value if value.dtype == wanted else value.to(wanted)
 
 
-def _in(own: torch.dtype, dtype: torch.dtype) -> torch.dtype:
+def _in(given: torch.dtype, dtype: torch.dtype) -> torch.dtype:
     """Return ``dtype`` for a float dtype, complex numbers of it for a complex one, others as they are."""
-    return dtype.to_complex() if own.is_complex else dtype if own in _FLOATS else own
+    return dtype.to_complex() if given.is_complex else dtype if given in _FLOATS else given
 
 
 def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Copy ``module`` to the CPU with every float in ``dtype``, in eval mode.
+    """Copy ``module`` to the CPU, in eval mode, with every float in ``dtype``.
 
-    The epsilon of a norm is rounded to float32 as weights are, since a file holds no other. Tensors that the
-    module computed and keeps, as weight norm does, lose their graph.
+    The epsilon of a norm is rounded to float32 as weights are; computed weights (weight norm) are fixed.
     """
     held = (
         v for each in module.modules() for v in (*vars(each).values(), *getattr(each, "_flat_weights", ()))
     )
     computed = (value for value in held if isinstance(value, Tensor) and not value.is_leaf)
-    own = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
-    for layer in own.modules():
+    copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})
+    for layer in copied.modules():
         if isinstance(layer, nn.RNNBase):  # it keeps weights that it computes, and no graph can be copied
             layer.requires_grad_(False)
 
     def cast(value: Any) -> Any:
         return value.to("cpu", _in(value.dtype, dtype)) if isinstance(value, Tensor) else value
 
-    apply: Any = own._apply  # as .to() does, which would make complex numbers real
+    apply: Any = copied._apply  # as .to() does, which would make complex numbers real
     apply(cast)
-    for layer in own.modules():
+    for layer in copied.modules():
         vars(layer).update({name: cast(value) for name, value in vars(layer).items()})
         if isinstance(layer, nn.RMSNorm) and layer.eps is None:
             layer.eps = torch.finfo(torch.float32).eps
         if isinstance(epsilon := getattr(layer, "eps", None), float):
             layer.eps = float(np.float32(epsilon))  # type: ignore[assignment]
-    own.eval()  # which may give None where a module has a train() of its own
-    return own
+    copied.eval()  # which may give None where a module has a train() of its own
+    return copied
 
 
 @contextmanager

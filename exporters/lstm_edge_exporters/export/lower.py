@@ -18,6 +18,8 @@ from torch.onnx._internal.exporter import _core
 from torch.onnx._internal.exporter._registration import ONNXRegistry
 from torch.utils import _pytree as pytree
 
+from lstm_edge_runtime.manifest import LONGEST
+
 from ..graph import constant
 from .advice import refusal, stack_line
 from .capture import Program, quietly
@@ -40,18 +42,14 @@ _LARGE = 10**8
 @cache
 def _registry() -> ONNXRegistry:
     """Return the translations of ``torch.onnx`` and those of sizes; making it takes long."""
-    found = ONNXRegistry.from_torchlib()
+    registry = ONNXRegistry.from_torchlib()
     for function, translation in TRANSLATIONS.items():
-        found.register_op(function, translation)
-    return found
+        registry.register_op(function, translation)
+    return registry
 
 
 def lower(program: Program, names: Sequence[str]) -> ir.Model:
-    """Translate ``program`` to a graph in float64 whose inputs are called ``names``.
-
-    Raises:
-        UnsupportedError: the program has no translation.
-    """
+    """Translate ``program`` to a graph in float64 whose inputs are called ``names``."""
     decomposed = program.exported
     with quietly(), default_dtype(torch.float64):
         try:
@@ -68,18 +66,10 @@ def lower(program: Program, names: Sequence[str]) -> ir.Model:
             for value, name in zip(model.graph.inputs, names, strict=True):
                 value.name = name
         except Exception as error:
-            raise refusal("has no translation to ONNX", _with_line(error, decomposed)) from error
+            lines = {str(node.target): stack_line(node.meta) for node in decomposed.graph.nodes}
+            raise refusal("has no translation to ONNX", error, lines) from error
     _name_axes(model, program.symbols)
     return model
-
-
-def _with_line(error: Exception, program: ExportedProgram) -> Exception:
-    """Return ``error`` with the operator that has no translation and the user's line."""
-    found = re.search(r"target=torch\.ops\.([\w.]+)\]", " ".join(str(error).split()))
-    if found is None:
-        return error
-    lines = (stack_line(node.meta) for node in program.graph.nodes if str(node.target) == found[1])
-    return NotImplementedError(" ".join((found[1], *(f"({line})" for line in filter(None, lines)))))
 
 
 def _name_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
@@ -93,7 +83,8 @@ def _name_axes(model: ir.Model, symbols: Mapping[str, str]) -> None:
 def _axis(axis: int | ir.SymbolicDim, symbols: Mapping[str, str]) -> int | str | None:
     if isinstance(axis, int) or axis.value is None:
         return axis if isinstance(axis, int) else None
-    text = re.sub(r"\b[su]\d+\b", lambda found: f"({symbols.get(found[0], found[0])})", axis.value)
+    text = re.sub(r"\bu\d+\b", LONGEST, axis.value)
+    text = re.sub(r"\bs\d+\b", lambda match: f"({symbols.get(match[0], match[0])})", text)
     text = re.sub(r"\((\w+)\)", r"\1", text) if "(" not in axis.value else text
     return int(text) if text.isdecimal() else text
 
@@ -105,7 +96,7 @@ def _simplify(model: ir.Model) -> None:
     rules = rewriter.RewritePass(_RULES)
     steps = ir.passes.PassManager([folding, rules, *unused], steps=2, early_stop=True)
     lift = common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)
-    ir.passes.Sequential(steps, unused[0], lift, common.OutputFixPass())(model)
+    ir.passes.Sequential(steps, unused[0], lift, common.IdentityEliminationPass())(model)
     traced = re.compile(r"val_\d+")
     values = (value for node in model.graph for value in (*node.inputs, *node.outputs) if value is not None)
     unnamed = list(dict.fromkeys(value for value in values if traced.fullmatch(str(value.name))))
@@ -115,17 +106,14 @@ def _simplify(model: ir.Model) -> None:
 
 
 def _widen(model: ir.Model, program: ExportedProgram) -> None:
-    """Make every float32 of a translation float64, in place; numbers get the program's digits back.
-
-    ``torch.onnx`` writes some numbers in float32 and casts them, and knows some operators in float32 alone.
-    """
+    """Make every float32 of a translation float64, in place; numbers get the program's digits back."""
     arguments = ((node.args, node.kwargs) for node in program.graph.nodes)
     leaves = (leaf for both in arguments for leaf in pytree.tree_leaves(both))
-    known = {np.float32(each): each for each in (*_NUMBERS, *leaves) if isinstance(each, float)}
+    digits_of = {np.float32(number): number for number in (*_NUMBERS, *leaves) if isinstance(number, float)}
     for node in ir.traversal.RecursiveGraphIterator(model.graph):
         array = constant(node.outputs[0]) if node.op_type == "Constant" else None
         if array is not None and array.dtype == np.float32:
-            digits: list[Any] = [known.get(each, float(str(each))) for each in array.flat]
+            digits: list[Any] = [digits_of.get(number, float(str(number))) for number in array.flat]
             exact = np.array(digits, np.float64).reshape(array.shape)
             node.attributes.clear()
             node.attributes["value"] = ir.AttrTensor("value", ir.tensor(exact))

@@ -1,8 +1,7 @@
-"""From a module to a verified file, in a straight line.
+"""From a module to a verified file: one line of stages, each a function in the file of its name.
 
 ``Call.of`` -> ``capture`` (one ``torch.export`` in float64) -> ``lower`` -> ``expose_states`` -> ``stream``
--> ``to_float32`` (the only rounding) -> ``verify`` -> golden case and bytes. Each stage is a function in the
-file of its name.
+-> ``to_float32`` (the only rounding) -> ``verify`` -> golden case and bytes.
 """
 
 import copy
@@ -19,7 +18,7 @@ import torch
 from torch import nn
 
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import CheckFailedError, InputError, UnsupportedError, first_line
+from lstm_edge_runtime.errors import CheckFailedError, InputError, first_line
 from lstm_edge_runtime.files import write_bytes
 from lstm_edge_runtime.manifest import Manifest, Task, TensorSpec
 from lstm_edge_runtime.ort import open_session, run_by_name
@@ -53,20 +52,16 @@ OPSET = 18
 
 @dataclass(frozen=True)
 class Built:
-    """A file before its verification, and what it is verified with."""
+    """A file before its verification: its graph in float64 and in float32, and the module in both."""
 
     exact: ir.Model
-    """The graph in float64."""
     file: onnx.ModelProto
-    """The same in float32."""
     manifest: Manifest
     """The contract, without golden case and figures."""
     module: Runner
-    """The module in float64."""
     plain: Runner
-    """The module in float32."""
     cases: CaseGenerator
-    notes: tuple[str, ...]
+    notes: list[str]
     reach: int
     """Number of steps that the states of operators along time hold."""
     refused: str
@@ -78,10 +73,9 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
     with TURNS:
         show(0.0, "tracing the module")
         plain = own_copy(module)
-        call = Call.of(plain, example)
-        outputs = try_example(copy.deepcopy(plain), call.as_floats(torch.float32))
-        reference, call = copy_as(plain, torch.float64), call.as_floats(torch.float64)
-        _check_repeatable(reference, call)
+        narrow = Call.of(plain, example).as_floats(torch.float32)
+        outputs = try_example(copy.deepcopy(plain), narrow)
+        reference, call = copy_as(plain, torch.float64), narrow.as_floats(torch.float64)
         program = capture(copy.deepcopy(reference), call, config)
         model = lower(program, call.names)
         exposed = expose_states(model, program, call, config, returned_names(plain, len(outputs)))
@@ -89,27 +83,12 @@ def build(module: nn.Module, example: Any, config: ExportConfig, show: Progress 
         exact, manifest, reach, refused = _keep_past(exposed.model, manifest, config)
         file = to_float32(exact)
     run = remember(TorchReference(reference, call, exposed.titles))
-    cases = CaseGenerator.of(manifest, call.arrays, index_values(exact.graph), config.seed)
+    arrays = {name: tensor.numpy() for name, tensor in zip(call.names, narrow.example, strict=True)}
+    cases = CaseGenerator.of(manifest, arrays, index_values(exact.graph), config.seed)
     held = frozenset(state.input for state in manifest.states) - {*call.names}  # the module starts at reset
-    return Built(
-        exact,
-        file,
-        manifest,
-        run,
-        TorchReference(plain, call, exposed.titles, torch.float32),
-        replace(cases.fitted_to(run), held=held),
-        (*_notes(program, config), *exposed.notes),
-        reach,
-        refused,
-    )
-
-
-def _notes(program: Program, config: ExportConfig) -> list[str]:
-    return [
-        f"axis {name} takes {limits} alone; another size needs an example and axes of its own (--input)"
-        for name, limits in program.ranges.items()
-        if name not in config.ranges and (limits.least > 1 or limits.most is not None)
-    ]
+    cases = replace(cases.fitted_to(run), held=held)
+    single = TorchReference(plain, call, exposed.titles, torch.float32)
+    return Built(exact, file, manifest, run, single, cases, exposed.notes, reach, refused)
 
 
 def _keep_past(
@@ -130,46 +109,28 @@ def _keep_past(
     return streamed.model, manifest._replace(states=states), streamed.reach, ""
 
 
-def _check_repeatable(module: nn.Module, call: Call) -> None:
-    """Refuse a module that gives something else on every call, or on the second one."""
-    own, other = copy.deepcopy(module), copy.deepcopy(module)
-    runs = [TorchReference(each, call, ()).tensors(call.example) for each in (own, own, other)]
-    outputs = zip(*runs, strict=True)
-    if not all(torch.equal(first.nan_to_num(), run.nan_to_num()) for first, *rest in outputs for run in rest):
-        raise UnsupportedError(
-            "forward gives another output on every call: it keeps a state in the module, or draws random "
-            "numbers; take the state or the numbers as an argument and return the state's next value"
-        )
-
-
 def _describe(exposed: Exposed, program: Program, config: ExportConfig) -> Manifest:
-    """Return the manifest, without golden case and figures."""
     ends = {state.input: state for state in exposed.states}
-    inputs = tuple(_spec(value) for value in exposed.model.graph.inputs if value.name not in ends)
-    outputs = tuple(map(_spec, exposed.outputs))
-    width = next((spec.width for spec in inputs if len(spec.axes) > 1), None)
-    features = config.signal.features
-    if features and isinstance(width, int) and len(features) != width:
-        raise InputError(f"got {len(features)} names of features, expected {width}, the width of the input")
+    graph, last = exposed.model.graph, {state.output for state in exposed.states}
+    inputs = tuple(_spec(value) for value in graph.inputs if value.name not in ends)
+    outputs = tuple(_spec(value) for value in graph.outputs if value.name not in last)
+    # an output that is the lengths: those of chunks add up to those of the full sequence
+    counts = [str(x.name) for x in graph.outputs if {y.name for y in sources(x)} == {exposed.lengths}]
     return Manifest(
         inputs=inputs,
         outputs=outputs,
-        states=tuple(ends[str(value.name)] for value in exposed.model.graph.inputs if value.name in ends),
+        states=tuple(ends[str(value.name)] for value in graph.inputs if value.name in ends),
         batch=program.batch,
         sequence=program.sequence,
         ranges=program.ranges,
         lengths=exposed.lengths,
-        counts=_counts(exposed),
+        counts=tuple(counts),
         unstreamable=exposed.unstreamable,
-        task=config.task and _described(config.task, outputs),
+        task=_checked_task(config, inputs, outputs),
         signal=config.signal,
         trained=config.trained,
-        provenance={
-            "checkpoint_sha256": config.checkpoint_sha256,
-            "opset": OPSET,
-            "ir_version": IR_VERSION,
-            "versions": versions(*MAKERS),
-        },
+        provenance={"opset": OPSET, "ir_version": IR_VERSION, "versions": versions(*MAKERS)}
+        | {"checkpoint_sha256": config.checkpoint_sha256},
     )
 
 
@@ -178,24 +139,21 @@ def _spec(value: ir.Value) -> TensorSpec:
     return spec._replace(dtype=spec.dtype.replace("float64", "float32"))
 
 
-def _counts(exposed: Exposed) -> tuple[str, ...]:
-    """Return the outputs that are the lengths: those of chunks add up to those of the full sequence."""
-    outputs = ((str(value.name), {source.name for source in sources(value)}) for value in exposed.outputs)
-    return tuple(name for name, names in outputs if exposed.lengths and names == {exposed.lengths})
-
-
-def _described(task: Task, outputs: Sequence[TensorSpec]) -> Task:
-    """Return ``task`` with its output, which exists and is as wide as there are names for it."""
+def _checked_task(
+    config: ExportConfig, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]
+) -> Task | None:
+    """Return the task with its output; names of features, classes and units must be as many as there are."""
+    task = config.task or Task("", "")
     output = next((spec for spec in outputs if task.output in ("", spec.name)), None)
-    if output is None:
-        known = ", ".join(spec.name for spec in outputs) or "states only"
-        raise InputError(f"task output {task.output!r}: the outputs are {known}")
-    for kind, names in (("labels", task.labels), ("units", task.units)):
-        if names and isinstance(output.width, int) and len(names) != output.width:
-            raise InputError(
-                f"got {len(names)} {kind}, expected {output.width}, the width of {output.name!r}"
-            )
-    return task._replace(output=output.name)
+    if config.task and output is None:
+        there = ", ".join(spec.name for spec in outputs) or "states only"
+        raise InputError(f"task output {task.output!r}: the outputs are {there}")
+    signal = next((spec for spec in inputs if len(spec.axes) > 1), None)
+    described = (("features", config.signal.features, signal), ("labels", task.labels, output))
+    for kind, names, spec in (*described, ("units", task.units, output)):
+        if names and spec and isinstance(spec.width, int) and len(names) != spec.width:
+            raise InputError(f"got {len(names)} {kind}, expected {spec.width}, the width of {spec.name!r}")
+    return config.task and output and task._replace(output=output.name)
 
 
 @dataclass(frozen=True)
@@ -224,13 +182,7 @@ class Artifact:
 
 
 def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
-    """Verify a build, record golden cases, and write the file, or with ``stream`` the one that streams.
-
-    Raises:
-        CheckFailedError: the file does not compute what the module does.
-        InputError: a file that streams is asked for, and the ordinary one does.
-        UnsupportedError: it is asked for, and the network does not stream.
-    """
+    """Verify a build, record golden cases, and write the file, or with ``stream`` the one that streams."""
     bare = with_manifest(built.file, built.manifest)
     try:
         onnx.checker.check_model(bare, full_check=True)
@@ -243,8 +195,9 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
     verified = verify(pair, built.cases, built.plain, show)
     show(0.8, "feeding chunks")
     manifest = find_streaming(pair, built.cases, built.reach, built.refused)
-    if stream:
-        content, manifest = stream_file(ir.from_proto(built.file), manifest, built.cases, _write)
+    if stream:  # a size that became a count is no size now
+        write = lambda model, manifest: with_manifest(to_float32(model), manifest)  # noqa: E731
+        content, manifest = stream_file(ir.from_proto(built.file), manifest, built.cases, write)
     else:
         show(0.9, "recording golden cases")
         golden = record_golden(replace(pair, manifest=manifest), replace(built.cases, held=frozenset()))
@@ -254,7 +207,3 @@ def finish(built: Built, show: Progress, *, stream: bool = False) -> Artifact:
     nodes = Counter(node.op_type for node in onnx.load_from_string(content).graph.node)
     skipped = (f"not compared at {case}" for case in verified.skipped)
     return Artifact(content, manifest, verified, dict(nodes), (*built.notes, *skipped))
-
-
-def _write(model: ir.Model, manifest: Manifest) -> bytes:
-    return with_manifest(to_float32(model), manifest)  # a size that became a count is no size now

@@ -1,11 +1,6 @@
-"""Recurrent calls as one node each, while ``torch.export`` runs ``forward``.
+"""Recurrent calls as one node each, while ``torch.export`` runs ``forward``, and packing as padded data."""
 
-A ``Recorder`` answers the functions that ``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells call with a node
-``lstm_edge::Recurrent``, and the functions of packing with padded data. It replaces some functions whose
-tracing or translation is wrong, and passes everything else through.
-"""
-
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,31 +25,27 @@ _CELLS = {getattr(torch, f"{name}_cell"): kind for name, kind in _LAYERS.items()
 
 @dataclass(frozen=True)
 class RecurrentCall:
-    """One call of one recurrent layer or cell; its sizes are traced, or axes."""
+    """One call of the recurrent layer or cell at ``path``; its sizes are traced, or axes."""
 
     path: str
-    """The layer's path in the module, ``""`` for a functional call."""
     cell: bool
     steps: Any
     rows: Any
     lengths: bool
-    """True if rows have lengths."""
 
 
 class _Packing:
     """``PackedSequence`` as padded data ``(N*L, ...)``: ONNX's ``sequence_lens`` needs no sorting."""
 
     def __init__(self) -> None:
-        self._known: list[tuple[Any, Any]] = []
+        self._meanings: list[tuple[Any, Any]] = []
 
     def note(self, value: Any, meaning: Any) -> Any:
-        """Remember what ``value``, a tensor or a size, stands for."""
-        self._known.append((value, meaning))
+        self._meanings.append((value, meaning))
         return value
 
     def meaning(self, value: Any) -> Any:
-        """Return what ``value`` stands for, or None."""
-        return next((meaning for known, meaning in self._known if known is value), None)
+        return next((meaning for noted, meaning in self._meanings if noted is value), None)
 
     def sort(self, lengths: Tensor, *_: Any, **__: Any) -> Any:
         """Leave lengths in their order; any other sort of whole numbers fails the verification."""
@@ -87,16 +78,15 @@ class _Packing:
 
     def size(self, tensor: Tensor, *axis: Any) -> Any:
         """Answer ``batch_sizes.size(0)``, the greatest length, with the padded length, marked as that."""
-        known = self.meaning(tensor)
-        found = isinstance(known, tuple) and axis
-        return self.note(known[2] * 1, "longest") if found else NotImplemented  # an object of its own
+        meaning = self.meaning(tensor) if axis else None  # a product is an object of its own
+        return self.note(meaning[2] * 1, "longest") if isinstance(meaning, tuple) else NotImplemented
 
     def item(self, tensor: Tensor, index: Any) -> Any:
         """Answer ``batch_sizes[0]``, the batch size, and ``lengths[unsorted]``."""
         if self.meaning(index) == "identity":
             return tensor
-        known = self.meaning(tensor)
-        return known[1] if isinstance(known, tuple) and type(index) is int and index == 0 else NotImplemented
+        meaning = self.meaning(tensor) if type(index) is int and index == 0 else None
+        return meaning[1] if isinstance(meaning, tuple) else NotImplemented
 
     def permute(self, tensor: Tensor, *args: Any, **_: Any) -> Any:
         """Leave the identity as it is, copied or inverted, and a tensor that is permuted by it."""
@@ -110,11 +100,9 @@ _ANSWERS: dict[Any, Callable[..., Any]] = {
     torch._VF._pad_packed_sequence: _Packing.pad,
     Tensor.size: _Packing.size,
     Tensor.__getitem__: _Packing.item,
-    Tensor.index_select: _Packing.permute,
-    Tensor.to: _Packing.permute,
-    Tensor.cpu: _Packing.permute,
-    torch.empty_like: _Packing.permute,
-    Tensor.scatter_: _Packing.permute,
+    **dict.fromkeys(
+        (Tensor.index_select, Tensor.to, Tensor.cpu, torch.empty_like, Tensor.scatter_), _Packing.permute
+    ),
 }
 """Answers to the functions of packing; NotImplemented passes a call on."""
 
@@ -125,26 +113,21 @@ class Recorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: list[RecurrentCall] = []
-        """Every recurrent call, in order."""
         self.shapes: list[torch.Size] = []
-        """The inputs' shapes as traced."""
+        """Shapes of the inputs as traced."""
         self.outputs: list[tuple[str, torch.Size]] = []
-        """The module's names of its outputs, and their shapes as traced."""
-        self._paths: list[str] = [""]
+        """Names of the module for its outputs, and their shapes as traced."""
+        self._path = ""
         self._packing = _Packing()
 
     def instrument(self, module: nn.Module) -> None:
         """Let the recurrent layers of ``module``, a copy that is ours, tell their paths."""
         for path, layer in module.named_modules():
             if isinstance(layer, nn.RNNBase | nn.RNNCellBase):
-                layer.register_forward_pre_hook(lambda *_, path=path: self._paths.append(path))
-                layer.register_forward_hook(self._leave, always_call=True)
+                layer.register_forward_pre_hook(lambda *_, path=path: setattr(self, "_path", path))
             if isinstance(layer, nn.RNNBase):
                 # packed data has another shape here; the node checks its own
                 layer.check_forward_args = lambda *_, **__: None  # type: ignore[method-assign]
-
-    def _leave(self, *_: Any) -> None:
-        self._paths.pop()
 
     def begin(self, shapes: Sequence[torch.Size]) -> None:
         """Forget an earlier run of ``forward``; tracing may run it more than once."""
@@ -162,61 +145,56 @@ class Recorder(TorchFunctionMode):
         if (replaced := REPLACED.get(func)) is not None:
             return replaced(*args, **kwargs)
         if (answer := _ANSWERS.get(func)) is not None:
-            found = answer(self._packing, *args, **kwargs)
-            if found is not NotImplemented:
-                return found
+            result = answer(self._packing, *args, **kwargs)
+            if result is not NotImplemented:
+                return result
         return func(*args, **kwargs)
 
     def _layer(self, kind: tuple[str, str], x: Tensor, *rest: Any) -> tuple[Tensor, ...]:
         packed = self._packing.meaning(rest[0]) if isinstance(rest[0], Tensor) else None
+        lengths, batch_first = None, False
         if packed is not None:
             lengths, rows, steps = packed
             _, hx, weights, biased, layers, _, _, both = rest
-            x = x.reshape(rows, steps, x.shape[-1]).transpose(0, 1)
+            x = x.reshape(rows, steps, x.shape[-1])
         else:
-            lengths, (hx, weights, biased, layers, _, _, both, batch_first) = None, rest
-            x = x.transpose(0, 1) if batch_first else x
+            hx, weights, biased, layers, _, _, both, batch_first = rest
+        by_row = batch_first or packed is not None
         options = {"layers": layers, "directions": 2 if both else 1, "biased": int(biased)}
-        y, *states = self._node(kind, x, hx, lengths, weights, options)
-        if packed is not None:
-            y = y.transpose(0, 1).flatten(0, 1)
-        elif batch_first:
-            y = y.transpose(0, 1)
-        return (y, *states)
+        states = hx if kind[0] == "LSTM" else (hx,)
+        y, *states = self._node(kind, x.transpose(0, 1) if by_row else x, states, lengths, weights, options)
+        y = y.transpose(0, 1) if by_row else y
+        return (y if packed is None else y.flatten(0, 1), *states)
 
     def _cell(self, kind: tuple[str, str], x: Tensor, hx: Any, *weights: Tensor | None) -> Any:
-        lstm = kind[0] == "LSTM"
-        states = tuple(part.unsqueeze(0) for part in (hx if lstm else (hx,)))
         present = [weight for weight in weights if weight is not None]
         options = {"layers": 1, "directions": 1, "biased": int(len(present) == 4)}
-        hx = states if lstm else states[0]
-        _, *last = self._node(kind, x.unsqueeze(0), hx, None, present, options | {"cell": True})
-        last = [part.squeeze(0) for part in last]
-        return tuple(last) if lstm else last[0]
+        states = [state.unsqueeze(0) for state in (hx if kind[0] == "LSTM" else (hx,))]
+        _, *last = self._node(kind, x.unsqueeze(0), states, None, present, options, cell=True)
+        return tuple(state.squeeze(0) for state in last) if kind[0] == "LSTM" else last[0].squeeze(0)
 
     def _node(
-        self, kind: tuple[str, str], x: Tensor, hx: Any, lengths: Any, weights: Any, options: dict[str, Any]
-    ) -> tuple[Tensor, ...]:
-        h, c = hx if kind[0] == "LSTM" else (hx, None)
+        self,
+        kind: tuple[str, str],
+        x: Tensor,
+        states: Sequence[Tensor],
+        lengths: Tensor | None,
+        weights: Sequence[Tensor],
+        options: Mapping[str, int],
+        *,
+        cell: bool = False,
+    ) -> Sequence[Tensor]:
         _assume(x.shape[2] == weights[0].shape[1])
-        widths = weights[1].shape[1], weights[0].shape[0] // 4
         entries, (steps, rows) = options["layers"] * options["directions"], x.shape[:2]
-        for state, width in zip((h, c), widths, strict=True):
-            for axis, size in enumerate((entries, rows, width) if state is not None else ()):
-                _assume(state.shape[axis] == size)
-        cell, call = options.pop("cell", False), len(self.calls)
-        named: dict[str, Any] = {"op": kind[0], "activation": kind[1], "path": self._paths[-1], "call": call}
-        self.calls.append(RecurrentCall(self._paths[-1], cell, steps, rows, lengths is not None))
-        outputs = torch.onnx.ops.symbolic_multi_out(
-            f"{DOMAIN}::{OP}",
-            [x, h, c, lengths, *weights],
-            named | options,
-            dtypes=[x.dtype] * 3,
-            shapes=[
-                [steps, rows, h.shape[-1] * options["directions"]],
-                h.shape,
-                [0] if c is None else c.shape,
-            ],
-            version=1,
+        for state, width in zip(states, (weights[1].shape[1], weights[0].shape[0] // 4), strict=False):
+            for size, expected in zip(state.shape, (entries, rows, width), strict=True):
+                _assume(size == expected)
+        op, activation, path, call = *kind, self._path, len(self.calls)
+        named: dict[str, Any] = {"op": op, "activation": activation, "path": path, "call": call}
+        self.calls.append(RecurrentCall(path, cell, steps, rows, lengths is not None))
+        shapes = [[steps, rows, states[0].shape[-1] * options["directions"]], *(x.shape for x in states)]
+        inputs = [x, *states, *[None] * (2 - len(states)), lengths, *weights]
+        dtypes = [x.dtype] * len(shapes)
+        return torch.onnx.ops.symbolic_multi_out(
+            f"{DOMAIN}::{OP}", inputs, {**named, **options}, dtypes=dtypes, shapes=shapes, version=1
         )
-        return tuple(outputs if c is not None else outputs[:2])

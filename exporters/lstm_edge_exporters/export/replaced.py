@@ -1,9 +1,8 @@
 """Replacements of functions while ``forward`` is traced: sizes, spectra, pooling, squeeze.
 
-Python's ``int``, ``float`` and ``len`` return plain numbers only, which would fix a size: while a module is
-traced, the source modules of its layers have stand-ins among their globals. Spectra are convolutions with the
-windowed Fourier basis of ``8 * (n_fft // 2 + 1) * n_fft`` bytes: onnxruntime's STFT is 1e-5 to 3e-5 of the
-largest value off for sizes that are no power of two, and slower up to 512 points.
+Python's ``int``, ``float`` and ``len`` would fix a size: while a module is traced, the source modules of
+its layers have stand-ins among their globals. Spectra are convolutions with the windowed Fourier basis of
+``8 * (n_fft // 2 + 1) * n_fft`` bytes: onnxruntime's STFT is less exact, and slower up to 512 points.
 """
 
 import inspect
@@ -21,7 +20,6 @@ import torch.nn.functional as F
 from onnxscript import DOUBLE, INT64
 from onnxscript import opset18 as op
 from torch import Tensor, nn
-from torch.utils import _pytree as pytree
 
 from .advice import is_own
 
@@ -38,7 +36,7 @@ class _LikeBuiltin(type):
     def __instancecheck__(cls, value: Any) -> bool:
         return isinstance(value, cls.stands_for)
 
-    def __eq__(cls, other: object) -> bool:
+    def __eq__(cls, other: object) -> bool:  # NumPy's dtype=int
         return other is cls or other is cls.stands_for
 
     def __hash__(cls) -> int:
@@ -63,8 +61,8 @@ def keeping_sizes(module: nn.Module) -> Iterator[None]:
     """Let the source modules of the layers' classes keep traced sizes inside."""
     names = {kind.__module__ for layer in module.modules() for kind in type(layer).__mro__}
     spaces = [vars(sys.modules[name]) for name in sorted(names) if name in sys.modules]
-    own = (space for space in spaces if is_own(str(space.get("__file__"))))
-    added = [(space, name) for space in own for name in _STAND_INS if name not in space]
+    users = (space for space in spaces if is_own(str(space.get("__file__"))))
+    added = [(space, name) for space in users for name in _STAND_INS if name not in space]
     for space, name in added:
         space[name] = _STAND_INS[name]
     try:
@@ -110,27 +108,20 @@ def stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
     window = _window(n_fft, options.win_length, options.window, x.dtype)
     basis = torch.tensor(waves.tolist(), dtype=x.dtype) * window
     real, imaginary = F.conv1d(signal[:, None], basis[:, None], stride=hop).chunk(2, 1)
-    found = torch.stack([real, imaginary], -1)
-    found = found if x.dim() == 2 else found[0]
-    return torch.view_as_complex(found) if options.return_complex else found
+    spectrum = torch.stack([real, imaginary], -1)
+    spectrum = spectrum if x.dim() == 2 else spectrum[0]
+    return torch.view_as_complex(spectrum) if options.return_complex else spectrum
 
 
-def inverse_stft(
-    x: Tensor,
-    n_fft: int,
-    hop_length: int | None = None,
-    win_length: int | None = None,
-    window: Tensor | None = None,
-    center: bool = True,
-    normalized: bool = False,
-    onesided: bool | None = None,  # noqa: ARG001  for real results the first half is enough
-    length: int | None = None,
-) -> Tensor:
-    """Return the result of ``torch.istft``; see its documentation for the arguments.
+def inverse_stft(x: Tensor, n_fft: int, *arguments: Any, **named: Any) -> Tensor:
+    """Return the result of ``torch.istft`` for real signals; see its documentation.
 
-    Frames are the rows of an inverse Fourier transform times the window, added up one hop apart. The sum of
-    the squared windows, by which that is divided, is a channel of the same convolution.
+    Rows of an inverse Fourier transform times the window are added up one hop apart. The sum of the squared
+    windows, by which that is divided, is a channel of the same convolution.
     """
+    names = ("hop_length", "win_length", "window", "center", "normalized", "onesided", "length")
+    given = dict.fromkeys(names) | {"center": True} | dict(zip(names, arguments, strict=False)) | named
+    hop_length, win_length, window, center, normalized, _, length = (given[name] for name in names)
     hop, bins = hop_length or (win_length or n_fft) // 4, n_fft // 2 + 1
     parts = torch.view_as_real(x if x.dim() == 3 else x[None])[:, :bins]
     weights, row = _window(n_fft, win_length, window, parts.dtype), np.tile(np.arange(bins), 2)
@@ -165,10 +156,10 @@ def _squeeze(input: Tensor, dim: Any = None) -> Tensor:  # noqa: A002  the name 
     axes = range(input.dim()) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
     for axis in sorted({axis % max(input.dim(), 1) for axis in axes}, reverse=True):
         size: Any = input.shape[axis] if input.dim() else 0
-        one = size.node.hint == 1 if isinstance(size, torch.SymInt) else size == 1
+        single = size.node.hint == 1 if isinstance(size, torch.SymInt) else size == 1
         if isinstance(size, torch.SymInt):
-            _assume(size == 1 if one else size > 1)
-        if one:
+            _assume(size == 1 if single else size > 1)
+        if single:
             input = torch.select(input, axis, 0)  # noqa: A001
     return input
 
@@ -181,24 +172,20 @@ def _arange(*args: Any, **kwargs: Any) -> Tensor:
     return made
 
 
-def _max_pool(x: Tensor, *sizes: Any, return_indices: bool = False, **named: Any) -> Any:
+def _max_pool(
+    x: Tensor, kernel_size: Any, stride: Any = None, padding: Any = 0, dilation: Any = 1, **named: Any
+) -> Tensor:
     """Pool over one axis as over two: torch.export fixes the size of the axis that ``max_pool1d`` pools."""
-    names = ("kernel_size", "stride", "padding", "dilation", "ceil_mode")
-    given = dict(zip(names, sizes, strict=False)) | named
-    for name, other in zip(names, (1, 1, 0, 1), strict=False):
-        if (size := given.get(name)) is not None:
-            given[name] = (size[0] if isinstance(size, tuple | list) else size, other)
+    given = zip((kernel_size, stride or kernel_size, padding, dilation), (1, 1, 0, 1), strict=True)
+    sizes = [(size[0] if isinstance(size, tuple | list) else size, other) for size, other in given]
     pool: Any = F.max_pool2d
-    pooled = pool(x.unsqueeze(-1), **given, return_indices=return_indices)
-    return pytree.tree_map(lambda result: result.squeeze(-1), pooled)
+    return pool(x.unsqueeze(-1), *sizes, **named).squeeze(-1)  # type: ignore[no-any-return]
 
 
 REPLACED: dict[Any, Callable[..., Any]] = {
     torch.arange: _arange,
     **dict.fromkeys((torch.squeeze, Tensor.squeeze), _squeeze),
-    **dict.fromkeys(
-        (F.max_pool1d, F.max_pool1d_with_indices, torch.max_pool1d, torch.max_pool1d_with_indices), _max_pool
-    ),
+    **dict.fromkeys((F.max_pool1d, torch.max_pool1d), _max_pool),
     **dict.fromkeys((torch.stft, Tensor.stft), stft),
     **dict.fromkeys((torch.istft, Tensor.istft), inverse_stft),
 }

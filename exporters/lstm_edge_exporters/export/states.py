@@ -1,4 +1,4 @@
-"""States as inputs and outputs: which arguments are states, and recurrent nodes that start from inputs.
+"""States as inputs and outputs.
 
 An argument is a state if layers start from it and return its next value, or if an output continues it under
 its name. Initial states that ``forward`` does not take become inputs if they depend on sizes alone.
@@ -19,7 +19,7 @@ from lstm_edge_runtime.axes import describe, shape_of
 from lstm_edge_runtime.errors import InputError, UnsupportedError
 from lstm_edge_runtime.manifest import LONGEST, Array, Axes, StateSpec
 
-from ..graph import Builder, UniqueNames, constant, is_data_free, spec_of, walk
+from ..graph import Builder, UniqueNames, axes_of, constant, is_data_free, spec_of, walk
 from ..pairing import is_called_like_a_state
 from ..recurrent import GATES, LayerWeights, to_onnx_weights, why_window
 from ..verify.float64 import Graph64
@@ -29,10 +29,9 @@ from .config import ExportConfig
 from .record import DOMAIN, OP
 
 _VIEWS = frozenset("Cast Concat Gather Identity Reshape Slice Split Squeeze Transpose Unsqueeze".split())  # noqa: SIM905
-_SLOTS = (1, 2)
-"""Indices of h and c among the inputs of a recorded node, and among its outputs."""
 _CONDITION_LIMIT = 1000.0
 """Largest condition number of a projection whose pseudo-inverse leaves float32 its digits."""
+_SLOTS = (1, 2)  # of h and c among the inputs and among the outputs of a recorded node
 
 
 @dataclass
@@ -53,32 +52,19 @@ class Exposed:
     """Why each call is a whole window, if it is."""
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def outputs(self) -> list[ir.Value]:
-        """The graph's outputs that are not states."""
-        states = {state.output for state in self.states}
-        return [value for value in self.model.graph.outputs if value.name not in states]
-
 
 def expose_states(
     model: ir.Model, program: Program, call: Call, config: ExportConfig, returned: Sequence[str]
 ) -> Exposed:
-    """Name the outputs, make states inputs and outputs, and lower the recurrent nodes, in place.
-
-    The names and states of ``config`` win; ``returned`` are the variables that ``forward`` returns.
-
-    Raises:
-        InputError: the config has names that do not fit the graph.
-        UnsupportedError: a layer's weights are computed from the network's inputs.
-    """
+    """Name the outputs, make states inputs and outputs, and lower the recurrent nodes, in place."""
     nodes = [node for node in model.graph if (node.domain, node.op_type) == (DOMAIN, OP)]
     read = (source for node in nodes if node.inputs[3] is not None for source in sources(node.inputs[3]))
     lengths = next((str(value.name) for value in read if value.is_graph_input()), None)
     exposed = Exposed(model, program, nodes, lengths=lengths)
     layers = (call for call in program.calls if not call.cell and call.steps != 1 and not program.sequence)
     window = next((why_window(f"layer {call.path or 'rnn'}", call.steps) for call in layers), "")
-    found = config.states is None and not window
-    pairs = _pair_arguments(exposed, call, config, returned) if found else {}
+    pairing = config.states is None and not window
+    pairs = _pair_arguments(exposed, call, config, returned) if pairing else {}
     _name_outputs(exposed, config, pairs)
     pairs = pairs if config.states is None else _given_pairs(model, config.states)
     dtypes = {str(value.name): spec_of(value).dtype for value in model.graph.inputs}
@@ -88,7 +74,8 @@ def expose_states(
     exposed.notes += _notes(exposed)
     exposed.resets = {} if config.stateless or window else _reset_values(exposed)
     for node in nodes:
-        _lower(exposed, node)
+        _expose(exposed, node)
+        _lower(node)
     _return_states(exposed)
     exposed.unstreamable = window
     exposed.notes += [f"no states are carried from call to call: {window}"] if window else []
@@ -132,9 +119,9 @@ def _pair_arguments(
             pairs[str(value.name)] = index
     signal = next((name for name in call.names if name not in pairs and not is_called_like_a_state(name)), "")
     titles = zip(program.outputs, config.outputs or [""] * len(returned), returned, strict=False)
-    for index, ((own, axes), title, variable) in enumerate(titles):
+    for index, ((key, axes), title, variable) in enumerate(titles):
         for name, path in zip(call.names, call.paths, strict=True):
-            named = {own or title or variable} & {name, path[-1]} - {""}
+            named = {key or title or variable} & {name, path[-1]} - {""}
             fits = axes == program.axes[name] and program.sequence not in axes and name != signal
             if named and fits and name not in pairs and index not in pairs.values():
                 pairs[name] = index
@@ -173,18 +160,20 @@ def _name_outputs(exposed: Exposed, config: ExportConfig, pairs: Mapping[str, in
         raise InputError(f"{len(names)} output names ({', '.join(names)}) for {len(program.outputs)} outputs")
     if not names:
         stems = {index: f"{name[0] if name in ('h_0', 'c_0') else name}_n" for name, index in pairs.items()}
-        for index, (own, _) in enumerate(program.outputs):
-            stem = own or stems.get(index, "output")
+        for index, (key, _) in enumerate(program.outputs):
+            stem = key or stems.get(index, "output")
             names.append(_unused(f"{stem}_n" if stem in inputs else stem, names))
     if inputs & {*names} or len(set(names)) < len(names):
         raise InputError(f"the output names {', '.join(names)} repeat or are those of inputs; give others")
-    for index, (name, (_, axes)) in enumerate(zip(names, program.outputs, strict=True)):
+    values = [*graph.outputs]
+    graph.outputs.clear()
+    for value, name, (_, axes) in zip(values, names, program.outputs, strict=True):
         if program.sequence is not None and axes.count(program.sequence) > 1:
             raise UnsupportedError(
                 f"output {name!r} {describe(axes)} has axis {program.sequence} twice, as attention weights "
                 "have; return one time axis, or leave that output out"
             )
-        graph.outputs[index] = _copy(exposed.model, graph.outputs[index], name, axes)
+        _append_output(graph, value, name, axes)
     exposed.titles = tuple((name,) for name in names)
 
 
@@ -193,48 +182,38 @@ def _unused(stem: str, taken: Sequence[str]) -> str:
     return next(name for name in names if name not in taken)
 
 
-def _copy(model: ir.Model, value: ir.Value, name: str, axes: Axes) -> ir.Value:
-    node = ir.node("Identity", [value])
-    copied = node.outputs[0]
-    copied.type, copied.shape, copied.name = value.type, ir.Shape(axes), name
-    model.graph.append(node)
-    return copied
+def _append_output(graph: ir.Graph, value: ir.Value, name: str, axes: Axes) -> None:
+    """Make ``value`` an output called ``name``, or a copy of it if its own name is at the graph's border."""
+    if value.is_graph_input() or value.is_initializer() or value.is_graph_output():
+        node = ir.node("Identity", [value])
+        graph.append(node)
+        node.outputs[0].type = value.type
+        value = node.outputs[0]
+    value.name, value.shape = name, ir.Shape(axes)
+    graph.outputs.append(value)
 
 
 def _return_states(exposed: Exposed) -> None:
     """Give a network whose only results are its states these as outputs, too."""
-    states = {state.output: state for state in exposed.states}
-    if not all(name in states for (name,) in exposed.titles):
-        return
-    graph, titles = exposed.model.graph, list[tuple[str, ...]]()
-    values = {str(value.name): value for value in graph.outputs}
-    taken = [*values, *(str(value.name) for value in graph.inputs)]
-    for (name,) in exposed.titles:
-        titles.append((name, title := _unused("output", taken)))
-        taken.append(title)
-        graph.outputs.append(_copy(exposed.model, values[name], title, states[name].axes))
-    exposed.titles = tuple(titles)
+    states, graph = {state.output: state for state in exposed.states}, exposed.model.graph
+    if all(name in states for (name,) in exposed.titles):
+        values, unique = {value.name: value for value in graph.outputs}, UniqueNames(graph).unique
+        exposed.titles = tuple((name, unique("output")) for (name,) in exposed.titles)
+        for name, title in exposed.titles:
+            _append_output(graph, values[name], title, states[name].axes)
 
 
 def _reset_values(exposed: Exposed) -> dict[ir.Value, float | Array]:
     """Return one row of each initial state that depends on sizes alone; a number if all are equal."""
-    model, program = exposed.model, exposed.program
+    program, graph = exposed.program, exposed.model.graph
     values = (start for node in exposed.nodes for start in node.inputs[1:3] if start is not None)
     starts = {str(start.name): start for start in values if is_data_free(start)}
     if not starts:
         return {}
-    part = ir.from_proto(ir.to_proto(model))
-    known = (*part.graph.initializers.values(), *(value for node in part.graph for value in node.outputs))
-    named = {value.name: value for value in known}
-    part.graph.outputs[:] = [named[name] for name in starts]
-    common.RemoveUnusedNodesPass()(part)
+    part = ir.Model(ir.convenience.extract(graph, [*graph.inputs], [*starts.values()]), ir_version=10)
     sizes = {name: limits.nearest(1) for name, limits in program.ranges.items()} | {str(program.batch): 2}
-    feeds = {
-        str(value.name): np.zeros(
-            shape_of(program.axes[str(value.name)], sizes), value.dtype.numpy() if value.dtype else None
-        )
-        for value in part.graph.inputs
-    }
+    specs = map(spec_of, part.graph.inputs)
+    feeds = {spec.name: np.zeros(shape_of(program.axes[spec.name], sizes), spec.dtype) for spec in specs}
     resets: dict[ir.Value, float | Array] = {}
     for name, rows in Graph64(part)(feeds).items():
         row = rows[:, :1].astype(np.float32)
@@ -243,58 +222,21 @@ def _reset_values(exposed: Exposed) -> dict[ir.Value, float | Array]:
     return resets
 
 
-def _lower(exposed: Exposed, node: ir.Node) -> None:
-    """Replace a recorded node by one LSTM, GRU or RNN a layer."""
-    options: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
-    layers, directions = _split_weights(node, options), options["directions"]
-    build = Builder(node, options["path"] or options["op"].lower())
-    lengths = None if node.inputs[3] is None else build.cast(node.inputs[3], ir.DataType.INT32)
-    states = _expose(exposed, node, layers)
-    starts = [states[kind][0] if kind in states else node.inputs["xhc".index(kind)] for kind in "hc"]
-    parts = [
-        [start] * len(layers)
-        if start is None or len(layers) == 1
-        else build.node(
-            "Split", [start, np.array([directions] * len(layers))], {"axis": 0}, outputs=len(layers)
-        )
-        for start in starts
-    ]
-    y, ends = node.inputs[0], []
-    assert y is not None
-    for index, layer in enumerate(layers):
-        y, *last = _layer(build, options, index, layer, [y, parts[0][index], parts[1][index], lengths])
-        ends.append(last)
-    joined = [
-        values[0] if len(values) == 1 else build.node("Concat", values, {"axis": 0})[0]
-        for values in zip(*ends, strict=True)
-    ]
-    for kind, (_, state) in states.items():
-        value = joined["hc".index(kind)]
-        exposed.model.graph.outputs.append(_copy(exposed.model, value, state.output, state.axes))
-        exposed.states.append(state)
-    for old, new in zip(node.outputs, [y, *joined], strict=False):
-        new.type, new.shape = old.type, old.shape if old.shape is not None else new.shape
-    build.replace([y, *joined])
-
-
-def _expose(
-    exposed: Exposed, node: ir.Node, layers: Sequence[Sequence[LayerWeights]]
-) -> dict[str, tuple[ir.Value, StateSpec]]:
-    """Make an input of each initial state of ``node`` in ``resets``; return them by kind."""
-    path, graph = node.attributes["path"].as_string(), exposed.model.graph
-    entries, first, rows = len(layers) * len(layers[0]), layers[0][0], _rows(node, exposed.program)
-    widths = {"h": first.w_hh.shape[1], "c": first.w_ih.shape[0] // len(GATES["LSTM"])}
-    prefix = "" if len(exposed.nodes) == 1 or not path else f"{path}."
-    states, unique = dict[str, tuple[ir.Value, StateSpec]](), UniqueNames(graph).unique
-    for kind, start in zip("hc", node.inputs[1:3], strict=True):
-        if start is not None and start in exposed.resets and rows is not None:
+def _expose(exposed: Exposed, node: ir.Node) -> None:
+    """Make each initial state of ``node`` that is in ``resets`` an input, and its next value an output."""
+    path, graph, rows = node.attributes["path"].as_string(), exposed.model.graph, _rows(node, exposed.program)
+    prefix, unique = "" if len(exposed.nodes) == 1 or not path else f"{path}.", UniqueNames(graph).unique
+    for slot, kind in zip(_SLOTS, "hc", strict=True):
+        start, axes = node.inputs[slot], axes_of(node.outputs[slot]) if slot < len(node.outputs) else ()
+        if start in exposed.resets and start is not None and rows is not None:
             names = unique(f"{prefix}{kind}_0"), unique(f"{prefix}{kind}_n")
-            state = StateSpec(*names, "float32", (entries, rows, widths[kind]), exposed.resets[start])
+            state = StateSpec(*names, "float32", (axes[0], rows, axes[2]), exposed.resets[start])
             graph.inputs.append(ir.val(state.input, ir.DataType.DOUBLE, state.axes))
-            states[kind] = (graph.inputs[-1], state)
+            node.replace_input_with(slot, graph.inputs[-1])
+            _append_output(graph, node.outputs[slot], state.output, state.axes)
+            exposed.states.append(state)
         elif start is not None and not sources(start) & {*graph.inputs}:
             exposed.notes.append(f"layer {path!r}: its state {kind} stays in the graph")
-    return states
 
 
 def _rows(node: ir.Node, program: Program) -> int | str | None:
@@ -304,6 +246,33 @@ def _rows(node: ir.Node, program: Program) -> int | str | None:
     steps = call.steps == 1 or {program.sequence, LONGEST} & {*re.findall(r"\w+", str(call.steps))}
     rows = call.rows == 1 or {*re.findall(r"[a-zA-Z_]\w*", str(call.rows))} == {program.batch}
     return call.rows if rows and steps and not again else None
+
+
+def _lower(node: ir.Node) -> None:
+    options: dict[str, Any] = {name: attribute.value for name, attribute in node.attributes.items()}
+    layers = _split_weights(node, options)
+    count, build = len(layers), Builder(node, options["path"] or options["op"].lower())
+    lengths = None if node.inputs[3] is None else build.cast(node.inputs[3], ir.DataType.INT32)
+    sizes, axis = np.full(count, options["directions"]), {"axis": 0}
+    h, c = (
+        [start] * count
+        if start is None or count == 1
+        else build.node("Split", [start, sizes], axis, outputs=count)
+        for start in node.inputs[1:3]
+    )
+    y, ends = node.inputs[0], []
+    for index, layer in enumerate(layers):
+        y, *last = _layer(build, options, index, layer, [y, h[index], c[index], lengths])
+        ends.append(last)
+    joined = [
+        values[0] if count == 1 else build.node("Concat", values, axis)[0]
+        for values in zip(*ends, strict=True)
+    ]
+    for old, new in zip(node.outputs, [y, *joined], strict=False):
+        assert new is not None
+        new.type, new.shape = old.type, old.shape if old.shape is not None else new.shape
+        new.name = old.name if old.is_graph_output() else new.name
+    build.replace([y, *joined])  # type: ignore[list-item]
 
 
 def _layer(
@@ -320,7 +289,7 @@ def _layer(
     if options["activation"] == "Relu":
         attributes["activations"] = ["Relu"] * len(layer)
     weights = zip("WRB", to_onnx_weights(op_type, layer), strict=True)
-    inputs = [None if each is None else build.weight(each, f"{kind}_{suffix}") for kind, each in weights]
+    inputs = [None if array is None else build.weight(array, f"{kind}_{suffix}") for kind, array in weights]
     inputs = [x, *inputs, lengths, h, *([c] if op_type == "LSTM" else [])]
     y, *last = build.node(op_type, inputs, attributes, outputs=3 if op_type == "LSTM" else 2, name=suffix)
     if after is not None:
@@ -339,7 +308,7 @@ def _project(
     PyTorch feeds ``h = W_hr c'`` back. A node that feeds c' itself back computes the same with ``R = W_hh
     W_hr``; it starts from ``pinv(W_hr) h``, and Y and Y_h are to be multiplied by ``W_hr``.
     """
-    matrices = [each.w_hr for each in layer if each.w_hr is not None]
+    matrices = [weights.w_hr for weights in layer if weights.w_hr is not None]
     if (worst := max(np.linalg.cond(w) for w in matrices)) > _CONDITION_LIMIT:
         raise UnsupportedError(
             f"a projection of {suffix} (weight_hr) has the condition number {worst:.2g}, at most "
@@ -352,7 +321,6 @@ def _project(
 
 
 def _split_weights(node: ir.Node, options: Mapping[str, Any]) -> list[list[LayerWeights]]:
-    """Return each layer's weights, one entry a direction, in float64."""
     arrays = [constant(value) for value in node.inputs[4:]]
     if any(array is None for array in arrays):
         raise UnsupportedError(
@@ -370,24 +338,11 @@ def _split_weights(node: ir.Node, options: Mapping[str, Any]) -> list[list[Layer
 
 def _tidy(model: ir.Model) -> None:
     """Remove unused values, and every trace of the machine that exported: stacks, paths, notes."""
-    for node in [node for node in model.graph if node.op_type == "Identity"]:
-        source, value = node.inputs[0], node.outputs[0]
-        assert source is not None
-        if value.is_graph_output():
-            if source.is_graph_input() or source.is_initializer() or source.is_graph_output():
-                continue  # a second name of a value at the graph's border
-            name, value.name = value.name, None
-            source.name, source.shape = name, value.shape
-        ir.convenience.replace_all_uses_with(value, source, replace_graph_outputs=True)
-        model.graph.remove(node, safe=True)
-    for clean in (
-        common.RemoveUnusedNodesPass(),
-        common.RemoveUnusedFunctionsPass(),  # type: ignore[no-untyped-call]
-        common.RemoveUnusedOpsetsPass(),
-        common.ClearMetadataAndDocStringPass(),
-        common.NameFixPass(),
-    ):
-        clean(model)
+    unused = common.RemoveUnusedFunctionsPass()  # type: ignore[no-untyped-call]
+    clean = common.ClearMetadataAndDocStringPass(), common.NameFixPass()
+    ir.passes.Sequential(common.RemoveUnusedNodesPass(), unused, common.RemoveUnusedOpsetsPass(), *clean)(
+        model
+    )
     model.opset_imports.pop(DOMAIN, None)
     model.producer_name, model.producer_version = "lstm-edge", __version__
     model.graph.name, model.opset_imports[""] = "main", 18

@@ -44,14 +44,12 @@ class Named:
     """The recurrences whose steps are time."""
     steps: int
     """Steps that these make in a call, where no axis is time."""
+    final: bool
+    """True if the declared sizes lead to the same states, or the same refusal."""
 
 
 def take_given(graph: ir.Graph, given: Mapping[str, Axes]) -> None:
-    """Declare the inputs as given, in place; another input's axis of the same old name takes the new one.
-
-    Raises:
-        InputError: an axis does not fit, or an input is no tensor of numbers whose rank is known.
-    """
+    """Declare the inputs as given, in place; another input's axis of the same old name takes the new one."""
     inputs = {str(value.name): value for value in data_inputs(graph)}
     renamed: dict[int | str, int | str] = {}
     for name, axes in given.items():
@@ -109,9 +107,11 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
         runs.rename(titles, fixed)
     forward = [axis for each in found if not is_reversed(each.node) for axis in each.time_axes()]
     steps = max((size for axis in forward for _, size in runs.lengths(axis)[:1]), default=1)
+    backwards = all(is_reversed(each.node) for each in found)
     if sequence is not None:
-        found = [each for each in found if _runs_over_time(each, runs, batch)]
-    return Named(batch, sequence, freed, runs, found, 1 if sequence else steps)
+        found = [each for each in found if any(runs.may_grow(axis, batch) for axis in each.time_axes())]
+    final = (runs.complete and not freed) or (backwards and bool(found))
+    return Named(batch, sequence, freed, runs, found, 1 if sequence else steps, final)
 
 
 class Measured:
@@ -120,14 +120,17 @@ class Measured:
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
         """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
         self._runs: dict[ir.Value, Runs] = {}
+        self.complete = False
+        """True if all values were computed at once, and at all sizes that were tried."""
         starts = {slot.initial for each in found for slot in each.slots if slot.initial is not None}
         reads = {value for each in found for value, _ in (*each.time_axes(), *each.row_axes())}
-        names = dynamic_axes(model.graph)
-        for group, sized in ((reads - starts, True), (starts, False)):
-            values = [value for value in group if constant(value) is None]
+        sizes = [*_sizes_apart(dynamic_axes(model.graph), known)]
+        for group, tried in (reads | starts, sizes[:1]), (reads - starts, sizes), (starts, sizes):
+            values = [value for value in group if constant(value) is None and value not in self._runs]
             with contextlib.suppress(FileFormatError):
-                runs = evaluate(model, values, _sizes_apart(names, known), sized=sized) if values else []
+                runs = evaluate(model, values, tried, every=tried is not sizes) if values else []
                 self._runs |= dict.fromkeys(values, runs)
+                self.complete |= tried is not sizes
 
     def rename(self, titles: Mapping[int | str, int | str], fixed: Sizes) -> None:
         """Give every axis another name; keep the runs at the sizes that stay ``fixed``."""
@@ -162,6 +165,10 @@ class Measured:
             name for sizes, length in longer if length != first for name in sizes if sizes[name] != base[name]
         }
 
+    def may_grow(self, axis: Axis, batch: str | None) -> bool:
+        """Return True if an input axis other than the batch lengthens ``axis``; if unknown, chunks decide."""
+        return not self.lengths(axis) or bool(self.growing_with(axis) - {batch})
+
 
 def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ...]]:
     """Yield sets of sizes: one for all axes, then for each axis that one with this axis longer."""
@@ -169,12 +176,6 @@ def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ..
         base = {name: least + apart * place for place, name in enumerate(names)} | dict(known)
         longer = ({name: base[name] + apart * len(names) + place} for place, name in enumerate(names))
         yield base, *(base | each for each in longer)
-
-
-def _runs_over_time(each: Recurrence, runs: Measured, batch: str | None) -> bool:
-    """Return True if a recurrence makes more steps where time is longer; if unknown, chunks decide."""
-    known = [axis for axis in each.time_axes() if runs.lengths(axis)]
-    return not known or any(runs.growing_with(axis) - {batch} for axis in known)
 
 
 def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]:

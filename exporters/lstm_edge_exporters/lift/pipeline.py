@@ -21,16 +21,22 @@ from ..recurrent import is_reversed, label, why_window
 from ..streaming.file import stream_file
 from ..streaming.rewrite import NotStreamableError
 from ..streaming.stream import stream
+from ..verify.cases import Feeds
 from ..verify.golden import record_golden
 from ..verify.verify import Verified
 from .axes import Named, name_axes, take_given
 from .config import LiftConfig
 from .read import Source, put_constants, read_graph
 from .recurrences import refuse_nested
-from .rewrites import free_sizes
+from .rewrites import free_sizes, holds_rows
 from .running import length_input, measure_shapes
 from .states import lift_states, recognize
 from .verification import Cases, find_chunks, pair_up, verify_lifted
+
+_NO_STATE = (
+    "no recurrence makes more steps along an axis, and no operator looks back along one; "
+    "name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if there are any"
+)
 
 
 @dataclass(frozen=True)
@@ -90,19 +96,26 @@ def lift(onnx_file: Source, config: LiftConfig | None = None) -> Lifted:
     """
     model, config = read_graph(onnx_file), config or LiftConfig()
     fixed = any(isinstance(axis, int) for value in data_inputs(model.graph) for axis in axes_of(value))
-    if fixed and not config.inputs:
+    named = None
+    if fixed and not config.inputs and not holds_rows(model.graph):
         with contextlib.suppress(CheckFailedError, ContractError, FileFormatError):
-            return _lift(model, config, free=True)
-    return _lift(model, config, free=False)
+            freed = _name(model, config, free=True)
+            if not freed[2].final:
+                return _lift(model, config, *freed)
+            named = freed
+    return _lift(model, config, *(named or _name(model, config, free=False)))
 
 
-def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
-    model, original = original.clone(), original.clone()
+def _name(original: ir.Model, config: LiftConfig, *, free: bool) -> tuple[ir.Model, Feeds, Named]:
+    model = original.clone()
+    given = put_constants(model, config.constants)
     if free:
         free_sizes(model)
-    given = put_constants(model, config.constants)
     take_given(model.graph, config.inputs)
-    axes = name_axes(model, config.inputs, free=free)
+    return model, given, name_axes(model, config.inputs, free=free)
+
+
+def _lift(original: ir.Model, config: LiftConfig, model: ir.Model, given: Feeds, axes: Named) -> Lifted:
     refuse_nested(model)
     known = recognize(model, config.states, axes.sequence)
     forward = [each for each in axes.over_time if not is_reversed(each.node)]
@@ -113,9 +126,10 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
             "train a network that reads forward only"
         )
     lifted = lift_states(model, forward, axes, known)
+    if not (known or lifted or axes.sequence):
+        raise ContractError(f"there is no state to lift: {_NO_STATE}")
     sized = measure_shapes(model, axes.batch, axes.sequence)
-    names = dynamic_axes(model.graph)
-    outputs = [_output(value, names) for value in model.graph.outputs]
+    outputs = [_output(value, dynamic_axes(model.graph)) for value in model.graph.outputs]
     past, need, reach, refused = tuple[StateSpec, ...](), "", 0, ""
     try:
         states = (*known, *lifted)
@@ -127,14 +141,10 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
         refused = str(error)
     states = (*known, *lifted, *past)
     if not states and not (need and config.stream):
-        none = (
-            "no recurrence makes more steps along an axis, and no operator looks back along one; "
-            "name the axes (--input NAME=AXES) or the states (--state INPUT=OUTPUT) if there are any"
-        )
-        raise ContractError(f"there is no state to lift: {refused or need or none}")
+        raise ContractError(f"there is no state to lift: {refused or need or _NO_STATE}")
     manifest = _describe(model, axes, outputs, states)
     cases = Cases.of_lifted(model.graph, manifest, axes, config.seed, original.graph)
-    pair = pair_up(manifest, original, model, given, cases)
+    pair = pair_up(manifest, original.clone(), model, given, cases)
     verified = verify_lifted(pair, cases)
     window = why_window(forward[0].node.op_type, axes.steps) if axes.steps > 1 else ""
     if need or window:
@@ -159,10 +169,9 @@ def _lift(original: ir.Model, config: LiftConfig, *, free: bool) -> Lifted:
 
 def _output(value: ir.Value, names: Collection[str]) -> TensorSpec:
     """Return an output whose axes are numbers, names of the inputs' axes, and multiples of these."""
-    spec, axes = spec_of(value), []
-    for place, axis in enumerate(spec.axes):
-        known = isinstance(axis, int) or axis.split("*")[-1] in names
-        axes.append(axis if known else f"{spec.name}.{place}")
+    spec = spec_of(value)
+    known = [isinstance(axis, int) or axis.split("*")[-1] in names for axis in spec.axes]
+    axes = (axis if known[place] else f"{spec.name}.{place}" for place, axis in enumerate(spec.axes))
     return spec._replace(axes=tuple(axes))
 
 

@@ -16,7 +16,7 @@ from lstm_edge_runtime.files import read_content
 from lstm_edge_runtime.manifest import KEY, Array
 from lstm_edge_runtime.ort import open_session
 
-from ..graph import RANDOM, data_inputs, describe_value, infer_shapes, to_bytes
+from ..graph import RANDOM, data_inputs, describe_value, to_bytes
 from ..recurrent import label
 
 _OLDEST_OPSET = 7
@@ -27,7 +27,7 @@ Source = str | os.PathLike[str] | bytes
 
 
 def read_graph(source: Source) -> ir.Model:
-    """Read a file, or its content: functions inlined, nodes sorted, shapes inferred.
+    """Read a file, or its content: functions inlined, nodes sorted.
 
     Raises:
         NotFoundError: no such file.
@@ -43,7 +43,6 @@ def read_graph(source: Source) -> ir.Model:
         model.graph.sort()
         model.graph.inputs[:] = data_inputs(model.graph)  # initializers may be among them before version 4
         model.ir_version = max(model.ir_version, 4)
-        infer_shapes(model)
     except Exception as error:  # onnx-ir raises many kinds for a malformed graph
         raise FileFormatError(f"the graph is malformed: {first_line(error)}") from error
     open_session(to_bytes(model), name="the file")
@@ -59,11 +58,7 @@ def read_graph(source: Source) -> ir.Model:
 
 
 def put_constants(model: ir.Model, constants: Mapping[str, float]) -> dict[str, Array]:
-    """Replace inputs by numbers, in place; return them as arrays.
-
-    Raises:
-        InputError: no such input, or one of several elements, or of another dtype.
-    """
+    """Replace inputs by numbers, in place; return them as arrays, or raise ``InputError``."""
     inputs = {str(value.name): value for value in data_inputs(model.graph)}
     arrays = {}
     for name, number in constants.items():
@@ -87,10 +82,9 @@ def decide_branches(model: ir.Model) -> None:
     """
     for _ in range(6):  # a branch that is taken tells sizes behind it
         before = model.graph.num_nodes()
-        infer_shapes(model)
         fold_constants(model, onnx_shape_inference=True, should_fold=_is_about_sizes)
         remove_unused_nodes(model)
-        if model.graph.num_nodes() == before:
+        if model.graph.num_nodes() == before or all(node.op_type != "If" for node in model.graph):
             break
     model.graph.sort()
 
@@ -99,8 +93,7 @@ def _is_about_sizes(node: ir.Node) -> bool | None:
     """Return True for what computes integers, False for floats; an ``If`` is left to the optimizer."""
     if node.op_type == "If":
         return None
-    known = [value.dtype for value in node.outputs]
-    return all(dtype is not None and not dtype.is_floating_point() for dtype in known)
+    return all(value.dtype and not value.dtype.is_floating_point() for value in node.outputs)
 
 
 def _read(source: Source) -> onnx.ModelProto:

@@ -20,11 +20,12 @@ from ..graph import (
     constant,
     data_inputs,
     dynamic_axes,
+    infer_shapes,
     is_data_free,
     operands,
     walk,
 )
-from ..recurrent import LENGTHS, is_recurrent, slots
+from ..recurrent import LENGTHS, is_recurrent, is_reversed, slots
 from .recurrences import recurrences
 from .running import evaluate
 
@@ -33,9 +34,23 @@ _SEQUENCE_RANK = 3
 
 def free_sizes(model: ir.Model) -> None:
     """Free all three patterns of sizes, in place; the declared sizes must still be there."""
+    if any(node.op_type in ("Loop", "Reshape") for node in model.graph):
+        infer_shapes(model)
     _transpose_reshapes(model)
     _generalize_reshapes(model)
     _generalize_loops(model)
+
+
+def holds_rows(graph: ir.Graph) -> bool:
+    """Return True where an array holds the number of rows: of a state that is not lifted, or an order."""
+    arrays = []
+    for node in graph:
+        backwards = is_recurrent(node) and is_reversed(node)
+        start = slots(node)[0].initial if backwards else None
+        value = node.inputs[2] if node.op_type == "ScatterElements" else start
+        expand = None if value is None else value.producer()
+        arrays.append(constant(expand.inputs[0] if expand and expand.op_type == "Expand" else value))
+    return any(array is not None and array.shape[min(array.ndim - 1, 1) :][:1] > (1,) for array in arrays)
 
 
 def _transpose_reshapes(model: ir.Model) -> None:

@@ -1,10 +1,6 @@
-"""Running a foreign graph, or a part of it, at sizes of its axes, and what that tells of its shapes.
+"""Running a foreign graph, or a part of it, at sizes of its axes, and what that tells of its shapes."""
 
-The rules of ``streaming`` read the time axis and the rate of a value from its symbolic size. PyTorch gives
-these to its own exports; a file from elsewhere names the axes of its inputs alone.
-"""
-
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from math import lcm
 
@@ -37,14 +33,11 @@ _OTHERS = 5
 _MOST_STRIDES = 1 << 12
 _MOST_KEPT = 8
 """Elements of a small value: starts, ends, axes and pads."""
+_MOST_FLOATS = 1 << 18
 
 
 def runner(model: ir.Model, name: str) -> Runner:
-    """Return a function that runs a graph in onnxruntime; inputs that it does not take are left out.
-
-    Raises:
-        FileFormatError: onnxruntime refuses the graph. The function lets its exceptions pass.
-    """
+    """Return a function that runs a graph in onnxruntime; inputs that it does not take are left out."""
     session = open_session(to_bytes(_guard(model.clone())), name=name)
     names = [entry.name for entry in session.get_inputs()]
     return lambda feeds: run_by_name(session, {name: feeds[name] for name in names})
@@ -62,20 +55,14 @@ def name_axis(lengths: Sequence[int], cases: Sequence[Sizes]) -> int | str | Non
     return None
 
 
-def evaluate(
-    model: ir.Model, values: Sequence[ir.Value], groups: Groups, *, every: bool = False, sized: bool = True
-) -> Runs:
+def evaluate(model: ir.Model, values: Sequence[ir.Value], groups: Groups, *, every: bool = False) -> Runs:
     """Compute ``values`` on random data at the sizes of the first group whose first runs, or all of them.
 
     The values are data-free, or only their shapes matter: recurrent nodes before them start from nothing, so
-    that no state fixes the batch size. Sizes at which the graph does not run are left out. If ``sized``,
-    floats are zeros of the right shape: onnxruntime runs in another process.
-
-    Raises:
-        FileFormatError: no group runs.
+    that no state fixes the batch size. Sizes at which the graph does not run are left out. Large floats are
+    zeros of the right shape. Raises ``FileFormatError`` if no group runs.
     """
-    floats = {value for value in values if sized and value.dtype and value.dtype.is_floating_point()}
-    part, reason = _part_of(model, values, floats), ""
+    part, reason = _part_of(model, values), ""
     run = runner(part, "a part of the file")
     manifest = Manifest(tuple(map(spec_of, data_inputs(part.graph))), (), (), None, None)
     manifest = manifest._replace(lengths=length_input(part.graph))
@@ -91,17 +78,19 @@ def evaluate(
                 if every or not runs:
                     break
             else:
-                twins = zip(values, part.graph.outputs, strict=True)
-                arrays = {value: results[str(twin.name)] for value, twin in twins}
-                for value in floats:
-                    arrays[value] = np.broadcast_to(np.float32(0), arrays[value].tolist())
-                runs.append((sizes, arrays))
+                arrays = (_small(results[str(twin.name)]) for twin in part.graph.outputs)
+                runs.append((sizes, dict(zip(values, arrays, strict=True))))
         if len(runs) == len(group) or (runs and not every):
             return runs
     raise FileFormatError(
         f"the file does not run at other sizes: {reason}; "
         "if it runs at certain sizes only, give them with --input NAME=AXES"
     )
+
+
+def _small(array: Array) -> Array:
+    large = array.dtype.kind == "f" and array.size > _MOST_FLOATS
+    return np.broadcast_to(np.float32(0), array.shape) if large else array
 
 
 def case_generator(graph: ir.Graph, manifest: Manifest, steps: int, seed: int = 0) -> CaseGenerator:
@@ -123,18 +112,13 @@ def length_input(graph: ir.Graph) -> str | None:
     return next(names, None)
 
 
-def _part_of(model: ir.Model, values: Sequence[ir.Value], sized: Collection[ir.Value]) -> ir.Model:
-    """Return a graph of ``values``, or of shapes, in which no recurrent node starts from a state."""
+def _part_of(model: ir.Model, values: Sequence[ir.Value]) -> ir.Model:
+    """Return a graph of ``values`` in which no recurrent node starts from a state."""
     graph = ir.convenience.extract(model.graph, model.graph.inputs, values)
     part = ir.Model(graph, ir_version=model.ir_version)
     for slot in (slot for node in recurrent_nodes(part) for slot in slots(node)):
         if slot.initial is not None:
             slot.node.replace_input_with(slot.input, None)
-    for place, value in enumerate(values):
-        if value in sized:
-            graph.append(ir.node("Shape", [graph.outputs[place]]))
-            graph.outputs[place] = graph[-1].outputs[0]
-            graph.outputs[place].name, graph.outputs[place].dtype = f"{value.name}.size", ir.DataType.INT64
     RemoveUnusedNodesPass()(part)
     return part
 
@@ -142,9 +126,8 @@ def _part_of(model: ir.Model, values: Sequence[ir.Value], sized: Collection[ir.V
 def _guard(model: ir.Model) -> ir.Model:
     """Put a Reshape before every recurrent node, in place, that raises an error for an empty X.
 
-    Seen in onnxruntime 1.32: a GRU without a step, and a GRU or an LSTM without a row, end the process, in a
-    thread of their own and past any handler. ``[0, 0, -1]`` keeps X as it is; with no step or no row the last
-    size can't be told.
+    In onnxruntime 1.32 a GRU without a step, and a GRU or LSTM without a row, end the process. ``[0, 0, -1]``
+    keeps X as it is; with no step or no row the last size can't be told.
     """
     names = UniqueNames(model.graph)
     for node in list(recurrent_nodes(model)):
@@ -160,10 +143,8 @@ def _guard(model: ir.Model) -> ir.Model:
 def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> ir.Model:
     """Give every value a dtype and a symbolic size for every axis, in place; return a copy for streaming.
 
-    In the copy, small whole numbers that are the same at every size are constants.
-
-    Raises:
-        FileFormatError: the graph runs at no size that is tried, or an output has not one rank.
+    In the copy, small whole numbers that are the same at every size are constants. Raises ``FileFormatError``
+    if the graph runs at no size that is tried, or an output has not one rank.
     """
     values = [value for node in model.graph for value in node.outputs if value.name]
     values = [value for value in values if value.type is None or isinstance(value.type, ir.TensorType)]

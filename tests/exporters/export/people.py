@@ -1,6 +1,5 @@
 """Modules written the way people write them, each with an example and what its file must have."""
 
-import functools
 import math
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,31 +73,6 @@ class DecoderStep(nn.Module):
         return {"logits": self.out(output.squeeze(0)), "hidden": hidden}
 
 
-class CRNN(nn.Module):
-    """Text recognition: convolutions over an image, then two LSTMs over its columns."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.cnn = nn.Sequential(
-            nn.Conv2d(1, 4, 3, padding=1),
-            nn.BatchNorm2d(4),
-            nn.ReLU(),
-            nn.MaxPool2d((2, 1)),
-            nn.Conv2d(4, 6, 3, padding=1),
-        )
-        self.rnn1 = nn.LSTM(6 * 4, 8, bidirectional=True)
-        self.rnn2 = nn.LSTM(16, 8, bidirectional=True)
-        self.head = nn.Linear(16, 11)
-
-    def forward(self, image):
-        features = self.cnn(image)
-        b, c, h, w = features.size()
-        columns = features.reshape(b, c * h, w).permute(2, 0, 1)
-        x, _ = self.rnn1(columns)
-        x, _ = self.rnn2(x)
-        return F.log_softmax(self.head(x), dim=2)
-
-
 class WordLanguageModel(nn.Module):
     """PyTorch's own example: tied weights, hidden passed in and out as a pair."""
 
@@ -115,23 +89,6 @@ class WordLanguageModel(nn.Module):
         output, hidden = self.rnn(emb, hidden)
         decoded = self.decoder(self.drop(output)).view(-1, 60)
         return F.log_softmax(decoded, dim=1), hidden
-
-
-class AnomalyAutoEncoder(nn.Module):
-    """Encode to one vector, repeat it, decode."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.encoder = nn.LSTM(4, 8, batch_first=True)
-        self.decoder = nn.LSTM(8, 8, batch_first=True)
-        self.output = nn.Linear(8, 4)
-
-    def forward(self, x):
-        _, (h, _) = self.encoder(x)
-        repeated = h[-1].unsqueeze(1).repeat(1, x.size(1), 1)
-        decoded, _ = self.decoder(repeated)
-        restored = self.output(decoded)
-        return restored, ((restored - x) ** 2).mean(dim=(1, 2))
 
 
 class BatchNormRNN(nn.Module):
@@ -219,34 +176,6 @@ class WaveDenoiser(nn.Module):
         return F.pad(x, (0, length - x.shape[-1]))
 
 
-def dispatch(forward):
-    """Stand for a decorator that lets a method of one container be called with its parts by name."""
-
-    @functools.wraps(forward)
-    def called(self, *args, **parts):
-        if not parts:
-            return forward(self, *args)
-        container = dict(parts)
-        forward(self, container)
-        return tuple(container[key] for key in ("embed", "hidden_next"))
-
-    return called
-
-
-class Dispatched(nn.Module):
-    """A policy's layer whose forward takes one container."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rnn = nn.GRU(5, 6, batch_first=True)
-
-    @dispatch
-    def forward(self, container):
-        y, h = self.rnn(container["observation"], container["hidden"].transpose(0, 1))
-        container["embed"], container["hidden_next"] = y, h.transpose(0, 1)
-        return container
-
-
 def _floats(*shape: int) -> Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(3))
 
@@ -269,25 +198,11 @@ PEOPLE = [
     ),
     Person(DecoderStep, (_tokens(50, 3), _floats(1, 3, 10), _floats(6, 3, 20)), {"GRU": 1}, ("hidden",)),
     Person(
-        CRNN,
-        _floats(3, 1, 8, 12),
-        {"LSTM": 2},
-        ("rnn1.h_0", "rnn1.c_0", "rnn2.h_0", "rnn2.c_0"),
-        "reads time backwards",
-    ),
-    Person(
         WordLanguageModel,
         (_tokens(60, 6, 3), _PAIR),
         {"LSTM": 2},
         ("hidden_0", "hidden_1"),
         "rows and steps on one axis",
-    ),
-    Person(
-        AnomalyAutoEncoder,
-        _floats(3, 6, 4),
-        {"LSTM": 2},
-        ("encoder.h_0", "encoder.c_0", "decoder.h_0", "decoder.c_0"),
-        "is of the last frame alone",
     ),
     Person(
         DeepSpeechLike,
@@ -312,7 +227,6 @@ PEOPLE = [
         {"LSTM": 1},
         ("h_0", "c_0"),
         "reads time backwards",
-        notes="axis L takes 1..20 alone",
         ranges={"L": "1..20"},
     ),
     Person(
@@ -321,13 +235,6 @@ PEOPLE = [
         {"LSTM": 1},
         ("h_0", "c_0"),
         "reads all time",
-        notes="axis L takes 36.. alone",
         ranges={"L": "36.."},
-    ),
-    Person(
-        Dispatched,
-        {"observation": _floats(3, 6, 5), "hidden": _floats(3, 1, 6)},
-        {"GRU": 1},
-        ("hidden",),
     ),
 ]

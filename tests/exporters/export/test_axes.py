@@ -56,9 +56,29 @@ ONES = [
 @pytest.mark.parametrize(("module", "example", "axes"), ONES, ids=lambda value: type(value).__name__)
 def test_an_example_of_one_row_or_one_step_bakes_nothing(module, example, axes):
     manifest = export(module.eval(), example).manifest
-    found = {spec.name: spec.axes for spec in manifest.inputs}
-    found |= {state.input: state.axes for state in manifest.states}
-    assert {name: found[name] for name in axes} == axes
+    given = {spec.name: spec.axes for spec in manifest.inputs}
+    given |= {state.input: state.axes for state in manifest.states}
+    assert {name: given[name] for name in axes} == axes
+
+
+class Wearable(nn.Module):
+    """A head behind layers: with one row, PyTorch takes its strides for numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.rnn = nn.Conv1d(5, 6, 3, padding=1), nn.GRU(6, 6, batch_first=True)
+        self.norm, self.head = nn.BatchNorm1d(6), nn.Linear(6, 2)
+
+    def forward(self, x):
+        y = torch.relu(self.norm(self.conv(x.transpose(1, 2))))
+        return self.head(self.rnn(y.transpose(1, 2))[0])
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_one_row_limits_no_batch(stream):
+    manifest = export(Wearable().eval(), torch.randn(1, 30, 5), ExportConfig(stream=stream)).manifest
+    assert (manifest.inputs[0].axes, manifest.ranges) == (("N", "L", 5), {})
+    assert manifest.delays == ({"output": 1} if stream else {})
 
 
 class CountsRows(Net):

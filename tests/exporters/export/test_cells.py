@@ -7,7 +7,7 @@ from itertools import permutations, product
 import onnx
 import pytest
 import torch
-from beside import export_beside as export
+from compared import export_and_compare as export
 
 CORES = {
     "lstm": (
@@ -66,12 +66,12 @@ def build(cell, folder):
     text = {"arguments": ", ".join(names), "core": core.format(mark), "first": after[0]}
     (folder / "generated.py").write_text(SOURCE.format(width=width, result=result, fields=fields, **text))
     spec = importlib.util.spec_from_file_location("generated", folder / "generated.py")
-    found = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(found)
+    generated = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(generated)
     torch.manual_seed(0)
     states = [torch.zeros(3, dtype=torch.int64) if name == "pos" else torch.zeros(3, 6) for name in names]
     truth = {name: order.index(index + 1) for index, name in enumerate(names)}
-    return found.Generated().eval(), (torch.randn(3, 6), *states), truth
+    return generated.Generated().eval(), (torch.randn(3, 6), *states), truth
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_states_of_a_generated_cell_are_neither_swapped_nor_missed_silently(cell
     module, example, truth = build(cell, tmp_path)
     artifact = export(module, example)
     order = [output.name for output in onnx.load_from_string(artifact.model).graph.output]
-    found = {state.input: order.index(state.output) for state in artifact.manifest.states}
-    assert found == {name: truth[name] for name in found}, "swapped"
-    for name in set(truth) - set(found):
+    pairs = {state.input: order.index(state.output) for state in artifact.manifest.states}
+    assert pairs == {name: truth[name] for name in pairs}, "swapped"
+    for name in set(truth) - set(pairs):
         assert any(name in note and "--state" in note for note in artifact.notes), f"{name} was missed"

@@ -11,7 +11,7 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from beside import export_beside as export
+from compared import export_and_compare as export
 from torch import nn
 
 import lstm_edge_exporters

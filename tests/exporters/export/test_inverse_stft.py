@@ -29,8 +29,8 @@ def test_it_is_what_pytorch_computes(n_fft, part, short, center, normalized, one
         expected = torch.istft(spectrum, n_fft, hop, size, window, **options)
     except RuntimeError:  # a window that is zero at an end
         return
-    found = inverse_stft(spectrum, n_fft, hop, size, window, **options)
-    torch.testing.assert_close(found, expected, rtol=1e-9, atol=1e-9)
+    signal = inverse_stft(spectrum, n_fft, hop, size, window, **options)
+    torch.testing.assert_close(signal, expected, rtol=1e-9, atol=1e-9)
 
 
 def test_without_window_and_hop_it_has_pytorch_s_own():

@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from beside import export_beside as export
+from compared import export_and_compare as export
 
 from benchmarks.strangers import matrix
 from lstm_edge_exporters.targets.native import to_native

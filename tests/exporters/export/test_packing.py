@@ -4,7 +4,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from beside import export_beside as export
+from compared import export_and_compare as export
 from torch import nn
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 
@@ -145,19 +145,3 @@ class Returns(Packs):
 def test_a_packed_sequence_as_output_is_refused_with_what_to_write():
     with pytest.raises(InputError, match="pad_packed_sequence"):
         export(Returns().eval(), (X, UNSORTED), ExportConfig(inputs={"x": ("N", "L", 5), "lengths": ("N",)}))
-
-
-def test_a_total_length_is_a_mask_of_each_calls_own_lengths():
-    class Padded(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.layer = nn.GRU(5, 6, batch_first=True)
-
-        def forward(self, x, lengths):
-            packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
-            y, _ = self.layer(packed)
-            return pad_packed_sequence(y, batch_first=True, total_length=x.shape[1])[0]
-
-    artifact = export(Padded(), (torch.randn(3, 7, 5), torch.tensor([7, 2, 4])))
-    assert [state.input for state in artifact.manifest.states] == ["h_0"]
-    assert not artifact.manifest.unstreamable

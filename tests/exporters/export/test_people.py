@@ -1,33 +1,24 @@
 """A dozen modules and more, written the way people write them, exported, audited and compared."""
 
-import re
-
 import numpy as np
 import onnxruntime
 import people
 import pytest
 import torch
-from beside import export_beside as export
+from compared import export_and_compare as export
 
 from lstm_edge_exporters.export.call import Call, flatten_output
 from lstm_edge_exporters.targets.native import to_native
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import UnsupportedError
 from lstm_edge_runtime.model import runner
 from lstm_edge_runtime.native import installed
-
-NOT_NATIVE = {
-    "Seq2SeqTeacherForced": "('N', 'L2', 3) has an axis L2, expected batch and time",
-    "EncoderWithLengths": "output output_1 is computed of lengths or constants alone",
-}
-"""Modules that stream and whose steps the native engine does not take, with its reason."""
 
 
 @pytest.mark.parametrize(
     "person",
     [
-        pytest.param(person, marks=[pytest.mark.system] if place % 3 else [], id=person.module.__name__)
-        for place, person in enumerate(people.PEOPLE)
+        pytest.param(person, marks=[pytest.mark.system] if index % 3 else [], id=person.module.__name__)
+        for index, person in enumerate(people.PEOPLE)
     ],
 )
 def test_a_module_as_people_write_it_exports_and_agrees(person):
@@ -57,14 +48,9 @@ def test_a_module_as_people_write_it_exports_and_agrees(person):
     names = [output.name for output in session.get_outputs()]
     got = session.run(names, feeds)
     if installed() and manifest.streamable:
-        expected = NOT_NATIVE.get(person.module.__name__)
-        if expected:
-            with pytest.raises(UnsupportedError, match=re.escape(expected)):
-                to_native(artifact.model)
-        else:
-            found = runner(load(to_native(artifact.model)))(feeds)
-            for name, array in zip(names, got, strict=True):
-                np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-5, err_msg=name)
+        native = runner(load(to_native(artifact.model)))(feeds)
+        for name, array in zip(names, got, strict=True):
+            np.testing.assert_allclose(native[name], array, rtol=0, atol=1e-5, err_msg=name)
     with torch.no_grad():
         expected = flatten_output(signature.run(module, signature.example))
     for name, array, (_, tensor) in zip(names, got, expected, strict=False):

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from beside import export_beside as export
+from compared import export_and_compare as export
 from torch import nn
 
 from lstm_edge_runtime.errors import UnsupportedError

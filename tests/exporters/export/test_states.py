@@ -4,7 +4,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from beside import export_beside as export
+from compared import export_and_compare as export
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig
@@ -174,8 +174,8 @@ def test_a_state_whose_features_are_taken_for_time_is_noted_with_the_axes_that_m
     assert artifact.manifest.states == ()
     (note,) = artifact.notes
     assert note.startswith("mem (N, L) may be a state and stays an input")
-    told = ExportConfig(inputs={"x": ("N", 5), "mem": ("N", 5)})
-    assert states(export(Leaks(), (x, mem), told)) == [("mem", "mem_n", ("N", 5))]
+    config = ExportConfig(inputs={"x": ("N", 5), "mem": ("N", 5)})
+    assert states(export(Leaks(), (x, mem), config)) == [("mem", "mem_n", ("N", 5))]
 
 
 class OutputOnly(nn.LSTM):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from beside import export_beside as export
+from compared import export_and_compare as export
 from torch import nn
 
 from lstm_edge_exporters import ExportConfig

@@ -8,7 +8,6 @@ from onnx import TensorProto
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime import load
-from lstm_edge_runtime.errors import InputError
 
 INT = TensorProto.INT64
 
@@ -67,16 +66,3 @@ def test_a_constant_gives_the_file_of_one_rate_and_it_stays_equal(network, numbe
     stream = load(lifted.model).stream()
     stream.step(fed["input"][0])
     assert np.any(stream.state["state"] != 0)
-
-
-@pytest.mark.parametrize(
-    ("constants", "message"),
-    [
-        ({"rate": 1}, "no input 'rate'; the inputs are input, state, sr"),
-        ({"sr": 0.5}, "sr int64 .* can't be the number 0.5"),
-        ({"state": 1}, "state .* can't be the number 1"),
-    ],
-)
-def test_a_constant_that_does_not_fit_is_refused(network, constants, message):
-    with pytest.raises(InputError, match=message):
-        lift(two_rates(network), LiftConfig(constants=constants))

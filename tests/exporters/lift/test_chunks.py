@@ -40,41 +40,31 @@ def test_an_operator_that_sees_past_its_chunk_is_named(network, operator, attrib
 
 
 @pytest.mark.parametrize(
-    ("operator", "attributes"),
-    [("Conv", {"pads": [1, 1]}), ("MaxPool", {"kernel_shape": [3], "pads": [1, 1]})],
-)
-def test_an_operator_that_looks_ahead_streams_a_step_behind(network, operator, attributes):
-    content = after(network, operator, **attributes).SerializeToString()
-    assert lift(content).manifest.unstreamable.startswith("looks 1 step ahead: --stream writes a file")
-    lifted = lift(content, LiftConfig(stream=True))
-    x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
-    assert not lifted.manifest.unstreamable
-    assert lifted.report.past[0].axes == ("N", 3, 2)
-    whole = onnxruntime.InferenceSession(content).run(["y"], {"x": x[None]})[0][:, 0, 0]
-    stream = load(lifted.model).stream()
-    first, *others = [stream.step(each) for each in x]
-    assert first is None
-    np.testing.assert_allclose([other.ravel() for other in others], whole[:-1], atol=1e-6)
-
-
-@pytest.mark.parametrize(
-    ("operator", "attributes"),
+    ("operator", "attributes", "ahead"),
     [
-        ("Conv", {"pads": [2, 0]}),
-        ("Conv", {"pads": [4, 0], "dilations": [2]}),
-        ("MaxPool", {"kernel_shape": [3], "pads": [2, 0]}),
-        ("AveragePool", {"kernel_shape": [3], "pads": [2, 0], "count_include_pad": 1}),
+        ("Conv", {"pads": [1, 1]}, 1),
+        ("MaxPool", {"kernel_shape": [3], "pads": [1, 1]}, 1),
+        ("Conv", {"pads": [2, 0]}, 0),
+        ("Conv", {"pads": [4, 0], "dilations": [2]}, 0),
+        ("MaxPool", {"kernel_shape": [3], "pads": [2, 0]}, 0),
+        ("AveragePool", {"kernel_shape": [3], "pads": [2, 0], "count_include_pad": 1}, 0),
     ],
 )
-def test_an_operator_that_looks_back_alone_keeps_its_past(network, operator, attributes):
+def test_an_operator_along_time_keeps_its_past_and_streams_behind_by_what_it_looks_ahead(
+    network, operator, attributes, ahead
+):
     content = after(network, operator, **attributes).SerializeToString()
-    lifted, x = lift(content), np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+    need = lift(content).manifest.unstreamable
+    assert need.startswith("looks 1 step ahead: --stream writes a file") == bool(need) == bool(ahead)
+    lifted = lift(content, LiftConfig(stream=bool(ahead)))
     assert not lifted.manifest.unstreamable
-    (past,) = lifted.report.past
-    assert past.axes == ("N", 3, 2 * attributes.get("dilations", [1])[0])
+    assert lifted.report.past[0].axes == ("N", 3, 2 * attributes.get("dilations", [1])[0])
+    x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
     whole = onnxruntime.InferenceSession(content).run(["y"], {"x": x[None]})[0][:, 0, 0]
     stream = load(lifted.model).stream()
-    np.testing.assert_allclose([stream.step(each).ravel() for each in x], whole, atol=1e-6)
+    outputs = [stream.step(each) for each in x]
+    assert [output is None for output in outputs] == [index < ahead for index in range(9)]
+    np.testing.assert_allclose([output.ravel() for output in outputs[ahead:]], whole[: 9 - ahead], atol=1e-6)
 
 
 def test_a_first_step_that_leaves_a_gru_none_is_no_call_of_it(network):

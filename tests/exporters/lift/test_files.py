@@ -1,10 +1,8 @@
 """Files that can't be used are refused in one line; external data is read from the model's folder only."""
 
-import os
-
 import onnx
 import pytest
-from onnx import helper
+from onnx import TensorProto, helper
 
 from lstm_edge_exporters.lift import LiftConfig, lift
 from lstm_edge_runtime.errors import FileFormatError, InputError, LstmEdgeError, NotFoundError
@@ -18,12 +16,13 @@ def model(network):
     return net.model({"x": ["L", "N", 3]}, ["y"])
 
 
-@pytest.mark.parametrize("location", ["../m.bin", "{folder}/m.bin", "link.bin"])
-def test_external_data_outside_the_models_folder_is_refused(model, tmp_path, location):
+@pytest.mark.parametrize("location", ["../m.bin", "{folder}/m.bin", "link.bin", "absent.bin", "short.bin"])
+def test_external_data_is_read_whole_and_from_the_models_folder_only(model, tmp_path, location):
     folder = tmp_path / "models"
     folder.mkdir()
     path = folder / "m.onnx"
     onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=0)
+    (folder / "short.bin").write_bytes((folder / "m.bin").read_bytes()[:10])
     (folder / "m.bin").rename(tmp_path / "m.bin")
     (folder / "link.bin").symlink_to(tmp_path / "m.bin")
     proto = onnx.load(path, load_external_data=False)
@@ -32,22 +31,34 @@ def test_external_data_outside_the_models_folder_is_refused(model, tmp_path, loc
     path.write_bytes(proto.SerializeToString())
     with pytest.raises(FileFormatError, match="weights in another file can't be read"):
         lift(path)
-
-
-def test_external_data_that_is_missing_or_short_or_unreachable_is_refused(model, tmp_path):
-    path = tmp_path / "m.onnx"
-    onnx.save(model, path, save_as_external_data=True, location="m.bin", size_threshold=0)
     with pytest.raises(FileFormatError, match=r"its weights are in .*; load it by its path"):
         lift(path.read_bytes())
-    os.truncate(tmp_path / "m.bin", 10)
-    with pytest.raises(FileFormatError, match="weights in another file"):
-        lift(path)
-    (tmp_path / "m.bin").unlink()
-    with pytest.raises(FileFormatError, match="weights in another file"):
-        lift(path)
 
 
-@pytest.mark.parametrize("share", [0.0, 0.1, 0.5, 0.9, 0.999])
+def edited(model, *, opset=17, operator="Identity"):
+    model.opset_import[0].version, model.graph.node[-1].op_type = opset, operator
+    return model.SerializeToString()
+
+
+NO_NETWORKS = {
+    "not an ONNX file": lambda *_: b"PK\x03\x04 this is a zip file, not a network",
+    "does not exist": lambda _, folder: folder / "absent.onnx",
+    "is a folder": lambda _, folder: folder,
+    "opset 6, expected 7": lambda model, _: edited(model, opset=6),
+    "NoSuchOperator": lambda model, _: edited(model, operator="NoSuchOperator"),
+    "manifest already": lambda model, _: lift(edited(model)).model,
+    "is empty": lambda *_: b"",
+}
+
+
+@pytest.mark.parametrize("message", NO_NETWORKS)
+def test_what_is_no_network_of_another_tool_is_refused_in_one_line(model, tmp_path, message):
+    with pytest.raises((FileFormatError, InputError, NotFoundError), match=message) as caught:
+        lift(NO_NETWORKS[message](model, tmp_path))
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
 def test_a_truncated_file_gets_one_clear_line(model, share):
     content = model.SerializeToString()
     with pytest.raises(LstmEdgeError) as caught:
@@ -55,36 +66,24 @@ def test_a_truncated_file_gets_one_clear_line(model, share):
     assert "\n" not in str(caught.value)
 
 
-def test_foreign_and_old_and_absent_files_are_refused(model, tmp_path):
-    with pytest.raises(FileFormatError, match="not an ONNX file"):
-        lift(b"PK\x03\x04 this is a zip file, not a network")
-    with pytest.raises(NotFoundError, match="does not exist"):
-        lift(tmp_path / "absent.onnx")
-    with pytest.raises(FileFormatError, match="is a folder"):
-        lift(tmp_path)
-    model.opset_import[0].version = 6
-    with pytest.raises(FileFormatError, match="opset 6, expected 7"):
-        lift(model.SerializeToString())
-
-
-def test_a_file_that_onnxruntime_refuses_is_refused_with_its_reason(model):
-    model.graph.node[-1].op_type = "NoSuchOperator"
-    with pytest.raises(FileFormatError, match="NoSuchOperator"):
-        lift(model.SerializeToString())
-
-
 @pytest.mark.parametrize(
-    ("inputs", "message"),
+    ("options", "message"),
     [
-        ({"z": ("N",)}, "no input 'z'; the inputs are x"),
-        ({"x": ("N", "L")}, "3 axes, 2 were given"),
-        ({"x": ("N", "N", 3)}, "sizes are from 1, and no two names are the same"),
-        ({"x": ("N", 0, 3)}, "sizes are from 1, and no two names are the same"),
+        ({"inputs": {"z": ("N",)}}, "no input 'z'; the inputs are x, sr"),
+        ({"inputs": {"x": ("N", "L")}}, "3 axes, 2 were given"),
+        ({"inputs": {"x": ("N", "N", 3)}}, "sizes are from 1, and no two names are the same"),
+        ({"inputs": {"x": ("N", 0, 3)}}, "sizes are from 1, and no two names are the same"),
+        ({"constants": {"rate": 1}}, "no input 'rate'; the inputs are x, sr"),
+        ({"constants": {"sr": 0.5}}, "sr int64 .* can't be the number 0.5"),
+        ({"constants": {"x": 1}}, "x .* can't be the number 1"),
+        ({"states": {"x": "y"}}, "of one shape: the inputs are x float32"),
+        ({"states": {"h": "y"}}, "of one shape: the inputs are x float32"),
     ],
 )
-def test_input_axes_that_do_not_fit_are_refused(model, inputs, message):
+def test_options_that_do_not_fit_are_refused(model, options, message):
+    model.graph.input.append(helper.make_tensor_value_info("sr", TensorProto.INT64, []))
     with pytest.raises(InputError, match=message):
-        lift(model.SerializeToString(), LiftConfig(inputs=inputs))
+        lift(model.SerializeToString(), LiftConfig(**options))
 
 
 def test_an_input_without_a_shape_is_asked_for_and_taken(model):

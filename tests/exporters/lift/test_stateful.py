@@ -59,17 +59,12 @@ def test_states_named_by_the_caller_are_taken(network):
         lift(model)
     lifted = lift(model, LiftConfig(states={"sum": "total"}))
     assert [(s.input, s.output) for s in lifted.report.recognized] == [("sum", "total")]
-    with pytest.raises(InputError, match="the inputs are x float32"):
-        lift(model, LiftConfig(states={"summ": "total"}))
 
 
-@pytest.mark.parametrize(
-    ("states", "message"), [({"h": "hn", "c": "hn"}, "expected each an input"), ({"h": "y"}, "of one shape")]
-)
-def test_states_that_the_caller_pairs_wrongly_are_refused(network, states, message):
+def test_an_output_continues_one_state_only(network):
     model = stateful(network, ("h", "c"), ("hn", "cn")).SerializeToString()
-    with pytest.raises(InputError, match=message):
-        lift(model, LiftConfig(states=states))
+    with pytest.raises(InputError, match="expected each an input"):
+        lift(model, LiftConfig(states={"h": "hn", "c": "hn"}))
 
 
 def test_ambiguous_states_are_listed_with_the_option_that_names_them(network):
@@ -80,9 +75,3 @@ def test_ambiguous_states_are_listed_with_the_option_that_names_them(network):
     model = net.model({"x": ["L", "N", 3], "state": [1, "N", 4]}, ["y", "first", "second"])
     with pytest.raises(ContractError, match=r"candidates: first, second; name them: --state state=first"):
         lift(model.SerializeToString())
-
-
-def test_an_artifact_is_not_lifted_twice(network):
-    model = lift(stateful(network, ("h", "c"), ("hn", "cn")).SerializeToString()).model
-    with pytest.raises(InputError, match="manifest already"):
-        lift(model)

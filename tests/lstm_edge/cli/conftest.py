@@ -71,36 +71,26 @@ def make(tmp_path_factory):
             numpy_helper.from_array(rng.normal(size=shape).astype(np.float32) / scale, key)
             for key, shape in shapes.items()
         ]
-        nodes = [
-            helper.make_node("Transpose", ["x"], ["xt"], perm=[1, 0, 2]),
-            helper.make_node(
-                "LSTM", ["xt", "W", "R", "B", "", "h_0", "c_0"], ["", "h_n", "c_n"], hidden_size=hidden
-            ),
-            helper.make_node("Constant", [], ["axis"], value=numpy_helper.from_array(np.array([0]))),
-            helper.make_node("Squeeze", ["h_n", "axis"], ["h"]),
-            helper.make_node("MatMul", ["h", "K"], ["z0"]),
-            *(helper.make_node("Neg", [f"z{index}"], [f"z{index + 1}"]) for index in range(2 * waste)),
-            helper.make_node("Identity", [f"z{2 * waste}"], ["logits"]),
-        ]
-
-        def info(key, axes):
-            return helper.make_tensor_value_info(key, TensorProto.FLOAT, axes)
-
-        states = {"h_0": "h_n", "c_0": "c_n"}
-        graph = helper.make_graph(
-            nodes,
-            "g",
-            [info("x", ["N", length, features]), *(info(key, [1, "N", hidden]) for key in states)],
-            [info("logits", ["N", 3]), *(info(key, [1, "N", hidden]) for key in states.values())],
-            stored,
-        )
-        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+        undone = " ".join(f"z{index + 1} = Neg(z{index})" for index in range(2 * waste))
+        h, c, h_n, c_n = (f"float[1, N, {hidden}] {key}" for key in ("h_0", "c_0", "h_n", "c_n"))
+        model = onnx.parser.parse_model(f"""
+            <ir_version: 8, opset_import: ["" : 17]>
+            g (float[N, {length}, {features}] x, {h}, {c}) => (float[N, 3] logits, {h_n}, {c_n}) {{
+                xt = Transpose <perm = [1, 0, 2]> (x)
+                steps, h_n, c_n = LSTM <hidden_size = {hidden}> (xt, W, R, B, , h_0, c_0)
+                axis = Constant <value_ints = [0]> ()
+                h = Squeeze (h_n, axis)
+                z0 = MatMul (h, K)
+                {undone}
+                logits = Identity (z{2 * waste})
+            }}""")
+        model.graph.initializer.extend(stored)
         path = tmp_path_factory.mktemp("files") / f"{name}.onnx"
         if manifest:
             contract = Manifest(
                 inputs=(TensorSpec("x", "float32", ("N", length, features)),),
                 outputs=(TensorSpec("logits", "float32", ("N", 3)),),
-                states=tuple(StateSpec(a, b, "float32", (1, "N", hidden)) for a, b in states.items()),
+                states=tuple(StateSpec(f"{x}_0", f"{x}_n", "float32", (1, "N", hidden)) for x in "hc"),
                 task=Task(task, "logits", labels=LABELS)
                 if task == "classification"
                 else Task(task, "logits", units=("m", "m/s", "kg")),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from lstm_edge import LSTM1
-from lstm_edge.scales import read_scales
+from lstm_edge.checkpoint import with_scales
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import FileFormatError, NotFoundError
 
@@ -20,7 +20,7 @@ def folder(tmp_path, monkeypatch):
     network = LSTM1(1, 2, 4, 1, 20).eval()
     state = {f"module.{name}": tensor for name, tensor in network.state_dict().items()}
     torch.save({"epoch": 3, "model_state_dict": state}, tmp_path / "lstm1.pth")
-    scales = {"x": {"mean": [100.0, 5.0], "std": [10.0, 0.0]}, "y": {"min": [50.0], "max": [250.0]}}
+    scales = {"x_mean": [100.0, 5.0], "x_std": [10.0, 0.0], "y_min": [50.0], "y_max": [250.0]}
     (tmp_path / "scale.json").write_text(json.dumps(scales))
     monkeypatch.chdir(tmp_path)
     return network
@@ -46,8 +46,8 @@ def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invok
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
-        ({"x_mean": [1.0], "x_std": [2.0]}, {"x": ([1.0], [2.0])}),
-        ({"y_min": [1.0], "y_max": [1.0]}, {"y": ([1.0], [1.0])}),
+        ({"x_mean": [1.0], "x_std": [2.0]}, {"x_mean": 1, "x_std": 2}),
+        ({"y_min": [1.0], "y_max": [1.0]}, {"y_mean": 1, "y_std": 1}),
         ({"x_mean": [1.0]}, None),
         ({"x_mean": [1.0], "x_max": [1.0]}, None),
         ({"mean": [1.0], "std": [1.0]}, None),
@@ -56,11 +56,13 @@ def test_raw_values_go_in_and_come_out_and_the_next_command_passes(folder, invok
 )
 def test_scales_are_read_from_arrays(tmp_path, content, expected):
     np.savez(tmp_path / "s.npz", **content)
+    network = LSTM1(1, 1, 4, 1, 1)
     if expected is None:
         with pytest.raises(FileFormatError, match="is not a scale"):
-            read_scales(tmp_path / "s.npz")
+            with_scales(network, tmp_path / "s.npz")
         return
-    found = read_scales(tmp_path / "s.npz")
-    assert {side: tuple(each.tolist() for each in pair) for side, pair in found.items()} == expected
+    with_scales(network, tmp_path / "s.npz")
+    buffers = {name: tensor.item() for name, tensor in network.named_buffers()}
+    assert buffers == expected
     with pytest.raises(NotFoundError):
-        read_scales(tmp_path / "none.npz")
+        with_scales(LSTM1(1, 1, 4, 1, 1), tmp_path / "none.npz")

@@ -25,11 +25,7 @@ def test_json_gives_contract_cost_and_origin(invoke, har):
     assert document["engine"] == "onnxruntime"
     assert document["provenance"]["versions"] == {"torch": "2.13"}
     assert document["file"]["bytes"] == har.path.stat().st_size
-
-
-def test_the_table_says_the_same_to_people(invoke, har):
-    code, out, _ = invoke("inspect", har.path)
-    assert code == 0
+    out = invoke("inspect", har.path)[1]
     for words in ("h_0", "1, N, 8", "state bytes per stream", "run, fast", "sampling_rate"):
         assert words in out
 
@@ -38,8 +34,6 @@ def test_a_stream_with_a_unit_shows_it_and_its_delay(invoke):
     path = Path(__file__).parents[2] / "runtime" / "data" / "strided.onnx"
     document = json.loads(invoke("inspect", path, "--json")[1])
     assert (document["unit"], document["delays"]) == (4, {"logits": 1, "last": 1})
-    out = invoke("inspect", path)[1]
-    assert "delays: " in out
 
 
 def test_a_broken_contract_exits_2(invoke, har, tmp_path):

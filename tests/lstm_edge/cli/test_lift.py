@@ -63,29 +63,13 @@ def test_a_refusal_is_one_line_and_leaves_the_old_file(invoke, gru, tmp_path):
     assert (tmp_path / "out.onnx").read_bytes() == b"old"
 
 
-def test_a_file_may_be_lifted_onto_itself(invoke, gru, tmp_path):
+def test_a_file_may_be_lifted_onto_itself_and_not_onto_its_weights(invoke, gru, tmp_path):
     path = tmp_path / "split.onnx"
     onnx.save(onnx.load(gru()), path, save_as_external_data=True, location="weights.onnx", size_threshold=0)
+    before = (tmp_path / "weights.onnx").read_bytes()
+    code, _, err = invoke("lift", path, "-o", tmp_path / "weights.onnx")
+    assert (code, "has the weights of" in err) == (2, True)
+    assert (tmp_path / "weights.onnx").read_bytes() == before
     assert invoke("lift", path, "-o", path)[0] == 0
     (tmp_path / "weights.onnx").unlink()
     assert [state.input for state in load(path).states] == ["h_0"]
-
-
-def test_a_branch_is_chosen_by_number(invoke, gru, tmp_path):
-    path = gru()
-    model = onnx.load(path)
-    branches = {}
-    for key, factor in (("then_branch", 1.0), ("else_branch", 2.0)):
-        scaled = helper.make_node("Mul", ["y", f"{key}_factor"], [f"{key}_out"])
-        factors = [numpy_helper.from_array(np.float32([factor]), f"{key}_factor")]
-        outputs = [helper.make_tensor_value_info(f"{key}_out", TensorProto.FLOAT, None)]
-        branches[key] = helper.make_graph([scaled], key, [], outputs, factors)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(8000), "low"))
-    model.graph.node.append(helper.make_node("Equal", ["rate", "low"], ["is_low"]))
-    model.graph.node.append(helper.make_node("If", ["is_low"], ["z"], **branches))
-    model.graph.input.append(helper.make_tensor_value_info("rate", TensorProto.INT64, []))
-    model.graph.output[0].name = "z"
-    onnx.save(model, path)
-    code, _, err = invoke("lift", path, "-o", tmp_path / "out.onnx", "--branch", "rate=8000")
-    assert code == 0, err
-    assert [entry.name for entry in onnx.load(tmp_path / "out.onnx").graph.input] == ["x", "h_0"]

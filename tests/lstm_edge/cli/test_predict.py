@@ -8,12 +8,11 @@ import numpy as np
 import onnx
 import pytest
 
-from lstm_edge.data.sample_input import sample_input
+from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import top_rows
 from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import ContractError, InputError
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec, Trained
-from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import sealed
 
 DATA = Path(__file__).parents[2] / "runtime" / "data"
@@ -39,19 +38,6 @@ def test_csv_gives_each_series_what_running_it_alone_gives(invoke, har, data):
         assert row["label"] == alone.labels[0]
         shares = [float(row[f"p_{label}"]) for label in ("rest", "walk", "run, fast")]
         np.testing.assert_allclose(shares, alone.probabilities[0], rtol=1e-5, atol=1e-7)
-
-
-@pytest.mark.skipif(not installed(), reason="lstm-edge-native is not installed")
-def test_a_native_program_gives_the_same(invoke, har, data, tmp_path):
-    found = []
-    assert invoke("convert", har.path, "-o", tmp_path / "har.lep")[0] == 0
-    for path in (har.path, tmp_path / "har.lep"):
-        code, out, _ = invoke("predict", path, data)
-        assert code == 0
-        found.append(list(csv.DictReader(io.StringIO(out))))
-    for row, other in zip(*found, strict=True):
-        assert row["label"] == other["label"]
-        assert float(row["p_walk"]) == pytest.approx(float(other["p_walk"]), abs=1e-5)
 
 
 def test_json_lines_say_the_same_as_csv_and_land_in_the_named_file(invoke, har, data, tmp_path):
@@ -97,16 +83,6 @@ def test_values_are_headed_by_their_own_names(invoke, make, data):
     assert out.splitlines()[0] == "series,way [m],speed [m/s],load [kg]"
 
 
-def test_a_file_of_one_step_a_call_carries_its_state_to_the_last_step(invoke, har, make, data):
-    single = make("single", length=1, golden=False)
-    code, out, _ = invoke("predict", single.path, data, "--json")
-    assert code == 0
-    _, whole, _ = invoke("predict", har.path, data, "--json")
-    for one, other in zip(out.splitlines(), whole.splitlines(), strict=True):
-        got, expected = (list(json.loads(line)["probabilities"].values()) for line in (one, other))
-        np.testing.assert_allclose(got, expected, atol=1e-6)
-
-
 def declared(axes, batch="N", sequence="L", *, more=()):
     inputs = (TensorSpec("x", "float32", axes), *more)
     states = (StateSpec("h_0", "h_n", "float32", (1, "N", 8)),)
@@ -128,7 +104,7 @@ def declared(axes, batch="N", sequence="L", *, more=()):
     ],
 )
 def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expected, batched):
-    found = sample_input(declared(axes, batch, sequence))
+    found = SampleInput(declared(axes, batch, sequence))
     rows = list(np.random.default_rng(2).normal(size=(2, 4, 3)))
     array = found.arrange(rows)
     assert array.shape == expected
@@ -138,7 +114,7 @@ def test_series_are_laid_out_as_the_files_axes_ask(axes, batch, sequence, expect
 
 
 def test_a_file_of_one_step_a_call_takes_single_steps():
-    assert sample_input(declared(("N", 3), sequence=None)).arrange([np.ones((1, 3))] * 2).shape == (2, 3)
+    assert SampleInput(declared(("N", 3), sequence=None)).arrange([np.ones((1, 3))] * 2).shape == (2, 3)
 
 
 @pytest.mark.parametrize(
@@ -151,7 +127,7 @@ def test_a_file_of_one_step_a_call_takes_single_steps():
 )
 def test_inputs_that_hold_no_plain_samples_are_refused(model):
     with pytest.raises(InputError, match=r"load\(\)"):
-        sample_input(model)
+        SampleInput(model)
 
 
 def test_of_rows_stacked_by_layer_the_top_layers_are_taken():
@@ -172,7 +148,7 @@ def test_a_file_with_one_value_a_row_and_no_axis_for_it_runs(invoke, scalar, dat
 
 @pytest.mark.parametrize("shape", [(2, 5, 3), (3, 3)])
 def test_outputs_that_are_not_a_row_a_series_are_refused(shape):
-    with pytest.raises(ContractError, match="one row per series"):
+    with pytest.raises(ContractError, match="not one row each"):
         top_rows(np.zeros(shape), 2)
 
 

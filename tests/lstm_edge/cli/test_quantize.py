@@ -43,17 +43,6 @@ def test_a_smaller_file_is_written_and_passes_its_own_self_test(invoke, wide, da
     assert model.selftest().ok
 
 
-def test_json_carries_every_figure(invoke, wide, data, tmp_path):
-    output = tmp_path / "small.onnx"
-    code, out, _ = invoke("quantize", wide.path, "-o", output, "--data", data, *LOOSE, "--json")
-    document = json.loads(out)
-    assert code == 0
-    assert document["nodes"] == {"LSTM int8": 1, "Linear int8": 1}
-    assert document["bytes"]["after"] == output.stat().st_size
-    assert document["judgement"]["accuracy"][0] == 1.0
-    assert set(document["judgement"]["drift"]) == {"h_n", "c_n"}
-
-
 def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(invoke, wide, tmp_path):
     output = tmp_path / "small.onnx"
     output.write_bytes(b"old")
@@ -93,16 +82,3 @@ def test_columns_are_picked_by_the_names_of_the_features(invoke, wide, data, tmp
     ]
     assert found[1]["accuracy"] == [1.0, 1.0]
     assert found[1] == found[0]
-
-
-def test_the_file_is_there_before_it_is_said_to_be(invoke, wide, tmp_path, monkeypatch):
-    from lstm_edge_exporters.quantize import Quantized
-    from lstm_edge_runtime.errors import InputError
-
-    def full(*_, **__):
-        raise InputError("no space left on device")
-
-    monkeypatch.setattr(Quantized, "save", full)
-    code, out, err = invoke("quantize", wide.path, "-o", tmp_path / "q.onnx", "--weights-only", *LOOSE)
-    assert (code, out) == (2, "")
-    assert "no space" in err

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -94,6 +93,24 @@ def numbers(table):
     return np.stack([table[name].to_numpy() for name in table.column_names[first:]], axis=1)
 
 
+def held_labels(table, labels, hold):
+    """Return the events of a table ordered by series: series, start, end, label, samples, open."""
+    found, before = [], None
+    for name, order, new in zip(table["series"].to_pylist(), table["order"].to_pylist(), labels, strict=True):
+        if name != before:
+            before, held, candidate, count = name, None, None, 0
+            found += [None]  # no event of this series yet
+        candidate, count = new, count + 1 if new == candidate else 1
+        if count >= hold and new != held:
+            if found[-1]:
+                found[-1][-1] = False
+            held = new
+            found.append([name, order, order, LABELS[new], 0, True])
+        if found[-1]:
+            found[-1][2], found[-1][4] = order, found[-1][4] + 1
+    return [tuple(event) for event in found if event]
+
+
 def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
     rng = np.random.default_rng(1)
     table = samples(rng, [40, 1, 25, 60])
@@ -114,9 +131,6 @@ def test_each_row_gets_what_a_stream_of_its_series_gives(invoke, har, tmp_path):
     assert found["label"].to_pylist() == [LABELS[k] for k in probabilities.argmax(axis=1)]
     assert parquet.read_table(tmp_path / "out").num_rows == 126
     assert [path.name for path in tmp_path.glob(".*")] == []
-    code, out, _ = invoke(*line[:5], tmp_path / "again", "--workers", 1)
-    assert code == 0
-    assert "rows: 126\nlate: 0\nseries: 4" in out
 
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -141,34 +155,13 @@ def test_results_and_events_do_not_depend_on_files_and_partitions(
     run(folder / "in", har.path, folder / "out", parts=parts, **options)
     run(folder / "one", har.path, folder / "whole", **options)
     assert results(folder / "out").equals(results(folder / "whole"))
-    assert events(folder / "out").equals(events(folder / "whole"))
-    probabilities = softmax(expected(har.path, by_series(table), every=every))
-    np.testing.assert_array_equal(numbers(results(folder / "out")), probabilities)
-    shutil.rmtree(folder)
-
-
-@pytest.mark.parametrize("hold", [1, 3])
-def test_events_are_the_changes_of_the_held_label(har, tmp_path, hold):
-    table = samples(np.random.default_rng(3), [200, 150])
-    write(table, tmp_path / "a.parquet")
-    report = run(tmp_path / "a.parquet", har.path, tmp_path / "out", events=True, hold=hold)
     table = by_series(table)
-    labels, found = expected(har.path, table).argmax(axis=1).tolist(), []
-    for name in ("dev 0", "dev 1"):
-        rows = [row for row, series in enumerate(table["series"].to_pylist()) if series == name]
-        held, label, candidate, count = [], -1, -1, 0
-        for row in rows:
-            candidate, count = labels[row], count + 1 if labels[row] == candidate else 1
-            label = candidate if count >= hold else label
-            held.append(label)
-        cuts = [0, *(np.flatnonzero(np.diff(held)) + 1).tolist(), len(rows)]
-        for begin, end in pairwise(cuts):
-            if held[begin] >= 0:
-                span = table["order"].take(pa.array([rows[begin], rows[end - 1]])).to_pylist()
-                label = LABELS[held[begin]]
-                found.append((name, *span, label, end - begin, end == len(rows)))
-    assert [tuple(row.values()) for row in events(tmp_path / "out").to_pylist()] == found
-    assert report.events == len(found) > 10
+    probabilities = softmax(expected(har.path, table, every=every))
+    np.testing.assert_array_equal(numbers(results(folder / "out")), probabilities)
+    for output in ("out", "whole"):
+        found = [tuple(row.values()) for row in events(folder / output).to_pylist()]
+        assert found == held_labels(table, probabilities.argmax(axis=1), hold)
+    shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize("folders", [False, True], ids=["a growing folder", "a folder a night"])

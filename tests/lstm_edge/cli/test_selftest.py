@@ -62,12 +62,6 @@ def test_a_difference_that_is_not_finite_is_still_json(invoke, har, tmp_path):
     assert found["h_n"] < 1e-6
 
 
-def test_a_file_without_a_golden_case_exits_2(invoke, make):
-    code, _, err = invoke("selftest", make("plain", golden=False).path)
-    assert code == 2
-    assert "no golden case" in err
-
-
 @pytest.mark.parametrize("buffered", ["", "1"])
 def test_a_full_disk_under_the_output_is_one_line(har, buffered):
     with open("/dev/full", "wb") as full:  # noqa: PTH123

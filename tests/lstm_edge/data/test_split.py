@@ -27,19 +27,17 @@ def data_of(classes, groups=None, splits=None, steps=4):
 
 
 def sets_of(split):
-    found = Counter()
-    for one in split.data.series:
-        for label in set(one.y.tolist()):
-            found[split.data.classes[label], one.split] += 1
-    return found
+    labels = [(label, one.split) for one in split.data.series for label in set(one.y.tolist())]
+    return Counter((split.data.classes[label], name) for label, name in labels)
 
 
-def test_every_set_takes_its_share_of_each_class():
-    found = sets_of(split_series(data_of("a" * 60 + "b" * 20), DataConfig(), 0))
+def test_every_set_takes_its_share_of_each_class_and_the_seed_decides_which():
+    splits = [split_series(data_of("a" * 60 + "b" * 20), DataConfig(), seed) for seed in (1, 1, 2)]
+    names = [[one.split for one in split.data.series] for split in splits]
+    assert names[0] == names[1] != names[2]
     for label, count in (("a", 60), ("b", 20)):
-        assert [found[label, name] for name in SETS] == pytest.approx(
-            [0.6 * count, 0.2 * count, 0.2 * count], abs=1
-        )
+        counts = [sets_of(splits[0])[label, name] for name in SETS]
+        assert counts == pytest.approx([0.6 * count, 0.2 * count, 0.2 * count], abs=1)
 
 
 @settings(deadline=None, max_examples=60, derandomize=True)
@@ -67,24 +65,14 @@ def test_groups_stay_whole_and_a_class_with_three_groups_is_in_every_set_or_note
         assert bool(lacking) == any(f"class {label!r}" in note for note in split.notes)
 
 
-def test_rare_classes_of_groups_of_their_own_are_in_every_set():
+def test_rare_classes_are_in_every_set_or_train_and_are_noted():
     for seed in range(20):
-        found = sets_of(split_series(data_of("a" * 30 + "b" * 3 + "c" * 4), DataConfig(), seed))
-        assert all(found[label, name] for label in "abc" for name in SETS)
-
-
-def test_a_class_too_rare_trains_first_and_is_noted():
+        counts = sets_of(split_series(data_of("a" * 30 + "b" * 3 + "c" * 4), DataConfig(), seed))
+        assert all(counts[label, name] for label in "abc" for name in SETS)
     split = split_series(data_of("a" * 12 + "b" * 2), DataConfig(), 0)
     assert sets_of(split)["b", "train"] == 1
-    assert split.notes == (
-        "class 'b' is in 2 series, none of them in the test set, so those scores don't cover it",
-    )
-
-
-def test_the_seed_decides():
-    data = data_of("ab" * 20)
-    names = [[one.split for one in split_series(data, DataConfig(), seed).data.series] for seed in (1, 1, 2)]
-    assert names[0] == names[1] != names[2]
+    where = "class 'b' is in 2 series or groups, none of them in the test set"
+    assert split.notes == (f"{where}, so those scores don't cover it",)
 
 
 def test_few_series_are_cut_in_time():
@@ -105,7 +93,7 @@ def test_sets_of_the_data_are_kept_and_a_validation_set_is_taken_from_training()
     [
         ("aaa", {}, "only one class, 'a'"),
         ("ab", {"splits": ["train", ""]}, "split is empty for some series"),
-        ("ab", {"splits": ["train", "test"], "groups": [0, 0]}, "'0' is in the sets train and test"),
+        ("ab", {"splits": ["train", "test"], "groups": [0, 0]}, "'0' is in several sets"),
         ("abb", {"splits": ["validation", "train", "test"]}, "class 'a' has no series in the training set"),
     ],
 )  # fmt: skip
@@ -120,7 +108,7 @@ def test_folds_test_every_series_once():
     tested = [one.name for fold in folds for one in fold.data.of("test")]
     assert sorted(tested, key=int) == [str(index) for index in range(20)]
     assert all(len(fold.data.of("test")) == 5 for fold in folds)
-    with pytest.raises(InputError, match="got 20 series for 20 folds"):
+    with pytest.raises(InputError, match="got 20 series or groups for 20 folds"):
         fold_series(data, DataConfig(folds=20), 0)
     with pytest.raises(InputError, match="define their sets"):
         fold_series(data_of("abab", splits=["train"] * 4), DataConfig(folds=2), 0)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import os
 import subprocess
 import sys
 import time
@@ -15,9 +14,9 @@ import torch
 from lstm_edge import DataConfig, TrainConfig, deployable, load, train
 from lstm_edge.data.series import Series
 from lstm_edge.run_files import METRICS, MODEL, RESUME
-from lstm_edge.training.epoch import lanes, run_epoch, shuffled
+from lstm_edge.training.epoch import lanes, run_epoch
 from lstm_edge.training.metrics import advice, classification
-from lstm_edge.training.train import Training, read_configs, read_split
+from lstm_edge.training.train import Training, read_split, read_state
 from lstm_edge_exporters import export
 from lstm_edge_runtime import load as load_model
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
@@ -118,7 +117,7 @@ def test_resuming_gives_the_same_bits(tmp_path, options, config):
     options, config = DataConfig(**options), replace(QUICK, **config, epochs=4)
     train(path, tmp_path / "whole", data_config=options, config=config)
     train(path, tmp_path / "parts", data_config=options, config=replace(config, epochs=2))
-    assert read_configs(tmp_path / "parts") == (options, replace(config, epochs=2))
+    assert read_state(tmp_path / "parts")[:2] == (options, replace(config, epochs=2))
     more = train(path, tmp_path / "parts", data_config=options, config=config, resume=True)
     assert more.summary["epochs"] == 4
     one, other = load(tmp_path / "whole").model, load(tmp_path / "parts").model
@@ -163,18 +162,17 @@ def test_a_second_training_into_one_folder_is_refused(data, tmp_path):
 
     train(data, tmp_path / "run", config=replace(QUICK, epochs=1), on_epoch=second)
     assert refused
-    with pytest.raises(InputError, match="already contains a run; --resume it, --overwrite it"):
+    with pytest.raises(InputError, match="already contains a run; --resume or --overwrite it"):
         train(data, tmp_path / "run", config=QUICK)
-    train(data, tmp_path / "run", config=replace(QUICK, seed=3), overwrite=True)
-    assert read_configs(tmp_path / "run")[1].seed == 3
+    train(data, tmp_path / "run", config=replace(QUICK, seed=3, epochs=1), overwrite=True)
+    assert read_state(tmp_path / "run")[1].seed == 3
 
 
 @pytest.mark.system
 def test_a_killed_training_is_resumed_or_started_again(data, tmp_path):
     program = (
         "import sys; from lstm_edge.training import train as t; t._SAVE_EVERY = float(sys.argv[3])\n"
-        "from lstm_edge import TrainConfig\n"
-        "t.train(sys.argv[1], sys.argv[2], config=TrainConfig(hidden_size=8, epochs=100000, batch_size=8),"
+        "t.train(sys.argv[1], sys.argv[2], config=t.TrainConfig(hidden_size=8, epochs=100000, batch_size=8),"
         " on_epoch=lambda epoch, _: print(epoch.number, flush=True))"
     )
     for every in (1e9, 0.0):
@@ -190,18 +188,11 @@ def test_a_killed_training_is_resumed_or_started_again(data, tmp_path):
             continue
         with pytest.raises(NotFoundError, match="its training was stopped; train again with --resume"):
             load(folder)
-        done = len(json.loads(_metadata(folder / RESUME))["history"])
+        done = len(read_state(folder)[3]["history"])
         config = replace(QUICK, epochs=done + 1)
         train(data, folder, config=config, resume=True)
         train(data, tmp_path / "whole", config=config)
         assert same_files(folder, tmp_path / "whole")
-
-
-def _metadata(path):
-    from safetensors import safe_open
-
-    with safe_open(path, "pt") as file:
-        return file.metadata()["lstm-edge"]
 
 
 def test_what_can_not_be_resumed_is_refused(data, tmp_path):
@@ -215,24 +206,23 @@ def test_what_can_not_be_resumed_is_refused(data, tmp_path):
     content = (tmp_path / "run" / RESUME).read_bytes()
     for wrong, message in (
         (content[:-9], "can't be read as a checkpoint"),
-        (content.replace(b'net/fc.weight"', b'net/fc.wXXght"'), "is not the state of a training"),
-        (content.replace(b'\\"epochs\\"', b'\\"epoXXs\\"'), "is not the state of a training"),
+        (content.replace(b'\\"epochs\\"', b'\\"epoXXs\\"'), "has no state of a training"),
     ):
         (tmp_path / "run" / RESUME).write_bytes(wrong)
         with pytest.raises(FileFormatError, match=message):
             train(data, tmp_path / "run", config=QUICK, resume=True)
-    (tmp_path / "run" / RESUME).unlink()
-    os.mkfifo(tmp_path / "run" / RESUME)
-    with pytest.raises(NotFoundError):
-        train(data, tmp_path / "run", config=QUICK, resume=True)
 
 
 @pytest.mark.parametrize(
     ("options", "config", "message"),
     [
-        ({"window": 99}, {}, "has 20 steps, fewer than the window of 99"),
+        ({"window": 99}, {}, "has 20 steps, fewer than --window 99"),
         ({"units": ("m",)}, {}, "expected one unit for each value to predict"),
         ({}, {"learning_rate": 1e30}, "give a lower --learning-rate than 1e"),
+        *([] if torch.cuda.is_available() else [({}, {"device": "cuda"}, "PyTorch finds no CUDA device")]),
+        ({}, {"hidden_size": 0}, "hidden_size is 0, expected 1 or more"),
+        ({}, {"dropout": 0.5}, "dropout is applied between layers"),
+        ({}, {"learning_rate": math.inf}, "learning_rate is inf, expected more than 0"),
     ],
 )
 def test_what_can_not_be_trained_is_refused(data, tmp_path, options, config, message):
@@ -240,34 +230,12 @@ def test_what_can_not_be_trained_is_refused(data, tmp_path, options, config, mes
         train(data, tmp_path / "run", data_config=DataConfig(**options), config=replace(QUICK, **config))
 
 
-def test_cuda_is_refused_where_there_is_none(data, tmp_path):
-    if torch.cuda.is_available():
-        return
-    with pytest.raises(InputError, match="PyTorch finds none"):
-        train(data, tmp_path / "run", config=replace(QUICK, device="cuda"))
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"hidden_size": 0}, "hidden_size is 0, expected 1 or more"),
-        ({"dropout": 0.5}, "dropout is applied between layers"),
-        ({"carry": "auto"}, "carry is 'auto', expected on or off"),
-        ({"learning_rate": math.inf}, "learning_rate is inf, expected more than 0"),
-        ({"seed": -1}, "seed is -1"),
-    ],
-)
-def test_options_that_do_not_fit_are_refused(options, message):
-    with pytest.raises(InputError, match=message):
-        TrainConfig(**options)
-
-
-def test_folds_score_every_series_and_report_the_spread(data, tmp_path):
-    options, config = DataConfig(folds=3), replace(QUICK, epochs=1)
-    run = train(data, tmp_path / "run", data_config=options, config=config)
-    found = run.summary["cross_validation"]["accuracy"]
-    assert len(found["folds"]) == 3
-    assert found["mean"] == pytest.approx(np.mean(found["folds"]))
+def test_folds_score_every_series_and_report_the_spread_also_with_weighted_classes(data, tmp_path):
+    config = replace(QUICK, epochs=1, class_weight="balanced")
+    run = train(data, tmp_path / "run", data_config=DataConfig(folds=3), config=config)
+    scores = run.summary["cross_validation"]["accuracy"]
+    assert len(scores["folds"]) == 3
+    assert scores["mean"] == pytest.approx(np.mean(scores["folds"]))
 
 
 @pytest.mark.parametrize(
@@ -278,18 +246,10 @@ def test_a_rare_class_that_is_never_recognized_gets_advice(tmp_path, recall, wei
     split, _ = read_split(tmp_path / "d.npz", DataConfig(), 0)
     windows = {"accuracy": 0.9, "recall": {"common": 1.0, "rare": recall}}
     scores = {"shown": "windows", "windows": windows, "baselines": {"majority": {"accuracy": 0.5}}}
+    sets = {"validation": None, "test": scores}
     config = replace(QUICK, class_weight=weight)
-    notes = advice(split.data, DataConfig(), config, scores)
+    notes = advice(split.data, DataConfig(), config, sets)
     assert any("class 'rare' has" in note and "--class-weight balanced" in note for note in notes) == advised
-
-
-def test_a_class_that_ends_no_window_is_weighted(tmp_path):
-    y = np.tile(["a"] * 5 + ["b"] * 5, 6)
-    lines = [f"{step // 10},{step % 7},{label}" for step, label in enumerate(y)]
-    (tmp_path / "d.csv").write_text("series,a,label\n" + "\n".join(lines))
-    config = replace(QUICK, class_weight="balanced", epochs=1)
-    run = train(tmp_path / "d.csv", tmp_path / "run", data_config=DataConfig(window=10), config=config)
-    assert math.isfinite(run.summary["history"][0]["loss"])
 
 
 def test_a_bidirectional_network_is_trained_from_reset(data, tmp_path):
@@ -309,7 +269,7 @@ def series_of(*lengths):
 
 
 def test_lanes_walk_through_every_step_once():
-    found = list(lanes(((one, 0) for one in series_of(5, 3, 4)), 2, 2, window=2, joined=False))
+    found = list(lanes(((one, 0) for one in series_of(5, 3, 4)), 2, 2, 2, joined=False))
     steps = [
         (int(batch.y[row, step]), int(batch.since[row]) + step)
         for batch in found
@@ -323,16 +283,10 @@ def test_lanes_walk_through_every_step_once():
     assert all(left == right for left, right in begins)
 
 
-def test_shuffled_stretches_are_taken_equally_often():
-    drawn = shuffled(series_of(40, 25, 10), 5, 2, np.random.default_rng(0))
-    names = [next(drawn)[0].name for _ in range(4 + 3 + 1)]
-    assert len(set(names)) == len(names)
-
-
 def test_the_picked_steps_estimate_the_loss_of_all(data):
     split, _ = read_split(data, DataConfig(), 0)
     training = Training(split, DataConfig(), QUICK)
-    batches = list(lanes(((one, 0) for one in split.data.of("train")), 24, None, window=5, joined=False))
+    batches = list(lanes(((one, 0) for one in split.data.of("train")), 24, None, 5, joined=False))
     torch.manual_seed(0)
     whole, _ = run_epoch(training.net, training.loss, batches, 0.0)
     some = [run_epoch(training.net, training.loss, batches, 0.0, picks=4)[0] for _ in range(200)]
