@@ -23,7 +23,7 @@ from .float64 import Graph64
 from .report import Check, answered, judged
 
 _SHOWN = 3
-_SLACK = 1.05
+SLACK = 1.05
 """How many times the limits found here may be those recorded."""
 _FLOAT = 1e-4
 """How far recorded outputs may be from float64's, as a fraction of the largest value."""
@@ -66,7 +66,7 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
             name: np.asarray(_FLOAT * np.abs(array).max(initial=0.0) + FLOOR) for name, array in exact.items()
         }
         yield judged(f"golden case {number} is the reference's", compare_all(case.outputs, exact, limits))
-        wide = [name for name, limit in case.limit.items() if np.any(limit > _SLACK * needed.limit[name])]
+        wide = [name for name, limit in case.limit.items() if np.any(limit > SLACK * needed.limit[name])]
         about = f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
         yield answered(f"limits of golden case {number}", about)
 
