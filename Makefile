@@ -93,8 +93,7 @@ test-web: $(VENV)/.native $(WASM) web/node_modules/.package-lock.json
 # the runtime on aarch64, the C library there, on armv7, riscv64 and Windows, emulated
 test-arm: $(VENV)/.native
 	$(BIN)/python tools/arm.py
-	$(BIN)/python -m pytest -n 2 -m slow tests/native/test_windows.py \
-	  "tests/native/test_safety.py::test_a_program_runs_on_other_boards"
+	$(BIN)/python -m pytest -n 2 -m slow "tests/native/test_safety.py::test_a_program_runs_on_other_boards"
 
 # the built wheel, without torch
 test-thin: $(VENV)/.installed

@@ -127,7 +127,7 @@ def main(folder: Path, steps: int = 250) -> None:
         stream=True,
     )
     model = to_device(net, x[:2, :4096], config, Samples({"x": x[100:].numpy()}), folder)
-    print(f"streams: {load(folder / 'model.onnx').stream().delay} steps of delay")
+    print(f"streams: {load(folder / 'model.onnx').manifest.delay_steps} steps of delay")
 
     signal, ends = sound(np.random.default_rng(7), 12.0)
     write_wav(folder / "room.wav", signal)

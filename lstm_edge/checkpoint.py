@@ -26,10 +26,7 @@ if TYPE_CHECKING:
     from lstm_edge_exporters import ExportConfig
 
 _KEY = "lstm-edge"
-_EXPECTED_SCALES = (
-    'expected {"x_mean": [...], "x_std": [...]} or {"x_min": [...], "x_max": [...]}, and those of y for '
-    "values, as JSON or as the arrays of an .npz"
-)
+_EXPECTED_SCALES = "expected x_mean and x_std, or x_min and x_max, and those of y, as JSON or in an .npz"
 _NEEDED = ("lstm.weight_ih_l0", "lstm.weight_hh_l0", "fc_1.weight", "fc.weight")
 _WRAPPERS = ("model_state_dict", "state_dict")
 """Keys under which training scripts save the ``state_dict``."""

@@ -86,7 +86,7 @@ def replay_recording(stream: Stream, recording: Array) -> Iterator[tuple[Array, 
 
 def measure(run: Run, stream: Stream, held_out: Data) -> Result:
     """Stream every held-out recording, compare each step with PyTorch, and stream all without a reset."""
-    x, y = (np.stack([getattr(one, kind) for one in held_out.series]) for kind in ("x", "y"))
+    x, y = (np.stack([getattr(record, kind) for record in held_out.series]) for kind in ("x", "y"))
     replayed = [list(replay_recording(stream, recording)) for recording in x]
     logits = np.array([[step for step, _ in steps] for steps in replayed])  # (recordings, L, C)
     with torch.no_grad(), one_thread():

@@ -124,10 +124,9 @@ class LSTM1(nn.Module):
     def hidden_at(
         self, x: Tensor, steps: Tensor, state: HiddenAndCell | None = None, lengths: Tensor | None = None
     ) -> tuple[Tensor, HiddenAndCell]:
-        """Return the top layer's hidden state ``(N, K, H_out)`` after the steps ``int64 (N, K)``.
+        """Return the top layer's hidden state ``(N, K, H_out)`` after steps ``int64 (N, K)``, and the state.
 
-        The state after the last valid step comes with it. The other arguments are those of ``forward``. The
-        network must not be bidirectional; results after the length of a row have no meaning.
+        The other arguments are those of ``forward``. The network must not be bidirectional.
         """
         hidden, state_n = self.lstm(self._inputs(x, lengths), state)
         if lengths is None:

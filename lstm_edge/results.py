@@ -76,8 +76,7 @@ def top_rows(values: Array, rows: int) -> Array:
         raise ContractError(
             f"the main output is {values.shape} for {rows} series, not one row each; use load()"
         )
-    top: Array = values.reshape(-1, rows, values.shape[-1])[-1]
-    return top
+    return np.asarray(values.reshape(-1, rows, values.shape[-1])[-1])
 
 
 def is_classification(task: "Task | None") -> bool:

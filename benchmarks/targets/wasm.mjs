@@ -1,6 +1,6 @@
 /** Time steps of programs next to onnxruntime-web, alternately: in Node by wasm.py, in Chromium by the page that it opens. */
 
-const ROUNDS = 7;
+const WARM_UP = 3, ROUNDS = 7;
 
 /** The microseconds of a step of each, medians over rounds. @param {{load: any, ort: any, name: string, url: string, steps: number}} job */
 export async function measure({ load, ort, name, url, steps }) {
@@ -18,7 +18,7 @@ export async function measure({ load, ort, name, url, steps }) {
   const x = Float32Array.from(feeds.x.data, (_, place) => Math.sin(place));
   feeds.x = new ort.Tensor("float32", x, feeds.x.dims);
   /** @type {number[][]} */ const times = [[], [], []];
-  for (let round = 0; round < ROUNDS; round += 1) {
+  for (let round = 0; round < WARM_UP + ROUNDS; round += 1) {
     const started = performance.now();
     for (let step = 0; step < steps; step += 1) {
       const out = await session.run(feeds);
@@ -31,7 +31,7 @@ export async function measure({ load, ort, name, url, steps }) {
       times[place + 1]?.push(performance.now() - began);
     }
   }
-  return times.map((each) => ((each.sort((a, b) => a - b)[ROUNDS >> 1] ?? 0) * 1000) / steps);
+  return times.map((each) => ((each.slice(WARM_UP).sort((a, b) => a - b)[ROUNDS >> 1] ?? 0) * 1000) / steps);
 }
 
 const STEPS = /** @type {Record<string, number>} */ ({ L: 300, XL: 60 });

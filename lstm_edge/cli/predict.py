@@ -50,14 +50,14 @@ def command(
             "the file of export without --stream"
         )
     last = manifest.reset_every or 0
-    if last and any(len(one.x) > last for one in data.series):
+    if last and any(len(record.x) > last for record in data.series):
         note(f"training windows of {last} steps started from reset; only the last {last} steps are used")
-    used = [(one, one.x[-last:]) for one in data.series]
+    used = [(record, record.x[-last:]) for record in data.series]
     by_frame, frames = frame_axis(opened) is not None, MainFrames(opened)
     lines = ResultLines(manifest.task, *("series", "step")[: 1 + by_frame], as_json=as_json)
     text = (
-        lines.line(row, *(one.name, len(one.x) - len(x) + step)[: 1 + by_frame])
-        for one, x in used
+        lines.line(row, *(record.name, len(record.x) - len(x) + step)[: 1 + by_frame])
+        for record, x in used
         for step, row in frames.of_whole(run_series(opened, samples, x))
     )
     if output is not None:

@@ -116,13 +116,13 @@ class _Reader:
                 where = table.cell(int(rows[same[0] + 1]), columns["order"])
                 raise InputError(f"{where} twice in series {key!r}")
             full = f"{name}: {key}" if name not in ("", key) else str(key)
-            group, given = (_constant(table.path, one, key, cells, rows) for one in ("group", "split"))
+            group, given = (_constant(table.path, record, key, cells, rows) for record in ("group", "split"))
             if given and (split or given not in SETS):
                 expected = "no split next to --validation-data or --test-data" if split else ", ".join(SETS)
                 raise InputError(f"{table.path}: split of series {key!r} is {given!r}, expected {expected}")
             suffix = f" ({split})" if split else ""
-            one = Series(full + suffix, (group or full) + suffix, split or given, x[rows], y[rows])
-            self.series.append(self._finished(table.path, one, order[rows] if timed else None))
+            record = Series(full + suffix, (group or full) + suffix, split or given, x[rows], y[rows])
+            self.series.append(self._finished(table.path, record, order[rows] if timed else None))
 
     def _meaning(self, table: Table, *, by_folder: bool) -> _Meaning:
         """Return the columns of a table by what the options name, or else by their usual names."""
@@ -151,19 +151,19 @@ class _Reader:
             names, table.named or bool(config.features), classes, label, () if ignored else values
         )
 
-    def _finished(self, path: Path, one: Series, times: npt.NDArray[np.float64] | None) -> Series:
+    def _finished(self, path: Path, record: Series, times: npt.NDArray[np.float64] | None) -> Series:
         """Return a series without gaps, at the requested rate, with the next values of a forecast."""
         assert self.meaning is not None
-        x, y, wanted = one.x, one.y, self.config.sampling_rate
+        x, y, wanted = record.x, record.y, self.config.sampling_rate
         gaps = np.isnan(x)
         if gaps.all(axis=0).any():
-            raise InputError(f"{path}: series {one.name!r} has a feature with only missing values")
+            raise InputError(f"{path}: series {record.name!r} has a feature with only missing values")
         self.counts.update(gaps=int(gaps.sum()), cells=x.size)
         if gaps.any():
             x = pd.DataFrame(x).interpolate(limit_direction="both").to_numpy()
         if times is not None and len(times) > 1:
             intervals = np.diff(times)
-            rate = self.rates[one.name] = 1 / float(np.median(intervals))
+            rate = self.rates[record.name] = 1 / float(np.median(intervals))
             odd = int((np.abs(intervals * rate - 1) > _JITTER).sum())
             if wanted and (odd or abs(wanted / rate - 1) > _RATE):
                 x, y = resample(x, y, times, wanted)
@@ -171,21 +171,21 @@ class _Reader:
                 self.counts.update(odd=odd, intervals=len(intervals))
         if self.config.forecast and self.meaning.targets:
             if len(x) < 2:
-                raise InputError(f"{path}: series {one.name!r} has one row; a forecast needs at least two")
+                raise InputError(f"{path}: series {record.name!r} has one row; a forecast needs at least two")
             y, x = x[1:, [self.meaning.features.index(name) for name in self.config.forecast]], x[:-1]
         y = y.astype(np.float32) if self.meaning.targets else y
-        return replace(one, x=x.astype(np.float32), y=y)
+        return replace(record, x=x.astype(np.float32), y=y)
 
     def data(self, path: Path) -> Data:
         """Return all series, with their classes as numbers."""
         assert self.meaning is not None
         series, labels, counts = self.series, self.meaning.targets, self.counts
         if self.meaning.classes:
-            names = {str(label) for one in series for label in one.y}
+            names = {str(label) for record in series for label in record.y}
             whole = all(label.removeprefix("-").isdecimal() for label in names)
             labels = tuple(sorted(names, key=int if whole else str))
             index = {label: number for number, label in enumerate(labels)}
-            series = [replace(one, y=np.array([index[label] for label in one.y])) for one in series]
+            series = [replace(record, y=np.array([index[label] for label in record.y])) for record in series]
         missing = odd = ""
         if counts["gaps"]:
             missing = f"{counts['gaps']} of {counts['cells']} feature values were missing and interpolated"

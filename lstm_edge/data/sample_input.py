@@ -72,10 +72,7 @@ class SampleInput:
 
 
 def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
-    """Run a series ``(L, I)`` from the reset state, and return the frames ``(frames, C)`` of the main output.
-
-    An output of the last step alone is one frame, of the top layer if the file reads out every layer.
-    """
+    """Run a series ``(L, I)`` from reset, and return the frames ``(frames, C)`` of the main output."""
     output = main_output(model, model.run(samples.arrange([x]))[0])
     batch, time = model.manifest.batch_axis(model.manifest.axes[main_name(model)]), frame_axis(model)
     if time is None:
@@ -88,9 +85,9 @@ def run_series(model: "Model", samples: SampleInput, x: Array) -> Array:
 def read_for_model(
     path: Path, model: "Model", config: ReadConfig, *, targets: "TargetMode", tell: Callable[[str], None]
 ) -> tuple[Data, SampleInput]:
-    """Read a data file with the features of ``model``, and return the input for them.
+    """Read data with the features of ``model``, and return the input for them; ``tell`` takes notes.
 
-    ``tell`` is called with notes for the user; raises as ``read_data`` and ``SampleInput``.
+    Raises as ``read_data`` and ``SampleInput``.
     """
     from .read import read_data  # with pandas
 
@@ -119,12 +116,12 @@ def read_samples(path: Path, model: "Model", config: ReadConfig, tell: Callable[
     data, samples = read_for_model(path, model, config, targets="optional", tell=tell)
     series = windows_of(data.of("test") or data.series, model.manifest.reset_every)
     if samples.one_step:
-        return Samples({samples.spec.name: samples.steps(np.concatenate([one.x for one in series]))})
-    last = [one.y[-1] for one in series]
+        return Samples({samples.spec.name: samples.steps(np.concatenate([record.x for record in series]))})
+    last = [record.y[-1] for record in series]
     truth = np.array([data.classes[index] for index in last] if data.classes else last) if data.task else None
-    lengths = np.array([len(one) for one in series])
+    lengths = np.array([len(record) for record in series])
     padded = np.zeros((len(series), lengths.max(), samples.width), np.float32)
-    for row, one in zip(padded, series, strict=True):
-        row[: len(one)] = one.x
+    for row, record in zip(padded, series, strict=True):
+        row[: len(record)] = record.x
     x = {samples.spec.name: samples.rows(padded)}
     return Samples(x, truth, lengths if len(set(lengths)) > 1 else None)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 
 from lstm_edge_runtime.manifest import Signal, Task
@@ -54,7 +55,7 @@ class Data:
 
     def of(self, split: str) -> list[Series]:
         """Return the series of one set."""
-        return [one for one in self.series if one.split == split]
+        return [record for record in self.series if record.split == split]
 
 
 def are_joined(series: Sequence[Series], window: int | None) -> bool:
@@ -62,13 +63,13 @@ def are_joined(series: Sequence[Series], window: int | None) -> bool:
 
     Series that change their class, and series of values, start from reset.
     """
-    return window is None or all(one.y.ndim == 1 and bool((one.y == one.y[0]).all()) for one in series)
+    return window is None or all(record.y.ndim == 1 and not np.ptp(record.y) for record in series)
 
 
 def windows_of(series: Sequence[Series], window: int | None, stride: int | None = None) -> list[Series]:
     """Return the windows of series, a shorter series whole, or all series whole if ``window`` is None."""
     if window is None:
         return list(series)
-    starts = [range(0, max(len(one) - window, 0) + 1, stride or window) for one in series]
+    starts = [range(0, max(len(record) - window, 0) + 1, stride or window) for record in series]
     pairs = zip(series, starts, strict=True)
-    return [one.cut(start, start + window) for one, steps in pairs for start in steps]
+    return [record.cut(start, start + window) for record, steps in pairs for start in steps]

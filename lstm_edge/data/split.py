@@ -31,8 +31,8 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
     shares = {"train": 1 - config.validation - config.test, "validation": config.validation}
     shares |= {"test": config.test} if config.test else {}
     description = f"series at random{', stratified by class' if data.classes else ''}"
-    if any(one.split for one in series):
-        if any(not one.split for one in series):
+    if any(record.split for record in series):
+        if any(not record.split for record in series):
             raise InputError("split is empty for some series; set it for every series")
         shares = {"train": 1 - config.validation, "validation": config.validation}
         description, rest = "as defined by the data", ()
@@ -41,16 +41,16 @@ def split_series(data: Data, config: DataConfig, seed: int) -> Split:
             rest = tuple(data.of("train"))
     if rest and _groups(rest) < len(shares):
         description = "in time, as there are too few series to split them whole"
-        rest = tuple(part for one in rest for part in _in_time(one, shares))
+        rest = tuple(part for record in rest for part in _in_time(record, shares))
     elif rest:
         groups = _assign(rest, shares, seed)
-        rest = tuple(replace(one, split=groups[one.group]) for one in rest)
-    kept = tuple(one for one in series if one.split and (one.split != "train" or not rest))
+        rest = tuple(replace(record, split=groups[record.group]) for record in rest)
+    kept = tuple(record for record in series if record.split and (record.split != "train" or not rest))
     data = replace(data, series=(*rest, *kept))
     if lacking := [name for name in shares if not data.of(name)]:
         raise InputError(f"too few series for a {lacking[0]} set; provide more data")
-    set_of = {one.group: one.split for one in series}
-    if torn := [one.group for one in series if set_of[one.group] != one.split]:
+    set_of = {record.group: record.split for record in series}
+    if torn := [record.group for record in series if set_of[record.group] != record.split]:
         raise InputError(f"{torn[0]!r} is in several sets")
     return Split(data, description, tuple(_notes(data, defined=description.startswith("as defined"))))
 
@@ -60,27 +60,27 @@ def fold_series(data: Data, config: DataConfig, seed: int) -> list[Split]:
     folds, series = config.folds, data.series
     if not folds:
         return []
-    if any(one.split for one in series):
+    if any(record.split for record in series):
         raise InputError("the data define their sets, which --folds would ignore; use only one of them")
     if (groups := _groups(series)) <= folds:
         raise InputError(f"got {groups} series or groups for {folds} folds, expected more; reduce --folds")
     fold_of = _assign(series, {str(number): 1 / folds for number in range(folds)}, seed)
     splits = []
     for number in map(str, range(folds)):
-        sets = (replace(one, split="test" if fold_of[one.group] == number else "train") for one in series)
-        splits.append(split_series(replace(data, series=tuple(sets)), config, seed))
+        names = {group: "test" if fold == number else "train" for group, fold in fold_of.items()}
+        sets = tuple(replace(record, split=names[record.group]) for record in series)
+        splits.append(split_series(replace(data, series=sets), config, seed))
     return splits
 
 
 def _groups(series: Sequence[Series]) -> int:
-    return len({one.group for one in series})
+    return len({record.group for record in series})
 
 
 def _assign(series: tuple[Series, ...], shares: Mapping[str, float], seed: int) -> dict[str, str]:
-    """Return the set of each group, so that every set gets its share of every class.
+    """Return the set of each group, so that every set gets its share of every class, the rarest first.
 
-    The groups of the rarest class are assigned first: they fill the sets that lack it in order, so that a
-    class with as many groups as sets is in each. All others go to the set that lacks most of their classes.
+    Groups fill the sets that lack the class in order. All others go to the set that lacks most of theirs.
     """
     counts = _class_steps(series)
     total = np.sum(list(counts.values()), axis=0)
@@ -107,19 +107,20 @@ def _assign(series: tuple[Series, ...], shares: Mapping[str, float], seed: int) 
 
 def _class_steps(series: Sequence[Series]) -> dict[str, npt.NDArray[np.int64]]:
     """Return by group the steps of each class and, last, all steps, so that the sizes of the sets fit too."""
-    labels = [one.y if one.y.ndim == 1 else np.zeros(len(one), np.int64) for one in series]
+    labels = [record.y if record.y.ndim == 1 else np.zeros(len(record), np.int64) for record in series]
     classes = 1 + max(int(y.max()) for y in labels)
-    counts = {one.group: np.zeros(classes + 1, np.int64) for one in series}
-    for one, y in zip(series, labels, strict=True):
-        counts[one.group] += np.append(np.bincount(y, minlength=classes), len(one))
+    counts = {record.group: np.zeros(classes + 1, np.int64) for record in series}
+    for record, y in zip(series, labels, strict=True):
+        counts[record.group] += np.append(np.bincount(y, minlength=classes), len(record))
     return counts
 
 
-def _in_time(one: Series, shares: Mapping[str, float]) -> Iterator[Series]:
-    bounds = (np.cumsum([0, *shares.values()]) / sum(shares.values()) * len(one)).round().astype(int).tolist()
+def _in_time(record: Series, shares: Mapping[str, float]) -> Iterator[Series]:
+    ends = np.cumsum([0, *shares.values()]) / sum(shares.values()) * len(record)
+    bounds = ends.round().astype(int).tolist()
     for name, start, stop in zip(shares, bounds, bounds[1:], strict=False):
         if stop > start:
-            yield replace(one.cut(start, stop, name), name=f"{one.name} ({name})")
+            yield replace(record.cut(start, stop, name), name=f"{record.name} ({name})")
 
 
 def _notes(data: Data, *, defined: bool) -> Iterator[str]:
@@ -127,8 +128,8 @@ def _notes(data: Data, *, defined: bool) -> Iterator[str]:
     if len(data.classes) == 1:
         raise InputError(f"the data have only one class, {data.classes[0]!r}; expected two or more")
     for number, label in enumerate(data.classes):
-        holding = [one for one in data.series if (one.y == number).any()]
-        groups, sets = _groups(holding), {one.split for one in holding}
+        holding = [record for record in data.series if (record.y == number).any()]
+        groups, sets = _groups(holding), {record.split for record in holding}
         if "train" not in sets:
             text = f"class {label!r} has no series in the training set ({groups} in the data)"
             raise InputError(f"{text}; provide more series of it")

@@ -119,8 +119,7 @@ def _to_numbers(column: Any, *, comma: bool) -> npt.NDArray[np.float64]:
         text = column.map(str).str.strip()  # cells may be bytes
         text = text.str.replace(",", ".", regex=False) if comma else text
         column = pd.to_numeric(text.where(~text.str.contains("_", regex=False)), errors="coerce")
-    numbers: npt.NDArray[np.float64] = column.to_numpy(dtype=np.float64, na_value=np.nan)
-    return numbers
+    return np.asarray(column.to_numpy(dtype=np.float64, na_value=np.nan))
 
 
 def _rows(frame: pd.DataFrame) -> pd.DataFrame:

@@ -151,7 +151,7 @@ class Training:
     def save(self, folder: Path) -> None:
         """Write all that the next epoch follows from, as it was after the last whole epoch."""
         facts = {"data": asdict(self.options), "train": asdict(self.config), "series": _hash(self.split.data)}
-        write_tensors(folder / RESUME, self.kept, facts | {"history": [asdict(one) for one in self.history]})
+        write_tensors(folder / RESUME, self.kept, facts | {"history": [*map(asdict, self.history)]})
 
     def resume(self, folder: Path) -> None:
         """Go on from what ``save`` wrote; raises InputError for other data or options."""
@@ -176,7 +176,7 @@ class Training:
         assert data.task is not None
         self.net.load_state_dict(self.best)
         scores = {name: score_set(self.net, data, name, self.loss, options, config) for name in SETS[1:]}
-        lengths, trained = [len(one) for one in data.series], {len(one) for one in data.of("train")}
+        lengths, trained = [*map(len, data.series)], {*map(len, data.of("train"))}
         summary = {
             "task": data.task.kind,
             "epochs": len(self.history),
@@ -267,10 +267,7 @@ def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 
 def read_state(folder: Path) -> tuple[DataConfig, TrainConfig, dict[str, Tensor], dict[str, Any]]:
-    """Return the options of the training in a run folder, and what ``Training.save`` wrote.
-
-    Raises NotFoundError and FileFormatError.
-    """
+    """Return the options and state of the training in a run folder; raises NotFoundError, FileFormatError."""
     check_run_folder(folder, resume=True)
     tensors, facts = read_tensors(folder / RESUME)
     with malformed_as(FileFormatError, f"{folder} has no state of a training", "use --overwrite"):
@@ -287,11 +284,11 @@ def read_split(path: Path, options: DataConfig, seed: int) -> tuple[Split, list[
     if options.units and (data.classes or len(options.units) != len(targets)):
         raise InputError(f"{path}: expected one unit for each value to predict ({', '.join(targets)})")
     split, folds = split_series(data, options, seed), fold_series(data, options, seed)
-    for one in split.data.series:
-        if len(one) < (options.window or 1):
-            raise InputError(f"{one.name!r} has {len(one)} steps, fewer than --window {options.window}")
-        if data.classes and options.window is None and not are_joined([one], 1):
-            raise InputError(f"series {one.name!r} has more than one class; give the --window of a sample")
+    for record in split.data.series:
+        if len(record) < (options.window or 1):
+            raise InputError(f"{record.name!r} has {len(record)} steps, fewer than --window {options.window}")
+        if data.classes and options.window is None and not are_joined([record], 1):
+            raise InputError(f"series {record.name!r} has more than one class; give the --window of a sample")
     return split, folds
 
 
@@ -332,13 +329,13 @@ def _cross_validate(
 
 def _network(data: Data, train: list[Series], options: DataConfig, config: TrainConfig) -> LSTM1:
     assert data.task is not None
-    labels, lengths = data.task.labels, [options.window or len(one) for one in train]
+    labels, lengths = data.task.labels, [options.window or len(record) for record in train]
     added = [data.signal.features.index(name) for name in labels] if options.forecast_difference else ()
     sizes = len(labels), train[0].x.shape[1], config.hidden_size, config.num_layers, max(lengths)
     kinds: Any = {"dropout": config.dropout, "bidirectional": config.bidirectional}
     net = LSTM1(*sizes, readout="last", added=added, **kinds)
     _initialize(net, float(np.mean(lengths)))
-    x, y = (torch.from_numpy(np.concatenate([getattr(one, name) for one in train])) for name in "xy")
+    x, y = (torch.from_numpy(np.concatenate([getattr(record, name) for record in train])) for name in "xy")
     if data.classes:
         return net.set_scales(fit_scale(x))
     return net.set_scales(fit_scale(x), fit_scale(y - net.now(x) if added else y))
@@ -370,7 +367,7 @@ def _loss_of(net: LSTM1, data: Data, train: list[Series], config: TrainConfig) -
         return lambda outputs, y: (((outputs - y) / std) ** 2).mean(dim=-1)
     weight = None
     if config.class_weight == "balanced":
-        counts = np.bincount(np.concatenate([one.y for one in train]), minlength=len(data.classes))
+        counts = np.bincount(np.concatenate([record.y for record in train]), minlength=len(data.classes))
         weight = torch.tensor(counts.sum() / (len(counts) * np.maximum(counts, 1))).float().to(config.device)
     entropy = partial(cross_entropy, weight=weight, reduction="none", label_smoothing=_SMOOTHING)
     return lambda outputs, y: entropy(outputs.flatten(0, 1), y.flatten()).reshape(y.shape)
@@ -383,6 +380,7 @@ def _copy(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _hash(data: Data) -> str:
     """Return a hash of all that training sees, so that the same data in another file format resumes too."""
     digest = hashlib.sha256(repr(data.task).encode())
-    for one in data.series:
-        digest.update(f"{one.split} {one.x.shape} {one.y.shape}".encode() + one.x.tobytes() + one.y.tobytes())
+    for record in data.series:
+        facts = f"{record.split} {record.x.shape} {record.y.shape}"
+        digest.update(facts.encode() + record.x.tobytes() + record.y.tobytes())
     return digest.hexdigest()

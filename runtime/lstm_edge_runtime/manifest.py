@@ -251,8 +251,8 @@ class Manifest(NamedTuple):
         if self.sequence is None:
             return {}
         rates = {axis: _rate_of(axis, self.sequence) for axis in axes if isinstance(axis, str)}
-        known = {axis: rate for axis, rate in rates.items() if rate and not self.unit % rate[1]}
-        return {axis: frames * steps // unit for axis, (frames, unit) in known.items()}
+        streamed = {axis: rate for axis, rate in rates.items() if rate and not self.unit % rate[1]}
+        return {axis: frames * steps // unit for axis, (frames, unit) in streamed.items()}
 
     @property
     def time_axes(self) -> dict[str, int]:
@@ -276,8 +276,8 @@ class Manifest(NamedTuple):
 @lru_cache(64)
 def _rate_of(axis: str, sequence: str) -> tuple[int, int] | None:
     """Return the frames and steps of an axis ``L``, ``L/8``, ``2*L``, ``3*L/2``; None for any other."""
-    found = re.fullmatch(rf"(?:([1-9]\d{{0,8}})\*)?{re.escape(sequence)}(?:/([1-9]\d{{0,8}}))?", axis)
-    return None if found is None else (int(found[1] or 1), int(found[2] or 1))
+    match = re.fullmatch(rf"(?:([1-9]\d{{0,8}})\*)?{re.escape(sequence)}(?:/([1-9]\d{{0,8}}))?", axis)
+    return None if match is None else (int(match[1] or 1), int(match[2] or 1))
 
 
 def _encode(value: Any) -> Any:
@@ -303,14 +303,14 @@ def decode(kind: Any, raw: Any) -> Any:
         return _decode_array(raw)
     if hasattr(kind, "_fields"):
         hints = _hints(kind)
-        return kind(**{name: decode(hints[name], each) for name, each in raw.items() if name in hints})
+        return kind(**{name: decode(hints[name], item) for name, item in raw.items() if name in hints})
     if origin is UnionType and type(raw) not in inner:  # a number or an array, or one type and None
         others = [other for other in inner if other is not type(None)]
         return decode(others[-1 if isinstance(raw, dict) else 0], raw)
     if origin is tuple and isinstance(raw, list):
-        return tuple(decode(inner[0], each) for each in raw)
+        return tuple(decode(inner[0], item) for item in raw)
     if origin is Mapping and isinstance(raw, dict):
-        return {name: decode(inner[1], each) for name, each in raw.items()}
+        return {name: decode(inner[1], item) for name, item in raw.items()}
     if kind is float and type(raw) is int:
         return float(raw)
     if origin is not UnionType and kind is not Any and type(raw) is not kind:  # bool is no int here

@@ -51,7 +51,13 @@ def load(
         raise InputError(f"threads is {threads!r}, expected a whole number from 1 to 1024")
     if device not in ("cpu", "cuda"):
         raise InputError(f"device is {device!r}, expected 'cpu' or 'cuda'")
-    name, content = read_content(source)
+    return open_content(*read_content(source), device, threads, check=check)
+
+
+def open_content(
+    name: str, content: bytes, device: str = "cpu", threads: int = 1, *, check: bool = False
+) -> "Model":
+    """Open a file's content, of ``name`` in messages; raises as ``load``."""
     opened = _open_program if content.startswith(b"LSTMEDGE") else _open_onnx
     try:
         engine, identity = opened(content, name, device, threads)

@@ -228,10 +228,10 @@ class NativeEngine(Engine):
         for spec in self.manifest.states:
             if spec.input in (name, whole):
                 layered = spec.input != name
-                own = layout(spec.input, spec.dtype, spec.axes[layered:], self.manifest)
+                tensor = layout(spec.input, spec.dtype, spec.axes[layered:], self.manifest)
                 frame = port.frames * port.groups
                 past = Past(port.groups, port.frames, (port.width - 1) // frame) if frame else None
-                return _Part(own, int(layer) if layered else None, port.width, past)
+                return _Part(tensor, int(layer) if layered else None, port.width, past)
         raise FileFormatError(f"the native program has a state {name!r} that its manifest does not name")
 
     def _matches(self) -> Iterator[bool]:
@@ -267,7 +267,7 @@ class NativeStates:
         self._engine = engine
         # a stream of the library keeps steps and drops frames by itself
         self._stream = _Stream(engine) if rows is None and not engine.manifest.is_buffered else None
-        self._inputs, self._outputs = ((Rows * len(each))() for each in (engine.inputs, engine.outputs))
+        self._inputs, self._outputs = ((Rows * len(side))() for side in (engine.inputs, engine.outputs))
         self._pool: list[Array] = []
         if self._stream is None:
             states = states or reset_states(engine.manifest, rows or 1)
@@ -280,15 +280,15 @@ class NativeStates:
         rows = len(states[0]) if states else 1
         units = sizes.get(engine.manifest.sequence or "", 1) // engine.manifest.unit
         layouts = engine.inputs, engine.outputs
-        arrays = [[_room(each, rows, units) for each in side] for side in layouts]
+        arrays = [[_room(tensor, rows, units) for tensor in side] for side in layouts]
         if stream is not None and units == 1:
             sides = enumerate(arrays)
             arrays = [[stream.view(kind, *port) for port in enumerate(side)] for kind, side in sides]
             run: Callable[[], object] = MethodType(engine.step, stream.handle)  # smaller than a partial
         else:
             inputs, outputs = views = [(Rows * len(side))() for side in layouts]
-            for view, side, own in zip(views, layouts, arrays, strict=True):
-                _fill(view, side, own)
+            for view, side, memory in zip(views, layouts, arrays, strict=True):
+                _fill(view, side, memory)
             arguments = engine.handle, rows, units, None, inputs, _rows(states), outputs
             run = partial(engine.library.lstm_edge_run, *arguments)
         return Call(_by_name(layouts[INPUT], arrays[INPUT]), run, _by_name(layouts[OUTPUT], arrays[OUTPUT]))
@@ -302,19 +302,19 @@ class NativeStates:
         _fill(self._inputs, engine.inputs, given)
         _fill(self._outputs, engine.outputs, outputs)
         states = _rows(self._states()) if self._stream else self._views
-        places = rows.view(np.uintp) if _WIDE else rows.astype(np.uintp)
-        views = _address(places), self._inputs, states, self._outputs
-        if engine.library.lstm_edge_run(engine.handle, len(places), units, *views):
+        indices = rows.view(np.uintp) if _WIDE else rows.astype(np.uintp)
+        views = _address(indices), self._inputs, states, self._outputs
+        if engine.library.lstm_edge_run(engine.handle, len(indices), units, *views):
             raise engine.refusal()
         return _by_name(engine.outputs, outputs)
 
     def read(self, rows: Array) -> dict[str, Array]:
         """Return copies of states; see ``OrtStates``."""
-        found: dict[str, list[Array]] = {}
+        states: dict[str, list[Array]] = {}
         for part, array in zip(self._engine.parts, self._states(), strict=True):
-            own = part.from_rows(array[rows])
-            found.setdefault(part.layout.name, []).append(own if part.layer is None else own[None])
-        return {spec.input: np.concatenate(found[spec.input]) for spec in self._engine.manifest.states}
+            state = part.from_rows(array[rows])
+            states.setdefault(part.layout.name, []).append(state if part.layer is None else state[None])
+        return {spec.input: np.concatenate(states[spec.input]) for spec in self._engine.manifest.states}
 
     def write(self, rows: Array, states: Arrays) -> None:
         """Set states; see ``OrtStates``."""
@@ -360,16 +360,16 @@ def _room(layout: Layout, rows: int, units: int) -> Array:
 
 
 def _by_name(layouts: Sequence[Layout], arrays: Sequence[Array]) -> dict[str, Array]:
-    return {each.name: array for each, array in zip(layouts, arrays, strict=True)}
+    return {tensor.name: array for tensor, array in zip(layouts, arrays, strict=True)}
 
 
 def _fill(views: Any, layouts: Sequence[Layout], arrays: Sequence[Array]) -> None:
     """Say to the library where arrays as of ``_room`` lie, which the caller keeps."""
-    for view, each, array in zip(views, layouts, arrays, strict=True):
+    for view, tensor, array in zip(views, layouts, arrays, strict=True):
         strides = array.strides
         view.data, view.row_stride = _address(array), strides[0]
-        if each.timed and array.shape[1] > each.frames:  # the stride of a single unit is not used
-            view.step_stride = strides[1] * each.frames
+        if tensor.timed and array.shape[1] > tensor.frames:  # the stride of a single unit is not used
+            view.step_stride = strides[1] * tensor.frames
 
 
 def _rows(arrays: Sequence[Array]) -> Any:

@@ -253,7 +253,7 @@ class OrtStates:
 
     def run(self, rows: Array, inputs: Arrays, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Take steps of the sources at ``rows (K,)``, or raise and change no state; return outputs."""
-        engine, manifest, found = self._engine, self._engine.manifest, list[dict[str, Array]]()
+        engine, manifest, calls = self._engine, self._engine.manifest, list[dict[str, Array]]()
         steps = sizes.get(manifest.sequence or "", 1)
         _retain_heap(self._bytes * steps)
         parts = [slice(start, start + _BLOCK) for start in range(0, len(rows), _BLOCK)]
@@ -263,12 +263,12 @@ class OrtStates:
                 feeds[input_.name] = np.ascontiguousarray(input_.to_file(inputs[input_.name][part]))
             if (spec := manifest.lengths_input) is not None:
                 feeds[spec.name] = np.full(len(rows[part]), steps, spec.dtype)
-            found.append(engine.call(feeds, sizes))
-        for part, results in zip(parts, found, strict=True):
+            calls.append(engine.call(feeds, sizes))
+        for part, results in zip(parts, calls, strict=True):
             self.write(rows[part], manifest.states_out(results))
         outputs = {}
         for output in engine.outputs:
-            blocks = [output.from_file(results[output.name]) for results in found]
+            blocks = [output.from_file(results[output.name]) for results in calls]
             outputs[output.name] = blocks[0] if len(blocks) == 1 else np.concatenate(blocks)
         return outputs
 

@@ -121,9 +121,10 @@ def _without_padding(manifest: Manifest, golden: Golden, outputs: dict[str, Arra
         expected = golden.outputs[spec.name]
         if rows is not None and time is not None and outputs[spec.name].shape == expected.shape:
             outputs[spec.name] = np.array(outputs[spec.name])
-            own, given = (np.moveaxis(each, (rows, time), (0, 1)) for each in (outputs[spec.name], expected))
-            beyond = np.arange(own.shape[1]) >= lengths
-            own[beyond] = given[beyond]
+            both = outputs[spec.name], expected
+            output, recorded = (np.moveaxis(array, (rows, time), (0, 1)) for array in both)
+            beyond = np.arange(output.shape[1]) >= lengths
+            output[beyond] = recorded[beyond]
     return outputs
 
 

@@ -71,5 +71,5 @@ def read_state(path: str | os.PathLike[str]) -> tuple[State, dict[str, Array]]:
     identity, age = str(arrays.pop("identity")), arrays.pop("age")
     if age.shape or age.dtype.kind not in "iu" or not 0 <= age < 1 << 62:
         raise FileFormatError(f"{path} is not a saved state (age {age!r:.60}); {advice}")
-    own = {name.removeprefix(_PREFIX): arrays.pop(name) for name in [*arrays] if name.startswith(_PREFIX)}
-    return State(own, identity, int(age)), arrays
+    states = {name.removeprefix(_PREFIX): arrays.pop(name) for name in [*arrays] if name.startswith(_PREFIX)}
+    return State(states, identity, int(age)), arrays

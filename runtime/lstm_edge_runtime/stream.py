@@ -73,11 +73,6 @@ class _Streams:
         self._checked = _NOTHING
         self._step: _Bound | None = None
 
-    @property
-    def delay(self) -> int:
-        """How many steps the results are behind the samples; 0 unless frames need later steps."""
-        return self._manifest.delay_steps
-
     def _arrays(self, x: InputArrays, rows: int, *, step: bool) -> tuple[dict[str, Array], dict[str, int]]:
         """Return samples in the order of engines, and the sizes of the named axes."""
         manifest, inputs = self._manifest, self._engine.inputs
@@ -86,11 +81,11 @@ class _Streams:
             refuse_not_finite(arrays, self._advice)
         shapes = (step, rows, *[array.shape for array in arrays.values()])
         if shapes != self._checked[0]:
-            one = {manifest.sequence: 1} if step and manifest.sequence else {}
-            sizes = {manifest.batch or "": rows, **one}
+            time = {manifest.sequence: 1} if step and manifest.sequence else {}
+            sizes = {manifest.batch or "": rows, **time}
             for layout in sorted(inputs, key=lambda layout: "+" in str(layout.axes)):
                 name, shape = layout.name, arrays[layout.name].shape
-                axes = tuple(axis for axis in layout.given[not self._many :] if axis not in one)
+                axes = tuple(axis for axis in layout.given[not self._many :] if axis not in time)
                 bare = tuple(axis for axis in axes if axis != 1)
                 learn_sizes(name, bare if len(shape) == len(bare) else axes, shape, sizes, self._ranges)
             full = {layout.name: (rows, *(resolve(layout.given[1:], sizes) or ())) for layout in inputs}
@@ -144,16 +139,17 @@ class _Streams:
                 given = self._cut(arrays, slice(None), slice(start, end))
                 self._take_piece(rows, given, sizes, end - start, parts)
                 start = end
-        found: list[dict[str, Any]] = []
+        frames: list[dict[str, Any]] = []
         for part in parts:
-            found.append({layout.name: next(iter(part[layout.name][-1:]), None) for layout in layouts})
+            frames.append({layout.name: next(iter(part[layout.name][-1:]), None) for layout in layouts})
             for layout in layouts:
                 if layout.name in self._manifest.counts:
-                    found[-1][layout.name] = np.asarray(np.sum(part[layout.name], axis=0, dtype=layout.dtype))
+                    total = np.sum(part[layout.name], axis=0, dtype=layout.dtype)
+                    frames[-1][layout.name] = np.asarray(total)
                 elif layout.timed:
                     none = np.zeros((0, *layout.inner), layout.dtype)
-                    found[-1][layout.name] = np.concatenate(part[layout.name] or [none])
-        return found
+                    frames[-1][layout.name] = np.concatenate(part[layout.name] or [none])
+        return frames
 
     def _take_piece(
         self, rows: Array, given: Arrays, sizes: Mapping[str, int], size: int, parts: Sequence[Any]
@@ -167,22 +163,22 @@ class _Streams:
             joined[name][:, :unit] = kept[rows]
             joined[name][each_row, counts[:, None] + np.arange(size)] = given[name]
         for number in np.unique(units[units > 0]).tolist():  # two at the most
-            live, own = np.flatnonzero(units == number), {**sizes, sequence: number * unit}
-            outputs = self._states.run(rows[live], self._cut(joined, live, slice(number * unit)), own)
-            for place, row in enumerate(live.tolist()):
+            live, taken = np.flatnonzero(units == number), {**sizes, sequence: number * unit}
+            outputs = self._states.run(rows[live], self._cut(joined, live, slice(number * unit)), taken)
+            for index, row in enumerate(live.tolist()):
                 for output in self._engine.outputs:
-                    early = max(0, output.delay - int(ages[row]) // unit * output.frames)
-                    if output.timed or early < number:
-                        array = outputs[output.name][place]
-                        parts[row][output.name].append(array[early:] if output.timed else array)
+                    dropped = max(0, output.delay - int(ages[row]) // unit * output.frames)
+                    if output.timed or dropped < number:
+                        array = outputs[output.name][index]
+                        parts[row][output.name].append(array[dropped:] if output.timed else array)
         for name, kept in self._rest.items():
             kept[rows] = joined[name][each_row, (units * unit)[:, None] + np.arange(unit)]
         self._age[rows] += size
 
     def _cut(self, arrays: Arrays, rows: Any, time: slice) -> dict[str, Array]:
         """Return some rows and steps of inputs."""
-        layouts = self._engine.inputs
-        return {each.name: arrays[each.name][(rows, time) if each.timed else rows] for each in layouts}
+        inputs = self._engine.inputs
+        return {x.name: arrays[x.name][(rows, time) if x.timed else rows] for x in inputs}
 
     def _state_of(self, rows: Array) -> State:
         """Return a copy of one source's state; ``StateError`` between units, as steps are kept then."""
@@ -323,15 +319,15 @@ class Stream(_Streams):
     def _slow(self, arrays: Arrays, sizes: Mapping[str, int], *, step: bool) -> Result | None:
         """Take steps in pieces."""
         self._age[0] = self._seen_steps - self._start
-        (found,) = self._pieces(_ONE, arrays, sizes)
+        (frames,) = self._pieces(_ONE, arrays, sizes)
         self._begin(self._seen_steps + self._steps(sizes), int(self._age[0]))
         for output in self._engine.outputs:
-            array = found[output.name]
+            array = frames[output.name]
             if step and (array is None or (output.timed and not len(array))):
-                del found[output.name]
+                del frames[output.name]
             elif output.timed:
-                found[output.name] = self._seen(array[None], output, step=step)
-        return _only(found, len(self._engine.outputs))
+                frames[output.name] = self._seen(array[None], output, step=step)
+        return _only(frames, len(self._engine.outputs))
 
     def _begin(self, seen: int, age: int) -> None:
         """Count from so many steps and an age on."""
@@ -580,11 +576,11 @@ def _stacked(layout: Layout, parts: Sequence[Mapping[str, Any]], *, step: bool) 
     return stacked[:, 0] if step and layout.frames == 1 else layout.to_given(stacked)
 
 
-def _only(found: dict[str, Any], outputs: int | None = None) -> Any:
+def _only(results: dict[str, Any], outputs: int | None = None) -> Any:
     """Return the value of a single output; of several, all by name; None if there is none of any."""
-    if not found:
+    if not results:
         return None
-    return next(iter(found.values())) if (outputs or len(found)) == 1 else found
+    return next(iter(results.values())) if (outputs or len(results)) == 1 else results
 
 
 def _copies(views: Arrays) -> dict[str, Array]:

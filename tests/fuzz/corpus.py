@@ -57,11 +57,8 @@ def _tables(folder: Path) -> None:
 
 
 def _states(folder: Path) -> None:
-    from lstm_edge.hold import Hold
-
     from lstm_edge.cli.stream import StateFile
     from lstm_edge_runtime import load
 
     with load(DATA / "lstm.onnx") as model:
-        stream = model.stream()
-        StateFile(stream, folder / "state.npz", Hold(3)).save()
+        StateFile(model.stream(), folder / "state.npz")

@@ -160,13 +160,9 @@ def _use_data(rng: Random, corpus: Path, path: Path) -> Verb | None:
             {"folds": 2}, {"order": "order"}, {"features": ("ax", "az")},
         ))  # fmt: skip
         read_split(path, DataConfig(**options), seed=0)
-    elif way < 199:
-        return Verb(
-            ("predict", str(corpus / "onnx" / "lstm.onnx"), str(path), *rng.choice(((), ("--json",))))
-        )
     else:
-        command = ("train", str(path), "-o", str(path.parent / "run"), "--epochs", "1", "--hidden-size", "2")
-        return Verb((*command, "--batch-size", "2"))
+        form = rng.choice(((), ("--json",)))
+        return Verb(("predict", str(corpus / "onnx" / "lstm.onnx"), str(path), *form))
     return None
 
 
@@ -184,13 +180,6 @@ def table(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         _put(folder, rng.choice(("d/a/one.csv", "d/\x1b[2J/one.csv", "d/one.csv")), damaged)
         return _use_data(rng, corpus, folder / "d")
     return _use_data(rng, corpus, _put(folder, "d.csv", damaged))
-
-
-def parquet(rng: Random, corpus: Path, folder: Path) -> Verb | None:
-    content = mutate.parquet(rng)
-    if rng.random() < 0.4:
-        content = mutate.damage(rng, content)
-    return _use_data(rng, corpus, _put(folder, "d.parquet", content))
 
 
 def lines(rng: Random, corpus: Path, folder: Path) -> Verb | None:
@@ -236,8 +225,6 @@ def weights(rng: Random, corpus: Path, folder: Path) -> Verb | None:
         torch.save(read(content), saved)
         change = rng.choice((mutate.damage, mutate.checkpoint, mutate.checkpoint, mutate.damage_npz))
         path = _put(folder, rng.choice(("w.pt", "w.pth")), change(rng, saved.getvalue()))
-    if rng.random() < 0.002:
-        return Verb(("export", str(path), "-o", str(folder / "m.onnx")))
     load_run(path)
     return None
 
@@ -264,7 +251,6 @@ READERS: dict[str, Read] = {
     "onnx, structure": onnx_structure,
     "npz": npz,
     "csv": table,
-    "parquet": parquet,
     "lines": lines,
     "state": state,
     "checkpoint": weights,

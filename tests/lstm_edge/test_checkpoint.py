@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from lstm_edge.checkpoint import Run, load, read_tensors, save
+from lstm_edge.checkpoint import Run, load, save
 from lstm_edge.lstm1 import LSTM1
 from lstm_edge.run_files import MODEL
 from lstm_edge_runtime.errors import FileFormatError, InputError, NotFoundError
@@ -74,6 +74,7 @@ def assert_same(left, right):
         assert tensor.dtype == right.state_dict()[name].dtype
 
 
+@pytest.mark.filterwarnings("ignore:LSTM with projections is not supported with oneDNN")
 @pytest.mark.parametrize("options", [*VARIANTS, *ONLY_RUNS], ids=str)
 def test_a_run_comes_back_from_its_folder(tmp_path, options):
     run = full_run(**options)
@@ -83,17 +84,11 @@ def test_a_run_comes_back_from_its_folder(tmp_path, options):
         assert_same(again.model, run.model)
         assert again.model.options == run.model.options
         assert not again.model.training
+        x = torch.ones(2, 5, 2, dtype=run.model.fc.weight.dtype)
+        assert torch.equal(again.model(x), run.model.eval()(x))
         assert (again.task, again.signal, again.trained) == (run.task, run.signal, run.trained)
     content = (tmp_path / "runs" / "a" / MODEL).read_bytes()
     assert again.sha256 == saved.sha256 == hashlib.sha256(content).hexdigest()
-
-
-def test_the_loaded_network_computes_the_same_and_can_be_trained_on(folder):
-    model, x = load(folder).model, torch.randn(2, 5, 2)
-    assert torch.equal(model(x), scaled()(x))
-    model(x).sum().backward()
-    torch.optim.SGD(model.parameters(), lr=1.0).step()
-    assert not torch.equal(model(x), scaled()(x))
 
 
 @pytest.mark.parametrize("suffix", [".pt", ".safetensors"])
@@ -115,18 +110,6 @@ def test_checkpoints_of_training_scripts_are_unwrapped(tmp_path, wrapper):
     content = {wrapper: tensors, "epoch": 3, "optimizer_state_dict": optimizer} if wrapper else tensors
     torch.save(content, tmp_path / "a.pt")
     assert_same(load(tmp_path / "a.pt").model, net())
-
-
-def test_a_save_that_is_cut_off_leaves_the_old_run(folder, monkeypatch):
-    before = load(folder)
-
-    def interrupted(target, content):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("lstm_edge.checkpoint.write_bytes", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        save(full_run(num_layers=2), folder)
-    assert load(folder).sha256 == before.sha256
 
 
 class Runs:
@@ -178,7 +161,7 @@ def without(name):
         (with_(extra=torch.zeros(2)), r"Unexpected key.*extra"),
         (without("fc.bias"), r"Missing key.*fc\.bias"),
         (with_(**{"fc.bias": torch.tensor([0.0, float("nan"), 1])}), r"fc\.bias has values"),
-        ({name: each.to(torch.int8) for name, each in with_().items()}, "torch.int8.*, expected one float"),
+        ({key: tensor.char() for key, tensor in with_().items()}, "torch.int8.*, expected one float"),
         (with_(x_mean=torch.zeros(2)), "describe an LSTM1: .*x_std"),
         (with_(x_mean=torch.zeros(2), x_std=torch.zeros(2)), "the std of x is"),
         ({"epoch": 3, "model": with_()}, r"more than named dense tensors.*save only model\.state_dict"),
@@ -216,9 +199,6 @@ def test_paths_that_are_not_there_are_named(tmp_path):
         load(tmp_path / "nothing.pt")
     with pytest.raises(NotFoundError, match=r"has no model\.safetensors; train again"):
         load(tmp_path)
-    os.mkfifo(tmp_path / "pipe.pt")
-    with pytest.raises(NotFoundError, match=r"pipe\.pt does not exist"):
-        read_tensors(tmp_path / "pipe.pt")
     (tmp_path / "run").write_text("mine")
     with pytest.raises(InputError, match="can't create the folder"):
         save(full_run(), tmp_path / "run")

@@ -1,7 +1,5 @@
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence
 
@@ -73,18 +71,6 @@ def test_results_equal_nn_lstm_and_the_head_bit_for_bit_also_with_lengths(option
     assert all(map(torch.equal, ours(x, *state, lengths), theirs(packed, state)))
 
 
-def test_dropout_draws_as_nn_lstm_does_in_training_and_is_off_in_eval():
-    ours, theirs = pair(layers=2, dropout=0.5)
-    x = torch.randn(N, L, INPUTS)
-    assert torch.equal(ours(x), ours(x))
-    ours.train()
-    theirs.train()
-    torch.manual_seed(1)
-    logits = ours(x)
-    torch.manual_seed(1)
-    assert torch.equal(logits, theirs(x)[0])
-
-
 @pytest.mark.parametrize(
     "options",
     [{}, {"layers": 3}, {"bidirectional": True, "layers": 2}, {"proj_size": 4, "bidirectional": True}],
@@ -102,14 +88,11 @@ def test_the_last_readout_reads_the_top_layer_with_both_directions_side_by_side(
     assert net(x).shape == (N, C)
 
 
-@settings(deadline=None, max_examples=25, derandomize=True)
-@given(n=st.integers(1, 5), length=st.integers(1, 12), cut=st.integers(1, 11), layers=st.integers(1, 3))
-def test_a_sequence_in_two_chunks_with_the_state_carried_ends_where_the_whole_does(n, length, cut, layers):
-    net, _ = pair(layers=layers, dtype=torch.float64)
-    x = torch.randn(n, length + cut, INPUTS, dtype=torch.float64)
-    zeros = torch.zeros(2, layers, n, H, dtype=torch.float64)
-    _, *state = net(x[:, :cut], *zeros)
-    torch.testing.assert_close(net(x[:, cut:], *state)[0], net(x))
+def test_a_sequence_in_two_chunks_with_the_state_carried_ends_where_the_whole_does():
+    net, _ = pair(layers=3, dtype=torch.float64)
+    x = torch.randn(5, 12, INPUTS, dtype=torch.float64)
+    _, *state = net(x[:, :7], *torch.zeros(2, 3, 5, H, dtype=torch.float64))
+    torch.testing.assert_close(net(x[:, 7:], *state)[0], net(x))
 
 
 @pytest.mark.parametrize("lengths", [[8, 1, 1, 1], [7, 0, 1, 1], [3], [1.0] * 4, [[1]] * 4])

@@ -1,6 +1,7 @@
 """Convolutions, pooling and the last frames of a value: onnxruntime's numbers, and numpy's in float64."""
 
 import ctypes as C
+import json
 from typing import Any
 
 import numpy as np
@@ -12,10 +13,9 @@ from engine import LibraryError, Program, Stream
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from networks import Reads
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from lstm_edge_exporters.targets.native.compiler import compile_program
-from lstm_edge_exporters.targets.native.memory import stretches
 from lstm_edge_exporters.targets.native.program import NONE, Code, ProgramWriter
 from lstm_edge_runtime.manifest import Manifest, StateSpec, TensorSpec
 from lstm_edge_runtime.native import NativeEngine, Past, installed
@@ -36,33 +36,21 @@ def over_time(
     """A node over time and features of x (N, channels, L, WIDE), its past of (K - 1) D frames a state."""
     frames = (kernel[0] - 1) * dilation
     stored = {f"w{place}": weight for place, weight in enumerate(weights)}
+    call = f"({', '.join(['joined' if frames else 'x', *stored])})"
+    ring = f", float[N,{channels},{frames},{WIDE}] past" if frames else ""
+    options = ", ".join(f"{name} = {json.dumps(value)}" for name, value in attributes.items())
+    nodes = f"y = {node}<{options}>{call}"
     if frames:
         stored |= {"start": np.array([-frames]), "end": np.array([2**62]), "axis": np.array([2])}
-    read = "joined" if frames else "x"
-    nodes = [
-        helper.make_node("Concat", ["past", "x"], ["joined"], axis=2),
-        helper.make_node("Slice", ["joined", "start", "end", "axis"], ["past_n"]),
-    ][: 2 * bool(frames)]
-    nodes.append(helper.make_node(node, [read, *list(stored)[: len(weights)]], ["y"], **attributes))
-    ends = {"x": "L", "past": frames, "y": "L", "past_n": frames}
-    values = {
-        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", None, end, None])
-        for name, end in ends.items()
-    }
-    ins, outs = (["x", "past"], ["y", "past_n"]) if frames else (["x"], ["y"])
-    graph = helper.make_graph(
-        nodes,
-        "g",
-        [values[name] for name in ins],
-        [values[name] for name in outs],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in stored.items()],
+        nodes = f"joined = Concat<axis = 2>(past, x) past_n = Slice(joined, start, end, axis) {nodes}"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 9, opset_import: ["": 20]> g (float[N,{channels},L,{WIDE}] x{ring})'
+        f" => (float[N,made,L,wide] y{ring and ring + '_n'}) {{ {nodes} }}"
     )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
-    content = model.SerializeToString()
-    session = onnxruntime.InferenceSession(content)
-    x = np.zeros((1, channels, 1, WIDE), "float32")
-    feeds = {"x": x, "past": np.zeros((1, channels, frames, WIDE), "float32")}
-    shape = session.run(["y"], {name: feeds[name] for name in ins})[0].shape
+    model.graph.initializer.extend(numpy_helper.from_array(np.asarray(a), name) for name, a in stored.items())
+    content, x = model.SerializeToString(), np.zeros((1, channels, 1, WIDE), "float32")
+    feeds = {"x": x} | ({"past": np.zeros((1, channels, frames, WIDE), "float32")} if frames else {})
+    shape = onnxruntime.InferenceSession(content).run(["y"], feeds)[0].shape
     state = StateSpec("past", "past_n", "float32", ("N", channels, frames, WIDE))
     manifest = Manifest(
         (TensorSpec("x", "float32", ("N", channels, "L", WIDE)),),
@@ -134,24 +122,6 @@ def test_convolutions_and_pooling_over_time_and_features_are_those_of_onnxruntim
             {"count_include_pad": int(flag)} if kind == "AveragePool" else {}
         )
     assert_agrees(*over_time(kind, channels, weights, [*kernel], dilations[0], **options), seed)
-
-
-@quick
-@given(
-    places=st.lists(st.integers(1, 20), min_size=1, max_size=60).map(np.array),
-    shape=st.tuples(st.integers(1, 5), st.integers(1, 5), st.integers(1, 4)),
-)
-def test_copies_bring_any_numbers_of_a_row_side_by_side(places: Array, shape: tuple[int, int, int]) -> None:
-    regular = np.arange(np.prod(shape)).reshape(shape).transpose(1, 0, 2).reshape(-1)
-    for wanted in (places, regular):
-        out = np.full(wanted.size, 99)
-        for source, at, length, number, source_stride, out_stride in stretches(wanted, np.zeros_like(wanted)):
-            for index in range(number):
-                to = at + index * out_stride + np.arange(length)
-                assert (out[to] == 99).all()
-                out[to] = source + index * source_stride + np.arange(length)
-        assert np.array_equal(out, wanted)
-    assert len(list(stretches(regular, np.zeros_like(regular)))) <= shape[1]
 
 
 @quick

@@ -67,7 +67,7 @@ def sessions(monkeypatch) -> list[onnxruntime.InferenceSession]:
     return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def model(opened) -> Model:
     """The two-layer LSTM: ``x (N, L, 3)``, states ``(2, N, 8)``, logits ``(N, 4)``."""
     return opened("lstm")

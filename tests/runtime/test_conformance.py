@@ -243,6 +243,7 @@ REFUSED = [
     (lambda m: m.stream().restore(State({}, "x" * 64)), StateError, "got a state of model xxxx"),
     (lambda m: m.stream().restore(State({}, m.identity)), StateError, "without float32 h_0"),
     (lambda m: m.stream().restore(m.run(np.zeros((2, 1, 3)))[1]), StateError, "nothing is reset"),
+    (lambda m: opened("gru").selftest(), InputError, "has no golden case; export it again"),
     (lambda m: m.streams(0), InputError, "capacity is 0, expected a positive integer"),
     (lambda m: m.streams(2).step(X[None], [0]), StateError, "source 0 is not in this batch"),
     (lambda m: m.streams(2).step(X[None], []), InputError, "ids has dtype float64"),

@@ -12,13 +12,16 @@ from lstm_edge_runtime.files import replacing, write_bytes
 
 
 @pytest.mark.parametrize(
-    ("target", "error"), [("no/f", NotFoundError), ("folder", InputError), ("pipe", InputError)]
+    ("target", "error"),
+    [("no/f", NotFoundError), ("folder", InputError), ("pipe", InputError), ("link", InputError)],
 )
 def test_a_target_that_can_not_be_replaced_is_refused(tmp_path, target, error):
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
     with pytest.raises(error):
         write_bytes(tmp_path / target, b"")
+    assert (tmp_path / "pipe").is_fifo()
 
 
 def fail(target, error):

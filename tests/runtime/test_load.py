@@ -34,7 +34,8 @@ def with_manifest(proto, manifest):
     return with_manifest(proto, manifest)
 
 
-DATA = Path(__file__).parent / "data"
+SEALED = (Path(__file__).parent / "data" / "lstm.onnx").read_bytes()
+"""A file with a digest, as every one that is exported."""
 X = np.linspace(-1, 1, 30, dtype=np.float32).reshape(2, 5, 3)
 
 
@@ -65,13 +66,8 @@ def test_no_file_a_folder_and_an_empty_file_are_refused_by_name(tmp_path):
     (tmp_path / "empty.onnx").touch()
     with pytest.raises(FileFormatError, match=r"empty\.onnx is empty"):
         load(tmp_path / "empty.onnx")
-
-
-@pytest.mark.parametrize("share", [0, 0.001, 0.1, 0.3, 0.5, 0.7, 0.9, 0.999])
-def test_a_truncated_file_is_refused(path, share, tmp_path):
-    content = path("lstm").read_bytes()
-    (tmp_path / "cut.onnx").write_bytes(content[: max(1, int(len(content) * share))])
-    with pytest.raises(FileFormatError, match="cut"):
+    (tmp_path / "cut.onnx").write_bytes(SEALED[:-1])
+    with pytest.raises(FileFormatError, match=r"cut\.onnx: damaged"):
         load(tmp_path / "cut.onnx")
 
 
@@ -82,46 +78,36 @@ def test_bytes_that_are_no_model_are_refused_and_nothing_else_happens(junk):
         load(junk)
 
 
-@pytest.fixture(scope="module")
-def sealed() -> bytes:
-    """A file with a digest, as every one that is exported."""
-    onnx = pytest.importorskip("onnx")
-    proto = onnx.load(DATA / "lstm.onnx")
-    return with_manifest(proto, load(DATA / "lstm.onnx").manifest)
-
-
 @settings(deadline=None, max_examples=200)
 @given(data=st.data())
-def test_a_file_that_was_damaged_does_not_reach_onnxruntime(sealed, data):
-    content = bytearray(sealed)
+def test_a_file_that_was_damaged_does_not_reach_onnxruntime(data):
+    content = bytearray(SEALED)
     for _ in range(data.draw(st.integers(1, 3))):
-        start = data.draw(st.integers(0, len(sealed) - 1))
-        kind = data.draw(st.sampled_from(["bit", "zeros", "cut", "doubled"]))
+        start = data.draw(st.integers(1, len(SEALED) - 1))
+        kind = data.draw(st.sampled_from(["bit", "zeros", "cut", "truncated", "doubled"]))
         end = max(start, min(start + data.draw(st.integers(1, 40)), len(content)))
         if kind == "bit" and start < len(content):
             content[start] ^= 1 << data.draw(st.integers(0, 7))
         elif kind == "zeros":
             content[start:end] = bytes(end - start)
-        elif kind == "cut":
-            del content[start:end]
+        elif kind in ("cut", "truncated"):
+            del content[start : end if kind == "cut" else None]
         else:
             content[start:start] = content[start:end]
-    if bytes(content) != sealed:
+    if bytes(content) != SEALED:
         with pytest.raises((FileFormatError, ManifestError)) as caught:
             load(bytes(content))
         assert "onnxruntime" not in str(caught.value)
 
 
 @pytest.mark.parametrize("location", ["w.bin", "../w.bin", "/etc/hostname", "*/_ORT_MEM_ADDR_/*"])
-def test_a_file_with_weights_in_another_one_is_refused(sealed, location, tmp_path):
+def test_a_file_with_weights_in_another_one_is_refused(location):
     onnx = pytest.importorskip("onnx")
-    proto = onnx.load_from_string(sealed)
+    proto = onnx.load_from_string(SEALED)
     onnx.external_data_helper.set_external_data(proto.graph.initializer[0], location)
     proto.graph.initializer[0].ClearField("raw_data")
-    (tmp_path / "m.onnx").write_bytes(with_manifest(proto, load(sealed).manifest))
-    for source in (tmp_path / "m.onnx", (tmp_path / "m.onnx").read_bytes()):
-        with pytest.raises(UnsupportedError, match="its weights are in another file"):
-            load(source)
+    with pytest.raises(UnsupportedError, match="its weights are in another file"):
+        load(with_manifest(proto, load(SEALED).manifest))
 
 
 def test_a_declared_state_output_that_is_missing_is_an_error_at_load(path):

@@ -30,6 +30,9 @@ COMMAND = Path(sys.executable).with_name("lstm-edge")
 MODEL = str(DATA / "lstm.onnx")
 
 
+Child = subprocess.Popen[str]
+
+
 class Verb(NamedTuple):
     """Arguments, what is written into ``out``, what reads it, and what comes on standard input."""
 
@@ -98,15 +101,15 @@ def inputs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("name", [*VERBS, *(SLOW if KILLS > 1 else ())])
 def test_what_a_killed_or_starved_verb_leaves_is_whole(inputs, tmp_path, name):
-    place = shutil.copytree(inputs, tmp_path / "place")
-    (place / "out").mkdir()
+    folder = shutil.copytree(inputs, tmp_path / "folder")
+    (folder / "out").mkdir()
     verb = (VERBS | SLOW)[name]
     begun = time.monotonic()
-    code, _, err = _end(_start(verb, place))
+    code, _, err = _end(_start(verb, folder))
     assert code == 0, err
     seconds, rng = time.monotonic() - begun, Random(None if KILLS > 1 else 1)
     for number in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM) * KILLS:
-        child = _start(verb, place)
+        child = _start(verb, folder)
         time.sleep(rng.uniform(0.3, 1.0) * seconds)
         child.send_signal(number)
         code, _, err = _end(child)
@@ -114,41 +117,41 @@ def test_what_a_killed_or_starved_verb_leaves_is_whole(inputs, tmp_path, name):
         assert "Traceback" not in err
         assert code <= 128 or err.count("stopped by ") == 1, err
         assert not _left(child.pid)
-        verb.check(place / "out" / verb.target)
+        verb.check(folder / "out" / verb.target)
         if number == signal.SIGKILL:
-            for path in place.rglob("*.tmp"):
+            for path in folder.rglob("*.tmp"):
                 path.unlink()
     for size in FULL:
-        code, _, err = _end(_start(verb, place, size=size))
+        code, _, err = _end(_start(verb, folder, size=size))
         assert code in (0, 1, 2), err
         assert "Traceback" not in err
         assert not code or err.count("error: ") == 1, err
-        assert not list((place / "out").rglob("*.tmp"))
-        verb.check(place / "out" / verb.target)
+        assert not list((folder / "out").rglob("*.tmp"))
+        verb.check(folder / "out" / verb.target)
     reading, writing = os.pipe()
     os.close(reading)
-    code, _, err = _end(_start(verb, place, stdout=writing))
+    code, _, err = _end(_start(verb, folder, stdout=writing))
     os.close(writing)
     assert code in (0, 141), err
-    verb.check(place / "out" / verb.target)
-    assert _end(_start(verb, place))[0] == 0
-    assert (place / "out" / verb.target).exists()
-    verb.check(place / "out" / verb.target)
-    assert not [path for path in place.rglob("*") if path.name.endswith((".tmp", ".old"))]
+    verb.check(folder / "out" / verb.target)
+    assert _end(_start(verb, folder))[0] == 0
+    assert (folder / "out" / verb.target).exists()
+    verb.check(folder / "out" / verb.target)
+    assert not [path for path in folder.rglob("*") if path.name.endswith((".tmp", ".old"))]
 
 
-def _start(verb: Verb, place: Path, *, stdout: Any = subprocess.PIPE, size: int = 0) -> subprocess.Popen[str]:
+def _start(verb: Verb, folder: Path, *, stdout: Any = subprocess.PIPE, size: int = 0) -> Child:
     """Start a verb in a session of its own; ``size`` is the most that a file may have."""
 
     def limit() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))
 
-    (place / "stdin").write_bytes(verb.stdin)
-    with (place / "stdin").open() as stdin:
+    (folder / "stdin").write_bytes(verb.stdin)
+    with (folder / "stdin").open() as stdin:
         return subprocess.Popen(
             [COMMAND, *verb.arguments],
-            cwd=place,
+            cwd=folder,
             stdin=stdin,
             stdout=stdout,
             stderr=subprocess.PIPE,
@@ -158,7 +161,7 @@ def _start(verb: Verb, place: Path, *, stdout: Any = subprocess.PIPE, size: int 
         )
 
 
-def _end(child: subprocess.Popen[str]) -> tuple[int, str, str]:
+def _end(child: Child) -> tuple[int, str, str]:
     out, err = child.communicate(timeout=300)
     return child.returncode, out, err
 
@@ -167,8 +170,9 @@ def _left(session: int) -> list[str]:
     """Return the processes that are left of a session; they may take a moment to end."""
     for _ in range(100):
         listed = subprocess.run(["ps", "-eo", "sid=,stat="], capture_output=True, text=True, check=True)
-        found = [line for line in listed.stdout.splitlines() if line.split()[0] == str(session)]
-        if not (found := [line for line in found if "Z" not in line]):
+        lines = [line for line in listed.stdout.splitlines() if "Z" not in line]
+        left = [line for line in lines if line.split()[0] == str(session)]
+        if not left:
             break
         time.sleep(0.05)
-    return found
+    return left

@@ -3,7 +3,6 @@
 An axis is *time* if a recurrence makes more steps where the axis is longer, and the *batch* if its rows grow.
 """
 
-import contextlib
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -120,17 +119,18 @@ class Measured:
     def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
         """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
         self._runs: dict[ir.Value, Runs] = {}
-        self.complete = False
-        """True if all values were computed at once, and at all sizes that were tried."""
+        self.complete = True
+        """False if the graph ran at no sizes that were tried."""
         starts = {slot.initial for each in found for slot in each.slots if slot.initial is not None}
         reads = {value for each in found for value, _ in (*each.time_axes(), *each.row_axes())}
-        sizes = [*_sizes_apart(dynamic_axes(model.graph), known)]
-        for group, tried in (reads | starts, sizes[:1]), (reads - starts, sizes), (starts, sizes):
-            values = [value for value in group if constant(value) is None and value not in self._runs]
-            with contextlib.suppress(FileFormatError):
-                runs = evaluate(model, values, tried, every=tried is not sizes) if values else []
+        names = dynamic_axes(model.graph)
+        for group in (reads - starts, starts):
+            values = [value for value in group if constant(value) is None]
+            try:
+                runs = evaluate(model, values, _sizes_apart(names, known)) if values else []
                 self._runs |= dict.fromkeys(values, runs)
-                self.complete |= tried is not sizes
+            except FileFormatError:
+                self.complete = False
 
     def rename(self, titles: Mapping[int | str, int | str], fixed: Sizes) -> None:
         """Give every axis another name; keep the runs at the sizes that stay ``fixed``."""

@@ -92,7 +92,7 @@ class ReturnsLast(nn.Module):
         return {"output": output, "last": last, "again": last}
 
 
-def test_a_last_state_that_forward_returns_stays_an_output_beside_the_state():
+def test_a_last_state_that_forward_returns_stays_an_output_next_to_the_state():
     artifact = export(ReturnsLast(), X)
     assert states(artifact) == [("h_0", "h_n", (1, "N", 6))]
     assert [spec.name for spec in artifact.manifest.outputs] == ["output", "last", "again"]

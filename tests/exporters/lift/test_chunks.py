@@ -23,11 +23,7 @@ def after(network, operator, **attributes):
 @pytest.mark.parametrize(
     ("operator", "attributes", "kind"),
     [
-        (
-            "AveragePool",
-            {"kernel_shape": [3], "pads": [1, 1]},
-            "AveragePool 'wide' does not count its padding",
-        ),
+        ("AveragePool", {"kernel_shape": [3], "pads": [1, 1]}, "AveragePool 'wide' does not count its pad"),
         ("Softmax", {"axis": 2}, "Softmax 'wide' reads all time"),
     ],
 )

@@ -94,18 +94,12 @@ def test_an_input_without_a_shape_is_asked_for_and_taken(model):
     assert lifted.manifest.inputs[0].axes == ("L", "N", 3)
 
 
-def test_a_node_inside_a_function_is_lifted(network):
-    net = network()
-    y, *_ = net.recurrent("GRU", "x", 3, 4, outputs=("Y",), name="inner")
-    net.add("Identity", [y], ["y"])
-    model = net.model({"x": ["L", "N", 3]}, ["y"])
-    inner = net.nodes[0]
-    weights = list(inner.input[1:4])
-    function = helper.make_function(
-        "local", "layer", ["x", *weights], [y], [inner], [helper.make_opsetid("", 17)]
-    )
-    model.functions.append(function)
+def test_a_node_inside_a_function_is_lifted(model):
+    inner = onnx.NodeProto()
+    inner.CopyFrom(model.graph.node[0])
+    inputs, outputs, opset = inner.input[:4], inner.output[:1], helper.make_opsetid("", 17)
+    model.functions.append(helper.make_function("local", "layer", inputs, outputs, [inner], [opset]))
     model.opset_import.append(helper.make_opsetid("local", 1))
-    model.graph.node[0].CopyFrom(helper.make_node("layer", ["x", *weights], [y], domain="local"))
+    model.graph.node[0].CopyFrom(helper.make_node("layer", inputs, outputs, domain="local"))
     lifted = lift(model.SerializeToString())
-    assert [state.input for state in lifted.report.lifted] == ["h_0"]
+    assert [state.input for state in lifted.report.lifted] == ["h_0", "c_0"]

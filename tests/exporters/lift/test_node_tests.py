@@ -31,18 +31,12 @@ BATCH_FIRST = "batchwise"  # layout=1, which onnxruntime's CPU provider does not
 FORWARD = [case for case in CASES if not any(word in case.name for word in (*BACKWARDS, BATCH_FIRST))]
 
 
-def _expected(case):
-    inputs, outputs = case.data_sets[0]
-    names = [value.name for value in case.model.graph.input]
-    return dict(zip(names, inputs, strict=True)), dict(
-        zip([value.name for value in case.model.graph.output], outputs, strict=True)
-    )
-
-
 @pytest.mark.parametrize("case", FORWARD, ids=lambda case: case.name)
 def test_a_forward_case_still_gives_its_expected_outputs(case):
     lifted = lift(case.model.SerializeToString())
-    feeds, expected = _expected(case)
+    inputs, outputs = case.data_sets[0]
+    feeds = {value.name: array for value, array in zip(case.model.graph.input, inputs, strict=True)}
+    expected = {value.name: array for value, array in zip(case.model.graph.output, outputs, strict=True)}
     model, states = load(lifted.model), {state.input: state for state in lifted.manifest.states}
     data = {name: array for name, array in feeds.items() if name not in states}
     lengths = data.pop(lifted.manifest.lengths, None)

@@ -260,27 +260,20 @@ def test_a_bidirectional_network_is_trained_from_reset(data, tmp_path):
 
 
 def series_of(*lengths):
-    return [
-        Series(
-            str(index), str(index), "train", np.full((length, 1), index, np.float32), np.full(length, index)
-        )
-        for index, length in enumerate(lengths)
-    ]
+    x = [np.full((length, 1), index, np.float32) for index, length in enumerate(lengths)]
+    return [Series(str(index), "", "train", steps, steps[:, 0].astype(int)) for index, steps in enumerate(x)]
 
 
 def test_lanes_walk_through_every_step_once():
-    found = list(lanes(((one, 0) for one in series_of(5, 3, 4)), 2, 2, 2, joined=False))
+    batches = list(lanes(((one, 0) for one in series_of(5, 3, 4)), 2, 2, 2, joined=False))
     steps = [
         (int(batch.y[row, step]), int(batch.since[row]) + step)
-        for batch in found
+        for batch in batches
         for row in range(2)
         for step in range(int(batch.lengths[row]))
     ]
-    assert sorted(steps) == [
-        (index, step) for index, length in enumerate((5, 3, 4)) for step in range(length)
-    ]
-    begins = [(int(batch.since[row]) == 0, bool(batch.first[row])) for batch in found for row in range(2)]
-    assert all(left == right for left, right in begins)
+    assert sorted(steps) == [(row, step) for row, count in enumerate((5, 3, 4)) for step in range(count)]
+    assert all(torch.equal(batch.since == 0, batch.first) for batch in batches)
 
 
 def test_the_picked_steps_estimate_the_loss_of_all(data):
@@ -295,8 +288,8 @@ def test_the_picked_steps_estimate_the_loss_of_all(data):
 
 def test_classes_are_counted_as_scikit_learn_does():
     predicted, y = torch.tensor([0, 0, 1, 1, 0]), torch.tensor([0, 1, 1, 1, 0])
-    found = classification(predicted, y, ("a", "b", "c"))
-    assert found["accuracy"] == pytest.approx(0.8)
-    assert found["precision"] == {"a": pytest.approx(2 / 3), "b": 1.0, "c": None}
-    assert found["recall"] == {"a": 1.0, "b": pytest.approx(2 / 3), "c": None}
-    assert found["confusion"] == [[2, 0, 0], [1, 2, 0], [0, 0, 0]]
+    scores = classification(predicted, y, ("a", "b", "c"))
+    assert scores["accuracy"] == pytest.approx(0.8)
+    assert scores["precision"] == {"a": pytest.approx(2 / 3), "b": 1.0, "c": None}
+    assert scores["recall"] == {"a": 1.0, "b": pytest.approx(2 / 3), "c": None}
+    assert scores["confusion"] == [[2, 0, 0], [1, 2, 0], [0, 0, 0]]

@@ -1,9 +1,12 @@
-"""Make ``late.onnx``, a delay of two frames, and ``strided.onnx``, a frame every 4 samples, a delay of one.
+"""Make ``late.onnx`` (a delay), ``strided.onnx`` (a frame every 4 samples) and ``motions-int8.onnx``.
 
 Run it from the repository's root, with the ``export`` extra installed. The bytes depend on the versions of
-torch and onnx, which the manifests name.
+torch, onnx and onnxruntime, which the manifests name.
 """
 
+import subprocess
+import sys
+import tempfile
 from pathlib import Path
 
 import torch
@@ -42,8 +45,21 @@ class Strided(nn.Module):
         return self.head(y), self.last(y[:, -1])
 
 
+def small() -> None:
+    """Train on the demo's data, export, and quantize for ARM."""
+    data = HERE.parents[2] / "lstm_edge" / "data" / "basic_motions.npz"
+    with tempfile.TemporaryDirectory() as folder:
+        for command in (
+            f"train {data} -o {folder}/run",
+            f"export {folder}/run -o {folder}/float.onnx",
+            f"quantize {folder}/float.onnx -o {HERE}/motions-int8.onnx --for arm --data {data}",
+        ):
+            subprocess.run([Path(sys.executable).with_name("lstm-edge"), *command.split()], check=True)
+
+
 def main() -> None:
     """Replace the files beside this one."""
+    small()
     signal = Signal(features=("ax", "ay", "az"), sampling_rate=50.0)
     for module, names in ((Late(), ("logits",)), (Strided(), ("logits", "last"))):
         torch.manual_seed(3)

@@ -98,12 +98,12 @@ def to_c(source: str | os.PathLike[str], name: str | None = None) -> CFolder:
         compiled = compile_file(proto, model.manifest)
         if model.manifest.golden is None:
             raise InputError("the file carries no golden case; export it again")
-        late = max(port.delay for port in compiled.writer.ports("outputs"))
-        record(model, compiled, (_CALLS + late) * model.manifest.unit)
+        delay = max(port.delay for port in compiled.writer.ports("outputs"))
+        record(model, compiled, (_CALLS + delay) * model.manifest.unit)
     table = Table(compiled.writer)
     files = _render(name, model.manifest, compiled, table)
     core = _HERE / "core" if (_HERE / "core").is_dir() else _HERE.parents[3] / "native" / "core"
-    files |= {f"src/{each}": (core / each).read_text(encoding="utf-8") for each in _CORE}
+    files |= {f"src/{part}": (core / part).read_text(encoding="utf-8") for part in _CORE}
     constants = 4 * table.floats.size + table.bytes.size + 8 * table.wholes.size
     work = 4 * table.memory + 2 * table.quantized
     return CFolder(name, files, _self_test(name, files), constants, 4 * table.states, work)

@@ -83,10 +83,10 @@ def lay(spans: Iterable[Span]) -> int:
     """Give each span an offset apart from those needed at the same time; return the size."""
     placed: list[Span] = []
     unique = {id(span): span for span in spans}
-    for span in sorted(unique.values(), key=lambda each: (-each.size, each.first)):
-        near = [each for each in placed if each.first <= span.last and span.first <= each.last]
-        for other in sorted(near, key=lambda each: each.offset):
+    for span in sorted(unique.values(), key=lambda other: (-other.size, other.first)):
+        near = [other for other in placed if other.first <= span.last and span.first <= other.last]
+        for other in sorted(near, key=lambda other: other.offset):
             if span.offset + span.size > other.offset and other.offset + other.size > span.offset:
                 span.offset = other.offset + other.size
         placed.append(span)
-    return max((each.offset + each.size for each in placed), default=0)
+    return max((other.offset + other.size for other in placed), default=0)

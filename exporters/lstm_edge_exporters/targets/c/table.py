@@ -337,10 +337,10 @@ class Table:
         own = {"scale": self._vector(scale), "bias": self._vector(bias), "epsilon": _float(epsilon)}
         self._in_rows("le_normalize", x, y, length, own)
 
-    def _in_rows(self, kernel: str, x: int, y: int, length: int, own: Fields) -> None:
+    def _in_rows(self, kernel: str, x: int, y: int, length: int, extra: Fields) -> None:
         count = self._writer.width(x) // length
         fields = {"x": self._refs[x], "y": self._refs[y], "count": count, "length": length}
-        self._add(kernel, "le_rows_op", {**fields, **own})
+        self._add(kernel, "le_rows_op", {**fields, **extra})
 
     def _gather(self, operation: Operation) -> None:
         index, y, numbers, stored = operation.arguments[:4]
@@ -376,10 +376,10 @@ class Table:
         width = (self._writer.width(past) - 1) // frames
         self._ring("le_push", x, past, width, {"count": self._writer.width(x) // width})
 
-    def _ring(self, kernel: str, x: int, past: int, width: int, own: Fields) -> None:
+    def _ring(self, kernel: str, x: int, past: int, width: int, extra: Fields) -> None:
         frames = (self._writer.width(past) - 1) // width
         fields = {"x": self._refs[x], "past": self._refs[past], "frames": frames, "n": width}
-        self._add(kernel, "le_ring_op", {**fields, **own})
+        self._add(kernel, "le_ring_op", {**fields, **extra})
 
     def _depthwise(self, operation: Operation) -> None:
         x, y, weights, bias = operation.arguments[:4]

@@ -233,28 +233,28 @@ class _Compiler:
                 raise UnsupportedError("a past takes in frames that are not computed")
             return [Value(self._memory.behind(buffer, ring, source, axis))]
         inputs: list[In] = [self._get(name) if name else None for name in names]
-        own = node.domain in ("", "ai.onnx")
-        if own and node.op_type in ("Shape", "Size") and isinstance(inputs[0], Value):
+        standard = node.domain in ("", "ai.onnx")
+        if standard and node.op_type in ("Shape", "Size") and isinstance(inputs[0], Value):
             return self._size(node, inputs[0])
-        if own and not any(isinstance(input_, Value) for input_ in inputs):
+        if standard and not any(isinstance(input_, Value) for input_ in inputs):
             return self._fold(node, names, inputs)
-        if own and node.op_type in MOVES and isinstance(inputs[0], Value):
+        if standard and node.op_type in MOVES and isinstance(inputs[0], Value):
             return self._move(node, inputs[0], inputs[1:])
         counts = node.op_type == "Add" and any(getattr(input_, "dtype", "") == "int64" for input_ in inputs)
         if not counts and any(name in self._sized for name in names):
             raise UnsupportedError("it computes with the number of rows or steps")
-        lower = LOWER.get(("" if own else node.domain, node.op_type))
+        lower = LOWER.get(("" if standard else node.domain, node.op_type))
         if lower is None:
             raise UnsupportedError("an operator that is not covered")
-        found = lower(self._memory, node, *inputs)
-        return found if isinstance(found, list) else [found]
+        lowered = lower(self._memory, node, *inputs)
+        return lowered if isinstance(lowered, list) else [lowered]
 
     def _move(self, node: ir.Node, value: Value, rest: Sequence[In]) -> Sequence[Value]:
         """Return a value whose numbers are moved, by moving their places."""
-        if not all(each is None or isinstance(each, np.ndarray) for each in rest):
+        if not all(operand is None or isinstance(operand, np.ndarray) for operand in rest):
             raise UnsupportedError("a shape, axis or place that depends on the input")
         moved = evaluate(node, [value.places, *rest], self._opset)  # type: ignore[list-item]
-        return [value._replace(places=each) for each in moved]
+        return [value._replace(places=places) for places in moved]
 
     # sizes, and what else is known
 
@@ -270,7 +270,7 @@ class _Compiler:
         return [found]
 
     def _fold(self, node: ir.Node, names: Sequence[str], inputs: Sequence[Any]) -> Sequence[Array]:
-        found = evaluate(node, inputs, self._opset)
+        arrays = evaluate(node, inputs, self._opset)
         masks = [
             self._sized.get(name, np.zeros(np.shape(input_), bool))
             for name, input_ in zip(names, inputs, strict=True)
@@ -281,8 +281,8 @@ class _Compiler:
             self._mark(node, evaluate(node, masks, self._opset))
         elif node.op_type not in _TAKES_SIZES:
             sized = any(mask.any() for mask in masks)
-            self._mark(node, [np.full(each.shape, sized) for each in found])
-        return found
+            self._mark(node, [np.full(array.shape, sized) for array in arrays])
+        return arrays
 
     def _mark(self, node: ir.Node, masks: Sequence[Array]) -> None:
         for value, mask in zip(node.outputs, masks, strict=False):

@@ -12,7 +12,7 @@ from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, UnsupportedError
 from lstm_edge_runtime.files import read_content
 from lstm_edge_runtime.manifest import Array, Axes, Manifest
-from lstm_edge_runtime.model import runner
+from lstm_edge_runtime.model import open_content, runner
 from lstm_edge_runtime.native import NativeEngine
 from lstm_edge_runtime.selftest import golden_limits
 
@@ -58,10 +58,11 @@ def to_native(source: str | os.PathLike[str] | bytes) -> bytes:
 
 def read(source: str | os.PathLike[str] | bytes) -> tuple[Model, onnx.ModelProto]:
     """Return a file as a model and as a graph with its weights; raises as ``load``, and for a program."""
-    model = load(source)
+    name, content = read_content(source)
+    model = open_content(name, content)
     if model.engine == "native":
         raise InputError("this is a program; convert the .onnx file that it was made from")
-    return model, onnx.load_from_string(read_content(source)[1])
+    return model, onnx.load_from_string(content)
 
 
 def compile_file(proto: onnx.ModelProto, manifest: Manifest) -> Compiled:
@@ -108,21 +109,21 @@ def record(model: Model, compiled: Compiled, steps: int | None = None) -> None:
         feeds[spec.name] = array
         in_order = array.reshape(1, -1) if time is None else np.moveaxis(array, time, 0).reshape(calls, -1)
         rows[spec.name] = np.broadcast_to(in_order, (calls, in_order.shape[1]))
-    outputs, near = (manifest.all_outputs(*model.run(each)) for each in (feeds, _shaken(feeds)))
+    outputs, near = (manifest.all_outputs(*model.run(feed)) for feed in (feeds, _shaken(feeds)))
 
     def limited(name: str, axes: Axes) -> list[Array]:  # what is expected and its limits, step by step
         array, limits = outputs[name], golden_limits(golden, name)
         time, rows = manifest.time_axis(axes), manifest.batch_axis(axes)
         if limits.ndim == len(axes):  # the least of any row and step
-            limits = limits.min(tuple(each for each in (time, rows) if each is not None), keepdims=True)
+            limits = limits.min(tuple(axis for axis in (time, rows) if axis is not None), keepdims=True)
         both = array, np.maximum(limits, _GROWTH * np.abs(near[name] - array))
-        return [each if time is None else np.moveaxis(each, time, 0) for each in both]
+        return [array if time is None else np.moveaxis(array, time, 0) for array in both]
 
     expected = {spec.name: limited(spec.name, spec.axes) for spec in manifest.outputs}
     for part in compiled.parts:  # the outputs show what a ring holds
         if part.past is None and part.state.dtype == "float32":
             both = limited(part.state.output, part.state.axes)
-            expected[part.name] = both if part.layer is None else [each[part.layer] for each in both]
+            expected[part.name] = both if part.layer is None else [array[part.layer] for array in both]
     writer.golden(rows, expected)
 
 
@@ -145,7 +146,7 @@ def _verify(model: Model, native: Model, program: bytes, proto: onnx.ModelProto)
         for how, procedure in ways.items():
             want, limits = _expected(model, exact, feeds, procedure, int8=int8)
             got = procedure(runner(native), feeds)
-            floats = {name: each for name, each in want.items() if name in got and name in limits}
+            floats = {name: array for name, array in want.items() if name in got and name in limits}
             for record in compare_all(got, floats, limits):
                 if not record.ok:
                     case = f"{rows} rows of {units * manifest.unit} steps, {how}"

@@ -31,17 +31,16 @@ class Windows(NamedTuple):
     def places(self, places: Array) -> Array:
         """Return which of ``places (N, C, *spatial)`` each output reads, ``(N, C, *outputs, *kernel)``."""
         rank = len(self.kernel)
-        found = np.pad(places, ((0, 0), (0, 0), *self.pads), constant_values=PADDING)
+        windows = np.pad(places, ((0, 0), (0, 0), *self.pads), constant_values=PADDING)
         for axis, (taps, stride, dilation) in enumerate(
             zip(self.kernel, self.strides, self.dilations, strict=True)
         ):
-            starts = np.arange(0, found.shape[2 + 2 * axis] - (taps - 1) * dilation, stride)
+            starts = np.arange(0, windows.shape[2 + 2 * axis] - (taps - 1) * dilation, stride)
             if not starts.size:
                 raise UnsupportedError(f"a kernel of {self.kernel} for {places.shape}")
             read = starts[:, None] + np.arange(taps) * dilation
-            found = found.take(read, axis=2 + 2 * axis)
-        moved: Array = found.transpose(0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2))
-        return moved
+            windows = windows.take(read, axis=2 + 2 * axis)
+        return np.asarray(windows.transpose(0, 1, *range(2, 2 + 2 * rank, 2), *range(3, 3 + 2 * rank, 2)))
 
 
 def _windows(node: ir.Node, kernel: Sequence[int]) -> Windows:
@@ -105,9 +104,9 @@ def _depthwise_conv(
     full = weights.reshape(channels, -1, len(taps)).transpose(1, 2, 0)  # (multiplier, K, C)
     starts = None if bias is None else bias.reshape(channels, -1).T
 
-    def spread(each: Array) -> Array:  # (..., C) to every output
-        wide = np.broadcast_to(each[..., None, :, None], (*each.shape[:-1], rows, channels, size))
-        return wide.reshape(*each.shape[:-1], -1)
+    def spread(numbers: Array) -> Array:  # (..., C) to every output
+        wide = np.broadcast_to(numbers[..., None, :, None], (*numbers.shape[:-1], rows, channels, size))
+        return wide.reshape(*numbers.shape[:-1], -1)
 
     made = [
         _sums(memory, taps, spread(each), None if starts is None else spread(starts[place]))

@@ -13,10 +13,10 @@ from lstm_edge_runtime.manifest import Array
 
 def attribute(node: ir.Node, name: str, default: Any = None) -> Any:
     """Return an attribute of a node as a Python value; a tensor as an array."""
-    found = node.attributes.get(name)
-    if found is None:
+    value = node.attributes.get(name)
+    if value is None:
         return default
-    return found.value.numpy() if found.type is ir.AttributeType.TENSOR else found.value
+    return value.value.numpy() if value.type is ir.AttributeType.TENSOR else value.value
 
 
 def evaluate(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> list[Array]:
@@ -31,7 +31,7 @@ def evaluate(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> list[
     feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if name}
     try:
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
+            outputs = ReferenceEvaluator(proto, opsets={"": opset}).run(None, feeds)
     except Exception as error:  # whatever the implementation raises for sizes that do not fit
         raise UnsupportedError(f"stored tensors that do not fit ({first_line(error)})") from error
-    return [np.asarray(each) for each in found]
+    return [np.asarray(output) for output in outputs]

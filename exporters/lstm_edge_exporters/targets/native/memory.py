@@ -81,8 +81,7 @@ class Memory:
         width = self.writer.width(buffer)
         if buffer not in self._of_buffer:
             self._of_buffer[buffer] = self._add(_Region(buffer, width))
-        places: Array = np.arange(width) + self._of_buffer[buffer]
-        return places
+        return np.asarray(np.arange(width) + self._of_buffer[buffer])
 
     def value(self, buffer: int, shape: Sequence[int], dtype: str = "float32") -> Value:
         """Return the value whose numbers a buffer holds, in order."""
@@ -102,8 +101,7 @@ class Memory:
         places = start + np.arange(frames * size).reshape(frames, ring.groups, ring.inner)
         shape = list(source.shape)
         shape[axis] = frames
-        joined: Array = places.transpose(1, 0, 2).reshape(shape)
-        return joined
+        return np.asarray(places.transpose(1, 0, 2).reshape(shape))
 
     def push(self, value: Value, past: int, ring: Past) -> None:
         """Let a past take in its new frames, if ``value`` is the last ones.
@@ -121,8 +119,7 @@ class Memory:
 
     def _region(self, places: Array) -> Array:
         """Return the number of the region of each place, -1 for padding."""
-        found: Array = np.searchsorted(np.array(self._starts), places, side="right") - 1
-        return found
+        return np.asarray(np.searchsorted(np.array(self._starts), places, side="right") - 1)
 
     def buffers(self, value: Value) -> list[int] | None:
         """Return the buffers of a value that has all of their numbers, each once; None for any other."""

@@ -200,7 +200,7 @@ def _not(memory: Memory, node: ir.Node, given: In) -> Out:
 
 @lowers("Where")
 def _where(memory: Memory, node: ir.Node, *given: In) -> Out:
-    values = [_filled(memory, each) for each in given]
+    values = [_filled(memory, operand) for operand in given]
     shape = np.broadcast_shapes(*(value.shape for value in values))
     rows = [memory.row(Value(np.broadcast_to(value.places, shape))) for value in values]
     out = memory.writer.buffer(prod(shape))
@@ -292,9 +292,9 @@ def _layer_norm(memory: Memory, node: ir.Node, given: In, scale: In = None, bias
     inner = value.shape[attribute(node, "axis", -1) :]
     parameters = [
         memory.writer.optional(
-            None if each is None else np.broadcast_to(known(each, "a scale"), inner).reshape(-1)
+            None if vector is None else np.broadcast_to(known(vector, "a scale"), inner).reshape(-1)
         )
-        for each in (scale, bias)
+        for vector in (scale, bias)
     ]
     options = (prod(inner), float(attribute(node, "epsilon", 1e-5)), *parameters)
     return memory.value(memory.writer.add(Code.NORMALIZE, memory.row(value), *options), value.shape)
@@ -330,7 +330,7 @@ def _cumulative_sum(memory: Memory, node: ir.Node, given: In, along: In) -> Out:
     axis = known(along, "an axis").item()
     for frame in np.moveaxis(value.places, axis, 0):
         sums.append(_combine(memory, Binary.ADD, sums[-1], Value(frame)) if sums else Value(frame))
-    return Value(np.moveaxis(np.stack([each.places for each in sums]), 0, axis))
+    return Value(np.moveaxis(np.stack([total.places for total in sums]), 0, axis))
 
 
 # numbers that are moved
@@ -344,7 +344,7 @@ def _identity(memory: Memory, node: ir.Node, given: In, *_: In) -> Out:
 @lowers("Concat")
 def _concat(memory: Memory, node: ir.Node, *inputs: In) -> Out:
     given = [input_ for input_ in inputs if not isinstance(input_, np.ndarray) or input_.size]
-    values = [_filled(memory, each) for each in given]
+    values = [_filled(memory, operand) for operand in given]
     return Value(np.concatenate([value.places for value in values], attribute(node, "axis")), values[0].dtype)
 
 
@@ -373,9 +373,9 @@ def _pad(memory: Memory, node: ir.Node, given: In, pads: In = None, fill: In = N
     around = known(pads, "pads").reshape(-1).tolist()
     number = 0.0 if fill is None else float(known(fill, "a value").item())
     widths = [(0, 0)] * len(value.shape)
-    own = range(len(widths)) if axes is None else known(axes, "axes").reshape(-1).tolist()
-    for place, axis in enumerate(own):
-        widths[axis % len(widths)] = (around[place], around[place + len(around) // 2])
+    chosen = range(len(widths)) if axes is None else known(axes, "axes").reshape(-1).tolist()
+    for index, axis in enumerate(chosen):
+        widths[axis % len(widths)] = (around[index], around[index + len(around) // 2])
     if mode != "constant" or min(map(min, widths)) < 0:
         raise UnsupportedError(f"pads of {widths} and mode {mode}")
     padded = Value(np.pad(value.places, widths, constant_values=PADDING))
@@ -386,9 +386,9 @@ def _pad(memory: Memory, node: ir.Node, given: In, pads: In = None, fill: In = N
 def _resize(memory: Memory, node: ir.Node, given: In, roi: In = None, scales: In = None, *_: In) -> Out:
     """Repeat frames: nearest neighbors, upsampled by whole numbers."""
     names = ("mode", "coordinate_transformation_mode", "nearest_mode")
-    found = [attribute(node, name, "") for name in names]
-    if found != ["nearest", "asymmetric", "floor"] or scales is None:
-        raise UnsupportedError(f"{found}, expected nearest, asymmetric, floor and scales")
+    modes = [attribute(node, name, "") for name in names]
+    if modes != ["nearest", "asymmetric", "floor"] or scales is None:
+        raise UnsupportedError(f"{modes}, expected nearest, asymmetric, floor and scales")
     places = floats(given).places
     for axis, scale in enumerate(known(scales, "scales").tolist()):
         if scale != int(scale) or scale < 1:
@@ -402,11 +402,11 @@ def _resize(memory: Memory, node: ir.Node, given: In, roi: In = None, scales: In
 
 @lowers(*_GATES)
 def _recurrent(memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In) -> list[Out]:
-    weights = [known(each, "weights") for each in (w, r)]
+    weights = [known(matrix, "weights") for matrix in (w, r)]
     scales: list[Array | None] = [None, None]
     for place, weight in enumerate(weights if memory.int8 and node.op_type != "LSTM" else ()):
-        if (found := in_int8(weight[0])) is not None:
-            weights[place], scales[place] = found[0][None], found[1]
+        if (stored := in_int8(weight[0])) is not None:
+            weights[place], scales[place] = stored[0][None], stored[1]
     return _layer(memory, node, node.op_type, x, weights, scales, *rest)
 
 
@@ -487,8 +487,7 @@ def _shift(raw: Array, zero: In) -> Array:
     shifted = raw.astype("int16") - point
     if shifted.min() < -128 or shifted.max() > 127:
         raise UnsupportedError("weights that do not fit into int8 without their zero points")
-    narrow: Array = shifted.astype("int8")
-    return narrow
+    return np.asarray(shifted.astype("int8"))
 
 
 def _vector(scales: Array, size: int) -> Array:

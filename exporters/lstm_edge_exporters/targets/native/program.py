@@ -216,9 +216,9 @@ class ProgramWriter:
         rows, columns = weights.shape
         if columns == 0 or self.width(source) % columns:
             raise UnsupportedError(f"weights {weights.shape} for rows of {self.width(source)} numbers")
-        number, own, stored = self._weights(weights, scales)
+        number, scale, stored = self._weights(weights, scales)
         width = self.width(source) // columns * rows
-        return self.add(Code.LINEAR, source, number, self.optional(bias), own, stored, width=width)
+        return self.add(Code.LINEAR, source, number, self.optional(bias), scale, stored, width=width)
 
     def recurrent(
         self,
@@ -244,11 +244,11 @@ class ProgramWriter:
             flags: 1 for linear_before_reset.
             functions: each with alpha and beta.
         """
-        numbers, own, stored = zip(*map(self._weights, weights, scales or (None, None)), strict=True)
+        numbers, own_scales, stored = zip(*map(self._weights, weights, scales or (None, None)), strict=True)
         three = [*functions, *[(0, 0.0, 0.0)] * (3 - len(functions))]
         activations = [value for kind, *numbers_of in three for value in (int(kind), *map(float, numbers_of))]
         return self._layer(
-            code, x, states, (*numbers, self.optional(bias), *own, flags, *activations, *stored, 0)
+            code, x, states, (*numbers, self.optional(bias), *own_scales, flags, *activations, *stored, 0)
         )
 
     def recurrent_again(self, number: int, x: int, states: Sequence[int]) -> list[int]:
@@ -359,11 +359,11 @@ def in_int8(weights: Array) -> tuple[Array, Array] | None:
         return None
     peaks = np.abs(weights).max(1, keepdims=True)
     guess = np.where(peaks > 0, peaks / np.float32(127), np.float32(1))
-    found, scales = np.zeros(weights.shape, np.int8), np.zeros(len(weights), np.float32)
+    stored, scales = np.zeros(weights.shape, np.int8), np.zeros(len(weights), np.float32)
     open_rows = np.ones(len(weights), bool)
     for scale in (guess, np.nextafter(guess, np.float32(0)), np.nextafter(guess, np.float32(np.inf))):
         whole = np.clip(np.rint(weights / scale), -127, 127).astype(np.int8)
         fits = open_rows & (whole.astype(np.float32) * scale == weights).all(1)
-        found[fits], scales[fits] = whole[fits], scale[fits, 0]
+        stored[fits], scales[fits] = whole[fits], scale[fits, 0]
         open_rows &= ~fits
-    return None if open_rows.any() else (found, scales)
+    return None if open_rows.any() else (stored, scales)

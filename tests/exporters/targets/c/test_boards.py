@@ -2,18 +2,14 @@
 
 import re
 import shutil
-import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from lstm_edge_exporters.quantize import Budget, QuantizeConfig, quantize
 from lstm_edge_exporters.targets.c import to_c
-from lstm_edge_exporters.verify.compare import limit_for
-from lstm_edge_runtime import load
 
-from .conftest import calls_of, driver, slow, sources, streamed
+from .conftest import slow, sources
 
 pytestmark = pytest.mark.system
 
@@ -25,26 +21,6 @@ SAID = re.compile(
     r"flash (?P<flash>\d+) bytes\nRAM (?P<ram>\d+) bytes, of that stack (?P<stack>\d+)\n",
     re.DOTALL,
 )
-
-
-@pytest.mark.parametrize("name", ["demo", "int8", *slow("tagger")])
-@pytest.mark.parametrize(
-    ("compiler", "emulator"),
-    [("arm-linux-gnueabihf-gcc", "qemu-arm"), ("riscv64-linux-gnu-gcc", "qemu-riscv64")],
-)
-def test_boards_without_a_wheel_compute_what_onnxruntime_does(
-    compiler, emulator, name, network, folder_of, find_program, run, tmp_path
-):
-    folder, found = folder_of(name), find_program(emulator)
-    (tmp_path / "main.c").write_text(driver(folder))
-    options = ("-std=c99", "-O2", "-static", "-Wall", "-Wextra", "-Werror")
-    command = [find_program(compiler), *options, *sources(folder), tmp_path / "main.c", "-lm"]
-    run(*command, "-o", tmp_path / "main")
-    with load(network(name)) as model:
-        inputs, given = calls_of(model, 20)
-        expected = streamed(model, inputs)
-    got = np.frombuffer(run(found, tmp_path / "main", given=given), np.float32).reshape(expected.shape)
-    assert np.abs(got - expected).max() <= limit_for(expected, 0.01 if name == "int8" else 1e-6)
 
 
 @pytest.fixture(scope="module")
@@ -157,17 +133,3 @@ def test_int8_gives_the_same_bits_on_every_board_and_on_this_machine(har, find_p
         out = tmp_path / f"{board}{option}"
         words = (f"BOARD={board}", f"HAR={folder}", f"OPT={option}", f"OUT={out}")
         assert run("make", "-s", "-C", example, "run", *words).strip() == expected, words
-
-
-def test_the_manuals_steps_lead_to_a_prediction(network, on_board, find_program, run, tmp_path):
-    """The commands behind `make demo`, as they stand in the page, on a network like the demo's."""
-    page = (EXAMPLE.parents[1] / "docs" / "deploy.md").read_text()
-    steps = re.search(r"\$ make demo\n\$ \. \.venv/bin/activate\n(.*?)```", page, re.DOTALL)[1]
-    commands = [line[2:] for line in steps.splitlines() if line.startswith("$ ")]
-    assert [command.split()[0] for command in commands] == ["lstm-edge", "make"]
-    (tmp_path / "demo-out").mkdir()
-    shutil.copy(network("demo"), tmp_path / "demo-out" / "basic_motions.onnx")
-    shutil.copytree(EXAMPLE, tmp_path / "examples" / "cortex_m")
-    path = f"export PATH={Path(sys.executable).parent}:$PATH; cd {tmp_path}"
-    said = run("bash", "-ec", "\n".join([path, *commands])).decode()
-    assert re.search(r"^self-test passed, .*\nprediction \d, [A-Z]\w+\n", said, re.MULTILINE)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from lstm_edge_exporters import QuantizeConfig, export, quantize
+from lstm_edge_exporters import export
 from lstm_edge_exporters.targets.c import to_c
 from lstm_edge_exporters.verify.compare import limit_for
 from lstm_edge_runtime import load
@@ -145,26 +145,6 @@ def test_a_program_sees(what, folder_of, find_program, run, tmp_path):
     command = [find_program("gcc"), *STRICT, *SANITIZED, *sources(folder_of(name))]
     run(*command, tmp_path / "main.c", "-lm", "-o", tmp_path / "main")
     run(tmp_path / "main")
-
-
-@pytest.mark.parametrize(("kind", "weights_only"), [("GRU", False), ("LSTM", True)])
-def test_weights_that_are_stored_in_int8_stay_so_in_flash(kind, weights_only, find_program, tmp_path):
-    class Recurrent(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.rnn = getattr(nn, kind)(8, 32, batch_first=True)
-
-        def forward(self, x):
-            return self.rnn(x)[0]
-
-    find_program("cc", "gcc", "clang")
-    torch.manual_seed(0)
-    export(Recurrent().eval(), torch.randn(2, 5, 8)).save(tmp_path / "m.onnx")
-    small = quantize(tmp_path / "m.onnx", QuantizeConfig(target="arm", weights_only=weights_only))
-    small.save(tmp_path / "small.onnx")
-    made, weights = to_c(tmp_path / "small.onnx"), 32 * 40 * (3 if kind == "GRU" else 4)
-    assert weights < made.constants < 1.4 * weights
-    assert ("le_stored_product" in made.files["src/small.c"]) == weights_only
 
 
 def fails_when(folder, number, value, find_program, run, tmp_path):
