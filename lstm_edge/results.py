@@ -103,12 +103,12 @@ def result_names(task: "Task | None", width: int) -> list[str]:
 def pace(manifest: "Manifest") -> str:
     """Return when a stream gives frames: ``one frame every 160 samples, 2 frames (20 ms) delay``."""
     frames = manifest.frames_a_unit
-    name = max(frames, key=lambda each: manifest.delays.get(each, 0) / frames[each], default="")
+    name = max(frames, key=lambda common: manifest.delays.get(common, 0) / frames[common], default="")
     delay, count, unit = manifest.delays.get(name, 0), frames.get(name, 1), manifest.unit
-    each = gcd(count, unit)
-    many = "one frame" if count == each else f"{count // each} frames"
-    found = f"{many} per step" if unit == each else f"{many} every {unit // each} samples"
-    at_once = f", {count} per call" if each > 1 else ""
+    common = gcd(count, unit)
+    many = "one frame" if count == common else f"{count // common} frames"
+    rhythm = f"{many} per step" if unit == common else f"{many} every {unit // common} samples"
+    at_once = f", {count} per call" if common > 1 else ""
     rate = manifest.signal.sampling_rate
     time = f" ({1000 * delay * unit / count / rate:.3g} ms)" if rate else ""
-    return found + at_once + (f", {counted(delay, 'frame')}{time} delay" if delay else "")
+    return rhythm + at_once + (f", {counted(delay, 'frame')}{time} delay" if delay else "")

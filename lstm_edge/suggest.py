@@ -14,7 +14,7 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     near = [name for name in names if _letters(name).startswith(asked) or asked == _initials(name)]
     if not near:
         whole = {_letters(name): name for name in names}
-        near = [whole[found] for found in get_close_matches(asked, whole, n=1, cutoff=0.7)]
+        near = [whole[letters] for letters in get_close_matches(asked, whole, n=1, cutoff=0.7)]
     return f"did you mean {min(near, key=len)!r}?" if asked and near else ""
 
 

@@ -23,8 +23,6 @@ from ._output import print_report, progress
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-    from lstm_edge_runtime import Model
-
 PATH = click.Path(path_type=Path)
 SCALE = "Scaling of the training: JSON or .npz with mean and std, or min and max."
 """Help of ``--scale``."""
@@ -93,7 +91,7 @@ def field_options(*kinds: "type[DataclassInstance]") -> Callable[[Command], Comm
     """Return a decorator that adds an option for each field made with ``option``; None if it is not given."""
     entries = {entry.name: entry for kind in kinds for entry in option_fields(kind).values()}
     options = [_from_field(entry) for entry in reversed(entries.values())]
-    return lambda function: functools.reduce(lambda made, each: each(made), options, function)
+    return lambda function: functools.reduce(lambda made, decorate: decorate(made), options, function)
 
 
 def _from_field(entry: "Field[Any]") -> Callable[[Any], Any]:
@@ -161,12 +159,6 @@ class ModelOptions:
 
     device: Literal["cpu", "cuda"] = option("cpu", "Device, never another.", choices=("cpu", "cuda"))
     threads: int = option(1, "Number of threads per operator.", low=1)
-
-    def load(self, path: Path) -> "Model":
-        """Load a model file; raises as ``lstm_edge_runtime.load``."""
-        from lstm_edge_runtime import load
-
-        return load(path, device=self.device, threads=self.threads)
 
 
 def check_models(_: click.Context, __: click.Parameter, given: Any) -> Any:

@@ -55,11 +55,11 @@ def plain(value: Any) -> Any:
     if hasattr(value, "_asdict"):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {str(key): plain(each) for key, each in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     if hasattr(value, "tolist"):  # of NumPy
         value = value.tolist()
     if isinstance(value, list | tuple):
-        return [plain(each) for each in value]
+        return [plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return str(value) if isinstance(value, Path) else value
@@ -79,7 +79,7 @@ def _print_text(report: Report, document: Mapping[str, Any]) -> None:
         lines = {name: value}
         if isinstance(value, dict) and not all(isinstance(entry, int | float) for entry in value.values()):
             lines = {f"{name} {part}": entry for part, entry in value.items() if entry not in _EMPTY}
-        for what, entry in [("note", each) for each in value] if key == "notes" else lines.items():
+        for what, entry in [("note", item) for item in value] if key == "notes" else lines.items():
             echo(f"{what}: {to_text(entry)}")
     for command in report.next:
         echo(f"next: lstm-edge {shlex.join(map(str, command))}")
@@ -88,11 +88,11 @@ def _print_text(report: Report, document: Mapping[str, Any]) -> None:
 def to_text(value: Any) -> str:
     """Return a plain value in one line."""
     if isinstance(value, dict):
-        return ", ".join(f"{name} {to_text(each)}".strip() for name, each in value.items())
+        return ", ".join(f"{name} {to_text(item)}".strip() for name, item in value.items())
     if isinstance(value, list):
         texts = list(map(to_text, value))
         mark = "; " if any(", " in text for text in texts) else ", "
-        return "an array" if any(isinstance(each, list) for each in value) else mark.join(texts)
+        return "an array" if any(isinstance(item, list) for item in value) else mark.join(texts)
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: ""}[value]
     if isinstance(value, float):

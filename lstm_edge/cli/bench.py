@@ -11,7 +11,7 @@ import numpy as np
 
 from lstm_edge.data.sample_input import SampleInput
 from lstm_edge_exporters.options import option
-from lstm_edge_runtime import Model
+from lstm_edge_runtime import Model, load
 from lstm_edge_runtime.errors import counted
 
 from ._options import ModelOptions, models_argument, options_of, verb
@@ -39,7 +39,7 @@ def command(models: tuple[Path, ...], config: BenchConfig, options: ModelOptions
     with ExitStack() as opened:
         calls: dict[tuple[str, str, str], Callable[[], object]] = {}
         for path in models:
-            model = opened.enter_context(options.load(path))
+            model = opened.enter_context(load(path, **vars(options)))
             for name, call in _calls(model, config.streams):
                 calls[str(path), model.engine, name] = call
         times = _interleave(calls, config.seconds)

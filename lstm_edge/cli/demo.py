@@ -63,15 +63,16 @@ def _play(stream: Stream, held_out: Data, activity: int) -> str:
     """Run a recording of an activity; return its strength and the initials of the activities recognized."""
     from ..demo import replay_recording
 
-    recording = next(one.x for one in held_out.series if one.y[-1] == activity)
+    recording = next(series.x for series in held_out.series if series.y[-1] == activity)
     labels, rate = held_out.classes, held_out.signal.sampling_rate or 1.0
-    said = [int(logits.argmax()) for logits, _ in replay_recording(stream, recording)]
-    edges = np.linspace(0, len(said), _COLUMNS + 1).astype(int)
+    answers = [int(logits.argmax()) for logits, _ in replay_recording(stream, recording)]
+    edges = np.linspace(0, len(answers), _COLUMNS + 1).astype(int)
     strength = np.linalg.norm(recording[:, :3], axis=1)
     levels = [strength[start:end].mean() / strength.max() for start, end in pairwise(edges)]
     bars = _BARS if (sys.stdout.encoding or "").lower().startswith("utf") else "_.-=+*%#"
     drawn = "".join(bars[round((len(bars) - 1) * level)] for level in levels)
-    initials = "".join(labels[said[end - 1]][0] for _, end in pairwise(edges))
-    wrong = max((step for step, answer in enumerate(said, 1) if answer != activity), default=0)
-    end = f"classified as {labels[said[-1]]}" if wrong == len(said) else f"after {(wrong + 1) / rate:.1f} s"
+    initials = "".join(labels[answers[end - 1]][0] for _, end in pairwise(edges))
+    wrong = max((step for step, answer in enumerate(answers, 1) if answer != activity), default=0)
+    end = f"after {(wrong + 1) / rate:.1f} s"
+    end = end if wrong < len(answers) else f"classified as {labels[answers[-1]]}"
     return f"        {drawn}  {labels[activity]}\n        {initials}  {end}"

@@ -28,12 +28,12 @@ def command() -> Report:
     from lstm_edge_exporters.cpu import describe_cpu
 
     cpu, engines = describe_cpu(), {"onnxruntime": _onnxruntime(), "native engine": _native()}
-    found = {
+    facts = {
         "lstm-edge": (__version__, ""),
         "python": (platform.python_version(), ""),
         "processor": (f"{cpu['processor']} ({cpu['machine']}), {cpu['cores']} cores available", ""),
     } | engines
-    rows = [{"about": about, "found": text, "advice": advice} for about, (text, advice) in found.items()]
+    rows = [{"about": about, "found": text, "advice": advice} for about, (text, advice) in facts.items()]
     for extra, (purpose, packages) in _EXTRAS.items():
         missing = ", ".join(name for name in packages if find_spec(name) is None)
         versions = "" if missing else ", ".join(f"{name} {metadata.version(name)}" for name in packages)
@@ -52,8 +52,8 @@ def _onnxruntime() -> tuple[str, str]:
     try:
         module = import_onnxruntime()
     except LstmEdgeError as error:
-        found, _, advice = str(error).partition("; ")
-        return found, advice
+        problem, _, advice = str(error).partition("; ")
+        return problem, advice
     twice = f"they overwrite each other: pip uninstall {' '.join(wheels)}, then install one"
     providers = ", ".join(module.get_available_providers())
     return f"{' and '.join(wheels)} {module.__version__}: {providers}", twice if len(wheels) > 1 else ""

@@ -140,7 +140,8 @@ def _from_factory(source: str, given: SourceOptions) -> tuple[Any, Any, ExportCo
     if given.lengths:
         inputs.setdefault("lengths", "N:int64")
     parsed = [parse_input(name, text) for name, text in inputs.items()]
-    specs, sizes = [spec for spec, _ in parsed], dict(pair for _, given in parsed for pair in given.items())
+    specs = [spec for spec, _ in parsed]
+    sizes = {axis: size for _, named in parsed for axis, size in named.items()}
     module, sha256 = build_module(source, given.weights)
     config = ExportConfig(
         inputs={spec.name: spec.axes for spec in specs},

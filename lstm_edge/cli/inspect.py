@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import StateSpec
 
-from ._options import ModelOptions, model_argument, verb
+from ._options import model_argument, verb
 from ._output import Report
 
 
@@ -20,7 +21,7 @@ def command(model: Path) -> Report:
 
     Memory per stream is the size of its states; an open stream stores them twice.
     """
-    with ModelOptions().load(model) as opened:
+    with load(model) as opened:
         manifest, golden = opened.manifest, opened.manifest.golden
         states, content = [_state(spec) for spec in manifest.states], model.read_bytes()
         document = {

@@ -37,7 +37,7 @@ def command(model: Path, output: Path, config: LiftConfig) -> Report:
     report, manifest = lifted.report, lifted.manifest
     kinds = {"lifted": report.lifted, "past steps": report.past, "existing": report.recognized}
     figures = report.verified.figures()
-    states = [plain(state) | {"kind": kind} for kind, found in kinds.items() for state in found]
+    states = [plain(state) | {"kind": kind} for kind, group in kinds.items() for state in group]
     document = {
         "output": output,
         "states": states,

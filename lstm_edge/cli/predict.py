@@ -7,6 +7,7 @@ import click
 from lstm_edge.data.config import ReadConfig
 from lstm_edge.data.sample_input import read_for_model, run_series
 from lstm_edge.results import MainFrames, frame_axis, pace
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import UnsupportedError, printable
 from lstm_edge_runtime.files import check_target, write_bytes
 
@@ -41,7 +42,7 @@ def command(
     """  # noqa: D301
     if output is not None:
         check_target(output)
-    opened = options.load(model)
+    opened = load(model, **vars(options))
     data, samples = read_for_model(source, opened, config, targets="ignored", tell=note)
     manifest = opened.manifest
     if manifest.is_buffered:

@@ -8,7 +8,7 @@ import click
 from lstm_edge.data.config import ReadConfig
 from lstm_edge_exporters.quantize.config import Budget, QuantizeConfig
 
-from ._options import PATH, ModelOptions, model_argument, options_of, output_option, verb
+from ._options import PATH, model_argument, options_of, output_option, verb
 from ._output import Report, Show, note
 
 
@@ -42,8 +42,9 @@ def command(
     samples = None
     if data is not None:
         from lstm_edge.data.sample_input import read_samples
+        from lstm_edge_runtime import load
 
-        samples = read_samples(data, ModelOptions().load(model), reading, note)
+        samples = read_samples(data, load(model), reading, note)
     made = quantize(model, replace(config, budget=budget), samples, on_progress=show)
     made.save(output)
     document = {

@@ -36,10 +36,8 @@ def command(
     each class after that sample, or the predicted values. A series may be split over many files and larger
     than memory. The same command continues a run that was killed.
 
-    \b
-    Example:
-      lstm-edge score day2/ -m har.onnx -o scores2 --series device --order time --since scores1
-    """  # noqa: D301
+    Example: lstm-edge score day2/ -m har.onnx -o scores2 --series device --order time --since scores1
+    """
     from lstm_edge.score.job import score
     from lstm_edge.score.workers import processes, ray_cluster
 

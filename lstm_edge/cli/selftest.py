@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lstm_edge_runtime import load
 from lstm_edge_runtime.errors import CheckFailedError
 
 from ._options import ModelOptions, model_argument, options_of, verb
@@ -16,14 +17,14 @@ def command(model: Path, options: ModelOptions) -> Report:
 
     If an output exceeds its limit, the worst element is printed and the exit code is 1.
     """
-    with options.load(model) as opened:
-        found, engine = opened.selftest(), opened.engine
+    with load(model, **vars(options)) as opened:
+        result, engine = opened.selftest(), opened.engine
     rows = [
-        {"ok": each.ok, "case": number, "output": each.name}
-        | {name: getattr(each, name) for name in ("max_abs", "limit", "where")}
-        for number, case in enumerate(found.cases, 1)
-        for each in case
+        {"ok": output.ok, "case": number, "output": output.name}
+        | {name: getattr(output, name) for name in ("max_abs", "limit", "where")}
+        for number, case in enumerate(result.cases, 1)
+        for output in case
     ]
-    failed = f"the golden case fails on this device: {found.worst}"
-    summary = {"ok": found.ok, "engine": engine, "device": options.device, "comparisons": rows}
-    return Report(summary, str(model), error=None if found.ok else CheckFailedError(failed))
+    failed = f"the golden case fails on this device: {result.worst}"
+    summary = {"ok": result.ok, "engine": engine, "device": options.device, "comparisons": rows}
+    return Report(summary, str(model), error=None if result.ok else CheckFailedError(failed))

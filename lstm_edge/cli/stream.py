@@ -14,7 +14,7 @@ import numpy as np
 from lstm_edge.data.sample_input import SampleInput
 from lstm_edge.results import MainFrames
 from lstm_edge_exporters.options import option
-from lstm_edge_runtime import Stream
+from lstm_edge_runtime import Stream, load
 from lstm_edge_runtime.errors import CheckFailedError, FileFormatError, InputError, NotFoundError, StateError
 from lstm_edge_runtime.manifest import Array
 from lstm_edge_runtime.state import read_state
@@ -54,14 +54,12 @@ def command(
     a closed output end it with the state saved. After a crash, resend the samples after the step printed in
     "resumed ... at step".
 
-    \b
-    Example:
-      read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
-    """  # noqa: D301
+    Example: read-sensor | lstm-edge stream har.onnx --state har.state.npz --json
+    """
     window = config.window
     if window and (config.state or reset_every):
         raise InputError("--window has no state; remove --state and --reset-every")
-    opened = options.load(model)
+    opened = load(model, **vars(options))
     samples, manifest, frames = SampleInput(opened), opened.manifest, MainFrames(opened)
     if config.features and len(config.features) != samples.width:
         raise InputError(f"--features names {len(config.features)} columns, the model takes {samples.width}")

@@ -81,10 +81,10 @@ def describe_epoch(epoch: "Epoch", epochs: int) -> str:
 _SHOWN = ("accuracy", "all_steps", "mae", "rmse", "recall")
 
 
-def _scores(found: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+def _scores(summary: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
     """Yield the names and values of a set's scores."""
-    ways = {way: found[way] for way in ("streams", "windows") if way in found}
-    ways |= {f"baseline {name}": scores for name, scores in found["baselines"].items()}
+    ways = {way: summary[way] for way in ("streams", "windows") if way in summary}
+    ways |= {f"baseline {name}": scores for name, scores in summary["baselines"].items()}
     for way, scores in ways.items():
         for name in _SHOWN:
             value = scores.get(name, {})

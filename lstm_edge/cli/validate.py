@@ -65,16 +65,16 @@ def command(
         from lstm_edge.data.sample_input import read_samples
 
         config = replace(config, data=read_samples(given.data, file.model, reading, note))
-    found = validate(file, reference, config, on_progress=show)
+    result = validate(file, reference, config, on_progress=show)
     if given.junit is not None:
         from lstm_edge_exporters.verify.junit import to_junit
 
-        write_bytes(given.junit, to_junit(found))
+        write_bytes(given.junit, to_junit(result))
     if given.html is not None:
-        write_bytes(given.html, to_html(found).encode())
+        write_bytes(given.html, to_html(result).encode())
     if given.against is None:
         note("golden cases replayed; not compared with a network: add --against")
-    return report_of(found)
+    return report_of(result)
 
 
 def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expected":
@@ -102,9 +102,9 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
     return against_module(module, file, example, config=config, about=about)
 
 
-def report_of(found: "Validation") -> Report:
+def report_of(result: "Validation") -> Report:
     """Return one row per group, every failure, and what was skipped."""
-    counts = ", ".join(f"{found.count(status)} {status}" for status in ("passed", "failed", "skipped"))
+    counts = ", ".join(f"{result.count(status)} {status}" for status in ("passed", "failed", "skipped"))
     shown = {
         "checks": [
             {
@@ -114,21 +114,21 @@ def report_of(found: "Validation") -> Report:
                 "error": group.worst and group.worst.ratio * group.worst.limit,
                 "result": group.status,
             }
-            for group in found.groups
+            for group in result.groups
         ],
         "FAILED": {
             f"{group.title}: {check.name}": check.message + f" (and {more} more in this group)" * bool(more)
-            for group, check, more in found.headlines
+            for group, check, more in result.headlines
         },
         "skipped checks": {
             group.title: group.checks[0].message
-            for group in found.groups
+            for group in result.groups
             if group.status == "skipped" and group.checks
         },
-        "limits": f"{found.policy}; seed {found.seed}",
-        "result": f"{'PASSED' if found.ok else 'FAILED'}: {counts}",
+        "limits": f"{result.policy}; seed {result.seed}",
+        "result": f"{'PASSED' if result.ok else 'FAILED'}: {counts}",
     }
-    document = found.to_dict()
-    error = None if found.ok else CheckFailedError(f"{found.count('failed')} checks failed")
+    document = result.to_dict()
+    error = None if result.ok else CheckFailedError(f"{result.count('failed')} checks failed")
     hidden = document.keys() - {"verdict"}
-    return Report(document | shown, f"{found.model} against {found.reference}", hidden=hidden, error=error)
+    return Report(document | shown, f"{result.model} against {result.reference}", hidden=hidden, error=error)

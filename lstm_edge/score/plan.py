@@ -190,11 +190,11 @@ def _check_columns(path: str, options: ScoreConfig, before: Types) -> tuple[int,
             raise InputError(f"{path} has {count} columns {name!r}, expected one of {', '.join(types)}")
         if not any(test(types[name]) for test in tests):
             raise InputError(f"{path}: column {name!r} is {types[name]}, expected {expected}")
-    own = KEY if is_key else str(types[options.series]), str(types[options.order])
-    if own != before and any(before):
-        wrong = f"series and order are {' and '.join(own)}, expected {' and '.join(before)}"
+    found_types = KEY if is_key else str(types[options.series]), str(types[options.order])
+    if found_types != before and any(before):
+        wrong = f"series and order are {' and '.join(found_types)}, expected {' and '.join(before)}"
         raise InputError(f"{path}: {wrong} as in the first file")
-    return rows, own
+    return rows, found_types
 
 
 def _groups(files: dict[str, int], rows: int) -> Iterator[tuple[str, ...]]:

@@ -60,9 +60,9 @@ class Pool:
         out = np.full((len(x), self.width), np.nan, np.float32)
         ranked = np.argsort(-counts, kind="stable")
         for begin in range(0, len(ranked), _GROUP):
-            own = ranked[begin : begin + _GROUP]
-            shared = self._run_together(series[own], first[own], counts[own], x, out)
-            for index in own[counts[own] > shared].tolist():
+            members = ranked[begin : begin + _GROUP]
+            shared = self._run_together(series[members], first[members], counts[members], x, out)
+            for index in members[counts[members] > shared].tolist():
                 start = int(first[index])
                 self._run_alone(int(series[index]), start + shared, start + int(counts[index]), x, out)
         return out
@@ -133,11 +133,11 @@ class Pool:
     def columns(self, series: range) -> dict[str, pa.Array]:
         """Return the states of series as columns of bytes, and their ages."""
         states = [self[number] for number in series]
-        found = {
+        arrays = {
             f"state/{name}": pa.array([state[name].tobytes() for state in states], pa.binary())
             for name in self._reset
         }
-        return found | {"age": pa.array([state.age for state in states], pa.int64())}
+        return arrays | {"age": pa.array([state.age for state in states], pa.int64())}
 
     def restore(self, series: int, row: Mapping[str, Any]) -> None:
         """Continue a series from a row of ``columns``."""

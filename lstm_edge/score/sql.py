@@ -69,18 +69,18 @@ def write_partitions(
 @contextmanager
 def sorted_rows(work: str, part: int) -> Iterator[Iterator[pa.RecordBatch]]:
     """Yield the rows of a partition in batches, sorted by order: all series advance together."""
-    found = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
-    query = f'SELECT * FROM {_files(found)} ORDER BY "order"'
+    paths = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
+    query = f'SELECT * FROM {_files(paths)} ORDER BY "order"'
     with connect(work) as database:
-        yield iter(database.sql(query).to_arrow_reader(_BATCH)) if found else iter(())
+        yield iter(database.sql(query).to_arrow_reader(_BATCH)) if paths else iter(())
 
 
 def series_of(work: str, part: int) -> dict[str, int]:
     """Return the number of rows of each series in a partition, by its name."""
-    found = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
-    query = f"SELECT series, count(*) FROM {_files(found)} GROUP BY series"
+    paths = sorted(map(str, Path(work).glob(f"_rows/*/part={part}/*.parquet")))
+    query = f"SELECT series, count(*) FROM {_files(paths)} GROUP BY series"
     with connect(work) as database:
-        return dict(database.execute(query).fetchall()) if found else {}
+        return dict(database.execute(query).fetchall()) if paths else {}
 
 
 def states_of(folder: Path, part: int, parts: int) -> pa.Table | None:

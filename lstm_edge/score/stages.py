@@ -103,13 +103,13 @@ class Partition:
 
     def _restore(self, before: pa.Table) -> None:
         try:
-            own = np.array([self._numbers[name] for name in before.column("series").to_pylist()])
-            for number, row in zip(own.tolist(), before.drop_columns(_ORDERS).to_pylist(), strict=True):
+            numbers = np.array([self._numbers[name] for name in before.column("series").to_pylist()])
+            for number, row in zip(numbers.tolist(), before.drop_columns(_ORDERS).to_pylist(), strict=True):
                 self._pool.restore(number, row)
             for name, values in vars(self._spans).items():
                 column = before.column(name).combine_chunks()
-                values[own] = _as_numbers(column) if name in _ORDERS else column.to_numpy()
-            self._known[own] = True
+                values[numbers] = _as_numbers(column) if name in _ORDERS else column.to_numpy()
+            self._known[numbers] = True
         except (pa.ArrowException, LookupError, TypeError, ValueError, EOFError, OSError) as error:
             why = f"{self._plan.options.since} has damaged states ({first_line(error)})"
             raise FileFormatError(f"{why}; score without --since") from error
@@ -119,28 +119,28 @@ class Partition:
         plan, spans = self._plan, self._spans
         names, order = batch.column("series").dictionary_encode(), _as_numbers(batch.column("order"))
         numbers = np.array([self._numbers[name] for name in names.dictionary.to_pylist()])
-        own = numbers[names.indices.to_numpy()]
-        rows = np.flatnonzero(~self._known[own] | self._seen[own] | (order > spans.last[own]))
-        rows = rows[np.argsort(own[rows], kind="stable")]
-        own, order = own[rows], order[rows]
+        owners = numbers[names.indices.to_numpy()]
+        rows = np.flatnonzero(~self._known[owners] | self._seen[owners] | (order > spans.last[owners]))
+        rows = rows[np.argsort(owners[rows], kind="stable")]
+        owners, order = owners[rows], order[rows]
         if not len(rows):
             return
         features = (batch.column(f"x{i}").to_numpy()[rows] for i in range(len(plan.options.features)))
         x = np.stack(list(features), axis=1)
-        series, counts = np.unique(own, return_counts=True)
+        series, counts = np.unique(owners, return_counts=True)
         starts = np.cumsum(counts) - counts
-        self._check_order(own, order, series, starts)
+        self._check_order(owners, order, series, starts)
         values = self._pool.run(series, counts, x)
         if plan.labels:
             values = softmax(values)
-        at = np.arange(len(own)) + np.repeat(self._first[series] + self._done[series] - starts, counts)
+        at = np.arange(len(owners)) + np.repeat(self._first[series] + self._done[series] - starts, counts)
         self._order[at, 0], self._values[at] = order.view(np.int64), values
         self._done[series] += counts
         self._seen[series] = True
         spans.last[series] = order[starts + counts - 1]
         framed = ~np.isnan(values[:, 0])
         if plan.options.events and framed.any():
-            series, counts = np.unique(own[framed], return_counts=True)
+            series, counts = np.unique(owners[framed], return_counts=True)
             labels = values[framed].argmax(axis=1)
             self._ended.append(spans.extend(series, counts, order[framed], labels, plan.options.hold))
 
@@ -160,11 +160,11 @@ class Partition:
     def _results(self, start: int, stop: int) -> pa.Table:
         """Return the results ``start ... stop - 1`` of all series."""
         options, ends, at = self._plan.options, np.cumsum(self._done), np.arange(start, stop)
-        own = np.searchsorted(ends, at, side="right")
-        at += (self._first - ends + self._done)[own]
+        owners = np.searchsorted(ends, at, side="right")
+        at += (self._first - ends + self._done)[owners]
         values = self._values[at]
         columns = {
-            options.series: self._series(own),
+            options.series: self._series(owners),
             options.order: _as_orders(self._order[at, 0].view(self._spans.last.dtype), self._order_type),
         }
         if self._plan.labels:
@@ -174,16 +174,16 @@ class Partition:
             columns[name] = pa.array(column, from_pandas=self._pool.delayed)
         return pa.table(columns)
 
-    def _series(self, own: Array) -> pa.Array:
+    def _series(self, numbers: Array) -> pa.Array:
         kind = pa.type_for_alias("string" if self._plan.types[0] in (KEY, "") else self._plan.types[0])
-        return pa.array(self._names, pa.string()).take(pa.array(own)).cast(kind)
+        return pa.array(self._names, pa.string()).take(pa.array(numbers)).cast(kind)
 
     def write(self) -> None:
         """Write the states of all series, and their events."""
         states = {"series": pa.array(self._names, pa.string())} | self._pool.columns(range(len(self._names)))
         for name, values in vars(self._spans).items():
             states[name] = _as_orders(values, self._order_type) if name in _ORDERS else pa.array(values)
-        tables = [self._events(found, is_open=False) for found in self._ended]
+        tables = [self._events(ended, is_open=False) for ended in self._ended]
         tables.append(self._events(self._spans.open_events(), is_open=True))
         events = pa.concat_tables(tables)
         by = [(name, "ascending") for name in events.column_names[:2]]
@@ -193,23 +193,25 @@ class Partition:
                 with replacing(target) as path:
                     parquet.write_table(table, path)
 
-    def _check_order(self, own: Array, order: Array, series: Array, starts: Array) -> None:
+    def _check_order(self, owners: Array, order: Array, series: Array, starts: Array) -> None:
         """Raise ``InputError`` if a series has one order twice."""
-        twice = 1 + np.flatnonzero((own[1:] == own[:-1]) & (order[1:] == order[:-1]))
+        twice = 1 + np.flatnonzero((owners[1:] == owners[:-1]) & (order[1:] == order[:-1]))
         again = starts[self._seen[series] & (self._spans.last[series] == order[starts])]
         for row in (*again[:1], *twice[:1]):
             value = _as_orders(order[row : row + 1], self._order_type)[0]
-            raise InputError(f"series {self._names[own[row]]!r} has {self._plan.options.order} {value} twice")
+            raise InputError(
+                f"series {self._names[owners[row]]!r} has {self._plan.options.order} {value} twice"
+            )
 
-    def _events(self, found: Sequence[Array], *, is_open: bool) -> pa.Table:
-        own, start, end, label, samples = found
+    def _events(self, values: Sequence[Array], *, is_open: bool) -> pa.Table:
+        numbers, start, end, label, samples = values
         columns = {
-            self._plan.options.series: self._series(own),
+            self._plan.options.series: self._series(numbers),
             "start": _as_orders(start, self._order_type),
             "end": _as_orders(end, self._order_type),
             "label": pa.array(self._plan.labels).take(pa.array(label)),
             "samples": pa.array(samples),
-            "open": pa.array(np.full(len(own), is_open)),
+            "open": pa.array(np.full(len(numbers), is_open)),
         }
         return pa.table(columns)
 

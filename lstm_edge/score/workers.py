@@ -55,8 +55,8 @@ def ray_cluster(address: str) -> Workers:
             try:
                 yield ray.get(done)
             except ray.exceptions.RayTaskError as error:
-                known = isinstance(error.cause, LstmEdgeError)
-                raise error.cause if known else LstmEdgeError(first_line(error.cause)) from error
+                is_ours = isinstance(error.cause, LstmEdgeError)
+                raise error.cause if is_ours else LstmEdgeError(first_line(error.cause)) from error
             except ray.exceptions.RayError as error:
                 raise LstmEdgeError(f"Ray ended ({first_line(error)}); run again to continue") from error
 

@@ -529,7 +529,7 @@ INLINE void one_row(const le_matrix *m, const float *x, const float *start, floa
     const le_rows p = {.x = x, .start = start, .y = y};
     if (kind >= QUANTIZED) quantize(m, x, 0, 1, ws);
     if (split) {
-        if (m->groups == 1) TILE(&p, 0, 0, 1, 1, S, false);
+        if (G < 5 || m->groups == 1) TILE(&p, 0, 0, 1, 1, S, false);
         else TILE(&p, 0, 0, 1, 2, 1, false);
         return;
     }

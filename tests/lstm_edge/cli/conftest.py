@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
+from onnx import numpy_helper
 
 from lstm_edge_runtime import load
 from lstm_edge_runtime.manifest import KEY, Golden, Manifest, Signal, StateSpec, Task, TensorSpec, Trained
@@ -114,21 +114,6 @@ def make(tmp_path_factory):
 def har(make):
     """A classification of three activities from three features at 50 Hz."""
     return make("har")
-
-
-@pytest.fixture(scope="session")
-def scalar(make):
-    """A file whose output is one value a row, ``(N,)``."""
-    made = make("scalar", golden=False)
-    model = onnx.load(made.path)
-    model.graph.node.append(helper.make_node("ReduceMax", ["logits"], ["y"], axes=[1], keepdims=0))
-    del model.graph.output[0]
-    model.graph.output.insert(0, helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N"]))
-    manifest = Manifest.from_json(model.metadata_props[0].value)
-    outputs = (TensorSpec("y", "float32", ("N",)),)
-    model.metadata_props[0].value = manifest._replace(outputs=outputs, task=None).to_json()
-    made.path.write_bytes(sealed(model.SerializeToString()))
-    return made
 
 
 @pytest.fixture

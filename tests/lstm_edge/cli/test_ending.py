@@ -56,29 +56,18 @@ def test_a_signal_ends_a_verb_in_one_line_even_where_a_library_made_something_el
     assert signal.getsignal(signal.SIGINT) == before
 
 
-def test_a_warning_is_one_line(capsys):
+def test_warnings_and_a_lack_of_memory_are_one_line_and_other_errors_a_traceback(capsys):
     def work():
         warnings.simplefilter("always")
         warnings.warn("first\nsecond \x1b[2J", RuntimeWarning, stacklevel=1)
-
-    assert run(group(work), ["work"]) == 0
-    assert capsys.readouterr().err == "note: first second \\x1b[2J\n"
-
-
-def test_too_little_memory_is_one_line(capsys):
-    def work():
         raise MemoryError
 
     assert run(group(work), ["work"]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
-
-
-def test_a_traceback_is_left_to_python_where_no_signal_came():
-    def work():
-        raise ZeroDivisionError
-
+    assert capsys.readouterr().err == (
+        "note: first second \\x1b[2J\nerror: not enough memory; free some, or use smaller inputs\n"
+    )
     with pytest.raises(ZeroDivisionError):
-        run(group(work), ["work"])
+        run(group(lambda: 1 / 0), ["work"])
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["inspect", "{har}"], ["predict", "{har}", "{data}"]])

@@ -66,23 +66,6 @@ class Counter(nn.Module):
 def narrow():
     return nn.LSTM(5, 6, batch_first=True).bfloat16()
 
-class Wide(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.conv = nn.Conv1d(4, 4, 16)
-        self.rnn = nn.GRU(4, 6, batch_first=True)
-    def forward(self, x):
-        return self.rnn(self.conv(x.transpose(1, 2)).transpose(1, 2))[0]
-
-class Steps(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.cell = nn.GRUCell(4, 6)
-    def forward(self, x, h):
-        for step in range(x.size(1)):
-            h = self.cell(x[:, step], h)
-        return h * 2, h
-
 class Gate(nn.Module):
     def __init__(self):
         super().__init__()
@@ -142,20 +125,6 @@ def test_a_factory_with_weights_becomes_a_file_and_json(folder, invoke):
     assert torch.allclose(torch.from_numpy(found["output"]), module(tokens), atol=1e-5)
 
 
-@pytest.mark.system
-def test_a_range_is_found_and_one_step_is_the_way_out_of_a_loop(folder, invoke):
-    wide = ("export", "export_nets:Wide", "-o", "m.onnx", "--input")
-    code, out, _ = invoke(*wide, "x=N,L,4")
-    assert (code, "ranges L: least 16" in out) == (0, True)
-    code, out, _ = invoke(*wide, "x=N,L:80,4", "--json")
-    assert (code, json.loads(out)["ranges"]) == (0, {"L": {"least": 16, "most": None, "multiple": 1}})
-    steps = ("export", "export_nets:Steps", "-o", "m.onnx", "--input", "h=N,6", "--input")
-    code, _, err = invoke(*steps, "x=N,L,4")
-    assert (code, "export one step a call: --input x=N,1,8" in err) == (2, True)
-    assert invoke(*steps, "x=N,1,4")[0] == 0
-    assert load(folder / "m.onnx").stream().step([0.1, 0.2, 0.3, 0.4]).shape == (6,)
-
-
 def test_an_ambiguous_state_is_named(folder, invoke):
     options = ("export", "export_nets:Gate", "--input", "x=N,4", "--input", "h=N,6", "-o", "m.onnx")
     assert invoke(*options, "--state", "h=output_1")[0] == 0
@@ -201,6 +170,7 @@ def test_a_killed_export_leaves_no_file_and_keeps_the_old_one(folder):
         ("Talks", ["tokens=N,L:int64"], None),  # what it prints does not reach the JSON
         ("narrow", ["input=N,L,5"], None),  # bfloat16
         ("Packs", ["token_lengths=N:int64", "tokens=N,L:int64"], "token_lengths"),  # in falling order
+        ("Counter", ["x=N,L:80,3"], None),
     ],
 )
 def test_examples_fit_the_module(folder, invoke, source, inputs, lengths):

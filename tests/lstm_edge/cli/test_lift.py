@@ -37,22 +37,17 @@ def test_a_file_is_lifted_and_the_report_says_what_was_verified(invoke, gru, tmp
     out = tmp_path / "out.onnx"
     code, text, err = invoke("lift", gru(), "-o", out)
     assert (code, err) == (0, "")
-    for part in (
-        "1, N, 4",
-        "equal to the original",
-        "streams: one frame per step",
-        "next: lstm-edge inspect",
-    ):
+    for part in ("1, N, 4", "equal to the original", "streams: one frame per step", "next: lstm-edge stream"):
         assert part in text
     assert [state.input for state in load(out).states] == ["h_0"]
     document = json.loads(invoke("lift", gru(), "-o", out, "--json")[1])
     (state,) = document["states"]
-    assert (state["input"], state["output"], state["axes"], state["kind"]) == (
+    assert [state[key] for key in ("input", "output", "axes", "kind")] == [
         "h_0",
         "h_n",
         [1, "N", 4],
         "lifted",
-    )
+    ]
     assert (document["equal to the original"]["float64"], document["unstreamable"]) == (0, "")
 
 

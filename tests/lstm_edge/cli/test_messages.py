@@ -1,13 +1,15 @@
 """Answers that are no errors of usage: summaries, notes, prose on a terminal."""
 
+import io
 import json
+import re
 import struct
 
 import numpy as np
 import pytest
 
 from lstm_edge.cli._lines import ResultLines
-from lstm_edge.cli._output import echo_prose, to_text
+from lstm_edge.cli._output import echo_prose, progress, to_text
 from lstm_edge_runtime.manifest import Task
 
 
@@ -47,6 +49,17 @@ def test_prose_wraps_at_spaces_on_a_terminal(monkeypatch, capsys):
     shown = capsys.readouterr().err.splitlines()
     assert max(map(len, shown)) <= 30
     assert {word for line in shown for word in line.split()} == {"error:", "twelve-words"}
+
+
+def test_a_terminal_shows_one_line_with_the_remaining_time(monkeypatch):
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with progress() as show:
+        show(0.5, "epoch [1/2] \x1b[2J")
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", terminal.getvalue())
+    assert " 50 % epoch [1/2] \\x1b[2J -:--:--" in shown
 
 
 def test_infinite_logits_are_null_in_json():

@@ -1,7 +1,5 @@
 """``lstm-edge quantize`` in this process and in its own: reports, refusals, exit codes."""
 
-import json
-
 import numpy as np
 import pytest
 
@@ -51,34 +49,3 @@ def test_a_file_that_loses_too_much_exits_1_and_keeps_the_old_one(invoke, wide, 
     assert out == ""
     assert "drifts by" in err
     assert output.read_bytes() == b"old"
-
-
-def test_unlabeled_data_of_unequal_length_is_judged_without_accuracy(invoke, wide, tmp_path):
-    rng = np.random.default_rng(1)
-    data, output = tmp_path / "data.npz", tmp_path / "small.onnx"
-    np.savez(data, x=rng.normal(size=(6, 30, 3)), lengths=np.array([30, 4, 30, 17, 1, 2]))
-    code, out, _ = invoke("quantize", wide.path, "-o", output, "--data", data, *LOOSE, "--json")
-    judgement = json.loads(out)["judgement"]
-    assert code == 0
-    assert judgement["cases"] == 6
-    assert judgement["accuracy"] is None
-    assert judgement["agreement"] is not None
-
-
-def test_columns_are_picked_by_the_names_of_the_features(invoke, wide, data, tmp_path):
-    with np.load(data) as arrays:
-        test = arrays["split"] == "test"
-        x, labels = arrays["x"][test], arrays["y"][test]
-    rows = ["label,az,junk,ax,ay,series"]
-    for series, label in enumerate(labels):
-        rows += [f'"{label}",{z!r},1e9,{x!r},{y!r},{series}' for x, y, z in x[series].astype(float).tolist()]
-    table = tmp_path / "data.csv"
-    table.write_text("\n".join(rows))
-    found = [
-        json.loads(
-            invoke("quantize", wide.path, "-o", tmp_path / "q.onnx", "--data", file, *LOOSE, "--json")[1]
-        )["judgement"]
-        for file in (data, table)
-    ]
-    assert found[1]["accuracy"] == [1.0, 1.0]
-    assert found[1] == found[0]

@@ -10,10 +10,12 @@ import threading
 import time
 
 import numpy as np
+import onnx
 import pytest
 
 from lstm_edge_runtime import State, load
-from lstm_edge_runtime.manifest import Trained
+from lstm_edge_runtime.manifest import Manifest, TensorSpec, Trained
+from lstm_edge_runtime.ort import sealed
 
 MAIN = "from lstm_edge.cli import main; main()"
 X = np.random.default_rng(3).normal(size=(40, 3)).astype(np.float32)
@@ -190,12 +192,6 @@ def test_an_input_without_a_valid_line_fails(stream, har, content, options, code
     assert (found, message in err) == (code, True)
 
 
-def test_a_file_with_one_value_per_row_gives_values(stream, scalar):
-    _, out, _ = stream(text(X[:1]), scalar.path, "--json")
-    expected = load(scalar.path).stream().step(X[0])
-    np.testing.assert_allclose(documents(out)[0]["values"], expected, rtol=1e-6)
-
-
 @pytest.mark.parametrize(
     ("trained", "options", "every", "note"),
     [
@@ -228,3 +224,16 @@ def test_a_restarted_stream_continues_within_its_window(stream, from_reset, tmp_
     _, second, err = stream(text(X[15:]).strip(), from_reset, "--json", "--state", tmp_path / "s.npz")
     assert f"resumed {tmp_path / 's.npz'} at step 15" in err
     assert first + second == whole
+
+
+def test_a_file_with_one_value_per_row_gives_values(stream, make):
+    path = make("scalar", golden=False).path
+    model = onnx.load(path)
+    model.graph.node.append(onnx.helper.make_node("ReduceMax", ["logits"], ["y"], axes=[1], keepdims=0))
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N"]))
+    manifest = Manifest.from_json(model.metadata_props[0].value)
+    outputs = (TensorSpec("y", "float32", ("N",)),)
+    model.metadata_props[0].value = manifest._replace(outputs=outputs, task=None).to_json()
+    path.write_bytes(sealed(model.SerializeToString()))
+    _, out, _ = stream(text(X[:1]), path, "--json")
+    np.testing.assert_allclose(documents(out)[0]["values"], load(path).stream().step(X[0]), rtol=1e-6)

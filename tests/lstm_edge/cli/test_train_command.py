@@ -1,8 +1,4 @@
-import contextlib
 import json
-import os
-import pty
-import re
 import signal
 import subprocess
 import sys
@@ -12,9 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lstm_edge import DataConfig, TrainConfig
 from lstm_edge.checkpoint import load
-from lstm_edge.cli.train import command
 
 MAIN = ["-c", "from lstm_edge.cli import main; main()"]
 FAST = ["--hidden-size", "6", "--epochs", "4", "--patience", "9", "--batch-size", "4"]
@@ -81,15 +75,6 @@ def test_columns_and_values_are_named_by_options(invoke, data):
     assert (run.task.units, run.signal.sampling_rate, run.signal.features) == (("W",), 4.0, ("speed",))
 
 
-def test_the_help_states_the_defaults_that_hold():
-    options = {option.name: option for option in command.params}
-    fields = {**DataConfig.__dataclass_fields__, **TrainConfig.__dataclass_fields__}
-    assert set(fields) <= set(options)
-    for name, field in fields.items():
-        if isinstance(field.default, int | float | str) and not isinstance(field.default, bool):
-            assert options[name].help.endswith(f"[default: {field.default}]")
-
-
 @pytest.mark.system
 def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path):
     arguments = ["train", data, "-o", tmp_path / "run", "--hidden-size", "6", "--batch-size", "4"]
@@ -111,35 +96,3 @@ def test_ctrl_c_keeps_the_best_so_far_says_so_and_can_be_resumed(data, tmp_path)
     out, err = again.communicate(timeout=60)
     assert again.returncode == 0, err
     assert json.loads(out)["epochs"] == done + 2
-
-
-def read_all(terminal):
-    """Everything written to a pseudo-terminal until its other end is closed."""
-    shown = b""
-    with contextlib.suppress(OSError):  # Linux reports the end as an error
-        while chunk := os.read(terminal, 65536):
-            shown += chunk
-    os.close(terminal)
-    return shown.decode()
-
-
-@pytest.mark.system
-def test_a_terminal_shows_a_live_bar_and_leaves_the_summary(data, tmp_path):
-    leader, follower = pty.openpty()
-    ran = subprocess.Popen(
-        [sys.executable, *MAIN, "train", data, "-o", tmp_path / "run", *FAST],
-        stdout=subprocess.PIPE,
-        stderr=follower,
-        env={**os.environ, "TERM": "xterm", "COLUMNS": "80"},
-    )
-    os.close(follower)
-    shown = read_all(leader)
-    out, _ = ran.communicate(timeout=60)
-    assert ran.returncode == 0
-    assert "\x1b[2K" in shown
-    assert "4/4" in shown
-    drawn = re.split(r"[\r\n]", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown))
-    assert max(map(len, drawn)) <= 80
-    last = next(line for line in reversed(drawn) if "epoch 4/4" in line)
-    assert re.search(r"100 % .*epoch 4/4  loss \d\.\d+  val \d\.\d+  score \d\.\d{3} +\d:\d\d:\d\d", last)
-    assert b"report: " in out
