@@ -43,8 +43,8 @@ def data_inputs(graph: ir.Graph) -> list[ir.Value]:
 def axes_of(value: ir.Value) -> Axes:
     """Return a value's axes: an int if fixed, a name if dynamic (``name.1`` for one without a name)."""
     return tuple(
-        axis if isinstance(axis, int) else axis.value or f"{value.name}.{place}"
-        for place, axis in enumerate(value.shape or ())
+        axis if isinstance(axis, int) else axis.value or f"{value.name}.{index}"
+        for index, axis in enumerate(value.shape or ())
     )
 
 
@@ -75,11 +75,11 @@ def operands(value: ir.Value) -> Iterator[ir.Value]:
 def readers(value: ir.Value) -> list[tuple[ir.Node, int]]:
     """Return the nodes that read ``value``, as it is or through operators that keep its numbers."""
 
-    def kept(each: ir.Value) -> Iterator[ir.Value]:
-        return (n.outputs[0] for n, place in each.uses() if place == 0 and n.op_type in KEEPING)
+    def kept(reading: ir.Value) -> Iterator[ir.Value]:
+        return (n.outputs[0] for n, index in reading.uses() if index == 0 and n.op_type in KEEPING)
 
-    uses = (use for each in walk([value], kept) for use in each.uses())
-    return [(node, place) for node, place in uses if node.op_type not in KEEPING]
+    uses = (use for reading in walk([value], kept) for use in reading.uses())
+    return [(node, index) for node, index in uses if node.op_type not in KEEPING]
 
 
 def walk(
@@ -91,7 +91,7 @@ def walk(
     while waiting:
         value = waiting.pop()
         yield value
-        fresh = [each for each in dict.fromkeys(following(value)) if each not in seen]
+        fresh = [fresh_value for fresh_value in dict.fromkeys(following(value)) if fresh_value not in seen]
         seen.update(fresh)
         waiting += fresh
 
@@ -102,14 +102,14 @@ def is_data_free(value: ir.Value) -> bool:
     Nodes of foreign domains and random numbers count as data; a product with zero does not.
     """
 
-    def above(each: ir.Value) -> Iterator[ir.Value]:
-        node = each.producer()
+    def above(inner: ir.Value) -> Iterator[ir.Value]:
+        node = inner.producer()
         sized = node is None or node.op_type in ("Shape", "Size")
-        return iter(()) if sized or _is_zero(node) else operands(each)
+        return iter(()) if sized or _is_zero(node) else operands(inner)
 
-    def is_data(each: ir.Value) -> bool:
-        node = each.producer()
-        return (each.is_graph_input() and not each.is_initializer()) or (
+    def is_data(inner: ir.Value) -> bool:
+        node = inner.producer()
+        return (inner.is_graph_input() and not inner.is_initializer()) or (
             node is not None and (node.domain != "" or node.op_type in RANDOM)
         )
 
@@ -200,7 +200,9 @@ class UniqueNames:
     def unique(self, name: str) -> str:
         """Return ``name``, or ``name_2``, ``name_3`` ... if it is used, and reserve it."""
         numbered = (f"{name}_{number}" for number in count(2))
-        candidate = next(each for each in chain([name], numbered) if each not in self._taken)
+        candidate = next(
+            numbered_name for numbered_name in chain([name], numbered) if numbered_name not in self._taken
+        )
         self._taken.add(candidate)
         return candidate
 
@@ -242,9 +244,9 @@ class Builder:
 
     def weight(self, array: Array, name: str) -> ir.Value:
         """Add an initializer; a layer that is called again shares it."""
-        known = self._graph.initializers.get(f"{self._prefix}.{name}")
-        if known is not None and np.array_equal(np.asarray(constant(known)), array):
-            return known
+        shared = self._graph.initializers.get(f"{self._prefix}.{name}")
+        if shared is not None and np.array_equal(np.asarray(constant(shared)), array):
+            return shared
         return self.constant(array, name)
 
     def cast(self, value: ir.Value, dtype: ir.DataType) -> ir.Value:

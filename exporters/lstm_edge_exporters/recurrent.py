@@ -85,8 +85,8 @@ def recurrent_nodes(model: ir.Model) -> Iterator[ir.Node]:
 def slots(node: ir.Node) -> tuple[Slot, ...]:
     """Return the node's states, ``h`` first."""
     return tuple(
-        Slot(node, kind, *places)
-        for kind, places in _SLOTS.items()
+        Slot(node, kind, *indices)
+        for kind, indices in _SLOTS.items()
         if kind == "h" or node.op_type.endswith("LSTM")
     )
 
@@ -118,7 +118,7 @@ def state_shape(node: ir.Node) -> tuple[int, int]:
 def _reorder(op: str, stacked: Array) -> Array:
     order = GATES[op]
     gates = np.split(stacked, len(order), axis=0)
-    return np.concatenate([gates[place] for place in order], axis=0)
+    return np.concatenate([gates[gate] for gate in order], axis=0)
 
 
 def why_window(layer: str, steps: int | str) -> str:

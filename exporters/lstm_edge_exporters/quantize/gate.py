@@ -81,7 +81,7 @@ def judge(
         left, right = ([array.argmax(axis).ravel() for array in arrays] for arrays in sides)
         agreement = float((np.concatenate(left) == np.concatenate(right)).mean())
         if targets is not None:
-            ends = [np.array([labels[-1] for labels in each]) for each in (left, right)]
+            ends = [np.array([labels[-1] for labels in labels_of]) for labels_of in (left, right)]
             one, two = (float(np.mean(end == targets)) for end in ends)
             accuracy = one, two
     return Judgement(len(cases), agreement, accuracy, change, {name: _drifted(long[name]) for name in states})
@@ -89,21 +89,21 @@ def judge(
 
 def over_budget(judgement: Judgement, budget: Budget) -> list[str]:
     """Return the figures of ``judgement`` that exceed ``budget``."""
-    said = []
+    exceeded = []
     if judgement.agreement is not None and judgement.agreement < budget.agreement:
-        said.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")
+        exceeded.append(f"{judgement.agreement:.4f} of labels agree (budget {budget.agreement:g})")
     if judgement.accuracy is not None:
         before, after = judgement.accuracy
         if (before - after) * judgement.cases > 1 + 1e-6:
-            said.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget one sample)")
+            exceeded.append(f"accuracy falls from {before:.4f} to {after:.4f} (budget one sample)")
     for what, of, shares, most in (
         ("drifts", "size", judgement.drift, budget.drift),
         ("changes", "range", judgement.change, budget.change),
     ):
         for name, share in shares.items():
             if not share <= most:
-                said.append(f"{name} {what} by {share:.4f} of its {of} (budget {most:g})")
-    return said
+                exceeded.append(f"{name} {what} by {share:.4f} of its {of} (budget {most:g})")
+    return exceeded
 
 
 def _run_cases(model: Model, cases: Sequence[Feeds], *, carries: bool) -> Iterator[Feeds]:
@@ -132,11 +132,11 @@ def _long_run(model: Model, cases: Sequence[Feeds]) -> Iterator[Feeds]:
 
 def _gathered(run: Callable[[Model], Iterator[Feeds]], models: tuple[Model, Model]) -> dict[str, list[Pair]]:
     """Return both files' outputs of each call by name."""
-    found: dict[str, list[Pair]] = {}
+    pairs: dict[str, list[Pair]] = {}
     for left, right in zip(*map(run, models), strict=True):
         for name, array in left.items():
-            found.setdefault(name, []).append((array, right[name]))
-    return found
+            pairs.setdefault(name, []).append((array, right[name]))
+    return pairs
 
 
 def _changed(pairs: Sequence[Pair]) -> float:
@@ -149,7 +149,7 @@ def _drifted(pairs: Sequence[Pair]) -> float:
     left, right = (np.stack([pair[side] for pair in pairs]).astype(np.float64) for side in (0, 1))
     if not np.isfinite(right).all():
         return float("inf")
-    part, whole = (float(np.sqrt(np.mean(np.square(each)))) for each in (left - right, left))
+    part, whole = (float(np.sqrt(np.mean(np.square(array)))) for array in (left - right, left))
     return 0.0 if part == 0 else part / whole if whole > 0 else float("inf")
 
 
@@ -168,8 +168,8 @@ def _class_numbers(targets: Array, manifest: Manifest) -> Array:
         numbers = {name: number for number, name in enumerate(task.labels)}
         unknown = sorted({str(name) for name in targets} - set(numbers))
         if unknown:
-            known = ", ".join(numbers) or "none by name"
-            raise InputError(f"the data has the class {unknown[0]!r}; the file knows {known}")
+            names = ", ".join(numbers) or "none by name"
+            raise InputError(f"the data has the class {unknown[0]!r}; the file knows {names}")
         return np.array([numbers[str(name)] for name in targets])
     whole = targets.dtype.kind in "iu" and targets.ndim == 1 and targets.min() >= 0
     if not whole or (isinstance(width, int) and targets.max() >= width):

@@ -94,8 +94,8 @@ def quantize_verified(
     proto = file.proto
     size = Path(source).stat().st_size
     refused, ways = [], list(_ways(config, proto.graph.node))
-    for place, way in enumerate(ways):
-        show(place / len(ways), f"judging {way.words}")
+    for index, way in enumerate(ways):
+        show(index / len(ways), f"judging {way.words}")
         smaller = _reduce(proto, way)
         counts = count_quantized(smaller, config.precision)
         manifest = before.manifest._replace(
@@ -148,8 +148,10 @@ def with_limits(manifest: Manifest, cases: Sequence[Golden], models: Sequence[Mo
     unlimited = manifest._replace(golden=cases[0]._replace(more=tuple(cases[1:])))
     limits = [{name: limit_for(array) for name, array in case.outputs.items()} for case in cases]
     for model in models:
-        for own, records in zip(limits, selftest(unlimited, runner(model)).cases, strict=True):
-            own |= {record.name: max(own[record.name], _MARGIN * record.max_abs) for record in records}
+        for case_limits, records in zip(limits, selftest(unlimited, runner(model)).cases, strict=True):
+            case_limits |= {
+                record.name: max(case_limits[record.name], _MARGIN * record.max_abs) for record in records
+            }
     return [case._replace(limit=limit) for case, limit in zip(cases, limits, strict=True)]
 
 
@@ -217,7 +219,9 @@ def _ways(config: QuantizeConfig, nodes: Collection[onnx.NodeProto]) -> Iterator
         yield Way(f"{_STORED}, {where}", int8_storage)
     else:
         layers = [node for node in nodes if node.op_type in ("GRU", "RNN")]
-        widths = [each.i for node in layers for each in node.attribute if each.name == "hidden_size"]
+        widths = [
+            attribute.i for node in layers for attribute in node.attribute if attribute.name == "hidden_size"
+        ]
         integer = bool(layers) and (target == "arm" or min(widths, default=_NARROW) >= _NARROW)
         padded = any(node.op_type == "LSTM" and any(node.input[LENGTHS : LENGTHS + 1]) for node in nodes)
         if padded or (layers and all(node.op_type != "LSTM" for node in nodes)):

@@ -181,21 +181,21 @@ def count_quantized(model: onnx.ModelProto, precision: str) -> Count:
     Raises:
         CheckFailedError: none is; or there are recurrent nodes and none of them is.
     """
-    found: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     left = 0
     for node in ir.traversal.RecursiveGraphIterator(ir.from_proto(model).graph):
         if node.op_type in _ARITHMETIC:
-            found[f"{_ARITHMETIC[node.op_type]} {precision}"] += 1
+            counts[f"{_ARITHMETIC[node.op_type]} {precision}"] += 1
         elif node.op_type not in ("Cast", "Mul") and any(map(_is_stored, node.inputs[:3])):
-            found[f"{node.op_type} stored"] += 1
+            counts[f"{node.op_type} stored"] += 1
         else:
             left += node.op_type in OPERATORS
-    if not found or (left and not any(name.startswith(OPERATORS) for name in found)):
+    if not counts or (left and not any(name.startswith(OPERATORS) for name in counts)):
         raise CheckFailedError(
             f"nothing {'recurrent ' if left else ''}could be quantized: weights must be float32 constants in "
             "the main graph (and of 256 elements or more to be stored); keep the float file"
         )
-    return dict(found) | ({"recurrent left float": left} if left else {})
+    return dict(counts) | ({"recurrent left float": left} if left else {})
 
 
 def _is_stored(value: ir.Value | None) -> bool:

@@ -29,8 +29,8 @@ def _fold_weights(model: ir.Model) -> None:
     """Evaluate the nodes that only weights hang on (gate reorderings, transposes, casts)."""
     wanted: set[ir.Node | None] = set()
     for user in model.graph:
-        places = [place for place in _WEIGHTS.get(user.op_type, ()) if place < len(user.inputs)]
-        for weight in (user.inputs[place] for place in places):
+        indices = [index for index in _WEIGHTS.get(user.op_type, ()) if index < len(user.inputs)]
+        for weight in (user.inputs[index] for index in indices):
             above = [] if weight is None else list(walk([weight], operands))
             if all(value.is_initializer() or value.producer() is not None for value in above):
                 wanted.update(value.producer() for value in above)
@@ -50,5 +50,5 @@ def _own_weights(node: ir.Node) -> None:
         weight = node.inputs[index]
         if weight is None or weight.const_value is None or len(list(weight.uses())) == 1:
             continue
-        own = Builder(node, str(weight.name)).constant(weight.const_value.numpy(), "own")
-        node.replace_input_with(index, own)
+        copied = Builder(node, str(weight.name)).constant(weight.const_value.numpy(), "own")
+        node.replace_input_with(index, copied)

@@ -109,7 +109,7 @@ def _verify(pair: Pair, feeds: Feeds, cuts: Sequence[Sequence[int]]) -> None:
 
         def procedure(run: Runner, feeds: Feeds) -> Feeds:
             joined = run_all(run, feeds)
-            return {name: joined[name][place] for name, place in frames.items()}
+            return {name: joined[name][index] for name, index in frames.items()}
 
         return procedure
 

@@ -218,7 +218,7 @@ class Rewriter:
         value, flow = self.settle(value, flow)
         if flow.delay > 0:
             number = self.constant(fill, value.dtype and value.dtype.numpy())
-            value = self.add("Where", self.early(value, flow), number, value, like=value)
+            value = self.add("Where", self.mask(value, flow), number, value, like=value)
         return value, replace(flow, fill=fill)
 
     def shift(self, value: ir.Value, flow: Flow, frames: int, fill: float = 0.0) -> tuple[ir.Value, Flow]:
@@ -240,10 +240,10 @@ class Rewriter:
             value = self.past(value, flow, kept) if kept > 0 else self.cut(value, flow.axis, -kept)
         return value, replace(flow, delay=(flow.delay + kept) // stride, rate=flow.rate / stride, fill=None)
 
-    def early(self, value: ir.Value, flow: Flow) -> ir.Value:
+    def mask(self, value: ir.Value, flow: Flow) -> ir.Value:
         """Return a mask of the frames in front of the first one: bool, broadcasts to ``value``."""
         rows = [axis == self.batch for axis in axes_of(value)]
-        key = ("early", flow.rate, flow.delay, flow.axis, *rows)
+        key = ("mask", flow.rate, flow.delay, flow.axis, *rows)
         if key not in self._made:
             mask = self.add("Less", self.position(value, flow), self.constant(flow.delay))
             mask.dtype = ir.DataType.BOOL

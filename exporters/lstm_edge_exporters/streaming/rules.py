@@ -15,21 +15,21 @@ Rule = Callable[[Rewriter, ir.Node, ir.Value, Flow], None]
 
 def windows(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a convolution or pooling: windows look back at earlier frames."""
-    place, kernel = flow.axis - 2, kernel_of(work, node)
-    if place == -1:
+    dim, kernel = flow.axis - 2, kernel_of(work, node)
+    if dim == -1:
         raise work.refusal("takes time for channels")
-    if place < 0:
+    if dim < 0:
         per_frame(work, node, value, flow)
         return
     if any(result.uses() or result.is_graph_output() for result in node.outputs[1:]):
         raise work.refusal("gives the places of maxima")
     ones, pads = [1] * len(kernel), ints(node, "pads") or [0] * (2 * len(kernel))
-    if pads[place] and node.op_type == "AveragePool" and not node.attributes.get_int("count_include_pad", 0):
+    if pads[dim] and node.op_type == "AveragePool" and not node.attributes.get_int("count_include_pad", 0):
         raise work.refusal("does not count its padding")
-    stride, dilation = ((ints(node, name) or ones)[place] for name in ("strides", "dilations"))
+    stride, dilation = ((ints(node, name) or ones)[dim] for name in ("strides", "dilations"))
     fill = float(np.finfo(np.float32).min) if node.op_type == "MaxPool" else 0.0
-    joined, flow = work.look_back(value, flow, (kernel[place] - 1) * dilation + 1, stride, pads[place], fill)
-    pads[place] = pads[place + len(kernel)] = 0
+    joined, flow = work.look_back(value, flow, (kernel[dim] - 1) * dilation + 1, stride, pads[dim], fill)
+    pads[dim] = pads[dim + len(kernel)] = 0
     node.attributes.pop("ceil_mode", None)
     node.attributes["pads"] = ir.AttrInt64s("pads", pads)
     node.replace_input_with(0, joined)
@@ -59,12 +59,12 @@ def pad(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     rank = len(axes_of(value))
     axes = numbers(work, node, 3, range(rank))
     pads = elements(node.inputs[1], 2 * len(axes))
-    widths = {axis % rank: (pads[place], pads[place + len(axes)]) for place, axis in enumerate(axes)}
-    front, behind = widths.pop(flow.axis, (0, 0))
+    widths = {axis % rank: (pads[index], pads[index + len(axes)]) for index, axis in enumerate(axes)}
+    front, end = widths.pop(flow.axis, (0, 0))
     if front is None or any(None in width for width in widths.values()):
         raise work.refusal("takes computed padding")
     if any(width != (0, 0) for width in widths.values()):
-        if (front, behind) != (0, 0):
+        if (front, end) != (0, 0):
             raise work.refusal("pads time and another axis at once")
         per_frame(work, node, value, flow)
         return
@@ -78,8 +78,8 @@ def concat(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     if node.attributes.get_int("axis", 0) % len(axes_of(value)) != flow.axis:
         per_frame(work, node, value, flow)
         return
-    before = [each for each in node.inputs[: list(node.inputs).index(value)] if each is not None]
-    fills, frames = {fill_of(each) for each in before} or {0.0}, [axes_of(each)[flow.axis] for each in before]
+    before = [part for part in node.inputs[: list(node.inputs).index(value)] if part is not None]
+    fills, frames = {fill_of(part) for part in before} or {0.0}, [axes_of(part)[flow.axis] for part in before]
     if sum(value in work.flows for value in node.inputs) > 1:
         raise work.refusal("joins several sequences")
     if None in fills or len(fills) > 1 or not all(isinstance(size, int) for size in frames):
@@ -108,8 +108,8 @@ def choice(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         hand_on(work, node, *work.shift(value, flow, -start))
     else:
         joined, flow = work.look_back(value, replace(flow, delay=flow.delay + start), 1, step)
-        for place, number in ((0, joined), (1, work.constant([0])), (2, work.constant([END]))):
-            node.replace_input_with(place, number)
+        for index, number in ((0, joined), (1, work.constant([0])), (2, work.constant([END]))):
+            node.replace_input_with(index, number)
         work.set(node.outputs[0], flow)
 
 
@@ -138,20 +138,20 @@ def gather(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
 
 def transposed(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
     """Take a transposed convolution: what its last taps add to later frames is a state."""
-    place, kernel = flow.axis - 2, kernel_of(work, node)
-    if place < 0 or "output_shape" in node.attributes:
+    dim, kernel = flow.axis - 2, kernel_of(work, node)
+    if dim < 0 or "output_shape" in node.attributes:
         raise work.refusal("takes time for channels or rows, or pads by its length")
     value, flow = work.settle(*work.clean(value, flow, 0.0))
     rank, result = len(kernel), node.outputs[0]
-    stride, dilation = ((ints(node, name) or [1] * rank)[place] for name in ("strides", "dilations"))
+    stride, dilation = ((ints(node, name) or [1] * rank)[dim] for name in ("strides", "dilations"))
     pads = ints(node, "pads") or [0] * (2 * rank)
     extra = ints(node, "output_padding") or [0] * rank
-    spread_flow = Flow(flow.axis, flow.delay * stride + pads[place], flow.rate * stride)
-    pads[place] = pads[place + rank] = extra[place] = 0
+    spread_flow = Flow(flow.axis, flow.delay * stride + pads[dim], flow.rate * stride)
+    pads[dim] = pads[dim + rank] = extra[dim] = 0
     bias = node.inputs[2] if len(node.inputs) > 2 else None
     attributes = {**node.attributes, "pads": pads, "output_padding": extra}
     spread = work.add("ConvTranspose", value, node.inputs[1], like=result, **attributes)
-    summed = overlap_add(work, spread, spread_flow, (kernel[place] - 1) * dilation + 1 - stride)
+    summed = overlap_add(work, spread, spread_flow, (kernel[dim] - 1) * dilation + 1 - stride)
     if bias is not None:
         summed = work.add("Add", summed, work.add("Unsqueeze", bias, work.constant([*range(1, rank + 1)])))
     hand_on(work, node, summed, spread_flow)
@@ -237,7 +237,7 @@ def hold(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> ir.Value
     columns = -np.stack(np.split(biases, 2, axis=1), axis=-1) * shares.astype(biases.dtype)
     if (rows := axes_of(value)[1]) not in (1, work.batch):
         raise work.refusal(f"lags, and has a fixed number of rows, {rows}")
-    feature = work.add("Cast", work.early(value, flow), to=int(value.dtype or 0))
+    feature = work.add("Cast", work.mask(value, flow), to=int(value.dtype or 0))
     feature.type = ir.TensorType(value.dtype or ir.DataType.FLOAT)
     node.replace_input_with(1, work.constant(np.concatenate([weights, columns], -1), weights.dtype))
     return work.add("Concat", value, feature, feature, axis=2)
@@ -258,10 +258,10 @@ def reshape(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow) -> None:
         flow = replace(flow, delay=int(flow.delay * ratio), rate=flow.rate * ratio)
     frames = -1 if node.op_type == "Reshape" else 1  # Expand keeps an axis by 1
     parts = [
-        work.constant([frames if place == axis else size])
-        if place == axis or isinstance(size, int)
-        else work.cut(sizes, 0, place, place + 1)
-        for place, size in enumerate(axes_of(result))
+        work.constant([frames if index == axis else size])
+        if index == axis or isinstance(size, int)
+        else work.cut(sizes, 0, index, index + 1)
+        for index, size in enumerate(axes_of(result))
     ]
     node.replace_input_with(0, value)
     node.replace_input_with(1, work.add("Concat", *parts, axis=0))
@@ -300,7 +300,7 @@ def per_frame(work: Rewriter, node: ir.Node, _value: ir.Value, flow: Flow) -> No
             raise work.refusal("reads all time")
 
 
-def axes_read(node: ir.Node, place: int, rank: int) -> Iterable[int]:
+def axes_read(node: ir.Node, index: int, rank: int) -> Iterable[int]:
     """Return the axes of an operand that each element of the result reads as a whole."""
     op = node.op_type
     axis = node.attributes.get_int("axis", 0 if op == "Split" else -1) % max(rank, 1)
@@ -309,9 +309,9 @@ def axes_read(node: ir.Node, place: int, rank: int) -> Iterable[int]:
     if op == "LayerNormalization":
         return range(axis, rank)
     if op == "MatMul":
-        return [rank - 1] if place == 0 or rank == 1 else [rank - 2]
+        return [rank - 1] if index == 0 or rank == 1 else [rank - 2]
     if op == "Gemm":
-        return [0 if node.attributes.get_int("transA" if place == 0 else "transB", 0) else 1]
+        return [0 if node.attributes.get_int("transA" if index == 0 else "transB", 0) else 1]
     if op not in _REDUCTIONS:
         return ()
     given = constant(node.inputs[1]) if len(node.inputs) > 1 else None  # all axes if they are computed
@@ -348,9 +348,9 @@ def ints(node: ir.Node, name: str) -> list[int]:
     return [*(node.attributes.get_ints(name, None) or ())]
 
 
-def numbers(work: Rewriter, node: ir.Node, place: int, default: Iterable[float] | None = None) -> list[Any]:
+def numbers(work: Rewriter, node: ir.Node, index: int, default: Iterable[float] | None = None) -> list[Any]:
     """Return the numbers of a constant operand, or ``default`` if it is missing."""
-    value = node.inputs[place] if place < len(node.inputs) else None
+    value = node.inputs[index] if index < len(node.inputs) else None
     array = constant(value)
     if array is None and (value is not None or default is None):
         raise work.refusal("takes computed numbers along time")

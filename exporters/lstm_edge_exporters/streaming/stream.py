@@ -110,7 +110,7 @@ def _finish(work: Rewriter, manifest: Manifest) -> Streamed:
         if work.undefined:
             settled, flow = work.clean(settled, flow, 0.0)
         if settled is not value:
-            value.name, settled.name, settled.shape = f"{name}.early", name, value.shape
+            value.name, settled.name, settled.shape = f"{name}.undelayed", name, value.shape
             work.graph.outputs[index] = settled
         sizes: list[int | str] = [*axes_of(settled)]
         frames, steps = flow.rate.numerator, flow.rate.denominator  # the axis is L, L/8, 2*L or 3*L/2
@@ -161,20 +161,20 @@ def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
         NotStreamableError: it is computed in another way, or its time axis is another one.
     """
     flow, time = work.flows[partner], work.time_axis(value)
-    behind = flow.axis - len(axes_of(partner))  # elementwise operands are aligned at their last axes
-    if time is None or time - len(axes_of(value)) != behind or work.rate_of(value, time) != flow.rate:
+    offset = flow.axis - len(axes_of(partner))  # elementwise operands are aligned at their last axes
+    if time is None or time - len(axes_of(value)) != offset or work.rate_of(value, time) != flow.rate:
         raise work.refusal(f"combines frames with {value.name}, which counts other frames")
     positions = work.position(partner, flow)
     if flow.delay:
         positions = work.add("Sub", positions, work.constant(flow.delay))
         positions = work.add("Max", positions, work.constant(0))  # frames in front of the first one
-    result = _counted(work, value, positions, behind)
+    result = _counted(work, value, positions, offset)
     work.flows[result] = flow
     return result
 
 
 def _counted(
-    work: Rewriter, value: ir.Value, positions: ir.Value, behind: int, *, aligned: bool = False
+    work: Rewriter, value: ir.Value, positions: ir.Value, offset: int, *, aligned: bool = False
 ) -> ir.Value:
     """Return ``value`` with ``positions``, which broadcast to all frames, in the place of a Range."""
     node, time = value.producer(), work.time_axis(value)
@@ -188,11 +188,11 @@ def _counted(
     if node is None or time is None or rule not in (layout, per_frame, reshape):
         raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
     if rule is not per_frame and node.inputs[0] is not None:
-        return _counted(work, node.inputs[0], positions, behind)
+        return _counted(work, node.inputs[0], positions, offset)
     if [*axes_read(node, 0, len(axes_of(value)))]:
         raise work.refusal(f"combines frames with {value.name}, which restarts with every call")
-    aligned, attributes = time - len(axes_of(value)) == behind, dict[str, Any](node.attributes)
-    operands = [x and _counted(work, x, positions, behind, aligned=aligned) for x in node.inputs]
+    aligned, attributes = time - len(axes_of(value)) == offset, dict[str, Any](node.attributes)
+    operands = [x and _counted(work, x, positions, offset, aligned=aligned) for x in node.inputs]
     result = work.add(node.op_type, *operands, **attributes)
     result.type = None if value.dtype is None else ir.TensorType(value.dtype)
     return result

@@ -115,21 +115,21 @@ class CaseGenerator:
         example = self.example()
         if example is not None:
             yield example
-        known = example.sizes if example is not None else {}
-        for place, (rows, steps) in enumerate(GRID):
-            rng = np.random.default_rng((self.seed, place))
+        example_sizes = example.sizes if example is not None else {}
+        for number, (rows, steps) in enumerate(GRID):
+            rng = np.random.default_rng((self.seed, number))
             others = {
                 name: self._range(name).least + int(rng.integers(max(9, _BEYOND * size)))
-                for name, size in known.items()
+                for name, size in example_sizes.items()
             }
             rows += self._range(self.batch).least - 1
             steps += self._range(self.sequence).least - 1
             yield self.case(
-                rows, steps, at_reset=place % 3 == 0, offset=place, full=place % 2 == 0, others=others
+                rows, steps, at_reset=number % 3 == 0, offset=number, full=number % 2 == 0, others=others
             )
         reached = max(length for _, length in GRID)
-        if any(_BEYOND * size > reached for name, size in known.items() if name != self.batch):
-            sizes = {name: _BEYOND * size + 1 for name, size in known.items()}
+        if any(_BEYOND * size > reached for name, size in example_sizes.items() if name != self.batch):
+            sizes = {name: _BEYOND * size + 1 for name, size in example_sizes.items()}
             sizes |= {self.batch: 2} if self.batch in sizes else {}
             yield self.at(sizes, offset=len(GRID))
 
@@ -154,8 +154,8 @@ class CaseGenerator:
             others: sizes of further axes; those left out are drawn.
         """
         rng = np.random.default_rng((self.seed, offset, n, length))
-        known: dict[str, int] = {**(others or {}), str(self.batch): n, str(self.sequence): length}
-        sizes = {name: known[name] if name in known else 2 + int(rng.integers(9)) for name in self._names()}
+        given: dict[str, int] = {**(others or {}), str(self.batch): n, str(self.sequence): length}
+        sizes = {name: given[name] if name in given else 2 + int(rng.integers(9)) for name in self._names()}
         return self._draw(sizes, rng, at_reset, full)
 
     def at(self, sizes: Mapping[str, int], offset: int = 0) -> Case:
@@ -178,7 +178,7 @@ class CaseGenerator:
             return None
         resets = {spec.name: spec for spec in self.inputs if spec.name not in feeds}
         at_reset = all(spec.name in resets for spec in self.inputs if spec.role == "state")
-        feeds |= {name: _at_reset(each, resolve(each.axes, sizes) or ()) for name, each in resets.items()}
+        feeds |= {name: _at_reset(state, resolve(state.axes, sizes) or ()) for name, state in resets.items()}
         return Case(sizes, feeds, at_reset)
 
     def fitted_to(self, run: Runner) -> "CaseGenerator":
@@ -293,12 +293,12 @@ def remember(run: Runner) -> Runner:
 
     def remembered(feeds: Feeds) -> Feeds:
         key = tuple(
-            (name, each.dtype.str, each.shape, each.tobytes()) for name, each in sorted(feeds.items())
+            (name, array.dtype.str, array.shape, array.tobytes()) for name, array in sorted(feeds.items())
         )
-        kept[key] = found = kept.pop(key) if key in kept else run(feeds)  # the last used is the last
+        kept[key] = outputs = kept.pop(key) if key in kept else run(feeds)  # the last used is the last
         if len(kept) > _KEPT:
             del kept[next(iter(kept))]
-        return found
+        return outputs
 
     return remembered
 
@@ -310,8 +310,8 @@ def in_chunks(manifest: Manifest, sizes: Sequence[int]) -> Procedure:
 
 def case_size(manifest: Manifest, feeds: Feeds) -> tuple[int, int]:
     """Return a case's rows and time steps; 1 where an axis has no name."""
-    places = {name: manifest.batch_axis(axes) for name, axes in manifest.axes.items() if name in feeds}
-    rows = (feeds[name].shape[axis] for name, axis in places.items() if axis is not None)
+    batch_axes = {name: manifest.batch_axis(axes) for name, axes in manifest.axes.items() if name in feeds}
+    rows = (feeds[name].shape[axis] for name, axis in batch_axes.items() if axis is not None)
     return next(rows, 1), manifest.steps(feeds)
 
 
@@ -324,11 +324,11 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
     def axes_of(arrays: Feeds) -> Iterator[tuple[str, int]]:
         for name in arrays:
             rows = (
-                place
-                for place, axis in enumerate(manifest.axes.get(name, ()))
+                index
+                for index, axis in enumerate(manifest.axes.get(name, ()))
                 if row_factor(axis, manifest.batch) is not None
             )
-            yield from ((name, place) for place in islice(rows, 1))
+            yield from ((name, index) for index in islice(rows, 1))
 
     def alone(feeds: Feeds) -> dict[str, Array]:
         rows, _ = case_size(manifest, feeds)
@@ -343,7 +343,7 @@ def row_by_row(manifest: Manifest, run: Runner, count: int = 1) -> Runner:
         for name, axis in axes_of(parts[0]):
             blocks = [np.split(part[name], part[name].shape[axis] // count, axis) for part in parts]
             joined[name] = np.concatenate(
-                [each for block in zip(*blocks, strict=True) for each in block], axis
+                [part_block for block in zip(*blocks, strict=True) for part_block in block], axis
             )
         return joined
 

@@ -86,9 +86,9 @@ class Pair:
         """
         floor = FLOOR * _ULP64 / _ULP
         limits = {name: EQUAL * self.largest(name, array) + floor for name, array in want.items()}
-        found = compare_all(got, want, limits)
-        if all(each.ok or not np.isfinite(each.max_abs) for each in found):
-            return found
+        comparisons = compare_all(got, want, limits)
+        if all(comparison.ok or not np.isfinite(comparison.max_abs) for comparison in comparisons):
+            return comparisons
         for name, moved in self._moves64(want, feeds, procedure, reference).items():
             largest, moved = self.largest(name, want[name]), 2 * MOVES * moved
             wild = moved > CHAOTIC * largest
@@ -137,9 +137,9 @@ class Pair:
             if array.dtype.kind == "f":
                 away = [self.largest(name, distance(run[name], array), by_layer=True) for run in runs]
                 moved, largest = MOVES * np.max(away, axis=0), self.largest(name, array, by_layer=True)
-                found = ROUNDED * largest + FLOOR + moved
+                limit = ROUNDED * largest + FLOOR + moved
                 chaotic = moved > CHAOTIC * largest
-                limits[name] = np.asarray(np.where(chaotic, np.maximum(found, 4.0 * largest), found))
+                limits[name] = np.asarray(np.where(chaotic, np.maximum(limit, 4.0 * largest), limit))
         return limits
 
     def _run(self, feeds: Feeds, procedure: Procedure) -> Feeds:
@@ -152,11 +152,11 @@ class Pair:
         step, and far from it before.
         """
         axes = self.manifest.axes.get(name, (None,) * array.ndim)
-        free = {place for place, axis in enumerate(axes) if not isinstance(axis, int)}
+        free = {index for index, axis in enumerate(axes) if not isinstance(axis, int)}
         if by_layer and name in {state.output for state in self.manifest.states}:
             free.add(len(axes) - 1)
         if array.dtype.kind != "f":
-            return np.zeros([1 if place in free else size for place, size in enumerate(array.shape)])
+            return np.zeros([1 if index in free else size for index, size in enumerate(array.shape)])
         finite = np.where(np.isfinite(array), np.abs(array), 0.0)
         return np.asarray(finite.max(axis=tuple(free), keepdims=True, initial=0.0))
 
@@ -170,17 +170,17 @@ def compare_all(got: Feeds, want: Feeds, limits: Mapping[str, Array]) -> tuple[C
     )
 
 
-def distance(one: Array, other: Array) -> Array:
+def distance(first: Array, other: Array) -> Array:
     """Return absolute differences in the shape of ``other``; of arrays of unlike shapes all are infinite.
 
     Equal infinities and NaN in both places agree, other NaN are infinite.
     """
-    one, other = np.asarray(one, np.float64), np.asarray(other, np.float64)
-    if one.shape != other.shape:
+    first, other = np.asarray(first, np.float64), np.asarray(other, np.float64)
+    if first.shape != other.shape:
         return np.full(other.shape, np.inf)
     with np.errstate(invalid="ignore"):
-        difference = np.nan_to_num(np.abs(one - other), nan=np.inf, posinf=np.inf)
-    return np.where((one == other) | (np.isnan(one) & np.isnan(other)), 0.0, difference)
+        difference = np.nan_to_num(np.abs(first - other), nan=np.inf, posinf=np.inf)
+    return np.where((first == other) | (np.isnan(first) & np.isnan(other)), 0.0, difference)
 
 
 def limit_for(expected: Array, floor: float = 0.0) -> float:

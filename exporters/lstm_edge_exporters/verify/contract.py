@@ -16,8 +16,8 @@ from .report import Check, answered
 
 _MEANING = ("task", "signal", "trained")
 """Fields that only the one who exported knows, if anyone does."""
-_ELSEWHERE = {"identity", "precision", "int8_activations", "padded_states", "unstreamable"}
-"""Fields that have checks of their own, or that nothing reads."""
+_ELSEWHERE = {"precision", "int8_activations", "padded_states", "unstreamable"}
+"""Fields that have checks of their own."""
 _SHOWN = 100
 """Characters of a value that a message shows."""
 
@@ -36,7 +36,7 @@ def check_form(file: ModelFile) -> Iterator[Check]:
         same = len(texts) == 1 and json.loads(texts[0]) == json.loads(Manifest.from_json(texts[0]).to_json())
         wrong = "the manifest has unknown fields, or derived ones that contradict the others; export again"
         yield answered("fields of the manifest", "" if same else wrong)
-    opsets = (each.version for each in file.proto.opset_import if each.domain in ("", "ai.onnx"))
+    opsets = (entry.version for entry in file.proto.opset_import if entry.domain in ("", "ai.onnx"))
     opset, version = max(opsets, default=0), file.proto.ir_version
     wrong = f"opset {opset}, IR version {version}; expected at most {OPSETS[-1]} and {LATEST_IR_VERSION}"
     read = opset <= OPSETS[-1] and version <= LATEST_IR_VERSION
@@ -45,6 +45,8 @@ def check_form(file: ModelFile) -> Iterator[Check]:
         return
     manifest = file.manifest
     yield _same("precision", manifest.precision, file.precision)
+    if manifest.lengths is None:
+        yield _same("states stop at lengths", manifest.padded_states, True)
     yield _same("opset", manifest.provenance.get("opset", opset), opset)
     if manifest.int8_activations and not (file.operators & {"GRU", "RNN"} and file.precision == "int8"):
         yield Check("int8 activations", "failed", "no GRU or RNN layer has int8 weights")
@@ -53,14 +55,14 @@ def check_form(file: ModelFile) -> Iterator[Check]:
 def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
     """Compare the manifest with the expected one, field by field, and the graph's inputs and outputs."""
     mine, theirs = file.manifest, expected.manifest
-    one, other = _fields(mine), _fields(theirs)
-    for name in {**other, **one}:
-        if name in other or name not in _MEANING:
-            yield _same(name, one.get(name), other.get(name))
+    recorded, other = _fields(mine), _fields(theirs)
+    for name in {**other, **recorded}:
+        if name in other or name not in _MEANING or expected.configured:
+            yield _same(name, recorded.get(name), other.get(name))
     for axis in sorted({*mine.ranges, *theirs.ranges}):
-        own, wider = (side.ranges.get(axis, AxisRange()) for side in (mine, theirs))
-        if expected.configured or not _is_narrower(own, wider):
-            yield _same(f"range of {axis}", str(own), str(wider))
+        narrower, wider = (side.ranges.get(axis, AxisRange()) for side in (mine, theirs))
+        if expected.configured or not _is_narrower(narrower, wider):
+            yield _same(f"range of {axis}", str(narrower), str(wider))
     for role in ("input", "output"):
         names = differing(file.proto, expected.proto, role)
         wrong = f"{', '.join(names)} of the graph are not the reference's; export again" if names else ""
@@ -69,19 +71,19 @@ def check_manifest(file: ModelFile, expected: Expected) -> Iterator[Check]:
 
 def differing(mine: onnx.ModelProto, theirs: onnx.ModelProto, role: str) -> list[str]:
     """Return the names of constants (``initializer``), nodes, inputs or outputs that differ in two files."""
-    one, other = (_contents(getattr(each.graph, role)) for each in (mine, theirs))
-    names = [name for name in {**other, **one} if one.get(name) != other.get(name)]
-    return names or ([] if [*one] == [*other] else ["their order"])
+    parts, other = (_contents(getattr(model.graph, role)) for model in (mine, theirs))
+    names = [name for name in {**other, **parts} if parts.get(name) != other.get(name)]
+    return names or ([] if [*parts] == [*other] else ["their order"])
 
 
 def _contents(parts: Iterable[Any]) -> dict[str, bytes]:
-    found = {}
-    for place, part in enumerate(parts):
-        own = type(part)()
-        own.CopyFrom(part)
-        own.doc_string = ""
-        found[part.name or f"{place}"] = own.SerializeToString(deterministic=True)
-    return found
+    contents = {}
+    for index, part in enumerate(parts):
+        copied = type(part)()
+        copied.CopyFrom(part)
+        copied.doc_string = ""
+        contents[part.name or f"{index}"] = copied.SerializeToString(deterministic=True)
+    return contents
 
 
 def _fields(manifest: Manifest) -> dict[str, Any]:
@@ -91,24 +93,24 @@ def _fields(manifest: Manifest) -> dict[str, Any]:
     stated: dict[str, Any] = json.loads(bare.to_json())
     entries = {name: stated.pop(name) for name in ("inputs", "outputs", "states")}
     fields = {
-        f"order of {side}": [each.get("name", each.get("input")) for each in part]
+        f"order of {side}": [entry.get("name", entry.get("input")) for entry in part]
         for side, part in entries.items()
     }
     fields |= {
-        f"{side[:-1]} {each.get('name', each.get('input'))}": each
+        f"{side[:-1]} {entry.get('name', entry.get('input'))}": entry
         for side, part in entries.items()
-        for each in part
+        for entry in part
     }
     return {name: value for name, value in (stated | fields).items() if name not in {*_ELSEWHERE, *unknown}}
 
 
 def _same(name: str, file: Any, expected: Any) -> Check:
-    shown = [("none" if each in (None, [], {}) else str(each))[:_SHOWN] for each in (file, expected)]
+    shown = [("none" if value in (None, [], {}) else str(value))[:_SHOWN] for value in (file, expected)]
     about = f"the file has {shown[0]}, expected {shown[1]}; export again"
     return answered(name, "" if file == expected else about)
 
 
-def _is_narrower(own: AxisRange, wider: AxisRange) -> bool:
-    """Return True if every size of ``own`` is one of ``wider``: narrower ones may have been asked for."""
-    below = wider.most is None or (own.most is not None and own.most <= wider.most)
-    return below and own.least >= wider.least and own.multiple % wider.multiple == 0
+def _is_narrower(sizes: AxisRange, wider: AxisRange) -> bool:
+    """Return True if every size of ``sizes`` is one of ``wider``: narrower ones may have been asked for."""
+    below = wider.most is None or (sizes.most is not None and sizes.most <= wider.most)
+    return below and sizes.least >= wider.least and sizes.multiple % wider.multiple == 0

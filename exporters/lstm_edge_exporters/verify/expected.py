@@ -80,12 +80,12 @@ def against_module(
     if file.model is None:
         raise InputError(f"{file.path} can't be compared: {file.broken}")
     example = _example(module, file) if example is None else example
-    own = config or _config_of(file, Call.of(module, example), module)
-    title, hashed = about or type(module).__name__, sha256 or own.checkpoint_sha256 or ""
+    settings = config or _config_of(file, Call.of(module, example), module)
+    title, hashed = about or type(module).__name__, sha256 or settings.checkpoint_sha256 or ""
     if file.manifest.is_buffered:
-        made = export(module, example, replace(own, stream=True))  # which verifies it
+        made = export(module, example, replace(settings, stream=True))  # which verifies it
         return _of_file(title, made.manifest, onnx.load_from_string(made.model), file.manifest, hashed)
-    built = build(module, example, own)
+    built = build(module, example, settings)
     return Expected(
         title,
         built.manifest,
@@ -120,7 +120,7 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
         InputError: it has no manifest, or one that contradicts its graph.
         UnsupportedError: it can't be evaluated in float64.
     """
-    other, known = open_file(path), None if file is None or file.model is None else file.manifest
+    other, manifest = open_file(path), None if file is None or file.model is None else file.manifest
     if other.model is None:
         raise InputError(f"{path} can't be a reference: {other.broken}")
     if other.precision == "int8":
@@ -129,7 +129,7 @@ def against_file(path: str | os.PathLike[str], file: ModelFile | None = None) ->
             "it was made from"
         )
     sha256 = str(other.manifest.provenance.get("checkpoint_sha256") or "")
-    expected = _of_file(f"{other.path.name} (ONNX)", other.manifest, other.proto, known, sha256)
+    expected = _of_file(f"{other.path.name} (ONNX)", other.manifest, other.proto, manifest, sha256)
     return replace(expected, configured=True)
 
 
@@ -167,10 +167,10 @@ def _example(module: "nn.Module", file: ModelFile) -> dict[str, Any]:
 
     arrays = file.manifest.golden.inputs if file.manifest.golden else {}
     parameters = inspect.signature(module.forward).parameters
-    found = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays if name in parameters}
-    if not found:
+    example = {name: torch.from_numpy(np.array(arrays[name])) for name in arrays if name in parameters}
+    if not example:
         raise InputError(
             f"{file.path} carries no golden inputs named as the parameters of {type(module).__name__}."
             f"forward ({', '.join(parameters)}); give an example"
         )
-    return found
+    return example

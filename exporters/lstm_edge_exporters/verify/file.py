@@ -101,8 +101,8 @@ class ModelFile:
 
         def run(feeds: Mapping[str, Array]) -> dict[str, Array]:
             # floats may be wider or narrower than the file's
-            own = {name: array.astype(floats.get(name, array.dtype)) for name, array in feeds.items()}
-            return run_by_name(session, own)
+            converted = {name: array.astype(floats.get(name, array.dtype)) for name, array in feeds.items()}
+            return run_by_name(session, converted)
 
         return run
 

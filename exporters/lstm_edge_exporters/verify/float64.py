@@ -42,7 +42,7 @@ class Graph64:
             if tensor.name in replaced:
                 tensor.CopyFrom(ir.to_proto(ir.tensor(replaced[tensor.name], name=tensor.name)))
         for number, inner in enumerate(_nodes(proto.graph)):  # what has no name is given to omitted inputs
-            inner.output[:] = [name or f"unnamed {number} {place}" for place, name in enumerate(inner.output)]
+            inner.output[:] = [name or f"unnamed {number} {index}" for index, name in enumerate(inner.output)]
         try:
             self._evaluator = ReferenceEvaluator(proto, new_ops=_OPERATORS)
         except (NotImplementedError, RuntimeError, TypeError) as error:
@@ -81,14 +81,15 @@ class Graph64:
         """Return the graph with constants and inputs moved up or down at random by ``ulp`` of themselves.
 
         Gates of recurrent layers move by ``ulp``, each unit's at every step alike: a state that leaks slowly
-        adds up that error of sigmoid, near 1 and near 0.
+        adds up that error of sigmoid, near 1 and near 0. The variance of layer norm moves by ``ulp`` of the
+        mean square.
         """
         if (seed, ulp) not in self._moves:
             rng = np.random.default_rng(seed)
-            constants = {name: _moved(each, rng, ulp) for name, each in constants_of(self.model)}
+            constants = {name: _moved(array, rng, ulp) for name, array in constants_of(self.model)}
             graph = self._moves[seed, ulp] = Graph64(self.model, constants)
             for run in graph._evaluator.rt_nodes_:
-                run.gate_move = ulp, seed
+                run.move = ulp, seed
         graph = self._moves[seed, ulp]
         return lambda feeds: graph({name: nudged(feed, seed, ulp) for name, feed in feeds.items()})
 
@@ -105,8 +106,8 @@ def constants_of(model: ir.Model) -> Iterator[tuple[str, Array]]:
     """Yield name and values of every float64 initializer that data meet; others are for sizes."""
     for name, value in model.graph.initializers.items():
         of_sizes = all(
-            is_data_free(node.outputs[0]) or (node.op_type == "Resize" and place)
-            for node, place in value.uses()
+            is_data_free(node.outputs[0]) or (node.op_type == "Resize" and index)
+            for node, index in value.uses()
         )
         if value.dtype == ir.DataType.DOUBLE and value.const_value is not None and not of_sizes:
             yield name, value.const_value.numpy()
@@ -150,7 +151,7 @@ class _Direction:
         if unknown or options.get("activation_alpha") or options.get("activation_beta"):
             raise NotImplementedError(f"{kind} with activations {', '.join(names)} that have parameters")
         functions = [_ACTIVATIONS[name.lower()] for name in names]
-        ulp, seed = options["gate_move"]
+        ulp, seed = options["move"]
         if ulp and names[0].lower() == "sigmoid":
             signs = np.random.default_rng(seed).choice([-ulp, ulp], r.shape[-1])
             functions[0] = lambda x: _sigmoid(x) + signs[: x.shape[-1]]
@@ -231,6 +232,18 @@ def _gelu(x: Array, approximate: str = "none") -> Array:
     return np.asarray(0.5 * x * (1 + (_erf(x / math.sqrt(2)) if x.size else x)))
 
 
+def _layer_norm(
+    x: Array, scale: Array, bias: Array | float = 0.0, *, move: tuple[float, int], **options: Any
+) -> tuple[Array, ...]:
+    """Move the variance by ``move`` of the mean square: engines subtract the mean's square from it."""
+    axes = tuple(range(options["axis"] % x.ndim, x.ndim))
+    mean, square = x.mean(axes, keepdims=True), (x * x).mean(axes, keepdims=True)
+    signs = np.random.default_rng(move[1]).choice([-1.0, 1.0], mean.shape)
+    variance = np.maximum(x.var(axes, keepdims=True) + move[0] * signs * square, 0.0)
+    factor = 1.0 / np.sqrt(variance + options["epsilon"])
+    return (x - mean) * factor * scale + bias, mean, factor
+
+
 def _elu(x: Array, steep: float) -> Array:
     return np.where(x > 0, x, steep * np.expm1(np.minimum(x, 0.0)))
 
@@ -267,14 +280,14 @@ def _conv_transpose(x: Array, w: Array, bias: Array | None = None, **options: An
         first = tap * dilations
         reached = whole[(slice(None),) * 2 + tuple(map(slice, first, first + spans, strides))]
         reached += part.reshape(reached.shape)
-    found = whole[(slice(None),) * 2 + tuple(map(slice, pads[:rank], ends - pads[rank:]))]
-    return found if bias is None else found + bias.reshape(-1, *[1] * rank)
+    result = whole[(slice(None),) * 2 + tuple(map(slice, pads[:rank], ends - pads[rank:]))]
+    return result if bias is None else result + bias.reshape(-1, *[1] * rank)
 
 
 def _operator(name: str, compute: Callable[..., Any]) -> type[OpRun]:
     def run(self: Any, *inputs: Any, **options: Any) -> tuple[Any, ...]:
-        if name in _USUAL:
-            options["gate_move"] = getattr(self, "gate_move", (0.0, 0))
+        if name in (*_USUAL, "LayerNormalization"):
+            options["move"] = getattr(self, "move", (0.0, 0))
         result = compute(*inputs, **options)
         return result[: len(self.onnx_node.output)] if isinstance(result, tuple) else (np.asarray(result),)
 
@@ -337,6 +350,7 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     "Softplus": lambda x: np.where(x > 20.0, x, np.logaddexp(0.0, x)),  # as PyTorch
     "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "CumSum": _cum_sum,
+    "LayerNormalization": _layer_norm,
     "GatherElements": _gather_elements,
     "ConvTranspose": _conv_transpose,
 }

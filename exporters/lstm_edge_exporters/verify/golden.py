@@ -63,19 +63,19 @@ def gaps(manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden
     """Say where recorded cases are fewer or smaller than those that an export records, or constant."""
     if len(recorded) < len(wanted):
         yield f"the file has {len(recorded)}, expected {len(wanted)}"
-    for place, (mine, theirs) in enumerate(zip(recorded, wanted, strict=False), 1):
-        sizes = [case_size(manifest, each.inputs) for each in (mine, theirs)]
-        if any(one < other for one, other in zip(*sizes, strict=True)):
-            yield f"case {place} has N, L = {sizes[0]}, expected {sizes[1]}"
+    for number, (mine, theirs) in enumerate(zip(recorded, wanted, strict=False), 1):
+        sizes = [case_size(manifest, case.inputs) for case in (mine, theirs)]
+        if any(size < other for size, other in zip(*sizes, strict=True)):
+            yield f"case {number} has N, L = {sizes[0]}, expected {sizes[1]}"
         for name, array in theirs.inputs.items():
             varies = array.dtype.kind == "f" and np.ptp(array) > 0
             if varies and np.ptp(mine.inputs.get(name, 0.0)) == 0:
-                yield f"case {place}: {name} is constant"
+                yield f"case {number}: {name} is constant"
 
 
-def _cases(cases: CaseGenerator, place: int) -> Iterator[Case]:
-    for n, length in _SIZES[place]:
-        yield cases.case(n, length, at_reset=False, offset=97 + place, full=True)
+def _cases(cases: CaseGenerator, number: int) -> Iterator[Case]:
+    for n, length in _SIZES[number]:
+        yield cases.case(n, length, at_reset=False, offset=97 + number, full=True)
 
 
 def _choose(pair: Pair, cases: Iterable[Case], limit: int) -> Golden | None:

@@ -19,8 +19,8 @@ def to_junit(report: Report) -> bytes:
         texts = {name: str(count) for name, count in counts.items()}
         suite = SubElement(root, "testsuite", {"name": group.title, **texts})
         for check in group.checks:
-            place = {"classname": f"lstm-edge.{group.key}", "name": check.name}
-            case = SubElement(suite, "testcase", place)
+            names = {"classname": f"lstm-edge.{group.key}", "name": check.name}
+            case = SubElement(suite, "testcase", names)
             if check.status == "failed":
                 SubElement(case, "failure", message=check.message, type=CheckFailedError.__name__)
             elif check.status == "skipped":

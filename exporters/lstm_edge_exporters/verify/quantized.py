@@ -23,7 +23,7 @@ from .float64 import Graph64
 from .report import Check, answered, judged
 
 _SHOWN = 3
-_SLACK = 1.05
+SLACK = 1.05
 """How many times the limits found here may be those recorded."""
 _FLOAT = 1e-4
 """How far recorded outputs may be from float64's, as a fraction of the largest value."""
@@ -46,8 +46,8 @@ def check_quantized(file: ModelFile, expected: Expected, config: ValidateConfig)
         path = Path(folder) / "float.onnx"
         path.write_bytes(with_manifest(expected.proto, manifest))
         cases, targets = evidence(manifest, config.data)
-        found = judge(load(path), load(file.path), cases, targets, real=config.data is not None)
-    yield answered("within the budget", "; ".join(over_budget(found, config.budget or Budget())))
+        judgement = judge(load(path), load(file.path), cases, targets, real=config.data is not None)
+    yield answered("within the budget", "; ".join(over_budget(judgement, config.budget or Budget())))
 
 
 def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
@@ -58,17 +58,17 @@ def check_golden(file: ModelFile, expected: Expected) -> Iterator[Check]:
     graph, cases = Graph64(expected.exact), [golden._replace(more=()), *golden.more]
     engines = (file.model, on_native(file.path.read_bytes()))
     models = [model for model in engines if model is not None]
-    for place, (case, needed) in enumerate(
+    for number, (case, needed) in enumerate(
         zip(cases, with_limits(file.manifest, cases, models), strict=True), 1
     ):
         exact = {name: array for name, array in graph(case.inputs).items() if name in case.outputs}
         limits = {
             name: np.asarray(_FLOAT * np.abs(array).max(initial=0.0) + FLOOR) for name, array in exact.items()
         }
-        yield judged(f"golden case {place} is the reference's", compare_all(case.outputs, exact, limits))
-        wide = [name for name, limit in case.limit.items() if np.any(limit > _SLACK * needed.limit[name])]
+        yield judged(f"golden case {number} is the reference's", compare_all(case.outputs, exact, limits))
+        wide = [name for name, limit in case.limit.items() if np.any(limit > SLACK * needed.limit[name])]
         about = f"limits of {', '.join(wide)} are wider than the file needs" if wide else ""
-        yield answered(f"limits of golden case {place}", about)
+        yield answered(f"limits of golden case {number}", about)
 
 
 def _differences(mine: onnx.ModelProto, theirs: onnx.ModelProto) -> Iterator[str]:

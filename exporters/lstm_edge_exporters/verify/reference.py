@@ -34,11 +34,11 @@ class TorchReference:
         """Return every output by name; raises what the module raises."""
         tensors = [torch.from_numpy(np.array(feeds[name])) for name in self._call.names]
         outputs = zip(self._titles, self.tensors(tensors), strict=True)
-        return {name: each.detach().cpu().numpy() for names, each in outputs for name in names}
+        return {name: tensor.detach().cpu().numpy() for names, tensor in outputs for name in names}
 
     def tensors(self, given: Sequence[Tensor]) -> list[Tensor]:
         """Return what ``forward`` returns for tensors in the order of the call."""
-        own = [each.to(self._dtype) if each.is_floating_point() else each for each in given]
+        converted = [tensor.to(self._dtype) if tensor.is_floating_point() else tensor for tensor in given]
         with torch.no_grad(), one_thread(), Floats(self._dtype), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            return [each for _, each in flatten_output(self._call.run(self._module, own))]
+            return [tensor for _, tensor in flatten_output(self._call.run(self._module, converted))]

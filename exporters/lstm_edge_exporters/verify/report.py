@@ -57,14 +57,14 @@ class Group:
     @property
     def status(self) -> Status:
         """``failed`` if any check failed, ``skipped`` if every one was skipped."""
-        found = {check.status for check in self.checks}
-        return "failed" if "failed" in found else "passed" if "passed" in found else "skipped"
+        statuses = {check.status for check in self.checks}
+        return "failed" if "failed" in statuses else "passed" if "passed" in statuses else "skipped"
 
     @property
     def worst(self) -> Comparison | None:
         """The comparison nearest to its limit in the whole group."""
         measured = [check.worst for check in self.checks if check.worst is not None]
-        return max(measured, key=lambda each: each.ratio, default=None)
+        return max(measured, key=lambda comparison: comparison.ratio, default=None)
 
     @property
     def failed(self) -> list[Check]:
@@ -97,8 +97,8 @@ class Report:
     @property
     def ok(self) -> bool:
         """True if something was checked and nothing failed."""
-        found = {group.status for group in self.groups}
-        return "failed" not in found and "passed" in found
+        statuses = {group.status for group in self.groups}
+        return "failed" not in statuses and "passed" in statuses
 
     @property
     def headlines(self) -> tuple[tuple[Group, Check, int], ...]:
@@ -143,7 +143,7 @@ def _plain(value: Any) -> Any:
     elif isinstance(value, Comparison):
         value = value._asdict()
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, tuple):
-        return [_plain(each) for each in value]
+        return [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

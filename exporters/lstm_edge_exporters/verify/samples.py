@@ -61,7 +61,7 @@ def join_samples(feeds: Sequence[Mapping[str, Array]], manifest: Manifest, steps
 def selected(samples: Samples, most: int = _MAX_SAMPLES) -> list[int]:
     """Return the indices of the samples that are judged: at most ``most``, evenly spread."""
     count = len(next(iter(samples.inputs.values())))
-    return [round(place) for place in np.linspace(0, count - 1, min(count, most))]
+    return [round(index) for index in np.linspace(0, count - 1, min(count, most))]
 
 
 def check_samples(samples: Samples, manifest: Manifest) -> None:

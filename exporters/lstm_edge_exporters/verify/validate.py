@@ -32,7 +32,7 @@ from .expected import Expected, against_module
 from .file import ModelFile, open_file
 from .float64 import Graph64
 from .golden import gaps, record_golden
-from .quantized import check_golden, check_quantized
+from .quantized import SLACK, check_golden, check_quantized
 from .reference import REFUSALS
 from .report import Check, Group, Report, answered, asked, judged
 from .samples import sample_feeds
@@ -47,8 +47,6 @@ _LONG = ((2, 1040), (310, 2)), ((2, 1040), (310, 2), (7, 3), (1, 97), (16, 31), 
 _OFFSET, _PADDED, _INPUTS, _ENGINES, _DATA = 60, 4000, 6000, 7000, 8000
 _SAMPLES = 16, 256
 """Samples of the data that are compared; with ``quick``, and in full."""
-_SLACK = 1.05
-"""How many times the limits found here may be those recorded."""
 _REMOTE = ("AzureExecutionProvider",)
 """Providers that call a service instead of running here."""
 _NATIVE = "native engine"
@@ -129,9 +127,9 @@ class Validation:
     def groups(self) -> Iterator[Group]:
         """Yield each group when it is done; only the contract if the file's is another one."""
         stages = self._stages()
-        for place, (key, check) in enumerate(stages.items()):
+        for number, (key, check) in enumerate(stages.items()):
             title, advice = _GROUPS[key]
-            self.on_progress(place / len(stages), f"checking: {title}")
+            self.on_progress(number / len(stages), f"checking: {title}")
             group = Group(key, title, tuple(check()), advice)
             yield group
             if key == "contract" and group.failed:
@@ -155,14 +153,14 @@ class Validation:
         }
 
     def _contract(self) -> Iterator[Check]:
-        known = self.against if self.file.model else None
-        own = self.file.manifest.provenance.get("checkpoint_sha256") if known else None
-        if known is not None and known.sha256 and own and own != known.sha256:
-            about = f"the file has {own}, the reference {known.sha256}; export again if it is newer"
+        reference = self.against if self.file.model else None
+        recorded = self.file.manifest.provenance.get("checkpoint_sha256") if reference else None
+        if reference is not None and reference.sha256 and recorded and recorded != reference.sha256:
+            about = f"the file has {recorded}, the reference {reference.sha256}; export again if it is newer"
             yield Check("checkpoint", "failed", about)
         yield from check_form(self.file)
-        if known is not None:
-            yield from check_manifest(self.file, known)
+        if reference is not None:
+            yield from check_manifest(self.file, reference)
 
     @property
     def expected(self) -> Expected:
@@ -180,8 +178,8 @@ class Validation:
     def pair(self) -> Pair:
         """The file's graph and the reference."""
         graphs = [
-            each.graph.SerializeToString(deterministic=True)
-            for each in (self.file.proto, self.expected.proto)
+            proto.graph.SerializeToString(deterministic=True)
+            for proto in (self.file.proto, self.expected.proto)
         ]
         if graphs[0] == graphs[1]:
             return self.truth
@@ -191,11 +189,13 @@ class Validation:
         return {**self.expected.cases.case(rows, steps, at_reset=at_reset, offset=offset, full=True).feeds}
 
     def _weights(self) -> Iterator[Check]:
-        names, known = ({t.name for t in each.proto.graph.initializer} for each in (self.file, self.expected))
+        names, wanted = (
+            {t.name for t in side.proto.graph.initializer} for side in (self.file, self.expected)
+        )
         wrong = [
-            name for name in differing(self.file.proto, self.expected.proto, "initializer") if name in known
+            name for name in differing(self.file.proto, self.expected.proto, "initializer") if name in wanted
         ]
-        made = [each.provenance.get("versions") for each in (self.file.manifest, self.expected.manifest)]
+        made = [side.provenance.get("versions") for side in (self.file.manifest, self.expected.manifest)]
         if made[0] != made[1] and not names.issuperset(wrong):
             yield Check("constants bit for bit", "skipped", "other versions made the file; names differ")
             return
@@ -205,8 +205,8 @@ class Validation:
 
     def _cases(self) -> Iterator[Case]:
         yield from self.expected.cases.cases()
-        for place, size in enumerate(_LONG[not self.config.quick]):
-            yield self.expected.cases.case(*size, at_reset=False, offset=_OFFSET + place, full=True)
+        for number, size in enumerate(_LONG[not self.config.quick]):
+            yield self.expected.cases.case(*size, at_reset=False, offset=_OFFSET + number, full=True)
 
     def _function(self) -> Iterator[Check]:
         """Compare the graph with the reference on every size."""
@@ -223,11 +223,11 @@ class Validation:
         return asked(name, partial(self._compare, name, feeds, run))
 
     def _compare(self, name: str, feeds: Feeds, run: Runner) -> Check:
-        found = judged(name, self.truth.within(self.pair.exact(feeds), run(feeds), feeds, reference=run))
-        if found.status == "passed" or not self._changed_nodes:
-            return found
+        check = judged(name, self.truth.within(self.pair.exact(feeds), run(feeds), feeds, reference=run))
+        if check.status == "passed" or not self._changed_nodes:
+            return check
         return replace(
-            found, message=f"node {self._changed_nodes[0]!r} is not the reference's; {found.message}"
+            check, message=f"node {self._changed_nodes[0]!r} is not the reference's; {check.message}"
         )
 
     @cached_property
@@ -245,14 +245,16 @@ class Validation:
         for state in manifest.states:
             moved = {**feeds, state.input: other[state.input]}
             yield self._equal(f"only {state.input} away from reset", moved, self.truth.exact)
-        known = find_streaming(self.truth, cases, self.expected.reach)
-        if known.streamable != mine.streamable:
-            about = f"the file says {mine.streamable}, the reference {known.streamable} {known.unstreamable}"
+        wanted = find_streaming(self.truth, cases, self.expected.reach)
+        if wanted.streamable != mine.streamable:
+            about = (
+                f"the file says {mine.streamable}, the reference {wanted.streamable} {wanted.unstreamable}"
+            )
             yield Check("streamable", "failed", about)
-        elif self.pair is not self.truth and not known.unstreamable and manifest.time_axes:
+        elif self.pair is not self.truth and not wanted.unstreamable and manifest.time_axes:
             yield from chunk_checks(self.pair, cases, self.expected.reach)
-        if manifest.lengths is not None and manifest.states and not known.unstreamable:
-            same = mine.padded_states == known.padded_states
+        if manifest.lengths is not None and manifest.states and not wanted.unstreamable:
+            same = mine.padded_states == wanted.padded_states
             yield answered("states stop at lengths", "" if same else f"the file says {mine.padded_states}")
 
     def _lengths(self, name: str) -> Iterator[Check]:
@@ -266,8 +268,8 @@ class Validation:
             "falling": -np.sort(-lengths),
             "rising": np.sort(lengths),
         }
-        for about, own in kinds.items():
-            yield self._equal(f"lengths, {about}", {**feeds, name: own.astype(lengths.dtype)})
+        for about, changed in kinds.items():
+            yield self._equal(f"lengths, {about}", {**feeds, name: changed.astype(lengths.dtype)})
         for garbage in (np.nan, 1e30):
             padded = fill_rows(self.expected.manifest, feeds, garbage, lengths)
             with contextlib.suppress(*REFUSALS):
@@ -278,15 +280,14 @@ class Validation:
     def _inputs(self) -> Iterator[Check]:
         """Compare on real data if given, and on constants and magnitudes that saturate or vanish."""
         manifest = self.expected.manifest
-        for place, sample in enumerate(self._samples()):
-            yield self._equal(f"sample {place} of the data", sample)
-            yield self._rounded(f"sample {place} in float32", sample)
+        for number, sample in enumerate(self._samples()):
+            yield self._equal(f"sample {number} of the data", sample)
+            yield self._rounded(f"sample {number} in float32", sample)
         feeds = full_length(manifest, self._case(3, 31, _INPUTS))
         names = [spec.name for spec in manifest.data_inputs if np.dtype(spec.dtype).kind == "f"]
         kinds: Mapping[str, Callable[[Array], Array]] = {
             "zeros": np.zeros_like,
             "ones": np.ones_like,
-            "constant": _equal_steps,
             "denormal": lambda x: np.sign(x) * 1e-40,
             "a thousand times too large": lambda x: x * 1e3,
             "extreme (1e15)": lambda x: np.sign(x) * 1e15,
@@ -301,11 +302,11 @@ class Validation:
         """Return some samples of the data, each with every input, from reset; none without data."""
         if self.config.data is None:
             return []
-        manifest, found = self.expected.manifest, []
+        manifest, samples = self.expected.manifest, []
         for sample in sample_feeds(self.config.data, manifest, _SAMPLES[not self.config.quick]):
             steps = manifest.steps(sample) if manifest.time_axes else 1
-            found.append({**full_length(manifest, self._case(1, steps, _DATA, at_reset=True)), **sample})
-        return found
+            samples.append({**full_length(manifest, self._case(1, steps, _DATA, at_reset=True)), **sample})
+        return samples
 
     def _rounded(self, name: str, feeds: Feeds, run: Runner | None = None) -> Check:
         if reason := refused(self.expected.reference, feeds):
@@ -351,34 +352,34 @@ class Validation:
         if self.file.precision in _SMALLER:
             yield from check_golden(self.file, self.expected)
         else:
-            for place, golden in enumerate(recorded):
-                name = f"golden case {place + 1} is the reference's"
+            for number, golden in enumerate(recorded):
+                name = f"golden case {number + 1} is the reference's"
                 yield asked(name, partial(self._recorded, name, golden))
         yield from self._replay()
 
     def _gaps(self, recorded: Sequence[Golden]) -> Iterator[Check]:
         """Compare recorded cases with those of an export of the reference: as many, and none smaller."""
-        known = self.expected.manifest.golden
-        if known is None:  # a module, and no file
-            known = record_golden(self.truth, replace(self.expected.cases, held=frozenset()))
-        about = gaps(self.expected.manifest, recorded, (known, *known.more))
+        wanted = self.expected.manifest.golden
+        if wanted is None:  # a module, and no file
+            wanted = record_golden(self.truth, replace(self.expected.cases, held=frozenset()))
+        about = gaps(self.expected.manifest, recorded, (wanted, *wanted.more))
         yield answered("number and sizes", "; ".join(about))
 
     def _recorded(self, name: str, golden: Golden) -> Check:
         check_golden_case(self.file.manifest, golden)
         exact, limits = self.truth.exact(golden.inputs), self.truth.limits(golden.inputs)
-        known = {output: exact[output] for output in golden.outputs if output in exact}
-        found = judged(name, compare_all(golden.outputs, known, {n: limits[n] / 8 for n in known}))
+        wanted = {output: exact[output] for output in golden.outputs if output in exact}
+        check = judged(name, compare_all(golden.outputs, wanted, {n: limits[n] / 8 for n in wanted}))
         wide = [
-            each
-            for each in known
-            if each in golden.limit  # which replaces limits, and is for int8 and fp16
-            or each not in golden.limits
-            or np.any(golden.limits[each] > _SLACK * limits[each] + 1e-30)
+            output_name
+            for output_name in wanted
+            if output_name in golden.limit  # which replaces limits, and is for int8 and fp16
+            or output_name not in golden.limits
+            or np.any(golden.limits[output_name] > SLACK * limits[output_name] + 1e-30)
         ]
-        if found.status == "passed" and wide:
+        if check.status == "passed" and wide:
             return Check(name, "failed", f"limits of {', '.join(wide)} are missing, or wider than needed")
-        return found
+        return check
 
     def _replay(self) -> Iterator[Check]:
         """Replay the cases in the file as a device's self-test does."""
@@ -389,14 +390,10 @@ class Validation:
 
 def _selftested(name: str, test: Callable[[], SelfTest]) -> Check:
     try:
-        found = test()
+        result = test()
     except LstmEdgeError as error:
         return Check(name, "failed", first_line(error))
-    return answered(name, "" if found.ok else str(found.worst))
-
-
-def _equal_steps(x: Array) -> Array:
-    return np.broadcast_to(x.reshape(-1, x.shape[-1])[0], x.shape).astype(x.dtype) if x.ndim else x
+    return answered(name, "" if result.ok else str(result.worst))
 
 
 def _spike(x: Array) -> Array:

@@ -55,12 +55,12 @@ class Verified:
     @property
     def worst(self) -> Comparison:
         """The output of onnxruntime that is nearest to its limit."""
-        return max(self.engine, key=lambda each: each.ratio)
+        return max(self.engine, key=lambda comparison: comparison.ratio)
 
     @property
     def max_abs(self) -> float:
         """The largest absolute difference of onnxruntime from float64."""
-        return max(each.max_abs for each in self.engine)
+        return max(comparison.max_abs for comparison in self.engine)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures for the manifest."""
@@ -133,7 +133,7 @@ def refused(reference: Runner, feeds: Feeds) -> str:
         want = reference(feeds)
     except REFUSALS as error:
         return first_line(error)
-    undefined = [name for name, each in want.items() if each.dtype.kind == "f" and np.isnan(each).any()]
+    undefined = [name for name, array in want.items() if array.dtype.kind == "f" and np.isnan(array).any()]
     return f"the reference gives NaN in {', '.join(undefined)}" if undefined else ""
 
 
@@ -161,23 +161,23 @@ def row_checks(pair: Pair, cases: CaseGenerator) -> Iterator[Check]:
         yield judged(name, pair.equal(case, procedure))
 
 
-def find_streaming(pair: Pair, cases: CaseGenerator, reach: int, known: str = "") -> Manifest:
+def find_streaming(pair: Pair, cases: CaseGenerator, reach: int, cause: str = "") -> Manifest:
     """Return the manifest with why chunks do not equal the full sequence, if so, and how padding acts.
 
-    ``reach`` are the steps that states of operators along time hold; ``known`` is why chunks may differ.
+    ``reach`` are the steps that states of operators along time hold; ``cause`` is why chunks may differ.
     """
     manifest = pair.manifest
     if manifest.unstreamable or not manifest.time_axes:
         return manifest
     if reason := _why_no_chunks(manifest):
-        return manifest._replace(unstreamable=known or reason)
+        return manifest._replace(unstreamable=cause or reason)
     try:
         for check in chunk_checks(pair, cases, reach):
             if check.status == "failed":
-                about = known or f"chunks are not the full sequence: {check.message}"
+                about = cause or f"chunks are not the full sequence: {check.message}"
                 return manifest._replace(unstreamable=about)
     except Exception as error:  # noqa: BLE001  a chunk may be a size that the graph does not take
-        return manifest._replace(unstreamable=known or f"a chunk does not run: {first_line(error)}")
+        return manifest._replace(unstreamable=cause or f"a chunk does not run: {first_line(error)}")
     return manifest._replace(padded_states=states_stop_at_lengths(pair, cases))
 
 
@@ -192,7 +192,7 @@ def chunk_checks(pair: Pair, cases: CaseGenerator, reach: int) -> Iterator[Check
     random = [unit * units for units in random_sizes(steps // unit, np.random.default_rng(0))]
     for name, sizes in ("step by step", [unit] * (steps // unit)), ("in chunks", random):
         got = in_chunks(pair.manifest, sizes)(pair.graph, feeds)
-        if folded := [each for each in want if each not in got]:
+        if folded := [output for output in want if output not in got]:
             message = f"an axis of {folded[0]} follows the time axis, and chunks cut that alone"
             yield Check(name, "failed", message)
             return
@@ -226,7 +226,7 @@ def states_stop_at_lengths(pair: Pair, cases: CaseGenerator) -> bool:
 
 def differing_constants(file: onnx.ModelProto, exact: Mapping[str, Array]) -> list[str]:
     """Return the float constants of a file that are not the rounded ones of its graph in float64."""
-    mine = {each.name: onnx.numpy_helper.to_array(each) for each in file.graph.initializer}
+    mine = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in file.graph.initializer}
     return [
         name
         for name, array in exact.items()

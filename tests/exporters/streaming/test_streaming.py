@@ -301,8 +301,8 @@ def unmasked(work, value, flow, fill):
     return value, flow.__class__(flow.axis, flow.delay, flow.rate, fill)
 
 
-def late_mask(work, value, flow, *, early=Rewriter.early):
-    return early(work, value, flow.__class__(flow.axis, flow.delay + 1, flow.rate, flow.fill))
+def long_mask(work, value, flow, *, mask=Rewriter.mask):
+    return mask(work, value, flow.__class__(flow.axis, flow.delay + 1, flow.rate, flow.fill))
 
 
 def wrong_fill(work, value, flow, frames, *, past=Rewriter.past):
@@ -317,7 +317,7 @@ def short_wait(work, value, flow, frames, *, wait=Rewriter.wait):
 FAULTS = {
     "layers are not held": (rules, "hold", no_hold, networks.TwoDelays),
     "padding is not masked": (Rewriter, "clean", unmasked, networks.SameWearable),
-    "masks end a frame late": (Rewriter, "early", late_mask, networks.TwoDelays),
+    "masks end a frame late": (Rewriter, "mask", long_mask, networks.TwoDelays),
     "states begin with 0.5": (Rewriter, "past", wrong_fill, networks.UNet),
     "a branch waits a frame less": (Rewriter, "wait", short_wait, networks.Dilated),
 }
