@@ -187,7 +187,7 @@ TABLE = [
     (f"{LAST} --features a,b", "got 2 features, expected 3"),
     ("export lstm1.pth --features a,b -o m.onnx", "features has 2 entries, expected 3"),
     ("export lstm1.pth --units m,s -o m.onnx", "units has 2 entries, expected 3"),
-    ("export lstm1.pth --scale none.json -o m.onnx", "none.json does not exist; expected {"),
+    ("export lstm1.pth --scale none.json -o m.onnx", "none.json does not exist; expected x_mean and x_std"),
     ("export lstm1.pth --scale lstm1.pth -o m.onnx", "is not a scale"),
     # validate
     ("validate none.onnx", "none.onnx does not exist"),
