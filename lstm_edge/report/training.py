@@ -2,16 +2,24 @@
 
 import base64
 import io
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from lstm_edge_runtime.files import write_bytes
 
 from ..run_files import CURVES, REPORT
+
+with tempfile.TemporaryDirectory() as _fonts:  # matplotlib writes its list of fonts when it is imported
+    _given = os.environ.setdefault("MPLCONFIGDIR", _fonts)
+    from matplotlib.figure import Figure
+
+    if _given == _fonts:
+        del os.environ["MPLCONFIGDIR"]
 
 
 def write_report(folder: Path, summary: Mapping[str, Any]) -> None:

@@ -58,7 +58,8 @@ def open_content(
     name: str, content: bytes, device: str = "cpu", threads: int = 1, *, check: bool = False
 ) -> "Model":
     """Open a file's content, of ``name`` in messages; raises as ``load``."""
-    opened = _open_program if content.startswith(b"LSTMEDGE") else _open_onnx
+    is_program = content.startswith(b"LSTMEDGE") or name.endswith(".lep")
+    opened = _open_program if is_program else _open_onnx
     try:
         engine, identity = opened(content, name, device, threads)
     except (FileFormatError, UnsupportedError) as error:
