@@ -6,6 +6,7 @@ shell reports for SIGINT, SIGTERM and SIGPIPE.
 """
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -86,6 +87,7 @@ def main() -> None:
             setattr(sys, name, Path(os.devnull).open(mode))  # noqa: SIM115
     if "_LSTM_EDGE_COMPLETE" in os.environ:  # set by the shell's completion
         cli.main()
+    gc.set_threshold(50_000)  # importing torch and onnx makes objects by the million, and none is garbage
     if signal.getsignal(signal.SIGINT) == signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # around ``run``: no traceback as Python starts or ends
     sys.exit(run(cli, sys.argv[1:]))
