@@ -9,6 +9,7 @@ from lstm_edge_exporters.options import option
 from lstm_edge_exporters.verify.config import ValidateConfig
 from lstm_edge_runtime.errors import CheckFailedError, InputError
 from lstm_edge_runtime.files import check_target, write_bytes
+from lstm_edge_runtime.manifest import Signal
 
 from ._options import SCALE, is_factory, model_argument, needing, options_of, verb
 from ._output import Report, Show, note
@@ -93,11 +94,14 @@ def _reference(file: "ModelFile", against: str, given: ValidateOptions) -> "Expe
     if given.scale is not None:
         with_scales(run.model, given.scale)
     module, example, config = deployable(run, lengths="lengths" in file.graph_axes)
-    if not Path(against).is_dir():  # a bare checkpoint is not the file that a run exports
-        names = [*config.outputs]
-        if run.task is None and file.manifest.task:
-            names[0] = file.manifest.task.output
-        config = replace(config, checkpoint_sha256=None, outputs=tuple(names))
+    if not Path(against).is_dir():  # a bare checkpoint, which options described when it was exported
+        names, described = [*config.outputs], file.manifest
+        if run.task is None and described.task:
+            names[0] = described.task.output
+        signal = described.signal if run.signal == Signal() else run.signal
+        task, trained = run.task or described.task, run.trained or described.trained
+        config = replace(config, outputs=tuple(names), task=task, signal=signal, trained=trained)
+        config = replace(config, checkpoint_sha256=None)
     about = f"{Path(against).name} ({type(run.model).__name__})"
     return against_module(module, file, example, config=config, about=about)
 

@@ -24,8 +24,6 @@ from ..chunks import Runner
 from ..graph import is_data_free
 from .cases import Feeds
 
-_MOST_INDEX = 2.0**24
-
 
 class Graph64:
     """A graph in float64 as a function of arrays by name."""
@@ -120,7 +118,7 @@ def nudged(array: Array, seed: int, ulp: float) -> Array:
     """
     if array.dtype.kind != "f":
         return array
-    whole = (array == np.round(array)) & (np.abs(array) < _MOST_INDEX)
+    whole = (array == np.round(array)) & (np.abs(array) < 2.0**24)
     return np.where(whole, array, _moved(array, np.random.default_rng(seed), ulp))
 
 
@@ -140,7 +138,6 @@ _ACTIVATIONS: Mapping[str, Callable[[Array], Array]] = {
     "softsign": lambda x: x / (1.0 + np.abs(x)),
 }
 _USUAL = {"LSTM": ("Sigmoid", "Tanh", "Tanh"), "GRU": ("Sigmoid", "Tanh"), "RNN": ("Tanh",)}
-States = tuple[Array, ...]
 
 
 class _Direction:
@@ -161,10 +158,9 @@ class _Direction:
             functions = [*bounded, *functions[2:]]
         self.functions, self.r, self.bias = functions, r, bias
         self.peepholes: Array | None = None
-        self.coupled = bool(options.get("input_forget"))
-        self.linear = bool(options.get("linear_before_reset"))
+        self.coupled, self.linear = options.get("input_forget"), options.get("linear_before_reset")
 
-    def lstm(self, z: Array, h: Array, c: Array) -> States:
+    def lstm(self, z: Array, h: Array, c: Array) -> tuple[Array, ...]:
         (f, g, last), z = self.functions, (z + h @ self.r + self.bias).reshape(len(z), 4, -1)
         before = z if self.peepholes is None else z + self.peepholes * c[:, None]
         i, forget = f(before[:, 0]), f(before[:, 2])
@@ -172,7 +168,7 @@ class _Direction:
         o = z[:, 1] if self.peepholes is None else z[:, 1] + self.peepholes[1] * c
         return f(o) * last(c), c
 
-    def gru(self, z: Array, h: Array) -> States:
+    def gru(self, z: Array, h: Array) -> tuple[Array, ...]:
         (f, g), two = self.functions, 2 * h.shape[-1]
         gates = f(z[:, :two] + h @ self.r[:, :two] + self.bias[:two])
         update, reset = gates[:, : two // 2], gates[:, two // 2 :]
@@ -182,7 +178,7 @@ class _Direction:
             inner = (reset * h) @ self.r[:, two:] + self.bias[two:]
         return ((1.0 - update) * g(z[:, two:] + inner) + update * h,)
 
-    def rnn(self, z: Array, h: Array) -> States:
+    def rnn(self, z: Array, h: Array) -> tuple[Array, ...]:
         return (self.functions[0](z + h @ self.r + self.bias),)
 
 
@@ -227,9 +223,8 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 
 def _gelu(x: Array, approximate: str = "none") -> Array:
-    if approximate == "tanh":
-        return np.asarray(0.5 * x * (1 + np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
-    return np.asarray(0.5 * x * (1 + (_erf(x / math.sqrt(2)) if x.size else x)))
+    tanh = np.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3)) if approximate == "tanh" else None
+    return np.asarray(0.5 * x * (1 + ((_erf(x / math.sqrt(2)) if x.size else x) if tanh is None else tanh)))
 
 
 def _layer_norm(
@@ -242,10 +237,6 @@ def _layer_norm(
     variance = np.maximum(x.var(axes, keepdims=True) + move[0] * signs * square, 0.0)
     factor = 1.0 / np.sqrt(variance + options["epsilon"])
     return (x - mean) * factor * scale + bias, mean, factor
-
-
-def _elu(x: Array, steep: float) -> Array:
-    return np.where(x > 0, x, steep * np.expm1(np.minimum(x, 0.0)))
 
 
 def _gather_elements(data: Array, indices: Array, axis: int = 0) -> Array:
@@ -345,8 +336,10 @@ _COMPUTED: Mapping[str, Callable[..., Any]] = {
     **{kind: lambda *x, kind=kind, **options: _recurrent(kind, *x, **options) for kind in _USUAL},
     "Erf": lambda x: _erf(x) if x.size else x,
     "Gelu": _gelu,
-    "Selu": lambda x, **_: 1.0507009873554804934 * _elu(x, 1.6732632423543772848),
-    "Celu": lambda x, alpha=1.0: alpha * _elu(x / alpha, 1.0),
+    "Selu": lambda x, **_: (
+        1.0507009873554804934 * np.maximum(x, 0.0) + 1.7580993408473768599 * np.expm1(np.minimum(x, 0.0))
+    ),
+    "Celu": lambda x, alpha=1.0: np.maximum(x, 0.0) + alpha * np.expm1(np.minimum(x / alpha, 0.0)),
     "Softplus": lambda x: np.where(x > 20.0, x, np.logaddexp(0.0, x)),  # as PyTorch
     "HardSwish": lambda x: x * np.clip(x / 6.0 + 0.5, 0.0, 1.0),
     "CumSum": _cum_sum,
