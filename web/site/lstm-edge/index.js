@@ -153,7 +153,7 @@ export class Model {
 export class Stream {
   #model;
   #at;
-  /** Views of the library's memory. @type {{input: Numbers[], output: Numbers[], state: Numbers[], rest: Numbers[]}} */ #views = { input: [], output: [], state: [], rest: [] };
+  /** Views of the library's memory. @type {{buffer: unknown, input: Numbers[], output: Numbers[], state: Numbers[], rest: Numbers[]}} */ #views = { buffer: null, input: [], output: [], state: [], rest: [] };
 
   /** @internal @param {Model} model */
   constructor(model) {
@@ -164,11 +164,13 @@ export class Stream {
 
   /** The views, made again if the memory grew. */
   get #buffers() {
-    const { _c: c, inputs, outputs, states, unit } = this.#model, { buffer } = c.memory;
-    if (this.#views.output[0]?.buffer === buffer) return this.#views;
+    const { buffer } = this.#model._c.memory;
+    if (this.#views.buffer === buffer) return this.#views;
+    const { _c: c, inputs, outputs, states, unit } = this.#model;
     const view = (/** @type {string} */ name, /** @type {readonly Port[]} */ ports, /** @type {(port: Port) => number} */ length) =>
       ports.map((port, index) => arrayAt(port, buffer, c[`lstm_edge_${name}`](this.#at, index), length(port)));
     this.#views = {
+      buffer,
       input: view("input", inputs, ({ width }) => width), output: view("output", outputs, ({ width, frames }) => width * Math.max(1, frames)),
       state: view("state", states, ({ width }) => width), rest: view("rest", inputs, ({ width }) => width * unit),
     };
@@ -215,12 +217,13 @@ export class Stream {
   /** @param {(index: number, count: number) => Numbers | undefined} view @returns {Result} */
   #results(view) {
     const { _c: c, outputs } = this.#model;
-    const found = outputs.map(({ width }, index) => {
+    const result = (/** @type {Port} */ { width }, /** @type {number} */ index) => {
       const count = c.lstm_edge_frames(this.#at, index) * width;
-      return count ? /** @type {Float32Array} */ (view(index, count)).slice(0, count) : new Float32Array(0);
-    });
-    if (found.every((array) => array.length === 0)) return null;
-    return found.length === 1 ? (found[0] ?? null) : Object.fromEntries(outputs.map(({ name }, index) => [name, found[index] ?? new Float32Array(0)]));
+      return count ? /** @type {Float32Array} */ (view(index, count)).slice(0, count) : null;
+    };
+    if (outputs[0] && outputs.length === 1) return result(outputs[0], 0);
+    const found = outputs.map(result);
+    return found.some(Boolean) ? Object.fromEntries(outputs.map(({ name }, index) => [name, found[index] ?? new Float32Array(0)])) : null;
   }
 
   /** @param {number} status */
