@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from lstm_edge import DataConfig, TrainConfig, deployable, load, train
+from lstm_edge import LSTM1, DataConfig, TrainConfig, deployable, load, train
 from lstm_edge.data.series import Series
 from lstm_edge.run_files import METRICS, MODEL, RESUME
 from lstm_edge.training.epoch import lanes, run_epoch
@@ -293,3 +293,16 @@ def test_classes_are_counted_as_scikit_learn_does():
     assert scores["precision"] == {"a": pytest.approx(2 / 3), "b": 1.0, "c": None}
     assert scores["recall"] == {"a": 1.0, "b": pytest.approx(2 / 3), "c": None}
     assert scores["confusion"] == [[2, 0, 0], [1, 2, 0], [0, 0, 0]]
+
+
+@pytest.mark.parametrize("keep", [1.0, 0.0])
+def test_a_chunk_continues_from_the_state_of_its_lane_or_starts_from_zeros(keep):
+    torch.manual_seed(0)
+    net, rng = LSTM1(3, 2, 4, 2, 5, readout="last"), np.random.default_rng(0)
+    xs = rng.normal(size=(2, 8, 2)).astype(np.float32)
+    series = [(Series(name, name, "", x, np.zeros(8)), 0) for name, x in zip("ab", xs, strict=True)]
+    batches, outputs = lanes(series, 2, 4, 4, joined=False), []
+    run_epoch(net, lambda y, _: y[..., 0], batches, keep, on_batch=lambda *given: outputs.append(given[-1]))
+    ends = [net(torch.from_numpy(xs[:, start:])) for start in (0, 4)]
+    assert not torch.allclose(*ends, atol=1e-3)
+    assert torch.allclose(outputs[1][:, -1], ends[0 if keep else 1], atol=1e-6)
