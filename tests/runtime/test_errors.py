@@ -33,4 +33,5 @@ def test_what_is_printable_can_be_encoded_and_stays_as_it_is(text):
     safe = printable(text)
     safe.encode()
     assert printable(safe) == safe
-    assert all(each.isprintable() or each == "\n" for each in safe)
+    assert all(character.isprintable() or character == "\n" for character in safe)
+    assert safe.count("\n") == text.count("\n")

@@ -59,6 +59,9 @@ def test_a_good_file_passes_against_its_run_and_says_so(job, invoke):
     assert code == 0
     assert err.splitlines()[0] == "checking: Contract"
     assert re.search(r"PASSED: \d+ passed, 0 failed", out)
+    rows = re.findall(r"│ (\S+) +│ (\S+) +│ passed", out)
+    assert all(float(error) <= float(limit) for limit, error in rows)
+    assert len(rows) >= 4
     for group in ("Contract", "Weights", "Function", "States and rows", "Inputs", "Golden cases", "Engines"):
         assert re.search(rf"{group} .*passed", out), group
 

@@ -295,14 +295,17 @@ def test_classes_are_counted_as_scikit_learn_does():
     assert scores["confusion"] == [[2, 0, 0], [1, 2, 0], [0, 0, 0]]
 
 
-@pytest.mark.parametrize("keep", [1.0, 0.0])
-def test_a_chunk_continues_from_the_state_of_its_lane_or_starts_from_zeros(keep):
+@pytest.mark.parametrize(
+    ("keep", "joined", "parts", "carried"),
+    [(1.0, False, 1, True), (0.0, False, 1, False), (1.0, True, 2, True), (1.0, False, 2, False)],
+)
+def test_a_chunk_continues_from_the_state_of_its_lane_or_starts_from_zeros(keep, joined, parts, carried):
     torch.manual_seed(0)
     net, rng = LSTM1(3, 2, 4, 2, 5, readout="last"), np.random.default_rng(0)
     xs = rng.normal(size=(2, 8, 2)).astype(np.float32)
-    series = [(Series(name, name, "", x, np.zeros(8)), 0) for name, x in zip("ab", xs, strict=True)]
-    batches, outputs = lanes(series, 2, 4, 4, joined=False), []
+    records = [Series("", "", "", x, np.zeros(len(x))) for part in np.split(xs, parts, 1) for x in part]
+    batches, outputs = lanes(((record, 0) for record in records), 2, 4, 4, joined=joined), []
     run_epoch(net, lambda y, _: y[..., 0], batches, keep, on_batch=lambda *given: outputs.append(given[-1]))
     ends = [net(torch.from_numpy(xs[:, start:])) for start in (0, 4)]
     assert not torch.allclose(*ends, atol=1e-3)
-    assert torch.allclose(outputs[1][:, -1], ends[0 if keep else 1], atol=1e-6)
+    assert torch.allclose(outputs[1][:, -1], ends[0 if carried else 1], atol=1e-6)
