@@ -1,7 +1,7 @@
 import inspect
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lstm_edge_runtime import errors, load
@@ -28,6 +28,7 @@ def test_a_file_name_can_not_write_to_the_terminal(tmp_path):
         load(tmp_path / "\x1b]0;title\x07.onnx")
 
 
+@example("a\n\x07")
 @given(st.text(alphabet=st.characters()))
 def test_what_is_printable_can_be_encoded_and_stays_as_it_is(text):
     safe = printable(text)
