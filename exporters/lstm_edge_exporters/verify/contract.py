@@ -16,10 +16,8 @@ from .report import Check, answered
 
 _MEANING = ("task", "signal", "trained")
 """Fields that only the one who exported knows, if anyone does."""
-_ELSEWHERE = {"precision", "int8_activations", "padded_states", "unstreamable"}
-"""Fields that have checks of their own."""
+_ELSEWHERE = {"precision", "int8_activations", "padded_states", "unstreamable"}  # have checks of their own
 _SHOWN = 100
-"""Characters of a value that a message shows."""
 
 
 def check_form(file: ModelFile) -> Iterator[Check]:

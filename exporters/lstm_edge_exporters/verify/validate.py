@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lstm_edge_runtime.errors import InputError, LstmEdgeError, UnsupportedError, first_line
-from lstm_edge_runtime.manifest import Array, Golden
+from lstm_edge_runtime.manifest import Array, Golden, Manifest
 from lstm_edge_runtime.native import installed
 from lstm_edge_runtime.ort import CPU, import_onnxruntime
 from lstm_edge_runtime.selftest import SelfTest, check_golden_case, selftest
@@ -140,8 +140,7 @@ class Validation:
         if self.against is None:
             return contract | ({"golden": self._replay} if self.file.model else {})
         if self.file.precision in _SMALLER:
-            quantized = partial(check_quantized, self.file, self.against, self.config)
-            return {**contract, "quantized": quantized, "golden": self._golden}
+            return {**contract, "quantized": self._quantized, "golden": self._golden}
         return {
             **contract,
             "weights": self._weights,
@@ -226,9 +225,8 @@ class Validation:
         check = judged(name, self.truth.within(self.pair.exact(feeds), run(feeds), feeds, reference=run))
         if check.status == "passed" or not self._changed_nodes:
             return check
-        return replace(
-            check, message=f"node {self._changed_nodes[0]!r} is not the reference's; {check.message}"
-        )
+        node = f"node {self._changed_nodes[0]!r} is not the reference's"
+        return replace(check, message=f"{node}; {check.message}")
 
     @cached_property
     def _changed_nodes(self) -> Sequence[str]:
@@ -237,7 +235,7 @@ class Validation:
 
     def _states(self) -> Iterator[Check]:
         """Run rows alone, with NaN in one row, padded rows, and chunks with states carried."""
-        cases, manifest, mine = self.expected.cases, self.expected.manifest, self.file.manifest
+        cases, manifest = self.expected.cases, self.expected.manifest
         yield from row_checks(self.pair, cases)
         if manifest.lengths is not None:
             yield from self._lengths(manifest.lengths)
@@ -245,17 +243,31 @@ class Validation:
         for state in manifest.states:
             moved = {**feeds, state.input: other[state.input]}
             yield self._equal(f"only {state.input} away from reset", moved, self.truth.exact)
-        wanted = find_streaming(self.truth, cases, self.expected.reach)
-        if wanted.streamable != mine.streamable:
-            about = (
-                f"the file says {mine.streamable}, the reference {wanted.streamable} {wanted.unstreamable}"
-            )
-            yield Check("streamable", "failed", about)
-        elif self.pair is not self.truth and not wanted.unstreamable and manifest.time_axes:
+        wanted, claims = self._claims()
+        yield from claims
+        streams = claims[0].status == "passed" and not wanted.unstreamable
+        if self.pair is not self.truth and streams and manifest.time_axes:
             yield from chunk_checks(self.pair, cases, self.expected.reach)
-        if manifest.lengths is not None and manifest.states and not wanted.unstreamable:
-            same = mine.padded_states == wanted.padded_states
-            yield answered("states stop at lengths", "" if same else f"the file says {mine.padded_states}")
+
+    def _claims(self) -> tuple[Manifest, list[Check]]:
+        """Return the expected manifest, and compare what the file's states of chunks and of padding."""
+        mine, wanted = (
+            self.file.manifest,
+            find_streaming(self.truth, self.expected.cases, self.expected.reach),
+        )
+        about = f"the file says {mine.streamable}, the reference {wanted.streamable} {wanted.unstreamable}"
+        checks = [answered("streamable", "" if wanted.streamable == mine.streamable else about)]
+        if wanted.lengths is not None and wanted.states and not wanted.unstreamable:
+            about = (
+                "" if mine.padded_states == wanted.padded_states else f"the file says {mine.padded_states}"
+            )
+            checks.append(answered("states stop at lengths", about))
+        return wanted, checks
+
+    def _quantized(self) -> Iterator[Check]:
+        yield from (claims := self._claims()[1])
+        if all(check.status == "passed" for check in claims):
+            yield from check_quantized(self.file, self.expected, self.config)
 
     def _lengths(self, name: str) -> Iterator[Check]:
         """Compare at random, full and single-step lengths, in every order, and with garbage as padding."""
