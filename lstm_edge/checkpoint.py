@@ -93,8 +93,8 @@ def load(path: str | os.PathLike[str]) -> Run:
     with malformed_as(FileFormatError, f"the metadata of {path} are malformed", "train again"):
         model = _build(facts["network"] if facts else {}, tensors, path)
         kinds = {"task": Task, "signal": Signal, "trained": Trained}
-        known = {name: decode(kind, facts[name]) for name, kind in kinds.items() if facts and facts[name]}
-        return Run(model, **known, sha256=sha256)
+        recorded = {name: decode(kind, facts[name]) for name, kind in kinds.items() if facts and facts[name]}
+        return Run(model, **recorded, sha256=sha256)
 
 
 def deployable(run: Run, *, lengths: bool = False) -> "tuple[LSTM1, tuple[Tensor, ...], ExportConfig]":

@@ -78,15 +78,15 @@ def make_plan(dataset: str, model: Path, output: Path, options: ScoreConfig) -> 
     opened = open_model(str(model.resolve()), None)
     options, task = _resolve(options, opened), opened.manifest.task
     width, paths = Pool(opened, 1, "never", options.window).width, find_files(dataset)
-    types, known = _read_earlier(options, opened.identity) if options.since else (("", ""), ())
-    rows, types, skipped = _check_files(_new_files(paths, known), options, types)
+    types, scored = _read_earlier(options, opened.identity) if options.since else (("", ""), ())
+    rows, types, skipped = _check_files(_new_files(paths, scored), options, types)
     plan = Plan(
         options=options,
         model=str(model.resolve()),
         identity=opened.identity,
         groups=tuple(_groups(rows, 0 if options.skip_bad else ROWS)),
         files=tuple((path, *_mark(path), count) for path, count in rows.items()),
-        known=known,
+        known=scored,
         results=tuple(result_names(task, width)),
         labels=tuple(class_names(task, width)) if is_classification(task) else (),
         types=types,
@@ -125,9 +125,9 @@ def _mark(path: str) -> tuple[int, int]:
     return (about := Path(path).stat()).st_size, about.st_mtime_ns
 
 
-def _new_files(paths: Sequence[str], known: Files) -> list[str]:
+def _new_files(paths: Sequence[str], scored: Files) -> list[str]:
     """Return the files that no earlier run scored."""
-    before = {path: (size, modified) for path, size, modified, _ in known}
+    before = {path: (size, modified) for path, size, modified, _ in scored}
     for path in paths:
         if path in before and _mark(path) != before[path]:
             raise InputError(f"{path} changed since an earlier run scored it; score without --since")

@@ -101,8 +101,8 @@ def check_state(state: State, manifest: Manifest, identity: str, rows: int) -> d
         got, expected = state.identity[:12], identity[:12]
         raise StateError(f"got a state of model {got}, expected {expected}; start from the reset state")
     for spec in manifest.states:
-        array, known = state.get(spec.input), {manifest.batch or "": rows}
-        if array is None or array.dtype != spec.dtype or solve(spec.axes, array.shape, known) is None:
+        array, sizes = state.get(spec.input), {manifest.batch or "": rows}
+        if array is None or array.dtype != spec.dtype or solve(spec.axes, array.shape, sizes) is None:
             expected = f"{spec.dtype} {spec.input} {describe(spec.axes)} of {rows} rows"
             raise StateError(f"got a state without {expected}; nothing is reset automatically")
     return dict(state)

@@ -65,41 +65,41 @@ def learn_sizes(
     ranges: Mapping[str, AxisRange] = _ANY,
 ) -> None:
     """Add the sizes of named axes to ``sizes``; ``InputError`` if ``shape`` does not fit."""
-    known = solve(axes, shape, sizes)
-    if known is None or 0 in shape or min(known.values(), default=1) < 1:
+    solved = solve(axes, shape, sizes)
+    if solved is None or 0 in shape or min(solved.values(), default=1) < 1:
         given = ", ".join(f"{axis}={sizes[axis]}" for axis in axes if axis in sizes and isinstance(axis, str))
         raise InputError(
             f"{name} has shape {shape}, expected {describe(axes)}{f' with {given}' if given else ''}"
             f"{' and no empty axis' if 0 in shape else ''}; check its rank and the order of its axes"
         )
     for axis, allowed in ranges.items():
-        size = known.get(axis)
+        size = solved.get(axis)
         if axis not in sizes and size is not None and allowed.nearest(size) != size:
             raise InputError(
                 f"{name} has shape {shape}: axis {axis} of {describe(axes)} is {size}, this file accepts "
                 f"{allowed}; use {allowed.nearest(size)}"
             )
-    sizes.update(known)
+    sizes.update(solved)
 
 
 def solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[str, int] | None:
     """Return ``sizes`` with those of further names that ``shape`` gives; None if it does not fit."""
-    known = dict(sizes)
-    same = len(axes) == len(shape) and all(_learn(*pair, known) for pair in zip(axes, shape, strict=True))
-    return known if same else None
+    solved = dict(sizes)
+    same = len(axes) == len(shape) and all(_learn(*pair, solved) for pair in zip(axes, shape, strict=True))
+    return solved if same else None
 
 
-def _learn(axis: int | str, size: int, known: dict[str, int]) -> bool:
+def _learn(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
     """Return True if an axis may have this size, and add that of its only unknown name to ``known``."""
     if isinstance(axis, int):
         return axis == size
-    if axis in known:
-        return known[axis] == size
+    if axis in sizes:
+        return sizes[axis] == size
     factors, rest = parse_sum(axis)
-    unknown = [name for name in factors if name not in known]
-    rest = size - rest - sum(factors[name] * known[name] for name in factors if name in known)
+    unknown = [name for name in factors if name not in sizes]
+    rest = size - rest - sum(factors[name] * sizes[name] for name in factors if name in sizes)
     if len(unknown) == 1:
-        known[unknown[0]], rest = divmod(rest, factors[unknown[0]])
+        sizes[unknown[0]], rest = divmod(rest, factors[unknown[0]])
     return rest == 0 or len(unknown) > 1
 
 

@@ -81,7 +81,7 @@ def copy_as(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     The epsilon of a norm is rounded to float32 as weights are; computed weights (weight norm) are fixed.
     """
     held = (
-        v for each in module.modules() for v in (*vars(each).values(), *getattr(each, "_flat_weights", ()))
+        v for part in module.modules() for v in (*vars(part).values(), *getattr(part, "_flat_weights", ()))
     )
     computed = (value for value in held if isinstance(value, Tensor) and not value.is_leaf)
     copied = copy.deepcopy(module, {id(value): value.detach().clone() for value in computed})

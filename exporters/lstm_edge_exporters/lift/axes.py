@@ -83,15 +83,15 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
     if free and _holds_sizes(model.graph, fixed):
         raise ContractError("a Reshape to numbers fixes the sizes of the inputs")
     restore_order(model, fixed)
-    found = recurrences(model)
-    runs = Measured(model, found, fixed)
-    roles = _measure_roles(model.graph, found, runs, fixed)
-    nodes = [each.node for each in found if not each.looped]
+    layers = recurrences(model)
+    runs = Measured(model, layers, fixed)
+    roles = _measure_roles(model.graph, layers, runs, fixed)
+    nodes = [cell.node for cell in layers if not cell.looped]
     held = any(constant(value) is not None for node in nodes for value in node.inputs[LENGTHS : LENGTHS + 1])
     for role in (BATCH, SEQUENCE):  # becomes dynamic if all axes of fixed size agree, and no constant lengths
-        own = [name for name in fixed if roles.get(name) == role]
-        if held or len({fixed[name] for name in own}) > 1:
-            roles = {name: role for name, role in roles.items() if name not in own}
+        alike = [name for name in fixed if roles.get(name) == role]
+        if held or len({fixed[name] for name in alike}) > 1:
+            roles = {name: role for name, role in roles.items() if name not in alike}
     titles = _titles(model.graph, roles, fixed)
     _rename((*data_inputs(model.graph), *(value for node in model.graph for value in node.outputs)), titles)
     batch, sequence = (
@@ -101,33 +101,33 @@ def name_axes(model: ir.Model, given: Collection[str], *, free: bool) -> Named:
     freed = {roles[name]: size for name, size in fixed.items() if name in roles}
     if len(dynamic_axes(model.graph)) < sum(isinstance(title, str) for title in titles.values()):  # joined
         names = {BATCH: batch, SEQUENCE: sequence}
-        runs = Measured(model, found, {str(names[role]): size for role, size in freed.items()})
+        runs = Measured(model, layers, {str(names[role]): size for role, size in freed.items()})
     else:
         runs.rename(titles, fixed)
-    forward = [axis for each in found if not is_reversed(each.node) for axis in each.time_axes()]
+    forward = [axis for cell in layers if not is_reversed(cell.node) for axis in cell.time_axes()]
     steps = max((size for axis in forward for _, size in runs.lengths(axis)[:1]), default=1)
-    backwards = all(is_reversed(each.node) for each in found)
+    backwards = all(is_reversed(cell.node) for cell in layers)
     if sequence is not None:
-        found = [each for each in found if any(runs.may_grow(axis, batch) for axis in each.time_axes())]
-    final = (runs.complete and not freed) or (backwards and bool(found))
-    return Named(batch, sequence, freed, runs, found, 1 if sequence else steps, final)
+        layers = [cell for cell in layers if any(runs.may_grow(axis, batch) for axis in cell.time_axes())]
+    final = (runs.complete and not freed) or (backwards and bool(layers))
+    return Named(batch, sequence, freed, runs, layers, 1 if sequence else steps, final)
 
 
 class Measured:
     """Values that recurrences read and start from, at several sizes."""
 
-    def __init__(self, model: ir.Model, found: Sequence[Recurrence], known: Sizes) -> None:
+    def __init__(self, model: ir.Model, layers: Sequence[Recurrence], fixed: Sizes) -> None:
         """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
         self._runs: dict[ir.Value, Runs] = {}
         self.complete = True
         """False if the graph ran at no sizes that were tried."""
-        starts = {slot.initial for each in found for slot in each.slots if slot.initial is not None}
-        reads = {value for each in found for value, _ in (*each.time_axes(), *each.row_axes())}
+        starts = {slot.initial for layer in layers for slot in layer.slots if slot.initial is not None}
+        reads = {value for layer in layers for value, _ in (*layer.time_axes(), *layer.row_axes())}
         names = dynamic_axes(model.graph)
         for group in (reads - starts, starts):
             values = [value for value in group if constant(value) is None]
             try:
-                runs = evaluate(model, values, _sizes_apart(names, known)) if values else []
+                runs = evaluate(model, values, _sizes_apart(names, fixed)) if values else []
                 self._runs |= dict.fromkeys(values, runs)
             except FileFormatError:
                 self.complete = False
@@ -142,21 +142,21 @@ class Measured:
 
     def arrays(self, value: ir.Value) -> list[Array]:
         """Return the value in each run that did not fail."""
-        known = constant(value)
-        return [run[value] for _, run in self._runs.get(value, [])] if known is None else [known]
+        stored = constant(value)
+        return [run[value] for _, run in self._runs.get(value, [])] if stored is None else [stored]
 
     def lengths(self, axis: Axis) -> list[tuple[Sizes, int]]:
         """Return the sizes and an axis's length in each run that did not fail."""
-        value, place = axis
+        value, index = axis
         runs = [(sizes, run[value]) for sizes, run in self._runs.get(value, [])]
-        if place is None:
+        if index is None:
             return [(sizes, int(array.flat[0])) for sizes, array in runs]
-        return [(sizes, array.shape[place]) for sizes, array in runs if array.ndim > place]
+        return [(sizes, array.shape[index]) for sizes, array in runs if array.ndim > index]
 
     def name(self, axis: Axis) -> int | str | None:
         """Name an axis by its lengths; None if these are unknown, or no multiple of an input's axis."""
-        known = self.lengths(axis)
-        return name_axis([length for _, length in known], [sizes for sizes, _ in known]) if known else None
+        runs = self.lengths(axis)
+        return name_axis([length for _, length in runs], [sizes for sizes, _ in runs]) if runs else None
 
     def growing_with(self, axis: Axis) -> set[str]:
         """Return the names of the input axes that lengthen ``axis``."""
@@ -170,12 +170,12 @@ class Measured:
         return not self.lengths(axis) or bool(self.growing_with(axis) - {batch})
 
 
-def _sizes_apart(names: Sequence[str], known: Sizes) -> Iterator[tuple[Sizes, ...]]:
+def _sizes_apart(names: Sequence[str], fixed: Sizes) -> Iterator[tuple[Sizes, ...]]:
     """Yield sets of sizes: one for all axes, then for each axis that one with this axis longer."""
     for least, apart in _SIZES:
-        base = {name: least + apart * place for place, name in enumerate(names)} | dict(known)
-        longer = ({name: base[name] + apart * len(names) + place} for place, name in enumerate(names))
-        yield base, *(base | each for each in longer)
+        base = {name: least + apart * index for index, name in enumerate(names)} | dict(fixed)
+        longer = ({name: base[name] + apart * len(names) + index} for index, name in enumerate(names))
+        yield base, *(base | sizes for sizes in longer)
 
 
 def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]:
@@ -186,10 +186,10 @@ def _label_axes(model: ir.Model, takes: Callable[[str], bool]) -> dict[str, int]
     fixed: dict[str, int] = {}
     for value in data_inputs(model.graph):
         shape: list[int | str] = []
-        for place, axis in enumerate(value.shape or ()):
+        for index, axis in enumerate(value.shape or ()):
             name = axis if isinstance(axis, int) else str(axis.value or "")
-            own = value.name in states or place > 1
-            label: int | str = f"{_NEW}{value.name}_{place}" if own else f"{_NEW}{place}"
+            separate = value.name in states or index > 1
+            label: int | str = f"{_NEW}{value.name}_{index}" if separate else f"{_NEW}{index}"
             if isinstance(name, int) and name and takes(str(value.name)):
                 fixed[f"{label}:{name}"] = name
                 label = f"{label}:{name}"
@@ -212,13 +212,13 @@ def _holds_sizes(graph: ir.Graph, fixed: Sizes) -> bool:
 
 
 def _measure_roles(
-    graph: ir.Graph, found: Sequence[Recurrence], runs: Measured, fixed: Sizes
+    graph: ir.Graph, layers: Sequence[Recurrence], runs: Measured, fixed: Sizes
 ) -> dict[str, str]:
     """Return the role of each axis that has one."""
     roles: dict[str, str] = {}
-    for each in found:
-        time = set().union(*map(runs.growing_with, each.time_axes()))
-        grown = (runs.growing_with(axis) for axis in each.row_axes())
+    for layer in layers:
+        time = set().union(*map(runs.growing_with, layer.time_axes()))
+        grown = (runs.growing_with(axis) for axis in layer.row_axes())
         single = (axes - set(fixed) or axes for axes in grown)
         rows = set().union(*(axes for axes in single if len(axes) == 1))
         time = time - set(fixed) or time  # a batch of fixed size may be folded into time
@@ -231,9 +231,9 @@ def _measure_roles(
 def _by_place(graph: ir.Graph, fixed: Sizes) -> dict[str, str]:
     """Return roles where no recurrence shows them: by usual names, else the first axis is the batch."""
     names = [name for name in dynamic_axes(graph) if name not in fixed]
-    known = {name: role for name in names for role, usual in _USUAL.items() if usual.fullmatch(name.lower())}
-    if len({*known.values()}) == len(known) > 0:
-        return known
+    roles = {name: role for name in names for role, usual in _USUAL.items() if usual.fullmatch(name.lower())}
+    if len({*roles.values()}) == len(roles) > 0:
+        return roles
     firsts = [axes[0] for value in data_inputs(graph) if (axes := axes_of(value))]
     others = [name for name in names if name not in firsts]
     return {str(name): BATCH for name in firsts} | dict.fromkeys(others if len(others) == 1 else (), SEQUENCE)
@@ -250,8 +250,8 @@ def _titles(graph: ir.Graph, roles: Mapping[str, str], fixed: Sizes) -> dict[int
         titles[label] = fixed.get(label, label.removeprefix(_NEW)) if made_up else label
         if role == BATCH or (role == SEQUENCE and made_up):
             usual = {BATCH: "N", SEQUENCE: "L"}[role]
-            own = (name for name in labels if roles.get(name) == role and not name.startswith(_NEW))
-            titles[label] = next(own, usual if usual not in labels else role)
+            given = (name for name in labels if roles.get(name) == role and not name.startswith(_NEW))
+            titles[label] = next(given, usual if usual not in labels else role)
     return titles
 
 

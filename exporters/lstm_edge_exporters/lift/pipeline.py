@@ -117,29 +117,29 @@ def _name(original: ir.Model, config: LiftConfig, *, free: bool) -> tuple[ir.Mod
 
 def _lift(original: ir.Model, config: LiftConfig, model: ir.Model, given: Feeds, axes: Named) -> Lifted:
     refuse_nested(model)
-    known = recognize(model, config.states, axes.sequence)
-    forward = [each for each in axes.over_time if not is_reversed(each.node)]
+    declared = recognize(model, config.states, axes.sequence)
+    forward = [layer for layer in axes.over_time if not is_reversed(layer.node)]
     if len(forward) < len(axes.over_time) and (axes.sequence or not forward):
-        backwards = (label(each.node) for each in axes.over_time if is_reversed(each.node))
+        backwards = (label(layer.node) for layer in axes.over_time if is_reversed(layer.node))
         raise ContractError(
             f"{', '.join(backwards)} reads time backwards, so no state of it can be carried over; "
             "train a network that reads forward only"
         )
-    lifted = lift_states(model, forward, axes, known)
-    if not (known or lifted or axes.sequence):
+    lifted = lift_states(model, forward, axes, declared)
+    if not (declared or lifted or axes.sequence):
         raise ContractError(f"there is no state to lift: {_NO_STATE}")
     sized = measure_shapes(model, axes.batch, axes.sequence)
     outputs = [_output(value, dynamic_axes(model.graph)) for value in model.graph.outputs]
     past, need, reach, refused = tuple[StateSpec, ...](), "", 0, ""
     try:
-        states = (*known, *lifted)
+        states = (*declared, *lifted)
         streamed = stream(sized, Manifest((), tuple(outputs), states, axes.batch, axes.sequence))
         need, past = streamed.need, () if streamed.need else streamed.manifest.states[len(states) :]
         if past:
             model, reach = streamed.model, streamed.reach
     except NotStreamableError as error:
         refused = str(error)
-    states = (*known, *lifted, *past)
+    states = (*declared, *lifted, *past)
     if not states and not (need and config.stream):
         raise ContractError(f"there is no state to lift: {refused or need or _NO_STATE}")
     manifest = _describe(model, axes, outputs, states)
@@ -162,16 +162,16 @@ def _lift(original: ir.Model, config: LiftConfig, model: ir.Model, given: Feeds,
             sized, manifest, cases, lambda *parts: with_manifest(to_proto(parts[0]), parts[1])
         )
     load(content)
-    past = manifest.states[len(known) + len(lifted) :]
-    report = LiftReport(tuple(lifted), past, tuple(known), tuple(sorted(axes.freed)), verified)
+    past = manifest.states[len(declared) + len(lifted) :]
+    report = LiftReport(tuple(lifted), past, tuple(declared), tuple(sorted(axes.freed)), verified)
     return Lifted(content, manifest, report)
 
 
 def _output(value: ir.Value, names: Collection[str]) -> TensorSpec:
     """Return an output whose axes are numbers, names of the inputs' axes, and multiples of these."""
     spec = spec_of(value)
-    known = [isinstance(axis, int) or axis.split("*")[-1] in names for axis in spec.axes]
-    axes = (axis if known[place] else f"{spec.name}.{place}" for place, axis in enumerate(spec.axes))
+    named = [isinstance(axis, int) or axis.split("*")[-1] in names for axis in spec.axes]
+    axes = (axis if named[index] else f"{spec.name}.{index}" for index, axis in enumerate(spec.axes))
     return spec._replace(axes=tuple(axes))
 
 

@@ -55,8 +55,8 @@ class Recurrence:
 
 def recurrences(model: ir.Model) -> list[Recurrence]:
     """Return the recurrences of the main graph, in its order."""
-    found = (Recurrence(node, tuple(_slots(node))) for node in model.graph)
-    return [each for each in found if each.slots]
+    candidates = (Recurrence(node, tuple(_slots(node))) for node in model.graph)
+    return [candidate for candidate in candidates if candidate.slots]
 
 
 def top_of(value: ir.Value) -> ir.Value:
@@ -93,9 +93,9 @@ def _carried_floats(node: ir.Node) -> Iterator[tuple[int, int]]:
     loop = node.op_type == "Loop"
     first = 2 if loop else 0  # behind the trip count and the condition
     scanned = 0 if loop else node.attributes["num_scan_inputs"].as_int()
-    for place in range(first, len(node.inputs) - scanned):
-        entering, leaving = body.inputs[place], behind_identity(body.outputs[place - first + loop])
-        outer = node.inputs[place]
+    for index in range(first, len(node.inputs) - scanned):
+        entering, leaving = body.inputs[index], behind_identity(body.outputs[index - first + loop])
+        outer = node.inputs[index]
         dtype = entering.dtype or (outer.dtype if outer is not None else None)
         if dtype is not None and dtype.is_floating_point() and entering is not leaving and entering.uses():
-            yield place, place - first
+            yield index, index - first

@@ -78,8 +78,8 @@ def _generalize_reshapes(model: ir.Model) -> None:
             axis = list(users[0].node.attributes.get_ints("perm", (3, 2, 1, 0)) or ()).index(axis)
             value = users[0].node.outputs[0]
         sizes = list(axes_of(value))
-        for user, place in users:
-            target = constant(user.inputs[1]) if user.op_type == "Reshape" and place == 0 else None
+        for user, index in users:
+            target = constant(user.inputs[1]) if user.op_type == "Reshape" and index == 0 else None
             dropped = sizes[:axis] + sizes[axis + 1 :]
             if target is None or axis not in (1, 2) or sizes[axis] != 1 or target.tolist() != dropped:
                 continue
@@ -119,13 +119,13 @@ def _generalize_loops(model: ir.Model) -> None:
         body.outputs[0] = go.outputs[0]
 
 
-def restore_order(model: ir.Model, known: Mapping[str, int]) -> None:
+def restore_order(model: ir.Model, fixed: Mapping[str, int]) -> None:
     """Let recurrent nodes run on rows as they came, and sort their results; ``known`` has sizes of axes."""
     if model.graph.opset_imports[""] < 11:  # TopK can't be asked for the smallest
         return
     for node in [node for node in model.graph if is_recurrent(node)]:
         orders = list(_orders(node))
-        if orders and _keep_rows(model, node, orders, known):
+        if orders and _keep_rows(model, node, orders, fixed):
             _restore(node, orders)
 
 
@@ -138,11 +138,11 @@ def _orders(node: ir.Node) -> Iterator[ir.Value]:
         value = next((value for value in above.inputs if value is not None and constant(value) is None), None)
 
 
-def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], known: Mapping[str, int]) -> bool:
+def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], fixed: Mapping[str, int]) -> bool:
     """Return True if all of ``orders`` were permutations of the rows of X."""
     x = node.inputs[0]
     assert x is not None
-    sizes = {name: 8 + place for place, name in enumerate(dynamic_axes(model.graph))} | dict(known)
+    sizes = {name: 8 + index for index, name in enumerate(dynamic_axes(model.graph))} | dict(fixed)
     try:
         ((_, run),) = evaluate(model, [x, *orders], [[sizes]])
     except FileFormatError:
@@ -153,8 +153,8 @@ def _keep_rows(model: ir.Model, node: ir.Node, orders: Sequence[ir.Value], known
 
 def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
     """Put the rows of what ``node`` reads back, and sort what it gives."""
-    for sort, place in (use for order in orders for use in list(order.uses())):
-        if sort.op_type == "Gather" and place == 1 and sort.inputs[0] and is_data_free(sort.inputs[0]):
+    for sort, index in (use for order in orders for use in list(order.uses())):
+        if sort.op_type == "Gather" and index == 1 and sort.inputs[0] and is_data_free(sort.inputs[0]):
             ir.convenience.replace_all_uses_with(sort.outputs[0], sort.inputs[0])  # all rows are the same
     build = Builder(node, f"{node.name or node.op_type}.rows")
     order, *outer = reversed(orders)
@@ -163,13 +163,13 @@ def _restore(node: ir.Node, orders: Sequence[ir.Value]) -> None:
     (count,) = build.node("Shape", [order])
     _, back = build.node("TopK", [order, count], {"largest": 0}, outputs=2)
     starts = [slot.input for slot in slots(node)]
-    for place, value in enumerate(node.inputs):
-        if value is not None and (place in (0, LENGTHS) or (place in starts and not is_data_free(value))):
-            axis = 0 if place == LENGTHS else 1
-            node.replace_input_with(place, build.node("Gather", [value, back], {"axis": axis})[0])
-    for place, value in enumerate(node.outputs):
+    for index, value in enumerate(node.inputs):
+        if value is not None and (index in (0, LENGTHS) or (index in starts and not is_data_free(value))):
+            axis = 0 if index == LENGTHS else 1
+            node.replace_input_with(index, build.node("Gather", [value, back], {"axis": axis})[0])
+    for index, value in enumerate(node.outputs):
         if value.name and (value.uses() or value.is_graph_output()):
-            sort = ir.node("Gather", [value, order], {"axis": 1 if place else 2}, name=f"{value.name}.sort")
+            sort = ir.node("Gather", [value, order], {"axis": 1 if index else 2}, name=f"{value.name}.sort")
             new = sort.outputs[0]
             new.name, new.type, new.shape = value.name, value.type, value.shape
             value.name = f"{value.name}.as_came"

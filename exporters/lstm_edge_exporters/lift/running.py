@@ -107,7 +107,7 @@ def length_input(graph: ir.Graph) -> str | None:
         for value in data_inputs(graph)
         if value.dtype in (ir.DataType.INT32, ir.DataType.INT64)
         and (value.shape is None or len(value.shape) == 1)
-        and any(is_recurrent(node) and place == LENGTHS for node, place in readers(value))
+        and any(is_recurrent(node) and index == LENGTHS for node, index in readers(value))
     )
     return next(names, None)
 
@@ -166,9 +166,9 @@ def measure_shapes(model: ir.Model, batch: str | None, sequence: str | None) -> 
         small = array.dtype.kind in "iu" and array.size <= _MOST_KEPT and constant(value) is None
         same = small and all(np.array_equal(run[value], array) for _, run in runs[1:])
         if same and value.uses() and is_data_free(value):
-            known = ir.val(f"{value.name}.known", const_value=ir.tensor(array))
-            copy.graph.register_initializer(known)
-            ir.convenience.replace_all_uses_with(twins[value.name], known)
+            measured = ir.val(f"{value.name}.known", const_value=ir.tensor(array))
+            copy.graph.register_initializer(measured)
+            ir.convenience.replace_all_uses_with(twins[value.name], measured)
     return copy
 
 
@@ -176,17 +176,17 @@ def _cases(model: ir.Model, batch: str | None, sequence: str | None) -> Iterator
     """Yield sizes to run at: three lengths, then more rows, then larger other axes."""
     names = [name for name in dynamic_axes(model.graph) if name not in (batch, sequence)]
     rows = [batch] if batch else []
-    base = {name: _OTHERS + place for place, name in enumerate(names)} | dict.fromkeys(rows, _ROWS[0])
+    base = {name: _OTHERS + index for index, name in enumerate(names)} | dict.fromkeys(rows, _ROWS[0])
     larger = [dict.fromkeys(rows, _ROWS[1]), {name: base[name] + len(names) for name in names}]
     if sequence is None:
-        yield [base] * len(_FURTHER) + [base | each for each in larger]
+        yield [base] * len(_FURTHER) + [base | sizes for sizes in larger]
         return
     strides = _strides(model.graph)
     for least, times in _LENGTHS:
         multiple = lcm(strides, times)
         first = -(-least // multiple) * multiple
         lengths = [{**base, sequence: first + more * multiple} for more in _FURTHER]
-        yield [*lengths, *(lengths[0] | each for each in larger)]
+        yield [*lengths, *(lengths[0] | sizes for sizes in larger)]
 
 
 def _strides(graph: ir.Graph) -> int:
@@ -194,8 +194,8 @@ def _strides(graph: ir.Graph) -> int:
     products: dict[ir.Value | None, int] = {}
     for node in graph:
         strides = list(node.attributes.get_ints("strides", ()) or ())
-        place = {"Range": 2, "Slice": 4, "STFT": 1}.get(node.op_type, len(node.inputs))
-        if (steps := constant(next(iter(node.inputs[place:]), None))) is not None:
+        index = {"Range": 2, "Slice": 4, "STFT": 1}.get(node.op_type, len(node.inputs))
+        if (steps := constant(next(iter(node.inputs[index:]), None))) is not None:
             strides = steps.ravel().tolist()
         product = lcm(*(products.get(value, 1) for value in node.inputs)) * max(1, *strides, 1)
         products.update(dict.fromkeys(node.outputs, min(int(product), _MOST_STRIDES)))
@@ -212,16 +212,16 @@ def _shape(
     """Return the symbolic shape of a value of these shapes; None if its rank changes."""
     if len({*map(len, shapes)}) > 1:
         return None
-    beside = [0, *range(len(_FURTHER), len(shapes))]
-    others = [cases[place] for place in beside]
-    known = (name_axis(sizes, others) for sizes in zip(*(shapes[place] for place in beside), strict=True))
-    found = [f"{value.name}.{place}" if axis is None else axis for place, axis in enumerate(known)]
+    runs = [0, *range(len(_FURTHER), len(shapes))]
+    others = [cases[index] for index in runs]
+    titles = (name_axis(sizes, others) for sizes in zip(*(shapes[index] for index in runs), strict=True))
+    named = [f"{value.name}.{index}" if axis is None else axis for index, axis in enumerate(titles)]
     for axis, (first, second, third, wide, *_) in enumerate(zip(*shapes, strict=True)):
         if sequence is not None and len({first, second, third}) > 1:
             rows = cases[0][batch] if batch and wide != first else 1
             lengths = [case[sequence] for case in cases[:3]]
-            found[axis] = _size((first, second, third), lengths, rows, sequence, batch)
-    return ir.Shape(found)
+            named[axis] = _size((first, second, third), lengths, rows, sequence, batch)
+    return ir.Shape(named)
 
 
 def _size(sizes: Sequence[int], lengths: Sequence[int], rows: int, sequence: str, batch: str | None) -> str:

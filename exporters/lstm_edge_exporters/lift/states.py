@@ -39,7 +39,7 @@ _CONVENTIONS = (
 
 
 def lift_states(
-    model: ir.Model, nodes: Sequence[Recurrence], axes: Named, known: Sequence[StateSpec]
+    model: ir.Model, nodes: Sequence[Recurrence], axes: Named, declared: Sequence[StateSpec]
 ) -> list[StateSpec]:
     """Let the states of ``nodes`` start from inputs and leave by outputs, but for ``known`` ones.
 
@@ -48,7 +48,7 @@ def lift_states(
     Raises:
         ContractError: no state can be carried; the message names the first.
     """
-    carried, specs, names = {state.input for state in known}, [], UniqueNames(model.graph)
+    carried, specs, names = {state.input for state in declared}, [], UniqueNames(model.graph)
     reason = ""
     for slot in (slot for node in nodes for slot in node.slots):
         try:
@@ -59,7 +59,7 @@ def lift_states(
         if state is not None:
             title = "" if len(nodes) == 1 else _title(slot.node)
             specs.append(_write(model.graph, slot, state, title, names))
-    if reason and not specs and not known:
+    if reason and not specs and not declared:
         raise ContractError(reason)
     RemoveUnusedNodesPass()(model)
     model.graph.sort()
@@ -99,13 +99,13 @@ def recognize(model: ir.Model, named: Mapping[str, str], sequence: str | None) -
         alike = [leaving for leaving in reached if _alike(inputs.get(name), outputs.get(leaving))]
         if name not in pairs and len(alike) == 1 and alike[0] not in pairs.values():
             pairs[name] = alike[0]
-    found, unclear = pair_states(graph, pairs, sequence)
+    paired, unclear = pair_states(graph, pairs, sequence)
     for name, choices in unclear.items():
         raise ContractError(
             f"which output continues {name} {inputs[name].dtype} {describe(inputs[name].axes)}? candidates: "
             f"{', '.join(choices)}; name them: --state {name}={choices[0]} (states=)"
         )
-    return [StateSpec(name, output, *inputs[name][1:]) for name, output in found.items()]
+    return [StateSpec(name, output, *inputs[name][1:]) for name, output in paired.items()]
 
 
 def _laid_out(value: ir.Value) -> Iterator[ir.Value]:
@@ -132,7 +132,7 @@ def _describe(slot: Slot, runs: Measured, batch: str | None, carried: set[str]) 
         return ir.val(None, dtype, (directions, _rows(node, runs, batch), hidden)), 0.0
     if is_data_free(initial):
         return _constant(slot, initial, runs, batch)
-    sources = {str(each.name) for each in walk([initial], operands) if each.is_graph_input()}
+    sources = {str(source.name) for source in walk([initial], operands) if source.is_graph_input()}
     if sources & carried:
         return None
     given = behind_identity(initial)

@@ -49,9 +49,9 @@ class Cases(CaseGenerator):
 
     def cases(self) -> Iterator[Case]:
         """Generate the cases of a verification, from the reset states of what is lifted."""
-        for place, (rows, steps) in enumerate(_GRID if self._names() else _GRID[:2]):
+        for index, (rows, steps) in enumerate(_GRID if self._names() else _GRID[:2]):
             size = self.rows * rows, self.steps or steps
-            yield self.case(*size, at_reset=False, offset=place, full=place % 2 == 0)
+            yield self.case(*size, at_reset=False, offset=index, full=index % 2 == 0)
 
 
 def pair_up(manifest: Manifest, original: ir.Model, lifted: ir.Model, given: Feeds, cases: Cases) -> Pair:
@@ -95,22 +95,22 @@ def verify_lifted(pair: Pair, cases: Cases) -> Verified:
         case = cases.case(3, 9, at_reset=True, full=True)
         try:
             want = row_by_row(pair.manifest, pair.graph)(case.feeds)
-            found = pair.within(pair.graph(case.feeds), want, case.feeds)
+            differences = pair.within(pair.graph(case.feeds), want, case.feeds)
         except Exception as error:
             raise CheckFailedError(f"at {case} the file does not run: {first_line(error)}") from error
-        if failed := [str(each) for each in found if not each.ok]:
+        if failed := [str(difference) for difference in differences if not difference.ok]:
             raise CheckFailedError(f"at {case}, row by row: {'; '.join(failed)}")
     return verified
 
 
-def find_chunks(pair: Pair, cases: Cases, reach: int, known: str) -> Manifest:
+def find_chunks(pair: Pair, cases: Cases, reach: int, cause: str) -> Manifest:
     """Return the manifest with why chunks do not equal the full sequence, if so, and how padding acts.
 
     The lifted graph is its own reference here: at sizes that the original does not take, too.
     """
     pair = replace(pair, reference=pair.graph)
-    manifest = find_streaming(pair, cases, reach, known)
-    if manifest.unstreamable and not known:
+    manifest = find_streaming(pair, cases, reach, cause)
+    if manifest.unstreamable and not cause:
         node = _first_node(pair, cases)
         return manifest._replace(unstreamable=f"{node} sees more than its chunk") if node else manifest
     if manifest.lengths is None or manifest.unstreamable or not manifest.time_axes:
@@ -120,7 +120,7 @@ def find_chunks(pair: Pair, cases: Cases, reach: int, known: str) -> Manifest:
     got, full = in_chunks(manifest, (5, 12, 7))(pair.graph, feeds), pair.graph(feeds)
     want = {name: full[name] for name in got}
     limits = {name: _STRICT * pair.largest(name, array) + FLOOR * 2.0**-29 for name, array in want.items()}
-    if failed := [str(each) for each in compare_all(got, want, limits) if not each.ok]:
+    if failed := [str(difference) for difference in compare_all(got, want, limits) if not difference.ok]:
         reason = f"rows are in another order inside, and lose their states ({'; '.join(failed)})"
         return manifest._replace(unstreamable=reason)
     return manifest

@@ -58,7 +58,7 @@ def to_site(
 
 def _recorded(label: str, x: npt.NDArray[np.float32], features: Sequence[str]) -> dict[str, Any]:
     """Return a recording as the page reads it."""
-    names = list(features) or [f"x{place}" for place in range(x.shape[1])]
+    names = list(features) or [f"x{index}" for index in range(x.shape[1])]
     return {"label": label, "features": names, "x": base64.b64encode(x.astype("<f4").tobytes()).decode()}
 
 

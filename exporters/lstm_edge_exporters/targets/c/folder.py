@@ -219,12 +219,12 @@ def _self_test_values(
     writer: ProgramWriter, inputs: Sequence[_Port], outputs: Sequence[_Port]
 ) -> dict[str, str]:
     lines = []
-    for port, own in zip(inputs, writer.ports("inputs"), strict=True):
-        numbers = writer.constants[own.golden]
+    for port, kept in zip(inputs, writer.ports("inputs"), strict=True):
+        numbers = writer.constants[kept.golden]
         text = literals(numbers.astype(np.float32 if port.c_type == "float" else np.int32))
         lines.append(f"static const {port.c_type} given_{port.symbol}[] = {{{text}}};")
-    for port, own in zip(outputs, writer.ports("outputs"), strict=True):
-        for kind, number in (("expected", own.golden), ("limits", own.tolerance)):
+    for port, kept in zip(outputs, writer.ports("outputs"), strict=True):
+        for kind, number in (("expected", kept.golden), ("limits", kept.tolerance)):
             text = literals(writer.constants[number][-1])
             lines.append(f"static const float {kind}_{port.symbol}[] = {{{text}}};")
     arguments = [f"given_{port.symbol} + call * {port.width}" for port in inputs]

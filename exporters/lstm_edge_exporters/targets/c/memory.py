@@ -73,7 +73,7 @@ def plan(writer: ProgramWriter, placed: Mapping[int, object]) -> tuple[dict[int,
                 continue
             size = size_of(writer, buffer)
             ending = [read for read in reads(operation) if read in spans and last[read] == number]
-            ends = [spans[each] for each in ending if size_of(writer, each) == size]
+            ends = [spans[end] for end in ending if size_of(writer, end) == size]
             spans[buffer] = ends[0] if ends and operation.code in _IN_PLACE else Span(size, number, number)
             spans[buffer].last = max(spans[buffer].last, last.get(buffer, number))
     return spans, gates

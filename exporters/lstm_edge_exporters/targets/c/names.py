@@ -32,11 +32,11 @@ def c_identifiers(texts: Iterable[str]) -> Iterator[str]:
     appended if nothing is left or two texts have become the same.
     """
     used: set[str] = set()
-    for place, text in enumerate(texts):
+    for index, text in enumerate(texts):
         plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
         ending = re.sub(r"[^A-Za-z0-9_]+", "_", plain)
         if not ending.strip("_") or ending in used:
-            ending = f"{ending}_{place}".lstrip("_")
+            ending = f"{ending}_{index}".lstrip("_")
         while ending in used:
             ending += "_"
         used.add(ending)

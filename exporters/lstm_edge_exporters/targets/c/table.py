@@ -62,7 +62,7 @@ def _float(bits: int) -> str:
 
 def _initializer(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f".{name} = {_initializer(each)}" for name, each in value.items()) + "}"
+        return "{" + ", ".join(f".{name} = {_initializer(entry)}" for name, entry in value.items()) + "}"
     if isinstance(value, (list, tuple)):
         return "{" + ", ".join(map(_initializer, value)) + "}"
     return str(value)

@@ -48,8 +48,8 @@ def _windows(node: ir.Node, kernel: Sequence[int]) -> Windows:
     strides, dilations = (tuple(attribute(node, name, (1,) * rank)) for name in ("strides", "dilations"))
     pads = attribute(node, "pads", (0,) * (2 * rank))
     for name, expected in {"auto_pad": ("NOTSET", "VALID"), "ceil_mode": (0,)}.items():
-        if (found := attribute(node, name, expected[0])) not in expected:
-            raise UnsupportedError(f"{name} {found}")
+        if (given := attribute(node, name, expected[0])) not in expected:
+            raise UnsupportedError(f"{name} {given}")
     if min(*strides, *dilations, *kernel) < 1 or min(pads) < 0:
         raise UnsupportedError(f"strides {strides}, dilations {dilations} or pads {[*pads]}")
     return Windows(tuple(kernel), strides, dilations, tuple(zip(pads[:rank], pads[rank:], strict=True)))
@@ -74,11 +74,11 @@ def _conv(memory: Memory, node: ir.Node, given: In, matrix: In, added: In = None
     taps = spread.reshape(prod(shape) // shape[1], groups, -1)
     parts = []
     for group in range(groups):
-        own, read = slice(group * made, (group + 1) * made), taps[:, group]
+        channels, read = slice(group * made, (group + 1) * made), taps[:, group]
         order = _as_read(read)
         row = memory.row(Value(read[:, order]))
-        flat = weights[own].reshape(made, -1)[:, order]
-        part = memory.at(memory.writer.linear(row, flat, None if bias is None else bias[own]))
+        flat = weights[channels].reshape(made, -1)[:, order]
+        part = memory.at(memory.writer.linear(row, flat, None if bias is None else bias[channels]))
         parts.append(np.moveaxis(part.reshape(shape[0], *outputs, made), -1, 1))
     return Value(np.concatenate(parts, 1))
 

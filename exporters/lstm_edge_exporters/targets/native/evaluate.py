@@ -26,8 +26,8 @@ def evaluate(node: ir.Node, arrays: Sequence[Array | None], opset: int) -> list[
         UnsupportedError: it does not take these arrays, or is not implemented.
     """
     proto: Any = ir.to_proto(node)
-    proto.input[:] = [f"i{place}" if array is not None else "" for place, array in enumerate(arrays)]
-    proto.output[:] = [f"o{place}" for place in range(len(node.outputs))]
+    proto.input[:] = [f"i{index}" if array is not None else "" for index, array in enumerate(arrays)]
+    proto.output[:] = [f"o{index}" for index in range(len(node.outputs))]
     feeds = {name: array for name, array in zip(proto.input, arrays, strict=True) if name}
     try:
         with np.errstate(all="ignore"):

@@ -359,9 +359,9 @@ def _gather(memory: Memory, node: ir.Node, data: In, index: In) -> Out:
     if value.dtype == "float32" or not inputs.issuperset(memory.buffers(value) or [-1]):
         raise UnsupportedError("an index that is no input: it may be beyond the table")
     rows = np.moveaxis(table, axis, 0).reshape(table.shape[axis], -1)
-    found = memory.at(memory.writer.gather(memory.row(value), rows))
+    gathered = memory.at(memory.writer.gather(memory.row(value), rows))
     outer, inner = table.shape[:axis], table.shape[axis + 1 :]
-    places = found.reshape(*value.shape, *outer, *inner)
+    places = gathered.reshape(*value.shape, *outer, *inner)
     rank = len(value.shape)
     return Value(np.moveaxis(places, range(rank), range(axis, axis + rank)))
 
@@ -404,9 +404,9 @@ def _resize(memory: Memory, node: ir.Node, given: In, roi: In = None, scales: In
 def _recurrent(memory: Memory, node: ir.Node, x: In, w: In, r: In, *rest: In) -> list[Out]:
     weights = [known(matrix, "weights") for matrix in (w, r)]
     scales: list[Array | None] = [None, None]
-    for place, weight in enumerate(weights if memory.int8 and node.op_type != "LSTM" else ()):
+    for index, weight in enumerate(weights if memory.int8 and node.op_type != "LSTM" else ()):
         if (stored := in_int8(weight[0])) is not None:
-            weights[place], scales[place] = stored[0][None], stored[1]
+            weights[index], scales[index] = stored[0][None], stored[1]
     return _layer(memory, node, node.op_type, x, weights, scales, *rest)
 
 
@@ -434,8 +434,8 @@ def _layer(
 ) -> list[Out]:
     hidden, count = weights[1].shape[2], 2 if kind == "LSTM" else 1
     for name, expected in {"direction": "forward", "layout": 0, "clip": 0.0, "input_forget": 0}.items():
-        if (found := attribute(node, name, expected)) != expected:
-            raise UnsupportedError(f"{name} {found}")
+        if (given := attribute(node, name, expected)) != expected:
+            raise UnsupportedError(f"{name} {given}")
     if len(states) < count or any(state is not None for state in states[count:]):
         raise UnsupportedError("peepholes, or no states")
     optional(lengths, "lengths")
@@ -465,8 +465,8 @@ def _layer(
 def _activations(kind: str, node: ir.Node) -> list[tuple[Function, float, float]]:
     """Return the functions inside a layer, each with alpha and beta."""
     names = [str(name) for name in attribute(node, "activations") or _USUAL[kind]]
-    own = attribute(node, "activation_alpha") or attribute(node, "activation_beta")
-    if own or len(names) != len(_USUAL[kind]) or not set(names) <= set(_INSIDE):
+    parameters = attribute(node, "activation_alpha") or attribute(node, "activation_beta")
+    if parameters or len(names) != len(_USUAL[kind]) or not set(names) <= set(_INSIDE):
         raise UnsupportedError(f"activations {names}, expected {[*_INSIDE]} without parameters")
     return [_function(name) for name in names]
 
