@@ -36,7 +36,7 @@ class MainFrames:
     def of(self, result: "Array | dict[str, Array] | None", steps: int) -> Iterator[tuple[int, int, Array]]:
         """Return the number of each frame, the step that it ends with, both from 1, and its values ``(C,)``.
 
-        ``result`` is that of the last of ``steps`` steps.
+        ``result`` belongs to step ``steps``, the last one.
         """
         if result is None or (isinstance(result, dict) and self._name not in result):
             return

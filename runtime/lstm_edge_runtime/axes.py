@@ -90,7 +90,7 @@ def solve(axes: Axes, shape: tuple[int, ...], sizes: Mapping[str, int]) -> dict[
 
 
 def _learn(axis: int | str, size: int, sizes: dict[str, int]) -> bool:
-    """Return True if an axis may have this size, and add that of its only unknown name to ``known``."""
+    """Return True if an axis may have this size, and add its only unknown name to ``sizes``."""
     if isinstance(axis, int):
         return axis == size
     if axis in sizes:

@@ -114,7 +114,7 @@ class Past(NamedTuple):
     inner: int
 
     def to_rows(self, array: Array) -> Array:
-        """Return rows ``(N, width)`` of states ``(N, ...)``, of which the first frame is the oldest."""
+        """Return rows ``(N, width)`` of states ``(N, ...)``, whose first frame is the oldest."""
         frames = array.reshape(-1, self.groups, self.frames, self.inner).swapaxes(1, 2)
         return np.concatenate([frames.reshape(len(frames), -1), np.zeros((len(frames), 1), "float32")], 1)
 
@@ -247,7 +247,7 @@ class NativeEngine(Engine):
             layers = [part.layer for part in parts if part.layout.name == spec.input]
             yield layers == [None] or (layers == [*range(len(layers))] and spec.axes[:1] == (len(layers),))
         for tensor in (*inputs, *outputs, *(part.layout for part in parts)):
-            names = [axis for axis in tensor.given[1:] if isinstance(axis, str)]  # but for that of the rows
+            names = [axis for axis in tensor.given[1:] if isinstance(axis, str)]  # without the batch axis
             yield len(names) == tensor.timed and not (tensor.factor and tensor not in outputs)
         yield not manifest.sequence or any(manifest.sequence in layout.axes for layout in inputs)
 

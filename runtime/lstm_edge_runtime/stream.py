@@ -471,7 +471,7 @@ class StreamBatch(_Streams):
 class SlidingStream:
     """One source of samples for one thread; created by ``Model.stream(window=...)``.
 
-    Every result is that of the last ``window`` samples from the reset state, exactly as in a training on
+    Every result is computed from the last ``window`` samples and the reset state, as in training on
     windows. A step costs a run of the full window.
     """
 

@@ -117,7 +117,7 @@ class Measured:
     """Values that recurrences read and start from, at several sizes."""
 
     def __init__(self, model: ir.Model, layers: Sequence[Recurrence], fixed: Sizes) -> None:
-        """Run the graph at the first sizes at which it runs; ``known`` has sizes of some axes."""
+        """Run the graph at the first sizes at which it runs; ``fixed`` has sizes of some axes."""
         self._runs: dict[ir.Value, Runs] = {}
         self.complete = True
         """False if the graph ran at no sizes that were tried."""

@@ -120,7 +120,7 @@ def _generalize_loops(model: ir.Model) -> None:
 
 
 def restore_order(model: ir.Model, fixed: Mapping[str, int]) -> None:
-    """Let recurrent nodes run on rows as they came, and sort their results; ``known`` has sizes of axes."""
+    """Let recurrent nodes run on rows as they came, and sort their results; ``fixed`` has sizes of axes."""
     if model.graph.opset_imports[""] < 11:  # TopK can't be asked for the smallest
         return
     for node in [node for node in model.graph if is_recurrent(node)]:

@@ -41,7 +41,7 @@ _CONVENTIONS = (
 def lift_states(
     model: ir.Model, nodes: Sequence[Recurrence], axes: Named, declared: Sequence[StateSpec]
 ) -> list[StateSpec]:
-    """Let the states of ``nodes`` start from inputs and leave by outputs, but for ``known`` ones.
+    """Let the states of ``nodes`` start from inputs and leave by outputs, except the ``declared`` ones.
 
     A state that data gives stays as it is: chunks decide.
 

@@ -176,7 +176,7 @@ def count_on(work: Rewriter, value: ir.Value, partner: ir.Value) -> ir.Value:
 def _counted(
     work: Rewriter, value: ir.Value, positions: ir.Value, offset: int, *, aligned: bool = False
 ) -> ir.Value:
-    """Return ``value`` with ``positions``, which broadcast to all frames, in the place of a Range."""
+    """Return ``value`` computed from ``positions``, which broadcast to all frames, instead of a Range."""
     node, time = value.producer(), work.time_axis(value)
     if time is None and is_data_free(value) and (aligned or {*axes_of(value)} <= {1}):
         return value
