@@ -93,9 +93,10 @@ def _working(plan: Plan) -> Iterator[None]:
 
 
 def _publish(plan: Plan, output: Path) -> None:
-    """Remove all that is not part of the output, and rename it."""
+    """Remove all that is not part of the output, such as files of killed runs, and rename it."""
     work, kept = Path(plan.work), (PLAN, STATES, EVENTS)
-    _remove(path for path in work.iterdir() if path.name[0] in "_." and path.name not in kept)
+    _remove(path for path in work.glob("_*") if path.name not in kept)
+    _remove(work.rglob(".*"))
     _remove(path for path in work.glob("part-*") if not parquet.read_metadata(path).num_columns)
     work.rename(output)
 
