@@ -118,9 +118,6 @@ def last_frames(work: Rewriter, node: ir.Node, value: ir.Value, flow: Flow, fram
     read = value
     value, flow = work.settle(value, flow)
     node.replace_input_with(0, work.past(value, flow, frames - 1) if frames > 1 else value)
-    if node.op_type == "Slice":
-        node.replace_input_with(1, work.constant([-frames]))
-        node.replace_input_with(2, work.constant([END]))
     work.take_last(node.outputs, read, flow, frames)
 
 
