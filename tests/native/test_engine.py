@@ -1,4 +1,4 @@
-"""ONNX graphs on the native engine, beside onnxruntime."""
+"""ONNX graphs on the native engine, compared with onnxruntime."""
 
 import json
 import subprocess
@@ -57,10 +57,10 @@ def file(
         kind, inputs, ["y4", *(f"{state}_n" for state in states)], hidden_size=hidden, **attributes
     )
     nodes = [layer, helper.make_node("Squeeze", ["y4", "axes"], ["h"])]
-    nodes += [onnx.parser.parse_node(each) for each in head.split(";")]
+    nodes += [onnx.parser.parse_node(text) for text in head.split(";")]
     axes: dict[str, tuple[int | str, ...]] = {"x": ("L", "N", 3)} | ({"shift": ("N", 7)} if shift else {})
     axes |= {f"{state}_{end}": (1, "N", hidden) for state in states for end in "0n"}
-    values = {name: helper.make_tensor_value_info(name, TensorProto.FLOAT, own) for name, own in axes.items()}
+    values = {key: helper.make_tensor_value_info(key, TensorProto.FLOAT, dims) for key, dims in axes.items()}
     entering = [name for name in axes if not name.endswith("_n")]
     leaving = [
         helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
@@ -84,7 +84,7 @@ def file(
 
 
 def altered(change: Any, name: str = "lstm") -> bytes:
-    """Return a file of the runtime's tests whose manifest ``change`` has changed."""
+    """Return a file of the runtime's tests with a manifest changed by ``change``."""
     model = onnx.load(DATA / f"{name}.onnx")
     (entry,) = [prop for prop in model.metadata_props if prop.key == KEY]
     manifest = json.loads(entry.value)
@@ -95,7 +95,7 @@ def altered(change: Any, name: str = "lstm") -> bytes:
 
 
 def assert_agree(content: bytes) -> None:
-    """Run steps, a chunk and rows of both engines from the same samples and compare them."""
+    """Compare steps, a chunk and rows of both engines on the same samples."""
     native, plain = load(to_native(content)), load(content)
     assert native.engine == "native"
     x, near = np.random.default_rng(0).standard_normal((9, 3)).astype("float32"), {"rtol": 1e-5, "atol": 1e-5}
@@ -107,9 +107,9 @@ def assert_agree(content: bytes) -> None:
     for name, array in there.state.items():
         np.testing.assert_allclose(here.state[name], array, **near)
     rows, others = native.streams(9), plain.streams(9)
-    ids, other = [rows.add() for _ in x], [others.add() for _ in x]
+    ids, theirs = [rows.add() for _ in x], [others.add() for _ in x]
     for some in (slice(None), slice(1, 4), slice(None, None, -2)):
-        np.testing.assert_allclose(rows.step(x[some], ids[some]), others.step(x[some], other[some]), **near)
+        np.testing.assert_allclose(rows.step(x[some], ids[some]), others.step(x[some], theirs[some]), **near)
 
 
 LAYERS = [

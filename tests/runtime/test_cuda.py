@@ -10,7 +10,7 @@ from lstm_edge_runtime.ort import CUDA, import_onnxruntime
 
 @pytest.fixture
 def gpu(path):
-    """Open a file of ``data/`` on the GPU, or skip with the reason why there is none."""
+    """Open a file of ``data/`` on the GPU, or skip with the reason."""
 
     def give(name: str):
         try:
@@ -35,7 +35,7 @@ def test_a_stream_on_the_gpu_equals_one_on_the_cpu(gpu, opened, name):
         x = rng.normal(size=(part, 3)).astype(np.float32)
         x = x[0] if part == 1 else x
         sample = {"x": x, "gain": x[..., :1]} if name == "gru" else x
-        results = [(each.step if part == 1 else each.process)(sample) for each in (there, here)]
+        results = [(stream.step if part == 1 else stream.process)(sample) for stream in (there, here)]
         for key in results[1] if name == "gru" else ():
             np.testing.assert_allclose(results[0][key], results[1][key], atol=1e-4)
         if name == "lstm":
