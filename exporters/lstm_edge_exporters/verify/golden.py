@@ -65,7 +65,7 @@ def gaps(manifest: Manifest, recorded: Sequence[Golden], wanted: Sequence[Golden
         yield f"the file has {len(recorded)}, expected {len(wanted)}"
     for number, (mine, theirs) in enumerate(zip(recorded, wanted, strict=False), 1):
         sizes = [case_size(manifest, case.inputs) for case in (mine, theirs)]
-        if any(size < other for size, other in zip(*sizes, strict=True)):
+        if any(size < least for size, least in zip(*sizes, strict=True)):
             yield f"case {number} has N, L = {sizes[0]}, expected {sizes[1]}"
         for name, array in theirs.inputs.items():
             varies = array.dtype.kind == "f" and np.ptp(array) > 0
