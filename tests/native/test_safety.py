@@ -323,15 +323,15 @@ def test_a_program_runs_on_other_boards(
     programs.append(Reads(rng, 4).writer.to_bytes())
     text = "\n".join(" ".join(f"{value:.9g}" for value in row) for row in x)
     paths = saved(tmp_path, programs)
-    here, modes, example = Path(__file__).parent, tmp_path / "modes", folder / "stream"
+    tests, modes, example = Path(__file__).parent, tmp_path / "modes", folder / "stream"
     if processor != "AMD64":
         options = [
             "-std=gnu11",
             "-D_GNU_SOURCE",
-            f"-I{here.parents[1] / 'native' / 'include'}",
+            f"-I{tests.parents[1] / 'native' / 'include'}",
             *flags.split(),
         ]
-        source = [here / "realtime.c", next(folder.glob("liblstm_edge.*")), "-lpthread", "-lm", "-o", modes]
+        source = [tests / "realtime.c", next(folder.glob("liblstm_edge.*")), "-lpthread", "-lm", "-o", modes]
         subprocess.run([compiler, *options, *source], check=True)
     environment = os.environ | {"WINEPREFIX": str(tmp_path / "wine"), "WINEDEBUG": "-all"}
     for isa, emulator in commands.items():

@@ -163,7 +163,7 @@ def test_one_source(name, engine, actions, reset_every, seed):
                 stream.step(as_given({k: np.zeros((9, 9), v.dtype) for k, v in x.items()}))
 
 
-@pytest.mark.parametrize(("name", "engine"), [each for each in TABLE if each[0] not in ("unbatched", "step")])
+@pytest.mark.parametrize(("name", "engine"), [row for row in TABLE if row[0] not in ("unbatched", "step")])
 @settings(deadline=None, max_examples=15)
 @given(data=st.data(), reset_every=st.sampled_from([None, None, 5]), seed=st.integers(0, 99))
 def test_many_sources(name, engine, data, reset_every, seed):
@@ -197,18 +197,18 @@ def test_many_sources(name, engine, data, reset_every, seed):
         else:
             got = batch.process(as_given({k: np.stack([part[k] for part in parts]) for k in x}), ids)
             want = [alone[i].process(as_given(part)) for i, part in zip(ids, parts, strict=True)]
-        for row, result in enumerate(want):
+        for index, result in enumerate(want):
             for output in model.outputs:
                 several = len(model.outputs) > 1
-                mine = (got[output.name] if several else got)[row]
-                theirs = (result or {}).get(output.name) if several else result
-                if theirs is None or not np.size(theirs):
-                    assert np.isnan(mine).all()
-                elif np.shape(theirs) == mine.shape:
-                    np.testing.assert_allclose(mine, theirs, **limits(model))
+                row = (got[output.name] if several else got)[index]
+                frames = (result or {}).get(output.name) if several else result
+                if frames is None or not np.size(frames):
+                    assert np.isnan(row).all()
+                elif np.shape(frames) == row.shape:
+                    np.testing.assert_allclose(row, frames, **limits(model))
                 else:
-                    assert np.isnan(mine[: len(mine) - len(theirs)]).all()
-                    np.testing.assert_allclose(mine[len(mine) - len(theirs) :], theirs, rtol=1e-5, atol=3e-6)
+                    assert np.isnan(row[: len(row) - len(frames)]).all()
+                    np.testing.assert_allclose(row[len(row) - len(frames) :], frames, rtol=1e-5, atol=3e-6)
 
 
 @pytest.mark.skipif("lep" not in ENGINES, reason="lstm-edge-native is not installed")

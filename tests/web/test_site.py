@@ -88,14 +88,14 @@ def test_an_earlier_site_is_replaced_and_other_folders_are_left_alone(made, invo
     again = ("convert", data / "lstm.onnx", "--to", "web", "-o")
     assert invoke(*again, made)[0] == 0
     assert site_of(made)["name"] == "lstm.onnx"
-    mine = tmp_path / "mine"
-    mine.mkdir()
-    (mine / "thesis.tex").write_text("all of it")
-    code, _, error = invoke(*again, mine)
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "thesis.tex").write_text("all of it")
+    code, _, error = invoke(*again, folder)
     assert code == 2
     assert "thesis.tex, which would be lost" in error
-    assert files_of(mine) == {"thesis.tex"}
-    assert invoke(*again, mine / "thesis.tex")[0] == 2
+    assert files_of(folder) == {"thesis.tex"}
+    assert invoke(*again, folder / "thesis.tex")[0] == 2
     assert invoke(*again, tmp_path / "nowhere" / "site")[0] == 2
     assert {path.name for path in tmp_path.iterdir()} == {"site", "mine"}
 

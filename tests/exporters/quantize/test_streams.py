@@ -68,10 +68,10 @@ def test_a_quantized_stream_is_near_the_float_files(pair):
     assert after.selftest().ok
     x = np.random.default_rng(3).standard_normal((90, 3)).astype(np.float32)
     expected, got = (model.stream().process({"x": x}) for model in (before, after))
-    for name, theirs in expected.items() if isinstance(expected, dict) else [("", expected)]:
-        mine = got[name] if name else got
-        assert mine.shape == theirs.shape
-        assert 0 < np.abs(mine - theirs).max() < 0.05
+    for name, reference in expected.items() if isinstance(expected, dict) else [("", expected)]:
+        actual = got[name] if name else got
+        assert actual.shape == reference.shape
+        assert 0 < np.abs(actual - reference).max() < 0.05
     assert {state.output for state in after.manifest.states} == after.manifest.equivalence["drift"].keys()
     held = after.stream()
     held.process(np.zeros((after.manifest.delay_steps, 3), np.float32))

@@ -150,8 +150,8 @@ class Memory:
         places = value.places.copy()
         for buffer in buffers:
             old, new = self.at(buffer), self.at(function(buffer))
-            mine = (value.places >= old[0]) & (value.places <= old[-1])
-            places[mine] += new[0] - old[0]
+            mask = (value.places >= old[0]) & (value.places <= old[-1])
+            places[mask] += new[0] - old[0]
         return Value(places, dtype or value.dtype)
 
     def row(self, value: Value, fill: float = 0.0) -> int:
